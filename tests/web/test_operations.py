@@ -8,6 +8,8 @@ import pytest
 
 from aiotaskq import Attempt, Task, TaskQ
 from aiotaskq.backends.base import Change
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND, Status
 from tests.web.applications import DOORS, SECRET, Ask, refused
 
@@ -333,3 +335,28 @@ async def test_an_ended_task_is_deleted(ask: Ask, tq: TaskQ) -> None:
     await tq.cancel(task_id)
     assert (await ask.delete(f"tasks/{task_id}")).status_code == 204
     refused(await ask.delete(f"tasks/{task_id}"), 404, "NotFound")
+
+
+async def test_a_schedule_is_backfilled_and_its_history_shown(ask: Ask, tq: TaskQ) -> None:
+    start = int(SystemClock().now() // SECOND // 3600 * 3600) - 5 * 3600
+    options: dict[str, Any] = {"interval_seconds": 3600, "start_at": start, "timezone": "UTC", "task_id": "hourly"}
+    await tq.scheduler.add_scheduler_task("hourly", "greet", "interval", {"name": "h"}, **options)
+    await tq.scheduler.pause_task("hourly")
+    span = {"since": to_iso(start * SECOND), "until": to_iso((start + 3 * 3600) * SECOND)}
+    dry = (await ask.post("schedules/hourly/backfill", json=span | {"dry_run": True})).json()
+    assert len(dry["times"]) == 3 and dry["pushed"] is False and await tq.find(type="greet") == []
+    refused(await ask.post("schedules/hourly/backfill", json=span | {"limit": 2}), 422, "ValidationError")
+    done = (await ask.post("schedules/hourly/backfill", json=span)).json()
+    assert done == {"times": dry["times"], "pushed": True}
+    assert len(await tq.find(type="greet", scheduler_task_id="hourly")) == 3
+    again = (await ask.post("schedules/hourly/backfill", json=span)).json()
+    assert again == {"times": [], "pushed": False}, "none is fired twice"
+    history = (await ask.get("schedules/hourly/history")).json()["history"]
+    assert {"backfilled", "paused"} <= {each["outcome"] for each in history}
+    assert sum(each["count"] for each in history if each["outcome"] == "backfilled") == 3
+    planned = (await ask.get("schedules/hourly/preview?count=3")).json()
+    assert len(planned["planned"]) == 3 and planned["times"] == [each["due"] for each in planned["planned"]]
+    for wrong in ({}, {"since": "yesterday"}, span | {"limit": 0}, span | {"more": 1}):
+        refused(await ask.post("schedules/hourly/backfill", json=wrong), 422, "ValidationError")
+    refused(await ask.post("schedules/gone/backfill", json=span), 404, "NotFound", "there is no schedule gone")
+    refused(await ask.get("schedules/gone/history"), 404, "NotFound", "there is no schedule gone")

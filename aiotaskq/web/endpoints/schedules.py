@@ -15,6 +15,8 @@ from aiotaskq.web.schedule_changes import change_schedule as changed
 from aiotaskq.web.schedule_changes import create_schedule
 from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.schedules import (
+    BackfillBody,
+    Backfilled,
     Fired,
     FiringHistory,
     NextQuery,
@@ -232,6 +234,21 @@ async def run_schedule(call: Call) -> ApiResponse:
     task_id = await call.tq.scheduler.run_now(_id(call))
     call.targets.extend((_id(call), task_id))
     return respond(Fired(task_id), 201)
+
+
+@schedules(
+    "POST",
+    "/schedules/{schedule_id}/backfill",
+    Success(200, "The due times that were fired", Backfilled, {"times": ["2026-01-29T18:00:00+00:00"], "pushed": True}),
+    body=BackfillBody,
+    example={"since": "2026-01-28T00:00:00Z", "until": "2026-01-31T00:00:00Z", "dry_run": False},
+    problems=(404, 501),
+)
+async def backfill_schedule(call: Call) -> ApiResponse:
+    """Fire the due times of a past span that have fired no task, each once; 422 if there are more than ``limit``."""
+    body: BackfillBody = call.body
+    found = await call.tq.scheduler.backfill(_id(call), body.since, body.until, limit=body.limit, dry_run=body.dry_run)
+    return respond(Backfilled([each.isoformat() for each in found], bool(found) and not body.dry_run))
 
 
 @schedules(

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from aiotaskq.core.backfill import LIMIT as BACKFILL
+from aiotaskq.core.backfill import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.schedule import MAX_JITTER
 from aiotaskq.web.schemas.fields import Count, Cursor, Id, Instant, Limit, Name, Show, Time
 
@@ -49,6 +51,15 @@ class ScheduleBody(Struct, forbid_unknown_fields=True):
     timeout: Annotated[float, Meta(gt=0, description="Seconds")] | None = None
     task_id: Id | None = None
     start_at: Instant | None = None
+
+
+class BackfillBody(Struct, forbid_unknown_fields=True):
+    """A past span whose due times are to be fired that have fired no task."""
+
+    since: Instant
+    until: Annotated[Instant | None, Meta(description="Before which a due time lies; default now")] = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_BACKFILL, description="If there are more, none is fired")] = BACKFILL
+    dry_run: bool = False
 
 
 class ScheduleChanges(Struct, forbid_unknown_fields=True):
@@ -154,6 +165,13 @@ class Fired(Struct):
     """The task that a schedule has made."""
 
     task_id: str
+
+
+class Backfilled(Struct):
+    """The due times that a backfill has fired, or with ``dry_run`` would fire."""
+
+    times: list[Annotated[str, Meta(description="RFC 3339")]]
+    pushed: Annotated[bool, Meta(description="False with dry_run, or if there was none")]
 
 
 class Times(Struct):
