@@ -58,6 +58,7 @@ AWAITED_ONLY = {
         "quiet",
         "read",
         "settle",
+        "told",
     },  # for workers and the facade itself
     "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
