@@ -18,6 +18,7 @@ from aiotaskq.runtime.run_now import run_now
 from aiotaskq.web.dashboard import timeline
 from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
 from aiotaskq.web.schemas.tasks import AttemptView
+from tests.support.machine import within
 from tests.support.rows import worker_info
 from tests.support.waiting import eventually
 from tests.web.dashboard.conftest import Browse, in_starlette, send
@@ -290,7 +291,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
         assert wrong.status_code == 422
         done = await send(browse, "emit-event", address, **fields, sure="yes")
         assert (done.status_code, done.headers["location"]) == (303, address)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(within(20)):
             assert await handle.result() == {"by": "Ana"}
         kinds = [each["kind"] for each in (await browse.get(f"{address}&format=json")).json()["moments"]]
         assert kinds[0] == "event" and kinds[-1] == "pushed"
