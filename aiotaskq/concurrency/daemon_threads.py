@@ -16,9 +16,10 @@ class DaemonThreads(Executor):
         self._size = size
         self._name = name
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()  # of the fields below
         self._threads: list[threading.Thread] = []
-        self._shrinking = threading.Lock()
+        self._made = 0
+        self._open_calls = 0  # that have not ended
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -32,41 +33,46 @@ class DaemonThreads(Executor):
                 future.set_exception(error)
 
         self._work.put(run)
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._size:
-            name = f"{self._name}-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._serve, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        with self._lock:
+            self._open_calls += 1
+            if self._open_calls > len(self._threads) < self._size:
+                self._made += 1
+                thread = threading.Thread(target=self._serve, name=f"{self._name}-{self._made}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
         return future
 
     def resize(self, size: int) -> None:
         """Have no more than ``size`` threads: idle ones end now, and busy ones when their call has ended."""
-        self._size = size
-        for _ in range(len(self._threads) - size):
-            if self._idle.acquire(blocking=False):
-                self._work.put(None)
+        with self._lock:
+            self._size = size
+            for _ in range(min(len(self._threads) - size, len(self._threads) - self._open_calls)):
+                self._work.put(_look)
 
     def _serve(self) -> None:
-        while (run := self._work.get()) is not None:
-            run()
-            del run  # an idle thread keeps no arguments alive
-            if len(self._threads) > self._size and self._left():
+        ended = 0
+        while True:
+            with self._lock:
+                self._open_calls -= ended
+                if len(self._threads) > self._size:  # others are left for what is queued
+                    self._threads.remove(threading.current_thread())
+                    return
+            run = self._work.get()
+            if run is None:
                 return
-            self._idle.release()
-        self._left(always=True)
-
-    def _left(self, always: bool = False) -> bool:
-        """Take the calling thread off the list if there are too many; return whether it is to end."""
-        with self._shrinking:
-            leaves = always or len(self._threads) > self._size
-            if leaves:
-                self._threads.remove(threading.current_thread())
-            return leaves
+            run()
+            ended = int(run is not _look)
+            del run  # an idle thread keeps no arguments alive
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads after all submitted calls; with ``wait``, return when they have ended."""
-        threads = list(self._threads)
+        with self._lock:
+            threads = list(self._threads)
         for _ in threads:
             self._work.put(None)
         for thread in threads if wait else ():
             thread.join()
+
+
+def _look() -> None:
+    """Let an idle thread look whether there are too many."""

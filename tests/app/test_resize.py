@@ -6,12 +6,16 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import NotFound, TaskQ, ValidationError
+from aiotaskq import Backoff, NotFound, TaskQ, ValidationError
+from aiotaskq.runtime.handler import make_handler
+from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.testing import Kit, virtual
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -79,14 +83,15 @@ async def test_the_registry_shows_it_and_the_latest_call_counts(tmp_path: Path) 
         assert worker.concurrency == 4
 
 
-async def test_threads_and_processes_follow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+def compute() -> None: ...
+
+
+async def test_threads_follow() -> None:
     tq = TaskQ("memory://")
-    go_on, began = threading.Event(), threading.Semaphore(0)
+    go_on = threading.Event()
 
     @tq.task
     def block() -> None:
-        began.release()
         go_on.wait(within(20))
 
     def threads() -> int:
@@ -96,16 +101,45 @@ async def test_threads_and_processes_follow(monkeypatch: pytest.MonkeyPatch) -> 
         handles = [await block.push() for _ in range(6)]
         await tq.resize(3)
         await eventually(lambda: threads() == 3)
-        await tq.resize(1)
+        await tq.resize(2)
         go_on.set()
         for handle in handles:
             await handle.result()
+        await eventually(lambda: threads() == 2)
+        await tq.resize(1)
         await eventually(lambda: threads() == 1)
-        assert tq.worker is not None
-        executors = tq.worker._executors
-        assert executors._pool_size == 1
-        await tq.resize(64)
-        assert executors._pool_size == 4, "no more than there are processors"
+        assert await (await block.push()).result() is None
+
+
+async def test_a_pool_of_another_size_takes_the_place_of_one_whose_work_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Any] = []
+
+    class Pool:
+        def __init__(self, size: int, **_: object) -> None:
+            self.size, self.work, self.ended = size, Future[int](), False
+            made.append(self)
+
+        def submit(self, *_: object) -> Future[int]:
+            return self.work
+
+        def shutdown(self, wait: bool = True, cancel_futures: bool = False) -> None:
+            self.ended = not wait and not cancel_futures
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", Pool)
+    handler = make_handler(None, compute, executor="process", backoff=Backoff())
+    executors = Executors(2)
+    first = executors.start(handler, {})
+    executors.resize(2)
+    assert executors.start(handler, {}) is first
+    executors.resize(64)
+    assert [each.ended for each in made] == [True] and not first.cancelled()
+    assert executors.start(handler, {}) is not first
+    assert [each.size for each in made] == [2, 4], "no more than there are processors"
+    executors.resize(5)
+    assert executors.start(handler, {}) is made[1].work and not made[1].ended
 
 
 async def test_it_needs_a_worker_and_a_number_of_slots() -> None:
