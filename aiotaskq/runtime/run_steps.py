@@ -250,8 +250,8 @@ class RunSteps:
 
     async def begin(self, name: str, function: Callable[..., Any]) -> tuple[int, Step | None]:
         """Begin a step; return its number, and what an earlier run has stored of it."""
-        known = self._functions.setdefault(check_key("name", name), identity(function))
-        if known != identity(function):
+        known = self._functions.setdefault(check_key("name", name), function)
+        if known is not function and identity(known) != identity(function):
             raise ValidationError(f"step: {name!r} names another function in this task; give each a name of its own")
         number = self.number("step", name)
         return number, await self.find("step", name, number)

@@ -7,6 +7,7 @@ the other, and sees what that has written. The locks of a transaction are taken 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import TASKS, to_task
@@ -288,13 +290,19 @@ _ORPHANS = select(s.task_id).distinct().where(~exists(select(task.task_id).where
 _GUARD = select(task.task_id, task.status, task.fence, task.seq)
 
 
+@functools.cache
+def _guard(dialect: Dialect) -> Any:
+    # A shared lock: a handler's own transaction may have one as well, by a step of it.
+    query = _GUARD.where(dialect.among(task.task_id, "ids")).order_by(task.task_id).with_for_update(read=True)
+    return dialect.by_id(query)
+
+
 def _add(connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[Any, ...]]) -> list[Step | None]:
     running: dict[str, tuple[Any, int, int]] = {}
+    dialect = dialect_of(connection)
     for part in chunks(sorted({each.task_id for each in new})):
-        # A shared lock: a handler's own transaction may have one as well, by a step of it.
-        query = _GUARD.where(task.task_id.in_(part)).order_by(task.task_id).with_for_update(read=True)
-        for row in connection.execute(dialect_of(connection).by_id(query)):
-            running[row.task_id] = (row.status, row.fence, row.seq)
+        for task_id, status, fence, seq in dialect.run_among(connection, _guard(dialect), "ids", part, {}).fetchall():
+            running[task_id] = (status, fence, seq)
     held = [running.get(each.task_id) == (Status.RUNNING, each.fence, each.seq) for each in new]
     kept = [row for row, ok in zip(rows, held, strict=True) if ok]
     if not kept:
