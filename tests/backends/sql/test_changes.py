@@ -141,7 +141,8 @@ def test_on_postgresql_they_are_found_by_their_ids(
             done = [Change(task, settle(task, outcome, NOW)) for task in tasks]
             held, found = cost(engine, lambda c, done=done: update_tasks(c, done))  # type: ignore[misc]
             assert held == [True] * many
-            assert found.indexes == {"task_queue_pkey"} and set(found.detours) <= BY_IDS
-            assert found.reads <= 2 * many + 20  # an index may have entries of rows as they were before
+            assert found.indexes == {"task_queue_pkey"} and set(found.detours) <= (BY_IDS if many > 1 else set())
+            # The index has entries of rows as they were before, which the first visit finds dead.
+            assert many <= found.reads <= (many if many == 1 else 2 * many)
         analyze(engine)
     engine.dispose()
