@@ -90,17 +90,10 @@ class Workflow(Generic[T_co]):
     def __repr__(self) -> str:
         return f"<Workflow {self.name or ''} of {len(self.nodes)}>"
 
-    def shape(self) -> list[Any]:
-        """Return what tells it apart from others: the names, types and params of its calls."""
-        return [
-            [name, *(what.shape() if isinstance(what, Workflow) else (what.type, what.params))]
-            for name, (what, _) in self.nodes.items()
-        ]
-
     def outline(self, make: Callable[[TaskCall[Any]], Task], group_id: str | None = None) -> Outline:
         """Return what is pushed; ``make`` makes the task of a call."""
         return Outline(
-            group_id=group_id or (child_id("", self.shape()) if scopes.open else None) or new_id(),
+            group_id=group_id or (child_id("") if scopes.open else None) or new_id(),
             name=self.name,
             named=self.named,
             nodes=tuple(

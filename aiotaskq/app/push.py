@@ -35,7 +35,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
         task = Task(
-            task_id=new_id() if not scopes.open else child_id(handler.name, call.params) or new_id(),
+            task_id=new_id() if not scopes.open else child_id(handler.name) or new_id(),
             type=handler.name,
             params=check_params(call.params),
             priority=handler.priority,
@@ -86,7 +86,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     elif expires is not None:
         expires_at = (run_at or now) + _microseconds("expires", expires)
     if scopes.open and options.get("task_id") is None:
-        options["task_id"] = child_id(call.type, call.params)
+        options["task_id"] = child_id(call.type)
     task = new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
     return task if gating is None else gating.gated(task)
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-import hashlib
 import uuid
-from typing import Any
-
-import msgspec
 
 _NAMESPACE = uuid.UUID("6e0c3f4e-5d0b-4c86-9f0e-0d6f3c0c7a51")
 
@@ -17,21 +13,16 @@ class Scope:
 
     def __init__(self, task_id: str, seq: int, name: str, number: int) -> None:
         self.task_id, self.name = task_id, name
-        self._key = f"{task_id}\0{seq}\0{name}\0{number}\0".encode()
-        self._pushed: dict[bytes, int] = {}
+        self._key = f"{task_id}\0{seq}\0{name}\0{number}\0"
+        self._pushed: dict[str, int] = {}
 
-    def next_id(self, type: str, params: Any) -> str:
-        """Return the id of a task that is pushed: the same calls are counted, and others tell themselves apart.
+    def next_id(self, type: str) -> str:
+        """Return the id of a task that is pushed: those of a type are counted in their order.
 
-        So pushes that run side by side may come in another order when the step is repeated.
+        Not made from the params: a repeated step may push with another time, or another random number.
         """
-        try:
-            what = msgspec.json.encode([type, params], order="deterministic")
-        except (TypeError, ValueError, OverflowError, RecursionError):  # objects in memory, or what the push refuses
-            what = msgspec.json.encode([type])
-        number = self._pushed[what] = self._pushed.get(what, 0) + 1
-        digest = hashlib.sha256(self._key + what).hexdigest()
-        return str(uuid.uuid5(_NAMESPACE, f"{digest}{number}"))
+        number = self._pushed[type] = self._pushed.get(type, 0) + 1
+        return str(uuid.uuid5(_NAMESPACE, f"{self._key}{type}\0{number}"))
 
 
 class _Scopes:
@@ -45,7 +36,7 @@ inside: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("aiotaskq_
 scopes = _Scopes()
 
 
-def child_id(type: str, params: Any) -> str | None:
-    """Return the id of a task, or of a group with a description of it, that is pushed here; None outside of a step."""
+def child_id(type: str) -> str | None:
+    """Return the id of a task of this type, or of a group (no type), that is pushed here; None outside of a step."""
     scope = inside.get()
-    return None if scope is None else scope.next_id(type, params)
+    return None if scope is None else scope.next_id(type)

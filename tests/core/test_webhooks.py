@@ -73,7 +73,7 @@ def test_which_ends_are_told(options: dict[str, Any], task: Any, told: bool) -> 
         ({"secret": "whsec_short"}, "secret: must be 24 to 64 bytes"),
         ({"secret": 7}, "secret: must be 24 to 64 bytes"),
         ({"secret": []}, "secret: at least one is needed"),
-        ({"on": "cancelled"}, "on: must be of completed, failed"),
+        ({"on": "running"}, "on: must be of completed, failed, cancelled, expired"),
         ({"on": []}, "on: at least one"),
         ({"types": 7}, "types: a name or a list of names"),
         ({"timeout": 0}, "timeout: "),

@@ -57,10 +57,15 @@ class _Handlers(dict[str, Handler]):
     def __init__(self, register: Callable[[str], None]) -> None:
         super().__init__()
         self._register = register
+        self._sought: set[str] = set()
 
     def get(self, path: str, default: Any = None) -> Any:
-        if path not in self:
-            self._register(path)
+        if path not in self and path not in self._sought:  # the registration asks for its path, too
+            self._sought.add(path)
+            try:
+                self._register(path)
+            finally:
+                self._sought.discard(path)
         return super().get(path, default)
 
 

@@ -47,7 +47,7 @@ EVENTS = (
 )
 """Names of events, as words that are translated."""
 CHANGES = (
-    *("add-schedule", "add-task", "cancel-group", "cancel-task", "cancel-tasks"),
+    *("add-schedule", "add-task", "backfill-schedule", "cancel-group", "cancel-task", "cancel-tasks"),
     *("change-schedule", "close-gate", "close-limit", "delete-schedule", "delete-task"),
     *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
     *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
