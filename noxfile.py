@@ -31,11 +31,11 @@ def group(name: str) -> list[str]:
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
-def install(session: nox.Session, *requirements: str) -> None:
-    """Install this checkout with every extra, and the requirements."""
+def install(session: nox.Session, *requirements: str, compiled: bool = True) -> None:
+    """Install this checkout with every extra, and the requirements; with bytecode, if it is to be run."""
     # Tests start hundreds of processes: without bytecode on disk, each of them would compile what it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.install("-q", "--compile", "-e", ".[all]", *requirements)
+    session.install("-q", "--compile" if compiled else "--no-compile", "-e", ".[all]", *requirements)
 
 
 @nox.session
@@ -83,7 +83,7 @@ def lua(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the package, and a user's view of it, with mypy --strict; the latter with pyright, too."""
-    install(session, *group("lint"))
+    install(session, *group("lint"), compiled=False)
     session.run("mypy", "aiotaskq", "tests/architecture/typing_sample.py")
     session.run("basedpyright")
 

@@ -176,10 +176,14 @@ class Fleet:
         self._orders: dict[int, Process] = {}
         self._begin = time.monotonic()
 
+    def allowed(self, seconds: float) -> float:
+        """Return how many seconds to allow here for what is promised in so many."""
+        return within(seconds * self.tolerance)
+
     @property
     def bound(self) -> float:
         """Seconds within which an interrupted task must be running again."""
-        return within((self.lease + self.reap + 1.0) * self.tolerance)
+        return self.allowed(self.lease + self.reap + 1.0)
 
     async def __aenter__(self) -> Fleet:
         self.backend: Backend = connect(self.place.url)

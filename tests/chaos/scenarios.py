@@ -262,7 +262,7 @@ async def terms(
         producing = await fleet.start("producer", count=tasks, rate=rate, kinds=kinds, seconds=(0.05, 1.2), batch=4)
         (endless,) = await fleet.push("cooperative", 1, 3600.0)
         stops: list[asyncio.Task[float]] = []
-        bound = (drain + grace + 2.0) * fleet.tolerance
+        bound = fleet.allowed(drain + grace + 2.0)
         terminated: set[int] = set()
         for _ in range(terms):
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.5) * every)

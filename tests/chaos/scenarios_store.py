@@ -90,7 +90,7 @@ async def restarts(
         lines = fleet.lines()
     slowest = max(first_start(lines, at) for at in ready)
     fleet.notes.update({"restarts": len(ready), "first claim": f"{slowest:.2f} s", "conn.": f"{baseline} -> {after}"})
-    report.must(slowest <= 5.0 * fleet.tolerance, f"the first claim came {slowest:.2f} s after the server was ready")
+    report.must(slowest <= fleet.allowed(5.0), f"the first claim came {slowest:.2f} s after the server was ready")
     # The baseline is what the pools may keep: which of them has grown to its size by when is chance.
     most = max(baseline, workers * KEPT + POOL)
     report.must(after <= most, f"{after} connections, {baseline} before {len(ready)} restarts; the pools keep {most}")
@@ -150,7 +150,7 @@ async def outages(
             lines = fleet.lines()
     slowest = max(first_start(lines, at) for at in healed)
     fleet.notes["first claim"] = f"{slowest:.2f} s"
-    report.must(slowest <= 5.0 * fleet.tolerance, f"the first claim came {slowest:.2f} s after the network was back")
+    report.must(slowest <= fleet.allowed(5.0), f"the first claim came {slowest:.2f} s after the network was back")
     return with_everyone_alive(report, everyone)
 
 
@@ -208,7 +208,7 @@ async def transactions(place: Place, folder: Path, *, each: int = 10, hold: floa
         at = starts.get(task_id, float("inf"))
         late = at - kept[task_id]
         report.must(at > commits[task_id], f"{task_id} ran {commits[task_id] - at:.3f} s before its commit")
-        report.must(late <= 2.0 * fleet.tolerance, f"{task_id} was found {late:.2f} s after its commit")
+        report.must(late <= fleet.allowed(2.0), f"{task_id} was found {late:.2f} s after its commit")
     return report
 
 
@@ -276,7 +276,7 @@ async def many_rows(
         report = Report("many_rows", place.name, fleet.seed, findings, seconds, fleet.notes, fleet.folder)
     p99 = percentile(times, 99)
     fleet.notes.update({"claim p50": f"{percentile(times, 50) * 1000:.1f} ms", "claim p99": f"{p99 * 1000:.1f} ms"})
-    report.must(p99 <= bound * fleet.tolerance, f"claim p99 is {p99 * 1000:.1f} ms")
+    report.must(p99 <= fleet.allowed(bound), f"claim p99 is {p99 * 1000:.1f} ms")
     for problem in problems:
         report.must(False, f"the claim reads more than an index gives it: {problem}")
     return report
