@@ -25,7 +25,7 @@ from aiotaskq.core.codec import Codec
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import AiotaskqError, NotSupported
+from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported
 from aiotaskq.runtime.handler import fitted
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
@@ -273,6 +273,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         try:
             gated = self._gated(new)
             (row,) = await self._push([gated], None, ())
+        except DatabaseUnavailable:
+            raise  # the task may be stored, or still be: its steps are left to the sweep for steps without a task
         except Exception:
             await verbs.forget(new)
             raise

@@ -47,7 +47,9 @@ async def test_pending_types_are_counted_by_queue(backend: Backend) -> None:
     rows = [("q", "mail", NOW), ("q", "mail", NOW + MINUTE), ("q", "report", NOW - 1), ("other é", "mail", NOW)]
     for queue, kind, run_at in rows:
         await pushed(backend, queue=queue, type=kind, run_at=run_at)
-    await backend.push([new(queue="q", type="legacy", run_at=NOW + 5, due_at=NOW)])  # put off: nobody knows the type
+    await backend.push(
+        [new(queue="q", type="legacy", run_at=NOW + 5, due_at=NOW)]
+    )  # put off: no worker has its handler
     await backend.push([at_gates("g", type="free"), at_gates("g", type="parked")])
     found = sorted(await backend.pending_types(NOW, 100))
     free = PendingType("default", "free", 1, 1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import NotFound, QueueFull, Status, TaskQ, sleep_for, step, wait_event
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.copy import copy
 from aiotaskq.testing import virtual
 from tests.support.machine import within
@@ -65,6 +66,24 @@ async def test_a_fork_that_cannot_be_pushed_leaves_no_steps() -> None:
         steps = kit.tq.queue.backend.steps
         assert steps is not None and await steps.orphans(10) == []
         assert len(await kit.tq.steps(handle.task_id)) == 2
+
+
+async def test_a_fork_whose_push_has_an_unknown_outcome_keeps_its_steps() -> None:
+    """The row may come into being after the error: without its steps, it would charge once more."""
+    calls: list[str] = []
+    async with virtual(**IDLE) as kit, asyncio.timeout(within(20)):
+        handle = await register(kit.tq, calls).push()
+        await kit.advance(hours=1)
+
+        class Unsure:
+            async def push(self, tasks: list[Any], call_next: Any) -> list[Any]:
+                raise DatabaseUnavailable("the answer was lost")
+
+        kit.tq.middleware(Unsure())
+        with pytest.raises(DatabaseUnavailable):
+            await kit.tq.fork(handle.task_id, from_step="night")
+        steps = kit.tq.queue.backend.steps
+        assert steps is not None and len(await steps.orphans(10)) == 1
 
 
 @pytest.mark.parametrize("emitted", [False, True])

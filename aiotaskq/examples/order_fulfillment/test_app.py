@@ -28,7 +28,7 @@ def test_a_crash_after_any_step_repeats_none_before_it(lost: str, monkeypatch: p
     async def main() -> None:
         async with virtual(app.tq) as kit:
             handle = await app.order_fulfillment.push(**ORDER)
-            await kit.advance(days=2)  # nobody has packed it
+            await kit.advance(days=2)  # the order is not packed yet
             await app.tq.emit("shipment.packed:42", {"tracking": "1Z"})
             await kit.drain(delayed=True)
             assert await handle.result() == ["payment of 9999", "1Z"]
