@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from decimal import Decimal
-from typing import Any
-from uuid import UUID
 
 from aiotaskq import EventTimeout, sleep_for, step, wait_event
-from aiotaskq.runtime.run_steps import returned_by
 from aiotaskq.testing import virtual
 from tests.support.machine import working
 
@@ -61,18 +56,3 @@ async def a_month() -> float:
     assert sorted(reminded) == [(number, day) for number in range(WORKFLOWS) for day in range(DAYS)]
     assert fences == {DAYS + 2}  # a run to begin with, one after each sleep, and one after the wait
     return took
-
-
-def test_the_conversion_of_a_step_follows_the_annotation_not_the_code() -> None:
-    def made(kind: type) -> Callable[[], Any]:
-        def get() -> Any: ...
-
-        get.__annotations__["return"] = kind
-        return get
-
-    first, other, plain = returned_by(made(Decimal)), returned_by(made(UUID)), returned_by(made(int))
-    assert first is not None and first.load("value", "1.50") == Decimal("1.50")
-    assert other is not None and other.load("value", str(UUID(int=7))) == UUID(int=7)
-    assert plain is None
-    again = made(Decimal)
-    assert returned_by(again) is returned_by(again)  # looked up once
