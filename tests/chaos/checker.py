@@ -84,7 +84,7 @@ def percentile(values: Collection[float], percent: float) -> float:
 
 
 def runs_of(lines: Iterable[Line]) -> dict[str, list[Run]]:
-    """Return the runs of each task in the order in which they started."""
+    """Return the runs of each task in the order of their fences, which is that of their claims."""
     runs: dict[str, list[Run]] = defaultdict(list)
     open_runs: dict[tuple[str, int, int], Run] = {}
     for line in sorted(lines, key=lambda line: line.at):
@@ -96,6 +96,8 @@ def runs_of(lines: Iterable[Line]) -> dict[str, list[Run]]:
             open_runs[key].end, open_runs[key].how = line.at, line.how
         elif line.what == "settled" and key in open_runs:
             open_runs[key].settled, open_runs[key].event = line.at, line.how
+    for mine in runs.values():
+        mine.sort(key=lambda run: run.fence)
     return runs
 
 
@@ -135,14 +137,22 @@ def stuck(rows: Iterable[Task]) -> list[str]:
     ]
 
 
-def fences(runs: Mapping[str, Sequence[Run]], rows: Mapping[str, Task]) -> list[str]:
-    """Deliveries of a task whose fences do not rise strictly, and results that are not those of the last delivery."""
+def fences(
+    runs: Mapping[str, Sequence[Run]], rows: Mapping[str, Task], harms: Sequence[Harm] = (), *, slack: float = 0.0
+) -> list[str]:
+    """Deliveries of a task whose fences do not rise strictly, and results that are not those of the last delivery.
+
+    A process that was paused between claim and start begins late what has run elsewhere; ``slack`` is as for
+    ``duplicates``.
+    """
     found = []
     for task_id, mine in runs.items():
         for before, after in itertools.pairwise(mine):
-            if after.fence <= before.fence:
+            late = before.start > after.start and not any(_explains(harm, before, after, slack) for harm in harms)
+            if late or after.fence == before.fence:
                 found.append(
-                    f"{task_id}: fence {after.fence} (pid {after.pid}) started after {before.fence} (pid {before.pid})"
+                    f"{task_id}: fence {before.fence} (pid {before.pid}) started at {before.start:.3f}, and fence "
+                    f"{after.fence} (pid {after.pid}) at {after.start:.3f}"
                 )
         row = rows.get(task_id)
         if row is None or row.status is not Status.COMPLETED:
@@ -324,7 +334,7 @@ def check(
         *(f"stuck: {each}" for each in stuck(by_id.values())),
         *(f"never recovered: {each}" for each in never),
         *(f"unexplained: {each}" for each in unexplained),
-        *(f"fence: {each}" for each in fences(runs, by_id)),
+        *(f"fence: {each}" for each in fences(runs, by_id, harms, slack=lease)),
         *(f"zombie: {each}" for each in zombie_writes(lines, runs)[1]),
         *(f"parallel: {each}" for each in parallel(runs, lease, harms)),
         *(f"owner: {each}" for each in owners(lines)),

@@ -141,7 +141,16 @@ def test_runs_at_the_same_time() -> None:
 def test_fences_must_rise(second: int) -> None:
     lines = [*run(1.0, fence=2), *run(4.0, 5.0, pid=2, fence=second)]
     found = violations(lines, [row(fence=2, result=None)], killed(2.0))
-    assert f"fence: t: fence {second} (pid 2) started after 2 (pid 1)" in found
+    first, other = sorted([(2, 1, "1.000"), (second, 2, "4.000")], key=lambda each: each[0])
+    expected = "fence: t: fence {} (pid {}) started at {}, and fence {} (pid {}) at {}".format(*first, *other)
+    assert expected in found
+
+
+@pytest.mark.parametrize(("harm", "good"), [(Harm("paused", 0.5, 4.0, 1), True), (Harm("paused", 0.5, 4.0, 3), False)])
+def test_a_process_paused_behind_its_claim_starts_late(harm: Harm, good: bool) -> None:
+    lines = [*run(1.0, 2.0, pid=2, fence=2), *run(4.1, 4.2, "lost", fence=1)]
+    kinds = [each.partition(":")[0] for each in violations(lines, [row(fence=2)], harm)]
+    assert kinds == ([] if good else ["unexplained", "fence", "parallel"])
 
 
 def test_the_result_is_the_last_deliverys() -> None:
