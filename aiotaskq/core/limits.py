@@ -214,7 +214,10 @@ class Gating:
             try:
                 return of(dict(given))
             except Exception as error:
-                raise ValidationError(f"{field}: its function raised {error.__class__.__name__}: {error}") from error
+                raise ValidationError(
+                    f"{field}: its function raised {error.__class__.__name__}: {error}; "
+                    "it is given the params as they are stored, a dict of JSON values"
+                ) from error
 
         gates: dict[str, Bounds] = {}
         weights: dict[str, int] = {}
@@ -362,6 +365,12 @@ def _both(first: Bounds, second: Bounds) -> Bounds:
 
 
 def _no_parameter(field: str, name: str, type: str, accepted: Collection[str]) -> ValidationError:
+    first, *parts = name.split(".")
+    if parts and first in accepted:
+        path = "".join(f"[{part!r}]" for part in (first, *parts))
+        return ValidationError(
+            f"{field}: {name!r} is a part of a parameter of {type}(); give a function: lambda params: params{path}"
+        )
     close = difflib.get_close_matches(name, accepted, n=1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     known = ", ".join(sorted(accepted)) or "none"

@@ -126,6 +126,10 @@ def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
             r"limit: key: export\(\) has no parameter 'tennant'; there is: tenant, tokens; did",
         ),
         ([Rate(1, weight="size")], r"rate: weight: export\(\) has no parameter 'size'; there is: tenant, tokens$"),
+        (
+            [Limit(1, key="tenant.name")],
+            r"limit: key: 'tenant.name' is a part .*: lambda params: params\['tenant'\]\['name'\]$",
+        ),
         ([Limit(1), Limit(2)], "limit: export has two for 'export'; give one of them another name"),
     ],
 )
@@ -138,7 +142,7 @@ def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:
     ("spec", "error"),
     [
         (Limit(1, key=lambda params: [1]), r"limit: key: a text or a number is needed \(got list\)"),
-        (Limit(1, key=lambda params: params["x"]), "limit: key: its function raised KeyError: 'x'"),
+        (Limit(1, key=lambda params: params["x"]), "limit: key: its function raised KeyError: 'x'; it is given"),
         (Limit(1, key=lambda params: "a\nb"), "limit: key: only printable characters"),
         (Limit(1, key=lambda params: "a" * 250), "limit: key: 257 characters are more than 255"),
         (Rate(1, weight=lambda params: 0.5), "rate: weight: an int is needed"),
