@@ -88,7 +88,8 @@ def _refuse_absent(url: str) -> None:
     if path is not None and not os.path.exists(path):
         raise NotFound(
             tr(
-                "there is no file {path}; name another one with --db, or create it with 'aiotaskq db upgrade'",
+                "there is no file {path}; name another one with --db or AIOTASKQ_DATABASE_URL, or create it with "
+                "'aiotaskq db upgrade'",
                 path=path,
             )
         )

@@ -29,7 +29,7 @@ from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import result_conversion
 
 SHORT = 60.0
-"""Seconds: a shorter sleep keeps its slot, and nothing of it is stored."""
+"""Seconds: a sleep that is no longer keeps its slot."""
 EVENT_AGE = 30 * 86_400.0
 """Seconds for which an event is kept by default."""
 
@@ -61,7 +61,7 @@ class StepVerbs:
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self._backend, self.clock = backend, clock
         self.short = SHORT
-        """Seconds: a shorter sleep keeps its slot."""
+        """Seconds: a sleep that is no longer keeps its slot."""
         self._batch: Batcher[NewStep, Step | None] = Batcher(self._add)
 
     @property
@@ -282,10 +282,12 @@ class RunSteps:
         left = (until - self._clock.now()) / SECOND
         if left <= 0:
             return
-        if left <= self._verbs.short:
-            await self._clock.sleep(left)
-            return
-        self._leave(f"sleeps: {name}", until, self.new("sleep", name, number, str(until)))
+        if left > self._verbs.short:
+            self._leave(f"sleeps: {name}", until, self.new("sleep", name, number, str(until)))
+        if found is None:
+            found = await self._add(self.new("sleep", name, number, str(until)))
+            left = max(0.0, (found.until - self._clock.now()) / SECOND)
+        await self._clock.sleep(left)
 
     async def wait_event(self, key: str, timeout: float | None) -> Any:
         """Return the value of an event; leave the handler until it comes. Raises EventTimeout."""

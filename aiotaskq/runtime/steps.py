@@ -88,7 +88,7 @@ async def sleep_for(
     """Sleep, over crashes and deploys: the end of the sleep is stored, and the handler is left until then.
 
     The task is pending meanwhile, and holds no slot; that costs no retry. Then the handler runs again from its
-    beginning, with its steps. A sleep of less than a minute is not stored: it keeps the slot, as ``asyncio.sleep``.
+    beginning, with its steps. A sleep of a minute or less keeps the slot, as ``asyncio.sleep``.
 
     It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
     """

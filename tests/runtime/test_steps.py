@@ -284,7 +284,23 @@ async def test_a_short_sleep_keeps_its_slot(fake: Kit) -> None:
     assert await handle.status() == Status.RUNNING
     await fake.advance(1)
     assert await handle.result() == 1
-    assert await fake.tq.steps(handle.task_id) == []
+    assert [(each.kind, each.name) for each in await fake.tq.steps(handle.task_id)] == [("sleep", "short")]
+
+
+async def test_a_later_run_does_not_repeat_a_short_sleep(fake: Kit) -> None:
+    @fake.tq.task
+    async def work() -> int:
+        await sleep_for("short", 40)
+        await wait_event("go")
+        return current_task().task.fence
+
+    handle = await work.push()
+    await fake.advance(40)
+    assert await handle.status() == Status.PENDING
+    await fake.tq.emit("go")
+    await fake.advance(1)
+    assert await handle.status() == Status.COMPLETED
+    assert await handle.result() == 2
 
 
 async def test_a_handler_that_catches_its_errors_still_sleeps(fake: Kit) -> None:
