@@ -94,6 +94,7 @@ TARGETS = [
         "backends/sql/dialects/postgresql.py",
         [(*ENGINES, "-k", "postgresql and not jit"), _contract("postgresql", *SQL, "locks")],
     ),
+    Target("backends/sql/postgresql_rows.py", [_contract("postgresql", *SQL, "steps", "locks")]),
     Target("backends/sql/dialects/mysql.py", [(*ENGINES, "-k", "mysql"), _contract("mysql", *SQL, "locks")]),
     Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *SQL)], text=True),

@@ -54,7 +54,7 @@ def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
 def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator[Columns]:
     """Cut into pieces that fit one statement. Raises ValidationError, before the first, for a row that fits none."""
     most = SIZE
-    if limit is None or _surely_fit(limit, names, columns):
+    if limit is None or surely_fit(limit, names, columns):
         large = next((columns[names.index(name)] for name in ("params", "result", "value") if name in names), None)
         lengths = [0] * len(columns[0]) if large is None else [len(value or "") for value in large]
     else:
@@ -73,12 +73,12 @@ def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator
 
 def check_rows(limit: int | None, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Raise ValidationError for a row that does not fit a statement of its own."""
-    if limit is not None and not _surely_fit(limit, names, list(zip(*rows, strict=True))):
+    if limit is not None and not surely_fit(limit, names, list(zip(*rows, strict=True))):
         for row in rows:
             _size(limit, names, row)
 
 
-def _surely_fit(limit: int, names: Sequence[str], columns: Columns) -> bool:
+def surely_fit(limit: int, names: Sequence[str], columns: Columns) -> bool:
     """Whether these rows fit one statement by a quick estimate, which is too high for some."""
     large = _large(tuple(names))
     # `waits` is a text in one table and a number in another.

@@ -75,7 +75,8 @@ class SqlSteps(Steps):
         if not new:
             return []
         rows = [self._row(each) for each in new]
-        found = await self._database.write(lambda c: _add(c, new, rows))
+        # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
+        found = await self._database.write(lambda c: _add(c, new, rows), self._database.dialect.autocommit)
         return [None if step is None else self._plain_step(step) for step in found]
 
     async def put(self, new: Sequence[NewStep]) -> None:
@@ -298,6 +299,22 @@ def _guard(dialect: Dialect) -> Any:
 
 
 def _add(connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[Any, ...]]) -> list[Step | None]:
+    fences = [each.fence for each in new]
+    found = dialect_of(connection).insert_held(connection, _S, _COLUMNS, list(zip(*rows, strict=True)), fences)
+    inserted, held = _insert_locked(connection, new, rows) if found is None else found
+    if inserted == sum(held):
+        return [each.step if ok else None for each, ok in zip(new, held, strict=True)]
+    # Of each the first write stays.
+    there = {}
+    for part in chunks(sorted({row[0] for row in rows})):
+        there.update({tuple(row[:5]): _step(row) for row in connection.execute(_STEP.where(s.task_id.in_(part)))})
+    return [there.get(row[:5]) if ok else None for row, ok in zip(rows, held, strict=True)]
+
+
+def _insert_locked(
+    connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[Any, ...]]
+) -> tuple[int, list[bool]]:
+    """Do as ``Dialect.insert_held``, in two statements; rows that are there already stay."""
     running: dict[str, tuple[Any, int, int]] = {}
     dialect = dialect_of(connection)
     for part in chunks(sorted({each.task_id for each in new})):
@@ -305,15 +322,7 @@ def _add(connection: Connection, new: Sequence[NewStep], rows: Sequence[tuple[An
             running[task_id] = (status, fence, seq)
     held = [running.get(each.task_id) == (Status.RUNNING, each.fence, each.seq) for each in new]
     kept = [row for row, ok in zip(rows, held, strict=True) if ok]
-    if not kept:
-        return [None] * len(new)
-    if insert_new(connection, _S, _COLUMNS, kept) == len(kept):
-        return [each.step if ok else None for each, ok in zip(new, held, strict=True)]
-    # Of each the first write stays.
-    there = {}
-    for part in chunks(sorted({row[0] for row in kept})):
-        there.update({tuple(row[:5]): _step(row) for row in connection.execute(_STEP.where(s.task_id.in_(part)))})
-    return [there.get(row[:5]) if ok else None for row, ok in zip(rows, held, strict=True)]
+    return insert_new(connection, _S, _COLUMNS, kept) if kept else 0, held
 
 
 def _step(row: Sequence[Any]) -> Step:

@@ -352,6 +352,17 @@ class Dialect(ABC):
         channel and the message of a notification to send with new rows, where ``notifier`` made one.
         """
 
+    def insert_held(
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, fences: Sequence[int]
+    ) -> tuple[int, list[bool]] | None:
+        """Insert rows of tasks that run with these fences and conflict with no other, in one statement.
+
+        Return their number, and of each row whether its task does. None where one statement does not tell both: then
+        some of the rows may be there. The first columns are ``task_id`` and ``seq``. The tasks stay locked until the
+        transaction ends.
+        """
+        return None
+
     @abstractmethod
     def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
         """Return the insert of rows with these columns that replaces the row with the same primary key."""

@@ -14,14 +14,9 @@ from sqlalchemy import (
     JSON,
     URL,
     BigInteger,
-    Boolean,
     Connection,
-    Float,
-    Integer,
     Select,
-    String,
     Text,
-    TextClause,
     Update,
     bindparam,
     case,
@@ -59,6 +54,13 @@ from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Tr
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
+from aiotaskq.backends.sql.postgresql_rows import (
+    HOLDER,
+    guarded_statement,
+    insert_held_statement,
+    insert_statement,
+    varying_values,
+)
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
 from aiotaskq.backends.sql.statements import Result, run
@@ -71,63 +73,6 @@ __all__ = ["DIALECT", "PostgresqlDialect"]
 _MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 # Sweep up after some thousand tasks, not only when a fifth of all rows are dead: a claim has to pass them by.
 _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000"
-
-# The rows as one JSON text: one statement for any number of them. VALUES lists would have thousands of parameters,
-# executemany has no count, and for arrays asyncpg looks up their types on each new connection. What is the same in all
-# rows is a parameter. Strings are not cast to their width: that would cut them.
-_TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
-_GUARD_TYPES: Final = dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True))
-
-
-class _Source:
-    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows."""
-
-    def __init__(self, table: Any, names: Sequence[str], varying: Sequence[str]) -> None:
-        types = {name: _GUARD_TYPES.get(name) or _type(table.c[name].type) for name in names}
-        self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
-        record = ", ".join(f"{name} {types[name]}" for name in varying)
-        self.rows = f"json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
-        self.from_rows = f"FROM {self.rows}" if varying else ""
-
-
-def _type(column: Any) -> str:
-    return next(sql for python, sql in _TYPES if isinstance(column, python))
-
-
-def _values(varying: Sequence[str], columns: Columns) -> dict[str, Any]:
-    return {"rows": json_text([dict(zip(varying, row, strict=True)) for row in zip(*columns, strict=True)])}
-
-
-@functools.cache
-def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...], notify: bool) -> TextClause:
-    source = _Source(table, names, varying)
-    new = (
-        f"INSERT INTO {table.name} ({', '.join(names)}) "
-        f"SELECT {', '.join(source.values.values())} {source.from_rows} ON CONFLICT DO NOTHING"
-    )
-    told = ", CASE WHEN count(*) > 0 THEN pg_notify(:channel, :message) END" if notify else ""
-    return text(f"WITH new AS ({new} RETURNING 1) SELECT count(*){told} FROM new")  # noqa: S608
-
-
-@functools.cache
-def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
-    source = _Source(TASKS, names + GUARD, varying)
-    b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
-    each, among = "", f"t.task_id = {b_id}"
-    if "b_id" in varying:
-        each = f"r AS MATERIALIZED (SELECT * FROM {source.rows}), "  # noqa: S608 - our own names
-        # As an array, too: a plan that was made while the table was small would read all of it, for a join.
-        among += " AND t.task_id = ANY (ARRAY(SELECT b_id FROM r))"
-    # The status as an expression, or all running rows might be read by their index, and locked in its order.
-    write = (
-        f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
-        f"{'FROM r' if each else source.from_rows} WHERE {among} AND t.status || '' = {b_status} "
-        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
-    )
-    # Which ones only if it is not all of them: nearly always it is, and each row of an answer costs.
-    some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
-    return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
-
 
 _WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
@@ -452,11 +397,31 @@ class PostgresqlDialect(Dialect):
         notify: tuple[str, str] | None = None,
     ) -> int:
         values, varying, columns = hoisted(names, columns)
-        values |= _values(varying, columns)
+        values |= varying_values(varying, columns)
         if notify is not None:
             values |= {"channel": notify[0], "message": notify[1]}
         (row,) = run(connection, insert_statement(table, names, varying, notify is not None), values).fetchall()
         return int(row[0])
+
+    def insert_held(
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, fences: Sequence[int]
+    ) -> tuple[int, list[bool]]:
+        inserted, held = 0, [True] * len(fences)
+        start = 0
+        for part in parts(names, columns, None):
+            count = len(part[0])
+            own = len(HOLDER) - 1
+            values, varying, rest = hoisted(names[own:], part[own:])
+            holders = [*part[:own], fences[start : start + count]]
+            values |= varying_values(HOLDER + varying, [*holders, *rest]) | {"count": count}
+            statement = insert_held_statement(table, HOLDER[:own] + names[own:], varying)
+            ((some, which),) = run(connection, statement, values).fetchall()
+            inserted += some
+            if which is not None:
+                found = {tuple(each) for each in msgspec.json.decode(which)}
+                held[start : start + count] = [each in found for each in zip(*holders, strict=True)]
+            start += count
+        return inserted, held
 
     def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
         statement = insert(table)
@@ -472,7 +437,7 @@ class PostgresqlDialect(Dialect):
             names = group.names + GUARD
             for part in parts(names, group.columns, None):
                 values, varying, columns = hoisted(names, part)
-                values |= _values(varying, columns) | {"count": len(part[0])}
+                values |= varying_values(varying, columns) | {"count": len(part[0])}
                 ((some,),) = run(connection, guarded_statement(group.names, varying), values).fetchall()
                 held.update(part[len(group.names)] if some is None else msgspec.json.decode(some))
         return [change.before.task_id in held for change in changes]
