@@ -95,6 +95,12 @@ def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
         headers = [TASK_ID, NAME, TYPE, STATUS, marked("AFTER")]
         shown = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
         echo_table(columns_of(headers[:shown], [row[:shown] for row in rows], name=10, type=12, after=10))
+    if found.callbacks:
+        pushed = [
+            [each.task_id or "", each.kind, each.type, tr("not pushed") if each.status is None else str(each.status)]
+            for each in found.callbacks
+        ]
+        echo_table(columns_of([TASK_ID, marked("CALLBACK"), TYPE, STATUS], pushed, type=12))
 
 
 def _status(member: MemberView) -> str:

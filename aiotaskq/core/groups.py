@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, TypeAlias
 
 import msgspec
 from msgspec.structs import replace
@@ -29,6 +30,9 @@ MAX_MEMBERS = 10_000
 """Tasks of one push of a group."""
 MAX_PARENTS = 1_000
 """Parents of one task, and children of one: their ids are in its row."""
+
+CallbackKind: TypeAlias = Literal["then", "on_failure"]
+"""Which task a group pushes: when all members have completed, or when all have ended and not all have completed."""
 
 _NAMESPACE = uuid.UUID("5b5b5b0c-6d3c-5b0e-9a3e-0d6b6f3e9c41")
 
@@ -145,11 +149,16 @@ def grown(group: GroupState, count: int) -> GroupState:
     return replace(group, total=group.total + count, remaining=group.remaining + count)
 
 
+def callback_id(group: GroupState, kind: CallbackKind) -> str:
+    """Return the id of the task that the group pushes, or would push, at its next or last end."""
+    return derived_id(group.group_id, kind, group.generation)
+
+
 def callback_of(group: GroupState, now: int) -> Task | None:
     """Return the task that an ended group pushes at ``now``, None if it pushes none."""
     if group.ended_at is None or group.cancel_requested:
         return None
-    kind = "on_failure" if group.failed or group.cancelled else "then"
+    kind: CallbackKind = "on_failure" if group.failed or group.cancelled else "then"
     template: Task | None = getattr(group, kind)
     if template is None:
         return None
@@ -157,7 +166,7 @@ def callback_of(group: GroupState, now: int) -> Task | None:
     due = now + max(0, first - template.seq)  # with the delay that its call asked for
     expires = None if template.expires_at is None else due + template.expires_at - first
     task = template.replace(
-        task_id=derived_id(group.group_id, kind, group.generation),
+        task_id=callback_id(group, kind),
         created_at=now // SECOND,
         run_at=due,
         due_at=None,

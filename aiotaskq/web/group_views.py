@@ -10,7 +10,7 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
-from aiotaskq.web.schemas.groups import EdgeView, GroupDetail, GroupView, MemberView
+from aiotaskq.web.schemas.groups import CallbackView, EdgeView, GroupDetail, GroupView, MemberView
 from aiotaskq.web.views import kind_of_error
 
 
@@ -24,7 +24,12 @@ async def group_detail(verbs: GroupVerbs, group_id: str, limit: int, start: int 
     group = await verbs.get(group_id)
     found = await verbs.page(group_id, limit + 1, start)
     more = found[limit][0].position if len(found) > limit else None
-    return GroupDetail(**_known(group), members=[member_view(*each) for each in found[:limit]], next=more)
+    callbacks = [
+        CallbackView(kind, task.type, *((None, None) if pushed is None else (pushed.task_id, pushed.status)))
+        for kind, task, pushed in await verbs.callbacks(group)
+    ]
+    members = [member_view(*each) for each in found[:limit]]
+    return GroupDetail(**_known(group), callbacks=callbacks, members=members, next=more)
 
 
 def member_view(member: Member, what: Task | GroupState | None) -> MemberView:

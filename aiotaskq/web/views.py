@@ -78,7 +78,8 @@ def _attempt_view(attempt: Attempt, whole: bool) -> AttemptView:
         ended_at=to_iso(attempt.ended_at),
         run_time=attempt.seconds,
         outcome=attempt.outcome,
-        error=_error(attempt.error, whole),
+        # Why a task was given back is a text of the library, which holds no params.
+        error=_error(attempt.error, whole or attempt.outcome == "released"),
     )
 
 

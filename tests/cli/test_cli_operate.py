@@ -291,11 +291,13 @@ def test_groups(cli: Cli) -> None:
 
     async def push() -> None:
         async with TaskQ(cli.url) as tq:
-            await tq.group([TaskCall(type, {}, {}) for type in ("a", "b")], name="night", group_id="g")
+            members = [TaskCall(type, {}, {}) for type in ("a", "b")]
+            await tq.group(members, then=TaskCall("report", {}, {}), name="night", group_id="g")
 
     asyncio.run(push())
     assert [(each["name"], each["remaining"]) for each in cli.json("groups", "list")] == [("night", 2)]
     assert [each["type"] for each in cli.json("groups", "show", "g")["members"]] == ["a", "b"]
+    assert cli.out("groups", "show", "g").splitlines()[-1].split() == ["then", "report", "not", "pushed"]
     assert cli.out("groups", "cancel", "g") == "group g is cancelled\n"
     assert cli.out("groups", "cancel", "g") == "group g has ended already\n"
     assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "show", "g")

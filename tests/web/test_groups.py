@@ -76,6 +76,19 @@ async def test_a_group_is_shown_with_the_edges_of_its_graph(ask: Ask, tq: TaskQ)
     refused(await ask.get(f"groups/{started.group_id}?cursor=x"), 422, "ValidationError")
 
 
+async def test_what_a_group_pushes_at_its_end_is_shown(ask: Ask, tq: TaskQ) -> None:
+    group = await tq.group([call("a")], then=call("all"), on_failure=call("some"))
+    then = {"kind": "then", "type": "greet", "task_id": None, "status": None}
+    shown = (await ask.get(f"groups/{group.group_id}")).json()["callbacks"]
+    assert shown == [then, then | {"kind": "on_failure"}]
+    async with tq.running():
+        await tq.queue.groups.wait(group.group_id, timeout=within(20))
+    then, failure = (await ask.get(f"groups/{group.group_id}")).json()["callbacks"]
+    assert failure["task_id"] is None and failure["status"] is None
+    (pushed,) = [each for each in await tq.find(type="greet") if each.params == {"name": "all"}]
+    assert then["task_id"] == pushed.task_id and then["status"] in ("pending", "running", "completed")
+
+
 async def test_a_group_is_cancelled_retried_and_mended(ask: Ask, tq: TaskQ) -> None:
     group = await tq.group([call("a"), call("b")], group_id="g")
     cancelled = (await ask.post("groups/g/cancel")).json()

@@ -10,7 +10,7 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.groups import Followed
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.groups import GroupState, Member, Plan, derived_id
+from aiotaskq.core.groups import CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
@@ -211,6 +211,13 @@ class GroupVerbs:
         if inner:
             found.update(zip(inner, await backend.groups.get(inner), strict=True))
         return [(member, found[member.member_id]) for member in members]
+
+    async def callbacks(self, group: GroupState) -> list[tuple[CallbackKind, Task, Task | None]]:
+        """Return what a group pushes at its end: the kind, the task as declared, and as pushed, None if it is not."""
+        declared: list[tuple[CallbackKind, Task | None]] = [("then", group.then), ("on_failure", group.on_failure)]
+        kinds = [(kind, task) for kind, task in declared if task is not None]
+        pushed = await self._queue.backend.get([callback_id(group, kind) for kind, _ in kinds]) if kinds else []
+        return [(kind, task, found) for (kind, task), found in zip(kinds, pushed, strict=True)]
 
     async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
         """Return what came of the members from ``start`` to before ``stop``; those that are gone are left out."""

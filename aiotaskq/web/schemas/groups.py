@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from aiotaskq.core.groups import CallbackKind
 from aiotaskq.core.task import Status
 from aiotaskq.core.validation import INT32
 from aiotaskq.web.schemas.fields import MAX_PAGE, Cursor, Limit, Time
@@ -78,9 +79,22 @@ class MemberView(Struct):
     progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None
 
 
+class CallbackView(Struct):
+    """A task that a group pushes at its end."""
+
+    kind: Annotated[
+        CallbackKind,
+        Meta(description="Pushed when all members have completed; when all have ended, and not all have completed"),
+    ]
+    type: str
+    task_id: Annotated[str, Meta(description="Null if it is not pushed")] | None
+    status: Status | None
+
+
 class GroupDetail(GroupView):
     """A group and one page of its members, in their order; ``next`` is the cursor of the page behind."""
 
+    callbacks: list[CallbackView]
     members: list[MemberView]
     next: int | None
 
