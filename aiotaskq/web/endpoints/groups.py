@@ -72,6 +72,11 @@ MEMBERS: list[dict[str, Any]] = [
         "progress": None,
     },
 ]
+SHOWN = VIEW | {
+    "callbacks": [{"kind": "then", "type": "mail_receipt", "task_id": None, "status": None}],
+    "members": MEMBERS,
+    "next": None,
+}
 
 
 def _id(call: Call) -> str:
@@ -116,7 +121,7 @@ async def mend_groups(call: Call) -> ApiResponse:
 @groups(
     "GET",
     "/groups/{group_id}",
-    Success(200, "The group and a page of its members", GroupDetail, VIEW | {"members": MEMBERS, "next": None}),
+    Success(200, "The group and a page of its members", GroupDetail, SHOWN),
     query=MembersQuery,
 )
 async def show_group(call: Call) -> ApiResponse:
