@@ -34,7 +34,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     if handler is not None and not call.options:
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
-        task = Task(
+        task = registered.kind(
             task_id=new_id() if not scopes.open else child_id(handler.name) or new_id(),
             type=handler.name,
             params=check_params(call.params),
@@ -87,7 +87,8 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         expires_at = (run_at or now) + _microseconds("expires", expires)
     if scopes.open and options.get("task_id") is None:
         options["task_id"] = child_id(call.type)
-    task = new_task(call.type, call.params, now=now, run_at=run_at, expires_at=expires_at, **options)
+    options |= {"run_at": run_at, "expires_at": expires_at}
+    task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)
     return task if gating is None else gating.gated(task)
 
 

@@ -34,6 +34,8 @@ class Registrations:
     alerts: Rules | None = None
     resources: dict[Any, Callable[[], Any]] = field(default_factory=dict)
     """Factories, by the type of what they give."""
+    kind: type[Task] = Task
+    """The class of its tasks."""
 
     def update(self, other: Registrations) -> None:
         """Add the registrations of another TaskQ; where both have a name and version, the other one's counts."""

@@ -18,7 +18,7 @@ from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.schedule import Schedule, new_schedule
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
@@ -111,7 +111,7 @@ class Registry(ABC):
         self._functions: dict[str, list[TaskFunction[Any, Any, Any]]] = {}  # by name: that of each version
         self.timezone = timezone
         """IANA name of the time zone of schedules that name none; None is the system's."""
-        self.registered = Registrations()
+        self.registered = Registrations(kind=TaskOfObjects if objects else Task)
         """What was registered with the decorators."""
 
     def adopt(self, other: Registry) -> None:

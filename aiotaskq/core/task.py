@@ -75,7 +75,7 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
     """One unit of work, as it is stored."""
 
     # Not tracked by the garbage collector, which would visit each field of each row again and again: a value of JSON
-    # is in no cycle. A follow-up in memory that is a function keeps what it refers to for as long as its row is kept.
+    # is in no cycle. A task that may have other values is a `TaskOfObjects`.
 
     task_id: str
     type: str
@@ -163,6 +163,18 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         return msgspec.structs.replace(self, **changes)
 
 
+class TaskOfObjects(Task, frozen=True, kw_only=True, gc=True):
+    """A task in memory whose id, params, result or follow-ups may be any objects.
+
+    Such an object may refer to the queue that has the task, so the garbage collector tracks the task.
+    """
+
+
+def of_objects(task: Task) -> Task:
+    """Return the task as a ``TaskOfObjects``."""
+    return task if isinstance(task, TaskOfObjects) else TaskOfObjects(**msgspec.structs.asdict(task))
+
+
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which tasks are meant; a field that is not set does not restrict. An empty ``error`` is in every error."""
 
@@ -215,17 +227,21 @@ def new_task(
     on_failure: Any = None,
     extra: dict[str, Any] | None = None,
     any_id: bool = False,
+    kind: type[Task] = Task,
 ) -> Task:
     """Return a pending task made from unchecked input; ``now`` and ``run_at`` in microseconds, ``timeout`` in seconds.
 
-    With ``any_id`` the id may be any hashable value, as in memory. Raises ValidationError naming the field. That params
-    are JSON is checked by durable queues, not here.
+    It is of this ``kind``, or a TaskOfObjects if a follow-up is a function, or the id is no text: with ``any_id`` that
+    may be any hashable value, as in memory. Raises ValidationError naming the field. That params are JSON is checked by
+    durable queues, not here.
     """
     if task_id is None:
         known_id = new_id()
     else:
         known_id = check_hashable("task_id", task_id) if any_id else check_key("task_id", task_id, MAX_ID)
-    return Task(
+    if callable(on_success) or callable(on_failure) or not isinstance(known_id, str):
+        kind = TaskOfObjects
+    return kind(
         task_id=known_id,
         type=check_key("type", type, MAX_NAME),
         params=check_params(params),

@@ -24,21 +24,23 @@ _READ = (
 _KNOWN = frozenset(_READ) | {"created_at"}  # a popped dict that is pushed again has it; a push sets its own
 
 
-def task_from_dict(source: Mapping[str, Any], priority: object, now: int, *, any_id: bool = False) -> Task:
+def task_from_dict(
+    source: Mapping[str, Any], priority: object, now: int, *, any_id: bool = False, kind: type[Task] = Task
+) -> Task:
     """Return a task made from the documented dict, which is not changed; unknown keys go to ``extra``.
 
     A ``priority`` other than 0 replaces that of the dict, so that a popped task that is pushed again keeps its own.
-    ``any_id`` as for ``new_task``. Raises ValidationError naming the field.
+    ``any_id`` and ``kind`` as for ``new_task``. Raises ValidationError naming the field.
     """
     if type(source) is dict and len(source) == 2 and type(priority) is int:
         # The usual dict, a type and params, is checked in one expression, since the checks below take longer than the
         # rest of a push into memory. Those find what is wrong where this one finds that something is.
-        kind, params = source.get("type"), source.get("params")
-        wrong = type(kind) is not str or not kind.isprintable() or not kind.strip() or len(kind) > MAX_NAME
+        name, params = source.get("type"), source.get("params")
+        wrong = type(name) is not str or not name.isprintable() or not name.strip() or len(name) > MAX_NAME
         if not wrong and type(params) is dict and -INT32 <= priority <= INT32:
-            return Task(
+            return kind(
                 task_id=new_id(),
-                type=kind,  # type: ignore[arg-type]  # a str, or it would be wrong
+                type=name,  # type: ignore[arg-type]  # a str, or it would be wrong
                 params=params,
                 priority=priority,
                 created_at=now // SECOND,
@@ -68,6 +70,7 @@ def task_from_dict(source: Mapping[str, Any], priority: object, now: int, *, any
         scheduler_task_id=scheduler_task_id,
         extra=extra,
         any_id=any_id,
+        kind=kind,
         **known,
     )
 

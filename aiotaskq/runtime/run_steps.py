@@ -164,6 +164,7 @@ class StepVerbs:
             max_retries=task.max_retries,
             timeout=task.timeout,
             extra=task.extra,
+            kind=type(task),
         ).replace(fence=1)  # its first run reads steps
         kept = [NewStep(new.task_id, new.seq, new.fence, step) for step in steps if step.n < first]
         await self.store.put(kept)

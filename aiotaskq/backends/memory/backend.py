@@ -29,7 +29,7 @@ from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow, slots
-from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects, same_push
 from aiotaskq.errors import LeaseLost
 
 
@@ -139,6 +139,7 @@ class MemoryBackend(DirectBackend):
 
     def _start(self, task: Task, owner: str | None = None, now: int | None = None, end: int | None = None) -> Task:
         at = None if now is None else now // SECOND
+        task = of_objects(task) if self.objects else task  # its result may be one
         self._tasks[task.task_id] = after = replace(
             task, status=RUNNING, started_at=at, began_at=now, fence=task.fence + 1, lease_owner=owner, lease_until=end
         )
@@ -187,7 +188,6 @@ class MemoryBackend(DirectBackend):
 
     def _update(self, changes: Iterable[Change]) -> list[bool]:
         held = []
-        ends: list[tuple[Task, Task]] = []
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
             if row is not None and row.unique_key is None and after.unique_key is not None:
@@ -198,7 +198,7 @@ class MemoryBackend(DirectBackend):
             if row is not None and held[-1]:
                 flows = row.flow is not None or after.flow is not None
                 if flows and row.final and not after.final:
-                    after = self.groups.brought_back(row, after, ends)
+                    after = self.groups.brought_back(row, after)
                 self._leave(row)
                 self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
                 for task in change.then:
@@ -206,8 +206,8 @@ class MemoryBackend(DirectBackend):
                 self.queue.end(row)
                 if flows or change.then:
                     self.gates.settled(row, after, change.then)
-                    self.groups.note(row, after, ends)
-        self.groups.settled(ends)
+                    self.groups.note(row, after)
+        self.groups.settle()
         return held
 
     def _move(self, row: Task, after: Task) -> None:

@@ -39,6 +39,7 @@ class MemoryGroups(Groups):
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
         self._ended: dict[str, None] = {}
+        self._ends: list[tuple[Task, Task]] = []  # changes of the update at hand from which something follows
         self.push_with: Callable[[Plan, Any, Callable[[], None], Room | None], Coroutine[Any, Any, bool]] = _refused
         """Pushes a plan in a session."""
 
@@ -156,28 +157,24 @@ class MemoryGroups(Groups):
 
     # ---- for the backend, which holds the lock ----
 
-    def brought_back(self, before: Task, after: Task, ends: list[tuple[Task, Task]]) -> Task:
-        """Return an ended task that is brought back as it is to be written: parked again for its parents.
-
-        It reads what follows from ``ends``, the changes written before it; that is done, and the list is cleared.
-        """
-        self.settled(ends)
+    def brought_back(self, before: Task, after: Task) -> Task:
+        """Return an ended task that is brought back as it is to be written: parked again for its parents."""
+        self.settle()  # it reads what follows from the changes before it
         return again(after, self) if waits_again(before, after) else after
 
-    def note(self, before: Task, after: Task, ends: list[tuple[Task, Task]]) -> None:
-        """Add a written change to the ``ends`` if something follows; do that at once where it brings a task back."""
+    def note(self, before: Task, after: Task) -> None:
+        """Note a written change if something follows from it; do that at once where it brings a task back."""
         if concerns(before, after):
-            ends.append((before, after))
+            self._ends.append((before, after))
             if before.final and not after.final:
-                self.settled(ends)
+                self.settle()
 
-    def settled(self, ends: list[tuple[Task, Task]]) -> None:
-        """Do what follows from changes that are written already, level by level, and clear the list."""
-        if not ends:
+    def settle(self) -> None:
+        """Do what follows from the changes that were noted, level by level."""
+        if not self._ends:
             return
-        now = max(after.ended_at if after.ended_at is not None else after.run_at for _, after in ends)
-        followed = follow(self, ends, now)
-        ends.clear()
+        ends, self._ends = self._ends, []
+        followed = follow(self, ends, max(after.due if after.ended_at is None else after.ended_at for _, after in ends))
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
@@ -185,7 +182,8 @@ class MemoryGroups(Groups):
 
     def deleted(self, row: Task) -> None:
         """Do what follows from the end of a row that was deleted."""
-        self.settled([(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))])
+        self.note(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))
+        self.settle()
 
     def _drop(self, group_id: str) -> None:
         self._ended.pop(group_id, None)

@@ -22,7 +22,7 @@ from aiotaskq.core.outcome import (
     Released,
     settle,
 )
-from aiotaskq.core.task import SECOND, Status, Task, same_content
+from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import check_seconds, check_storable
 from aiotaskq.core.webhooks import Webhook, messages
@@ -92,6 +92,7 @@ class Queue(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
         self._prepare = prepare
+        self._kind = TaskOfObjects if backend.objects else Task
         self.gated = gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
         self.webhooks = webhooks
@@ -269,7 +270,8 @@ class Queue(Operations[Task]):
             prepared = self._prepare(task["type"], params := task.get("params"))
             if prepared is not params:
                 task = {**task, "params": prepared}
-        return self.gated(task_from_dict(task, priority, self.clock.now(), any_id=not self.backend.durable))
+        now, any_id = self.clock.now(), not self.backend.durable
+        return self.gated(task_from_dict(task, priority, now, any_id=any_id, kind=self._kind))
 
     # ---- popping by hand ----
 

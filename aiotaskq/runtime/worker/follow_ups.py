@@ -27,7 +27,7 @@ def follow_ups(
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
     trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
-    task = new_task(name, params, now=now, extra=trace, **options)
+    task = new_task(name, params, now=now, extra=trace, kind=type(after), **options)
     if handler is not None and handler.gating is not None:
         try:
             task = handler.gating.gated(task)
