@@ -31,7 +31,8 @@ def show_steps(found: Sequence[Step], values: bool, utc: bool, as_json: bool) ->
 
 
 def _kind(step: Step) -> str:
-    return {"step": tr("step"), "sleep": tr("sleep"), "wait": tr("wait"), "event": tr("event")}[step.kind]
+    kinds = {"step": tr("step"), "sleep": tr("sleep"), "wake": tr("wake"), "wait": tr("wait"), "event": tr("event")}
+    return kinds[step.kind]
 
 
 def _value(step: Step, values: bool, utc: bool) -> str:
@@ -39,6 +40,8 @@ def _value(step: Step, values: bool, utc: bool) -> str:
         return tr("not decodable: {error}", error=step.undecodable)
     if step.timed_out:
         return tr("did not come in time")
+    if step.kind == "wake":
+        return tr("ended early")
     if step.kind in ("sleep", "wait"):
         if step.until >= NEVER:
             return tr("no timeout")
@@ -54,7 +57,7 @@ def _as_dict(step: Step, values: bool) -> dict[str, Any]:
         known["until"] = None if step.until >= NEVER else instant(step.until)
     elif step.timed_out:
         known["timed_out"] = True
-    elif values:
+    elif values and step.kind != "wake":
         known["value"] = step.value
     if step.version != 1:
         known["version"] = step.version

@@ -277,7 +277,7 @@ async def _retry(tq: TaskQ, task_id: str) -> Message:
 @app.command(
     "run-now",
     cls=Command,
-    help=tr("Make tasks due now that are delayed, or wait for their next attempt."),
+    help=tr("Make tasks due now that are delayed, sleep, or wait for their next attempt."),
 )
 def run_tasks_now(ids: Ids, db: Db = DEFAULT_DB, json: Json = False) -> None:
     raise typer.Exit(each(db, ids, _run_now, task_id_of, as_json=json))

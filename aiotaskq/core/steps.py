@@ -5,6 +5,7 @@ A run of the task reads what earlier runs have stored, and does only the rest. E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.task import PENDING, SECOND, Task
 
-Kind = Literal["step", "sleep", "wait", "event"]
+Kind = Literal["step", "sleep", "wake", "wait", "event"]
 
 NEVER = 221_845_392_000 * SECOND
 """The ``run_at`` of a task that waits for an event without a timeout: the year 9000, which every calendar has."""
@@ -28,11 +29,12 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     """Its place among all steps of the task."""
     kind: Kind = "step"
-    """``step``: a function has returned. ``sleep``: the task sleeps, or slept, until an instant. ``wait``: it waits, or
-    waited, for the event of this name. ``event``: that event has come, or the time for it was up."""
+    """``step``: a function has returned. ``sleep``: the task sleeps, or slept, until an instant. ``wake``: an operator
+    has ended the sleep of this name before that. ``wait``: the task waits, or waited, for the event of this name.
+    ``event``: that event has come, or the time for it was up."""
     text: str = ""
     """JSON: what the function returned, the instant in microseconds UTC, or the value of the event. Of a ``wait`` the
-    end of its timeout, NEVER without one. Empty where the time for an event was up."""
+    end of its timeout, NEVER without one. Empty where the time for an event was up, and of a ``wake``."""
     at: int = 0
     """When it was written, in microseconds UTC."""
     version: int = 1
@@ -122,6 +124,20 @@ class EventValue(msgspec.Struct, frozen=True, kw_only=True):
 def undecodable(what: str, error: str) -> ValidationError:
     """Return the error for a value whose codec raised an error of this type."""
     return ValidationError(f"{what} cannot be decoded ({error}): the codec or its key is another")
+
+
+def left_at(task: Task, steps: Sequence[Step]) -> Step | None:
+    """Return the sleep or the wait at which the handler has left a pending task; None if it has not."""
+    for step in reversed(steps):
+        if step.kind in ("sleep", "wait") and step.undecodable is None and step.until == task.due:
+            return step
+    return None
+
+
+def awakened(task: Task, sleep: Step, steps: Sequence[Step], now: int) -> NewStep:
+    """Return the step that ends a sleep of a task before its time; ``now`` in microseconds UTC."""
+    last = max(step.n for step in steps)
+    return NewStep(task.task_id, task.seq, task.fence, replace(sleep, kind="wake", n=last + 1, text="", at=now))
 
 
 def woken(task: Task, now: int) -> Task | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aiotaskq.core.steps import awakened, left_at
 from aiotaskq.core.task import Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
@@ -10,15 +11,22 @@ from aiotaskq.runtime.waiting import look, why
 
 
 async def run_now(queue: Queue, task: Task) -> Task:
-    """Make a pending task due that was just read, and is delayed or waits for its next attempt; return what it is now.
+    """Make a pending task due that was just read, and is delayed, waits for its next attempt, or sleeps in its handler.
 
-    Raises TaskConflict if it is not pending, has changed meanwhile, or waits for something else: a handler that sleeps
-    would sleep again, and one that waits for an event goes on with that.
+    A sleep ends as if its time had come. Return what the task is now. Raises TaskConflict if it is not pending, has
+    changed meanwhile, is due, or waits for an event: its handler goes on with that.
     """
     now = queue.clock.now()
-    found = why(task, await look(queue, [task], now), now)
-    if found is not None and found.reason in ("sleeping", "event"):
-        raise TaskConflict(f"task {printable(task.task_id)} sleeps, or waits for an event, in its handler")
+    seen = await look(queue, [task], now, paused=())
+    found = why(task, seen, now)
+    if found is not None and found.reason == "event":
+        raise TaskConflict(f"task {printable(task.task_id)} waits for an event in its handler; emit the event")
     if found is not None and task.due <= now:
         raise TaskConflict(f"task {printable(task.task_id)} is due already")
+    if found is not None and found.reason == "sleeping" and queue.backend.steps is not None:
+        steps = seen.steps[task.task_id]
+        sleep = left_at(task, steps)
+        # Before the task is due, or its handler would sleep again. If the edit fails, the sleep ends at its time.
+        if sleep is not None:
+            await queue.backend.steps.put([awakened(task, sleep, steps, now)])
     return await queue.edits.edit(task, {"delay": 0})

@@ -279,6 +279,8 @@ class RunSteps:
         number = self.number("sleep", check_key("name", name))
         found = await self.find("sleep", name, number)
         if found is not None:
+            if await self.find("wake", name, number) is not None:
+                return
             until = found.until
         left = (until - self._clock.now()) / SECOND
         if left <= 0:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
 from aiotaskq.core.validation import TEN_YEARS
 from aiotaskq.core.worker_info import WorkerInfo
@@ -202,13 +202,13 @@ def _was_left(task: Task) -> bool:
 
 def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
     """Return for what the handler of a task has left it; None where it has not."""
-    for step in reversed(steps):
-        if step.kind in ("sleep", "wait") and step.undecodable is None and step.until == task.due:
-            until = None if step.until >= NEVER else step.until
-            if step.kind == "wait":
-                return Waiting(reason="event", until=until, event=step.name)
-            return Waiting(reason="sleeping", until=until)
-    return None
+    step = left_at(task, steps)
+    if step is None:
+        return None
+    until = None if step.until >= NEVER else step.until
+    if step.kind == "wait":
+        return Waiting(reason="event", until=until, event=step.name)
+    return Waiting(reason="sleeping", until=until)
 
 
 async def _parents(store: Store, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:

@@ -155,6 +155,6 @@ def step_view(step: Step, show: bool) -> StepView:
         view.undecodable = step.undecodable
     elif step.kind in ("sleep", "wait"):
         view.until = None if step.until >= NEVER else to_iso(step.until)
-    elif show:
+    elif show and step.kind != "wake":
         view.value = plain(step.value)
     return view

@@ -78,6 +78,26 @@ def test_the_steps_of_a_task(cli: Cli) -> None:
     assert "event approved:17" in cli.out("tasks", "show", task_id)
 
 
+def test_a_sleep_is_ended_early(cli: Cli) -> None:
+    async def nap() -> str:
+        tq = TaskQ(cli.url)
+
+        @tq.task
+        async def nap() -> None:
+            await sleep_for("long", days=3_000)
+
+        async with virtual(tq, cli.url, history=False, retention=None) as kit:
+            handle = await nap.push()
+            await kit.advance(minutes=1)
+            return handle.task_id
+
+    task_id = asyncio.run(nap())
+    assert cli.out("tasks", "run-now", task_id) == f"{task_id}  due now\n"
+    assert cli.out("tasks", "steps", task_id).splitlines()[-1].split()[2:] == ["wake", "long", "ended", "early"]
+    assert {"kind", "name", "number", "at"} == cli.json("tasks", "steps", task_id, "--params")[-1].keys()
+    assert "is due already" in cli.fails("tasks", "run-now", task_id)
+
+
 def test_what_a_task_waits_for(cli: Cli) -> None:
     shown = cli.out("tasks", "show", order(cli, 1e8), "--utc")
     assert "event approved:17, until 2029-03-03" in shown

@@ -17,7 +17,7 @@ MOST = 200
 """Steps that are shown: the latest ones."""
 
 
-KINDS = (marked("step"), marked("sleep"), marked("wait"), marked("event"))
+KINDS = (marked("step"), marked("sleep"), marked("wake"), marked("wait"), marked("event"))
 """What a handler does, as words that are translated."""
 
 

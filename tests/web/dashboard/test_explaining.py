@@ -279,9 +279,15 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
         assert (waits["awaited"], waits["emitted"]) == ([{"key": "paid:7", "tasks": 1}], [])
 
         asleep = await browse.get(f"task?id={sleeper.task_id}")
-        assert "Its handler sleeps until" in asleep.text and "Run now</button>" not in asleep.text
-        with pytest.raises(TaskConflict, match="sleeps, or waits for an event"):
-            await run_now(tq.queue, await tq.get(sleeper.task_id))
+        assert "Its handler sleeps until" in asleep.text and "Run now</button>" in asleep.text
+        woken = await send(browse, "run-task", f"task?id={sleeper.task_id}", id=sleeper.task_id)
+        assert woken.status_code == 303
+        async with asyncio.timeout(within(20)):
+            await sleeper.result()
+        ended = await browse.get(f"task?id={sleeper.task_id}")
+        assert "ended early" in text_of(ended), ended.text
+        with pytest.raises(TaskConflict, match="waits for an event in its handler; emit the event"):
+            await run_now(tq.queue, await tq.get(handle.task_id))
 
         fields = {"key": "paid:7", "task": handle.task_id, "value": '{"by": "Ana"}'}
         asked = await send(browse, "emit-event", address, **fields)

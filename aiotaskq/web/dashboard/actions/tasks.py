@@ -74,7 +74,7 @@ async def edit(change: Change) -> Done:
 
 @actions("run-task")
 async def run_at_once(change: Change) -> Done:
-    """Make a task due that is delayed or waits for its next attempt."""
+    """Make a task due that is delayed, waits for its next attempt, or sleeps."""
     task_id = change.needed("id")
     await run_now(change.tq.queue, await change.tq.get(task_id))
     return done(marked("Task {id} is due now."), link("task", id=task_id), id=task_id)

@@ -109,7 +109,7 @@ async def task(view: View) -> TaskPage:
         moments=timeline(found, attempts, steps, view.show_args),
         ran=attempts[-1].number if attempts else 0,
         runs=await _run(view, found),
-        can_run_now=waits is not None and waits.reason in ("delayed", "retry") and not found.waits,
+        can_run_now=waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
         gates=[] if flow is None else [key for key, _ in flow.gates],
         group=None if flow is None else flow.group,
         source=None if flow is None else flow.source,
