@@ -44,7 +44,8 @@ def _connect(system: System) -> Any:
         return psycopg.connect(system.place, autocommit=True)
     import pymysql
 
-    return pymysql.connect(host=place.hostname, port=place.port or 3306, user="root", database=place.path[1:])
+    where = {"host": place.hostname, "port": place.port or 3306, "user": "root", "database": place.path[1:]}
+    return pymysql.connect(**where, autocommit=True)
 
 
 def multiply(system: System, count: int) -> None:
@@ -66,8 +67,8 @@ def multiply(system: System, count: int) -> None:
 def beside(system: System) -> Iterator[str]:
     """Give the place of a second empty store beside that of a contestant, which is removed afterwards."""
     place = f"{system.place}_beside"
-    if system.family == "sqlite":
-        yield place  # in a folder that is removed with the first
+    if system.family in ("sqlite", "redis"):
+        yield place  # in a folder, or under a prefix, that is removed with the first
         return
     name = urlsplit(place).path[1:]
     with connected(system) as execute:
@@ -75,15 +76,17 @@ def beside(system: System) -> Iterator[str]:
         try:
             yield place
         finally:
-            execute(f"DROP DATABASE {name} WITH (FORCE)")
+            execute(f"DROP DATABASE {name}{' WITH (FORCE)' if system.family == 'postgresql' else ''}")
 
 
 # Older than every id that is made by time, and below every number that is handed out while tasks are measured.
 _ID = {
     "sqlite": "printf('01900000-0000-7000-8000-%012x', n)",
     "postgresql": "'01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0')",
+    "mysql": "concat('01900000-0000-7000-8000-', lpad(lower(hex(n)), 12, '0'))",
 }
 _NUMBERS = {
+    "mysql": "WITH numbers AS (SELECT seq AS n FROM seq_1_to_{count})",
     "sqlite": "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count})",
     "postgresql": "WITH numbers AS (SELECT n FROM generate_series(1::bigint, {count}) AS n)",
 }
@@ -91,6 +94,7 @@ _AFTER = {
     "sqlite": ("PRAGMA wal_checkpoint(TRUNCATE)",),
     # As the autovacuum would, within a minute.
     "postgresql": (f"VACUUM ANALYZE {TASKS}", "CHECKPOINT"),
+    "mysql": (f"ANALYZE TABLE {TASKS}",),
 }
 
 
@@ -99,6 +103,7 @@ def _columns(system: System, execute: Execute) -> Sequence[str]:
         return [row[1] for row in execute(f"PRAGMA table_info({TASKS})")]
     query = (
         f"SELECT column_name FROM information_schema.columns WHERE table_name = '{TASKS}' AND is_generated = 'NEVER'"
+        f" AND table_schema = {'current_schema()' if system.family == 'postgresql' else 'DATABASE()'}"
     )
     return [name for (name,) in execute(query)]
 

@@ -6,7 +6,9 @@ import functools
 
 from benchmarks.aiotaskq import Aiotaskq
 from benchmarks.case import AIOTASKQ, Run, Sample, Unit, scenario
+from benchmarks.cases.mysql import AiotaskqInMySQL
 from benchmarks.cases.postgresql import AiotaskqInPostgreSQL
+from benchmarks.cases.redis import AiotaskqInRedis
 from benchmarks.cases.sqlite import AiotaskqInSQLite
 from benchmarks.queues import PLACES
 
@@ -30,14 +32,16 @@ def _register() -> None:
         place = PLACES.get(family, "")
         scene = scenario(family, "gates", title, rates, size=6_000, place=place, patience=3.0)
         scene.by(AIOTASKQ)(functools.partial(_gates, family))
-    rates = {f"{verb}, {name}": Unit("tasks/s") for verb in ("push", "claim", "settle") for name in ("none", "parked")}
-    for kind in (AiotaskqInSQLite, AiotaskqInPostgreSQL):
-        title = "push, claim and settle, by 100: beside no parked tasks, and beside 1,000,000"
+    verbs = ("push", "claim", "settle")
+    figures = {verb: Unit("×") for verb in verbs}
+    figures |= {f"{verb}, {name}": Unit("µs", less=True) for verb in verbs for name in ("none", "parked")}
+    for kind in (AiotaskqInSQLite, AiotaskqInPostgreSQL, AiotaskqInMySQL, AiotaskqInRedis):
+        title = "CPU time of push, claim and settle, by 100: beside no parked tasks, and beside 1,000,000"
         place = PLACES[kind.family]
         scene = scenario(
-            kind.family, "parked", title, rates, size=1, place=place, warm_up=False, fresh=True, patience=5.0
+            kind.family, "parked", title, figures, size=1, place=place, warm_up=False, fresh=True, patience=5.0
         )
-        scene.by(AIOTASKQ)(functools.partial(_beside_parked, kind))
+        scene.by(AIOTASKQ, *kind.needs)(functools.partial(_beside_parked, kind))
 
 
 _register()

@@ -56,7 +56,7 @@ async def test_tasks_run_in_one_store_and_in_one_with_parked_rows(
     monkeypatch.setattr(beside_parked, "EACH", 5)
     place = str(tmp_path / "tasks.db")
     sample = await beside_parked.beside_parked(AiotaskqInSQLite, Run(1, place, 0.001))
-    assert len(sample.values) == 6 and min(sample.values.values()) > 0
+    assert len(sample.values) == 9 and min(sample.values.values()) > 0
     counts = []
     for path in (place, f"{place}_beside"):
         connection = sqlite3.connect(path)
