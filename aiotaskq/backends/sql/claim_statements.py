@@ -7,11 +7,12 @@ rows that it returns and little else, however many rows are finished, are due to
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     CompoundSelect,
     Connection,
     Integer,
@@ -47,6 +48,8 @@ PAUSED: Final = select(QUEUES.c.name).where(QUEUES.c.paused)
 # Literals, as in the conditions of the partial indexes: such an index is not used for a bound value.
 PENDING: Final[ColumnElement[str]] = literal_column("'pending'")
 RUNNING: Final[ColumnElement[str]] = literal_column("'running'")
+ONE: Final = literal_column("1", Integer)
+"""As a limit: of one that is a parameter, PostgreSQL expects that a tenth of all rows is read."""
 # PostgreSQL estimates how many rows have a status from statistics that may be old. After a quiet time it believes that
 # none is pending, reads them by any index on the status, and sorts 100,000 of them. So the indexes over ended rows
 # leave out the live ones, and only the index in claim order is left.
@@ -93,11 +96,19 @@ def queue_values(queues: Sequence[str] | None) -> dict[str, str]:
 
 
 def ready_from(
-    level: ColumnElement[bool], run_at: ColumnElement[Any], seq: ColumnElement[Any], queues: int | None, *columns: Any
+    level: ColumnElement[bool],
+    run_at: ColumnElement[Any],
+    seq: ColumnElement[Any],
+    queues: int | None,
+    *columns: Any,
+    given: Callable[[BindParameter[int]], ColumnElement[int]] = lambda parameter: parameter,
 ) -> Select[Any]:
-    """Select what can be claimed of a priority from its head on, locked; ``queues`` is their number, None for all."""
+    """Select what can be claimed of a priority from its head on, locked; ``queues`` is their number, None for all.
+
+    ``given`` returns the parameters ``now`` and ``limit`` as they are to be in the statement.
+    """
     names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
-    at = bindparam("now", type_=BigInteger)
+    at = given(bindparam("now", type_=BigInteger))
     query = select(*columns).where(
         c.status == PENDING,
         level,
@@ -109,14 +120,15 @@ def ready_from(
         or_(c.expires_at.is_(None), c.expires_at > at),
     )
     # In the order of the index, or a server would lock every candidate before it sorts.
-    return query.order_by(*ORDER).limit(bindparam("limit", type_=BigInteger)).with_for_update(skip_locked=True)
+    limit = given(bindparam("limit", type_=BigInteger))
+    return query.order_by(*ORDER).limit(limit).with_for_update(skip_locked=True)
 
 
-def ready_from_head(bare: bool, queues: int | None, *columns: Any) -> Select[Any]:
+def ready_from_head(bare: bool, queues: int | None, *columns: Any, **options: Any) -> Select[Any]:
     """Do the same with the head as parameters; ``bare`` for the rows whose priority is NULL."""
     level = c.priority.is_(None) if bare else c.priority == bindparam("priority", type_=Integer)
     run_at, seq = (bindparam(name, type_=BigInteger) for name in ("head_run_at", "head_seq"))
-    return ready_from(level, run_at, seq, queues, *columns)
+    return ready_from(level, run_at, seq, queues, *columns, **options)
 
 
 @functools.cache
@@ -158,7 +170,7 @@ def from_head(head: Head) -> list[ColumnElement[bool]]:
 def first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
     """Select the first pending row in claim order, as a ``Head``."""
     query = _head(rows).where(rows.c.status == PENDING, *where)
-    return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(1)
+    return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(ONE)
 
 
 def _head(rows: Any) -> Select[Any]:

@@ -86,9 +86,18 @@ def _claim_of(ready: Select[Any]) -> Update:
     return statement.returning(*READ[:-1], _WHOLE)  # type: ignore[no-any-return]
 
 
+def _unknown(parameter: ColumnElement[int]) -> ColumnElement[int]:
+    """Return a parameter whose value is not known when a plan is made.
+
+    Else the plan for certain values looks cheaper than one for any, the more so the more tasks wait: the statement
+    would be planned anew each time that it is executed, which takes about as long as to execute it.
+    """
+    return select(parameter).scalar_subquery()
+
+
 @functools.cache
 def _claim(bare: bool, queues: int | None) -> Update:
-    return _claim_of(ready_from_head(bare, queues, _PLACE.label("place")))
+    return _claim_of(ready_from_head(bare, queues, _PLACE.label("place"), given=_unknown))
 
 
 @functools.cache
@@ -96,7 +105,7 @@ def _claim_first(queues: int | None) -> Update:
     lowest, higher, bare = (TASKS.alias(name) for name in ("lowest", "higher", "bare"))
     head = first(lowest).with_only_columns(lowest.c.priority, lowest.c.run_at, lowest.c.seq).cte("head")
     priority, run_at, seq = (select(column).scalar_subquery() for column in head.c)
-    ready = ready_from(TASKS.c.priority == priority, run_at, seq, queues, _PLACE.label("place"))
+    ready = ready_from(TASKS.c.priority == priority, run_at, seq, queues, _PLACE.label("place"), given=_unknown)
     # As the first in an order, which is found by the index: EXISTS would be looked for in the table.
     above = first(higher, higher.c.priority > priority).with_only_columns(higher.c.task_id).scalar_subquery()
     without = first(bare, bare.c.priority.is_(None)).with_only_columns(bare.c.task_id).scalar_subquery()
