@@ -352,7 +352,9 @@ class Backend(ABC):
     async def pending_types(self, now: int, limit: int) -> list[PendingType]:
         """Count pending tasks that are not parked by queue and type, in any order.
 
-        Up to ``limit`` of the pending tasks are looked at: where there are more, any of those that are claimed first.
+        Up to ``limit`` tasks are looked at that are due, and as many others. Those are the earliest, so that they
+        include what workers put off, again and again, since they have no handler of its type. A store with more
+        priorities or queues than that has its share of each.
         """
         return count_types(await self.find(TaskFilter(status=(PENDING,), newest=limit), limit), now)
 

@@ -14,7 +14,7 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import MOST_TYPES, told_types
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
 
-MINUTE = 60 * SECOND
+MINUTE, DAY = 60 * SECOND, 86_400 * SECOND
 _seqs = itertools.count(NOW)  # tasks pass at the time of their push
 
 
@@ -59,7 +59,16 @@ async def test_pending_types_are_counted_by_queue(backend: Backend) -> None:
         PendingType("q", "legacy", 1, 1),
     )
     assert found == sorted([free, PendingType("other é", "mail", 1, 1), legacy, mail, report])
-    assert sum(each.count for each in await backend.pending_types(NOW, 2)) == 2, "no more rows are read"
+    few = await backend.pending_types(NOW, 1)
+    assert (sum(each.count for each in few), legacy in few) == (2, True), "what is put off, and no more rows than that"
+
+
+async def test_types_are_looked_for_in_each_priority(backend: Backend) -> None:
+    await backend.push([new(type=f"hidden {n}", priority=-1, run_at=NOW + DAY) for n in range(3)])
+    await backend.push([new(type=f"due {n}", priority=n // 4, run_at=NOW - n) for n in range(8)])
+    await backend.push([new(type="put off", priority=1, run_at=NOW + MINUTE, due_at=NOW)])
+    found = {each.type: each.due for each in await backend.pending_types(NOW, 6)}
+    assert found["put off"] == 1 and {"due 3", "due 7"} <= found.keys()
 
 
 async def test_the_steps_of_several_tasks_are_read_at_once(backend: Backend) -> None:

@@ -11,10 +11,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import TaskQueue
-from aiotaskq.backends.pending_types import PendingType, count_types
+from aiotaskq.backends.pending_types import PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import PENDING, Task, TaskFilter
+
+MOST_COUNTED = 50_000
+"""Pending tasks among which some are counted by type."""
 
 
 class Reads:
@@ -92,9 +95,9 @@ class Reads:
         return heapq.nsmallest(limit, ready, lambda task: (-task.priority, task.run_at, task.seq))
 
     def pending_types(self, now: int, limit: int) -> list[PendingType]:
-        """Count the pending tasks by type and queue, at most so many."""
+        """Count as ``Backend.pending_types``, among the rows that were pushed first."""
         pending = (task for task in self._rows.values() if task.status is PENDING)
-        return count_types(itertools.islice(pending, limit), now)
+        return count_types(first_of(itertools.islice(pending, MOST_COUNTED), now, limit), now)
 
     def _ready(self, now: int) -> list[Task]:
         return [task for lane in self._queue.open() for task in lane.ready(now)]

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.groups import in_places, order_of
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
-from aiotaskq.backends.pending_types import PendingType, count_types
+from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.at_gates import words_at_gates
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -311,13 +311,16 @@ class RedisBackend(Backend):
 
     async def pending_types(self, now: int, limit: int) -> list[PendingType]:
         stamps: list[bytes] = []
-        for lane in await self._redis.command("ZRANGE", f"{self._redis.root}heads", 0, LANES - 1):
-            words = (self._redis.root.encode() + b"lane:" + lane, 0, limit - len(stamps) - 1)
-            stamps += await self._redis.command("ZRANGE", *words)
-            if len(stamps) >= limit:
-                break
-        found = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
-        return count_types((task for task in found if task is not None and task.status is PENDING), now)
+        lanes = await self._redis.command("ZRANGE", f"{self._redis.root}heads", 0, LANES - 1)
+        for first, last in (("-inf", now), (f"({now}", "+inf")):
+            left = limit
+            for place, lane in enumerate(lanes):
+                key, most = self._redis.root.encode() + b"lane:" + lane, share(left, len(lanes) - place)
+                found = await self._redis.command("ZRANGE", key, first, last, "BYSCORE", "LIMIT", 0, most)
+                stamps += found
+                left -= len(found)
+        tasks = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
+        return count_types((task for task in tasks if task is not None and task.status is PENDING), now)
 
     async def stats(self, now: int) -> QueueStats:
         ready, first, counts = await self._look(now, None, count=True)

@@ -18,7 +18,7 @@ from aiotaskq.web.dashboard.words import marked
 
 MOST_GATES, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
 PENDING_LOOKED_AT = 2_000
-"""Pending tasks, the first ones in claim order, among which types are looked for that no worker knows."""
+"""Tasks that are due, and as many others, among which types are looked for that no worker knows: no index has these."""
 LOOKED_AT = 1_000  # gates
 LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""

@@ -1,4 +1,4 @@
-"""Counts of tasks for the pages: read anew while that is cheap, else kept for a while and marked as approximate."""
+"""Counts of tasks for the pages: read anew where there are few, else kept for a while and marked as approximate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 from aiotaskq.runtime.queue.operations import Stats
 
-CHEAP = 20_000
-"""Microseconds: counts that take no longer are read for each page."""
+EXACT = 50_000
+"""Tasks: of no more than these the counts are read for each page."""
 SHARE = 100
-"""Counts that take longer are kept for so many times as long as reading them took."""
+"""Counts of more are kept for so many times as long as reading them took."""
 
 
 class Counted(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Counts:
         The paused queues are always those of now: a page offers the opposite as a button.
         """
         age, reading = self._clock.ticks() - self._read_at, self._reading
-        if self._last is None or self._took <= CHEAP or age > 10 * SHARE * self._took + SECOND:
+        if self._last is None or sum(self._last.counts.values()) <= EXACT or age > 10 * SHARE * self._took + SECOND:
             current = self._read()
             counted = Counted(await asyncio.shield(current), False)
             if current is not reading:  # begun here: it has read them, too

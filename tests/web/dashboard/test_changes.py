@@ -25,7 +25,7 @@ SCHEDULE = {"name": "n", "task_type": "greet", "schedule_type": "interval", "tim
 async def test_the_button_of_a_queue_is_right_where_counts_are_kept(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counts, "CHEAP", -1)
+    monkeypatch.setattr(counts, "EXACT", 0)
     monkeypatch.setattr(counts, "SHARE", 10**9)
     await tq.push("greet", {"name": "x"})
     assert 'action="pause-queue"' in (await browse.get("queues")).text
@@ -35,6 +35,19 @@ async def test_the_button_of_a_queue_is_right_where_counts_are_kept(
         assert 'action="resume-queue"' in page and "≈" in page
         await other.resume()
         assert 'action="pause-queue"' in (await browse.get("queue?name=default")).text
+
+
+async def test_the_counts_of_few_tasks_are_exact_however_long_they_take(
+    tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "EXACT", 2)
+    monkeypatch.setattr(counts, "SHARE", 10**12)
+    kept, found = counts.Counts(tq), []
+    for _ in range(4):
+        await tq.push("greet", {"name": "x"})
+        counted = await kept.get()
+        found.append((counted.stats.counts["pending"], counted.approximate))
+    assert found == [(1, False), (2, False), (3, False), (3, True)]
 
 
 async def test_a_page_that_waits_for_the_counts_of_another_reads_what_is_paused_itself(

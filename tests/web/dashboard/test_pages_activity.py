@@ -15,7 +15,6 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.events import NAMES, Events
-from aiotaskq.web.dashboard import counts
 from aiotaskq.web.dashboard import feed as feed_module
 from aiotaskq.web.dashboard.attention import LATE, MOST_GATES, unclaimed
 from aiotaskq.web.dashboard.feed import MOST, Feed
@@ -23,12 +22,6 @@ from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 
 CHINESE = {"Accept-Language": "zh"}
-
-
-@pytest.fixture(autouse=True)
-def counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts are never kept, however slow the machine is."""
-    monkeypatch.setattr(counts, "CHEAP", 10**12)
 
 
 async def data(browse: Browse, path: str) -> dict[str, Any]:

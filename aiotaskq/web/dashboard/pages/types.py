@@ -50,6 +50,8 @@ class TypeRows(msgspec.Struct, kw_only=True):
     idle: list[IdleType]
     """Types of which nothing has ended: registered here, known to a worker, or of tasks that wait."""
     more: bool
+    looked_at: int | None
+    """Among how many tasks that are due, and as many others, waiting ones were counted; None if these were all."""
 
 
 class TypePage(msgspec.Struct, kw_only=True):
@@ -73,17 +75,19 @@ async def types(view: View) -> TypeRows:
     sort = view.text("sort") or "completed"
     rows = ordered(await view.past.types(view.text("span")), sort)
     known = {row.name for row in rows}
+    idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
     return TypeRows(
         span=span_of(view.text("span"))[0],
         sort=sort if sort in ORDERS else "name",
         types=rows[:ROWS],
-        idle=[each for each in await view.keep("types", KEEP, lambda: _others(view)) if each.name not in known][:ROWS],
+        idle=[each for each in idle if each.name not in known][:ROWS],
         more=len(rows) > ROWS,
+        looked_at=looked_at,
     )
 
 
-async def _others(view: View) -> list[IdleType]:
-    """Return the types that are registered here, known to workers, or of tasks that wait."""
+async def _others(view: View) -> tuple[list[IdleType], int | None]:
+    """Return the types that are registered here, known to workers, or of tasks that wait; and ``looked_at``."""
     backend = view.tq.queue.backend
     counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)
     workers = await awake(backend, view.now) or []
@@ -93,7 +97,8 @@ async def _others(view: View) -> list[IdleType]:
     told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
     names = {*view.tq.registered.handlers, *told, *waiting}
-    return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)]
+    looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
+    return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)], looked_at
 
 
 @pages("type", marked("Task type"), "name", "span", section="types")
