@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -21,12 +22,14 @@ from aiotaskq.core.groups import (
     tally_of,
     waiting,
 )
+from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
+    from aiotaskq.core.webhooks import Webhook
 
 SCANNED = 1_000  # groups read at a time
 
@@ -37,7 +40,7 @@ class Followed(msgspec.Struct):
     ended: list[str] = []
     """The children that ended by it."""
     pushed: list[str] = []
-    """The callbacks."""
+    """The callbacks, and the messages of webhooks about those children."""
     ended_groups: list[str] = []
     counted: list[str] = []
     """The groups whose numbers have changed, ended or not."""
@@ -68,15 +71,24 @@ class Groups(ABC):
     - To delete a task that has not ended counts as its cancellation.
 
     The hint ``ended`` has the ids of ended groups, too. What follows from ends is told to ``heard`` of the process that
-    wrote them.
+    wrote them. Children that end are told of by the ``webhooks`` of that process: the transaction pushes the messages.
     """
 
     codec: Codec | None = None
     """That of the backend."""
+    webhooks: Mapping[str, Webhook] = MappingProxyType({})
+    """What tells of children that end by writes of this process, by name; may change later."""
     heard: Callable[[Followed], None] | None = None
     """Called with what followed from a write of this process, after its commit; from any thread, and must be quick."""
     used = False
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
+
+    def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
+        """Return the messages about children that have ended, as they are to be stored; ``now`` in microseconds UTC."""
+        if not self.webhooks:
+            return []
+        told = [message for task in ended for message in messages(self.webhooks, task, now)]
+        return told if (codec := self.codec) is None else [encoded(message, codec) for message in told]
 
     @abstractmethod
     async def push(
@@ -182,6 +194,9 @@ class Rows(Protocol):
     def insert(self, tasks: Sequence[Task]) -> None:
         """Push tasks; one that exists stays."""
 
+    def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
+        """As ``Groups.messages``."""
+
 
 def concerns(before: Task, after: Task) -> bool:
     """Whether a change of a task is one that ``follow`` has to know of."""
@@ -229,16 +244,16 @@ def again(after: Task, rows: Rows) -> Task:
 
 
 class Ends(NamedTuple):
-    """What follows from changes of tasks for the groups of their members, and the ids of the tasks that it ended."""
+    """What follows from changes of tasks for the groups of their members, and the tasks that it ended."""
 
     tallies: dict[str, Tally]
-    gone: list[str]
+    gone: list[Task]
 
 
 def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
     """Do what follows from changes of tasks, which are written already, to their children, and to those of these."""
     tallies: dict[str, Tally] = {}
-    gone: list[str] = []
+    gone: list[Task] = []
     level = list(changes)
     while level:
         ends: dict[str, list[tuple[Task, str]]] = {}
@@ -259,15 +274,15 @@ def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> E
                     level.append((child, after))
         if level:
             rows.rewrite(level)
-            gone += [after.task_id for _, after in level if after.final]
+            gone += [after for _, after in level if after.final]
     return Ends(tallies, gone)
 
 
 def to_groups(rows: Rows, ends: Ends, now: int) -> Followed:
     """Do what follows for groups, and for those that they are members of; return all that followed."""
     tallies, gone = ends
-    followed = Followed(ended=gone)
-    callbacks: list[Task] = []
+    followed = Followed(ended=[task.task_id for task in gone])
+    pushed = rows.messages(gone, now) if gone else []
     while tallies:
         above: dict[str, Tally] = {}
         written = []
@@ -280,15 +295,15 @@ def to_groups(rows: Rows, ends: Ends, now: int) -> Followed:
             if new.ended_at is not None:
                 followed.ended_groups.append(group_id)
                 callback = callback_of(new, now)
-                callbacks += [] if callback is None else [callback]
+                pushed += [] if callback is None else [callback]
             if group.parent_id is not None:
                 tally = above.setdefault(group.parent_id, Tally())
                 tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
         rows.write(written)
         tallies = above
-    if callbacks:
-        rows.insert(callbacks)
-    followed.pushed = [callback.task_id for callback in callbacks]
+    if pushed:
+        rows.insert(pushed)
+    followed.pushed = [task.task_id for task in pushed]
     return followed
 
 

@@ -25,7 +25,9 @@ from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 
 WEBHOOK: Final = "aiotaskq.webhook"
-"""The type of the tasks that send messages. The end of such a task is never told."""
+"""The type of the tasks that send messages."""
+SILENT: Final = (WEBHOOK, ALERTS)
+"""The types of tasks whose ends are never told."""
 STATUSES: Final = ("completed", "failed", "cancelled", "expired", "alert")
 _PREFIX: Final = "whsec_"
 _KEY: Final = (24, 64)  # bytes, as the specification asks for
@@ -59,7 +61,7 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it tells of this ended task."""
         return (
             task.status in self.on
-            and task.type not in (WEBHOOK, ALERTS)
+            and task.type not in SILENT
             and (self.types is None or task.type in self.types)
             and (self.queues is None or task.queue in self.queues)
         )

@@ -45,6 +45,9 @@ class Rows:
     def insert(self, tasks: Sequence[Task]) -> None:
         self.callbacks += tasks
 
+    def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
+        return []
+
     def change(self, before: Task, after: Task) -> None:
         if waits_again(before, after):
             after = again(after, self)

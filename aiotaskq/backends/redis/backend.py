@@ -44,6 +44,7 @@ from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.steps import RedisSteps
 from aiotaskq.backends.redis.values import RedisValues
+from aiotaskq.backends.redis.webhooks import webhooks_word
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.errors import gate_full, queue_full
 from aiotaskq.core.ids import next_seq
@@ -85,6 +86,7 @@ class RedisBackend(Backend):
         self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
+        self._redis.webhooks = lambda: webhooks_word(self.groups.webhooks)
         self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:

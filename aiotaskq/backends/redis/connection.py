@@ -39,6 +39,8 @@ class RedisConnections:
         self.root = self.address.root
         self.shown = self.address.shown
         self._prepare = prepare
+        self.webhooks: Callable[[], str] = lambda: ""
+        """Returns the argument of scripts that may end children: see ``redis.webhooks``."""
         self._wire: Wire | None = None
         self._wires: set[Wire] = set()  # those that are open, also for subscriptions
         self._moved: dict[str, Any] = {}  # host and port of the cluster node of our slot, if it is not the URL's
@@ -173,14 +175,15 @@ class RedisConnections:
 
     async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
         """Run a script without opening the connections first: for ``prepare``. Raises as ``run``."""
+        last = (self.webhooks(),) if script.ends_children else ()
         try:
             try:
-                return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
+                return await self.execute("EVALSHA", script.sha, 1, self.root, *args, *last)
             except ResponseError as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
                 # The server does not know the script yet, and has run nothing.
-                return await self.execute("EVAL", script.source, 1, self.root, *args)
+                return await self.execute("EVAL", script.source, 1, self.root, *args, *last)
         except ResponseError as error:
             if script.with_gates is None or GATES_REQUIRED not in str(error):
                 raise

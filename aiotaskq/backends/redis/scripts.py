@@ -22,6 +22,8 @@ GATES_REQUIRED = "GATES REQUIRED"
 
 _INCLUDE = re.compile(r"^-- include( with gates)?: (\w+)$", re.MULTILINE)
 
+GROUPS = (FOLDER / "include" / "groups.lua").read_text(encoding="utf-8")
+
 
 class Script:
     """A Lua script with its includes, and the hash by which a server knows it."""
@@ -34,6 +36,8 @@ class Script:
             return "" if found[1] and with_gates else _text(f"include/{found[2]}")
 
         self.source = _INCLUDE.sub(included, _text(name))
+        self.ends_children = GROUPS in self.source
+        """Whether it may end children, and takes one argument more, the last: see ``redis.webhooks``."""
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -10,7 +10,7 @@ it is free; else it is *missed*, and admitted in a transaction after this one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -30,6 +30,7 @@ from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
 from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, touched
 from aiotaskq.core.task import Task
 
+Messages = Callable[[Sequence[Task], int], list[Task]]
 RETRY = 100_000  # microseconds until a gate is looked at again whose first tasks were locked
 
 
@@ -49,10 +50,16 @@ class Opened(NamedTuple):
     """The heads of what is ready, if they are known."""
 
 
+def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
+    return []
+
+
 class Touched:
     """The gates that a transaction touches by the tasks that it writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, messages: Messages = _no_messages) -> None:
+        """``messages``: see ``Groups.messages``."""
+        self.messages = messages
         self.now = 0
         """The latest instant of a push or an update, in microseconds UTC."""
         self.keys: dict[str, None] = {}

@@ -53,6 +53,7 @@ class SqlBackend(Backend):
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
         self.gates.followed = self._followed
         self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
+        self.gates.messages = self.groups.messages
         self.steps: SqlSteps = SqlSteps(
             self.database, self.gates, update=tasks_sql.update_tasks, enter=self._enter, hints=self.notify_updated
         )
@@ -147,7 +148,7 @@ class SqlBackend(Backend):
         committed: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> list[Task]:
-        touched, loop = Touched(), get_running_loop()
+        touched, loop = Touched(self.groups.messages), get_running_loop()
 
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
@@ -171,7 +172,7 @@ class SqlBackend(Backend):
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         held: list[bool] = []
-        touched, loop = Touched(), get_running_loop()
+        touched, loop = Touched(self.groups.messages), get_running_loop()
 
         def wake() -> None:
             if touched:

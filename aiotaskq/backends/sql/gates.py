@@ -13,7 +13,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.admission import Admission, Opened, Touched
+from aiotaskq.backends.sql.admission import Admission, Messages, Opened, Touched
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
@@ -35,6 +35,8 @@ class SqlGates(Gates):
         self._running: set[asyncio.Task[None]] = set()
         self.followed: Callable[[Touched], None] = lambda touched: None
         """Called with what a transaction has touched, after its commit."""
+        self.messages: Messages = lambda ended, now: []
+        """See ``Groups.messages``."""
 
     async def admit(self, now: int, limit: int) -> int | None:
         at = await self._database.read(sql.next_at)
@@ -100,7 +102,7 @@ class SqlGates(Gates):
         """
 
         def whole(connection: Connection) -> tuple[T, Opened | None, list[Task], Touched]:
-            touched = Touched()
+            touched = Touched(self.messages)
             answer = body(connection, touched)
             opened = touched.open(connection, claim=claim)
             return answer, opened, [] if claim is None else _claimed(connection, claim, opened), touched

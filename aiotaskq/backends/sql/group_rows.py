@@ -110,6 +110,9 @@ class GroupRows:
     def insert(self, tasks: Sequence[Task]) -> None:
         self._push(self._connection, tasks, touched=self._touched, refused=False)
 
+    def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
+        return self._touched.messages(ended, now)
+
     # ---- what follows ----
 
     def waiting_again(self, change: Change) -> Change:

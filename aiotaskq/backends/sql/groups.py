@@ -77,7 +77,7 @@ class SqlGroups(Groups):
                 self._listeners.notify(ENDED, dropped)
             self._listeners.notify(READY)
             return made
-        touched, loop = Touched(), get_running_loop()
+        touched, loop = Touched(self.messages), get_running_loop()
 
         def inside(connection: Connection) -> bool:
             self._enter(connection)

@@ -41,8 +41,11 @@ class Capacity:
         maxsize: int,
         when_full: str,
         poll: float,
+        told: Callable[[Task], tuple[Task, ...]] = lambda after: (),
     ) -> None:
         """Make the bound of one queue; ``poll`` is the seconds between two tries of a push that waits.
+
+        ``told`` returns what is pushed with the end of a task that is dropped.
 
         Raises ValidationError.
         """
@@ -55,6 +58,7 @@ class Capacity:
         self._events = events
         self._waiters = waiters
         self._poll = poll
+        self._told = told
         # Without a lock, pushes of one process would choose the same tasks to drop, and all but one would choose again.
         # The memory backend never suspends, and may be used by several loops.
         self._dropping = asyncio.Lock() if backend.grouped else contextlib.nullcontext()
@@ -110,7 +114,8 @@ class Capacity:
                 # Without excess, one of the chosen tasks was claimed or cancelled, and has made room itself.
                 wanted, now = len(instead) + full.excess if full.excess else 0, self._clock.now()
                 rows = await self._backend.least_ready(now, wanted) if wanted else []
-                instead = tuple(Change(row, settle(row, Cancelled(DROPPED), now)) for row in rows)
+                afters = [settle(row, Cancelled(DROPPED), now) for row in rows]
+                instead = tuple(Change(row, after, self._told(after)) for row, after in zip(rows, afters, strict=True))
             else:
                 if answer and session is None:
                     for change in instead:

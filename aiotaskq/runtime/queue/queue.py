@@ -95,12 +95,14 @@ class Queue(Operations[Task]):
         self._kind = TaskOfObjects if backend.objects else Task
         self.gated = gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
-        self.webhooks = webhooks
+        self.webhooks = backend.groups.webhooks = webhooks
         """What tells of its ended tasks, by name."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
-        self.capacity = Capacity(backend, clock, self.events, self._waiters, maxsize, when_full, self.poll_interval)
+        self.capacity = Capacity(
+            backend, clock, self.events, self._waiters, maxsize, when_full, self.poll_interval, self.told
+        )
         direct = isinstance(backend, DirectBackend) and not (backend.grouped or self.capacity.maxsize)
         self._direct = cast(DirectBackend, backend) if direct else None
         self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.hands_over)

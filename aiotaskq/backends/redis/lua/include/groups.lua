@@ -1,6 +1,9 @@
 -- What follows from the ends of tasks for their groups and their children: core/groups.py in Lua. Changes are noted
 -- while rows are written, and followed at the end of the script.
 
+-- The last argument: '' or the webhooks that tell of children which end here, as JSON: see webhooks.py.
+local WEBHOOKS = table.remove(ARGV)
+
 local known_group_tools
 local function group_tools()
   if known_group_tools then return known_group_tools end
@@ -163,6 +166,74 @@ local function group_tools()
     gated.touch_changed(row, after, now)
   end
 
+  -- The id that core.groups.derived_id returns: a UUID of version 5.
+  local function derived_id(name)
+    local space = string.gsub('5b5b5b0c6d3c5b0e9a3e0d6b6f3e9c41', '%x%x', function(hex)
+      return string.char(tonumber(hex, 16))
+    end)
+    local hex = redis.sha1hex(space .. name)
+    return sub(hex, 1, 8) .. '-' .. sub(hex, 9, 12) .. '-5' .. sub(hex, 14, 16) .. '-'
+      .. string.format('%x', 8 + tonumber(sub(hex, 17, 17), 16) % 4) .. sub(hex, 18, 20) .. '-' .. sub(hex, 21, 32)
+  end
+
+  -- An instant in microseconds as JSON: core.instants.to_iso.
+  local function iso(instant)
+    local seconds = math.floor(instant / 1000000)
+    local rest, days = instant - seconds * 1000000, math.floor(seconds / 86400)
+    -- The civil date of a number of days, counted in eras of 400 years from a March.
+    local shifted = days + 719468
+    local era = math.floor(shifted / 146097)
+    local of_era = shifted - era * 146097
+    local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524)
+      - math.floor(of_era / 146096)) / 365)
+    local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+    local m = math.floor((5 * of_year + 2) / 153)
+    local day, month = of_year - math.floor((153 * m + 2) / 5) + 1, m < 10 and m + 3 or m - 9
+    return string.format('"%04d-%02d-%02dT%02d:%02d:%02d%sZ"', year + era * 400 + (month <= 2 and 1 or 0), month, day,
+      math.floor(seconds / 3600) % 24, math.floor(seconds / 60) % 60, seconds % 60,
+      rest > 0 and string.format('.%06d', rest) or '')
+  end
+
+  -- Push the messages about a child that has ended: core.webhooks.messages.
+  local known_webhooks
+  local function tell_webhooks(id, row, status, reason, now)
+    known_webhooks = known_webhooks or cjson.decode(WEBHOOKS)
+    local names, queue = names_of(row), queue_of(row.lane)
+    for _, silent in ipairs(known_webhooks[1]) do
+      if names.type == silent then return end
+    end
+    local data
+    for _, hook in ipairs(known_webhooks[2]) do
+      if hook.on[status] and (hook.types == cjson.null or hook.types[names.type or ''])
+        and (hook.queues == cjson.null or hook.queues[queue]) then
+        local instant = string.format('%.0f', now)
+        if not data then
+          local ok, state = pcall(cjson.decode, '{' .. sub(states[id], row.json + 1) .. '}')
+          if not ok then state = {} end
+          local created = tonumber(match(call('HGET', root .. 'body', id) or '', '"created_at":(%d+)'))
+          local function seconds(value) return type(value) == 'number' and iso(value * 1000000) or 'null' end
+          data = '{"task_id":' .. cjson.encode(id) .. ',"type":' .. cjson.encode(names.type or '')
+            .. ',"queue":' .. cjson.encode(queue) .. ',"status":"' .. status .. '"'
+            .. ',"error":' .. cjson.encode(match(reason, '^[^\n]*'))
+            .. string.format(',"retry_count":%d,"max_retries":%d', state.retry_count or 0, state.max_retries or 3)
+            .. ',"scheduler_task_id":' .. (names.schedule and cjson.encode(names.schedule) or 'null')
+            .. ',"created_at":' .. seconds(created) .. ',"started_at":' .. seconds(state.started_at)
+            .. ',"completed_at":' .. seconds(math.floor(now / 1000000)) .. '}'
+        end
+        local to = hook.queue == cjson.null and queue or hook.queue
+        local lane, kind = '0:' .. to, cjson.encode({hook.type})
+        local message = derived_id(id .. '/' .. hook.name .. '/' .. instant)
+        local body = '{"task_id":"' .. message .. sub(hook.body, #'{"task_id":"' + 1) .. ',"body":{"type":"task.'
+          .. status .. '","timestamp":' .. iso(now) .. ',"data":' .. data .. '}}'
+        body = string.gsub(body, '"created_at":0', string.format('"created_at":%.0f', math.floor(now / 1000000)), 1)
+        insert(message, body, 'pending 0 0 - - 0 ' .. string.format('%020.0f', now) .. ' ' .. instant .. ' - '
+          .. #lane .. ' ' .. #kind .. ' ' .. lane .. kind .. ',"run_at":' .. instant .. ',"seq":' .. instant
+          .. ',"queue":' .. cjson.encode(to) .. ',"max_retries":' .. string.format('%d', hook.max_retries))
+        pushed[#pushed + 1] = message
+      end
+    end
+  end
+
   -- Do what the end of a parent means for one child.
   local function tell(parent, id, rule, now)
     local row = parse(states[id])
@@ -190,17 +261,8 @@ local function group_tools()
       .. ',"completed_at":' .. completed .. ',"ended_at":' .. instant .. ',"error_message":' .. cjson.encode(reason)
     rewrite(id, row, state, now)
     ended_children[#ended_children + 1] = id
+    if WEBHOOKS ~= '' then tell_webhooks(id, parse(state), status, reason, now) end
     note_end(id, gated.place_of(row), status, now)
-  end
-
-  -- The id that core.groups.derived_id returns: a UUID of version 5.
-  local function derived_id(name)
-    local space = string.gsub('5b5b5b0c6d3c5b0e9a3e0d6b6f3e9c41', '%x%x', function(hex)
-      return string.char(tonumber(hex, 16))
-    end)
-    local hex = redis.sha1hex(space .. name)
-    return sub(hex, 1, 8) .. '-' .. sub(hex, 9, 12) .. '-5' .. sub(hex, 14, 16) .. '-'
-      .. string.format('%x', 8 + tonumber(sub(hex, 17, 17), 16) % 4) .. sub(hex, 18, 20) .. '-' .. sub(hex, 21, 32)
   end
 
   -- Push the task that an ended group pushes, if there is one.
