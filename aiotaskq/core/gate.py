@@ -10,12 +10,15 @@ what it returns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 PARKED = 2**62
 """The ``run_at`` of a task that waits at a gate: no claim finds it."""
+MOST = 100
+"""Tasks that are looked at together at a gate where no bound is smaller."""
 
 
 class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -95,6 +98,31 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     held: int
     waiting: int
+
+
+class Room(NamedTuple):
+    """How many of the tasks that wait at a gate are read: those that may pass, and one more."""
+
+    most: int
+    """The most tasks that hold a slot."""
+    together: int
+    """The most tasks that are looked at together."""
+    least: int
+    """How many are read where none may pass."""
+
+    def limit(self, held: int) -> int:
+        """Return how many may pass, of those that are looked at together, where so many hold a slot."""
+        return max(0, min(self.most - held, self.together))
+
+
+def room_of(gate: Gate, now: int) -> Room:
+    """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
+    bounds = gate.bounds
+    most = PARKED if bounds.cap is None else bounds.cap
+    if bounds.window is not None:
+        most = min(most, bounds.window)
+    together = min(MOST, bounds.burst) if bounds.interval else MOST
+    return Room(most, together, 1 if now < gate.closed_until else 0)
 
 
 def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int]) -> tuple[int, Gate]:

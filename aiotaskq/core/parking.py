@@ -31,6 +31,11 @@ def at_gate(task: Task) -> str | None:
     return task.gate if task.parked else None
 
 
+def tokens(task: Task, key: str) -> int:
+    """Return the tokens that a task takes from the rate of a gate."""
+    return 1 if task.flow is None else task.flow.tokens(key)
+
+
 def pushed_at(task: Task) -> int:
     """Return when a task with gates was pushed, in microseconds UTC: the time at which its push admits its gates.
 

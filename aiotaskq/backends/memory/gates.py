@@ -5,83 +5,64 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
 from typing import Any
 
 from msgspec.structs import replace
 
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle
-from aiotaskq.core.parking import at_gate, parked, passed, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle, room_of
+from aiotaskq.core.parking import at_gate, parked, passed, pushed_at, redeclared, settled_at, slots, tokens, touched
 from aiotaskq.core.task import PENDING, Task, claim_order
-
-MOST = 100  # tasks looked at together where no bound is smaller
-
-_numbers = itertools.count()
 
 
 class Line:
-    """A gate and its tasks by id.
-
-    A heap entry whose task does not wait any more, or has expired, is dropped when it comes up: an expired one would
-    hold a slot, and start nothing.
-    """
+    """A gate and its tasks by id. Those that wait are in a lane, as they are when they are free: by their due times."""
 
     def __init__(self, key: str, rows: Mapping[str, Task]) -> None:
         self._rows = rows
         self.gate = Gate(key=key)
         self.held: dict[str, None] = {}
         self.waiting: dict[str, Task] = {}
-        self._delayed: list[tuple[int, int, Task]] = []  # by due time
-        self._due: list[tuple[tuple[int, int, int], int, Task]] = []  # in claim order
+        self._lane = Lane(self.waiting, on_delay=lambda: None)
 
-    def put(self, task: Task, now: int | None = None) -> None:
-        """Add a task that waits; without ``now`` whether it is due is found out later."""
-        due = task.due_at or 0
-        if now is None or due > now:
-            heappush(self._delayed, (due, next(_numbers), task))
-        else:
-            heappush(self._due, (claim_order(replace(task, run_at=due)), next(_numbers), task))
+    def enter(self, task: Task) -> None:
+        """Add a task that waits."""
+        self.waiting[task.task_id] = free = replace(task, run_at=task.due)
+        self._lane.put(free)
+
+    def leave(self, task: Task) -> None:
+        """Remove a task that has not passed."""
+        if (free := self.waiting.pop(task.task_id, None)) is not None:
+            self._lane.discard(free)
 
     def first(self, now: int, paused: Container[str]) -> tuple[list[Task], bool]:
         """Take those of the first due tasks that may pass, and set when the next one may.
 
         Return these tasks, and whether there may be more of them.
         """
-        while self._delayed and (not self._waits(self._delayed[0][2]) or self._delayed[0][0] <= now):
-            if self._waits(task := heappop(self._delayed)[2]):
-                self.put(task, now)
-        bounds = self.gate.bounds
-        most = [bound - len(self.held) for bound in (bounds.cap, bounds.window) if bound is not None]
-        limit = max(0, min(MOST, *most, bounds.burst if bounds.interval else MOST))
+        limit = room_of(self.gate, now).limit(len(self.held))
         found: list[Task] = []
         left: list[Task] = []
-        while self._due and len(found) <= limit:
-            task = heappop(self._due)[2]
-            if self._waits(task) and (task.expires_at is None or task.expires_at > now):
-                (left if task.queue in paused else found).append(task)
+        while len(found) <= limit and (task := self._lane.take_one(now)) is not None:
+            (left if task.queue in paused else found).append(task)
         count, self.gate = self.admit(found, now)
         for task in (*found[count:], *left):
-            self.put(task, now)
-        if self._delayed:
-            at = max(self._delayed[0][0], self.gate.closed_until)
+            self._lane.put(task)
+        for task in found[:count]:
+            del self.waiting[task.task_id]
+        if (at := self._lane.next_delayed()) is not None:
+            at = max(at, self.gate.closed_until)
             self.gate = replace(self.gate, next_at=min(at, self.gate.next_at or at))
-        return found[:count], limit < count == len(found)
+        return [self._rows[task.task_id] for task in found[:count]], limit < count == len(found)
 
     def admit(self, tasks: Iterable[Task], now: int) -> tuple[int, Gate]:
         """Apply the rule to tasks that are due."""
-        ready = (
-            [self._rows[i] for i in self.held if self._rows[i].status is PENDING] if self.gate.bounds.interval else ()
-        )
-        return admit(self.gate, len(self.held), sum(map(self._tokens, ready)), now, list(map(self._tokens, tasks)))
-
-    def _tokens(self, task: Task) -> int:
-        return 1 if task.flow is None else task.flow.tokens(self.gate.key)
-
-    def _waits(self, task: Task) -> bool:
-        return self.waiting.get(task.task_id) is task
+        key, held = self.gate.key, map(self._rows.__getitem__, self.held if self.gate.bounds.interval else ())
+        unstarted = sum(tokens(task, key) for task in held if task.status is PENDING)
+        return admit(self.gate, len(self.held), unstarted, now, [tokens(task, key) for task in tasks])
 
 
 class MemoryGates(Gates):
@@ -126,7 +107,7 @@ class MemoryGates(Gates):
             line = self._lines.get(key)
             if line is None:
                 return [], []
-            waiting = heapq.nsmallest(limit, line.waiting.values(), lambda task: (task.priority, task.due, task.seq))
+            waiting = heapq.nsmallest(limit, line.waiting.values(), claim_order)
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
@@ -182,15 +163,14 @@ class MemoryGates(Gates):
         for key in slots(task):
             self._line(key).held[task.task_id] = None
         if (at := at_gate(task)) is not None:
-            self._line(at).waiting[task.task_id] = task
-            self._line(at).put(task)
+            self._line(at).enter(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         for key in slots(task):
             self._line(key).held.pop(task.task_id, None)
         if (at := at_gate(task)) is not None:
-            self._line(at).waiting.pop(task.task_id, None)
+            self._line(at).leave(task)
 
     def settled(self, before: Task, after: Task, then: Sequence[Task]) -> None:
         """Admit the gates of which ``after`` has no slot any more, or at which it or a follow-up waits now."""

@@ -132,8 +132,10 @@ class Lane:
 
     def next_at(self, now: int) -> int | None:
         """Return ``now`` if a task can be claimed, else when the first delayed one is due, or None."""
-        if self.head(now) is not None:
-            return now
+        return now if self.head(now) is not None else self.next_delayed()
+
+    def next_delayed(self) -> int | None:
+        """Return when the first delayed task is due, or None."""
         while self._delayed and not self._is_live(self._delayed[0][2]):
             heappop(self._delayed)
         return self._delayed[0][0] if self._delayed else None

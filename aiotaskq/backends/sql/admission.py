@@ -24,10 +24,10 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.hand_on import take_first
 from aiotaskq.backends.sql.rows import decode_flow, json_text
 from aiotaskq.backends.sql.statement_size import CHUNK
-from aiotaskq.backends.sql.visit import Visit, independent, room_of, tokens
+from aiotaskq.backends.sql.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared
-from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared, room_of
+from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, tokens, touched
 from aiotaskq.core.task import Task
 
 Messages = Callable[[Sequence[Task], int], list[Task]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sqlalchemy import (
     BigInteger,
@@ -39,7 +39,7 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import CLAIM, GATES, SLOTS, TASKS
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.gate import PARKED, Bounds, Gate
+from aiotaskq.core.gate import PARKED, Bounds, Gate, Room
 
 c = TASKS.c
 g = GATES.c
@@ -202,17 +202,6 @@ def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
 
 
 FEW = 2  # tasks read at each of many gates
-
-
-class Room(NamedTuple):
-    """How many of the tasks that wait at a gate are read: those that may pass, and one more."""
-
-    most: int
-    """The most tasks that hold a slot."""
-    together: int
-    """The most tasks that are looked at together."""
-    least: int
-    """How many are read where none may pass."""
 
 
 def held_of(key: ColumnElement[str]) -> Select[Any]:

@@ -11,8 +11,9 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim_statements import queue_values
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gate_statements import ALIVE, NOW, OPEN, ORDER, STILL, TAKE, WAITS, Room, held_of
+from aiotaskq.backends.sql.gate_statements import ALIVE, NOW, OPEN, ORDER, STILL, TAKE, WAITS, held_of
 from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.core.gate import Room
 
 c = TASKS.c
 

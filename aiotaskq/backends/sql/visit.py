@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiotaskq.backends.sql.gate_statements import Room
-from aiotaskq.core.gate import PARKED, Gate, admit
-from aiotaskq.core.parking import next_gate
+from aiotaskq.core.gate import Gate, Room, admit
+from aiotaskq.core.parking import next_gate, tokens
 from aiotaskq.core.task import Task
-
-MOST = 100  # tasks looked at together where no bound is smaller
 
 
 class Visit:
@@ -18,7 +15,7 @@ class Visit:
     def __init__(self, gate: Gate, held: int, room: Room) -> None:
         self.key, self.before, self.gate, self.held = gate.key, gate, gate, held
         self.unstarted = 0
-        self.limit = max(0, min(room.most - held, room.together))
+        self.limit = room.limit(held)
         """The most tasks that pass in this visit."""
         self.moved: list[Task] = []
         self.passing: list[Task] = []
@@ -47,16 +44,6 @@ class Visit:
         return bool(locked)
 
 
-def room_of(gate: Gate, now: int) -> Room:
-    """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
-    bounds = gate.bounds
-    most = PARKED if bounds.cap is None else bounds.cap
-    if bounds.window is not None:
-        most = min(most, bounds.window)
-    together = min(MOST, bounds.burst) if bounds.interval else MOST
-    return Room(most, together, 1 if now < gate.closed_until else 0)
-
-
 def independent(visits: Sequence[Visit]) -> list[Visit]:
     """Return the first of these up to one to which a task comes from those before it."""
     reached: set[str] = set()
@@ -67,8 +54,3 @@ def independent(visits: Sequence[Visit]) -> list[Visit]:
         found.append(visit)
         reached.update(visit.onward)
     return found
-
-
-def tokens(task: Task, key: str) -> int:
-    """Return the tokens that a task takes from the rate of a gate."""
-    return 1 if task.flow is None else task.flow.tokens(key)
