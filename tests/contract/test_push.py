@@ -111,16 +111,17 @@ async def test_hints_ready(backend: Backend, hints: list[Any]) -> None:
 
 @pytest.mark.heavy
 @pytest.mark.no_cover  # many times the same lines
-async def test_hundred_thousand_in_one_call(backend: Backend) -> None:  # A15
-    tasks = [new(params={"n": n}) for n in range(100_000)]
+async def test_very_many_in_one_call(backend: Backend) -> None:  # A15
+    count = 20_000  # in many statements on every store
+    tasks = [new(params={"n": n}) for n in range(count)]
     stored = await backend.push(tasks)
     assert all(a is b for a, b in zip(tasks, stored, strict=True))
-    assert await backend.count_ready(NOW) == 100_000
+    assert await backend.count_ready(NOW) == count
     # The same again, with some new ones among them: only these are added.
-    mixed = [tasks[0], new(), *tasks[50_000:50_010], new()]
+    mixed = [tasks[0], new(), *tasks[10_000:10_010], new()]
     assert ids(await backend.push(mixed)) == ids(mixed)
-    assert await backend.count_ready(NOW) == 100_002
-    assert await backend.get([tasks[0].task_id, tasks[77_777].task_id]) == [tasks[0], tasks[77_777]]
+    assert await backend.count_ready(NOW) == count + 2
+    assert await backend.get([tasks[0].task_id, tasks[17_777].task_id]) == [tasks[0], tasks[17_777]]
 
 
 @pytest.mark.parametrize("bad", [{"type": None}, {"params": {"a": object()}}, {"run_at": None}])

@@ -19,7 +19,7 @@ from aiotaskq.core.task import FINAL, Attempt, Status, Task
 from aiotaskq.core.validation import INT32, INT64, check_json
 
 ON_ONE_STORE = settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 # What every store can hold (I1, I3): no NUL, no lone surrogates. Emoji and combining marks among them (I10).
