@@ -120,6 +120,7 @@ class Server(ABC):
             self._spawn()
             while True:
                 try:
+                    socket.create_connection(("127.0.0.1", self.port), watchdog()).close()  # cheap where it is refused
                     self.execute("SELECT 1")
                     return
                 except Exception as error:  # each driver has its own; the reason is told if it lasts
@@ -361,7 +362,7 @@ class MariaDB(Server):
         from pymysql.constants import CLIENT
 
         place: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "root", "connect_timeout": 10}
-        place["client_flag"] = CLIENT.MULTI_STATEMENTS
+        place |= {"client_flag": CLIENT.MULTI_STATEMENTS, "ssl_disabled": True}  # else it reads all root certificates
         return pymysql.connect(**place, database=database or None, autocommit=True)
 
     def _execute(self, connection: Any, statement: str) -> list[tuple[Any, ...]]:
@@ -378,9 +379,9 @@ class MariaDB(Server):
     def create(self, database: str, template: str = "") -> str:
         self.execute(f"CREATE DATABASE `{database}` CHARACTER SET utf8mb4")
         if template:
-            for (table,) in self.execute("SHOW TABLES", template):
-                self.execute(f"CREATE TABLE `{table}` LIKE `{template}`.`{table}`", database)
-                self.execute(f"INSERT INTO `{table}` SELECT * FROM `{template}`.`{table}`", database)
+            copy = "CREATE TABLE `{0}` LIKE `{1}`.`{0}`; INSERT INTO `{0}` SELECT * FROM `{1}`.`{0}`"
+            tables = self.execute("SHOW TABLES", template)
+            self.execute("; ".join(copy.format(table, template) for (table,) in tables), database)
         return self.url(database)
 
     def drop(self, database: str) -> None:

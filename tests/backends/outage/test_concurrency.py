@@ -177,7 +177,7 @@ async def test_cancelled_callers_leak_no_connection(place: Place, backend: SqlBa
 
     looking = asyncio.create_task(look())
     cancelled = 0
-    for start in range(0, 2_000 if place.is_postgresql else 600, 40):
+    for start in range(0, 800 if place.is_postgresql else 400, 40):
         cancelled += sum(await asyncio.gather(*(one(start + n) for n in range(40))))
         while len(backend.database._running) > 40:  # what was left behind runs to its end; a busy machine needs longer
             await asyncio.sleep(0.01)
