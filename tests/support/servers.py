@@ -27,11 +27,11 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.support.keeper import keeper
 from tests.support.machine import watchdog, within
 
 BASE = "/tmp" if os.path.isdir("/tmp") else None
 """Not TMPDIR: that may lie in a folder of root's, where another user cannot go, or be too long for a socket's path."""
-
 
 CRASHES = (1, *(-number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)))
 """Exit codes that no test brings about."""
@@ -57,6 +57,8 @@ class Server(ABC):
         self._lock = threading.RLock()
         self._connections: dict[str, Any] = {}
         self._pid = os.getpid()
+        self._keeper = keeper()
+        self._keeper.keep(str(self.folder))
         atexit.register(self._remove)
         try:
             self._install()
@@ -140,13 +142,10 @@ class Server(ABC):
     def _spawn(self) -> None:
         with self.log.open("ab") as log:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
-            self._process = subprocess.Popen(
-                self._command(),
-                cwd=self.folder,
-                user=self.user,
-                start_new_session=True,  # Ctrl-C is for the tests, which still need it to clean up
-                **streams,
-            )
+            # In a session of its own: Ctrl-C is for the tests, which still need it to clean up.
+            options: dict[str, Any] = {"cwd": self.folder, "user": self.user, "start_new_session": True}
+            self._process = subprocess.Popen(self._command(), **options, **streams)
+        self._keeper.keep(str(self.folder), self._process.pid, self.stop_signals["immediate"])
 
     def stop(self, how: str = "fast") -> None:
         """Stop it and wait until it is gone; ``how`` is ``fast`` (clients are dropped) or ``immediate`` (a crash)."""
@@ -195,6 +194,7 @@ class Server(ABC):
             self._connections.popitem()[1].close()
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._keeper.release(str(self.folder))
         atexit.unregister(self._remove)
 
 
