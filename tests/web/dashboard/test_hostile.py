@@ -50,7 +50,7 @@ TEMPLATES = "".join(
     path.read_text(encoding="utf-8") for path in (Path(package.__file__).parent / "templates").glob("*.html")
 )
 TAGS = set(re.findall(r"<([a-z][a-z0-9]*)", TEMPLATES))
-NAMES = set(re.findall(r"([a-zA-Z][\w-]*)(?:=\"|(?=[\s>{]))", TEMPLATES))
+NAMES = {name.lower() for name in re.findall(r"([a-zA-Z][\w-]*)(?:=\"|(?=[\s>{]))", TEMPLATES)}
 """Every word of a template that can be the name of an attribute."""
 ADDRESSES = {"href", "src", "action", "formaction", "data", "xlink:href", "poster", "srcset"}
 
@@ -70,7 +70,7 @@ class Markup(HTMLParser):
         if tag.lower() not in TAGS:
             self.problems.append(f"<{tag}>")
         for name, value in attrs:
-            if name.startswith("on") or name in ("style", "srcdoc") or name not in {each.lower() for each in NAMES}:
+            if name.startswith("on") or name in ("style", "srcdoc") or name not in NAMES:
                 self.problems.append(f"<{tag} {name}={value}>")
             elif name in ADDRESSES:
                 where = urlsplit(value or "")
@@ -100,7 +100,7 @@ def test_the_parser_sees_markup_of_others() -> None:
 async def test_no_text_is_markup_on_any_page(tq: TaskQ) -> None:
     async with filled(tq, *HOSTILE) as sample, in_starlette(tq, show_args=True) as browse:
         each = list(sample.addresses())
-        for language, wanted in (("en", each[::2]), ("zh", each[1::5])):  # the templates are the same
+        for language, wanted in (("en", each[::4]), ("zh", each[1::8])):  # the templates are the same
             browse.headers["Accept-Language"] = language
             found = {}
             for address in wanted:
@@ -123,9 +123,10 @@ async def test_data_is_json_whatever_the_texts_are(tq: TaskQ) -> None:
             msgspec.json.decode(reply.content)
 
 
-@pytest.mark.parametrize("text", [*HOSTILE[:-3], "W" * 200], ids=range(len(HOSTILE) - 2))
-async def test_no_text_of_an_address_or_a_form_is_markup(browse: Browse, text: str) -> None:
-    """Filters, questions, messages, problems and forms that are shown again."""
+@pytest.mark.parametrize("number", range(len(HOSTILE) - 2))
+async def test_no_text_of_an_address_or_a_form_is_markup(browse: Browse, number: int) -> None:
+    """Filters, questions, messages, problems and forms that are shown again; each gets half of the texts."""
+    text = [*HOSTILE[:-3], "W" * 200][number]
     names = (
         "id",
         "key",
@@ -141,11 +142,11 @@ async def test_no_text_of_an_address_or_a_form_is_markup(browse: Browse, text: s
         "type",
     )
     fields = dict.fromkeys(names, text) | {"form_token": form_token(await browse.get(""))}
-    for page in pages.all.values():
+    for page in [*pages.all.values()][number % 2 :: 2]:
         reply = await browse.get(page.name, params=dict.fromkeys(page.parameters, text))
         assert markup_of(reply.text) == [], page.name
     for name in ("cancel-task", "close-gate", "delete-value", "delete-schedule", "cancel-group", "set-value",
-                 "add-schedule", "edit-schedule", "pause-queue", "set-gate", "nowhere"):  # fmt: skip
+                 "add-schedule", "edit-schedule", "pause-queue", "set-gate", "nowhere")[number % 2 :: 2]:  # fmt: skip
         reply = await browse.post(name, data=fields, headers={"Sec-Fetch-Site": "same-origin"})
         assert reply.status_code == 303 or markup_of(reply.text) == [], name
     reply = await browse.get("queues")  # with the message that the last change has left
