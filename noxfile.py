@@ -59,7 +59,7 @@ def coverage(session: nox.Session) -> None:
 @nox.session
 def interpreter(session: nox.Session) -> None:
     """Run what another Python may do differently, on the stores that need no server: nox itself says which Python."""
-    install(session, *group("test"))
+    install(session, *group("test"), compiled=False)  # few of the packages are imported: by the first process that does
     paths = [f"tests/{name}" for name in INTERPRETER]
     stores = "not postgresql and not mysql and not redis and not durable_fake"
     session.run("pytest", *PARALLEL, "-k", stores, *paths, *session.posargs)
