@@ -122,6 +122,8 @@ class TaskQueue(Base):
     idempotency_key: Mapped[str | None] = mapped_column(Name(255))
     result: Mapped[str | None] = mapped_column(LongText)
     progress: Mapped[str | None] = mapped_column(LongText)
+    # What its runs have used up, as a JSON object of numbers; NULL for nothing.
+    usage: Mapped[str | None] = mapped_column(LongText)
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     on_success: Mapped[str | None] = mapped_column(Name(100))
     on_failure: Mapped[str | None] = mapped_column(Name(100))
@@ -282,6 +284,8 @@ class HistoryRow(Base):
     # The histograms of run times and waits, as `bucket:count`, divided by blanks.
     runs: Mapped[str | None] = mapped_column(LongText)
     waits: Mapped[str | None] = mapped_column(LongText)
+    # What tasks have used up, as a JSON object of numbers; NULL for nothing.
+    usage: Mapped[str | None] = mapped_column(LongText)
 
 
 class NoteRow(Base):
@@ -406,6 +410,9 @@ class GroupRow(Base):
     then_task: Mapped[str | None] = mapped_column(LongText)
     failure_task: Mapped[str | None] = mapped_column(LongText)
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    # What its members have used up, and may use up, each as a JSON object of numbers; NULL for nothing.
+    usage: Mapped[str | None] = mapped_column(LongText)
+    budget: Mapped[str | None] = mapped_column(LongText)
     created_at: Mapped[int] = mapped_column(BigInteger)
     ended_at: Mapped[int | None] = mapped_column(BigInteger)
 

@@ -16,6 +16,7 @@ from aiotaskq.core.groups import GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.child_ids import child_id, scopes
@@ -40,6 +41,7 @@ class Workflow(Generic[T_co]):
         *,
         then: TaskCall[Any] | None = None,
         on_failure: TaskCall[Any] | None = None,
+        budget: Mapping[str, float] | None = None,
     ) -> None:
         """Describe a workflow without tasks.
 
@@ -47,13 +49,16 @@ class Workflow(Generic[T_co]):
             name: what lists of groups show; it need not be unique.
             then: the call that is pushed when all tasks have completed.
             on_failure: the call that is pushed when all tasks have ended, and not all of them have completed.
+            budget: how much its tasks may use up, by the names of ``current_task().usage()``, before no further one
+                starts.
 
         Raises:
-            ValidationError: for a wrong name, or a callback that is no call.
+            ValidationError: for a wrong name, a callback that is no call, or a wrong budget.
         """
         self.name = None if name is None else check_key("name", name, MAX_NAME)
         self.then = _call("then", then)
         self.on_failure = _call("on_failure", on_failure)
+        self.budget = {} if budget is None else checked_budget(budget)
         self.named = True
         self.nodes: dict[str, tuple[TaskCall[Any] | Workflow[Any], Mapping[str, Rule]]] = {}
         """By name the call, or the group, and the names of the tasks that it waits for, with their rules."""
@@ -102,6 +107,7 @@ class Workflow(Generic[T_co]):
             ),
             then=None if self.then is None else make(self.then),
             on_failure=None if self.on_failure is None else make(self.on_failure),
+            budget=self.budget,
         )
 
 
@@ -114,15 +120,16 @@ def group(
     then: TaskCall[Any] | None = None,
     on_failure: TaskCall[Any] | None = None,
     name: str | None = None,
+    budget: Mapping[str, float] | None = None,
 ) -> Workflow[T]:
     """Describe calls that run side by side, to be pushed by ``tq.start``, or as a member of another group.
 
     ``then`` is pushed when all have completed, ``on_failure`` when all have ended and not all have completed; both read
-    what came of them by ``current_task().results()``. Raises ValidationError.
+    what came of them by ``current_task().results()``. ``budget`` as for ``tq.group``. Raises ValidationError.
     """
     if isinstance(calls, Workflow):
         raise ValidationError("group: a list of calls is needed (got a Workflow); push it with tq.start")
-    made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure)
+    made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure, budget=budget)
     made.named = False
     for number, call in enumerate(calls):
         made.nodes[str(number)] = (_member(call), {})
@@ -134,13 +141,14 @@ def chain(
     then: TaskCall[Any] | None = None,
     on_failure: TaskCall[Any] | None = None,
     name: str | None = None,
+    budget: Mapping[str, float] | None = None,
 ) -> Workflow[Any]:
     """Describe calls that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
 
     A handler with a parameter ``parent_result`` gets the result of the call before it. If one does not complete, those
-    after it are cancelled. Raises ValidationError.
+    after it are cancelled. ``budget`` as for ``tq.group``. Raises ValidationError.
     """
-    made = group(calls, then=then, on_failure=on_failure, name=name)
+    made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
     for number, (place, (call, _)) in enumerate(list(made.nodes.items())):
         if isinstance(call, Workflow):
             raise ValidationError("chain: a link is a call, f.call(…); a group can only be the member of a group")
@@ -201,6 +209,18 @@ class GroupHandle(Generic[T_co]):
         """
         return await self._tq.queue.groups.cancel(self.group_id)
 
+    async def usage(self) -> dict[str, float]:
+        """Return what its members have used up, and those of the groups in it, by name. Raises NotFound."""
+        return dict((await self._tq.queue.groups.get(self.group_id)).usage)
+
+    async def set_budget(self, budget: Mapping[str, float]) -> bool:
+        """Give it another budget, as ``set_budget({"tokens": 2_000_000})``; return whether that is used up already.
+
+        If not, its members go on. The names that are left out have no bound any more. Raises NotFound, TaskConflict for
+        a group that was pushed without a budget, and ValidationError.
+        """
+        return (await self._tq.queue.groups.set_budget(self.group_id, budget)).used_up
+
     async def retry_failed(self) -> int:
         """Put back the members that failed, were cancelled or have expired; return how many.
 
@@ -250,6 +270,7 @@ class GroupPushes(ABC, GroupHome):
         on_failure: TaskCall[Any] | None = None,
         name: str | None = None,
         group_id: str | None = None,
+        budget: Mapping[str, float] | None = None,
         session: Any = None,
     ) -> GroupHandle[T]:
         """Push calls that run side by side, and count them, in one transaction: all or none.
@@ -261,13 +282,17 @@ class GroupPushes(ABC, GroupHome):
                 ``current_task().results()``.
             name: what lists of groups show; it need not be unique.
             group_id: an id of your own, at most 36 characters: a group with this id is pushed once.
+            budget: how much the members, and those of the groups in it, may use up, by the names of
+                ``current_task().usage()``. When a sum reaches its budget, the members that have not started wait, and
+                so do retries, until ``GroupHandle.set_budget`` raises it or the group is cancelled; running ones go
+                on.
             session: the SQLAlchemy session or connection in whose transaction it is pushed.
 
         Raises:
             ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
                 NotSupported where the store cannot join the session.
         """
-        made = group(calls, then=then, on_failure=on_failure, name=name)
+        made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
         return await self.start(made, group_id=group_id, session=session)
 
     async def start(self, workflow: Workflow[T], *, group_id: str | None = None, session: Any = None) -> GroupHandle[T]:

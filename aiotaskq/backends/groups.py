@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
+    from aiotaskq.core.usage import Usage
     from aiotaskq.core.webhooks import Webhook
 
 SCANNED = 1_000  # groups read at a time
@@ -131,6 +132,14 @@ class Groups(ABC):
     @abstractmethod
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
         """Read up to ``limit`` members of a group from a position on, in their order."""
+
+    @abstractmethod
+    async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
+        """Give a group another budget; return it then, None if there is no such group, or it never had one.
+
+        In the same transaction its gate opens, and its tasks pass at ``now``, in microseconds UTC, or closes: see
+        ``Notes.add``.
+        """
 
     @abstractmethod
     async def request_cancel(self, group_id: str) -> bool:

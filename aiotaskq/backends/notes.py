@@ -34,6 +34,11 @@ class Notes(ABC):
         the run has completed its task in a transaction of its own. The oldest notes of a task go where it would have
         more than ``MAX_NOTES``, or texts of more than ``MAX_SIZE``. No task is named twice in one call.
         Sends the hint ``noted``.
+
+        What a task has used up is written with its notes: ``core.usage.risen`` says what is stored. By how much that
+        has risen is added, in the same transaction, to the sums of its group and of those around it. Where that uses
+        up the budget of a group, its gate closes: the tasks that have passed it and have not started are parked at
+        their first gates again, but for those that another transaction is about to start.
         """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import group_id_of
 from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
-from aiotaskq.cli.output import echo, echo_json, echo_table
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.groups import GroupState
 from aiotaskq.log import printable
@@ -86,6 +86,16 @@ def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
             cancelled=found.cancelled,
         )
     )
+    if found.usage or found.budget:
+        sums = sorted({*found.usage, *found.budget})
+        echo(tr("used up: {sums}", sums=", ".join(_sum(found, name) for name in sums)))
+    if found.used_up:
+        echo(
+            tr(
+                "its budget is used up, so no further task starts: aiotaskq groups budget {group} NAME=NUMBER",
+                group=printable(found.group_id),
+            )
+        )
     if found.members:
         names = {each.task_id: each.name or str(each.position) for each in found.members}
         rows = [
@@ -101,6 +111,11 @@ def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
             for each in found.callbacks
         ]
         echo_table(columns_of([TASK_ID, marked("CALLBACK"), TYPE, STATUS], pushed, type=12))
+
+
+def _sum(found: GroupDetail, name: str) -> str:
+    text = f"{printable(name)} {json_text(found.usage.get(name, 0))}"
+    return f"{text} / {json_text(found.budget[name])}" if name in found.budget else text
 
 
 def _status(member: MemberView) -> str:
@@ -124,6 +139,42 @@ def cancel(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
         echo(tr("group {group} is cancelled", group=printable(known)))
     else:
         echo(tr("group {group} has ended already", group=printable(known)))
+
+
+@app.command(
+    "budget",
+    cls=Command,
+    help=tr("Give a group another budget, as tokens=2000000; its tasks go on if that is not used up."),
+)
+def budget(
+    group_id: GroupId,
+    amounts: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME=NUMBER…", help=tr("A name that is left out has no bound."), show_default=False),
+    ],
+    db: Db = DEFAULT_DB,
+    json: Json = False,
+) -> None:
+    wanted = dict(map(_amount, amounts))
+
+    async def work(tq: TaskQ) -> GroupState:
+        return await tq.queue.groups.set_budget(await group_id_of(tq, group_id), wanted)
+
+    found = with_tq(db, work)
+    if json:
+        echo_json(msgspec.to_builtins(group_view(found)))
+    elif found.used_up:
+        echo(tr("the new budget of group {group} is used up already", group=printable(found.group_id)))
+    else:
+        echo(tr("the tasks of group {group} go on", group=printable(found.group_id)))
+
+
+def _amount(text: str) -> tuple[str, float]:
+    name, _, number = text.partition("=")
+    try:
+        return name, int(number) if number.isascii() and number.isdecimal() else float(number)
+    except ValueError:
+        raise typer.BadParameter(tr("{text}: NAME=NUMBER is needed, as tokens=2000000", text=text)) from None
 
 
 @app.command("retry", cls=Command, help=tr("Put back the tasks of a group that did not complete."))

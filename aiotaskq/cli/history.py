@@ -12,7 +12,7 @@ import typer
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
-from aiotaskq.cli.output import echo, echo_json, echo_table
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import instant, with_tq
 from aiotaskq.cli.times import Utc, duration, read_since
 from aiotaskq.concurrency.clock import SystemClock
@@ -24,6 +24,7 @@ app = typer.Typer()
 QUEUE, TYPE, OUTCOME, COUNT, P50, P95, P99, WAIT95, TIME = map(
     marked, ("QUEUE", "TYPE", "OUTCOME", "COUNT", "RUN P50", "RUN P95", "RUN P99", "WAIT P95", "OVER TIME")
 )
+USED = marked("USED UP")
 BARS = "▁▂▃▄▅▆▇█"
 POINTS = 24  # columns of the line of counts
 
@@ -57,6 +58,7 @@ def _as_dict(period: Period) -> dict[str, Any]:
     }
     sums = {"run_seconds": period.run_seconds, "wait_seconds": period.wait_seconds}
     kept = {name: known[name] for name in ("seconds", "queue", "type", "kind", "n")}
+    kept["usage"] = known["usage"]
     return {"at": instant(period.at), **kept, **sums, **percents}
 
 
@@ -78,6 +80,7 @@ def _columns(found: list[Period], begin: datetime, now: int) -> list[Column]:
             for header, percent, rank in ((P50, 50, 0), (P95, 95, 0), (P99, 99, 2))
         ),
         Column(header=WAIT95, cells=[_time(total.wait_percentile(95)) for total in totals]),
+        *([] if not any(total.usage for total in totals) else [Column(header=USED, cells=list(map(_used, totals)))]),
         Column(header=TIME, cells=[_line(rows[key], now, step) for key in keys], rank=3),
     ]
 
@@ -87,6 +90,10 @@ def _total(periods: list[Period]) -> Period:
     for period in periods:
         sums.add(period)
     return sums.period((0, 0, "", "", ""))
+
+
+def _used(total: Period) -> str:
+    return ", ".join(f"{name} {json_text(amount)}" for name, amount in sorted(total.usage.items()))
 
 
 def _time(seconds: float | None) -> str:

@@ -165,6 +165,8 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
             return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
     if gate is None:
         return None
+    if found.reason == "budget":
+        return tr("the budget of group {group} is used up", group=found.group)
     if found.reason == "closed" and found.until is None:
         return tr("{key}: closed until opened", key=gate.key)
     if found.reason == "closed":

@@ -177,7 +177,7 @@ def show(
     for name, value in values.items():
         if value is None or value == {} or value is False:
             continue
-        shown = json_text(value) if name == "progress" or (params and name in SECRET) else str(value)
+        shown = json_text(value) if name in ("progress", "usage") or (params and name in SECRET) else str(value)
         # An error has many lines; each is escaped.
         for number, line in enumerate(without_passwords(shown).splitlines() or [""]):
             echo(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())

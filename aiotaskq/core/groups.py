@@ -22,6 +22,7 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task
+from aiotaskq.core.usage import Usage, is_used_up
 
 CANCEL, FAIL, RUN = "cancel", "fail", "run"
 RULES = (CANCEL, FAIL, RUN)
@@ -57,6 +58,10 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The task that is pushed when all members have completed."""
     on_failure: Task | None = None
     """The task that is pushed when all members have ended, and not all have completed."""
+    usage: Usage = {}
+    """What its members have used up, and those of the groups in it; it stays when they are deleted."""
+    budget: Usage = {}
+    """How much of that they may use up before no further one starts."""
     cancel_requested: bool = False
     """Whether it was cancelled: then it pushes no task, and takes no new members."""
     created_at: int = 0
@@ -66,6 +71,11 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def completed(self) -> int:
         """How many members have completed."""
         return self.total - self.remaining - self.failed - self.cancelled
+
+    @property
+    def used_up(self) -> bool:
+        """Whether its budget is used up."""
+        return is_used_up(self.budget, self.usage)
 
     @property
     def status(self) -> Status:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.usage import Usage, both
 
 MINUTE: Final = 60
 QUARTER: Final = 900
@@ -29,6 +30,8 @@ KEEP_MINUTES: Final = 3 * HOUR
 KEEP_QUARTERS: Final = 2 * DAY
 KEEP_HOURS: Final = 30 * DAY
 KEEP_DAYS: Final = 90 * DAY
+USED: Final = "used"
+"""The kind of the periods that have what tasks have used up, and no numbers of runs."""
 KINDS: Final = ("completed", "failed", "retried", "cancelled", "expired", "lost")
 
 Histogram = dict[int, int]
@@ -48,7 +51,7 @@ class Period(msgspec.Struct, frozen=True):
     type: str
     kind: str
     """``completed``, ``failed``, ``retried``, ``cancelled``, ``expired``, or ``lost``: the process of its worker died,
-    or was taken for dead."""
+    or was taken for dead. ``used`` is for ``usage`` alone, since a run uses something before its outcome is known."""
     n: int = 0
     """How many runs ended so; of ``expired``, how many tasks."""
     run_us: int = 0
@@ -59,6 +62,8 @@ class Period(msgspec.Struct, frozen=True):
     """The histogram of the run times, each bucket as ``number:count``."""
     waits: str = ""
     """The histogram of the waits."""
+    usage: Usage = {}
+    """What tasks have used up, by name; of the kind ``used`` only."""
 
     @property
     def key(self) -> Key:
@@ -186,18 +191,21 @@ def _seconds(duration: float | None) -> float | None:
 class Sums:
     """What is added up under one key; it changes, a ``Period`` does not."""
 
-    __slots__ = ("n", "run_us", "runs", "wait_us", "waits")
+    __slots__ = ("n", "run_us", "runs", "usage", "wait_us", "waits")
 
     def __init__(self) -> None:
         self.n = self.run_us = self.wait_us = 0
         self.runs: Histogram = {}
         self.waits: Histogram = {}
+        self.usage: Usage = {}
 
     def add(self, period: Period) -> None:
         """Add the numbers of a period."""
         self.n += period.n
         self.run_us += period.run_us
         self.wait_us += period.wait_us
+        if period.usage:
+            self.usage = both(self.usage, period.usage)
         for counts, text in ((self.runs, period.runs), (self.waits, period.waits)):
             for number, count in histogram(text).items():
                 counts[number] = counts.get(number, 0) + count
@@ -216,7 +224,8 @@ class Sums:
 
     def period(self, key: Key) -> Period:
         """Return the sums under a key."""
-        return Period(*key, self.n, self.run_us, self.wait_us, histogram_text(self.runs), histogram_text(self.waits))
+        texts = (histogram_text(self.runs), histogram_text(self.waits))
+        return Period(*key, self.n, self.run_us, self.wait_us, *texts, self.usage)
 
 
 def added_up(periods: Iterable[Period]) -> list[Period]:

@@ -8,6 +8,7 @@ import msgspec
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.serialize import clip
+from aiotaskq.core.usage import Usage
 
 MAX_NOTES = 1_000
 """Notes that one task keeps; the oldest go."""
@@ -51,11 +52,13 @@ class NewNote(msgspec.Struct, frozen=True, gc=False):
 
 
 class NewNotes(msgspec.Struct, frozen=True):
-    """Notes of one run of a task, in their order."""
+    """Notes of one run of a task, in their order, and what it has used up."""
 
     task_id: str
     fence: int
     notes: tuple[NewNote, ...]
+    usage: Usage | None = None
+    """What the task has used up in all, if that has changed."""
 
 
 def log_note(at: int, text: Any, fields: dict[str, Any]) -> NewNote:

@@ -17,7 +17,7 @@ from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.parking import parked
+from aiotaskq.core.parking import has_budget, parked
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.steps import Suspension
@@ -239,6 +239,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 unique_key=task.unique_key,
                 idempotency_key=task.idempotency_key,
                 progress=task.progress,
+                usage=task.usage,
             )
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
@@ -260,7 +261,8 @@ def _pending(task: Task, **changes: Any) -> Task:
     changes.setdefault("due_at", None)  # unless it was put off, a task is due at its `run_at`
     after = replace(task, status=PENDING, lease_owner=None, lease_until=None, cancel_requested=False, **changes)
     # A task that waits for a time to come holds no slot meanwhile. One that was put off does: `due_at` says since when.
-    moved = after.run_at != task.run_at and after.due_at is None
+    # Nor does one of a group with a budget, which may be used up by now.
+    moved = after.due_at is None and (after.run_at != task.run_at or has_budget(after))
     if after.flow is not None and after.flow.gates and (moved or task.final):
         return parked(after, after.run_at)
     return after

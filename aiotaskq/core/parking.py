@@ -7,8 +7,9 @@ from operator import attrgetter
 
 from msgspec.structs import replace
 
-from aiotaskq.core.gate import PARKED, Bounds
+from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import BUDGET, budget_gate
 
 _flow_of = attrgetter("flow")
 
@@ -24,6 +25,23 @@ def parked(task: Task, due: int) -> Task:
     if not task.flow.gates:
         return task
     return replace(task, run_at=PARKED, due_at=due, gate=task.flow.gates[0][0])
+
+
+def has_budget(task: Task) -> bool:
+    """Whether it is in a group with a budget."""
+    return task.flow is not None and bool(task.flow.gates) and task.flow.gates[0][0].startswith(BUDGET)
+
+
+def with_budgets(task: Task, groups: Iterable[str]) -> Task:
+    """Return a new task as a member of these groups with budgets, the widest first: parked at the gates of those."""
+    flow = task.flow or Flow()
+    gates = (*[(budget_gate(group_id), Bounds()) for group_id in groups], *flow.gates)
+    return task if gates == flow.gates else parked(replace(task, flow=replace(flow, gates=gates)), task.due)
+
+
+def parked_again(task: Task) -> Task:
+    """Return a task that has not started as it waits at the first of its gates."""
+    return parked(task, task.due)
 
 
 def at_gate(task: Task) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,9 @@ from aiotaskq.core.groups import (
     waiting,
 )
 from aiotaskq.core.ids import next_seq
+from aiotaskq.core.parking import with_budgets
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.usage import Usage
 from aiotaskq.core.validation import shown
 
 
@@ -43,6 +45,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     named: bool = False
     then: Task | None = None
     on_failure: Task | None = None
+    budget: Usage = {}
 
 
 def plan(outline: Outline, now: int) -> Plan:
@@ -54,7 +57,7 @@ def plan(outline: Outline, now: int) -> Plan:
     groups: list[GroupState] = []
     members: list[Member] = []
     tasks: list[Task] = []
-    _plan(outline, None, now, groups, members, tasks)
+    _plan(outline, None, now, groups, members, tasks, ())
     if len(members) > MAX_MEMBERS:
         raise ValidationError(
             f"group: {len(members):,} members are more than {MAX_MEMBERS:,} of one push; add the others later"
@@ -69,7 +72,10 @@ def _plan(
     groups: list[GroupState],
     members: list[Member],
     tasks: list[Task],
+    budgets: tuple[str, ...],
 ) -> GroupState:
+    if outline.budget:
+        budgets = (*budgets, outline.group_id)
     nodes: dict[str, Node] = {}
     for node in outline.nodes:
         if node.name in nodes:
@@ -85,12 +91,12 @@ def _plan(
         if isinstance(what, Outline):
             if nodes[name].after or children[name]:
                 raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
-            live += _plan(what, outline.group_id, now, groups, members, tasks).ended_at is None
+            live += _plan(what, outline.group_id, now, groups, members, tasks, budgets).ended_at is None
         else:
             live += 1
             parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
             flow = replace(what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name]))
-            task = what.replace(flow=flow, seq=next_seq(now))
+            task = with_budgets(what.replace(flow=flow, seq=next_seq(now)), budgets)
             tasks.append(waiting(task, len(parents), due_of(task)) if parents else task)
     members += [
         Member(
@@ -108,6 +114,7 @@ def _plan(
         total=len(nodes),
         remaining=live,
         parent_id=parent_id,
+        budget=outline.budget,
         then=outline.then,
         on_failure=outline.on_failure,
         created_at=now,
@@ -141,7 +148,7 @@ def _id(node: Node) -> str:
     return node.what.group_id if isinstance(node.what, Outline) else node.what.task_id
 
 
-def in_group(task: Task, group_id: str, task_id: str, now: int) -> Task:
-    """Return a task that is added to a group under this id."""
+def in_group(task: Task, group_id: str, task_id: str, now: int, budgets: Sequence[str] = ()) -> Task:
+    """Return a task that is added to a group under this id; ``budgets`` as for ``with_budgets``."""
     flow = replace(task.flow or Flow(), group=group_id)
-    return task.replace(task_id=task_id, flow=flow, created_at=now // SECOND)
+    return with_budgets(task.replace(task_id=task_id, flow=flow, created_at=now // SECOND), budgets)

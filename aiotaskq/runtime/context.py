@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,6 +53,9 @@ class TaskHost(Protocol):
     def note(self, context: TaskContext, note: NewNote) -> None:
         """Take a note of a running task, to be written soon; from any thread."""
 
+    def spend(self, context: TaskContext, amounts: Mapping[str, Any]) -> None:
+        """Add to what a running task has used up. Raises ValidationError; from any thread."""
+
     async def report(self, task: Task, value: dict[str, Any]) -> bool:
         """Store the progress of a running task; return whether it is still this worker's."""
 
@@ -85,6 +88,10 @@ class TaskContext(msgspec.Struct, eq=False):
     """Whether notes were refused, since the task is no longer this worker's."""
     version: int = 1
     """That of the handler."""
+    used_up: dict[str, float] | None = None
+    """What the task has used up in all, with its earlier runs, once this run has used anything."""
+    written: dict[str, float] | None = None
+    """What of that is written."""
     _used: _Used | None = None
 
     def __repr__(self) -> str:
@@ -127,11 +134,26 @@ class TaskContext(msgspec.Struct, eq=False):
         """
         self._note(data_note(self._host.now(), data))
 
+    def usage(self, **amounts: float) -> None:
+        """Add what the task has used up, as ``usage(tokens=1200, cost=0.018)``; from any thread, without waiting.
+
+        The names are your own. The sums are written within a fraction of a second, and before the task's end: those of
+        the task, with all of its runs, those of its group and of the groups around it, and those of the history. They
+        are what a group's ``budget`` is about. Raises ValidationError for what is no finite number of at least 0, and
+        for more than 20 names of one task. Raises LeaseLost as ``log``.
+        """
+        self._check_held()
+        self._host.spend(self, amounts)
+        self.unfinished = True
+
     def _note(self, note: NewNote) -> None:
-        if self.lost:
-            raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
+        self._check_held()
         self.unfinished = True
         self._host.note(self, note)
+
+    def _check_held(self) -> None:
+        if self.lost:
+            raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
     def snooze(self, seconds: float) -> None:
         """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""

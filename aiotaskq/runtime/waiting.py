@@ -12,6 +12,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
+from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL
 from aiotaskq.core.validation import TEN_YEARS
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
@@ -27,6 +28,7 @@ Reason = Literal[
     "event",
     "unknown_type",
     "parents",
+    "budget",
     "closed",
     "full",
     "rate",
@@ -62,12 +64,15 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """``paused``: its queue. ``delayed``: its time has not come; ``retry``: nor that of its next attempt.
     ``sleeping``, ``event``: its handler sleeps, or waits for an event.
     ``unknown_type``: no worker that claims from its queue has a handler of its type, or the ``version`` of it that
-    began the task. ``parents``: tasks before it in its workflow. ``closed``, ``full``, ``rate``: its gate.
+    began the task. ``parents``: tasks before it in its workflow. ``budget``: that of its ``group`` is
+    used up. ``closed``, ``full``, ``rate``: its gate.
     ``passing``: its gate is about to let it pass. ``ready``: a free worker."""
     until: int | None = None
     """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
     event: str | None = None
     """The key of the event."""
+    group: str | None = None
+    """The id of the group whose budget is used up: its own, or one around it."""
     version: int | None = None
     """The version of the handler that began the task, and that no worker has; None where it has no steps."""
     gate: LimitState | None = None
@@ -225,6 +230,8 @@ def _at_a_gate(state: LimitState | None, now: int) -> Waiting:
     """Return what a task waits for that is parked at a gate."""
     if state is None:
         return Waiting(reason="passing")
+    if state.closed_until == USED_UP_UNTIL and state.key.startswith(BUDGET):
+        return Waiting(reason="budget", group=state.key.removeprefix(BUDGET), gate=state)
     if state.closed_until is not None and state.closed_until > now:
         until = None if state.closed_until - now > ENDLESS else state.closed_until
         return Waiting(reason="closed", until=until, gate=state)

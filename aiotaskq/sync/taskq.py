@@ -161,6 +161,8 @@ class GroupHandle(Facade[Any], Generic[T_co]):
     tasks = blocking(AsyncGroupHandle.tasks, lambda self, made: _handles(self._tq, made))
     task = blocking(AsyncGroupHandle.task, lambda self, made: _handle(self._tq, made))
     cancel = blocking(AsyncGroupHandle.cancel)
+    usage = blocking(AsyncGroupHandle.usage)
+    set_budget = blocking(AsyncGroupHandle.set_budget)
     retry_failed = blocking(AsyncGroupHandle.retry_failed)
 
 
@@ -397,6 +399,10 @@ class TaskContext:
     @documented_as(aiotaskq.runtime.context.TaskContext.emit)
     def emit(self, data: Any) -> None:
         self._context.emit(data)
+
+    @documented_as(aiotaskq.runtime.context.TaskContext.usage)
+    def usage(self, **amounts: float) -> None:
+        self._context.usage(**amounts)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
     def snooze(self, seconds: float) -> None:

@@ -48,6 +48,7 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
         started_at=None,
         ended_at=None,
         progress=None,
+        usage={},
     )
     if isinstance(what, Task):
         view.type, view.status, view.waits = what.type, what.status, what.waits
@@ -56,12 +57,12 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
             view.parents = [task_id for task_id, _ in what.flow.parents]
             view.children = [EdgeView(*each) for each in what.flow.children]  # type: ignore[arg-type]
         view.started_at, view.ended_at = to_iso(what.began_at), to_iso(what.ended_at)
-        view.progress = what.progress
+        view.progress, view.usage = what.progress, what.usage or {}
     elif what is not None:
         view.name = member.name or what.name
         view.type, view.status = "group", what.status
         view.started_at, view.ended_at = to_iso(what.created_at), to_iso(what.ended_at)
-        view.progress = msgspec.to_builtins(progress_of(what))
+        view.progress, view.usage = msgspec.to_builtins(progress_of(what)), what.usage
     return view
 
 

@@ -54,6 +54,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         lease_owner=task.lease_owner,
         lease_until=to_iso(task.lease_until),
         progress=task.progress,
+        usage=task.usage,
     )
     if one:
         view.attempts = [_attempt_view(attempt, whole) for attempt in attempts_of(task)]

@@ -16,6 +16,7 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.support.command import Cli, prepared, wait_for
@@ -303,6 +304,33 @@ def test_groups(cli: Cli) -> None:
     assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "show", "g")
     assert cli.json("groups", "retry", "g") == {"group_id": "g", "retried": 2}
     assert cli.out("groups", "mend") == "counts mended: 0\n"
+
+
+def test_the_budget_of_a_group(cli: Cli) -> None:
+    async def push() -> None:
+        async with TaskQ(cli.url) as tq:
+            await tq.group([TaskCall("a", {}, {}), TaskCall("a", {}, {})], group_id="g", budget={"tokens": 10})
+            (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1)
+            used = NewNotes(task.task_id, task.fence, (), {"tokens": 12, "cost": 0.5})
+            assert await tq.queue.backend.notes.add([used]) == [True]
+            await tq.group([TaskCall("a", {}, {})], group_id="free")
+
+    asyncio.run(push())
+    shown = cli.out("groups", "show", "g").splitlines()
+    assert shown[1] == "used up: cost 0.5, tokens 12 / 10"
+    assert shown[2].startswith("its budget is used up")
+    members = cli.json("groups", "show", "g")["members"]
+    (running,) = [each["task_id"] for each in members if each["status"] == "running"]
+    (waits,) = [each["task_id"] for each in members if each["status"] == "pending"]
+    assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
+    assert '{"tokens":12,"cost":0.5}' in cli.out("tasks", "show", running)
+    assert cli.json("tasks", "show", waits)["waits_for"] == "the budget of group g is used up"
+    assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
+    assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
+    assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
+    assert cli.json("tasks", "show", waits)["waits_for"] != "the budget of group g is used up"
+    assert "NAME=NUMBER is needed" in cli.fails("groups", "budget", "g", "tokens", code=2)
+    assert "was pushed without a budget" in cli.fails("groups", "budget", "free", "tokens=1")
 
 
 def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:

@@ -39,6 +39,22 @@ async def test_groups_are_listed_by_state_and_page(ask: Ask, tq: TaskQ) -> None:
     refused(await ask.get("groups?cursor=none"), 404, "NotFound", "there is no group none")
 
 
+async def test_the_budget_of_a_group_is_raised(ask: Ask, tq: TaskQ) -> None:
+    await tq.group([call("you"), call("me")], group_id="g", budget={"tokens": 10})
+    await tq.group([call("you")], group_id="free")
+    shown = (await ask.get("groups/g")).json()
+    assert (shown["usage"], shown["budget"], shown["used_up"]) == ({}, {"tokens": 10}, False)
+    changed = (await ask.post("groups/g/budget", json={"budget": {"tokens": 20, "cost": 0.5}})).json()
+    assert (changed["budget"], changed["used_up"]) == ({"tokens": 20, "cost": 0.5}, False)
+    assert (await ask.post("groups/g/budget", json={"budget": {"tokens": 0}})).json()["used_up"] is True
+    assert [state.closed_until is not None for state in await tq.limits.some(["budget:g"])] == [True]
+    refused(
+        await ask.post("groups/free/budget", json={"budget": {"tokens": 1}}), 409, "TaskConflict", "without a budget"
+    )
+    refused(await ask.post("groups/g/budget", json={"budget": {}}), 422, "ValidationError", "at least one name")
+    refused(await ask.post("groups/none/budget", json={"budget": {"tokens": 1}}), 404, "NotFound")
+
+
 async def test_a_group_is_shown_with_the_edges_of_its_graph(ask: Ask, tq: TaskQ) -> None:
     order = Workflow("order 1")
     order.add("charge", call("nobody"))

@@ -52,8 +52,9 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates.settle, self._push, self._make_room, self.listeners, keep
+            self._tasks, self._lock, self.gates, self._push, self._make_room, self.listeners, keep
         )
+        self.notes.grouped = self.groups.use
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, (self.notes.by_task, self.steps.by_task), self._lock)
@@ -200,7 +201,9 @@ class MemoryBackend(DirectBackend):
                 if flows and row.final and not after.final:
                     after = self.groups.brought_back(row, after)
                 self._leave(row)
-                self._enter(after if row.progress is after.progress else after.replace(progress=row.progress))
+                if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile
+                    after = after.replace(progress=row.progress, usage=row.usage)
+                self._enter(after)
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)

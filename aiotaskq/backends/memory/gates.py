@@ -14,8 +14,21 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle, room_of
-from aiotaskq.core.parking import at_gate, parked, passed, pushed_at, redeclared, settled_at, slots, tokens, touched
+from aiotaskq.core.parking import (
+    at_gate,
+    parked,
+    parked_again,
+    passed,
+    pushed_at,
+    redeclared,
+    settled_at,
+    slots,
+    tokens,
+    touched,
+)
+from aiotaskq.core.parking import left as freed
 from aiotaskq.core.task import PENDING, Task, claim_order
+from aiotaskq.core.usage import USED_UP_UNTIL
 
 
 class Line:
@@ -195,6 +208,25 @@ class MemoryGates(Gates):
             elif paused and task.status is PENDING and not task.parked:
                 self._move(task, parked(task, task.run_at))
                 self.open(slots(task), None)
+
+    def close_budget(self, key: str) -> None:
+        """Close the gate of a group, and park what has passed it and has not started."""
+        line = self._line(key)
+        line.gate = replace(line.gate, closed_until=USED_UP_UNTIL)
+        for task in [row for task_id in line.held if (row := self._rows[task_id]).status is PENDING]:
+            after = parked_again(task)
+            self._move(task, after)
+            self.open([*freed(task, after), after.gate or key], None)
+
+    def open_budget(self, key: str, now: int) -> None:
+        """Open the gate of a group, and let its tasks pass."""
+        line = self._line(key)
+        line.gate = replace(line.gate, closed_until=0)
+        self.open([key], now)
+
+    def drop(self, key: str) -> None:
+        """Forget a gate at which no task is."""
+        self._lines.pop(key, None)
 
     def open(self, keys: Iterable[str], now: int | None) -> None:
         """Admit these gates, and those behind them; without ``now`` make them due."""

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.groups import Groups, again, concerns, follow, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage, both, budget_gate
 
 
 class MemoryGroups(Groups):
@@ -23,18 +25,18 @@ class MemoryGroups(Groups):
         self,
         rows: Mapping[str, Task],
         lock: Any,
-        move: Callable[[Task, Task], None],
+        gates: MemoryGates,
         push: Callable[[Sequence[Task], bool], Sequence[Task]],
         make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
         keep: int,
     ) -> None:
-        """``move`` replaces a row, ``push`` inserts tasks, and is told whether they are refused where too many would
+        """``push`` inserts tasks, and is told whether they are refused where too many would
         wait at a gate; ``keep`` is how many ended groups stay.
 
         ``make_room`` raises QueueFull if there is no room for tasks.
         """
-        self._rows, self._lock, self._move, self._push, self._make_room = rows, lock, move, push, make_room
+        self._rows, self._lock, self._gates, self._push, self._make_room = rows, lock, gates, push, make_room
         self._listeners, self._keep = listeners, keep
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
@@ -104,6 +106,29 @@ class MemoryGroups(Groups):
         with self._lock:
             return self._members.get(group_id, [])[start : start + limit]
 
+    async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
+        with self._lock:
+            group = self._groups.get(group_id)
+            if group is None or not group.budget:
+                return None
+            group = replace(group, budget=budget)
+            self.write([group])
+            if group.used_up:
+                self._gates.close_budget(budget_gate(group_id))
+            else:
+                self._gates.open_budget(budget_gate(group_id), now)
+        self._listeners.notify(READY)
+        return group
+
+    def use(self, group_id: str, more: Usage) -> None:
+        """Add to what the members of a group have used up, and of those around it; under the lock."""
+        above: str | None = group_id
+        while above is not None and (group := self._groups.get(above)) is not None:
+            group = self._groups[above] = replace(group, usage=both(group.usage, more))
+            if group.used_up:
+                self._gates.close_budget(budget_gate(above))
+            above = group.parent_id
+
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
             group = self._groups.get(group_id)
@@ -138,7 +163,7 @@ class MemoryGroups(Groups):
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         for before, after in changes:
-            self._move(before, after)
+            self._gates.settle(before, after)
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         return {group_id: self._groups[group_id] for group_id in ids if group_id in self._groups}
@@ -187,7 +212,8 @@ class MemoryGroups(Groups):
 
     def _drop(self, group_id: str) -> None:
         self._ended.pop(group_id, None)
-        self._groups.pop(group_id, None)
+        if (group := self._groups.pop(group_id, None)) is not None and group.budget:
+            self._gates.drop(budget_gate(group_id))
         self._members.pop(group_id, None)
 
 

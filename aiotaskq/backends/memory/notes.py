@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from aiotaskq.backends.listeners import NOTED, Listeners
@@ -11,6 +11,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.notes import Notes, may_write
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes, Note
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage, risen
 
 
 class _Log:
@@ -34,8 +35,10 @@ class _Log:
 class MemoryNotes(Notes):
     """The notes of this process."""
 
-    def __init__(self, rows: Mapping[str, Task], lock: BriefLock, listeners: Listeners) -> None:
+    def __init__(self, rows: dict[str, Task], lock: BriefLock, listeners: Listeners) -> None:
         self._rows, self._lock, self._listeners = rows, lock, listeners
+        self.grouped: Callable[[str, Usage], None] = lambda group_id, more: None
+        """Adds to what the members of a group have used up."""
         self.by_task: dict[str, _Log] = {}
         """Of the tasks that have any; an entry is removed with its task."""
 
@@ -50,9 +53,15 @@ class MemoryNotes(Notes):
         row = self._rows.get(new.task_id)
         if row is None or row.fence != new.fence or row.status not in may_write(last):
             return False
-        log = self.by_task.setdefault(new.task_id, _Log())
-        for note in new.notes:
-            log.append(note)
+        if new.notes:
+            log = self.by_task.setdefault(new.task_id, _Log())
+            for note in new.notes:
+                log.append(note)
+        if new.usage is not None:
+            usage, more = risen(row.usage, new.usage)
+            self._rows[new.task_id] = row.replace(usage=usage)
+            if more and row.flow is not None and row.flow.group is not None:
+                self.grouped(row.flow.group, more)
         return True
 
     def _of(self, task_id: str) -> deque[Note]:

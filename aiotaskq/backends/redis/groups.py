@@ -20,6 +20,8 @@ from aiotaskq.core.errors import NotSupported, gate_full, queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import GroupState, Member, Plan
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage
+from aiotaskq.core.usage import decode as decode_usage
 
 READ = 1_000  # groups in one answer: the server runs no other command meanwhile
 
@@ -97,9 +99,11 @@ class RedisGroups(Groups):
             part = ids[start : start + READ]
             states = await self._redis.command("HMGET", f"{self._redis.root}groups", *part)
             callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *part)
+            fields = [field for group_id in part for field in (group_id, f"{group_id} budget")]
+            sums = iter(await self._redis.command("HMGET", f"{self._redis.root}groups:sums", *fields))
             found += [
-                None if state is None else _group(group_id, state, packed)
-                for group_id, state, packed in zip(part, states, callbacks, strict=True)
+                None if state is None else _group(group_id, state, packed, usage, budget)
+                for group_id, state, packed, usage, budget in zip(part, states, callbacks, sums, sums, strict=True)
             ]
         return found
 
@@ -123,6 +127,15 @@ class RedisGroups(Groups):
             Member(group_id=group_id, position=position, member_id=member_id, name=name, is_group=is_group)
             for position, (member_id, name, is_group) in enumerate(map(_member, rows), start)
         ]
+
+    async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
+        answer = await self._redis.run(scripts.GROUPS_BUDGET, self._hint, group_id, _text(budget), now)
+        if not answer:
+            return None
+        if answer[0]:
+            self._listeners.receive(GATES)
+        self._listeners.receive(READY)
+        return (await self.get([group_id]))[0]
 
     async def request_cancel(self, group_id: str) -> bool:
         return bool(await self._redis.run(scripts.GROUPS_CANCEL, group_id) == 1)
@@ -207,7 +220,8 @@ def _group_words(plan: Plan) -> Iterator[tuple[Any, ...]]:
         inside = _text(inner[group.group_id]) if group.group_id in inner else ""
         has_callback = group.then is not None or group.on_failure is not None
         callbacks = _text([*_template(group, group.then), *_template(group, group.on_failure)]) if has_callback else ""
-        yield group.group_id, _state(group), inside, callbacks, members[group.group_id]
+        sums = (_text(group.usage) if group.usage else "", _text(group.budget) if group.budget else "")
+        yield group.group_id, _state(group), inside, callbacks, *sums, members[group.group_id]
 
 
 def _state(group: GroupState) -> str:
@@ -228,7 +242,9 @@ def _template(group: GroupState, task: Task | None) -> tuple[str, str, str]:
     return body, state, _text(task)
 
 
-def _group(group_id: str, state: bytes, callbacks: bytes | None) -> GroupState:
+def _group(
+    group_id: str, state: bytes, callbacks: bytes | None, usage: bytes | None, budget: bytes | None
+) -> GroupState:
     total, remaining, failed, cancelled, generation, cancel, ended, created, origin = state.split(b" ", 8)
     known = _origin(origin)
     words = ["", "", "", "", "", ""] if callbacks is None else _texts(callbacks)
@@ -243,6 +259,8 @@ def _group(group_id: str, state: bytes, callbacks: bytes | None) -> GroupState:
         parent_id=known.parent_id,
         then=_task(words[2]) if words[2] else None,
         on_failure=_task(words[5]) if words[5] else None,
+        usage={} if usage is None else decode_usage(usage),
+        budget={} if budget is None else decode_usage(budget),
         cancel_requested=cancel == b"1",
         created_at=int(created),
         ended_at=None if ended == b"-" else int(ended),

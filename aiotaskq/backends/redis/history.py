@@ -10,6 +10,7 @@ from aiotaskq.backends.history import History
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.history import WIDTHS, Period, Roll, added_up
+from aiotaskq.core.usage import decode as decode_usage
 
 READ = 100  # hashes in one answer of a script: the server runs no other command meanwhile
 _encode = msgspec.json.Encoder().encode
@@ -46,10 +47,11 @@ class RedisHistory(History):
 
 
 def _value(period: Period) -> str:
-    return f"{period.n} {period.run_us} {period.wait_us}|{period.runs}|{period.waits}"
+    usage = _encode(period.usage).decode() if period.usage else ""
+    return f"{period.n} {period.run_us} {period.wait_us}|{period.runs}|{period.waits}|{usage}"
 
 
 def _period(seconds: int, at: int, field: bytes, value: bytes) -> Period:
-    sums, runs, waits = value.decode().split("|")
+    sums, runs, waits, usage = value.decode().split("|", 3)
     n, run_us, wait_us = map(int, sums.split())
-    return Period(at, seconds, *_decode(field), n, run_us, wait_us, runs, waits)
+    return Period(at, seconds, *_decode(field), n, run_us, wait_us, runs, waits, decode_usage(usage) if usage else {})

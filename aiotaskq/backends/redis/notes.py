@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aiotaskq.backends.listeners import NOTED, Listeners
+import msgspec
+
+from aiotaskq.backends.listeners import GATES, NOTED, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNotes, Note
+
+_encode = msgspec.json.Encoder().encode
 
 
 class RedisNotes(Notes):
@@ -23,10 +27,15 @@ class RedisNotes(Notes):
             return []
         words: list[bytes | int | str] = [MAX_NOTES, MAX_SIZE, int(last)]
         for each in new:
-            words += (each.task_id, each.fence, len(each.notes))
+            used = "" if each.usage is None else _encode(each.usage)
+            words += (each.task_id, each.fence, used, len(each.notes))
             for note in each.notes:
                 words += (note.size, f"{note.kind} {note.at}", self._stored(note.text))
-        held = [bool(flag) for flag in await self._redis.run(scripts.NOTES_ADD, *words)]
+        spent = any(each.usage is not None for each in new)
+        script = scripts.NOTES_ADD_GATED if spent else scripts.NOTES_ADD
+        held = [bool(flag) for flag in await self._redis.run(script, *words)]
+        if spent and held.pop():
+            self._listeners.notify(GATES)
         if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
             self._listeners.notify(NOTED, written)
         return [*held]

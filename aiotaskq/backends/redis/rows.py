@@ -42,6 +42,7 @@ class _Body(msgspec.Struct, omit_defaults=True):
     on_success: Any = None
     on_failure: Any = None
     progress: dict[str, Any] | None = None  # of a task that was pushed with some; reported progress overrides it
+    usage: dict[str, float] | None = None  # the same
     params: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     undecodable: str | None = None  # NO_CODEC where there is something coded: what a reader without a codec is to say
@@ -116,6 +117,7 @@ def _body(task: Task) -> str:
             task.on_success,
             task.on_failure,
             task.progress,
+            task.usage,
             task.params,
             task.extra,
             *(() if task.coded is None else _texts(task, _BODY)),
@@ -380,6 +382,8 @@ def recoded_rows(words: Sequence[bytes], codec: Codec) -> tuple[list[str], list[
         if task is None or task.undecodable is not None:
             continue
         new = encoded(task, codec)
+        if b',"usage":' in state[state.rfind(b',"status":') :]:  # it has a key of its own
+            new = new.replace(usage=None)
         reported = progress.removeprefix(b',"progress":')
         as_reported = reported and progress_json(verbatim(new).progress)
         if not reported:  # that of the push is in the body

@@ -60,7 +60,7 @@ class SqlBackend(Backend):
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         self.history = SqlHistory(self.database)
-        self.notes = SqlNotes(self.database, self.listeners)
+        self.notes = SqlNotes(self.database, self.gates, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock

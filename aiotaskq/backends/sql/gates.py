@@ -154,6 +154,12 @@ class SqlGates(Gates):
         """Wait for what runs after the commits of callers."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
+    async def follow_up(self, opened: Opened | None, freed: Mapping[str, Bounds | None]) -> None:
+        """Do what is left after a transaction that has opened gates, or closed some and freed slots of others."""
+        await self._after(opened)
+        if freed:
+            await self.make_due(freed)
+
     async def make_due(self, known: Mapping[str, Bounds | None]) -> None:
         """Let the next sweep admit these gates; their bounds are for those that do not exist."""
 

@@ -17,7 +17,7 @@ from aiotaskq.backends.groups import Followed, again, concerns, follow, waits_ag
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS, json_text, to_task
+from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS, json_text, read_usage, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.groups import GroupState, Member, deleted
 from aiotaskq.core.ids import next_seq
@@ -31,15 +31,18 @@ _COUNTS = ("total", "remaining", "failed", "cancelled", "generation", "cancel_re
 _WRITE = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _COUNTS})
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 _MOVE = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
-_NAMES = ("group_id", "name", *_COUNTS, "parent_id", "then_task", "failure_task", "created_at")
+_SUMS = ("usage", "budget")
+_NAMES = ("group_id", "name", *_COUNTS, "parent_id", "then_task", "failure_task", "created_at", *_SUMS)
 
 
 def to_group(row: Any) -> GroupState:
     """Return the group of a row."""
     names = ("group_id", "name", *_COUNTS, "parent_id", "created_at")
+    sums: dict[str, Any] = {name: read_usage(text) or {} for name in _SUMS if (text := getattr(row, name)) is not None}
     values = {name: getattr(row, name) for name in names} | {"cancel_requested": bool(row.cancel_requested)}
     return GroupState(
         **values,
+        **sums,
         then=None if row.then_task is None else _template(row.then_task),
         on_failure=None if row.failure_task is None else _template(row.failure_task),
     )
@@ -49,7 +52,8 @@ def add_group(connection: Connection, group: GroupState) -> bool:
     """Insert a group; return False if there is one with its id."""
     texts = (None if task is None else json_text(task) for task in (group.then, group.on_failure))
     counts = (getattr(group, name) for name in _COUNTS)
-    row = (group.group_id, group.name, *counts, group.parent_id, *texts, group.created_at)
+    sums = (json_text(found) if (found := getattr(group, name)) else None for name in _SUMS)
+    row = (group.group_id, group.name, *counts, group.parent_id, *texts, group.created_at, *sums)
     return insert_new(connection, GROUPS, _NAMES, [row]) == 1
 
 

@@ -13,7 +13,7 @@ from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.groups import Ends, Groups, encoded_plan, to_children, to_groups
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
-from aiotaskq.backends.sql.admission import Touched, check_room
+from aiotaskq.backends.sql.admission import Opened, Touched, check_room
 from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.claim_statements import PENDING
@@ -21,13 +21,15 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
-from aiotaskq.backends.sql.rows import GROUPS, LIVE, MEMBERS, TASKS, read_flow
+from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
+from aiotaskq.backends.sql.usage import Known, write_budget
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
 from aiotaskq.core.task import Status, Task
+from aiotaskq.core.usage import Usage, budget_gate
 
 c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
 MENDED = 500  # groups, or children, counted anew in one transaction
@@ -172,6 +174,22 @@ class SqlGroups(Groups):
             for row in rows
         ]
 
+    async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
+        def body(connection: Connection, touched: Touched) -> tuple[GroupState, Opened | None, Known] | None:
+            group = GroupRows(connection, touched, push).groups([group_id]).get(group_id)
+            if group is None or not group.budget:
+                return None
+            group = replace(group, budget=budget)
+            return (group, *write_budget(connection, group, now))
+
+        written, *_ = await self._gates.write(body)
+        if written is None:
+            return None
+        group, opened, freed = written
+        await self._gates.follow_up(opened, freed)
+        self._listeners.notify(READY)
+        return group
+
     async def request_cancel(self, group_id: str) -> bool:
         def body(connection: Connection) -> bool:
             live = (g.ended_at.is_(None),)
@@ -204,6 +222,7 @@ class SqlGroups(Groups):
                 locked = connection.execute(select(g.group_id).where(*gone).order_by(g.group_id).with_for_update())
                 ids = list(locked.scalars().all())
                 connection.execute(delete(MEMBERS).where(m.group_id.in_(ids)))
+                connection.execute(delete(GATES).where(GATES.c.key.in_(list(map(budget_gate, ids)))))
                 count += connection.execute(delete(GROUPS).where(g.group_id.in_(ids))).rowcount
             return count
 

@@ -9,13 +9,14 @@ from sqlalchemy import BigInteger, Connection, Integer, String, bindparam, delet
 
 from aiotaskq.backends.history import History
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.rows import json_text, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.history import WIDTHS, Period, Roll, added_up, widened
 from aiotaskq.models import HistoryRow
 
 _H: Any = HistoryRow.__table__
 c = _H.c
-_READ = select(c.at, c.seconds, c.queue, c.task_type, c.kind, c.n, c.run_us, c.wait_us, c.runs, c.waits)
+_READ = select(c.at, c.seconds, c.queue, c.task_type, c.kind, c.n, c.run_us, c.wait_us, c.runs, c.waits, c.usage)
 _INSERT = insert(_H)
 _WRITE = (
     update(_H)
@@ -23,7 +24,7 @@ _WRITE = (
     .where(*(column == bindparam(f"b_{column.name}", type_=String) for column in (c.queue, c.task_type, c.kind)))
 )
 _KEY = ("seconds", "at", "queue", "kind")
-_SUMS = ("n", "run_us", "wait_us", "runs", "waits")
+_SUMS = ("n", "run_us", "wait_us", "runs", "waits")  # and usage
 
 
 class SqlHistory(History):
@@ -92,14 +93,20 @@ def _add(connection: Connection, periods: Iterable[Period]) -> None:
 
 
 def _period(row: Any) -> Period:
-    at, seconds, queue, type_, kind, n, run_us, wait_us, runs, waits = row
-    return Period(at, seconds, queue, type_, kind, n, run_us, wait_us, runs or "", waits or "")
+    at, seconds, queue, type_, kind, n, run_us, wait_us, runs, waits, usage = row
+    used = {} if usage is None else read_usage(usage) or {}
+    return Period(at, seconds, queue, type_, kind, n, run_us, wait_us, runs or "", waits or "", used)
 
 
 def _row(period: Period) -> dict[str, Any]:
-    return {"task_type": period.type, **{name: getattr(period, name) for name in (*_SUMS, *_KEY)}}
+    return {"task_type": period.type, **{name: getattr(period, name) for name in _KEY}, **_sums(period)}
+
+
+def _sums(period: Period) -> dict[str, Any]:
+    usage = json_text(period.usage) if period.usage else None
+    return {**{name: getattr(period, name) for name in _SUMS}, "usage": usage}
 
 
 def _changed(period: Period) -> dict[str, Any]:
     key = {f"b_{name}": getattr(period, name) for name in _KEY}
-    return {**key, "b_task_type": period.type, **{name: getattr(period, name) for name in _SUMS}}
+    return {**key, "b_task_type": period.type, **_sums(period)}

@@ -11,9 +11,11 @@ from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.notes import Notes, may_write
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.usage import Known, write_usage
 from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNotes, Note
 from aiotaskq.models import NoteRow
 
@@ -33,14 +35,16 @@ _READ = select(c.n, c.at, c.kind, c.text)
 class SqlNotes(Notes):
     """The table ``aiotaskq_note``."""
 
-    def __init__(self, database: Database, listeners: Listeners) -> None:
-        self._database, self._listeners = database, listeners
+    def __init__(self, database: Database, gates: SqlGates, listeners: Listeners) -> None:
+        self._database, self._gates, self._listeners = database, gates, listeners
 
     async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         if not new:
             return []
         texts = [[self._stored(note.text) for note in each.notes] for each in new]
-        held = await self._database.write(lambda connection: _add(connection, new, texts, last))
+        held, freed = await self._database.write(lambda connection: _add(connection, new, texts, last))
+        if freed:
+            await self._gates.follow_up(None, freed)
         if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
             self._listeners.notify(NOTED, written)
         return held
@@ -59,7 +63,7 @@ class SqlNotes(Notes):
 
 def _add(
     connection: Connection, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool
-) -> list[bool | None]:
+) -> tuple[list[bool | None], Known]:
     # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
     ids = sorted(each.task_id for each in new)
     running = _running(connection, ids, lock=True, skip=not last)
@@ -70,7 +74,14 @@ def _add(
     held = [_holds(running, each, last) or (None if _holds(elsewhere, each, last) else False) for each in new]
     kept = [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok]
     if not kept:
-        return held
+        return held, {}
+    _append(connection, [(each, part) for each, part in kept if part])
+    return held, write_usage(connection, [each for each, _ in kept])  # last, since it may lock gates
+
+
+def _append(connection: Connection, kept: Sequence[tuple[NewNotes, Sequence[str]]]) -> None:
+    if not kept:
+        return
     # In a statement of its own: one that waits for a lock sees the rows as they were before the wait.
     newest = {
         row.task_id: (row.n or 0, row.ends or 0)
@@ -90,7 +101,6 @@ def _add(
             connection.execute(delete(_N).where(c.task_id == task_id, c.n <= n - MAX_NOTES))
         if ends > MAX_SIZE:  # with the room of one note, since a row says where its text ends, and not where it begins
             connection.execute(delete(_N).where(c.task_id == task_id, c.ends < ends - MAX_SIZE + MAX_NOTE))
-    return held
 
 
 def _holds(rows: Mapping[str, tuple[Any, int]], new: NewNotes, last: bool) -> bool:

@@ -18,6 +18,8 @@ from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.usage import Usage
+from aiotaskq.core.usage import decode as decode_usage
 from aiotaskq.models import GateRow, GroupRow, MemberRow, SchedulerTask, SlotRow, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
@@ -90,12 +92,19 @@ DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": Fa
 NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
 
 
+_usage_of = attrgetter("usage")
+
+
 def new_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return the columns of new tasks: their names, and their values by task."""
+    names: tuple[str, ...] = NEW
     rows = [new_row(task) for task in tasks]
+    if any(map(_usage_of, tasks)):  # copies of rows of another store
+        names += ("usage",)
+        rows = [(*row, json_text(task.usage) if task.usage else None) for row, task in zip(rows, tasks, strict=True)]
     if not any_flow(tasks):
-        return NEW, rows
-    return (*NEW, *FLOW), [row + flow_columns(task) for row, task in zip(rows, tasks, strict=True)]
+        return names, rows
+    return (*names, *FLOW), [row + flow_columns(task) for row, task in zip(rows, tasks, strict=True)]
 
 
 def new_row(task: Task) -> tuple[Any, ...]:
@@ -114,7 +123,7 @@ CLAIM = (
 """The columns of a task that can be claimed and has nothing in the others; most have not."""
 OTHERS = (
     *("completed_at", "error_message", "scheduler_task_id", "due_at", "expires_at", "ended_at", "unique_key"),
-    *("idempotency_key", "result", "progress", "on_success", "on_failure", "extra", "attempts"),
+    *("idempotency_key", "result", "progress", "usage", "on_success", "on_failure", "extra", "attempts"),
 )
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
@@ -162,6 +171,7 @@ def to_task(row: Sequence[Any]) -> Task:
     """Return the task of a full row of ``task_queue``; ``undecodable`` says what cannot be read."""
     values = dict(zip(_TASK_FIELDS, row, strict=True))
     del values["live_key"], values["live_gate"]
+    values["usage"] = None if values["usage"] is None else read_usage(values["usage"])
     texts = {name: values[name] for name in _TEXTS}
     problems: dict[str, str | None] = {}
     for name in ("params", "extra"):
@@ -235,6 +245,14 @@ def _value(text: str | None) -> Any:
         return None if text is None else _decode(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
         return None  # another program wrote it; the text stays in the row
+
+
+def read_usage(text: str) -> Usage | None:
+    """Return what a task or a group has used up; None for a text that another program wrote."""
+    try:
+        return decode_usage(text)
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
+        return None
 
 
 _tasks = msgspec.json.Decoder(tuple[Task, ...]).decode

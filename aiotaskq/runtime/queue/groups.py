@@ -15,6 +15,7 @@ from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Status, Task, same_push
+from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import (
     DatabaseUnavailable,
@@ -332,7 +333,8 @@ class GroupVerbs:
         """
         now = self._queue.clock.now()
         self._check(tasks)
-        members = [in_group(task, group_id, derived_id(source, n), now) for n, task in enumerate(tasks, first)]
+        budgets = await self._budgets(group_id)
+        members = [in_group(task, group_id, derived_id(source, n), now, budgets) for n, task in enumerate(tasks, first)]
         added = await self._queue.backend.groups.add(group_id, members, now)
         if added is None:
             group = await self.get(group_id)
@@ -343,6 +345,34 @@ class GroupVerbs:
             new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
             self._pushed.emit(new, new)
         return int(added)
+
+    async def _budgets(self, group_id: str) -> list[str]:
+        """Return those of a group and of the groups around it that have budgets, the widest first."""
+        found: list[str] = []
+        above: str | None = group_id
+        while above is not None:
+            (group,) = await self._queue.backend.groups.get([above])
+            if group is not None and group.budget:
+                found.insert(0, above)
+            above = None if group is None else group.parent_id
+        return found
+
+    async def set_budget(self, group_id: str, budget: Mapping[str, float]) -> GroupState:
+        """Give a group another budget, and return it. Raises NotFound, ValidationError, TaskConflict without one."""
+        wanted = checked_budget(budget)
+        if not wanted:
+            raise ValidationError("budget: at least one name with its number is needed")
+        group = await self.get(group_id)
+        if not group.budget:
+            raise TaskConflict(
+                f"group {group_id} was pushed without a budget, so its tasks do not wait for one; cancel it, or push a "
+                "new one with budget=…"
+            )
+        written = await self._queue.backend.groups.set_budget(group_id, wanted, self._queue.clock.now())
+        if written is None:
+            raise NotFound(f"there is no group {printable(group_id)}")
+        log.debug("group {}: its budget is {}", printable(group_id), wanted)
+        return written
 
     async def cancel(self, group_id: str) -> bool:
         """Cancel what has not ended of a group, and of the groups in it; False if it has ended. Raises NotFound."""

@@ -1,11 +1,11 @@
-"""Collects the notes of the tasks that run here and writes them in batches, those of a task before its end."""
+"""Collects what the tasks that run here note and use up, and writes it in batches, that of a task before its end."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from aiotaskq.backends.notes import Notes
@@ -13,6 +13,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.usage import Usage, added, risen
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.context import TaskContext
@@ -30,6 +31,8 @@ class _Unwritten:
     def __init__(self, context: TaskContext) -> None:
         self.context = context
         self.notes: deque[NewNote] = deque()
+        self.spent = False
+        """Whether the task has used up more than is written."""
         self._size = 0
 
     def append(self, note: NewNote) -> None:
@@ -37,7 +40,8 @@ class _Unwritten:
         self._size += note.size
         self._trim()
 
-    def put_back(self, notes: Sequence[NewNote]) -> None:
+    def put_back(self, notes: Sequence[NewNote], spent: bool) -> None:
+        self.spent = self.spent or spent
         self.notes.extendleft(reversed(notes))
         self._size += sum(note.size for note in notes)
         self._trim()
@@ -47,12 +51,25 @@ class _Unwritten:
             self._size -= self.notes.popleft().size
 
 
+def _new(key: Key, unwritten: _Unwritten) -> NewNotes:
+    return NewNotes(*key, tuple(unwritten.notes), unwritten.context.used_up if unwritten.spent else None)
+
+
 class NoteWriter:
     """The notes of one worker. Nothing runs here until a handler writes one."""
 
-    def __init__(self, notes: Notes, clock: Clock, begin: Callable[[Work], None]) -> None:
-        """``begin`` starts a coroutine function in the worker's loop; it is called from any thread."""
-        self._notes, self._clock, self._begin = notes, clock, begin
+    def __init__(
+        self,
+        notes: Notes,
+        clock: Clock,
+        begin: Callable[[Work], None],
+        used: Callable[[Task, Usage], None] | None = None,
+    ) -> None:
+        """``begin`` starts a coroutine function in the worker's loop; it is called from any thread.
+
+        ``used`` is told what a task has used up, once that is written.
+        """
+        self._notes, self._clock, self._begin, self._used = notes, clock, begin, used
         self._unwritten: dict[Key, _Unwritten] = {}
         self._lock = threading.Lock()  # handlers in threads write notes, too
         self._writing = asyncio.Lock()
@@ -61,14 +78,26 @@ class NoteWriter:
 
     def add(self, context: TaskContext, note: NewNote) -> None:
         """Take a note of a task that runs here, to be written soon; from any thread."""
-        key = (context.task.task_id, context.task.fence)
         with self._lock:
-            if (unwritten := self._unwritten.get(key)) is None:
-                unwritten = self._unwritten[key] = _Unwritten(context)
-            unwritten.append(note)
+            self._of(context).append(note)
             first, self._awake = not self._awake, True
         if first:
             self._begin(self._rounds)
+
+    def spend(self, context: TaskContext, amounts: Mapping[str, Any]) -> None:
+        """Add to what a task that runs here has used up, as ``add``. Raises ValidationError."""
+        with self._lock:
+            context.used_up = added(context.used_up or context.task.usage, amounts)
+            self._of(context).spent = True
+            first, self._awake = not self._awake, True
+        if first:
+            self._begin(self._rounds)
+
+    def _of(self, context: TaskContext) -> _Unwritten:
+        key = (context.task.task_id, context.task.fence)
+        if (unwritten := self._unwritten.get(key)) is None:
+            unwritten = self._unwritten[key] = _Unwritten(context)
+        return unwritten
 
     async def _rounds(self) -> None:
         """Write at intervals until nothing is left."""
@@ -92,7 +121,7 @@ class NoteWriter:
     async def finish(self, task: Task) -> None:
         """Write what is left of a run that is about to end, or that has completed in a transaction of its own.
 
-        If the store cannot be reached for a while, they are dropped.
+        If the store cannot be reached for a while, notes are dropped; what was used up waits as the outcome does.
         """
         key = (task.task_id, task.fence)
         failures, until = 0, self._clock.ticks() + int(PATIENCE * SECOND)
@@ -102,21 +131,21 @@ class NoteWriter:
                 return
             except DatabaseUnavailable as error:
                 failures += 1
-                if self._clock.ticks() >= until:
+                if self._clock.ticks() >= until and not self._unwritten[key].spent:
                     log.warning("{}: its last notes are lost: {}", named(task), error)
                     self._take(key)
                     return
             await self._clock.sleep(backoff(failures, 0.1, 1.0))
 
-    def _take(self, key: Key | None) -> dict[Key, tuple[TaskContext, tuple[NewNote, ...]]]:
+    def _take(self, key: Key | None) -> dict[Key, tuple[TaskContext, NewNotes]]:
         with self._lock:
             keys = [*self._unwritten] if key is None else [key] if key in self._unwritten else []
             taken = [(each, self._unwritten.pop(each)) for each in keys]
-            return {each: (unwritten.context, tuple(unwritten.notes)) for each, unwritten in taken}
+            return {each: (unwritten.context, _new(each, unwritten)) for each, unwritten in taken}
 
-    def _put_back(self, key: Key, context: TaskContext, notes: Sequence[NewNote]) -> None:
+    def _put_back(self, key: Key, context: TaskContext, new: NewNotes) -> None:
         with self._lock:
-            self._unwritten.setdefault(key, _Unwritten(context)).put_back(notes)
+            self._unwritten.setdefault(key, _Unwritten(context)).put_back(new.notes, new.usage is not None)
 
     async def _write(self, key: Key | None) -> None:
         """Write the notes of one run, or of all. Raises DatabaseUnavailable; then they are kept."""
@@ -124,7 +153,7 @@ class NoteWriter:
             taken = self._take(key)
             if not taken:
                 return
-            new = [NewNotes(*each, notes) for each, (_, notes) in taken.items()]
+            new = [notes for _, notes in taken.values()]
             try:
                 held = await self._notes.add(new, last=key is not None)
             except (DatabaseUnavailable, asyncio.CancelledError):
@@ -140,6 +169,10 @@ class NoteWriter:
                     self._put_back(each, context, notes)
                 elif not ok:
                     context.lost = True
+                elif notes.usage is not None and self._used is not None:
+                    _, more = risen(context.written or context.task.usage, notes.usage)
+                    context.written = notes.usage
+                    self._used(context.task, more)
 
     async def _write_each(self, new: Sequence[NewNotes], last: bool) -> list[bool | None]:
         """Write each alone: what is wrong with the notes of one task must not lose those of others."""

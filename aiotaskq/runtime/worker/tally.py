@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from aiotaskq.backends.history import History
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.history import MINUTE, Key, Sums, begin_of
+from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
 from aiotaskq.core.outcome import Completed, Expired, Outcome, Released
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import Status, Task
+from aiotaskq.core.usage import Usage, both
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.log import log
 
@@ -77,6 +78,11 @@ class Tally:
             self._note(before, after, str(after.status))
         elif type(outcome) is not Released:
             self._note(before, after, "retried")
+
+    def used(self, task: Task, more: Usage) -> None:
+        """Add what a task has used up, which is written."""
+        sums = self._sums_for(self._clock.now(), task.queue, task.type, USED)
+        sums.usage = both(sums.usage, more)
 
     def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
         """Count a task that has expired, or the run of a worker that is dead."""

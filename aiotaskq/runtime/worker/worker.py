@@ -129,7 +129,9 @@ class Worker:
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
-        self._notes = NoteWriter(backend.notes, clock, self._begin)
+        self._notes = NoteWriter(backend.notes, clock, self._begin, None if self.tally is None else self.tally.used)
+        self.note: Callable[[TaskContext, NewNote], None] = self._notes.add
+        self.spend: Callable[[TaskContext, Mapping[str, Any]], None] = self._notes.spend
         self._chores: set[asyncio.Task[None]] = set()
         self._given_back, self._hurried, self._idle = 0, False, asyncio.Event()
         self._waiting = 0  # how many wait until the worker is idle
@@ -346,10 +348,6 @@ class Worker:
     def now(self) -> int:
         """Return the time in microseconds UTC."""
         return self._clock.now()
-
-    def note(self, context: TaskContext, note: NewNote) -> None:
-        """Take a note of a task that runs here, to be written soon; from any thread."""
-        self._notes.add(context, note)
 
     def _begin(self, work: Work) -> None:
         self.loop.call_soon_threadsafe(lambda: self.chore(work()))

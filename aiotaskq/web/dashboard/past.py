@@ -24,6 +24,7 @@ from aiotaskq.core.history import (
     percentile,
 )
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.usage import Usage, both
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
 from aiotaskq.web.dashboard.words import marked
 
@@ -72,6 +73,8 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     points: list[Point]
     total: Point
     zone: str
+    usage: Usage
+    """What tasks have used up, by name."""
 
     @property
     def empty(self) -> bool:
@@ -199,7 +202,10 @@ def _seconds(duration: float | None) -> float | None:
 
 def _activity(span: str, begin: int, step: int, count: int, periods: Iterable[Period], zone: str) -> Activity:
     parts = [_Added() for _ in range(count)]
+    usage: Usage = {}
     for period in periods:
+        if period.usage:
+            usage = both(usage, period.usage)
         place = (period.at - begin) // (step * SECOND)
         if 0 <= place < count:
             parts[place].add(period)
@@ -217,6 +223,7 @@ def _activity(span: str, begin: int, step: int, count: int, periods: Iterable[Pe
         points=[point for point, _ in summed],
         total=_point(begin, counts, histograms),
         zone=zone,
+        usage=usage,
     )
 
 

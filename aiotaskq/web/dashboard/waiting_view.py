@@ -25,6 +25,7 @@ class WaitingView(msgspec.Struct):
     until: str | None
     version: int | None
     event: str | None
+    group: str | None
     gate: LimitView | None
     parents: list[ParentView]
     behind: int
@@ -43,6 +44,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
         until=to_iso(found.until),
         version=found.version,
         event=found.event,
+        group=found.group,
         gate=None if found.gate is None else limit_view(found.gate),
         parents=[
             ParentView(each.task_id, each.name, None if each.status is None else str(each.status))

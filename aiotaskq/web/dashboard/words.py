@@ -53,7 +53,7 @@ CHANGES = (
     *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
     *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate", "run-task"),
     *("reset-limit", "resize-worker", "resume-queue", "resume-schedule", "retry-group"),
-    *("retry-task", "retry-tasks", "run-schedule", "set-gate", "set-limit"),
+    *("retry-task", "retry-tasks", "run-schedule", "set-budget", "set-gate", "set-limit"),
     *("set-value", "wake-worker", "wake-workers"),
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
@@ -118,6 +118,10 @@ class Words:
     def number(self, number: Any) -> str:
         """Return a number with groups of three digits."""
         return f"{number:,}" if _is_int(number) else f"{number:,.2f}".rstrip("0").rstrip(".")
+
+    def amount(self, number: float) -> str:
+        """Return what was used up, where a small fraction counts, too."""
+        return f"{number:,}" if _is_int(number) else f"{number:,.6f}".rstrip("0").rstrip(".")
 
     def plain(self, number: float) -> str:
         """Return a number as a form takes it, without groups."""

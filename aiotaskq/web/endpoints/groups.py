@@ -18,6 +18,7 @@ from aiotaskq.web.schemas.groups import (
     MembersQuery,
     MembersRetried,
     Mended,
+    NewBudget,
 )
 
 groups = Operations("aiotaskq groups")
@@ -37,6 +38,9 @@ VIEW: dict[str, Any] = {
     "generation": 1,
     "parent_id": None,
     "cancel_requested": False,
+    "usage": {"tokens": 1200, "cost": 0.018},
+    "budget": {"tokens": 1000000},
+    "used_up": False,
     "created_at": "2026-01-31T08:00:00Z",
     "ended_at": "2026-01-31T08:00:15Z",
 }
@@ -55,6 +59,7 @@ MEMBERS: list[dict[str, Any]] = [
         "started_at": "2026-01-31T08:00:14Z",
         "ended_at": "2026-01-31T08:00:15Z",
         "progress": None,
+        "usage": {"tokens": 1200, "cost": 0.018},
     },
     {
         "task_id": SEND,
@@ -70,6 +75,7 @@ MEMBERS: list[dict[str, Any]] = [
         "started_at": None,
         "ended_at": "2026-01-31T08:00:15Z",
         "progress": None,
+        "usage": {},
     },
 ]
 SHOWN = VIEW | {
@@ -153,6 +159,20 @@ async def cancel_group(call: Call) -> ApiResponse:
     if not cancelled:
         raise TaskConflict(f"group {printable(group_id)} has ended already: {group.status}")
     return respond(group_view(group))
+
+
+@groups(
+    "POST",
+    "/groups/{group_id}/budget",
+    Success(200, "The group with its new budget", GroupView, VIEW | {"status": "running", "ended_at": None}),
+    body=NewBudget,
+    example={"budget": {"tokens": 2_000_000}},
+    problems=(409,),
+)
+async def set_budget(call: Call) -> ApiResponse:
+    """Give a group another budget; its members go on if that is not used up. 409 if it was pushed without one."""
+    body: NewBudget = call.body
+    return respond(group_view(await call.tq.queue.groups.set_budget(_id(call), body.budget)))
 
 
 @groups(

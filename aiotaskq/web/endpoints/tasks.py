@@ -71,6 +71,7 @@ VIEW: dict[str, Any] = {
     "lease_owner": None,
     "lease_until": None,
     "progress": {"done": 1, "total": 2},
+    "usage": {"tokens": 1200, "cost": 0.018},
 }
 
 

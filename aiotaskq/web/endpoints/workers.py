@@ -58,6 +58,7 @@ PERIOD: dict[str, Any] = {
     "wait_p50": 0.02,
     "wait_p95": 0.08,
     "wait_p99": 0.3,
+    "usage": {},
 }
 
 
@@ -152,5 +153,6 @@ def _period(period: Any) -> PeriodView:
         n=period.n,
         run_seconds=period.run_us / SECOND,
         wait_seconds=period.wait_us / SECOND,
+        usage=period.usage,
         **percents,
     )

@@ -43,6 +43,9 @@ class GroupView(Struct):
     generation: Annotated[int, Meta(description="How often it has ended, from 1, the present time included")]
     parent_id: Annotated[str, Meta(description="The group whose member it is")] | None
     cancel_requested: bool
+    usage: Annotated[dict[str, float], Meta(description="What its members have used up, by name")]
+    budget: Annotated[dict[str, float], Meta(description="How much they may use up; empty without a budget")]
+    used_up: Annotated[bool, Meta(description="Whether its budget is used up, so that no further member starts")]
     created_at: Time | None
     ended_at: Time | None
 
@@ -77,6 +80,7 @@ class MemberView(Struct):
     started_at: Time | None
     ended_at: Time | None
     progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None
+    usage: Annotated[dict[str, float], Meta(description="What it has used up, by name")]
 
 
 class CallbackView(Struct):
@@ -97,6 +101,12 @@ class GroupDetail(GroupView):
     callbacks: list[CallbackView]
     members: list[MemberView]
     next: int | None
+
+
+class NewBudget(Struct, forbid_unknown_fields=True):
+    """Another budget of a group."""
+
+    budget: Annotated[dict[str, float], Meta(description="By name; a name that is left out has no bound")]
 
 
 class MembersRetried(Struct):

@@ -130,6 +130,7 @@ class TaskView(Struct):
     lease_owner: str | None
     lease_until: Time | None
     progress: dict[str, Any] | None
+    usage: Annotated[dict[str, float] | None, Meta(description="What its runs have used up, by name")]
     attempts: Annotated[list[AttemptView], Meta(description="Of one task; not in a list")] | UnsetType = UNSET
     params: Any = UNSET
     result: Any = UNSET

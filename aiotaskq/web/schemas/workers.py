@@ -95,6 +95,7 @@ class PeriodView(Struct):
     wait_p50: Percentile
     wait_p95: Percentile
     wait_p99: Percentile
+    usage: Annotated[dict[str, float], Meta(description="What tasks have used up, by name; of the kind used only")]
 
 
 class HistoryPage(Struct):

@@ -20,6 +20,7 @@ class Store(Notes):
 
     def __init__(self) -> None:
         self.calls: list[dict[str, list[str]]] = []
+        self.usage: list[Any] = []
         self.away = False
         self.answers: dict[str, bool | None] = {}
         self.refuses = ""
@@ -30,6 +31,7 @@ class Store(Notes):
         if any(each.task_id == self.refuses for each in new):
             raise ValueError("no")
         written = [each for each in new if self.answers.get(each.task_id, True)]
+        self.usage += [each.usage for each in written if each.usage is not None]
         self.calls.append({each.task_id: [note.text for note in each.notes] for each in written})
         return [self.answers.get(each.task_id, True) for each in new]
 
@@ -44,7 +46,10 @@ class Bench:
     def __init__(self) -> None:
         self.clock, self.store = VirtualClock(), Store()
         self.begun: list[asyncio.Task[None]] = []
-        self.writer = NoteWriter(self.store, self.clock, self.begin)
+        self.used: list[Any] = []
+        self.writer = NoteWriter(
+            self.store, self.clock, self.begin, lambda task, more: self.used.append((task.task_id, more))
+        )
 
     def begin(self, work: Work) -> None:
         self.begun.append(asyncio.create_task(work()))
@@ -118,6 +123,39 @@ async def test_the_end_of_a_task_does_not_wait_for_ever() -> None:
     bench.store.away = False
     await bench.clock.advance(10)
     assert bench.store.calls == []
+
+
+async def test_what_is_used_up_is_written_as_sums_with_those_of_earlier_runs() -> None:
+    bench = Bench()
+    context = bench.context("1")
+    context.task = context.task.replace(usage={"tokens": 100})
+    bench.writer.spend(context, {"tokens": 1})
+    bench.writer.spend(context, {"tokens": 2, "cost": 0.5})
+    bench.writer.add(context, line("a"))
+    await bench.idle()
+    assert (bench.store.usage, bench.store.calls) == ([{"tokens": 103, "cost": 0.5}], [{"1": ["a"]}])
+    assert bench.used == [("1", {"tokens": 3, "cost": 0.5})]
+    bench.writer.spend(context, {"tokens": 4})
+    await bench.writer.finish(context.task)
+    await bench.writer.finish(context.task)
+    assert bench.store.usage[1:] == [{"tokens": 107, "cost": 0.5}]
+    assert bench.used[1:] == [("1", {"tokens": 4})]
+
+
+async def test_the_end_of_a_task_waits_for_what_it_has_used_up() -> None:
+    bench = Bench()
+    bench.store.away = True
+    context = bench.context("1")
+    bench.writer.spend(context, {"tokens": 1})
+    ending = asyncio.create_task(bench.writer.finish(context.task))
+    await bench.clock.advance(PATIENCE * 10)
+    assert not ending.done()
+    bench.writer.spend(context, {"tokens": 1})
+    bench.store.away = False
+    await bench.clock.advance(3)
+    assert ending.done()
+    assert bench.store.usage[-1] == {"tokens": 2}
+    assert sum(more["tokens"] for _, more in bench.used) == 2
 
 
 async def test_a_lost_task_is_told_and_a_locked_one_is_tried_again() -> None:

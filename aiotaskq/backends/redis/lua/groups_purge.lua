@@ -14,6 +14,12 @@ for _, id in ipairs(ids) do
   if group then set_score('groups:ended', group.created .. id, false) end
   set_score('groups:done', id, false)
   for _, key in ipairs({'groups', 'groups:then', 'groups:inner'}) do set_field(key, id, false) end
+  set_field('groups:sums', id, false)
+  if call('HEXISTS', root .. 'groups:sums', id .. ' budget') == 1 then
+    set_field('groups:sums', id .. ' budget', false)
+    set_field('gates', 'budget:' .. id, false)
+    set_score('gates:due', 'budget:' .. id, false)
+  end
   call('UNLINK', root .. 'members:' .. id)
 end
 flush()

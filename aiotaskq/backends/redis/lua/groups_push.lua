@@ -1,7 +1,7 @@
 -- ARGV: hint, packed groups, maxsize or '' for no bound, now, how many rows have to fit, the number of lists of
 -- changes, these lists (packed), then lists of rows as for a push. Of each group its id, its state (see groups.lua),
--- the ids of the groups in it and its callbacks, both JSON or '', and a list of its members. Returns 0 if there is a
--- group with the id of the first, 1 if not or if this very push has made it; then 1 or 0 as a push; then what has
+-- the ids of the groups in it, its callbacks, what it has used up and its budget, all four JSON or '', and a list of
+-- its members. Returns 0 if there is a group with the id of the first, 1 if not or if this very push has made it; then 1 or 0 as a push; then what has
 -- followed for groups, if rows of groups have ended. If there is no room, nothing is written: -1 and how many rows are
 -- too many, 0 if a change did not hold. If too many rows would wait at a gate, nothing either: its key and how many
 -- may wait.
@@ -33,10 +33,12 @@ for n = last + 1, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 local full, most = admission.declare()
 if full then return {full, most} end
 for _, words in ipairs(groups) do
-  local id, state, inner, callbacks, members = unpack(words)
+  local id, state, inner, callbacks, usage, budget, members = unpack(words)
   tools.save_group(id, tools.parse_group(state), true)
   if inner ~= '' then set_field('groups:inner', id, inner) end
   if callbacks ~= '' then set_field('groups:then', id, callbacks) end
+  if usage ~= '' then set_field('groups:sums', id, usage) end
+  if budget ~= '' then set_field('groups:sums', id .. ' budget', budget) end
   call_in_chunks('RPUSH', 'members:' .. id, members)
 end
 flush()

@@ -1,4 +1,5 @@
 -- ARGV: seconds, those of the longer periods or '' for none, before, limit. Returns how many periods were rolled.
+-- include: usage_text
 -- include: history
 
 local index, rolled = root .. 'history:' .. ARGV[1], 0

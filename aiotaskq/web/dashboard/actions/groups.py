@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from aiotaskq.errors import ValidationError
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions, link
 from aiotaskq.web.dashboard.words import marked
@@ -20,6 +23,21 @@ async def cancel(change: Change) -> Question | Done:
     else:
         said = Message(marked("The group {id} has ended already."), {"id": group_id}, problem=True)
     return Done(said, link("group", id=group_id), (group_id,))
+
+
+@actions("set-budget")
+async def set_budget(change: Change) -> Done:
+    """Give a group another budget."""
+    group_id = change.needed("id")
+    try:
+        budget = msgspec.json.decode(change.needed("budget"))
+    except msgspec.DecodeError:
+        raise ValidationError("budget: a JSON object of names and numbers is needed") from None
+    group = await change.tq.queue.groups.set_budget(group_id, budget)
+    text = marked("The budget of the group {id} is set, and is used up already.")
+    if not group.used_up:
+        text = marked("The budget of the group {id} is set; its members go on.")
+    return Done(Message(text, {"id": group_id}), link("group", id=group_id), (group_id,))
 
 
 @actions("retry-group")

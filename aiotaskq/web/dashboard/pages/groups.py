@@ -45,6 +45,11 @@ class GroupPageData(msgspec.Struct, kw_only=True):
     """By id, for the drawing."""
     can_cancel: bool
     can_retry: bool
+    can_set_budget: bool
+    sums: list[str]
+    """The names of what is used up, or has a budget."""
+    budget: str
+    """The budget as JSON."""
     start: int
     """The place of the first member shown."""
 
@@ -63,5 +68,8 @@ async def group(view: View) -> GroupPageData:
         members={each.task_id: each for each in tasks},
         can_cancel=found.status == "running",
         can_retry=found.failed + found.cancelled > 0 and not found.cancel_requested,
+        can_set_budget=bool(found.budget) and found.status == "running",
+        sums=sorted({*found.usage, *found.budget}),
+        budget=msgspec.json.encode(found.budget).decode(),
         start=start,
     )

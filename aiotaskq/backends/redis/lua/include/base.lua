@@ -6,6 +6,7 @@
 -- body                 hash: id to the part of a row that its push writes and no change touches; see rows.py
 -- state                hash: id to the part that changes: a head of words for these scripts, then JSON
 -- progress             hash: id to JSON, of rows that have any
+-- usage                hash: id to JSON, of rows that have used up anything; see usage.lua
 -- is:live              sorted set: the stamps of pending and running rows, in push order (all scores are 0)
 -- is:<status>          the same for each final status
 -- lane:<prio>:<queue>  sorted set: the stamps of pending rows by run_at, that is, in claim order
@@ -45,6 +46,7 @@
 -- awaited              set: the keys of events for which tasks wait, and perhaps others
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
 -- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
+-- groups:sums          hash: group to what it has used up as JSON; '<group> budget' to its budget
 -- groups:inner         hash: group to JSON: the ids of the groups in it
 -- groups:live          sorted set: the created_at of each group that has not ended in twenty digits, and its id
 -- groups:ended         the same for those that have ended (all scores are 0)
@@ -617,6 +619,7 @@ local function flush()
   call_in_chunks('HDEL', 'state', deleted)
   call_in_chunks('HDEL', 'body', deleted)
   call_in_chunks('HDEL', 'progress', deleted)
+  call_in_chunks('HDEL', 'usage', deleted)
   if deleted[1] and call('EXISTS', root .. 'noted') == 1 then
     call_in_chunks('HDEL', 'noted', deleted)
     for _, id in ipairs(deleted) do call('UNLINK', root .. 'notes:' .. id) end
@@ -693,6 +696,7 @@ local function read_rows(ids, json_states)
   load_states(ids)
   local stored = read_fields('body', ids)
   local progress = call('HLEN', root .. 'progress') > 0 and read_fields('progress', ids)
+  local usage = call('HLEN', root .. 'usage') > 0 and read_fields('usage', ids)
   local answer, n = {}, 0
   for i, id in ipairs(ids) do
     local state = json_states and json_states[i]
@@ -700,6 +704,7 @@ local function read_rows(ids, json_states)
       local row = parse(states[id])
       state = row and sub(states[id], row.json) .. head_as_json(row) or states[id] or ''
     end
+    if usage and usage[i] and state ~= '' then state = state .. ',"usage":' .. usage[i] end
     answer[n + 1], answer[n + 2], answer[n + 3] = id, stored[i] or '', state
     answer[n + 4] = progress and progress[i] and ',"progress":' .. progress[i] or ''
     n = n + 4

@@ -361,14 +361,16 @@ end
 
 admission = {}
 
--- Park a pending row at its first gate, if it is not parked: its slots are for others.
-function admission.park(id, row)
-  if not row.flow or gated.is_parked(row) then return end
+-- Park a pending row at its first gate, if it is not parked: its slots are for others. With `again` also one that is
+-- parked behind that gate.
+function admission.park(id, row, again)
+  if not row.flow or gated.is_parked(row) and not again then return end
   local place, keys, n = gated.place_of(row), gated.slots_of(row)
   if n == 0 then return end
   unindex(id, row)
   for i = 1, n do gated.touch(keys[i]) end
-  local names = row.run_at .. ' ' .. gated.tail_of(keys[1], place.flow, place.names)
+  local due = gated.is_parked(row) and row.due or row.run_at
+  local names = due .. ' ' .. gated.tail_of(keys[1], place.flow, place.names)
   set_state(id, gated.with_names(row, states[id], PARKED, names))
   index(id, parse(states[id]))
 end

@@ -1,0 +1,155 @@
+"""What tasks and groups have used up, in SQL, and the gates of groups whose budgets are used up.
+
+A transaction locks tasks first, then groups, then gates. The tasks that it parks behind these are only taken where they
+are free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec.structs import replace
+from sqlalchemy import Connection, bindparam, select, update
+
+from aiotaskq.backends.sql import gate_statements as gates_sql
+from aiotaskq.backends.sql.admission import Admission, Opened
+from aiotaskq.backends.sql.claim_statements import PENDING
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.gate_statements import PARKED_AT, STATUS
+from aiotaskq.backends.sql.rows import GROUPS, SLOTS, TASKS, decode_flow, json_text, read_flow, read_usage
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.core.gate import PARKED, Bounds
+from aiotaskq.core.groups import GroupState
+from aiotaskq.core.notes import NewNotes
+from aiotaskq.core.parking import parked_again, slots
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import USED_UP_UNTIL, Usage, both, budget_gate, is_used_up, risen
+
+Known = Mapping[str, Bounds | None]
+
+c, g, s = TASKS.c, GROUPS.c, SLOTS.c
+_READ = select(c.task_id, c.usage, c.flow)
+_WRITE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
+_READ_GROUPS = select(g.group_id, g.parent_id, g.usage, g.budget).order_by(g.group_id).with_for_update()
+_WRITE_GROUP = update(GROUPS).where(g.group_id == bindparam("b_id")).values(usage=bindparam("usage"))
+_HERE = select(c.task_id).where(c.run_at < PARKED_AT, STATUS == PENDING)
+_BEYOND = select(s.task_id)
+_UNSTARTED = select(c.task_id, c.flow, c.gate, c.run_at, c.due_at).where(STATUS == PENDING)
+_PLACE = ("run_at", "due_at", "gate", "live_gate")
+_PARK = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
+
+
+def write_usage(connection: Connection, new: Sequence[NewNotes]) -> Known:
+    """Store what these tasks report, whose rows are locked; return the gates to make due after the commit."""
+    reported = {each.task_id: each.usage for each in new if each.usage is not None}
+    rows = []
+    by_group: dict[str, Usage] = {}
+    for part in chunks(list(reported)):
+        for row in connection.execute(_READ.where(c.task_id.in_(part))):
+            usage, more = risen(None if row.usage is None else read_usage(row.usage), reported[row.task_id])
+            if not more:
+                continue
+            rows.append({"b_id": row.task_id, "usage": json_text(usage)})
+            flow, _ = read_flow(row.flow)
+            if flow is not None and flow.group is not None:
+                by_group[flow.group] = both(by_group.get(flow.group, {}), more)
+    if rows:
+        connection.execute(_WRITE, rows)
+    used_up = _add_to_groups(connection, by_group) if by_group else []
+    return close_gates(connection, used_up) if used_up else {}
+
+
+def _add_to_groups(connection: Connection, by_group: Mapping[str, Usage]) -> list[str]:
+    """Add to the sums of groups, and of those around them; return the ids of those whose budgets are used up."""
+    used_up: list[str] = []
+    while by_group:
+        above: dict[str, Usage] = {}
+        written = []
+        for part in chunks(sorted(by_group)):
+            for row in connection.execute(_READ_GROUPS.where(g.group_id.in_(part))):
+                more = by_group[row.group_id]
+                usage = both(_usage(row.usage), more)
+                written.append({"b_id": row.group_id, "usage": json_text(usage)})
+                if is_used_up(_usage(row.budget), usage):
+                    used_up.append(row.group_id)
+                if row.parent_id is not None:
+                    above[row.parent_id] = both(above.get(row.parent_id, {}), more)
+        if written:
+            connection.execute(_WRITE_GROUP, written)
+        by_group = above
+    return used_up
+
+
+def _usage(text: str | None) -> Usage:
+    return {} if text is None else read_usage(text) or {}
+
+
+def close_gates(connection: Connection, group_ids: Iterable[str]) -> Known:
+    """Close the gates of these groups, and park what has passed them and has not started.
+
+    Return the gates at which others may pass now, to be made due after the commit.
+    """
+    admission = Admission(connection, 0, {})
+    keys = sorted(map(budget_gate, group_ids))
+    admission.lock(keys)
+    for key in keys:
+        gate = admission.gates[key]
+        if gate.closed_until != USED_UP_UNTIL:
+            admission.gates[key] = replace(gate, closed_until=USED_UP_UNTIL, next_at=USED_UP_UNTIL)
+    freed = park_unstarted(connection, keys)
+    admission.end()
+    return freed
+
+
+def park_unstarted(connection: Connection, keys: Collection[str]) -> Known:
+    """Park the tasks that have passed these gates and have not started; return the gates at which others may pass.
+
+    The gates are locked. A task that another transaction has locked is left: it is about to start, or to end.
+    """
+    ids: set[str] = set()
+    for part in chunks(sorted(keys)):
+        for query in (_HERE.where(c.live_gate.in_(part)), _BEYOND.where(s.gate.in_(part))):
+            ids.update(connection.execute(query).scalars())
+    freed: dict[str, Bounds | None] = {}
+    rows: list[dict[str, Any]] = []
+    for part in chunks(sorted(ids)):
+        query = _UNSTARTED.where(c.task_id.in_(part)).order_by(c.task_id).with_for_update(skip_locked=True)
+        for row in connection.execute(dialect_of(connection).by_id(query)):
+            task = _task(row)
+            if task is None or not slots(task):
+                continue
+            after = parked_again(task)
+            assert task.flow is not None
+            freed |= {key: bounds for key, bounds in task.flow.gates if key in (*slots(task), after.gate)}
+            values = (PARKED, after.due_at, after.gate, after.gate)
+            rows.append({"b_id": task.task_id, **dict(zip(_PLACE, values, strict=True))})
+    if rows:
+        connection.execute(_PARK, rows)
+        gates_sql.remove_slots(connection, [row["b_id"] for row in rows])
+    return {key: bounds for key, bounds in freed.items() if key not in keys}
+
+
+def _task(row: Any) -> Task | None:
+    flow = None if row.flow is None else decode_flow(row.flow)
+    if flow is None or not flow.gates:
+        return None
+    return Task(task_id=row.task_id, type="", run_at=row.run_at, due_at=row.due_at, flow=flow, gate=row.gate)
+
+
+def write_budget(connection: Connection, group: GroupState, now: int) -> tuple[Opened | None, Known]:
+    """Write the budget of a group that is locked; open its gate, or close it.
+
+    Return what is to be done after the commit: see ``Admission.end`` and ``close_gates``.
+    """
+    values = {"budget": json_text(group.budget)}
+    connection.execute(update(GROUPS).where(g.group_id == group.group_id).values(values))
+    if group.used_up:
+        return None, close_gates(connection, [group.group_id])
+    key = budget_gate(group.group_id)
+    admission = Admission(connection, now, {})
+    admission.lock([key])
+    admission.gates[key] = replace(admission.gates[key], closed_until=0)
+    admission.delayed.add(key)
+    admission.open([key])
+    return admission.end(), {}
