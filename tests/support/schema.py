@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.migrations.adopt import Report
+from aiotaskq.models import FUNCTIONS
 
 TABLES = (*migrations.OUR_TABLES, migrations.VERSION_TABLE)
 
@@ -27,6 +28,8 @@ def schema(connection: sa.Connection) -> dict[str, Any]:
         options = "SELECT relname, reloptions FROM pg_class WHERE relname ~ 'aiotaskq|task' ORDER BY relname"
         made["options"] = connection.execute(sa.text(options)).all()
         made["indexes"] = connection.execute(sa.text("SELECT indexdef FROM pg_indexes ORDER BY indexname")).all()
+        functions = "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname ~ '^aiotaskq_' ORDER BY proname"
+        made["functions"] = connection.execute(sa.text(functions)).scalars().all()
     return made
 
 
@@ -36,9 +39,11 @@ def _plain(index: Any) -> dict[str, Any]:
 
 
 def drop(connection: sa.Connection) -> None:
-    """Drop our tables."""
+    """Drop our tables, and the functions."""
     for name in TABLES:
         connection.execute(sa.text(f"DROP TABLE {name}"))
+    for name in FUNCTIONS.get(connection.dialect.name, ()):
+        connection.execute(sa.text(f"DROP FUNCTION {name}"))
 
 
 def made_both_ways(engine: sa.Engine, now: int) -> list[dict[str, Any]]:

@@ -43,7 +43,20 @@ def groups(changes: Sequence[Change]) -> Iterator[Group]:
     for change in changes:
         kinds.setdefault(_kind(change), []).append(change)
     for (completes, same, *_), found in kinds.items():
-        yield _completed(found) if completes else _group(found, () if same else CONTENT)
+        yield (
+            _completed(found, found[0].before.flow is not None) if completes else _group(found, () if same else CONTENT)
+        )
+
+
+def completions(changes: Sequence[Change]) -> Group | None:
+    """Return these changes if each completes a run, and nothing else; of tasks with or without gates."""
+    for change in changes:
+        completes, _, _, keeps_key, _ = _kind(change)
+        if not completes or keeps_key or change.then or change.lease_over or change.before.unique_key is not None:
+            return None
+    if len({change.before.task_id for change in changes}) < len(changes):
+        return None
+    return _completed(sorted(changes, key=lambda change: change.before.task_id), True)
 
 
 def _kind(change: Change) -> tuple[bool, ...]:
@@ -75,7 +88,7 @@ def _kind(change: Change) -> tuple[bool, ...]:
     return completes, same, readable, keeps_key, before.flow is not None
 
 
-def _completed(changes: Sequence[Change]) -> Group:
+def _completed(changes: Sequence[Change], gated: bool) -> Group:
     """Return these as data: nearly all changes are of this kind, and to compare all columns would take longer."""
     own = [
         (
@@ -90,7 +103,7 @@ def _completed(changes: Sequence[Change]) -> Group:
     result, completed_at, ended_at, ids, fences = zip(*own, strict=True)
     none, true, false = (None,) * len(own), (True,) * len(own), (False,) * len(own)
     written = [result, completed_at, ended_at, (COMPLETED.value,) * len(own), none, none, none, false]
-    if changes[0].before.flow is not None:
+    if gated:
         return Group(GATED_ENDING, [*written, none, ids, (RUNNING.value,) * len(own), fences, true, false])
     return Group(ENDING, [*written, ids, (RUNNING.value,) * len(own), fences, true, false])
 

@@ -14,11 +14,14 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission, Messages, Opened, Touched
+from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.rows import decode_flow
+from aiotaskq.backends.sql.insert import filled
+from aiotaskq.backends.sql.rows import decode_flow, new_rows
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.statement_watch import commits_itself
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState, changed
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
@@ -33,6 +36,7 @@ class SqlGates(Gates):
     def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database, self._listeners = database, listeners
         self._running: set[asyncio.Task[None]] = set()
+        self._functions: bool | None = None
         self.followed: Callable[[Touched], None] = lambda touched: None
         """Called with what a transaction has touched, after its commit."""
         self.messages: Messages = lambda ended, now: []
@@ -113,6 +117,52 @@ class SqlGates(Gates):
         await self._after(opened)
         return answer, tasks, None if touched.grouped else () if opened is None else opened.ready
 
+    async def has_functions(self) -> bool:
+        """Whether ``enter`` and ``end`` can be called on this database."""
+        if self._functions is None:
+            self._functions = await self._database.read(self._database.dialect.has_gate_functions)
+        return self._functions
+
+    async def enter(self, tasks: Sequence[Task], entering: Entering, notify: tuple[str, str] | None) -> tuple[int, int]:
+        """Insert new tasks, of which the first ones pass their gates, and send a notification if some have.
+
+        Return how many are inserted, and how many of them are ready. None is where more has to be looked at.
+        """
+        dialect, (names, columns) = self._database.dialect, filled(*new_rows(tasks))
+        # A push that is repeated is the same push, whether or not the first one was committed.
+        return await self._database.write(
+            lambda c: dialect.insert_entering(c, names, columns, entering, notify), autocommit=True
+        )
+
+    async def end(
+        self, ending: Ending, at: int, claim: Claim | None = None
+    ) -> tuple[Collection[str], list[Task], Collection[str] | None] | None:
+        """Write what has ended, hand the slots on, and claim; return as ``write`` the ids of the tasks written.
+
+        None, and nothing is written, where more has to be looked at.
+        """
+        dialect, given = self._database.dialect, claim or Claim("", at, 0, None, None)
+
+        def body(connection: Connection) -> tuple[Ended | None, list[Task]]:
+            commits_itself()
+            ended = dialect.write_ending(connection, ending, {"at": at, **given.asked})
+            return ended, [] if ended is None else given.tasks(connection, ended.rows)
+
+        ended, tasks = await self._database.write(body, autocommit=True)
+        if ended is None:
+            return None
+        if ended.missed is None:
+            return ended.written, tasks, None if ended.more else ()
+        known = {key: ending.bounds.get(key) for key in ended.missed}
+        rest = None if claim is None else claim._replace(limit=claim.limit - len(tasks))
+        try:
+            opened, more = await self._database.write(lambda c: _look_again(c, known, at, rest))
+        except AiotaskqError:
+            self._listeners.notify(GATES)  # these are due
+            return ended.written, tasks, None
+        await self._after(opened)
+        return ended.written, tasks + more, None if ended.more else opened.ready
+
     async def _after(self, opened: Opened | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
         while opened is not None:
@@ -182,6 +232,19 @@ class SqlGates(Gates):
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
         await self.make_due(dict.fromkeys(await self._database.read(lambda c: repairs.awaited(c, queue))))
+
+
+def _look_again(
+    connection: Connection, known: Mapping[str, Bounds | None], at: int, claim: Claim | None
+) -> tuple[Opened, list[Task]]:
+    """Admit gates after the transaction that has freed slots of them, and claim."""
+    claim = claim if claim is not None and claim.limit else None
+    admission = Admission(connection, at, known, claim)
+    admission.lock(known)
+    admission.delayed.update(known)
+    admission.open(known)
+    opened = admission.end()
+    return opened, [] if claim is None else _claimed(connection, claim, opened)
 
 
 def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> list[Task]:

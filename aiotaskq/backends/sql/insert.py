@@ -24,12 +24,16 @@ def insert_new(
     With ``notify`` (see ``Dialect.insert``) the rows must fit one statement.
     """
     dialect = dialect_of(connection)
-    # Without the columns that are in all the rows what they are by default: most of a task's.
-    found = zip(names, zip(*rows, strict=True), strict=True)
-    filled = [(name, values) for name, values in found if values != (DEFAULTS.get(name),) * len(rows)]
-    kept, columns = tuple([name for name, _ in filled]), [values for _, values in filled]
+    kept, columns = filled(names, rows)
     pieces = [columns] if notify is not None else parts(kept, columns, dialect.statement_limit(connection))
     return sum([dialect.insert(connection, table, kept, piece, notify) for piece in pieces])
+
+
+def filled(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return the columns that are not what they are by default in all the rows, as most of a task's are."""
+    found = zip(names, zip(*rows, strict=True), strict=True)
+    kept = [(name, values) for name, values in found if values != (DEFAULTS.get(name),) * len(rows)]
+    return tuple([name for name, _ in kept]), [values for _, values in kept]
 
 
 def replace(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:

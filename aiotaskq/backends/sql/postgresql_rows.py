@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Boolean, Float, Integer, String, TextClause, text
@@ -22,11 +22,16 @@ HOLDER: Final = ("task_id", "seq", "b_fence")
 """The columns of ``insert_held_statement`` that say which run of which task a row is of; they are in each row."""
 
 
-class _Source:
-    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows."""
+class Source:
+    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows.
 
-    def __init__(self, table: Any, names: Sequence[str], varying: Sequence[str]) -> None:
-        types = {name: _GUARD_TYPES.get(name) or _type(table.c[name].type) for name in names}
+    ``own`` has the types of those that are no columns of the table.
+    """
+
+    def __init__(
+        self, table: Any, names: Sequence[str], varying: Sequence[str], own: Mapping[str, str] = _GUARD_TYPES
+    ) -> None:
+        types = {name: own.get(name) or _type(table.c[name].type) for name in names}
         self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
         record = ", ".join(f"{name} {types[name]}" for name in varying)
         self.rows = f"json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
@@ -44,7 +49,7 @@ def varying_values(varying: Sequence[str], columns: Columns) -> dict[str, Any]:
 
 @functools.cache
 def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...], notify: bool) -> TextClause:
-    source = _Source(table, names, varying)
+    source = Source(table, names, varying)
     new = (
         f"INSERT INTO {table.name} ({', '.join(names)}) "
         f"SELECT {', '.join(source.values.values())} {source.from_rows} ON CONFLICT DO NOTHING"
@@ -53,11 +58,20 @@ def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...
     return text(f"WITH new AS ({new} RETURNING 1) SELECT count(*){told} FROM new")  # noqa: S608
 
 
+# Whether the functions decide on the gates, as far as can be seen before they are locked; else nothing is written.
+_USUAL = (
+    "SELECT NOT EXISTS (SELECT FROM aiotaskq_gate AS g WHERE g.key = ANY (ARRAY("
+    "SELECT k.key FROM json_to_recordset(CAST(CAST(:asked AS text) AS json)) AS k(key text))) "
+    "AND (g.interval_us IS NOT NULL OR g.next_at IS NOT NULL OR g.closed_until > :at)) AS yes"
+)
+_IS_USUAL = "(SELECT yes FROM usual)"
+
+
 @functools.cache
-def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
-    source = _Source(TASKS, names + GUARD, varying)
+def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...], hand_on: bool = False) -> TextClause:
+    source = Source(TASKS, names + GUARD, varying)
     b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
-    each, among = "", f"t.task_id = {b_id}"
+    each, among, only = "", f"t.task_id = {b_id}", f" AND {_IS_USUAL}" if hand_on else ""
     if "b_id" in varying:
         each = f"r AS MATERIALIZED (SELECT * FROM {source.rows}), "  # noqa: S608 - our own names
         # As an array, too: a plan that was made while the table was small would read all of it, for a join.
@@ -66,11 +80,19 @@ def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextC
     write = (
         f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
         f"{'FROM r' if each else source.from_rows} WHERE {among} AND t.status || '' = {b_status} "
-        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
+        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}){only} RETURNING t.task_id"
     )
     # Which ones only if it is not all of them: nearly always it is, and each row of an answer costs.
     some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
-    return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
+    if not hand_on:
+        return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
+    return text(
+        f"WITH usual AS MATERIALIZED ({_USUAL}), {each}written AS ({write}), "  # noqa: S608 - our own names
+        # The function is called with the number of rows, and so not before they are written.
+        f"done AS MATERIALIZED (SELECT {some} AS some, CASE WHEN {_IS_USUAL} THEN count(*) ELSE -1 END AS n "
+        "FROM written) SELECT done.some, done.n, f.* FROM done LEFT JOIN LATERAL "
+        "aiotaskq_hand_on(:asked, :at, :most, :queues, :by, :until, done.n) AS f ON true"
+    )
 
 
 @functools.cache
@@ -80,7 +102,7 @@ def insert_held_statement(table: Any, names: tuple[str, ...], varying: tuple[str
     The answer is their number and, unless it is all, which runs have their task. A task is locked before its row is
     compared: one that another transaction has is waited for, and compared as that leaves it.
     """
-    source = _Source(table, (*names, HOLDER[-1]), HOLDER + varying)
+    source = Source(table, (*names, HOLDER[-1]), HOLDER + varying)
     held = (
         "SELECT t.task_id, t.seq, t.fence FROM task_queue AS t WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM r)) "  # noqa: S608
         # A shared lock: a handler's own transaction may have one as well, by a step of it.

@@ -33,6 +33,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim_statements import Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
@@ -327,6 +328,32 @@ class Dialect(ABC):
         where that is nothing.
         """
         return None
+
+    def has_gate_functions(self, connection: Connection) -> bool:
+        """Whether ``insert_entering`` and ``write_ending`` can be called on this database."""
+        return False
+
+    def insert_entering(
+        self,
+        connection: Connection,
+        names: tuple[str, ...],
+        columns: Columns,
+        entering: Entering,
+        notify: tuple[str, str] | None,
+    ) -> tuple[int, int]:
+        """Insert new tasks of which the first ones pass their gates, in a transaction of its own.
+
+        Return how many rows that is, and how many of them are ready. None is inserted where more has to be looked at.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: with has_gate_functions, define insert_entering")
+
+    def write_ending(self, connection: Connection, ending: Ending, values: Mapping[str, Any]) -> Ended | None:
+        """Write what has ended, hand the slots on, and claim, in a transaction of its own.
+
+        None, and nothing is written, where more has to be looked at.
+        ``values`` are the time ``at``, the limit ``most``, ``queues`` as JSON, the owner ``by``, the lease ``until``.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: with has_gate_functions, define write_ending")
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         """Return the rows of a query for each key with its limit."""

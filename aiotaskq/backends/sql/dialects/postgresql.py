@@ -36,6 +36,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import (
     CLAIMED,
@@ -53,6 +54,7 @@ from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
+from aiotaskq.backends.sql.postgresql_gates import HAS_FUNCTIONS, insert_entering, write_ending
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.postgresql_rows import (
     HOLDER,
@@ -437,6 +439,22 @@ class PostgresqlDialect(Dialect):
         return statement.on_conflict_do_update(
             index_elements=[key], set_={name: statement.excluded[name] for name in others}
         )
+
+    def has_gate_functions(self, connection: Connection) -> bool:
+        return bool(run(connection, HAS_FUNCTIONS, {}).fetchall()[0][0])
+
+    def insert_entering(
+        self,
+        connection: Connection,
+        names: tuple[str, ...],
+        columns: Columns,
+        entering: Entering,
+        notify: tuple[str, str] | None,
+    ) -> tuple[int, int]:
+        return insert_entering(connection, names, columns, entering, notify)
+
+    def write_ending(self, connection: Connection, ending: Ending, values: Mapping[str, Any]) -> Ended | None:
+        return write_ending(connection, ending, values)
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool]:
         """Write them; a locked row is waited for, and its guard is read again afterwards."""

@@ -140,7 +140,7 @@ def test_create_all_first(engine: sa.Engine) -> None:
 
 def test_sql_ddl_is_the_schema(engine: sa.Engine) -> None:
     dialect = "postgresql" if engine.dialect.name == "postgresql" else "mariadb"
-    run(engine, *(each for each in migrations.sql_ddl(dialect).split(";\n") if each.strip()))
+    run(engine, *(each for each in migrations.sql_ddl(dialect).split(";\n\n") if each.strip()))
     assert_schema(engine)
     assert upgrade(engine) == []
 

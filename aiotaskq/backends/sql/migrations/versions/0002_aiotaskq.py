@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
-from aiotaskq.models import Base
+from aiotaskq.models import Base, function_texts
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -48,4 +48,6 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if index.name not in have:
                 index.create(connection)
+    for sql in function_texts(dialect_of(connection).name):
+        connection.exec_driver_sql(sql)
     dialect_of(connection).tune_tasks(connection)

@@ -1,0 +1,121 @@
+"""Pushes and ends of tasks that only wait for a slot: what a database is told that hands slots on in one statement.
+
+Which tasks may pass is a comparison of numbers then, which the functions of the database do. Of anything else, such as
+a rate or a task that waits for its due time, ``admission`` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql.changes import Group, completions
+from aiotaskq.backends.sql.rows import json_text
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.task import Task
+
+
+class Entering(NamedTuple):
+    """A push of tasks of which each waits at one gate, or at none."""
+
+    gates: str
+    """The gates with the bounds that the push declares, as JSON."""
+    at: int
+    """When it was pushed, in microseconds UTC."""
+    ranks: Sequence[int | None]
+    """By task, its place among those of the push at its gate, from 1 on."""
+    shared: Sequence[bool]
+    """By task, whether its gate is a fair share."""
+
+
+class Ending(NamedTuple):
+    """Runs that have completed, of tasks of which each has one gate, or none."""
+
+    group: Group
+    gates: str
+    """The gates whose slots are free then, with the flows of those tasks, as JSON."""
+    bounds: Mapping[str, Bounds]
+    """The bounds of these gates if they do not exist."""
+    at: int
+    """When the last one ended, in microseconds UTC."""
+
+
+class Ended(NamedTuple):
+    """What has become of these."""
+
+    written: Collection[str]
+    """The ids of the tasks that were written."""
+    rows: Sequence[Any]
+    """The claimed tasks, as rows of ``READ``."""
+    missed: Sequence[str] | None
+    """Gates at which more has to be looked at before anything else is claimed; None if that is not so."""
+    more: bool
+    """Whether tasks have become ready that were not claimed."""
+
+
+def entering(tasks: Sequence[Task]) -> Entering | None:
+    """Return what a push of these tasks is; None if ``admission`` has to look at it."""
+    gates: dict[str, Bounds] = {}
+    lines: dict[str, list[int]] = {}
+    at = latest = 0
+    shared = [False] * len(tasks)
+    for number, task in enumerate(tasks):
+        if task.unique_key is not None or task.idempotency_key is not None:
+            return None
+        if task.flow is None:
+            continue
+        gate = _only_gate(task.flow)
+        if (
+            gate is None
+            or task.gate != gate[0]
+            or not task.parked
+            or task.due_at is None
+            or task.expires_at is not None
+        ):
+            return None
+        key, bounds = gate
+        if bounds.max_waiting is not None or gates.setdefault(key, bounds) != bounds:
+            return None
+        lines.setdefault(key, []).append(number)
+        shared[number] = bounds.window is not None
+        at, latest = max(at, pushed_at(task)), max(latest, task.due_at)
+    if latest > at:
+        return None
+    ranks: list[int | None] = [None] * len(tasks)
+    for line in lines.values():
+        if len(line) > 1:
+            line.sort(key=lambda number: (tasks[number].priority, tasks[number].due_at or 0, tasks[number].seq))
+        for rank, number in enumerate(line, 1):
+            ranks[number] = rank
+    asked = [{"key": key, "cap": bounds.cap, "fair_window": bounds.window} for key, bounds in gates.items()]
+    return Entering(json_text(asked), at, ranks, shared)
+
+
+def ending(changes: Sequence[Change]) -> Ending | None:
+    """Return what these changes are; None if ``admission`` has to look at them."""
+    gates: dict[str, dict[str, Any]] = {}
+    known: dict[str, Bounds] = {}
+    at = 0
+    for change in changes:
+        flow = change.before.flow
+        if flow is None:
+            continue
+        gate = _only_gate(flow)
+        if gate is None or flow.group is not None or flow.parents or flow.children or flow.source is not None:
+            return None
+        key, bounds = gate
+        if key not in gates:
+            known[key] = bounds
+            gates[key] = {"key": key, "flow": json_text(flow), "shared": bounds.window is not None}
+        at = max(at, change.after.ended_at or 0)
+    group = completions(changes)
+    return None if group is None else Ending(group, json_text(list(gates.values())), known, at)
+
+
+def _only_gate(flow: Flow) -> tuple[str, Bounds] | None:
+    """Return the gate of a flow that has one, and no rate."""
+    if len(flow.gates) != 1 or flow.gates[0][1].interval is not None:
+        return None
+    return flow.gates[0]
