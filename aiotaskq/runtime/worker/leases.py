@@ -96,6 +96,8 @@ class Leases:
                 continue
             execution = self._executions.get(key[0])
             if execution is not None and execution.task.fence == key[1]:
+                if execution.ended:
+                    continue  # its row may be written already, as that of a task that sleeps, and the answer on its way
                 if answer is None and execution.reason != "lost":
                     self._lost(execution.task)
                 execution.interrupt("lost" if answer is None else "cancel")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import TaskQ, sleep_for
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
@@ -162,6 +162,34 @@ async def test_a_buffered_task_is_not_started_once_its_lease_is_lost(tmp_path: P
         await kit.advance(0.01)
         assert ran == ["long", "kept"]
         assert await kit.task(waiting) == later
+
+
+async def test_a_task_that_has_just_begun_to_sleep_is_not_taken_for_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with virtual(url=f"sqlite:///{tmp_path}/b.db", lease=0.4, heartbeat=0.1) as kit:
+        steps = kit.tq.queue.backend.steps
+        assert steps is not None
+        suspend, answer = steps.suspend, asyncio.Event()
+
+        async def late(*args: Any) -> bool:
+            held = await suspend(*args)
+            await answer.wait()
+            return held
+
+        monkeypatch.setattr(steps, "suspend", late)
+
+        @kit.tq.task
+        async def napping() -> None:
+            await sleep_for("nap", days=3)
+
+        handle = await napping.push()
+        await kit.advance(0.25)  # two heartbeats
+        assert await handle.status() is Status.PENDING, "its sleep is written"
+        answer.set()
+        await kit.advance(0.01)
+        assert kit.tq.worker is not None and not kit.tq.worker.executions
+    assert [record.getMessage() for record in caplog.records if record.name == "aiotaskq"] == []
 
 
 async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> None:  # F20, B8
