@@ -22,8 +22,8 @@ from benchmarks.sql import TASKS, beside, connected, multiply
 
 PARKED = 1_000_000
 EACH = 100  # tasks in a call
-SOME = 10  # calls in one store before those in the other
-SWEEP = 5  # rounds between two sweeps
+SOME = 5  # calls in one store before those in the other
+SWEEP = 10  # rounds between two sweeps
 NEVER = 2**61  # microseconds
 VERBS = ("push", "claim", "settle")
 STORES = ("none", "parked")
@@ -36,7 +36,7 @@ async def beside_parked(kind: type[Aiotaskq], run: Run) -> Sample:
     That of this process and of the server, for a task, in microseconds, the median of the rounds. The figure with the
     name of the verb alone is that of ``none`` divided by that of ``parked``, round by round, and the median of these.
     """
-    rounds = run.of(40, 2)
+    rounds = run.of(200, 2)
     with beside(kind(run.place)) as place:
         systems = dict(zip(STORES, (kind(run.place), kind(place)), strict=True))
         async with _opened(systems["none"], 0) as empty, _opened(systems["parked"], run.of(PARKED, 200)) as full:
