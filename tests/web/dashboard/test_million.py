@@ -22,6 +22,7 @@ from tests.web.dashboard.conftest import in_starlette
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 
 ROWS, WAITING, KEYS = 1_000_000, 100_000, 10_000
+AT_ONCE = 100  # writes in flight
 PAGE = 0.3  # seconds of a core
 TABS, SHARE, WATCHED = 20, 0.05, 60.0
 FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
@@ -39,10 +40,11 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict
     url = engine.url.render_as_string(hide_password=False)
     engine.dispose()
     async with TaskQ(url.replace("+psycopg", "").replace("+pysqlite", "")) as tq:
-        for number in range(KEYS):
-            await tq.queue.backend.gates.change(f"k{number:05}", GateChange(bounds={"cap": 1}), NOW)
-        for number in range(KEYS):
-            await tq.store.set_public(f"k{number:05}", number)
+        for first in range(0, KEYS, AT_ONCE):
+            names = [f"k{number:05}" for number in range(first, first + AT_ONCE)]
+            change = GateChange(bounds={"cap": 1})
+            await asyncio.gather(*(tq.queue.backend.gates.change(name, change, NOW) for name in names))
+            await asyncio.gather(*(tq.store.set_public(name, first) for name in names))
         yield tq
 
 
