@@ -13,6 +13,8 @@ from sqlalchemy import DDL, BigInteger, Boolean, Float, Index, Integer, String, 
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from aiotaskq.core.gate import PARKED
+
 __all__ = [
     "Base",
     "EventRow",
@@ -147,7 +149,9 @@ class TaskQueue(Base):
         _partial(
             *(_PENDING, "ix_task_queue_ready"),
             *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
-            postgresql=_PENDING_RANGE,
+            # Without parked rows, new ones are the last. Before others, PostgreSQL would cut each full page of the
+            # index in the middle, and leave it half empty.
+            postgresql=f"{_PENDING_RANGE} AND run_at < {PARKED}",
         ),
         _partial(
             *(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
@@ -159,7 +163,12 @@ class TaskQueue(Base):
         _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
         _partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
         # In the order of pushes. PostgreSQL writes an entry for each version of a row, so there of pending ones alone.
-        Index("ix_task_queue_pushed", "seq", "task_id", postgresql_where=text(_PENDING_RANGE)),
+        # With the last columns, it counts them by queue, parked ones as well.
+        Index(
+            *("ix_task_queue_pushed", "seq", "task_id"),
+            postgresql_where=text(_PENDING_RANGE),
+            postgresql_include=["status", "queue"],
+        ),
         # The tasks at a gate: those that have passed it, then the parked ones in claim order.
         _partial(
             *("live_gate IS NOT NULL", "ix_task_queue_gate"),

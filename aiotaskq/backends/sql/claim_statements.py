@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     BigInteger,
     BindParameter,
+    Boolean,
     CompoundSelect,
     Connection,
     Integer,
@@ -32,7 +33,9 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql.functions import FunctionElement
 
 from aiotaskq.backends.sql.rows import CLAIM, OTHERS, TASKS
 from aiotaskq.backends.sql.statements import run
@@ -55,6 +58,29 @@ ONE: Final = literal_column("1", Integer)
 # leave out the live ones, and only the index in claim order is left.
 ENDED: Final[ColumnElement[bool]] = func.coalesce(c.status, literal_column("''")).not_in([PENDING, RUNNING])
 ORDER: Final = (c.priority, c.run_at, c.seq, c.task_id)
+
+
+class not_parked(FunctionElement[bool]):
+    """Whether a row, by its ``run_at``, is not parked, where parked rows are not in ``ix_task_queue_ready``.
+
+    Elsewhere it is true of each row: a parked one comes after all that are due.
+    """
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(not_parked)  # type: ignore[no-untyped-call,untyped-decorator]
+def _any_row(_element: not_parked, _compiler: Any, **_options: Any) -> str:
+    return "1"  # which becomes "1 = 1" where there are no booleans
+
+
+def ready_rows(rows: Any) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of the rows in ``ix_task_queue_ready``."""
+    return rows.c.status == PENDING, not_parked(rows.c.run_at)
+
+
+READY: Final = ready_rows(TASKS)
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------
@@ -110,7 +136,7 @@ def ready_from(
     names = None if queues is None else [bindparam(f"queue_{number}", type_=String) for number in range(queues)]
     at = given(bindparam("now", type_=BigInteger))
     query = select(*columns).where(
-        c.status == PENDING,
+        *READY,
         level,
         c.run_at >= run_at,
         or_(c.run_at > run_at, c.seq >= seq),
@@ -160,7 +186,7 @@ def from_head(head: Head) -> list[ColumnElement[bool]]:
     """
     level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
     return [
-        c.status == PENDING,
+        *READY,
         level,
         c.run_at >= head.run_at,
         or_(c.run_at > head.run_at, c.seq >= head.seq),
@@ -169,7 +195,7 @@ def from_head(head: Head) -> list[ColumnElement[bool]]:
 
 def first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:
     """Select the first pending row in claim order, as a ``Head``."""
-    query = _head(rows).where(rows.c.status == PENDING, *where)
+    query = _head(rows).where(*ready_rows(rows), *where)
     return query.order_by(rows.c.priority, rows.c.run_at, rows.c.seq, rows.c.task_id).limit(ONE)
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from sqlalchemy import Connection, func, select
 
 from aiotaskq.backends.pending_types import PendingType, share
-from aiotaskq.backends.sql.claim_statements import ORDER, PENDING, from_head
+from aiotaskq.backends.sql.claim_statements import ORDER, READY, from_head
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.gate import PARKED
@@ -30,9 +30,7 @@ def pending_types(connection: Connection, now: int, limit: int) -> list[PendingT
                 break
             level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
             where = (
-                (*from_head(head), c.run_at <= now)
-                if is_due
-                else (c.status == PENDING, level, c.run_at > now, c.run_at < PARKED)
+                (*from_head(head), c.run_at <= now) if is_due else (*READY, level, c.run_at > now, c.run_at < PARKED)
             )
             first = select(c.queue, c.task_type, c.due_at).where(*where)
             rows = first.order_by(*ORDER).limit(share(left, len(heads) - number)).subquery().c

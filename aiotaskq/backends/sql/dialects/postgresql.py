@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change
@@ -47,6 +48,7 @@ from aiotaskq.backends.sql.claim_statements import (
     SPAN,
     Head,
     first,
+    not_parked,
     ready_from,
     ready_from_head,
 )
@@ -86,6 +88,11 @@ def _claim_of(ready: Select[Any]) -> Update:
     places = func.array(select(picked.c.place).scalar_subquery())
     statement: Any = update(TASKS).where(_PLACE.op("=")(func.any(places))).values(CLAIMED)
     return statement.returning(*READ[:-1], _WHOLE)  # type: ignore[no-any-return]
+
+
+@compiles(not_parked, "postgresql")  # type: ignore[no-untyped-call,untyped-decorator]
+def _not_parked(element: not_parked, compiler: Any, **options: Any) -> str:
+    return f"{compiler.process(element.clauses, **options)} < {PARKED}"
 
 
 def _unknown(parameter: ColumnElement[int]) -> ColumnElement[int]:

@@ -1,0 +1,42 @@
+"""The plans of prepared statements on PostgreSQL: one for all claims, however many tasks wait at gates."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.core.gate import PARKED
+from tests.backends.sql.plans import analyze, fill, start
+from tests.support.rows import LEASE, NOW, new
+
+CLAIMS = 12
+PLANS = sa.text("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
+
+
+async def test_one_plan_serves_all_claims_beside_parked_tasks(tmp_path: Path, unavailable: dict[str, str]) -> None:
+    engine = await asyncio.to_thread(start, "postgresql", tmp_path, unavailable, "prepared")
+    parked: dict[str, Any] = {"status": "pending", "run_at": PARKED, "due_at": NOW, "gate": "g", "live_gate": "g"}
+    await asyncio.to_thread(fill, engine, 20_000, "parked-", **parked)
+    await asyncio.to_thread(analyze, engine)
+    url = engine.url.render_as_string(hide_password=False).replace("+psycopg", "")
+    backend = SqlBackend(url)
+    await backend.open()
+    try:
+        for _ in range(CLAIMS):
+            await backend.push([new() for _ in range(3)])
+            assert len(await backend.claim("w", NOW, 3, lease_until=LEASE)) == 3
+        rows = await backend.database.read(lambda connection: connection.execute(PLANS).all())
+        (counts,) = [(generic, custom) for text, generic, custom in rows if text.startswith("WITH head AS")]
+        assert counts == (CLAIMS - 5, 5), "after five plans for certain values, one for any"
+        stats = await backend.stats(NOW)
+        assert (stats.counts["pending"], stats.ready) == (20_000, 0)
+        with engine.connect() as connection:
+            query = "SELECT pg_relation_size('ix_task_queue_ready') < pg_relation_size('ix_task_queue_pushed') / 10"
+            assert connection.exec_driver_sql(query).scalar(), "parked rows are not in the index of what is ready"
+    finally:
+        await backend.close()
+        engine.dispose()
