@@ -323,7 +323,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     (running,) = [each["task_id"] for each in members if each["status"] == "running"]
     (waits,) = [each["task_id"] for each in members if each["status"] == "pending"]
     assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
-    assert '{"tokens":12,"cost":0.5}' in cli.out("tasks", "show", running)
+    assert '{"tokens": 12, "cost": 0.5}' in cli.out("tasks", "show", running)
     assert cli.json("tasks", "show", waits)["waits_for"] == "the budget of group g is used up"
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
