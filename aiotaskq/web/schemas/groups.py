@@ -106,7 +106,7 @@ class GroupDetail(GroupView):
 class NewBudget(Struct, forbid_unknown_fields=True):
     """Another budget of a group."""
 
-    budget: Annotated[dict[str, float], Meta(description="By name; a name that is left out has no bound")]
+    budget: Annotated[dict[str, int | float], Meta(description="By name; a name that is left out has no bound")]
 
 
 class MembersRetried(Struct):
