@@ -479,7 +479,7 @@ def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A
             store_of = store
             run = staticmethod(runner.run)
 
-        examples = {"memory": 120, "sqlite": 30}.get(name, 20) * SOAK
+        examples = {"memory": 60, "sqlite": 15}.get(name, 10) * SOAK
         run_state_machine_as_test(
             Machine,
             settings=settings(

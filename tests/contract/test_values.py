@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import statistics
 import time
@@ -63,18 +64,19 @@ async def test_without_an_expiry_a_value_stays(values: Values) -> None:
 
 
 @pytest.mark.parametrize("unit", [1, SECOND])
-@pytest.mark.parametrize("before", [None, 5, 20])
-@pytest.mark.parametrize("after", [None, 5, 10])
-async def test_replacing_moves_the_expiry(values: Values, before: int | None, after: int | None, unit: int) -> None:
-    await values.put([("k", "old", before and NOW + before * unit)])
-    await values.put([("k", "new", after and NOW + after * unit)])
-    assert await values.get(["k"], NOW + 4 * unit) == [("new",)]
-    assert await values.count(NOW + 4 * unit) == 1
-    now = NOW + 8 * unit
-    live = after != 5
-    assert await values.expire(now, 10) == int(not live)
-    assert await values.get(["k"], now) == [("new",) if live else None]
-    assert await values.expire(NOW + 30 * unit, 10) == int(live and after is not None)
+async def test_replacing_moves_the_expiry(values: Values, unit: int) -> None:
+    for before, after in itertools.product((None, 5, 20), (None, 5, 10)):
+        case = before, after
+        await values.put([("k", "old", before and NOW + before * unit)])
+        await values.put([("k", "new", after and NOW + after * unit)])
+        assert await values.get(["k"], NOW + 4 * unit) == [("new",)], case
+        assert await values.count(NOW + 4 * unit) == 1, case
+        now = NOW + 8 * unit
+        live = after != 5
+        assert await values.expire(now, 10) == int(not live), case
+        assert await values.get(["k"], now) == [("new",) if live else None], case
+        assert await values.expire(NOW + 30 * unit, 10) == int(live and after is not None), case
+        await values.clear()
 
 
 async def test_a_key_twice_in_one_call_is_the_last(values: Values) -> None:

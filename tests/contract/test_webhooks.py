@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from aiotaskq import TaskQ
 from aiotaskq.core.alerts import ALERTS
@@ -102,7 +103,9 @@ async def test_cancelled_and_expired_tasks_are_told_of(store: Store, tmp_path: P
 
 async def test_a_message_of_an_unknown_webhook_is_left_to_others(store: Store, tmp_path: Path) -> None:
     schedules = f"sqlite:///{tmp_path}/schedules.db"
-    async with virtual(url=store.url, schedules=schedules, scheduler=False, lease=7 * 86_400) as kit:
+    rounds = dict.fromkeys(("poll_interval", "heartbeat", "reap_interval"), 1_000.0)  # of a day, few
+    options: Any = {"scheduler": False, "history": False, "retention": None, "lease": 7 * 86_400, **rounds}
+    async with virtual(url=store.url, schedules=schedules, **options) as kit:
         kit.tq.webhook("https://example.com/known", secret=bytes(32))
         sent = await kit.tq.push(WEBHOOK, {"webhook": "other", "body": {}})
         await kit.advance(hours=1)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aiotaskq import Chain, Codec, Fernet, MissingExtra, ValidationError, Zlib, Zstd
@@ -40,6 +40,7 @@ def test_what_is_decoded_is_what_was_encoded(name: str, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", CODECS)
+@settings(max_examples=30)
 @given(
     params=objects,
     extra=objects,

@@ -145,8 +145,9 @@ class Forked:
         """Send ``input``, read all it says, and wait for its end. After TimeoutExpired it may be called again."""
         give_up = None if timeout is None else time.monotonic() + timeout
         if not self._helpers:
-            calls = [(self._read, number, stream) for number, stream in ((1, self.stdout), (2, self.stderr)) if stream]
-            calls += [(self._write, input, self.stdin)] if self.stdin else []
+            said = {number: stream for number, stream in ((1, self.stdout), (2, self.stderr)) if stream}
+            calls = [(self._read, number, stream) for number, stream in said.items() if not stream.closed]
+            calls += [(self._write, input, self.stdin)] if self.stdin and not self.stdin.closed else []
             self._helpers = [threading.Thread(target=call, args=args, daemon=True) for call, *args in calls]
             for thread in self._helpers:
                 thread.start()

@@ -138,6 +138,9 @@ def test_a_wait_ends_in_time_and_may_go_on(tmp_path: Path) -> None:
         assert each.communicate("two\n", timeout=watchdog()) == ("two\n", None)
         assert each.wait() == each.returncode == 0
         each.kill()  # of nothing
+    with nursery.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as each:
+        each.stdin.close()
+        assert each.communicate(timeout=watchdog()) == ("", None)
     with nursery.Popen([sys.executable, "-c", "import time; time.sleep(99)"], stdout=subprocess.PIPE) as each:
         with pytest.raises(subprocess.TimeoutExpired):
             each.communicate(timeout=0.01)
