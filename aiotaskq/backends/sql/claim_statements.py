@@ -70,7 +70,7 @@ class not_parked(FunctionElement[bool]):
     inherit_cache = True
 
 
-@compiles(not_parked)  # type: ignore[no-untyped-call,untyped-decorator]
+@compiles(not_parked)
 def _any_row(_element: not_parked, _compiler: Any, **_options: Any) -> str:
     return "1"  # which becomes "1 = 1" where there are no booleans
 

@@ -90,7 +90,7 @@ def _claim_of(ready: Select[Any]) -> Update:
     return statement.returning(*READ[:-1], _WHOLE)  # type: ignore[no-any-return]
 
 
-@compiles(not_parked, "postgresql")  # type: ignore[no-untyped-call,untyped-decorator]
+@compiles(not_parked, "postgresql")
 def _not_parked(element: not_parked, compiler: Any, **options: Any) -> str:
     return f"{compiler.process(element.clauses, **options)} < {PARKED}"
 
