@@ -430,7 +430,7 @@ class PostgresqlDialect(Dialect):
             count = len(part[0])
             own = len(HOLDER) - 1
             values, varying, rest = hoisted(names[own:], part[own:])
-            holders = [*part[:own], fences[start : start + count]]
+            holders = [*part[:own], tuple(fences[start : start + count])]
             values |= varying_values(HOLDER + varying, [*holders, *rest]) | {"count": count}
             statement = insert_held_statement(table, HOLDER[:own] + names[own:], varying)
             ((some, which),) = run(connection, statement, values).fetchall()
