@@ -56,17 +56,21 @@ class Line:
 
         Return these tasks, and whether there may be more of them.
         """
-        limit = room_of(self.gate, now).limit(len(self.held))
+        room, rate = room_of(self.gate, now), self.gate.bounds.interval
+        limit = room.limit(len(self.held))
+        # One more tells when that may pass, unless only the end of a task with a slot lets it.
+        one_more = rate or room.least or limit < room.most - len(self.held)
+        wanted = limit + 1 if one_more else limit
         found: list[Task] = []
         left: list[Task] = []
-        while len(found) <= limit and (task := self._lane.take_one(now)) is not None:
+        while len(found) < wanted and (task := self._lane.take_one(now)) is not None:
             (left if task.queue in paused else found).append(task)
         count, self.gate = self.admit(found, now)
         for task in (*found[count:], *left):
             self._lane.put(task)
         for task in found[:count]:
             del self.waiting[task.task_id]
-        if (at := self._lane.next_delayed()) is not None:
+        if (at := self._lane.next_delayed(now)) is not None:
             at = max(at, self.gate.closed_until)
             self.gate = replace(self.gate, next_at=min(at, self.gate.next_at or at))
         return [self._rows[task.task_id] for task in found[:count]], limit < count == len(found)

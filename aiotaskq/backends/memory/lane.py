@@ -132,10 +132,11 @@ class Lane:
 
     def next_at(self, now: int) -> int | None:
         """Return ``now`` if a task can be claimed, else when the first delayed one is due, or None."""
-        return now if self.head(now) is not None else self.next_delayed()
+        return now if self.head(now) is not None else self.next_delayed(now)
 
-    def next_delayed(self) -> int | None:
-        """Return when the first delayed task is due, or None."""
+    def next_delayed(self, now: int) -> int | None:
+        """Return when the first task is due that is not due at ``now``, or None."""
+        self._advance(now)
         while self._delayed and not self._is_live(self._delayed[0][2]):
             heappop(self._delayed)
         return self._delayed[0][0] if self._delayed else None
