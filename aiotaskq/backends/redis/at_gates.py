@@ -68,27 +68,28 @@ def _only_waits(task: Task, flow: Flow) -> bool:
 
 
 def _words(count: int, lines: Mapping[_Place, list[Task]], bounds: Sequence[Bounds]) -> list[bytes | str | int]:
+    slots = [min(most for most in (each.cap, each.window) if most is not None) for each in bounds]
+    now = max(task.due for line in lines.values() for task in line)
     ids: list[str] = []
     states: list[str] = []
     bodies: list[str] = []
     live: list[str | int] = []
     dues: list[str | int] = []
-    now = 0
-    for line in lines.values():
+    for line, most, each in zip(lines.values(), slots, bounds, strict=True):
         line.sort(key=_claim_order)
+        passing, shared = len(line) <= most, each.window is not None
         for task in line:
-            task_id, body, state = row_words(task)
             due = task.due
+            task_id, body, state = row_words(task, (now if shared else due) if passing else None)
             stamp = f"{task.seq:020d}{task_id}"
             ids.append(task_id)
             states += (task_id, state)
             bodies += (task_id, body)
             live += (0, stamp)
             dues += (due, stamp)
-            now = max(now, due)
     words: list[bytes | str | int] = [now, count, len(lines), *map(len, lines.values())]
     words += [f"{priority}:{queue}" for _, priority, queue in lines]
     words += [key for key, _, _ in lines]
     words += map(_encode, bounds)
-    words += [min(most for most in (each.cap, each.window) if most is not None) for each in bounds]
+    words += slots
     return [*words, *ids, *states, *bodies, *live, *dues]

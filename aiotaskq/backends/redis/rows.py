@@ -9,6 +9,7 @@ answers a row as four words: its id, body, state without the head, and progress.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -50,10 +51,10 @@ class _Body(msgspec.Struct, omit_defaults=True):
 
 
 class _State(msgspec.Struct, omit_defaults=True):
-    """The fields that change, except those in the head."""
+    """The fields that change, except those in the head; it has run_at, due_at and gate of a task with a flow."""
 
-    run_at: int
-    seq: int
+    run_at: int | None = None
+    seq: int = 0
     queue: str = "default"
     priority: int = 0
     retry_count: int = 0
@@ -94,6 +95,7 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Task)}
 del _TYPES["undecodable"], _TYPES["coded"]
 _BODY = ("params", "extra", "progress")
 _STATUSES = {str(status): status for status in Status}
+_ONE_GATE = re.compile(r'(?!.*"interval":)[^}]*\}\]\]\}', re.DOTALL).fullmatch  # without a rate
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
@@ -138,25 +140,22 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
 
-def _gated_end(task: Task, keys: Sequence[str | None]) -> str:
+def _gated_end(task: Task, keys: Sequence[str | None], passed: bool) -> str:
     """Return the end of the head of a task with a flow: its names begin with its place at gates, and in a graph."""
-    flow, gate, due = _json(task.flow), task.gate, "-" if task.due_at is None else task.due_at
+    flow, gate, due = _json(task.flow), task.gate, "-" if task.due_at is None else str(task.due_at)
+    due = f"-{due[1:]}" if passed else due  # none, and as long as before
     long: int | str = "-" if gate is None else _bytes(gate)
     if task.waits and gate is None:
         long = f"w{task.waits:04d}"
-    plain = _json([task.type, *keys]) if any(keys) else _type_names(task.type)
-    names, lane = f"{due} {long} {_bytes(flow)} {gate or ''}{flow}{plain}", f"{task.priority}:{task.queue}"
+    plain = _json([task.type, *keys] if any(keys) else [task.type])
+    only = "!" if flow.startswith(f'{{"gates":[["{gate}",{{') and _ONE_GATE(flow) else ""
+    names, lane = f"{due} {long} {_bytes(flow)}{only} {gate or ''}{flow}{plain}", f"{task.priority}:{task.queue}"
     return f"{_bytes(lane)} {_bytes(names)} {lane}{names}"
 
 
 def _bytes(text: str) -> int:
     """Return how many bytes a text has."""
     return len(text) if text.isascii() else len(text.encode())
-
-
-@functools.lru_cache(maxsize=1_000)
-def _type_names(type_name: str) -> str:
-    return _json([type_name])
 
 
 def keys_of(task: Task) -> tuple[str | None, ...]:
@@ -178,8 +177,8 @@ def lease_word(owner: str | None, lease_until: int | None) -> str:
     return f"@{owner_word(owner)}" if owner else "-"
 
 
-def _state(task: Task) -> str:
-    fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
+def _state(task: Task, passed: int | None = None) -> str:
+    fence, seq, run_at, priority = task.fence, task.seq, task.run_at if passed is None else passed, task.priority
     if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
         raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
     if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
@@ -190,7 +189,7 @@ def _state(task: Task) -> str:
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = keys_of(task)
     if task.flow is not None:
-        keyed, end = (2 if keys == NO_KEYS else 3), _gated_end(task, keys)
+        keyed, end = (2 if keys == NO_KEYS else 3), _gated_end(task, keys, passed is not None)
     elif keys == NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
@@ -204,9 +203,10 @@ def _state(task: Task) -> str:
 
 def _state_json(task: Task) -> str:
     """Return the members of a state, each after a comma."""
+    headed = task.flow is not None
     json = _json(
         _State(
-            task.run_at,
+            None if headed else task.run_at,
             task.seq,
             task.queue,
             task.priority,
@@ -220,8 +220,8 @@ def _state_json(task: Task) -> str:
             task.expires_at,
             task.crashes,
             task.lease_owner,
-            task.due_at,
-            task.gate,
+            None if headed else task.due_at,
+            None if headed else task.gate,
             task.attempts,
             task.result,
             *(() if task.coded is None else _texts(task, STATE)),
@@ -235,9 +235,9 @@ def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     return packed(map(row_words, tasks))
 
 
-def row_words(task: Task) -> tuple[str, str, str]:
-    """Return a new row: id, body and state. Raises ValidationError for a task that no row can hold."""
-    return task.task_id, _body(task), _state(task)
+def row_words(task: Task, passed: int | None = None) -> tuple[str, str, str]:
+    """Return id, body and state of a new row; of one that has passed its gate with the run_at ``passed``, if given."""
+    return task.task_id, _body(task), _state(task, passed)
 
 
 def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int], bool]:

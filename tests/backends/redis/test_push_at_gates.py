@@ -42,6 +42,10 @@ async def one_holds(backend: RedisBackend) -> None:
     await backend.push([row(task_id="first", seq=NOW, due=NOW - 9)])
 
 
+async def one_shares(backend: RedisBackend) -> None:
+    await backend.push([row(task_id="first", bounds=Bounds(window=2), seq=NOW, due=NOW - 9)])
+
+
 async def some_wait(backend: RedisBackend) -> None:
     await backend.push([row(task_id=f"early{n}", seq=NOW + n, due=NOW - 9) for n in range(4)])
 
@@ -93,6 +97,8 @@ SHORT: dict[str, tuple[Before, Callable[[], list[Task]]]] = {
     "not in claim order": (nothing, shuffled),
     "more than a command takes": (nothing, lambda: [row(f"g{n % 3}", Bounds(cap=1_000)) for n in range(4_100)]),
     "a slot is held": (one_holds, three),
+    "a slot is held that would be needed": (one_holds, lambda: [row(), row()]),
+    "a slot of a fair share is held": (one_shares, lambda: [row(bounds=Bounds(window=2), due=NOW - n) for n in (1, 2)]),
     "rows wait": (some_wait, three),
     "all slots are free again": (all_have_ended, three),
     "bounds of an operator": (changed(bounds={"cap": 1}), three),

@@ -23,6 +23,7 @@ publish(ARGV[7], later)
 local rows = claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])
 if admits then
   gated.later = false
-  gated.flush()
+  admission.write_fresh()
+  flush()
 end
 return {held, rows}

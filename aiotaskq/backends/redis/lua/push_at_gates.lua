@@ -2,12 +2,13 @@
 -- gates, the bounds that the rows declare as JSON, how many slots these give; of all rows, in the order of the lines:
 -- the ids; id and state of each; id and body; 0 and stamp; due_at and stamp. A line has the new rows of one lane that
 -- are parked at the same gate, their only one, in claim order; the gate has no other line. The rows are due at `now`,
--- have no keys and no expiry, and their bounds have no rate and no max_waiting.
+-- have no keys and no expiry, and their bounds have no rate and no max_waiting. The states of a line are those of rows
+-- that have passed if its rows are not more than the slots, since most such lines pass; else those of parked rows.
 -- Returns 1. Or 0, and nothing is written, if that is not all of what there is to do: then push.lua does it.
 
 local MAX_WORDS = 4000  -- as in base.lua
-local PARKED = #'pending 0 0 - - 2 ' + 20 + 2  -- where run_at begins in the state of a new row; see HEAD in base.lua
-local BEHIND = PARKED + #'4611686018427387904' + #' - '
+local PARKED = '4611686018427387904'  -- as in base.lua
+local RUN_AT = #'pending 0 0 - - 2 ' + 20 + 2  -- where it begins in the state of a new row; see HEAD in base.lua
 local root, words, call, sub, match, min = KEYS[1], ARGV, redis.call, string.sub, string.match, math.min
 local now, count, lines = tonumber(words[2]), tonumber(words[3]), tonumber(words[4])
 local lanes, gates, bounds, slots, ids = 4 + lines, 4 + 2 * lines, 4 + 3 * lines, 4 + 4 * lines, 5 + 5 * lines
@@ -65,6 +66,19 @@ for n = 1, lines do
   new[name] = (new[name] or 0) + length
 end
 
+-- Write the states of these rows of a lane anew: with this run_at in place of the other one, and with another first
+-- character of due_at; that of parked rows where there is none.
+local function rewrite(first, last, lane, run_at, before, mark)
+  for i = first, last do
+    local at, due = states + 2 * i + 1, words[dues + 2 * i]
+    local state, behind = words[at], RUN_AT + #(before or due)
+    local names = match(state, '^ %- %d+ %d+ ()', behind) + #lane
+    -- luacheck: ignore 122 (the arguments are those of this call only)
+    words[at] = sub(state, 1, RUN_AT - 1) .. (run_at or due) .. sub(state, behind, names - 1)
+      .. (mark or sub(due, 1, 1)) .. sub(state, names + 1)
+  end
+end
+
 -- Let them pass, and park the others.
 local made, m, enters, e, ready, before = {}, 0, {}, 0, {}, 0
 local shared
@@ -75,8 +89,13 @@ for n = 1, lines do
     made[m + 1], made[m + 2] = words[gates + n], '0 0 - 0 ' .. declared
     m = m + 2
   end
+  if declared ~= asked then asked, shared = declared, string.find(declared, '"window"', 1, true) and words[2] end
+  if length > tonumber(words[slots + n]) then
+    rewrite(before, before + pass - 1, lane, shared, PARKED, '-')
+  else
+    rewrite(before + pass, before + length - 1, lane, PARKED, shared)
+  end
   if pass > 0 then
-    if declared ~= asked then asked, shared = declared, string.find(declared, '"window"', 1, true) end
     local rows = ready[lane]
     if not rows then
       rows = {}
@@ -84,13 +103,7 @@ for n = 1, lines do
     end
     local r = #rows
     for i = before, before + pass - 1 do
-      local at, run_at = states + 2 * i + 1, shared and words[2] or words[dues + 2 * i]
-      local state = words[at]
-      local names = match(state, '^%d+ %d+ ()', BEHIND) + #lane
-      -- luacheck: ignore 122 (the arguments are those of this call only)
-      words[at] = sub(state, 1, PARKED - 1) .. run_at .. ' - ' .. sub(state, BEHIND, names - 1) .. '-'
-        .. sub(state, names + 1)
-      rows[r + 1], rows[r + 2] = run_at, words[dues + 2 * i + 1]
+      rows[r + 1], rows[r + 2] = shared or words[dues + 2 * i], words[dues + 2 * i + 1]
       r = r + 2
     end
     for i = ids + before, ids + before + pass - 1, MAX_WORDS do

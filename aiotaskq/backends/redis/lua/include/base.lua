@@ -164,9 +164,11 @@ end
 -- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
 -- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
 -- '-'. The names of a row with a flow (with gates, in a group) begin with due_at or '-', the length of its gate or '-',
--- that of its flow, the gate, and the flow as JSON. For a child that waits for its parents 'w' and their number in four
--- digits are in place of the length of a gate. Its run_at, due_at, gate, waits and flow are those here, whatever the
--- JSON behind the head says; for a row that is not parked, any due_at that begins with '-' is none.
+-- that of its flow, the gate, and the flow as JSON. A '!' behind the length of the flow says that the gate is all that
+-- the flow has, without a rate, and that its key is the same in JSON; without it the flow is looked at. For a child
+-- that waits for its parents 'w' and their number in four digits are in place of the length of a gate. Its run_at,
+-- due_at, gate, waits and flow are those here, whatever the JSON behind the head says; for a row that is not parked,
+-- any due_at that begins with '-' is none.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
@@ -195,12 +197,13 @@ local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 function use_gates()
   if gated then return end
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
-  -- later, by a sweep); changes of unstarted weights by gate, and whether flush() leaves them, and the states
-  -- of rows that have passed (their ids), to a later one: a claim is to follow, after which many weights are zero and
-  -- these rows have other states. Where the parts of the states of these rows are, and their run_at, by id. The ids of
-  -- rows that have ended, by each gate of which they had a slot. Whether gates were made due that are not touched.
-  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, passed = {},
-    shapes = {}, run_ats = {}, ended = {}, made_due = false}
+  -- later, by a sweep); changes of unstarted weights by gate, and whether a claim is to follow: flush() leaves these
+  -- weights to a later one, since many are zero then. The rows that have passed their last gate and are still written
+  -- as parked rows, by lane, for this claim: at (run_at as a number), run_at, stamp, lane, id and shape (gates.lua).
+  -- The ids of rows that have ended, by each gate of which they had a slot. Whether gates were made due that are not
+  -- touched.
+  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, fresh = {},
+    ended = {}, made_due = false}
 
   -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds
   -- (as text where there is one gate), the number of each key, the weight and those by key, whether one of them is a
@@ -208,7 +211,6 @@ function use_gates()
   -- stand alike.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
-  local ONE_KEY = '^{"gates":%[%["([^"\\]+)",{[^}]*}%]%]}'
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
 
   -- The key of the gate of a flow with one, and its bounds as JSON; nil if it may have others or none.
@@ -231,7 +233,7 @@ function use_gates()
   local function read_place(tail)
     local place = places[tail]
     if place then return place end
-    local long, length, at = match(tail, '^(%S+) (%d+) ()')
+    local long, length, at = match(tail, '^(%S+) (%d+)!? ()')
     local behind = at + (tonumber(long) or 0)
     local flow = sub(tail, behind, behind + length - 1)
     local key, bounds = only_gate(flow)
@@ -307,8 +309,12 @@ function use_gates()
 
   -- Note that a gate is to be admitted at this instant, or by the next sweep.
   local function touch(key, at)
-    if gated.touched_at[key] == nil then gated.touched[#gated.touched + 1] = key end
-    gated.touched_at[key] = at and math.max(at, gated.touched_at[key] or at) or gated.touched_at[key] or false
+    local known = gated.touched_at[key]
+    if known == nil then
+      gated.touched[#gated.touched + 1], gated.touched_at[key] = key, at or false
+    elseif at and (not known or at > known) then
+      gated.touched_at[key] = at
+    end
   end
 
   local function names_json(row) return row.flow and place_of(row).names or row.names end
@@ -345,18 +351,13 @@ function use_gates()
   end
 
   -- Note that a running row ends, whose names are here in its state, up to `json`. Return its place if it is known.
-  local ended_tail, ended_key  -- of the one before: most are alike
   function gated.note_end(id, state, at, json, ended_at)
-    local tail = sub(state, find(state, ' ', at, true) + 1, json - 1)
-    if tail ~= ended_tail then
-      local long, begin = match(tail, '^(%S+) %d+ ()')
-      ended_tail, ended_key = tail, match(tail, ONE_KEY, begin + (tonumber(long) or 0))
-    end
-    if ended_key then
-      free_slot(ended_key, id, ended_at)
+    local long, begin = match(state, '^%S+ (%d+) %d+! ()', at)
+    if long then
+      free_slot(sub(state, begin, begin + long - 1), id, ended_at)
       return nil
     end
-    local place = read_place(tail)
+    local place = read_place(sub(state, find(state, ' ', at, true) + 1, json - 1))
     for i = #place.keys, 1, -1 do free_slot(place.keys[i], id, ended_at) end
     return place
   end
@@ -405,26 +406,22 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
-  -- Note that a row whose names are here in its state, up to `json`, is claimed: it has started. Return the end of its
-  -- JSON.
-  local claimed_tail, claimed_json, claimed_place  -- of the one before, its place if it may have a rate
-  function gated.note_claim(state, run_at, at, json)
-    local blank = find(state, ' ', at, true)
-    local tail = sub(state, blank + 1, json - 1)
-    if tail ~= claimed_tail then
-      local long, length, begin = match(tail, '^(%S+) (%d+) ()')
-      local behind = begin + (tonumber(long) or 0)
-      local flow = sub(tail, behind, behind + length - 1)
-      is_rated('')
-      claimed_place = (next(rated) or find(flow, '"interval"', 1, true)) and read_place(tail)
-      claimed_json = place_json(behind > begin and sub(tail, begin, behind - 1), flow)
-      claimed_tail = tail
+  -- Note that a row with this place is claimed: it has started.
+  function gated.note_start(place)
+    if not place.rated and not is_rated('') and not next(rated) then return end
+    for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
+  end
+
+  -- The same for a row whose names are here in its state, up to `json`. Return its gate as JSON, and its flow.
+  function gated.note_claim(state, at, json)
+    local long, length, begin = match(state, '^%S+ (%d+) (%d+)! ()', at)
+    if long and not is_rated('') and not next(rated) then
+      local behind = begin + long
+      return '"' .. sub(state, begin, behind - 1) .. '"', sub(state, behind, behind + length - 1)
     end
-    if claimed_place then
-      for i = 1, #claimed_place.keys do add_unstarted(claimed_place, claimed_place.keys[i], -1) end
-    end
-    local due = sub(state, at, at) == '-' and 'null' or sub(state, at, blank - 1)
-    return ',"run_at":' .. run_at .. ',"due_at":' .. due .. claimed_json
+    local place = read_place(sub(state, find(state, ' ', at, true) + 1, json - 1))
+    gated.note_start(place)
+    return place.gate and cjson.encode(place.gate) or 'null', place.flow
   end
 
   -- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
@@ -450,17 +447,6 @@ function use_gates()
     for gate, ids in pairs(gated.ended) do call_in_chunks('SREM', 'slots:' .. gate, ids) end
     gated.ended = {}
     if gated.later then return end
-    if gated.passed[1] then
-      local rows, n = {}, 0
-      for _, id in ipairs(gated.passed) do
-        if sub(states[id], 1, 8) == 'pending ' then
-          rows[n + 1], rows[n + 2] = id, states[id]
-          n = n + 2
-        end
-      end
-      gated.passed = {}
-      call_in_chunks('HSET', 'state', rows)
-    end
     for gate, by in pairs(gated.weights) do
       if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
     end
@@ -483,6 +469,7 @@ function use_gates()
   gated.tokens = tokens
   gated.enter_gate = enter_gate
   gated.index_gates = index_gates
+  gated.place_json = place_json
   gated.place_as_json = place_as_json
 end
 

@@ -19,27 +19,24 @@ local function claim(owner, now, left, lease, started, queues)
   local running = stored .. ',"status":"running","fence":'
   local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
   local held_key, prefix, score = held_entry('', lease)
-  local shapes = gated and gated.shapes
 
-  -- Note that a row is claimed, whose JSON is this; return its new state. `rest` is the end of its head, and JSON.
-  local function claimed_state(id, fence, cancel, expires, rest, json, gates)
+  -- The same as take(), for a row that has passed its gates in this call, and is still written as a parked one.
+  local function take_fresh(row)
+    local id, run_at, shape = row.id, row.run_at, row.shape
+    local state, place = states[id], shape.place
+    if not shape.claimed then
+      local fence = next_fence(shape.fence)
+      shape.claimed = 'running ' .. fence .. ' ' .. shape.cancel .. ' ' .. lease .. ' - '
+      shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
+        .. ',"due_at":null' .. gated.place_json(place.gate, place.flow) .. ',"run_at":'
+    end
+    gated.note_start(place)
     taken = taken + 1
-    ids[taken] = id
-    json_states[taken] = json .. running .. fence .. ending
-      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
-    local state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. rest .. stored
+    ids[taken], json_states[taken] = id, sub(state, shape.json) .. shape.answer .. run_at
+    state = shape.claimed .. sub(state, shape.rest, shape.from - 1) .. run_at .. shape.behind .. '-'
+      .. sub(state, shape.names + 1) .. stored
     states[id] = state
     return state
-  end
-
-  -- The same as take(), for a row that has passed its gates in this call.
-  local function take_passed(id, shape, run_at)
-    local state = states[id]
-    local moved = #run_at - #PARKED  -- what is behind its run_at
-    shape.next_fence = shape.next_fence or next_fence(shape.fence)
-    local gates = gated.note_claim(state, run_at, shape.names + moved, shape.json + moved)
-    return claimed_state(id, shape.next_fence, shape.cancel, '-', sub(state, shape.rest),
-      sub(state, shape.json + moved), gates)
   end
 
   -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
@@ -63,46 +60,61 @@ local function claim(owner, now, left, lease, started, queues)
       set_score('expiring', id, false)
       set_score('expired', id, false)
     end
-    local gates = ''
+    local gates, begin, json = '', at + long, at + long + names
     if keyed == '2' or keyed == '3' then
       if run_at == PARKED then
         remove_from_lane(lane, stamp)
         return nil
       end
       use_gates()
-      gates = gated.note_claim(state, run_at, at + long, at + long + names)
+      local due = sub(state, begin, begin) == '-' and 'null' or match(state, '^%S+', begin)
+      local gate, flow = gated.note_claim(state, begin, json)
+      gates = ',"run_at":' .. run_at .. ',"due_at":' .. due .. ',"gate":' .. gate .. ',"flow":' .. flow
     end
-    return claimed_state(id, next_fence(fence), cancel, expires, sub(state, rest), sub(state, at + long + names), gates)
+    fence = next_fence(fence)
+    taken = taken + 1
+    ids[taken] = id
+    json_states[taken] = sub(state, json) .. running .. fence .. ending
+      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
+    state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
+    states[id] = state
+    return state
   end
 
   for _, priority in ipairs(priorities) do
     while left > 0 do
       local most = left
-      local found, looked, rows, leased, claimed, n = due_rows(lanes[priority], now, most), {}, {}, {}, {}, 0
+      local found, looked, rows, leased, n = due_rows(lanes[priority], now, most), {}, {}, {}, 0
+      local claimed, moved = {}, {}  -- by lane: the stamps to remove from it, and how many rows are claimed
       for i = 1, math.min(most, #found) do looked[i] = sub(found[i].stamp, 21) end
       load_states(looked)
       for i = 1, #looked do
-        local lane, stamp = found[i].lane, found[i].stamp
-        local shape = shapes and shapes[looked[i]]
-        local state
-        if shape and shape.expires == '-' then
-          state = take_passed(looked[i], shape, gated.run_ats[looked[i]])
+        local lane, stamp, state = found[i].lane, found[i].stamp
+        if found[i].shape then
+          state = take_fresh(found[i])
+          gated.fresh[lane].first = gated.fresh[lane].first + 1
+          moved[lane] = (moved[lane] or 0) + 1
         else
           state = take(lane, stamp, looked[i])
+          if state then
+            claimed[lane] = claimed[lane] or {}
+            table.insert(claimed[lane], stamp)
+          end
         end
         if state then
           n = n + 2
           rows[n - 1], rows[n] = looked[i], state
           leased[n - 1], leased[n] = score, prefix .. stamp
-          claimed[lane] = claimed[lane] or {}
-          table.insert(claimed[lane], stamp)
         end
       end
       for lane, stamps in pairs(claimed) do
         call_in_chunks('ZREM', 'lane:' .. lane, stamps)
         changed_lanes[lane] = true
-        add_count('pending', lane, -#stamps)
-        add_count('running', lane, #stamps)
+        moved[lane] = (moved[lane] or 0) + #stamps
+      end
+      for lane, count in pairs(moved) do
+        add_count('pending', lane, -count)
+        add_count('running', lane, count)
       end
       call_in_chunks('HSET', 'state', rows)
       call_in_chunks('ZADD', held_key, leased)

@@ -162,8 +162,7 @@ local function gate_tools()
       return first
     end
 
-    -- The rows that have moved: id and state of those that are parked at another gate; run_at and stamp, by lane, of
-    -- those that have passed all gates, whose ids are in gated.passed.
+    -- The rows that have moved: id and state; run_at and stamp, by lane, of those that have passed all gates.
     local moved, passed = {}, {}
 
     local function write_moved()
@@ -176,9 +175,22 @@ local function gate_tools()
       flush()
     end
 
+    -- Hand a row that has passed its last gate to the claim that follows: most such rows are claimed at once.
+    local function hand_over(row)
+      local rows = gated.fresh[row.lane]
+      if not rows then
+        rows = {first = 1, n = 0, sorted = true}
+        gated.fresh[row.lane] = rows
+      end
+      local last = rows[rows.n]
+      if last and (row.at < last.at or row.at == last.at and row.stamp < last.stamp) then rows.sorted = false end
+      rows.n = rows.n + 1
+      rows[rows.n] = row
+    end
+
     -- Move the first rows that were found at a gate, which have passed it: to the next one, or to their lanes.
     local function move(key, rows, count, now)
-      local gone, ids = {}, gated.passed
+      local gone = {}
       for i = 1, count do
         local id, stamp, due, shape = rows.ids[i], rows.stamps[i], rows.dues[i], rows.shapes[i]
         local place, lane, state = shape.place, shape.lane, states[id]
@@ -194,19 +206,23 @@ local function gate_tools()
           enqueue(behind, now)
         else
           local run_at = due == '-' and instant(now) or due
-          if place.shared and tonumber(run_at) < now then run_at = instant(now) end
-          state = unparked(state, shape, run_at)
-          local due_rows = passed[lane]
-          if not due_rows then
-            due_rows = {}
-            passed[lane] = due_rows
-          end
-          due_rows[#due_rows + 1], due_rows[#due_rows + 2] = run_at, stamp
-          ids[#ids + 1] = id
-          gated.shapes[id], gated.run_ats[id] = shape, run_at
-          if shape.expires ~= '-' then
-            set_score('expiring', id, shape.expires)
-            set_score('expired', id, false)
+          local at = tonumber(run_at)
+          if place.shared and at < now then at, run_at = now, instant(now) end
+          if gated.later and shape.expires == '-' then
+            hand_over({at = at, run_at = run_at, stamp = stamp, lane = lane, id = id, shape = shape})
+          else
+            state = unparked(state, shape, run_at)
+            moved[#moved + 1], moved[#moved + 2] = id, state
+            local due_rows = passed[lane]
+            if not due_rows then
+              due_rows = {}
+              passed[lane] = due_rows
+            end
+            due_rows[#due_rows + 1], due_rows[#due_rows + 2] = run_at, stamp
+            if shape.expires ~= '-' then
+              set_score('expiring', id, shape.expires)
+              set_score('expired', id, false)
+            end
           end
         end
         states[id] = state
@@ -233,7 +249,7 @@ local function gate_tools()
         place = gated.read_place(sub(state, behind, json - 1)),
         seq = from - #seq - 1, due = behind - 2,  -- where it begins, and where that ends
         head = sub(state, 1, from - #seq - 2), middle = sub(state, from - 1, begin - 1),
-        tail = sub(state, behind - 1, json - 1),
+        tail = sub(state, behind - 1, json - 1), behind = sub(state, to, begin - 1),  -- its run_at
       }
     end
 
@@ -241,9 +257,10 @@ local function gate_tools()
     -- if it is not there, or has expired: it would hold a slot, and start nothing.
     local function parked_row(key, id, stamp, lane, now, shape)
       local state = states[id] or ''
-      if not (shape and sub(state, 1, shape.seq - 1) == shape.head
-        and sub(state, shape.from - 1, shape.names - 1) == shape.middle
-        and sub(state, shape.due + 1, shape.json - 1) == shape.tail) then  -- quicker than to match the pattern
+      -- It is quicker to find the same parts where they are expected than to match the pattern.
+      if not (shape and find(state, shape.head, 1, true) == 1
+        and find(state, shape.middle, shape.from - 1, true) == shape.from - 1
+        and find(state, shape.tail, shape.due + 1, true) == shape.due + 1) then
         shape = shape_of(state)
       end
       if not shape or sub(state, shape.seq, shape.from - 2) ~= sub(stamp, 1, 20) then return nil end
@@ -313,9 +330,13 @@ local function gate_tools()
 
     -- Most gates at which a row ends have no other one that waits: then there is nothing to do, unless it has a rate.
     local texts, waits = read_fields('gates', touched), read_flags('waited', touched)
+    local text_before, is_timed  -- most are alike
     for i, key in ipairs(touched) do
       local text = texts[i]
-      if waits[i] == 1 or text and (find(text, '"interval"', 1, true) or not find(text, '^%S+ %S+ %- ')) then
+      if text and text ~= text_before then
+        text_before, is_timed = text, find(text, '"interval"', 1, true) or not find(text, '^%S+ %S+ %- ')
+      end
+      if waits[i] == 1 or text and is_timed then
         gate_of(key, text)
         enqueue(key, gated.touched_at[key])
       end
@@ -354,12 +375,31 @@ local function gate_tools()
 
   known_tools = {
     gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
-    admit_touched = admit_touched, rule = rule, new_row = new_row, enter = enter,
+    admit_touched = admit_touched, rule = rule, new_row = new_row, enter = enter, unparked = unparked,
   }
   return known_tools
 end
 
 admission = {}
+
+-- Write the rows that were handed to a claim which has not taken them.
+function admission.write_fresh()
+  local written_rows = {}
+  for lane, rows in pairs(gated.fresh) do
+    local scores = {}
+    for i = rows.first, rows.n do
+      local row = rows[i]
+      local state = gate_tools().unparked(states[row.id], row.shape, row.run_at)
+      states[row.id] = state
+      written_rows[#written_rows + 1], written_rows[#written_rows + 2] = row.id, state
+      scores[#scores + 1], scores[#scores + 2] = row.run_at, row.stamp
+      changed_lanes[lane] = true
+    end
+    call_in_chunks('ZADD', 'lane:' .. lane, scores)
+  end
+  gated.fresh = {}
+  call_in_chunks('HSET', 'state', written_rows)
+end
 
 -- Park a pending row at its first gate, if it is not parked: its slots are for others. With `again` also one that is
 -- parked behind that gate.

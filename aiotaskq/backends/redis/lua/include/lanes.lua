@@ -36,41 +36,66 @@ local function sweep_expired(now)
   flush()
 end
 
--- Return the open lanes whose first row is due, by priority, and these priorities in ascending order.
-local function due_lanes(now)
-  local lanes, priorities = {}, {}
-  for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
-    if is_open(queue_of(lane)) then
-      local priority = tonumber(sub(lane, 1, find(lane, ':', 1, true) - 1))
-      if not lanes[priority] then
-        lanes[priority] = {}
-        priorities[#priorities + 1] = priority
-      end
-      table.insert(lanes[priority], lane)
-    end
-  end
-  table.sort(priorities)
-  return lanes, priorities
-end
-
 local function by_run_at(a, b)
   if a.at ~= b.at then return a.at < b.at end
   return a.stamp < b.stamp
 end
 
+-- Return the open lanes whose first row is due, by priority, and these priorities in ascending order.
+local function due_lanes(now)
+  local lanes, priorities = {}, {}
+
+  local function add(lane)
+    local priority = tonumber(sub(lane, 1, find(lane, ':', 1, true) - 1))
+    if not lanes[priority] then
+      lanes[priority] = {}
+      priorities[#priorities + 1] = priority
+    end
+    table.insert(lanes[priority], lane)
+  end
+
+  for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
+    if is_open(queue_of(lane)) then
+      if gated and gated.fresh[lane] then gated.fresh[lane].stored = true end
+      add(lane)
+    end
+  end
+  for lane, rows in pairs(gated and gated.fresh or {}) do
+    if not rows.sorted then table.sort(rows, by_run_at) end
+    rows.sorted = true
+    if not rows.stored and is_open(queue_of(lane)) then add(lane) end
+  end
+  table.sort(priorities)
+  return lanes, priorities
+end
+
 -- Return the first due rows of lanes of one priority, in claim order; with several lanes it may be more than the limit.
+-- Those with a shape are in no index yet: see use_gates().
 local function due_rows(lanes, now, limit)
-  local found = {}
-  if #lanes == 1 then
+  local found, fresh, n = {}, gated and gated.fresh or {}, 0
+  if #lanes == 1 and not fresh[lanes[1]] then
     for i, stamp in ipairs(call('ZRANGEBYSCORE', root .. 'lane:' .. lanes[1], '-inf', now, 'LIMIT', 0, limit)) do
       found[i] = {lane = lanes[1], stamp = stamp}
     end
     return found
   end
+  local latest, sorted = tonumber(now), #lanes == 1
   for _, lane in ipairs(lanes) do
-    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-    for i = 1, #part, 2 do found[#found + 1] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])} end
+    local rows = fresh[lane]
+    for i = rows and rows.first or 1, rows and math.min(rows.n, rows.first + limit - 1) or 0 do
+      if rows[i].at > latest then break end
+      n = n + 1
+      found[n] = rows[i]
+    end
+    if not rows or rows.stored then
+      sorted = false
+      local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+      for i = 1, #part, 2 do
+        n = n + 1
+        found[n] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])}
+      end
+    end
   end
-  table.sort(found, by_run_at)
+  if not sorted then table.sort(found, by_run_at) end
   return found
 end

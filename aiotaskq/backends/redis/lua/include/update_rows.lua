@@ -8,6 +8,7 @@ local function apply_changes(packed)
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
   local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
+  local more_before, completed, ended_at  -- of the row before: many end together
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
@@ -21,11 +22,14 @@ local function apply_changes(packed)
         local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
         if keyed == '2' then
           if not admission then error('GATES REQUIRED') end
-          local instant
-          more, instant = match(more, '^(%S+) ?(%S*)')  -- without one if the client knew of no gates
+          if more ~= more_before then
+            more_before, completed, ended_at = more, match(more, '^(%S+) ?(%S*)')
+            ended_at = tonumber(ended_at)  -- none if the client knew of no gates
+          end
+          more = completed
           use_gates()
-          local place = gated.note_end(id, states[id], at + long, at + long + names, tonumber(instant))
-          if place and place.tied then admission.note_final(id, place, final, tonumber(instant)) end
+          local place = gated.note_end(id, states[id], at + long, at + long + names, ended_at)
+          if place and place.tied then admission.note_final(id, place, final, ended_at) end
         end
         local ended = ends[final]
         if not ended then
