@@ -9,32 +9,12 @@ import msgspec
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.events import NAMES, OPERATED, Event, Events
+from aiotaskq.web.dashboard.happened import Happened, first_line, instant_of, newest_first
 
 MOST = 500
 """Events that are kept, and as many of those about what people did."""
-MOST_ERROR = 300
-"""Characters of the first line of an error that are kept."""
 LINGER = 60
 """Seconds without a reader after which nothing more is collected."""
-
-
-class Happened(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, without params and results."""
-
-    number: int
-    """Rises with each event."""
-    name: str
-    at: int
-    """Microseconds UTC."""
-    task_id: str | None = None
-    type: str | None = None
-    queue: str | None = None
-    error: str | None = None
-    group: str | None = None
-    action: str | None = None
-    """What was done on the dashboard."""
-    actor: str | None = None
-    targets: list[str] = []
 
 
 class Feed:
@@ -45,7 +25,6 @@ class Feed:
         self._clock = SystemClock()
         self._latest: deque[Happened] = deque(maxlen=MOST)
         self._operated: deque[Happened] = deque(maxlen=MOST)
-        self._number = 0
         self._until: int | None = None  # ticks; None where nothing is collected
         events.on(OPERATED, self._note)
 
@@ -61,23 +40,21 @@ class Feed:
                 if each != OPERATED:
                     self._events.on(each, self._note)
         self._until = self._clock.ticks() + LINGER * SECOND
-        both = sorted((*self._latest, *self._operated), key=lambda each: -each.number)
+        both = newest_first((*self._latest, *self._operated))
         return [each for each in both if name in (None, each.name)][:most]
 
     def _note(self, event: Event) -> None:
         if event.name != OPERATED and (self._until is None or self._clock.ticks() >= self._until):
             self._stop()
             return
-        self._number += 1
         task, group, detail = event.task, event.group, event.detail
         found = Happened(
-            number=self._number,
             name=event.name,
-            at=event.at,
+            at=event.at if task is None else instant_of(event.name, task) or event.at,
             task_id=None if task is None else task.task_id,
             type=None if task is None else task.type,
             queue=None if task is None else task.queue,
-            error=None if task is None or task.error_message is None else _first_line(task.error_message),
+            error=None if task is None or task.error_message is None else first_line(task.error_message),
             group=None if group is None else group.group_id,
         )
         if event.name == OPERATED:
@@ -94,7 +71,3 @@ class Feed:
         for each in NAMES:
             if each != OPERATED:
                 self._events.off(each, self._note)
-
-
-def _first_line(error: str) -> str:
-    return error.partition("\n")[0][:MOST_ERROR]

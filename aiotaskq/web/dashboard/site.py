@@ -26,6 +26,7 @@ from aiotaskq.web.dashboard.assets import asset
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.kept import Kept
+from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
@@ -110,6 +111,7 @@ class Dashboard:
         self._live = Live(self._rendered)
         self._past = Past(tq)
         self._feed = Feed(tq.registered.events)
+        self._life = Life(tq)
 
     async def respond(self, request: Request) -> Reply:
         """Return the reply to a request. An error of the application's own is raised."""
@@ -218,6 +220,7 @@ class Dashboard:
             counts=self._counts,
             past=self._past,
             feed=self._feed,
+            life=self._life,
             kept=self._kept,
             query={},
             now=visit.now,

@@ -13,6 +13,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.kept import Kept
+from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
@@ -30,6 +31,7 @@ class View:
     counts: Counts
     past: Past
     feed: Feed
+    life: Life
     kept: Kept
     query: Mapping[str, str]
     now: int

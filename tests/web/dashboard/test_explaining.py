@@ -226,7 +226,9 @@ async def test_the_filter_suggests_types(browse: Browse, tq: TaskQ) -> None:
 
 
 async def test_the_events_page_says_whose_events_it_shows(browse: Browse) -> None:
-    assert "<b>Events of this process only.</b>" in (await browse.get("events")).text
+    assert "whichever process runs them" in (await browse.get("events")).text
+    async with TaskQ("memory://") as alone, in_starlette(alone) as browse_alone:
+        assert "The store is in the memory of this process" in (await browse_alone.get("events")).text
 
 
 # ---- run now ---------------------------------------------------------------------------------------------------------

@@ -303,9 +303,10 @@ async def test_a_store_without_a_registry_says_so() -> None:
 # ---- events ----
 
 
-async def test_events_are_collected_from_the_first_look_on(browse: Browse, tq: TaskQ) -> None:
-    await tq.push("greet", {"name": "before"})
-    assert (await data(browse, "events"))["events"] == []
+async def test_events_are_listed_with_what_was_before_the_first_look(browse: Browse, tq: TaskQ) -> None:
+    before = await tq.push("greet", {"name": "before"})
+    (event,) = (await data(browse, "events"))["events"]
+    assert (event["name"], event["task_id"]) == ("pushed", before.task_id)
     task = await tq.push("greet", {"name": "nobody"}, priority=1)
     await run(tq, task)
     found = (await data(browse, "events"))["events"]

@@ -1,16 +1,18 @@
-"""The latest events of this process."""
+"""The latest events: of tasks in every process, as the store tells them, and others of this process."""
 
 from __future__ import annotations
 
 import msgspec
 
 from aiotaskq.runtime.events import NAMES
-from aiotaskq.web.dashboard.feed import Happened
+from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.views import kind_of_error
 
 ROWS = 100
+KEEP = 0.9
+"""Seconds for which an open page does not read the store anew."""
 
 
 class EventRows(msgspec.Struct, kw_only=True):
@@ -21,14 +23,21 @@ class EventRows(msgspec.Struct, kw_only=True):
     name: str
     """The filter; empty where it is not set."""
     names: list[str]
+    shared: bool
+    """Whether other processes have the same store."""
 
 
 @pages("events", marked("Events"), "name")
 async def events(view: View) -> EventRows:
-    """Return what has been collected, and go on collecting while the page is open."""
+    """Read what has happened to tasks, and return it with what this process has collected; go on collecting."""
     name = view.text("name")
     wanted = name if name in NAMES else None
-    found = view.feed.read(wanted, ROWS)
+    found = {key_of(each): each for each in view.feed.read(wanted, ROWS)}
+    shared = view.tq.queue.backend.shared
+    if shared:  # else there is no other process
+        await view.keep("life", KEEP, view.life.look)
+        found.update((key_of(each), each) for each in view.life.latest if wanted in (None, each.name))
+    rows = newest_first(found.values())[:ROWS]
     if not view.show_args:  # the message of an error may have what the params have
-        found = [msgspec.structs.replace(each, error=kind_of_error(each.error)) for each in found]
-    return EventRows(events=found, name=wanted or "", names=list(NAMES))
+        rows = [msgspec.structs.replace(each, error=kind_of_error(each.error)) for each in rows]
+    return EventRows(events=rows, name=wanted or "", names=list(NAMES), shared=shared)

@@ -1,0 +1,69 @@
+"""What the events page lists: an event, when it happened, and the order of several. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.task import FINAL, SECOND, Task
+from aiotaskq.runtime.events import NAMES
+
+MOST_ERROR = 300
+"""Characters of the first line of an error that are kept."""
+_ORDER = {name: place for place, name in enumerate(NAMES)}
+
+
+class Happened(msgspec.Struct, frozen=True, kw_only=True):
+    """One event, without params and results."""
+
+    name: str
+    at: int
+    """Microseconds UTC."""
+    task_id: str | None = None
+    type: str | None = None
+    queue: str | None = None
+    attempt: int | None = None
+    """The number of the attempt that started or ended."""
+    error: str | None = None
+    group: str | None = None
+    action: str | None = None
+    """What an operator did."""
+    actor: str | None = None
+    targets: list[str] = []
+    more: int = 0
+    """It stands for so many events of its name that are not listed."""
+    at_least: bool = False
+    """Whether there may be more of these."""
+
+
+def key_of(event: Happened) -> tuple[str, str | None, int]:
+    """Return what two notes of the same event have in common."""
+    return event.name, event.task_id, event.at
+
+
+def newest_first(events: Iterable[Happened]) -> list[Happened]:
+    """Return events in the order in which they are listed; the end of a task before its start."""
+    return sorted(events, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
+
+
+def pushed_at(task: Task) -> int:
+    """Return when a task was pushed, in microseconds UTC: its push stamp, where that is of the second of its push."""
+    return task.seq if task.seq // SECOND == task.created_at else task.created_at * SECOND
+
+
+def instant_of(name: str, task: Task) -> int | None:
+    """Return when an event of a task happened, as its row tells; None where it does not."""
+    if name == "pushed":
+        return pushed_at(task)
+    if name == "started":
+        return task.began_at
+    if name in ("retried", "released", "lost"):
+        return task.attempts[-1].ended_at if task.attempts else None
+    return task.ended_at if name in tuple(FINAL) else None
+
+
+def first_line(error: Any) -> str:
+    """Return the first line of an error text, shortened."""
+    return str(error).partition("\n")[0][:MOST_ERROR]
