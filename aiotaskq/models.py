@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from aiotaskq.core.gate import PARKED
 
 __all__ = [
+    "AuditRow",
     "Base",
     "EventRow",
     "GateRow",
@@ -296,6 +297,22 @@ class HistoryRow(Base):
     waits: Mapped[str | None] = mapped_column(LongText)
     # What tasks have used up, as a JSON object of numbers; NULL for nothing.
     usage: Mapped[str | None] = mapped_column(LongText)
+
+
+class AuditRow(Base):
+    """A row of ``aiotaskq_audit``: what an operator has changed; see ``core.audit.AuditEntry``."""
+
+    __tablename__ = "aiotaskq_audit"
+
+    # In microseconds UTC.
+    at: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    id: Mapped[str] = mapped_column(Name(36), primary_key=True)
+    door: Mapped[str] = mapped_column(Name(20))
+    action: Mapped[str] = mapped_column(Name(100))
+    actor: Mapped[str] = mapped_column(LongText)
+    # A JSON list of texts.
+    targets: Mapped[str] = mapped_column(LongText)
+    count: Mapped[int] = mapped_column(BigInteger)
 
 
 class NoteRow(Base):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
 
+from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Room as Room
 from aiotaskq.backends.gates import Gates
@@ -92,6 +93,7 @@ class Backend(ABC):
     gates: Gates
     groups: Groups
     history: History
+    audit: AuditLog
     notes: Notes
     steps: Steps | None = None
     """Where the handlers' steps and events are; None where the store cannot hold them."""

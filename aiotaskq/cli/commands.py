@@ -24,6 +24,7 @@ COMMANDS = {
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
     "history": tr("Show what workers did, in counts and percentiles."),
+    "audit": tr("Show what operators have changed."),
     "web": tr("Serve the dashboard and the operations API."),
     "mcp": tr("Serve a store to an AI assistant."),
     "check": tr("Check that tasks and schedules are processed."),

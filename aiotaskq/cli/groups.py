@@ -11,6 +11,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import group_id_of
 from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import with_tq
@@ -130,7 +131,9 @@ def _after(member: MemberView, names: dict[str, str]) -> str:
 def cancel(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
     async def work(tq: TaskQ) -> tuple[str, bool]:
         known = await group_id_of(tq, group_id)
-        return known, await tq.group_handle(known).cancel()
+        if cancelled := await tq.group_handle(known).cancel():
+            await noted(tq, "cancel-group", known)
+        return known, cancelled
 
     known, done = with_tq(db, work)
     if json:
@@ -181,7 +184,9 @@ def _amount(text: str) -> tuple[str, float]:
 def retry(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
     async def work(tq: TaskQ) -> tuple[str, int]:
         known = await group_id_of(tq, group_id)
-        return known, await tq.group_handle(known).retry_failed()
+        count = await tq.group_handle(known).retry_failed()
+        await noted(tq, "retry-group", known)
+        return known, count
 
     known, count = with_tq(db, work)
     if json:
@@ -192,7 +197,12 @@ def retry(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("mend", cls=Command, help=tr("Count anew what remains of each group, after rows were deleted by SQL."))
 def mend(db: Db = DEFAULT_DB, json: Json = False) -> None:
-    count = with_tq(db, lambda tq: tq.queue.groups.mend())
+    async def work(tq: TaskQ) -> int:
+        count = await tq.queue.groups.mend()
+        await noted(tq, "mend-groups", f"count: {count}")
+        return count
+
+    count = with_tq(db, work)
     if json:
         echo_json({"mended": count})
     else:

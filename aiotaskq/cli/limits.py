@@ -12,6 +12,7 @@ from msgspec import UNSET
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import instant, with_tq
@@ -66,7 +67,7 @@ def set_limit(
     paced = UNSET if rate is None else Rate(rate, per, burst=burst)
     given = {"cap": cap, "window": window, "max_waiting": max_waiting}
     options: dict[str, Any] = {name: UNSET if value is None else value for name, value in given.items()}
-    _change(db, json, lambda tq: tq.limits.set(key, rate=paced, **options))
+    _change("set-limit", key, db, json, lambda tq: tq.limits.set(key, rate=paced, **options))
 
 
 @app.command("close", cls=Command, help=tr("Let no more tasks pass, for some seconds or until open. Others go on."))
@@ -76,22 +77,24 @@ def close(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    _change(db, json, lambda tq: tq.limits.close(key, seconds))
+    _change("close-limit", key, db, json, lambda tq: tq.limits.close(key, seconds))
 
 
 @app.command("open", cls=Command, help=tr("Open a closed limit."))
 def open_limit(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    _change(db, json, lambda tq: tq.limits.open(key))
+    _change("open-limit", key, db, json, lambda tq: tq.limits.open(key))
 
 
 @app.command("reset", cls=Command, help=tr("Take what pushes declare again, from the next push on."))
 def reset(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    _change(db, json, lambda tq: tq.limits.reset(key))
+    _change("reset-limit", key, db, json, lambda tq: tq.limits.reset(key))
 
 
-def _change(db: str, as_json: bool, change: Callable[[TaskQ], Awaitable[LimitState]]) -> None:
+def _change(action: str, key: str, db: str, as_json: bool, change: Callable[[TaskQ], Awaitable[LimitState]]) -> None:
     async def work(tq: TaskQ) -> LimitState:
-        return await change(tq)
+        after = await change(tq)
+        await noted(tq, action, key)
+        return after
 
     after = with_tq(db, work)
     if as_json:

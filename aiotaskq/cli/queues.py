@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
+from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
 from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import with_tq
@@ -44,7 +46,11 @@ def list_queues(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("pause", cls=Command, help=tr("Pause a queue: no worker claims its tasks. They can still be pushed."))
 def pause(queue: Name = "default", db: Db = DEFAULT_DB, json: Json = False) -> None:
-    with_tq(db, lambda tq: tq.pause(queue))
+    async def work(tq: TaskQ) -> None:
+        await tq.pause(queue)
+        await noted(tq, "pause-queue", queue)
+
+    with_tq(db, work)
     if json:
         echo_json({"queue": queue, "paused": True})
     else:
@@ -53,7 +59,11 @@ def pause(queue: Name = "default", db: Db = DEFAULT_DB, json: Json = False) -> N
 
 @app.command("resume", cls=Command, help=tr("Resume a paused queue."))
 def resume(queue: Name = "default", db: Db = DEFAULT_DB, json: Json = False) -> None:
-    with_tq(db, lambda tq: tq.resume(queue))
+    async def work(tq: TaskQ) -> None:
+        await tq.resume(queue)
+        await noted(tq, "resume-queue", queue)
+
+    with_tq(db, work)
     if json:
         echo_json({"queue": queue, "paused": False})
     else:

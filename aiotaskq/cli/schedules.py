@@ -13,6 +13,7 @@ from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import schedule_id_of, short_schedule_ids
 from aiotaskq.cli.layout import width_of_output
+from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -190,6 +191,7 @@ def add(
 
     async def work(tq: TaskQ) -> Schedule:
         known = is_handled(tq, task_type, values)
+        there = schedule_id is not None and await tq.scheduler.schedules.get([schedule_id]) != [None]
         schedule = await tq.scheduler.add_scheduler_task(
             name,
             task_type,
@@ -213,6 +215,8 @@ def add(
             max_retries=max_retries,
             task_id=schedule_id,
         )
+        if not there:
+            await noted(tq, "add-schedule", schedule)
         if not known:
             await warn_of_unknown(tq, task_type)
         return await tq.scheduler.get(schedule)
@@ -228,6 +232,7 @@ def pause(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None,
 
 async def _pause(tq: TaskQ, schedule_id: str) -> Message:
     await tq.scheduler.pause_task(schedule_id)
+    await noted(tq, "pause-schedule", schedule_id)
     return Message(marked("paused"))
 
 
@@ -237,6 +242,7 @@ def resume(
 ) -> None:
     async def resumed(tq: TaskQ, schedule_id: str) -> Message:
         await tq.scheduler.resume_task(schedule_id)
+        await noted(tq, "resume-schedule", schedule_id)
         due = (await tq.scheduler.get(schedule_id)).due
         return Message(marked("next {time}"), time=instant(due) if json else local(due, utc))
 
@@ -249,7 +255,9 @@ def run(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, j
 
 
 async def _run(tq: TaskQ, schedule_id: str) -> Message:
-    return Message(marked("fired {task_id}"), task_id=await tq.scheduler.run_now(schedule_id))
+    task_id = await tq.scheduler.run_now(schedule_id)
+    await noted(tq, "run-schedule", schedule_id, task_id)
+    return Message(marked("fired {task_id}"), task_id=task_id)
 
 
 @app.command("delete", cls=Command, help=tr("Delete schedules. The tasks that they fired are kept."))
@@ -263,6 +271,7 @@ def delete(
 async def _delete(tq: TaskQ, schedule_id: str) -> Message:
     if not await tq.scheduler.delete_task(schedule_id):
         raise NotFound(f"there is no schedule {printable(schedule_id)}")
+    await noted(tq, "delete-schedule", schedule_id)
     return Message(marked("deleted"))
 
 
@@ -315,7 +324,10 @@ def backfill(
         schedule = await tq.scheduler.get(await schedule_id_of(tq, name))
         begin = read_time("since", since, schedule.timezone)
         end = None if until is None else read_time("until", until, schedule.timezone)
-        return await tq.scheduler.backfill(schedule.task_id, begin, end, limit=limit, dry_run=dry_run)
+        times = await tq.scheduler.backfill(schedule.task_id, begin, end, limit=limit, dry_run=dry_run)
+        if times and not dry_run:
+            await noted(tq, "backfill-schedule", schedule.task_id, f"count: {len(times)}")
+        return times
 
     found = with_tq(db, work, schedules)
     if json:

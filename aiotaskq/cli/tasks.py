@@ -15,6 +15,7 @@ from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import short_ids, task_id_of
 from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.limits import waits_for
+from aiotaskq.cli.noted import counted, noted
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -265,12 +266,13 @@ def retry(
     total = _asked(db, where, marked("Tasks to retry: {count}. Continue?"), dry_run, yes, json)
     bar, moved = progress_bar(tr("retry"), total, quiet=json)
     with bar:
-        count = with_tq(db, lambda tq: tq.queue.retry_many(**where, progress=moved))
+        count = with_tq(db, lambda tq: counted(tq, "retry-tasks", where, tq.queue.retry_many(**where, progress=moved)))
     echo_json({"retried": count}) if json else echo(tr("tasks retried: {count}", count=f"{count:,}"))
 
 
 async def _retry(tq: TaskQ, task_id: str) -> Message:
     await tq.retry(task_id)
+    await noted(tq, "retry-task", task_id)
     return Message(marked("pending again"))
 
 
@@ -285,6 +287,7 @@ def run_tasks_now(ids: Ids, db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 async def _run_now(tq: TaskQ, task_id: str) -> Message:
     await run_now(tq.queue, await tq.get(task_id))
+    await noted(tq, "run-task", task_id)
     return Message(marked("due now"))
 
 
@@ -325,6 +328,7 @@ def rerun(
             tq.registered.push_middleware.append(_with_gates_of(task))
         kept = {name: getattr(task, name) for name in KEPT if getattr(task, name) is not None}
         handle = await tq.push(task.type, values, **kept)
+        await noted(tq, "rerun-task", task.task_id, handle.task_id)
         return task, handle.task_id, handle.created
 
     task, new_id, created = with_tq(url, work, app=application)
@@ -389,7 +393,7 @@ def cancel(
     total = _asked(db, where, marked("Tasks to cancel: {count}. Continue?"), dry_run, yes, json)
     bar, moved = progress_bar(tr("cancel"), total, quiet=json)
     with bar:
-        count = with_tq(db, lambda tq: tq.cancel_many(**where, progress=moved))
+        count = with_tq(db, lambda tq: counted(tq, "cancel-tasks", where, tq.cancel_many(**where, progress=moved)))
     if json:
         echo_json({"cancelled": count})
     else:
@@ -401,6 +405,7 @@ async def _cancel(tq: TaskQ, task_id: str) -> Message:
     status = await tq.handle(task_id).status()
     if ended:
         return Message(marked("has ended already: {status}"), status=status)
+    await noted(tq, "cancel-task", task_id)
     return Message(marked("cancelled") if status is Status.CANCELLED else marked("cancellation requested"))
 
 
@@ -430,7 +435,7 @@ def purge(
     total = _asked(db, where, marked("Tasks to delete: {count}. Continue?"), dry_run, yes, json)
     bar, moved = progress_bar(tr("purge"), total, quiet=json)
     with bar:
-        count = with_tq(db, lambda tq: tq.queue.purge(**where, progress=moved))
+        count = with_tq(db, lambda tq: counted(tq, "purge-tasks", where, tq.queue.purge(**where, progress=moved)))
     echo_json({"deleted": count}) if json else echo(tr("tasks deleted: {count}", count=f"{count:,}"))
 
 

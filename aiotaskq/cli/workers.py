@@ -12,6 +12,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import worker_id_of
 from aiotaskq.cli.layout import Column
+from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table
 from aiotaskq.cli.store_access import instant, with_tq
@@ -119,7 +120,9 @@ def _steer(owner: str | None, every: bool, db: str, as_json: bool, *, quiet: boo
 
     async def ask(tq: TaskQ) -> int:
         known = None if owner is None else await worker_id_of(tq, owner)
-        return await (tq.workers.quiet if quiet else tq.workers.wake)(known)
+        count = await (tq.workers.quiet if quiet else tq.workers.wake)(known)
+        await noted(tq, f"{'quiet' if quiet else 'wake'}-worker{'s' if known is None else ''}", known or "*")
+        return count
 
     count = with_tq(db, ask)
     if as_json:
@@ -138,7 +141,9 @@ def resize(
     json: Json = False,
 ) -> None:
     async def ask(tq: TaskQ) -> WorkerInfo:
-        return await tq.workers.resize(await worker_id_of(tq, owner), slots)
+        info = await tq.workers.resize(await worker_id_of(tq, owner), slots)
+        await noted(tq, "resize-worker", info.owner)
+        return info
 
     info = with_tq(db, ask)
     if json:

@@ -18,9 +18,9 @@ from aiotaskq.core.extras import missing
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
-from aiotaskq.web.audit import audit
 from aiotaskq.web.views import limit_view, schedule_view, task_view, worker_view
 
 try:
@@ -188,13 +188,13 @@ class _Tools:
                 task = await self._tq.get(found)
                 return {"count": int(task.status in RETRYABLE), "dry_run": True}
             await self._tq.retry(found)
-            self._audit("retry-task", found)
+            await self._audit("retry-task", found)
             return {"count": 1, "dry_run": False}
         where.setdefault("status", ["failed"])
         if dry_run:
             return {"count": await self._tq.count(**where), "dry_run": True}
         count = await self._tq.retry_many(**where)
-        self._audit("retry-tasks", *(f"{name}={value}" for name, value in where.items()))
+        await self._audit("retry-tasks", *(f"{name}={value}" for name, value in where.items()))
         return {"count": count, "dry_run": False}
 
     async def cancel_task(self, task_id: TaskId, dry_run: DryRun = True) -> Json:
@@ -205,24 +205,24 @@ class _Tools:
             return {"task_id": found, "status": str(task.status), "count": int(not task.final), "dry_run": True}
         cancelled = await self._tq.cancel(found)
         if cancelled:
-            self._audit("cancel-task", found)
+            await self._audit("cancel-task", found)
         task = await self._tq.get(found)
         return {"task_id": found, "status": str(task.status), "count": int(cancelled), "dry_run": False}
 
     async def pause_queue(self, queue: Annotated[str, Field(description="The name of a queue.")]) -> Json:
         """Stop the claims of a queue. What runs goes on; what is pushed waits until the queue is resumed."""
         await self._tq.pause(queue)
-        self._audit("pause-queue", queue)
+        await self._audit("pause-queue", queue)
         return {"queue": queue, "paused": True}
 
     async def resume_queue(self, queue: Annotated[str, Field(description="The name of a queue.")]) -> Json:
         """Let the tasks of a paused queue be claimed again."""
         await self._tq.resume(queue)
-        self._audit("resume-queue", queue)
+        await self._audit("resume-queue", queue)
         return {"queue": queue, "paused": False}
 
-    def _audit(self, action: str, *targets: str) -> None:
-        audit(self._tq, "mcp", action, ACTOR, targets)
+    async def _audit(self, action: str, *targets: str) -> None:
+        await audit(self._tq.queue, "mcp", action, ACTOR, targets)
 
     async def _id(self, text: str) -> str:
         """Return the id that is or begins with a text. Raises ValidationError where several do."""

@@ -11,8 +11,9 @@ import msgspec
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
+from aiotaskq.runtime.audit import audit
 from aiotaskq.web.access import is_same_origin
-from aiotaskq.web.audit import actor_of, audit, with_error
+from aiotaskq.web.audit import actor_of, with_error
 from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
 from aiotaskq.web.policy import Policy
 from aiotaskq.web.problem_details import ProblemError, problem_of
@@ -52,10 +53,10 @@ async def _changed(operation: Operation, call: Call, request: Request) -> ApiRes
         response = await operation.run(call)
     except BaseException as error:  # a cancelled request, too, has done what it has done
         if call.targets:
-            audit(call.tq, "api", action, actor, with_error(call.targets, error))
+            await audit(call.tq.queue, "api", action, actor, with_error(call.targets, error))
         raise
     if targets := call.targets or [*call.path.values()]:  # none of a dry run
-        audit(call.tq, "api", action, actor, targets)
+        await audit(call.tq.queue, "api", action, actor, targets)
     return response
 
 

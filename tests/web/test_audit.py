@@ -34,7 +34,11 @@ async def test_each_door_tells_who_has_changed_what(door: Door, tq: TaskQ) -> No
     async with door(tq, actor=actor) as ask:
         assert (await ask.post("queues/mail/pause", headers={"X-User": "mara"})).status_code == 200
         assert (await ask.get("stats", headers={"X-User": "mara"})).status_code == 200
+        (entry,) = (await ask.get("audit", params={"target": "mail"})).json()["entries"]
+        assert (await ask.get("audit", params={"target": "mai"})).json() == {"entries": []}
     assert details == [{"action": "pause-queue", "actor": "mara", "targets": ["mail"]}]
+    assert entry.pop("at").endswith("Z")
+    assert entry == {"door": "api", "count": 1, **details[0]}
 
 
 async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> None:

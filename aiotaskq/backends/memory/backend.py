@@ -14,6 +14,7 @@ from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, m
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.memory.audit import MemoryAuditLog
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
@@ -45,7 +46,7 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
-        self.history = MemoryHistory(self._lock)
+        self.history, self.audit = MemoryHistory(self._lock), MemoryAuditLog(self._lock)
         self._tasks: dict[str, Task] = {}
         self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)

@@ -19,6 +19,7 @@ from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.at_gates import words_at_gates
+from aiotaskq.backends.redis.audit import RedisAuditLog
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MANY, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
@@ -82,6 +83,7 @@ class RedisBackend(Backend):
         self.values = RedisValues(self._redis)
         self.workers = RedisWorkers(self._redis)
         self.history = RedisHistory(self._redis)
+        self.audit = RedisAuditLog(self._redis)
         self.notes = RedisNotes(self._redis, self.listeners)
         self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)

@@ -15,6 +15,7 @@ from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.admission import Touched, check_room
+from aiotaskq.backends.sql.audit import SqlAuditLog
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
@@ -61,6 +62,7 @@ class SqlBackend(Backend):
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         self.history = SqlHistory(self.database)
+        self.audit = SqlAuditLog(self.database)
         self.notes = SqlNotes(self.database, self.gates, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer

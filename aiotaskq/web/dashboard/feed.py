@@ -1,10 +1,8 @@
-"""The latest events of this process: collected while their page is open; what people did on these pages, always."""
+"""The latest events of this process: collected while their page is open."""
 
 from __future__ import annotations
 
 from collections import deque
-
-import msgspec
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
@@ -12,7 +10,9 @@ from aiotaskq.runtime.events import NAMES, OPERATED, Event, Events
 from aiotaskq.web.dashboard.happened import Happened, first_line, instant_of, newest_first
 
 MOST = 500
-"""Events that are kept, and as many of those about what people did."""
+"""Events that are kept."""
+COLLECTED = tuple(name for name in NAMES if name != OPERATED)
+"""All but the changes of operators: the audit log of the store has those of every process."""
 LINGER = 60
 """Seconds without a reader after which nothing more is collected."""
 
@@ -24,9 +24,7 @@ class Feed:
         self._events = events
         self._clock = SystemClock()
         self._latest: deque[Happened] = deque(maxlen=MOST)
-        self._operated: deque[Happened] = deque(maxlen=MOST)
         self._until: int | None = None  # ticks; None where nothing is collected
-        events.on(OPERATED, self._note)
 
     @property
     def collecting(self) -> bool:
@@ -36,18 +34,16 @@ class Feed:
     def read(self, name: str | None, most: int) -> list[Happened]:
         """Return the latest events, of one name where it is given, the newest first; go on collecting for a while."""
         if self._until is None:
-            for each in NAMES:
-                if each != OPERATED:
-                    self._events.on(each, self._note)
+            for each in COLLECTED:
+                self._events.on(each, self._note)
         self._until = self._clock.ticks() + LINGER * SECOND
-        both = newest_first((*self._latest, *self._operated))
-        return [each for each in both if name in (None, each.name)][:most]
+        return [each for each in newest_first(self._latest) if name in (None, each.name)][:most]
 
     def _note(self, event: Event) -> None:
-        if event.name != OPERATED and (self._until is None or self._clock.ticks() >= self._until):
+        if self._until is None or self._clock.ticks() >= self._until:
             self._stop()
             return
-        task, group, detail = event.task, event.group, event.detail
+        task, group = event.task, event.group
         found = Happened(
             name=event.name,
             at=event.at if task is None else instant_of(event.name, task) or event.at,
@@ -57,17 +53,11 @@ class Feed:
             error=None if task is None or task.error_message is None else first_line(task.error_message),
             group=None if group is None else group.group_id,
         )
-        if event.name == OPERATED:
-            targets = [str(each) for each in detail.get("targets", ())][:20]
-            action, actor = str(detail.get("action", "")), str(detail.get("actor", ""))
-            self._operated.append(msgspec.structs.replace(found, action=action, actor=actor, targets=targets))
-        else:
-            self._latest.append(found)
+        self._latest.append(found)
 
     def _stop(self) -> None:
         """Collect nothing more: the next event after the last reader has gone ends it."""
         self._until = None
         self._latest.clear()
-        for each in NAMES:
-            if each != OPERATED:
-                self._events.off(each, self._note)
+        for each in COLLECTED:
+            self._events.off(each, self._note)

@@ -9,6 +9,7 @@ import msgspec
 
 from aiotaskq.core.task import FINAL, SECOND, Task
 from aiotaskq.runtime.events import NAMES
+from aiotaskq.web.dashboard.operated import Operated
 
 MOST_ERROR = 300
 """Characters of the first line of an error that are kept."""
@@ -28,10 +29,8 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the attempt that started or ended."""
     error: str | None = None
     group: str | None = None
-    action: str | None = None
+    change: Operated | None = None
     """What an operator did."""
-    actor: str | None = None
-    targets: list[str] = []
     more: int = 0
     """It stands for so many events of its name that are not listed."""
     at_least: bool = False

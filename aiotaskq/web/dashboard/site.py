@@ -18,8 +18,9 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
+from aiotaskq.runtime.audit import audit
 from aiotaskq.web.access import TokenCheck, is_same_origin
-from aiotaskq.web.audit import Actor, actor_of, audit, with_error
+from aiotaskq.web.audit import Actor, actor_of, with_error
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.assets import asset
@@ -287,7 +288,7 @@ class Dashboard:
         try:
             answer = await action.run(change)
         except StoppedError as stopped:
-            return self._stopped(visit, action, stopped, actor)
+            return await self._stopped(visit, action, stopped, actor)
         except ValidationError as error:
             if action.form is None:
                 raise
@@ -296,7 +297,7 @@ class Dashboard:
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.name, "fields": kept}
             return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
-        self._changed(action, answer.targets, actor)
+        await self._changed(action, answer.targets, actor)
         return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
 
     async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Reply:
@@ -306,21 +307,21 @@ class Dashboard:
         context = self._context(view, page) | {"given": given, "problem": visit.words.error(error)}
         return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
 
-    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError, actor: str) -> Reply:
+    async def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError, actor: str) -> Reply:
         """Say what was done before an error, and what the error is. Raises one that is the application's own."""
         error = stopped.__cause__
         assert error is not None
-        self._changed(action, with_error(stopped.done.targets, error), actor)
+        await self._changed(action, with_error(stopped.done.targets, error), actor)
         problem = problem_of(error) if isinstance(error, AiotaskqError) else None
         if problem is None:
             raise error
         log.warning("dashboard: {} {}: {}", action.name, type(error).__name__, error)
         return self._problem(visit, problem, stopped.done.message)
 
-    def _changed(self, action: Action, targets: Sequence[str], actor: str) -> None:
+    async def _changed(self, action: Action, targets: Sequence[str], actor: str) -> None:
+        await audit(self._tq.queue, "dashboard", action.name, actor, targets)
         self._counts.forget()
         self._kept.forget()
-        audit(self._tq, "dashboard", action.name, actor, targets)
 
     def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}

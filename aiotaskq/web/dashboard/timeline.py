@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import AttemptView
 
@@ -25,7 +26,7 @@ class Moment(msgspec.Struct, kw_only=True):
     """Something that has happened to a task. Instants are RFC 3339."""
 
     kind: str
-    """``pushed``, ``attempt``, or one of ``KINDS``."""
+    """``pushed``, ``attempt``, ``operated``, or one of ``KINDS``."""
     at: str | None
     attempt: AttemptView | None = None
     name: str = ""
@@ -36,14 +37,23 @@ class Moment(msgspec.Struct, kw_only=True):
     """Whether an event did not come in time."""
     now: bool = False
     """Whether the task sleeps or waits so at present."""
+    change: Operated | None = None
+    """What an operator has done to it."""
     value: str | None = None
     """What a step returned, or the value of an event, as JSON; None where it is not shown."""
 
 
-def timeline(task: Task, attempts: Sequence[AttemptView], steps: Sequence[Step], show: bool) -> list[Moment]:
+def timeline(
+    task: Task,
+    attempts: Sequence[AttemptView],
+    steps: Sequence[Step],
+    show: bool,
+    changes: Sequence[Operated] = (),
+) -> list[Moment]:
     """Return what has happened to a task, the latest first; with ``show`` the values of steps, too."""
     found = [(task.created_at * SECOND, 0, Moment(kind="pushed", at=to_iso(task.created_at * SECOND)))]
     found += [(_instant(each.began_at), 1, Moment(kind="attempt", at=each.began_at, attempt=each)) for each in attempts]
+    found += [(each.at, 1 + MOST, Moment(kind="operated", at=each.time, change=each)) for each in changes]
     came = {(step.name, step.number) for step in steps if step.kind == "event"}
     for step in steps[-MOST:]:
         until = None if step.kind not in ("sleep", "wait") or step.until >= NEVER else to_iso(step.until)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
@@ -22,6 +23,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *limits.all,
     *workers.all,
     *history.all,
+    *audit.all,
     *schedules.all,
     *events.all,
     *values.all,

@@ -14,6 +14,7 @@ from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
+from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.events import NAMES, Events
 from aiotaskq.web.dashboard import feed as feed_module
 from aiotaskq.web.dashboard.attention import LATE, MOST_GATES, unclaimed
@@ -318,10 +319,30 @@ async def test_events_are_listed_with_what_was_before_the_first_look(browse: Bro
     assert "RuntimeError" in page and "there is no such person" not in page
 
 
-async def test_what_people_did_is_kept_always(browse: Browse, tq: TaskQ) -> None:
+async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: TaskQ) -> None:
     await send(browse, "pause-queue", "queues", queue="default")
-    (event,) = (await data(browse, "events"))["events"]
-    assert (event["name"], event["action"], event["targets"]) == ("operated", "pause-queue", ["default"])
+    async with TaskQ(tq.url) as elsewhere:
+        await audit(elsewhere.queue, "cli", "retry-tasks", "mara@db1", [f"task {number}" for number in range(60)])
+    both = (await browse.get("events", params={"format": "json", "name": "operated"})).json()["events"]
+    bulk, pause = (each["change"] for each in both)
+    assert (pause["action"], pause["door"], pause["targets"][0]["text"]) == ("pause-queue", "dashboard", "default")
+    assert (bulk["actor"], bulk["targets"][2]["text"], bulk["more"]) == ("mara@db1", "task 2", 57)
+    page = (await browse.get("events")).text
+    assert '<a class="id" href="task?id=task+0" title="task 0">task 0</a>' in page
+    assert "by mara@db1 · command line" in page and "and 57 more" in page
+    assert "运维人员" in (await browse.get("events", headers=CHINESE)).text
+
+
+async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, tq: TaskQ) -> None:
+    task = await tq.push("greet", {"name": "x"}, delay=60)
+    for action, target in (("pause-queue", "default"), ("close-gate", "default"), ("run-task", task.task_id)):
+        await audit(tq.queue, "api", action, "mara", [target])
+    (pause,) = (await browse.get("queue?name=default&format=json")).json()["changes"]
+    assert (pause["action"], pause["actor"]) == ("pause-queue", "mara")
+    assert "by mara · operations API" in (await browse.get("queue?name=default")).text
+    run, pushed = (await browse.get(f"task?id={task.task_id}&format=json")).json()["moments"]
+    assert (run["kind"], run["change"]["action"], pushed["kind"]) == ("operated", "run-task", "pushed")
+    assert "by mara · operations API" in (await browse.get(f"task?id={task.task_id}")).text
 
 
 async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +355,7 @@ async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(feed_module, "SystemClock", Clock)
     events = Events()
     feed = Feed(events)
-    assert not events.wanted and "operated" in events
+    assert not events.wanted
     events.emit("skipped", 1)
     assert feed.read(None, 10) == [] and events.wanted
     for at in range(MOST + 5):
@@ -342,7 +363,7 @@ async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyP
     assert [each.at for each in feed.read(None, 2)] == [MOST + 4, MOST + 3] and len(feed.read(None, 10_000)) == MOST
     ticks = 61 * SECOND
     events.emit("skipped", 0)
-    assert not feed.collecting and not events.wanted and all(name not in events for name in NAMES if name != "operated")
+    assert not feed.collecting and not events.wanted and all(name not in events for name in NAMES)
     assert feed.read("skipped", 10) == []
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.runtime.events import NAMES
+from aiotaskq.runtime.events import NAMES, OPERATED
+from aiotaskq.web.dashboard.audit_log import log_of
 from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
+from aiotaskq.web.dashboard.operated import operated_of
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.views import kind_of_error
@@ -37,6 +39,9 @@ async def events(view: View) -> EventRows:
     if shared:  # else there is no other process
         await view.keep("life", KEEP, view.life.look)
         found.update((key_of(each), each) for each in view.life.latest if wanted in (None, each.name))
+    if wanted in (None, OPERATED):
+        for entry in (await log_of(view))[:ROWS]:
+            found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))
     rows = newest_first(found.values())[:ROWS]
     if not view.show_args:  # the message of an error may have what the params have
         rows = [msgspec.structs.replace(each, error=kind_of_error(each.error)) for each in rows]

@@ -8,6 +8,8 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.waiting import ENDLESS
+from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.limits import LimitView
@@ -73,6 +75,8 @@ class GatePage(msgspec.Struct):
     """Some of the tasks that hold a slot."""
     waiting: list[AtGate]
     """The first ones of those that wait."""
+    changes: list[Operated]
+    """What operators did with it, the latest first."""
 
 
 @pages("gate", marked("Gate"), "key", section="gates")
@@ -83,7 +87,7 @@ async def gate(view: View) -> GatePage:
     held, waiting = await view.tq.limits.tasks(key, LISTED)
     rows = {task.task_id: task for task in await view.tq.queue.backend.get([*held, *waiting]) if task is not None}
     lists = [[_at_gate(rows[each]) for each in ids if each in rows] for ids in (held, waiting)]
-    return GatePage(row, *lists)
+    return GatePage(row, *lists, await operated_on(view, key, ("gate", "limit")))
 
 
 def _at_gate(task: Task) -> AtGate:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.graph import Drawing, drawing
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.group_views import group_detail, group_view
@@ -52,6 +54,8 @@ class GroupPageData(msgspec.Struct, kw_only=True):
     """The budget as JSON."""
     start: int
     """The place of the first member shown."""
+    changes: list[Operated]
+    """What operators did with it, the latest first."""
 
 
 @pages("group", marked("Group"), "id", "start", section="groups")
@@ -64,6 +68,7 @@ async def group(view: View) -> GroupPageData:
     whole = found.next is None and start == 0
     return GroupPageData(
         group=found,
+        changes=await operated_on(view, found.group_id, ("group",)),
         drawing=drawing([each.task_id for each in tasks], children) if whole else None,
         members={each.task_id: each for each in tasks},
         can_cancel=found.status == "running",

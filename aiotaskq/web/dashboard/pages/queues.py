@@ -8,6 +8,8 @@ import msgspec
 
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -66,6 +68,8 @@ class QueuePage(msgspec.Struct, kw_only=True):
     """Some of these, those with the most busy slots first."""
     activity: Activity
     types: list[TypeSums]
+    changes: list[Operated]
+    """What operators did with it, the latest first."""
 
 
 def queue_rows(stats: Stats) -> list[QueueRow]:
@@ -117,6 +121,7 @@ async def queue(view: View) -> QueuePage:
         ],
         activity=await view.past.activity(view.text("span"), queue=name),
         types=await view.past.types(view.text("span"), queue=name),
+        changes=await operated_on(view, name, ("queue",)),
     )
 
 

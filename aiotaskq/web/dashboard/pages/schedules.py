@@ -13,6 +13,8 @@ from aiotaskq.core.preview import PlannedRun, upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
+from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -140,6 +142,8 @@ class SchedulePageData(msgspec.Struct, kw_only=True):
     history: list[FiringView]
     """What it fired and skipped, the newest first."""
     params: str | None
+    changes: list[Operated]
+    """What operators did with it, the latest first."""
 
 
 @pages("schedule", marked("Schedule"), "id", section="schedules")
@@ -154,6 +158,7 @@ async def schedule(view: View) -> SchedulePageData:
     runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
     return SchedulePageData(
         schedule=schedule_view(found, show=view.show_args),
+        changes=await operated_on(view, found.task_id, ("schedule",)),
         next=times,
         problem=problem,
         runs=[task_view(each, one=False, show=False) for each in runs],

@@ -13,6 +13,7 @@ from aiotaskq.core.steps import Step
 from aiotaskq.core.task import Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
+from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.runs import elapsed, timeout_of
 from aiotaskq.web.dashboard.timeline import Moment, timeline
 from aiotaskq.web.dashboard.view import View, pages
@@ -103,10 +104,11 @@ async def task(view: View) -> TaskPage:
     shown = task_view(found, one=True, show=view.show_args)
     steps = await _steps(view, found)
     attempts = shown.attempts or []
+    changes = await operated_on(view, found.task_id, ("task", "tasks", "schedule"))
     page = TaskPage(
         task=shown,
         waiting=waiting_view(waits),
-        moments=timeline(found, attempts, steps, view.show_args),
+        moments=timeline(found, attempts, steps, view.show_args, changes),
         ran=attempts[-1].number if attempts else 0,
         runs=await _run(view, found),
         can_run_now=waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,

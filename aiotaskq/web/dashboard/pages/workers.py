@@ -7,6 +7,8 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.runs import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -69,6 +71,8 @@ class WorkerPage(msgspec.Struct):
     """The data of one worker's page."""
 
     worker: WorkerRow
+    changes: list[Operated]
+    """What operators did with it, the latest first."""
 
 
 def _row(info: WorkerInfo, now: int) -> WorkerRow:
@@ -128,4 +132,4 @@ async def worker(view: View) -> WorkerPage:
     found = await view.tq.workers.get(view.needed("id"))
     row = _row(found, view.now)
     await _read_runs(view, [row], 1_000)
-    return WorkerPage(row)
+    return WorkerPage(row, await operated_on(view, found.owner, ("worker",)))

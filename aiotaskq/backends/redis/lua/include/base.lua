@@ -58,6 +58,7 @@
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
+-- audit                sorted set: what operators have changed, as JSON, by its instant
 -- values, until        hash of public values, and sorted set of the keys that expire
 -- format               the number of this layout (FORMAT in scripts.py)
 --

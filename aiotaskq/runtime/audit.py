@@ -1,0 +1,44 @@
+"""Tells of a change by an operator: as a log line, as the event ``operated``, and as an entry of the audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, Door, audit_entry, oldest_kept
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.log import log, printable
+from aiotaskq.runtime.events import OPERATED, Events
+
+BY_PROGRAMS = frozenset({"push-task", "set-value", "delete-value", "emit-event"})
+"""Changes that are the daily work of programs: by the operations API and commands, they have no entry."""
+
+
+class Audited(Protocol):
+    """What is needed of the queue that an operator has changed."""
+
+    backend: Backend
+    clock: Clock
+    events: Events
+
+
+async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Sequence[str]) -> None:
+    """Tell of a change that was made. It stays made if its entry cannot be stored; that is logged."""
+    log.info("{}: {} {} by {}", door, action, printable(", ".join(targets)), printable(actor) or "-")
+    now = queue.clock.now()
+    queue.events.emit(OPERATED, now, action=action, actor=actor, targets=list(targets))
+    if door in ("api", "cli") and action in BY_PROGRAMS:
+        return
+    try:
+        await queue.backend.audit.add(audit_entry(now, door, action, actor, targets), oldest_kept(now), MAX_ENTRIES)
+    except AiotaskqError as error:
+        log.error("{}: {} was done, but the audit log has no entry of it", door, action, cause=error)
+
+
+async def audited(backend: Backend, limit: int, target: str | None = None) -> list[AuditEntry]:
+    """Return the latest changes, the newest first; with ``target`` those of the thing with this id or name."""
+    if target is None:
+        return await backend.audit.read(min(limit, MAX_ENTRIES))
+    return [each for each in await backend.audit.read(MAX_ENTRIES) if target in each.targets][:limit]
