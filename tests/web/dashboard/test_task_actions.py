@@ -345,7 +345,7 @@ async def test_params_are_searched_in_the_newest_tasks(tq: TaskQ, monkeypatch: p
     ids = [await end(tq, params={"name": name}) for name in ("Ann", "ann", "Bob", "Hanna")]
     async with in_starlette(tq, show_args=True) as browse:
         page = await browse.get("tasks", params={"params": "ANN"})
-        assert "The params of the newest 3 tasks that match were searched; 2 contain the text." in page.text
+        assert "The newest 3 tasks that match the other filters were searched; 2 match." in page.text
         found = (await browse.get("tasks", params={"params": "ANN", "format": "json"})).json()
         assert [each["task_id"] for each in found["tasks"]] == [ids[3], ids[1]]
     async with in_starlette(tq) as browse:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE, owner_of
 from aiotaskq.core.steps import Step
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.audit_log import operated_on
@@ -35,6 +36,8 @@ class NoteView(msgspec.Struct):
     at: str | None
     kind: str
     text: str
+    attempt: int | None = None
+    """The number of the attempt that wrote it; None where that is not known any more."""
 
 
 class Run(msgspec.Struct):
@@ -125,10 +128,16 @@ async def task(view: View) -> TaskPage:
     if view.show_args:
         page.params = json_text(found.params)
         notes = await view.tq.queue.backend.notes.last(found.task_id, NOTES)
-        page.notes = [NoteView(note.n, to_iso(note.at), note.kind, note.text) for note in notes]
+        runs = attempts_of(found)
+        page.notes = [NoteView(each.n, to_iso(each.at), each.kind, each.text, during(runs, each.at)) for each in notes]
         page.older = bool(notes) and notes[0].n > 1
         page.result = None if found.result is None else json_text(found.result)
     return page
+
+
+def during(runs: Sequence[Attempt], at: int) -> int | None:
+    """Return the number of the last of these runs that had begun at an instant."""
+    return next((each.number for each in reversed(runs) if each.began_at is not None and each.began_at <= at), None)
 
 
 async def _steps(view: View, task: Task) -> list[Step]:

@@ -12,19 +12,20 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, why
+from aiotaskq.web.dashboard.matching import is_pattern, like, params_like
 from aiotaskq.web.dashboard.pages.queues import queue_row
 from aiotaskq.web.dashboard.runs import elapsed, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import TaskView
-from aiotaskq.web.views import plain, task_view
+from aiotaskq.web.views import task_view
 
 ROWS = 50
 WINDOW = 10_000
 """Tasks of each status that are looked at for a filter without an index, the newest first."""
 SEARCHED = 1_000
-"""The newest tasks in which params are searched: there is no index of them."""
+"""The newest tasks that are searched where no store can: by params, and by a part of the name of a type."""
 KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
 SUGGESTED = 200
@@ -56,11 +57,11 @@ class TaskRows(msgspec.Struct, kw_only=True):
     types: list[str]
     """Known types, for suggestions; none for an update, which does not change the form."""
     params: str
-    """The text that is searched in the params."""
+    """What is searched in the params."""
     searched: int | None
-    """In how many tasks; None where none is searched."""
+    """How many tasks were searched by params or a part of a name; None where none was."""
     matches: int
-    """How many of these have the text."""
+    """How many of these match."""
 
 
 def _row(task: Task, now: int) -> TaskView:
@@ -68,10 +69,6 @@ def _row(task: Task, now: int) -> TaskView:
     if (seconds := elapsed(task, now)) is not None:
         row.run_time = seconds
     return row
-
-
-def _text(task: Task) -> str:
-    return msgspec.json.encode(plain(task.params)).decode().casefold()
 
 
 class Texts(Protocol):
@@ -98,18 +95,20 @@ async def tasks(view: View) -> TaskRows:
     counted = await view.counts.get()
     stats = counted.stats
     params = view.text("params") if view.show_args else None
-    found, window = await _find(view, where, ROWS + 1 if params is None else SEARCHED)
-    searched = None
-    if params is not None:
-        searched, text = len(found), params.casefold()
-        found = [each for each in found if text in _text(each)]
+    tests = [] if params is None else [params_like(params)]
+    if is_pattern(pattern := where.get("type", "")):
+        del where["type"]
+        tests.append(lambda task: like(pattern, task.type))
+    found, window = await _find(view, where, SEARCHED if tests else ROWS + 1)
+    searched = len(found) if tests else None
+    found = [each for each in found if all(test(each) for test in tests)]
     queue = view.text("queue")
     return TaskRows(
         tasks=[_row(each, view.now) for each in found[:ROWS]],
         waits=await _waits(view, found[:ROWS], stats.paused),
         filters={name: view.text(name) or "" for name in FILTERS},
         filtered=any(map(view.text, FILTERS)) or params is not None,
-        more=found[ROWS - 1].task_id if len(found) > ROWS and params is None else None,
+        more=found[ROWS - 1].task_id if len(found) > ROWS and not tests else None,
         window=None if len(found) > ROWS else window,
         params=params or "",
         searched=searched,

@@ -1,0 +1,83 @@
+"""Filters without an index: a name with ``*`` for any text, and params by a text or by a path. Pure.
+
+Each takes time that grows with the text that is searched, and not faster, whatever the filter is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.task import Task
+from aiotaskq.web.views import plain
+
+_PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
+MOST_VALUES = 10_000
+"""Values that a path with ``*`` looks at in one task."""
+
+
+def is_pattern(name: str) -> bool:
+    """Return whether a name stands for several."""
+    return "*" in name
+
+
+def like(pattern: str, name: str) -> bool:
+    """Return whether a name is as the pattern, in which each ``*`` is any text; upper and lower case are the same."""
+    first, *others = pattern.casefold().split("*")
+    name = name.casefold()
+    if not others:
+        return name == first
+    *middle, last = others
+    if not name.startswith(first) or len(name) < len(first) + len(last) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        at = name.find(part, at, end)
+        if at < 0:
+            return False
+        at += len(part)
+    return True
+
+
+def params_like(text: str) -> Callable[[Task], bool]:
+    """Return what tells whether the params of a task match.
+
+    ``order.id=5`` is a value at a path, in which a number is a place in a list, and ``*`` any one; ``order.name~ann``
+    is a text in that value. Any other text is searched in the params as JSON. Upper and lower case are the same.
+    """
+    path = _PATH.fullmatch(text)
+    if path is None:
+        wanted = text.casefold()
+        return lambda task: wanted in _json(plain(task.params))
+    names, value = path[1].split("."), path[3].strip().casefold()
+    if path[2] == "=":
+        return lambda task: any(value == _text(each) for each in _at(plain(task.params), names))
+    return lambda task: any(value in _text(each) for each in _at(plain(task.params), names))
+
+
+def _at(value: Any, names: Iterable[str]) -> Iterator[Any]:
+    found = [value]
+    for name in names:
+        found = [each for one in found for each in _in(one, name)][:MOST_VALUES]
+    return iter(found)
+
+
+def _in(value: Any, name: str) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values()) if name == "*" else [value[name]] if name in value else []
+    if isinstance(value, (list, tuple)):
+        if name == "*":
+            return list(value)
+        return [value[int(name)]] if name.isdecimal() and len(name) < 10 and int(name) < len(value) else []
+    return []
+
+
+def _text(value: Any) -> str:
+    return value.casefold() if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode().casefold()
