@@ -12,6 +12,22 @@ MOST = 300
 """Tasks of a drawing; larger workflows are shown as a table only."""
 
 
+ZOOMS = (25, 50, 75, 100, 150, 200)
+"""Percent of the size of a drawing."""
+FIT = "fit"
+"""The zoom that makes a drawing as small as its page, where it is larger."""
+
+
+class Zoom(msgspec.Struct, frozen=True):
+    """The size in which a drawing is shown, and those of its buttons."""
+
+    percent: int | None
+    """None where it fits its page."""
+    smaller: int | None
+    """The next smaller size in percent; None where there is none."""
+    larger: int | None
+
+
 class Box(msgspec.Struct, frozen=True):
     """One task; ``x`` and ``y`` of its upper left corner, in pixels."""
 
@@ -61,6 +77,16 @@ def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]
         boxes=[Box(each, *at[each]) for each in ids],
         edges=[Edge(_path(at[parent], at[child]), rule) for parent, child, rule in lines],
     )
+
+
+def zoom_of(text: str | None) -> Zoom:
+    """Return the zoom that an address asks for; a wrong or absent one is the natural size."""
+    if text == FIT:
+        return Zoom(None, 50, 100)
+    known = {str(each): place for place, each in enumerate(ZOOMS)}
+    place = known.get(text or "", ZOOMS.index(100))
+    smaller = ZOOMS[place - 1] if place else None
+    return Zoom(ZOOMS[place], smaller, ZOOMS[place + 1] if place + 1 < len(ZOOMS) else None)
 
 
 def _columns(ids: Sequence[str], lines: Sequence[tuple[str, str, str]]) -> dict[str, int]:

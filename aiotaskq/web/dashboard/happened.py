@@ -13,6 +13,16 @@ from aiotaskq.web.dashboard.operated import Operated
 
 MOST_ERROR = 300
 """Characters of the first line of an error that are kept."""
+_ICONS = {each: each for each in ("completed", "failed", "cancelled", "expired", "lost", "released")} | {
+    "pushed": "pending",
+    "started": "running",
+    "retried": "waiting",
+    "timeout": "timed_out",
+    "alert": "failed",
+    "stalled": "waiting",
+    "exhausted": "waiting",
+    "quieted": "paused",
+}
 _ORDER = {name: place for place, name in enumerate(NAMES)}
 
 
@@ -35,6 +45,11 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     """It stands for so many events of its name that are not listed."""
     at_least: bool = False
     """Whether there may be more of these."""
+
+    @property
+    def icon(self) -> str:
+        """The icon and colour."""
+        return _ICONS.get(self.name, "active")
 
 
 def key_of(event: Happened) -> tuple[str, str | None, int]:

@@ -9,14 +9,16 @@ from msgspec import Meta, Struct
 from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, Door
 from aiotaskq.web.schemas.fields import Count, Time
 
+Target = Annotated[
+    str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, gate, schedule or group")
+]
+
 
 class AuditQuery(Struct):
     """Which changes are wanted."""
 
     limit: Annotated[int, Meta(ge=1, description=f"More than {MAX_ENTRIES} are {MAX_ENTRIES}")] = 100
-    target: Annotated[
-        str | None, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, gate, schedule or group")
-    ] = None
+    target: Target | None = None
 
 
 class AuditView(Struct):

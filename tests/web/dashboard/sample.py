@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from aiotaskq import Limit, Rate, TaskQ, Workflow, current_task
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.validation import MAX_KEY, MAX_NAME
+from aiotaskq.runtime.audit import audit
 from aiotaskq.web.dashboard.pages import pages
 from tests.support.waiting import eventually
 
@@ -72,6 +73,7 @@ async def filled(tq: TaskQ, *texts: str) -> AsyncIterator[Sample]:
     @tq.task
     async def linger(text: str) -> None:
         await current_task().progress(1, 3, text)
+        current_task().log(text)
         await release.wait()
 
     @tq.task(limit=Limit(1, key="tenant"))
@@ -114,6 +116,9 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     }
     sample.tasks |= {f"{kind} {place}": handle.task_id for kind, handle in pushed.items()}
     await pushed["cancelled"].cancel()
+    await audit(tq.queue, "api", "retry-tasks", text, [text, pushed["failed"].task_id, f"filter: {text}"])
+    for action, target in (("close-limit", f"tenant:{key}"), ("pause-queue", f"{name[:-1]}!")):
+        await audit(tq.queue, "cli", action, text, [target])
     await tq.pause(f"{name[:-1]}!")
     workflow = Workflow(key[:90]).add(key[:90], call).add(f"{key[:90]} after", failing, after=[key[:90]])
     sample.groups.append((await tq.start(workflow)).group_id)

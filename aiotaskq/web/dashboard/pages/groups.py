@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from aiotaskq.web.dashboard.audit_log import operated_on
-from aiotaskq.web.dashboard.graph import Drawing, drawing
+from aiotaskq.web.dashboard.graph import Drawing, Zoom, drawing, zoom_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -54,11 +54,12 @@ class GroupPageData(msgspec.Struct, kw_only=True):
     """The budget as JSON."""
     start: int
     """The place of the first member shown."""
+    zoom: Zoom
     changes: list[Operated]
     """What operators did with it, the latest first."""
 
 
-@pages("group", marked("Group"), "id", "start", section="groups")
+@pages("group", marked("Group"), "id", "start", "zoom", section="groups")
 async def group(view: View) -> GroupPageData:
     """Read a group and its members. Raises NotFound."""
     start = view.whole("start", 0, 1_000_000)
@@ -68,6 +69,7 @@ async def group(view: View) -> GroupPageData:
     whole = found.next is None and start == 0
     return GroupPageData(
         group=found,
+        zoom=zoom_of(view.text("zoom")),
         changes=await operated_on(view, found.group_id, ("group",)),
         drawing=drawing([each.task_id for each in tasks], children) if whole else None,
         members={each.task_id: each for each in tasks},
