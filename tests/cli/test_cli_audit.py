@@ -1,0 +1,82 @@
+"""``aiotaskq audit``: the changes that commands, and others, have made."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from pathlib import Path
+
+import pytest
+
+from aiotaskq import TaskQ
+from aiotaskq.cli import noted
+from aiotaskq.runtime.audit import audit
+from tests.support.command import Cli, prepared
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    made = Cli(tmp_path, monkeypatch, capsys)
+    prepared(tmp_path / "app.db")
+    monkeypatch.setenv("AIOTASKQ_DATABASE_URL", made.url)
+    return made
+
+
+def test_each_command_that_changes_something_is_in_the_audit_log(cli: Cli) -> None:
+    assert cli.out("audit") == "no changes\n"
+    task_id = cli.out("push", "send", "{}").strip()  # the work of programs
+    cli.out("tasks", "cancel", task_id)
+    cli.out("tasks", "cancel", task_id)  # it has ended already
+    cli.out("tasks", "retry", "--status", "cancelled", "--yes")
+    cli.out("tasks", "retry", "--status", "cancelled", "--yes")  # none is left
+    cli.out("queues", "pause", "mail")
+    cli.out("queues", "resume", "mail")
+    cli.out("limits", "set", "tenant:1", "3")
+    add = ("schedules", "add", "ping", "send", "--interval", "60", "--id", "ping")
+    cli.out(*add)
+    cli.out(*add)  # it is there already
+    for verb in ("pause", "resume", "run", "delete"):
+        cli.out("schedules", verb, "ping", *(["--yes"] if verb == "delete" else []))
+    found = cli.json("audit")
+    assert [each["action"] for each in reversed(found)] == [
+        *("cancel-task", "retry-tasks", "pause-queue", "resume-queue", "set-limit", "add-schedule"),
+        *("pause-schedule", "resume-schedule", "run-schedule", "delete-schedule"),
+    ]
+    assert {each["door"] for each in found} == {"cli"}
+    assert found[-1]["targets"] == [task_id] and found[-2]["targets"] == ["filter: status=cancelled", "count: 1"]
+    assert all(each["actor"].startswith(f"{getpass.getuser()}@") for each in found)
+    assert [each["action"] for each in cli.json("audit", "mail")] == ["resume-queue", "pause-queue"]
+    assert len(cli.json("audit", "--limit", "3")) == 3
+
+
+def test_a_table_names_some_targets_and_escapes_them(cli: Cli) -> None:
+    async def change() -> None:
+        async with TaskQ(cli.url) as tq:
+            await audit(tq.queue, "dashboard", "delete-tasks", "mara\x1b[31m", [f"t{number}" for number in range(60)])
+
+    asyncio.run(change())
+    head, line = cli.out("audit", "--utc").splitlines()
+    assert head.split() == ["AT", "CHANGE", "TARGETS", "ACTOR", "BY"]
+    assert "t0, t1, t2 and 57 more" in line and "mara\\x1b[31m" in line and line.endswith("dashboard")
+
+
+def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr(getpass, "getuser", nobody)
+    assert noted.actor().partition("@")[0].isdecimal()
+
+
+def test_a_change_that_an_error_stops_is_told(cli: Cli) -> None:
+    async def change() -> None:
+        async def fails() -> int:
+            raise RuntimeError("gone")
+
+        async with TaskQ(cli.url) as tq:
+            with pytest.raises(RuntimeError):
+                await noted.counted(tq, "purge-tasks", {"status": ["failed", "expired"], "type": "x"}, fails())
+
+    asyncio.run(change())
+    (found,) = cli.json("audit")
+    assert found["targets"] == ["filter: status=failed,expired type=x", "stopped by: RuntimeError"]
