@@ -42,6 +42,11 @@ def like(pattern: str, name: str) -> bool:
     return True
 
 
+def part_of(text: str | None, *names: str) -> bool:
+    """Return whether a text, with ``*`` as of a pattern, is in one of the names; an absent one is in each."""
+    return text is None or any(like(f"*{text}*", name) for name in names)
+
+
 def params_like(text: str) -> Callable[[Task], bool]:
     """Return what tells whether the params of a task match.
 

@@ -60,7 +60,10 @@ def test_no_filter_is_slow() -> None:
 
 
 async def test_tasks_are_found_by_a_part_of_their_type(browse: Browse, tq: TaskQ) -> None:
-    ids = [(await tq.push(each, {"order": {"id": 5}}, queue="q")).task_id for each in ("mail.send", "Mail.drop", "sms")]
+    names = ("mail.send", "Mail.drop", "sms")
+    for each in names:
+        tq.elsewhere(each)
+    ids = [(await tq.push(each, {"order": {"id": 5}}, queue="q")).task_id for each in names]
     page = await browse.get("tasks", params={"type": "mail*", "queue": "q"})
     assert ids[0] in page.text and ids[1] in page.text and ids[2] not in page.text
     assert "The newest 3 tasks that match the other filters were searched; 2 match." in page.text
@@ -69,3 +72,17 @@ async def test_tasks_are_found_by_a_part_of_their_type(browse: Browse, tq: TaskQ
         wanted = {"type": "*.send", "params": "order.id=5", "format": "json"}
         found = (await showing.get("tasks", params=wanted)).json()
         assert [each["task_id"] for each in found["tasks"]] == ids[:1]
+
+
+async def test_lists_are_filtered_by_a_part_of_a_name(browse: Browse, tq: TaskQ) -> None:
+    for name in ("Mail.send", "mail.drop", "sms"):
+        tq.elsewhere(name)
+        await tq.push(name, {}, queue=f"queue of {name}")
+        await tq.scheduler.add_scheduler_task(f"each {name}", "greet", "interval", {"name": "x"}, 60)
+    for page, rows in (("queues", "queues"), ("schedules", "schedules"), ("types", "idle")):
+        for part, count in (("mail", 2), ("m*l.s", 1), ("nothing", 0)):
+            reply = await browse.get(page, params={"like": part, "format": "json"})
+            assert len(reply.json()[rows]) == count, (page, part)
+        assert "matches." in (await browse.get(page, params={"like": "nothing"})).text
+        assert 'value="mail"' in (await browse.get(page, params={"like": "mail"})).text
+    assert len((await browse.get("schedules?like=greet&format=json")).json()["schedules"]) == 3

@@ -9,6 +9,7 @@ import msgspec
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
 from aiotaskq.web.dashboard.view import View, pages
@@ -39,6 +40,8 @@ class Queues(msgspec.Struct):
     """Seconds for which the oldest ready task of all queues has waited."""
     approximate: bool
     """Whether the counts may have changed since they were read."""
+    like: str = ""
+    """The filter: a part of the name; empty where it is not set."""
 
 
 class Claiming(msgspec.Struct):
@@ -84,17 +87,19 @@ def queue_row(stats: Stats, name: str) -> QueueRow:
     return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
 
 
-@pages("queues", marked("Queues"))
+@pages("queues", marked("Queues"), "like")
 async def queues(view: View) -> Queues:
     """Read what each queue holds."""
     counted = await view.counts.get()
     stats = counted.stats
-    rows = queue_rows(stats)
+    like = view.text("like")
+    rows = [row for row in queue_rows(stats) if part_of(like, row.name)]
     looked = [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]
-    firsts = await view.keep("next", KEEP, lambda: _firsts(view, [row.name for row in looked]))
+    names = [row.name for row in looked]
+    firsts = await (_firsts(view, names) if like else view.keep("next", KEEP, lambda: _firsts(view, names)))
     for row in looked:
         row.next_age = _age(view, firsts.get(row.name))
-    return Queues(rows, stats.oldest_age, counted.approximate)
+    return Queues(rows, stats.oldest_age, counted.approximate, like or "")
 
 
 @pages("queue", marked("Queue"), "name", "span", section="queues")

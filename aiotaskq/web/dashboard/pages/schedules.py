@@ -14,6 +14,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
@@ -60,6 +61,8 @@ class ScheduleRows(msgspec.Struct):
     hours: list[int]
     """Microseconds UTC of the hours that are written below the next 24 hours."""
     now: int
+    like: str = ""
+    """The filter: a part of the name; empty where it is not set."""
 
 
 class Dues:
@@ -112,10 +115,11 @@ def _row(schedule: Schedule, dues: Sequence[int], now: int) -> ScheduleRow:
     )
 
 
-@pages("schedules", marked("Schedules"), "start")
+@pages("schedules", marked("Schedules"), "start", "like")
 async def schedules(view: View) -> ScheduleRows:
     """Read one page of schedules. Raises NotSupported where the store can hold none."""
-    found: Sequence[Schedule] = await view.tq.scheduler.list()
+    like = view.text("like")
+    found = [each for each in await view.tq.scheduler.list() if part_of(like, each.name, each.task_type)]
     start = view.whole("start", 0, 1_000_000)
     shown = found[start : start + ROWS]
     dues = await _DUES.of(shown, view.now + DAY)
@@ -126,6 +130,7 @@ async def schedules(view: View) -> ScheduleRows:
         start=start,
         hours=[first + hour * HOUR for hour in range(3, 24, 4)],
         now=view.now,
+        like=like or "",
     )
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.attention import PENDING_LOOKED_AT, unknown_types
+from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
 from aiotaskq.web.dashboard.runs import types_told
 from aiotaskq.web.dashboard.view import View, pages
@@ -52,6 +53,8 @@ class TypeRows(msgspec.Struct, kw_only=True):
     more: bool
     looked_at: int | None
     """Among how many tasks that are due, and as many others, waiting ones were counted; None if these were all."""
+    like: str = ""
+    """The filter: a part of the name; empty where it is not set."""
 
 
 class TypePage(msgspec.Struct, kw_only=True):
@@ -69,20 +72,23 @@ def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
     return rows if by is None else sorted(rows, key=lambda row: (-by(row), row.name))
 
 
-@pages("types", marked("Task types"), "span", "sort")
+@pages("types", marked("Task types"), "span", "sort", "like")
 async def types(view: View) -> TypeRows:
     """Read the sums of each type."""
     sort = view.text("sort") or "completed"
-    rows = ordered(await view.past.types(view.text("span")), sort)
+    like = view.text("like")
+    sums = [row for row in await view.past.types(view.text("span")) if part_of(like, row.name)]
+    rows = ordered(sums, sort)
     known = {row.name for row in rows}
     idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
     return TypeRows(
         span=span_of(view.text("span"))[0],
         sort=sort if sort in ORDERS else "name",
         types=rows[:ROWS],
-        idle=[each for each in idle if each.name not in known][:ROWS],
+        idle=[each for each in idle if each.name not in known and part_of(like, each.name)][:ROWS],
         more=len(rows) > ROWS,
         looked_at=looked_at,
+        like=like or "",
     )
 
 
