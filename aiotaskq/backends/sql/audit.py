@@ -40,8 +40,8 @@ class SqlAuditLog(AuditLog):
 
     async def read(self, limit: int) -> list[AuditEntry]:
         query = select(_A).order_by(*_NEWEST).limit(limit)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [_entry(**row._mapping) for row in rows]
+        rows = await self._database.read(lambda connection: connection.execute(query).mappings().all())
+        return [_entry(**row) for row in rows]
 
 
 def _entry(targets: str, **row: Any) -> AuditEntry:
