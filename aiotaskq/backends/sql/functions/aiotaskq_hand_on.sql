@@ -96,13 +96,13 @@ BEGIN
         -- Is anything else ready?
         LOOP
             SELECT t.priority, t.run_at INTO level, start FROM task_queue AS t
-            WHERE t.status = 'pending' AND t.priority > last
+            WHERE t.status = 'pending' AND t.run_at < 4611686018427387904 AND t.priority > last
             ORDER BY t.priority, t.run_at, t.seq, t.task_id LIMIT 1;
             EXIT WHEN NOT FOUND OR start <= at;
             last := level;
         END LOOP;
         IF NOT FOUND THEN
-            PERFORM 1 FROM task_queue AS t WHERE t.status = 'pending' AND t.priority IS NULL
+            PERFORM 1 FROM task_queue AS t WHERE t.status = 'pending' AND t.run_at < 4611686018427387904 AND t.priority IS NULL
             ORDER BY t.priority, t.run_at, t.seq, t.task_id LIMIT 1;
         END IF;
         IF NOT FOUND THEN
@@ -162,7 +162,7 @@ BEGIN
     last := -9223372036854775808;
     WHILE room > 0 LOOP
         SELECT t.priority, t.run_at, t.seq INTO level, start, stamp FROM task_queue AS t
-        WHERE t.status = 'pending' AND t.priority > last
+        WHERE t.status = 'pending' AND t.run_at < 4611686018427387904 AND t.priority > last
         ORDER BY t.priority, t.run_at, t.seq, t.task_id LIMIT 1;
         EXIT WHEN NOT FOUND;
         last := level;
@@ -170,7 +170,7 @@ BEGIN
         RETURN QUERY
         WITH picked AS (
             SELECT t.ctid AS place FROM task_queue AS t
-            WHERE t.status = 'pending' AND t.priority = level AND t.run_at >= start
+            WHERE t.status = 'pending' AND t.run_at < 4611686018427387904 AND t.priority = level AND t.run_at >= start
             AND (t.run_at > start OR t.seq >= stamp) AND t.run_at <= at
             AND t.queue NOT IN (SELECT q.name FROM aiotaskq_queue AS q WHERE q.paused)
             AND (queues IS NULL OR t.queue = ANY (names)) AND (t.expires_at IS NULL OR t.expires_at > at)
@@ -196,7 +196,7 @@ BEGIN
     END LOOP;
     -- Only other programs write tasks without a priority, which come last.
     IF room > 0 AND lost IS NULL THEN
-        PERFORM 1 FROM task_queue AS t WHERE t.status = 'pending' AND t.priority IS NULL
+        PERFORM 1 FROM task_queue AS t WHERE t.status = 'pending' AND t.run_at < 4611686018427387904 AND t.priority IS NULL
         ORDER BY t.priority, t.run_at, t.seq, t.task_id LIMIT 1;
         IF FOUND THEN
             lost := '{}';
