@@ -86,8 +86,8 @@ async def gate(view: View) -> GatePage:
     row = gate_row(await view.tq.limits.get(key), view.now)
     held, waiting = await view.tq.limits.tasks(key, LISTED)
     rows = {task.task_id: task for task in await view.tq.queue.backend.get([*held, *waiting]) if task is not None}
-    lists = [[_at_gate(rows[each]) for each in ids if each in rows] for ids in (held, waiting)]
-    return GatePage(row, *lists, await operated_on(view, key, ("gate", "limit")))
+    holding, waits = ([_at_gate(rows[each]) for each in ids if each in rows] for ids in (held, waiting))
+    return GatePage(row, holding, waits, await operated_on(view, key, ("gate", "limit")))
 
 
 def _at_gate(task: Task) -> AtGate:

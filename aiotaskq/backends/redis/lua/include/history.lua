@@ -1,5 +1,6 @@
 -- What workers did. For each length of a period there is a sorted set of the instants at which periods began, and for
--- each of these a hash: queue, type and kind as JSON to 'n run_us wait_us|runs|waits|usage': two histograms, and JSON or ''.
+-- each of these a hash: queue, type and kind as JSON to 'n run_us wait_us|runs|waits|usage': two histograms, and JSON
+-- or ''.
 -- Needs usage_text.lua.
 local root, call, format = KEYS[1], redis.call, string.format
 
