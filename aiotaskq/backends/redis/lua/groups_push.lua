@@ -3,8 +3,8 @@
 -- the ids of the groups in it, its callbacks, what it has used up and its budget, all four JSON or '', and a list of
 -- its members. Returns 0 if there is a group with the id of the first, 1 if not or if this very push has made it; then
 -- 1 or 0 as a push; then what has followed for groups, if rows of groups have ended. If there is no room, nothing is
--- written: -1 and how many rows are too many, 0 if a change did not hold. If too many rows would wait at a gate, nothing
--- either: its key and how many may wait.
+-- written: -1 and how many rows are too many, 0 if a change did not hold. If too many rows would wait at a gate,
+-- nothing either: its key and how many may wait.
 -- include: base
 -- include: gate
 -- include: gates
