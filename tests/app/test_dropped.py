@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.url import OBJECTS
+from tests.support.machine import within
 
 Push = Callable[[TaskQ], Awaitable[object]]
 
@@ -72,7 +73,7 @@ async def test_a_dropped_queue_is_freed(url: str, push: Push, run: bool) -> None
         await tq.open()
         await push(tq)
         if run:
-            async with tq.running(queues=["default"], scheduler=False), asyncio.timeout(10):
+            async with tq.running(queues=["default"], scheduler=False), asyncio.timeout(within(10)):
                 await began.wait()
         return weakref.ref(tq)
 

@@ -74,7 +74,7 @@ def test_help_and_version(cli: Cli) -> None:
 
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
-    "docs": (), "bench": (), "completion": (),
+    "audit": (), "docs": (), "bench": (), "completion": (),
     "tasks": ("list", "show", "log", "steps", "retry", "run-now", "rerun", "cancel", "purge"),
     "workers": ("list", "show", "quiet", "wake", "resize"),
     "history": (),
@@ -83,7 +83,7 @@ VERBS = {
     "events": ("list", "show", "emit"),
     "queues": ("list", "pause", "resume"),
     "limits": ("list", "set", "close", "open", "reset"),
-    "groups": ("list", "show", "cancel", "retry", "mend"),
+    "groups": ("list", "show", "cancel", "budget", "retry", "mend"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
 WITHOUT_JSON = {

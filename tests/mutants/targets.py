@@ -98,11 +98,7 @@ TARGETS = [
     Target("backends/sql/dialects/mysql.py", [(*ENGINES, "-k", "mysql"), _contract("mysql", *SQL, "locks")]),
     Target("backends/sql/tasks.py", [_contract("sqlite", *CLAIMS), _contract("postgresql or mysql", *CLAIMS, "locks")]),
     Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *SQL)], text=True),
-    Target(
-        "backends/sql/dialects/postgresql.py",
-        [(*ENGINES, "-k", "postgresql and not jit"), _contract("postgresql", *SQL)],
-        text=True,
-    ),
+    Target("backends/sql/postgresql_rows.py", [_contract("postgresql", *SQL, "steps")], text=True),
     *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
     Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
     Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),

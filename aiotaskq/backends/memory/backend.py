@@ -53,9 +53,8 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self._push, self._make_room, self.listeners, keep
+            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, keep
         )
-        self.notes.grouped = self.groups.use
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, (self.notes.by_task, self.steps.by_task), self._lock)
@@ -238,8 +237,7 @@ class MemoryBackend(DirectBackend):
             return self._reads.find(where, limit)
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
-        with self._lock:
-            return self._ended.latest(status, limit)
+        return self._ended.latest(status, limit)
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         with self._lock:
@@ -281,8 +279,7 @@ class MemoryBackend(DirectBackend):
         deleted = 0
         with self._lock:
             for task_id in ids:
-                row = self._tasks.get(task_id)
-                if row is not None and (row.final or not ended):
+                if (row := self._tasks.get(task_id)) is not None and (row.final or not ended):
                     del self._tasks[task_id]
                     self._leave(row)
                     self._ended.drop_beside(task_id)
@@ -295,8 +292,7 @@ class MemoryBackend(DirectBackend):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         self.queue.pause(queue, paused)
-        with self._lock:
-            self.gates.pause(queue, paused)
+        self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:

@@ -56,9 +56,10 @@ class Ended:
 
     def latest(self, status: Status, limit: int) -> list[str]:
         """Return the ids of the tasks of a status that ended last, the latest first."""
-        rows = (self._rows[task_id] for task_id in self)
-        ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
-        return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
+        with self._lock:
+            rows = (self._rows[task_id] for task_id in self)
+            ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
+            return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""

@@ -206,12 +206,13 @@ class MemoryGates(Gates):
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
-        for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
-            if not paused and (at := at_gate(task)) is not None:
-                self.open([at], None)
-            elif paused and task.status is PENDING and not task.parked:
-                self._move(task, parked(task, task.run_at))
-                self.open(slots(task), None)
+        with self._lock:
+            for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
+                if not paused and (at := at_gate(task)) is not None:
+                    self.open([at], None)
+                elif paused and task.status is PENDING and not task.parked:
+                    self._move(task, parked(task, task.run_at))
+                    self.open(slots(task), None)
 
     def close_budget(self, key: str) -> None:
         """Close the gate of a group, and park what has passed it and has not started."""

@@ -11,6 +11,7 @@ from aiotaskq.backends.base import Room
 from aiotaskq.backends.groups import Groups, again, concerns, follow, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.memory.gates import MemoryGates
+from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
 from aiotaskq.core.ids import next_seq
@@ -26,6 +27,7 @@ class MemoryGroups(Groups):
         rows: Mapping[str, Task],
         lock: Any,
         gates: MemoryGates,
+        notes: MemoryNotes,
         push: Callable[[Sequence[Task], bool], Sequence[Task]],
         make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
@@ -38,6 +40,7 @@ class MemoryGroups(Groups):
         """
         self._rows, self._lock, self._gates, self._push, self._make_room = rows, lock, gates, push, make_room
         self._listeners, self._keep = listeners, keep
+        notes.grouped = self.use
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
         self._ended: dict[str, None] = {}

@@ -30,6 +30,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    true,
     union_all,
     update,
 )
@@ -71,8 +72,8 @@ class not_parked(FunctionElement[bool]):
 
 
 @compiles(not_parked)
-def _any_row(_element: not_parked, _compiler: Any, **_options: Any) -> str:
-    return "1"  # which becomes "1 = 1" where there are no booleans
+def _any_row(_element: not_parked, compiler: Any, **_options: Any) -> str:
+    return str(compiler.process(true()))  # "1" where there are no booleans, which becomes "1 = 1"
 
 
 def ready_rows(rows: Any) -> tuple[ColumnElement[bool], ...]:

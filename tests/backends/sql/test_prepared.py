@@ -30,8 +30,9 @@ async def test_one_plan_serves_all_claims_beside_parked_tasks(tmp_path: Path, un
             await backend.push([new() for _ in range(3)])
             assert len(await backend.claim("w", NOW, 3, lease_until=LEASE)) == 3
         rows = await backend.database.read(lambda connection: connection.execute(PLANS).all())
-        (counts,) = [(generic, custom) for text, generic, custom in rows if text.startswith("WITH head AS")]
-        assert counts == (CLAIMS - 5, 5), "after five plans for certain values, one for any"
+        ((generic, custom),) = [counts for text, *counts in rows if text.startswith("WITH head AS")]
+        # Those of one connection: another one may have served some claims.
+        assert custom == 5 and 0 < generic <= CLAIMS - 5, "after five plans for certain values, one for any"
         stats = await backend.stats(NOW)
         assert (stats.counts["pending"], stats.ready) == (20_000, 0)
         with engine.connect() as connection:
