@@ -98,6 +98,8 @@ class Leases:
             if execution is not None and execution.task.fence == key[1]:
                 if execution.ended:
                     continue  # its row may be written already, as that of a task that sleeps, and the answer on its way
+                if answer is None and execution.context.completed:
+                    continue  # its handler has ended the task in a transaction of its own, and goes on
                 if answer is None and execution.reason != "lost":
                     self._lost(execution.task)
                 execution.interrupt("lost" if answer is None else "cancel")

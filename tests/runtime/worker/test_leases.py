@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import TaskQ, sleep_for
+from aiotaskq import TaskQ, current_task, sleep_for
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
@@ -190,6 +191,28 @@ async def test_a_task_that_has_just_begun_to_sleep_is_not_taken_for_lost(
         await kit.advance(0.01)
         assert kit.tq.worker is not None and not kit.tq.worker.executions
     assert [record.getMessage() for record in caplog.records if record.name == "aiotaskq"] == []
+
+
+async def test_a_handler_that_has_completed_its_task_may_go_on(tmp_path: Path) -> None:
+    async with virtual(url=f"sqlite:///{tmp_path}/b.db", lease=0.4, heartbeat=0.1) as kit:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/b.db")
+        done, reached = asyncio.Event(), asyncio.Event()
+
+        @kit.tq.task
+        async def booking() -> None:
+            async with AsyncSession(engine) as session, session.begin():
+                await current_task().complete(session, "booked")
+            await done.wait()
+            reached.set()
+
+        handle = await booking.push()
+        await kit.advance(0.55)  # heartbeats, and more than a lease
+        assert await handle.status() is Status.COMPLETED
+        done.set()
+        await kit.advance(0.01)
+        assert reached.is_set(), "it was not interrupted"
+        assert await handle.result() == "booked"
+        await engine.dispose()
 
 
 async def test_a_reaper_gives_every_worker_a_lease_when_the_store_is_back() -> None:  # F20, B8
