@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from aiotaskq.backends.sql import tasks as sql_tasks
-from aiotaskq.core.task import Status, TaskFilter
-from tests.backends.sql.plans import FUTURE, WITH_STATISTICS, Filled, cost, on
+from aiotaskq.core.task import Status, Task, TaskFilter
+from tests.backends.sql.plans import FUTURE, WITH_STATISTICS, Cost, Filled, analyze, cost, on
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,17 @@ def engine(request: pytest.FixtureRequest, databases: Filled) -> sa.Engine:
 )
 @WITH_STATISTICS
 def test_a_filter_without_an_index_reads_a_window(engine: sa.Engine, where: TaskFilter) -> None:
-    page, found = cost(engine, lambda c: sql_tasks.find(c, replace(where, newest=1_000), 50))
+    def looked_for() -> tuple[list[Task], Cost, list[str]]:
+        page, found = cost(engine, lambda c: sql_tasks.find(c, replace(where, newest=1_000), 50))
+        # PostgreSQL may read the window, which `reads` bounds, by a bitmap, and sort what matches.
+        return page, found, [each for each in found.detours if not each.startswith("Bitmap")]
+
+    page, found, detours = looked_for()
+    if detours and engine.dialect.name == "postgresql":
+        analyze(engine)  # its statistics are of rows chosen at random, and those were unusual
+        page, found, detours = looked_for()
     assert page == []
-    # PostgreSQL may read the window, which `reads` bounds, by a bitmap, and sort what matches.
-    assert [each for each in found.detours if not each.startswith("Bitmap")] == []
+    assert detours == []
     assert found.reads <= 2 * 2 * 2_000
 
 
