@@ -1,4 +1,4 @@
-"""Who makes a change by the operations API or the dashboard, and what it has changed before an error."""
+"""The actor of a change by the operations API or the dashboard, and what was changed before an error."""
 
 from __future__ import annotations
 

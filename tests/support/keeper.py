@@ -34,7 +34,7 @@ class Keeper:
             [sys.executable, "-I", "-S", __file__],
             cwd="/",
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,  # who reads the output of the run does not wait for this one
+            stdout=subprocess.DEVNULL,  # else a reader of the run's output would wait for this process, too
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.rows import TASKS, new_rows
+from aiotaskq.backends.sql.rows import OTHERS, TASKS, new_rows
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked, passed
@@ -129,6 +130,26 @@ async def test_a_push_and_an_exchange_are_one_statement_each(place: Place) -> No
     assert ids(await exchanged(place.backend, first)) == ids(tasks[2:4])
     assert len(place.sent) == 1 and "aiotaskq_hand_on" in place.sent[0]
     assert await place.states() == {"held": 2, "waiting": 2}
+
+
+@pytest.mark.parametrize("at_a_gate", [True, False])
+async def test_an_exchange_reads_all_that_a_claimed_task_has(place: Place, at_a_gate: bool) -> None:
+    fields: dict[str, Any] = {"usage": {"tokens": 5}}
+    waiting = gated(1, **fields) if at_a_gate else new(seq=NOW + 1, run_at=LATER, **fields)
+    await place.backend.push([gated(0), waiting])
+    first = await place.backend.claim("w", NOW, 1, lease_until=LEASE)
+    (task,) = await exchanged(place.backend, first)
+    assert (task.task_id, task.usage) == (waiting.task_id, {"tokens": 5})
+
+
+@pytest.mark.parametrize("column", [*OTHERS, "crashes", "cancel_requested"])
+def test_the_function_of_an_end_looks_at_each_column_that_a_claim_may_leave_out(column: str) -> None:
+    lists = re.findall(r"CASE WHEN coalesce\((.+?)IS NULL THEN NULL ELSE", _function("aiotaskq_hand_on"), re.DOTALL)
+    assert len(lists) == 2 and all(f"t.{column}" in re.findall(r"t\.\w+", each) for each in lists)
+
+
+def _function(name: str) -> str:
+    return next(text for text in function_texts("postgresql") if f"FUNCTION {name}(" in text)
 
 
 async def test_a_push_counts_the_slots_that_were_taken_while_it_waited_for_the_gate(place: Place) -> None:

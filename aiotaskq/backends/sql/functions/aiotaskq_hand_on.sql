@@ -126,8 +126,8 @@ BEGIN
                     t.completed_at, t.expires_at, t.ended_at, t.due_at, CASE WHEN t.cancel_requested THEN 1 END,
                     nullif(t.crashes, 0)
                 ) IS NULL AND coalesce(
-                    t.error_message, t.scheduler_task_id, t.unique_key, t.idempotency_key, t.result, t.progress,
-                    t.on_success, t.on_failure, t.extra, t.attempts
+                    t.error_message, t.scheduler_task_id, t.unique_key, t.idempotency_key, t.result,
+                    t.progress, t.usage, t.on_success, t.on_failure, t.extra, t.attempts
                 ) IS NULL THEN NULL ELSE to_json(t)::text END,
                 NULL::text, NULL::boolean;
             GET DIAGNOSTICS n = ROW_COUNT;
@@ -187,8 +187,8 @@ BEGIN
                 t.completed_at, t.expires_at, t.ended_at, t.due_at, CASE WHEN t.cancel_requested THEN 1 END,
                 nullif(t.crashes, 0)
             ) IS NULL AND coalesce(
-                t.error_message, t.scheduler_task_id, t.unique_key, t.idempotency_key, t.result, t.progress,
-                t.on_success, t.on_failure, t.extra, t.attempts
+                t.error_message, t.scheduler_task_id, t.unique_key, t.idempotency_key, t.result,
+                t.progress, t.usage, t.on_success, t.on_failure, t.extra, t.attempts
             ) IS NULL THEN NULL ELSE to_json(t)::text END,
             NULL::text, NULL::boolean;
         GET DIAGNOSTICS n = ROW_COUNT;
