@@ -77,7 +77,7 @@ async def test_nothing_acknowledged_is_lost_in_restarts_under_load(place: Place,
                     break
                 except DatabaseUnavailable:
                     refused += 1
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)  # the real server is away: a caller waits before it tries again
             acknowledged.add(task.task_id)
 
     async with asyncio.TaskGroup() as group:
