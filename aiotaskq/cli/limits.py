@@ -111,6 +111,8 @@ def _as_dict(state: LimitState) -> dict[str, Any]:
 
 def bounds_text(state: LimitState) -> str:
     """Return the bounds of a gate in few words."""
+    if state.budget_of is not None:
+        return tr("budget of group {group}", group=state.budget_of)
     parts = [] if state.cap is None else [tr("{count} at a time", count=state.cap)]
     if state.window is not None:
         parts.append(tr("fair share {count}", count=state.window))
@@ -127,7 +129,9 @@ def _joined(parts: list[str]) -> str:
 
 def _state(state: LimitState, now: int) -> str:
     parts = []
-    if state.closed_until is not None:
+    if state.used_up:
+        parts.append(tr("used up"))
+    elif state.closed_until is not None:
         left = state.closed_until - now
         parts.append(tr("closed until opened") if left > ENDLESS else tr("closed for {time}", time=duration(left)))
     if state.fixed:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import BUDGET, budget_gate
+from aiotaskq.core.usage import budget_gate, group_of_budget
 
 _flow_of = attrgetter("flow")
 
@@ -29,7 +29,7 @@ def parked(task: Task, due: int) -> Task:
 
 def has_budget(task: Task) -> bool:
     """Whether it is in a group with a budget."""
-    return task.flow is not None and bool(task.flow.gates) and task.flow.gates[0][0].startswith(BUDGET)
+    return task.flow is not None and bool(task.flow.gates) and group_of_budget(*task.flow.gates[0]) is not None
 
 
 def with_budgets(task: Task, groups: Iterable[str]) -> Task:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.gate import Bounds
 from aiotaskq.core.validation import check_key, shown
 
 MAX_NAMES = 20
@@ -66,6 +67,11 @@ def is_used_up(budget: Mapping[str, float], usage: Mapping[str, float]) -> bool:
 def budget_gate(group_id: str) -> str:
     """Return the key of the gate that the members of a group with a budget pass first."""
     return f"{BUDGET}{group_id}"
+
+
+def group_of_budget(key: str, bounds: Bounds) -> str | None:
+    """Return the id of the group whose budget a gate keeps; None for any other gate: those have bounds."""
+    return key.removeprefix(BUDGET) if key.startswith(BUDGET) and bounds == Bounds() else None
 
 
 def both(one: Mapping[str, float], other: Mapping[str, float]) -> Usage:

@@ -14,6 +14,7 @@ from aiotaskq.core.gate import GateChange, GateState
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.usage import USED_UP_UNTIL, group_of_budget
 from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
@@ -46,6 +47,13 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
     """When it opens again; None where it is open."""
     next_at: int | None = None
     """When a task that waits may pass without the end of another one; None if none waits for that."""
+    budget_of: str | None = None
+    """The id of the group whose budget it keeps; None for the gates of limits, rates and fair shares."""
+
+    @property
+    def used_up(self) -> bool:
+        """Whether it is closed since the budget of its group is used up."""
+        return self.budget_of is not None and self.closed_until == USED_UP_UNTIL
 
 
 class Limits:
@@ -131,7 +139,13 @@ class Limits:
         return await self._change(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
 
     async def open(self, key: str) -> LimitState:
-        """Open a closed gate now."""
+        """Open a closed gate now. Raises ValidationError where the budget of a group is used up."""
+        for found in await self.some([check_key("key", key)]):
+            if found.used_up:
+                raise ValidationError(
+                    f"{printable(key)}: the budget of group {printable(str(found.budget_of))} is used up; "
+                    "give the group a larger budget instead: aiotaskq groups budget GROUP NAME=NUMBER"
+                )
         return await self._change(key, GateChange(closed_until=0), "open")
 
     async def charge(self, key: str, tokens: int) -> LimitState:
@@ -165,4 +179,5 @@ class Limits:
             fixed=gate.fixed,
             closed_until=gate.closed_until if gate.closed_until > self._clock.now() else None,
             next_at=gate.next_at,
+            budget_of=group_of_budget(gate.key, bounds),
         )

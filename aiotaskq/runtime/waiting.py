@@ -12,7 +12,6 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
-from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL
 from aiotaskq.core.validation import TEN_YEARS
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
@@ -230,8 +229,8 @@ def _at_a_gate(state: LimitState | None, now: int) -> Waiting:
     """Return what a task waits for that is parked at a gate."""
     if state is None:
         return Waiting(reason="passing")
-    if state.closed_until == USED_UP_UNTIL and state.key.startswith(BUDGET):
-        return Waiting(reason="budget", group=state.key.removeprefix(BUDGET), gate=state)
+    if state.used_up:
+        return Waiting(reason="budget", group=state.budget_of, gate=state)
     if state.closed_until is not None and state.closed_until > now:
         until = None if state.closed_until - now > ENDLESS else state.closed_until
         return Waiting(reason="closed", until=until, gate=state)

@@ -325,6 +325,10 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
     assert '{"tokens": 12, "cost": 0.5}' in cli.out("tasks", "show", running)
     assert cli.json("tasks", "show", waits)["waits_for"] == "the budget of group g is used up"
+    row = " ".join(cli.out("limits", "list").splitlines()[1].split())
+    assert row == "budget:g budget of group g 1 1 used up"
+    assert cli.json("limits", "list")[0]["budget_of"] == "g"
+    assert "give the group a larger budget instead" in cli.fails("limits", "open", "budget:g", code=2)
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"

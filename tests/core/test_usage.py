@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.usage import MAX_NAMES, MOST, Usage, added, both, checked_budget, is_used_up, risen
+from aiotaskq.core.gate import Bounds
+from aiotaskq.core.usage import MAX_NAMES, MOST, Usage, added, both, checked_budget, group_of_budget, is_used_up, risen
 
 amounts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**6) | st.floats(0, 1e6), max_size=3)
+
+
+def test_a_parameter_may_have_the_name_of_the_gates_of_budgets() -> None:
+    assert group_of_budget("budget:g", Bounds()) == "g"
+    assert group_of_budget("budget:5", Bounds(cap=3)) is None  # as Limit(3, key="budget") makes it
+    assert group_of_budget("tenant:5", Bounds()) is None
 
 
 def test_decimal_fractions_add_up_as_by_hand() -> None:

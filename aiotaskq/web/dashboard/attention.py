@@ -15,6 +15,7 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.pages.gates import GateRow, gate_row
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.schemas.limits import LimitView
 
 MOST_GATES, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
 PENDING_LOOKED_AT = 2_000
@@ -168,7 +169,9 @@ def stuck_gates(rows: Sequence[GateRow]) -> list[Notice]:
     stuck = [row for row in rows if row.limit.waiting and (row.closed or (row.share is not None and row.share >= 1))]
     stuck.sort(key=lambda row: (not row.closed, -row.limit.waiting, row.limit.key))
     found = [
-        Notice(
+        _used_up(row.limit)
+        if row.used_up
+        else Notice(
             level="closed" if row.closed else "waiting",
             one=shut if row.closed else full,
             many=shut_many if row.closed else full_many,
@@ -183,6 +186,21 @@ def stuck_gates(rows: Sequence[GateRow]) -> list[Notice]:
         one, many = marked("Tasks wait at {number} other gate."), marked("Tasks wait at {number} other gates.")
         found.append(Notice(level="waiting", one=one, many=many, number=more, page="gates"))
     return found
+
+
+def _used_up(limit: LimitView) -> Notice:
+    one = marked("The budget of the group {group} is used up, and {number} task waits for more.")
+    many = marked("The budget of the group {group} is used up, and {number} tasks wait for more.")
+    group = str(limit.budget_of)
+    return Notice(
+        level="closed",
+        one=one,
+        many=many,
+        number=limit.waiting,
+        values={"group": group},
+        page="group",
+        query={"id": group},
+    )
 
 
 def late_schedules(late: Sequence[Schedule]) -> list[Notice]:

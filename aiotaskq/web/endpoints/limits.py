@@ -26,6 +26,7 @@ EXAMPLE: dict[str, Any] = {
     "fixed": False,
     "closed_until": None,
     "next_at": None,
+    "budget_of": None,
 }
 
 

@@ -47,6 +47,7 @@ class LimitView(Struct):
     fixed: Annotated[bool, Meta(description="Whether it was set by an operator")]
     closed_until: Time | None
     next_at: Time | None
+    budget_of: Annotated[str | None, Meta(description="The group whose budget it keeps; null for other gates")]
 
 
 class LimitPage(Struct):

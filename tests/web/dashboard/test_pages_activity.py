@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import Limit, TaskQ
 from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
+from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
@@ -139,6 +140,23 @@ async def test_gates_that_keep_tasks_need_attention(browse: Browse, tq: TaskQ) -
     assert found[1] == "The gate tenant:0 is full, and 1 task waits at it."
     assert len(found) == MOST_GATES + 1 and found[-1] == "Tasks wait at 2 other gates."
     assert 'href="gate?key=tenant%3A3"' in (await browse.get("")).text
+
+
+async def test_a_used_up_budget_needs_attention(browse: Browse, tq: TaskQ) -> None:
+    @tq.task()
+    async def load() -> None: ...
+
+    await register(tq, worker(tq))
+    group = await tq.group([load.call()] * 3, budget={"tokens": 10})
+    (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1)
+    await tq.queue.backend.notes.add([NewNotes(task.task_id, task.fence, (), {"tokens": 12})])
+    text = f"The budget of the group {group.group_id} is used up, and 2 tasks wait for more."
+    assert await notices(browse) == [text]
+    assert f'href="group?id={group.group_id}"' in (await browse.get("")).text
+    listed, shown = await browse.get("gates"), await browse.get(f"gate?key=budget:{group.group_id}")
+    for page in (listed, shown):
+        assert "used up" in page.text and "budget of a group" in page.text
+        assert f'href="group?id={group.group_id}"' in page.text and 'action="open-gate"' not in page.text
 
 
 async def test_a_late_schedule_needs_attention(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:

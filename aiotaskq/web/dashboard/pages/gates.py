@@ -29,6 +29,8 @@ class GateRow(msgspec.Struct):
     closed: bool
     endless: bool
     """Whether it is closed until it is opened."""
+    used_up: bool
+    """Whether it is closed since the budget of a group is used up."""
 
 
 class GateRows(msgspec.Struct):
@@ -46,7 +48,7 @@ def gate_row(state: LimitState, now: int) -> GateRow:
     most = min(bounds, default=None)
     left = 0 if state.closed_until is None else state.closed_until - now
     share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return GateRow(limit_view(state), share, left > 0, left > ENDLESS)
+    return GateRow(limit_view(state), share, left > 0, left > ENDLESS, state.used_up)
 
 
 @pages("gates", marked("Gates"), "key")
