@@ -420,9 +420,10 @@ class Registry(ABC):
     def on(self, event: str, listener: Any = None, /) -> Any:
         """Call a listener with each Event of that name, after its commit; usable as a decorator.
 
-        Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, unknown, fired,
-        skipped, disabled, stalled (a task blocked the event loop; listen before the workers start), exhausted (all
-        slots are held by handlers that go on after their timeout), quieted, woken, resized (the worker here),
+        Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, used (what a
+        running task has used up is written; the detail ``usage`` has what is new), unknown, fired, skipped,
+        disabled, stalled (a task blocked the event loop; listen before the workers start), exhausted (all slots are
+        held by handlers that go on after their timeout), quieted, woken, resized (the worker here),
         group_progress and group_ended (its ``group``: each time that members of a group have ended). Raises
         ValidationError for another name.
         """

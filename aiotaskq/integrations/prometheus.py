@@ -13,6 +13,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.extras import missing
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
@@ -130,6 +131,9 @@ class Metrics:
         self._lateness = Histogram("schedule_lateness_seconds", "From due to fired.", both, **timed)
         self._skipped = Counter("schedule_skipped", "Due times skipped.", ("type", "queue", "reason"), **common)
         self._disabled = Counter("schedules_disabled", "Schedules that could not be fired.", both, **common)
+        usage = "What tasks have used up here, by the names of current_task().usage()."
+        self._usage = Counter("usage", usage, (*both, "name"), **common)
+        self._usages: set[str] = set()
         stalls = "How long the event loop stood still in a task."
         self._stall = Histogram("loop_stall_seconds", stalls, both, **timed)
         self._exhausted = Counter("slots_exhausted", "Times that late handlers held all slots.", both, **common)
@@ -157,6 +161,7 @@ class Metrics:
             on(name, self._counting(name))
         on("started", self._started)
         on("timeout", self._counting("timed_out"))
+        on("used", self._used)
         on("lost", self._lost)
         on("fired", self._fired)
         on("skipped", self._skip)
@@ -181,6 +186,13 @@ class Metrics:
         labels = self._labels.of(task)
         self._series(self._counters["started"], labels).inc()
         self._series(self._wait, labels).observe(max(0, event.at - task.run_at) / SECOND)
+
+    def _used(self, event: Event) -> None:
+        labels = self._labels.of(event.task)
+        for name, amount in event.detail["usage"].items():
+            if len(self._usages) < MAX_NAMES:
+                self._usages.add(name)
+            self._usage.labels(*labels, printable(name) if name in self._usages else OTHER).inc(amount)
 
     def _lost(self, event: Event) -> None:
         task = event.task
@@ -334,16 +346,19 @@ class _Gates:
             "gate_waiting": "Tasks that wait at a limit, a rate or a fair share, as last counted.",
             "gate_held": "Tasks that have passed it and have not ended, as last counted.",
         }
-        closed = GaugeMetricFamily(f"{self._prefix}closed_gates", "Limits that are closed, as last counted.")
+        sums = {
+            "closed_gates": "Limits that are closed, as last counted.",
+            "used_up_budgets": "Groups with tasks that wait since its budget is used up, as last counted.",
+        }
         return [
             *(GaugeMetricFamily(f"{self._prefix}{name}", text, labels=("gate",)) for name, text in texts.items()),
-            closed,
+            *(GaugeMetricFamily(f"{self._prefix}{name}", text) for name, text in sums.items()),
         ]
 
     def collect(self) -> list[GaugeMetricFamily]:
         """Return the families: a sample for each of the fullest gates, and one for all others together."""
-        waiting, held, closed = self.describe()
-        found = self.found
+        waiting, held, closed, used_up = self.describe()
+        found = [each for each in self.found if each.budget_of is None]
         fullest = nlargest(self._number, found, key=lambda each: (each.waiting, each.held))
         names = {each.key: printable(each.key) for each in fullest}
         sums: dict[str, tuple[int, int]] = {OTHER: (0, 0)} if found else {}
@@ -355,7 +370,8 @@ class _Gates:
             waiting.add_metric((label,), waits)
             held.add_metric((label,), holds)
         closed.add_metric((), sum(each.closed_until is not None for each in found))
-        return [waiting, held, closed]
+        used_up.add_metric((), sum(each.used_up and each.waiting > 0 for each in self.found))
+        return [waiting, held, closed, used_up]
 
 
 class _Labels:

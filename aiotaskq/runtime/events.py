@@ -25,6 +25,7 @@ NAMES = (
     "released",
     "lost",
     "timeout",
+    "used",
     "unknown",
     "fired",
     "skipped",

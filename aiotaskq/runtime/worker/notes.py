@@ -13,10 +13,12 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.usage import Usage, added, risen
+from aiotaskq.core.usage import added, risen
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.worker.tally import Tally
 
 INTERVAL = 0.2  # seconds between two writes
 PATIENCE = 5.0  # seconds for which the end of a task waits for a store that cannot be reached
@@ -63,13 +65,14 @@ class NoteWriter:
         notes: Notes,
         clock: Clock,
         begin: Callable[[Work], None],
-        used: Callable[[Task, Usage], None] | None = None,
+        events: Events,
+        tally: Tally | None = None,
     ) -> None:
         """``begin`` starts a coroutine function in the worker's loop; it is called from any thread.
 
-        ``used`` is told what a task has used up, once that is written.
+        What a task has used up is emitted, and told to ``tally``, once it is written.
         """
-        self._notes, self._clock, self._begin, self._used = notes, clock, begin, used
+        self._notes, self._clock, self._begin, self._events, self._tally = notes, clock, begin, events, tally
         self._unwritten: dict[Key, _Unwritten] = {}
         self._lock = threading.Lock()  # handlers in threads write notes, too
         self._writing = asyncio.Lock()
@@ -169,10 +172,12 @@ class NoteWriter:
                     self._put_back(each, context, notes)
                 elif not ok:
                     context.lost = True
-                elif notes.usage is not None and self._used is not None:
+                elif notes.usage is not None:
                     _, more = risen(context.written or context.task.usage, notes.usage)
                     context.written = notes.usage
-                    self._used(context.task, more)
+                    self._events.emit("used", self._clock.now(), context.task, usage=more)
+                    if self._tally is not None:
+                        self._tally.used(context.task, more)
 
     async def _write_each(self, new: Sequence[NewNotes], last: bool) -> list[bool | None]:
         """Write each alone: what is wrong with the notes of one task must not lose those of others."""

@@ -129,7 +129,7 @@ class Worker:
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
-        self._notes = NoteWriter(backend.notes, clock, self._begin, None if self.tally is None else self.tally.used)
+        self._notes = NoteWriter(backend.notes, clock, self._begin, queue.events, self.tally)
         self.note: Callable[[TaskContext, NewNote], None] = self._notes.add
         self.spend: Callable[[TaskContext, Mapping[str, Any]], None] = self._notes.spend
         self._chores: set[asyncio.Task[None]] = set()

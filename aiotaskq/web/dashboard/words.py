@@ -42,7 +42,7 @@ def marked(text: str) -> str:
 
 EVENTS = (
     *("pushed", "started", "completed", "retried", "failed", "cancelled", "expired", "released", "lost"),
-    *("timeout", "unknown", "fired", "skipped", "disabled", "stalled", "exhausted", "quieted", "woken"),
+    *("timeout", "used", "unknown", "fired", "skipped", "disabled", "stalled", "exhausted", "quieted", "woken"),
     *("resized", "operated", "group_progress", "group_ended", "alert"),
 )
 """Names of events, as words that are translated."""

@@ -12,6 +12,7 @@ from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNote, NewNotes
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.events import Event, Events
 from aiotaskq.runtime.worker.notes import INTERVAL, PATIENCE, NoteWriter, Work
 
 
@@ -47,9 +48,13 @@ class Bench:
         self.clock, self.store = VirtualClock(), Store()
         self.begun: list[asyncio.Task[None]] = []
         self.used: list[Any] = []
-        self.writer = NoteWriter(
-            self.store, self.clock, self.begin, lambda task, more: self.used.append((task.task_id, more))
-        )
+        events = Events()
+        events.on("used", self.hear)
+        self.writer = NoteWriter(self.store, self.clock, self.begin, events)
+
+    def hear(self, event: Event) -> None:
+        assert event.task is not None
+        self.used.append((event.task.task_id, event.detail["usage"]))
 
     def begin(self, work: Work) -> None:
         self.begun.append(asyncio.create_task(work()))
