@@ -280,7 +280,7 @@ class Admission:
         claim, now, gate = self.claim, self._now, self.gates[key]
         if claim is None or claim.now != now or len(flow.gates) != 1 or now < gate.closed_until or not self._stays(key):
             return False
-        if self._heads is None or next(due_of(self._heads, now), None) is not None:
+        if not self._is_nothing_ready(claim):
             return False
         room = room_of(gate, now)
         floor = now if flow.gates[0][1].window is not None else 0
@@ -411,8 +411,11 @@ class Admission:
             return False
         if len(self._ready) > len(self._taken) or len(self._taken) + len(tasks) > claim.limit:
             return False
-        if claim.now != self._now or not all(claim.queues is None or task.queue in claim.queues for task in tasks):
-            return False
+        wanted = claim.now == self._now and all(claim.queues is None or task.queue in claim.queues for task in tasks)
+        return wanted and self._is_nothing_ready(claim)
+
+    def _is_nothing_ready(self, claim: Claim) -> bool:
+        """Whether there was nothing to claim when the gates were locked."""
         if self._heads is None:
             self._heads = list(dialect_of(self._connection).heads(self._connection))
         return next(due_of(self._heads, claim.now), None) is None

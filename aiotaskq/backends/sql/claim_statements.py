@@ -115,6 +115,12 @@ UNPARKED: Final = (
 )
 """What a task becomes that passes its last gate, for the parameters ``gate_now`` and ``floor``. In this order: MySQL
 assigns one after the other."""
+_PASSING: Final = {"run_at": dict(UNPARKED)["run_at"], "fence": CLAIMED["fence"]}
+TAKEN: Final = (
+    *(_PASSING.get(name, c[name]) for name in CLAIM),
+    case((empty("due_at"), null()), else_=literal_column("1")),
+)
+"""The columns of ``READ`` of a task that waits at its last gate, as they are once it has passed and is claimed."""
 
 
 def queue_values(queues: Sequence[str] | None) -> dict[str, str]:

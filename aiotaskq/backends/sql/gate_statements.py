@@ -25,18 +25,17 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
-    null,
     select,
     union_all,
     update,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.sql.claim_statements import BELOW_ALL, CLAIMED, PAUSED, PENDING, RUNNING, UNPARKED, Head, empty
+from aiotaskq.backends.sql.claim_statements import BELOW_ALL, CLAIMED, PAUSED, PENDING, RUNNING, TAKEN, UNPARKED, Head
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
-from aiotaskq.backends.sql.rows import CLAIM, GATES, SLOTS, TASKS
+from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Room
@@ -420,10 +419,7 @@ def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) 
 
 @functools.cache
 def _takeable(dialect: Dialect) -> Select[Any]:
-    written = {"run_at": dict(UNPARKED)["run_at"], "fence": CLAIMED["fence"]}
-    columns = [written.get(name, c[name]) for name in CLAIM]
-    query = select(*columns, case((empty("due_at"), null()), else_=literal_column("1")), c.live_gate)
-    query = query.where(dialect.among(c.task_id, "keys"), *STILL)
+    query = select(*TAKEN, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 

@@ -1,4 +1,4 @@
-"""The statement by which an exchange hands the slots of a gate on: it claims the first tasks that wait there."""
+"""The statements by which an exchange hands the slots of a gate on: they claim the first tasks that wait there."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def take_first(
     """Claim the first tasks that wait at a gate, which is locked, if they all are due and have this flow.
 
     Return how many tasks held a slot, how many there were for the others, and those that were claimed, as rows of
-    ``READ``. None, and nothing is claimed, where one statement cannot.
+    ``READ``. None, and nothing is claimed, where the database cannot.
     """
     values = {"key_": key, "most": room.most, "limit": min(room.together, claim.limit), "flow": flow, "floor": floor}
     values |= {"now": claim.now, "gate_now": claim.now, **claim.lease, **queue_values(claim.queues)}

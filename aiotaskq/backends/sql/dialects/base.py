@@ -311,7 +311,7 @@ class Dialect(ABC):
 
         As many of ``waiting`` as ``held``, a count, leaves of the parameter ``most``, up to ``limit``; ``still`` is the
         guard of a locked one. Return the count, how many there are, and the written rows as a claim does. Locked tasks
-        are left out. None, and nothing is written, where one statement cannot.
+        are left out. None, and nothing is written, where that cannot be done without a lock for each of them.
         """
         return None
 

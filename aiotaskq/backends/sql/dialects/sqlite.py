@@ -8,7 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, Select, TextClause, Update, bindparam, event, exc, func, select, text
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Connection,
+    Engine,
+    Select,
+    TextClause,
+    Update,
+    bindparam,
+    event,
+    exc,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
@@ -16,6 +30,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
+from aiotaskq.backends.sql.claim_statements import TAKEN
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
@@ -74,6 +89,11 @@ def _of_keys(query: PerKey, order: Order) -> Select[Any]:
     columns = [rows.c[column.name] for column in own.selected_columns if column.name != "key_"]
     query_ = select(keys.c.value.label("key_"), *columns).select_from(keys.join(rows, rows.c.task_id.in_(ids)))
     return query_.order_by(keys.c.key, *(rows.c[column.name] for column in order))
+
+
+@functools.cache
+def _first_waiting(waiting: Select[Any], good: ColumnElement[bool]) -> Select[Any]:
+    return waiting.add_columns(*TAKEN, good).limit(bindparam("free", type_=BigInteger))
 
 
 _SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
@@ -162,6 +182,24 @@ class SqliteDialect(Dialect):
             for limit, some in keys.items()
             for row in run(connection, _of_keys(query, order), {"keys": json_text(some), "limit_": limit}).fetchall()
         ]
+
+    def take_first(
+        self,
+        connection: Connection,
+        held: Select[Any],
+        waiting: Select[Any],
+        still: tuple[ColumnElement[bool], ...],
+        good: ColumnElement[bool],
+        update: Update,
+        values: Mapping[str, Any],
+    ) -> tuple[int, int, list[Any]]:
+        """Do so in three statements: no other transaction writes between them."""
+        ((count,),) = run(connection, held, values).fetchall()
+        free = max(0, min(values["most"] - count, values["limit"]))
+        found = run(connection, _first_waiting(waiting, good), {**values, "free": free}).fetchall() if free else []
+        rows = [row[:-1] for row in found] if all(row[-1] for row in found) else []
+        self.set_on(connection, update, [row[0] for row in rows], values)
+        return count, len(found), rows
 
     def insert(
         self,
