@@ -102,7 +102,7 @@ class Groups(ABC):
         """Write a plan in one transaction; return False, and write nothing, if there is a group with that id.
 
         ``session`` and ``committed`` as for ``Backend.push_with``, ``room`` as for ``Backend.push``: it is for the
-        tasks that wait for no others. Sends the hint ``ready``.
+        tasks that wait for no others. The gates of ``plan.used_up`` are closed. Sends the hint ``ready``.
         """
 
     @abstractmethod

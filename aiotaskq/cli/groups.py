@@ -161,11 +161,16 @@ def budget(
     wanted = dict(map(_amount, amounts))
 
     async def work(tq: TaskQ) -> GroupState:
-        return await tq.queue.groups.set_budget(await group_id_of(tq, group_id), wanted)
+        known = await group_id_of(tq, group_id)
+        found = await tq.queue.groups.set_budget(known, wanted)
+        await noted(tq, "set-budget", known)
+        return found
 
     found = with_tq(db, work)
     if json:
         echo_json(msgspec.to_builtins(group_view(found)))
+    elif found.ended_at is not None:
+        echo(tr("the budget of group {group} is set; its tasks have ended already", group=printable(found.group_id)))
     elif found.used_up:
         echo(tr("the new budget of group {group} is used up already", group=printable(found.group_id)))
     else:

@@ -41,7 +41,7 @@ from aiotaskq.core.attempts import run_time as seconds_of_run
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import Note
-from aiotaskq.core.parking import parked
+from aiotaskq.core.parking import budgets_of, parked
 from aiotaskq.core.steps import Step
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
@@ -345,12 +345,16 @@ KEPT = ("queue", "priority", "max_retries", "timeout", "unique_key", "on_success
 
 
 def _with_gates_of(ended: Task) -> PushMiddleware:
-    """Return a middleware that gives what is pushed the gates of an ended task: no handler is there that names them."""
+    """Return a middleware that gives what is pushed the gates of an ended task: no handler is there that names them.
+
+    The new task is in no group, so it does not wait for the budget of one.
+    """
 
     async def push(tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
-        if ended.flow is None or not ended.flow.gates:
+        gates = () if ended.flow is None else ended.flow.gates[len(budgets_of(ended.flow)) :]
+        if ended.flow is None or not gates:
             return await call_next(tasks)
-        flow = Flow(gates=ended.flow.gates, weight=ended.flow.weight, weights=ended.flow.weights)
+        flow = Flow(gates=gates, weight=ended.flow.weight, weights=ended.flow.weights)
         new = [parked(task.replace(flow=flow), task.run_at) for task in tasks]
         rows = await call_next(new)
         return [task if row is made else row for task, made, row in zip(tasks, new, rows, strict=True)]

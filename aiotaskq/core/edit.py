@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import TaskConflict, ValidationError
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.parking import parked
+from aiotaskq.core.parking import budgets_of, parked
 from aiotaskq.core.task import PENDING, Task
 
 
@@ -40,7 +40,8 @@ def edited(task: Task, edit: Edit, gated: Callable[[Task], Task]) -> Task:
 
     ``gated`` returns a task without gates with those of its type. With a new due time, another queue or other gates a
     task parks at its first gate again, so that it holds no slot while it waits. Raises ValidationError for new params
-    of a task whose gates are not those that its type declares here: nothing says which gates the new params have.
+    of a task whose gates are not those that its type declares here: nothing says which gates the new params have. The
+    budgets of its groups are no matter of params: their gates stay.
     """
     params = edit.get("params", task.params)
     flow = task.flow if params == task.params else _flow(task, params, gated)
@@ -65,17 +66,17 @@ def edited(task: Task, edit: Edit, gated: Callable[[Task], Task]) -> Task:
 def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> Flow | None:
     """Return the flow of the task with new params: the gates of these, and else what it was."""
     bare = replace(task, flow=None, gate=None, run_at=task.due, due_at=None)
-    declared = gated(bare).flow
-    if _keys(task.flow) != _keys(declared):
+    budgets = budgets_of(task.flow)
+    if _keys(task.flow)[len(budgets) :] != _keys(gated(bare).flow):
         raise ValidationError(
             f"params: the gates of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
             "the new params are not known; cancel it, and push another task"
         )
-    new = gated(replace(bare, params=params)).flow
-    if _gates(new) == _gates(task.flow):
+    new = gated(replace(bare, params=params)).flow or Flow()
+    gates = ((*budgets, *new.gates), new.weight, new.weights)
+    if gates == _gates(task.flow):
         return task.flow
-    new = new or Flow()
-    return replace(task.flow or Flow(), gates=new.gates, weight=new.weight, weights=new.weights)
+    return replace(task.flow or Flow(), gates=gates[0], weight=new.weight, weights=new.weights)
 
 
 def _keys(flow: Flow | None) -> list[str]:

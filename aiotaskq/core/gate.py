@@ -17,6 +17,8 @@ from msgspec.structs import replace
 
 PARKED = 2**62
 """The ``run_at`` of a task that waits at a gate: no claim finds it."""
+NEVER_BY_TIME = 253_402_300_799_000_000
+"""The end of the year 9999, in microseconds UTC: a gate that is closed until then does not open by time."""
 MOST = 100
 """Tasks that are looked at together at a gate where no bound is smaller."""
 
@@ -185,7 +187,8 @@ def set_back(gate: Gate, back: int, now: int) -> Gate:
     Its instants are of the time before that, or of the time since, and nothing tells which: the gate may have let tasks
     pass before the step was noticed. A rate is left without tokens at most, so that it gives no more than it may, and
     stands still no longer than it takes to save ``burst`` of them; what an operator or a handler has charged beyond
-    that moves with the clock, as does the time until which the gate is closed. What waits is looked at anew.
+    that moves with the clock, as does the time until which the gate is closed, if it opens by time. What waits is
+    looked at anew.
     """
     tat = gate.tat
     if gate.bounds.interval is not None:
@@ -193,7 +196,7 @@ def set_back(gate: Gate, back: int, now: int) -> Gate:
     return replace(
         gate,
         tat=tat,
-        closed_until=gate.closed_until - back if gate.closed_until > now else gate.closed_until,
+        closed_until=gate.closed_until - back if now < gate.closed_until < NEVER_BY_TIME else gate.closed_until,
         next_at=None if gate.next_at is None else min(gate.next_at, now),
     )
 

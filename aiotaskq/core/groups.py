@@ -110,6 +110,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """Its tasks that wait for no others."""
         return [task for task in self.tasks if not task.waits]
 
+    @property
+    def used_up(self) -> list[str]:
+        """The ids of its groups whose budgets are used up from the beginning: one of 0 is. None where it has no tasks,
+        as a copy from another store, which copies gates, too."""
+        return [group.group_id for group in self.groups if group.used_up] if self.tasks else []
+
 
 class Tally(msgspec.Struct):
     """The ends of members of one group in one write; less than 0 where members were brought back."""

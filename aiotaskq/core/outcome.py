@@ -17,7 +17,7 @@ from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.parking import has_budget, parked
+from aiotaskq.core.parking import budgets_of, has_budget, parked
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.steps import Suspension
@@ -269,11 +269,11 @@ def _pending(task: Task, **changes: Any) -> Task:
 
 
 def _regated(flow: Flow | None, new: Flow | None) -> Flow | None:
-    """Return the flow of a task with the gates of another push; it stays a member of its group."""
+    """Return the flow of a task with the gates of another push; it stays a member of its group, with its budgets."""
     if flow is None:
         return new
     gates = Flow() if new is None else new
-    return replace(flow, gates=gates.gates, weight=gates.weight, weights=gates.weights)
+    return replace(flow, gates=(*budgets_of(flow), *gates.gates), weight=gates.weight, weights=gates.weights)
 
 
 def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True) -> Task:

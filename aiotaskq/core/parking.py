@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from operator import attrgetter
 
@@ -30,6 +31,13 @@ def parked(task: Task, due: int) -> Task:
 def has_budget(task: Task) -> bool:
     """Whether it is in a group with a budget."""
     return task.flow is not None and bool(task.flow.gates) and group_of_budget(*task.flow.gates[0]) is not None
+
+
+def budgets_of(flow: Flow | None) -> tuple[tuple[str, Bounds], ...]:
+    """Return the gates of the budgets of the groups of a task: they are before those of its type."""
+    if flow is None or flow.group is None:
+        return ()
+    return tuple(itertools.takewhile(lambda gate: group_of_budget(*gate) is not None, flow.gates))
 
 
 def with_budgets(task: Task, groups: Iterable[str]) -> Task:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.gate import Bounds
+from aiotaskq.core.gate import NEVER_BY_TIME, Bounds
 from aiotaskq.core.validation import check_key, shown
 
 MAX_NAMES = 20
@@ -25,8 +25,8 @@ DIGITS = 9  # behind the decimal point: sums of decimal fractions are shown as t
 
 BUDGET = "budget:"
 """The beginning of the keys of such gates."""
-USED_UP_UNTIL = 253_402_300_799_000_000
-"""Until when the gate of a group is closed whose budget is used up, in microseconds UTC: the end of the year 9999."""
+USED_UP_UNTIL = NEVER_BY_TIME
+"""Until when the gate of a group is closed whose budget is used up."""
 
 Usage = dict[str, float]
 """A number, an int or a float, by name."""

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.groups import Groups
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.gate import GateChange, GateState
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.usage import USED_UP_UNTIL, group_of_budget
+from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL, group_of_budget
 from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
@@ -57,10 +58,14 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits:
-    """The gates of one store, by their keys as ``tenant:42`` or ``openai``. What is set holds in every process."""
+    """The gates of one store, by their keys as ``tenant:42`` or ``openai``. What is set holds in every process.
 
-    def __init__(self, gates: Gates, clock: Clock) -> None:
+    Those of the budgets of groups are listed, but not changed here: that raises ValidationError.
+    """
+
+    def __init__(self, gates: Gates, groups: Groups, clock: Clock) -> None:
         self._gates = gates
+        self._groups = groups
         self._clock = clock
 
     async def list(self, limit: int = 1_000, *, prefix: str = "") -> list[LimitState]:
@@ -161,9 +166,22 @@ class Limits:
         return self._clock.now() + int((TEN_YEARS if given is None else check_seconds("seconds", given)) * SECOND)
 
     async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:
-        await self._gates.change(check_key("key", key), change, self._clock.now())
+        await self._check_no_budget(check_key("key", key))
+        await self._gates.change(key, change, self._clock.now())
         log.debug("limit {}: {}", printable(key), verb)
         return await self.get(key)
+
+    async def _check_no_budget(self, key: str) -> None:
+        """Raise ValidationError for the gate of a group's budget: what is set here would let its members pass."""
+        if not key.startswith(BUDGET):
+            return
+        group_id = key.removeprefix(BUDGET)
+        (group,) = await self._groups.get([group_id])
+        if group is not None and group.budget:
+            raise ValidationError(
+                f"{printable(key)}: this gate is opened and closed by the budget of group {printable(group_id)} alone; "
+                "give the group another budget instead: aiotaskq groups budget GROUP NAME=NUMBER"
+            )
 
     def _state(self, found: GateState) -> LimitState:
         gate, bounds = found.gate, found.gate.bounds

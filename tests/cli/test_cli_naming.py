@@ -171,7 +171,8 @@ def test_rerun_pushes_an_ended_task_as_a_new_one(cli: Cli) -> None:
 
 def test_rerun_without_the_application_keeps_the_gates(cli: Cli) -> None:
     gates = (("tenant:7", Bounds(cap=1)), ("mail", Bounds(interval=1, burst=9)))
-    (old,) = dead(1, params={"n": 1}, flow=Flow(gates=gates, weight=3, weights=(("mail", 2),), group="gone"))
+    with_budget = (("budget:gone", Bounds()), *gates)  # the new task is in no group
+    (old,) = dead(1, params={"n": 1}, flow=Flow(gates=with_budget, weight=3, weights=(("mail", 2),), group="gone"))
     cli.store(old)
     ids = [cli.json("tasks", "rerun", "mail-0", "--params", params) for params in ('{"n": 1}', '{"n": 2}')]
     assert all(answer["created"] for answer in ids)

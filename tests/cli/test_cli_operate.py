@@ -14,9 +14,11 @@ import pytest
 from aiotaskq.app.groups import chain
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.notes import NewNotes
+from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.support.command import Cli, prepared, wait_for
@@ -315,6 +317,11 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
             assert await tq.queue.backend.notes.add([used]) == [True]
             await tq.group([TaskCall("a", {}, {})], group_id="free")
 
+    async def end(task_id: str) -> None:
+        async with TaskQ(cli.url) as tq:
+            task = await tq.get(task_id)
+            assert await tq.queue.backend.update([Change(task, settle(task, Completed(None), tq.queue.clock.now()))])
+
     asyncio.run(push())
     shown = cli.out("groups", "show", "g").splitlines()
     assert shown[1] == "used up: cost 0.5, tokens 12 / 10"
@@ -332,9 +339,14 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
+    assert [each["action"] for each in cli.json("audit", "g")] == ["set-budget"] * 3
     assert cli.json("tasks", "show", waits)["waits_for"] != "the budget of group g is used up"
     assert "NAME=NUMBER is needed" in cli.fails("groups", "budget", "g", "tokens", code=2)
     assert "was pushed without a budget" in cli.fails("groups", "budget", "free", "tokens=1")
+    cli.out("groups", "cancel", "g")
+    asyncio.run(end(running))
+    assert "its tasks have ended already" in cli.out("groups", "budget", "g", "tokens=40")
+    assert "by the budget of group g alone" in cli.fails("limits", "set", "budget:g", "3", code=2)
 
 
 def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:

@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection
 
-from aiotaskq import Limit, chain, current_task, group
+from aiotaskq import Limit, TaskQ, chain, current_task, group
+from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.usage import park_unstarted
 from aiotaskq.core.backoff import Backoff
@@ -22,6 +23,8 @@ from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, Outcome, Rele
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.usage import USED_UP_UNTIL
+from aiotaskq.errors import QueueFull, ResultTimeout, ValidationError
 from aiotaskq.testing import virtual
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -158,6 +161,31 @@ async def test_what_has_not_started_waits_when_the_budget_is_used_up(backend: Ba
     assert await claimed(backend) == []
     await backend.groups.set_budget(group_id, {"cost": 10}, LATER)
     assert len(await claimed(backend)) == 1
+
+
+async def test_of_a_budget_that_is_used_up_from_the_beginning_nothing_starts(backend: Backend) -> None:
+    key = new_id()
+    inner = outline(limited(key, 5), budget={"tokens": 0})
+    outer = outline(inner, new(), budget={"tokens": 10, "cost": 1})
+    await pushed(backend, outer)
+    (other,) = await claimed(backend)
+    assert (other.flow.group if other.flow else None) == outer.group_id
+    (gate,) = await backend.gates.find([f"budget:{inner.group_id}"])
+    assert (gate.held, gate.waiting, gate.gate.closed_until) == (0, 1, USED_UP_UNTIL)
+    assert not (await state(backend, outer.group_id)).used_up
+    await backend.groups.set_budget(inner.group_id, {"tokens": 1}, LATER)
+    assert len(await claimed(backend)) == 1
+
+
+async def test_a_push_that_is_refused_closes_no_gate(backend: Backend) -> None:
+    key, task = new_id(), new()
+    flow = Flow(gates=((key, Bounds(cap=0, max_waiting=0)),))
+    inner = outline(new(), budget={"tokens": 0})
+    made = outline(inner, parked(task.replace(flow=flow), NOW))
+    with pytest.raises(QueueFull):
+        await backend.groups.push(plan(made, NOW))
+    found = await backend.gates.find([f"budget:{inner.group_id}"])
+    assert [each.gate.closed_until for each in found] in ([], [0])
 
 
 async def test_the_sums_and_the_gate_are_one_transaction(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +332,50 @@ async def test_a_group_that_is_cancelled_ends_though_its_budget_is_used_up(backe
     assert (await state(backend, group_id)).ended_at == LATER
 
 
+async def test_only_a_larger_budget_opens_its_gate(store: Store) -> None:
+    async with TaskQ(store.url) as tq:
+        calls = [TaskCall("a", {}, {}), TaskCall("a", {}, {})]
+        handle: Any = await tq.group(calls, budget={"tokens": 10})
+        (first,) = await claimed(tq.queue.backend, 1, tq.queue.clock.now())
+        await spend(tq.queue.backend, first, tokens=10)
+        key = f"budget:{handle.group_id}"
+        for change in (
+            tq.limits.close(key, 0),
+            tq.limits.close_for(key, 1),
+            tq.limits.set(key, 5),
+            tq.limits.reset(key),
+            tq.limits.charge(key, 1),
+        ):
+            with pytest.raises(ValidationError, match=f"by the budget of group {handle.group_id} alone"):
+                await change
+        with pytest.raises(ValidationError, match="is used up"):
+            await tq.limits.open(key)
+        assert (await tq.limits.get(key)).used_up
+        assert not await handle.set_budget({"tokens": 11})
+        with pytest.raises(ValidationError, match="alone"):
+            await tq.limits.open(key)
+        await tq.limits.close("budget:other", 60)  # a gate of a limit, of which the parameter is named so
+        assert (await tq.limits.set("budget:other", 5)).cap == 5
+
+
+async def test_a_member_that_is_edited_keeps_its_budget(store: Store) -> None:
+    async with TaskQ(store.url) as tq:
+
+        @tq.task(limit=Limit(5, key="model"))
+        async def ask(number: int, model: str = "small") -> None: ...
+
+        handle: Any = await tq.group([ask.call(number) for number in range(2)], budget={"tokens": 10})
+        (first,) = await claimed(tq.queue.backend, 1, tq.queue.clock.now())
+        await spend(tq.queue.backend, first, tokens=10)
+        (waits,) = [task for task in await handle.tasks() if task.task_id != first.task_id]
+        await tq.queue.edit(waits.task_id, params={"number": 7, "model": "large"}, priority=-5)
+        assert await claimed(tq.queue.backend, now=tq.queue.clock.now()) == []
+        await handle.set_budget({"tokens": 11})
+        (task,) = await claimed(tq.queue.backend, now=tq.queue.clock.now())
+        assert (task.task_id, task.params) == (waits.task_id, {"number": 7, "model": "large"})
+        assert [gate for gate, _ in task.flow.gates] == [f"budget:{handle.group_id}", "model:large"]  # type: ignore[union-attr]
+
+
 # ---- with workers, in virtual time -----------------------------------------------------------------------------------
 
 
@@ -324,6 +396,8 @@ async def test_a_group_that_waits_for_its_budget_and_goes_on(store: Store) -> No
         await kit.advance(minutes=10)
         assert await handle.usage() == {"tokens": 300, "cost": 0.03}
         assert (await handle.progress()).remaining == 1
+        with pytest.raises(ResultTimeout, match="1 of 2 members have not ended after 0 s, and its budget is used up"):
+            await handle.result(timeout=0)
         assert not await handle.set_budget({"tokens": 1_000})
         await kit.advance(minutes=10)
         assert await handle.usage() == {"tokens": 500, "cost": 0.05}  # with the attempt that failed

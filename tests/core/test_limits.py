@@ -11,11 +11,13 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, GateChange, admit, changed, is_idle, set_back
 from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.errors import ValidationError
 
 
@@ -198,6 +200,13 @@ def test_a_push_after_the_clock_was_set_back() -> None:
     assert pushed_at(task) == SECOND
     assert pushed_at(task.replace(seq=60 * SECOND)) == SECOND
     assert pushed_at(task.replace(due_at=60 * SECOND)) == SECOND  # a delayed one
+
+
+def test_a_gate_that_does_not_open_by_time_stays_closed_when_the_clock_is_set_back() -> None:
+    closed = Gate(key="g", closed_until=9 * SECOND)
+    assert set_back(closed, 2 * SECOND, 5 * SECOND).closed_until == 7 * SECOND
+    used_up = replace(closed, closed_until=USED_UP_UNTIL)
+    assert set_back(used_up, 2 * SECOND, 5 * SECOND) == used_up
 
 
 Step = tuple[int, int, int, bool]

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.gate import Bounds
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.outcome import HandedBack, settle
+from aiotaskq.core.task import Status, Task
 from aiotaskq.core.usage import MAX_NAMES, MOST, Usage, added, both, checked_budget, group_of_budget, is_used_up, risen
 
 amounts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**6) | st.floats(0, 1e6), max_size=3)
@@ -77,3 +79,14 @@ def test_a_budget_is_used_up_by_any_of_its_names() -> None:
     assert is_used_up(budget, {"cost": 0.5})
     assert not is_used_up({}, {"tokens": 10})
     assert is_used_up({"tokens": 0}, {})
+
+
+def test_a_member_keeps_its_budgets_where_a_push_gives_it_other_gates() -> None:
+    budget = ("budget:g", Bounds())
+    task = Task(
+        task_id="1", type="t", status=Status.RUNNING, flow=Flow(gates=(budget, ("a", Bounds(cap=1))), group="g")
+    )
+    other = Task(task_id="1", type="t", flow=Flow(gates=(("b", Bounds(cap=2)),), weight=3))
+    after = settle(task, HandedBack(other), 5)
+    assert after.flow == Flow(gates=(budget, ("b", Bounds(cap=2))), weight=3, group="g")
+    assert (after.parked, after.gate) == (True, "budget:g")

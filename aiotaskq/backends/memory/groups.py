@@ -75,6 +75,8 @@ class MemoryGroups(Groups):
         for member in plan.members:
             self._members.setdefault(member.group_id, []).append(member)
         self.write(plan.groups)
+        for group_id in plan.used_up:
+            self._gates.close_budget(budget_gate(group_id))
         return True
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:

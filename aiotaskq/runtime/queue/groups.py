@@ -174,6 +174,11 @@ class GroupVerbs:
                 pause = self._poll_interval
                 left = pause if end is None else min(pause, (end - clock.ticks()) / SECOND)
                 if left <= 0:
+                    if group.used_up:
+                        raise ResultTimeout(
+                            f"group {group_id}: {group.remaining} of {group.total} members have not ended after "
+                            f"{timeout:g} s, and its budget is used up; set_budget raises it, cancel ends the group"
+                        )
                     raise ResultTimeout(
                         f"group {group_id}: {group.remaining} of {group.total} members go on after {timeout:g} s"
                     )

@@ -68,7 +68,8 @@ class Operations(ABC, Generic[Retried_co]):
     @property
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
-        return Limits(self._operated.backend.gates, self._operated.clock)
+        backend = self._operated.backend
+        return Limits(backend.gates, backend.groups, self._operated.clock)
 
     @property
     def workers(self) -> Workers:

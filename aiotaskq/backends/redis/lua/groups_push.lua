@@ -15,6 +15,9 @@
 -- include: lanes
 -- include: room
 -- include: bound
+-- include: usage_text
+-- include: usage
+-- include: budgets
 
 use_gates()
 local tools, groups, last = group_tools(), cmsgpack.unpack(ARGV[2]), 6 + ARGV[6]
@@ -39,6 +42,7 @@ for _, words in ipairs(groups) do
   if callbacks ~= '' then set_field('groups:then', id, callbacks) end
   if usage ~= '' then set_field('groups:sums', id, usage) end
   if budget ~= '' then set_field('groups:sums', id .. ' budget', budget) end
+  if budget ~= '' and ARGV[last + 1] and is_used_up(id, sums_of(id)) then close_budget(id) end
   call_in_chunks('RPUSH', 'members:' .. id, members)
 end
 flush()

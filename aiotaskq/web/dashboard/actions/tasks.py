@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.parking import budgets_of
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import TaskConflict
@@ -31,7 +32,8 @@ def _check_readable(tq: TaskQ, task: Task) -> None:
     """Raise TaskConflict for a task that cannot be pushed again as it is."""
     if task.undecodable is not None:
         raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); cancel it")
-    if task.flow is not None and task.flow.gates and task.type not in tq.registered.handlers:
+    gated = task.flow is not None and len(task.flow.gates) > len(budgets_of(task.flow))  # the copy is in no group
+    if gated and task.type not in tq.registered.handlers:
         raise TaskConflict(
             f"task {task.task_id!r} has gates, and its type {task.type!r} is not registered here, so they would be "
             "lost; run the dashboard in the application"
