@@ -34,7 +34,7 @@ async def test_gates_whose_keys_begin_so(store: Store) -> None:
     keys = [f"{first}:{n}" for first in ("tenant", "tenants", "user", "ü") for n in range(4)]
     for key in keys:
         await store.backend.gates.change(key, GateChange(bounds={"cap": 1}), NOW)
-    limits = Limits(store.backend.gates, VirtualClock(NOW))
+    limits = Limits(store.backend.gates, store.backend.groups, VirtualClock(NOW))
     assert sorted(each.key for each in await limits.list()) == sorted(keys)
     assert [each.key for each in await limits.list(prefix="tenant:")] == [f"tenant:{n}" for n in range(4)]
     assert [each.key for each in await limits.list(2, prefix="tenant")] == ["tenant:0", "tenant:1"]
@@ -56,7 +56,8 @@ async def test_changes_of_different_bounds_at_once(store: Store) -> None:
 
 async def test_the_verbs_of_operators_at_once(store: Store) -> None:
     clock = VirtualClock(NOW)
-    one, two = Limits(store.backend.gates, clock), Limits(await _others(store), clock)
+    groups = store.backend.groups
+    one, two = Limits(store.backend.gates, groups, clock), Limits(await _others(store), groups, clock)
     for n in range(1, ROUNDS):
         await asyncio.gather(
             one.set("g", n),

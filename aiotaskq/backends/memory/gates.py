@@ -16,7 +16,6 @@ from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle, room_of
 from aiotaskq.core.parking import (
     at_gate,
-    parked,
     parked_again,
     passed,
     pushed_at,
@@ -211,23 +210,26 @@ class MemoryGates(Gates):
                 if not paused and (at := at_gate(task)) is not None:
                     self.open([at], None)
                 elif paused and task.status is PENDING and not task.parked:
-                    self._move(task, parked(task, task.run_at))
-                    self.open(slots(task), None)
+                    self._park(task)
 
     def close_budget(self, key: str) -> None:
         """Close the gate of a group, and park what has passed it and has not started."""
         line = self._line(key)
         line.gate = replace(line.gate, closed_until=USED_UP_UNTIL)
         for task in [row for task_id in line.held if (row := self._rows[task_id]).status is PENDING]:
-            after = parked_again(task)
-            self._move(task, after)
-            self.open([*freed(task, after), after.gate or key], None)
+            self._park(task)
 
     def open_budget(self, key: str, now: int) -> None:
         """Open the gate of a group, and let its tasks pass."""
         line = self._line(key)
         line.gate = replace(line.gate, closed_until=0)
         self.open([key], now)
+
+    def _park(self, task: Task) -> None:
+        """Park a task that has not started at the first of its gates, and make those due of which it had a slot."""
+        after = parked_again(task)
+        self._move(task, after)
+        self.open(freed(task, after), None)
 
     def drop(self, key: str) -> None:
         """Forget a gate at which no task is."""
