@@ -9,7 +9,8 @@ from typing import TypeAlias
 import msgspec
 
 from aiotaskq.backends.redis import rows
-from aiotaskq.backends.redis.rows import NO_KEYS, keys_of, row_words
+from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
+from aiotaskq.backends.redis.rows import row_words
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import Task
 

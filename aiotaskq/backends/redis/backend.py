@@ -23,6 +23,7 @@ from aiotaskq.backends.redis.audit import RedisAuditLog
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MANY, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
+from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.history import RedisHistory
 from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
@@ -30,7 +31,6 @@ from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
     json_text,
-    lease_word,
     may_be_gated,
     new_rows,
     number,

@@ -8,18 +8,15 @@ answers a row as four words: its id, body, state without the head, and progress.
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis.heads import NO_KEYS, head, json_of, keys_of, lease_word
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
-from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
@@ -87,7 +84,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
 _decode_task = msgspec.json.Decoder(Task).decode
 _decode_coded = msgspec.json.Decoder(_Coded).decode
-NO_KEYS = (None, None, None)
 pack = msgspec.msgpack.Encoder().encode
 """Encode a list for a script, whose text is bytes: it has no decoder for MessagePack's own bytes."""
 
@@ -95,19 +91,11 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Task)}
 del _TYPES["undecodable"], _TYPES["coded"]
 _BODY = ("params", "extra", "progress")
 _STATUSES = {str(status): status for status in Status}
-_ONE_GATE = re.compile(r'(?!.*"interval":)[^}]*\}\]\]\}', re.DOTALL).fullmatch  # without a rate
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
-def _json(piece: Any) -> str:
-    try:
-        return _encode(piece).decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"task: {error}") from None
-
-
 def _body(task: Task) -> str:
-    return _json(
+    return json_of(
         _Body(
             task.task_id,
             task.type,
@@ -133,78 +121,14 @@ def _texts(task: Task, names: Iterable[str]) -> tuple[str | None, dict[str, str]
     return (NO_CODEC, texts) if texts else (None, None)
 
 
-@functools.lru_cache(maxsize=1_000)
-def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
-    """Return the end of a head: the lengths of lane and names in bytes, the lane, and the names."""
-    lane, names = f"{priority}:{queue}", _json([type_name, *keys] if any(keys) else [type_name])
-    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
-
-
-def _gated_end(task: Task, keys: Sequence[str | None], passed: bool) -> str:
-    """Return the end of the head of a task with a flow: its names begin with its place at gates, and in a graph."""
-    flow, gate, due = _json(task.flow), task.gate, "-" if task.due_at is None else str(task.due_at)
-    due = f"-{due[1:]}" if passed else due  # none, and as long as before
-    long: int | str = "-" if gate is None else _bytes(gate)
-    if task.waits and gate is None:
-        long = f"w{task.waits:04d}"
-    plain = _json([task.type, *keys] if any(keys) else [task.type])
-    only = "!" if flow.startswith(f'{{"gates":[["{gate}",{{') and _ONE_GATE(flow) else ""
-    names, lane = f"{due} {long} {_bytes(flow)}{only} {gate or ''}{flow}{plain}", f"{task.priority}:{task.queue}"
-    return f"{_bytes(lane)} {_bytes(names)} {lane}{names}"
-
-
-def _bytes(text: str) -> int:
-    """Return how many bytes a text has."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def keys_of(task: Task) -> tuple[str | None, ...]:
-    """Return the keys by which scripts look for a row; ``NO_KEYS`` if it has none."""
-    return task.unique_key, task.idempotency_key, task.scheduler_task_id
-
-
-@functools.lru_cache(maxsize=100)
-def owner_word(owner: str) -> str:
-    """Return the id of a worker as one word without a blank, and with no other ``!`` than that of a mark."""
-    base = owner.removesuffix(ALONE)
-    return quote(base) + owner[len(base) :]
-
-
-def lease_word(owner: str | None, lease_until: int | None) -> str:
-    """Return how a running row is held: by a lease of its own, by its worker (after ``@``), or not at all (``-``)."""
-    if lease_until is not None:
-        return str(lease_until)
-    return f"@{owner_word(owner)}" if owner else "-"
-
-
 def _state(task: Task, passed: int | None = None) -> str:
-    fence, seq, run_at, priority = task.fence, task.seq, task.run_at if passed is None else passed, task.priority
-    if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
-        raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
-    if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
-        raise ValidationError(
-            f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
-        )
-    expires, completed = task.expires_at, task.completed_at
-    lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
-    keys = keys_of(task)
-    if task.flow is not None:
-        keyed, end = (2 if keys == NO_KEYS else 3), _gated_end(task, keys, passed is not None)
-    elif keys == NO_KEYS:
-        keyed, end = 0, _head_end(priority, task.queue, task.type)
-    else:  # keys are hardly ever the same twice: not worth a cache
-        keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
-    return (
-        f"{task.status} {fence} {1 if task.cancel_requested else 0} {lease} "
-        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
-        f"{end}{_state_json(task)}"
-    )
+    return head(task, passed) + _state_json(task)
 
 
 def _state_json(task: Task) -> str:
     """Return the members of a state, each after a comma."""
     headed = task.flow is not None
-    json = _json(
+    json = json_of(
         _State(
             None if headed else task.run_at,
             task.seq,

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import owner_word
+from aiotaskq.backends.redis.heads import owner_word
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.worker_info import WorkerInfo
 
