@@ -83,7 +83,11 @@ class RedisGates(Gates):
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         root, name = self._redis.root.encode(), key.encode()
-        held = await self._redis.command("SRANDMEMBER", root + b"slots:" + name, limit)
+        few = await self._redis.command("HGET", root + b"slots", name)
+        if few == b"":  # they are in a set
+            held = await self._redis.command("SRANDMEMBER", root + b"slots:" + name, limit)
+        else:
+            held = [] if few is None else few.split(b"\n")[:limit]
         waiting: list[tuple[int, float, bytes]] = []
         for lane in await self._redis.command("ZRANGE", root + b"lines:" + name, 0, LANES - 1):
             line = b"%bwait:%d:%b:%b" % (root, len(lane), lane, name)

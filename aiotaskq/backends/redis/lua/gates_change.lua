@@ -29,7 +29,7 @@ if not gate.fixed and gated.is_rated(key) or gate.fixed and gate.bounds.interval
   -- From now on other rows count in `unstarted`.
   local on = not gated.is_rated(key)
   gated.set_rated(key, on)
-  local ids, sum = call('SMEMBERS', root .. 'slots:' .. key), 0
+  local ids, sum = gated.holders(key), 0
   load_states(ids)
   for _, id in ipairs(ids) do
     local row = parse(states[id])

@@ -6,9 +6,10 @@
 use_gates()
 local tools = gate_tools()
 local answer = {}
+gated.load_slots(ARGV)
 for _, key in ipairs(ARGV) do
   answer[#answer + 1] = call('HGET', root .. 'gates', key) or ''
-  answer[#answer + 1] = call('SCARD', root .. 'slots:' .. key)
+  answer[#answer + 1] = gated.count_slots(key)
   answer[#answer + 1] = tools.count_waiting(key)
 end
 return answer

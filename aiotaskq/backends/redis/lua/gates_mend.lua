@@ -22,14 +22,15 @@ for at = 2, #ARGV do
   local key = ARGV[at]
   local gate, known = tools.gate_of(key)
   local idle = known and not gate.fixed and not gate.next_at and gate.tat <= now and gate.closed <= now
-  local held, waiting = call('SCARD', root .. 'slots:' .. key), tools.count_waiting(key)
+  local held, waiting = gated.count_slots(key), tools.count_waiting(key)
   if idle and held == 0 and waiting == 0 then
     set_field('gates', key, false)
     set_field('unstarted', key, false)
+    set_field('slots', key, false)
     set_member('waited', key, false)
     call('DEL', root .. 'lines:' .. key)
   elseif waiting > 0 and not gate.next_at then
-    local ids, dropped = call('SRANDMEMBER', root .. 'slots:' .. key, MOST_SLOTS), false
+    local ids, dropped = gated.holders(key, MOST_SLOTS), false
     load_states(ids)
     looked = looked + #ids
     for _, id in ipairs(ids) do
@@ -43,7 +44,7 @@ for at = 2, #ARGV do
         for i = 1, n do holds = holds or keys[i] == key end
       end
       if not holds then
-        set_member('slots:' .. key, id, false)
+        gated.set_slot(key, id, false)
         dropped = true
       end
     end

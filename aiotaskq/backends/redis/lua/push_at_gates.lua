@@ -1,17 +1,20 @@
--- ARGV: hint, now, the number of rows, the number of lines; of all lines: the numbers of their rows, the lanes, the
--- gates, the bounds that the rows declare as JSON, how many slots these give; of all rows, in the order of the lines:
--- the ids; id and state of each; id and body; 0 and stamp; due_at and stamp. A line has the new rows of one lane that
--- are parked at the same gate, their only one, in claim order; the gate has no other line. The rows are due at `now`,
--- have no keys and no expiry, and their bounds have no rate and no max_waiting. The states of a line are those of rows
--- that have passed if its rows are not more than the slots, since most such lines pass; else those of parked rows.
+-- ARGV: hint, now, the number of rows, the number of lines, the number of kinds of lines, packed: the numbers of the
+-- rows of all lines; of each kind: the lane, the bounds that the rows declare as JSON, how many slots these give, the
+-- number of lines; of all lines, in the order of the kinds: the gates; of all rows, in the order of the lines: the ids;
+-- id and state of each; id and body; 0 and stamp; due_at and stamp. A line has the new rows of one lane that are parked
+-- at the same gate, their only one, in claim order; the gate has no other line. The rows are due at `now`, have no keys
+-- and no expiry, and their bounds have no rate and no max_waiting. The states of a line are those of rows that have
+-- passed if its rows are not more than the slots, since most such lines pass; else those of parked rows.
 -- Returns 1. Or 0, and nothing is written, if that is not all of what there is to do: then push.lua does it.
 
 local MAX_WORDS = 4000  -- as in base.lua
+local FEW, WIDE = 8, string.rep('-', 65)  -- as in base.lua
 local PARKED = '4611686018427387904'  -- as in base.lua
 local RUN_AT = #'pending 0 0 - - 2 ' + 20 + 2  -- where it begins in the state of a new row; see HEAD in base.lua
 local root, words, call, sub, match, min = KEYS[1], ARGV, redis.call, string.sub, string.match, math.min
-local now, count, lines = tonumber(words[2]), tonumber(words[3]), tonumber(words[4])
-local lanes, gates, bounds, slots, ids = 4 + lines, 4 + 2 * lines, 4 + 3 * lines, 4 + 4 * lines, 5 + 5 * lines
+local now, count, lines, lengths = tonumber(words[2]), tonumber(words[3]), tonumber(words[4]), cmsgpack.unpack(words[6])
+local gates = 6 + 4 * words[5]
+local ids = gates + lines + 1
 local states, bodies, live, dues = ids + count, ids + 3 * count, ids + 5 * count, ids + 7 * count
 
 local function call_in_chunks(command, key, list, first, last)
@@ -25,15 +28,17 @@ for i = ids, states - 1, MAX_WORDS do
 end
 
 -- How many rows of each line may pass at once.
-local passing, lengths, keys, paused, new = {}, {}, {}, {}, {}
-for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end
+local passing, lanes, bounds, most_slots, new = {}, {}, {}, {}, {}
 local stored = call('HMGET', root .. 'gates', unpack(words, gates + 1, gates + lines))
 local waited = call('SMISMEMBER', root .. 'waited', unpack(words, gates + 1, gates + lines))
+local holders = call('HMGET', root .. 'slots', unpack(words, gates + 1, gates + lines))
 if call('EXISTS', root .. 'rated') == 1 then
   for _, flag in ipairs(call('SMISMEMBER', root .. 'rated', unpack(words, gates + 1, gates + lines))) do
     if flag == 1 then return 0 end
   end
 end
+local paused = {}
+for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end
 
 -- The slots of a stored gate, or nil if more than they matters.
 local function read_slots(text, declared, most)
@@ -45,25 +50,35 @@ local function read_slots(text, declared, most)
   return min(set.cap or math.huge, set.window or math.huge)
 end
 
-local known, asked, there, place, name  -- of the line before: most are alike
-for n = 1, lines do
-  local text, declared, most = stored[n], words[bounds + n], tonumber(words[slots + n])
-  keys[n] = root .. 'slots:' .. words[gates + n]
-  if text then
-    if text ~= known or declared ~= asked then
-      known, asked, there = text, declared, read_slots(text, declared, most)
+-- How many rows hold a slot of a gate: see `slots` in base.lua.
+local function count_held(gate, few)
+  if not few then return 0 end
+  if few == '' then return call('SCARD', root .. 'slots:' .. gate) end
+  local _, ends = string.gsub(few, '\n', '\n')
+  return ends + 1
+end
+
+local line = 0
+for kind = 7, gates, 4 do
+  local lane, declared, slots = words[kind], words[kind + 1], tonumber(words[kind + 2])
+  local name, rows = match(lane, ':(.*)'), 0
+  if paused[name] then return 0 end
+  local known, there  -- of the line before: most are alike
+  for _ = 1, words[kind + 3] do
+    line = line + 1
+    local text, most, length = stored[line], slots, lengths[line]
+    if text then
+      if text ~= known then known, there = text, read_slots(text, declared, slots) end
+      most = there
     end
-    most = there
+    if not most then return 0 end
+    local free = most - count_held(words[gates + line], holders[line])
+    if free > 0 and waited[line] == 1 then return 0 end
+    passing[line] = free > 0 and min(free, length) or 0
+    lanes[line], bounds[line], most_slots[line] = lane, declared, slots
+    rows = rows + length
   end
-  if words[lanes + n] ~= place then
-    place = words[lanes + n]
-    name = match(place, ':(.*)')
-  end
-  if not most or paused[name] then return 0 end
-  local free, length = most - call('SCARD', keys[n]), tonumber(words[4 + n])
-  if free > 0 and waited[n] == 1 then return 0 end
-  passing[n], lengths[n] = free > 0 and min(free, length) or 0, length
-  new[name] = (new[name] or 0) + length
+  new[name] = (new[name] or 0) + rows
 end
 
 -- Write the states of these rows of a lane anew: with this run_at in place of the other one, and with another first
@@ -79,18 +94,40 @@ local function rewrite(first, last, lane, run_at, before, mark)
   end
 end
 
+-- Note that these rows hold slots of a gate.
+local texts, t = {}, 0
+local function take_slots(gate, few, first, last)
+  local held = few and few ~= '' and few .. '\n' or ''
+  if few ~= '' and last - first < FEW and count_held(gate, few) + last - first < FEW then
+    for i = first, last do
+      if words[i] == '' or string.find(words[i], '\n', 1, true) then held = nil end
+    end
+    if held then
+      texts[t + 1] = gate
+      texts[t + 2] = held .. (first == last and words[first] or table.concat(words, '\n', first, last))
+      t = t + 2
+      return
+    end
+  end
+  if few ~= '' then
+    for id in string.gmatch(few or '', '[^\n]+') do call('SADD', root .. 'slots:' .. gate, id) end
+    texts[t + 1], texts[t + 2] = gate, ''
+    t = t + 2
+  end
+  call_in_chunks('SADD', 'slots:' .. gate, words, first, last)
+end
+
 -- Let them pass, and park the others.
 local made, m, enters, e, ready, before = {}, 0, {}, 0, {}, 0
-local shared
-asked = nil
+local asked, shared
 for n = 1, lines do
-  local length, pass, declared, lane = lengths[n], passing[n], words[bounds + n], words[lanes + n]
+  local gate, length, pass, declared, lane = words[gates + n], lengths[n], passing[n], bounds[n], lanes[n]
   if not stored[n] then
-    made[m + 1], made[m + 2] = words[gates + n], '0 0 - 0 ' .. declared
+    made[m + 1], made[m + 2] = gate, '0 0 - 0 ' .. declared
     m = m + 2
   end
   if declared ~= asked then asked, shared = declared, string.find(declared, '"window"', 1, true) and words[2] end
-  if length > tonumber(words[slots + n]) then
+  if length > most_slots[n] then
     rewrite(before, before + pass - 1, lane, shared, PARKED, '-')
   else
     rewrite(before + pass, before + length - 1, lane, PARKED, shared)
@@ -106,12 +143,10 @@ for n = 1, lines do
       rows[r + 1], rows[r + 2] = shared or words[dues + 2 * i], words[dues + 2 * i + 1]
       r = r + 2
     end
-    for i = ids + before, ids + before + pass - 1, MAX_WORDS do
-      call('SADD', keys[n], unpack(words, i, min(i + MAX_WORDS, ids + before + pass) - 1))
-    end
+    take_slots(gate, holders[n], ids + before, ids + before + pass - 1)
   end
   if pass < length then
-    local key, gate = 'wait:' .. #lane .. ':' .. lane .. ':', words[gates + n]
+    local key = 'wait:' .. #lane .. ':' .. lane .. ':'
     call_in_chunks('ZADD', key .. gate, words, dues + 2 * (before + pass), dues + 2 * (before + length) - 1)
     call('ZADD', root .. 'lines:' .. gate, match(lane, '^%-?%d+'), lane)
     e = e + 1
@@ -120,6 +155,10 @@ for n = 1, lines do
   before = before + length
 end
 
+if t > 0 then
+  texts[t + 1], texts[t + 2] = '\n', WIDE
+  call_in_chunks('HSET', 'slots', texts, 1, t + 2)
+end
 call_in_chunks('HSET', 'gates', made, 1, m)
 call_in_chunks('SADD', 'waited', enters, 1, e)
 call_in_chunks('HSET', 'state', words, states, bodies - 1)

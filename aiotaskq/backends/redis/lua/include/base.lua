@@ -29,7 +29,9 @@
 -- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
 -- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
 -- waited               set of the gates at which rows are parked, and perhaps others
--- slots:<gate>         set: the ids of the rows that hold a slot
+-- slots                hash: gate to the ids of the few rows that hold a slot, one a line; '' if they are in a set; and
+--                      a field that is too wide for a list of fields, which the server would search from its begin
+-- slots:<gate>         set: the ids of the rows that hold a slot, of a gate of which there were more than a few
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
 -- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
@@ -82,7 +84,7 @@ local gated, use_gates  -- what is there for rows with gates: see use_gates()
 local admission
 
 local root, call = KEYS[1], redis.call
-local sub, match, find = string.sub, string.match, string.find
+local sub, match, find, byte = string.sub, string.match, string.find, string.byte
 local LIVE = {pending = true, running = true}
 local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some thousands
 
@@ -320,6 +322,114 @@ function use_gates()
 
   local function names_json(row) return row.flow and place_of(row).names or row.names end
 
+  -- The ids of the rows that hold a slot, by gate, as far as they were read: one a line where they are few; '' where
+  -- they are in a set, false where there are none. Where there are many gates, most are for few rows: for a set of its
+  -- own each would need commands of its own.
+  local few, few_changed = {}, {}
+  local FEW, WIDE = 8, string.rep('-', 65)  -- as in push_at_gates.lua
+
+  -- Read the slots of these gates with one command.
+  local function load_slots(keys)
+    local missing = {}
+    for i = 1, #keys do
+      if few[keys[i]] == nil then missing[#missing + 1] = keys[i] end
+    end
+    local texts = read_fields('slots', missing)
+    for i = 1, #missing do few[missing[i]] = texts[i] end
+  end
+
+  local function few_slots(key)
+    if few[key] == nil then load_slots({key}) end
+    return few[key]
+  end
+
+  local function lines_of(text)
+    local lines = {}
+    for line in string.gmatch(text or '', '[^\n]+') do lines[#lines + 1] = line end
+    return lines
+  end
+
+  local function without(text, id)
+    if text == id or not text then return false end
+    local whole = '\n' .. text .. '\n'
+    local from = find(whole, '\n' .. id .. '\n', 1, true)
+    return from and sub(sub(whole, 1, from) .. sub(whole, from + #id + 2), 2, -2) or text
+  end
+
+  local function add_slots(key, ids, count)
+    local text = few_slots(key)
+    if text ~= '' then
+      few_changed[key] = true
+      local lines, fits = lines_of(text), count <= FEW
+      for i = 1, fits and count or 0 do
+        text = without(text, ids[i])
+        text = text and text .. '\n' .. ids[i] or ids[i]
+        fits = fits and ids[i] ~= '' and not find(ids[i], '\n', 1, true)
+      end
+      fits = fits and #lines_of(text) <= FEW
+      few[key] = fits and text or ''
+      if fits then return end
+      call_in_chunks('SADD', 'slots:' .. key, lines)
+    end
+    call_in_chunks('SADD', 'slots:' .. key, ids, count)
+  end
+
+  -- Add a row to those that hold a slot of a gate, or remove it.
+  local function set_slot(key, id, add)
+    local text = few_slots(key)
+    if text == '' then
+      set_member('slots:' .. key, id, add)
+    elseif add then
+      add_slots(key, {id}, 1)
+    else
+      few[key], few_changed[key] = without(text, id), true
+    end
+  end
+
+  -- Remove the rows that have ended from those that hold slots, and write what has changed of these.
+  local function write_slots()
+    local keys, texts, dropped = {}, {}, {}
+    for key in pairs(gated.ended) do keys[#keys + 1] = key end
+    load_slots(keys)
+    for key, ids in pairs(gated.ended) do
+      if few[key] == '' then
+        call_in_chunks('SREM', 'slots:' .. key, type(ids) == 'table' and ids or {ids})
+      elseif type(ids) == 'table' then
+        for i = 1, #ids do set_slot(key, ids[i], false) end
+      else
+        few[key], few_changed[key] = without(few[key], ids), true
+      end
+    end
+    for key in pairs(few_changed) do
+      if few[key] then
+        texts[#texts + 1], texts[#texts + 2] = key, few[key]
+      else
+        dropped[#dropped + 1] = key
+      end
+    end
+    call_in_chunks('HDEL', 'slots', dropped)
+    if texts[1] then
+      texts[#texts + 1], texts[#texts + 2] = '\n', WIDE
+      call_in_chunks('HSET', 'slots', texts)
+    end
+    gated.ended, few_changed = {}, {}
+  end
+
+  -- How many rows hold a slot of a gate.
+  function gated.count_slots(key)
+    local text = few_slots(key)
+    if text == '' then return call('SCARD', root .. 'slots:' .. key) end
+    return text and #lines_of(text) or 0
+  end
+
+  -- The ids of rows that hold a slot of a gate: all of them, or some if there are more than so many.
+  function gated.holders(key, most)
+    local text = few_slots(key)
+    if text ~= '' then return lines_of(text) end
+    if most then return call('SRANDMEMBER', root .. 'slots:' .. key, most) end
+    return call('SMEMBERS', root .. 'slots:' .. key)
+  end
+
   local function wait_key(gate, lane) return 'wait:' .. #lane .. ':' .. lane .. ':' .. gate end
 
   -- Whether an operator has set bounds with a rate for a gate.
@@ -347,17 +457,18 @@ function use_gates()
   -- Note that a row has ended that had a slot of a gate.
   local function free_slot(key, id, at)
     local ids = gated.ended[key]
-    if ids then ids[#ids + 1] = id else gated.ended[key] = {id} end
+    if not ids then
+      gated.ended[key] = id  -- most gates have one: no table for each
+    elseif type(ids) == 'table' then
+      ids[#ids + 1] = id
+    else
+      gated.ended[key] = {ids, id}
+    end
     touch(key, at)
   end
 
-  -- Note that a running row ends, whose names are here in its state, up to `json`. Return its place if it is known.
+  -- Note that a running row ends, whose names are here in its state, up to `json`. Return its place.
   function gated.note_end(id, state, at, json, ended_at)
-    local long, begin = match(state, '^%S+ (%d+) %d+! ()', at)
-    if long then
-      free_slot(sub(state, begin, begin + long - 1), id, ended_at)
-      return nil
-    end
     local place = read_place(sub(state, find(state, ' ', at, true) + 1, json - 1))
     for i = #place.keys, 1, -1 do free_slot(place.keys[i], id, ended_at) end
     return place
@@ -382,7 +493,7 @@ function use_gates()
   local function index_gates(id, row, stamp, add)
     local place, keys, n = place_of(row), slots_of(row)
     for i = 1, n do
-      set_member('slots:' .. keys[i], id, add)
+      set_slot(keys[i], id, add)
       if row.status == 'pending' then add_unstarted(place, keys[i], add and 1 or -1) end
       gated.unwritten[keys[i]] = true
     end
@@ -407,16 +518,42 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
+  -- Where the parts of the state of a row are, and what it has in common with many others, by the captures of HEAD; nil
+  -- unless the row has no keys, and its flow is a gate without a rate.
+  function gated.shape_of(state, status, fence, cancel, lease, expires, rest, seq, run_at, long, length, at)
+    local begin = at + long
+    local due_to, gate_long, flow_long, gate = match(state, '^%S+() (%d+) (%d+)! ()', begin)
+    if not due_to or #seq ~= 20 then return nil end
+    local behind, flow = rest + 23 + #run_at, gate + gate_long
+    return {
+      status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, rest = rest,
+      head = sub(state, 1, rest + 1), seq = rest + 2, run_at = rest + 23, behind = behind,
+      middle = sub(state, behind, begin - 1), lane = sub(state, at, begin - 1), due = begin, due_to = due_to,
+      mark = sub(state, due_to, gate - 1), gate = gate, flow = flow, flow_to = flow + flow_long - 1,
+      json = begin + length,
+    }
+  end
+
+  -- Whether the parts of a state are where those of another one are. This is quicker than to match HEAD.
+  function gated.has_shape(state, shape)
+    local behind, due_to = shape.behind, shape.due_to
+    return find(state, shape.head, 1, true) == 1 and find(state, shape.middle, behind, true) == behind
+      and find(state, shape.mark, due_to, true) == due_to and byte(state, shape.run_at - 1) == 32
+  end
+
+  -- Whether there may be a rate at the gate of a row that declares none.
+  local function any_rated() return is_rated('') or next(rated) end
+
   -- Note that a row with this place is claimed: it has started.
   function gated.note_start(place)
-    if not place.rated and not is_rated('') and not next(rated) then return end
+    if not place.rated and not any_rated() then return end
     for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
   end
 
   -- The same for a row whose names are here in its state, up to `json`. Return its gate as JSON, and its flow.
   function gated.note_claim(state, at, json)
     local long, length, begin = match(state, '^%S+ (%d+) (%d+)! ()', at)
-    if long and not is_rated('') and not next(rated) then
+    if long and not any_rated() then
       local behind = begin + long
       return '"' .. sub(state, begin, behind - 1) .. '"', sub(state, behind, behind + length - 1)
     end
@@ -445,8 +582,7 @@ function use_gates()
   -- Write what is not a change of a row.
   function gated.flush()
     gated.unwritten = {}
-    for gate, ids in pairs(gated.ended) do call_in_chunks('SREM', 'slots:' .. gate, ids) end
-    gated.ended = {}
+    write_slots()
     if gated.later then return end
     for gate, by in pairs(gated.weights) do
       if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
@@ -463,8 +599,14 @@ function use_gates()
   gated.slots_of = slots_of
   gated.touch = touch
   gated.names_json = names_json
+  gated.load_slots = load_slots
+  gated.few_slots = few_slots
+  gated.add_slots = add_slots
+  gated.set_slot = set_slot
   gated.wait_key = wait_key
   gated.is_rated = is_rated
+  gated.any_rated = any_rated
+  gated.free_slot = free_slot
   gated.counts_unstarted = counts_unstarted
   gated.add_unstarted = add_unstarted
   gated.tokens = tokens

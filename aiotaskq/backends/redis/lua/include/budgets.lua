@@ -20,7 +20,7 @@ local function close_budget(group)
   local gate = tools.gate_of(key)
   gate.closed, gate.next_at = USED_UP_UNTIL, USED_UP_UNTIL
   tools.save_gate(key, gate, true)
-  local ids = call('SMEMBERS', root .. 'slots:' .. key)
+  local ids = gated.holders(key)
   load_states(ids)
   for _, id in ipairs(ids) do
     local row = parse(states[id])

@@ -1,5 +1,7 @@
 -- Claims due rows: the lowest priority number first; in one priority by run_at, then by push stamp.
 
+local DASH = byte('-')
+
 local function next_fence(fence)
   if #fence < 16 then return string.format('%d', fence + 1) end
   -- A double is not exact for so many digits.
@@ -19,6 +21,7 @@ local function claim(owner, now, left, lease, started, queues)
   local running = stored .. ',"status":"running","fence":'
   local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
   local held_key, prefix, score = held_entry('', lease)
+  local alike = {}  -- shapes of pending rows with a gate, by the length of their states: see gated.shape_of()
 
   -- The same as take(), for a row that has passed its gates in this call, and is still written as a parked one.
   local function take_fresh(row)
@@ -67,6 +70,9 @@ local function claim(owner, now, left, lease, started, queues)
         return nil
       end
       use_gates()
+      if expires == '-' and keyed == '2' and not gated.any_rated() then
+        alike[#state] = gated.shape_of(state, status, fence, cancel, '-', expires, rest, seq, run_at, long, names, at)
+      end
       local due = sub(state, begin, begin) == '-' and 'null' or match(state, '^%S+', begin)
       local gate, flow = gated.note_claim(state, begin, json)
       gates = ',"run_at":' .. run_at .. ',"due_at":' .. due .. ',"gate":' .. gate .. ',"flow":' .. flow
@@ -77,6 +83,28 @@ local function claim(owner, now, left, lease, started, queues)
     json_states[taken] = sub(state, json) .. running .. fence .. ending
       .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
     state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
+    states[id] = state
+    return state
+  end
+
+  -- The same for a row with a gate whose state is as that of another one; nil if it differs nevertheless.
+  local function take_alike(lane, stamp, id, state, shape)
+    local run_at = sub(state, shape.run_at, shape.behind - 1)
+    if sub(state, shape.seq, shape.seq + 19) ~= sub(stamp, 1, 20) or shape.lane ~= lane or run_at == PARKED
+      or byte(state, shape.due) ~= DASH then
+      return nil
+    end
+    if not shape.claimed then
+      local fence = next_fence(shape.fence)
+      shape.claimed = 'running ' .. fence .. ' ' .. shape.cancel .. ' ' .. lease .. ' - '
+      shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
+        .. ',"due_at":null,"run_at":'
+    end
+    taken = taken + 1
+    ids[taken] = id
+    json_states[taken] = sub(state, shape.json) .. shape.answer .. run_at .. ',"gate":"'
+      .. sub(state, shape.gate, shape.flow - 1) .. '","flow":' .. sub(state, shape.flow, shape.flow_to)
+    state = shape.claimed .. sub(state, shape.rest) .. stored
     states[id] = state
     return state
   end
@@ -95,7 +123,10 @@ local function claim(owner, now, left, lease, started, queues)
           gated.fresh[lane].first = gated.fresh[lane].first + 1
           moved[lane] = (moved[lane] or 0) + 1
         else
-          state = take(lane, stamp, looked[i])
+          local before = states[looked[i]] or ''
+          local shape = alike[#before]
+          state = shape and gated.has_shape(before, shape) and take_alike(lane, stamp, looked[i], before, shape)
+            or take(lane, stamp, looked[i])
           if state then
             claimed[lane] = claimed[lane] or {}
             table.insert(claimed[lane], stamp)

@@ -31,6 +31,7 @@ function admission.enter(rows)
   for n, key in ipairs(keys) do free = free or waits[n] == 0 and not lines[key].stays end
   if not free then return rows end
   local texts = read_fields('gates', keys)
+  gated.load_slots(keys)
   for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
   for n, key in ipairs(keys) do
     local line = lines[key]
@@ -106,7 +107,7 @@ function admission.declare(never_refused)
       if row.due <= row.at then weights[#weights + 1] = row.weight end
       newest = math.max(newest, row.at)
     end
-    local held, unstarted = call('SCARD', root .. 'slots:' .. key), call('HGET', root .. 'unstarted', key) or 0
+    local held, unstarted = gated.count_slots(key), call('HGET', root .. 'unstarted', key) or 0
     local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}
     return rule.admit(copy, held, tonumber(unstarted), newest, weights)
   end

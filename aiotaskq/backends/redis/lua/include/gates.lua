@@ -77,7 +77,7 @@ local function gate_tools()
     local bounds = (text and gate.fixed) and gate.bounds or declared
     if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return end
     if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return end
-    if #line > rule.free_slots(bounds, call('SCARD', root .. 'slots:' .. key)) then return end
+    if #line > rule.free_slots(bounds, gated.count_slots(key)) then return end
     for _, row in ipairs(line) do
       rows[row.at] = unparked(row.state, row, row.place.shared and string.format('%.0f', now) or row.due)
     end
@@ -229,7 +229,7 @@ local function gate_tools()
       end
       -- They are the first ones of their lanes.
       for lane, n in pairs(gone) do call('ZREMRANGEBYRANK', root .. gated.wait_key(key, lane), 0, n - 1) end
-      call_in_chunks('SADD', 'slots:' .. key, rows.ids, count)
+      gated.add_slots(key, rows.ids, count)
       gated.unwritten[key] = true  -- for the next read
       left = left - count
     end
@@ -275,7 +275,7 @@ local function gate_tools()
     local function look(key, now)
       local gate, known = gate_of(key)
       local lanes = call('ZRANGE', root .. 'lines:' .. key, 0, -1, 'WITHSCORES')
-      local held = call('SCARD', root .. 'slots:' .. key)
+      local held = gated.count_slots(key)
       if not known then  -- another program has deleted it: the rows know its bounds
         local stamp = due_at(key, lanes, '+inf', 1)[1]
         local row = stamp and row_of(sub(stamp, 21))
@@ -343,6 +343,7 @@ local function gate_tools()
     end
     -- Many gates are looked at together: their rows are read with one command.
     local seen, ids = {}, {}
+    gated.load_slots(queue)
     for i = 1, math.min(#queue, left) do
       local key = queue[i]
       if gated.touched_at[key] and not gated.unwritten[key] then

@@ -8,42 +8,74 @@ local function apply_changes(packed)
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
   local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
-  local more_before, completed, ended_at  -- of the row before: many end together
+  -- Of the row before: many are alike, and end together.
+  local more_before, completed, ended_at, final, final_word, lease_before, held_key, holder_word
+  local shapes = {}  -- of running rows, by the length of their states: see gated.shape_of()
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
-    local held
-    local status, fence, _, lease, _, _, keyed, seq, _, _, long, names, at = match(states[id] or '', HEAD)
-    local short = type(more) == 'string' and status == 'running' and not written[id]
-    if short and (keyed == '0' or keyed == '2') then
+    local held, lane, seq, lease, gate
+    local stored = states[id] or ''
+    local short = type(more) == 'string' and not written[id]
+    local shape = short and shapes[#stored]
+    if shape and gated.has_shape(stored, shape) then
+      held, lane, lease = shape.fence == changes[i + 2], shape.lane, shape.lease
+      seq, gate = sub(stored, shape.seq, shape.seq + 19), sub(stored, shape.gate, shape.flow - 1)
+    else
+      local status, fence, cancel, expires, rest, keyed, run_at, ended, long, names, at
+      status, fence, cancel, lease, expires, rest, keyed, seq, run_at, ended, long, names, at = match(stored, HEAD)
+      short = short and status == 'running' and (keyed == '0' or keyed == '2')
+      if short then
+        held, lane = fence == changes[i + 2], sub(stored, at, at + long - 1)
+        if keyed == '2' and held then
+          if not admission then error('GATES REQUIRED') end
+          use_gates()
+          shape = ended == '-'
+            and gated.shape_of(stored, status, fence, cancel, lease, expires, rest, seq, run_at, long, names, at)
+          if shape then
+            shapes[#stored], gate = shape, sub(stored, shape.gate, shape.flow - 1)
+          else
+            gate = {at = at + long, json = at + long + names}
+          end
+        end
+      end
+    end
+    if short then
       -- A running row that ends, without keys: most changes are of this kind. All of its writes are listed at once;
       -- through apply_change() they would cost the server twice as much.
-      held = fence == changes[i + 2]
       if held then
-        local lane, final = sub(states[id], at, at + long - 1), match(state, '^%S+')
-        if keyed == '2' then
-          if not admission then error('GATES REQUIRED') end
+        if not (final and find(state, final_word, 1, true) == 1) then
+          final = match(state, '^%S+')
+          final_word = final .. ' '
+        end
+        if gate then
           if more ~= more_before then
             more_before, completed, ended_at = more, match(more, '^(%S+) ?(%S*)')
             ended_at = tonumber(ended_at)  -- none if the client knew of no gates
           end
           more = completed
-          use_gates()
-          local place = gated.note_end(id, states[id], at + long, at + long + names, ended_at)
-          if place and place.tied then admission.note_final(id, place, final, ended_at) end
+          if type(gate) == 'string' then
+            gated.free_slot(gate, id, ended_at)
+          else
+            local place = gated.note_end(id, stored, gate.at, gate.json, ended_at)
+            if place.tied then admission.note_final(id, place, final, ended_at) end
+          end
         end
         local ended = ends[final]
         if not ended then
           ended = {order = {}, times = {}, lanes = {}, n = 0}
           ends[final] = ended
         end
+        if lease ~= lease_before then
+          lease_before, held_key, holder_word = lease, held_entry('', lease)
+        end
         e = e + 1
-        stamps[e] = seq .. id
-        local key, member = held_entry(stamps[e], lease)
-        entries[key][#entries[key] + 1] = member
+        local stamp, entry = seq .. id, entries[held_key]
+        stamps[e] = stamp
+        entry[#entry + 1] = holder_word .. stamp
         states[id] = state
         rows[2 * e - 1], rows[2 * e] = id, state
         ended.n = ended.n + 2
-        ended.order[ended.n - 1], ended.order[ended.n] = '0', stamps[e]
+        ended.order[ended.n - 1], ended.order[ended.n] = '0', stamp
         ended.times[ended.n - 1], ended.times[ended.n] = more, id
         ended.lanes[lane] = (ended.lanes[lane] or 0) + 1
       end
