@@ -202,7 +202,7 @@ function use_gates()
   -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
   -- later, by a sweep); changes of unstarted weights by gate, and whether a claim is to follow: flush() leaves these
   -- weights to a later one, since many are zero then. The rows that have passed their last gate and are still written
-  -- as parked rows, by lane, for this claim: at (run_at as a number), run_at, stamp, lane, id and shape (gates.lua).
+  -- as parked rows, by lane, for this claim: at (run_at as a number), run_at, stamp and shape (gates.lua).
   -- The ids of rows that have ended, by each gate of which they had a slot. Whether gates were made due that are not
   -- touched.
   gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, fresh = {},

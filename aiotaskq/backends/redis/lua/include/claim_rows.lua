@@ -21,11 +21,12 @@ local function claim(owner, now, left, lease, started, queues)
   local running = stored .. ',"status":"running","fence":'
   local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
   local held_key, prefix, score = held_entry('', lease)
+  local any_rated = gated and gated.any_rated()
   local alike = {}  -- shapes of pending rows with a gate, by the length of their states: see gated.shape_of()
 
   -- The same as take(), for a row that has passed its gates in this call, and is still written as a parked one.
-  local function take_fresh(row)
-    local id, run_at, shape = row.id, row.run_at, row.shape
+  local function take_fresh(row, id)
+    local run_at, shape = row.run_at, row.shape
     local state, place = states[id], shape.place
     if not shape.claimed then
       local fence = next_fence(shape.fence)
@@ -33,7 +34,7 @@ local function claim(owner, now, left, lease, started, queues)
       shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
         .. ',"due_at":null' .. gated.place_json(place.gate, place.flow) .. ',"run_at":'
     end
-    gated.note_start(place)
+    if any_rated or place.rated then gated.note_start(place) end
     taken = taken + 1
     ids[taken], json_states[taken] = id, sub(state, shape.json) .. shape.answer .. run_at
     state = shape.claimed .. sub(state, shape.rest, shape.from - 1) .. run_at .. shape.behind .. '-'
@@ -119,7 +120,8 @@ local function claim(owner, now, left, lease, started, queues)
       for i = 1, #looked do
         local lane, stamp, state = found[i].lane, found[i].stamp
         if found[i].shape then
-          state = take_fresh(found[i])
+          lane = found[i].shape.lane
+          state = take_fresh(found[i], looked[i])
           gated.fresh[lane].first = gated.fresh[lane].first + 1
           moved[lane] = (moved[lane] or 0) + 1
         else

@@ -177,10 +177,10 @@ local function gate_tools()
 
     -- Hand a row that has passed its last gate to the claim that follows: most such rows are claimed at once.
     local function hand_over(row)
-      local rows = gated.fresh[row.lane]
+      local rows = gated.fresh[row.shape.lane]
       if not rows then
         rows = {first = 1, n = 0, sorted = true}
-        gated.fresh[row.lane] = rows
+        gated.fresh[row.shape.lane] = rows
       end
       local last = rows[rows.n]
       if last and (row.at < last.at or row.at == last.at and row.stamp < last.stamp) then rows.sorted = false end
@@ -190,13 +190,13 @@ local function gate_tools()
 
     -- Move the first rows that were found at a gate, which have passed it: to the next one, or to their lanes.
     local function move(key, rows, count, now)
-      local gone = {}
+      local gone, any_rated = {}, gated.any_rated()
       for i = 1, count do
         local id, stamp, due, shape = rows.ids[i], rows.stamps[i], rows.dues[i], rows.shapes[i]
         local place, lane, state = shape.place, shape.lane, states[id]
         local behind = place.keys[place.at[key] + 1]
         gone[lane] = (gone[lane] or 0) + 1
-        gated.add_unstarted(place, key, 1)
+        if any_rated or place.rated then gated.add_unstarted(place, key, 1) end
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
           local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', shape.to)
@@ -209,7 +209,7 @@ local function gate_tools()
           local at = tonumber(run_at)
           if place.shared and at < now then at, run_at = now, instant(now) end
           if gated.later and shape.expires == '-' then
-            hand_over({at = at, run_at = run_at, stamp = stamp, lane = lane, id = id, shape = shape})
+            hand_over({at = at, run_at = run_at, stamp = stamp, shape = shape})
           else
             state = unparked(state, shape, run_at)
             moved[#moved + 1], moved[#moved + 2] = id, state
@@ -390,9 +390,10 @@ function admission.write_fresh()
     local scores = {}
     for i = rows.first, rows.n do
       local row = rows[i]
-      local state = gate_tools().unparked(states[row.id], row.shape, row.run_at)
-      states[row.id] = state
-      written_rows[#written_rows + 1], written_rows[#written_rows + 2] = row.id, state
+      local id = sub(row.stamp, 21)
+      local state = gate_tools().unparked(states[id], row.shape, row.run_at)
+      states[id] = state
+      written_rows[#written_rows + 1], written_rows[#written_rows + 2] = id, state
       scores[#scores + 1], scores[#scores + 2] = row.run_at, row.stamp
       changed_lanes[lane] = true
     end
