@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import msgspec
@@ -158,7 +159,11 @@ def budget(
     db: Db = DEFAULT_DB,
     json: Json = False,
 ) -> None:
-    wanted = dict(map(_amount, amounts))
+    wanted: dict[str, float] = {}
+    for name, number in map(_amount, amounts):
+        if name in wanted:
+            raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
+        wanted[name] = number
 
     async def work(tq: TaskQ) -> GroupState:
         known = await group_id_of(tq, group_id)
@@ -179,10 +184,11 @@ def budget(
 
 def _amount(text: str) -> tuple[str, float]:
     name, _, number = text.partition("=")
-    try:
-        return name, int(number) if number.isascii() and number.isdecimal() else float(number)
-    except ValueError:
-        raise typer.BadParameter(tr("{text}: NAME=NUMBER is needed, as tokens=2000000", text=text)) from None
+    if name:
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return name, kind(number)
+    raise typer.BadParameter(tr("{text}: NAME=NUMBER is needed, as tokens=2000000", text=text))
 
 
 @app.command("retry", cls=Command, help=tr("Put back the tasks of a group that did not complete."))

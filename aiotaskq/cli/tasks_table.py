@@ -11,6 +11,7 @@ from aiotaskq.cli.output import json_text
 from aiotaskq.cli.times import duration
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.outcome import owner_of
+from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.owner import read_owner
 
@@ -48,6 +49,8 @@ def _due(task: Task, now: int) -> str:
     """Return in how long a pending task may run, the gate at which it waits, or for how many other tasks."""
     if task.status is not Status.PENDING:
         return ""
+    if task.due >= NEVER:
+        return tr("by an event")
     if task.due > now:
         return tr("in {time}", time=duration(task.due - now))
     if not task.parked:

@@ -247,6 +247,10 @@ current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("ai
 batch: contextvars.ContextVar[tuple[TaskContext, ...] | None] = contextvars.ContextVar("aiotaskq_batch", default=None)
 
 
+apart: contextvars.ContextVar[bool] = contextvars.ContextVar("aiotaskq_apart", default=False)
+"""Whether a handler runs here in a child process, apart from its task."""
+
+
 def current_batch() -> tuple[TaskContext, ...]:
     """Return the contexts of the tasks whose items a handler with ``batch`` got, in the order of the items.
 
@@ -265,6 +269,8 @@ def current_task() -> TaskContext:
     """
     context = current.get()
     if context is None:
+        if apart.get():
+            raise NotFound("current_task(): there is none in a process of its own; let an async def handler call it")
         if batch.get() is not None:
             raise NotFound("current_task(): a batch of tasks runs here; use current_batch()")
         raise NotFound("current_task(): no task runs here; call it from a handler")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.core.steps import awakened, left_at
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import PENDING, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.queue import Queue
@@ -17,11 +17,19 @@ async def run_now(queue: Queue, task: Task) -> Task:
     changed meanwhile, is due, or waits for an event: its handler goes on with that.
     """
     now = queue.clock.now()
+    if task.status is not PENDING:
+        raise TaskConflict(f"task {printable(task.task_id)} is {task.status}; only a pending one can be made due")
     seen = await look(queue, [task], now, paused=())
     found = why(task, seen, now)
     if found is not None and found.reason == "event":
         raise TaskConflict(f"task {printable(task.task_id)} waits for an event in its handler; emit the event")
     if found is not None and task.due <= now:
+        if task.waits:
+            raise TaskConflict(f"task {printable(task.task_id)} is due already; it waits for the tasks before it")
+        if task.parked and task.gate is not None:
+            raise TaskConflict(
+                f"task {printable(task.task_id)} is due already; it waits at the gate {printable(task.gate)}"
+            )
         raise TaskConflict(f"task {printable(task.task_id)} is due already")
     if found is not None and found.reason == "sleeping" and queue.backend.steps is not None:
         steps = seen.steps[task.task_id]

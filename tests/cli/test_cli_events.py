@@ -76,6 +76,7 @@ def test_the_steps_of_a_task(cli: Cli) -> None:
     assert (found[2]["timed_out"], found[3]["until"], found[4]["until"]) == (True, "2026-01-01T00:02:00Z", None)
     assert cli.json("tasks", "steps", task_id, "--params")[1]["value"] == {"secret": 5}
     assert "event approved:17" in cli.out("tasks", "show", task_id)
+    assert " by an event\n" in cli.out("tasks", "list")
 
 
 def test_a_sleep_is_ended_early(cli: Cli) -> None:

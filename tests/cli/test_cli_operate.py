@@ -332,6 +332,8 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
     assert '{"tokens": 12, "cost": 0.5}' in cli.out("tasks", "show", running)
     assert cli.json("tasks", "show", waits)["waits_for"] == "the budget of group g is used up"
+    assert cli.fails("tasks", "run-now", waits).endswith("is due already; it waits at the gate budget:g\n")
+    assert "is running; only a pending one can be made due" in cli.fails("tasks", "run-now", running)
     row = " ".join(cli.out("limits", "list").splitlines()[1].split())
     assert row == "budget:g budget of group g 1 1 used up"
     assert cli.json("limits", "list")[0]["budget_of"] == "g"
@@ -341,7 +343,9 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
     assert [each["action"] for each in cli.json("audit", "g")] == ["set-budget"] * 3
     assert cli.json("tasks", "show", waits)["waits_for"] != "the budget of group g is used up"
-    assert "NAME=NUMBER is needed" in cli.fails("groups", "budget", "g", "tokens", code=2)
+    for wrong in ("tokens", "=3", "tokens=many"):
+        assert "NAME=NUMBER is needed" in cli.fails("groups", "budget", "g", wrong, code=2)
+    assert "tokens is named twice" in cli.fails("groups", "budget", "g", "tokens=1", "tokens=2", code=2)
     assert "was pushed without a budget" in cli.fails("groups", "budget", "free", "tokens=1")
     cli.out("groups", "cancel", "g")
     asyncio.run(end(running))

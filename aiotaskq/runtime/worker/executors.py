@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.concurrency.daemon_threads import DaemonThreads
+from aiotaskq.runtime.context import apart
 from aiotaskq.runtime.handler import Handler
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ def _call_by_name(module: str, qualname: str, params: dict[str, Any]) -> Any:
     found: Any = importlib.import_module(module)
     for name in qualname.split("."):
         found = getattr(found, name)
+    apart.set(True)
     return _call(inspect.unwrap(found), params)
 
 
