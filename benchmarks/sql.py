@@ -54,9 +54,12 @@ def multiply(system: System, count: int) -> None:
         columns = list(_columns(system, execute))
         ((before,),) = execute(f"SELECT count(*) FROM {TASKS}")
         new = {"task_id": _ID[system.family], **({"seq": "n"} if "seq" in columns else {})}
-        values = ", ".join(new.get(name, f"template.{name}") for name in columns)
+        quote = "`" if system.family == "mysql" else '"'  # "usage" is a word of its SQL
+        names = {name: f"{quote}{name}{quote}" for name in columns}
+        values = ", ".join(new.get(name, f"template.{quoted}") for name, quoted in names.items())
+        numbers = _NUMBERS[system.family].format(count=max(0, count - before))
         execute(
-            f"INSERT INTO {TASKS} ({', '.join(columns)}) {_NUMBERS[system.family].format(count=max(0, count - before))}"
+            f"INSERT INTO {TASKS} ({', '.join(names.values())}) {numbers}"
             f" SELECT {values} FROM numbers, (SELECT * FROM {TASKS} LIMIT 1) AS template"
         )
         for statement in _AFTER.get(system.family, ()):
