@@ -13,6 +13,7 @@ from sqlalchemy import DDL, BigInteger, Boolean, Float, Index, Integer, String, 
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from aiotaskq.backends.sql.indexes import PARTIAL, WHOLE, on, partial
 from aiotaskq.core.gate import PARKED
 
 __all__ = [
@@ -68,16 +69,6 @@ def _mysql_text(_type: LongText, compiler: Any, **_options: Any) -> str:
 
 class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own tables to it."""
-
-
-def _partial(rows: str, name: str, *columns: str, unique: bool = False, postgresql: str | None = None) -> Index:
-    """Return an index over some of the rows; over all of them on MySQL, which has no partial indexes.
-
-    ``postgresql`` says which rows in other words. ``backends.sql.claim_statements.ENDED`` says why live rows and ended
-    rows have indexes of their own.
-    """
-    where = text(postgresql or rows)
-    return Index(name, *columns, unique=unique, postgresql_where=where, sqlite_where=text(rows))
 
 
 _PENDING = "status = 'pending'"
@@ -147,36 +138,47 @@ class TaskQueue(Base):
 
     __table_args__ = (
         # In claim order; with the last columns, a claim reads no row that it does not return.
-        _partial(
+        partial(
             *(_PENDING, "ix_task_queue_ready"),
             *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
             # Without parked rows, new ones are the last. Before others, PostgreSQL would cut each full page of the
             # index in the middle, and leave it half empty.
             postgresql=f"{_PENDING_RANGE} AND run_at < {PARKED}",
         ),
-        _partial(
-            *(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
-            postgresql=f"{_PENDING_RANGE} AND expires_at IS NOT NULL",
+        on(
+            PARTIAL,
+            partial(
+                *(f"{_PENDING} AND expires_at IS NOT NULL", "ix_task_queue_expires", "status", "expires_at"),
+                postgresql=f"{_PENDING_RANGE} AND expires_at IS NOT NULL",
+            ),
         ),
-        _partial(_RUNNING, "ix_task_queue_held", "status", "lease_owner", "lease_until", postgresql=_RUNNING_RANGE),
+        on(
+            PARTIAL,
+            partial(_RUNNING, "ix_task_queue_held", "status", "lease_owner", "lease_until", postgresql=_RUNNING_RANGE),
+        ),
+        # Both in one: without partial indexes, each change of a status writes all indexes that begin with it.
+        on(WHOLE, Index("ix_task_queue_overdue", "status", "lease_owner", "lease_until", "expires_at")),
         # Ended rows: counted by status and queue, purged by age, listed newest first.
-        _partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
-        _partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
-        _partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
+        partial(_ENDED, "ix_task_queue_ended", "status", "queue", "completed_at"),
+        partial(_ENDED, "ix_task_queue_listed", "status", "seq", "task_id"),
+        partial("scheduler_task_id IS NOT NULL", "ix_task_queue_fired", "scheduler_task_id", "status"),
         # In the order of pushes. PostgreSQL writes an entry for each version of a row, so there of pending ones alone.
-        # With the last columns, it counts them by queue, parked ones as well.
-        Index(
-            *("ix_task_queue_pushed", "seq", "task_id"),
-            postgresql_where=text(_PENDING_RANGE),
-            postgresql_include=["status", "queue"],
+        # With the last columns, it counts them by queue, parked ones as well. On MySQL the list above has them all.
+        on(
+            PARTIAL,
+            Index(
+                *("ix_task_queue_pushed", "seq", "task_id"),
+                postgresql_where=text(_PENDING_RANGE),
+                postgresql_include=["status", "queue"],
+            ),
         ),
         # The tasks at a gate: those that have passed it, then the parked ones in claim order.
-        _partial(
+        partial(
             *("live_gate IS NOT NULL", "ix_task_queue_gate"),
             *("live_gate", "run_at", "priority", "due_at", "seq"),
         ),
-        _partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
-        _partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
+        partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
+        partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),
         # A claim skips the dead entries of rows that were claimed before, until they are vacuumed: by default only
         # when a fifth of all rows are dead.
         {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 2000}},

@@ -318,10 +318,12 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
 
 def _each(connection: Connection) -> list[ColumnElement[bool]]:
     """Return conditions that part all rows, so that an index has the rows of each in the order of their pushes."""
-    waiting = dialect_of(connection).in_push_order
+    dialect = dialect_of(connection)
+    waiting = dialect.in_push_order
     if waiting is true():
         return [waiting]
-    foreign = [status for status in _distinct(connection, c.status, ENDED) if status not in FINAL]
+    named = ENDED if dialect.partial_indexes else c.status.is_not(None)
+    foreign = [status for status in _distinct(connection, c.status, named) if status not in (*FINAL, *LIVE)]
     ended = [c.status.is_(None), *(c.status == status for status in (*sorted(map(str, FINAL)), *foreign))]
     return [waiting, c.status == RUNNING, *(and_(status, ENDED) for status in ended)]
 

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import BigInteger, Connection, Select, String, bindparam, delete, select, update
 
-from aiotaskq.backends.sql.claim_statements import PENDING, RUNNING
+from aiotaskq.backends.sql.claim_statements import RUNNING
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import chunks
@@ -135,7 +136,7 @@ def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
     orphans = [_of(owner).where(c.lease_until.is_(None)) for owner in gone]
     found = _read(connection, orphans, limit)
     queries = [_of(owner).where(c.lease_until <= now).order_by(c.lease_until) for owner in gone]
-    queries.append(select(TASKS).where(c.status == PENDING, c.expires_at <= now).order_by(c.expires_at))
+    queries += dialect_of(connection).expired(now)
     late = _read(connection, queries, limit) if len(found) < limit else []
     late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
     return (found + late)[:limit]

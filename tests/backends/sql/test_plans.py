@@ -21,6 +21,7 @@ from aiotaskq.backends.sql import claim_statements, migrations
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.workers import overdue
 from aiotaskq.core.task import SECOND, Status, TaskFilter
@@ -347,14 +348,18 @@ def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:
     for prefix, count, owner in (("held-w1-", 7_000, "w1"), ("held-w2-", 7_000, "w2"), ("dead-w3-", 5, "w3")):
         fill(engine, count, prefix, **runs, lease_owner=owner)
     push(engine, new(task_id="dead-expired", expires_at=NOW - 10))
+    # Another program has given these back.
+    fill(engine, 1, "dead-left-", status="pending", expires_at=NOW - 9, lease_owner="w1")
+    fill(engine, 1, "dead-until-", status="pending", expires_at=NOW - 8, lease_until=NOW)
     try:
         late, found = cost(engine, lambda c: register(c, "w1", "w2") or overdue(c, NOW, 500))
     finally:
         remove(engine, "held-%")
         remove(engine, "dead-%")
     assert sorted(ids(late)[:5]) == [f"dead-w3-{n}" for n in range(5)]
-    assert ids(late)[5:] == ["dead-expired", *(f"dead-{n}" for n in range(5))]
-    assert {"ix_task_queue_held", "ix_task_queue_expires"} <= found.indexes
+    assert ids(late)[5:] == ["dead-expired", "dead-left-0", "dead-until-0", *(f"dead-{n}" for n in range(5))]
+    two = {"ix_task_queue_held", "ix_task_queue_expires"}
+    assert ({"ix_task_queue_overdue"} if engine.dialect.name == "mysql" else two) <= found.indexes
     assert found.detours == []
     assert found.reads <= 150
 
@@ -405,9 +410,7 @@ def test_runs_of_a_schedule_that_still_go_on(engine: sa.Engine) -> None:
         counts, found = cost(engine, lambda c: sql_tasks.active(c, ["s", "t"]))
     finally:
         remove(engine, "due-%")
-    assert counts == {"s": 3, "t": 0}
-    assert found.indexes == {"ix_task_queue_fired"}
-    assert found.reads <= 60
+    assert counts == {"s": 3, "t": 0} and found.indexes == {"ix_task_queue_fired"} and found.reads <= 60
 
 
 def test_stats_read_no_rows_but_those_of_an_index(engine: sa.Engine) -> None:
@@ -466,7 +469,7 @@ def test_migrations_and_models_make_the_same_indexes(name: str, tmp_path: Path, 
         Base.metadata.create_all(connection, tables=[TASKS])
         assert indexes(connection) == made
     names = {each["name"] for each in made if isinstance(each, dict)}
-    assert names == {str(each.name) for each in TASKS.indexes} and READY in names
+    assert names == {str(each.name) for each in indexes_of(TASKS, name != "mysql")} and READY in names
     migrated.dispose()
 
 

@@ -34,7 +34,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
-from aiotaskq.backends.sql.claim_statements import Head, claimable, heads_by_spans
+from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -208,6 +208,8 @@ class Dialect(ABC):
     lock_history: ClassVar[TextClause | None] = None
     """Takes a lock until the end of the transaction, so that no other one adds to the history; None where any that
     writes has the database to itself."""
+    partial_indexes: ClassVar[bool] = True
+    """Whether there are indexes over some of the rows, such as the ended ones."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
     """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
     sorts_pending: ClassVar[bool] = False
@@ -252,6 +254,11 @@ class Dialect(ABC):
         for part in chunks([row[0] for row in rows]):
             found += map(to_task, connection.execute(self.by_id(select(TASKS).where(TASKS.c.task_id.in_(part)))))
         return found
+
+    def expired(self, now: int) -> list[Select[Any]]:
+        """Return queries for the pending tasks that have expired, of which each reads no others."""
+        late = (TASKS.c.status == PENDING, TASKS.c.expires_at <= now)
+        return [select(TASKS).where(*late).order_by(TASKS.c.expires_at)]
 
     def by_id(self, statement: S) -> S:
         """Make a statement that locks the rows of a list of ids read, and lock, no other rows."""

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Column, Connection, Select, String, TextClause, exc, inspect, make_url, text
+from sqlalchemy import URL, Column, Connection, Select, String, TextClause, exc, inspect, make_url, select, text
 from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import GUARD, groups
-from aiotaskq.backends.sql.claim_statements import Head, heads_one_by_one
+from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_one_by_one
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -118,6 +118,8 @@ class MysqlDialect(Dialect):
     )
     clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
     lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
+    partial_indexes = False
+    in_push_order = TASKS.c.status == PENDING
     # A row of no period: its length is nothing.
     lock_history = text(
         "INSERT INTO aiotaskq_history (seconds, at, queue, task_type, kind) VALUES (0, 0, '', '', '') "
@@ -165,6 +167,18 @@ class MysqlDialect(Dialect):
     def heads(self, connection: Connection) -> Iterator[Head]:
         # No plan of its finds the first row "above" a value of another row by the index.
         return heads_one_by_one(connection)
+
+    def expired(self, now: int) -> list[Select[Any]]:
+        # The columns between are NULL while a task is pending, unless another program has set its status.
+        owner, until, expires = TASKS.c.lease_owner, TASKS.c.lease_until, TASKS.c.expires_at
+        kinds = (
+            (owner.is_(None), until.is_(None)),
+            (owner.is_(None), until.is_not(None)),
+            (owner.is_not(None),),
+        )
+        late = select(TASKS).where(TASKS.c.status == PENDING, expires <= now).order_by(owner, until, expires)
+        late = late.with_hint(text="FORCE INDEX (ix_task_queue_overdue)", selectable=TASKS)
+        return [late.where(*kind) for kind in kinds]
 
     def by_id(self, statement: S) -> S:
         # Else it reads a small table from end to end, and locks, or waits for, every row on its way.

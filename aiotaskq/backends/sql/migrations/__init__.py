@@ -155,6 +155,7 @@ def sql_ddl(dialect_name: str) -> str:
     """
     from sqlalchemy.schema import CreateIndex, CreateTable
 
+    from aiotaskq.backends.sql.indexes import indexes_of
     from aiotaskq.models import Base, function_texts
 
     if dialect_name not in SQL:
@@ -163,7 +164,7 @@ def sql_ddl(dialect_name: str) -> str:
     statements = []
     for table in [*(Base.metadata.tables[name] for name in OUR_TABLES), _VERSION]:
         statements.append(str(CreateTable(table).compile(dialect=dialect)).strip())
-        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        indexes = indexes_of(table, dialect_named(dialect_name).partial_indexes)
         statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
     statements += function_texts(dialect_named(dialect_name).name)
     statements.append(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{HEAD}')")

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
+from aiotaskq.backends.sql.indexes import WHOLE
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
 from tests.backends.sql.migrations.legacy import (
@@ -159,7 +160,7 @@ def test_an_applications_own_alembic_is_left_alone(path: Path, engine: sa.Engine
 @pytest.mark.parametrize("dialect", ["sqlite", "postgresql", "mysql", "mariadb"])
 def test_sql_ddl(dialect: str) -> None:
     sql = migrations.sql_ddl(dialect)
-    assert sql.count("CREATE TABLE") == 16 and sql.count("INDEX") == 18
+    assert sql.count("CREATE TABLE") == 16 and sql.count("INDEX") == (16 if dialect in WHOLE else 18)
     assert f"VALUES ('{migrations.HEAD}')" in sql
 
 

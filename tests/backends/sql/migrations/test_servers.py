@@ -21,7 +21,7 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import Base
-from tests.backends.sql.migrations.legacy import NOW, NOW_S, found
+from tests.backends.sql.migrations.legacy import NOW, NOW_S, found, made_on
 from tests.support import nursery
 from tests.support.documented import LEGACY
 from tests.support.machine import within
@@ -91,7 +91,12 @@ def assert_schema(engine: sa.Engine) -> None:
         return kind != "table" or name in migrations.OUR_TABLES
 
     with engine.begin() as connection:
-        options = {"version_table": migrations.VERSION_TABLE, "compare_type": same_type, "include_name": ours}
+        options = {
+            "version_table": migrations.VERSION_TABLE,
+            "compare_type": same_type,
+            "include_name": ours,
+            "include_object": made_on(engine),
+        }
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, Base.metadata) == []
         assert migrations.current(connection) == migrations.HEAD

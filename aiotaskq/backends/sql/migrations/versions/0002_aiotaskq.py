@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
 from aiotaskq.models import Base, function_texts
 
@@ -45,7 +46,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     inspector.clear_cache()
     for table in tables:
         have = {index["name"] for index in inspector.get_indexes(table.name)}
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+        for index in indexes_of(table, dialect_of(connection).partial_indexes):
             if index.name not in have:
                 index.create(connection)
     for sql in function_texts(dialect_of(connection).name):
