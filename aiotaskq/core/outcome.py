@@ -166,11 +166,19 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
 
     Raises IllegalTransition if the task's status does not allow the outcome.
     """
+    if isinstance(outcome, Completed) and task.status is RUNNING:  # nearly every outcome: the rest takes longer
+        return replace(
+            task,
+            status=COMPLETED,
+            completed_at=now // SECOND,
+            ended_at=now,
+            lease_owner=None,
+            lease_until=None,
+            result=outcome.result,
+        )
     kind = type(outcome)
     if task.status not in _ALLOWED[kind]:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
-    if isinstance(outcome, Completed):  # nearly every outcome; the match would take longer than the rest
-        return _end(task, COMPLETED, now, task.error_message, outcome.result)
     match outcome:
         case Failed(error, retryable, backoff, chance):
             task = noted(task, "failed", error, now)
@@ -244,7 +252,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
 
-def _end(task: Task, status: Status, now: int, error: str | None, result: Any = None) -> Task:
+def _end(task: Task, status: Status, now: int, error: str) -> Task:
     return replace(
         task,
         status=status,
@@ -253,7 +261,7 @@ def _end(task: Task, status: Status, now: int, error: str | None, result: Any = 
         lease_owner=None,
         lease_until=None,
         error_message=error,
-        result=result,
+        result=None,
     )
 
 

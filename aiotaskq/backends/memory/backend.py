@@ -57,7 +57,7 @@ class MemoryBackend(DirectBackend):
         )
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
-        self._ended = Ended(keep, self._tasks, self._keys, (self.notes.by_task, self.steps.by_task), self._lock)
+        self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self.steps.by_task, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
@@ -155,7 +155,7 @@ class MemoryBackend(DirectBackend):
         before: Task | None = None,
         after: Task | None = None,
     ) -> Task | None:
-        changes: list[Change] = []  # other than the commonest one
+        change = None  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:
                 usual = before.status is RUNNING and after.status is COMPLETED and before.flow is None
@@ -166,14 +166,14 @@ class MemoryBackend(DirectBackend):
                     self._ended.add(after)
                     self.queue.end(before)
                 else:
-                    changes.append(Change(before, after))
-                    if not self._update(changes)[0]:
+                    change = Change(before, after)
+                    if not self._update([change])[0]:
                         raise LeaseLost(f"task {before.task_id} has changed since it was read")
             task = None if queues == () else self.queue.take_one(now, queues)
             if task is not None:
                 task = self._start(task, owner, now)
-        if changes:
-            self.notify_updated(changes, [True])
+        if change is not None:
+            self.notify_updated([change], [True])
         elif after is not None and ENDED in self.listeners.by_kind:
             self.listeners.notify(ENDED, [after.task_id])
         if self._ended.unlogged:
@@ -265,7 +265,7 @@ class MemoryBackend(DirectBackend):
 
     async def stats(self, now: int) -> QueueStats:
         with self._lock:
-            return self._reads.stats(now, [self._tasks[i] for index in (self._running, self._ended) for i in index])
+            return self._reads.stats(now, [*(self._tasks[i] for i in self._running), *self._ended.tasks()])
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
         with self._lock:

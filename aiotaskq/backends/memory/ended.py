@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from heapq import nlargest
 from itertools import chain
@@ -17,9 +17,13 @@ from aiotaskq.log import log, named
 class _Kind(deque[Task]):
     """The rows of one kind, and others that were removed and are not sorted out yet."""
 
-    removed = 0
-    drops = False
-    """Whether a task was dropped."""
+    __slots__ = ("drops", "removed")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.removed = 0
+        self.drops = False
+        """Whether a task was dropped."""
 
 
 class Ended:
@@ -33,32 +37,37 @@ class Ended:
         keep: int,
         rows: dict[str, Task],
         keys: Keys,
-        beside: Sequence[dict[str, Any]],
+        notes: dict[str, Any],
+        steps: dict[str, Any],
         lock: AbstractContextManager[Any],
     ) -> None:
         """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind.
 
-        What is ``beside`` a row that is dropped, as its notes, is dropped with it.
+        The ``notes`` and ``steps`` of a row that is dropped, both by its id, are dropped with it.
         """
         self._keep = keep
         self._rows = rows
-        self._keys, self._beside = keys, beside
+        self._keys, self._notes, self._steps = keys, notes, steps
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
         self.unlogged: list[Task] = []
         """The first task of each kind that was dropped, until ``log_dropped``."""
 
     def __iter__(self) -> Iterator[str]:
-        return (task.task_id for task in chain(self._dead_letters, self._others) if self._is_there(task))
+        return (task.task_id for task in self.tasks())
 
-    def _is_there(self, task: Task) -> bool:
-        return self._rows.get(task.task_id) is task
+    def tasks(self) -> list[Task]:
+        """Return the ended tasks."""
+        return self._present(chain(self._dead_letters, self._others))
+
+    def _present(self, tasks: Iterable[Task]) -> list[Task]:
+        rows = self._rows
+        return [task for task in tasks if rows.get(task.task_id) is task]
 
     def latest(self, status: Status, limit: int) -> list[str]:
         """Return the ids of the tasks of a status that ended last, the latest first."""
         with self._lock:
-            rows = (self._rows[task_id] for task_id in self)
-            ended = ((row.completed_at, row.seq, row.task_id) for row in rows if row.status is status)
+            ended = ((row.completed_at, row.seq, row.task_id) for row in self.tasks() if row.status is status)
             return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
 
     def add(self, task: Task) -> None:
@@ -73,23 +82,23 @@ class Ended:
             del self._rows[oldest.task_id]
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
-            self.drop_beside(oldest.task_id)
+            if self._notes or self._steps:
+                self.drop_beside(oldest.task_id)
             if not kind.drops:
                 kind.drops = True
                 self.unlogged.append(oldest)
 
     def drop_beside(self, task_id: str) -> None:
         """Drop what is beside a row that is deleted."""
-        for each in self._beside:
-            if each:
-                each.pop(task_id, None)
+        self._notes.pop(task_id, None)
+        self._steps.pop(task_id, None)
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""
         kind = self._dead_letters if task.status is FAILED else self._others
         kind.removed += 1
         if kind.removed > 1000 + len(kind) // 2:
-            left = [each for each in kind if each is not task and self._is_there(each)]
+            left = [each for each in self._present(kind) if each is not task]
             kind.clear()
             kind.extend(left)
             kind.removed = 0

@@ -230,7 +230,7 @@ class Runner:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
         if execution.context.unfinished and (caught := execution.context.left) is not None:
             return caught  # the handler has caught what was to leave it
-        return Completed(result) if self._objects else stored(result, handler)
+        return Completed(result) if self._objects or result is None else stored(result, handler)
 
     @property
     def _loop_ends(self) -> bool:
