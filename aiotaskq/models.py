@@ -71,6 +71,9 @@ class Base(DeclarativeBase):
     """The declarative base of aiotaskq's tables; an application may add its own tables to it."""
 
 
+# With a plus no range of an index begins or ends there: it would be taken for that of what is due.
+SQLITE_READY = f"+run_at < {PARKED}"
+SQLITE_AT_GATE = f"(live_gate IS NOT NULL OR status = 'pending' AND run_at >= {PARKED})"
 _PENDING = "status = 'pending'"
 _RUNNING = "status = 'running'"
 # PostgreSQL drops a condition from a query if the rows of a partial index imply it. Before version 18 it then reads the
@@ -141,9 +144,10 @@ class TaskQueue(Base):
         partial(
             *(_PENDING, "ix_task_queue_ready"),
             *("status", "priority", "run_at", "seq", "task_id", "queue", "expires_at"),
-            # Without parked rows, new ones are the last. Before others, PostgreSQL would cut each full page of the
-            # index in the middle, and leave it half empty.
+            # Without parked rows, new ones are the last. Before others, a full page of the index would be cut in the
+            # middle, and left half empty.
             postgresql=f"{_PENDING_RANGE} AND run_at < {PARKED}",
+            sqlite=f"{_PENDING} AND {SQLITE_READY}",
         ),
         on(
             PARTIAL,
@@ -172,10 +176,12 @@ class TaskQueue(Base):
                 postgresql_include=["status", "queue"],
             ),
         ),
-        # The tasks at a gate: those that have passed it, then the parked ones in claim order.
+        # The tasks at a gate: those that have passed it, then the parked ones in claim order. On SQLite also those that
+        # are parked at none, since no other index has them.
         partial(
             *("live_gate IS NOT NULL", "ix_task_queue_gate"),
             *("live_gate", "run_at", "priority", "due_at", "seq"),
+            sqlite=SQLITE_AT_GATE,
         ),
         partial("idempotency_key IS NOT NULL", "uq_task_queue_idempotency_key", "idempotency_key", unique=True),
         partial("live_key IS NOT NULL", "uq_task_queue_live_key", "live_key", unique=True),

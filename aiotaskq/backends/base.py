@@ -481,5 +481,6 @@ def stats_of(rows: Sequence[tuple[str, str, int]], ready: int, oldest: int | Non
     queues: dict[str, dict[str, int]] = {}
     for queue, status, count in rows:
         counts[status] = counts.get(status, 0) + count
-        queues.setdefault(queue, {})[status] = count
+        of_queue = queues.setdefault(queue, {})
+        of_queue[status] = of_queue.get(status, 0) + count
     return QueueStats(counts=counts, ready=ready, oldest=oldest, queues=queues)

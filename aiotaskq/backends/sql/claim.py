@@ -15,7 +15,6 @@ from aiotaskq.backends.sql.claim_statements import (
     MARK_CLAIMED,
     ORDER,
     PAUSED,
-    PENDING,
     RUNNING,
     Head,
     from_head,
@@ -177,7 +176,7 @@ def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) 
 
 def stats(connection: Connection, now: int) -> QueueStats:
     rows: list[tuple[str, str, int]] = []
-    for condition in (c.status == PENDING, c.status == RUNNING, ENDED):
+    for condition in (*dialect_of(connection).pending, c.status == RUNNING, ENDED):
         query = select(c.queue, c.status, func.count()).where(condition).group_by(c.status, c.queue)
         rows += [(queue, status or str(Status.PENDING), count) for queue, status, count in connection.execute(query)]
     return stats_of(rows, *ready(connection, now, None))

@@ -16,7 +16,6 @@ from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.sql.admission import Opened, Touched, check_room
 from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
-from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gates import SqlGates
@@ -272,7 +271,8 @@ def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], n
 def mend_children(connection: Connection, touched: Touched, now: int) -> int:
     """End children that wait for parents which are gone; return how many: at least ``MENDED``, or all of them."""
     rows = GroupRows(connection, touched, push)
-    query = select(c.task_id, c.waits, c.flow).where(c.status == PENDING, c.waits > 0).order_by(c.task_id)
+    waiting = (dialect_of(connection).pending[-1], c.live_gate.is_(None), c.waits > 0)
+    query = select(c.task_id, c.waits, c.flow).where(*waiting).order_by(c.task_id)
     wrong: list[tuple[Task, Task]] = []
     for part in chunks(connection.execute(query).fetchall()):
         children = [_Child(row.task_id, row.waits, _parents(row.flow)) for row in part]

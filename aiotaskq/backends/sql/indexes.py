@@ -13,14 +13,14 @@ WHOLE: Final = ("mysql", "mariadb")
 _ON = "aiotaskq_on"
 
 
-def partial(rows: str, name: str, *columns: str, unique: bool = False, postgresql: str | None = None) -> Index:
+def partial(rows: str, name: str, *columns: str, unique: bool = False, **words: str) -> Index:
     """Return an index over some of the rows; over all of them where a database has no such indexes.
 
-    ``postgresql`` says which rows in other words. ``backends.sql.claim_statements.ENDED`` says why live rows and ended
-    rows have indexes of their own.
+    ``words`` say which rows on one of ``PARTIAL``, if not the same, or in other words.
+    ``backends.sql.claim_statements.ENDED`` says why live rows and ended rows have indexes of their own.
     """
-    where = text(postgresql or rows)
-    return Index(name, *columns, unique=unique, postgresql_where=where, sqlite_where=text(rows))
+    postgresql, sqlite = [text(words.get(each, rows)) for each in ("postgresql", "sqlite")]
+    return Index(name, *columns, unique=unique, postgresql_where=postgresql, sqlite_where=sqlite)
 
 
 def on(dialects: tuple[str, ...], index: Index) -> Index:

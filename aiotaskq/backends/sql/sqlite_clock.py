@@ -8,15 +8,17 @@ from aiotaskq.backends.sql import gate_statements
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.gate import PARKED, set_back
 from aiotaskq.core.task import SECOND
+from aiotaskq.models import SQLITE_AT_GATE, SQLITE_READY
 
 # Rows written between the step and its discovery have the new time already. They must not be over after the move.
 _LEFT = 60 * SECOND
 _ALL = 2**31  # more gates than there are
 _TABLE = "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
 _MOVES = (
-    "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "
-    "WHERE status = 'pending' AND run_at > :now AND run_at < :parked",
-    "UPDATE task_queue SET due_at = due_at - :back WHERE status = 'pending' AND run_at = :parked AND due_at > :now",
+    "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
+    f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now",
+    "UPDATE task_queue SET due_at = due_at - :back "  # noqa: S608
+    f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at = {PARKED} AND due_at > :now",
     "UPDATE task_queue SET expires_at = MAX(expires_at - :back, :left) "
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
@@ -33,7 +35,7 @@ def clock_set(connection: Connection, anchor: int, back: int, now: int) -> bool:
         return False  # another process has done it
     connection.exec_driver_sql("INSERT OR REPLACE INTO aiotaskq_clock VALUES (1, ?)", (anchor,))
     for words in _MOVES if back else ():
-        connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT, "parked": PARKED})
+        connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT})
     if back:
         gates = [(gate, set_back(gate, back, now)) for gate in gate_statements.read(connection, None, _ALL)]
         gate_statements.write(connection, [after for before, after in gates if after != before])

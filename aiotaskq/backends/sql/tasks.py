@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
+    literal_column,
     or_,
     select,
     text,
@@ -40,6 +41,8 @@ from aiotaskq.errors import TaskConflict
 
 c = TASKS.c
 _NEWEST = (c.seq.desc(), c.task_id.desc())
+# No plan shall read all rows in the order of an index to find some.
+_NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
 TRIES = 10
 MOST_QUEUES = 100  # in which the latest ends are looked for
 """Of a push in conflict with rows that are gone when it reads them."""
@@ -293,27 +296,30 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
             behind = [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
-    one_each: list[tuple[ColumnElement[bool], Status | None]]
-    one_each = [(_of_status(status), status) for status in dict.fromkeys(where.status)]
-    sorts = dialect_of(connection).sorts_pending
+    one_each: list[tuple[ColumnElement[bool], Status | None]] = []
+    pending, sorts = dialect_of(connection).pending, dialect_of(connection).sorts_pending
+    for status in dict.fromkeys(where.status):
+        one_each += [(part, status) for part in (pending if status is Status.PENDING else [_of_status(status)])]
     queries = []
-    for status, name in one_each or [(status, None) for status in _each(connection)]:
-        there = [status, *behind]
+    for rows, name in one_each or [(rows, None) for rows in _each(connection)]:
+        there = [rows, *behind]
+        sort = sorts and name is Status.PENDING
+        order = _NEWEST_SORTED if sort else _NEWEST
         if where.newest is not None:
             # A statement of its own, so that the next one is planned for the number that it has found.
-            oldest = select(c.seq).where(*there).order_by(*_NEWEST).offset(where.newest - 1).limit(1)
+            oldest = select(c.seq).where(*there).order_by(*order).offset(where.newest - 1).limit(1)
             if (first := connection.execute(oldest).scalar()) is not None:
                 there.append(c.seq >= first)
-        query = select(TASKS).where(*there, *conditions).order_by(*_NEWEST).limit(limit)
-        if sorts and name is Status.PENDING:
+        query = select(TASKS).where(*there, *conditions).order_by(*order).limit(limit)
+        if sort:
             chosen = query.with_only_columns(c.task_id)  # the rows themselves are not sorted
             query = select(TASKS).where(c.task_id.in_(chosen))
         queries.append(query)
     found: Any = queries[0]
     if len(queries) > 1:
         found = union_all(*[select(query.subquery(f"page_{number}")) for number, query in enumerate(queries)])
-    rows = sorted(connection.execute(found), key=lambda row: (row.seq, row.task_id), reverse=True)
-    return [to_task(row) for row in rows[:limit]]
+    newest = sorted(connection.execute(found), key=lambda row: (row.seq, row.task_id), reverse=True)
+    return [to_task(row) for row in newest[:limit]]
 
 
 def _each(connection: Connection) -> list[ColumnElement[bool]]:

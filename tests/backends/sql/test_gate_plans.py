@@ -14,7 +14,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admission
-from aiotaskq.backends.sql.claim import Claim
+from aiotaskq.backends.sql.claim import Claim, stats
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
 from aiotaskq.backends.sql.gate_statements import Room
@@ -22,10 +22,11 @@ from aiotaskq.backends.sql.gates import park_ready
 from aiotaskq.backends.sql.insert import filled, insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows, to_task
+from aiotaskq.backends.sql.tasks import find
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Status, TaskFilter
 from tests.backends.sql.plans import DATABASES, POSTGRESQL, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
 from tests.support.rows import NOW, new
 
@@ -143,6 +144,33 @@ def test_nothing_is_handed_on_to_tasks_of_which_one_has_another_flow(engine: sa.
         return done, connection.execute(left).scalar() or 0, {row[0] for row in admission.end().taken}
 
     assert cost(engine, hand_on)[0] == (False, WAITING, set())
+
+
+def by_one_index(found: Cost) -> bool:
+    """Whether no more is read than all that an index of rows in some states has."""
+    whole = {each.rpartition(" ")[2] for each in found.detours if each.startswith("SCAN")}
+    return whole <= {"ix_task_queue_gate", "ix_task_queue_held", "ix_task_queue_ended"}
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+def test_parked_tasks_are_counted_and_listed_by_the_index_of_their_gates(engine: sa.Engine) -> None:
+    ready = sa.text("SELECT sql FROM sqlite_master WHERE name = 'ix_task_queue_ready'")
+    with engine.begin() as connection:
+        assert f"+run_at < {PARKED}" in str(connection.execute(ready).scalar())
+        # A child waits for its parents at no gate.
+        child = new(task_id="child", run_at=PARKED, seq=NOW + 1, waits=1)
+        insert_new(connection, TASKS, *new_rows([child.replace(flow=Flow(parents=(("parent", "p"),)))]))
+    try:
+        counted, found = cost(engine, lambda c: stats(c, NOW))
+        assert counted.counts["pending"] == WAITING + 20 * GATES + 3 * 2_000 + 1
+        assert {"ix_task_queue_ready", "ix_task_queue_gate"} <= found.indexes
+        assert by_one_index(found), found.detours
+        page, found = cost(engine, lambda c: find(c, TaskFilter(status=(Status.PENDING,)), 10))
+        assert page[0].task_id == "child" and len(page) == 10
+        assert by_one_index(found), found.detours
+    finally:
+        with engine.begin() as connection:
+            connection.execute(sa.delete(TASKS).where(TASKS.c.task_id == "child"))
 
 
 def test_more_than_are_claimed_pass_as_ready_tasks(engine: sa.Engine) -> None:

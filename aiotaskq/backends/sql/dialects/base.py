@@ -212,6 +212,8 @@ class Dialect(ABC):
     """Whether there are indexes over some of the rows, such as the ended ones."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
     """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
+    pending: ClassVar[Sequence[ColumnElement[bool]]] = (TASKS.c.status == PENDING,)
+    """Conditions that part the pending rows so that an index has those of each; the last one is true of parked rows."""
     sorts_pending: ClassVar[bool] = False
     """Whether pending rows are in no index by themselves in the order of pushes; then those of the index in claim order
     are sorted, which has the columns that are sorted by."""

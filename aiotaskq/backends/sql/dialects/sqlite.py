@@ -16,21 +16,24 @@ from sqlalchemy import (
     Select,
     TextClause,
     Update,
+    and_,
     bindparam,
     event,
     exc,
     func,
+    literal_column,
     select,
     text,
 )
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
-from aiotaskq.backends.sql.claim_statements import TAKEN
+from aiotaskq.backends.sql.claim_statements import PENDING, READY, TAKEN, not_parked
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
@@ -43,7 +46,9 @@ from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import Result, command, run, run_many
+from aiotaskq.core.gate import PARKED
 from aiotaskq.errors import ValidationError
+from aiotaskq.models import SQLITE_AT_GATE
 
 __all__ = ["DIALECT", "SqliteDialect"]
 
@@ -91,6 +96,14 @@ def _of_keys(query: PerKey, order: Order) -> Select[Any]:
     return query_.order_by(keys.c.key, *(rows.c[column.name] for column in order))
 
 
+@compiles(not_parked, "sqlite")
+def _not_parked(element: not_parked, compiler: Any, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)} < {PARKED}"
+
+
+_IS_PARKED: Final = TASKS.c.run_at >= literal_column(str(PARKED))
+
+
 @functools.cache
 def _first_waiting(waiting: Select[Any], good: ColumnElement[bool]) -> Select[Any]:
     return waiting.add_columns(*TAKEN, good).limit(bindparam("free", type_=BigInteger))
@@ -114,6 +127,7 @@ class SqliteDialect(Dialect):
     sync_driver = "pysqlite"
     codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
     has_clock = False
+    pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
     sorts_pending = True
     waits_for_keys_only = True
     single_writer = True
