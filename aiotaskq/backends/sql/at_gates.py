@@ -59,28 +59,29 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
     """Return what a push of these tasks is; None if ``admission`` has to look at it."""
     gates: dict[str, Bounds] = {}
     lines: dict[str, list[int]] = {}
+    line: list[int] = []
+    key, fair, known = "", False, None
     at = latest = 0
     shared = [False] * len(tasks)
     for number, task in enumerate(tasks):
         if task.unique_key is not None or task.idempotency_key is not None:
             return None
-        if task.flow is None:
+        flow, due_at = task.flow, task.due_at
+        if flow is None:
             continue
-        gate = _only_gate(task.flow)
-        if (
-            gate is None
-            or task.gate != gate[0]
-            or not task.parked
-            or task.due_at is None
-            or task.expires_at is not None
-        ):
+        if flow is not known:  # those of a push often have one flow
+            gate = _only_gate(flow)
+            if gate is None:
+                return None
+            key, bounds = gate
+            if bounds.max_waiting is not None or gates.setdefault(key, bounds) != bounds:
+                return None
+            line, fair, known = lines.setdefault(key, []), bounds.window is not None, flow
+        if task.gate != key or not task.parked or due_at is None or task.expires_at is not None:
             return None
-        key, bounds = gate
-        if bounds.max_waiting is not None or gates.setdefault(key, bounds) != bounds:
-            return None
-        lines.setdefault(key, []).append(number)
-        shared[number] = bounds.window is not None
-        at, latest = max(at, pushed_at(task)), max(latest, task.due_at)
+        line.append(number)
+        shared[number] = fair
+        at, latest = max(at, pushed_at(task)), max(latest, due_at)
     if latest > at:
         return None
     ranks: list[int | None] = [None] * len(tasks)
@@ -97,21 +98,23 @@ def ending(changes: Sequence[Change]) -> Ending | None:
     """Return what these changes are; None if ``admission`` has to look at them."""
     gates: dict[str, dict[str, Any]] = {}
     known: dict[str, Bounds] = {}
-    at = 0
+    last: Flow | None = None
     for change in changes:
         flow = change.before.flow
-        if flow is None:
+        if flow is None or flow is last:
             continue
         gate = _only_gate(flow)
         if gate is None or flow.group is not None or flow.parents or flow.children or flow.source is not None:
             return None
-        key, bounds = gate
+        last, (key, bounds) = flow, gate
         if key not in gates:
             known[key] = bounds
             gates[key] = {"key": key, "flow": json_text(flow), "shared": bounds.window is not None}
-        at = max(at, change.after.ended_at or 0)
     group = completions(changes)
-    return None if group is None else Ending(group, json_text(list(gates.values())), known, at)
+    if group is None:
+        return None
+    at = max([change.after.ended_at or 0 for change in changes])
+    return Ending(group, json_text(list(gates.values())), known, at)
 
 
 def _only_gate(flow: Flow) -> tuple[str, Bounds] | None:

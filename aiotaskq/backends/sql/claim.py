@@ -96,7 +96,7 @@ def claim(
 def _tasks(connection: Connection, rows: Sequence[Any], lease: dict[str, Any]) -> list[Task]:
     """Return the tasks of rows of ``READ`` in claim order; those with something in other columns are read whole."""
     whole, run = len(CLAIM), Task(task_id="", type="", status=Status.RUNNING, **lease)
-    tasks = [claimed(row, run) for row in rows if row[whole] is None]
+    tasks = claimed([row for row in rows if row[whole] is None], run)
     if len(tasks) < len(rows):
         tasks += dialect_of(connection).whole(connection, [row for row in rows if row[whole] is not None])
     return sorted(tasks, key=_claim_order)

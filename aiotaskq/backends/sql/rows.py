@@ -128,8 +128,14 @@ OTHERS = (
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
 
-def claimed(row: Sequence[Any], run: Task) -> Task:
-    """Return the task of a row of the columns of ``CLAIM``, the others empty; ``run`` is what the claim writes."""
+def claimed(rows: Sequence[Sequence[Any]], run: Task) -> list[Task]:
+    """Return the tasks of rows of the columns of ``CLAIM``, the others empty; ``run`` is what the claim writes."""
+    runs: dict[str | None, tuple[Task, str | None]] = {None: (run, None)}
+    return [_claimed(row, runs) for row in rows]
+
+
+def _claimed(row: Sequence[Any], runs: dict[str | None, tuple[Task, str | None]]) -> Task:
+    """Return the task of a row; ``runs`` is by flow what the claim writes, and why the flow cannot be read."""
     # fmt: off
     (
         task_id, task_type, params, priority, retry_count, max_retries, created_at, queue, run_at, seq, timeout, flow,
@@ -137,11 +143,13 @@ def claimed(row: Sequence[Any], run: Task) -> Task:
     ) = row
     # fmt: on
     decoded, problem = _object("params", params)
-    if flow is not None:
+    if flow not in runs:  # the tasks of a gate often have one flow
         found, unknown = read_flow(flow)
         # It has passed all of its gates.
-        run = replace(run, flow=found, gate=found.gates[-1][0] if found is not None and found.gates else None)
-        problem = problem or unknown
+        gate = found.gates[-1][0] if found is not None and found.gates else None
+        runs[flow] = replace(runs[None][0], flow=found, gate=gate), unknown
+    run, unknown = runs[flow]
+    problem = problem or unknown
     task = replace(
         run,
         task_id=task_id,

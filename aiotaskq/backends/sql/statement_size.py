@@ -48,7 +48,7 @@ def small_enough(rows: int, payloads: Iterable[Any]) -> bool:
     """Whether so many rows, with these values as JSON, go in one statement where there is no limit in bytes."""
     if rows > CHUNK:
         return False
-    return rows * MAX_PAYLOAD <= SIZE or sum(len(json_text(value)) for value in payloads) <= SIZE
+    return rows * MAX_PAYLOAD <= SIZE or sum(len(json_text(value)) for value in payloads if value is not None) <= SIZE
 
 
 def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator[Columns]:
