@@ -91,7 +91,7 @@ def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
     if found.usage or found.budget:
         sums = sorted({*found.usage, *found.budget})
         echo(tr("used up: {sums}", sums=", ".join(_sum(found, name) for name in sums)))
-    if found.used_up:
+    if found.used_up and found.ended_at is None:
         echo(
             tr(
                 "its budget is used up, so no further task starts: aiotaskq groups budget {group} NAME=NUMBER",

@@ -349,6 +349,8 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert "was pushed without a budget" in cli.fails("groups", "budget", "free", "tokens=1")
     cli.out("groups", "cancel", "g")
     asyncio.run(end(running))
+    cli.out("groups", "budget", "g", "tokens=1")
+    assert "its budget is used up" not in cli.out("groups", "show", "g")
     assert "its tasks have ended already" in cli.out("groups", "budget", "g", "tokens=40")
     assert "by the budget of group g alone" in cli.fails("limits", "set", "budget:g", "3", code=2)
 

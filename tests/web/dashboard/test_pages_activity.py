@@ -12,6 +12,7 @@ import pytest
 from aiotaskq import Limit, TaskQ
 from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
 from aiotaskq.core.notes import NewNotes
+from aiotaskq.core.outcome import Completed
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
@@ -153,10 +154,20 @@ async def test_a_used_up_budget_needs_attention(browse: Browse, tq: TaskQ) -> No
     text = f"The budget of the group {group.group_id} is used up, and 2 tasks wait for more."
     assert await notices(browse) == [text]
     assert f'href="group?id={group.group_id}"' in (await browse.get("")).text
-    listed, shown = await browse.get("gates"), await browse.get(f"gate?key=budget:{group.group_id}")
-    for page in (listed, shown):
-        assert "used up" in page.text and "budget of a group" in page.text
-        assert f'href="group?id={group.group_id}"' in page.text and 'action="open-gate"' not in page.text
+    for state in ("used up", "open"):
+        listed, shown = await browse.get("gates"), await browse.get(f"gate?key=budget:{group.group_id}")
+        for page in (listed, shown):
+            assert state in page.text and "budget of a group" in page.text
+            assert f'href="group?id={group.group_id}"' in page.text
+            assert not any(f'action="{verb}-gate"' in page.text for verb in ("open", "close", "set"))
+        about = "no further member starts until it is raised" in (await browse.get(f"group?id={group.group_id}")).text
+        assert about is (state == "used up")
+        await group.set_budget({"tokens": 20})
+    await group.set_budget({"tokens": 1})
+    await tq.queue.settle(task, Completed(None))
+    await group.cancel()
+    page = await browse.get(f"group?id={group.group_id}")
+    assert "12 / 1" in page.text and "no further member starts until it is raised" not in page.text
 
 
 async def test_a_late_schedule_needs_attention(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
