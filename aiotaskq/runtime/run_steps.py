@@ -302,6 +302,9 @@ class RunSteps:
             waited = await self.find("wait", key, number)
             until = waited.until if waited is not None else NEVER if span is None else now + span
             event = await self._store.event(key, now)
+            # Also where the timeout was over before the event, and the handler could not run in between.
+            if event is not None and waited is not None and until <= now and until < event.at:
+                event = None
             if event is None and until > now:
                 self._leave(f"waits for {key}", until, self.new("wait", key, number, str(until)), key)
             if event is not None and event.undecodable is not None:

@@ -344,7 +344,8 @@ async def test_a_handler_that_catches_everything_still_sleeps(fake: Kit) -> None
     assert (await both.result(), await thread.result()) == ([1, 2], "awake")
 
 
-async def test_a_wait_that_times_out_stays_so(fake: Kit) -> None:
+@pytest.mark.parametrize("held_up", [False, True], ids=["runs", "held up"])
+async def test_a_wait_that_times_out_stays_so(fake: Kit, held_up: bool) -> None:
     @fake.tq.task
     async def work() -> list[Any]:
         found: list[Any] = []
@@ -356,8 +357,12 @@ async def test_a_wait_that_times_out_stays_so(fake: Kit) -> None:
         return found
 
     handle = await work.push()
+    await fake.advance(minutes=1)
+    if held_up:
+        await fake.tq.pause("default")
     await fake.advance(hours=1)
     await fake.tq.emit("late", 1)
+    await fake.tq.resume("default")
     await fake.advance(hours=8)
     assert await handle.result() == ["event late did not come in time"]
 
