@@ -28,6 +28,7 @@ for at = 2, #ARGV do
     set_field('unstarted', key, false)
     set_field('slots', key, false)
     set_member('waited', key, false)
+    set_member('timed', key, false)
     call('DEL', root .. 'lines:' .. key)
   elseif waiting > 0 and not gate.next_at then
     local ids, dropped = gated.holders(key, MOST_SLOTS), false

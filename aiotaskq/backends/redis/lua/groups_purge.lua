@@ -18,6 +18,7 @@ for _, id in ipairs(ids) do
   if call('HEXISTS', root .. 'groups:sums', id .. ' budget') == 1 then
     set_field('groups:sums', id .. ' budget', false)
     set_field('gates', 'budget:' .. id, false)
+    set_field('slots', 'budget:' .. id, false)
     set_score('gates:due', 'budget:' .. id, false)
   end
   call('UNLINK', root .. 'members:' .. id)

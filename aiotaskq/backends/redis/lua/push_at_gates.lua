@@ -28,9 +28,10 @@ for i = ids, states - 1, MAX_WORDS do
 end
 
 -- How many rows of each line may pass at once.
-local passing, lanes, bounds, most_slots, new = {}, {}, {}, {}, {}
+local passing, whole, new = {}, {}, {}
 local stored = call('HMGET', root .. 'gates', unpack(words, gates + 1, gates + lines))
-local waited = call('SMISMEMBER', root .. 'waited', unpack(words, gates + 1, gates + lines))
+local waited = call('EXISTS', root .. 'waited') == 1
+  and call('SMISMEMBER', root .. 'waited', unpack(words, gates + 1, gates + lines)) or {}
 local holders = call('HMGET', root .. 'slots', unpack(words, gates + 1, gates + lines))
 if call('EXISTS', root .. 'rated') == 1 then
   for _, flag in ipairs(call('SMISMEMBER', root .. 'rated', unpack(words, gates + 1, gates + lines))) do
@@ -61,7 +62,7 @@ end
 local line = 0
 for kind = 7, gates, 4 do
   local lane, declared, slots = words[kind], words[kind + 1], tonumber(words[kind + 2])
-  local name, rows = match(lane, ':(.*)'), 0
+  local name, rows, passed = match(lane, ':(.*)'), 0, 0
   if paused[name] then return 0 end
   local known, there  -- of the line before: most are alike
   for _ = 1, words[kind + 3] do
@@ -75,9 +76,10 @@ for kind = 7, gates, 4 do
     local free = most - count_held(words[gates + line], holders[line])
     if free > 0 and waited[line] == 1 then return 0 end
     passing[line] = free > 0 and min(free, length) or 0
-    lanes[line], bounds[line], most_slots[line] = lane, declared, slots
-    rows = rows + length
+    rows, passed = rows + length, passed + passing[line]
   end
+  -- Whether the words that the client has sent are those of its rows: most rows of many gates pass.
+  whole[kind] = rows == passed and not string.find(declared, '"window"', 1, true)
   new[name] = (new[name] or 0) + rows
 end
 
@@ -119,31 +121,21 @@ end
 
 -- Let them pass, and park the others.
 local made, m, enters, e, ready, before = {}, 0, {}, 0, {}, 0
-local asked, shared
-for n = 1, lines do
-  local gate, length, pass, declared, lane = words[gates + n], lengths[n], passing[n], bounds[n], lanes[n]
-  if not stored[n] then
-    made[m + 1], made[m + 2] = gate, '0 0 - 0 ' .. declared
-    m = m + 2
-  end
-  if declared ~= asked then asked, shared = declared, string.find(declared, '"window"', 1, true) and words[2] end
-  if length > most_slots[n] then
+
+-- The same for the rows of a line of which some wait, or that share a gate fairly.
+local function divide(gate, length, pass, kind)
+  local lane, most, shared = words[kind], tonumber(words[kind + 2]), nil
+  if string.find(words[kind + 1], '"window"', 1, true) then shared = words[2] end
+  if length > most then
     rewrite(before, before + pass - 1, lane, shared, PARKED, '-')
   else
     rewrite(before + pass, before + length - 1, lane, PARKED, shared)
   end
-  if pass > 0 then
-    local rows = ready[lane]
-    if not rows then
-      rows = {}
-      ready[lane] = rows
-    end
-    local r = #rows
-    for i = before, before + pass - 1 do
-      rows[r + 1], rows[r + 2] = shared or words[dues + 2 * i], words[dues + 2 * i + 1]
-      r = r + 2
-    end
-    take_slots(gate, holders[n], ids + before, ids + before + pass - 1)
+  local rows = ready[lane]
+  local r = #rows
+  for i = before, before + pass - 1 do
+    rows[r + 1], rows[r + 2] = shared or words[dues + 2 * i], words[dues + 2 * i + 1]
+    r = r + 2
   end
   if pass < length then
     local key = 'wait:' .. #lane .. ':' .. lane .. ':'
@@ -152,7 +144,24 @@ for n = 1, lines do
     e = e + 1
     enters[e] = gate
   end
-  before = before + length
+end
+
+line = 0
+for kind = 7, gates, 4 do
+  local first, lane, declared, all = before, words[kind], words[kind + 1], whole[kind]
+  ready[lane] = ready[lane] or {}
+  for _ = 1, words[kind + 3] do
+    line = line + 1
+    local gate, length, pass = words[gates + line], lengths[line], passing[line]
+    if not stored[line] then
+      made[m + 1], made[m + 2] = gate, '0 0 - 0 ' .. declared
+      m = m + 2
+    end
+    if not all then divide(gate, length, pass, kind) end
+    if pass > 0 then take_slots(gate, holders[line], ids + before, ids + before + pass - 1) end
+    before = before + length
+  end
+  if all then call_in_chunks('ZADD', 'lane:' .. lane, words, dues + 2 * first, dues + 2 * before - 1) end
 end
 
 if t > 0 then
@@ -166,7 +175,8 @@ call_in_chunks('HSET', 'body', words, bodies, live - 1)
 call_in_chunks('ZADD', 'is:live', words, live, dues - 1)
 for lane, rows in pairs(ready) do
   call_in_chunks('ZADD', 'lane:' .. lane, rows, 1, #rows)
-  call('ZADD', root .. 'heads', call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')[2], lane)
+  local head = call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')[2]
+  if head then call('ZADD', root .. 'heads', head, lane) end
 end
 for queue, rows in pairs(new) do call('HINCRBY', root .. 'counts', 'pending:' .. queue, rows) end
 redis.pcall('PUBLISH', root .. 'hints', words[1])

@@ -34,6 +34,7 @@
 -- slots:<gate>         set: the ids of the rows that hold a slot, of a gate of which there were more than a few
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
+-- timed                set of the gates that have a rate, and perhaps others
 -- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
 -- history:<seconds>:<at>  hash: what workers did in one of them
 -- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua

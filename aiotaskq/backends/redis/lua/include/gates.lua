@@ -29,6 +29,7 @@ local function gate_tools()
     local before = gate.saved_at
     gate.known, gate.saved_at, gate.saved_tat = true, gate.next_at, gate.tat
     set_field('gates', key, rule.gate_text(gate))
+    if gate.bounds.interval then set_member('timed', key, true) end
     if gate.next_at == before then return false end
     set_score('gates:due', key, gate.next_at and string.format('%.0f', gate.next_at) or false)
     return gate.next_at ~= nil
@@ -329,14 +330,22 @@ local function gate_tools()
     end
 
     -- Most gates at which a row ends have no other one that waits: then there is nothing to do, unless it has a rate.
-    local texts, waits = read_fields('gates', touched), read_flags('waited', touched)
-    local text_before, is_timed  -- most are alike
+    local any_timed = call('EXISTS', root .. 'gates:due', root .. 'timed') > 0
+    local waits = call('EXISTS', root .. 'waited') == 1 and read_flags('waited', touched) or {}
+    local waiting, busy = {}, {}
     for i, key in ipairs(touched) do
+      if any_timed or waits[i] == 1 then
+        busy[#busy + 1] = key
+        waiting[key] = waits[i] == 1
+      end
+    end
+    local texts, text_before, is_timed = read_fields('gates', busy), nil, nil  -- most are alike
+    for i, key in ipairs(busy) do
       local text = texts[i]
       if text and text ~= text_before then
         text_before, is_timed = text, find(text, '"interval"', 1, true) or not find(text, '^%S+ %S+ %- ')
       end
-      if waits[i] == 1 or text and is_timed then
+      if waiting[key] or text and is_timed then
         gate_of(key, text)
         enqueue(key, gated.touched_at[key])
       end
