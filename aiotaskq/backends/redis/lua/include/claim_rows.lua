@@ -32,7 +32,7 @@ local function claim(owner, now, left, lease, started, queues)
       local fence = next_fence(shape.fence)
       shape.claimed = 'running ' .. fence .. ' ' .. shape.cancel .. ' ' .. lease .. ' - '
       shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
-        .. ',"due_at":null' .. gated.place_json(place.gate, place.flow) .. ',"run_at":'
+        .. gated.place_json(place.gate, place.flow) .. ',"run_at":'
     end
     if any_rated or place.rated then gated.note_start(place) end
     taken = taken + 1
@@ -99,7 +99,7 @@ local function claim(owner, now, left, lease, started, queues)
       local fence = next_fence(shape.fence)
       shape.claimed = 'running ' .. fence .. ' ' .. shape.cancel .. ' ' .. lease .. ' - '
       shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
-        .. ',"due_at":null,"run_at":'
+        .. ',"run_at":'
     end
     taken = taken + 1
     ids[taken] = id
