@@ -9,7 +9,7 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED, Bounds, Flow
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import FINAL, RUNNING, Task
 from aiotaskq.core.usage import budget_gate, group_of_budget
 
 _flow_of = attrgetter("flow")
@@ -126,6 +126,13 @@ def settled_at(before: Task, after: Task) -> int | None:
     if after.attempts is not before.attempts and after.attempts:
         return after.attempts[-1].ended_at
     return after.due_at if before.final else None
+
+
+def is_end_of_run(before: Task, after: Task) -> bool:
+    """Whether a task that has passed all of its gates has ended: then ``touched`` is all of them, at ``ended_at``."""
+    return (
+        before.status is RUNNING and after.status in FINAL and after.flow is before.flow and after.ended_at is not None
+    )
 
 
 def touched(before: Task, after: Task) -> tuple[str, ...]:

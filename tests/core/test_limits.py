@@ -15,8 +15,9 @@ from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, GateChange, admit, changed, is_idle, set_back
 from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
-from aiotaskq.core.parking import pushed_at
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
+from aiotaskq.core.parking import is_end_of_run, pushed_at, settled_at, touched
+from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.errors import ValidationError
 
@@ -311,3 +312,16 @@ def test_an_idle_gate_lets_pass_what_a_new_one_would(gate: Gate, now: int, later
     fresh, after_fresh = admit(Gate(key="g", bounds=gate.bounds), 0, 0, now + later, weights)
     if is_idle(gate, now):
         assert (count, after.next_at) == (fresh, after_fresh.next_at)
+
+
+@given(gates=st.lists(st.sampled_from("abc"), unique=True), status=st.sampled_from(Status), outcome=st.integers(0, 2))
+def test_the_end_of_a_run_touches_all_of_its_gates(gates: list[str], status: Status, outcome: int) -> None:
+    own = Flow(gates=tuple((key, Bounds(cap=1)) for key in gates))
+    before = Task(task_id="1", type="t", status=status, flow=own, gate=gates[-1] if gates else None, max_retries=1)
+    run = before.replace(status=Status.RUNNING)
+    after = settle(run, [Completed(), Failed("no"), Cancelled()][outcome], 5 * SECOND)
+    ends = is_end_of_run(before, after)
+    assert ends == (status is Status.RUNNING and after.final)
+    if ends:
+        assert touched(before, after) == tuple(gates)
+        assert settled_at(before, after) == after.ended_at == 5 * SECOND

@@ -27,7 +27,7 @@ from aiotaskq.backends.sql.statement_size import CHUNK
 from aiotaskq.backends.sql.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared, room_of
-from aiotaskq.core.parking import passed, pushed_at, redeclared, settled_at, slots, tokens, touched
+from aiotaskq.core.parking import is_end_of_run, passed, pushed_at, redeclared, settled_at, slots, tokens, touched
 from aiotaskq.core.task import Task
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
@@ -137,6 +137,15 @@ class Touched:
         """Note what tasks with gates were, and what was written; remove the slots that are free then."""
         gone = []
         for before, after in changes:
+            if (flow := before.flow) is not None and is_end_of_run(before, after):  # as nearly all are
+                if flow != self._ended:
+                    self._ended = flow
+                    self.known.update(flow.gates)
+                    self.keys |= {key: None for key, _ in reversed(flow.gates)}
+                if len(flow.gates) > 1:
+                    gone.append(after.task_id)
+                self.now = max(self.now, after.ended_at or 0)
+                continue
             gates = () if before.flow is None else before.flow.gates
             self.known.update(gates)
             if others := redeclared(before, after):
@@ -467,34 +476,3 @@ class Admission:
         if text not in self._flows:  # most at a gate have the same
             self._flows[text] = None if text is None else decode_flow(text)
         return self._flows[text]
-
-
-def check_room(connection: Connection, tasks: Sequence[Task]) -> None:
-    """Raise QueueFull if more tasks than may would wait at their gates; for a push that locks no gate."""
-    here: dict[str, list[Task]] = {}
-    for task in tasks:
-        if task.flow is not None and task.parked and task.gate is not None:
-            here.setdefault(task.gate, []).append(task)
-    if not any(bounds.max_waiting is not None for line in here.values() for bounds in [_own(line[-1])]):
-        return
-    found = {gate.key: gate for gate in sql.read(connection, list(here), len(here))}
-    gates = {
-        key: declared(found.get(key, Gate(key=key)), _own(line[-1]), max(map(pushed_at, line)))
-        for key, line in here.items()
-    }
-    bounds = {key: gate.bounds.max_waiting for key, gate in gates.items()}
-    most = {key: bound for key, bound in bounds.items() if bound is not None}
-    # With those that are pushed; of these the first may pass where none waits.
-    full = sql.beyond(connection, {key: max(0, bound - len(here[key])) for key, bound in most.items()})
-    waited, held = sql.beyond(connection, dict.fromkeys(most, 0)), sql.held(connection, most)
-    for key, bound in most.items():
-        line = here[key]
-        due = [tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
-        count = admit(gates[key], held[key], 0, max(map(pushed_at, line)), due)[0]
-        if key in full if key in waited else len(line) - count > bound:
-            raise gate_full(key, bound)
-
-
-def _own(task: Task) -> Bounds:
-    assert task.flow is not None
-    return task.flow.gates[0][1]

@@ -14,7 +14,7 @@ from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql.admission import Touched, check_room
+from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.audit import SqlAuditLog
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
@@ -28,6 +28,7 @@ from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
+from aiotaskq.backends.sql.room_at_gates import check_room
 from aiotaskq.backends.sql.rows import params_of, result_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
