@@ -28,7 +28,7 @@ def show(
         str | None,
         typer.Argument(
             metavar="TARGET",
-            help=tr("Only changes of this task, queue, limit, schedule, group or worker."),
+            help=tr("Only changes of this task, queue, limit, schedule, group or worker; also the beginning of an id."),
             show_default=False,
         ),
     ] = None,
@@ -37,7 +37,7 @@ def show(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    found = with_tq(db, lambda tq: audited(tq.queue.backend, limit, target))
+    found = with_tq(db, lambda tq: audited(tq.queue.backend, limit, target, shortened=True))
     if json:
         echo_json([msgspec.to_builtins(each) | {"at": instant(each.at)} for each in found])
         return

@@ -54,10 +54,15 @@ def list_groups(
         echo(tr("no groups"))
         return
     rows = [
-        [each.group_id, each.name or "", str(each.status), each.total, each.completed, each.failed, each.cancelled]
+        [
+            *(each.group_id, each.name or "", str(each.status), each.total, each.completed, each.failed),
+            *(each.cancelled, _budget(each)),
+        ]
         for each in found
     ]
-    echo_table(columns_of([GROUP_ID, NAME, STATUS, TOTAL, COMPLETED, FAILED, CANCELLED], rows, name=10))
+    headers = [GROUP_ID, NAME, STATUS, TOTAL, COMPLETED, FAILED, CANCELLED, marked("BUDGET")]
+    shown = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
+    echo_table(columns_of(headers[:shown], [row[:shown] for row in rows], name=10, budget=10))
     if more:
         echo(tr("more groups: --after {group_id}", group_id=printable(found[-1].group_id)))
 
@@ -115,7 +120,14 @@ def show(group_id: GroupId, db: Db = DEFAULT_DB, json: Json = False) -> None:
         echo_table(columns_of([TASK_ID, marked("CALLBACK"), TYPE, STATUS], pushed, type=12))
 
 
-def _sum(found: GroupDetail, name: str) -> str:
+def _budget(group: GroupState) -> str:
+    """Return what is used up of the budget of a group."""
+    if group.used_up and group.ended_at is None:
+        return tr("used up")
+    return ", ".join(_sum(group, name) for name in sorted(group.budget))
+
+
+def _sum(found: GroupDetail | GroupState, name: str) -> str:
     text = f"{printable(name)} {json_text(found.usage.get(name, 0))}"
     return f"{text} / {json_text(found.budget[name])}" if name in found.budget else text
 

@@ -37,8 +37,15 @@ async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Se
         log.error("{}: {} was done, but the audit log has no entry of it", door, action, cause=error)
 
 
-async def audited(backend: Backend, limit: int, target: str | None = None) -> list[AuditEntry]:
-    """Return the latest changes, the newest first; with ``target`` those of the thing with this id or name."""
+async def audited(backend: Backend, limit: int, target: str | None = None, shortened: bool = False) -> list[AuditEntry]:
+    """Return the latest changes, the newest first; with ``target`` those of the thing with this id or name.
+
+    It may be ``shortened``: if there is none of that, those of what begins so.
+    """
     if target is None:
         return await backend.audit.read(min(limit, MAX_ENTRIES))
-    return [each for each in await backend.audit.read(MAX_ENTRIES) if target in each.targets][:limit]
+    entries = await backend.audit.read(MAX_ENTRIES)
+    found = [each for each in entries if target in each.targets]
+    if shortened and not found:
+        found = [each for each in entries if any(name.startswith(target) for name in each.targets)]
+    return found[:limit]

@@ -46,6 +46,7 @@ def test_each_command_that_changes_something_is_in_the_audit_log(cli: Cli) -> No
     assert found[-1]["targets"] == [task_id] and found[-2]["targets"] == ["filter: status=cancelled", "count: 1"]
     assert all(each["actor"].startswith(f"{getpass.getuser()}@") for each in found)
     assert [each["action"] for each in cli.json("audit", "mail")] == ["resume-queue", "pause-queue"]
+    assert [each["action"] for each in cli.json("audit", task_id[:-1])] == ["cancel-task"]
     assert len(cli.json("audit", "--limit", "3")) == 3
 
 

@@ -323,6 +323,9 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
             assert await tq.queue.backend.update([Change(task, settle(task, Completed(None), tq.queue.clock.now()))])
 
     asyncio.run(push())
+    listed = [line.split() for line in cli.out("groups", "list").splitlines()]
+    assert [line[-2:] for line in listed if line[0] == "g"] == [["used", "up"]]
+    assert listed[0][-1] == "BUDGET"
     shown = cli.out("groups", "show", "g").splitlines()
     assert shown[1] == "used up: cost 0.5, tokens 12 / 10"
     assert shown[2].startswith("its budget is used up")
@@ -341,6 +344,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
+    assert "tokens 12 / 30" in cli.out("groups", "list")
     assert [each["action"] for each in cli.json("audit", "g")] == ["set-budget"] * 3
     assert cli.json("tasks", "show", waits)["waits_for"] != "the budget of group g is used up"
     for wrong in ("tokens", "=3", "tokens=many"):
