@@ -52,7 +52,8 @@ local function claim(owner, now, left, lease, started, queues)
       state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
       status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state, HEAD)
     end
-    if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, at + long - 1) ~= lane then
+    local begin = status and at + long
+    if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, begin - 1) ~= lane then
       remove_from_lane(lane, stamp)
       return nil
     end
@@ -64,7 +65,7 @@ local function claim(owner, now, left, lease, started, queues)
       set_score('expiring', id, false)
       set_score('expired', id, false)
     end
-    local gates, begin, json = '', at + long, at + long + names
+    local gates, json = '', begin + names
     if keyed == '2' or keyed == '3' then
       if run_at == PARKED then
         remove_from_lane(lane, stamp)
@@ -125,8 +126,8 @@ local function claim(owner, now, left, lease, started, queues)
           gated.fresh[lane].first = gated.fresh[lane].first + 1
           moved[lane] = (moved[lane] or 0) + 1
         else
-          local before = states[looked[i]] or ''
-          local shape = alike[#before]
+          local before = gated and states[looked[i]]
+          local shape = before and alike[#before]
           state = shape and gated.has_shape(before, shape) and take_alike(lane, stamp, looked[i], before, shape)
             or take(lane, stamp, looked[i])
           if state then
