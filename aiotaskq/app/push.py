@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from aiotaskq.app.handle import PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
-from aiotaskq.core.ids import new_id, next_seq
+from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import SECOND, Task, new_task
@@ -40,7 +40,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
             params=check_params(call.params),
             priority=handler.priority,
             max_retries=handler.max_retries,
-            created_at=now // SECOND,
+            created_at=second_of(now),
             queue=handler.queue,
             run_at=now,
             seq=next_seq(now),

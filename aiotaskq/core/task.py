@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.gate import PARKED, Flow
-from aiotaskq.core.ids import new_id, next_seq
+from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.validation import (
     MAX_ID,
@@ -250,7 +250,7 @@ def new_task(
         priority=check_int("priority", priority),
         retry_count=check_int("retry_count", retry_count, 0),
         max_retries=check_int("max_retries", max_retries, 0),
-        created_at=now // SECOND,
+        created_at=second_of(now),
         queue="default" if queue == "default" else check_key("queue", queue, MAX_NAME),
         run_at=now if run_at is None else run_at,
         seq=next_seq(now),

@@ -23,7 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiotaskq.core import ids as ids_module
-from aiotaskq.core.ids import new_id, next_seq
+from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, claim_order, new_task, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import (
@@ -479,3 +479,11 @@ def test_push_stamps_rise_whatever_the_clock_does(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(ids_module, "_stamp", 0)
     stamps = [next_seq(now) for now in (100, 100, 100, 500, 50, 0, 499, 1_000)]
     assert stamps == [100, 101, 102, 500, 501, 502, 503, 1_000]
+
+
+def test_tasks_of_one_second_share_the_object_of_their_creation_time() -> None:
+    instants = [5_000 * SECOND, 5_001 * SECOND - 1, 5_001 * SECOND, 5_000 * SECOND + 7]  # the last: set back
+    assert [second_of(now) for now in instants] == [5_000, 5_000, 5_001, 5_000]
+    first, second = (new_task("work", now=5_000 * SECOND + more) for more in (1, 999_999))
+    assert first.created_at == 5_000
+    assert first.created_at is second.created_at

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from aiotaskq.backends.memory.lane import Lane, first_of
 from aiotaskq.backends.memory.lock import BriefLock
@@ -40,8 +40,8 @@ class TaskQueue(SharedQueue[Task]):
         self._taken = (lambda task: self._rows.pop(task.task_id)) if taken is None else taken
         self.lock = BriefLock() if lock is None else lock
         self.lock.enter = self.enter
-        self.consumers: WeakSet[Arrivals] = WeakSet()
-        """Every consumer of this queue: its ``Arrivals``."""
+        self.consumers: set[ref[Arrivals]] = set()  # each push from a thread asks whether it is empty
+        """Every consumer of this queue that is not closed: its ``Arrivals``."""
         self.getting = 0
         """How many calls of ``get`` there are, whether or not they wait."""
         self.waiting: dict[Any, Arrivals] = {}
@@ -182,8 +182,9 @@ class TaskQueue(SharedQueue[Task]):
                 self.pass_on()
 
     def _wake_all(self) -> None:
-        for consumer in list(self.consumers):
-            consumer()
+        for each in list(self.consumers):
+            if (consumer := each()) is not None:
+                consumer()
 
 
 class Arrivals(asyncio.Queue[None]):
@@ -205,8 +206,9 @@ class Arrivals(asyncio.Queue[None]):
         """Whether the consumer was called since it was cleared."""
         self.wanted = True
         """Whether the consumer can take tasks; otherwise only a call wakes it."""
+        self._entry = ref(self, tasks.consumers.discard)
         with tasks.lock:
-            tasks.consumers.add(self)
+            tasks.consumers.add(self._entry)
 
     def empty(self) -> bool:
         return not (self.asked or (self.wanted and self._tasks.has(self._names)))
@@ -258,5 +260,5 @@ class Arrivals(asyncio.Queue[None]):
         """Leave the queue, and wake another consumer for the tasks that are there."""
         self.wanted = False
         with self._tasks.lock:
-            self._tasks.consumers.discard(self)
+            self._tasks.consumers.discard(self._entry)
             self._tasks.pass_on()

@@ -66,7 +66,7 @@ class Queue(Operations[Task]):
         maxsize: int = 0,
         when_full: str = "wait",
         prepare: Callable[[Any, Any], Any] | None = None,
-        gated: Callable[[Task], Task] = lambda task: task,
+        gated: Callable[[Task], Task] | None = None,
         webhooks: Mapping[str, Webhook] = MappingProxyType({}),
     ) -> None:
         """Make the queue of a backend.
@@ -93,7 +93,8 @@ class Queue(Operations[Task]):
         self.events = events if events is not None else Events()
         self._prepare = prepare
         self._kind = TaskOfObjects if backend.objects else Task
-        self.gated = gated
+        self._gated = gated
+        self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
         self.webhooks = backend.groups.webhooks = webhooks
         """What tells of its ended tasks, by name."""
@@ -119,7 +120,7 @@ class Queue(Operations[Task]):
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
         update = self._updates.add if backend.grouped else backend.update
         self.debounced = Debounced(backend, clock, update)
-        self.edits = Edits(clock, update, prepare=prepare, gated=gated, check=self._check_pushed)
+        self.edits = Edits(clock, update, prepare=prepare, gated=self.gated, check=self._check_pushed)
         self.groups = GroupVerbs(
             self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self.poll_interval
         )
@@ -256,7 +257,9 @@ class Queue(Operations[Task]):
 
         That is where the queue is not ``immediate``, and for a task with an id of its own.
         """
-        if self._direct is None or not self.immediate or type(task) is not dict or "task_id" in task:
+        if self._direct is None or (self.events.wanted and not self.immediate):
+            return NEEDS_LOOP  # type: ignore[no-any-return]
+        if type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]
         new = self._made_from(task, priority)
         if new.flow is None:
@@ -273,7 +276,8 @@ class Queue(Operations[Task]):
             if prepared is not params:
                 task = {**task, "params": prepared}
         now, any_id = self.clock.now(), not self.backend.durable
-        return self.gated(task_from_dict(task, priority, now, any_id=any_id, kind=self._kind))
+        made = task_from_dict(task, priority, now, any_id=any_id, kind=self._kind)
+        return made if self._gated is None else self._gated(made)
 
     # ---- popping by hand ----
 

@@ -398,7 +398,8 @@ class Consumers(RuleBasedStateMachine):
     def pass_time(self) -> None:
         self.now += 1
         for each in list(self.backend.queue.consumers):  # as the clock does, for each waiting consumer
-            each()
+            if (consumer := each()) is not None:
+                consumer()
 
     @rule()
     def rest(self) -> None:
