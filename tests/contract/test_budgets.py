@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Limit, TaskQ, chain, current_task, group
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.sql.usage import park_unstarted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
@@ -186,6 +188,24 @@ async def test_a_push_that_is_refused_closes_no_gate(backend: Backend) -> None:
         await backend.groups.push(plan(made, NOW))
     found = await backend.gates.find([f"budget:{inner.group_id}"])
     assert [each.gate.closed_until for each in found] in ([], [0])
+
+
+@pytest.mark.stores("postgresql", "mysql")  # SQLite has one writer
+async def test_pushes_in_open_transactions_do_not_wait_for_each_other(sql_store: Store) -> None:
+    backend = sql_store.backend
+    plans = [plan(outline(new(), budget={"tokens": 0}), NOW) for _ in range(2)]
+    engine = create_async_engine(parse_url(sql_store.url))
+    async with AsyncSession(engine) as one, AsyncSession(engine) as two:
+        async with asyncio.timeout(within(5)):
+            for session, made in zip((one, two), plans, strict=True):
+                assert await backend.groups.push(made, session, lambda: None)
+        await one.commit()
+        await two.commit()
+    await engine.dispose()
+    assert await claimed(backend) == []
+    for made in plans:
+        await backend.groups.set_budget(made.groups[0].group_id, {"tokens": 1}, LATER)
+    assert len(await claimed(backend)) == 2
 
 
 async def test_the_sums_and_the_gate_are_one_transaction(sql_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

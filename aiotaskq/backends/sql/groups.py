@@ -24,7 +24,7 @@ from aiotaskq.backends.sql.room_at_gates import check_room
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
-from aiotaskq.backends.sql.usage import Known, close_gates, write_budget
+from aiotaskq.backends.sql.usage import Known, add_closed, write_budget
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
@@ -70,7 +70,7 @@ class SqlGroups(Groups):
                 add_group(connection, group)
             add_members(connection, plan.members)
             if used_up := plan.used_up:  # before the tasks, so that none passes
-                close_gates(connection, used_up)
+                add_closed(connection, used_up)
             if plan.tasks:
                 push(connection, plan.tasks, touched=touched)
             return True

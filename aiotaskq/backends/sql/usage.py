@@ -19,7 +19,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_statements import PARKED_AT, STATUS
 from aiotaskq.backends.sql.rows import GROUPS, SLOTS, TASKS, decode_flow, json_text, read_flow, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.core.gate import PARKED, Bounds
+from aiotaskq.core.gate import PARKED, Bounds, Gate
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import parked_again, slots
@@ -83,6 +83,17 @@ def _add_to_groups(connection: Connection, by_group: Mapping[str, Usage]) -> lis
 
 def _usage(text: str | None) -> Usage:
     return {} if text is None else read_usage(text) or {}
+
+
+def add_closed(connection: Connection, group_ids: Collection[str]) -> None:
+    """Make the gates of new groups, closed.
+
+    Without a locking read of what is not there: the transaction may be the caller's, and in MySQL such reads of two
+    transactions end in a deadlock when both insert.
+    """
+    keys = sorted(map(budget_gate, group_ids))
+    if not gates_sql.add(connection, [Gate(key=key, closed_until=USED_UP_UNTIL) for key in keys]):
+        close_gates(connection, group_ids)
 
 
 def close_gates(connection: Connection, group_ids: Iterable[str]) -> Known:
