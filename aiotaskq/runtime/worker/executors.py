@@ -9,6 +9,7 @@ import inspect
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ class Executors:
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
-                self._processes = ProcessPoolExecutor(self._pool_size, mp_context=spawn, initializer=_ignore_sigint)
+                self._processes = ProcessPoolExecutor(self._pool_size, mp_context=spawn, initializer=_begin_child)
             # By name: a decorator has replaced the function in its module, so it could not be pickled.
             location = (handler.function.__module__, handler.function.__qualname__)
             try:
@@ -140,6 +141,16 @@ def _call_by_name(module: str, qualname: str, params: dict[str, Any]) -> Any:
     return _call(inspect.unwrap(found), params)
 
 
-def _ignore_sigint() -> None:
+def _begin_child() -> None:
     # A terminal sends Ctrl-C to child processes as well; the worker alone decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="aiotaskq-parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # The pool's children hold both ends of its pipes, so they do not notice that a worker was killed.
+    import multiprocessing  # it is loaded in a child
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from aiotaskq.app.run_options import RunOptions
 from aiotaskq.core.task import Status
 from aiotaskq.errors import ValidationError
 from tests.support.machine import within
+from tests.support.programs import ROOT
 from tests.support.waiting import eventually
 
 
@@ -79,6 +83,38 @@ async def test_process_executor() -> None:
             await (await process_id.push(fail=True)).result(within(30))
     with pytest.raises(ValidationError, match="cannot be found by another process"):
         in_processes.task(executor="process")(lambda: 1)
+
+
+ORPHANED = """
+import asyncio
+from tests.runtime.worker.test_executors import in_processes, process_id
+
+async def main():
+    async with in_processes.running(concurrency=1):
+        print(await (await process_id.push()).result(), flush=True)
+        await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_child_processes_end_with_a_worker_that_is_killed(tmp_path: Path) -> None:  # A4
+    (tmp_path / "orphaned.py").write_text(ORPHANED)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, tmp_path / "orphaned.py", cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=PIPE
+    )
+    assert worker.stdout is not None
+    async with asyncio.timeout(within(60)):
+        child = int(await worker.stdout.readline())
+        worker.kill()
+        await worker.wait()
+    try:
+        async with asyncio.timeout(within(10)):
+            assert await worker.stdout.read() == b""  # at its end: the child, too, has let go of the pipe
+    except TimeoutError:
+        os.kill(child, signal.SIGKILL)
+        raise
 
 
 async def test_child_processes_ended_by_a_stop_are_no_crash(tmp_path: Path) -> None:  # D7
