@@ -95,8 +95,6 @@ def run_workers(options: WorkerOptions, *, lifeline: Lifeline | None = None, sit
         types=", ".join(sorted(tq.registered.handlers)) or tr("none"),
     )
     echo_stderr(prefix + printable(what, 1_000))
-    if lifeline is None:
-        echo_stderr(tr(HOW_TO_STOP))
     return _run_until_done(_run(tq, options, signals, lifeline, prefix, site))
 
 
@@ -156,7 +154,7 @@ async def _run(
 
 
 class _Stop(asyncio.Event):
-    """The event that ``run_until`` waits for once everything has started, which is reported to the supervisor."""
+    """The event that ``run_until`` waits for once everything has started, which is told to the supervisor or user."""
 
     def __init__(self, lifeline: Lifeline | None) -> None:
         super().__init__()
@@ -165,6 +163,8 @@ class _Stop(asyncio.Event):
     async def wait(self) -> Literal[True]:
         if self._lifeline is not None:
             self._lifeline.ready()
+        else:
+            echo_stderr(tr(HOW_TO_STOP))
         return await super().wait()
 
 

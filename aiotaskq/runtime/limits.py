@@ -123,7 +123,7 @@ class Limits:
         return await self._change(key, GateChange(bounds=changes), "set")
 
     async def reset(self, key: str) -> LimitState:
-        """Let the bounds be those that pushes declare again, from the next push on."""
+        """Let the bounds be those that pushes declare again, from the next push on. Raises ValidationError."""
         return await self._change(key, GateChange(declared=True), "reset")
 
     async def close(
@@ -144,13 +144,7 @@ class Limits:
         return await self._change(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
 
     async def open(self, key: str) -> LimitState:
-        """Open a closed gate now. Raises ValidationError where the budget of a group is used up."""
-        for found in await self.some([check_key("key", key)]):
-            if found.used_up:
-                raise ValidationError(
-                    f"{printable(key)}: the budget of group {printable(str(found.budget_of))} is used up; "
-                    "give the group a larger budget instead: aiotaskq groups budget GROUP NAME=NUMBER"
-                )
+        """Open a closed gate now. Raises ValidationError for the gate of a budget, as each verb that changes a gate."""
         return await self._change(key, GateChange(closed_until=0), "open")
 
     async def charge(self, key: str, tokens: int) -> LimitState:

@@ -340,7 +340,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     row = " ".join(cli.out("limits", "list").splitlines()[1].split())
     assert row == "budget:g budget of group g 1 1 used up"
     assert cli.json("limits", "list")[0]["budget_of"] == "g"
-    assert "give the group a larger budget instead" in cli.fails("limits", "open", "budget:g", code=2)
+    assert "give the group another budget instead" in cli.fails("limits", "open", "budget:g", code=2)
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"

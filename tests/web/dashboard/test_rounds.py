@@ -19,7 +19,7 @@ from tests.support.statements import at_each_statement
 from tests.web.dashboard.conftest import Browse
 from tests.web.dashboard.test_million import Asked
 
-COUNTS = 6  # statements that count tasks, in all
+COUNTS = 7  # statements that count tasks, in all
 ROUNDS = 10
 BOUNDS = {"": COUNTS, "workers": 3, "settings": 0, "queues": COUNTS, "schedules": 1, "tasks": COUNTS + 1, "events": 10}
 
