@@ -167,15 +167,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     Raises IllegalTransition if the task's status does not allow the outcome.
     """
     if isinstance(outcome, Completed) and task.status is RUNNING:  # nearly every outcome: the rest takes longer
-        return replace(
-            task,
-            status=COMPLETED,
-            completed_at=now // SECOND,
-            ended_at=now,
-            lease_owner=None,
-            lease_until=None,
-            result=outcome.result,
-        )
+        return _end(task, COMPLETED, now, task.error_message, outcome.result)
     kind = type(outcome)
     if task.status not in _ALLOWED[kind]:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
@@ -252,7 +244,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
 
-def _end(task: Task, status: Status, now: int, error: str) -> Task:
+def _end(task: Task, status: Status, now: int, error: str | None, result: Any = None) -> Task:
     return replace(
         task,
         status=status,
@@ -261,7 +253,7 @@ def _end(task: Task, status: Status, now: int, error: str) -> Task:
         lease_owner=None,
         lease_until=None,
         error_message=error,
-        result=None,
+        result=result,
     )
 
 

@@ -151,7 +151,7 @@ class Fetcher:
             after = settle(task, outcome, now)
             goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
             try:
-                claimed = direct.step(self._heartbeat.owner, now, self._worker.queues if goes_on else (), task, after)
+                claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
             except LeaseLost:
                 pass  # or a cancel was requested: decided as any other outcome
             else:

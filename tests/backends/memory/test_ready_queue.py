@@ -258,7 +258,7 @@ async def test_a_waiting_consumer_is_woken_for_an_earlier_delay(first: float | N
         task = delayed(first)
         await queue.add([task])
         if first == 5.0:
-            assert await queue.cancel(task.task_id)  # it is still there, for whoever does not look closely
+            assert await queue.cancel(task.task_id)  # its entry is still in the queue
     (pop,) = await waiting_pops(queue, 1)
     await queue.add([delayed(10)])
     await clock.advance(9.9)

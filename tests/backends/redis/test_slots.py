@@ -1,4 +1,4 @@
-"""Redis: who holds the slots of a gate is in one field while these are few, and alike rows are read as one another."""
+"""Redis: a few holders of a gate are kept in one field, more in a set; rows of the same shape are parsed once."""
 
 from __future__ import annotations
 

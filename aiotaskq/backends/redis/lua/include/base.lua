@@ -30,7 +30,7 @@
 -- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
 -- waited               set of the gates at which rows are parked, and perhaps others
 -- slots                hash: gate to the ids of the few rows that hold a slot, one a line; '' if they are in a set; and
---                      a field that is too wide for a list of fields, which the server would search from its begin
+--                      a field that is too wide for a list of fields, which the server would search from its start
 -- slots:<gate>         set: the ids of the rows that hold a slot, of a gate of which there were more than a few
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
