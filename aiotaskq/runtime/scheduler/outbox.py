@@ -13,6 +13,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import QueueFull
+from aiotaskq.log import log
 from aiotaskq.runtime.queue.queue import Queue
 
 LIMIT = 1_000  # schedules whose outboxes are read at a time
@@ -74,8 +75,8 @@ class Outbox:
             # Those whose row was changed in between are tried again.
             again = await self._schedules.get([s.task_id for s, ok in zip(left, held, strict=True) if not ok])
             left = [s for s in again if s is not None and any(task.task_id in sent for task in s.outbox)]
-        if full is not None:
-            raise full  # what it refused stays in the outboxes
+        if full is not None:  # what it refused stays in the outboxes
+            log.warning("scheduler: {}; next try in {} s", full, RECOVERY)
 
     async def recover(self, now: int) -> None:
         """Push tasks that another scheduler has fired, and not pushed before it died; looks every RECOVERY seconds."""

@@ -33,7 +33,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.claims import willing
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.scheduler.due_heap import DueHeap
+from aiotaskq.runtime.scheduler.due_heap import HOLD, DueHeap
 from aiotaskq.runtime.scheduler.outbox import Outbox, add_with_room
 
 LIMIT = 1_000  # schedules fired in one transaction
@@ -397,7 +397,7 @@ class Scheduler:
                 firings.append((schedule, firing))
             except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
-        held, full = await self._write_with_room([(before, each.schedule, each.tasks) for before, each in firings])
+        held = await self._write_with_room([(before, each.schedule, each.tasks) for before, each in firings], now)
         unknown = []
         for (schedule, firing), ok in zip(firings, held, strict=True):
             if ok:
@@ -405,33 +405,29 @@ class Scheduler:
                 self._emit(schedule, firing, now)
             if ok and self._outbox is None:
                 self._due_heap.note(firing.schedule.replace(version=schedule.version + 1))
-            else:
+            elif ok is not None:
                 unknown.append(schedule.task_id)  # another process has changed it, or its outbox has changed
         if unknown:
             for stands in await self.schedules.get(unknown):
                 if stands is not None:
                     self._due_heap.note(stands)
-        if full is not None:
-            raise full  # what it refused is tried again after a pause, as it is due
 
     async def _write_with_room(
-        self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]
-    ) -> tuple[Sequence[bool], QueueFull | None]:
-        """Do as ``_write``; a gate that is full for one of them stops no other. Return also why some were refused."""
+        self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]], now: int
+    ) -> Sequence[bool | None]:
+        """Do as ``_write``; a gate that is full for one of them stops no other. That one is None, and tried again."""
         try:
-            return await self._write(changes), None
-        except QueueFull as error:
-            if self._queue_backend.schedules is not self.schedules:
-                raise  # all are written
-            full = error
-        held: list[bool] = []
+            return await self._write(changes)
+        except QueueFull:
+            held: list[bool | None] = []
         for change in changes:
             try:
                 held += await self._write([change])
-            except QueueFull as error:
-                full = error
-                held.append(False)
-        return held, full
+            except QueueFull as full:
+                self._due_heap.hold(change[0], now)
+                log.warning("schedule {}: {}; next try in {:.0f} s", _title(change[0]), full, HOLD / SECOND)
+                held.append(None)
+        return held
 
     async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
         """Write schedules and push their tasks: in one transaction, or through an outbox if the stores differ."""
@@ -457,7 +453,7 @@ class Scheduler:
             tasks = [self._queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won]
             _, full = await add_with_room(self._queue, tasks)
             if full is not None:
-                raise full
+                log.warning("scheduler: {}; what finds no room in a queue in memory is not fired", full)
         return held
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.runtime.scheduler.due_heap import DueHeap
+from aiotaskq.runtime.scheduler.due_heap import HOLD, DueHeap
 
 START = 1_700_000_000_000_000
 
@@ -67,3 +67,20 @@ def test_like_a_table_that_is_sorted(notes: list[tuple[str, int, bool]], now: in
     assert heap.take(START + 12 * SECOND, 10) == [
         table[task_id] for at, task_id in live if at < START + SECOND and task_id not in due
     ]
+
+
+def test_what_is_held_is_left_out_for_a_while_and_the_others_are_not() -> None:
+    heap = DueHeap()
+    heap.fill([schedule("full", 0.1), schedule("good", 0.5)], START, START + SECOND)
+    now = START + SECOND // 10
+    (full,) = heap.take(now, 10)
+    heap.hold(full, now)
+    assert [s.task_id for s in heap.take(START + SECOND - 1, 10)] == ["good"]
+    assert heap.head() == START + SECOND  # what is due behind the end is not known
+    heap.forget()
+    heap.fill([full], START + SECOND, now + 2 * HOLD)
+    assert heap.take(now + HOLD - 1, 10) == []
+    assert heap.take(now + HOLD, 10) == [full]
+    heap.hold(full, now)
+    heap.fill([full], START - HOLD, START + SECOND)  # the clock was set back
+    assert heap.head() == full.due

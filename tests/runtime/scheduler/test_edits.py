@@ -6,10 +6,11 @@ import contextlib
 import sqlite3
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiotaskq import Limit, NotFound, QueueFull, TaskQ, ValidationError
+from aiotaskq import Limit, NotFound, TaskQ, ValidationError
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
 from tests.runtime.scheduler.passing import START, fired, passes
@@ -88,7 +89,9 @@ async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
 
 
 @pytest.mark.parametrize("stores", ["together", "queue in memory", "outbox"])
-async def test_a_schedule_whose_gate_is_full_stops_no_other(stores: str, tmp_path: Path, clock: VirtualClock) -> None:
+async def test_a_schedule_whose_gate_is_full_stops_no_other(
+    stores: str, tmp_path: Path, clock: VirtualClock, caplog: pytest.LogCaptureFixture
+) -> None:
     schedules = f"sqlite:///{tmp_path}/schedules.db"
     url = {"together": schedules, "queue in memory": "memory://"}.get(stores, f"sqlite:///{tmp_path}/tasks.db")
     async with TaskQ(url, schedules=schedules, clock=clock) as tq:
@@ -100,15 +103,35 @@ async def test_a_schedule_whose_gate_is_full_stops_no_other(stores: str, tmp_pat
             await tq.scheduler.add_scheduler_task(name, name, "interval", interval_seconds=1)
             for name in ("slow", "good")
         ]
-        await passes(tq, clock, 2)
-        for _ in range(3):
-            clock.step(1)
-            with pytest.raises(QueueFull, match="max_waiting=1"):
-                await tq.scheduler._look()
+        await passes(tq, clock, 5)
         assert Counter(task.type for task in await fired(tq)) == {"slow": 2, "good": 5}
         rows = [await tq.scheduler.get(schedule_id) for schedule_id in ids]
         assert [len(row.outbox) for row in rows] == ([3, 0] if stores == "outbox" else [0, 0])
         assert [row.run_count for row in rows] == ([2, 5] if stores == "together" else [5, 5])
+        assert "limit 'slow': more than max_waiting=1" in caplog.text
+
+
+async def test_a_schedule_whose_gate_is_full_makes_no_other_late(taskq_virtual: Any, tmp_path: Path) -> None:
+    """A pause of the scheduler would let the others miss their due times."""
+    tq, ran = TaskQ(f"sqlite:///{tmp_path}/real.db"), Counter[str]()
+
+    @tq.schedule(interval=60)
+    @tq.task(limit=Limit(1, max_waiting=0))
+    async def slow() -> None:
+        ran["slow"] += 1
+
+    @tq.schedule(interval=1)
+    @tq.task
+    async def good() -> None:
+        ran["good"] += 1
+
+    async with taskq_virtual(tq, f"sqlite:///{tmp_path}/schedules.db") as kit:
+        await tq.limits.close("slow")
+        await kit.advance(90.5)
+        assert ran == {"good": 90}
+        await tq.limits.open("slow")
+        await kit.advance(5)
+        assert ran == {"good": 95, "slow": 1}
 
 
 async def test_no_task_is_made_of_a_schedule_whose_params_cannot_be_decoded(
