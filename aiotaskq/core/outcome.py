@@ -188,7 +188,9 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 # It has started, so it does not expire; and no process has died since its last crash.
                 return _pending(task, run_at=outcome.suspended.until, expires_at=None, crashes=0)
             due = due_since(task) if put_off else None
-            return _pending(task, run_at=max(task.run_at, now + delay) if delay else task.run_at, due_at=due)
+            expires_at = None if ran else task.expires_at
+            run_at = max(task.run_at, now + delay) if delay else task.run_at
+            return _pending(task, run_at=run_at, due_at=due, expires_at=expires_at)
         case Cancelled(reason):
             if task.status is RUNNING:
                 task = noted(task, "cancelled", reason, now)
@@ -281,7 +283,8 @@ def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True
         return _end(task, Status.FAILED, now, clip(error))
     if task.cancel_requested:  # a retry would ignore that
         return _end(task, Status.CANCELLED, now, clip(error))
-    return _pending(task, run_at=now + delay, retry_count=task.retry_count + 1, error_message=clip(error))
+    count = task.retry_count + 1
+    return _pending(task, run_at=now + delay, retry_count=count, error_message=clip(error), expires_at=None)
 
 
 def _lost(task: Task, now: int) -> Task:
@@ -290,12 +293,13 @@ def _lost(task: Task, now: int) -> Task:
     if was_popped(task):
         if task.retry_count >= task.max_retries:
             return _end(task, Status.FAILED, now, UNSETTLED)
-        return _pending(task, run_at=now, retry_count=task.retry_count + 1)
+        return _pending(task, run_at=now, retry_count=task.retry_count + 1, expires_at=None)
     crashes = task.crashes + 1
     if crashes < MAX_CRASHES:
-        return _pending(task, crashes=crashes)  # with its old `run_at`: it keeps its place in the order of claims
+        # With its old `run_at` it keeps its place in the order of claims.
+        return _pending(task, crashes=crashes, expires_at=None)
     if not (task.lease_owner or "").endswith(ALONE):  # another task in the same process may have killed it
-        return _pending(task, crashes=MAX_CRASHES - 1)
+        return _pending(task, crashes=MAX_CRASHES - 1, expires_at=None)
     error = f"poison: its worker died {crashes} times, the last time while it ran alone"
     return _end(replace(task, crashes=crashes), Status.FAILED, now, error)
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.outcome import Failed, settle
 from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter, claim_order
 from tests.support import nursery
 from tests.support.backends import Store
@@ -140,6 +142,15 @@ async def test_an_expired_one_does_not_look_claimable(backend: Backend) -> None:
     assert await backend.next_run_at(NOW + 9) is None  # a consumer that trusted it would spin
     assert await backend.count_ready(NOW + 30) == 0
     assert await backend.claim("o", NOW + 30, 10) == []
+
+
+async def test_a_retry_that_waits_beyond_expires_at_is_claimed(backend: Backend) -> None:
+    await pushed(backend, expires_at=NOW + 5)
+    (running,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
+    retry = settle(running, Failed("x", True, Backoff(10, jitter=False), 1.0), NOW)
+    assert await backend.update([Change(running, retry)]) == [True]
+    assert await backend.overdue(NOW + 9, 10) == []
+    assert ids(await backend.claim("o", retry.run_at, 1, lease_until=LEASE)) == [running.task_id]
 
 
 async def test_only_of_the_queues_asked_for(backend: Backend) -> None:

@@ -330,6 +330,17 @@ def test_expired() -> None:
     assert settle(task(P, expires_at=NOW), Expired(), NOW).error_message == "expired before it was claimed"
 
 
+@pytest.mark.parametrize(
+    "outcome",
+    [Failed("x"), TimedOut(1.0), Released("snoozed", 60 * SECOND, ran=True), LeaseExpired()],
+)
+def test_what_has_started_does_not_expire_any_more(outcome: Outcome) -> None:
+    before = task(R, expires_at=NOW + 1, max_retries=3)
+    after = settle(before, outcome, NOW)
+    assert (after.status, after.expires_at) == (P, None)
+    assert settle(before, Released("it never started"), NOW).expires_at == NOW + 1
+
+
 @pytest.mark.parametrize("status", [C, F, X, E])
 def test_run_again_as_the_new_push_says_under_the_old_keys(status: Status) -> None:
     before = task(
