@@ -17,6 +17,7 @@ from aiotaskq.core.task import SECOND, Status
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
+from aiotaskq.runtime.events import Event
 from aiotaskq.testing.harness import Harness, Run, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
@@ -42,6 +43,8 @@ class Kit(Harness):
         self._concurrency = check_int("concurrency", concurrency, 1, 10_000)
         self._scheduler = scheduler
         self._declared: set[str] = set()
+        self._expiring: set[str] = set()
+        tq.on("pushed", self._note_expiry)
 
     async def _start(self) -> None:
         self._declared = set(self.tq.registered.schedules)
@@ -56,6 +59,17 @@ class Kit(Harness):
             await self.tq.scheduler.declare([self.tq.registered.schedules[name]() for name in sorted(new)])
             if self._scheduler:
                 await self.tq.scheduler.start()
+
+    def _note_expiry(self, event: Event) -> None:
+        """Let a task that is not claimed expire at its instant; otherwise the next look of a worker would notice."""
+        task = event.task
+        if task is not None and task.expires_at is not None:
+            self._expiring.add(task.task_id)
+            self.clock.call_later(max(0.0, seconds(task.expires_at - self.clock.now())), self._expire)
+
+    def _expire(self) -> None:
+        if self.tq.worker is not None:
+            self.tq.worker.leases.reap_now()
 
     # ---- time ----
 
@@ -135,10 +149,15 @@ class Kit(Harness):
             await self.clock.advance(max(0.0, seconds(planned - now)))
 
     async def _planned(self, now: int) -> int | None:
-        """Return when the next task is due that is known, or may pass its gate; None if none is."""
+        """Return when the next task is due that is known, may pass its gate, or expires; None if none is."""
         backend = self.tq.queue.backend
         gates = await backend.gates.find(limit=100_000) if not self.tq.queue.gate_sweep.idle else []
-        times = (await backend.next_run_at(now), *(each.gate.next_at for each in gates))
+        times = [await backend.next_run_at(now), *(each.gate.next_at for each in gates if each.waiting)]
+        if self._expiring:
+            found = [task for task in await backend.get(list(self._expiring)) if task is not None]
+            left = [task for task in found if task.status is Status.PENDING and (task.expires_at or 0) > now]
+            self._expiring = {task.task_id for task in left}
+            times += [task.expires_at for task in left]
         # Only an event ends a wait without a timeout.
         return min((at for at in times if at is not None and at < NEVER), default=None)
 
@@ -158,6 +177,10 @@ class Kit(Harness):
             if counts:
                 names = ", ".join(f"{count} x {printable(name)}" for name, count in sorted(counts.items()))
                 lines.append(f"  {status}: {names}")
+        for gate in await self.tq.limits.list(limit=100_000):
+            if gate.waiting:
+                closed = ", closed" if gate.closed_until else ""
+                lines.append(f"  gate {printable(gate.key)}: {gate.waiting} wait, {gate.held} hold a slot{closed}")
         if "scheduler" in vars(self.tq):
             schedules = await self.tq.scheduler.list(enabled_only=True)
             if schedules:

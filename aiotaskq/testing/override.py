@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS
+from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
@@ -37,8 +38,12 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
     capacity = tq.queue.capacity
     own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq.codec}
+    url = stand_in(tq) if url is None else url
+    if schedules_elsewhere(url):
+        # By default they are in the process's database, which no test may open.
+        own["schedules"] = url if kind_of(url) == "redis" else DURABLE_FAKE
     options = {**own, **options}
-    other = TaskQ(stand_in(tq) if url is None else url, clock=clock, **options)
+    other = TaskQ(url, clock=clock, **options)
     other.adopt(tq)
     other.stands_by = True
     pushes, seen = Pushes(), set[tuple[str, int]]()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Backoff, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, ValidationError, current_task
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.testing import START, Kit, override, virtual
 from tests.support.machine import within
@@ -44,6 +44,25 @@ async def test_a_due_task_runs_without_time_a_delayed_one_with_it(kit: Kit) -> N
     assert ran == [(1, START), (2, START + timedelta(seconds=90))]
     assert (await kit.task(later)).status is Status.COMPLETED
     assert [task.params["x"] for task in await kit.tasks("completed")] == [1, 2]
+
+
+async def test_what_is_not_claimed_expires_at_its_instant(kit: Kit) -> None:
+    expired: list[tuple[datetime, int]] = []
+    kit.tq.on("expired", lambda event: expired.append((kit.now, event.task.params["n"])))
+
+    @kit.tq.task(limit=Limit(1))
+    async def work(n: int) -> None: ...
+
+    await kit.tq.limits.close("work")
+    for n, seconds in enumerate((10, 70)):
+        await work.options(expires=seconds).push(n=n)
+    await kit.advance(60)
+    assert expired == [(START + timedelta(seconds=10), 0)]
+    await kit.drain(delayed=True)
+    assert expired[1:] == [(START + timedelta(seconds=70), 1)]
+    await work.push(n=2)
+    with pytest.raises(AssertionError, match=r"pending: 1 x work\n  gate work: 1 wait, 0 hold a slot, closed"):
+        await kit.drain(delayed=True)
 
 
 async def test_advance_in_all_its_units(kit: Kit) -> None:

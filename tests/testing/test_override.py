@@ -64,6 +64,21 @@ async def test_override_with_a_test_database(tmp_path: Path) -> None:
     assert (tmp_path / "test.db").exists()
 
 
+async def test_schedules_of_a_queue_in_memory_are_replaced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default they are in the process's database."""
+    monkeypatch.chdir(tmp_path)
+    tq = TaskQ("memory://")
+
+    @tq.schedule(interval=10)
+    @tq.task
+    async def work() -> None: ...
+
+    async with virtual(tq) as kit:
+        await kit.advance(30)
+        kit.assert_pushed(work, count=3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_override_refuses_other_objects() -> None:
     with pytest.raises(ValidationError, match=r"override: an aiotaskq\.TaskQ is needed \(got builtins\.str\)"):
         override("sqlite:///app.db").__enter__()  # type: ignore[arg-type]

@@ -82,6 +82,10 @@ class Leases:
         """Start taking back the tasks of dead workers."""
         await self._reaper.start()
 
+    def reap_now(self) -> None:
+        """Look for overdue and expired tasks now, not at the next time."""
+        self._reaper.wake()
+
     async def stop(self, seconds: float) -> None:
         """Stop all of it; a round under way may take ``seconds`` to end."""
         await asyncio.gather(self._reaper.stop(seconds), self._canceller.stop(seconds))
