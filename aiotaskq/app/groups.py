@@ -89,7 +89,7 @@ class Workflow(Generic[T_co]):
             raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
         names = {after: on_failure} if isinstance(after, str) else after
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
-        self.nodes[name] = (_member(call), edges)
+        self.nodes[name] = (_member("add", call), edges)
         return self
 
     def __repr__(self) -> str:
@@ -129,10 +129,12 @@ def group(
     """
     if isinstance(calls, Workflow):
         raise ValidationError("group: a list of calls is needed (got a Workflow); push it with tq.start")
+    if not isinstance(calls, Iterable):
+        raise ValidationError(f"group: a list of calls is needed (got {type(calls).__name__})")
     made: Workflow[T] = Workflow(name, then=then, on_failure=on_failure, budget=budget)
     made.named = False
     for number, call in enumerate(calls):
-        made.nodes[str(number)] = (_member(call), {})
+        made.nodes[str(number)] = (_member("group", call), {})
     return made
 
 
@@ -148,11 +150,13 @@ def chain(
     A handler with a parameter ``parent_result`` gets the result of the call before it. If one does not complete, those
     after it are cancelled. ``budget`` as for ``tq.group``. Raises ValidationError.
     """
-    made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
-    for number, (place, (call, _)) in enumerate(list(made.nodes.items())):
+    for call in calls:
         if isinstance(call, Workflow):
             raise ValidationError("chain: a link is a call, f.call(…); a group can only be the member of a group")
-        made.nodes[place] = (call, {str(number - 1): "cancel"} if number else {})
+        _call("chain", call, optional=False)
+    made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
+    for number, (place, (link, _)) in enumerate(list(made.nodes.items())):
+        made.nodes[place] = (link, {str(number - 1): "cancel"} if number else {})
     return made
 
 
@@ -336,8 +340,8 @@ class GroupPushes(ABC, GroupHome):
         return await self.queue.groups.find(status, limit, after)
 
 
-def _member(call: Any) -> Any:
-    return call if isinstance(call, Workflow) else _call("group", call, optional=False)
+def _member(field: str, call: Any) -> Any:
+    return call if isinstance(call, Workflow) else _call(field, call, optional=False)
 
 
 def _call(field: str, call: Any, *, optional: bool = True) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -161,8 +162,10 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
     found = {name: value for name, value in options.items() if value is not None}
     if isinstance(name := found.get("key"), str):
         if name not in inspect.signature(function).parameters:
-            known = ", ".join(inspect.signature(function).parameters)
-            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known or 'none'}")
+            known = ", ".join(accepted := list(inspect.signature(function).parameters)) or "none"
+            close = difflib.get_close_matches(name, accepted, n=1)
+            guess = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known}{guess}")
         found["key"] = functools.partial(_param, name)
     if "throttle" not in found and "debounce" not in found and "key" in found:
         raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")
@@ -195,7 +198,12 @@ def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[s
 
     Raises ValidationError.
     """
-    handler = handlers.get(type) if isinstance(type, str) else None
+    if not isinstance(type, str):
+        raise ValidationError(
+            f"type: the name of a task type is needed (got {type.__class__.__name__}); "
+            "f.push(…) and tq.push_many push calls, tq.start pushes workflows"
+        )
+    handler = handlers.get(type)
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
     return TaskCall(type, fitted(handler, {} if params is None else params), options)

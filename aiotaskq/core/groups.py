@@ -9,6 +9,7 @@ backend reads and locks what a rule needs, and writes what it returns (``backend
 
 from __future__ import annotations
 
+import difflib
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -254,7 +255,9 @@ def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
     for name, after in parents.items():
         for parent in after:
             if parent not in parents:
-                raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow")
+                close = difflib.get_close_matches(parent, parents, n=1)
+                guess = f"; did you mean {close[0]!r}?" if close else ""
+                raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow{guess}")
     children: dict[str, list[str]] = {name: [] for name in parents}
     for name, after in parents.items():
         for parent in set(after):

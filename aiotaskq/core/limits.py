@@ -170,14 +170,16 @@ class Gating:
         rank: list[type] = list(KINDS)
         self.specs: Sequence[Spec] = sorted(specs, key=lambda spec: (spec.key is None, rank.index(spec.__class__)))
         """What was declared, in the order in which the gates are passed: those with a key before those of all tasks."""
-        labels: set[tuple[str, object]] = set()
+        labels: set[tuple[str, str]] = set()
         for spec in self.specs:
             kind = KINDS[spec.__class__]
             for field, of in (("key", spec.key), ("weight", getattr(spec, "weight", None))):
                 if isinstance(of, str) and accepted is not None and of not in accepted:
                     raise _no_parameter(f"{kind}: {field}", of, task_type, accepted)
             if (label := (kind, self.label(spec))) in labels:
-                raise ValidationError(f"{kind}: {task_type} has two for {label[1]!r}; give one of them another name")
+                raise ValidationError(
+                    f"{kind}: {task_type} has two for {label[1].rstrip(':')!r}; give one of them another name"
+                )
             labels.add(label)
 
     def label(self, spec: Spec) -> str:

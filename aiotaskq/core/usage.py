@@ -34,21 +34,21 @@ Usage = dict[str, float]
 decode = msgspec.json.Decoder(dict[str, int | float]).decode
 
 
-def added(sums: Mapping[str, float] | None, amounts: Mapping[str, Any]) -> Usage:
-    """Return the sums with these amounts added.
+def added(sums: Mapping[str, float] | None, amounts: Mapping[str, Any], what: str = "usage") -> Usage:
+    """Return the sums with these amounts added; ``what`` begins the texts of errors.
 
     Raises ValidationError for an amount that is no finite number of at least 0, and for too many names or too much.
     """
     found = dict(sums or {})
     for name, amount in amounts.items():
-        check_key("usage", name, MAX_NAME)
+        check_key(what, name, MAX_NAME)
         if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= MOST:
-            raise ValidationError(f"{name}: a number from 0 to {MOST:,} is needed (got {shown(amount)})")
+            raise ValidationError(f"{what}: {name}: a number from 0 to {MOST:,} is needed (got {shown(amount)})")
         found[name] = _sum(found.get(name, 0), amount)
         if found[name] > MOST:
-            raise ValidationError(f"{name}: the sum of the task is more than {MOST:,}")
+            raise ValidationError(f"{what}: {name}: the sum of the task is more than {MOST:,}")
     if len(found) > MAX_NAMES:
-        raise ValidationError(f"usage: {len(found)} names are more than {MAX_NAMES} of one task")
+        raise ValidationError(f"{what}: {len(found)} names are more than {MAX_NAMES} of one task")
     return found
 
 
@@ -56,7 +56,7 @@ def checked_budget(budget: object) -> Usage:
     """Return a budget. Raises ValidationError for what is no dict of names and numbers of at least 0."""
     if not isinstance(budget, Mapping):
         raise ValidationError(f"budget: a dict of names and numbers is needed (got {shown(budget)})")
-    return added(None, budget)
+    return added(None, budget, "budget")
 
 
 def is_used_up(budget: Mapping[str, float], usage: Mapping[str, float]) -> bool:

@@ -107,6 +107,7 @@ async def test_options_that_are_refused() -> None:
         with pytest.raises(ValidationError, match=text):
             await work.options(**values).push(n=1)
     refused("key: the handler has no parameter 'm'; there is: n", lambda: tq.task(debounce=1, key="m")(lambda n: n))
+    refused("there is: number; did you mean 'number'", lambda: tq.task(debounce=1, key="numbr")(lambda number: number))
     refused("key: it is that of debounce or throttle", lambda: tq.task(key="n")(lambda n: n))
     refused("debounce, throttle", lambda: tq.task(debounce=1, throttle=1)(lambda n: n))
     refused("max_wait: it is shorter", lambda: tq.task(debounce=2, max_wait=1)(lambda n: n))

@@ -223,8 +223,20 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
         await app.tq.start(Workflow().add("g", group([call])).add("a", call, after="g"))
     with pytest.raises(ValidationError, match="unique_key: a task of a group"):
         await app.tq.group([app.price.options(unique_key="k").call(1)])
-    with pytest.raises(ValidationError, match="group: a call is needed"):
-        await app.tq.group([1])  # type: ignore[list-item]
+    with pytest.raises(ValidationError, match=r"after: 'b' waits for 'aple', which .*; did you mean 'apple'"):
+        await app.tq.start(Workflow().add("apple", call).add("b", call, after="aple"))
+    for wrong, text in (
+        (lambda: app.tq.group([1]), "group: a call is needed"),
+        (lambda: app.tq.group(call), r"group: a list of calls is needed \(got TaskCall\)"),
+        (lambda: app.tq.start(chain([call, call])), r"chain: a call is needed, .* \(got list\)"),
+        (lambda: app.tq.start(Workflow().add("a", app.price)), "add: a call is needed"),
+        (lambda: app.tq.push(Workflow()), r"\(got Workflow\); .* tq.start pushes workflows"),
+        (lambda: app.tq.push(call), r"\(got TaskCall\); f.push\(…\) and tq.push_many push calls"),
+        (lambda: app.tq.group([call], budget={"tokens": -1}), "budget: tokens: a number from 0"),
+        (lambda: app.tq.groups(status="done"), "'done' is unknown; use running, completed, failed, cancelled$"),
+    ):
+        with pytest.raises(ValidationError, match=text):
+            await wrong()  # type: ignore[no-untyped-call]
     with pytest.raises(ValidationError, match=r"start: a Workflow.* \(got list\); for a list"):
         await app.tq.start([call])  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="group: a list of calls is needed"):

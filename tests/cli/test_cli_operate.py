@@ -372,7 +372,7 @@ def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:
     assert [each["group_id"] for each in cli.json("groups", "list", "--after", "night-2")] == ["night-1"]
     assert cli.json("groups", "cancel", "da") == {"group_id": "day", "cancelled": True}
     assert [each["group_id"] for each in cli.json("groups", "list", "--status", "cancelled")] == ["day"]
-    assert "no group is pending; use running" in cli.fails("groups", "list", "--status", "pending", code=2)
+    assert "use running, completed, failed, cancelled" in cli.fails("groups", "list", "--status", "pending", code=2)
     said = cli.fails("groups", "retry", "nig")
     assert "nig: several group ids begin with it: night-1, night-2; type more of one" in said
     assert cli.json("groups", "retry", "d") == {"group_id": "day", "retried": 2}

@@ -134,6 +134,7 @@ def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
             r"limit: key: 'tenant.name' is a part .*: lambda params: params\['tenant'\]\['name'\]$",
         ),
         ([Limit(1), Limit(2)], "limit: export has two for 'export'; give one of them another name"),
+        ([Fair("tenant"), Fair("tenant", 5)], "fair: export has two for 'tenant'; give one of them another name"),
     ],
 )
 def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:

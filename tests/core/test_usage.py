@@ -34,9 +34,9 @@ def test_decimal_fractions_add_up_as_by_hand() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, -0.5, math.nan, math.inf, True, "7", None, MOST + 1, [7]])
 def test_what_is_no_amount_is_refused(wrong: Any) -> None:
-    with pytest.raises(ValidationError, match=r"^tokens: a number from 0"):
+    with pytest.raises(ValidationError, match=r"^usage: tokens: a number from 0"):
         added(None, {"tokens": wrong})
-    with pytest.raises(ValidationError, match=r"^tokens: a number from 0"):
+    with pytest.raises(ValidationError, match=r"^budget: tokens: a number from 0"):
         checked_budget({"tokens": wrong})
 
 

@@ -50,8 +50,8 @@ class Operated(Settled, Protocol):
     step_verbs: StepVerbs
 
 
-def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
-    """Return the statuses of these names, none for None. Raises ValidationError."""
+def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(Status)) -> tuple[Status, ...]:
+    """Return the statuses of these names, none for None. Raises ValidationError for one that is not ``known``."""
     if names is None:
         return ()
     try:
@@ -61,8 +61,8 @@ def statuses(names: str | Iterable[str] | None) -> tuple[Status, ...]:
     if not found:
         raise ValidationError("status: an empty list names none; leave it out to mean every status")
     for name in found:
-        if name not in tuple(Status):
-            raise ValidationError(f"status: {name!r:.40} is unknown; use {', '.join(Status)}")
+        if name not in known:
+            raise ValidationError(f"status: {name!r:.40} is unknown; use {', '.join(known)}")
     return tuple(map(Status, found))
 
 

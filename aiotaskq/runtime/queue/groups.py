@@ -143,9 +143,7 @@ class GroupVerbs:
 
         Raises ValidationError, and NotFound when there is no such group (any more).
         """
-        wanted = set(statuses(status))
-        if wrong := wanted.difference(STATUSES):
-            raise ValidationError(f"status: no group is {', '.join(sorted(wrong))}; use {', '.join(STATUSES)}")
+        wanted = set(statuses(status, STATUSES))
         check_int("limit", limit, 1, MOST_LISTED)
         if after is not None:
             await self.get(after)
