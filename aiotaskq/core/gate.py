@@ -158,6 +158,12 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     return count, replace(gate, tat=tat, next_at=next_at)
 
 
+def due_by(gate: Gate, at: int) -> Gate:
+    """Return the gate after an admission; it is looked at again at that instant at the latest, or when it opens."""
+    at = max(at, gate.closed_until)
+    return replace(gate, next_at=min(at, gate.next_at or at))
+
+
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:
     """Return the gate after a change; a backend then admits what may pass it."""
     bounds = replace(gate.bounds, **change.bounds) if change.bounds else gate.bounds

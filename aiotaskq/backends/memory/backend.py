@@ -28,8 +28,9 @@ from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.backends.room_at_gates import check_room
 from aiotaskq.backends.url import KEEP_ENDED
-from aiotaskq.core.parking import any_flow, slots
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects, same_push
 from aiotaskq.errors import LeaseLost
 
@@ -53,7 +54,7 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, keep
+            self._tasks, self._lock, self.gates, self.notes, self._push_gated, self._make_room, self.listeners, keep
         )
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
@@ -75,16 +76,28 @@ class MemoryBackend(DirectBackend):
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
-        if room.instead and any_flow(tasks):
-            self.gates.check(tasks)  # it raises before anything is written
-        self._update(room.instead)
+        if room.instead:
+            check_room(self.gates, self._new_gated(tasks))  # it raises before anything is written
+            self._update(room.instead)
 
-    def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-        gated = self.gates.check(tasks, refused) if any_flow(tasks) else None
-        stored = [self._insert(task) for task in tasks]
-        if gated:
-            self.gates.pushed(gated)
+    def _push(self, tasks: Sequence[Task]) -> list[Task]:
+        if not any_flow(tasks):
+            return [self._insert(task) for task in tasks]
+        stored = self._push_gated(tasks)
+        self.gates.open()
         return stored
+
+    def _push_gated(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+        """Insert tasks, which are ``refused`` where too many would wait; the caller opens the gates."""
+        new = self._new_gated(tasks)
+        if refused:
+            check_room(self.gates, new)
+        stored = [self._insert(task) for task in tasks]
+        self.gates.touched.pushed([task for task in new if task.task_id in self._tasks])
+        return stored
+
+    def _new_gated(self, tasks: Sequence[Task]) -> list[Task]:
+        return [task for task in tasks if task.flow is not None and self._reads.conflicting(task) is None]
 
     def insert(self, task: Task) -> Task:
         with self._lock:
@@ -188,7 +201,7 @@ class MemoryBackend(DirectBackend):
         return held
 
     def _update(self, changes: Iterable[Change]) -> list[bool]:
-        held = []
+        held, flows = [], False
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
             if row is not None and row.unique_key is None and after.unique_key is not None:
@@ -197,8 +210,8 @@ class MemoryBackend(DirectBackend):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
-                flows = row.flow is not None or after.flow is not None
-                if flows and row.final and not after.final:
+                flow = row.flow is not None or after.flow is not None
+                if flow and row.final and not after.final:
                     after = self.groups.brought_back(row, after)
                 self._leave(row)
                 if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile
@@ -207,10 +220,14 @@ class MemoryBackend(DirectBackend):
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
-                if flows or change.then:
-                    self.gates.settled(row, after, change.then)
+                if flow or change.then:
+                    flows = True
+                    self.gates.touched.changed([(row, after)])
+                    self.gates.touched.pushed(change.then)
                     self.groups.note(row, after)
-        self.groups.settle()
+        if flows:
+            self.groups.settle()
+            self.gates.open()
         return held
 
     def _move(self, row: Task, after: Task) -> None:
@@ -285,9 +302,10 @@ class MemoryBackend(DirectBackend):
                     self._ended.drop_beside(task_id)
                     self.queue.end(row)
                     if row.flow is not None and not row.final:
-                        self.gates.open(slots(row), None)
+                        self.gates.touched.deleted([row])
                         self.groups.deleted(row)
                     deleted += 1
+            self.gates.open()
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

@@ -75,8 +75,7 @@ class DurableFake(MemoryBackend):
         def store() -> None:
             with self._lock:
                 self._update(() if room is None else room.instead)
-                self.gates.check(tasks)
-                new = [task for task in tasks if self._insert(task) is task]
+                new = [task for task, row in zip(tasks, self._push(tasks), strict=True) if row is task]
             for task in new:
                 self.on_commit(task)
             self.listeners.notify(READY)

@@ -4,85 +4,84 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.admission import USED_UP, Admission, TouchedGates
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
-from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState, admit, changed, declared, is_idle, room_of
-from aiotaskq.core.parking import (
-    at_gate,
-    parked_again,
-    passed,
-    pushed_at,
-    redeclared,
-    settled_at,
-    slots,
-    tokens,
-    touched,
-)
-from aiotaskq.core.parking import left as freed
+from aiotaskq.backends.visit import Visit
+from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, room_of
+from aiotaskq.core.parking import at_gate, parked_again, passed, slots, tokens
 from aiotaskq.core.task import PENDING, Task, claim_order
-from aiotaskq.core.usage import USED_UP_UNTIL
+from aiotaskq.core.usage import budget_gate
 
 
 class Line:
     """A gate and its tasks by id. Those that wait are in a lane, as they are when they are free: by their due times."""
 
-    def __init__(self, key: str, rows: Mapping[str, Task]) -> None:
-        self._rows = rows
+    def __init__(self, key: str) -> None:
         self.gate = Gate(key=key)
         self.held: dict[str, None] = {}
         self.waiting: dict[str, Task] = {}
-        self._lane = Lane(self.waiting, on_delay=lambda: None)
+        self.lane = Lane(self.waiting, on_delay=lambda: None)
 
-    def enter(self, task: Task) -> None:
-        """Add a task that waits."""
-        self.waiting[task.task_id] = free = replace(task, run_at=task.due)
-        self._lane.put(free)
 
-    def leave(self, task: Task) -> None:
-        """Remove a task that has not passed."""
-        if (free := self.waiting.pop(task.task_id, None)) is not None:
-            self._lane.discard(free)
+class Lines(dict[str, Line]):
+    """The lines by the keys of their gates; one that is looked up is made."""
 
-    def first(self, now: int, paused: Container[str]) -> tuple[list[Task], bool]:
-        """Take those of the first due tasks that may pass, and set when the next one may.
+    def __missing__(self, key: str) -> Line:
+        line = self[key] = Line(key)
+        return line
 
-        Return these tasks, and whether there may be more of them.
-        """
-        room, rate = room_of(self.gate, now), self.gate.bounds.interval
-        limit = room.limit(len(self.held))
-        # One more tells when that may pass, unless only the end of a task with a slot lets it.
-        one_more = rate or room.least or limit < room.most - len(self.held)
-        wanted = limit + 1 if one_more else limit
+
+class MemoryAdmission(Admission):
+    """The gates that a verb touches, which holds the lock of the backend."""
+
+    def __init__(self, now: int, lines: Lines, rows: Mapping[str, Task], paused: Container[str], move: Any) -> None:
+        super().__init__(now)
+        self._lines, self._rows, self._paused, self._move = lines, rows, paused, move
+
+    def lock(self, keys: Collection[str]) -> None:
+        self.gates.update({key: self._lines[key].gate for key in keys})
+
+    def lock_free(self, keys: Collection[str]) -> Collection[str]:
+        self.lock(keys)
+        return ()
+
+    def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
+        key, now = keys[0], self.now
+        line, gate = self._lines[key], self.gates[key]
+        visit = Visit(gate, len(line.held), room_of(gate, now))
+        if gate.bounds.interval:
+            visit.unstarted = unstarted(line, self._rows)
         found: list[Task] = []
         left: list[Task] = []
-        while len(found) < wanted and (task := self._lane.take_one(now)) is not None:
-            (left if task.queue in paused else found).append(task)
-        count, self.gate = self.admit(found, now)
-        for task in (*found[count:], *left):
-            self._lane.put(task)
-        for task in found[:count]:
-            del self.waiting[task.task_id]
-        if (at := self._lane.next_delayed(now)) is not None:
-            at = max(at, self.gate.closed_until)
-            self.gate = replace(self.gate, next_at=min(at, self.gate.next_at or at))
-        return [self._rows[task.task_id] for task in found[:count]], limit < count == len(found)
+        wanted = visit.limit + 1 if visit.limit or now < gate.closed_until else 0
+        while len(found) < wanted and (task := line.lane.take_one(now)) is not None:
+            (left if task.queue in self._paused else found).append(task)
+        visit.look([self._rows[task.task_id] for task in found], now)
+        for task in (*found[len(visit.passing) :], *left):
+            line.lane.put(task)
+        for task in visit.passing:
+            del line.waiting[task.task_id]
+            self._move(task, passed(task, now))
+        at = line.lane.next_delayed(now)
+        self.gates[key] = visit.gate if at is None else due_by(visit.gate, at)
+        return (), [visit]
 
-    def admit(self, tasks: Iterable[Task], now: int) -> tuple[int, Gate]:
-        """Apply the rule to tasks that are due."""
-        key, held = self.gate.key, map(self._rows.__getitem__, self.held if self.gate.bounds.interval else ())
-        unstarted = sum(tokens(task, key) for task in held if task.status is PENDING)
-        return admit(self.gate, len(self.held), unstarted, now, [tokens(task, key) for task in tasks])
+
+def unstarted(line: Line, rows: Mapping[str, Task]) -> int:
+    """Sum up the tokens of the tasks that hold a slot and have not started."""
+    return sum(tokens(row, line.gate.key) for task_id in line.held if (row := rows[task_id]).status is PENDING)
 
 
 class MemoryGates(Gates):
-    """Every gate of a backend; ``rows`` are its rows, and ``move`` replaces one of them, with its indexes."""
+    """Every gate of a backend, and what ``backends.room_at_gates`` reads of them."""
 
     def __init__(
         self,
@@ -92,13 +91,17 @@ class MemoryGates(Gates):
         move: Callable[[Task, Task], None],
         listeners: Listeners,
     ) -> None:
+        """``rows`` are those of the backend, and ``move`` replaces one of them, with its indexes."""
         self._rows, self._paused, self._lock, self._move, self._listeners = rows, paused, lock, move, listeners
-        self._lines: dict[str, Line] = {}
+        self._lines = Lines()
+        self.touched = TouchedGates()
+        """What the verb at hand touches; ``open`` admits these gates at its end."""
 
     async def admit(self, now: int, limit: int) -> int | None:
         with self._lock:
             due = [key for key, line in self._lines.items() if (at := line.gate.next_at) is not None and at <= now]
-            self.open(sorted(due)[:limit], now)
+            with self._admission(now) as admission:
+                admission.open(sorted(due)[:limit])
             ats = [line.gate.next_at for line in self._lines.values()]
         if due:
             self._listeners.notify(READY)
@@ -114,150 +117,97 @@ class MemoryGates(Gates):
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         with self._lock:
             all_keys = sorted(key for key in self._lines if key.startswith(prefix)) if keys is None else keys
-            known = [key for key in all_keys if key in self._lines]
-            lines = [self._lines[key] for key in known[:limit]]
+            lines = [self._lines[key] for key in [key for key in all_keys if key in self._lines][:limit]]
             return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         with self._lock:
-            line = self._lines.get(key)
-            if line is None:
-                return [], []
+            line = self._lines.get(key) or Line(key)
             waiting = heapq.nsmallest(limit, line.waiting.values(), claim_order)
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        with self._lock:
-            line = self._line(key)
-            line.gate = changed(line.gate, change, now)
-            self.open([key], now)
+        with self._lock, self._admission(now) as admission:
+            gate = admission.change(key, change)
         self._listeners.notify(READY)
-        return line.gate
+        return gate
+
+    # ---- what is read before a push ----
+
+    def stored(self, keys: Collection[str]) -> dict[str, Gate]:
+        return {key: self._lines[key].gate for key in keys if key in self._lines}
+
+    def held(self, keys: Collection[str]) -> dict[str, int]:
+        return {key: len(self._lines[key].held) for key in keys}
+
+    def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
+        return {key: unstarted(self._lines[key], self._rows) for key in bursts}
+
+    def beyond(self, counts: Mapping[str, int]) -> set[str]:
+        return {key for key, count in counts.items() if len(self._lines[key].waiting) > count}
 
     # ---- for the backend, which holds the lock ----
 
-    def check(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-        """Take the bounds that a push declares, and return its new tasks with gates.
+    def open(self) -> None:
+        """Admit the gates that were touched."""
+        touched, self.touched = self.touched, TouchedGates()
+        if touched:
+            with self._admission(touched.now) as admission:
+                touched.admit(admission)
 
-        Raises QueueFull if more tasks than may would wait at their gates, and these are ``refused`` then.
-        """
-        new = [task for task in tasks if task.flow is not None and task.task_id not in self._rows]
-        if not new:
-            return new
-        before = {key: self._line(key).gate for task in new for key, _ in task.flow.gates}  # type: ignore[union-attr]
-        self._declare(new)
-        for key in before if refused else ():
-            line, here = self._line(key), [task for task in new if task.gate == key]
-            if here and (most := line.gate.bounds.max_waiting) is not None:
-                ready = [task for task in here if (task.due_at or 0) <= pushed_at(task)]
-                count = 0 if line.waiting else line.admit(ready, max(map(pushed_at, here)))[0]
-                if len(line.waiting) + len(here) - count > most:
-                    for name, unchanged in before.items():
-                        self._line(name).gate = unchanged
-                    raise gate_full(key, most)
-        return new
-
-    def _declare(self, tasks: Sequence[Task]) -> None:
-        now = max(map(pushed_at, tasks))
-        for task in tasks:
-            for key, bounds in task.flow.gates:  # type: ignore[union-attr]
-                self._take_bounds(key, bounds, now, next_at=now)
-
-    def _take_bounds(self, key: str, bounds: Bounds, now: int, next_at: int) -> None:
-        line = self._line(key)
-        gate = declared(line.gate, bounds, now)
-        if gate is not line.gate and line.waiting:  # it may pass, though this push waits elsewhere
-            gate = replace(gate, next_at=next_at)
-        line.gate = gate
-
-    def pushed(self, tasks: Sequence[Task]) -> None:
-        """Admit the gates at which tasks of a push wait, which are in the rows now, at the latest push stamp."""
-        self.open([key for key in map(at_gate, tasks) if key is not None], max(map(pushed_at, tasks)))
+    @contextmanager
+    def _admission(self, now: int) -> Iterator[MemoryAdmission]:
+        admission = MemoryAdmission(now, self._lines, self._rows, self._paused, self._move)
+        yield admission
+        for key, gate in admission.gates.items():
+            self._lines[key].gate = gate
+        if any(gate.next_at is not None for gate in admission.gates.values()):
+            self._listeners.notify(GATES)
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""
         for key in slots(task):
-            self._line(key).held[task.task_id] = None
+            self._lines[key].held[task.task_id] = None
         if (at := at_gate(task)) is not None:
-            self._line(at).enter(task)
+            line = self._lines[at]
+            line.waiting[task.task_id] = free = replace(task, run_at=task.due)
+            line.lane.put(free)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         for key in slots(task):
-            self._line(key).held.pop(task.task_id, None)
-        if (at := at_gate(task)) is not None:
-            self._line(at).leave(task)
+            self._lines[key].held.pop(task.task_id, None)
+        if (at := at_gate(task)) is not None and (free := self._lines[at].waiting.pop(task.task_id, None)) is not None:
+            self._lines[at].lane.discard(free)
 
-    def settled(self, before: Task, after: Task, then: Sequence[Task]) -> None:
-        """Admit the gates of which ``after`` has no slot any more, or at which it or a follow-up waits now."""
-        for key, bounds in redeclared(before, after):
-            self._take_bounds(key, bounds, after.due, next_at=0)
-        # The widest first: a task that waits there is before one that only now reaches it.
-        self.open(reversed(touched(before, after)), settled_at(before, after))
-        if gated := [task for task in then if task.flow is not None]:
-            self._declare(gated)
-            self.pushed(gated)
-
-    def settle(self, row: Task, after: Task) -> None:
-        """Replace a row, and do as ``settled``."""
-        self._move(row, after)
-        self.settled(row, after, ())
+    def move(self, before: Task, after: Task) -> None:
+        """Replace a row, and touch its gates."""
+        self._move(before, after)
+        self.touched.changed([(before, after)])
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
         with self._lock:
             for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
                 if not paused and (at := at_gate(task)) is not None:
-                    self.open([at], None)
+                    self.touched.due[at] = None
                 elif paused and task.status is PENDING and not task.parked:
-                    self._park(task)
+                    self.move(task, parked_again(task))
+            self.open()
 
-    def close_budget(self, key: str) -> None:
+    def close_budget(self, group_id: str) -> None:
         """Close the gate of a group, and park what has passed it and has not started."""
-        line = self._line(key)
-        line.gate = replace(line.gate, closed_until=USED_UP_UNTIL)
-        for task in [row for task_id in line.held if (row := self._rows[task_id]).status is PENDING]:
-            self._park(task)
+        key = budget_gate(group_id)
+        with self._admission(0) as admission:
+            admission.change(key, USED_UP)
+        for task in [row for task_id in self._lines[key].held if (row := self._rows[task_id]).status is PENDING]:
+            self.move(task, parked_again(task))
 
-    def open_budget(self, key: str, now: int) -> None:
+    def change_budget(self, group_id: str, change: GateChange, now: int) -> None:
         """Open the gate of a group, and let its tasks pass."""
-        line = self._line(key)
-        line.gate = replace(line.gate, closed_until=0)
-        self.open([key], now)
+        with self._admission(now) as admission:
+            admission.change(budget_gate(group_id), change)
 
-    def _park(self, task: Task) -> None:
-        """Park a task that has not started at the first of its gates, and make those due of which it had a slot."""
-        after = parked_again(task)
-        self._move(task, after)
-        self.open(freed(task, after), None)
-
-    def drop(self, key: str) -> None:
-        """Forget a gate at which no task is."""
-        self._lines.pop(key, None)
-
-    def open(self, keys: Iterable[str], now: int | None) -> None:
-        """Admit these gates, and those behind them; without ``now`` make them due."""
-        todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
-        later = False
-        while todo:
-            del todo[key := next(iter(todo))]
-            line = self._line(key)
-            if now is None:
-                line.gate, later = replace(line.gate, next_at=0), True
-                continue
-            tasks, more = line.first(now, self._paused)
-            for task in tasks:
-                after = passed(task, now)
-                self._move(task, after)
-                if (onward := at_gate(after)) is not None:
-                    todo[onward] = None
-            if more:
-                todo[key] = None
-            later = later or line.gate.next_at is not None
-        if later:
-            self._listeners.notify(GATES)
-
-    def _line(self, key: str) -> Line:
-        if (line := self._lines.get(key)) is None:
-            line = self._lines[key] = Line(key, self._rows)
-        return line
+    def drop_budget(self, group_id: str) -> None:
+        """Forget the gate of a group, at which no task is."""
+        self._lines.pop(budget_gate(group_id), None)

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.admission import NOT_USED_UP
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.groups import Groups, again, concerns, follow, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
@@ -16,7 +17,7 @@ from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import Usage, both, budget_gate
+from aiotaskq.core.usage import Usage, both
 
 
 class MemoryGroups(Groups):
@@ -76,7 +77,8 @@ class MemoryGroups(Groups):
             self._members.setdefault(member.group_id, []).append(member)
         self.write(plan.groups)
         for group_id in plan.used_up:
-            self._gates.close_budget(budget_gate(group_id))
+            self._gates.close_budget(group_id)
+        self._gates.open()
         return True
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
@@ -92,6 +94,7 @@ class MemoryGroups(Groups):
                 for number, task in enumerate(new)
             ]
             self.write([grown(group, len(new))])
+            self._gates.open()
         self._listeners.notify(READY)
         return len(new)
 
@@ -119,9 +122,10 @@ class MemoryGroups(Groups):
             group = replace(group, budget=budget)
             self.write([group])
             if group.used_up:
-                self._gates.close_budget(budget_gate(group_id))
+                self._gates.close_budget(group_id)
             else:
-                self._gates.open_budget(budget_gate(group_id), now)
+                self._gates.change_budget(group_id, NOT_USED_UP, now)
+            self._gates.open()
         self._listeners.notify(READY)
         return group
 
@@ -131,8 +135,9 @@ class MemoryGroups(Groups):
         while above is not None and (group := self._groups.get(above)) is not None:
             group = self._groups[above] = replace(group, usage=both(group.usage, more))
             if group.used_up:
-                self._gates.close_budget(budget_gate(above))
+                self._gates.close_budget(above)
             above = group.parent_id
+        self._gates.open()
 
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
@@ -168,7 +173,7 @@ class MemoryGroups(Groups):
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         for before, after in changes:
-            self._gates.settle(before, after)
+            self._gates.move(before, after)
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         return {group_id: self._groups[group_id] for group_id in ids if group_id in self._groups}
@@ -218,7 +223,7 @@ class MemoryGroups(Groups):
     def _drop(self, group_id: str) -> None:
         self._ended.pop(group_id, None)
         if (group := self._groups.pop(group_id, None)) is not None and group.budget:
-            self._gates.drop(budget_gate(group_id))
+            self._gates.drop_budget(group_id)
         self._members.pop(group_id, None)
 
 

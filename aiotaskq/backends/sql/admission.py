@@ -9,13 +9,12 @@ it is free; else it is *missed*, and admitted in a transaction after this one.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
 from sqlalchemy import Connection
 
+from aiotaskq.backends.admission import Admission, TouchedGates
 from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.claim import Claim, due_of
@@ -23,11 +22,10 @@ from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.hand_on import take_first
 from aiotaskq.backends.sql.rows import decode_flow, json_text
-from aiotaskq.backends.sql.statement_size import CHUNK
-from aiotaskq.backends.sql.visit import Visit, independent
+from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, declared, room_of
-from aiotaskq.core.parking import is_end_of_run, passed, pushed_at, redeclared, settled_at, slots, tokens, touched
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, due_by, room_of
+from aiotaskq.core.parking import passed, pushed_at, tokens
 from aiotaskq.core.task import Task
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
@@ -54,37 +52,21 @@ def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
     return []
 
 
-class Touched:
-    """The gates that a transaction touches by the tasks that it writes."""
+class Touched(TouchedGates):
+    """What a transaction touches by the tasks that it writes: gates, groups and children."""
 
     def __init__(self, messages: Messages = _no_messages) -> None:
         """``messages``: see ``Groups.messages``."""
+        super().__init__()
         self.messages = messages
-        self.now = 0
-        """The latest instant of a push or an update, in microseconds UTC."""
-        self.keys: dict[str, None] = {}
-        """Gates to admit, in this order."""
-        self.due: dict[str, None] = {}
-        """Gates to make due."""
-        self.known: dict[str, Bounds | None] = {}
-        """All gates of the tasks at hand."""
         self.followed = Followed()
         """What it means for children and groups."""
         self.grouped = False
         """Whether members of groups, or parents, have ended."""
-        self._declared: list[tuple[str, Bounds]] = []
-        self._redeclared: list[tuple[str, Bounds, int]] = []
-        self._pushed: list[Task] = []
         self._bounded: set[str] = set()
-        self._parked: list[Task] = []
-        self._ended: Flow | None = None
-        """The flow of a task that has ended."""
-        self._admission: Admission | None = None
+        self._admission: SqlAdmission | None = None
         self._entered: set[str] = set()
         """Gates at which there is nothing to do for new tasks any more."""
-
-    def __bool__(self) -> bool:
-        return bool(self.keys or self.due)
 
     def enter(self, connection: Connection, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return new tasks as they are to be inserted: where no other waits, those that may pass their gate have.
@@ -104,7 +86,7 @@ class Touched:
                 gates += task.flow.gates
                 self.now = max(self.now, pushed_at(task))
         self.known.update(gates)
-        self._admission = Admission(connection, self.now, self.known)
+        self._admission = SqlAdmission(connection, self.now, self.known)
         self._admission.lock(lines)
         self._admission.declare(gates)
         entered = self._admission.enter(lines)
@@ -122,57 +104,18 @@ class Touched:
 
     def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
         """Note new rows; whether they are ``refused`` where too many would wait."""
-        for task in tasks:
-            if task.flow is not None and task.gate not in self._entered:
-                self.known.update(task.flow.gates)
-                self._declared += task.flow.gates
-                self.now = max(self.now, pushed_at(task))
-                if task.parked and task.gate is not None:
-                    self.keys[task.gate] = None
-                    self._pushed.append(task)
-                    if refused:
-                        self._bounded.add(task.gate)
+        new = [task for task in tasks if task.flow is not None and task.gate not in self._entered]
+        super().pushed(new)
+        if refused:
+            self._bounded.update([task.gate for task in new if task.parked and task.gate is not None])
 
-    def changed(self, connection: Connection, changes: Iterable[tuple[Task, Task]]) -> None:
+    def written(self, connection: Connection, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note what tasks with gates were, and what was written; remove the slots that are free then."""
-        gone = []
-        for before, after in changes:
-            if (flow := before.flow) is not None and is_end_of_run(before, after):  # as nearly all are
-                if flow != self._ended:
-                    self._ended = flow
-                    self.known.update(flow.gates)
-                    self.keys |= {key: None for key, _ in reversed(flow.gates)}
-                if len(flow.gates) > 1:
-                    gone.append(after.task_id)
-                self.now = max(self.now, after.ended_at or 0)
-                continue
-            gates = () if before.flow is None else before.flow.gates
-            self.known.update(gates)
-            if others := redeclared(before, after):
-                self.known.update(others)
-                self._redeclared += [(key, bounds, after.due) for key, bounds in others]
-            # The widest first: a task that waits there is before one that only now reaches it.
-            keys = dict.fromkeys(reversed(touched(before, after)))
-            at = settled_at(before, after)
-            if at is None:
-                self.due |= keys
-            else:
-                self.keys |= keys
-                self.now = max(self.now, at)
-            if after.final:
-                self._ended = before.flow
-            elif after.parked:
-                self._parked.append(after)
-            if len(gates) > 1 and not slots(after):
-                gone.append(after.task_id)
-        sql.remove_slots(connection, gone)
+        sql.remove_slots(connection, self.changed(changes))
 
-    def deleted(self, connection: Connection, tasks: Sequence[Task]) -> None:
+    def dropped(self, connection: Connection, tasks: Sequence[Task]) -> None:
         """Note that live tasks with gates are deleted, and remove their slots."""
-        for task in tasks:
-            if task.flow is not None:
-                self.known.update(task.flow.gates)
-                self.due.update(dict.fromkeys(slots(task)))
+        self.deleted(tasks)
         sql.remove_slots(connection, [task.task_id for task in tasks])
 
     def open(self, connection: Connection, committed: bool = False, claim: Claim | None = None) -> Opened | None:
@@ -183,18 +126,11 @@ class Touched:
         """
         if not self and self._admission is None:
             return None
-        admission = self._admission or Admission(connection, self.now, self.known)
+        admission = self._admission or SqlAdmission(connection, self.now, self.known)
         admission.claim = claim
-        admission.lock([key for key in self.known if key not in admission.gates])
-        admission.declare(self._declared)
-        for key, bounds, at in self._redeclared:
-            gate = declared(admission.gates[key], bounds, at)
-            if gate is not admission.gates[key]:
-                admission.gates[key] = replace(gate, next_at=0)
-        waiting = [task for task in (*self._pushed, *self._parked) if (task.due_at or 0) > self.now]
-        admission.delayed.update(task.gate for task in waiting if task.gate is not None)
-        one = len(self.keys) == 1 and not (self._pushed or self._parked)
-        if not (one and self._ended is not None and admission.hand_on(next(iter(self.keys)), self._ended)):
+        self.declare(admission)
+        one = len(self.keys) == 1 and not self.waiting
+        if not (one and self.ended is not None and admission.hand_on(next(iter(self.keys)), self.ended)):
             admission.open(self.keys)
         admission.make_due(self.due)
         if not committed:
@@ -202,20 +138,17 @@ class Touched:
         return admission.end()
 
 
-class Admission:
-    """The gates that a transaction has locked, and what has passed them."""
+class SqlAdmission(Admission):
+    """The gates that a transaction of a database has locked, and what has passed them."""
 
     def __init__(
         self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None], claim: Claim | None = None
     ) -> None:
         """``bounds`` are those of gates that do not exist."""
+        super().__init__(now)
         self.claim = claim
         """What follows."""
-        self.gates: dict[str, Gate] = {}
-        """By key; what is written here is stored by ``end``."""
-        self.delayed: set[str] = set()
-        """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
-        self._connection, self._now, self._bounds = connection, now, dict(bounds)
+        self._connection, self._bounds = connection, dict(bounds)
         self._stored: dict[str, Gate] = {}
         self._held: dict[str, int] = {}
         self._missed: dict[str, Bounds | None] = {}
@@ -226,7 +159,6 @@ class Admission:
         self._flows: dict[str | None, Flow | None] = {}
 
     def lock(self, keys: Collection[str]) -> None:
-        """Lock these gates, and make those that do not exist."""
         if self.claim is None:
             self._take(sql.locked(self._connection, keys))
         elif keys:
@@ -246,16 +178,15 @@ class Admission:
         self.gates.update(found)
         self._stored.update(found)
 
-    def declare(self, gates: Iterable[tuple[str, Bounds]]) -> None:
-        """Take the bounds that a push declares."""
-        for key, bounds in gates:
-            gate = declared(self.gates[key], bounds, self._now)
-            if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
-                self.gates[key] = replace(gate, next_at=self._now)
+    def lock_free(self, keys: Collection[str]) -> Collection[str]:
+        self._take(sql.locked(self._connection, keys, wait=False))
+        missed = {key: self._bounds.get(key) for key in keys if key not in self.gates}
+        self._missed |= missed
+        return missed.keys()
 
     def enter(self, lines: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
         """Return, by id, those of new tasks that pass their gates, which are not inserted yet, as they are then."""
-        now = self._now
+        now = self.now
         rooms = {key: room_of(self.gates[key], now) for key in lines if self._stays(key)}
         entered: dict[str, Task] = {}
         for key, held in sql.held_where_none_waits(self._connection, rooms).items():
@@ -269,24 +200,19 @@ class Admission:
 
     def is_full(self, key: str) -> bool:
         """Whether it is known that no further task may pass."""
-        most = room_of(self.gates[key], self._now).most
+        most = room_of(self.gates[key], self.now).most
         return self._stays(key) and self._held.get(key, 0) >= most and self.gates[key].bounds.max_waiting is None
 
     def recount(self) -> None:
         """Forget how many tasks hold slots."""
         self._held.clear()
 
-    def make_due(self, keys: Iterable[str]) -> None:
-        """Let the next sweep admit these gates."""
-        for key in keys:
-            self.gates[key] = replace(self.gates[key], next_at=0)
-
     def hand_on(self, key: str, flow: Flow) -> bool:
         """Claim the first tasks at a gate at once if they have this flow and nothing else is ready.
 
         Return whether no other one may pass.
         """
-        claim, now, gate = self.claim, self._now, self.gates[key]
+        claim, now, gate = self.claim, self.now, self.gates[key]
         if claim is None or claim.now != now or len(flow.gates) != 1 or now < gate.closed_until or not self._stays(key):
             return False
         if not self._is_nothing_ready(claim):
@@ -303,27 +229,6 @@ class Admission:
         limit = min(room.together, claim.limit)
         return len(rows) == first and (first < min(room.most - held, limit) or room.most - held <= limit)
 
-    def open(self, keys: Iterable[str]) -> None:
-        """Admit these gates, and those behind them."""
-        todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
-        while todo:
-            part = list(itertools.islice(todo, CHUNK))
-            if unknown := [key for key in part if key not in self.gates]:
-                self._take(sql.locked(self._connection, unknown, wait=False))
-                missed = [key for key in unknown if key not in self.gates]
-                self._missed |= {key: self._bounds.get(key) for key in missed}
-                for key in missed:
-                    del todo[key]
-                part = [key for key in part if key in todo]
-            idle, visits = self._visit(part)
-            for key in idle:
-                del todo[key]
-            for visit in visits:
-                del todo[visit.key]
-                todo |= dict.fromkeys(visit.onward)
-                if visit.more:
-                    todo[visit.key] = None
-
     def check_waiting(self, keys: Collection[str]) -> None:
         """Raise QueueFull if more tasks than may wait at these gates."""
         bounds = {key: self.gates[key].bounds.max_waiting for key in keys}
@@ -337,7 +242,7 @@ class Admission:
         changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         sql.write(self._connection, changed)
         later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self._now, later, self._missed, self._ready, self._taken, self._heads_now())
+        return Opened(self.now, later, self._missed, self._ready, self._taken, self._heads_now())
 
     def _heads_now(self) -> list[Head] | None:
         """Return the heads with what is ready since they were read; no task of a priority is before its head."""
@@ -354,13 +259,8 @@ class Admission:
         gate = self.gates[key]
         return gate.next_at is None and gate.bounds.interval is None and key not in self.delayed
 
-    def _visit(self, keys: Sequence[str]) -> tuple[set[str], list[Visit]]:
-        """Let the first due tasks pass at these gates.
-
-        Return those at which there is nothing to do, and what it did at each of the others, at the first ones at least.
-        It ends before a gate to which a task comes from one of those before it.
-        """
-        now, connection = self._now, self._connection
+    def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
+        now, connection = self.now, self._connection
         rooms = {key: room_of(self.gates[key], now) for key in keys}
         unknown = {key: room for key, room in rooms.items() if key not in self._held}
         held, seen = sql.look(connection, unknown) if unknown else ({}, {})
@@ -371,8 +271,7 @@ class Admission:
             self._held |= sql.held(connection, uncounted)
         visits = [Visit(self.gates[key], self._held[key], rooms[key]) for key in some]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
-        for key, texts in sql.unstarted(connection, rates).items() if rates else ():
-            unstarted = sum(1 if (flow := self._flow(text)) is None else flow.tokens(key) for text in texts)
+        for key, unstarted in sql.unstarted(connection, rates).items() if rates else ():
             next(visit for visit in visits if visit.key == key).unstarted = unstarted
         looking = []
         for visit in visits:
@@ -400,17 +299,16 @@ class Admission:
 
     def _end_visit(self, visit: Visit) -> None:
         """Note what has passed a gate, and set when the next task may."""
-        now, before, gate = self._now, visit.before, visit.gate
+        now, before, gate = self.now, visit.before, visit.gate
         self._held[visit.key] += len(visit.moved)
         if visit.skipped:
             # The transaction that has locked these tasks may leave them parked here.
-            gate = replace(gate, next_at=min(now + RETRY, gate.next_at or now + RETRY))
+            gate = due_by(gate, now + RETRY)
         # A gate at which tasks wait for their due time has a ``next_at``.
         if visit.others or before.next_at is not None or visit.key in self.delayed:
             at = sql.later(self._connection, visit.key, now)
             if at is not None:
-                at = max(at, gate.closed_until)
-                gate = replace(gate, next_at=min(at, gate.next_at or at))
+                gate = due_by(gate, at)
         self.gates[visit.key] = gate
 
     def _can_take(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
@@ -420,7 +318,7 @@ class Admission:
             return False
         if len(self._ready) > len(self._taken) or len(self._taken) + len(tasks) > claim.limit:
             return False
-        wanted = claim.now == self._now and all(claim.queues is None or task.queue in claim.queues for task in tasks)
+        wanted = claim.now == self.now and all(claim.queues is None or task.queue in claim.queues for task in tasks)
         return wanted and self._is_nothing_ready(claim)
 
     def _is_nothing_ready(self, claim: Claim) -> bool:
@@ -439,24 +337,24 @@ class Admission:
         ready: dict[int, dict[str, str]] = {}
         waiting: dict[str, dict[str, str]] = {}
         for key, task in passing:
-            after = passed(task, self._now)
+            after = passed(task, self.now)
             if after.parked and after.gate is not None:
                 assert task.flow is not None
                 self._bounds |= dict(task.flow.gates)
                 waiting.setdefault(after.gate, {})[task.task_id] = key
             else:
-                due = self._now if task.due_at is None else task.due_at
+                due = self.now if task.due_at is None else task.due_at
                 ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
         free: set[str] = set()
         for floor, at in ready.items():
             if take and self.claim is not None:
-                rows = sql.take(self._connection, at, self._now, floor, self.claim.lease)
+                rows = sql.take(self._connection, at, self.now, floor, self.claim.lease)
                 self._taken += rows
                 free.update([row[0] for row in rows])
             else:
-                free |= sql.unpark(self._connection, at, self._now, floor)
+                free |= sql.unpark(self._connection, at, self.now, floor)
                 tasks = [task for _, task in passing if task.task_id in at]
-                now = self._now
+                now = self.now
                 self._unparked += [(t.priority, floor or (now if t.due_at is None else t.due_at)) for t in tasks]
         self._ready |= free
         for to, at in waiting.items():

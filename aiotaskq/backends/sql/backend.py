@@ -11,6 +11,7 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.backends.room_at_gates import check_room
 from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -21,6 +22,7 @@ from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_named
+from aiotaskq.backends.sql.gate_statements import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.history import SqlHistory
@@ -28,7 +30,6 @@ from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
-from aiotaskq.backends.sql.room_at_gates import check_room
 from aiotaskq.backends.sql.rows import params_of, result_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.statement_size import small_enough
@@ -195,7 +196,7 @@ class SqlBackend(Backend):
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
             if any_flow(tasks):
-                check_room(connection, tasks)
+                check_room(SqlCounts(connection), tasks)
             if room is not None:
                 return push_bounded(connection, tasks, room, touched)
             return tasks_sql.push(connection, tasks, touched=touched)

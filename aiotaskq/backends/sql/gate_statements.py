@@ -35,10 +35,10 @@ from aiotaskq.backends.sql.claim_statements import BELOW_ALL, CLAIMED, PAUSED, P
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
-from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
+from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.gate import PARKED, Bounds, Gate, Room
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Room
 
 c = TASKS.c
 g = GATES.c
@@ -295,13 +295,17 @@ def _unstarted_beyond(key: ColumnElement[str], limit: ColumnElement[int]) -> Sel
     return select(key.label("key_"), c.flow).select_from(rows).where(s.gate == key, STATUS == PENDING).limit(limit)
 
 
-def unstarted(connection: Connection, limits: Mapping[str, int]) -> dict[str, list[str | None]]:
-    """Return the flows of tasks that hold a slot of these gates, and have not started; up to its limit, or more."""
-    found: dict[str, list[str | None]] = {key: [] for key in limits}
+def unstarted(connection: Connection, bursts: Mapping[str, int]) -> dict[str, int]:
+    """Sum up the tokens of the tasks that hold a slot of these gates, and have not started; from its burst on some."""
+    sums = dict.fromkeys(bursts, 0)
+    flows: dict[str | None, Flow | None] = {None: None}  # most at a gate have the same
     for query in (_unstarted_here, _unstarted_beyond):
-        for key, flow in _each(connection, query, limits):
-            found[key].append(flow)
-    return found
+        for key, text in _each(connection, query, bursts):
+            if text not in flows:
+                flows[text] = decode_flow(text)
+            flow = flows[text]
+            sums[key] += 1 if flow is None else flow.tokens(key)
+    return sums
 
 
 @functools.cache
@@ -467,3 +471,22 @@ def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -
             update(TASKS).where(c.task_id.in_(part)).ordered_values(*_PARK, (c.gate, first), (c.live_gate, first))
         )
         connection.execute(dialect.by_id(statement))
+
+
+class SqlCounts:
+    """What ``backends.room_at_gates`` reads, without a lock."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def stored(self, keys: Collection[str]) -> dict[str, Gate]:
+        return {gate.key: gate for gate in read(self._connection, keys, len(keys))}
+
+    def held(self, keys: Collection[str]) -> dict[str, int]:
+        return held(self._connection, keys)
+
+    def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
+        return unstarted(self._connection, bursts) if bursts else {}
+
+    def beyond(self, counts: Mapping[str, int]) -> set[str]:
+        return beyond(self._connection, counts)

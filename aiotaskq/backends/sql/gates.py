@@ -13,7 +13,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.admission import Admission, Messages, Opened, Touched
+from aiotaskq.backends.sql.admission import Messages, Opened, SqlAdmission, Touched
 from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
@@ -22,7 +22,7 @@ from aiotaskq.backends.sql.insert import filled
 from aiotaskq.backends.sql.rows import decode_flow, new_rows
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statement_watch import commits_itself
-from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState, changed
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
@@ -74,12 +74,8 @@ class SqlGates(Gates):
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         def body(connection: Connection) -> tuple[Gate, Opened]:
-            admission = Admission(connection, now, {})
-            admission.lock([key])
-            admission.gates[key] = changed(admission.gates[key], change, now)
-            admission.delayed.add(key)
-            admission.open([key])
-            return admission.gates[key], admission.end()
+            admission = SqlAdmission(connection, now, {})
+            return admission.change(key, change), admission.end()
 
         gate, opened = await self._database.write(body)
         await self._after(opened)
@@ -172,7 +168,7 @@ class SqlGates(Gates):
 
     async def _admitted(self, known: Mapping[str, Bounds | None], now: int) -> Opened | None:
         def body(connection: Connection) -> Opened:
-            admission = Admission(connection, now, known)
+            admission = SqlAdmission(connection, now, known)
             admission.lock(known)
             admission.delayed.update(known)
             admission.open(known)
@@ -214,7 +210,7 @@ class SqlGates(Gates):
         """Let the next sweep admit these gates; their bounds are for those that do not exist."""
 
         def body(connection: Connection, keys: Sequence[str]) -> Opened:
-            admission = Admission(connection, 0, known)
+            admission = SqlAdmission(connection, 0, known)
             admission.lock(keys)
             admission.make_due(keys)
             return admission.end()
@@ -239,7 +235,7 @@ def _look_again(
 ) -> tuple[Opened, list[Task]]:
     """Admit gates after the transaction that has freed slots of them, and claim."""
     claim = claim if claim is not None and claim.limit else None
-    admission = Admission(connection, at, known, claim)
+    admission = SqlAdmission(connection, at, known, claim)
     admission.lock(known)
     admission.delayed.update(known)
     admission.open(known)
@@ -259,7 +255,7 @@ def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> lis
 
 def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:
     """Park the tasks of a paused queue that are ready behind these gates; return the gates whose slots are free now."""
-    admission = Admission(connection, 0, {})
+    admission = SqlAdmission(connection, 0, {})
     admission.lock(keys)  # an admission under way may not see the pause yet
     freed: dict[str, Bounds | None] = {}
     here: list[str] = []
@@ -280,7 +276,7 @@ def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[
 
 
 def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Opened:
-    admission = Admission(connection, now, {})
+    admission = SqlAdmission(connection, now, {})
     admission.lock_known(keys)
     due = [key for key in keys if key in admission.gates and _is_due(admission.gates[key], now)]
     admission.open(sorted(due))

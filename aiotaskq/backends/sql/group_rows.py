@@ -97,7 +97,7 @@ class GroupRows:
         ]
         if moved:
             self._connection.execute(_MOVE, moved)
-        self._touched.changed(self._connection, changes)
+        self._touched.written(self._connection, changes)
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         found: dict[str, GroupState] = {}

@@ -13,14 +13,15 @@ from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.groups import Ends, Groups, encoded_plan, to_children, to_groups
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.room_at_gates import check_room
 from aiotaskq.backends.sql.admission import Opened, Touched
 from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.gate_statements import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
-from aiotaskq.backends.sql.room_at_gates import check_room
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
@@ -85,7 +86,7 @@ class SqlGroups(Groups):
 
         def inside(connection: Connection) -> bool:
             self._enter(connection)
-            check_room(connection, [task for task in plan.tasks if task.gate is not None])
+            check_room(SqlCounts(connection), plan.tasks)
             return body(connection, touched)
 
         def wake() -> None:

@@ -168,7 +168,7 @@ def _update(connection: Connection, changes: Sequence[Change], touched: Touched 
     if touched is not None:
         flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
         written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]
-        touched.changed(connection, [(_as_it_was(change, rows), change.after) for change in written])
+        touched.written(connection, [(_as_it_was(change, rows), change.after) for change in written])
         GroupRows(connection, touched, push).changed([(change.before, change.after) for change in written])
     return held
 
@@ -403,7 +403,7 @@ def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -
     for part in chunks(sorted(ids)):
         rows = connection.execute(dialect_of(connection).by_id(flowing.where(c.task_id.in_(part))))
         live += [to_task(row) for row in rows]
-    touched.deleted(connection, live)
+    touched.dropped(connection, live)
     deleted = 0
     for part in chunks(ids):
         deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount

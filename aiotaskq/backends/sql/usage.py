@@ -12,8 +12,9 @@ from typing import Any
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, select, update
 
+from aiotaskq.backends.admission import NOT_USED_UP
 from aiotaskq.backends.sql import gate_statements as gates_sql
-from aiotaskq.backends.sql.admission import Admission, Opened
+from aiotaskq.backends.sql.admission import Opened, SqlAdmission
 from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_statements import PARKED_AT, STATUS
@@ -101,7 +102,7 @@ def close_gates(connection: Connection, group_ids: Iterable[str]) -> Known:
 
     Return the gates at which others may pass now, to be made due after the commit.
     """
-    admission = Admission(connection, 0, {})
+    admission = SqlAdmission(connection, 0, {})
     keys = sorted(map(budget_gate, group_ids))
     admission.lock(keys)
     for key in keys:
@@ -151,16 +152,12 @@ def _task(row: Any) -> Task | None:
 def write_budget(connection: Connection, group: GroupState, now: int) -> tuple[Opened | None, Known]:
     """Write the budget of a group that is locked; open its gate, or close it.
 
-    Return what is to be done after the commit: see ``Admission.end`` and ``close_gates``.
+    Return what is to be done after the commit: see ``SqlAdmission.end`` and ``close_gates``.
     """
     values = {"budget": json_text(group.budget)}
     connection.execute(update(GROUPS).where(g.group_id == group.group_id).values(values))
     if group.used_up:
         return None, close_gates(connection, [group.group_id])
-    key = budget_gate(group.group_id)
-    admission = Admission(connection, now, {})
-    admission.lock([key])
-    admission.gates[key] = replace(admission.gates[key], closed_until=0)
-    admission.delayed.add(key)
-    admission.open([key])
+    admission = SqlAdmission(connection, now, {})
+    admission.change(budget_gate(group.group_id), NOT_USED_UP)
     return admission.end(), {}

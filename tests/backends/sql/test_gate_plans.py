@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.admission import Admission
+from aiotaskq.backends.sql.admission import SqlAdmission
 from aiotaskq.backends.sql.claim import Claim, stats
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
@@ -83,7 +83,7 @@ def by_indexes(found: Cost, *more: str) -> bool:
 
 def admit(*keys: str) -> Verb:
     def verb(connection: sa.Connection) -> set[str]:
-        admission = Admission(connection, NOW, {})
+        admission = SqlAdmission(connection, NOW, {})
         admission.lock_known(keys)
         admission.open(keys)
         return set(admission.end().ready)
@@ -100,7 +100,7 @@ def test_a_slot_of_a_gate_at_which_many_wait_costs_no_look_at_them(engine: sa.En
 
 def take(limit: int, *keys: str) -> Verb:
     def verb(connection: sa.Connection) -> tuple[set[str], set[str]]:
-        admission = Admission(connection, NOW, {}, Claim("worker", NOW, limit, None, NOW + SECOND))
+        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, limit, None, NOW + SECOND))
         admission.lock(keys)
         admission.open(keys)
         opened = admission.end()
@@ -119,7 +119,7 @@ def test_what_passes_is_claimed_at_once_where_nothing_else_is_ready(engine: sa.E
 
 def test_slots_are_handed_on_by_few_statements_where_that_can_be(engine: sa.Engine) -> None:
     def hand_on(connection: sa.Connection) -> tuple[bool, set[str]]:
-        admission = Admission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
+        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
         admission.lock(["hot"])
         done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
         return done, {row[0] for row in admission.end().taken}
@@ -137,7 +137,7 @@ def test_slots_are_handed_on_by_few_statements_where_that_can_be(engine: sa.Engi
 def test_nothing_is_handed_on_to_tasks_of_which_one_has_another_flow(engine: sa.Engine) -> None:
     def hand_on(connection: sa.Connection) -> tuple[bool, int, set[str]]:
         connection.execute(sa.update(TASKS).where(TASKS.c.task_id == "hot-1").values(flow=json_text(Flow())))
-        admission = Admission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
+        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
         admission.lock(["hot"])
         done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
         left = sa.select(sa.func.count()).where(TASKS.c.live_gate == "hot", TASKS.c.run_at == PARKED)

@@ -1,0 +1,193 @@
+"""How tasks pass their gates in a transaction, for stores that read and write rows in Python.
+
+``core.gate`` and ``core.parking`` have the rules. A store notes in ``TouchedGates`` what it writes, and then lets an
+``Admission`` apply the rules to these gates, which it has locked.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from aiotaskq.backends.visit import Visit
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, changed, declared
+from aiotaskq.core.parking import is_end_of_run, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import USED_UP_UNTIL
+
+TOGETHER: Final = 500
+"""Gates that are visited together."""
+USED_UP: Final = GateChange(closed_until=USED_UP_UNTIL)
+"""What closes the gate of a budget."""
+NOT_USED_UP: Final = GateChange(closed_until=0)
+"""What opens it again."""
+
+
+class TouchedGates:
+    """The gates that a transaction touches by the tasks that it writes."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        """The latest instant of a push or an update, in microseconds UTC."""
+        self.keys: dict[str, None] = {}
+        """Gates to admit, in this order."""
+        self.due: dict[str, None] = {}
+        """Gates to make due."""
+        self.known: dict[str, Bounds | None] = {}
+        """All gates of the tasks at hand."""
+        self.waiting: list[Task] = []
+        """Tasks that have come to their gates."""
+        self.ended: Flow | None = None
+        """The flow of a task that has ended."""
+        self._declared: list[tuple[str, Bounds]] = []
+        self._redeclared: list[tuple[str, Bounds, int]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.keys or self.due)
+
+    def pushed(self, tasks: Iterable[Task]) -> None:
+        """Note new rows."""
+        for task in tasks:
+            if task.flow is not None:
+                self.known.update(task.flow.gates)
+                self._declared += task.flow.gates
+                self.now = max(self.now, pushed_at(task))
+                if task.parked and task.gate is not None:
+                    self.keys[task.gate] = None
+                    self.waiting.append(task)
+
+    def changed(self, changes: Iterable[tuple[Task, Task]]) -> list[str]:
+        """Note what tasks with gates were, and what was written.
+
+        Return the ids of those with several gates that hold no slot any more.
+        """
+        gone = []
+        for before, after in changes:
+            if (flow := before.flow) is not None and is_end_of_run(before, after):  # as nearly all are
+                if flow != self.ended:
+                    self.ended = flow
+                    self.known.update(flow.gates)
+                    self.keys |= {key: None for key, _ in reversed(flow.gates)}
+                if len(flow.gates) > 1:
+                    gone.append(after.task_id)
+                self.now = max(self.now, after.ended_at or 0)
+                continue
+            gates = () if before.flow is None else before.flow.gates
+            self.known.update(gates)
+            if others := redeclared(before, after):
+                self.known.update(others)
+                self._redeclared += [(key, bounds, after.due) for key, bounds in others]
+            # The widest first: a task that waits there is before one that only now reaches it.
+            keys = dict.fromkeys(reversed(touched(before, after)))
+            at = settled_at(before, after)
+            if at is None:
+                self.due |= keys
+            else:
+                self.keys |= keys
+                self.now = max(self.now, at)
+            if after.final:
+                self.ended = before.flow
+            elif after.parked:
+                self.waiting.append(after)
+            if len(gates) > 1 and not slots(after):
+                gone.append(after.task_id)
+        return gone
+
+    def deleted(self, tasks: Iterable[Task]) -> None:
+        """Note that live tasks are deleted."""
+        for task in tasks:
+            if task.flow is not None:
+                self.known.update(task.flow.gates)
+                self.due.update(dict.fromkeys(slots(task)))
+
+    def declare(self, admission: Admission) -> None:
+        """Lock the gates, and take the bounds that tasks declare."""
+        admission.lock([key for key in self.known if key not in admission.gates])
+        admission.declare(self._declared)
+        admission.redeclare(self._redeclared)
+        late = [task.gate for task in self.waiting if (task.due_at or 0) > self.now]
+        admission.delayed.update(key for key in late if key is not None)
+
+    def admit(self, admission: Admission) -> None:
+        """Do what is left to do at the gates."""
+        self.declare(admission)
+        admission.open(self.keys)
+        admission.make_due(self.due)
+
+
+class Admission(ABC):
+    """The gates that a transaction has locked, and what passes them."""
+
+    def __init__(self, now: int) -> None:
+        """``now`` is in microseconds UTC."""
+        self.now = now
+        self.gates: dict[str, Gate] = {}
+        """By key; what is written here is stored at the end of the transaction."""
+        self.delayed: set[str] = set()
+        """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
+
+    @abstractmethod
+    def lock(self, keys: Collection[str]) -> None:
+        """Lock these gates, and make those that do not exist."""
+
+    @abstractmethod
+    def lock_free(self, keys: Collection[str]) -> Collection[str]:
+        """Lock those of these gates that no other transaction has locked; return the others."""
+
+    @abstractmethod
+    def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
+        """Let the first due tasks pass at these gates, which are locked.
+
+        Return those at which there is nothing to do, and what it did at each of the others, at the first ones at least.
+        It ends before a gate to which a task comes from one of those before it.
+        """
+
+    def declare(self, gates: Iterable[tuple[str, Bounds]]) -> None:
+        """Take the bounds that a push declares."""
+        for key, bounds in gates:
+            gate = declared(self.gates[key], bounds, self.now)
+            if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
+                self.gates[key] = replace(gate, next_at=self.now)
+
+    def redeclare(self, gates: Iterable[tuple[str, Bounds, int]]) -> None:
+        """Take the bounds that changed tasks declare, each at its instant, and make these gates due."""
+        for key, bounds, at in gates:
+            gate = declared(self.gates[key], bounds, at)
+            if gate is not self.gates[key]:
+                self.gates[key] = replace(gate, next_at=0)
+
+    def make_due(self, keys: Collection[str]) -> None:
+        """Let the next sweep admit these gates."""
+        self.lock([key for key in keys if key not in self.gates])
+        for key in keys:
+            self.gates[key] = replace(self.gates[key], next_at=0)
+
+    def change(self, key: str, change: GateChange) -> Gate:
+        """Change a gate, and admit it."""
+        self.lock([key])
+        self.gates[key] = changed(self.gates[key], change, self.now)
+        self.delayed.add(key)
+        self.open([key])
+        return self.gates[key]
+
+    def open(self, keys: Iterable[str]) -> None:
+        """Admit these gates, and those behind them."""
+        todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
+        while todo:
+            part = list(itertools.islice(todo, TOGETHER))
+            if unknown := [key for key in part if key not in self.gates]:
+                for key in self.lock_free(unknown):
+                    del todo[key]
+                part = [key for key in part if key in todo]
+            idle, visits = self.visit(part)
+            for key in idle:
+                del todo[key]
+            for visit in visits:
+                del todo[visit.key]
+                todo |= dict.fromkeys(visit.onward)
+                if visit.more:
+                    todo[visit.key] = None
