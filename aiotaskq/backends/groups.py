@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -14,20 +14,13 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.coded import encoded
-from aiotaskq.core.groups import (
-    Tally,
-    after_parents,
-    callback_of,
-    counted,
-    tally_of,
-    waiting,
-)
+from aiotaskq.core.groups import Member, Tally, after_parents, callback_of, counted, grown, tally_of, waiting
 from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.groups import GroupState, Member, Plan
+    from aiotaskq.core.groups import GroupState, Plan
     from aiotaskq.core.task import Task
     from aiotaskq.core.usage import Usage
     from aiotaskq.core.webhooks import Webhook
@@ -200,11 +193,60 @@ class Rows(Protocol):
     def write(self, groups: Sequence[GroupState]) -> None:
         """Write groups that were read so."""
 
-    def insert(self, tasks: Sequence[Task]) -> None:
-        """Push tasks; one that exists stays."""
+    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
+        """Push tasks; one that exists stays. ``refused``: raise QueueFull where too many would wait at a gate."""
+
+    def existing(self, ids: Sequence[str]) -> Collection[str]:
+        """Return those of these ids of tasks that there are."""
+
+    def add_members(self, members: Sequence[Member]) -> None:
+        """Write members of groups that are there."""
+
+    def inner_groups(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids of the groups that are members of these."""
+
+    def budget_changed(self, group: GroupState, now: int) -> None:
+        """Write a group with another budget, and close its gate if that is used up, else open it at ``now``."""
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         """As ``Groups.messages``."""
+
+
+def add_tasks(rows: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
+    """Do as ``Groups.add``."""
+    group = rows.groups([group_id]).get(group_id)
+    if group is None or group.ended_at is not None or group.cancel_requested:
+        return None
+    # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
+    there = rows.existing([task.task_id for task in tasks])
+    new = [task for task in tasks if task.task_id not in there]
+    rows.insert(new, refused=True)
+    places = enumerate(new, group.total)
+    rows.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])
+    rows.write([grown(group, len(new))])
+    return len(new)
+
+
+def flag_cancelled(rows: Rows, group_id: str) -> bool:
+    """Do as ``Groups.request_cancel``."""
+    level = [group_id]
+    found = False
+    while level:
+        live = [group for group in rows.groups(sorted(level)).values() if group.ended_at is None]
+        rows.write([replace(group, cancel_requested=True) for group in live])
+        found = found or bool(live)
+        level = rows.inner_groups([group.group_id for group in live])
+    return found
+
+
+def replace_budget(rows: Rows, group_id: str, budget: Usage, now: int) -> GroupState | None:
+    """Do as ``Groups.set_budget``."""
+    group = rows.groups([group_id]).get(group_id)
+    if group is None or not group.budget:
+        return None
+    group = replace(group, budget=budget)
+    rows.budget_changed(group, now)
+    return group
 
 
 def concerns(before: Task, after: Task) -> bool:

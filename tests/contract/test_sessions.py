@@ -15,9 +15,10 @@ import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url, sync_engine
+from aiotaskq.core.limits import Limit
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import NotSupported, QueueFull, ValidationError
 from aiotaskq.runtime.context import current_task
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -336,3 +337,20 @@ async def test_a_wait_for_a_task_that_completes_in_a_transaction_ends(sql_store:
 
     async with tq.running(concurrency=1):
         assert await (await book.push()).result(within(10)) == "booked"
+
+
+async def test_a_push_of_more_than_an_operator_lets_wait_is_refused(sql_store: Store, engine: AsyncEngine) -> None:
+    async with TaskQ(sql_store.url) as tq:
+
+        @tq.task(name="slow", limit=Limit(1))
+        async def slow() -> None: ...
+
+        await slow.push()
+        await slow.push()
+        await tq.limits.set("slow", max_waiting=1)
+        async with AsyncSession(engine) as session:
+            with pytest.raises(QueueFull, match="max_waiting=1"):
+                await slow.options(session=session).push()
+            await session.rollback()
+        (gate,) = await tq.limits.list()
+        assert (gate.held, gate.waiting) == (1, 1)

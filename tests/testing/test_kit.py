@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, ValidationError, current_task
 from aiotaskq.core.task import SECOND, Status
@@ -291,3 +293,22 @@ async def test_the_durable_fake_refuses_what_a_database_refuses() -> None:
         handle = await work.push(what=mine)
         assert await handle.result() == {"numbers": [1, 2], "changed": True}
         assert mine == {"numbers": [1, 2]} and (await handle.task()).params == {"what": mine}  # it is a copy
+
+
+async def test_a_push_in_a_session_passes_its_limit_after_the_commit(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    ran: list[int] = []
+    async with virtual() as kit:
+
+        @kit.tq.task(limit=Limit(1))
+        async def limited(number: int) -> None:
+            ran.append(number)
+
+        async with AsyncSession(engine) as session:
+            for number in range(3):
+                await limited.options(session=session).push(number=number)
+            await session.execute(text("SELECT 1"))
+            await session.commit()
+        await kit.drain()
+    assert ran == [0, 1, 2]
+    await engine.dispose()

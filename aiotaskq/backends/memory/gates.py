@@ -10,12 +10,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.admission import USED_UP, Admission, TouchedGates
+from aiotaskq.backends.admission import NOT_USED_UP, USED_UP, Admission, TouchedGates
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, room_of
+from aiotaskq.core.groups import GroupState
 from aiotaskq.core.parking import at_gate, parked_again, passed, slots, tokens
 from aiotaskq.core.task import PENDING, Task, claim_order
 from aiotaskq.core.usage import budget_gate
@@ -195,18 +196,17 @@ class MemoryGates(Gates):
                     self.move(task, parked_again(task))
             self.open()
 
-    def close_budget(self, group_id: str) -> None:
-        """Close the gate of a group, and park what has passed it and has not started."""
-        key = budget_gate(group_id)
-        with self._admission(0) as admission:
-            admission.change(key, USED_UP)
-        for task in [row for task_id in self._lines[key].held if (row := self._rows[task_id]).status is PENDING]:
-            self.move(task, parked_again(task))
+    def budget_changed(self, group: GroupState, now: int = 0) -> None:
+        """Close the gate of a group if its budget is used up, and park what has passed it and has not started.
 
-    def change_budget(self, group_id: str, change: GateChange, now: int) -> None:
-        """Open the gate of a group, and let its tasks pass."""
+        Else open it, and let its tasks pass at ``now``.
+        """
+        key = budget_gate(group.group_id)
         with self._admission(now) as admission:
-            admission.change(budget_gate(group_id), change)
+            admission.change(key, USED_UP if group.used_up else NOT_USED_UP)
+        for task_id in list(self._lines[key].held) if group.used_up else ():
+            if (row := self._rows[task_id]).status is PENDING:
+                self.move(row, parked_again(row))
 
     def drop_budget(self, group_id: str) -> None:
         """Forget the gate of a group, at which no task is."""

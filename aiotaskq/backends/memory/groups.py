@@ -7,14 +7,22 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.admission import NOT_USED_UP
 from aiotaskq.backends.base import Room
-from aiotaskq.backends.groups import Groups, again, concerns, follow, waits_again
+from aiotaskq.backends.groups import (
+    Groups,
+    add_tasks,
+    again,
+    concerns,
+    flag_cancelled,
+    follow,
+    replace_budget,
+    waits_again,
+)
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.core.errors import NotSupported
-from aiotaskq.core.groups import GroupState, Member, Plan, deleted, grown
+from aiotaskq.core.groups import GroupState, Member, Plan, deleted
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, both
@@ -73,30 +81,19 @@ class MemoryGroups(Groups):
             self._make_room(plan.entering, room)
         self.used = True
         self._push(plan.tasks, True)
-        for member in plan.members:
-            self._members.setdefault(member.group_id, []).append(member)
+        self.add_members(plan.members)
         self.write(plan.groups)
         for group_id in plan.used_up:
-            self._gates.close_budget(group_id)
+            self._gates.budget_changed(self._groups[group_id])
         self._gates.open()
         return True
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         with self._lock:
-            group = self._groups.get(group_id)
-            if group is None or group.ended_at is not None or group.cancel_requested:
-                return None
-            new = [task for task in tasks if task.task_id not in self._rows]
-            self._push(new, True)
-            known = self._members.setdefault(group_id, [])
-            known += [
-                Member(group_id=group_id, position=len(known) + number, member_id=task.task_id)
-                for number, task in enumerate(new)
-            ]
-            self.write([grown(group, len(new))])
+            added = add_tasks(self, group_id, tasks)
             self._gates.open()
         self._listeners.notify(READY)
-        return len(new)
+        return added
 
     async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
         with self._lock:
@@ -116,15 +113,7 @@ class MemoryGroups(Groups):
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         with self._lock:
-            group = self._groups.get(group_id)
-            if group is None or not group.budget:
-                return None
-            group = replace(group, budget=budget)
-            self.write([group])
-            if group.used_up:
-                self._gates.close_budget(group_id)
-            else:
-                self._gates.change_budget(group_id, NOT_USED_UP, now)
+            group = replace_budget(self, group_id, budget, now)
             self._gates.open()
         self._listeners.notify(READY)
         return group
@@ -135,20 +124,13 @@ class MemoryGroups(Groups):
         while above is not None and (group := self._groups.get(above)) is not None:
             group = self._groups[above] = replace(group, usage=both(group.usage, more))
             if group.used_up:
-                self._gates.close_budget(above)
+                self._gates.budget_changed(group)
             above = group.parent_id
         self._gates.open()
 
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
-            group = self._groups.get(group_id)
-            if group is None or group.ended_at is not None:
-                return False
-            todo = [group_id]
-            for each in todo:
-                self.write([replace(self._groups[each], cancel_requested=True)])
-                todo += [m.member_id for m in self._members.get(each, ()) if m.is_group and m.member_id in self._groups]
-            return True
+            return flag_cancelled(self, group_id)
 
     async def cancelling(self, limit: int) -> list[str]:
         with self._lock:
@@ -187,8 +169,22 @@ class MemoryGroups(Groups):
         while len(self._ended) > self._keep:
             self._drop(next(iter(self._ended)))
 
-    def insert(self, tasks: Sequence[Task]) -> None:
-        self._push(tasks, False)
+    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
+        self._push(tasks, refused)
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        return {task_id for task_id in ids if task_id in self._rows}
+
+    def add_members(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self._members.setdefault(member.group_id, []).append(member)
+
+    def inner_groups(self, ids: Sequence[str]) -> list[str]:
+        return [m.member_id for group_id in ids for m in self._members.get(group_id, ()) if m.is_group]
+
+    def budget_changed(self, group: GroupState, now: int) -> None:
+        self.write([group])
+        self._gates.budget_changed(group, now)
 
     # ---- for the backend, which holds the lock ----
 

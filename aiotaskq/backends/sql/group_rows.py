@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, true, update
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.groups import Followed, again, concerns, follow, waits_again
-from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.sql.admission import Opened, Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS, json_text, read_usage, to_task
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.usage import Known, write_budget
 from aiotaskq.core.groups import GroupState, Member, deleted
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task
@@ -70,6 +71,9 @@ class GroupRows:
     def __init__(self, connection: Connection, touched: Touched, push: Push) -> None:
         """``push`` inserts tasks in the transaction; ``touched`` notes what they mean for gates."""
         self._connection, self._touched, self._push = connection, touched, push
+        self.opened: Opened | None = None
+        self.freed: Known = {}
+        """What is left to do after a change of a budget: see ``SqlGates.follow_up``."""
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         found: dict[str, Task] = {}
@@ -111,8 +115,23 @@ class GroupRows:
             rows = [{"b_id": each.group_id, **{name: getattr(each, name) for name in _COUNTS}} for each in groups]
             self._connection.execute(_WRITE, rows)
 
-    def insert(self, tasks: Sequence[Task]) -> None:
-        self._push(self._connection, tasks, touched=self._touched, refused=False)
+    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
+        if tasks:
+            self._push(self._connection, tasks, touched=self._touched, refused=refused)
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        queries = (select(c.task_id).where(c.task_id.in_(part)) for part in chunks(ids))
+        return {row[0] for query in queries for row in self._connection.execute(query)}
+
+    def add_members(self, members: Sequence[Member]) -> None:
+        add_members(self._connection, members)
+
+    def inner_groups(self, ids: Sequence[str]) -> list[str]:
+        inner = select(m.member_id).where(m.is_group == true())
+        return [row[0] for part in chunks(ids) for row in self._connection.execute(inner.where(m.group_id.in_(part)))]
+
+    def budget_changed(self, group: GroupState, now: int) -> None:
+        self.opened, self.freed = write_budget(self._connection, group, now)
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         return self._touched.messages(ended, now)

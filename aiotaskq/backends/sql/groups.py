@@ -7,14 +7,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
-from sqlalchemy import Connection, and_, delete, func, or_, select, true, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
-from aiotaskq.backends.groups import Ends, Groups, encoded_plan, to_children, to_groups
+from aiotaskq.backends.groups import (
+    Ends,
+    Groups,
+    add_tasks,
+    encoded_plan,
+    flag_cancelled,
+    replace_budget,
+    to_children,
+    to_groups,
+)
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.room_at_gates import check_room
-from aiotaskq.backends.sql.admission import Opened, Touched
+from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
@@ -25,10 +34,10 @@ from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, 
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
-from aiotaskq.backends.sql.usage import Known, add_closed, write_budget
+from aiotaskq.backends.sql.usage import add_closed
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, grown
+from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.usage import Usage, budget_gate
 
@@ -104,32 +113,7 @@ class SqlGroups(Groups):
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
 
-        def body(connection: Connection, touched: Touched) -> int | None:
-            rows = GroupRows(connection, touched, push)
-            group = rows.groups([group_id]).get(group_id)
-            if group is None or group.ended_at is not None or group.cancel_requested:
-                return None
-            # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
-            ids = [task.task_id for task in sent]
-            there = {
-                row[0]
-                for part in chunks(ids)
-                for row in connection.execute(select(c.task_id).where(c.task_id.in_(part)))
-            }
-            new = [task for task in sent if task.task_id not in there]
-            if new:
-                push(connection, new, touched=touched)
-            add_members(
-                connection,
-                (
-                    Member(group_id=group_id, position=group.total + number, member_id=task.task_id)
-                    for number, task in enumerate(new)
-                ),
-            )
-            rows.write([grown(group, len(new))])
-            return len(new)
-
-        added, *_ = await self._gates.write(body)
+        added, *_ = await self._gates.write(lambda c, touched: add_tasks(GroupRows(c, touched, push), group_id, sent))
         self._listeners.notify(READY)
         return added
 
@@ -178,38 +162,17 @@ class SqlGroups(Groups):
         ]
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
-        def body(connection: Connection, touched: Touched) -> tuple[GroupState, Opened | None, Known] | None:
-            group = GroupRows(connection, touched, push).groups([group_id]).get(group_id)
-            if group is None or not group.budget:
-                return None
-            group = replace(group, budget=budget)
-            return (group, *write_budget(connection, group, now))
+        def body(connection: Connection, touched: Touched) -> tuple[GroupState | None, GroupRows]:
+            rows = GroupRows(connection, touched, push)
+            return replace_budget(rows, group_id, budget, now), rows
 
-        written, *_ = await self._gates.write(body)
-        if written is None:
-            return None
-        group, opened, freed = written
-        await self._gates.follow_up(opened, freed)
+        (group, rows), *_ = await self._gates.write(body)
+        await self._gates.follow_up(rows.opened, rows.freed)
         self._listeners.notify(READY)
         return group
 
     async def request_cancel(self, group_id: str) -> bool:
-        def body(connection: Connection) -> bool:
-            live = (g.ended_at.is_(None),)
-            flag = update(GROUPS).values(cancel_requested=true())
-            if not connection.execute(select(g.group_id).where(g.group_id == group_id, *live)).first():
-                return False
-            todo = [group_id]
-            while todo:
-                for part in chunks(sorted(todo)):
-                    connection.execute(flag.where(g.group_id.in_(part), *live))
-                inner = select(m.member_id).where(m.is_group == true())
-                todo = [
-                    row[0] for part in chunks(todo) for row in connection.execute(inner.where(m.group_id.in_(part)))
-                ]
-            return True
-
-        return await self._database.write(body)
+        return await self._database.write(lambda c: flag_cancelled(GroupRows(c, Touched(), push), group_id))
 
     async def cancelling(self, limit: int) -> list[str]:
         query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)
