@@ -3,11 +3,11 @@
 A statement is a SQLAlchemy element with named parameters: ``select``, ``update`` and their like, or ``text`` for what
 they cannot say (JSON recordsets, advisory locks, ``ON CONFLICT``). It is made once, at import or in a cached function.
 
-:func:`run` and :func:`run_many` compile it once for each dialect and hand the driver the finished text. To build a
-statement, find it in SQLAlchemy's cache and bind its values takes longer than SQLite takes to run it, so each statement
-of a push, a claim or a settle goes this way. A statement with a list of values (``IN``) has another text for each
-length of the list; it goes through ``Connection.execute``. A command without values (``SAVEPOINT``) goes to the driver
-as it is, by :func:`command`.
+:func:`run` and :func:`run_many` compile it once for each kind of database and hand the driver the finished text. To
+build a statement, find it in SQLAlchemy's cache and bind its values takes longer than SQLite takes to run it, so each
+statement of a push, a claim or a settle goes this way. A statement with a list of values (``IN``) has another text for
+each length of the list; it goes through ``Connection.execute``. A command without values (``SAVEPOINT``) goes to the
+driver as it is, by :func:`command`.
 
 One statement is written for the driver: MySQL's update of many rows, in ``dialects.mysql``. It has as many parameters
 as values, and to compile that many takes longer than the server needs for it.
@@ -53,12 +53,23 @@ class _Compiled(NamedTuple):
     positional: bool
 
 
-_compiled: weakref.WeakKeyDictionary[Any, dict[Any, _Compiled]] = weakref.WeakKeyDictionary()
-"""By SQLAlchemy's dialect object, of which each engine has its own, and by statement."""
+_compiled: dict[tuple[Any, ...], dict[Any, _Compiled]] = {}
+"""By all that the text depends on beside the statement, and by statement: engines of one kind share it."""
+_known: weakref.WeakKeyDictionary[Any, dict[Any, _Compiled]] = weakref.WeakKeyDictionary()
+"""The entry of ``_compiled`` by SQLAlchemy's dialect object, of which each engine has its own."""
+
+
+def _known_to(dialect: Any) -> dict[Any, _Compiled]:
+    server = type(dialect), dialect.server_version_info, getattr(dialect, "is_mariadb", False)
+    names = dialect.identifier_preparer.initial_quote, dialect.label_length, dialect.max_identifier_length
+    known = _known[dialect] = _compiled.setdefault((*server, *names, dialect.paramstyle), {})
+    return known
 
 
 def _compile(connection: Connection, statement: Any) -> _Compiled:
-    known = _compiled.setdefault(connection.dialect, {})
+    known = _known.get(connection.dialect)
+    if known is None:
+        known = _known_to(connection.dialect)
     found = known.get(statement)
     if found is None:
         compiled = statement.compile(dialect=connection.dialect)

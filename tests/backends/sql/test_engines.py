@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import Integer, bindparam, event, select, text
+from sqlalchemy.sql.elements import CompilerElement
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
@@ -22,6 +23,7 @@ from aiotaskq.backends.sql import connecting
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import parse_url, sync_engine, sync_session_factory
+from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support import nursery
@@ -343,3 +345,37 @@ async def test_no_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.1)
     with pytest.raises(TimeoutError, match="no connection within"):
         await connecting.in_time(asyncio.get_running_loop().create_future())
+
+
+# ---- statements -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_engine_of_one_kind_compiles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+    original = CompilerElement.compile
+
+    def compile_one(self: CompilerElement, *given: Any, **options: Any) -> Any:
+        compiled.append(self)
+        return original(self, *given, **options)
+
+    monkeypatch.setattr(CompilerElement, "compile", compile_one)
+    for name in ("a", "b"):
+        compiled.clear()
+        backend = connect(f"sqlite:///{tmp_path / 'one.db'}")
+        await backend.open()
+        await backend.push([new(task_id=name)])
+        (task,) = await backend.claim("w", NOW, 1, lease_until=LEASE)
+        assert task.task_id == name
+        await backend.close()
+    assert compiled == []
+
+
+def test_an_engine_with_parameters_of_its_own_style_compiles_for_itself(tmp_path: Path) -> None:
+    statement, said = select(bindparam("number", type_=Integer)), []
+    for style in ("qmark", "named", "qmark"):
+        engine = sync_engine(f"sqlite:///{tmp_path / 'one.db'}", paramstyle=style)
+        event.listen(engine, "before_cursor_execute", lambda *given: said.append(given[2]))
+        with engine.connect() as connection:
+            assert list(run(connection, statement, {"number": 7}).fetchall()) == [(7,)]
+        engine.dispose()
+    assert ["?" in each for each in said] == [True, False, True]
