@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -63,6 +64,13 @@ def pytest_report_header() -> str:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     rewrite_share(session.config)
+    gc.disable()  # what is collected is kept
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests, which stay to the end, out of every later collection of garbage."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_configure() -> None:
