@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiotaskq import (
+    Limit,
     NotFound,
     ResultTimeout,
     TaskConflict,
@@ -192,6 +194,24 @@ async def test_a_cancelled_group_calls_nothing_back(kit: tuple[App, Kit]) -> Non
     assert not await handle.cancel()
     await kit[1].advance(120)
     assert app.log == []
+
+
+async def test_what_runs_hands_no_slot_to_a_member_of_a_cancelled_group(tmp_path: Path) -> None:
+    tq, ran = TaskQ("sqlite:///never-opened.db"), list[int]()
+
+    @tq.task(limit=Limit(1))
+    async def work(n: int) -> None:
+        ran.append(n)
+        await kit.clock.sleep(60)
+
+    async with virtual(tq, f"sqlite:///{tmp_path}/groups.db") as kit:
+        handle = await tq.group([group([work.call(1), work.call(2)]), work.call(3)])
+        await kit.advance(1)
+        assert ran == [1]
+        await handle.cancel()
+        await kit.advance(300)
+        assert ran == [1]
+        assert (await handle.progress()).status is Status.CANCELLED
 
 
 async def test_a_cancel_whose_caller_was_killed_is_gone_on_with(kit: tuple[App, Kit]) -> None:

@@ -113,10 +113,11 @@ async def cancel_page(
     running = [task.task_id for task in tasks if task.status is Status.RUNNING]
     ends = [(task, settle(task, Cancelled(reason), now)) for task in waiting]
     changes = [Change(task, after, operated.told(after)) for task, after in ends]
+    # First what waits: what runs hands its slots on when it ends.
+    held = await operated.backend.update(changes) if changes else []
     done = await operated.backend.request_cancel(running) if running else []
     left = [task_id for task_id, flagged in zip(running, done, strict=True) if not flagged]
     count = sum(done)
-    held = await operated.backend.update(changes) if changes else []
     for change, ok in zip(changes, held, strict=True):
         if ok:
             count += 1

@@ -393,12 +393,19 @@ class GroupVerbs:
                 await self._cancel_members(group_id)
 
     async def _cancel_members(self, group_id: str) -> None:
+        """Cancel what waits, and only then ask what runs to stop: what runs hands its slots on when it ends."""
+        running: list[Task] = []
+        await self._cancel_waiting(group_id, running)
+        for begin in range(0, len(running), PAGE):
+            await cancel_page(self._queue, running[begin : begin + PAGE], self._queue.cancel)
+
+    async def _cancel_waiting(self, group_id: str, running: list[Task]) -> None:
         page: list[Task] = []
         async for member, task in self.members(group_id):
             if member.is_group:
-                await self._cancel_members(member.member_id)
+                await self._cancel_waiting(member.member_id, running)
             elif task is not None and not task.final and not task.cancel_requested:
-                page.append(task)
+                (running if task.status is Status.RUNNING else page).append(task)
             if len(page) == PAGE:
                 await cancel_page(self._queue, page, self._queue.cancel)
                 page = []
