@@ -126,7 +126,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         home = self._backend if store is None else self._store(store)
         self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(
-            self._backend, self._clock, ended=retention, failed=retention_failed, history=history
+            self._backend,
+            self._clock,
+            ended=retention,
+            failed=retention_failed,
+            history=history,
+            interval=cleanup_interval,
         )
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_poller = Poller("clock", self._look_at_clock, self._clock)

@@ -15,7 +15,7 @@ from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
-SWEEP_INTERVAL = 60.0  # seconds
+SWEEP_INTERVAL = 60.0  # seconds; the shortest
 ROLL_INTERVAL = 3600.0  # seconds between two looks for old periods of the history
 ROLL_CHUNK = 1_000  # periods in one transaction
 DEFAULT_AGE = 7 * 86_400.0  # seconds
@@ -34,12 +34,13 @@ class Retention:
         ended: float | Auto | None,
         failed: float | None,
         history: bool = False,
+        interval: float = SWEEP_INTERVAL,
     ) -> None:
         """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
 
-        ``history`` is whether old minutes of the history are added up to hours, and so on. An age of None keeps tasks.
-        "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other software: that keeps
-        them. Raises ValidationError.
+        ``interval``, in seconds, is the time between two looks, at least SWEEP_INTERVAL. ``history`` is whether old
+        minutes of the history are added up to hours, and so on. An age of None keeps tasks. "auto" is DEFAULT_AGE on a
+        durable store, but for a database that was adopted from other software: that keeps them. Raises ValidationError.
         """
         self._auto = ended == "auto" and backend.durable
         self._backend = backend
@@ -51,6 +52,7 @@ class Retention:
         if failed is not None:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._history = backend.history if history else None
+        self._interval = max(SWEEP_INTERVAL, interval)
         self._roll_from = 0  # ticks
         self._look_from = 0  # ticks: for events that have expired
         self._orphans_from = 0  # ticks: for steps without a task
@@ -81,7 +83,7 @@ class Retention:
         if self._rests:
             # By default many processes sweep that live shortly: not each of them begins with a write.
             self._rests = False
-            return SWEEP_INTERVAL * random.uniform(0.2, 1.0)
+            return self._interval * random.uniform(0.2, 1.0)
         full = await self._roll()
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
@@ -99,7 +101,7 @@ class Retention:
                 self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
                 await self._drop_orphans(steps)
             await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
-        interval = SWEEP_INTERVAL if self._ages or self._mends else ROLL_INTERVAL
+        interval = self._interval if self._ages or self._mends else max(ROLL_INTERVAL, self._interval)
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
 
     async def _drop_orphans(self, steps: Steps) -> None:

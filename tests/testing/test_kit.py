@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,20 @@ async def test_a_due_task_runs_without_time_a_delayed_one_with_it(kit: Kit) -> N
     assert ran == [(1, START), (2, START + timedelta(seconds=90))]
     assert (await kit.task(later)).status is Status.COMPLETED
     assert [task.params["x"] for task in await kit.tasks("completed")] == [1, 2]
+
+
+async def test_an_idle_day_is_a_few_looks_at_the_store(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    await kit.drain()
+    waits: list[float] = []
+    call_later = kit.clock.call_later
+
+    def counted(delay: float, callback: Callable[[], object]) -> Callable[[], None]:
+        waits.append(delay)
+        return call_later(delay, callback)
+
+    monkeypatch.setattr(kit.clock, "call_later", counted)
+    await kit.advance(days=1)
+    assert 24 <= len(waits) < 600
 
 
 async def test_what_is_not_claimed_expires_at_its_instant(kit: Kit) -> None:
