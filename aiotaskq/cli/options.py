@@ -50,8 +50,34 @@ def _without_type(name: str, is_argument: bool) -> str:
     return name[: found.start()] + word
 
 
+MEANT = {
+    "dashboard": "web",
+    "ui": "web",
+    "serve": "web",
+    "start": "run",
+    "enqueue": "push",
+    "add": "push",
+    "status": "stats",
+    "gates": "limits",
+    "rates": "limits",
+    "workflows": "groups",
+    "cron": "schedules",
+    "ls": "list",
+    "rm": "delete",
+    "remove": "delete",
+}
+"""By a word that is no command: the one that it means. A guess by the letters finds another one, or none."""
+
+
 class Group(TyperGroup):
     """A group of commands whose help page is in the user's language."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that these words begin with. Ends the program where there is none, with a guess."""
+        meant = MEANT.get(args[0])
+        if meant in self.commands and args[0] not in self.commands:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
+        return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: Any) -> str:
         """Return the help page."""

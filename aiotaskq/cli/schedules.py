@@ -109,10 +109,7 @@ def show(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    async def work(tq: TaskQ) -> Schedule:
-        return await tq.scheduler.get(await schedule_id_of(tq, name))
-
-    schedule = with_tq(db, work, schedules)
+    schedule = _stored(db, schedules, name)
     values = as_dict(schedule, params)
     if json:
         echo_json(values)
@@ -279,10 +276,7 @@ async def _delete(tq: TaskQ, schedule_id: str) -> Message:
 def history(
     name: ScheduleName, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, utc: Utc = False, json: Json = False
 ) -> None:
-    async def work(tq: TaskQ) -> Schedule:
-        return await tq.scheduler.get(await schedule_id_of(tq, name))
-
-    schedule = with_tq(db, work, schedules)
+    schedule = _stored(db, schedules, name)
     records = schedule.history[::-1]
     if json:
         echo_json([record_dict(schedule, each) for each in records])
@@ -401,11 +395,15 @@ def preview(
         echo(_shown(time))
 
 
-def _preview_stored(db: str | None, schedules: str | None, name: str, count: int, json: bool) -> None:
+def _stored(db: str, schedules: str | None, name: str) -> Schedule:
     async def work(tq: TaskQ) -> Schedule:
         return await tq.scheduler.get(await schedule_id_of(tq, name))
 
-    schedule = with_tq(db, work, schedules)
+    return with_tq(db, work, schedules)
+
+
+def _preview_stored(db: str, schedules: str | None, name: str, count: int, json: bool) -> None:
+    schedule = _stored(db, schedules, name)
     zone = zone_of(schedule)
     runs = upcoming(schedule, count)
     if json:

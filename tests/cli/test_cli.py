@@ -130,6 +130,13 @@ def test_help_imports_neither_databases_nor_commands() -> None:
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "guess"), [(("dashboard",), "web"), (("tasks", "ls"), "list"), (("gates", "list"), "limits")]
+)
+def test_a_word_that_means_a_command_is_told_its_name(cli: Cli, words: tuple[str, ...], guess: str) -> None:
+    assert f"Did you mean '{guess}'?" in cli.fails(*words, code=2)
+
+
 def test_wrong_usage_is_2(cli: Cli) -> None:
     cli.fails("nonsense", code=2)
     cli.fails("demo", "nowhere", code=2)
