@@ -178,7 +178,7 @@ class Limits:
             )
 
     def _state(self, found: GateState) -> LimitState:
-        gate, bounds = found.gate, found.gate.bounds
+        gate, bounds, now = found.gate, found.gate.bounds, self._clock.now()
         return LimitState(
             key=gate.key,
             cap=bounds.cap,
@@ -189,7 +189,7 @@ class Limits:
             held=found.held,
             waiting=found.waiting,
             fixed=gate.fixed,
-            closed_until=gate.closed_until if gate.closed_until > self._clock.now() else None,
-            next_at=gate.next_at,
+            closed_until=gate.closed_until if gate.closed_until > now else None,
+            next_at=None if gate.next_at is None else max(gate.next_at, now),  # 0 is for the next look at the gate
             budget_of=group_of_budget(gate.key, bounds),
         )

@@ -92,6 +92,20 @@ async def test_follow_ups_and_schedules_pass_gates(taskq_virtual: Any) -> None:
     assert (await gates(tq))["paced"] == (0, 35 + 1 - len(starts))
 
 
+async def test_the_next_time_of_a_gate_is_not_past(taskq_override: Any) -> None:
+    tq = TaskQ("sqlite:///never-opened.db")
+    taskq_override(tq)
+
+    @tq.task(limit=Limit(1), debounce=60)
+    async def reindex() -> None: ...
+
+    async with tq:
+        for _ in range(2):
+            await reindex.push()  # the second call moves the due time
+        (state,) = await tq.limits.list()
+        assert state.next_at is not None and state.next_at > 1_700_000_000_000_000
+
+
 async def test_a_parked_task_shows_when_it_is_due() -> None:
     tq, _go = waiting_app()
     async with tq:
