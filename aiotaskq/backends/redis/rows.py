@@ -23,7 +23,7 @@ from aiotaskq.errors import ValidationError
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 MOST_GATED = 50_000  # tasks in a push with gates: a script handles each by itself, and nothing else runs meanwhile
-ROWS_PER_ARGUMENT = 100  # a command takes a million arguments
+ROWS_PER_ARGUMENT = 1_000  # more changes than a worker makes at once: one list, see may_be_gated()
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
 
@@ -248,6 +248,8 @@ def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     count = size = 0
     for row in rows:
         length = sum(len(word) for word in row if type(word) is str)
+        if type(row[-1]) is dict:  # what else a change writes
+            length += len(row[-1].get("body", "")) + sum(map(len, row[-1].get("follow_ups", ())))
         if words and (count == ROWS_PER_ARGUMENT or size + length > BYTES_PER_ARGUMENT):
             yield pack(words)
             words, count, size = [], 0, 0

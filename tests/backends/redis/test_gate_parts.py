@@ -147,3 +147,36 @@ async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are
             status=Status.RUNNING, fence=task.fence + 1, run_at=run_at, due_at=None, lease_owner="o",
             lease_until=LEASE, began_at=LATER, started_at=LATER // SECOND,
         )  # fmt: skip
+
+
+async def test_many_changes_without_gates_need_no_code_of_gates(backend: RedisBackend, called: list[Script]) -> None:
+    await backend.push([new() for _ in range(240)])
+    first = await backend.claim("o", NOW, 120, lease_until=LEASE)
+    called.clear()
+    held, second = await backend.exchange(
+        [Change(task, settle(task, Completed(), NOW)) for task in first], "o", NOW, 120, lease_until=LEASE
+    )
+    assert all(held)
+    assert all(await backend.update([Change(task, settle(task, Completed(), NOW)) for task in second]))
+    assert called == [scripts.EXCHANGE, scripts.UPDATE]
+
+
+async def test_the_last_of_many_changes_meets_a_row_that_has_got_gates(
+    backend: RedisBackend, called: list[Script]
+) -> None:
+    """Its reader knew the row before it was pushed again; the script that meets it has written nothing yet."""
+    await backend.push([new() for _ in range(120)])
+    *others, last = await backend.claim("o", NOW, 120, lease_until=LEASE)
+    await backend.delete([last.task_id])
+    again = gated("g", Bounds(cap=1), task_id=last.task_id, fence=last.fence - 1)
+    await backend.push([again])
+    (claimed,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
+    assert (claimed.task_id, claimed.fence) == (last.task_id, last.fence)
+    called.clear()
+    held, _ = await backend.exchange(
+        [Change(task, settle(task, Completed(), NOW)) for task in (*others, last)], "o", NOW, 1, lease_until=LEASE
+    )
+    assert all(held)
+    assert called == [scripts.EXCHANGE, scripts.EXCHANGE_GATED]
+    assert (await backend.stats(NOW)).counts["completed"] == 120
+    assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(0, 0)]
