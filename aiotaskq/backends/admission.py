@@ -109,14 +109,16 @@ class TouchedGates:
         admission.lock([key for key in self.known if key not in admission.gates])
         admission.declare(self._declared)
         admission.redeclare(self._redeclared)
-        late = [task.gate for task in self.waiting if (task.due_at or 0) > self.now]
-        admission.delayed.update(key for key in late if key is not None)
+        if self.waiting:
+            late = [task.gate for task in self.waiting if (task.due_at or 0) > self.now]
+            admission.delayed.update([key for key in late if key is not None])
 
     def admit(self, admission: Admission) -> None:
         """Do what is left to do at the gates."""
         self.declare(admission)
         admission.open(self.keys)
-        admission.make_due(self.due)
+        if self.due:
+            admission.make_due(self.due)
 
 
 class Admission(ABC):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -43,9 +42,17 @@ class Lines(dict[str, Line]):
 class MemoryAdmission(Admission):
     """The gates that a verb touches, which holds the lock of the backend."""
 
-    def __init__(self, now: int, lines: Lines, rows: Mapping[str, Task], paused: Container[str], move: Any) -> None:
+    def __init__(
+        self,
+        now: int,
+        lines: Lines,
+        rows: Mapping[str, Task],
+        paused: Container[str],
+        move: Callable[[Task, Task], None],
+        listeners: Listeners,
+    ) -> None:
         super().__init__(now)
-        self._lines, self._rows, self._paused, self._move = lines, rows, paused, move
+        self._lines, self._rows, self._paused, self._move, self._listeners = lines, rows, paused, move, listeners
 
     def lock(self, keys: Collection[str]) -> None:
         self.gates.update({key: self._lines[key].gate for key in keys})
@@ -57,12 +64,14 @@ class MemoryAdmission(Admission):
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         key, now = keys[0], self.now
         line, gate = self._lines[key], self.gates[key]
-        visit = Visit(gate, len(line.held), room_of(gate, now))
+        room = room_of(gate, now)
+        visit = Visit(gate, len(line.held), room)
         if gate.bounds.interval:
             visit.unstarted = unstarted(line, self._rows)
+        # One more tells when that may pass, unless only the end of a task with a slot lets it.
+        wanted = visit.limit + (gate.bounds.interval is not None or room.least or visit.limit == room.together)
         found: list[Task] = []
         left: list[Task] = []
-        wanted = visit.limit + 1 if visit.limit or now < gate.closed_until else 0
         while len(found) < wanted and (task := line.lane.take_one(now)) is not None:
             (left if task.queue in self._paused else found).append(task)
         visit.look([self._rows[task.task_id] for task in found], now)
@@ -74,6 +83,13 @@ class MemoryAdmission(Admission):
         at = line.lane.next_delayed(now)
         self.gates[key] = visit.gate if at is None else due_by(visit.gate, at)
         return (), [visit]
+
+    def end(self) -> None:
+        """Store the gates."""
+        for key, gate in self.gates.items():
+            self._lines[key].gate = gate
+        if any(gate.next_at is not None for gate in self.gates.values()):
+            self._listeners.notify(GATES)
 
 
 def unstarted(line: Line, rows: Mapping[str, Task]) -> int:
@@ -101,8 +117,9 @@ class MemoryGates(Gates):
     async def admit(self, now: int, limit: int) -> int | None:
         with self._lock:
             due = [key for key, line in self._lines.items() if (at := line.gate.next_at) is not None and at <= now]
-            with self._admission(now) as admission:
-                admission.open(sorted(due)[:limit])
+            admission = self._admission(now)
+            admission.open(sorted(due)[:limit])
+            admission.end()
             ats = [line.gate.next_at for line in self._lines.values()]
         if due:
             self._listeners.notify(READY)
@@ -128,8 +145,8 @@ class MemoryGates(Gates):
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        with self._lock, self._admission(now) as admission:
-            gate = admission.change(key, change)
+        with self._lock:
+            gate = self._changed(key, change, now)
         self._listeners.notify(READY)
         return gate
 
@@ -153,17 +170,18 @@ class MemoryGates(Gates):
         """Admit the gates that were touched."""
         touched, self.touched = self.touched, TouchedGates()
         if touched:
-            with self._admission(touched.now) as admission:
-                touched.admit(admission)
+            admission = self._admission(touched.now)
+            touched.admit(admission)
+            admission.end()
 
-    @contextmanager
-    def _admission(self, now: int) -> Iterator[MemoryAdmission]:
-        admission = MemoryAdmission(now, self._lines, self._rows, self._paused, self._move)
-        yield admission
-        for key, gate in admission.gates.items():
-            self._lines[key].gate = gate
-        if any(gate.next_at is not None for gate in admission.gates.values()):
-            self._listeners.notify(GATES)
+    def _admission(self, now: int) -> MemoryAdmission:
+        return MemoryAdmission(now, self._lines, self._rows, self._paused, self._move, self._listeners)
+
+    def _changed(self, key: str, change: GateChange, now: int) -> Gate:
+        admission = self._admission(now)
+        gate = admission.change(key, change)
+        admission.end()
+        return gate
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""
@@ -202,8 +220,7 @@ class MemoryGates(Gates):
         Else open it, and let its tasks pass at ``now``.
         """
         key = budget_gate(group.group_id)
-        with self._admission(now) as admission:
-            admission.change(key, USED_UP if group.used_up else NOT_USED_UP)
+        self._changed(key, USED_UP if group.used_up else NOT_USED_UP, now)
         for task_id in list(self._lines[key].held) if group.used_up else ():
             if (row := self._rows[task_id]).status is PENDING:
                 self.move(row, parked_again(row))
