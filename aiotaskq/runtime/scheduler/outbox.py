@@ -78,11 +78,19 @@ class Outbox:
         if full is not None:  # what it refused stays in the outboxes
             log.warning("scheduler: {}; next try in {} s", full, RECOVERY)
 
+    @staticmethod
+    def waits(schedule: Schedule, now: int) -> bool:
+        """Return whether tasks of a schedule found no room for a while: it fires no others then."""
+        return bool(schedule.outbox) and _is_late(schedule.outbox[0], now)
+
     async def recover(self, now: int) -> None:
         """Push tasks that another scheduler has fired, and not pushed before it died; looks every RECOVERY seconds."""
         if self._clock.ticks() < self._next_recovery:
             return
         self._next_recovery = self._clock.ticks() + RECOVERY * SECOND
         left = [schedule for schedule in await self._schedules.undelivered(LIMIT) if schedule.outbox]
-        late = [task for s in left for task in s.outbox if task.created_at <= now // SECOND - RECOVERY]
-        await self.deliver(left, late)
+        await self.deliver(left, [task for s in left for task in s.outbox if _is_late(task, now)])
+
+
+def _is_late(task: Task, now: int) -> bool:
+    return task.created_at <= now // SECOND - RECOVERY

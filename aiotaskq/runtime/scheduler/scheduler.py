@@ -350,7 +350,7 @@ class Scheduler:
                 self._due_heap.forget()  # it is not known whether they were fired
                 raise
         if len(due) == LIMIT or not self._due_heap.covers(now):
-            return 0.0  # more may be due already
+            return 0.0 if due else AHEAD / SECOND  # more may be due already; those that were read wait for room
         delay = await self._until_next()
         if due and (took := self._clock.ticks() - begin):  # a virtual clock is always exact
             delay = max(delay, GAP - took / SECOND)
@@ -390,6 +390,9 @@ class Scheduler:
         active = await self._queue_backend.active(watched) if watched else {}
         firings: list[tuple[Schedule, Firing]] = []
         for schedule in due:
+            if self._outbox is not None and self._outbox.waits(schedule, now):
+                self._due_heap.hold(schedule, now)
+                continue
             try:
                 firing = fire(schedule, now, active.get(schedule.task_id, 0))
                 for task in firing.tasks:

@@ -134,6 +134,40 @@ async def test_a_schedule_whose_gate_is_full_makes_no_other_late(taskq_virtual: 
         assert ran == {"good": 95, "slow": 1}
 
 
+async def test_an_outbox_does_not_grow_while_a_gate_is_full(tmp_path: Path, clock: VirtualClock) -> None:
+    async with TaskQ(f"sqlite:///{tmp_path}/tasks.db", schedules=f"sqlite:///{tmp_path}/s.db", clock=clock) as tq:
+
+        @tq.task(limit=Limit(0, max_waiting=0))
+        async def slow() -> None: ...
+
+        schedule_id = await tq.scheduler.add_scheduler_task("slow", "slow", "interval", interval_seconds=1)
+        for _ in range(30):
+            await clock.advance(1)
+            await tq.scheduler._look()
+        assert 5 <= len((await tq.scheduler.get(schedule_id)).outbox) <= 6
+        await tq.limits.set("slow", max_waiting=100)
+        for _ in range(10):
+            await clock.advance(1)
+            await tq.scheduler._look()
+        row = await tq.scheduler.get(schedule_id)
+        assert row.outbox == ()
+        assert row.run_count == len(await fired(tq)) >= 8
+
+
+async def test_more_schedules_at_full_gates_than_one_read_are_no_reason_to_spin(
+    tq: TaskQ, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @tq.task(limit=Limit(0, max_waiting=0))
+    async def slow() -> None: ...
+
+    for number in range(3):
+        await tq.scheduler.add_scheduler_task(f"s{number}", "slow", "interval", interval_seconds=1)
+    for name in ("READ", "LIMIT"):
+        monkeypatch.setattr(f"aiotaskq.runtime.scheduler.scheduler.{name}", 2)
+    clock.step(1)
+    assert [await tq.scheduler._look(), await tq.scheduler._look()] == [0.0, 1.0]
+
+
 async def test_no_task_is_made_of_a_schedule_whose_params_cannot_be_decoded(
     tq: TaskQ, clock: VirtualClock, tmp_path: Path
 ) -> None:
