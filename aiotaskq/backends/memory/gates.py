@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import replace
+from msgspec import structs
 
 from aiotaskq.backends.admission import NOT_USED_UP, USED_UP, Admission, TouchedGates
 from aiotaskq.backends.gates import Gates
@@ -42,20 +42,12 @@ class Lines(dict[str, Line]):
 class MemoryAdmission(Admission):
     """The gates that a verb touches, which holds the lock of the backend."""
 
-    def __init__(
-        self,
-        now: int,
-        lines: Lines,
-        rows: Mapping[str, Task],
-        paused: Container[str],
-        move: Callable[[Task, Task], None],
-        listeners: Listeners,
-    ) -> None:
+    def __init__(self, gates: MemoryGates, now: int) -> None:
         super().__init__(now)
-        self._lines, self._rows, self._paused, self._move, self._listeners = lines, rows, paused, move, listeners
+        self._all = gates
 
     def lock(self, keys: Collection[str]) -> None:
-        self.gates.update({key: self._lines[key].gate for key in keys})
+        self.gates.update({key: self._all.lines[key].gate for key in keys})
 
     def lock_free(self, keys: Collection[str]) -> Collection[str]:
         self.lock(keys)
@@ -63,33 +55,26 @@ class MemoryAdmission(Admission):
 
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         key, now = keys[0], self.now
-        line, gate = self._lines[key], self.gates[key]
+        line, gate = self._all.lines[key], self.gates[key]
         room = room_of(gate, now)
         visit = Visit(gate, len(line.held), room)
         if gate.bounds.interval:
-            visit.unstarted = unstarted(line, self._rows)
+            visit.unstarted = unstarted(line, self._all.rows)
         # One more tells when that may pass, unless only the end of a task with a slot lets it.
         wanted = visit.limit + (gate.bounds.interval is not None or room.least or visit.limit == room.together)
         found: list[Task] = []
         left: list[Task] = []
         while len(found) < wanted and (task := line.lane.take_one(now)) is not None:
-            (left if task.queue in self._paused else found).append(task)
-        visit.look([self._rows[task.task_id] for task in found], now)
+            (left if task.queue in self._all.paused else found).append(task)
+        visit.look([self._all.rows[task.task_id] for task in found], now)
         for task in (*found[len(visit.passing) :], *left):
             line.lane.put(task)
         for task in visit.passing:
             del line.waiting[task.task_id]
-            self._move(task, passed(task, now))
+            self._all.replace(task, passed(task, now))
         at = line.lane.next_delayed(now)
         self.gates[key] = visit.gate if at is None else due_by(visit.gate, at)
         return (), [visit]
-
-    def end(self) -> None:
-        """Store the gates."""
-        for key, gate in self.gates.items():
-            self._lines[key].gate = gate
-        if any(gate.next_at is not None for gate in self.gates.values()):
-            self._listeners.notify(GATES)
 
 
 def unstarted(line: Line, rows: Mapping[str, Task]) -> int:
@@ -105,42 +90,43 @@ class MemoryGates(Gates):
         rows: Mapping[str, Task],
         paused: Container[str],
         lock: Any,
-        move: Callable[[Task, Task], None],
+        replace: Callable[[Task, Task], None],
         listeners: Listeners,
     ) -> None:
-        """``rows`` are those of the backend, and ``move`` replaces one of them, with its indexes."""
-        self._rows, self._paused, self._lock, self._move, self._listeners = rows, paused, lock, move, listeners
-        self._lines = Lines()
+        """``rows`` are those of the backend, and ``replace`` replaces one of them, with its indexes."""
+        self.rows, self.paused, self.replace = rows, paused, replace
+        self._lock, self._listeners = lock, listeners
+        self.lines = Lines()
         self.touched = TouchedGates()
         """What the verb at hand touches; ``open`` admits these gates at its end."""
 
     async def admit(self, now: int, limit: int) -> int | None:
         with self._lock:
-            due = [key for key, line in self._lines.items() if (at := line.gate.next_at) is not None and at <= now]
-            admission = self._admission(now)
+            due = [key for key, line in self.lines.items() if (at := line.gate.next_at) is not None and at <= now]
+            admission = MemoryAdmission(self, now)
             admission.open(sorted(due)[:limit])
-            admission.end()
-            ats = [line.gate.next_at for line in self._lines.values()]
+            self._store(admission)
+            ats = [line.gate.next_at for line in self.lines.values()]
         if due:
             self._listeners.notify(READY)
         return min((at for at in ats if at is not None), default=None)
 
     async def mend(self, now: int) -> int:
         with self._lock:
-            for key, line in list(self._lines.items()):
+            for key, line in list(self.lines.items()):
                 if not line.held and not line.waiting and is_idle(line.gate, now):
-                    del self._lines[key]
+                    del self.lines[key]
         return 0  # no row leaves without its gates
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         with self._lock:
-            all_keys = sorted(key for key in self._lines if key.startswith(prefix)) if keys is None else keys
-            lines = [self._lines[key] for key in [key for key in all_keys if key in self._lines][:limit]]
+            all_keys = sorted(key for key in self.lines if key.startswith(prefix)) if keys is None else keys
+            lines = [self.lines[key] for key in [key for key in all_keys if key in self.lines][:limit]]
             return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         with self._lock:
-            line = self._lines.get(key) or Line(key)
+            line = self.lines.get(key) or Line(key)
             waiting = heapq.nsmallest(limit, line.waiting.values(), claim_order)
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
@@ -153,16 +139,16 @@ class MemoryGates(Gates):
     # ---- what is read before a push ----
 
     def stored(self, keys: Collection[str]) -> dict[str, Gate]:
-        return {key: self._lines[key].gate for key in keys if key in self._lines}
+        return {key: self.lines[key].gate for key in keys if key in self.lines}
 
     def held(self, keys: Collection[str]) -> dict[str, int]:
-        return {key: len(self._lines[key].held) for key in keys}
+        return {key: len(self.lines[key].held) for key in keys}
 
     def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
-        return {key: unstarted(self._lines[key], self._rows) for key in bursts}
+        return {key: unstarted(self.lines[key], self.rows) for key in bursts}
 
     def beyond(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for key, count in counts.items() if len(self._lines[key].waiting) > count}
+        return {key for key, count in counts.items() if len(self.lines[key].waiting) > count}
 
     # ---- for the backend, which holds the lock ----
 
@@ -170,44 +156,47 @@ class MemoryGates(Gates):
         """Admit the gates that were touched."""
         touched, self.touched = self.touched, TouchedGates()
         if touched:
-            admission = self._admission(touched.now)
+            admission = MemoryAdmission(self, touched.now)
             touched.admit(admission)
-            admission.end()
+            self._store(admission)
 
-    def _admission(self, now: int) -> MemoryAdmission:
-        return MemoryAdmission(now, self._lines, self._rows, self._paused, self._move, self._listeners)
+    def _store(self, admission: Admission) -> None:
+        for key, gate in admission.gates.items():
+            self.lines[key].gate = gate
+        if any(gate.next_at is not None for gate in admission.gates.values()):
+            self._listeners.notify(GATES)
 
     def _changed(self, key: str, change: GateChange, now: int) -> Gate:
-        admission = self._admission(now)
+        admission = MemoryAdmission(self, now)
         gate = admission.change(key, change)
-        admission.end()
+        self._store(admission)
         return gate
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates."""
         for key in slots(task):
-            self._lines[key].held[task.task_id] = None
+            self.lines[key].held[task.task_id] = None
         if (at := at_gate(task)) is not None:
-            line = self._lines[at]
-            line.waiting[task.task_id] = free = replace(task, run_at=task.due)
+            line = self.lines[at]
+            line.waiting[task.task_id] = free = structs.replace(task, run_at=task.due)
             line.lane.put(free)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         for key in slots(task):
-            self._lines[key].held.pop(task.task_id, None)
-        if (at := at_gate(task)) is not None and (free := self._lines[at].waiting.pop(task.task_id, None)) is not None:
-            self._lines[at].lane.discard(free)
+            self.lines[key].held.pop(task.task_id, None)
+        if (at := at_gate(task)) is not None and (free := self.lines[at].waiting.pop(task.task_id, None)) is not None:
+            self.lines[at].lane.discard(free)
 
     def move(self, before: Task, after: Task) -> None:
         """Replace a row, and touch its gates."""
-        self._move(before, after)
+        self.replace(before, after)
         self.touched.changed([(before, after)])
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
         with self._lock:
-            for task in [task for task in self._rows.values() if task.queue == queue and task.flow and not task.final]:
+            for task in [task for task in self.rows.values() if task.queue == queue and task.flow and not task.final]:
                 if not paused and (at := at_gate(task)) is not None:
                     self.touched.due[at] = None
                 elif paused and task.status is PENDING and not task.parked:
@@ -221,10 +210,10 @@ class MemoryGates(Gates):
         """
         key = budget_gate(group.group_id)
         self._changed(key, USED_UP if group.used_up else NOT_USED_UP, now)
-        for task_id in list(self._lines[key].held) if group.used_up else ():
-            if (row := self._rows[task_id]).status is PENDING:
+        for task_id in list(self.lines[key].held) if group.used_up else ():
+            if (row := self.rows[task_id]).status is PENDING:
                 self.move(row, parked_again(row))
 
     def drop_budget(self, group_id: str) -> None:
         """Forget the gate of a group, at which no task is."""
-        self._lines.pop(budget_gate(group_id), None)
+        self.lines.pop(budget_gate(group_id), None)

@@ -7,17 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from aiotaskq.backends import groups as shared
 from aiotaskq.backends.base import Room
-from aiotaskq.backends.groups import (
-    Groups,
-    add_tasks,
-    again,
-    concerns,
-    flag_cancelled,
-    follow,
-    replace_budget,
-    waits_again,
-)
+from aiotaskq.backends.groups import Groups, concerns, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.notes import MemoryNotes
@@ -90,7 +82,7 @@ class MemoryGroups(Groups):
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         with self._lock:
-            added = add_tasks(self, group_id, tasks)
+            added = shared.add_tasks(self, group_id, tasks)
             self._gates.open()
         self._listeners.notify(READY)
         return added
@@ -113,7 +105,7 @@ class MemoryGroups(Groups):
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         with self._lock:
-            group = replace_budget(self, group_id, budget, now)
+            group = shared.replace_budget(self, group_id, budget, now)
             self._gates.open()
         self._listeners.notify(READY)
         return group
@@ -130,7 +122,7 @@ class MemoryGroups(Groups):
 
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
-            return flag_cancelled(self, group_id)
+            return shared.flag_cancelled(self, group_id)
 
     async def cancelling(self, limit: int) -> list[str]:
         with self._lock:
@@ -191,7 +183,7 @@ class MemoryGroups(Groups):
     def brought_back(self, before: Task, after: Task) -> Task:
         """Return an ended task that is brought back as it is to be written: parked again for its parents."""
         self.settle()  # it reads what follows from the changes before it
-        return again(after, self) if waits_again(before, after) else after
+        return shared.again(after, self) if waits_again(before, after) else after
 
     def note(self, before: Task, after: Task) -> None:
         """Note a written change if something follows from it; do that at once where it brings a task back."""
@@ -205,7 +197,9 @@ class MemoryGroups(Groups):
         if not self._ends:
             return
         ends, self._ends = self._ends, []
-        followed = follow(self, ends, max(after.due if after.ended_at is None else after.ended_at for _, after in ends))
+        followed = shared.follow(
+            self, ends, max(after.due if after.ended_at is None else after.ended_at for _, after in ends)
+        )
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
