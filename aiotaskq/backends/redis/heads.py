@@ -1,4 +1,4 @@
-"""The head of a state: words for the scripts, with numbers as decimal text; ``HEAD`` in ``lua/include/base.lua``."""
+"""The head of a state: words for the scripts, with numbers as decimal text; ``lua/include/head.lua``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,10 @@
 -- ARGV: ids. Sets the cancel flags, and returns 1 or 0 for each: whether the task is running.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: flush
 -- include: when_full
 
 local answer = {}

@@ -1,5 +1,9 @@
 -- ARGV: ids. Returns 1 or 0 for each: whether it is running and its cancel flag is set.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
 
 local answer = {}
 load_states(ARGV)

@@ -1,5 +1,12 @@
 -- ARGV: owner as JSON, now, limit, lease as in a head, started_at, packed queues or ''. Returns rows.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
+-- include: answer
 -- include: lanes
 -- include: claim_rows
 -- include: when_full

@@ -1,7 +1,13 @@
 -- ARGV: now, 1 if only ended rows are deleted, then ids. Returns how many rows were deleted, and 1 if the time has
 -- changed at which a gate may let a row pass; then what has followed for groups, if any of the rows was in one: see
 -- groups.lua.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

@@ -1,6 +1,13 @@
 -- ARGV: as for a claim, hint, then packed lists of changes. Returns what an update
 -- returns, and rows.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
+-- include: answer
 -- include with gates: gate
 -- include with gates: gates
 -- include with gates: declare

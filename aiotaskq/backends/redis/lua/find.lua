@@ -1,6 +1,12 @@
 -- ARGV: filter, packed statuses, cursor or '', id to begin behind or '', rows wanted, rows to look at.
 -- Returns the cursor behind the last row looked at, '' at the end, and rows, the newest push first.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: answer
 -- include: filter
 -- include: held
 

@@ -1,6 +1,12 @@
 -- ARGV: hint, now, limit. Admits gates whose next_at has come. Returns the first next_at after that or false, and 1 if
 -- there were any.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: when_full

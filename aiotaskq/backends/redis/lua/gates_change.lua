@@ -1,7 +1,13 @@
 -- ARGV: hint, key, now, the bounds to set as JSON or '', 1 if those of pushes count again, closed_until or '', the
 -- least closed_until, tokens to take.
 -- Changes a gate as core.gate.changed says, and admits it. Returns its state.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 

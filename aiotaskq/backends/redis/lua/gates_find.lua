@@ -1,5 +1,11 @@
 -- ARGV: keys of gates. Returns of each its state, '' if there is none, and how many rows hold a slot and wait.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 

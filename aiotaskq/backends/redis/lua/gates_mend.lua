@@ -2,7 +2,13 @@
 -- has, parks the rows of paused queues that have one (a pause that was cut off has left them), and makes the gate due
 -- if there were any, or a slot is free. Returns how many are due, and how many gates were looked at: it ends early
 -- after many rows.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: when_full

@@ -1,4 +1,9 @@
 -- ARGV: ids. Returns rows; one that does not exist has no state.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: answer
 
 return read_rows(ARGV)

@@ -1,6 +1,12 @@
 -- ARGV: hint, group, then lists of rows as for a push. Returns how many rows are new, -1 if the group takes none; then
 -- as groups_push.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

@@ -1,6 +1,12 @@
 -- ARGV: hint, id of a group, its new budget as JSON, now. Opens the gate of the group, or closes it. Returns nothing if
 -- the group has no budget; 1 if the time has changed at which a gate may let a row pass, else 0.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: usage_text

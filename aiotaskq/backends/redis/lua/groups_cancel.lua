@@ -1,5 +1,11 @@
 -- ARGV: group. Marks it, and the groups in it, as cancelled. Returns 1, or 0 if it has ended or there is none.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

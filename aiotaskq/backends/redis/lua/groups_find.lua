@@ -1,4 +1,5 @@
 -- ARGV: limit, id to begin behind or '', 'live' or 'ended' or '' for both. Returns ids, the newest group first.
+-- include: constants
 -- include: base
 
 local bound, stamps, ids = '+', {}, {}

@@ -1,6 +1,12 @@
 -- ARGV: hint. Tells children of the ends of parents that an earlier script has left to this one. Returns 1 or 0 as
 -- an update, and what has followed.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

@@ -1,7 +1,13 @@
 -- ARGV: hint, now, ids of groups. Counts their members that have not ended anew, until enough members were looked at.
 -- Returns how many groups were counted, how many of their counts were wrong, 1 or 0 as an update, and what has
 -- followed.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

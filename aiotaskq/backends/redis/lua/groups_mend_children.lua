@@ -1,7 +1,13 @@
 -- ARGV: hint, now, stamp to begin behind or ''. Ends children that wait for tasks which another program has deleted.
 -- Returns the stamp of the last row looked at or '', how many had such parents, 1 or 0 as an update, and what has
 -- followed.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

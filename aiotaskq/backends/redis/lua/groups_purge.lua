@@ -1,5 +1,11 @@
 -- ARGV: instant, limit. Deletes groups that ended before it, and their lists of members. Returns how many.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

@@ -5,7 +5,13 @@
 -- 1 or 0 as a push; then what has followed for groups, if rows of groups have ended. If there is no room, nothing is
 -- written: -1 and how many rows are too many, 0 if a change did not hold. If too many rows would wait at a gate,
 -- nothing either: its key and how many may wait.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

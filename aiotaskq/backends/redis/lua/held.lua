@@ -1,6 +1,10 @@
 -- ARGV: owner, a member to begin behind or '', limit. Returns the last member looked at, '' at the end; then id, fence
 -- and cancel flag of the rows that this worker holds.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
 
 local first = ARGV[2] == '' and '[' .. ARGV[1] .. ' ' or '(' .. ARGV[2]
 local members = call('ZRANGE', root .. 'held', first, '(' .. ARGV[1] .. '!', 'BYLEX', 'LIMIT', 0, ARGV[3])

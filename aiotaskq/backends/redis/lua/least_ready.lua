@@ -1,5 +1,12 @@
 -- ARGV: now, limit. Returns rows, the largest priority number first, and of one priority the oldest first.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
+-- include: answer
 -- include: lanes
 -- include: room
 

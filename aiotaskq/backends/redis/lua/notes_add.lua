@@ -4,7 +4,13 @@
 -- The variant without gates is for calls in which no task has used up anything.
 -- Returns 1 or 0 for each task: whether it runs with this fence, and the notes were appended;
 -- with gates one more 1 if the time has changed at which a gate may let a row pass, else 0.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include with gates: gate
 -- include with gates: gates
 -- include with gates: usage_text

@@ -1,5 +1,11 @@
 -- ARGV: now, limit. Returns rows: those whose worker is gone, and then the longest overdue first.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: flush
+-- include: answer
 -- include: held
 
 local limit, ids, late = tonumber(ARGV[2]), {}, {}

@@ -1,4 +1,5 @@
 -- ARGV: queue, 1 to pause it or 0 to resume it. Returns 1 if there are gates: pause_gates.lua then adapts them.
+-- include: constants
 -- include: base
 -- include: when_full
 

@@ -2,7 +2,13 @@
 -- gates. Of a paused queue, the rows that have passed give their slots back; of a resumed one, the gates at which rows
 -- wait are made due. Returns for how many gates that is done, where to begin in the next one, and 1 if the time has
 -- changed at which a gate may let a row pass.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: when_full

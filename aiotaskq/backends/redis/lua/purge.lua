@@ -1,6 +1,12 @@
 -- ARGV: filter, status, limit, how many rows to skip, how many to look at.
 -- Returns how many rows were deleted, and how many to skip in the next call, -1 at the end.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: filter
 -- include: remove
 -- include: when_full

@@ -31,7 +31,14 @@ do  -- Most pushes end here, before what is included below.
   end
 end
 
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
+-- include: answer
 -- include with gates: gate
 -- include with gates: gates
 -- include with gates: declare

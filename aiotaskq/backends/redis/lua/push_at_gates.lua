@@ -7,10 +7,9 @@
 -- passed if its rows are not more than the slots, since most such lines pass; else those of parked rows.
 -- Returns 1. Or 0, and nothing is written, if that is not all of what there is to do: then push.lua does it.
 
-local MAX_WORDS = 4000  -- as in base.lua
-local FEW, WIDE = 8, string.rep('-', 65)  -- as in base.lua
-local PARKED = '4611686018427387904'  -- as in base.lua
-local RUN_AT = #'pending 0 0 - - 2 ' + 20 + 2  -- where it begins in the state of a new row; see HEAD in base.lua
+-- include: constants
+
+local RUN_AT = #'pending 0 0 - - 2 ' + 20 + 2  -- where it begins in the state of a new row; see HEAD in head.lua
 local root, words, call, sub, match, min = KEYS[1], ARGV, redis.call, string.sub, string.match, math.min
 local now, count, lines, lengths = tonumber(words[2]), tonumber(words[3]), tonumber(words[4]), cmsgpack.unpack(words[6])
 local gates = 6 + 4 * words[5]

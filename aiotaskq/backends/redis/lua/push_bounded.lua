@@ -2,7 +2,14 @@
 -- Returns -1 and what a push returns, with 1 or 0 at its end and what has followed for groups behind it, if rows of
 -- groups have ended: see groups.lua. Or, if nothing was written, how many tasks are too many, 0 if a change did not
 -- hold.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
+-- include: answer
 -- include: gate
 -- include: gates
 -- include: declare

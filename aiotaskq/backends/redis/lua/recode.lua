@@ -1,6 +1,11 @@
 -- ARGV: of each task its id, and then three parts of its row (body, JSON of the state, progress or ''), each as it was
 -- read and as it becomes. Returns 1 or 0 for each: whether the row was as it was read, and is written.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: flush
 
 local answer, ids = {}, {}
 for i = 1, #ARGV, 7 do ids[#ids + 1] = ARGV[i] end

@@ -1,5 +1,9 @@
 -- ARGV: id, fence and progress as JSON of each task. Returns 1 or 0 for each: whether it was written.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
 -- include: when_full
 
 local answer = {}

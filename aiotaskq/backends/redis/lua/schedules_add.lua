@@ -1,6 +1,8 @@
 -- ARGV: id, row, due or '', updated_at or '', and '1' if its outbox has tasks, of each schedule. Returns for each the
 -- row that has its id already, '' if it was inserted.
+-- include: constants
 -- include: base
+-- include: flush
 -- include: schedules
 
 local answer = {}

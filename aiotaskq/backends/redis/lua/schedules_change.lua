@@ -3,7 +3,13 @@
 -- row. Returns 1 or 0 for each: whether its guard held and it is written; then 1 if the time has changed at which a
 -- gate may let a row pass. If too many rows would wait at a gate, nothing is written, and its key and how many may wait
 -- are returned.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include with gates: gate
 -- include with gates: gates
 -- include with gates: declare

@@ -1,5 +1,7 @@
 -- ARGV: ids. Returns 1 or 0 for each: whether there was a schedule.
+-- include: constants
 -- include: base
+-- include: flush
 -- include: when_full
 
 local answer = {}

@@ -1,5 +1,7 @@
 -- ARGV: index, the highest score, limit. Returns ids and rows of the schedules in an index, the lowest score first.
+-- include: constants
 -- include: base
+-- include: flush
 
 local confirmed = ARGV[1] == 'schedules:due' and '^%d+ %-?%d+ 1 ' or ''
 local answer, dropped

@@ -1,6 +1,8 @@
 -- ARGV: id, row as it was read, and as it becomes, of each schedule. Returns 1 or 0 for each: whether it was as it was
 -- read, and is written.
+-- include: constants
 -- include: base
+-- include: flush
 -- include: when_full
 
 local answer = {}

@@ -1,6 +1,10 @@
 -- ARGV: for each step the id and the fence of its task, the task's push stamp, the field and the value of the step.
 -- Returns for each the value that is there now: the first one that was written. False if the task does not run so.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
 -- include: when_full
 
 local answer = {}

@@ -1,4 +1,5 @@
 -- ARGV: ids of tasks. Deletes the steps and the waits of those that have no row.
+-- include: constants
 -- include: base
 -- include: when_full
 

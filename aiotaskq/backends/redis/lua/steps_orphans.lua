@@ -1,5 +1,6 @@
 -- ARGV: the cursor of a scan, and about how many tasks are looked at. Returns the next cursor, and the ids of the tasks
 -- with steps that have no row.
+-- include: constants
 -- include: base
 
 local found = call('SSCAN', root .. 'stepped', ARGV[1], 'COUNT', ARGV[2])

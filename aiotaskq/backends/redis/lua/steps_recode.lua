@@ -1,5 +1,6 @@
 -- ARGV: a hash, and then of each of its values the field, the value as it was read and as it becomes. One that has
 -- changed since stays.
+-- include: constants
 -- include: base
 -- include: when_full
 

@@ -1,6 +1,12 @@
 -- ARGV: hint, id, began_at, field and value of the step, the key of the event for which the task waits or '', now, and
 -- two packed changes: the second one is applied if that event is there. Returns as update.lua.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include: gate
 -- include: gates
 -- include: declare

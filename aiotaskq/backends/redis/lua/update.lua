@@ -1,7 +1,13 @@
 -- ARGV: hint, then packed lists of changes. Returns 1 or 0 for each change, and one more 1 if the time has changed at
 -- which a gate may let a row pass. If rows of groups have ended, or were brought back, that number is always there, and
 -- behind it what has followed: see groups.lua.
+-- include: constants
 -- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
+-- include: index
+-- include: flush
 -- include with gates: gate
 -- include with gates: gates
 -- include with gates: declare

@@ -1,4 +1,5 @@
 -- ARGV: owner, lease_until. Removes a worker that has this lease. Returns 1 or 0: whether it had.
+-- include: constants
 -- include: base
 -- include: when_full
 

@@ -1,5 +1,6 @@
 -- ARGV: owner, '1' or '0' for quiet or '' to leave it, wanted slots or '' to leave them. Returns 1 or 0: whether the
 -- worker was there.
+-- include: constants
 -- include: base
 -- include: when_full
 

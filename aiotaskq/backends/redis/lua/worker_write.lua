@@ -1,5 +1,6 @@
 -- ARGV: owner, its value in the registry, 1 to add a worker that is not there; then, to be written with that, '1' if it
 -- is asked to be quiet, and its wanted slots or ''. Returns 1 or 0: whether it was written.
+-- include: constants
 -- include: base
 -- include: when_full
 

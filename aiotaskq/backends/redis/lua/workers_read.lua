@@ -1,4 +1,5 @@
 -- ARGV: owner, or '' for all. Returns the value of each, whether it is asked to be quiet ('1'), and its wanted slots.
+-- include: constants
 -- include: base
 
 local answer = {}

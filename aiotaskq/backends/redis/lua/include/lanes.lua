@@ -70,7 +70,7 @@ local function due_lanes(now)
 end
 
 -- Return the first due rows of lanes of one priority, in claim order; with several lanes it may be more than the limit.
--- Those with a shape are in no index yet: see use_gates().
+-- Those with a shape are in no index yet: see gated_rows.lua.
 local function due_rows(lanes, now, limit)
   local found, fresh, n = {}, gated and gated.fresh or {}, 0
   if #lanes == 1 and not fresh[lanes[1]] then

@@ -1,0 +1,6 @@
+-- Constants of all scripts that read or write rows.
+
+local PARKED = '4611686018427387904'  -- run_at; not exact as a number
+local MAX_WORDS = 4000  -- of one command: Lua's unpack() is limited to some thousands
+-- Up to so many holders of the slots of a gate are one field of `slots`, next to a field that is WIDE: see base.lua.
+local FEW, WIDE = 8, string.rep('-', 65)

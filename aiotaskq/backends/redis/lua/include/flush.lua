@@ -1,0 +1,106 @@
+-- Writes what was noted, and tells other processes. Needs base.lua.
+
+local function add_to_counter(key, field, by)
+  if by ~= 0 and call('HINCRBY', root .. key, field, by) <= 0 then call('HDEL', root .. key, field) end
+end
+
+-- Write what was noted; first what needs no memory. States stay known.
+local function flush()
+  local rows, r, deleted, adding = {}, 0, {}, {}
+  for id in pairs(written) do
+    if states[id] then
+      rows[r + 1], rows[r + 2] = id, states[id]
+      r = r + 2
+    else
+      deleted[#deleted + 1] = id
+    end
+  end
+  for key, members in pairs(zsets) do
+    local added, a, removed, n = nil, 0, nil, 0
+    for member, score in pairs(members) do
+      if score then
+        added = added or {}
+        added[a + 1], added[a + 2] = score, member
+        a = a + 2
+      else
+        n = n + 1
+        removed = removed or {}
+        removed[n] = member
+      end
+    end
+    if removed then call_in_chunks('ZREM', key, removed) end
+    adding[key] = added
+  end
+  local joining = {}
+  for key, members in pairs(sets) do
+    local joined, left = nil, nil
+    for member, is_in in pairs(members) do
+      if is_in then
+        joined = joined or {}
+        joined[#joined + 1] = member
+      else
+        left = left or {}
+        left[#left + 1] = member
+      end
+    end
+    if left then call_in_chunks('SREM', key, left) end
+    joining[key] = joined
+  end
+  call_in_chunks('HDEL', 'state', deleted)
+  call_in_chunks('HDEL', 'body', deleted)
+  call_in_chunks('HDEL', 'progress', deleted)
+  call_in_chunks('HDEL', 'usage', deleted)
+  if deleted[1] and call('EXISTS', root .. 'noted') == 1 then
+    call_in_chunks('HDEL', 'noted', deleted)
+    for _, id in ipairs(deleted) do call('UNLINK', root .. 'notes:' .. id) end
+  end
+  if deleted[1] and call('EXISTS', root .. 'stepped') == 1 then
+    call_in_chunks('SREM', 'stepped', deleted)
+    for _, id in ipairs(deleted) do
+      call('UNLINK', root .. 'steps:' .. id)
+      local key = call('HGET', root .. 'waiting', id)
+      if key then
+        call('HDEL', root .. 'waits:' .. key, id)
+        if call('EXISTS', root .. 'waits:' .. key) == 0 then call('SREM', root .. 'awaited', key) end
+      end
+    end
+    call_in_chunks('HDEL', 'waiting', deleted)
+  end
+  call_in_chunks('HSET', 'state', rows)
+  call_in_chunks('HSET', 'body', bodies)
+  for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end
+  for key, joined in pairs(joining) do call_in_chunks('SADD', key, joined) end
+  for key, fields in pairs(hashes) do
+    local values, dropped = {}, {}
+    for field, value in pairs(fields) do
+      if value then
+        values[#values + 1] = field
+        values[#values + 1] = value
+      else
+        dropped[#dropped + 1] = field
+      end
+    end
+    call_in_chunks('HDEL', key, dropped)
+    call_in_chunks('HSET', key, values)
+  end
+  for lane in pairs(changed_lanes) do
+    local head = call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')
+    if head[1] then call('ZADD', root .. 'heads', head[2], lane) else call('ZREM', root .. 'heads', lane) end
+  end
+  for status, lanes in pairs(count_deltas) do
+    local queues = {}
+    for lane, by in pairs(lanes) do queues[queue_of(lane)] = (queues[queue_of(lane)] or 0) + by end
+    for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
+  end
+  for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
+  written, bodies, zsets, sets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}, {}
+  if gated then gated.flush() end
+end
+
+-- Send a hint ('' for none) to other processes; it is no error if it is lost. With `gates`, another one says that the
+-- time has changed at which a gate may let a row pass; the sender is that of the first.
+local function publish(hint, gates)
+  if hint ~= '' then redis.pcall('PUBLISH', root .. 'hints', hint) end
+  local sender = gates and match(hint, '^%["%w*",')
+  if sender then redis.pcall('PUBLISH', root .. 'hints', sender .. '{"gates":[]}]') end
+end

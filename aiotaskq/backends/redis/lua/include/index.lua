@@ -1,0 +1,92 @@
+-- The indexes of rows: notes which sets and hashes a row enters and leaves. Needs head.lua.
+
+-- The names of a row: its type, and its keys where it has them.
+local function names_of(row)
+  local ok, names = pcall(cjson.decode, row.flow and gated.names_json(row) or row.names)
+  if not ok or type(names) ~= 'table' then return {} end
+  for i = 1, 4 do
+    if type(names[i]) ~= 'string' then names[i] = nil end
+  end
+  return {type = names[1], unique = names[2], once = names[3], schedule = names[4]}
+end
+
+local function add_count(status, lane, by)
+  local lanes = count_deltas[status]
+  if not lanes then
+    lanes = {}
+    count_deltas[status] = lanes
+  end
+  lanes[lane] = (lanes[lane] or 0) + by
+end
+
+local function add_active(schedule, by) active_deltas[schedule] = (active_deltas[schedule] or 0) + by end
+
+local function remove_from_lane(lane, stamp)
+  set_score('lane:' .. lane, stamp, false)
+  changed_lanes[lane] = true
+end
+
+-- Where a running row with this lease is found: the key of a sorted set, the member and its score.
+local function held_entry(stamp, lease)
+  local owner = match(lease, '^@([^!]+)')
+  if owner then return 'held', owner .. ' ' .. stamp, '0' end
+  return 'leased', stamp, lease == '-' and '+inf' or lease
+end
+
+local function unindex(id, row)
+  local stamp = row.seq .. id
+  if row.flow then gated.index_gates(id, row, stamp, false) end
+  if row.status == 'pending' then
+    set_score('is:live', stamp, false)
+    if not row.flow or row.run_at ~= PARKED then remove_from_lane(row.lane, stamp) end
+    if row.expires ~= '-' then
+      set_score('expiring', id, false)
+      set_score('expired', id, false)
+    end
+  elseif row.status == 'running' then
+    set_score('is:live', stamp, false)
+    local key, member = held_entry(stamp, row.lease)
+    set_score(key, member, false)
+  else
+    set_score('is:' .. row.status, stamp, false)
+    set_score('ended:' .. row.status, id, false)
+  end
+  if row.keyed and LIVE[row.status] then
+    local names = names_of(row)
+    if names.unique and get_field('unique', names.unique) == id then set_field('unique', names.unique, false) end
+    if names.schedule then add_active(names.schedule, -1) end
+  end
+  add_count(row.status, row.lane, -1)
+end
+
+local function index(id, row)
+  local stamp = row.seq .. id
+  if row.flow then gated.index_gates(id, row, stamp, true) end
+  if row.status == 'pending' then
+    set_score('is:live', stamp, '0')
+    if not row.flow or row.run_at ~= PARKED then
+      set_score('lane:' .. row.lane, stamp, row.run_at)
+      changed_lanes[row.lane] = true
+    end
+    if row.expires ~= '-' then set_score('expiring', id, row.expires) end
+  elseif row.status == 'running' then
+    set_score('is:live', stamp, '0')
+    set_score(held_entry(stamp, row.lease))
+  else
+    set_score('is:' .. row.status, stamp, '0')
+    set_score('ended:' .. row.status, id, row.completed == '-' and '+inf' or row.completed)
+  end
+  if row.keyed and LIVE[row.status] then
+    local names = names_of(row)
+    if names.unique then set_field('unique', names.unique, id) end
+    if names.schedule then add_active(names.schedule, 1) end
+  end
+  add_count(row.status, row.lane, 1)
+end
+
+-- The id of the row that has this key ('unique' or 'once'), or nil.
+local function holder(kind, key)
+  local id = key and get_field(kind, key)
+  local row = id and row_of(id)
+  if row and (kind == 'once' or LIVE[row.status]) then return id end
+end
