@@ -80,6 +80,7 @@ _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_thres
 
 _WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
+_FOUND: Final = text("SELECT to_regclass(:name) IS NOT NULL")
 
 
 def _claim_of(ready: Select[Any]) -> Update:
@@ -317,6 +318,9 @@ class PostgresqlDialect(Dialect):
     def limited(self, connection: Connection, seconds: float) -> Iterator[None]:
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
         yield
+
+    def has_table(self, connection: Connection, name: str) -> bool:
+        return bool(run(connection, _FOUND, {"name": name}).fetchall()[0][0])  # by the catalogue takes longer
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         notify = given.query.get("notify", "on")
