@@ -89,22 +89,15 @@ def flow_columns(task: Task) -> tuple[Any, ...]:
 
 DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
 """What added columns are that are left out; a table of the documented columns may have other defaults for these."""
-NEW = ("task_id", "idempotency_key", "progress", *CONTENT, *STATE)
-
-
-_usage_of = attrgetter("usage")
+NEW = ("task_id", "idempotency_key", "progress", "usage", *CONTENT, *STATE)
 
 
 def new_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
     """Return the columns of new tasks: their names, and their values by task."""
-    names: tuple[str, ...] = NEW
     rows = [new_row(task) for task in tasks]
-    if any(map(_usage_of, tasks)):  # copies of rows of another store
-        names += ("usage",)
-        rows = [(*row, json_text(task.usage) if task.usage else None) for row, task in zip(rows, tasks, strict=True)]
     if not any_flow(tasks):
-        return names, rows
-    return (*names, *FLOW), [row + flow_columns(task) for row, task in zip(rows, tasks, strict=True)]
+        return NEW, rows
+    return (*NEW, *FLOW), [row + flow_columns(task) for row, task in zip(rows, tasks, strict=True)]
 
 
 def new_row(task: Task) -> tuple[Any, ...]:
@@ -112,7 +105,8 @@ def new_row(task: Task) -> tuple[Any, ...]:
     if task.coded is not None:
         task = verbatim(task)
     progress = None if task.progress is None else json_text(task.progress)
-    own = (task.task_id, task.idempotency_key, progress)
+    usage = json_text(task.usage) if task.usage else None  # of a copy of a row of another store
+    own = (task.task_id, task.idempotency_key, progress, usage)
     return own + content(task) + state(task)
 
 
