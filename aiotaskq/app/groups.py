@@ -87,6 +87,8 @@ class Workflow(Generic[T_co]):
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
             raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
+        if not isinstance(after, Iterable):
+            raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
         names = {after: on_failure} if isinstance(after, str) else after
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
         self.nodes[name] = (_member("add", call), edges)
@@ -95,14 +97,25 @@ class Workflow(Generic[T_co]):
     def __repr__(self) -> str:
         return f"<Workflow {self.name or ''} of {len(self.nodes)}>"
 
-    def outline(self, make: Callable[[TaskCall[Any]], Task], group_id: str | None = None) -> Outline:
-        """Return what is pushed; ``make`` makes the task of a call."""
+    def outline(
+        self,
+        make: Callable[[TaskCall[Any]], Task],
+        group_id: str | None = None,
+        around: tuple[Workflow[Any], ...] = (),
+    ) -> Outline:
+        """Return what is pushed; ``make`` makes the task of a call.
+
+        ``around`` are the workflows in which it is. Raises ValidationError if it is one of them.
+        """
+        if any(each is self for each in around):
+            raise ValidationError(f"add: workflow {self.name!r} cannot be a member of itself")
+        inside = (*around, self)
         return Outline(
             group_id=group_id or (child_id("") if scopes.open else None) or new_id(),
             name=self.name,
             named=self.named,
             nodes=tuple(
-                Node(name, what.outline(make) if isinstance(what, Workflow) else make(what), after)
+                Node(name, what.outline(make, None, inside) if isinstance(what, Workflow) else make(what), after)
                 for name, (what, after) in self.nodes.items()
             ),
             then=None if self.then is None else make(self.then),

@@ -245,7 +245,11 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
         await app.tq.group([app.price.options(unique_key="k").call(1)])
     with pytest.raises(ValidationError, match=r"after: 'b' waits for 'aple', which .*; did you mean 'apple'"):
         await app.tq.start(Workflow().add("apple", call).add("b", call, after="aple"))
+    itself = Workflow("w")
+    itself.add("inner", group([itself]))
     for wrong, text in (
+        (lambda: app.tq.start(itself), "add: workflow 'w' cannot be a member of itself"),
+        (lambda: app.tq.start(Workflow().add("a", call, after=5)), r"after: names of tasks are needed \(got int\)"),
         (lambda: app.tq.group([1]), "group: a call is needed"),
         (lambda: app.tq.group(call), r"group: a list of calls is needed \(got TaskCall\)"),
         (lambda: app.tq.start(chain([call, call])), r"chain: a call is needed, .* \(got list\)"),
