@@ -38,9 +38,10 @@ class Retention:
     ) -> None:
         """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
 
-        ``interval``, in seconds, is the time between two looks, at least SWEEP_INTERVAL. ``history`` is whether old
-        minutes of the history are added up to hours, and so on. An age of None keeps tasks. "auto" is DEFAULT_AGE on a
-        durable store, but for a database that was adopted from other software: that keeps them. Raises ValidationError.
+        ``interval``, in seconds, is the time between two looks; it is shorter where an age is, but at least
+        SWEEP_INTERVAL. ``history`` is whether old minutes of the history are added up to hours, and so on. An age of
+        None keeps tasks. "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other
+        software: that keeps them. Raises ValidationError.
         """
         self._auto = ended == "auto" and backend.durable
         self._backend = backend
@@ -83,7 +84,7 @@ class Retention:
         if self._rests:
             # By default many processes sweep that live shortly: not each of them begins with a write.
             self._rests = False
-            return self._interval * random.uniform(0.2, 1.0)
+            return self._pause * random.uniform(0.2, 1.0)
         full = await self._roll()
         for status, age in self._ages.items():
             where = TaskFilter(status=(status,), completed_before=ended_before(age, self._clock))
@@ -101,8 +102,12 @@ class Retention:
                 self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
                 await self._drop_orphans(steps)
             await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
-        interval = self._interval if self._ages or self._mends else max(ROLL_INTERVAL, self._interval)
+        interval = self._pause if self._ages or self._mends else max(ROLL_INTERVAL, self._interval)
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
+
+    @property
+    def _pause(self) -> float:
+        return max(SWEEP_INTERVAL, min([self._interval, *self._ages.values()]))
 
     async def _drop_orphans(self, steps: Steps) -> None:
         """Delete the steps of tasks that had no row at the last look either: one may be about to be pushed."""

@@ -62,6 +62,18 @@ async def test_an_idle_day_is_a_few_looks_at_the_store(kit: Kit, monkeypatch: py
     assert 24 <= len(waits) < 600
 
 
+async def test_a_short_retention_is_kept_in_virtual_time() -> None:
+    async with virtual(retention=120) as kit:
+
+        @kit.tq.task
+        async def work() -> None: ...
+
+        await work.push()
+        await kit.drain()
+        await kit.advance(minutes=5)
+        assert await kit.tasks() == []
+
+
 async def test_what_is_not_claimed_expires_at_its_instant(kit: Kit) -> None:
     expired: list[tuple[datetime, int]] = []
     kit.tq.on("expired", lambda event: expired.append((kit.now, event.task.params["n"])))
