@@ -384,6 +384,9 @@ async def test_max_waiting_refuses_a_push_whole(backend: Backend) -> None:
     await settled(backend, running)
     await backend.push([gated(("g", bounds))])
     assert await counts(backend) == (1, 1)
+    with pytest.raises(QueueFull):
+        await backend.push([gated(("new", bounds)) for _ in range(3)])
+    assert await backend.gates.find(["new"]) == []
 
 
 # ---- several gates ---------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class MemoryGates(Gates):
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         with self._lock:
-            line = self.lines.get(key) or Line(key)
+            line = self._known(key)
             waiting = heapq.nsmallest(limit, line.waiting.values(), claim_order)
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
@@ -142,13 +142,16 @@ class MemoryGates(Gates):
         return {key: self.lines[key].gate for key in keys if key in self.lines}
 
     def held(self, keys: Collection[str]) -> dict[str, int]:
-        return {key: len(self.lines[key].held) for key in keys}
+        return {key: len(self._known(key).held) for key in keys}
 
     def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
-        return {key: unstarted(self.lines[key], self.rows) for key in bursts}
+        return {key: unstarted(self._known(key), self.rows) for key in bursts}
 
     def beyond(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for key, count in counts.items() if len(self.lines[key].waiting) > count}
+        return {key for key, count in counts.items() if len(self._known(key).waiting) > count}
+
+    def _known(self, key: str) -> Line:
+        return self.lines.get(key) or Line(key)  # a read makes no gate
 
     # ---- for the backend, which holds the lock ----
 
