@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Literal, Self, TypeVar, Union
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from msgspec.structs import replace
 
-from aiotaskq.app.handle import TaskCall, TaskHandle
+from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.concurrency.clock import Clock, StoreClock
@@ -32,7 +32,7 @@ _OWN = ("session", "task_id", "rerun", "unique_key", "idempotency_key", "debounc
 """Options that a call in a group cannot have."""
 
 
-class Workflow(Generic[T_co]):
+class Workflow(GroupMember[Any], Generic[T_co]):
     """A description of tasks that are pushed together, and of which waits for which; ``tq.start(…)`` pushes it."""
 
     def __init__(
@@ -124,7 +124,7 @@ class Workflow(Generic[T_co]):
         )
 
 
-Calls = Iterable[Union[TaskCall[T], "Workflow[Any]"]]
+Calls = Iterable[GroupMember[T]]
 
 
 def group(

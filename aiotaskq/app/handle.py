@@ -60,7 +60,13 @@ class PushOptions(TypedDict, total=False):
     key: Key
 
 
-class TaskCall(Generic[T_co]):
+class GroupMember(Generic[T_co]):
+    """What can be a member of a group: a call, or a group; ``T_co`` is the type of its result."""
+
+    __slots__ = ()
+
+
+class TaskCall(GroupMember[T_co]):
     """A checked call that is not pushed yet; ``push_many`` takes any number of them."""
 
     __slots__ = ("options", "params", "type")

@@ -205,8 +205,7 @@ async def test_what_runs_hands_no_slot_to_a_member_of_a_cancelled_group(tmp_path
         await made.clock.sleep(60)
 
     async with virtual(tq, f"sqlite:///{tmp_path}/groups.db") as made:
-        members: list[Any] = [group([work.call(1), work.call(2)]), work.call(3)]
-        handle = await tq.group(members)
+        handle = await tq.group([group([work.call(1), work.call(2)]), work.call(3)])
         await made.advance(1)
         assert ran == [1]
         await handle.cancel()
@@ -271,7 +270,7 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
     with pytest.raises(ValidationError, match="group: a list of calls is needed"):
         await app.tq.group(Workflow().add("a", call))  # type: ignore[arg-type]
     with refused:
-        await app.tq.start(Workflow().add("a", call).add("b", call, after={"a": "never"}))  # type: ignore[dict-item]
+        await app.tq.start(Workflow().add("a", call).add("b", call, after={"a": "never"}))
     assert (await app.tq.stats()).counts["pending"] == 0
     assert await app.tq.groups() == []
 

@@ -104,6 +104,7 @@ async def main() -> None:
     flow = aiotaskq.Workflow("w").add("a", add.call(a=1)).add("b", shout.call("x"), after={"a": "run"})
     assert_type(await (await tq.start(flow)).task("a"), TaskHandle[Any])
     flow.add("c", add.call(a=1), on_failure="never")  # type: ignore[arg-type]
+    await (await tq.group([add.call(a=1), aiotaskq.group([add.call(a=2)]), flow])).result()
     await tq.group([add])  # type: ignore[arg-type]
     await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
 
