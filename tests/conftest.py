@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("hypothesis"):
             item.add_marker(pytest.mark.no_cover)
-    items.sort(key=lambda item: LAST.get(item.nodeid.split("/", 2)[1], 0))
+    items.sort(key=lambda item: LAST.get(item.nodeid.partition("/")[2].partition("/")[0], 0))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -72,13 +72,17 @@ def pytest_report_header() -> str:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     rewrite_share(session.config)
-    gc.disable()  # what is collected is kept
 
 
-def pytest_collection_finish() -> None:
-    """Leave modules and tests, which stay to the end, out of every later collection of garbage."""
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage among modules and tests, which stay to the end: now, or whenever a test makes some."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_configure() -> None:
