@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.groups import CANCEL, RULES, RUN, derived_id
+from aiotaskq.core.ids import next_seq
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
@@ -156,7 +157,7 @@ class GraphMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = START
+        self.now = max(START, next_seq(0))  # stamps of a process never go back, and this may not be its first graph
         self.model = Model({})
 
     @property
