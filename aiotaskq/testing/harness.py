@@ -50,6 +50,7 @@ class Harness(Pushes, ABC):
         self.clock = clock
         self.pushed = recorded.pushed
         self._runs: dict[tuple[str, int], Run] = {}
+        self._turns = 0  # runs that have begun, and runs that have ended
         self._bound = LoopBound()
         self._stack = contextlib.AsyncExitStack()
         clock.watch(self._transactions)
@@ -109,10 +110,12 @@ class Harness(Pushes, ABC):
         handler = self.tq.registered.handlers.get(task.type)
         outside = handler is not None and handler.executor != "loop" and handler.batch is None
         run = self._runs[task.task_id, task.fence] = Run(task, outside)
+        self._turns += 1
         try:
             return await call_next(task)
         finally:
             del self._runs[task.task_id, task.fence]
+            self._turns += 1
             if not run.ended.done():
                 run.ended.set_result(None)
 

@@ -124,8 +124,10 @@ class Kit(Harness):
         began, jumps = self.clock.now(), 0
         while True:
             await self.clock.settle()
-            now, over = self.clock.now(), loop.time() >= end
+            now, over, turns = self.clock.now(), loop.time() >= end, self._turns
             planned = await self._planned(now)
+            if self._turns != turns:
+                continue  # a run ended while the database was read, and is not settled yet
             outside = [run for run in self._runs.values() if run.inside not in self.clock.sleepers]
             worker = self.tq.worker
             if worker is not None and worker.runner.batches.gathers and (planned is None or planned > now):

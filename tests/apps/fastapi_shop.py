@@ -57,6 +57,8 @@ if os.environ.get("SHOP_EVERY"):
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
     async with tq, engine.begin() as connection:  # whichever process comes first makes it
+        if driver.startswith("postgresql"):  # there IF NOT EXISTS may fail where two processes do it at once
+            await connection.execute(text("SELECT pg_advisory_xact_lock(1)"))
         await connection.execute(text("CREATE TABLE IF NOT EXISTS orders (id INTEGER)"))
     note("up")
     yield {"greeting": "hello"}

@@ -338,3 +338,28 @@ async def test_a_push_in_a_session_passes_its_limit_after_the_commit(tmp_path: P
         await kit.drain()
     assert ran == [0, 1, 2]
     await engine.dispose()
+
+
+async def test_a_run_that_ends_while_the_kit_reads_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with virtual(url=f"sqlite:///{tmp_path}/kit.db") as kit:
+        told = asyncio.Event()
+
+        @kit.tq.task
+        async def waits() -> None:
+            await told.wait()
+
+        handle = await waits.push()
+        backend = kit.tq.queue.backend
+        read = backend.next_run_at
+
+        async def next_run_at(*args: Any) -> int | None:
+            if (await handle.task()).status is Status.RUNNING and not told.is_set():
+                told.set()
+                for _ in range(5):  # the handler returns, and its end is not written yet
+                    await asyncio.sleep(0)
+                return None
+            return await read(*args)
+
+        monkeypatch.setattr(backend, "next_run_at", next_run_at)
+        await kit.drain()
+        assert await handle.status() is Status.COMPLETED

@@ -54,7 +54,7 @@ class MemoryBackend(DirectBackend):
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self.notes, self._push_gated, self._make_room, self.listeners, keep
+            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, keep
         )
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
@@ -69,6 +69,7 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._make_room(tasks, room)
             stored = self._push(tasks)
+            self.gates.open()
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
@@ -76,32 +77,21 @@ class MemoryBackend(DirectBackend):
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
-        if room.instead:
-            check_room(self.gates, self._new_gated(tasks))  # it raises before anything is written
-            self._update(room.instead)
+        check_room(self.gates, self._reads.new_gated(tasks) if room.instead else ())  # before anything is written
+        self._update(room.instead)
 
-    def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        if not any_flow(tasks):
-            return [self._insert(task) for task in tasks]
-        stored = self._push_gated(tasks)
-        self.gates.open()
-        return stored
-
-    def _push_gated(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-        """Insert tasks, which are ``refused`` where too many would wait; the caller opens the gates."""
-        new = self._new_gated(tasks)
-        if refused:
-            check_room(self.gates, new)
+    def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+        """Insert tasks, which are ``refused`` where too many would wait at a gate; the caller opens the gates then."""
+        gated = self._reads.new_gated(tasks) if any_flow(tasks) else []
+        check_room(self.gates, gated if refused else ())
         stored = [self._insert(task) for task in tasks]
-        self.gates.touched.pushed([task for task in new if task.task_id in self._tasks])
+        self.gates.touched.pushed([task for task in gated if task.task_id in self._tasks])
         return stored
-
-    def _new_gated(self, tasks: Sequence[Task]) -> list[Task]:
-        return [task for task in tasks if task.flow is not None and self._reads.conflicting(task) is None]
 
     def insert(self, task: Task) -> Task:
         with self._lock:
             stored = self._insert(task) if task.flow is None else self._push([task])[0]
+            self.gates.open()
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored
@@ -201,7 +191,7 @@ class MemoryBackend(DirectBackend):
         return held
 
     def _update(self, changes: Iterable[Change]) -> list[bool]:
-        held, flows = [], False
+        held = []
         for change in changes:
             after, row = change.after, self._tasks.get(change.before.task_id)
             if row is not None and row.unique_key is None and after.unique_key is not None:
@@ -210,8 +200,7 @@ class MemoryBackend(DirectBackend):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
-                flow = row.flow is not None or after.flow is not None
-                if flow and row.final and not after.final:
+                if row.final and not after.final:
                     after = self.groups.brought_back(row, after)
                 self._leave(row)
                 if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile
@@ -220,14 +209,9 @@ class MemoryBackend(DirectBackend):
                 for task in change.then:
                     self._insert(task)
                 self.queue.end(row)
-                if flow or change.then:
-                    flows = True
-                    self.gates.touched.changed([(row, after)])
-                    self.gates.touched.pushed(change.then)
-                    self.groups.note(row, after)
-        if flows:
-            self.groups.settle()
-            self.gates.open()
+                if row.flow is not None or after.flow is not None or change.then:
+                    self.groups.note(row, after, change.then)
+        self.groups.end()
         return held
 
     def _move(self, row: Task, after: Task) -> None:
@@ -301,11 +285,9 @@ class MemoryBackend(DirectBackend):
                     self._leave(row)
                     self._ended.drop_beside(task_id)
                     self.queue.end(row)
-                    if row.flow is not None and not row.final:
-                        self.gates.touched.deleted([row])
-                        self.groups.deleted(row)
+                    self.groups.deleted(row)
                     deleted += 1
-            self.gates.open()
+            self.groups.end()
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

@@ -48,6 +48,7 @@ class DurableFake(MemoryBackend):
         self.check([task])
         with self._lock:
             (stored,) = self._push([task])
+            self.gates.open()
         self.listeners.notify(READY)
         return stored
 
@@ -76,6 +77,7 @@ class DurableFake(MemoryBackend):
             with self._lock:
                 self._update(() if room is None else room.instead)
                 new = [task for task, row in zip(tasks, self._push(tasks), strict=True) if row is task]
+                self.gates.open()
             for task in new:
                 self.on_commit(task)
             self.listeners.notify(READY)

@@ -157,7 +157,10 @@ class MemoryGates(Gates):
 
     def open(self) -> None:
         """Admit the gates that were touched."""
-        touched, self.touched = self.touched, TouchedGates()
+        touched = self.touched
+        if not (touched.known or touched.due or touched.waiting):  # as most
+            return
+        self.touched = TouchedGates()
         if touched:
             admission = MemoryAdmission(self, touched.now)
             touched.admit(admission)

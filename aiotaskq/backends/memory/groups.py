@@ -185,12 +185,22 @@ class MemoryGroups(Groups):
         self.settle()  # it reads what follows from the changes before it
         return shared.again(after, self) if waits_again(before, after) else after
 
-    def note(self, before: Task, after: Task) -> None:
-        """Note a written change if something follows from it; do that at once where it brings a task back."""
+    def note(self, before: Task, after: Task, then: Sequence[Task]) -> None:
+        """Note a written change, and its follow-ups, if something follows from them; ``end`` does that.
+
+        At once where a task is brought back.
+        """
+        self._gates.touched.changed([(before, after)])
+        self._gates.touched.pushed(then)
         if concerns(before, after):
             self._ends.append((before, after))
             if before.final and not after.final:
                 self.settle()
+
+    def end(self) -> None:
+        """Do what follows from what was noted, and then admit the gates that were touched."""
+        self.settle()
+        self._gates.open()
 
     def settle(self) -> None:
         """Do what follows from the changes that were noted, level by level."""
@@ -206,9 +216,14 @@ class MemoryGroups(Groups):
             self.heard(followed)
 
     def deleted(self, row: Task) -> None:
-        """Do what follows from the end of a row that was deleted."""
-        self.note(row, deleted(row, max(next_seq(0), row.seq, row.began_at or 0)))
-        self.settle()
+        """Note that a row was deleted; if it was live, do what follows from its end."""
+        if row.flow is None or row.final:
+            return
+        self._gates.touched.deleted([row])
+        after = deleted(row, max(next_seq(0), row.seq, row.began_at or 0))
+        if concerns(row, after):
+            self._ends.append((row, after))
+            self.settle()
 
     def _drop(self, group_id: str) -> None:
         self._ended.pop(group_id, None)

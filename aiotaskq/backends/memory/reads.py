@@ -76,6 +76,10 @@ class Reads:
         found = Counter(task.scheduler_task_id for task in self._rows.values() if not task.final)
         return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
 
+    def new_gated(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return those with a flow that are in conflict with no row."""
+        return [task for task in tasks if task.flow is not None and self.conflicting(task) is None]
+
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         """Raise QueueFull if there is no room for these tasks, or a change of ``room.instead`` does not hold."""
         rows = [self._rows.get(change.before.task_id) for change in room.instead]

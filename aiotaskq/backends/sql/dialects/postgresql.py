@@ -80,7 +80,9 @@ _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_thres
 
 _WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
-_FOUND: Final = text("SELECT to_regclass(:name) IS NOT NULL")
+_FOUND: Final = text(
+    "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = :name AND pg_catalog.pg_table_is_visible(oid))"
+)
 
 
 def _claim_of(ready: Select[Any]) -> Update:
@@ -320,7 +322,8 @@ class PostgresqlDialect(Dialect):
         yield
 
     def has_table(self, connection: Connection, name: str) -> bool:
-        return bool(run(connection, _FOUND, {"name": name}).fetchall()[0][0])  # by the catalogue takes longer
+        # By the snapshot of the statement: to_regclass may not see what was committed while the transaction waited.
+        return bool(run(connection, _FOUND, {"name": name}).fetchall()[0][0])
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         notify = given.query.get("notify", "on")
