@@ -75,6 +75,7 @@ class Live:
 
     async def _run(self) -> None:
         """Render what is open until nothing is."""
+        before = 0.0
         while self._open:
             began = self._clock.ticks()
             for key, opened in list(self._open.items()):
@@ -85,7 +86,8 @@ class Live:
                     if self._open.get(key) is opened:  # until a tab of it connects again
                         del self._open[key]
             spent = (self._clock.ticks() - began) / SECOND
-            await asyncio.sleep(min(LONGEST, max(INTERVAL, spent / SHARE)))
+            await asyncio.sleep(pause_after(before, spent))
+            before = spent
 
     async def _update(self, opened: _Open) -> None:
         now = opened.view.tq.queue.clock.now()
@@ -108,6 +110,14 @@ class Live:
                 tab.put_nowait(_event(list(parts.items())))
             else:
                 tab.put_nowait(_event(changed))
+
+
+def pause_after(before: float, spent: float) -> float:
+    """Return the seconds until the next round, by the seconds that the last two have taken.
+
+    The shorter one counts: a round that a busy machine held up does not tell what rounds cost.
+    """
+    return min(LONGEST, max(INTERVAL, min(before, spent) / SHARE))
 
 
 def _event(parts: list[tuple[str, str]]) -> bytes:

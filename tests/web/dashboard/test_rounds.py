@@ -117,3 +117,17 @@ async def test_what_is_kept_is_read_anew_after_a_change() -> None:
 
     assert await answers.get("b", 60, overtaken) == 3
     assert await answers.get("b", 60, read) == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "spent", "pause"),
+    [
+        (0.0, 9.0, live.INTERVAL),
+        (0.01, 9.0, live.INTERVAL),
+        (0.3, 9.0, 10.0),
+        (9.0, 0.3, 10.0),
+        (9.0, 9.0, live.LONGEST),
+    ],
+)
+def test_one_slow_round_delays_no_other(before: float, spent: float, pause: float) -> None:
+    assert live.pause_after(before, spent) == pytest.approx(pause)
