@@ -61,7 +61,10 @@ class PushOptions(TypedDict, total=False):
 
 
 class GroupMember(Generic[T_co]):
-    """What can be a member of a group: a call, or a group; ``T_co`` is the type of its result."""
+    """What can be a member of a group: a call, or a group; ``T_co`` is the type of its result.
+
+    Type checkers join the types of a list to their common base: without this one, a list of both would be of objects.
+    """
 
     __slots__ = ()
 

@@ -24,7 +24,6 @@ from sqlalchemy import (
     bindparam,
     create_engine,
     func,
-    inspect,
     make_url,
     select,
     true,
@@ -196,10 +195,6 @@ class Dialect(ABC):
 
     def check_server(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
         """Raise DatabaseUnavailable for a server whose settings make it useless."""
-
-    def has_table(self, connection: Connection, name: str) -> bool:
-        """Whether there is a table of this name, which needs no quotes; each process asks when it opens the store."""
-        return inspect(connection).has_table(name)
 
     # ---- statements ----
 

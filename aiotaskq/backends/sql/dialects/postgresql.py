@@ -80,9 +80,6 @@ _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_thres
 
 _WHOLE: Final = case((EMPTY, null()), else_=cast(func.to_json(literal_column("task_queue")), Text))
 _PLACE: Final[ColumnElement[Any]] = literal_column("task_queue.ctid")
-_FOUND: Final = text(
-    "SELECT EXISTS (SELECT FROM pg_catalog.pg_class WHERE relname = :name AND pg_catalog.pg_table_is_visible(oid))"
-)
 
 
 def _claim_of(ready: Select[Any]) -> Update:
@@ -320,10 +317,6 @@ class PostgresqlDialect(Dialect):
     def limited(self, connection: Connection, seconds: float) -> Iterator[None]:
         connection.exec_driver_sql(f"SET LOCAL statement_timeout = {round(seconds * 1000)}")
         yield
-
-    def has_table(self, connection: Connection, name: str) -> bool:
-        # By the snapshot of the statement: to_regclass may not see what was committed while the transaction waited.
-        return bool(run(connection, _FOUND, {"name": name}).fetchall()[0][0])
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         notify = given.query.get("notify", "on")

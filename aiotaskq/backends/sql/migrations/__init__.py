@@ -76,7 +76,7 @@ _PATIENCE: Final = 600.0  # seconds for one step, such as an index over millions
 def current(connection: Connection) -> str | None:
     """Return the revision that the database is stamped with, or None before the first migration."""
     # Asked first, since on PostgreSQL a failed SELECT would spoil the caller's transaction.
-    if not dialect_of(connection).has_table(connection, VERSION_TABLE):
+    if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
