@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, changed, declared
-from aiotaskq.core.parking import is_end_of_run, pushed_at, redeclared, settled_at, slots, touched
+from aiotaskq.core.parking import gates_to_admit, is_end_of_run, pushed_at, redeclared, settled_at, slots
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
-TOGETHER: Final = 500
-"""Gates that are visited together."""
+BATCH: Final = 500
+"""Gates visited with one set of statements: it bounds the size of the statements."""
 USED_UP: Final = GateChange(closed_until=USED_UP_UNTIL)
 """What closes the gate of a budget."""
 NOT_USED_UP: Final = GateChange(closed_until=0)
@@ -36,13 +36,13 @@ class TouchedGates:
         self.keys: dict[str, None] = {}
         """Gates to admit, in this order."""
         self.due: dict[str, None] = {}
-        """Gates to make due."""
+        """Gates to make due: the instant of the change is unknown, so the next sweep admits them."""
         self.known: dict[str, Bounds | None] = {}
-        """All gates of the tasks at hand."""
+        """All gates of the written tasks, with the bounds to make them with if they do not exist."""
         self.waiting: list[Task] = []
-        """Tasks that have come to their gates."""
+        """Tasks that were parked at a gate."""
         self.ended: Flow | None = None
-        """The flow of a task that has ended."""
+        """The flow of one of the tasks that have ended; None if none has."""
         self._declared: list[tuple[str, Bounds]] = []
         self._redeclared: list[tuple[str, Bounds, int]] = []
 
@@ -61,13 +61,13 @@ class TouchedGates:
                     self.waiting.append(task)
 
     def changed(self, changes: Iterable[tuple[Task, Task]]) -> list[str]:
-        """Note what tasks with gates were, and what was written.
+        """Note written changes of tasks with gates, each as the task before and after it.
 
-        Return the ids of those with several gates that hold no slot any more.
+        Return the ids of the tasks that had several gates and hold no slot any more.
         """
         gone = []
         for before, after in changes:
-            if (flow := before.flow) is not None and is_end_of_run(before, after):  # as nearly all are
+            if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
                 if flow != self.ended:
                     self.ended = flow
                     self.known.update(flow.gates)
@@ -82,7 +82,7 @@ class TouchedGates:
                 self.known.update(others)
                 self._redeclared += [(key, bounds, after.due) for key, bounds in others]
             # The widest first: a task that waits there is before one that only now reaches it.
-            keys = dict.fromkeys(reversed(touched(before, after)))
+            keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
             at = settled_at(before, after)
             if at is None:
                 self.due |= keys
@@ -113,10 +113,10 @@ class TouchedGates:
             late = [task.gate for task in self.waiting if (task.due_at or 0) > self.now]
             admission.delayed.update([key for key in late if key is not None])
 
-    def admit(self, admission: Admission) -> None:
-        """Do what is left to do at the gates."""
+    def apply(self, admission: Admission) -> None:
+        """Lock the gates, take the declared bounds, and admit the gates or make them due."""
         self.declare(admission)
-        admission.open(self.keys)
+        admission.admit(self.keys)
         if self.due:
             admission.make_due(self.due)
 
@@ -144,8 +144,8 @@ class Admission(ABC):
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         """Let the first due tasks pass at these gates, which are locked.
 
-        Return those at which there is nothing to do, and what it did at each of the others, at the first ones at least.
-        It ends before a gate to which a task comes from one of those before it.
+        Return the gates at which there is nothing to do, and visits of the first of the others, of one at least. A gate
+        to which one of these visits lets a task pass is left out: it is visited when the task is there.
         """
 
     def declare(self, gates: Iterable[tuple[str, Bounds]]) -> None:
@@ -169,27 +169,27 @@ class Admission(ABC):
             self.gates[key] = replace(self.gates[key], next_at=0)
 
     def change(self, key: str, change: GateChange) -> Gate:
-        """Change a gate, and admit it."""
+        """Change a gate, which is made if there is none; admit it, and return it."""
         self.lock([key])
         self.gates[key] = changed(self.gates[key], change, self.now)
         self.delayed.add(key)
-        self.open([key])
+        self.admit([key])
         return self.gates[key]
 
-    def open(self, keys: Iterable[str]) -> None:
-        """Admit these gates, and those behind them."""
+    def admit(self, keys: Iterable[str]) -> None:
+        """Let tasks pass these gates, and then the gates to which they come."""
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
-            part = list(itertools.islice(todo, TOGETHER))
+            part = list(itertools.islice(todo, BATCH))
             if unknown := [key for key in part if key not in self.gates]:
                 for key in self.lock_free(unknown):
                     del todo[key]
                 part = [key for key in part if key in todo]
-            idle, visits = self.visit(part)
-            for key in idle:
+            nothing_to_do, visits = self.visit(part)
+            for key in nothing_to_do:
                 del todo[key]
             for visit in visits:
                 del todo[visit.key]
-                todo |= dict.fromkeys(visit.onward)
-                if visit.more:
+                todo |= dict.fromkeys(visit.next_gates)
+                if visit.repeat:
                     todo[visit.key] = None

@@ -1,4 +1,4 @@
-"""Whether there is room at their gates for more tasks that wait: looked at before anything of a push is written."""
+"""The check of ``max_waiting`` before a push: whether too many tasks would wait at a gate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aiotaskq.core.task import Task
 
 
 class Counts(Protocol):
-    """What a store reads of gates."""
+    """What this module reads of the gates of a store."""
 
     def stored(self, keys: Collection[str]) -> Mapping[str, Gate]:
         """Return those of these gates that exist."""
@@ -21,17 +21,17 @@ class Counts(Protocol):
         """Count the tasks that hold a slot of each of these gates."""
 
     def unstarted(self, bursts: Mapping[str, int]) -> Mapping[str, int]:
-        """Sum up the tokens of those of them that have not started.
+        """Sum up the tokens of the tasks that hold a slot of these gates and have not started.
 
-        ``bursts`` are those of the gates; from its burst on one sum is as good as another.
+        ``bursts`` are those of the gates; a sum above its burst has the same effect as the burst.
         """
 
-    def beyond(self, counts: Mapping[str, int]) -> Collection[str]:
+    def with_more_waiting(self, counts: Mapping[str, int]) -> Collection[str]:
         """Return those of these gates at which more tasks wait than its count."""
 
 
 def check_room(counts: Counts, tasks: Iterable[Task]) -> None:
-    """Raise QueueFull if more tasks than may would wait at their gates."""
+    """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
     here: dict[str, list[Task]] = {}
     for task in tasks:
         if task.flow is not None and task.parked and task.gate is not None:
@@ -40,18 +40,18 @@ def check_room(counts: Counts, tasks: Iterable[Task]) -> None:
         return
     found = counts.stored(here)
     gates: dict[str, Gate] = {}
-    most: dict[str, int] = {}
+    max_waiting: dict[str, int] = {}
     for key, line in here.items():
         gates[key] = gate = declared(found.get(key, Gate(key=key)), _own(line[-1]), max(map(pushed_at, line)))
         if gate.bounds.max_waiting is not None:
-            most[key] = gate.bounds.max_waiting
-    if not most:
+            max_waiting[key] = gate.bounds.max_waiting
+    if not max_waiting:
         return
-    # With those that are pushed; of these the first may pass where none waits.
-    full = counts.beyond({key: max(0, bound - len(here[key])) for key, bound in most.items()})
-    waited, held = counts.beyond(dict.fromkeys(most, 0)), counts.held(most)
-    unstarted = counts.unstarted({key: gates[key].bounds.burst for key in most if gates[key].bounds.interval})
-    for key, bound in most.items():
+    # Where tasks wait already, all new ones wait. Where none waits, some of the new ones may pass.
+    full = counts.with_more_waiting({key: max(0, bound - len(here[key])) for key, bound in max_waiting.items()})
+    waited, held = counts.with_more_waiting(dict.fromkeys(max_waiting, 0)), counts.held(max_waiting)
+    unstarted = counts.unstarted({key: gates[key].bounds.burst for key in max_waiting if gates[key].bounds.interval})
+    for key, bound in max_waiting.items():
         line = here[key]
         due = [tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
         count = admit(gates[key], held[key], unstarted.get(key, 0), max(map(pushed_at, line)), due)[0]

@@ -19,8 +19,8 @@ PARKED = 2**62
 """The ``run_at`` of a task that waits at a gate: no claim finds it."""
 NEVER_BY_TIME = 253_402_300_799_000_000
 """The end of the year 9999, in microseconds UTC: a gate that is closed until then does not open by time."""
-MOST = 100
-"""Tasks that are looked at together at a gate where no bound is smaller."""
+BATCH = 100
+"""The most tasks that pass a gate at a time: it bounds what a store reads at once. Where more may pass, it goes on."""
 
 
 class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,41 +102,41 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
 
 
-class Room(NamedTuple):
-    """How many of the tasks that wait at a gate are read: those that may pass, and one more."""
+class ReadAhead(NamedTuple):
+    """How many of the tasks that wait at a gate a store reads: those that may pass, and one more."""
 
-    most: int
+    slots: int
     """The most tasks that hold a slot."""
-    together: int
-    """The most tasks that are looked at together."""
-    least: int
-    """How many are read where none may pass."""
+    batch: int
+    """The most tasks that pass at a time."""
+    if_full: int
+    """How many are read where none may pass: 1 if there is a time at which the first one may, else 0."""
 
-    def limit(self, held: int) -> int:
-        """Return how many may pass, of those that are looked at together, where so many hold a slot."""
-        return max(0, min(self.most - held, self.together))
+    def may_pass(self, held: int) -> int:
+        """Return how many tasks may pass at a time, by the slots alone, while ``held`` tasks hold one."""
+        return max(0, min(self.slots - held, self.batch))
 
 
-def room_of(gate: Gate, now: int) -> Room:
-    """Return how many of the tasks at a gate have to be read; of a closed one the first, for which it opens."""
+def read_ahead(gate: Gate, now: int) -> ReadAhead:
+    """Return how many of the tasks that wait at a gate are needed to admit it at ``now``, in microseconds UTC."""
     bounds = gate.bounds
-    most = PARKED if bounds.cap is None else bounds.cap
+    slots = PARKED if bounds.cap is None else bounds.cap
     if bounds.window is not None:
-        most = min(most, bounds.window)
-    together = min(MOST, bounds.burst) if bounds.interval else MOST
-    return Room(most, together, 1 if now < gate.closed_until else 0)
+        slots = min(slots, bounds.window)
+    batch = min(BATCH, bounds.burst) if bounds.interval else BATCH
+    return ReadAhead(slots, batch, 1 if now < gate.closed_until else 0)
 
 
 def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
-    """Return how many of the tasks that wait, in their order, may pass at ``now``, and the gate after that.
+    """Return how many of the waiting tasks may pass at ``now``, and the gate after that.
 
-    ``held`` tasks hold a slot; ``unstarted`` is the sum of the weights of those of them that have not started;
-    ``weights`` are those of the tasks that wait and are due. The ``next_at`` of the gate is that of the first task
-    that may not pass.
+    ``weights`` are the tokens of the tasks that wait and are due, in claim order: the first ones pass. ``held`` is the
+    number of tasks that hold a slot, ``unstarted`` the sum of the tokens of those of them that have not started. Only
+    the first task that may not pass gives the gate a ``next_at``, and only if a rate or a closed gate holds it back.
 
-    A rate is the generic cell rate algorithm (ITU-T I.371). Tokens that a task took and has not used yet, since it did
-    not start, count as saved: saved and unused ones are at most ``burst`` together, so that never more than ``burst``
-    tasks can start at once. Of more unstarted tokens than ``burst`` a store need not know.
+    A rate is the generic cell rate algorithm (ITU-T I.371). The tokens of a task that has passed and not started count
+    as saved ones. Saved and unstarted tokens are at most ``burst`` together, so no more than ``burst`` tokens can start
+    at once. Any ``unstarted`` above ``burst`` has the same effect as ``burst``, so a store may stop counting there.
     """
     bounds, tat = gate.bounds, gate.tat
     if now < gate.closed_until:
@@ -159,7 +159,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
 
 
 def due_by(gate: Gate, at: int) -> Gate:
-    """Return the gate after an admission; it is looked at again at that instant at the latest, or when it opens."""
+    """Return the gate with a ``next_at`` no later than ``at``, or than the instant at which it opens."""
     at = max(at, gate.closed_until)
     return replace(gate, next_at=min(at, gate.next_at or at))
 
@@ -188,13 +188,12 @@ def declared(gate: Gate, bounds: Bounds, now: int) -> Gate:
 
 
 def set_back(gate: Gate, back: int, now: int) -> Gate:
-    """Return the gate after the clock by which it goes was set back by ``back`` microseconds, to ``now`` or before.
+    """Return the gate after its clock was set back by ``back`` microseconds, to ``now`` or before.
 
-    Its instants are of the time before that, or of the time since, and nothing tells which: the gate may have let tasks
-    pass before the step was noticed. A rate is left without tokens at most, so that it gives no more than it may, and
-    stands still no longer than it takes to save ``burst`` of them; what an operator or a handler has charged beyond
-    that moves with the clock, as does the time until which the gate is closed, if it opens by time. What waits is
-    looked at anew.
+    Whether an instant of the gate was read before or after the step is unknown: the gate may have let tasks pass before
+    the step was noticed. So ``tat`` stays, but no later than that of a rate without tokens: the rate gives no more than
+    it may, and stands still at most until it has saved ``burst`` tokens. What was charged beyond that moves with the
+    clock. So does a ``closed_until`` that is a real instant. The next sweep admits the gate.
     """
     tat = gate.tat
     if gate.bounds.interval is not None:

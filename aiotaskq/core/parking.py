@@ -48,7 +48,7 @@ def with_budgets(task: Task, groups: Iterable[str]) -> Task:
 
 
 def parked_again(task: Task) -> Task:
-    """Return a task that has not started as it waits at the first of its gates."""
+    """Return a task that has not started parked at the first of its gates; it gives its slots back."""
     return parked(task, task.due)
 
 
@@ -102,8 +102,8 @@ def slots(task: Task) -> tuple[str, ...]:
     return keys[: keys.index(task.gate)] if task.gate in keys else ()
 
 
-def left(before: Task, after: Task) -> tuple[str, ...]:
-    """Return the keys of the gates of which a slot is free when ``before`` becomes ``after``."""
+def freed_slots(before: Task, after: Task) -> tuple[str, ...]:
+    """Return the keys of the gates whose slots a task gives back when ``before`` becomes ``after``."""
     kept = slots(after)
     return tuple([key for key in slots(before) if key not in kept]) if kept else slots(before)
 
@@ -111,8 +111,8 @@ def left(before: Task, after: Task) -> tuple[str, ...]:
 def redeclared(before: Task, after: Task) -> tuple[tuple[str, Bounds], ...]:
     """Return the gates of ``after``, with their bounds, where ``before`` had others; else none.
 
-    Nothing says when that was: the gates are made due, and the bounds are taken at the due time of ``after``, which is
-    no earlier, so that no tokens are given too soon.
+    Neither row says when that was. So the bounds are taken at the due time of ``after``, which is no earlier: no tokens
+    are given too soon. The gates are made due.
     """
     if after.flow is None or after.flow is before.flow or (before.flow and before.flow.gates == after.flow.gates):
         return ()
@@ -120,7 +120,7 @@ def redeclared(before: Task, after: Task) -> tuple[tuple[str, Bounds], ...]:
 
 
 def settled_at(before: Task, after: Task) -> int | None:
-    """Return when ``before`` became ``after``, in microseconds UTC; None where that is in neither of them."""
+    """Return when ``before`` became ``after``, in microseconds UTC; None where neither of the rows says so."""
     if after.final:
         return after.ended_at
     if after.attempts is not before.attempts and after.attempts:
@@ -129,17 +129,20 @@ def settled_at(before: Task, after: Task) -> int | None:
 
 
 def is_end_of_run(before: Task, after: Task) -> bool:
-    """Whether a task that has passed all of its gates has ended: then ``touched`` is all of them, at ``ended_at``."""
+    """Whether a task that has passed all of its gates has ended: all of them are to be admitted, at ``ended_at``."""
     return (
         before.status is RUNNING and after.status in FINAL and after.flow is before.flow and after.ended_at is not None
     )
 
 
-def touched(before: Task, after: Task) -> tuple[str, ...]:
-    """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``: another, or this one."""
+def gates_to_admit(before: Task, after: Task) -> tuple[str, ...]:
+    """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``.
+
+    These are the gates whose slots it gives back, at which another task may pass, and the gate at which it waits now.
+    """
     if after.final:
         return slots(before)
-    keys = left(before, after)
+    keys = freed_slots(before, after)
     waited = before.parked and (before.gate, before.due_at) == (after.gate, after.due_at)
     key = None if waited else at_gate(after)
     return keys if key is None or key in keys else (*keys, key)

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, GateChange, admit, changed, is_idle, set_back
 from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
-from aiotaskq.core.parking import is_end_of_run, pushed_at, settled_at, touched
+from aiotaskq.core.parking import gates_to_admit, is_end_of_run, pushed_at, settled_at
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.errors import ValidationError
@@ -324,5 +324,5 @@ def test_the_end_of_a_run_touches_all_of_its_gates(gates: list[str], status: Sta
     ends = is_end_of_run(before, after)
     assert ends == (status is Status.RUNNING and after.final)
     if ends:
-        assert touched(before, after) == tuple(gates)
+        assert gates_to_admit(before, after) == tuple(gates)
         assert settled_at(before, after) == after.ended_at == 5 * SECOND

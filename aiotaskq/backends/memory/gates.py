@@ -14,7 +14,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.visit import Visit
-from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, room_of
+from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, read_ahead
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.parking import at_gate, parked_again, passed, slots, tokens
 from aiotaskq.core.task import PENDING, Task, claim_order
@@ -22,7 +22,10 @@ from aiotaskq.core.usage import budget_gate
 
 
 class Line:
-    """A gate and its tasks by id. Those that wait are in a lane, as they are when they are free: by their due times."""
+    """A gate, the ids of the tasks that hold a slot, and the tasks that wait.
+
+    The waiting ones are also in a lane, each with its due time as ``run_at``: that is the order in which they pass.
+    """
 
     def __init__(self, key: str) -> None:
         self.gate = Gate(key=key)
@@ -32,7 +35,7 @@ class Line:
 
 
 class Lines(dict[str, Line]):
-    """The lines by the keys of their gates; one that is looked up is made."""
+    """The lines by the keys of their gates. A lookup with ``[]`` makes a missing one."""
 
     def __missing__(self, key: str) -> Line:
         line = self[key] = Line(key)
@@ -40,7 +43,7 @@ class Lines(dict[str, Line]):
 
 
 class MemoryAdmission(Admission):
-    """The gates that a verb touches, which holds the lock of the backend."""
+    """The gates that a verb touches. The verb holds the lock of the backend, so no gate needs one of its own."""
 
     def __init__(self, gates: MemoryGates, now: int) -> None:
         super().__init__(now)
@@ -56,18 +59,18 @@ class MemoryAdmission(Admission):
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         key, now = keys[0], self.now
         line, gate = self._all.lines[key], self.gates[key]
-        room = room_of(gate, now)
-        visit = Visit(gate, len(line.held), room)
+        ahead = read_ahead(gate, now)
+        visit = Visit(gate, len(line.held), ahead)
         if gate.bounds.interval:
             visit.unstarted = unstarted(line, self._all.rows)
-        # One more tells when that may pass, unless only the end of a task with a slot lets it.
-        wanted = visit.limit + (gate.bounds.interval is not None or room.least or visit.limit == room.together)
+        # One more tells when it may pass, or that more may. Not needed where it passes only at the end of another task.
+        wanted = visit.may_pass + (gate.bounds.interval is not None or ahead.if_full or visit.may_pass == ahead.batch)
         found: list[Task] = []
-        left: list[Task] = []
+        of_paused_queues: list[Task] = []
         while len(found) < wanted and (task := line.lane.take_one(now)) is not None:
-            (left if task.queue in self._all.paused else found).append(task)
-        visit.look([self._all.rows[task.task_id] for task in found], now)
-        for task in (*found[len(visit.passing) :], *left):
+            (of_paused_queues if task.queue in self._all.paused else found).append(task)
+        visit.decide([self._all.rows[task.task_id] for task in found], now)
+        for task in (*found[len(visit.passing) :], *of_paused_queues):
             line.lane.put(task)
         for task in visit.passing:
             del line.waiting[task.task_id]
@@ -104,7 +107,7 @@ class MemoryGates(Gates):
         with self._lock:
             due = [key for key, line in self.lines.items() if (at := line.gate.next_at) is not None and at <= now]
             admission = MemoryAdmission(self, now)
-            admission.open(sorted(due)[:limit])
+            admission.admit(sorted(due)[:limit])
             self._store(admission)
             ats = [line.gate.next_at for line in self.lines.values()]
         if due:
@@ -147,7 +150,7 @@ class MemoryGates(Gates):
     def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
         return {key: unstarted(self._known(key), self.rows) for key in bursts}
 
-    def beyond(self, counts: Mapping[str, int]) -> set[str]:
+    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
         return {key for key, count in counts.items() if len(self._known(key).waiting) > count}
 
     def _known(self, key: str) -> Line:
@@ -158,12 +161,12 @@ class MemoryGates(Gates):
     def open(self) -> None:
         """Admit the gates that were touched."""
         touched = self.touched
-        if not (touched.known or touched.due or touched.waiting):  # as most
+        if not (touched.known or touched.due or touched.waiting):  # most verbs touch no gate
             return
         self.touched = TouchedGates()
         if touched:
             admission = MemoryAdmission(self, touched.now)
-            touched.admit(admission)
+            touched.apply(admission)
             self._store(admission)
 
     def _store(self, admission: Admission) -> None:

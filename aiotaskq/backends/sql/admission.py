@@ -3,8 +3,10 @@
 The locks of a transaction are taken in one order: tasks, then gates by their keys. A push of tasks without keys takes
 those of its gates first, and inserts the tasks as they are then: its insert waits for no other transaction.
 
-A task that passes a gate may have another one behind it that is not among the locked ones. That one is locked only if
-it is free; else it is *missed*, and admitted in a transaction after this one.
+A task that passes a gate may have another gate behind it that the transaction has not locked. That gate is locked only
+if no other transaction has locked it. Else it is *missed*: a transaction after this one admits it.
+
+To *hand on* slots is to let waiting tasks have the slots that ended tasks have given back.
 """
 
 from __future__ import annotations
@@ -20,32 +22,34 @@ from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.hand_on import take_first
+from aiotaskq.backends.sql.hand_on import claim_first_waiting
 from aiotaskq.backends.sql.rows import decode_flow, json_text
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, due_by, room_of
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, due_by, read_ahead
 from aiotaskq.core.parking import passed, pushed_at, tokens
 from aiotaskq.core.task import Task
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
-RETRY = 100_000  # microseconds until a gate is looked at again whose first tasks were locked
+LOCKED_RETRY = 100_000
+"""Microseconds until a gate is admitted again at which another transaction had locked a task: time for its commit."""
 
 
-class Opened(NamedTuple):
-    """What is left to do after a transaction that admitted gates."""
+class Admitted(NamedTuple):
+    """What a transaction that admitted gates has done, and what is left to do after it."""
 
     now: int
-    later: bool
-    """Whether a gate has a ``next_at``."""
+    """The instant of the admission, in microseconds UTC."""
+    has_next_at: bool
+    """Whether a gate has a ``next_at``: then the hint ``gates`` is sent."""
     missed: Mapping[str, Bounds | None]
-    """Gates to admit, and their bounds if they do not exist."""
+    """Gates to admit in another transaction, with the bounds to make them with if they do not exist."""
     ready: Collection[str]
     """The ids of the tasks that have passed their last gate."""
-    taken: Sequence[Any]
+    claimed: Sequence[Any]
     """The rows of those of them that were claimed at once."""
     heads: Sequence[Head] | None
-    """The heads of what is ready, if they are known."""
+    """The first ready task of each priority; None if they were not read."""
 
 
 def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
@@ -53,26 +57,28 @@ def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
 
 
 class Touched(TouchedGates):
-    """What a transaction touches by the tasks that it writes: gates, groups and children."""
+    """The gates, groups and children that a transaction touches by the tasks that it writes."""
 
     def __init__(self, messages: Messages = _no_messages) -> None:
         """``messages``: see ``Groups.messages``."""
         super().__init__()
         self.messages = messages
         self.followed = Followed()
-        """What it means for children and groups."""
+        """What followed for children and groups."""
         self.grouped = False
         """Whether members of groups, or parents, have ended."""
         self._bounded: set[str] = set()
+        """Gates at which pushed tasks may be too many."""
         self._admission: SqlAdmission | None = None
+        """The admission that ``enter`` has begun."""
         self._entered: set[str] = set()
-        """Gates at which there is nothing to do for new tasks any more."""
+        """Gates at which nothing is left to do for the new tasks."""
 
     def enter(self, connection: Connection, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return new tasks as they are to be inserted: where no other waits, those that may pass their gate have.
+        """Return new tasks as they are to be inserted: where no other task waits, those that may pass have passed.
 
-        The gates are locked before the rows are written. So there must be no key for which the insert might wait until
-        another transaction ends, which may wait for these gates.
+        The gates are locked before the rows are written. So this is for tasks without keys: the insert of a key may
+        wait for another transaction, which may wait for these gates.
         """
         lines: dict[str, list[Task]] = {}
         gates: list[tuple[str, Bounds]] = []
@@ -91,13 +97,13 @@ class Touched(TouchedGates):
         self._admission.declare(gates)
         entered = self._admission.enter(lines)
         for key, line in lines.items():
-            left = [task for task in line if task.task_id not in entered]
-            if not left or (self._admission.is_full(key) and all((task.due_at or 0) <= self.now for task in left)):
+            parked = [task for task in line if task.task_id not in entered]
+            if not parked or (self._admission.is_full(key) and all((task.due_at or 0) <= self.now for task in parked)):
                 self._entered.add(key)
         return [entered.get(task.task_id, task) for task in tasks]
 
     def collided(self) -> None:
-        """Note that some of the tasks that have entered were not inserted: their gates are looked at again."""
+        """Note that some of the tasks that ``enter`` let pass were not inserted: their gates are admitted again."""
         self._entered.clear()
         if self._admission is not None:
             self._admission.recount()
@@ -110,7 +116,7 @@ class Touched(TouchedGates):
             self._bounded.update([task.gate for task in new if task.parked and task.gate is not None])
 
     def written(self, connection: Connection, changes: Iterable[tuple[Task, Task]]) -> None:
-        """Note what tasks with gates were, and what was written; remove the slots that are free then."""
+        """Note written changes of tasks with gates, each as before and after, and remove the slots they give back."""
         sql.remove_slots(connection, self.changed(changes))
 
     def dropped(self, connection: Connection, tasks: Sequence[Task]) -> None:
@@ -118,20 +124,21 @@ class Touched(TouchedGates):
         self.deleted(tasks)
         sql.remove_slots(connection, [task.task_id for task in tasks])
 
-    def open(self, connection: Connection, committed: bool = False, claim: Claim | None = None) -> Opened | None:
-        """Admit the gates; the transaction may wait for no task after that.
+    def admit(self, connection: Connection, committed: bool = False, claim: Claim | None = None) -> Admitted | None:
+        """Admit the gates; the transaction must wait for no task after that. None where it has touched no gate.
 
-        What passes its last gate is claimed at once where a ``claim`` that follows would claim it and nothing before
-        it. Raises QueueFull for a push of too many, unless it was committed.
+        ``claim`` is the claim that follows in the transaction. Tasks that pass their last gate are claimed at once
+        where that claim would claim them and nothing before them. Raises QueueFull for a push of too many tasks, unless
+        the push is ``committed``.
         """
         if not self and self._admission is None:
             return None
         admission = self._admission or SqlAdmission(connection, self.now, self.known)
         admission.claim = claim
         self.declare(admission)
-        one = len(self.keys) == 1 and not self.waiting
-        if not (one and self.ended is not None and admission.hand_on(next(iter(self.keys)), self.ended)):
-            admission.open(self.keys)
+        only_ends = len(self.keys) == 1 and not self.waiting
+        if not (only_ends and self.ended is not None and admission.hand_on(next(iter(self.keys)), self.ended)):
+            admission.admit(self.keys)
         admission.make_due(self.due)
         if not committed:
             admission.check_waiting(self._bounded)
@@ -139,57 +146,64 @@ class Touched(TouchedGates):
 
 
 class SqlAdmission(Admission):
-    """The gates that a transaction of a database has locked, and what has passed them."""
+    """The gates that a transaction has locked in a database, and the tasks that have passed them."""
 
     def __init__(
         self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None], claim: Claim | None = None
     ) -> None:
-        """``bounds`` are those of gates that do not exist."""
+        """``bounds`` are for gates that do not exist; ``claim`` is the claim that follows in the transaction."""
         super().__init__(now)
         self.claim = claim
-        """What follows."""
+        """The claim that follows, None if there is none."""
         self._connection, self._bounds = connection, dict(bounds)
         self._stored: dict[str, Gate] = {}
+        """By key, as they were read."""
         self._held: dict[str, int] = {}
+        """How many tasks hold a slot, by key, as far as they were counted under the lock."""
         self._missed: dict[str, Bounds | None] = {}
         self._ready: set[str] = set()
-        self._taken: list[Any] = []
+        self._claimed: list[Any] = []
         self._heads: list[Head] | None = None
         self._unparked: list[tuple[int, int]] = []
+        """Priority and ``run_at`` of the tasks that have become ready and were not claimed."""
         self._flows: dict[str | None, Flow | None] = {}
+        """By their stored text."""
 
     def lock(self, keys: Collection[str]) -> None:
         if self.claim is None:
-            self._take(sql.locked(self._connection, keys))
+            self._note_locked(sql.locked(self._connection, keys))
         elif keys:
             found, self._heads = sql.locked_with_heads(self._connection, keys)
-            self._take(found)
+            self._note_locked(found)
         new = [key for key in sorted(keys) if key not in self.gates]
         if new:
             gates = [Gate(key=key, bounds=self._bounds.get(key) or Bounds()) for key in new]
             added = sql.add(self._connection, gates)
-            self._take({gate.key: gate for gate in gates} if added else sql.locked(self._connection, new))
+            self._note_locked({gate.key: gate for gate in gates} if added else sql.locked(self._connection, new))
 
     def lock_known(self, keys: Collection[str]) -> None:
         """Lock those of these gates that exist."""
-        self._take(sql.locked(self._connection, keys))
+        self._note_locked(sql.locked(self._connection, keys))
 
-    def _take(self, found: Mapping[str, Gate]) -> None:
+    def _note_locked(self, found: Mapping[str, Gate]) -> None:
         self.gates.update(found)
         self._stored.update(found)
 
     def lock_free(self, keys: Collection[str]) -> Collection[str]:
-        self._take(sql.locked(self._connection, keys, wait=False))
+        self._note_locked(sql.locked(self._connection, keys, wait=False))
         missed = {key: self._bounds.get(key) for key in keys if key not in self.gates}
         self._missed |= missed
         return missed.keys()
 
     def enter(self, lines: Mapping[str, Sequence[Task]]) -> dict[str, Task]:
-        """Return, by id, those of new tasks that pass their gates, which are not inserted yet, as they are then."""
+        """Return, by id, those of these new tasks that pass their gates, as they are after that.
+
+        ``lines`` are the tasks by the gates at which they are parked; they are not inserted yet.
+        """
         now = self.now
-        rooms = {key: room_of(self.gates[key], now) for key in lines if self._stays(key)}
+        aheads = {key: read_ahead(self.gates[key], now) for key in lines if self._unchanged_if_empty(key)}
         entered: dict[str, Task] = {}
-        for key, held in sql.held_where_none_waits(self._connection, rooms).items():
+        for key, held in sql.held_where_none_waits(self._connection, aheads).items():
             due = [task for task in lines[key] if (task.due_at or 0) <= now and (task.expires_at or PARKED) > now]
             due.sort(key=lambda task: (task.priority, task.due_at or 0, task.seq))
             count, self.gates[key] = admit(self.gates[key], held, 0, now, [tokens(task, key) for task in due])
@@ -199,53 +213,63 @@ class SqlAdmission(Admission):
         return entered
 
     def is_full(self, key: str) -> bool:
-        """Whether it is known that no further task may pass."""
-        most = room_of(self.gates[key], self.now).most
-        return self._stays(key) and self._held.get(key, 0) >= most and self.gates[key].bounds.max_waiting is None
+        """Whether it is known that no further task may pass, and any number may wait."""
+        gate = self.gates[key]
+        slots = read_ahead(gate, self.now).slots
+        return self._unchanged_if_empty(key) and self._held.get(key, 0) >= slots and gate.bounds.max_waiting is None
 
     def recount(self) -> None:
         """Forget how many tasks hold slots."""
         self._held.clear()
 
     def hand_on(self, key: str, flow: Flow) -> bool:
-        """Claim the first tasks at a gate at once if they have this flow and nothing else is ready.
+        """Claim the first tasks that wait at a gate if they have this flow, and nothing else is ready.
 
-        Return whether no other one may pass.
+        Return whether that was all there is to do at the gate.
         """
         claim, now, gate = self.claim, self.now, self.gates[key]
-        if claim is None or claim.now != now or len(flow.gates) != 1 or now < gate.closed_until or not self._stays(key):
+        if (
+            claim is None
+            or claim.now != now
+            or len(flow.gates) != 1
+            or now < gate.closed_until
+            or not self._unchanged_if_empty(key)
+        ):
             return False
         if not self._is_nothing_ready(claim):
             return False
-        room = room_of(gate, now)
+        ahead = read_ahead(gate, now)
         floor = now if flow.gates[0][1].window is not None else 0
-        found = take_first(self._connection, key, room, json_text(flow), floor, claim)
+        found = claim_first_waiting(self._connection, key, ahead, json_text(flow), floor, claim)
         if found is None:
             return False
-        held, first, rows = found
+        held, waiting, rows = found
         self._held[key] = held + len(rows)
-        self._taken += rows
+        self._claimed += rows
         self._ready.update([row[0] for row in rows])
-        limit = min(room.together, claim.limit)
-        return len(rows) == first and (first < min(room.most - held, limit) or room.most - held <= limit)
+        free, limit = ahead.slots - held, min(ahead.batch, claim.limit)
+        return len(rows) == waiting and (waiting < min(free, limit) or free <= limit)
 
     def check_waiting(self, keys: Collection[str]) -> None:
         """Raise QueueFull if more tasks than may wait at these gates."""
         bounds = {key: self.gates[key].bounds.max_waiting for key in keys}
         most = {key: bound for key, bound in bounds.items() if bound is not None}
-        for key in sql.beyond(self._connection, most):
+        for key in sql.with_more_waiting(self._connection, most):
             raise gate_full(key, most[key])
 
-    def end(self) -> Opened:
-        """Write the gates that have changed."""
+    def end(self) -> Admitted:
+        """Write the gates that have changed, and return what is left to do."""
         stored = self._stored
         changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         sql.write(self._connection, changed)
-        later = any(gate.next_at is not None for gate in self.gates.values())
-        return Opened(self.now, later, self._missed, self._ready, self._taken, self._heads_now())
+        has_next_at = any(gate.next_at is not None for gate in self.gates.values())
+        return Admitted(self.now, has_next_at, self._missed, self._ready, self._claimed, self._heads_now())
 
     def _heads_now(self) -> list[Head] | None:
-        """Return the heads with what is ready since they were read; no task of a priority is before its head."""
+        """Return the heads as they are now: a task that has become ready since they were read may be before them.
+
+        A head must come before all ready tasks of its priority. It need not be one of them.
+        """
         if self._heads is None:
             return None
         heads = {head.priority: head for head in self._heads}
@@ -254,69 +278,69 @@ class SqlAdmission(Admission):
                 heads[priority] = Head(priority, run_at, BELOW_ALL, "", None, False)
         return sorted(heads.values(), key=lambda head: (head.priority is None, head.priority))
 
-    def _stays(self, key: str) -> bool:
-        """Whether a gate at which nothing waits is as it was afterwards."""
+    def _unchanged_if_empty(self, key: str) -> bool:
+        """Whether an admission leaves the gate as it is, if no task waits there."""
         gate = self.gates[key]
         return gate.next_at is None and gate.bounds.interval is None and key not in self.delayed
 
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         now, connection = self.now, self._connection
-        rooms = {key: room_of(self.gates[key], now) for key in keys}
-        unknown = {key: room for key, room in rooms.items() if key not in self._held}
-        held, seen = sql.look(connection, unknown) if unknown else ({}, {})
+        aheads = {key: read_ahead(self.gates[key], now) for key in keys}
+        uncounted = {key: ahead for key, ahead in aheads.items() if key not in self._held}
+        held, seen = sql.count_and_peek(connection, uncounted) if uncounted else ({}, {})
         self._held |= held
-        idle = {key for key, rows in seen.items() if not rows and self._stays(key)}
-        some = [key for key in keys if key not in idle] if idle else keys
-        if uncounted := [key for key in some if key not in self._held]:
-            self._held |= sql.held(connection, uncounted)
-        visits = [Visit(self.gates[key], self._held[key], rooms[key]) for key in some]
+        empty = {key for key, rows in seen.items() if not rows and self._unchanged_if_empty(key)}
+        visited = [key for key in keys if key not in empty] if empty else keys
+        if still_uncounted := [key for key in visited if key not in self._held]:
+            self._held |= sql.held(connection, still_uncounted)
+        visits = [Visit(self.gates[key], self._held[key], aheads[key]) for key in visited]
         rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
         for key, unstarted in sql.unstarted(connection, rates).items() if rates else ():
             next(visit for visit in visits if visit.key == key).unstarted = unstarted
-        looking = []
+        undecided = []
         for visit in visits:
-            if visit.limit or now < visit.before.closed_until:
-                looking.append(visit)
+            if visit.may_pass or now < visit.before.closed_until:
+                undecided.append(visit)
             else:
-                visit.look([], now)
-        first = True
-        while looking:
-            limits = {visit.key: visit.limit + 1 + len(visit.skipped) for visit in looking}
-            found = sql.first(connection, now, limits, seen)
+                visit.decide([], now)
+        first_round = True
+        while undecided:
+            limits = {visit.key: visit.may_pass + 1 + len(visit.locked) for visit in undecided}
+            found = sql.first_due(connection, now, limits, seen)
             seen = {}
-            for visit in looking:
-                rows, visit.others = found[visit.key]
-                visit.look([self._task(row, visit.key) for row in rows if row[0] not in visit.skipped], now)
-            if first:
+            for visit in undecided:
+                rows, visit.ineligible = found[visit.key]
+                visit.decide([self._task(row, visit.key) for row in rows if row[0] not in visit.locked], now)
+            if first_round:
                 visits = independent(visits)
-                looking, first = [visit for visit in looking if visit in visits], False
-            passing = [(visit.key, task) for visit in looking for task in visit.passing]
-            free = self._pass(passing, self._can_take(looking, [task for _, task in passing]))
-            looking = [visit for visit in looking if visit.take(free)]
+                undecided, first_round = [visit for visit in undecided if visit in visits], False
+            passing = [(visit.key, task) for visit in undecided for task in visit.passing]
+            passed_ids = self._let_pass(passing, self._can_claim(undecided, [task for _, task in passing]))
+            undecided = [visit for visit in undecided if visit.note_passed(passed_ids)]
         for visit in visits:
             self._end_visit(visit)
-        return idle, visits
+        return empty, visits
 
     def _end_visit(self, visit: Visit) -> None:
-        """Note what has passed a gate, and set when the next task may."""
+        """Note how many tasks have passed a gate, and set the ``next_at`` of the gate."""
         now, before, gate = self.now, visit.before, visit.gate
-        self._held[visit.key] += len(visit.moved)
-        if visit.skipped:
-            # The transaction that has locked these tasks may leave them parked here.
-            gate = due_by(gate, now + RETRY)
+        self._held[visit.key] += len(visit.passed)
+        if visit.locked:
+            # The other transaction may leave them parked here, and it did not see the slots that are free now.
+            gate = due_by(gate, now + LOCKED_RETRY)
         # A gate at which tasks wait for their due time has a ``next_at``.
-        if visit.others or before.next_at is not None or visit.key in self.delayed:
-            at = sql.later(self._connection, visit.key, now)
+        if visit.ineligible or before.next_at is not None or visit.key in self.delayed:
+            at = sql.next_due(self._connection, visit.key, now)
             if at is not None:
                 gate = due_by(gate, at)
         self.gates[visit.key] = gate
 
-    def _can_take(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
+    def _can_claim(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
         """Whether the claim that follows would claim all of these tasks, and nothing before them."""
         claim = self.claim
-        if claim is None or not tasks or any(visit.onward or visit.more for visit in visits):
+        if claim is None or not tasks or any(visit.next_gates or visit.repeat for visit in visits):
             return False
-        if len(self._ready) > len(self._taken) or len(self._taken) + len(tasks) > claim.limit:
+        if len(self._ready) > len(self._claimed) or len(self._claimed) + len(tasks) > claim.limit:
             return False
         wanted = claim.now == self.now and all(claim.queues is None or task.queue in claim.queues for task in tasks)
         return wanted and self._is_nothing_ready(claim)
@@ -327,10 +351,11 @@ class SqlAdmission(Admission):
             self._heads = list(dialect_of(self._connection).heads(self._connection))
         return next(due_of(self._heads, claim.now), None) is None
 
-    def _pass(self, passing: Sequence[tuple[str, Task]], take: bool) -> set[str]:
-        """Let tasks pass their gates unless another transaction has locked them; return the ids of those that did.
+    def _let_pass(self, passing: Sequence[tuple[str, Task]], claims: bool) -> set[str]:
+        """Let tasks pass their gates unless another transaction has locked them; return the ids of those that passed.
 
-        Those that pass their last gate are claimed if they are to be taken.
+        ``passing`` are keys of gates, each with a task that waits there. ``claims`` is whether the tasks that pass
+        their last gate are claimed.
         """
         if not passing:
             return set()
@@ -345,23 +370,23 @@ class SqlAdmission(Admission):
             else:
                 due = self.now if task.due_at is None else task.due_at
                 ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
-        free: set[str] = set()
+        ids: set[str] = set()
         for floor, at in ready.items():
-            if take and self.claim is not None:
-                rows = sql.take(self._connection, at, self.now, floor, self.claim.lease)
-                self._taken += rows
-                free.update([row[0] for row in rows])
+            if claims and self.claim is not None:
+                rows = sql.claim_passing(self._connection, at, self.now, floor, self.claim.lease)
+                self._claimed += rows
+                ids.update([row[0] for row in rows])
             else:
-                free |= sql.unpark(self._connection, at, self.now, floor)
+                ids |= sql.unpark(self._connection, at, self.now, floor)
                 tasks = [task for _, task in passing if task.task_id in at]
                 now = self.now
                 self._unparked += [(t.priority, floor or (now if t.due_at is None else t.due_at)) for t in tasks]
-        self._ready |= free
+        self._ready |= ids
         for to, at in waiting.items():
-            moved = sql.onward(self._connection, at, to)
+            moved = sql.move_to_next(self._connection, at, to)
             sql.add_slots(self._connection, [(key, task_id) for task_id, key in at.items() if task_id in moved])
-            free |= moved
-        return free
+            ids |= moved
+        return ids
 
     def _task(self, row: Sequence[Any], key: str) -> Task:
         task_id, priority, due_at, text, _, queue = row
@@ -371,6 +396,6 @@ class SqlAdmission(Admission):
         )
 
     def _flow(self, text: str | None) -> Flow | None:
-        if text not in self._flows:  # most at a gate have the same
+        if text not in self._flows:  # most tasks at a gate have the same flow
             self._flows[text] = None if text is None else decode_flow(text)
         return self._flows[text]

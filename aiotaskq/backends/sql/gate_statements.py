@@ -1,8 +1,9 @@
 """The SQL of gates: locks, counts of slots, and the tasks that wait, in the order in which they pass.
 
-A task is *at* a gate if ``live_gate`` names it. ``ix_task_queue_gate`` has first those that have passed it and hold its
-slot, and then the parked ones in claim order. The slots of gates that a task has passed before that one are rows of
-``aiotaskq_slot``, which count while their task lives.
+A task is *at* a gate if ``live_gate`` names it: of several gates at the last one that it has reached. Of each gate,
+``ix_task_queue_gate`` has first the tasks that have passed it and hold its slot, and then the parked ones in claim
+order. The slots of gates before that one are rows of ``aiotaskq_slot``, which count while their task is live. So the
+slots of a gate are counted in two places: ``here``, by the tasks at it, and ``beyond``, by rows of ``aiotaskq_slot``.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Room
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, ReadAhead
 
 c = TASKS.c
 g = GATES.c
 s = SLOTS.c
 
-# Not as a plain column: no plan shall take the index of another state of tasks.
+# An expression and not the plain column, so that no plan takes an index over the tasks of one status.
 STATUS: Final[ColumnElement[str]] = func.coalesce(c.status, PENDING)
 LIVE: Final = STATUS.in_([PENDING, RUNNING])
 PARKED_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
@@ -78,9 +79,9 @@ _READ: Final = select(*(g[name] for name in COLUMNS + STATE))
 
 
 @functools.cache
-def _some(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
+def _gates_by_key(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
     query = _READ.where(dialect.among(g.key, "keys"))
-    # In one order everywhere, whatever the order of texts in the database is.
+    # Every transaction locks in this order, whatever the collation of the database: else two may wait for each other.
     return query.order_by(dialect.by_bytes(g.key)).with_for_update(skip_locked=not wait) if lock else query
 
 
@@ -90,27 +91,27 @@ _NEXT: Final = select(func.min(g.next_at))
 
 
 def locked(connection: Connection, keys: Collection[str], wait: bool = True) -> dict[str, Gate]:
-    """Lock those of these gates that are there, in the order of their keys; without ``wait`` those that are free."""
+    """Lock those of these gates that exist, in the order of their keys; without ``wait`` those that are not locked."""
     return {gate.key: gate for gate in _read(connection, sorted(keys), True, wait)}
 
 
 def locked_with_heads(connection: Connection, keys: Collection[str]) -> tuple[dict[str, Gate], list[Head] | None]:
-    """Lock those of these gates that are there; return also what ``Dialect.heads`` does, if that takes no longer."""
+    """Lock those of these gates that exist, and return the heads of ``Dialect.heads``; None where that is slower."""
     dialect = dialect_of(connection)
-    statement = dialect.with_heads(_some(dialect, True, True))
+    statement = dialect.with_heads(_gates_by_key(dialect, True, True))
     if statement is None:
         return locked(connection, keys), None
-    rows = _among(connection, statement, sorted(keys), {"last": BELOW_ALL})
+    rows = _rows_for(connection, statement, sorted(keys), {"last": BELOW_ALL})
     return {row[0]: _gate(row[:-1]) for row in rows}, dialect.read_heads(rows[0][-1]) if rows else None
 
 
 def _read(connection: Connection, keys: Sequence[str], lock: bool, wait: bool) -> list[Gate]:
-    statement = _some(dialect_of(connection), lock, wait)
-    return [_gate(row) for row in _among(connection, statement, keys, {})]
+    statement = _gates_by_key(dialect_of(connection), lock, wait)
+    return [_gate(row) for row in _rows_for(connection, statement, keys, {})]
 
 
-def _among(connection: Connection, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
-    """Return the rows of a statement over these keys."""
+def _rows_for(connection: Connection, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
+    """Return the rows of a statement with the condition ``Dialect.among`` on ``keys``, for these keys or ids."""
     dialect = dialect_of(connection)
     return [
         row
@@ -132,7 +133,7 @@ def read(connection: Connection, keys: Collection[str] | None, limit: int, prefi
 
 
 def add(connection: Connection, gates: Sequence[Gate]) -> bool:
-    """Insert those of these gates that are not there; return whether that is all of them, which then are locked."""
+    """Insert those of these gates that do not exist; return whether that is all of them. Then they are locked, too."""
     rows = [tuple(gate_row(gate).values()) for gate in gates]
     return insert_new(connection, GATES, COLUMNS + STATE, rows) == len(rows)
 
@@ -182,7 +183,7 @@ def waiting(connection: Connection, keys: Collection[str]) -> dict[str, int]:
 
 def _counts(connection: Connection, statement: Any, keys: Collection[str]) -> dict[str, int]:
     counts = dict.fromkeys(keys, 0)
-    for key, count in _among(connection, statement, sorted(keys), {}):
+    for key, count in _rows_for(connection, statement, sorted(keys), {}):
         counts[key] += count
     return counts
 
@@ -200,15 +201,16 @@ def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     return c.live_gate == key, c.run_at == PARKED_AT, STATUS == PENDING
 
 
-FEW = 2  # tasks read at each of many gates
+PEEKED = 2
+"""Tasks read at each of many gates with a count, where that takes two statements: at most gates no more are needed."""
 
 
 def held_of(key: ColumnElement[str]) -> Select[Any]:
     t = TASKS.alias("earliest")
     live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
-    # From the first on: before it is an entry in the index of every task that had a slot since the last vacuum. A scan
-    # in the order of the index marks these as dead, and passes over marked ones; a bitmap scan does not. With a lower
-    # bound that is not known to the planner it expects one row, and so no bitmap.
+    # Counted from the earliest live task on. Before it, the index has a dead entry of each task that has had a slot
+    # since the last vacuum. An index scan marks dead entries and skips marked ones; a bitmap scan does not. The lower
+    # bound is a subquery, whose value the planner does not know: it expects one row, and makes no bitmap.
     lowest = select(literal_column(str(BELOW_ALL))).scalar_subquery()
     earliest = select(t.c.run_at).where(t.c.live_gate == key, t.c.run_at < PARKED_AT, t.c.run_at > lowest, live)
     earliest = earliest.order_by(t.c.run_at).limit(1).correlate_except(t)
@@ -216,7 +218,7 @@ def held_of(key: ColumnElement[str]) -> Select[Any]:
     here = select(func.count()).where(c.live_gate == key, *PASSED, first_on).correlate_except(TASKS)
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
     beyond = select(func.count()).select_from(rows).where(s.gate == key, LIVE).correlate_except(TASKS, SLOTS)
-    # With an offset it is counted once, wherever it is named: without one it would be put in place of its name.
+    # With an offset the planner does not flatten this subquery: flattened, it would count again wherever it is named.
     return select((here.scalar_subquery() + beyond.scalar_subquery()).label("held")).offset(literal_column("0"))
 
 
@@ -224,23 +226,25 @@ def _held_and_paused_of(key: ColumnElement[str]) -> Select[Any]:
     return held_of(key).add_columns(_ANY_PAUSED.scalar_subquery().is_not(None).label("paused"))
 
 
-def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, int], dict[str, list[Any]]]:
-    """Count the tasks that hold a slot of these gates, and read what ``first`` would, as far as it takes no longer.
+def count_and_peek(
+    connection: Connection, aheads: Mapping[str, ReadAhead]
+) -> tuple[dict[str, int], dict[str, list[Any]]]:
+    """Count the tasks that hold a slot of these gates, and read the first ones that wait there.
 
-    Where nothing waits there are no rows, and there may be no count.
+    Return the counts, and the rows of those gates whose rows are all that ``first_due`` needs. A gate at which no task
+    waits has no rows there, and may have no count.
     """
-    found = dialect_of(connection).each_with_room(connection, held_of, _first, rooms)
-    if found is None and len(rooms) == 1:
-        return held(connection, rooms), {}
+    found = dialect_of(connection).each_with_count(connection, held_of, _first, aheads)
+    if found is None and len(aheads) == 1:
+        return held(connection, aheads), {}
     counts: dict[str, int] = {}
-    seen: dict[str, list[Any]] = {key: [] for key in rooms}
+    seen: dict[str, list[Any]] = {key: [] for key in aheads}
     if found is None:
-        # At most gates none waits, or one may pass.
-        for key, *row in _each(connection, _first, dict.fromkeys(rooms, FEW), ORDER):
+        for key, *row in _each(connection, _first, dict.fromkeys(aheads, PEEKED), ORDER):
             seen[key].append(row)
         counts = held(connection, [key for key, rows in seen.items() if rows])
-        enough = {key for key, count in counts.items() if min(rooms[key].most - count, rooms[key].together) < FEW}
-        return counts, {key: rows for key, rows in seen.items() if len(rows) < FEW or key in enough}
+        enough = {key for key, count in counts.items() if min(aheads[key].slots - count, aheads[key].batch) < PEEKED}
+        return counts, {key: rows for key, rows in seen.items() if len(rows) < PEEKED or key in enough}
     for key, count, *row in found:
         counts[key] = count
         if row[1] is not None:
@@ -248,30 +252,30 @@ def look(connection: Connection, rooms: Mapping[str, Room]) -> tuple[dict[str, i
     return counts, seen
 
 
-def held_where_none_waits(connection: Connection, rooms: Mapping[str, Room]) -> dict[str, int]:
-    """Count the tasks that hold a slot of those of these gates that are full, or at which none waits.
+def held_where_none_waits(connection: Connection, aheads: Mapping[str, ReadAhead]) -> dict[str, int]:
+    """Count the tasks that hold a slot, for those of these gates that are full, or at which no task waits.
 
-    While a queue is paused, it is none of them.
+    While any queue is paused, nothing is returned: a task of that queue may wait at a gate with room.
     """
-    one = {key: Room(room.most, 1, 0) for key, room in rooms.items()}
-    found = dialect_of(connection).each_with_room(connection, _held_and_paused_of, _first, one) if rooms else []
+    one = {key: ReadAhead(ahead.slots, 1, 0) for key, ahead in aheads.items()}
+    found = dialect_of(connection).each_with_count(connection, _held_and_paused_of, _first, one) if aheads else []
     if found is not None:
         counts = {key: count for key, count, paused, *_ in found if not paused}
         return {key: counts[key] for key in counts.keys() - {row[0] for row in found if row[4] is not None}}
     if run(connection, _ANY_PAUSED, {}).fetchall():
         return {}
-    counts = held(connection, rooms)
-    free = {key: 1 for key, count in counts.items() if count < rooms[key].most}
+    counts = held(connection, aheads)
+    free = {key: 1 for key, count in counts.items() if count < aheads[key].slots}
     waited = {row[0] for row in _each(connection, _first, free, ORDER)}
     return {key: count for key, count in counts.items() if key not in waited}
 
 
-def beyond(connection: Connection, counts: Mapping[str, int]) -> set[str]:
+def with_more_waiting(connection: Connection, counts: Mapping[str, int]) -> set[str]:
     """Return those of these gates at which more tasks wait than its count."""
-    return {key for (key,) in _each(connection, _one_more, counts)}
+    return {key for (key,) in _each(connection, _one_beyond, counts)}
 
 
-def _one_more(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]:
+def _one_beyond(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]:
     return select(key.label("key_")).where(*_waits(key)).select_from(TASKS).limit(1).offset(count)
 
 
@@ -296,9 +300,12 @@ def _unstarted_beyond(key: ColumnElement[str], limit: ColumnElement[int]) -> Sel
 
 
 def unstarted(connection: Connection, bursts: Mapping[str, int]) -> dict[str, int]:
-    """Sum up the tokens of the tasks that hold a slot of these gates, and have not started; from its burst on some."""
+    """Sum up the tokens of the tasks that hold a slot of these gates, and have not started.
+
+    ``bursts`` are those of the gates: no more tasks are read, since a larger sum has the same effect.
+    """
     sums = dict.fromkeys(bursts, 0)
-    flows: dict[str | None, Flow | None] = {None: None}  # most at a gate have the same
+    flows: dict[str | None, Flow | None] = {None: None}  # most tasks at a gate have the same flow
     for query in (_unstarted_here, _unstarted_beyond):
         for key, text in _each(connection, query, bursts):
             if text not in flows:
@@ -322,31 +329,30 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 
 # ---- what waits ------------------------------------------------------------------------------------------------------
 
-_WHAT: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
+_WAITING_COLUMNS: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
 OPEN: Final = c.queue.not_in(PAUSED)
 _ANY_PAUSED: Final = PAUSED.limit(1)
 ORDER: Final = (c.priority, c.due_at, c.seq)
 _OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= NOW)
-ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > NOW  # no plan shall take the index of what expires
-_DUE_FIRST: Final = select(*_WHAT).where(*WAITS, OPEN, *_OF_PRIORITY, ALIVE).order_by(*ORDER).limit(_LIMIT)
-_LEVEL: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*ORDER).limit(1)
-_LATER: Final = (
+ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > NOW  # an expression: no plan takes the index on expires_at
+_DUE_FIRST: Final = select(*_WAITING_COLUMNS).where(*WAITS, OPEN, *_OF_PRIORITY, ALIVE).order_by(*ORDER).limit(_LIMIT)
+_NEXT_PRIORITY: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*ORDER).limit(1)
+_NEXT_DUE: Final = (
     select(c.due_at).where(*WAITS, c.priority == _PRIORITY, c.due_at > NOW).order_by(c.due_at, c.seq).limit(1)
 )
-_BELOW_ALL: Final = -(2**63)
 
 
 def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    return select(key.label("key_"), *_WHAT).where(*_waits(key), OPEN).order_by(*ORDER).limit(limit)
+    return select(key.label("key_"), *_WAITING_COLUMNS).where(*_waits(key), OPEN).order_by(*ORDER).limit(limit)
 
 
-def first(
+def first_due(
     connection: Connection, now: int, limits: Mapping[str, int], seen: Mapping[str, list[Any]]
 ) -> dict[str, tuple[list[Any], bool]]:
-    """Return the first due tasks at each gate, up to its limit, as rows, and whether others were seen.
+    """Return the first due tasks at each gate, up to its limit, as rows, and whether ineligible ones were read.
 
-    Those are not due, or have expired: an expired one would hold a slot, and start nothing. ``seen`` is what ``look``
-    has read.
+    A task is ineligible if it is not due, or has expired: an expired one would hold a slot and start nothing. ``seen``
+    are the rows that ``count_and_peek`` has read.
     """
     read: dict[str, list[Any]] = {key: [] for key in limits if key not in seen}
     for key, *row in _each(connection, _first, {key: limits[key] for key in read}, ORDER):
@@ -356,7 +362,7 @@ def first(
         rows = seen[key][: limits[key]] if key in seen else read[key]
         due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
         if len(rows) == limits[key] > len(due):
-            # The others are in the way.
+            # Ineligible tasks may be before due ones.
             due = _due(connection, key, now, limits[key])
         found[key] = due, len(due) < len(rows)
     return found
@@ -365,7 +371,7 @@ def first(
 def _due(connection: Connection, key: str, now: int, limit: int) -> list[Any]:
     """Return the first due tasks at a gate that have not expired; the others are passed over, priority by priority."""
     found: list[Any] = []
-    for priority, earliest in _levels(connection, key):
+    for priority, earliest in _priorities(connection, key):
         if earliest <= now:
             values = {"key_": key, "priority": priority, "now": now, "limit": limit - len(found)}
             found += run(connection, _DUE_FIRST, values).fetchall()
@@ -374,73 +380,75 @@ def _due(connection: Connection, key: str, now: int, limit: int) -> list[Any]:
     return found
 
 
-def _levels(connection: Connection, key: str) -> Iterator[tuple[int, int]]:
+def _priorities(connection: Connection, key: str) -> Iterator[tuple[int, int]]:
     """Yield the priorities of the tasks at a gate, in order, each with the earliest due time."""
-    rows = run(connection, _LEVEL, {"key_": key, "priority": _BELOW_ALL}).fetchall()
+    rows = run(connection, _NEXT_PRIORITY, {"key_": key, "priority": BELOW_ALL}).fetchall()
     while rows:
         priority, due_at = rows[0]
         yield priority, due_at or 0
-        rows = run(connection, _LEVEL, {"key_": key, "priority": priority}).fetchall()
+        rows = run(connection, _NEXT_PRIORITY, {"key_": key, "priority": priority}).fetchall()
 
 
-def later(connection: Connection, key: str, now: int) -> int | None:
-    """Return when the first of the tasks at a gate is due that are not due yet."""
+def next_due(connection: Connection, key: str, now: int) -> int | None:
+    """Return when the next of the waiting tasks is due that are not due at ``now``, in microseconds UTC."""
     ats = []
-    for priority, earliest in _levels(connection, key):
+    for priority, earliest in _priorities(connection, key):
         if earliest > now:
             ats.append(earliest)
         else:
             values = {"key_": key, "priority": priority, "now": now}
-            ats += [row[0] for row in run(connection, _LATER, values).fetchall()]
+            ats += [row[0] for row in run(connection, _NEXT_DUE, values).fetchall()]
     return min(ats, default=None)
 
 
-# By the id alone: the index of the gate has all tasks that wait there.
-STILL: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
+# The guard of a task that is found by its id. With ``abs`` no plan takes the index of the gate instead.
+STILL_PARKED: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
 
 
 @functools.cache
 def _free(dialect: Dialect) -> Select[Any]:
-    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL)
+    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL_PARKED)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
 _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
-TAKE: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
-_ONWARD: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
+CLAIM_PASSING: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
+_MOVE_TO_NEXT: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
 _PARK: Final = ((c.due_at, c.run_at), (c.run_at, PARKED_AT))
 _PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
 
 
 def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) -> set[str]:
-    """Make tasks due that pass their last gate, but not before ``floor``; return the ids of those that were.
+    """Un-park tasks that pass their last gate, none with a ``run_at`` before ``floor``; return the ids of these tasks.
 
-    They are given by id, with the gate at which they wait. One that another transaction has locked is left out.
+    ``at`` has the gates at which they wait, by id. A task that another transaction has locked is left out.
     """
     return _move(connection, _UNPARK, at, {"gate_now": now, "floor": floor})
 
 
 @functools.cache
-def _takeable(dialect: Dialect) -> Select[Any]:
-    query = select(*TAKEN, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL)
+def _claimable(dialect: Dialect) -> Select[Any]:
+    query = select(*TAKEN, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL_PARKED)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
-def take(connection: Connection, at: Mapping[str, str], now: int, floor: int, lease: Mapping[str, Any]) -> list[Any]:
-    """Claim tasks that pass their last gate, and return them as rows of ``READ``; else as ``unpark``."""
+def claim_passing(
+    connection: Connection, at: Mapping[str, str], now: int, floor: int, lease: Mapping[str, Any]
+) -> list[Any]:
+    """Claim tasks that pass their last gate; as ``unpark``, but return rows of ``READ``. ``lease``: ``Claim.lease``."""
     dialect, values = dialect_of(connection), {"gate_now": now, "floor": floor}
-    rows = dialect.take_free(connection, TAKE, at, {**values, **lease})
+    rows = dialect.claim_free(connection, CLAIM_PASSING, at, {**values, **lease})
     if rows is None:
-        found = _among(connection, _takeable(dialect), sorted(at), values)
+        found = _rows_for(connection, _claimable(dialect), sorted(at), values)
         rows = [row[:-1] for row in found if row[-1] == at[row[0]]]
-        dialect.set_on(connection, TAKE, [row[0] for row in rows], {**values, **lease})
+        dialect.set_on(connection, CLAIM_PASSING, [row[0] for row in rows], {**values, **lease})
     return rows
 
 
-def onward(connection: Connection, at: Mapping[str, str], to: str) -> set[str]:
-    """Let tasks that pass a gate wait at their next one; as ``unpark``."""
-    return _move(connection, _ONWARD, at, {"b_gate": to})
+def move_to_next(connection: Connection, at: Mapping[str, str], to: str) -> set[str]:
+    """Let tasks that pass a gate wait at the gate ``to``; arguments and result as for ``unpark``."""
+    return _move(connection, _MOVE_TO_NEXT, at, {"b_gate": to})
 
 
 def _move(connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]) -> set[str]:
@@ -449,7 +457,7 @@ def _move(connection: Connection, update: Update, at: Mapping[str, str], values:
     if moved is None:
         moved = set(at)
         if not dialect.single_writer:
-            rows = _among(connection, _free(dialect), sorted(at), {})
+            rows = _rows_for(connection, _free(dialect), sorted(at), {})
             moved = {task_id for task_id, gate in rows if gate == at[task_id]}
         dialect.set_on(connection, update, [task_id for task_id in at if task_id in moved], values)
     return moved
@@ -462,7 +470,7 @@ def add_slots(connection: Connection, slots: Sequence[tuple[str, str]]) -> None:
 
 
 def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -> None:
-    """Park ready tasks at the gate that they are at, and others, given by id, at their first gate."""
+    """Park ready tasks: those of ``here`` at the gate that they are at, those of ``back`` at its gate, by id."""
     dialect = dialect_of(connection)
     dialect.set_on(connection, _PARK_HERE, here, {})
     for part in chunks(list(back)):
@@ -488,5 +496,5 @@ class SqlCounts:
     def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
         return unstarted(self._connection, bursts) if bursts else {}
 
-    def beyond(self, counts: Mapping[str, int]) -> set[str]:
-        return beyond(self._connection, counts)
+    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
+        return with_more_waiting(self._connection, counts)

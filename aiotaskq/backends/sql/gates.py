@@ -13,7 +13,7 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.admission import Messages, Opened, SqlAdmission, Touched
+from aiotaskq.backends.sql.admission import Admitted, Messages, SqlAdmission, Touched
 from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
@@ -73,12 +73,12 @@ class SqlGates(Gates):
         return await self._database.read(lambda c: sql.tasks_at(c, key, limit))
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        def body(connection: Connection) -> tuple[Gate, Opened]:
+        def body(connection: Connection) -> tuple[Gate, Admitted]:
             admission = SqlAdmission(connection, now, {})
             return admission.change(key, change), admission.end()
 
-        gate, opened = await self._database.write(body)
-        await self._after(opened)
+        gate, admitted = await self._database.write(body)
+        await self._after(admitted)
         self._listeners.notify(READY)
         return gate
 
@@ -101,17 +101,17 @@ class SqlGates(Gates):
         if others may have, too.
         """
 
-        def whole(connection: Connection) -> tuple[T, Opened | None, list[Task], Touched]:
+        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], Touched]:
             touched = Touched(self.messages)
             answer = body(connection, touched)
-            opened = touched.open(connection, claim=claim)
-            return answer, opened, [] if claim is None else _claimed(connection, claim, opened), touched
+            admitted = touched.admit(connection, claim=claim)
+            return answer, admitted, [] if claim is None else _claimed(connection, claim, admitted), touched
 
-        answer, opened, tasks, touched = await (write or self._database.write)(whole)
+        answer, admitted, tasks, touched = await (write or self._database.write)(whole)
         if touched.grouped:
             self.followed(touched)
-        await self._after(opened)
-        return answer, tasks, None if touched.grouped else () if opened is None else opened.ready
+        await self._after(admitted)
+        return answer, tasks, None if touched.grouped else () if admitted is None else admitted.ready
 
     async def has_functions(self) -> bool:
         """Whether ``enter`` and ``end`` can be called on this database."""
@@ -152,34 +152,34 @@ class SqlGates(Gates):
         known = {key: ending.bounds.get(key) for key in ended.missed}
         rest = None if claim is None else claim._replace(limit=claim.limit - len(tasks))
         try:
-            opened, more = await self._database.write(lambda c: _look_again(c, known, at, rest))
+            admitted, more = await self._database.write(lambda c: _look_again(c, known, at, rest))
         except AiotaskqError:
             self._listeners.notify(GATES)  # these are due
             return ended.written, tasks, None
-        await self._after(opened)
-        return ended.written, tasks + more, None if ended.more else opened.ready
+        await self._after(admitted)
+        return ended.written, tasks + more, None if ended.more else admitted.ready
 
-    async def _after(self, opened: Opened | None) -> None:
+    async def _after(self, admitted: Admitted | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
-        while opened is not None:
-            if opened.later:
+        while admitted is not None:
+            if admitted.has_next_at:
                 self._listeners.notify(GATES)
-            opened = await self._admitted(opened.missed, opened.now) if opened.missed else None
+            admitted = await self._admit_missed(admitted.missed, admitted.now) if admitted.missed else None
 
-    async def _admitted(self, known: Mapping[str, Bounds | None], now: int) -> Opened | None:
-        def body(connection: Connection) -> Opened:
+    async def _admit_missed(self, known: Mapping[str, Bounds | None], now: int) -> Admitted | None:
+        def body(connection: Connection) -> Admitted:
             admission = SqlAdmission(connection, now, known)
             admission.lock(known)
             admission.delayed.update(known)
-            admission.open(known)
+            admission.admit(known)
             return admission.end()
 
         try:
-            opened = await self._database.write(body)
+            admitted = await self._database.write(body)
         except AiotaskqError:
             return None  # what was written before is committed; these gates are mended
         self._listeners.notify(READY)
-        return opened
+        return admitted
 
     def after_commit(self, touched: Touched, loop: asyncio.AbstractEventLoop) -> None:
         """Admit the gates that the transaction of a caller has touched; from any thread."""
@@ -193,23 +193,23 @@ class SqlGates(Gates):
 
     async def _follow(self, touched: Touched) -> None:
         with contextlib.suppress(AiotaskqError):  # what was written is committed; these gates are mended
-            await self._after(await self._database.write(lambda c: touched.open(c, committed=True)))
+            await self._after(await self._database.write(lambda c: touched.admit(c, committed=True)))
             self._listeners.notify(READY)
 
     async def close(self) -> None:
         """Wait for what runs after the commits of callers."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def follow_up(self, opened: Opened | None, freed: Mapping[str, Bounds | None]) -> None:
-        """Do what is left after a transaction that has opened gates, or closed some and freed slots of others."""
-        await self._after(opened)
+    async def follow_up(self, admitted: Admitted | None, freed: Mapping[str, Bounds | None]) -> None:
+        """Do what is left after a transaction that has admitted gates, or closed some and freed slots of others."""
+        await self._after(admitted)
         if freed:
             await self.make_due(freed)
 
     async def make_due(self, known: Mapping[str, Bounds | None]) -> None:
         """Let the next sweep admit these gates; their bounds are for those that do not exist."""
 
-        def body(connection: Connection, keys: Sequence[str]) -> Opened:
+        def body(connection: Connection, keys: Sequence[str]) -> Admitted:
             admission = SqlAdmission(connection, 0, known)
             admission.lock(keys)
             admission.make_due(keys)
@@ -232,24 +232,24 @@ class SqlGates(Gates):
 
 def _look_again(
     connection: Connection, known: Mapping[str, Bounds | None], at: int, claim: Claim | None
-) -> tuple[Opened, list[Task]]:
+) -> tuple[Admitted, list[Task]]:
     """Admit gates after the transaction that has freed slots of them, and claim."""
     claim = claim if claim is not None and claim.limit else None
     admission = SqlAdmission(connection, at, known, claim)
     admission.lock(known)
     admission.delayed.update(known)
-    admission.open(known)
-    opened = admission.end()
-    return opened, [] if claim is None else _claimed(connection, claim, opened)
+    admission.admit(known)
+    admitted = admission.end()
+    return admitted, [] if claim is None else _claimed(connection, claim, admitted)
 
 
-def _claimed(connection: Connection, claim: Claim, opened: Opened | None) -> list[Task]:
+def _claimed(connection: Connection, claim: Claim, admitted: Admitted | None) -> list[Task]:
     """Claim the rest, after an admission that may have claimed some."""
-    taken = [] if opened is None else claim.tasks(connection, opened.taken)
+    taken = [] if admitted is None else claim.tasks(connection, admitted.claimed)
     # Where it has, nothing else was ready.
-    if opened is not None and taken and (len(taken) == len(opened.ready) or len(taken) == claim.limit):
+    if admitted is not None and taken and (len(taken) == len(admitted.ready) or len(taken) == claim.limit):
         return taken
-    heads = None if opened is None or opened.heads is None else due_of(opened.heads, claim.now)
+    heads = None if admitted is None or admitted.heads is None else due_of(admitted.heads, claim.now)
     return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)), heads)
 
 
@@ -275,11 +275,11 @@ def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[
     return freed
 
 
-def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Opened:
+def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Admitted:
     admission = SqlAdmission(connection, now, {})
     admission.lock_known(keys)
     due = [key for key in keys if key in admission.gates and _is_due(admission.gates[key], now)]
-    admission.open(sorted(due))
+    admission.admit(sorted(due))
     return admission.end()
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, select, true, update
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.groups import Followed, again, concerns, follow, waits_again
-from aiotaskq.backends.sql.admission import Opened, Touched
+from aiotaskq.backends.sql.admission import Admitted, Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS, json_text, read_usage, to_task
@@ -71,9 +71,10 @@ class GroupRows:
     def __init__(self, connection: Connection, touched: Touched, push: Push) -> None:
         """``push`` inserts tasks in the transaction; ``touched`` notes what they mean for gates."""
         self._connection, self._touched, self._push = connection, touched, push
-        self.opened: Opened | None = None
+        self.opened: Admitted | None = None
+        """What is left to do after a change of a budget has opened its gate."""
         self.freed: Known = {}
-        """What is left to do after a change of a budget: see ``SqlGates.follow_up``."""
+        """Gates whose slots are free after a change of a budget has closed its gate; see ``SqlGates.follow_up``."""
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         found: dict[str, Task] = {}

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from aiotaskq.backends.admission import NOT_USED_UP
 from aiotaskq.backends.sql import gate_statements as gates_sql
-from aiotaskq.backends.sql.admission import Opened, SqlAdmission
+from aiotaskq.backends.sql.admission import Admitted, SqlAdmission
 from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_statements import PARKED_AT, STATUS
@@ -149,7 +149,7 @@ def _task(row: Any) -> Task | None:
     return Task(task_id=row.task_id, type="", run_at=row.run_at, due_at=row.due_at, flow=flow, gate=row.gate)
 
 
-def write_budget(connection: Connection, group: GroupState, now: int) -> tuple[Opened | None, Known]:
+def write_budget(connection: Connection, group: GroupState, now: int) -> tuple[Admitted | None, Known]:
     """Write the budget of a group that is locked; open its gate, or close it.
 
     Return what is to be done after the commit: see ``SqlAdmission.end`` and ``close_gates``.

@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.admission import SqlAdmission
 from aiotaskq.backends.sql.claim import Claim, stats
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
-from aiotaskq.backends.sql.gate_statements import Room
+from aiotaskq.backends.sql.gate_statements import ReadAhead
 from aiotaskq.backends.sql.gates import park_ready
 from aiotaskq.backends.sql.insert import filled, insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
@@ -85,7 +85,7 @@ def admit(*keys: str) -> Verb:
     def verb(connection: sa.Connection) -> set[str]:
         admission = SqlAdmission(connection, NOW, {})
         admission.lock_known(keys)
-        admission.open(keys)
+        admission.admit(keys)
         return set(admission.end().ready)
 
     return verb
@@ -102,9 +102,9 @@ def take(limit: int, *keys: str) -> Verb:
     def verb(connection: sa.Connection) -> tuple[set[str], set[str]]:
         admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, limit, None, NOW + SECOND))
         admission.lock(keys)
-        admission.open(keys)
-        opened = admission.end()
-        return set(opened.ready), {row[0] for row in opened.taken}
+        admission.admit(keys)
+        admitted = admission.end()
+        return set(admitted.ready), {row[0] for row in admitted.claimed}
 
     return verb
 
@@ -122,7 +122,7 @@ def test_slots_are_handed_on_by_few_statements_where_that_can_be(engine: sa.Engi
         admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
         admission.lock(["hot"])
         done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
-        return done, {row[0] for row in admission.end().taken}
+        return done, {row[0] for row in admission.end().claimed}
 
     (done, taken), found = cost(engine, hand_on)
     can = engine.dialect.name != "mysql"
@@ -141,7 +141,7 @@ def test_nothing_is_handed_on_to_tasks_of_which_one_has_another_flow(engine: sa.
         admission.lock(["hot"])
         done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
         left = sa.select(sa.func.count()).where(TASKS.c.live_gate == "hot", TASKS.c.run_at == PARKED)
-        return done, connection.execute(left).scalar() or 0, {row[0] for row in admission.end().taken}
+        return done, connection.execute(left).scalar() or 0, {row[0] for row in admission.end().claimed}
 
     assert cost(engine, hand_on)[0] == (False, WAITING, set())
 
@@ -189,9 +189,9 @@ def test_many_gates_are_admitted_by_as_many_statements_as_one(engine: sa.Engine)
 
 
 def test_slots_are_counted_before_a_push_by_the_index(engine: sa.Engine) -> None:
-    full, free, none = Room(HELD, 100, 0), Room(HELD + 2, 100, 0), Room(2, 100, 0)
-    rooms = {"hot": full, "new": none, **dict.fromkeys(SMALL, free)}
-    answer, found = cost(engine, lambda c: sql.held_where_none_waits(c, rooms))
+    full, free, none = ReadAhead(HELD, 100, 0), ReadAhead(HELD + 2, 100, 0), ReadAhead(2, 100, 0)
+    aheads = {"hot": full, "new": none, **dict.fromkeys(SMALL, free)}
+    answer, found = cost(engine, lambda c: sql.held_where_none_waits(c, aheads))
     assert answer == {"hot": HELD, "new": 0}
     assert by_indexes(found), (found.indexes, found.detours)
     assert found.reads <= 60 * GATES, found.statements
@@ -309,7 +309,9 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 
 def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
     def verb(connection: sa.Connection) -> Any:
-        return sql.held(connection, ["hot", "wide"]), sql.beyond(connection, {"hot": 5, "none": 0, SMALL[1]: 30})
+        return sql.held(connection, ["hot", "wide"]), sql.with_more_waiting(
+            connection, {"hot": 5, "none": 0, SMALL[1]: 30}
+        )
 
     answer, found = cost(engine, verb)
     assert answer == ({"hot": HELD, "wide": HELD * GATES}, {"hot"})

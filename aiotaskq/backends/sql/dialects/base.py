@@ -295,46 +295,50 @@ class Dialect(ABC):
     def write_free(
         self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
     ) -> set[str] | None:
-        """Execute an update on the tasks that wait at these gates, given by id, and that no other transaction has
-        locked; return their ids. None, and nothing is written, where that takes two statements.
+        """Execute an update on tasks that wait at gates, and return the ids of the written ones.
+
+        ``at`` has the gates at which they wait, by id. A task that another transaction has locked, or that does not
+        wait there any more, is left out. None, and nothing is written, where that takes two statements.
         """
         return None
 
-    def take_free(
+    def claim_free(
         self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
     ) -> list[Any] | None:
         """Do as ``write_free``, and return the written rows as a claim does."""
         return None
 
-    def take_first(
+    def claim_first_waiting(
         self,
         connection: Connection,
         held: Select[Any],
         waiting: Select[Any],
         still: tuple[ColumnElement[bool], ...],
-        good: ColumnElement[bool],
+        claimable: ColumnElement[bool],
         update: Update,
         values: Mapping[str, Any],
     ) -> tuple[int, int, list[Any]] | None:
-        """Execute an update on the first tasks that wait at a gate if all of them are good and none is locked.
+        """Execute an update on the first tasks that wait at a gate, if all of them are ``claimable``.
 
-        As many of ``waiting`` as ``held``, a count, leaves of the parameter ``most``, up to ``limit``; ``still`` is the
-        guard of a locked one. Return the count, how many there are, and the written rows as a claim does. Locked tasks
-        are left out. None, and nothing is written, where that cannot be done without a lock for each of them.
+        ``held`` is a count of slots, ``waiting`` a query of the tasks in claim order, ``still`` the guard of a locked
+        task. As many tasks are read as the count leaves of the parameter ``slots``, and at most the parameter
+        ``limit``. Tasks that other transactions have locked are not written. Return the count, how many tasks were
+        read, and the written rows as a claim does. None, and nothing is written, where each task would have to be
+        locked before it is read.
         """
         return None
 
-    def each_with_room(
+    def each_with_count(
         self,
         connection: Connection,
         count: Callable[[ColumnElement[str]], Select[Any]],
         query: PerKey,
-        rooms: Mapping[str, tuple[int, int, int]],
+        aheads: Mapping[str, tuple[int, int, int]],
     ) -> list[Any] | None:
-        """Return each key with its count, and the rows of its query or one of NULL; None where one statement cannot.
+        """Return for each key its count with each row of its query, or with one row of NULL if there is none.
 
-        A room says how many rows: what the count leaves of the first number, up to the second, and one more; the third
-        where that is nothing.
+        ``aheads`` are ``core.gate.ReadAhead`` by key. They say how many rows: what the count leaves of ``slots``, at
+        most ``batch``, and one more; ``if_full`` where the count leaves nothing. None where that takes two statements.
         """
         return None
 

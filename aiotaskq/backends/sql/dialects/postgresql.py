@@ -139,7 +139,7 @@ def _write_free(update: Update) -> Update:
 
 
 @functools.cache
-def _take_free(update: Update) -> Update:
+def _claim_free(update: Update) -> Update:
     return _on_free(update).returning(*READ[:-1], _WHOLE)
 
 
@@ -159,22 +159,22 @@ def _on_free(update: Update) -> Update:
 
 
 @functools.cache
-def _take_first(
+def _claim_first_waiting(
     held: Select[Any],
     waiting: Select[Any],
     still: tuple[ColumnElement[bool], ...],
-    good: ColumnElement[bool],
+    claimable: ColumnElement[bool],
     update: Update,
 ) -> Select[Any]:
     room = held.cte("room")
-    most, limit = (bindparam(name, type_=BigInteger) for name in ("most", "limit"))
-    free = select(func.greatest(func.least(most - room.c.held, limit), 0)).scalar_subquery()
+    slots, limit = (bindparam(name, type_=BigInteger) for name in ("slots", "limit"))
+    free = select(func.greatest(func.least(slots - room.c.held, limit), 0)).scalar_subquery()
     # Read without a lock: a task that is locked is one of the first all the same.
-    seen = waiting.add_columns(_PLACE.label("place"), good.label("good")).limit(free).cte("seen")
+    seen = waiting.add_columns(_PLACE.label("place"), claimable.label("claimable")).limit(free).cte("seen")
     places = func.array(select(seen.c.place).scalar_subquery())
-    every = select(func.bool_and(seen.c.good)).scalar_subquery()
+    every = select(func.bool_and(seen.c.claimable)).scalar_subquery()
     # The guard again: of a task that was changed meanwhile it is the new row that is locked.
-    there = (_PLACE.op("=")(func.any(places)), every, *still, good)
+    there = (_PLACE.op("=")(func.any(places)), every, *still, claimable)
     picked = select(_PLACE.label("place")).where(*there).with_for_update(skip_locked=True).cte("picked")
     written = update.where(_PLACE.op("=")(func.any(func.array(select(picked.c.place).scalar_subquery()))))
     columns = [column.label(f"c{number}") for number, column in enumerate((*READ[:-1], _WHOLE))]
@@ -199,17 +199,17 @@ def _with_heads(query: Select[Any]) -> Select[Any]:
     )
 
 
-_ROOM: Final = ("key_", "most", "together", "least")
+_AHEAD: Final = ("key_", "slots", "batch", "if_full")
 
 
 @functools.cache
-def _lateral_with_room(count: Callable[[ColumnElement[str]], Select[Any]], query: PerKey) -> Select[Any]:
-    rooms = func.json_to_recordset(cast(bindparam("rooms", type_=Text), JSON))
-    columns = [column(name, Text if name == "key_" else BigInteger) for name in _ROOM]
-    keys = rooms.table_valued(*columns).render_derived(with_types=True)
+def _lateral_with_count(count: Callable[[ColumnElement[str]], Select[Any]], query: PerKey) -> Select[Any]:
+    aheads = func.json_to_recordset(cast(bindparam("aheads", type_=Text), JSON))
+    columns = [column(name, Text if name == "key_" else BigInteger) for name in _AHEAD]
+    keys = aheads.table_valued(*columns).render_derived(with_types=True)
     counted = count(keys.c.key_).lateral("counted")
-    free = func.least(keys.c.most - next(iter(counted.c)), keys.c.together)
-    found = query(keys.c.key_, case((free > 0, free + 1), else_=keys.c.least)).lateral("found")
+    free = func.least(keys.c.slots - next(iter(counted.c)), keys.c.batch)
+    found = query(keys.c.key_, case((free > 0, free + 1), else_=keys.c.if_full)).lateral("found")
     return select(keys.c.key_, counted, found).select_from(keys.join(counted, true()).outerjoin(found, true()))
 
 
@@ -370,37 +370,37 @@ class PostgresqlDialect(Dialect):
             written.update([row[0] for row in found])
         return written
 
-    def take_free(
+    def claim_free(
         self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
     ) -> list[Any]:
         taken: list[Any] = []
         for part in chunks(sorted(at)):
             rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
-            taken += run(connection, _take_free(update), {"waiting": rows, **values}).fetchall()
+            taken += run(connection, _claim_free(update), {"waiting": rows, **values}).fetchall()
         return taken
 
-    def take_first(
+    def claim_first_waiting(
         self,
         connection: Connection,
         held: Select[Any],
         waiting: Select[Any],
         still: tuple[ColumnElement[bool], ...],
-        good: ColumnElement[bool],
+        claimable: ColumnElement[bool],
         update: Update,
         values: Mapping[str, Any],
     ) -> tuple[int, int, list[Any]]:
-        rows = run(connection, _take_first(held, waiting, still, good, update), values).fetchall()
+        rows = run(connection, _claim_first_waiting(held, waiting, still, claimable, update), values).fetchall()
         return rows[0][0], rows[0][1], [row[2:] for row in rows if row[2] is not None]
 
-    def each_with_room(
+    def each_with_count(
         self,
         connection: Connection,
         count: Callable[[ColumnElement[str]], Select[Any]],
         query: PerKey,
-        rooms: Mapping[str, tuple[int, int, int]],
+        aheads: Mapping[str, tuple[int, int, int]],
     ) -> list[Any]:
-        rows = [dict(zip(_ROOM, (key, *room), strict=True)) for key, room in rooms.items()]
-        return list(run(connection, _lateral_with_room(count, query), {"rooms": json_text(rows)}).fetchall())
+        rows = [dict(zip(_AHEAD, (key, *ahead), strict=True)) for key, ahead in aheads.items()]
+        return list(run(connection, _lateral_with_count(count, query), {"aheads": json_text(rows)}).fetchall())
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])

@@ -114,8 +114,8 @@ _IS_PARKED: Final = TASKS.c.run_at >= literal_column(str(PARKED))
 
 
 @functools.cache
-def _first_waiting(waiting: Select[Any], good: ColumnElement[bool]) -> Select[Any]:
-    return waiting.add_columns(*TAKEN, good).limit(bindparam("free", type_=BigInteger))
+def _first_waiting(waiting: Select[Any], claimable: ColumnElement[bool]) -> Select[Any]:
+    return waiting.add_columns(*TAKEN, claimable).limit(bindparam("free", type_=BigInteger))
 
 
 _SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
@@ -206,20 +206,20 @@ class SqliteDialect(Dialect):
             for row in run(connection, _of_keys(query, order), {"keys": json_text(some), "limit_": limit}).fetchall()
         ]
 
-    def take_first(
+    def claim_first_waiting(
         self,
         connection: Connection,
         held: Select[Any],
         waiting: Select[Any],
         still: tuple[ColumnElement[bool], ...],
-        good: ColumnElement[bool],
+        claimable: ColumnElement[bool],
         update: Update,
         values: Mapping[str, Any],
     ) -> tuple[int, int, list[Any]]:
-        """Do so in three statements: no other transaction writes between them."""
+        """Do it in three statements: no other transaction writes between them."""
         ((count,),) = run(connection, held, values).fetchall()
-        free = max(0, min(values["most"] - count, values["limit"]))
-        found = run(connection, _first_waiting(waiting, good), {**values, "free": free}).fetchall() if free else []
+        free = max(0, min(values["slots"] - count, values["limit"]))
+        found = run(connection, _first_waiting(waiting, claimable), {**values, "free": free}).fetchall() if free else []
         rows = [row[:-1] for row in found] if all(row[-1] for row in found) else []
         self.set_on(connection, update, [row[0] for row in rows], values)
         return count, len(found), rows
