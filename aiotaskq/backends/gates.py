@@ -18,8 +18,8 @@ class Gates(ABC):
     The verbs on tasks do their part in the transaction that writes the tasks:
 
     - A push of parked tasks takes the bounds that they declare, and admits their gates at the latest ``pushed_at``. It
-      raises QueueFull, and writes nothing, if more tasks than ``max_waiting`` would then be waiting at a gate.
-      Follow-ups and callbacks are never refused: what they follow has happened.
+      raises QueueFull, and writes nothing, if more tasks than ``max_waiting`` would then be waiting at one of their
+      gates. Follow-ups and callbacks are never refused: what they follow has happened.
     - An update admits the gates of ``core.parking.gates_to_admit``, at the time of ``settled_at``. Where that is None
       it makes them due instead, and so does a delete.
     - To pause a queue parks its tasks that are ready at their first gates, and makes the gates due of which they had

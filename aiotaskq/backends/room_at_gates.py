@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, admit, declared
-from aiotaskq.core.parking import pushed_at, tokens
+from aiotaskq.core.parking import at_gate, passed, pushed_at, tokens
 from aiotaskq.core.task import Task
 
 
@@ -30,35 +30,60 @@ class Counts(Protocol):
         """Return those of these gates at which more tasks wait than its count."""
 
 
+class _Gate:
+    """A gate as it would be after a push, and how many tasks of the push would wait there."""
+
+    def __init__(self, gate: Gate, held: int, unstarted: int, waits: bool) -> None:
+        self.gate, self.held, self.unstarted, self.waits = gate, held, unstarted, waits
+        self.staying = 0
+
+    def passing(self, line: Sequence[Task], now: int) -> Sequence[Task]:
+        """Return those of these tasks that would pass, and count the others."""
+        found: Sequence[Task] = ()
+        if not self.waits and not self.staying:
+            due = sorted([task for task in line if (task.due_at or 0) <= pushed_at(task)], key=_order)
+            weights = [tokens(task, self.gate.key) for task in due]
+            count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
+            self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])
+            found = due[:count]
+        self.staying += len(line) - len(found)
+        return found
+
+
 def check_room(counts: Counts, tasks: Iterable[Task]) -> None:
     """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
     here: dict[str, list[Task]] = {}
+    bounds: dict[str, Bounds] = {}
+    now = 0
     for task in tasks:
-        if task.flow is not None and task.parked and task.gate is not None:
-            here.setdefault(task.gate, []).append(task)
+        if task.flow is not None:
+            now = max(now, pushed_at(task))
+            if task.parked and task.gate is not None:
+                here.setdefault(task.gate, []).append(task)
+                bounds.update(task.flow.gates)
     if not here:
         return
-    found = counts.stored(here)
-    gates: dict[str, Gate] = {}
-    max_waiting: dict[str, int] = {}
-    for key, line in here.items():
-        gates[key] = gate = declared(found.get(key, Gate(key=key)), _own(line[-1]), max(map(pushed_at, line)))
-        if gate.bounds.max_waiting is not None:
-            max_waiting[key] = gate.bounds.max_waiting
+    found = counts.stored(bounds)
+    stored = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
+    max_waiting = {key: bound for key, gate in stored.items() if (bound := gate.bounds.max_waiting) is not None}
     if not max_waiting:
         return
-    # Where tasks wait already, all new ones wait. Where none waits, some of the new ones may pass.
-    full = counts.with_more_waiting({key: max(0, bound - len(here[key])) for key, bound in max_waiting.items()})
-    waited, held = counts.with_more_waiting(dict.fromkeys(max_waiting, 0)), counts.held(max_waiting)
-    unstarted = counts.unstarted({key: gates[key].bounds.burst for key in max_waiting if gates[key].bounds.interval})
-    for key, bound in max_waiting.items():
-        line = here[key]
-        due = [tokens(task, key) for task in line if (task.due_at or 0) <= pushed_at(task)]
-        count = admit(gates[key], held[key], unstarted.get(key, 0), max(map(pushed_at, line)), due)[0]
-        if key in full if key in waited else len(line) - count > bound:
-            raise gate_full(key, bound)
+    held, waited = counts.held(bounds), counts.with_more_waiting(dict.fromkeys(bounds, 0))
+    unstarted = counts.unstarted({key: gate.bounds.burst for key, gate in stored.items() if gate.bounds.interval})
+    gates = {key: _Gate(gate, held[key], unstarted.get(key, 0), key in waited) for key, gate in stored.items()}
+    while here:
+        behind: dict[str, list[Task]] = {}
+        for key, line in here.items():
+            for task in gates[key].passing(line, now):
+                if (then := at_gate(onward := passed(task, now))) is not None:
+                    behind.setdefault(then, []).append(onward)
+        here = behind
+    room = {key: bound - gates[key].staying for key, bound in max_waiting.items()}
+    full = counts.with_more_waiting({key: count for key, count in room.items() if count >= 0})
+    for key, count in room.items():
+        if count < 0 or key in full:
+            raise gate_full(key, max_waiting[key])
 
 
-def _own(task: Task) -> Bounds:
-    assert task.flow is not None
-    return task.flow.gates[0][1]
+def _order(task: Task) -> tuple[int, int, int]:
+    return task.priority, task.due_at or 0, task.seq

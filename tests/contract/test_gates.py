@@ -16,7 +16,6 @@ from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import QueueFull
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, read
 
@@ -370,23 +369,6 @@ async def test_bounds_of_an_operator_stay_and_those_of_pushes_change(backend: Ba
     assert (await backend.gates.change("g", GateChange(declared=True), NOW + SECOND)).fixed is False
     await backend.push([gated(("g", CAP_2))])
     assert await counts(backend) == (2, 3)
-
-
-async def test_max_waiting_refuses_a_push_whole(backend: Backend) -> None:
-    bounds = Bounds(cap=1, max_waiting=1)
-    await backend.push([gated(("g", bounds)), gated(("g", bounds))])
-    other = new()
-    with pytest.raises(QueueFull, match="max_waiting=1"):
-        await backend.push([other, gated(("g", bounds))])
-    assert await backend.get([other.task_id]) == [None]
-    assert await counts(backend) == (1, 1)
-    (running,) = await claimed(backend)
-    await settled(backend, running)
-    await backend.push([gated(("g", bounds))])
-    assert await counts(backend) == (1, 1)
-    with pytest.raises(QueueFull):
-        await backend.push([gated(("new", bounds)) for _ in range(3)])
-    assert await backend.gates.find(["new"]) == []
 
 
 # ---- several gates ---------------------------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ class Touched(TouchedGates):
         new = [task for task in tasks if task.flow is not None and task.gate not in self._entered]
         super().pushed(new)
         if refused:
-            self._bounded.update([task.gate for task in new if task.parked and task.gate is not None])
+            parked = [task.flow for task in new if task.flow is not None and task.parked and task.gate is not None]
+            self._bounded.update([key for flow in parked for key, _ in flow.gates])
 
     def written(self, connection: Connection, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note written changes of tasks with gates, each as before and after, and remove the slots they give back."""

@@ -91,25 +91,69 @@ function admission.declare(never_refused)
     return a.seq < b.seq
   end
 
-  -- Return how many of these rows, which are the only ones at a gate, may pass it now.
-  local function count_passing(key, gate, ids)
-    local rows, weights, newest = {}, {}, 0
-    for i, id in ipairs(ids) do
-      local row = row_of(id)
-      local weight, due = gated.tokens(gated.place_of(row), key), tonumber(row.due) or tonumber(row.run_at)
-      rows[i] = {
-        priority = tonumber(match(row.lane, '^%-?%d+')), due = due, seq = tonumber(row.seq), at = pushed_at(row, due),
-        weight = weight,
-      }
+  -- Let the parked rows pass gate by gate, without a write, where no others wait. Return a gate where more than may
+  -- would wait then, and how many may.
+  local function find_full(keys)
+    local found, order, level = {}, {}, {}
+    local function state_of(key)
+      local state = found[key]
+      if not state then
+        local gate = tools.gate_of(key)
+        state = {
+          gate = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}, held = gated.count_slots(key),
+          unstarted = tonumber(call('HGET', root .. 'unstarted', key) or 0), waiting = tools.count_waiting(key),
+          staying = 0,
+        }
+        found[key], order[#order + 1] = state, key
+      end
+      return state
     end
-    table.sort(rows, first_to_pass)
-    for _, row in ipairs(rows) do
-      if row.due <= row.at then weights[#weights + 1] = row.weight end
-      newest = math.max(newest, row.at)
+    for n, key in ipairs(keys) do
+      local rows = {}
+      for i, id in ipairs(arrived[key]) do
+        local row = row_of(id)
+        local place, due = gated.place_of(row), tonumber(row.due) or tonumber(row.run_at)
+        rows[i] = {
+          keys = place.keys, place = place, priority = tonumber(match(row.lane, '^%-?%d+')), due = due,
+          seq = tonumber(row.seq), at_once = due <= pushed_at(row, due),
+        }
+        for number, each in ipairs(place.keys) do
+          state_of(each)
+          if each == key then rows[i].number = number end
+        end
+      end
+      level[n] = {key = key, rows = rows}
     end
-    local held, unstarted = gated.count_slots(key), call('HGET', root .. 'unstarted', key) or 0
-    local copy = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}
-    return rule.admit(copy, held, tonumber(unstarted), newest, weights)
+    while level[1] do
+      local behind, lines = {}, {}
+      for _, line in ipairs(level) do
+        local state, due, weights = state_of(line.key), {}, {}
+        if state.waiting == 0 and state.staying == 0 then
+          for _, row in ipairs(line.rows) do
+            if row.at_once then due[#due + 1] = row end
+          end
+          table.sort(due, first_to_pass)
+          for i, row in ipairs(due) do weights[i] = gated.tokens(row.place, line.key) end
+        end
+        local count = due[1] and rule.admit(state.gate, state.held, state.unstarted, latest, weights) or 0
+        for i = 1, count do
+          local row = due[i]
+          row.number, state.unstarted = row.number + 1, state.unstarted + weights[i]
+          local key = row.keys[row.number]
+          if key and not lines[key] then
+            lines[key] = {key = key, rows = {}}
+            behind[#behind + 1] = lines[key]
+          end
+          if key then table.insert(lines[key].rows, row) end
+        end
+        state.held, state.staying = state.held + count, state.staying + #line.rows - count
+      end
+      level = behind
+    end
+    for _, key in ipairs(order) do
+      local state, most = found[key], found[key].gate.bounds.max_waiting
+      if most and state.waiting + state.staying > most then return key, string.format('%.0f', most) end
+    end
   end
 
   local keys, texts = {}, read_fields('gates', named)
@@ -117,7 +161,7 @@ function admission.declare(never_refused)
     tools.gate_of(key, texts[i])
     if arrived[key] then keys[#keys + 1] = key end
   end
-  local many = #keys > MANY
+  local many, bounded = #keys > MANY, false
   for _, key in ipairs(named) do
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and declared[key] ~= gate.bounds and rule.bounds_text(declared[key]) ~= gate.text
@@ -128,15 +172,12 @@ function admission.declare(never_refused)
       gated.made_due = true
     end
     tools.save_gate(key, gate, other or not known)
+    bounded = bounded or gate.bounds.max_waiting
   end
-  for _, key in ipairs(keys) do
-    local ids, gate = arrived[key], tools.gate_of(key)
-    local most = gate.bounds.max_waiting
-    if most and not never_refused then
-      local waiting = tools.count_waiting(key)
-      local count = waiting == 0 and count_passing(key, gate, ids) or 0
-      if waiting + #ids - count > most then return key, string.format('%.0f', most) end
-    end
-    if not many then gated.touch(key, latest) end
+  if bounded and not never_refused then
+    local full, most = find_full(keys)
+    if full then return full, most end
   end
+  if many then return nil end
+  for _, key in ipairs(keys) do gated.touch(key, latest) end
 end

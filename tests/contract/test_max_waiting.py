@@ -1,0 +1,90 @@
+"""``max_waiting`` on each store: a push after which more tasks would wait at a gate is refused, and not written."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from msgspec.structs import asdict, replace
+
+from aiotaskq.backends.base import Backend
+from aiotaskq.core.gate import Bounds, GateChange
+from aiotaskq.errors import QueueFull
+from tests.contract.test_gates import CAP_1, MINUTE, claimed, counts, gated, settled
+from tests.support.rows import NOW, new
+
+
+async def test_max_waiting_refuses_a_push_whole(backend: Backend) -> None:
+    bounds = Bounds(cap=1, max_waiting=1)
+    await backend.push([gated(("g", bounds)), gated(("g", bounds))])
+    other = new()
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.push([other, gated(("g", bounds))])
+    assert await backend.get([other.task_id]) == [None]
+    assert await counts(backend) == (1, 1)
+    (running,) = await claimed(backend)
+    await settled(backend, running)
+    await backend.push([gated(("g", bounds))])
+    assert await counts(backend) == (1, 1)
+    with pytest.raises(QueueFull):
+        await backend.push([gated(("new", bounds)) for _ in range(3)])
+    assert await backend.gates.find(["new"]) == []
+
+
+async def test_max_waiting_counts_at_each_gate_of_a_pushed_task(backend: Backend) -> None:
+    wide = ("all", Bounds(cap=1, max_waiting=1))
+    await backend.push([gated(("tenant:a", CAP_1), wide), gated(("tenant:b", CAP_1), wide)])
+    assert await counts(backend, "all") == (1, 1)
+    other = new()
+    with pytest.raises(QueueFull, match="limit 'all': more than max_waiting=1"):
+        await backend.push([other, gated(("tenant:c", CAP_1), wide)])
+    assert await backend.get([other.task_id]) == [None]
+    assert await backend.gates.find(["tenant:c"]) == []
+    await backend.push([gated(("tenant:b", CAP_1), wide)])  # which waits at its first gate
+    assert (await counts(backend, "tenant:b"), await counts(backend, "all")) == ((1, 1), (1, 1))
+    wide = ("others", Bounds(cap=1, max_waiting=1))
+    with pytest.raises(QueueFull, match="'others'"):
+        await backend.push([gated((f"tenant:{name}", CAP_1), wide) for name in "xyz"])
+    await backend.push([gated((f"tenant:{name}", CAP_1), wide) for name in "xy"] + [gated(("tenant:x", CAP_1), wide)])
+    assert (await counts(backend, "tenant:x"), await counts(backend, "others")) == ((1, 1), (1, 1))
+
+
+async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -> None:
+    random = Random(15)
+    refused = 0
+    for number in range(20):
+        keys = [f"{number}:{name}" for name in "abc"]
+        bounds = [
+            Bounds(
+                cap=random.choice([0, 1, 3, None]), interval=random.choice([None, MINUTE]), burst=random.randint(1, 3)
+            )
+            for _ in keys
+        ]
+        most = [random.choice([None, 0, 1, 2]) for _ in keys]
+        for _ in range(3):
+            picked = [
+                [place for place in range(3) if random.random() < 0.6] or [2] for _ in range(random.randint(1, 4))
+            ]
+            some = {"priority": random.randint(1, 2), "weight": random.randint(1, 2)}
+            tasks = [
+                gated(*[(keys[place], replace(bounds[place], max_waiting=most[place])) for place in places], **some)
+                for places in picked
+            ]
+            try:
+                await backend.push(tasks)
+                wrong = False
+            except QueueFull:
+                refused += 1
+                for place in range(3):  # an operator's bounds, which those of tasks do not replace
+                    await backend.gates.change(keys[place], GateChange(bounds=asdict(bounds[place])), NOW)
+                await backend.push(tasks)
+                wrong = True
+            found = {state.gate.key: state.waiting for state in await backend.gates.find(keys)}
+            here = {keys[place] for places in picked for place in places}
+            full = [
+                key for key, bound in zip(keys, most, strict=True) if bound is not None and found.get(key, 0) > bound
+            ]
+            assert bool(here & set(full)) == wrong, (number, picked)
+            if wrong:
+                break
+    assert 3 < refused < 20
