@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.coded import encoded
+from aiotaskq.core.coded import anew, encoded
+from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import Member, Tally, after_parents, callback_of, counted, grown, tally_of, waiting
 from aiotaskq.core.webhooks import messages
 
@@ -146,12 +147,28 @@ class Groups(ABC):
     async def purge(self, before: int, limit: int) -> int:
         """Delete up to ``limit`` groups that ended before that instant, and their lists of members; return how many."""
 
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        """Write the callbacks of these groups anew with the codec.
+
+        Return of how many groups they were written, and the ids of those of which one cannot be decoded: they stay.
+        Raises NotSupported where there is no codec.
+        """
+        raise NotSupported("recode: these groups have no codec; give the TaskQ one, on a durable store")
+
     @abstractmethod
     async def mend(self, now: int) -> int:
         """Recount the unfinished members of each group, and parents of each child; return how many counts were wrong.
 
         For rows that other programs deleted. What ends by it ends as if the missing tasks had been cancelled.
         """
+
+
+def recoded_group(group: GroupState, codec: Codec) -> GroupState | None:
+    """Return a group with its callbacks written anew with the codec; None if one cannot be decoded."""
+    then = None if group.then is None else anew(group.then, codec)
+    on_failure = None if group.on_failure is None else anew(group.on_failure, codec)
+    lost = (group.then is not None and then is None) or (group.on_failure is not None and on_failure is None)
+    return None if lost else replace(group, then=then, on_failure=on_failure)
 
 
 def encoded_plan(plan: Plan, codec: Codec | None) -> Plan:

@@ -216,9 +216,9 @@ def _say_copied(done: Copied) -> None:
     "recode",
     cls=Command,
     help=tr(
-        "Write the params, progress, results, attempts and steps of all tasks, the events, and the params of "
-        "schedules, anew with the codec of your application, as after a new key. Workers may go on. It is safe to "
-        "repeat."
+        "Write the params, progress, results, attempts and steps of all tasks, the callbacks of groups, the "
+        "events, and the params of schedules, anew with the codec of your application, as after a new key. "
+        "Workers may go on. It is safe to repeat."
     ),
     short_help=tr("Write all rows anew with the application's codec."),
 )
@@ -264,9 +264,10 @@ def recode(
 def _say_recoded(done: Recoded) -> None:
     echo(
         tr(
-            "written anew: tasks {tasks}, steps {steps}, events {events}, schedules {schedules}",
+            "written anew: tasks {tasks}, steps {steps}, groups {groups}, events {events}, schedules {schedules}",
             tasks=f"{done.tasks:,}",
             steps=f"{done.steps:,}",
+            groups=f"{done.groups:,}",
             events=f"{done.events:,}",
             schedules=f"{done.schedules:,}",
         )

@@ -98,6 +98,12 @@ def decoded(task: Task, codec: Codec | None) -> Task:
     return replace(task, **fields, coded=left or None, undecodable=other or problem)
 
 
+def anew(task: Task, codec: Codec) -> Task | None:
+    """Return the task with its coded columns written anew with the codec; None if one of them cannot be decoded."""
+    plain = decoded(task, codec)
+    return None if plain.coded else encoded(plain, codec)
+
+
 def verbatim(task: Task) -> Task:
     """Return the task with its coded texts in their fields, as raw JSON that an encoder writes as it is."""
     texts = {name: msgspec.Raw(text.encode()) for name, text in (task.coded or {}).items()}

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import TaskFilter
@@ -18,12 +19,14 @@ PAUSE = 0.2  # seconds
 
 
 class Recoded(msgspec.Struct):
-    """The result: rows and steps written, those that could not be decoded, and rows that others held all the time."""
+    """The result: what was written, what could not be decoded, and rows that others held all the time."""
 
     tasks: int = 0
     schedules: int = 0
     steps: int = 0
     events: int = 0
+    groups: int = 0
+    """Those with callbacks."""
     undecodable: list[str] = []
     locked: list[str] = []
     last: str | None = None
@@ -31,7 +34,8 @@ class Recoded(msgspec.Struct):
 
 
 async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callable[[int, int], None]) -> None:
-    """Rewrite all tasks of the backend behind ``done.last`` with their steps, then its events and its schedules.
+    """Rewrite all tasks of the backend behind ``done.last`` with their steps, then its groups, events and
+    schedules.
 
     ``done`` says what was done. Rows that are pushed meanwhile have the present codec already. ``progress`` is called
     with how many tasks were looked at, and of how many. Raises NotSupported where the store has no codec, and
@@ -54,10 +58,24 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
         done.last = page[-1]
         looked += len(page)
         progress(looked, max(total, looked))
+    await _recode_groups(backend.groups, done)
     if backend.steps is not None:
         await _recode_events(backend.steps, clock, done)
     if backend.schedules is not None:
         await recode_schedules(backend.schedules, clock, done)
+
+
+async def _recode_groups(groups: Groups, done: Recoded) -> None:
+    """Rewrite the callbacks of all groups, also of those that have ended: a retry lets them call back again."""
+    page: list[str] = []
+    while True:
+        kept = [group.group_id for group in await groups.get(page) if group is not None]
+        page = [group.group_id for group in await groups.find(CHUNK, after=kept[-1] if kept else None)]
+        if not page:
+            return
+        count, left = await groups.recode(page)
+        done.groups += count
+        done.undecodable += left
 
 
 async def _recode_events(store: Steps, clock: Clock, done: Recoded) -> None:

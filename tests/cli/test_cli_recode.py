@@ -34,7 +34,7 @@ def test_rows_are_written_anew(cli: Cli) -> None:
     cli.monkeypatch.delitem(sys.modules, "vault", raising=False)
     assert "there is no file" in cli.fails("db", "recode", "vault:tq")
     task_id = fill(prepared(cli.home / "app.db"), "old")
-    assert cli.out("db", "recode", "vault:tq") == "written anew: tasks 120, steps 0, events 0, schedules 1\n"
+    assert cli.out("db", "recode", "vault:tq") == "written anew: tasks 120, steps 0, groups 0, events 0, schedules 1\n"
     assert cli.json("db", "check", "--db", "sqlite:///app.db")["invalid_rows"] == []
     found = cli.json("db", "recode", "vault:tq", "--after", task_id)
     assert (found["tasks"], found["schedules"], found["undecodable"], found["locked"]) == (20, 1, [], [])
@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_decoded_are_counted(cli: Cli) -> None:
     fill(prepared(cli.home / "app.db"), "lost")
     code, out, _ = cli.run("db", "recode", "vault:tq")
     lines = out.splitlines()
-    assert code == 1 and lines[0] == "written anew: tasks 0, steps 0, events 0, schedules 0"
+    assert code == 1 and lines[0] == "written anew: tasks 0, steps 0, groups 0, events 0, schedules 0"
     assert lines[1].startswith("not decodable, kept as they are: 121 (") and lines[1].endswith("…)")
     assert "has no codec" in cli.fails("db", "recode", "vault:plain")
     assert "is not MODULE:TQ" in cli.fails("db", "recode", "vault", code=2)

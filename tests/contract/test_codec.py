@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from msgspec.structs import replace
 from sqlalchemy import text
 
 from aiotaskq.app.taskq import TaskQ
@@ -18,7 +19,9 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.codec import Codec
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, Requeued, settle
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskFailed
 from aiotaskq.runtime.copy import copy
@@ -280,6 +283,34 @@ async def test_all_rows_are_written_with_the_new_key(opened: Opened) -> None:
     assert (await recoded(await opened(Keyed("new")))).tasks == 5, "it is safe to repeat"
     newest = await only_new.find(TaskFilter(), 2)
     assert (await recoded(await opened(Keyed("new")), last=newest[-1].task_id)).tasks == 3, "and to continue"
+
+
+async def test_callbacks_of_groups_are_written_with_the_new_key(opened: Opened) -> None:
+    old = await opened(Keyed("old"))
+    callback = new(type="then", params=PARAMS, seq=NOW)
+    alert = new(type="alert", params=PARAMS, seq=NOW)
+    done, fails = (Outline(group_id=new_id(), nodes=(), then=callback, on_failure=alert) for _ in range(2))
+    for made, name in ((done, "completes"), (fails, "fails")):
+        assert await old.groups.push(plan(replace(made, nodes=(Node("0", new(type=name)),)), NOW))
+    member = new(queue="other")
+    lost = Outline(group_id=new_id(), nodes=(Node("0", member),), then=callback)
+    assert await (await opened(Keyed("lost"))).groups.push(plan(lost, NOW))
+    assert await old.groups.push(plan(Outline(group_id=new_id(), nodes=(Node("0", new(queue="other")),)), NOW))
+    both = await opened(Keyed("new", "old"))
+    answer = await recoded(both)
+    assert (answer.groups, answer.undecodable) == (2, [member.task_id, lost.group_id]), "one has no callback"
+    assert await both.groups.recode([]) == await both.groups.recode(["none"]) == (0, [])
+    backend = await opened(Keyed("new"))
+    for task in await backend.claim("o", NOW, 9, queues=["default"], lease_until=LEASE):
+        end = Completed(None) if task.type == "completes" else Failed("no", retryable=False)
+        assert await backend.update([Change(task, settle(task, end, NOW))]) == [True]
+    called = await backend.claim("o", NOW, 9, queues=["default"], lease_until=LEASE)
+    found = {task.type: (task.params, task.undecodable) for task in called}
+    assert found == {"then": (PARAMS, None), "alert": (PARAMS, None)}
+    (group,) = await backend.groups.get([lost.group_id])
+    assert group is not None and group.then is not None and group.then.coded, "what cannot be decoded stays"
+    with pytest.raises(NotSupported, match="have no codec"):
+        await (await opened(None)).groups.recode([lost.group_id])
 
 
 async def test_what_cannot_be_decoded_stays(opened: Opened) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
-from aiotaskq.backends.groups import Followed, Groups, encoded_plan
+from aiotaskq.backends.groups import Followed, Groups, encoded_plan, recoded_group
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -149,6 +149,26 @@ class RedisGroups(Groups):
     async def purge(self, before: int, limit: int) -> int:
         return int(await self._redis.run(scripts.GROUPS_PURGE, before, limit))
 
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        if (codec := self.codec) is None:
+            return await super().recode(ids)
+        written, left = 0, []
+        changes: list[bytes | str] = []
+        callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *ids) if ids else ()
+        for group_id, words in zip(ids, callbacks, strict=True):
+            if words is None:
+                continue
+            then, on_failure = _callbacks(words)
+            group = recoded_group(GroupState(group_id=group_id, then=then, on_failure=on_failure), codec)
+            if group is None:
+                left.append(group_id)
+            else:
+                changes += (group_id, words, _templates(group))
+                written += 1
+        if changes:  # a group that was deleted meanwhile stays deleted
+            await self._redis.run(scripts.STEPS_RECODE, "groups:then", *changes, repeatable=True)
+        return written, left
+
     async def mend(self, now: int) -> int:
         wrong = 0
         last: bytes | str = ""
@@ -219,7 +239,7 @@ def _group_words(plan: Plan) -> Iterator[tuple[Any, ...]]:
     for group in plan.groups:
         inside = _text(inner[group.group_id]) if group.group_id in inner else ""
         has_callback = group.then is not None or group.on_failure is not None
-        callbacks = _text([*_template(group, group.then), *_template(group, group.on_failure)]) if has_callback else ""
+        callbacks = _templates(group) if has_callback else ""
         sums = (_text(group.usage) if group.usage else "", _text(group.budget) if group.budget else "")
         yield group.group_id, _state(group), inside, callbacks, *sums, members[group.group_id]
 
@@ -231,6 +251,18 @@ def _state(group: GroupState) -> str:
         f"{int(group.cancel_requested)} {'-' if group.ended_at is None else group.ended_at} {group.created_at:020d} "
         f"{_text(_Origin(group.name, group.parent_id))}"
     )
+
+
+def _templates(group: GroupState) -> str:
+    return _text([*_template(group, group.then), *_template(group, group.on_failure)])
+
+
+def _callbacks(words: bytes | None) -> tuple[Task | None, Task | None]:
+    """Return the callbacks of a group from what ``_templates`` has made of them."""
+    if words is None:
+        return None, None
+    texts = _texts(words)
+    return _task(texts[2]) if texts[2] else None, _task(texts[5]) if texts[5] else None
 
 
 def _template(group: GroupState, task: Task | None) -> tuple[str, str, str]:
@@ -247,7 +279,7 @@ def _group(
 ) -> GroupState:
     total, remaining, failed, cancelled, generation, cancel, ended, created, origin = state.split(b" ", 8)
     known = _origin(origin)
-    words = ["", "", "", "", "", ""] if callbacks is None else _texts(callbacks)
+    then, on_failure = _callbacks(callbacks)
     return GroupState(
         group_id=group_id,
         name=known.name,
@@ -257,8 +289,8 @@ def _group(
         cancelled=int(cancelled),
         generation=int(generation),
         parent_id=known.parent_id,
-        then=_task(words[2]) if words[2] else None,
-        on_failure=_task(words[5]) if words[5] else None,
+        then=then,
+        on_failure=on_failure,
         usage={} if usage is None else decode_usage(usage),
         budget={} if budget is None else decode_usage(budget),
         cancel_requested=cancel == b"1",

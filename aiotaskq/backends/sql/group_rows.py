@@ -30,10 +30,12 @@ c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
 _COUNTS = ("total", "remaining", "failed", "cancelled", "generation", "cancel_requested", "ended_at")
 _WRITE = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _COUNTS})
+_CALLBACKS = ("then_task", "failure_task")
+_CALL = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _CALLBACKS})
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 _MOVE = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
 _SUMS = ("usage", "budget")
-_NAMES = ("group_id", "name", *_COUNTS, "parent_id", "then_task", "failure_task", "created_at", *_SUMS)
+_NAMES = ("group_id", "name", *_COUNTS, "parent_id", *_CALLBACKS, "created_at", *_SUMS)
 
 
 def to_group(row: Any) -> GroupState:
@@ -51,11 +53,21 @@ def to_group(row: Any) -> GroupState:
 
 def add_group(connection: Connection, group: GroupState) -> bool:
     """Insert a group; return False if there is one with its id."""
-    texts = (None if task is None else json_text(task) for task in (group.then, group.on_failure))
     counts = (getattr(group, name) for name in _COUNTS)
     sums = (json_text(found) if (found := getattr(group, name)) else None for name in _SUMS)
-    row = (group.group_id, group.name, *counts, group.parent_id, *texts, group.created_at, *sums)
+    row = (group.group_id, group.name, *counts, group.parent_id, *_texts(group), group.created_at, *sums)
     return insert_new(connection, GROUPS, _NAMES, [row]) == 1
+
+
+def write_callbacks(connection: Connection, groups: Sequence[GroupState]) -> None:
+    """Write the callbacks of groups anew."""
+    if groups:
+        rows = [{"b_id": each.group_id, **dict(zip(_CALLBACKS, _texts(each), strict=True))} for each in groups]
+        connection.execute(_CALL, rows)
+
+
+def _texts(group: GroupState) -> list[str | None]:
+    return [None if task is None else json_text(task) for task in (group.then, group.on_failure)]
 
 
 def add_members(connection: Connection, members: Iterable[Member]) -> None:

@@ -17,6 +17,7 @@ from aiotaskq.backends.groups import (
     add_tasks,
     encoded_plan,
     flag_cancelled,
+    recoded_group,
     replace_budget,
     to_children,
     to_groups,
@@ -30,7 +31,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_statements import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group
+from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group, write_callbacks
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
@@ -191,6 +192,20 @@ class SqlGroups(Groups):
                 connection.execute(delete(GATES).where(GATES.c.key.in_(list(map(budget_gate, ids)))))
                 count += connection.execute(delete(GROUPS).where(g.group_id.in_(ids))).rowcount
             return count
+
+        return await self._database.write(body)
+
+    async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
+        if (codec := self.codec) is None:
+            return await super().recode(ids)
+
+        def body(connection: Connection) -> tuple[int, list[str]]:
+            found = GroupRows(connection, Touched(), push).groups(sorted(ids))
+            groups = [group for group in found.values() if group.then is not None or group.on_failure is not None]
+            anew = [(group, recoded_group(group, codec)) for group in groups]
+            written = [group for _, group in anew if group is not None]
+            write_callbacks(connection, written)
+            return len(written), [group.group_id for group, new in anew if new is None]
 
         return await self._database.write(body)
 
