@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, select, text
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.rows import GATES, TASKS
 from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
@@ -32,16 +33,26 @@ def server(sql_store: Store) -> Store:
 
 
 @contextlib.contextmanager
-def locked(store: Store, task: Task) -> Iterator[Any]:
-    """A transaction that holds the row, as ``complete(session=...)`` leaves it until its commit."""
+def holding(store: Store, query: Any) -> Iterator[Any]:
+    """A transaction that has locked the rows of a query."""
     engine = sync_engine(store.url)
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT 1 FROM task_queue WHERE task_id = :i FOR UPDATE"), {"i": task.task_id})
+            connection.execute(query.with_for_update()).all()
             yield connection
             connection.rollback()
     finally:
         engine.dispose()
+
+
+def locked(store: Store, task: Task) -> contextlib.AbstractContextManager[Any]:
+    """A transaction that holds the row, as ``complete(session=...)`` leaves it until its commit."""
+    return holding(store, select(TASKS.c.task_id).where(TASKS.c.task_id == task.task_id))
+
+
+def locked_gate(store: Store, key: str) -> contextlib.AbstractContextManager[Any]:
+    """A transaction that admits this gate."""
+    return holding(store, select(GATES.c.key).where(GATES.c.key == key))
 
 
 async def three(store: Store) -> list[Task]:
@@ -172,6 +183,49 @@ async def test_a_slot_goes_to_the_next_where_the_first_is_locked(server: Store) 
             assert await backend.exchange([_done(running[0])], "o", NOW, 9, lease_until=LEASE) == ([True], [])
     await backend.gates.admit(NOW + SECOND, 9)
     assert ids(await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE)) == [tasks[1].task_id]
+
+
+def at(*keys: str, number: int = 0) -> Task:
+    """A task parked at the first of these gates, each with one slot."""
+    flow = Flow(gates=tuple((key, Bounds(cap=1)) for key in keys))
+    return parked(new(flow=flow, seq=NOW + number), NOW)
+
+
+async def test_a_gate_that_another_transaction_has_locked_is_admitted_when_it_is_free(server: Store) -> None:
+    backend, first, second = server.backend, at("near"), at("near", "far", number=1)
+    await backend.push([first, second])
+    running = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    assert ids(running) == [first.task_id]
+    with locked_gate(server, "far") as connection:
+        # The second task passes the near gate, and comes to the far one, which this transaction has not locked.
+        update = asyncio.create_task(backend.update([_done(running[0])]))
+        await asyncio.wait([update], timeout=0.2)
+        assert not update.done()
+        connection.rollback()
+        async with asyncio.timeout(within(10)):
+            assert await update == [True]
+    assert ids(await backend.claim("o", NOW, 9, lease_until=LEASE)) == [second.task_id]
+
+
+@pytest.mark.parametrize("work", ["a push", "the end of a task", "the ends of two tasks"])
+async def test_gates_are_locked_in_the_order_of_their_keys(server: Store, work: str) -> None:
+    # Else two transactions could wait for each other.
+    backend, two = server.backend, [at("z"), at("a", number=1)]
+    tasks = [at("z", "a")] if work == "the end of a task" else two
+    await backend.push(tasks)
+    running = await backend.claim("o", NOW, 9, lease_until=LEASE)
+    assert len(running) == len(tasks)
+    with locked_gate(server, "a") as connection:
+        ends = [_done(task) for task in running]
+        waiting: asyncio.Task[object]
+        waiting = asyncio.create_task(backend.push([at("z"), at("a")]) if work == "a push" else backend.update(ends))
+        await asyncio.wait([waiting], timeout=0.2)
+        assert not waiting.done()
+        free = select(GATES.c.key).where(GATES.c.key == "z").with_for_update(skip_locked=True)
+        assert connection.execute(free).scalars().all() == ["z"]
+        connection.rollback()
+        async with asyncio.timeout(within(10)):
+            await waiting
 
 
 def _done(task: Task) -> Change:
