@@ -1,7 +1,7 @@
-"""Pushes and ends of tasks that only wait for a slot: what a database is told that hands slots on in one statement.
+"""The short path at gates, for databases with the functions of gates: pushes and ends of tasks in one statement each.
 
-Which tasks may pass is a comparison of numbers then, which the functions of the database do. Of anything else, such as
-a rate or a task that waits for its due time, ``admission`` decides.
+It is for tasks with one gate that only wait for a slot. Which of them may pass is then a comparison of numbers, which
+the functions do. ``admission`` decides on all else, such as a rate or a task that is not due.
 """
 
 from __future__ import annotations
@@ -18,45 +18,48 @@ from aiotaskq.core.task import Task
 
 
 class Entering(NamedTuple):
-    """A push of tasks of which each waits at one gate, or at none."""
+    """The arguments of a push on the short path: each task waits at one gate, or has none."""
 
     gates: str
     """The gates with the bounds that the push declares, as JSON."""
     at: int
-    """When it was pushed, in microseconds UTC."""
+    """The latest instant of a push among the tasks, in microseconds UTC."""
     ranks: Sequence[int | None]
-    """By task, its place among those of the push at its gate, from 1 on."""
+    """By task, its place in claim order among the new tasks at its gate, from 1 on; None for a task without a gate."""
     shared: Sequence[bool]
     """By task, whether its gate is a fair share."""
 
 
 class Ending(NamedTuple):
-    """Runs that have completed, of tasks of which each has one gate, or none."""
+    """The arguments of a write of ends on the short path: runs that have completed, of tasks with one gate or none."""
 
     group: Group
     gates: str
-    """The gates whose slots are free then, with the flows of those tasks, as JSON."""
+    """The gates whose slots become free, as JSON, each with the flow of a task that has ended there.
+
+    A waiting task with the same flow has only this gate, too; a task with another flow is left to ``admission``.
+    """
     bounds: Mapping[str, Bounds]
-    """The bounds of these gates if they do not exist."""
+    """The bounds to make these gates with if they do not exist."""
     at: int
     """When the last one ended, in microseconds UTC."""
 
 
 class Ended(NamedTuple):
-    """What has become of these."""
+    """The answer to ``Ending``."""
 
     written: Collection[str]
     """The ids of the tasks that were written."""
     rows: Sequence[Any]
     """The claimed tasks, as rows of ``READ``."""
     missed: Sequence[str] | None
-    """Gates at which more has to be looked at before anything else is claimed; None if that is not so."""
+    """Gates that ``admission`` has to admit before anything else is claimed; None if there is nothing of that."""
     more: bool
     """Whether tasks have become ready that were not claimed."""
 
 
 def entering(tasks: Sequence[Task]) -> Entering | None:
-    """Return what a push of these tasks is; None if ``admission`` has to look at it."""
+    """Return the arguments of a push of these tasks; None if the short path is not for them."""
     gates: dict[str, Bounds] = {}
     lines: dict[str, list[int]] = {}
     line: list[int] = []
@@ -69,7 +72,7 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
         flow, due_at = task.flow, task.due_at
         if flow is None:
             continue
-        if flow is not known:  # those of a push often have one flow
+        if flow is not known:  # the tasks of a push often share one flow
             gate = _only_gate(flow)
             if gate is None:
                 return None
@@ -95,7 +98,7 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
 
 
 def ending(changes: Sequence[Change]) -> Ending | None:
-    """Return what these changes are; None if ``admission`` has to look at them."""
+    """Return the arguments of a write of these changes; None if the short path is not for them."""
     gates: dict[str, dict[str, Any]] = {}
     known: dict[str, Bounds] = {}
     last: Flow | None = None

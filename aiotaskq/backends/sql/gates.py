@@ -97,8 +97,8 @@ class SqlGates(Gates):
     ) -> tuple[T, list[Task], Collection[str] | None]:
         """Run a body in a transaction, admit the gates that it touches, and claim.
 
-        Return the answer of the body, what was claimed, and the ids of the tasks that have become ready at gates; None
-        if others may have, too.
+        Return the answer of the body, the claimed tasks, and the ids of the tasks that have become ready at gates. None
+        instead of these ids means that other tasks may have become ready, too.
         """
 
         def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], Touched]:
@@ -120,9 +120,10 @@ class SqlGates(Gates):
         return self._functions
 
     async def enter(self, tasks: Sequence[Task], entering: Entering, notify: tuple[str, str] | None) -> tuple[int, int]:
-        """Insert new tasks, of which the first ones pass their gates, and send a notification if some have.
+        """Insert new tasks, let the first ones pass their gates, and send the notification if a task is ready.
 
-        Return how many are inserted, and how many of them are ready. None is where more has to be looked at.
+        Return how many tasks are inserted, and how many of them are ready. No task is inserted where more than slots
+        decides at a gate: then ``write`` has to push them.
         """
         dialect, (names, columns) = self._database.dialect, filled(*new_rows(tasks))
         # A push that is repeated is the same push, whether or not the first one was committed.
@@ -133,9 +134,10 @@ class SqlGates(Gates):
     async def end(
         self, ending: Ending, at: int, claim: Claim | None = None
     ) -> tuple[Collection[str], list[Task], Collection[str] | None] | None:
-        """Write what has ended, hand the slots on, and claim; return as ``write`` the ids of the tasks written.
+        """Write ends of tasks, hand their slots on, and claim.
 
-        None, and nothing is written, where more has to be looked at.
+        Return the ids of the written tasks, the claimed tasks, and the ids of tasks that have become ready, as
+        ``write``. None, and nothing is written, where more than slots decides at a gate: then ``write`` has to do it.
         """
         dialect, given = self._database.dialect, claim or Claim("", at, 0, None, None)
 
@@ -154,7 +156,7 @@ class SqlGates(Gates):
         try:
             admitted, more = await self._database.write(lambda c: _look_again(c, known, at, rest))
         except AiotaskqError:
-            self._listeners.notify(GATES)  # these are due
+            self._listeners.notify(GATES)  # the missed gates are due: a sweep admits them
             return ended.written, tasks, None
         await self._after(admitted)
         return ended.written, tasks + more, None if ended.more else admitted.ready
@@ -177,7 +179,7 @@ class SqlGates(Gates):
         try:
             admitted = await self._database.write(body)
         except AiotaskqError:
-            return None  # what was written before is committed; these gates are mended
+            return None  # the first transaction is committed; ``mend`` finds these gates
         self._listeners.notify(READY)
         return admitted
 
@@ -244,9 +246,9 @@ def _look_again(
 
 
 def _claimed(connection: Connection, claim: Claim, admitted: Admitted | None) -> list[Task]:
-    """Claim the rest, after an admission that may have claimed some."""
+    """Claim, after an admission that may have claimed some tasks; return all that are claimed."""
     taken = [] if admitted is None else claim.tasks(connection, admitted.claimed)
-    # Where it has, nothing else was ready.
+    # An admission claims only where nothing else is ready.
     if admitted is not None and taken and (len(taken) == len(admitted.ready) or len(taken) == claim.limit):
         return taken
     heads = None if admitted is None or admitted.heads is None else due_of(admitted.heads, claim.now)
