@@ -336,9 +336,9 @@ class MariaDB(Server):
 
     def _options(self) -> list[str]:
         options = ["--no-defaults", f"--datadir={self.folder / 'data'}", "--log-warnings=0"]
-        # Its own, for a server that starts removes the temporary tables there: those of every other server, too.
-        options.append(f"--tmpdir={self.folder / 'tmp'}")
-        options += ["--innodb-buffer-pool-size=64M", "--innodb-log-file-size=32M"]
+        options.append(f"--tmpdir={self.folder / 'tmp'}")  # its own: a start removes the temporary tables there
+        cache, log = ("1G", "96M") if self.durable else ("64M", "32M")  # a durable one is measured with large tables
+        options += [f"--innodb-buffer-pool-size={cache}", f"--innodb-log-file-size={log}"]
         if os.geteuid() == 0:
             options.append("--user=root")
         return [self._binary, *options]
