@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ class Redacted(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         shown: list[tuple[str, Any]] = []
-        for field in msgspec.structs.fields(self):
+        for field in _fields(type(self)):
             value = getattr(self, field.name)
             if field.name in HIDDEN:
                 # Not compared with the default: the == of a handler's result may do anything.
@@ -33,3 +34,9 @@ class Redacted(msgspec.Struct, frozen=True):
             elif field.required or value != field.default:
                 shown.append((field.name, value))
         return shown
+
+
+@functools.cache
+def _fields(kind: type[Redacted]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Return the fields of a class: msgspec evaluates all its annotations to name them."""
+    return msgspec.structs.fields(kind)

@@ -321,11 +321,11 @@ async def _wipe(backend: Backend) -> None:
 @pytest.mark.timeout(1_200)
 @pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])
 def test_any_graph_ends_as_in_the_model(name: str) -> None:
-    with opened_store(name) as (runner, store):
+    with opened_store(name) as (run_in_loop, store):
 
         class Machine(GraphMachine):
             store_of = store
-            run = staticmethod(runner.run)
+            run = staticmethod(run_in_loop)
 
         examples = {"memory": 30, "durable_fake": 10}.get(name, 5) * SOAK
         run_state_machine_as_test(

@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -459,25 +459,28 @@ async def _wipe(store: Store) -> None:
 
 
 @contextlib.contextmanager
-def opened_store(name: str) -> Iterator[tuple[asyncio.Runner, Store]]:
+def opened_store(name: str) -> Iterator[tuple[Callable[[Coroutine[Any, Any, Any]], Any], Store]]:
+    """Open a store in a loop of its own; yields what runs a coroutine in that loop, too."""
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner() as runner:
+        # Runner.run() sets a handler of SIGINT for each call, for which the interpreter makes the repr of every result.
+        run = runner.get_loop().run_until_complete
         manager = STORES[name](Path(folder))
-        store = runner.run(manager.__aenter__())
+        store = run(manager.__aenter__())
         try:
-            yield runner, store
+            yield run, store
         finally:
-            runner.run(manager.__aexit__(None, None, None))
+            run(manager.__aexit__(None, None, None))
 
 
 @pytest.mark.no_cover  # many examples of the same lines
 @pytest.mark.timeout(120 * SOAK)
 @pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])  # its plans alone differ
 def test_every_store_behaves_like_the_model(name: str) -> None:  # A5, A6, A8, A18, B1, B10, D6, D10
-    with opened_store(name) as (runner, store):
+    with opened_store(name) as (run_in_loop, store):
 
         class Machine(QueueMachine):
             store_of = store
-            run = staticmethod(runner.run)
+            run = staticmethod(run_in_loop)
 
         examples = {"memory": 60, "sqlite": 15}.get(name, 10) * SOAK
         run_state_machine_as_test(
