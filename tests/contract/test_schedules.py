@@ -272,11 +272,15 @@ async def test_a_deleted_one_does_not_fire(schedules: Schedules, store: Store) -
     assert await store.backend.find(TaskFilter(), 10) == []
 
 
-async def test_rows_of_a_program_that_knows_only_the_documented_columns(schedules: Schedules, sql_store: Store) -> None:
+@pytest.mark.parametrize("params", [None, ""], ids=["NULL", "empty"])
+async def test_rows_of_a_program_that_knows_only_the_documented_columns(
+    schedules: Schedules, sql_store: Store, params: str | None
+) -> None:
     sql_store.execute(
         "INSERT INTO scheduler_task (task_id, name, task_type, schedule_type, interval_seconds, next_run_at, "
-        "created_at, updated_at, params) VALUES ('old', 'n', 't', 'interval', 5, :now, :now, :now, NULL)",
+        "created_at, updated_at, params) VALUES ('old', 'n', 't', 'interval', 5, :now, :now, :now, :params)",
         now=NOW_S,
+        params=params,
     )
     (schedule,) = await schedules.due(NOW, 5)
     assert (schedule.params, schedule.enabled, schedule.run_count, schedule.queue) == ({}, True, 0, "default")

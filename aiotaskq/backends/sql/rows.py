@@ -214,7 +214,7 @@ def result_of(task: Task) -> Any:
 
 
 def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
-    if text is None:
+    if not text:  # NULL, or the empty text, which the documented system read as no params, too
         return {}, None
     try:
         value = _decode(text)

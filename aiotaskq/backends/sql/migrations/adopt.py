@@ -156,8 +156,8 @@ class Verdict:
     def params(self, report: Callable[[str, str], None]) -> None:
         """Judge params. Their contents are in no message."""
         raw = self.row["params"]
-        if raw is None:
-            self.keep("params", "is NULL", "kept as it is, which means {}")
+        if raw in (None, "", b""):
+            self.keep("params", "is NULL" if raw is None else "is empty", "kept as it is, which means {}")
         elif not isinstance(raw, str | bytes):
             report("params", "is a number, not JSON")
         elif not is_coded(raw):

@@ -146,7 +146,7 @@ ODD_TASKS: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = {
     "bad-json": ({"params": "{'to': 1}"}, {"params": "is not JSON"}, {"params": "{'to': 1}"}),
     "nan": ({"params": '{"x": NaN}'}, {"params": "undecodable"}, {"params": '{"x": NaN}', "status": "pending"}),
     "list": ({"params": "[1]"}, {"params": "is JSON, but no object"}, {"params": "[1]"}),
-    "empty": ({"params": ""}, {"params": "is not JSON"}, {"params": ""}),
+    "empty": ({"params": ""}, {"params": "is empty"}, {"params": ""}),
     "deep": ({"params": '{"a":' * 20_000 + "1" + "}" * 20_000}, {"params": "nested too deeply"}, {}),
     "latin": ({"params": b'{"a": "\xff"}'}, {"params": "is not JSON"}, {}),
     "status": ({"status": "weird\n"}, {"status": "never claimed"}, {"status": "weird\n"}),

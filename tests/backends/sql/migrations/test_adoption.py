@@ -165,6 +165,16 @@ def test_report_and_log_are_bounded(path: Path, engine: sa.Engine, log: list[str
     assert "hunter2" not in "".join(log) and "hunter2" not in repr(odd)
 
 
+def test_empty_params_mean_none(path: Path, engine: sa.Engine, log: list[str]) -> None:
+    legacy(path)
+    put(path, "scheduler_task", "s", params="", next_run_at=NOW_S + 60)
+    put(path, "task_queue", "t", params="")
+    assert [(each.id, each.column, each.problem, each.action) for each in upgrade(engine)] == [
+        (name, "params", "is empty", "kept as it is, which means {}") for name in ("s", "t")
+    ]
+    assert row(path, "scheduler_task", "s")["enabled"] == 1
+
+
 def test_utf16_database(path: Path, engine: sa.Engine) -> None:
     with raw(path) as connection:
         connection.execute("PRAGMA encoding = 'UTF-16'")
