@@ -29,6 +29,8 @@ def task_from_dict(
 ) -> Task:
     """Return a task made from the documented dict, which is not changed; unknown keys go to ``extra``.
 
+    Its params are a copy, so that the caller may go on with its own; the values in it are those of the caller.
+
     A ``priority`` other than 0 replaces that of the dict, so that a popped task that is pushed again keeps its own.
     ``any_id`` and ``kind`` as for ``new_task``. Raises ValidationError naming the field.
     """
@@ -41,7 +43,7 @@ def task_from_dict(
             return kind(
                 task_id=new_id(),
                 type=name,  # type: ignore[arg-type]  # a str, or it would be wrong
-                params=params,
+                params=params.copy(),
                 priority=priority,
                 created_at=now // SECOND,
                 run_at=now,
@@ -65,7 +67,7 @@ def task_from_dict(
         check_key("scheduler_task_id", scheduler_task_id, MAX_ID)
     return new_task(
         known.pop("type"),
-        source.get("params"),
+        params.copy() if type(params := source.get("params")) is dict else params,
         now=now,
         scheduler_task_id=scheduler_task_id,
         extra=extra,
@@ -76,11 +78,11 @@ def task_from_dict(
 
 
 def task_to_dict(task: Task) -> dict[str, Any]:
-    """Return the documented dict of a popped task: a new one, with the keys of ``extra``."""
+    """Return the documented dict of a popped task: a new one, its params as well, with the keys of ``extra``."""
     known: dict[str, Any] = {
         "task_id": task.task_id,
         "type": task.type,
-        "params": task.params,
+        "params": task.params.copy(),
         "priority": task.priority,
         "retry_count": task.retry_count,
         "max_retries": task.max_retries,
