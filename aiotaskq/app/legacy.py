@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.log import log, printable
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.store import Store
 
@@ -151,26 +153,62 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         if home.schedules is None:
             raise NotSupported(f"schedules: {mask(place)} cannot hold them; name a SQL database or Redis")
         self._home = home
+        self._stopped = False
         super().__init__(home.schedules, target, target.backend, SystemClock(), check_interval=check_interval)
 
     async def stop(self) -> None:
-        """Stop firing, and close the connections; idempotent. It can be started again."""
+        """Stop firing, and close the connections; idempotent. It can be started again.
+
+        Schedules can be added, read and changed before a start and after a stop as well; the first call connects.
+        """
+        self._stopped = True
         await super().stop()
         for backend in self._own:
             await backend.close()
 
     async def start(self) -> None:
         """Open the database and start firing; idempotent."""
+        await self._reopen()
         await self._home.open()
         await super().start()
 
-    async def list_tasks(self, enabled_only: bool = False) -> list[dict[str, Any]]:
+    async def _reopen(self) -> None:
+        if self._stopped:
+            self._stopped = False
+            for backend in self._own:
+                await backend.open()
+
+    async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
+        """Store schedules; see the scheduler of the runtime."""
+        await self._reopen()
+        return await super().add(schedules)
+
+    async def get(self, task_id: str) -> Schedule:
+        """Return one schedule. Raises NotFound."""
+        await self._reopen()
+        return await super().get(task_id)
+
+    async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
+        """Return the schedules, in the order in which they were added."""
+        await self._reopen()
+        return await super().list(enabled_only)
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a schedule; return whether there was one. The tasks that it has fired stay. Raises ValidationError."""
+        await self._reopen()
+        return await super().delete_task(task_id)
+
+    async def list_tasks(self, enabled_only: bool = False) -> builtins.list[dict[str, Any]]:
         """Return the schedules as dicts with the table's columns, in the order in which they were added."""
-        return [_columns(schedule) for schedule in await self.list(enabled_only)]
+        found = [_columns(schedule) for schedule in await self.list(enabled_only)]
+        log.debug("list schedules: {}", len(found))
+        return found
 
     async def get_task(self, task_id: str) -> dict[str, Any]:
-        """Return one schedule as a dict. Raises NotFound."""
-        return _columns(await self.get(task_id))
+        """Return one schedule as a dict. Raises NotFound, and ValidationError for an id that is not text."""
+        found = _columns(await self.get(task_id))
+        log.debug("get schedule {}", printable(task_id))
+        return found
 
 
 def _place_of_schedules(queue: Any) -> str:

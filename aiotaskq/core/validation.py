@@ -55,6 +55,19 @@ def check_hashable(field: str, value: Any) -> Any:
     return value
 
 
+def check_id(value: Any, *, any_id: bool = False) -> Any:
+    """Return ``value`` if a store can look it up as a ``task_id``; raises ValidationError.
+
+    That is text of any length, or with ``any_id``, as in memory, any hashable value.
+    """
+    if any_id:
+        return check_hashable("task_id", value)
+    if not isinstance(value, str):
+        raise ValidationError(f"task_id: a string is needed (got {type(value).__name__})")
+    _check_chars("task_id", value)
+    return value
+
+
 def shown(value: object) -> str:
     """Return at most 40 characters that stand for any value in an error message."""
     try:

@@ -137,11 +137,15 @@ class Store:
 
     async def get_store_size(self) -> int:
         """Return how many live values there are."""
-        return await self._values.count(self._now())
+        live = await self._values.count(self._now())
+        log.debug("store size: {}", live)
+        return live
 
     async def list_keys(self) -> list[str]:
         """Return the live keys, sorted; keys that cannot be compared with each other are in the order of their text."""
-        return await self._values.keys(self._now())
+        keys = await self._values.keys(self._now())
+        log.debug("list keys: {}", len(keys))
+        return keys
 
     async def find_keys(self, prefix: str = "", *, after: str | None = None, limit: int = 100) -> list[str]:
         """Return a page of live keys that begin with ``prefix``, as text and in the order of the store.

@@ -206,6 +206,9 @@ class Scheduler(SchedulerFacade):
 
     start = blocking(awaited.Scheduler.start)
     stop = blocking(awaited.Scheduler.stop)
+    get = blocking(awaited.Scheduler.get)
+    list = blocking(awaited.Scheduler.list)
+    delete_task = blocking(awaited.Scheduler.delete_task)
     list_tasks = blocking(awaited.Scheduler.list_tasks)
     get_task = blocking(awaited.Scheduler.get_task)
 

@@ -226,6 +226,33 @@ async def test_the_guides_retry_recipe(queue: Queue, settles: str) -> None:
     assert [(await queue.get(name)).status for name in ("flaky", "sound")] == [left, Status.COMPLETED]
 
 
+# ---- what is the caller's, and what the worker's ------------------------------------------------------------------
+
+
+async def test_the_params_of_caller_store_and_worker_are_apart(queue: Queue) -> None:
+    params = {"step": 1}
+    for number in range(2):
+        task = {"task_id": str(number), "type": "t", "params": params}
+        await queue.push_task(task if number else {**task, "mine": 1})
+        params["step"] += 1
+    for number in range(2):
+        popped = await queue.pop_task(timeout=0)
+        assert popped is not None and popped["params"] == {"step": number + 1}
+        popped["params"]["step"] = "of the worker"
+        assert (await queue.get(str(number))).params == {"step": number + 1}
+    assert params == {"step": 3}
+
+
+@pytest.mark.parametrize("wrong", [["x"], {}, {1}, bytearray(b"x")], ids=["list", "dict", "set", "bytearray"])
+async def test_what_cannot_be_an_id_is_refused_alike_on_each_store(queue: Queue, wrong: Any) -> None:
+    await queue.push_task({"type": "t"})
+    await queue.pop_task(timeout=0)
+    for verb in (queue.get, queue.cancel, queue.retry, queue.delete, queue.task_done):
+        with pytest.raises(ValidationError, match=r"^task_id: "):
+            await verb(wrong)
+    await queue.task_done()  # it is still open
+
+
 # ---- the modern front -----------------------------------------------------------------------------------------------
 
 

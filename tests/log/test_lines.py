@@ -57,9 +57,15 @@ async def test_every_operation_is_one_line_with_its_type_and_id_only(tmp_path: P
     assert await said(queue.cleanup()) == ["cleanup: 1 expired values"]
     assert await said(queue.get_public("k" * 255)) == ["get " + "k" * 199 + "…"]
     assert await said(queue.delete_public("cookie")) == ["delete cookie"]
+    assert await said(queue.get_store_size()) == ["store size: 0"]
+    assert await said(queue.list_keys()) == ["list keys: 0"]
     assert await said(queue.clear_store()) == ["clear the public store"]
+    assert await said(queue.get_queue_size()) == ["queue size: 0"]
+    assert await said(queue.is_empty()) == ["queue size: 0"]
     add = scheduler.add_scheduler_task("nightly", "mail", "once", {"token": SECRET}, execute_at=1, task_id="s")
     assert await said(add) == ["schedule 'nightly' s added"]
+    assert await said(scheduler.list_tasks()) == ["list schedules: 1"]
+    assert await said(scheduler.get_task("s")) == ["get schedule s"]
     assert await said(scheduler.update_task("s", description="x")) == ["schedule 'nightly' s changed"]
     assert await said(scheduler.pause_task("s")) == ["schedule 'nightly' s paused"]
     assert await said(scheduler.resume_task("s")) == ["schedule 'nightly' s resumed"]
@@ -72,9 +78,9 @@ async def test_every_operation_is_one_line_with_its_type_and_id_only(tmp_path: P
             await queue.pop_task()
     await scheduler.stop()
     assert len([line for line in sink if " schedule 'nightly' s fired: mail " in line]) == 1
-    await scheduler.start()
+    assert await said(scheduler.start()) == ["scheduler started: it looks at the database at least every 10 s"]
     assert await said(scheduler.delete_task("s")) == ["schedule s deleted"]
-    await scheduler.stop()
+    assert await said(scheduler.stop()) == ["scheduler stopped"]
     assert SECRET not in "".join(sink)
 
 

@@ -73,7 +73,7 @@ class RedisConnections:
     async def ready(self) -> None:
         """Open the connections if they are not open. Raises ClosedError after ``close``, and the errors of ``open``."""
         if self._closed:
-            raise ClosedError(f"the store {self.shown} was closed; open it again with 'async with'")
+            raise ClosedError(f"the store {self.shown} was closed; open() opens it again")
         if self._prepared and self._bound.here:
             return
         if not self._bound.here:

@@ -79,7 +79,7 @@ class Database:
     async def connections(self) -> Connections:
         """Return the connections for the running loop; open them if need be. Raises as ``open``, and ClosedError."""
         if self._closed:
-            raise ClosedError(f"the database {self.shown} was closed; open it again with 'async with'")
+            raise ClosedError(f"the database {self.shown} was closed; open() opens it again")
         if self._connections is not None and self._bound.here:
             return self._connections
         if not self._bound.here:

@@ -15,7 +15,7 @@ from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import check_int, check_key
+from aiotaskq.core.validation import check_id, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.fleet import Workers
@@ -109,7 +109,7 @@ class Operations(ABC, Generic[Retried_co]):
         return await self._operated.step_verbs.steps_of(await self.get(task_id))
 
     async def get(self, task_id: str) -> Task:
-        """Return a task by id. Raises NotFound."""
+        """Return a task by id. Raises NotFound, and ValidationError for a value that cannot be an id in the store."""
         task = await self._operated.read(task_id)
         if task is None:
             raise NotFound(f"there is no task {printable(task_id)}")
@@ -207,6 +207,7 @@ class Operations(ABC, Generic[Retried_co]):
 
     async def delete(self, task_id: str) -> None:
         """Delete one ended task. Raises NotFound, and TaskConflict for a task that has not ended: cancel it first."""
+        check_id(task_id, any_id=not self._operated.backend.durable)
         if not await self._operated.backend.delete([task_id], ended=True):
             task = await self.get(task_id)
             raise TaskConflict(

@@ -24,7 +24,7 @@ from aiotaskq.core.outcome import (
 )
 from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
-from aiotaskq.core.validation import check_seconds, check_storable
+from aiotaskq.core.validation import check_id, check_seconds, check_storable
 from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
@@ -457,7 +457,9 @@ class Queue(Operations[Task]):
 
     async def get_queue_size(self) -> int:
         """Return how many tasks are ready to be popped."""
-        return await self.backend.count_ready(self.clock.now())
+        ready = await self.backend.count_ready(self.clock.now())
+        log.debug("queue size: {}", ready)
+        return ready
 
     async def is_empty(self) -> bool:
         """Return whether no task is ready to be popped."""
@@ -472,6 +474,7 @@ class Queue(Operations[Task]):
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none; reads of the same moment may share a statement."""
+        check_id(task_id, any_id=not self.backend.durable)
         (task,) = await (self._reads.add([task_id]) if self.backend.grouped else self.backend.get([task_id]))
         return task
 

@@ -14,6 +14,7 @@ import msgspec
 
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.core.task import Task
+from aiotaskq.core.validation import check_id
 from aiotaskq.errors import NoOpenTask
 from aiotaskq.log import printable
 
@@ -105,12 +106,13 @@ class Unacked:
     def take(self, task_id: str | None = None) -> UnackedTask:
         """Remove and return the task of that id; without an id the caller's newest, or else the oldest of any thread.
 
-        Raises NoOpenTask if there is none.
+        Raises NoOpenTask if there is none, and ValidationError for an id that is not hashable.
         """
         mine = self._thread.unacked
         if mine is None or running_loop_or_none() is not None:
             mine = self._mine()
         if task_id is not None:
+            check_id(task_id, any_id=True)
             named = self._named(task_id, mine)
             named.sort(key=lambda pop: (not pop.belongs_to(mine), pop.given_back is not None))
             if (taken := self._first(named)) is None:

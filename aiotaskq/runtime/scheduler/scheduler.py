@@ -27,7 +27,7 @@ from aiotaskq.core.schedule import (
     resumed,
 )
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import INT64, check_int, check_seconds
+from aiotaskq.core.validation import INT64, check_id, check_int, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
@@ -89,10 +89,14 @@ class Scheduler:
 
     async def start(self) -> None:
         """Start in the running loop; idempotent."""
+        if not self.running:
+            log.debug("scheduler started: it looks at the database at least every {:g} s", self._check_interval)
         await self._poller.start()
 
     async def stop(self) -> None:
         """Stop; idempotent. Tasks that were fired stay."""
+        if self.running:
+            log.debug("scheduler stopped")
         await self._poller.stop()
 
     @property
@@ -237,7 +241,8 @@ class Scheduler:
         log.debug("schedule {} changed", _named(edited))
 
     async def delete_task(self, task_id: str) -> bool:
-        """Delete a schedule; return whether there was one. The tasks that it has fired stay."""
+        """Delete a schedule; return whether there was one. The tasks that it has fired stay. Raises ValidationError."""
+        check_id(task_id)
         (there,) = await self.schedules.delete([task_id])
         log.debug("schedule {} {}", printable(task_id), "deleted" if there else "is not there")
         return there
@@ -300,7 +305,8 @@ class Scheduler:
         return (await self.get(task_id)).history[::-1]
 
     async def get(self, task_id: str) -> Schedule:
-        """Return one schedule. Raises NotFound."""
+        """Return one schedule. Raises NotFound, and ValidationError for an id that is not text."""
+        check_id(task_id)
         (schedule,) = await self.schedules.get([task_id])
         if schedule is None:
             raise NotFound(f"there is no schedule {printable(task_id)}")

@@ -37,7 +37,7 @@ async def test_closed_means_closed_until_it_is_opened(url: str) -> None:
     await backend.push([new()])
     await backend.close()
     for _ in range(2):
-        with pytest.raises(ClosedError, match="was closed; open it again"):
+        with pytest.raises(ClosedError, match=r"was closed; open\(\) opens it again"):
             await backend.push([new()])
     await backend.open()
     await backend.push([new()])
