@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.sql import gates
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.insert import insert_new
@@ -19,6 +20,7 @@ from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked, passed
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.models import FUNCTIONS, Base, function_texts
 from tests.backends.sql.plans import POSTGRESQL, SERVERS
 from tests.support.machine import within
@@ -194,6 +196,26 @@ async def test_an_end_without_a_claim_counts_under_the_lock(place: Place) -> Non
         assert await place.behind(connection, call, end(second)) == [True]
     assert await place.states() == {"held": 2, "waiting": 0}
     assert len(await claimed(place.backend)) == 2
+
+
+async def test_a_gate_that_was_missed_is_due_until_it_is_admitted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The function hands nothing on to a task with another flow. Here the process is cut off before it admits the gate.
+    other = gated(1).replace(flow=Flow(gates=(("hot", Bounds(cap=1)), ("more", Bounds(cap=1)))))
+    await place.backend.push([gated(0)])
+    running = await claimed(place.backend)
+    await place.backend.push([other])
+
+    def cut_off(*_: object) -> None:
+        raise DatabaseUnavailable("cut off")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gates, "_look_again", cut_off)
+        assert await exchanged(place.backend, running) == []
+    assert await place.states() == {"held": 0, "waiting": 1}
+    await place.backend.gates.admit(LATER, 9)
+    assert ids(await claimed(place.backend)) == [other.task_id]
 
 
 async def test_a_task_that_another_transaction_has_locked_is_passed_over(place: Place) -> None:
