@@ -21,7 +21,7 @@
 
 local held = apply_change_lists(8)
 local admits = gated and admission
-if admits then gated.later = true end
+if admits then gated.claim_follows = true end
 local followed = admits and admission.follow()
 local later = admits and admission.admit()
 if later or followed then held[#held + 1] = later and 1 or 0 end
@@ -29,8 +29,8 @@ if followed then held[#held + 1] = followed end
 publish(ARGV[7], later)
 local rows = claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])
 if admits then
-  gated.later = false
-  admission.write_fresh()
+  gated.claim_follows = false
+  admission.write_unclaimed()
   flush()
 end
 return {held, rows}

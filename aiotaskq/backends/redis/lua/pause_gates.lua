@@ -21,7 +21,7 @@ while first <= #ARGV and looked < MOST_ROWS do
   local key = ARGV[first]
   looked = looked + 1
   if ARGV[2] == '1' then
-    local found = gated.few_slots(key) ~= '' and {'0', gated.holders(key)}
+    local found = gated.slot_list(key) ~= '' and {'0', gated.holders(key)}
       or call('SSCAN', root .. 'slots:' .. key, cursor, 'COUNT', 500)
     cursor, looked = found[1], looked + #found[2]
     load_states(found[2])

@@ -25,7 +25,7 @@ local function claim(owner, now, left, lease, started, queues)
   local alike = {}  -- shapes of pending rows with a gate, by the length of their states: see gated.shape_of()
 
   -- The same as take(), for a row that has passed its gates in this call, and is still written as a parked one.
-  local function take_fresh(row, id)
+  local function take_for_claim(row, id)
     local run_at, shape = row.run_at, row.shape
     local state, place = states[id], shape.place
     if not shape.claimed then
@@ -122,8 +122,8 @@ local function claim(owner, now, left, lease, started, queues)
         local lane, stamp, state = found[i].lane, found[i].stamp
         if found[i].shape then
           lane = found[i].shape.lane
-          state = take_fresh(found[i], looked[i])
-          gated.fresh[lane].first = gated.fresh[lane].first + 1
+          state = take_for_claim(found[i], looked[i])
+          gated.for_claim[lane].first = gated.for_claim[lane].first + 1
           moved[lane] = (moved[lane] or 0) + 1
         else
           local before = gated and states[looked[i]]

@@ -36,7 +36,7 @@ function admission.enter(rows)
   for n, key in ipairs(keys) do
     local line = lines[key]
     for _, row in ipairs(line) do line.stays = line.stays or closed_queues[queue_of(row.lane)] end
-    if waits[n] == 0 and not line.stays then tools.enter(key, texts[n], line, rows, newest) end
+    if waits[n] == 0 and not line.stays then tools.enter_all(key, texts[n], line, rows, newest) end
   end
   return rows
 end

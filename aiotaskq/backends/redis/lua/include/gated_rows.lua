@@ -1,21 +1,27 @@
--- Rows with gates: where they stand, of which gates they hold slots, and their indexes. Needs slots.lua.
+-- Rows with gates: their places at gates, the slots that they hold, and their indexes. Needs slots.lua.
 
 -- What is there for rows with gates is made when the first one is met, so that calls without them do not pay for it.
 function use_gates()
   if gated then return end
-  -- Gates with changes that are not written; those where rows were parked; those to admit, in order, and when (false:
-  -- later, by a sweep); changes of unstarted weights by gate, and whether a claim is to follow: flush() leaves these
-  -- weights to a later one, since many are zero then. The rows that have passed their last gate and are still written
-  -- as parked rows, by lane, for this claim: at (run_at as a number), run_at, stamp and shape (gates.lua).
-  -- The ids of rows that have ended, by each gate of which they had a slot. Whether gates were made due that are not
-  -- touched.
-  gated = {unwritten = {}, entered = {}, touched = {}, touched_at = {}, weights = {}, later = false, fresh = {},
-    ended = {}, made_due = false}
+  gated = {
+    unwritten = {},  -- gates with changes that are not written yet
+    entered = {},  -- gates at which rows were parked
+    touched = {},  -- gates to admit, in order
+    touched_at = {},  -- by gate, the instant of that; false: the next sweep admits it
+    weights = {},  -- by gate, the change of `unstarted`
+    claim_follows = false,  -- then flush() leaves these changes to a later one: most are zero after the claim
+    -- By lane, the rows for that claim: they have passed their last gate, and are still written as parked rows. Each
+    -- has at (its run_at as a number), run_at, stamp and shape (see gates.lua).
+    for_claim = {},
+    ended = {},  -- by gate, the ids of ended rows that had a slot
+    made_due = false,  -- whether gates were made due that are not touched
+  }
 
-  -- How rows with gates stand there, by their names without due_at: the gate (nil for none), all keys and their bounds
-  -- (as text where there is one gate), the number of each key, the weight and those by key, whether one of them is a
-  -- fair share, whether one has a rate, the flow as text, and the JSON of the names. Most rows that a script meets
-  -- stand alike.
+  -- The places of rows with gates, by their names without due_at: most rows that a script meets have the same. A place
+  -- has the gate at which the row is (false if at none); keys and bounds of all its gates, and the number of each key
+  -- in `at`; with one gate, its bounds as `text`. Then the weight and the weights by key; whether a gate is a fair
+  -- share (shared) or has a rate (rated); the flow as text, and the JSON of the names. `tied`: it has a group, or
+  -- children.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
@@ -216,8 +222,9 @@ function use_gates()
     return ',"run_at":' .. run_at .. ',"due_at":' .. (due == '-' and 'null' or due) .. place.json
   end
 
-  -- Where the parts of the state of a row are, and what it has in common with many others, by the captures of HEAD; nil
-  -- unless the row has no keys, and its flow is a gate without a rate.
+  -- Return the shape of a row: where the parts of its state are, and the parts that many rows share, by the captures of
+  -- HEAD. Nil unless the row has no keys, and its flow is a gate without a rate. Its seq begins two characters behind
+  -- `rest`, and has twenty digits; a blank behind it, run_at begins.
   function gated.shape_of(state, status, fence, cancel, lease, expires, rest, seq, run_at, long, length, at)
     local begin = at + long
     local due_to, gate_long, flow_long, gate = match(state, '^%S+() (%d+) (%d+)! ()', begin)
@@ -281,7 +288,7 @@ function use_gates()
   function gated.flush()
     gated.unwritten = {}
     gated.write_slots()
-    if gated.later then return end
+    if gated.claim_follows then return end
     for gate, by in pairs(gated.weights) do
       if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
     end

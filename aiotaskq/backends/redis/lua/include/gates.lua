@@ -4,13 +4,15 @@ local known_tools
 local function gate_tools()
   if known_tools then return known_tools end
   local rule = gate_rule()
-  local MOST = 100  -- rows looked at together where no bound is smaller
-  -- Rows that pass and gates that are looked at in one call of a script: the server runs no other command meanwhile.
-  local MOST_WORK = 5000
+  local BATCH = 100  -- the most rows that pass a gate at a time: as in core/gate.py
+  -- The most rows that pass, and gates that are admitted, in one call of a script: the server runs no other command
+  -- meanwhile. What is left is made due, for another call.
+  local MAX_WORK = 5000
 
   local gates = {}  -- by key, as far as they were read: see gate.lua
 
-  -- Return a gate, a new one if there is none; then its second value is false. The text is what was read, if it was.
+  -- Return a gate, and its stored text; a new gate and false if it does not exist. `text` is the stored one, if it was
+  -- read before.
   local function gate_of(key, text)
     local gate = gates[key]
     if not gate then
@@ -50,8 +52,8 @@ local function gate_tools()
     return count
   end
 
-  -- A new row that is parked at a gate, by its state; nil if it is not. It stays there if that is not its only gate, it
-  -- is not due, or it may expire.
+  -- Read a new row that is parked at a gate, by its state; nil if it is not parked. A row that has several gates, is
+  -- not due, or may expire stays parked: admit_touched() decides on it.
   local NEW_HEAD = '^pending %S+ %S+ %S+ (%S+) [23] (%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
   local function new_row(state)
     local expires, seq, from, to, long, names, at = match(state, NEW_HEAD)
@@ -66,13 +68,14 @@ local function gate_tools()
     }
   end
 
-  -- The state of a row that passes its last gate, where its parts are there. The length of its names stays.
+  -- Return the state of a row that passes its last gate; `at` has the places of its parts. A mark for due_at takes the
+  -- place of one character, so that the length of the names stays.
   local function unparked(state, at, run_at)
     return sub(state, 1, at.from - 1) .. run_at .. sub(state, at.to, at.names - 1) .. '-' .. sub(state, at.names + 1)
   end
 
-  -- Let all of these new rows pass a gate at which none waits, if they may.
-  local function enter(key, text, line, rows, now)
+  -- Let all of these new rows pass a gate at which none waits, if all may; else none. `text` is that of the gate.
+  local function enter_all(key, text, line, rows, now)
     local gate = rule.parse_gate(text or '0 0 - 0 {}')
     local declared = gated.declared_bounds(line[#line].place, 1)
     local bounds = (text and gate.fixed) and gate.bounds or declared
@@ -87,8 +90,8 @@ local function gate_tools()
   -- Let rows pass the gates that were touched, and then those behind them, first in, first out: a gate behind others
   -- sees what has passed all of them. Return whether there is a new time at which a gate may let a row pass.
   local function admit_touched()
-    local touched, queue, queued, head, later, closed_queues = gated.touched, {}, {}, 1, false, nil
-    local left = MOST_WORK
+    local touched, queue, queued, head, next_at_set, closed_queues = gated.touched, {}, {}, 1, false, nil
+    local work_left = MAX_WORK
     gated.touched = {}
 
     local function enqueue(key, at)
@@ -111,7 +114,8 @@ local function gate_tools()
       return clock_text
     end
 
-    -- Return up to so many of the stamps of due rows of open queues, in claim order, and their lanes.
+    -- Return the stamps of the first due rows at a gate, in claim order, at most `most`, and their lanes: one lane if
+    -- all are in it. Rows of paused queues are left out. `lanes` has each lane and its priority.
     local function due_at(key, lanes, now, most)
       if not lanes[3] then  -- one lane, as nearly always
         if not lanes[1] or is_closed(lanes[1]) then return {}, {} end
@@ -143,8 +147,8 @@ local function gate_tools()
       return stamps, lane_of
     end
 
-    -- The first due time after now of the rows at a gate, also of paused queues. Lanes without rows are dropped, and
-    -- the note that rows wait where no lane has any.
+    -- Return the first due time after `now` of the rows at a gate, those of paused queues too. Drops lanes without rows
+    -- from the index, and the gate from `waited` if no lane has any.
     local function first_delayed(key, lanes, now)
       local first, is_waited = nil, false
       for n = 1, #lanes, 2 do
@@ -163,7 +167,7 @@ local function gate_tools()
       return first
     end
 
-    -- The rows that have moved: id and state; run_at and stamp, by lane, of those that have passed all gates.
+    -- The rows that have moved, as id and state; of those that have passed all gates also run_at and stamp, by lane.
     local moved, passed = {}, {}
 
     local function write_moved()
@@ -176,12 +180,13 @@ local function gate_tools()
       flush()
     end
 
-    -- Hand a row that has passed its last gate to the claim that follows: most such rows are claimed at once.
+    -- Keep a row that has passed its last gate for the claim that follows, which claims most such rows: until then it
+    -- is not written.
     local function hand_over(row)
-      local rows = gated.fresh[row.shape.lane]
+      local rows = gated.for_claim[row.shape.lane]
       if not rows then
         rows = {first = 1, n = 0, sorted = true}
-        gated.fresh[row.shape.lane] = rows
+        gated.for_claim[row.shape.lane] = rows
       end
       local last = rows[rows.n]
       if last and (row.at < last.at or row.at == last.at and row.stamp < last.stamp) then rows.sorted = false end
@@ -189,8 +194,8 @@ local function gate_tools()
       rows[rows.n] = row
     end
 
-    -- Move the first rows that were found at a gate, which have passed it: to the next one, or to their lanes.
-    local function move(key, rows, count, now)
+    -- Move the first `count` of the rows that were read at a gate to their next gates, or to their lanes.
+    local function move_rows(key, rows, count, now)
       local gone, any_rated = {}, gated.any_rated()
       for i = 1, count do
         local id, stamp, due, shape = rows.ids[i], rows.stamps[i], rows.dues[i], rows.shapes[i]
@@ -209,7 +214,7 @@ local function gate_tools()
           local run_at = due == '-' and instant(now) or due
           local at = tonumber(run_at)
           if place.shared and at < now then at, run_at = now, instant(now) end
-          if gated.later and shape.expires == '-' then
+          if gated.claim_follows and shape.expires == '-' then
             hand_over({at = at, run_at = run_at, stamp = stamp, shape = shape})
           else
             state = unparked(state, shape, run_at)
@@ -228,16 +233,17 @@ local function gate_tools()
         end
         states[id] = state
       end
-      -- They are the first ones of their lanes.
+      -- By their ranks: rows pass in the order of their lanes, so they are the first ones there.
       for lane, n in pairs(gone) do call('ZREMRANGEBYRANK', root .. gated.wait_key(key, lane), 0, n - 1) end
       gated.add_slots(key, rows.ids, count)
-      gated.unwritten[key] = true  -- for the next read
-      left = left - count
+      gated.unwritten[key] = true  -- the index of the slots is written before the gate is read again
+      work_left = work_left - count
     end
 
     local PARKED_HEAD = '^pending (%S+) ([01]) %S+ (%S+) ()[23] (%-?%d+) ()' .. PARKED .. '() %S+ (%d+) (%d+) ()'
 
-    -- Where the parts of the state of a parked row are, and what most rows of a gate have in common; nil if it is none.
+    -- Return the shape of a parked row: the places of the parts of its state, and the parts that most rows of a gate
+    -- share. Nil if the row is not parked.
     local function shape_of(state)
       local fence, cancel, expires, rest, seq, from, to, long, names, at = match(state, PARKED_HEAD)
       if not fence then return nil end
@@ -254,8 +260,8 @@ local function gate_tools()
       }
     end
 
-    -- Read a row that is parked at a gate: return its due_at and its shape, which may be that of the row before it. Nil
-    -- if it is not there, or has expired: it would hold a slot, and start nothing.
+    -- Return the due_at and the shape of a row that is parked at a gate; `shape` is that of the row before, which often
+    -- is the same. Nil if it is not parked there, or has expired: an expired row would hold a slot, and start nothing.
     local function parked_row(key, id, stamp, lane, now, shape)
       local state = states[id] or ''
       -- It is quicker to find the same parts where they are expected than to match the pattern.
@@ -272,8 +278,8 @@ local function gate_tools()
       return sub(state, shape.names, shape.due), shape
     end
 
-    -- Read what a gate has at this instant: its lanes, how many slots are held, and the rows that may be the next.
-    local function look(key, now)
+    -- Read a gate, its lanes, how many rows hold a slot, how many may pass at a time by the slots, and the first rows.
+    local function read_gate(key, now)
       local gate, known = gate_of(key)
       local lanes = call('ZRANGE', root .. 'lines:' .. key, 0, -1, 'WITHSCORES')
       local held = gated.count_slots(key)
@@ -284,25 +290,26 @@ local function gate_tools()
         if place and place.at[key] then rule.set_bounds(gate, gated.declared_bounds(place, place.at[key]), now) end
       end
       local interval = gate.bounds.interval
-      local limit = math.min(MOST, rule.free_slots(gate.bounds, held), interval and (gate.bounds.burst or 1) or MOST)
+      local batch = interval and math.min(BATCH, gate.bounds.burst or 1) or BATCH
+      local may_pass = math.min(batch, rule.free_slots(gate.bounds, held))
       local stamps, lane_of, ids, total = {}, {}, {}, nil
-      if limit > 0 or now < gate.closed then
-        -- One more than may pass tells when the next one may, or that there are more.
-        local more = interval or limit == MOST or now < gate.closed
-        stamps, lane_of = due_at(key, lanes, instant(now), more and limit + 1 or limit)
+      if may_pass > 0 or now < gate.closed then
+        -- One more row than may pass tells when that one may pass, or that more may.
+        local one_more = interval or may_pass == BATCH or now < gate.closed
+        stamps, lane_of = due_at(key, lanes, instant(now), one_more and may_pass + 1 or may_pass)
         for i = 1, #stamps do ids[i] = sub(stamps[i], 21) end
         if not lanes[3] then total = lanes[1] and call('ZCARD', root .. gated.wait_key(key, lanes[1])) or 0 end
       end
       return {
-        gate = gate, known = known, lanes = lanes, held = held, limit = limit, stamps = stamps, lane_of = lane_of,
+        gate = gate, known = known, lanes = lanes, held = held, may_pass = may_pass, stamps = stamps, lane_of = lane_of,
         ids = ids, total = total,  -- how many rows wait, if it is known
       }
     end
 
-    -- Let the first rows that may pass a gate do so. Return whether there may be more of them.
-    local function pass(key, now, seen)
+    -- Let the first rows pass a gate. Return whether more may pass, so that it has to be admitted again.
+    local function admit_first(key, now, seen)
       local gate, bounds, stamps, lane_of = seen.gate, seen.gate.bounds, seen.stamps, seen.lane_of
-      local rows, weights, damaged, n, last = {ids = {}, stamps = {}, dues = {}, shapes = {}}, {}, false, 0, nil
+      local rows, weights, any_stale, n, last = {ids = {}, stamps = {}, dues = {}, shapes = {}}, {}, false, 0, nil
       load_states(seen.ids)
       for i = 1, #stamps do
         local lane, id = lane_of[i] or lane_of[1], seen.ids[i]
@@ -313,20 +320,20 @@ local function gate_tools()
           weights[n] = gated.tokens(shape.place, key)
         else
           set_score(gated.wait_key(key, lane), stamps[i], false)
-          damaged, gated.unwritten[key] = true, true
+          any_stale, gated.unwritten[key] = true, true
         end
       end
-      if damaged then return true end
-      local may_be = gate.next_at or gated.entered[key] or not seen.known or seen.limit > 0 and not stamps[1]
-      local others = not seen.total or seen.total > #stamps
-      local delayed = may_be and others and first_delayed(key, seen.lanes, instant(now))
+      if any_stale then return true end
+      local may_be_delayed = gate.next_at or gated.entered[key] or not seen.known or seen.may_pass > 0 and not stamps[1]
+      local more_wait = not seen.total or seen.total > #stamps
+      local delayed = may_be_delayed and more_wait and first_delayed(key, seen.lanes, instant(now))
       local unstarted = bounds.interval and (call('HGET', root .. 'unstarted', key) or 0) + (gated.weights[key] or 0)
       local count = rule.admit(gate, seen.held, unstarted or 0, now, weights)
-      if count > 0 then move(key, rows, count, now) end
+      if count > 0 then move_rows(key, rows, count, now) end
       if count == seen.total then set_member('waited', key, false) end
       if delayed then gate.next_at = math.min(math.max(delayed, gate.closed), gate.next_at or math.huge) end
-      later = save_gate(key, gate) or later
-      return seen.limit < count and count == n
+      next_at_set = save_gate(key, gate) or next_at_set
+      return seen.may_pass < count and count == n
     end
 
     -- Most gates at which a row ends have no other one that waits: then there is nothing to do, unless it has a rate.
@@ -353,39 +360,39 @@ local function gate_tools()
     -- Many gates are looked at together: their rows are read with one command.
     local seen, ids = {}, {}
     gated.load_slots(queue)
-    for i = 1, math.min(#queue, left) do
+    for i = 1, math.min(#queue, work_left) do
       local key = queue[i]
       if gated.touched_at[key] and not gated.unwritten[key] then
-        seen[key] = look(key, gated.touched_at[key])
+        seen[key] = read_gate(key, gated.touched_at[key])
         for _, id in ipairs(seen[key].ids) do ids[#ids + 1] = id end
       end
     end
     load_states(ids)
     while queue[head] do
       local key = queue[head]
-      head, queued[key], left = head + 1, nil, left - 1
-      local now = left >= 0 and gated.touched_at[key]
+      head, queued[key], work_left = head + 1, nil, work_left - 1
+      local now = work_left >= 0 and gated.touched_at[key]
       if not now then  -- another call of a script goes on
         make_due(key)
-        later = true
+        next_at_set = true
       else
         if gated.unwritten[key] then
           write_moved()
           seen[key] = nil
         end
-        local found = seen[key] or look(key, now)
+        local found = seen[key] or read_gate(key, now)
         seen[key] = nil
-        if pass(key, now, found) then enqueue(key, now) end
+        if admit_first(key, now, found) then enqueue(key, now) end
       end
     end
     gated.touched_at, gated.entered = {}, {}
     write_moved()
-    return later
+    return next_at_set
   end
 
   known_tools = {
     gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
-    admit_touched = admit_touched, rule = rule, new_row = new_row, enter = enter, unparked = unparked,
+    admit_touched = admit_touched, rule = rule, new_row = new_row, enter_all = enter_all, unparked = unparked,
   }
   return known_tools
 end
@@ -393,9 +400,9 @@ end
 admission = {}
 
 -- Write the rows that were handed to a claim which has not taken them.
-function admission.write_fresh()
+function admission.write_unclaimed()
   local written_rows = {}
-  for lane, rows in pairs(gated.fresh) do
+  for lane, rows in pairs(gated.for_claim) do
     local scores = {}
     for i = rows.first, rows.n do
       local row = rows[i]
@@ -408,7 +415,7 @@ function admission.write_fresh()
     end
     call_in_chunks('ZADD', 'lane:' .. lane, scores)
   end
-  gated.fresh = {}
+  gated.for_claim = {}
   call_in_chunks('HSET', 'state', written_rows)
 end
 
@@ -430,6 +437,6 @@ end
 -- let a row pass; this one if there are too many for one call of a script.
 function admission.admit()
   local due = gated and gated.made_due
-  local later = gated and gated.touched[1] and gate_tools().admit_touched()
-  return later or due
+  local next_at_set = gated and gated.touched[1] and gate_tools().admit_touched()
+  return next_at_set or due
 end

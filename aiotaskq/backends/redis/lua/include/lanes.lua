@@ -56,11 +56,11 @@ local function due_lanes(now)
 
   for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
     if is_open(queue_of(lane)) then
-      if gated and gated.fresh[lane] then gated.fresh[lane].stored = true end
+      if gated and gated.for_claim[lane] then gated.for_claim[lane].stored = true end
       add(lane)
     end
   end
-  for lane, rows in pairs(gated and gated.fresh or {}) do
+  for lane, rows in pairs(gated and gated.for_claim or {}) do
     if not rows.sorted then table.sort(rows, by_run_at) end
     rows.sorted = true
     if not rows.stored and is_open(queue_of(lane)) then add(lane) end
@@ -72,8 +72,8 @@ end
 -- Return the first due rows of lanes of one priority, in claim order; with several lanes it may be more than the limit.
 -- Those with a shape are in no index yet: see gated_rows.lua.
 local function due_rows(lanes, now, limit)
-  local found, fresh, n = {}, gated and gated.fresh or {}, 0
-  if #lanes == 1 and not fresh[lanes[1]] then
+  local found, for_claim, n = {}, gated and gated.for_claim or {}, 0
+  if #lanes == 1 and not for_claim[lanes[1]] then
     for i, stamp in ipairs(call('ZRANGEBYSCORE', root .. 'lane:' .. lanes[1], '-inf', now, 'LIMIT', 0, limit)) do
       found[i] = {lane = lanes[1], stamp = stamp}
     end
@@ -81,7 +81,7 @@ local function due_rows(lanes, now, limit)
   end
   local latest, sorted = tonumber(now), #lanes == 1
   for _, lane in ipairs(lanes) do
-    local rows = fresh[lane]
+    local rows = for_claim[lane]
     for i = rows and rows.first or 1, rows and math.min(rows.n, rows.first + limit - 1) or 0 do
       if rows[i].at > latest then break end
       n = n + 1
