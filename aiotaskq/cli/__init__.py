@@ -87,6 +87,10 @@ def _explain(error: Exception) -> int:
             said = printable(usage_error(error), LONG)
             print(tr("error: {error}", error=said), file=sys.stderr)
             if (context := getattr(error, "ctx", None)) is not None:
+                unknown = getattr(error, "option_name", None)
+                if unknown and hasattr(context.command, "commands") and not getattr(error, "possibilities", None):
+                    place = f"{context.command_path} COMMAND {printable(unknown, LONG)}"
+                    print(tr("an option of a command stands behind its name: {place}", place=place), file=sys.stderr)
                 print(tr("see '{command} --help'", command=context.command_path), file=sys.stderr)
         return int(error.exit_code)
     if isinstance(error, OSError) and error.errno in _UNWRITABLE and _from_printing(error):

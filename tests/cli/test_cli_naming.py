@@ -296,6 +296,14 @@ def test_wrong_usage_is_exit_code_2(cli: Cli, words: list[str]) -> None:
     assert cli.fails(*words, code=2).startswith("error: ")
 
 
+def test_an_option_before_its_command_is_told_where_it_stands(cli: Cli) -> None:
+    said = "an option of a command stands behind its name: "
+    assert f"{said}aiotaskq COMMAND --app\n" in cli.fails("--app", "app:tq", "push", "work", code=2)
+    assert f"{said}aiotaskq limits COMMAND --db\n" in cli.fails("limits", "--db", "x", "list", code=2)
+    assert said not in cli.fails("--halp", code=2)
+    assert said not in cli.fails("push", "--porx", code=2)
+
+
 @pytest.mark.parametrize(
     "words",
     [
