@@ -42,7 +42,6 @@ class Poller:
         self._task: asyncio.Task[None] | None = None
         self._bound = LoopBound()
         self._wakeup: Wakeup | None = None
-        self._stopping = False
         self.failures = 0
         """Failed rounds since the last good one; 0 is healthy."""
 
@@ -59,7 +58,6 @@ class Poller:
     async def start(self) -> None:
         """Start in the running event loop; idempotent."""
         if not self.running:
-            self._stopping = False
             self._bound.bind()
             self._wakeup = self._make_wakeup()
             self._task = asyncio.create_task(self._run(self._wakeup), name=f"aiotaskq-{self.name}")
@@ -67,7 +65,6 @@ class Poller:
     async def stop(self, timeout: float = 5.0) -> None:
         """Wait at most ``timeout`` seconds for the current round, then cancel it; idempotent."""
         task, self._task = self._task, None
-        self._stopping = True
         if task is None or task.done() or not self._bound.here:
             return
         self.wake()
@@ -89,7 +86,9 @@ class Poller:
             wakeup.close()
 
     async def _rounds(self, wakeup: Wakeup) -> None:
-        while not self._stopping:
+        me = asyncio.current_task()
+        # Not a flag: a start before these rounds have ended would reset it, and they would go on beside the new ones.
+        while self._task is me:
             wakeup.clear()
             try:
                 delay = await self._poll()
@@ -98,7 +97,7 @@ class Poller:
                 self.failures += 1
                 delay = backoff(self.failures, 0.1, self._max_backoff)
                 log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
-            if self._stopping:
+            if self._task is not me:
                 break
             if not await self._clock.wait(wakeup, delay):
                 continue
