@@ -282,7 +282,13 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _items(function: Callable[..., Any]) -> str:
     """Return the name of the parameter of a batch. Raises ValidationError unless it is the only one."""
-    parameters = [each for each in inspect.signature(function).parameters.values() if each.default is not INJECTED]
+    every = inspect.signature(function).parameters.values()
+    parameters = [each for each in every if each.default is not INJECTED or each.name == PARENT_RESULT]
+    if len(parameters) > 1 and any(each.name == PARENT_RESULT for each in parameters):
+        raise ValidationError(
+            f"handler {_default_name(function)}: with batch it takes one parameter, a list of items; name that one "
+            f"{PARENT_RESULT!r} where each item is the result of the task before"
+        )
     if len(parameters) != 1 or parameters[0].kind is parameters[0].VAR_KEYWORD:
         raise ValidationError(f"handler {_default_name(function)}: with batch it takes one parameter, a list of items")
     return parameters[0].name

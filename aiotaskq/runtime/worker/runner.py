@@ -303,6 +303,8 @@ class Runner:
             except ValidationError as error:
                 raise ParamsMisfit(str(error)) from None
         if handler.batch is not None:
+            if handler.items == PARENT_RESULT and PARENT_RESULT not in params:
+                params = await self._parent_result(task, handler)
             return await self.batches.join(self.executions[task.task_id], params.get(handler.items))
         if handler.injected:
             given = self._injected(handler)

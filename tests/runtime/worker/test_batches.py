@@ -20,6 +20,7 @@ from aiotaskq import (
     TaskFailed,
     TaskQ,
     ValidationError,
+    chain,
     current_batch,
     current_task,
     injected,
@@ -284,6 +285,33 @@ async def test_middleware_and_resources() -> None:
     assert sorted(seen) == [(0, "c0"), (1, "c1")]
 
 
+async def test_the_items_of_a_batch_are_the_results_of_the_tasks_before(kit: Kit) -> None:
+    calls: list[list[Item]] = []
+
+    @kit.tq.task
+    async def make(n: int) -> Item:
+        return Item(n)
+
+    @kit.tq.task(batch=3, within=0.5)
+    async def double(parent_result: list[Item] = injected()) -> list[int]:
+        calls.append(parent_result)
+        return [2 * each.n for each in parent_result]
+
+    @kit.tq.task
+    async def text(parent_result: int = injected()) -> str:
+        return f"<{parent_result}>"
+
+    started = [await kit.tq.start(chain(make.call(n), double.call(injected()), text.call())) for n in range(3)]
+    alone = await double.push(Item(9))
+    orphan = await double.push(injected())
+    await kit.drain()
+    assert [(await each.result())[1:] for each in started] == [[2 * n, f"<{2 * n}>"] for n in range(3)]
+    assert await alone.result() == 18
+    assert sorted(each.n for call in calls for each in call) == [0, 1, 2, 9] and len(calls) == 2
+    with pytest.raises(TaskFailed, match="invalid_params: double\\(\\) needs 'parent_result'"):
+        await orphan.result()
+
+
 async def test_inline_mode_calls_with_one_item() -> None:
     async with inline() as mode:
 
@@ -303,8 +331,10 @@ def refused(function: Any, text: str, **options: Any) -> None:
 def test_registrations_that_are_refused() -> None:
     async def two(a: list[int], b: int) -> None: ...
     async def one(items: list[int]) -> None: ...
+    async def beside(items: list[int], parent_result: list[int] = injected()) -> None: ...
 
     refused(two, "with batch it takes one parameter", batch=2)
+    refused(beside, "a list of items; name that one 'parent_result'", batch=2)
     refused(one, "batch: ", batch=0)
     refused(one, "within: ", batch=2, within=-1)
     refused(one, "within: it is about batch", within=1)
