@@ -137,8 +137,11 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         """Make a scheduler. ``check_interval``: the longest time in seconds between two checks of the database.
 
         Without ``url`` the schedules of a queue in Redis are beside its tasks, unless ``AIOTASKQ_DATABASE_URL`` names a
-        SQL database. Raises NotSupported for the ``url`` of a store that cannot hold schedules.
+        SQL database. Raises NotSupported for the ``url`` of a store that cannot hold schedules, and ValidationError for
+        a wrong value.
         """
+        if queue is not None and not isinstance(queue, Queue):
+            raise ValidationError(f"queue: a queue of aiotaskq is needed (got {kind_name(queue)})")
         target: Any = _queue_here() if queue is None else queue
         self._own: list[Backend] = []
         if target is None:
@@ -209,6 +212,11 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         found = _columns(await self.get(task_id))
         log.debug("get schedule {}", printable(task_id))
         return found
+
+
+def kind_name(value: object) -> str:
+    """Return the class of a value, with its module, for a message."""
+    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
 
 
 def _place_of_schedules(queue: Any) -> str:

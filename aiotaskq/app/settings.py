@@ -127,7 +127,12 @@ def _checked(name: str, url: object) -> str:
         memory_options(url)  # type: ignore[arg-type]  # checks the type, and the options of memory://
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
-    return str(url)
+    text = str(url)
+    if scheme_of(text) == "sqlite" and text.partition("://")[2].partition("?")[0].strip("/") in ("", ":memory:"):
+        raise ValidationError(
+            f"{name}: an in-memory SQLite database is lost with its connection; name a file, as in sqlite:///app.db"
+        )
+    return text
 
 
 def _absolute(url: str) -> str:

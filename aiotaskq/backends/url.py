@@ -49,7 +49,8 @@ def kind_of(url: str) -> str:
 def scheme_of(url: str) -> str:
     """Return the scheme of a URL (``sqlite``, ``memory`` …) without the driver; raises ValidationError."""
     if not isinstance(url, str) or not url:
-        raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {type(url).__name__})")
+        got = "an empty one" if url == "" else type(url).__name__
+        raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {got})")
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme not in BACKENDS or "://" not in url:
         known = "memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"

@@ -210,6 +210,9 @@ def refused(**urls):
 
 refused(database_url="redis://here/0")
 refused(queue_url="ftp://here/0")
+refused(database_url="sqlite:///:memory:")
+refused(queue_url="sqlite://")
+refused(queue_url="")
 refused(database_url="sqlite:///a.db", queue_url="sqlite:///b.db")
 configure(database_url="sqlite:///a.db?pool_size=3&max_overflow=0", queue_url="sqlite:///./a.db")
 refused(database_url="sqlite:///c.db")
@@ -222,6 +225,12 @@ print(DATABASE_URL)
         "ValidationError: database_url: a SQL database is needed, as in sqlite:///app.db (got redis://)",
         "ValidationError: queue_url: unknown scheme in 'ftp://here/0'; "
         "use memory://, sqlite:///file.db, postgresql://, mysql:// or redis://",
+        *(
+            f"ValidationError: {name}: an in-memory SQLite database is lost with its connection; name a file, as in "
+            "sqlite:///app.db"
+            for name in ("database_url", "queue_url")
+        ),
+        "ValidationError: queue_url: a text such as 'sqlite:///app.db' is needed (got an empty one)",
         "ValidationError: AIOTASKQ_QUEUE_URL: sqlite:///b.db is another database than sqlite:///a.db of "
         "AIOTASKQ_DATABASE_URL; name one SQL database for both (either variable alone is enough), or a queue in "
         "memory:// or redis://",

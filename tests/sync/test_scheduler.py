@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import aiotaskq
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.sync import DatabaseQueue, MemoryQueue, Scheduler
 from tests.support.machine import watchdog
@@ -68,6 +69,18 @@ def test_what_cannot_be_an_id(scheduler: Scheduler, wrong: Any) -> None:
     for verb in ("get_task", "get", "pause_task", "resume_task", "update_task", "run_now", "delete_task", "history"):
         with pytest.raises(ValidationError, match=r"^task_id: "):
             getattr(scheduler, verb)(wrong)
+
+
+@pytest.mark.parametrize("wrong", [5, "memory://", aiotaskq.MemoryQueue()], ids=["int", "str", "awaited"])
+def test_what_is_no_blocking_queue(wrong: Any) -> None:
+    with pytest.raises(ValidationError, match=r"^queue: a queue of aiotaskq\.sync is needed \(got \S+\)"):
+        Scheduler(queue=wrong)
+
+
+def test_a_blocking_queue_is_no_awaited_one() -> None:
+    queue: Any = MemoryQueue()
+    with pytest.raises(ValidationError, match=r"is needed \(got aiotaskq\.sync\.facades\.MemoryQueue\)"):
+        aiotaskq.Scheduler(queue=queue)
 
 
 @pytest.mark.parametrize("unknown", ["", "none", "x" * 500, "没有"])
