@@ -8,19 +8,34 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from mcp import Client
-from mcp.client.stdio import StdioServerParameters
 
 from aiotaskq import Event, Limit, Status, TaskQ
-from aiotaskq.integrations.mcp import mcp_server
 from aiotaskq.testing import Kit, virtual
+from tests.support.late import import_late
 from tests.support.machine import within
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp.client.stdio import StdioServerParameters
+
+    from aiotaskq.integrations.mcp import mcp_server
+
+LATE = {
+    "mcp": ["Client"],
+    "mcp.client.stdio": ["StdioServerParameters"],
+    "aiotaskq.integrations.mcp": ["mcp_server"],
+}
 
 READS = {"overview", "list_tasks", "show_task", "why_waiting", "list_workers", "list_schedules", "list_limits"}
 WRITES = {"retry_tasks", "cancel_task", "pause_queue", "resume_queue"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _late() -> None:
+    import_late(globals(), LATE)
 
 
 @pytest.fixture

@@ -8,26 +8,44 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelRetry, RunContext
-from pydantic_ai.exceptions import UserError
-from pydantic_ai.external_events import wait_for_external_event
-from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
-from pydantic_ai.models.function import AgentInfo, FunctionModel
-from pydantic_ai.models.test import TestModel
 
 from aiotaskq import Status, TaskFailed, current_task, sleep_for, step, wait_event
-from aiotaskq.integrations.pydantic_ai import Durability
 from aiotaskq.runtime.run_steps import RunSteps, Step
 from aiotaskq.testing import Kit, virtual
+from tests.support.late import import_late
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY
 
+if TYPE_CHECKING:
+    from pydantic_ai import Agent, ModelRetry, RunContext
+    from pydantic_ai.exceptions import UserError
+    from pydantic_ai.external_events import wait_for_external_event
+    from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+    from pydantic_ai.models.function import AgentInfo, FunctionModel
+    from pydantic_ai.models.test import TestModel
+
+    from aiotaskq.integrations.pydantic_ai import Durability
+
+LATE = {
+    "pydantic_ai": ["Agent", "ModelRetry", "RunContext"],
+    "pydantic_ai.exceptions": ["UserError"],
+    "pydantic_ai.external_events": ["wait_for_external_event"],
+    "pydantic_ai.messages": ["ModelMessage", "ModelResponse", "TextPart", "ToolCallPart", "ToolReturnPart"],
+    "pydantic_ai.models.function": ["AgentInfo", "FunctionModel"],
+    "pydantic_ai.models.test": ["TestModel"],
+    "aiotaskq.integrations.pydantic_ai": ["Durability"],
+}
 STEPS = 6
 """Of the agent below: three requests, and three calls of tools, two of these side by side."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _late() -> None:
+    import_late(globals(), LATE)
 
 
 @pytest.fixture
