@@ -31,7 +31,10 @@ class Pushing(Protocol):
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]: ...
 
     async def push_many(
-        self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
+        self,
+        calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]],
+        *,
+        session: Any = None,
     ) -> Sequence[TaskHandle[Any]]: ...
 
 
@@ -54,9 +57,15 @@ class BlockingPush:
         """Push one checked call, as made by ``f.call(…)``, and return its id."""
         return self._run("push", lambda: self._tq.push_call(call)).task_id
 
-    def push_many(self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]) -> list[str]:
+    def push_many(
+        self,
+        calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]],
+        *,
+        session: Any = None,
+    ) -> list[str]:
         """Push many in one transaction and return their ids; as ``TaskQ.push_many``."""
-        return [handle.task_id for handle in self._run("push_many", lambda: self._tq.push_many(calls))]
+        handles = self._run("push_many", lambda: self._tq.push_many(calls, session=session))
+        return [handle.task_id for handle in handles]
 
     def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
         refuse_running_loop(f"tq.{verb}")

@@ -359,5 +359,7 @@ def _member(field: str, call: Any) -> Any:
 
 def _call(field: str, call: Any, *, optional: bool = True) -> Any:
     if not isinstance(call, TaskCall) and not (optional and call is None):
-        raise ValidationError(f"{field}: a call is needed, f.call(…) (got {type(call).__name__})")
+        raise ValidationError(
+            f"{field}: a call is needed, f.call(…) or tq.call(type, params) (got {type(call).__name__})"
+        )
     return call

@@ -31,7 +31,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     handlers = registered.handlers
     handler = handlers.get(call.type)
     if handler is None and handlers and isinstance(call.type, str) and call.type not in registered.elsewhere:
-        raise unknown(call.type, handlers)
+        raise unknown(call.type, [*handlers, *registered.elsewhere])
     if handler is not None and not call.options:
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
@@ -223,9 +223,11 @@ def as_call(
     raise ValidationError("push_many: each item is f.call(…), (type, params), or a dict with 'type' and 'params'")
 
 
-def session_of(calls: Sequence[TaskCall[Any]]) -> Any:
+def session_of(calls: Sequence[TaskCall[Any]], session: Any = None) -> Any:
     """Return the session in which all of these calls are pushed, or None. Raises ValidationError if they differ."""
     sessions = [call.options.get("session") for call in calls]
+    if session is not None:
+        sessions = [session, *(session if each is None else each for each in sessions)]
     if any(session is not sessions[0] for session in sessions):
         raise ValidationError("session: push_many writes in one transaction, so all of its calls need the same session")
     return sessions[0] if sessions else None

@@ -236,17 +236,27 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         # Middleware may have put another one there.
         return self._handle(row.task_id, row is tasks[0])
 
+    def call(self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]) -> TaskCall[Any]:
+        """Return a call by the name of its type, as ``f.call(…)`` does: for ``push_many``, groups and workflows.
+
+        Options as of ``push``. Raises ValidationError for params with which the registered handler cannot be called.
+        """
+        return named_call(type, params, options, self.registered.handlers)
+
     async def push_many(
-        self, calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]]
+        self,
+        calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]],
+        *,
+        session: Any = None,
     ) -> list[TaskHandle[Any]]:
-        """Push many in one transaction: all or none.
+        """Push many in one transaction: all or none. ``session`` as for ``push``.
 
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
-        (``rerun``) are written after the others, in a transaction of their own unless they have a session. Raises as
+        (``rerun``) are written after the others, in a transaction of their own unless there is a session. Raises as
         ``push``; then nothing was written."""
         checked = [as_call(call, self.registered.handlers) for call in calls]
         optional = checked if any(map(_options_of, checked)) else ()
-        session = session_of(optional)
+        session = session_of(optional, session)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()

@@ -325,6 +325,7 @@ class TaskQ(Operations):
     # ---- pushing and operating ----
 
     push = blocking(AsyncTaskQ.push, _handle)
+    call = direct(AsyncTaskQ.call, _same)
     push_many = blocking(AsyncTaskQ.push_many, _handles)
     _push_call = blocking(AsyncTaskQ.push_call, _handle)
     group = blocking(AsyncTaskQ.group, _group_handle)

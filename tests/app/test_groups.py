@@ -16,6 +16,7 @@ from aiotaskq import (
     TaskConflict,
     TaskFailed,
     TaskQ,
+    UnknownHandler,
     ValidationError,
     Workflow,
     chain,
@@ -253,7 +254,7 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
     wrong: list[tuple[Callable[[], Awaitable[object]], str]] = [
         (lambda: tq.start(itself), "add: workflow 'w' cannot be a member of itself"),
         (lambda: tq.start(Workflow().add("a", call, after=any_names)), r"after: names of tasks .* \(got int\)"),
-        (lambda: tq.group([1]), "group: a call is needed"),
+        (lambda: tq.group([1]), r"group: a call is needed, f.call\(…\) or tq.call\(type, params\) \(got int\)"),
         (lambda: tq.group(call), r"group: a list of calls is needed \(got TaskCall\)"),
         (lambda: tq.start(chain(*[[any_call]])), r"chain: a call is needed, .* \(got list\)"),  # type: ignore[arg-type]
         (lambda: tq.start(Workflow().add("a", tq.push)), "add: a call is needed"),
@@ -281,3 +282,36 @@ async def test_inline_runs_a_workflow_within_its_push() -> None:
         handle = await app.tq.start(chain(app.price.call(1), app.add.call(5), then=app.report.call()))
         assert await handle.result(timeout=0) == [Total(100), Total(105)]
         assert app.log == [1, ("report", [100, 105])]
+
+
+async def test_calls_by_name_for_handlers_of_other_processes(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/named.db"
+    here, there = TaskQ(url), TaskQ(url)
+    here.elsewhere("price", "report")
+
+    @there.task
+    async def price(n: int) -> int:
+        return n * 100
+
+    @there.task
+    async def report(parent_result: list[int] = injected(), extra: int = 0) -> int:
+        return sum(parent_result) + extra
+
+    @here.task
+    async def known(n: int) -> int:
+        return n
+
+    orders = Workflow("orders")
+    for n in (1, 2):
+        orders.add(f"price {n}", here.call("price", {"n": n}, priority=-1))
+    orders.add("report", here.call("report", {"extra": 7}), after=["price 1", "price 2"])
+    async with here, there.running():
+        started = await here.start(orders)
+        assert await started.result(timeout=within(5)) == [100, 200, 307]
+        assert (await (await started.task("price 1")).task()).priority == -1
+        (handle,) = await here.push_many([here.call("price", {"n": 3})])
+        assert await handle.result(timeout=within(5)) == 300
+        with pytest.raises(UnknownHandler, match="'prize'; did you mean 'price'"):
+            await here.group([here.call("prize")])
+    with pytest.raises(ValidationError, match=r"known\(\) has no parameter 'm'"):
+        here.call("known", {"m": 1})

@@ -89,6 +89,12 @@ async def test_many_in_one_transaction_of_the_caller(sql_store: Store, engine: A
         with pytest.raises(ValidationError, match="session: push_many writes in one transaction"):
             await tq.push_many([calls[0], {"type": "mail"}])
         assert len(await tq.find()) == 3
+        await tq.push_many([("mail", {}), {"type": "mail", "priority": 1}, calls[0]], session=session)
+        await session.rollback()
+        assert len(await tq.find()) == 3, "all are in the transaction"
+        async with opened(engine, "session") as other:
+            with pytest.raises(ValidationError, match="session: push_many writes in one transaction"):
+                await tq.push_many([calls[0]], session=other)
 
 
 async def test_keys_hold_in_the_transaction_of_the_caller(sql_store: Store, engine: AsyncEngine) -> None:

@@ -69,6 +69,7 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         assert shout.options(priority=-1, unique_key="k").push(text="a").result(timeout=watchdog()) == "A!"
         handles = tq.push_many([double.call(n=1), ("double", {"n": 2}), {"type": "double", "params": {"n": 3}}])
         assert [handle.result(timeout=watchdog()) for handle in handles] == [2, 4, 6]
+        assert tq.group([tq.call("double", {"n": 4})]).result(timeout=watchdog()) == [8]
         for rerun in (False, True):
             nightly = double.options(task_id="nightly", rerun=rerun).push(n=5)
             assert nightly.created and nightly.result(timeout=watchdog()) == 10
@@ -88,7 +89,7 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         tq.delete(gone.task_id)
         assert tq.get(later.task_id).status is Status.CANCELLED
         assert [task.task_id for task in tq.find(status="cancelled")] == [later.task_id]
-        assert tq.stats().counts["completed"] == tq.count(status="completed") == tq.queue.count(status="completed") == 6
+        assert tq.stats().counts["completed"] == tq.count(status="completed") == tq.queue.count(status="completed") == 7
         assert tq.handle(later.task_id).progress() is None
         tq.store.set_public("k", 1)
         assert tq.store.get_public("k") == 1 and tq.invalid_rows == []
