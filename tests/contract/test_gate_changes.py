@@ -30,7 +30,7 @@ async def _gate(store: Store) -> Gate:
     return found.gate
 
 
-async def test_gates_whose_keys_begin_so(store: Store) -> None:
+async def test_gates_are_listed_by_the_beginnings_of_their_keys(store: Store) -> None:
     keys = [f"{first}:{n}" for first in ("tenant", "tenants", "user", "ü") for n in range(4)]
     for key in keys:
         await store.backend.gates.change(key, GateChange(bounds={"cap": 1}), NOW)
@@ -42,7 +42,7 @@ async def test_gates_whose_keys_begin_so(store: Store) -> None:
     assert await limits.list(prefix="Tenant") == []
 
 
-async def test_changes_of_different_bounds_at_once(store: Store) -> None:
+async def test_of_changes_of_different_bounds_at_once_each_counts(store: Store) -> None:
     gates = [store.backend.gates, await _others(store)]
     for n in range(1, ROUNDS):
         await asyncio.gather(
@@ -54,7 +54,7 @@ async def test_changes_of_different_bounds_at_once(store: Store) -> None:
         assert (await _gate(store)).bounds == Bounds(cap=n, max_waiting=n, interval=n * SECOND, burst=n)
 
 
-async def test_the_verbs_of_operators_at_once(store: Store) -> None:
+async def test_of_the_verbs_of_operators_at_once_each_counts(store: Store) -> None:
     clock = VirtualClock(NOW)
     groups = store.backend.groups
     one, two = Limits(store.backend.gates, groups, clock), Limits(await _others(store), groups, clock)

@@ -150,7 +150,7 @@ async def test_a_task_that_is_put_off_keeps_its_slot_and_its_due_time(backend: B
     assert (again.task_id, again.due_at) == (first.task_id, NOW)
 
 
-async def test_cancel_and_retry_of_a_parked_task(backend: Backend) -> None:
+async def test_a_cancelled_task_that_is_retried_waits_at_its_gate_again(backend: Backend) -> None:
     first, second = gated(), gated()
     await backend.push([first, second])
     waits = await read(backend, second)
@@ -219,7 +219,7 @@ async def test_a_repeated_push_and_a_conflict_take_no_slot(backend: Backend) -> 
     assert await counts(backend) == (1, 0)
 
 
-async def test_follow_ups_pass_gates(backend: Backend) -> None:
+async def test_a_follow_up_gets_the_slot_of_the_task_before_it(backend: Backend) -> None:
     await backend.push([gated()])
     (running,) = await claimed(backend)
     then = gated()
@@ -240,7 +240,7 @@ async def test_follow_ups_and_callbacks_are_never_refused(backend: Backend) -> N
     assert await counts(backend) == (1, 3)
 
 
-async def test_other_tasks_are_not_touched(backend: Backend) -> None:
+async def test_tasks_without_gates_are_claimed_beside_those_that_wait(backend: Backend) -> None:
     plain = [new() for _ in range(3)]
     await backend.push([*plain, gated(), gated()])
     assert len(await claimed(backend)) == 4
@@ -251,7 +251,7 @@ async def test_other_tasks_are_not_touched(backend: Backend) -> None:
 # ---- rates, fair shares, closed gates --------------------------------------------------------------------------------
 
 
-async def test_a_rate(backend: Backend) -> None:
+async def test_a_rate_lets_its_burst_pass_and_then_one_token_in_each_interval(backend: Backend) -> None:
     bounds = Bounds(interval=SECOND, burst=2)
     tasks = [gated(("api", bounds)) for _ in range(4)]
     await backend.push(tasks)
@@ -267,7 +267,7 @@ async def test_a_rate(backend: Backend) -> None:
     assert await claimed(backend, at) == []  # the end of a task gives no token back
 
 
-async def test_weights_and_charges(backend: Backend) -> None:
+async def test_a_task_takes_its_weight_and_a_charge_moves_the_next_token(backend: Backend) -> None:
     bounds = Bounds(interval=SECOND, burst=10)
     tasks = [gated(("api", bounds), weight=weight) for weight in (6, 6, 1)]
     await backend.push(tasks)
@@ -303,6 +303,18 @@ async def test_a_push_that_waits_elsewhere_raises_the_bound_of_a_gate(backend: B
     assert ids(await claimed(backend)) == [task.task_id]
 
 
+async def test_a_changed_task_raises_the_bound_of_a_gate_that_it_has_not_reached(backend: Backend) -> None:
+    shut, narrow = ("all", Bounds(cap=0)), ("t:a", CAP_1)
+    waits, later = gated(shut), gated(narrow, shut, due=NOW + MINUTE)
+    await backend.push([waits, later])
+    before = await read(backend, later)
+    flow = Flow(gates=(narrow, ("all", CAP_1)))
+    after = parked(before.replace(flow=flow, fence=before.fence + 1), before.due)  # as a newer call changes it
+    assert await backend.update([Change(before, after)]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert ids(await claimed(backend)) == [waits.task_id]
+
+
 async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> None:
     bounds = Bounds(window=1)
     loud = [gated(("tenant:a", bounds)) for _ in range(3)]
@@ -317,7 +329,7 @@ async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> Non
     assert order == ids([loud[0], quiet[0], loud[1], quiet[1], loud[2]])
 
 
-async def test_close_and_open(backend: Backend) -> None:
+async def test_a_closed_gate_lets_nothing_pass_until_it_is_opened(backend: Backend) -> None:
     await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
     tasks = [gated(("g", CAP_2)) for _ in range(2)]
     await backend.push(tasks)
@@ -328,7 +340,7 @@ async def test_close_and_open(backend: Backend) -> None:
     assert len(await claimed(backend)) == 2
 
 
-async def test_closed_until_the_time_has_come(backend: Backend) -> None:
+async def test_a_gate_that_is_closed_until_an_instant_opens_then(backend: Backend) -> None:
     await backend.push([gated(), gated()])
     await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
     (running,) = await claimed(backend)  # it had passed
@@ -392,7 +404,7 @@ async def test_several_gates_are_passed_narrow_to_wide(backend: Backend) -> None
     assert [each.held + each.waiting for each in await backend.gates.find()] == [0, 0, 0]
 
 
-async def test_cancel_of_a_task_between_two_gates(backend: Backend) -> None:
+async def test_a_cancel_between_two_gates_gives_the_slot_of_the_first_to_the_next(backend: Backend) -> None:
     a, wide = ("tenant:a", CAP_1), ("all", CAP_1)
     tasks = [gated(wide), gated(a, wide), gated(a, wide)]
     await backend.push(tasks)
@@ -404,7 +416,7 @@ async def test_cancel_of_a_task_between_two_gates(backend: Backend) -> None:
 # ---- deletes, pauses, mending ----------------------------------------------------------------------------------------
 
 
-async def test_delete_frees_the_slot(backend: Backend) -> None:
+async def test_a_delete_frees_the_slot_for_the_next_sweep(backend: Backend) -> None:
     first, second = gated(), gated()
     await backend.push([first, second])
     assert await backend.delete([first.task_id]) == 1
@@ -455,7 +467,7 @@ async def test_mend_deletes_a_gate_that_is_as_a_new_one(backend: Backend) -> Non
         assert [each.gate.key for each in await backend.gates.find()] == left
 
 
-async def test_rows_deleted_by_another_program(sql_store: Store) -> None:
+async def test_mend_frees_the_slot_of_a_row_that_another_program_deleted(sql_store: Store) -> None:
     backend = sql_store.backend
     first, second = gated(), gated()
     await backend.push([first, second])

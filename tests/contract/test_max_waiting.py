@@ -9,6 +9,8 @@ from msgspec.structs import asdict, replace
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Bounds, GateChange
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.errors import QueueFull
 from tests.contract.test_gates import CAP_1, MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW, new
@@ -88,3 +90,14 @@ async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -
             if wrong:
                 break
     assert 3 < refused < 20
+
+
+async def test_members_that_a_group_gets_later_are_refused_as_a_push_is(backend: Backend) -> None:
+    full, group_id = ("g", Bounds(cap=1, max_waiting=1)), new_id()
+    await backend.push([gated(full), gated(full)])
+    await backend.groups.push(plan(Outline(group_id=group_id, nodes=(Node("m", new()),)), NOW))
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.groups.add(group_id, [gated(full)], NOW)
+    (group,) = await backend.groups.get([group_id])
+    assert group is not None and group.total == 1
+    assert await counts(backend) == (1, 1)

@@ -84,7 +84,7 @@ def test_a_task_with_gates_is_parked_until_it_is_due() -> None:
     assert (after.gate, after.flow, after.due_at, after.run_at) == (None, None, None, NOW + 6 + SECOND)
 
 
-def test_keys() -> None:
+def test_a_key_is_the_given_one_or_made_of_the_params_or_the_type() -> None:
     assert call_key("t", "k", {}) == call_key("t", lambda params: params["id"], {"id": "k"}) == "t:k"
     assert call_key("t", lambda params: params.get("id"), {}) == "t:null"
     assert call_key("t", None, {"a": 1, "b": 2}) == call_key("t", None, {"b": 2, "a": 1}) != call_key("t", None, {})

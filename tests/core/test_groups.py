@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.groups import again, follow, waits_again
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.groups import RULES, RUN, GroupState, derived_id, in_order
+from aiotaskq.core.groups import RULES, RUN, GroupState, after_parents, derived_id, in_order, waiting
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import FINAL, RUNNING, Status, Task
@@ -118,3 +118,13 @@ def test_an_order_has_parents_first_and_names_a_cycle() -> None:
         in_order({"a": ["c"], "b": ["c"], "c": ["b"]})
     with pytest.raises(ValidationError, match="a → a"):
         in_order({"a": ["a"]})
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_child_that_waits_for_none_any_more_is_not_changed_by_a_parent(rule: str) -> None:
+    parent, free = task("parent"), task("free")
+    failed = settle(parent.replace(status=RUNNING), Failed("no", retryable=False), NOW)
+    for end in (parent, failed):  # brought back, or ended again
+        assert after_parents(free, [(end, rule)], NOW) is free
+        child = waiting(free, 1, NOW)
+        assert after_parents(child, [(end, rule)], NOW) is not child

@@ -31,7 +31,7 @@ def keys(*specs: Spec, **options: Any) -> list[str]:
     return [] if found is None else [key for key, _ in found.gates]
 
 
-def test_names_of_gates() -> None:
+def test_the_key_of_a_gate_has_its_name_and_the_value_of_the_key() -> None:
     assert keys(Limit(5)) == ["export"]
     assert keys(Limit(5, name="openai")) == ["openai"]
     assert keys(Limit(5, key="tenant")) == ["tenant:42"]
@@ -70,7 +70,7 @@ def test_one_gate_may_have_several_bounds() -> None:
     assert found == Flow(gates=(("tenant:42", bounds),))
 
 
-def test_rates() -> None:
+def test_a_rate_has_an_interval_and_saves_a_tenth_of_its_limit() -> None:
     assert Rate(100, per=60).interval == 600_000
     assert Rate(7).interval == 142_858
     assert Rate(10_000).interval == 100
@@ -79,7 +79,7 @@ def test_rates() -> None:
     assert Rate(100, burst=1).saved == 1
 
 
-def test_weights() -> None:
+def test_a_weight_is_a_number_a_parameter_or_a_function() -> None:
     params = {"tenant": 42, "tokens": 7}
     for weight in ("tokens", lambda params: params["tokens"], 7):
         found = flow(Rate(100, name="api", weight=weight), params=params)
@@ -116,7 +116,7 @@ def test_weights() -> None:
         (lambda: specs_of(rate=[Limit(5)]), "rate: Rate"),
     ],
 )
-def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
+def test_a_wrong_declaration_is_refused(make: Callable[[], object], error: str) -> None:
     with pytest.raises(ValidationError, match=error):
         make()
 
@@ -137,7 +137,7 @@ def test_wrong_declarations(make: Callable[[], object], error: str) -> None:
         ([Fair("tenant"), Fair("tenant", 5)], "fair: export has two for 'tenant'; give one of them another name"),
     ],
 )
-def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:
+def test_a_declaration_that_does_not_fit_the_handler_is_refused(specs: list[Spec], error: str) -> None:
     with pytest.raises(ValidationError, match=error):
         Gating("export", specs, accepted={"tenant", "tokens"})
 
@@ -154,7 +154,7 @@ def test_wrong_declarations_of_a_handler(specs: list[Spec], error: str) -> None:
         (Fair("tenant", weight=lambda params: "much"), "fair: weight: a number above 0 is needed"),
     ],
 )
-def test_wrong_values_of_a_task(spec: Spec, error: str) -> None:
+def test_a_key_or_weight_that_a_gate_cannot_have_is_refused(spec: Spec, error: str) -> None:
     with pytest.raises(ValidationError, match=error):
         flow(spec)
 
@@ -189,14 +189,14 @@ def test_types_with_different_narrow_gates_share_a_wide_one() -> None:
         check_shared("d", Gating("d", [Limit(1, key="user"), Limit(1, key="tenant"), wide]), known)
 
 
-def test_a_gated_task_is_parked_until_its_due_time_and_more() -> None:
+def test_a_gated_task_is_parked_and_keeps_its_due_time() -> None:
     task = Task(task_id="1", type="export", params={"tenant": 1}, run_at=7, seq=5)
     parked = Gating("export", [Limit(1, key="tenant")]).gated(task)
     assert (parked.run_at, parked.due_at, parked.gate, parked.due) == (PARKED, 7, "tenant:1", 7)
     assert Gating("export", [Limit(1, key="tenant")]).gated(task.replace(params={"tenant": None})).flow is None
 
 
-def test_a_push_after_the_clock_was_set_back() -> None:
+def test_the_time_of_a_push_is_not_that_of_a_stamp_ahead_of_the_clock() -> None:
     """Push stamps go on rising then; the time of a push must not."""
     task = Task(task_id="1", type="t", run_at=PARKED, due_at=SECOND, seq=SECOND)
     assert pushed_at(task) == SECOND
@@ -316,7 +316,7 @@ def test_an_idle_gate_lets_pass_what_a_new_one_would(gate: Gate, now: int, later
 
 
 @given(gates=st.lists(st.sampled_from("abc"), unique=True), status=st.sampled_from(Status), outcome=st.integers(0, 2))
-def test_the_end_of_a_run_touches_all_of_its_gates(gates: list[str], status: Status, outcome: int) -> None:
+def test_the_end_of_a_run_admits_all_of_its_gates(gates: list[str], status: Status, outcome: int) -> None:
     own = Flow(gates=tuple((key, Bounds(cap=1)) for key in gates))
     before = Task(task_id="1", type="t", status=status, flow=own, gate=gates[-1] if gates else None, max_retries=1)
     run = before.replace(status=Status.RUNNING)

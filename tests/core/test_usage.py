@@ -13,7 +13,17 @@ from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import HandedBack, settle
 from aiotaskq.core.task import Status, Task
-from aiotaskq.core.usage import MAX_NAMES, MOST, Usage, added, both, checked_budget, group_of_budget, is_used_up, risen
+from aiotaskq.core.usage import (
+    MAX_NAMES,
+    MAX_SUM,
+    Usage,
+    added,
+    both,
+    checked_budget,
+    group_of_budget,
+    is_used_up,
+    risen,
+)
 
 amounts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**6) | st.floats(0, 1e6), max_size=3)
 
@@ -32,7 +42,7 @@ def test_decimal_fractions_add_up_as_by_hand() -> None:
     assert type(added(None, {"tokens": 7})["tokens"]) is int
 
 
-@pytest.mark.parametrize("wrong", [-1, -0.5, math.nan, math.inf, True, "7", None, MOST + 1, [7]])
+@pytest.mark.parametrize("wrong", [-1, -0.5, math.nan, math.inf, True, "7", None, MAX_SUM + 1, [7]])
 def test_what_is_no_amount_is_refused(wrong: Any) -> None:
     with pytest.raises(ValidationError, match=r"^usage: tokens: a number from 0"):
         added(None, {"tokens": wrong})
@@ -46,7 +56,7 @@ def test_names_and_sums_are_bounded() -> None:
     with pytest.raises(ValidationError, match="names are more than"):
         added(many, {"another": 1})
     with pytest.raises(ValidationError, match="the sum of the task"):
-        added({"a": MOST}, {"a": 1})
+        added({"a": MAX_SUM}, {"a": 1})
     for name in ("", "x" * 51, "a\n"):
         with pytest.raises(ValidationError):
             added(None, {name: 1})
