@@ -61,15 +61,15 @@ async def close_gates(source: Backend, target: Backend, now: int) -> list[Gate]:
     """
     gates = [found.gate for found in await source.gates.find(limit=MOST_GATES)]
     known = {found.gate.key: found.gate for found in await target.gates.find([gate.key for gate in gates], MOST_GATES)}
-    left = []
+    closed = []
     for gate in gates:
         there = known.get(gate.key)
         if there is None:
             bounds = asdict(gate.bounds) | {"max_waiting": None}
             await target.gates.change(gate.key, GateChange(bounds=bounds, closed_until=COPYING), now)
         if there is None or there.closed_until == COPYING:
-            left.append(gate)
-    return left
+            closed.append(gate)
+    return closed
 
 
 async def open_gates(target: Backend, gates: list[Gate], now: int) -> None:

@@ -35,13 +35,13 @@ class Debounced:
         type; with a session also if another transaction has changed the row.
         """
         stored = await push(tasks)
-        left = _met(tasks, stored, range(len(tasks)), rules)
-        while left:
+        conflicts = _conflicts(tasks, stored, range(len(tasks)), rules)
+        while conflicts:
             now = self._clock.now()
-            begun = await self._begun([stored[at] for at in left])
+            begun = await self._begun([stored[at] for at in conflicts])
             before: dict[str, Task] = {}
             after: dict[str, Task] = {}
-            for at in left:
+            for at in conflicts:
                 row = stored[at]
                 before.setdefault(row.task_id, row)
                 rule, latest = rules[tasks[at].task_id], after.get(row.task_id, row)
@@ -55,7 +55,7 @@ class Debounced:
                     raise TaskConflict("key: its task was changed by another transaction; begin a new one")
             written = {change.after.task_id for change, ok in zip(changes, held, strict=True) if ok}
             again = []
-            for at in left:
+            for at in conflicts:
                 row = after[stored[at].task_id]
                 if row.task_id in written and row.status is PENDING and row.unique_key is not None:
                     log.debug("push {}: it waits already, and is changed", named(row))
@@ -65,7 +65,7 @@ class Debounced:
             if again:
                 for at, row in zip(again, await push([tasks[at] for at in again]), strict=True):
                     stored[at] = row
-            left = _met(tasks, stored, again, rules)
+            conflicts = _conflicts(tasks, stored, again, rules)
         return stored
 
     async def _begun(self, rows: Sequence[Task]) -> set[str]:
@@ -77,8 +77,8 @@ class Debounced:
         return {row.task_id for row, steps in zip(ran, found, strict=True) if steps}
 
 
-def _met(
+def _conflicts(
     tasks: Sequence[Task], stored: Sequence[Task], places: Sequence[int], rules: Mapping[str, Debounce]
 ) -> list[int]:
-    """Return at which places a debounced task met a row that is to be changed."""
+    """Return the places of the debounced tasks whose key another row has: that row is to be changed."""
     return [at for at in places if stored[at] is not tasks[at] and tasks[at].task_id in rules]

@@ -1,7 +1,7 @@
 """Gathers the tasks of handlers with ``batch``, and calls such a handler once with the items of many tasks.
 
 Each task of a batch is run like any other: it has an execution, which is interrupted, times out and is settled by its
-own rules. In place of the handler it awaits its part of a call that it shares with others. A group of tasks, gathered
+own rules. In place of the handler it awaits its part of a call that it shares with others. A batch of tasks, gathered
 or being run, takes one slot.
 """
 
@@ -19,7 +19,7 @@ import msgspec
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import BatchFailed
-from aiotaskq.runtime.context import batch
+from aiotaskq.runtime.context import batch as contexts_of_batch
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.worker.execution import Execution, retrieve
 
@@ -39,13 +39,13 @@ class _Raised(msgspec.Struct, frozen=True):
 class _Member(msgspec.Struct, eq=False):
     execution: Execution
     item: Any = None
-    part: asyncio.Future[Any] | None = None
+    result: asyncio.Future[Any] | None = None
     """The result of its item; None until its run has come to the call."""
-    gone: bool = False
+    interrupted: bool = False
     """Whether it was interrupted."""
 
 
-class Group(msgspec.Struct, eq=False):
+class Batch(msgspec.Struct, eq=False):
     """Tasks whose items one call of the handler gets."""
 
     handler: Handler
@@ -58,7 +58,7 @@ class Group(msgspec.Struct, eq=False):
 
 
 class Batches:
-    """The groups of one worker. All of it is called on the worker's loop."""
+    """The batches of one worker. All of it is called on the worker's loop."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Batches:
         began: Callable[[Execution], None],
         loop_ends: Callable[[], bool],
     ) -> None:
-        """Wire the groups.
+        """Wire the batches.
 
         Args:
             start: starts a ``def`` handler in a thread or a process.
@@ -83,33 +83,33 @@ class Batches:
         self._resources = resources
         self._began = began
         self._loop_ends = loop_ends
-        self._gathered: dict[str, Group] = {}  # by task type
-        self._groups: dict[str, Group] = {}  # by task id
+        self._gathered: dict[str, Batch] = {}  # by task type
+        self._batches: dict[str, Batch] = {}  # by task id
         self._context = contextvars.Context()
-        self.spare = 0
-        """How many executions need no slot, since others of their groups have one."""
+        self.without_slot = 0
+        """How many executions take no slot, since each batch takes one for all of its executions."""
         self.used = False
         """Whether there is a handler with ``batch``; ``enter`` need not be called before."""
-        self.found: Callable[[Batches], object] = lambda _batches: None
-        """Called when there is one."""
+        self.on_used: Callable[[Batches], object] = lambda _batches: None
+        """Called once, when it is known that there is a handler with ``batch``."""
         self.holds: Callable[[Task], bool] = lambda _task: True
         """Whether the lease of a task lasts."""
 
     @property
     def wanted(self) -> int:
-        """How many more tasks the groups could take that are gathered now."""
-        return sum((group.handler.batch or 0) - len(group.members) for group in self._gathered.values())
+        """How many more tasks the batches could take that are gathered now."""
+        return sum((batch.handler.batch or 0) - len(batch.members) for batch in self._gathered.values())
 
     @property
     def gathers(self) -> bool:
-        """Whether a group waits for more tasks."""
+        """Whether a batch waits for more tasks."""
         return bool(self._gathered)
 
     @property
     def outside(self) -> list[asyncio.Task[None]]:
         """The calls in threads and processes."""
-        groups = {id(group): group for group in self._groups.values() if group.handler.executor != "loop"}
-        return [group.call for group in groups.values() if group.call is not None]
+        batches = {id(batch): batch for batch in self._batches.values() if batch.handler.executor != "loop"}
+        return [batch.call for batch in batches.values() if batch.call is not None]
 
     def open(self) -> None:
         """Let calls run in a copy of the present context."""
@@ -120,15 +120,15 @@ class Batches:
     def _use(self) -> None:
         if not self.used:
             self.used = True
-            self.found(self)
+            self.on_used(self)
 
     def close(self) -> None:
         """Gather no longer: call with what there is."""
-        for group in list(self._gathered.values()):
-            self._close(group)
+        for batch in list(self._gathered.values()):
+            self._close(batch)
 
     def joins(self, task: Task) -> bool:
-        """Whether the task joins a group that has a slot already."""
+        """Whether the task joins a batch that has a slot already."""
         return task.type in self._gathered
 
     def is_batched(self, task: Task) -> bool:
@@ -137,55 +137,55 @@ class Batches:
         return handler is not None and handler.batch is not None
 
     def enter(self, execution: Execution, alone: bool = False) -> None:
-        """Add an execution that has begun to a group, if its handler has ``batch``."""
+        """Add an execution that has begun to a batch, if its handler has ``batch``."""
         task = execution.task
         handler = self._handlers.get(task.type)
         if handler is None or handler.batch is None:
             return
-        group = None if alone else self._gathered.get(task.type)
-        if group is None:
-            group = Group(handler)
+        batch = None if alone else self._gathered.get(task.type)
+        if batch is None:
+            batch = Batch(handler)
             if not alone:
-                self._gathered[task.type] = group
-                made = group
-                group.forget_timer = self._clock.call_later(handler.within, lambda: self._close(made))
+                self._gathered[task.type] = batch
+                made = batch
+                batch.forget_timer = self._clock.call_later(handler.within, lambda: self._close(made))
         else:
-            self.spare += 1
-        group.members[task.task_id] = _Member(execution)
-        self._groups[task.task_id] = group
-        if alone or len(group.members) >= handler.batch:
-            self._close(group)
+            self.without_slot += 1
+        batch.members[task.task_id] = _Member(execution)
+        self._batches[task.task_id] = batch
+        if alone or len(batch.members) >= handler.batch:
+            self._close(batch)
 
     def leave(self, task: Task) -> None:
         """Remove an execution that has ended; idempotent."""
-        group = self._groups.pop(task.task_id, None)
-        if group is None:
+        batch = self._batches.pop(task.task_id, None)
+        if batch is None:
             return
-        del group.members[task.task_id]
-        if group.members:
-            self.spare -= 1
-            self._call_if_complete(group)
+        del batch.members[task.task_id]
+        if batch.members:
+            self.without_slot -= 1
+            self._call_if_complete(batch)
         else:
-            self._close(group)
+            self._close(batch)
 
     async def join(self, execution: Execution, item: Any) -> Any:
         """Return the result of an item, or raise what the handler has raised for it."""
         task_id = execution.task.task_id
-        if task_id not in self._groups:  # the handler was registered after the worker had started
+        if task_id not in self._batches:  # the handler was registered after the worker had started
             self._use()
             self.enter(execution)
-        group = self._groups[task_id]
-        member = group.members[task_id]
-        member.item, member.part = item, asyncio.get_running_loop().create_future()
-        self._call_if_complete(group)
+        batch = self._batches[task_id]
+        member = batch.members[task_id]
+        member.item, member.result = item, asyncio.get_running_loop().create_future()
+        self._call_if_complete(batch)
         try:
-            part = await member.part
+            part = await member.result
         except asyncio.CancelledError:
-            member.gone = True
-            if group.call is None:
-                self._call_if_complete(group)
-            elif all(each.gone for each in group.members.values()):
-                await self._end(group.call, execution)
+            member.interrupted = True
+            if batch.call is None:
+                self._call_if_complete(batch)
+            elif all(each.interrupted for each in batch.members.values()):
+                await self._end(batch.call, execution)
             raise
         if isinstance(part, _Raised):
             raise part.error.with_traceback(part.at)
@@ -201,28 +201,28 @@ class Batches:
                 if execution.abandoned or self._loop_ends():
                     raise
 
-    def _close(self, group: Group) -> None:
-        group.forget_timer()
-        if self._gathered.get(group.handler.name) is group:
-            del self._gathered[group.handler.name]
-        group.closed = True
-        self._call_if_complete(group)
+    def _close(self, batch: Batch) -> None:
+        batch.forget_timer()
+        if self._gathered.get(batch.handler.name) is batch:
+            del self._gathered[batch.handler.name]
+        batch.closed = True
+        self._call_if_complete(batch)
 
-    def _call_if_complete(self, group: Group) -> None:
-        """Call the handler when no more tasks join the group, and the runs of all have come here."""
-        if not group.closed or group.call is not None:
+    def _call_if_complete(self, batch: Batch) -> None:
+        """Call the handler when no more tasks join the batch, and the runs of all have come here."""
+        if not batch.closed or batch.call is not None:
             return
-        members = [each for each in group.members.values() if not each.gone]
-        if members and all(each.part is not None for each in members):
+        members = [each for each in batch.members.values() if not each.interrupted]
+        if members and all(each.result is not None for each in members):
             for each in members:
                 if not self.holds(each.execution.task):  # suspended while it was gathered: others may have the task
-                    each.gone = True
+                    each.interrupted = True
                     each.execution.interrupt("fenced")
-            members = [each for each in members if not each.gone]
+            members = [each for each in members if not each.interrupted]
             if not members:
                 return
-            work = self._run(group.handler, members)
-            group.call = asyncio.create_task(work, name="aiotaskq-batch", context=self._context.copy())
+            work = self._run(batch.handler, members)
+            batch.call = asyncio.create_task(work, name="aiotaskq-batch", context=self._context.copy())
 
     # ---- the call ----
 
@@ -238,8 +238,8 @@ class Batches:
             parts = [_Raised(error, None)] * len(members)
         except KeyboardInterrupt:  # it is meant for the program, and it is raised once
             for member in members:
-                if member.part is not None:
-                    member.part.cancel()
+                if member.result is not None:
+                    member.result.cancel()
             call = asyncio.current_task()
             assert call is not None
             call.add_done_callback(retrieve)
@@ -249,11 +249,11 @@ class Batches:
                 raise  # this coroutine is closed, since its loop has ended
             parts = [_Raised(error, error.__traceback__)] * len(members)
         for member, part in zip(members, parts, strict=True):
-            if member.part is not None and not member.part.done():
-                member.part.set_result(part)
+            if member.result is not None and not member.result.done():
+                member.result.set_result(part)
 
     async def _called(self, handler: Handler, members: Sequence[_Member]) -> Any:
-        batch.set(tuple(member.execution.context for member in members))
+        contexts_of_batch.set(tuple(member.execution.context for member in members))
         params = {**self._resources(handler), handler.items: [member.item for member in members]}
         if handler.executor == "loop":
             return await handler.function(**params)

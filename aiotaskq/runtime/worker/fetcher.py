@@ -180,7 +180,7 @@ class Fetcher:
         return self.buffer.popleft() if self.buffer and not self._paused else None
 
     def share(self, batches: Batches) -> None:
-        """Let groups of tasks take one slot each."""
+        """Let each batch of tasks take one slot."""
         self.batches = batches
         batches.holds = lambda task: self._heartbeat.holds((task.task_id, task.fence), self._clock.ticks())
         self.wake()
@@ -190,7 +190,7 @@ class Fetcher:
         buffer, executions = self.buffer, self._executions
         if (batches := self.batches) is not None:
             while buffer and not self._paused:
-                if len(executions) >= self._concurrency + batches.spare and not batches.joins(buffer[0]):
+                if len(executions) >= self._concurrency + batches.without_slot and not batches.joins(buffer[0]):
                     break
                 self._worker.start_run(buffer.popleft())
             return
@@ -217,7 +217,7 @@ class Fetcher:
         self._look_shrunk()
 
     def _look_shrunk(self) -> None:
-        taken = len(self._executions) - (0 if self.batches is None else self.batches.spare)
+        taken = len(self._executions) - (0 if self.batches is None else self.batches.without_slot)
         (self.pause if taken >= self._concurrency else self.resume)(SHRINKS)
 
     def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
@@ -454,7 +454,7 @@ class Fetcher:
     def _free(self) -> int:
         """How many slots neither run a task nor have one waiting or on its way."""
         free = self._concurrency - len(self._executions) - len(self.buffer) - self._reserved
-        return free if self.batches is None else free + self.batches.spare
+        return free if self.batches is None else free + self.batches.without_slot
 
     def _room(self, writes: bool) -> int:
         """Return how many tasks to claim: for the free slots, and more where tasks are quick.
@@ -466,7 +466,7 @@ class Fetcher:
             return 0
         ahead = 0 if self._direct is not None else self._prefetch.ahead
         free = self._free
-        if self.batches is not None and self._only_batches:  # a group that is gathered has a slot
+        if self.batches is not None and self._only_batches:  # a batch that is gathered has a slot
             return max(0, free) + self.batches.wanted
         return max(0, free + ahead) if writes or free > 0 or (free + ahead) * 2 >= ahead > 0 else 0
 
@@ -474,7 +474,7 @@ class Fetcher:
         """Give back tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
         if self._closed or self._paused:
             return
-        free = self._concurrency - len(self._executions) + (0 if self.batches is None else self.batches.spare)
+        free = self._concurrency - len(self._executions) + (0 if self.batches is None else self.batches.without_slot)
         if self.buffer.waited(self._clock.ticks()) > STALLED:
             self._prefetch.stalled()
         elif self._prefetch.duration(len(self.buffer) - free) <= STALLED * self._concurrency:

@@ -99,7 +99,7 @@ class Worker:
         self.quiet = False
         """Whether it claims nothing more, and only goes on with what it runs."""
         self._watchdog = Watchdog(
-            self.executions, handlers, self.concurrency, queue.events, clock, lambda: self.runner.batches.spare
+            self.executions, handlers, self.concurrency, queue.events, clock, lambda: self.runner.batches.without_slot
         )
         self.runner = Runner(
             handlers,
@@ -119,7 +119,7 @@ class Worker:
             answered=lambda held, answers: self.leases.answered(held, answers),
             fenced=lambda: self.leases.fenced(),
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
-            describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.spare),
+            describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.without_slot),
             types=lambda: told(handlers),
             steered=self._steered,
         )
@@ -210,7 +210,7 @@ class Worker:
         self._context = contextvars.copy_context()
         self._idle = asyncio.Event()
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
-        self.runner.batches.found = self._fetcher.share
+        self.runner.batches.on_used = self._fetcher.share
         self.runner.start(self._middleware, resources)
         self.leases.listen()
         self._watchdog.start()
