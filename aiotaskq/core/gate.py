@@ -49,13 +49,13 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
     weight: int = 1
     """The tokens that it takes from a rate."""
     weights: tuple[tuple[str, int], ...] = ()
-    """Of the gates of which that differs: what it takes there."""
+    """By key, the tokens that it takes at the gates where they differ from ``weight``."""
     group: str | None = None
     """The id of the group whose member it is."""
     parents: tuple[tuple[str, str], ...] = ()
     """The ids and names of the tasks that have to end before it."""
     children: tuple[tuple[str, str], ...] = ()
-    """The ids of the tasks that wait for its end, and what its failure means for each: a ``RULE`` of core.groups."""
+    """The ids of the tasks that wait for its end, each with one of the ``RULES`` of core.groups."""
     source: str | None = None
     """The id of the group whose end has pushed it."""
 
@@ -76,7 +76,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     closed_until: int = 0
     """Before this instant nothing passes."""
     next_at: int | None = None
-    """When a task that waits may pass without the end of another one; None if none waits for that."""
+    """When a task that waits may pass without the end of another one; None if none waits for that.
+
+    The first sweep from then on admits the gate: 0 makes it due at once.
+    """
 
 
 class GateChange(msgspec.Struct, frozen=True, kw_only=True):

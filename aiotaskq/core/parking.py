@@ -52,6 +52,11 @@ def parked_again(task: Task) -> Task:
     return parked(task, task.due)
 
 
+def passing_order(task: Task) -> tuple[int, int, int]:
+    """Return the sort key of the tasks at a gate: claim order, with the due time in place of ``run_at``."""
+    return task.priority, task.due_at or 0, task.seq
+
+
 def at_gate(task: Task) -> str | None:
     """Return the key of the gate at which the task is parked; None if it is at none."""
     return task.gate if task.parked else None

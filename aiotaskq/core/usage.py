@@ -19,7 +19,7 @@ from aiotaskq.core.validation import check_key, shown
 MAX_NAMES = 20
 """Names of one task."""
 MAX_NAME = 50  # characters
-MOST = 10**15
+MAX_SUM = 10**15
 """The largest sum of one task: every store adds up to it without an error."""
 DIGITS = 9  # behind the decimal point: sums of decimal fractions are shown as they are added by hand
 
@@ -42,11 +42,11 @@ def added(sums: Mapping[str, float] | None, amounts: Mapping[str, Any], what: st
     found = dict(sums or {})
     for name, amount in amounts.items():
         check_key(what, name, MAX_NAME)
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= MOST:
-            raise ValidationError(f"{what}: {name}: a number from 0 to {MOST:,} is needed (got {shown(amount)})")
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 <= amount <= MAX_SUM:
+            raise ValidationError(f"{what}: {name}: a number from 0 to {MAX_SUM:,} is needed (got {shown(amount)})")
         found[name] = _sum(found.get(name, 0), amount)
-        if found[name] > MOST:
-            raise ValidationError(f"{what}: {name}: the sum of the task is more than {MOST:,}")
+        if found[name] > MAX_SUM:
+            raise ValidationError(f"{what}: {name}: the sum of the task is more than {MAX_SUM:,}")
     if len(found) > MAX_NAMES:
         raise ValidationError(f"{what}: {len(found)} names are more than {MAX_NAMES} of one task")
     return found

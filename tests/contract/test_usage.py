@@ -7,7 +7,7 @@ import asyncio
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.notes import NewNote, NewNotes
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.usage import MOST
+from aiotaskq.core.usage import MAX_SUM
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ended, pushed, running
@@ -34,11 +34,11 @@ async def test_reports_may_be_repeated_and_sums_only_rise(backend: Backend) -> N
     assert await backend.notes.add([used(task, tokens=5)]) == [True]  # an older one, which comes late
     assert await usage_of(backend, task) == {"tokens": 1900, "cost": 0.018, "calls": 0}
     assert await usage_of(backend, other) is None
-    most = used(other, most=MOST, third=1 / 3, 输入=7)
+    most = used(other, most=MAX_SUM, third=1 / 3, 输入=7)
     assert await backend.notes.add([most]) == [True]
     found = await usage_of(backend, other)
     assert found is not None
-    assert found["most"] == MOST
+    assert found["most"] == MAX_SUM
     assert found["输入"] == 7
     assert abs(found["third"] - 1 / 3) < 1e-9
 

@@ -1,4 +1,7 @@
-"""A push of tasks that only wait for a slot: the words of its script, in the order of the commands that write them."""
+"""The short path of pushes at gates: the arguments of ``push_at_gates.lua``, for tasks that only wait for a slot.
+
+They are in the order of the commands that write them, so that the script passes whole ranges of them on.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,14 @@ from aiotaskq.backends.redis.rows import pack, row_words
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import Task
 
-MOST_LINES = 1_000  # more than so many gates are left to a sweep
+MAX_LINES = 1_000  # gates of one push: as MAX_GATES in declare.lua, which leaves those of larger pushes to a sweep
 
 _claim_order = attrgetter("due_at", "seq")
 _encode = msgspec.json.Encoder().encode
 
 
 class _Kind(NamedTuple):
-    """What many lines of tasks have in common."""
+    """What the tasks of a line have in common; many lines have the same."""
 
     priority: int
     queue: str
@@ -36,7 +39,7 @@ class _Line(NamedTuple):
 
 
 def words_at_gates(tasks: Sequence[Task]) -> list[bytes | str | int] | None:
-    """Return the arguments of ``push_at_gates.lua`` behind its hint; None where that script is not enough.
+    """Return the arguments of ``push_at_gates.lua`` after its hint; None if ``push.lua`` has to push these tasks.
 
     Raises ValidationError for a task that no row can hold.
     """
@@ -59,7 +62,7 @@ def words_at_gates(tasks: Sequence[Task]) -> list[bytes | str | int] | None:
             line.tasks.append(task)
         else:
             return None
-    if not 0 < len(lines) <= MOST_LINES or len({task.task_id for task in tasks}) < len(tasks):
+    if not 0 < len(lines) <= MAX_LINES or len({task.task_id for task in tasks}) < len(tasks):
         return None
     kinds: dict[_Kind, list[str]] = {}
     for gate, line in lines.items():

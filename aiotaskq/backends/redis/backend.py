@@ -21,7 +21,7 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.at_gates import words_at_gates
 from aiotaskq.backends.redis.audit import RedisAuditLog
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gates import MANY, RedisGates
+from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.history import RedisHistory
@@ -146,7 +146,7 @@ class RedisBackend(Backend):
                 stored[order[number - 1]] = task
             if later and later[0]:
                 self.listeners.receive(GATES)
-                if len(tasks) > MANY:
+                if len(tasks) > MAX_GATES:
                     await self.gates.admit_rest(max(map(pushed_at, filter(_is_gated, tasks)), default=0))
             if len(later) > 1:
                 await self.groups.followed(later[1])

@@ -14,9 +14,9 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
 from aiotaskq.errors import DatabaseUnavailable
 
-MANY = 1_000  # gates in one call of a script: the server runs no other command meanwhile
-LANES = 100  # in which the tasks are looked for that wait at a gate
-ADMITTED = 500  # gates admitted in one call of a script
+MAX_GATES = 1_000  # gates in one call of a script: the server runs no other command meanwhile
+MAX_LANES = 100  # lanes read for the tasks that wait at a gate: an answer for people, not for a rule
+ADMITTED = 500  # gates admitted in one call of a script, for the same reason
 
 _decode = msgspec.json.Decoder(Bounds).decode
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +49,7 @@ class RedisGates(Gates):
         keys, any_due = await self._keys(), False
         cursor: bytes | str = "0"
         while keys:
-            part = keys[:MANY]
+            part = keys[:MAX_GATES]
             done, cursor, later = await self._redis.run(scripts.PAUSE_GATES, queue, int(paused), cursor, *part)
             del keys[:done]
             any_due = any_due or later == 1
@@ -61,7 +61,7 @@ class RedisGates(Gates):
             any_due = await self.pause(queue.decode(), True) or any_due
         keys = await self._keys()
         while keys:
-            due, done = await self._redis.run(scripts.GATES_MEND, now, *keys[:MANY])
+            due, done = await self._redis.run(scripts.GATES_MEND, now, *keys[:MAX_GATES])
             count += due
             del keys[:done]
         if count or any_due:
@@ -71,8 +71,8 @@ class RedisGates(Gates):
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         wanted = sorted(key for key in await self._keys() if key.startswith(prefix)) if keys is None else keys
         found: list[GateState] = []
-        for start in range(0, len(wanted), MANY):
-            part = wanted[start : start + MANY]
+        for start in range(0, len(wanted), MAX_GATES):
+            part = wanted[start : start + MAX_GATES]
             words = iter(await self._redis.run(scripts.GATES_FIND, *part))
             for key, text, held, waiting in zip(part, words, words, words, strict=True):
                 if text:
@@ -83,13 +83,13 @@ class RedisGates(Gates):
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         root, name = self._redis.root.encode(), key.encode()
-        few = await self._redis.command("HGET", root + b"slots", name)
-        if few == b"":  # they are in a set
+        slot_list = await self._redis.command("HGET", root + b"slots", name)
+        if slot_list == b"":  # they are in a set
             held = await self._redis.command("SRANDMEMBER", root + b"slots:" + name, limit)
         else:
-            held = [] if few is None else few.split(b"\n")[:limit]
+            held = [] if slot_list is None else slot_list.split(b"\n")[:limit]
         waiting: list[tuple[int, float, bytes]] = []
-        for lane in await self._redis.command("ZRANGE", root + b"lines:" + name, 0, LANES - 1):
+        for lane in await self._redis.command("ZRANGE", root + b"lines:" + name, 0, MAX_LANES - 1):
             line = b"%bwait:%d:%b:%b" % (root, len(lane), lane, name)
             words = iter(await self._redis.command("ZRANGE", line, 0, limit - 1, "WITHSCORES"))
             priority = int(lane.partition(b":")[0])

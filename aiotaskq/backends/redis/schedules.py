@@ -9,7 +9,7 @@ from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gates import MANY, RedisGates
+from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.rows import packed
 from aiotaskq.backends.redis.rows import row_words as task_words
 from aiotaskq.backends.redis.schedule_rows import (
@@ -64,7 +64,7 @@ class RedisSchedules(Schedules):
             self._listeners.receive(READY)
         if answer[-1]:
             self._listeners.receive(GATES)
-            if len(tasks) > MANY:
+            if len(tasks) > MAX_GATES:
                 await self._gates.admit_rest(max(map(pushed_at, gated)))
         return held
 

@@ -27,7 +27,7 @@ from aiotaskq.backends.sql.rows import decode_flow, json_text
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, due_by, read_ahead
-from aiotaskq.core.parking import passed, pushed_at, tokens
+from aiotaskq.core.parking import passed, passing_order, pushed_at, tokens
 from aiotaskq.core.task import Task
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
@@ -206,7 +206,7 @@ class SqlAdmission(Admission):
         entered: dict[str, Task] = {}
         for key, held in sql.held_where_none_waits(self._connection, aheads).items():
             due = [task for task in lines[key] if (task.due_at or 0) <= now and (task.expires_at or PARKED) > now]
-            due.sort(key=lambda task: (task.priority, task.due_at or 0, task.seq))
+            due.sort(key=passing_order)
             count, self.gates[key] = admit(self.gates[key], held, 0, now, [tokens(task, key) for task in due])
             self._held[key] = held + count
             entered |= {task.task_id: passed(task, now) for task in due[:count]}

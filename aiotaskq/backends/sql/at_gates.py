@@ -13,7 +13,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import Group, completions
 from aiotaskq.backends.sql.rows import json_text
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.parking import passing_order, pushed_at
 from aiotaskq.core.task import Task
 
 
@@ -90,7 +90,7 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
     ranks: list[int | None] = [None] * len(tasks)
     for line in lines.values():
         if len(line) > 1:
-            line.sort(key=lambda number: (tasks[number].priority, tasks[number].due_at or 0, tasks[number].seq))
+            line.sort(key=lambda number: passing_order(tasks[number]))
         for rank, number in enumerate(line, 1):
             ranks[number] = rank
     asked = [{"key": key, "cap": bounds.cap, "fair_window": bounds.window} for key, bounds in gates.items()]

@@ -1,6 +1,7 @@
 -- Takes note of the rows that a push parks: the bounds that they declare, and how many may wait.
 
-local MANY = 1000  -- gates at which rows were parked: those of more are left to a sweep, which admits some at a time
+-- Gates at which the rows of a push were parked: those of a push with more are left to a sweep, some at a time.
+local MAX_GATES = 1000
 
 -- Of the rows that were inserted: the gates that they name, the bounds that they declare for each, the ids of those
 -- that are parked at each, and when the latest one was pushed.
@@ -161,7 +162,7 @@ function admission.declare(never_refused)
     tools.gate_of(key, texts[i])
     if arrived[key] then keys[#keys + 1] = key end
   end
-  local many, bounded = #keys > MANY, false
+  local many, bounded = #keys > MAX_GATES, false
   for _, key in ipairs(named) do
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and declared[key] ~= gate.bounds and rule.bounds_text(declared[key]) ~= gate.text
