@@ -323,8 +323,10 @@ def resumed(schedule: Schedule, now: int) -> Schedule:
     """Return the schedule enabled. A run that is overdue follows the misfire policy.
 
     Raises:
-        ValidationError: the schedule is finished, by ``max_runs`` or because its one time is past.
+        ValidationError: the schedule is finished, by ``max_runs`` or because its one time is past; or its row cannot be
+            decoded, or has no next time, because another program has written it.
     """
+    check_decoded(schedule)
     if schedule.finished:
         runs = f"{schedule.run_count} of {schedule.max_runs} runs are made"
         raise ValidationError(f"max_runs: the schedule is finished, {runs}; raise max_runs to resume it")
@@ -332,17 +334,18 @@ def resumed(schedule: Schedule, now: int) -> Schedule:
         return schedule
     history = recorded(schedule.history, [FiringRecord(now, "resumed")])
     after = schedule.replace(enabled=True, updated_at=now // SECOND, history=history)
-    if schedule.next_run_at is not None:
-        return after
     if schedule.schedule_type == "once":
         due = (schedule.execute_at or 0) * SECOND
-        if due <= now:
+        if due <= now and schedule.next_run_at is None:
             raise ValidationError(
                 "execute_at: the schedule is finished, its one time is over; set a later one to resume it"
             )
     else:
-        due = following(schedule, now)
-    return after.with_due(due)
+        try:
+            due = following(schedule, now)  # raises now what would disable it again at its next run
+        except ScheduleStuck as error:
+            raise ValidationError(f"schedule: {error}") from None
+    return after.with_due(due) if schedule.next_run_at is None else after
 
 
 # ---- the next due time --------------------------------------------------------------------------------------------

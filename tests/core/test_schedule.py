@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.firing import fire, run_now
-from aiotaskq.core.schedule import Schedule, changed, new_schedule, paused, resumed
+from aiotaskq.core.schedule import Schedule, UndecodableSchedule, changed, new_schedule, paused, resumed
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
 
@@ -277,6 +277,32 @@ def test_a_fired_once_needs_a_new_time_to_resume() -> None:
     later = changed(fired, NOW + 2 * HOUR, execute_at=NOW // S + 9000)
     assert not later.enabled
     assert due_of(resumed(later, NOW + 2 * HOUR)) == (NOW // S + 9000) * S
+
+
+@pytest.mark.parametrize("due", [None, NOW // S + 60], ids=["without a due time", "with one"])
+@pytest.mark.parametrize(
+    ("kind", "written", "message"),
+    [
+        ("cron", {"cron_expression": "bad"}, "cron_expression: 1 fields"),
+        ("cron", {"cron_expression": None}, "cron_expression: "),
+        ("cron", {"timezone": "Mars/Base"}, "timezone: "),
+        ("interval", {"interval_seconds": 0}, "schedule: .* never becomes due again"),
+        ("interval", {"schedule_type": "weekly"}, "schedule: .* never becomes due again"),
+    ],
+)
+def test_what_another_program_broke_is_not_resumed(
+    kind: str, written: dict[str, Any], message: str, due: int | None
+) -> None:
+    broken = paused(make(kind), NOW).replace(next_run_at=due, **written)
+    with pytest.raises(ValidationError, match=message):
+        resumed(broken, NOW)
+
+
+def test_a_row_that_cannot_be_decoded_is_not_resumed() -> None:
+    schedule = paused(make(), NOW)
+    fields = {name: getattr(schedule, name) for name in schedule.__struct_fields__}
+    with pytest.raises(ValidationError, match="cannot be decoded; correct it with update_task"):
+        resumed(UndecodableSchedule(**fields), NOW)
 
 
 def test_run_now_is_an_extra_run() -> None:
