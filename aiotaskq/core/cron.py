@@ -12,7 +12,9 @@ Sources: Debian cron(8) for the DST rule; PEP 495 for repeated and missing local
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import re
 import zoneinfo
 from dataclasses import dataclass, field
@@ -24,6 +26,10 @@ from aiotaskq.core.cron_parser import Refused, clip_text, days_per_year, read
 from aiotaskq.core.errors import CronError, ValidationError
 
 MICROS: Final = 1_000_000
+
+_PRIVATE: Final = ("posix/", "right/", "posixrules", "localtime", "Factory")
+# A TZ variable as POSIX has it, with whole hours west of Greenwich that a zone of the database has, too.
+_POSIX: Final = re.compile(r"(?:[A-Za-z]{3,}|<[A-Za-z0-9+-]{3,}>)(\+?(?:0?\d|1[0-2])|-(?:0?\d|1[0-4]))(?::00){0,2}")
 
 _DAY: Final = 86_400
 # No zone ever jumped by more than 24 hours; beyond this distance the order of wall times is that of instants.
@@ -41,19 +47,22 @@ def check_timezone(name: str) -> zoneinfo.ZoneInfo:
     """
     if not isinstance(name, str):
         raise ValidationError(f"timezone: must be an IANA name such as 'Europe/Berlin' (got {type(name).__name__})")
-    # Paths are refused before the library sees them, and so are the leap-second ("right/") and private entries of a
-    # system's zone directory, which other machines do not have.
-    private = ("posix/", "right/", "posixrules", "localtime", "Factory")
-    if len(name) <= 64 and re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", name) and not name.startswith(private):
-        try:
-            return zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            pass
-    names = sorted(name for name in zoneinfo.available_timezones() if not name.startswith(private))
+    if (found := _zone(name)) is not None:
+        return found
+    names = sorted(name for name in zoneinfo.available_timezones() if not name.startswith(_PRIVATE))
     known = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
     close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1)
     guess = f"did you mean {known[close[0]]!r}?" if close else "write one such as 'Europe/Berlin' or 'UTC'"
     raise ValidationError(f"timezone: the name is not an IANA time zone (got {clip_text(name)}); {guess}")
+
+
+def _zone(name: str) -> zoneinfo.ZoneInfo | None:
+    # Paths are refused before the library sees them, and so are the leap-second ("right/") and private entries of a
+    # system's zone directory, which other machines do not have.
+    if len(name) <= 64 and re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*", name) and not name.startswith(_PRIVATE):
+        with contextlib.suppress(zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+            return zoneinfo.ZoneInfo(name)
+    return None
 
 
 def local_timezone() -> str:
@@ -62,6 +71,15 @@ def local_timezone() -> str:
     Raises:
         ValidationError: the system's zone has no usable IANA name.
     """
+    variable = os.environ.get("TZ", "").removeprefix(":")
+    if variable and not os.path.isabs(variable) and _zone(variable) is None:
+        # tzlocal would take the zone of the host instead.
+        if hours := _POSIX.fullmatch(variable):
+            return f"Etc/GMT{int(hours[1]):+d}" if int(hours[1]) else "Etc/GMT"
+        raise ValidationError(
+            f"timezone: the TZ variable names no IANA time zone (got {clip_text(variable)}); set it to one such as "
+            "'Asia/Shanghai', or pass timezone="
+        )
     import tzlocal  # only schedules without a zone of their own need it
 
     try:
