@@ -316,7 +316,7 @@ def is_dead(life: Life, late: int, lease: int) -> bool:
     return life is not Life.LIVES or late >= DEAD_AFTER * lease
 
 
-def lost(life: Life) -> Outcome:
+def outcome_of_lost(life: Life) -> Outcome:
     """Return the outcome of a running task without a holder; ``life`` is that of the worker that had it.
 
     That a process died, or may have, counts as a crash. One that exists did not crash: the task is released.

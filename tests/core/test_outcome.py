@@ -30,8 +30,8 @@ from aiotaskq.core.outcome import (
     Rerun,
     TimedOut,
     is_dead,
-    lost,
     marked,
+    outcome_of_lost,
     owner_of,
     settle,
     uncounted,
@@ -294,7 +294,7 @@ def test_the_mark_of_a_task_that_runs_alone() -> None:
 @pytest.mark.parametrize("life", Life)
 def test_a_process_that_lives_did_not_die(life: Life, late: int) -> None:
     assert is_dead(life, late, 10) is (life is not Life.LIVES or late >= DEAD_AFTER * 10)
-    outcome = lost(life)
+    outcome = outcome_of_lost(life)
     if life is Life.UNKNOWN:
         assert outcome == LeaseExpired()
     else:

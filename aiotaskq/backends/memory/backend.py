@@ -161,9 +161,9 @@ class MemoryBackend(DirectBackend):
         change = None  # other than the commonest one
         with self._lock:
             if before is not None and after is not None:
-                usual = before.status is RUNNING and after.status is COMPLETED and before.flow is None
+                completes_without_gates = before.status is RUNNING and after.status is COMPLETED and before.flow is None
                 keyless = before.unique_key is before.idempotency_key is None
-                if usual and keyless and self._tasks.get(before.task_id) is before:
+                if completes_without_gates and keyless and self._tasks.get(before.task_id) is before:
                     del self._running[before.task_id]
                     self._tasks[before.task_id] = after
                     self._ended.add(after)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
-from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, lost, owner_of, uncounted
+from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted
 from aiotaskq.core.task import Status, Task
 from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
@@ -54,7 +54,9 @@ class Reaper:
         for task in late:
             outcome: Outcome = Expired()
             if task.status is not Status.PENDING:
-                outcome = lost(Life.UNKNOWN if task.lease_until is not None else self._life_of(owner_of(task)))
+                outcome = outcome_of_lost(
+                    Life.UNKNOWN if task.lease_until is not None else self._life_of(owner_of(task))
+                )
             after = await self._settle(task, outcome, lease_over=True, then=then)
             if after is not None:
                 log_outcome(task, outcome, after, now)
