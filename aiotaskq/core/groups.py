@@ -52,7 +52,7 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cancelled: int = 0
     """Those that were cancelled, have expired, or were deleted before their end."""
     generation: int = 1
-    """How often it has ended, counted from 1, the present time included."""
+    """The number of its run, from 1: the retry of a member of an ended group begins the next one."""
     parent_id: str | None = None
     """The group whose member it is."""
     then: Task | None = None
@@ -146,18 +146,21 @@ def tally_of(before: Task, after: Task, tally: Tally) -> None:
 
 
 def counted(group: GroupState, tally: Tally, now: int) -> GroupState:
-    """Return the group after these ends at ``now``. One that members are brought back to has not ended any more."""
+    """Return the group after these ends at ``now``, in microseconds UTC.
+
+    A group that has ended, and to which members are brought back, runs again: in its next generation.
+    """
     remaining = max(0, group.remaining - tally.ended)
-    again = group.ended_at is not None and remaining > 0
+    runs_again = group.ended_at is not None and remaining > 0
     ended_at = None if remaining else group.ended_at if group.ended_at is not None else now
     return replace(
         group,
         remaining=remaining,
         failed=max(0, group.failed + tally.failed),
         cancelled=max(0, group.cancelled + tally.cancelled),
-        generation=group.generation + again,
+        generation=group.generation + runs_again,
         ended_at=ended_at,
-        cancel_requested=group.cancel_requested and not again,
+        cancel_requested=group.cancel_requested and not runs_again,
     )
 
 
@@ -167,7 +170,7 @@ def grown(group: GroupState, count: int) -> GroupState:
 
 
 def callback_id(group: GroupState, kind: CallbackKind) -> str:
-    """Return the id of the task that the group pushes, or would push, at its next or last end."""
+    """Return the id of its callback in this generation, whether or not the group has ended, or has such a callback."""
     return derived_id(group.group_id, kind, group.generation)
 
 
@@ -179,7 +182,7 @@ def callback_of(group: GroupState, now: int) -> Task | None:
     template: Task | None = getattr(group, kind)
     if template is None:
         return None
-    first = due_of(template)
+    first = template.due
     due = now + max(0, first - template.seq)  # with the delay that its call asked for
     expires = None if template.expires_at is None else due + template.expires_at - first
     task = template.replace(
@@ -193,11 +196,6 @@ def callback_of(group: GroupState, now: int) -> Task | None:
         flow=replace(template.flow or Flow(), source=group.group_id),
     )
     return parked(task, due)
-
-
-def due_of(task: Task) -> int:
-    """Return when a new task is due, parked or not, in microseconds UTC."""
-    return task.run_at if task.due_at is None else task.due_at
 
 
 def derived_id(*parts: object) -> str:
@@ -225,8 +223,8 @@ def after_parents(child: Task, ends: Sequence[tuple[Task, str]], now: int) -> Ta
             reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
             ended = settle(child, Cancelled(reason), now)
             return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
-    left = max(0, child.waits + sum(-1 if parent.final else 1 for parent, _ in ends))
-    return child.replace(waits=left) if left else released(child, now)
+    waits = max(0, child.waits + sum(-1 if parent.final else 1 for parent, _ in ends))
+    return child.replace(waits=waits) if waits else released(child, now)
 
 
 _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXPIRED: "expired"}
@@ -262,24 +260,27 @@ def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
     for name, after in parents.items():
         for parent in set(after):
             children[parent].append(name)
-    left = {name: len(set(after)) for name, after in parents.items()}
-    order = [name for name, count in left.items() if not count]
+    missing = {name: len(set(after)) for name, after in parents.items()}
+    order = [name for name, count in missing.items() if not count]
     for name in order:
         for child in children[name]:
-            left[child] -= 1
-            if not left[child]:
+            missing[child] -= 1
+            if not missing[child]:
                 order.append(child)
     if len(order) < len(parents):
-        raise ValidationError(f"after: these wait for each other: {' → '.join(_cycle(parents, left))}")
+        raise ValidationError(f"after: these wait for each other: {' → '.join(_cycle(parents, missing))}")
     return order
 
 
-def _cycle(parents: Mapping[str, Collection[str]], left: Mapping[str, int]) -> list[str]:
-    """Return the names along a cycle, the first one again at its end; ``left`` counts the parents not in order."""
-    name = next(name for name, count in left.items() if count)
+def _cycle(parents: Mapping[str, Collection[str]], missing: Mapping[str, int]) -> list[str]:
+    """Return the names along a cycle, the first one again at its end.
+
+    ``missing`` are the numbers of parents that could not be put in order: each name on a cycle has one.
+    """
+    name = next(name for name, count in missing.items() if count)
     seen: dict[str, None] = {}
     while name not in seen:
         seen[name] = None
-        name = next(parent for parent in parents[name] if left[parent])
+        name = next(parent for parent in parents[name] if missing[parent])
     path = list(seen)
     return [*path[path.index(name) :], name][::-1]

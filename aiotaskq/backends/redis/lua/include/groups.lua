@@ -91,6 +91,7 @@ local function group_tools()
     return tonumber(waits), due, at and row.json - #row.names + at - 1
   end
 
+  -- Write for how many parents a row waits: four digits, of which the last is before `behind` (see tail_of).
   local function write_waits(id, waits, behind)
     local state = states[id]
     set_state(id, sub(state, 1, behind - 5) .. string.format('%04d', waits) .. sub(state, behind))

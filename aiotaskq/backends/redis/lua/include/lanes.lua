@@ -21,8 +21,10 @@ local function set_expired(id, lane, stamp, expires)
   set_score('expired', id, expires)
 end
 
+local MAX_EXPIRED = 10000  -- taken out in one call of a script: the server runs no other command meanwhile
+
 local function sweep_expired(now)
-  local late = call('ZRANGEBYSCORE', root .. 'expiring', '-inf', now, 'LIMIT', 0, 10000)
+  local late = call('ZRANGEBYSCORE', root .. 'expiring', '-inf', now, 'LIMIT', 0, MAX_EXPIRED)
   if #late == 0 then return end
   load_states(late)
   for _, id in ipairs(late) do
