@@ -8,6 +8,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
 from aiotaskq.core.limits import Rate
@@ -122,6 +123,20 @@ async def test_a_pause_parks_at_the_first_of_several_gates_each(backend: Backend
     claimed = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert {row.task_id for row in claimed} == {row.task_id for row in [*alone, *both]}
     assert (await counts())["wide"] == (3, 0)
+
+
+async def test_a_time_at_which_a_task_may_pass_is_told_to_sweeps(backend: Backend) -> None:
+    heard: list[str] = []
+    stop = backend.listeners.listen(lambda kind, _names: heard.append(kind), GATES)
+    rate, cap = Flow(gates=(("rate", Bounds(interval=SECOND)),)), Flow(gates=(("cap", Bounds(cap=1)),))
+    await backend.push([parked(new(flow=cap, seq=NOW + n), NOW) for n in range(2)])
+    assert heard == []  # the end of the first task lets the second one pass
+    await backend.push([parked(new(flow=rate, seq=NOW + n), NOW) for n in range(2)])
+    assert set(heard) == {GATES}
+    heard.clear()
+    await backend.gates.change("cap", GateChange(closed_until=NOW + SECOND), NOW)
+    assert set(heard) == {GATES}
+    stop()
 
 
 class Killed(Exception):
