@@ -26,7 +26,8 @@ from tests.support.waiting import eventually
 
 def quick() -> dict[str, Any]:
     """Options of a worker whose leases end soon, but not while the machine is slow to renew them."""
-    return {"lease": min(within(1.5), 3.0), "heartbeat": 0.1, "reap_interval": 0.1, "poll_interval": 0.05}
+    lease = min(within(1.5), 3.0)
+    return {"lease": lease, "heartbeat": lease / 8, "reap_interval": lease / 8, "poll_interval": lease / 6}
 
 
 @pytest.mark.promise("one run, though the handler blocks the loop")
@@ -40,7 +41,7 @@ async def test_a_handler_that_blocks_the_loop_is_run_once(shared_store: Store) -
     @tq.task
     async def blocks() -> str:
         runs.append(current_task().task.fence)
-        time.sleep(3 * quick()["lease"])  # as code does that forgets whose loop it is on
+        time.sleep(2 * quick()["lease"])  # as code does that forgets whose loop it is on
         return "done"
 
     other = aiotaskq.sync.TaskQ(shared_store.url, **quick())  # on a loop of its own; its reaper would take what is lost
@@ -326,16 +327,16 @@ async def test_hosts_whose_clocks_differ_agree_about_leases_and_due_times(shared
     slow, fast = (TaskQ(shared_store.url, clock=Shifted(seconds), **quick()) for seconds in (-5, 5))
 
     @slow.task
-    async def work() -> int:
-        await asyncio.sleep(3 * quick()["lease"])
+    async def work(leases: int) -> int:
+        await asyncio.sleep(leases * quick()["lease"])
         return current_task().task.fence
 
     async with slow.running(concurrency=1):
-        handle = await slow.push("work")
+        handle = await slow.push("work", {"leases": 2})
         await eventually(lambda: _fence_of(slow, handle.task_id, 1))
         async with fast.running(concurrency=1, queues=["elsewhere"]):  # whose reaper believes that it is 10 s later
             assert abs(fast.queue.clock.now() - slow.queue.clock.now()) < SECOND
-            delayed = await fast.push("work", delay=0.2)
+            delayed = await fast.push("work", {"leases": 0}, delay=0.2)
             assert await handle.result(within(40)) == 1
             assert await delayed.result(within(40)) == 1
 
