@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import nox
@@ -74,18 +75,29 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", *([] if fix else ["--check"]), ".")
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def lua(session: nox.Session) -> None:
     """Check the Lua scripts of the Redis backend with luacheck (Debian: ``apt-get install lua-check``)."""
-    session.run("python", ".ci/lint_lua.py")
+    session.run(sys.executable, ".ci/lint_lua.py", external=True)
 
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check the package, and a user's view of it, with mypy --strict; the latter with pyright, too."""
-    install(session, *group("lint"), compiled=False)
-    session.run("mypy", "aiotaskq", "tests/architecture/typing_sample.py")
-    session.run("basedpyright")
+    """Check the package, and a user's view of it, with mypy --strict; the latter with pyright, too.
+
+    ``-- --python PATH`` names the interpreter of an environment that has the package with all its extras already.
+    """
+    tools = [each for each in group("lint") if not each.startswith("ruff")]
+    mypy, pyright = ["mypy"], ["basedpyright"]
+    if session.posargs:
+        _, python = session.posargs
+        session.install("-q", "--no-compile", *tools)
+        mypy += ["--python-executable", python]
+        pyright += ["--pythonpath", python]
+    else:
+        install(session, *tools, compiled=False)
+    session.run(*mypy, "aiotaskq", "tests/architecture/typing_sample.py")
+    session.run(*pyright)
 
 
 @nox.session
