@@ -77,8 +77,13 @@ def shown(value: object) -> str:
 
 
 def check_int(field: str, value: object, low: int = -INT32, high: int = INT32) -> int:
-    """Return ``value`` if it is an int (not a bool) in ``low..high``; raises ValidationError."""
+    """Return ``value`` if it is an int (not a bool) in ``low..high``; raises ValidationError.
+
+    One of a subclass, such as an IntEnum, is returned as a plain int.
+    """
     if type(value) is not int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return check_int(field, int(value), low, high)
         raise ValidationError(f"{field}: an int is needed (got {type(value).__name__} {shown(value)})")
     if not low <= value <= high:
         number = value if value.bit_length() < 200 else f"an int of {value.bit_length()} bits"

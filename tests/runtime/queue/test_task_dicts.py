@@ -15,6 +15,7 @@ from aiotaskq import (
     TaskConflict,
     ValidationError,
 )
+from tests.support.kinds import Level
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,17 @@ async def test_durable_queues_take_json_only(tmp_path: Path, params: Any, messag
     assert str(caught.value).startswith(message)
     assert await queue.is_empty()
     await queue.close()
+
+
+async def test_an_enum_is_a_priority(tmp_path: Path) -> None:
+    for queue in (MemoryQueue(), DatabaseQueue(f"sqlite:///{tmp_path}/e.db")):
+        await queue.push_task({"type": "later"}, Level.HIGH)
+        await queue.push_task({"type": "first", "priority": Level.LOW, "max_retries": Level.LOW})
+        for name, level in (("first", 1), ("later", 2)):
+            task = await queue.pop_task(0)
+            assert task is not None and (task["type"], task["priority"]) == (name, level)
+            assert type(task["priority"]) is int
+        await queue.close()
 
 
 @pytest.mark.parametrize(
