@@ -14,7 +14,7 @@ from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import WrongLoop
+from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
@@ -150,6 +150,11 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
     ``kind`` and of ``TaskQ``.
     """
     app = TaskQ(DURABLE_FAKE) if tq is None else tq
+    if not isinstance(app, TaskQ):
+        raise ValidationError(
+            f"an aiotaskq.TaskQ is needed (got {type(app).__module__}.{type(app).__name__}): workers run in the event "
+            "loop of the test; for aiotaskq.sync there is override, or `with tq.running()` on a file of the test"
+        )
     own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}
     with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
         made = kind(app, clock, recorded, **own)

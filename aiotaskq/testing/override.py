@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, kind_of
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.testing.recorder import Pushes
 
+if TYPE_CHECKING:
+    from aiotaskq.sync.taskq import TaskQ as BlockingTaskQ
+
 
 @contextlib.contextmanager
-def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, **options: Any) -> Iterator[Pushes]:
+def override(
+    tq: TaskQ | BlockingTaskQ, url: str | None = None, *, clock: Clock | None = None, **options: Any
+) -> Iterator[Pushes]:
     """Let an application's own ``TaskQ`` use another store during the block; no workers run.
 
     Handlers, schedules, middleware, listeners and resources stay; what is registered in the block is dropped after it.
@@ -25,7 +31,7 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     that runs already keeps its workers on the former store: no push made in the block reaches them.
 
     Args:
-        tq: the object that the application's modules hold.
+        tq: the object that the application's modules hold, of ``aiotaskq`` or ``aiotaskq.sync``.
         url: the store; default one in memory, with the rules of a durable one if the real store is durable. There a
             push that joins a transaction (``session=…``) is stored when that commits, whatever its database.
         clock: default the real one.
@@ -34,6 +40,9 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     Raises:
         ValidationError: if ``tq`` is no ``TaskQ``.
     """
+    facade = sys.modules.get("aiotaskq.sync.taskq")  # its import turns on log lines
+    if facade is not None and isinstance(tq, facade.TaskQ):
+        tq = tq.reach()
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
     capacity = tq.queue.capacity
@@ -47,11 +56,12 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
     other.adopt(tq)
     other.stands_by = True
     pushes, seen = Pushes(), set[tuple[str, int]]()
+    changes = other.middleware(_Changes(pushes.pushed))
 
     def record(task: Task) -> None:
         if (push := (task.task_id, task.seq)) not in seen:
             seen.add(push)
-            pushes.pushed.append(task)
+            pushes.pushed.append(changes.uncommitted.pop(task.task_id, task))
 
     other.on("pushed", lambda event: record(event.task))
     if isinstance(other.queue.backend, DurableFake):
@@ -59,6 +69,25 @@ def override(tq: TaskQ, url: str | None = None, *, clock: Clock | None = None, *
         other.queue.backend.on_commit = record
     with tq.replaced_by(other):
         yield pushes
+
+
+class _Changes:
+    """A middleware that replaces recorded tasks by what later calls of a debounce have made of them."""
+
+    def __init__(self, recorded: list[Task]) -> None:
+        self._recorded = recorded
+        self.uncommitted: dict[str, Task] = {}
+        """By id those that are recorded when their transaction is committed."""
+
+    async def push(self, tasks: list[Task], call_next: Callable[[list[Task]], Awaitable[list[Task]]]) -> list[Task]:
+        rows = await call_next(tasks)
+        for row in [row for task, row in zip(tasks, rows, strict=True) if row is not task]:
+            at = next((at for at, known in enumerate(self._recorded) if known.task_id == row.task_id), None)
+            if at is None:
+                self.uncommitted[row.task_id] = row
+            elif row.status is Status.PENDING and row.fence > self._recorded[at].fence:
+                self._recorded[at] = row
+        return rows
 
 
 def stand_in(tq: TaskQ) -> str:

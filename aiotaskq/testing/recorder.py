@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from aiotaskq.app.handle import TaskFunction
 from aiotaskq.core.task import Task
 from aiotaskq.log import printable
 
 SHOWN = 20  # tasks listed in the message of a failed assertion
 WIDTH = 200  # characters of their params
 
-Named = str | TaskFunction[..., Any, Any]
+
+class Registered(Protocol):
+    """A decorated function, of ``aiotaskq`` or of ``aiotaskq.sync``."""
+
+    @property
+    def name(self) -> str:
+        """The task type."""
+
+
+Named = str | Registered
 """A task type: its name, or the decorated function."""
 
 
@@ -22,7 +30,10 @@ class Pushes:
 
     def __init__(self) -> None:
         self.pushed: list[Task] = []
-        """Each task as it was pushed, the oldest first; ``pushed.clear()`` empties it."""
+        """Each task as it was pushed, the oldest first; a debounced one as its last call has made it.
+
+        ``pushed.clear()`` empties it.
+        """
 
     def assert_pushed(
         self,

@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
+from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
+from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
@@ -34,7 +36,7 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self.groups.push_with = self._push_plan
-        self.steps.at_commit = _at_commit
+        self.steps.at_commit = write_at_commit
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -63,32 +65,61 @@ class DurableFake(MemoryBackend):
         room: Room | None = None,
     ) -> list[Task]:
         """Store the tasks when the session commits, as if they were in its database."""
-        from aiotaskq.backends.sql.caller_session import at_commit
-
         self.check(tasks)
         if room is not None:
             with self._lock:
                 self._reads.check_room(tasks, room)
+        seen, entered, stored = seen_in(session, self), dict[str, Task](), list[Task]()
         with self._lock:
-            rows = [self._reads.conflicting(task) or task for task in tasks]
-        stored = [task if same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+            for task in tasks:
+                row = conflicting(seen | entered, task, self._reads.conflicting(task))
+                if row is None:
+                    entered[task.task_id] = task
+                stored.append(task if row is None or same_push(row, task) else row)
 
         def store() -> None:
+            new = list(entered.values())
             with self._lock:
                 self._update(() if room is None else room.instead)
-                new = [task for task, row in zip(tasks, self._push(tasks), strict=True) if row is task]
+                new = [task for task, row in zip(new, self._push(new), strict=True) if row is task]
                 self.gates.open()
             for task in new:
                 self.on_commit(task)
             self.listeners.notify(READY)
             committed()
 
-        await at_commit(session, store)
+        await write_at_commit(session, AtCommit(self, entered, store))
         return stored
 
-    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None], room: Room | None) -> bool:
-        from aiotaskq.backends.sql.caller_session import at_commit
+    async def update_with(
+        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
+        """Write the changes when the session commits; one whose task is changed by others until then is not written."""
+        self.check([task for change in changes for task in change.then])
+        seen, held = seen_in(session, self), list[bool]()
+        with self._lock:
+            for change in changes:
+                after = change.after
+                row = seen.get(after.task_id) or self._tasks.get(after.task_id)
+                guard = row is not None and holds(row, change) and not has_moved(row, change)
+                others = {task_id: task for task_id, task in seen.items() if task_id != after.task_id}
+                held.append(guard and (after.final or conflicting(others, after, self._reads.holder(after)) is None))
+                if held[-1]:
+                    seen[after.task_id] = after
+        written = [change for change, ok in zip(changes, held, strict=True) if ok]
 
+        def store() -> None:
+            with self._lock:
+                done = parents_first(written, self._update)
+                self.gates.open()
+            self.notify_updated(written, done)
+            committed()
+
+        rows = {change.after.task_id: change.after for change in written}
+        await write_at_commit(session, AtCommit(self, rows, store))
+        return held
+
+    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None], room: Room | None) -> bool:
         self.check(plan.tasks)
         if (await self.groups.get([plan.groups[0].group_id]))[0] is not None:
             return False
@@ -105,7 +136,7 @@ class DurableFake(MemoryBackend):
             self.listeners.notify(READY)
             committed()
 
-        await at_commit(session, store)
+        await write_at_commit(session, store)
         return True
 
     def _insert(self, task: Task) -> Task:
@@ -152,12 +183,6 @@ class DurableFake(MemoryBackend):
         if row is None or change.after.params is not change.before.params:
             return change
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
-
-
-async def _at_commit(session: Any, store: Callable[[], None]) -> None:
-    from aiotaskq.backends.sql.caller_session import at_commit
-
-    await at_commit(session, store)
 
 
 class DurableFakeSchedules(Schedules):

@@ -59,14 +59,24 @@ async def at_commit(session: Any, committed: Callable[[], None]) -> None:
         session = session.sync_connection
     if not isinstance(session, Session | Connection):
         raise ValidationError(_NEEDED.format(type(session).__name__))
-    if isinstance(session, Connection):
-        _begin(session)
+    _begin(session)  # else a rollback would be no event, and what it undoes would be done by the next commit
     _call_at_commit(session, committed)
 
 
-def _begin(connection: Connection) -> None:
-    if not connection.in_transaction():
-        connection.begin()
+def waiting_for_commit(session: Any) -> list[Callable[[], None]]:
+    """Return what ``at_commit`` is going to call when the transaction of a session or connection commits."""
+    if isinstance(session, async_scoped_session | scoped_session):
+        session = session()
+    if isinstance(session, AsyncSession):
+        session = session.sync_session
+    if isinstance(session, AsyncConnection):
+        session = session.sync_connection
+    return list(_callbacks.get(session, ())) if isinstance(session, Session | Connection) else []
+
+
+def _begin(target: Session | Connection) -> None:
+    if not target.in_transaction():
+        target.begin()
 
 
 def _run(target: Session | Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
