@@ -90,6 +90,16 @@ async def test_what_may_not_start_is_passed_over(backend: Backend) -> None:
     assert ids(await backend.claim("o", LATER + SECOND, 9, lease_until=LEASE)) == [late.task_id]
 
 
+@pytest.mark.parametrize("fields", [{"due_at": LATER + SECOND}, {"expires_at": LATER}])
+async def test_many_that_may_not_start_hold_up_no_task_behind_them(backend: Backend, fields: dict[str, int]) -> None:
+    first = gated(0, cap=1)
+    await backend.push([first])
+    running = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    may = gated(9, cap=1, priority=5)
+    await backend.push([*[gated(number, cap=1).replace(**fields) for number in range(1, 5)], may])
+    assert ids(await exchanged(backend, running, 9)) == [may.task_id]
+
+
 async def test_what_is_new_in_a_repeated_push_passes(backend: Backend) -> None:
     tasks = [gated(number, cap=4) for number in range(5)]
     await backend.push(tasks[:2])
