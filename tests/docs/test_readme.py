@@ -128,10 +128,14 @@ COMMANDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def program() -> Any:
+    return typer.main.get_command(app_for(None))
+
+
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_are_called_as_they_want_to_be(line: str) -> None:
-    command: Any = typer.main.get_command(app_for(None))
-    words, context = shlex.split(line), None
+def test_commands_are_called_as_they_want_to_be(program: Any, line: str) -> None:
+    command, words, context = program, shlex.split(line), None
     while True:
         context = command.make_context(line, words, parent=context)  # raises for what it does not take
         if not hasattr(command, "resolve_command"):
