@@ -139,6 +139,9 @@ class StoreConnection(aiosqlite.Connection):
         self._is_closed = True
         try:
             with outside_of_forks:
+                if self._connection is not None and _was_closed(self._connection):
+                    # With its loop the garbage collector has closed it; SQLAlchemy would log that it cannot be reset.
+                    self._alchemy = self._connection = None
                 self._let_go()
         finally:
             # It ends the thread. Called on the thread, it finds no loop and makes no future.
@@ -146,6 +149,14 @@ class StoreConnection(aiosqlite.Connection):
 
     def __del__(self) -> None:
         self.abandon()
+
+
+def _was_closed(connection: sqlite3.Connection) -> bool:
+    try:
+        _ = connection.total_changes
+    except sqlite3.ProgrammingError:
+        return True
+    return False
 
 
 class _Call(Generic[T]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 
@@ -89,3 +90,22 @@ async def test_closed_while_it_opens(url: str, path: Path, steps: int) -> None: 
             await backend.stats(NOW)
     await backend.close()
     assert open_files(path) == 0
+
+
+def test_a_store_left_open_by_a_loop_that_has_ended_is_collected_without_a_word(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = set(threading.enumerate())
+
+    async def use() -> None:
+        backend = SqlBackend(url)
+        await backend.push([new()])
+        await backend.stats(NOW)
+
+    for _ in range(3):
+        asyncio.run(use())
+        gc.collect()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(within(30))
+        assert not thread.is_alive()
+    assert [record.getMessage() for record in caplog.records] == []
