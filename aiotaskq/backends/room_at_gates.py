@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, admit, declared
-from aiotaskq.core.parking import at_gate, passed, pushed_at, tokens
+from aiotaskq.core.parking import at_gate, passed, passing_order, pushed_at, tokens
 from aiotaskq.core.task import Task
 
 
@@ -30,18 +30,20 @@ class Counts(Protocol):
         """Return those of these gates at which more tasks wait than its count."""
 
 
-class _Gate:
-    """A gate as it would be after a push, and how many tasks of the push would wait there."""
+class _Trial:
+    """A gate as it would be after a push."""
 
-    def __init__(self, gate: Gate, held: int, unstarted: int, waits: bool) -> None:
-        self.gate, self.held, self.unstarted, self.waits = gate, held, unstarted, waits
+    def __init__(self, gate: Gate, held: int, unstarted: int, has_waiting: bool) -> None:
+        """``has_waiting`` is whether tasks wait there already: then no task of the push passes."""
+        self.gate, self.held, self.unstarted, self.has_waiting = gate, held, unstarted, has_waiting
         self.staying = 0
+        """How many tasks of the push would wait there."""
 
     def passing(self, line: Sequence[Task], now: int) -> Sequence[Task]:
-        """Return those of these tasks that would pass, and count the others."""
+        """Return those of these tasks of the push that would pass at ``now``, and count the others."""
         found: Sequence[Task] = ()
-        if not self.waits and not self.staying:
-            due = sorted([task for task in line if (task.due_at or 0) <= pushed_at(task)], key=_order)
+        if not self.has_waiting and not self.staying:
+            due = sorted([task for task in line if (task.due_at or 0) <= pushed_at(task)], key=passing_order)
             weights = [tokens(task, self.gate.key) for task in due]
             count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
             self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])
@@ -70,20 +72,17 @@ def check_room(counts: Counts, tasks: Iterable[Task]) -> None:
         return
     held, waited = counts.held(bounds), counts.with_more_waiting(dict.fromkeys(bounds, 0))
     unstarted = counts.unstarted({key: gate.bounds.burst for key, gate in stored.items() if gate.bounds.interval})
-    gates = {key: _Gate(gate, held[key], unstarted.get(key, 0), key in waited) for key, gate in stored.items()}
+    trials = {key: _Trial(gate, held[key], unstarted.get(key, 0), key in waited) for key, gate in stored.items()}
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            for task in gates[key].passing(line, now):
-                if (then := at_gate(onward := passed(task, now))) is not None:
-                    behind.setdefault(then, []).append(onward)
+            for task in trials[key].passing(line, now):
+                after = passed(task, now)
+                if (next_key := at_gate(after)) is not None:
+                    behind.setdefault(next_key, []).append(after)
         here = behind
-    room = {key: bound - gates[key].staying for key, bound in max_waiting.items()}
+    room = {key: bound - trials[key].staying for key, bound in max_waiting.items()}
     full = counts.with_more_waiting({key: count for key, count in room.items() if count >= 0})
     for key, count in room.items():
         if count < 0 or key in full:
             raise gate_full(key, max_waiting[key])
-
-
-def _order(task: Task) -> tuple[int, int, int]:
-    return task.priority, task.due_at or 0, task.seq
