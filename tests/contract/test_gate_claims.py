@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.gate import PARKED, Bounds, Flow
+from aiotaskq.core.gate import BATCH, PARKED, Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
@@ -37,6 +37,13 @@ async def test_what_passes_is_claimed_as_any_ready_task(backend: Backend) -> Non
     assert claimed == [await read(backend, task) for task in claimed]
     assert [(t.run_at, t.due_at, t.gate, t.fence, t.lease_until) for t in claimed] == [(NOW, None, "g", 1, LEASE)] * 2
     assert (await read(backend, tasks[4])).run_at == PARKED
+
+
+async def test_a_task_of_a_fair_share_that_is_claimed_at_once_is_due_from_then_on(backend: Backend) -> None:
+    flow = Flow(gates=(("tenant", Bounds(window=1)),))
+    await backend.push([parked(new(flow=flow, seq=NOW + number), NOW) for number in range(2)])
+    (second,) = await exchanged(backend, await backend.claim("o", LATER, 9, lease_until=LEASE), 9)
+    assert second.run_at == LATER  # where it stands if it is given back
 
 
 async def test_what_was_ready_before_is_claimed_first(backend: Backend) -> None:
@@ -138,6 +145,14 @@ async def test_the_parts_of_a_large_push_share_the_slots_and_the_room_to_wait(ba
     with pytest.raises(QueueFull, match="max_waiting=48"):
         await backend.push(many)
     assert await backend.get([many[0].task_id, many[-1].task_id]) == [None, None]
+
+
+async def test_more_tasks_than_one_batch_pass_a_gate_that_opens(backend: Backend) -> None:
+    await backend.gates.change("g", GateChange(closed_until=LATER), NOW)
+    await backend.push([gated(number, cap=2 * BATCH + 50) for number in range(2 * BATCH + 60)])
+    assert await backend.count_ready(LATER) == 0
+    await backend.gates.change("g", GateChange(closed_until=0), NOW)
+    assert await backend.count_ready(LATER) == 2 * BATCH + 50
 
 
 async def test_a_push_into_a_paused_queue_takes_no_slot(backend: Backend) -> None:

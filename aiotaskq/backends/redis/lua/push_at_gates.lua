@@ -5,7 +5,8 @@
 -- at the same gate, their only one, in claim order; the gate has no other line. The rows are due at `now`, have no keys
 -- and no expiry, and their bounds have no rate and no max_waiting. The states of a line are those of rows that have
 -- passed if its rows are not more than the slots, since most such lines pass; else those of parked rows.
--- Returns 1. Or 0, and nothing is written, if that is not all of what there is to do: then push.lua does it.
+-- Returns 1. Or 0, and nothing is written, where more than slots decides (a known id, a rate, other bounds, a closed
+-- gate, a paused queue, rows that wait at a gate with room): then push.lua has to push these rows.
 
 -- include: constants
 
@@ -31,7 +32,7 @@ local passing, whole, new = {}, {}, {}
 local stored = call('HMGET', root .. 'gates', unpack(words, gates + 1, gates + lines))
 local waited = call('EXISTS', root .. 'waited') == 1
   and call('SMISMEMBER', root .. 'waited', unpack(words, gates + 1, gates + lines)) or {}
-local holders = call('HMGET', root .. 'slots', unpack(words, gates + 1, gates + lines))
+local slot_lists = call('HMGET', root .. 'slots', unpack(words, gates + 1, gates + lines))
 if call('EXISTS', root .. 'rated') == 1 then
   for _, flag in ipairs(call('SMISMEMBER', root .. 'rated', unpack(words, gates + 1, gates + lines))) do
     if flag == 1 then return 0 end
@@ -51,10 +52,10 @@ local function read_slots(text, declared, most)
 end
 
 -- How many rows hold a slot of a gate: see `slots` in base.lua.
-local function count_held(gate, few)
-  if not few then return 0 end
-  if few == '' then return call('SCARD', root .. 'slots:' .. gate) end
-  local _, ends = string.gsub(few, '\n', '\n')
+local function count_held(gate, slot_list)
+  if not slot_list then return 0 end
+  if slot_list == '' then return call('SCARD', root .. 'slots:' .. gate) end
+  local _, ends = string.gsub(slot_list, '\n', '\n')
   return ends + 1
 end
 
@@ -72,7 +73,7 @@ for kind = 7, gates, 4 do
       most = there
     end
     if not most then return 0 end
-    local free = most - count_held(words[gates + line], holders[line])
+    local free = most - count_held(words[gates + line], slot_lists[line])
     if free > 0 and waited[line] == 1 then return 0 end
     passing[line] = free > 0 and min(free, length) or 0
     rows, passed = rows + length, passed + passing[line]
@@ -97,9 +98,9 @@ end
 
 -- Note that these rows hold slots of a gate.
 local texts, t = {}, 0
-local function take_slots(gate, few, first, last)
-  local held = few and few ~= '' and few .. '\n' or ''
-  if few ~= '' and last - first < FEW and count_held(gate, few) + last - first < FEW then
+local function take_slots(gate, slot_list, first, last)
+  local held = slot_list and slot_list ~= '' and slot_list .. '\n' or ''
+  if slot_list ~= '' and last - first < FEW and count_held(gate, slot_list) + last - first < FEW then
     for i = first, last do
       if words[i] == '' or string.find(words[i], '\n', 1, true) then held = nil end
     end
@@ -110,8 +111,8 @@ local function take_slots(gate, few, first, last)
       return
     end
   end
-  if few ~= '' then
-    for id in string.gmatch(few or '', '[^\n]+') do call('SADD', root .. 'slots:' .. gate, id) end
+  if slot_list ~= '' then
+    for id in string.gmatch(slot_list or '', '[^\n]+') do call('SADD', root .. 'slots:' .. gate, id) end
     texts[t + 1], texts[t + 2] = gate, ''
     t = t + 2
   end
@@ -157,7 +158,7 @@ for kind = 7, gates, 4 do
       m = m + 2
     end
     if not all then divide(gate, length, pass, kind) end
-    if pass > 0 then take_slots(gate, holders[line], ids + before, ids + before + pass - 1) end
+    if pass > 0 then take_slots(gate, slot_lists[line], ids + before, ids + before + pass - 1) end
     before = before + length
   end
   if all then call_in_chunks('ZADD', 'lane:' .. lane, words, dues + 2 * first, dues + 2 * before - 1) end
