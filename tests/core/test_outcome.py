@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core import outcome as outcome_module
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import (
     DEAD_AFTER,
     MAX_CRASHES,
@@ -38,6 +39,7 @@ from aiotaskq.core.outcome import (
     unmarked,
 )
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
+from aiotaskq.core.usage import budget_gate
 from tests.core.outcomes import NOW, NOW_S, C, E, F, P, R, X, backoffs, chances, task
 
 NEW = Task(
@@ -399,3 +401,15 @@ def test_handed_back() -> None:
         lease_owner=None,
         lease_until=None,
     )
+
+
+@pytest.mark.parametrize("gates", [(), (("new", Bounds(cap=2)),)])
+def test_a_member_that_is_pushed_again_while_it_runs_keeps_its_group_and_budget(
+    gates: tuple[tuple[str, Bounds], ...],
+) -> None:
+    budget, old = (budget_gate("g"), Bounds()), ("old", Bounds(cap=1))
+    running = task(R, flow=Flow(gates=(budget, old), group="g"), gate="old")
+    after = settle(running, HandedBack(NEW.replace(flow=Flow(gates=gates) if gates else None)), NOW)
+    assert after.flow is not None
+    assert (after.flow.group, after.flow.gates) == ("g", (budget, *gates))
+    assert (after.gate, after.parked) == (budget[0], True)
