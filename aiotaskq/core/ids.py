@@ -37,6 +37,12 @@ def next_seq(now: int) -> int:
     return _stamp
 
 
+def restart_seq(now: int) -> None:
+    """Let push stamps begin at ``now`` again: for a new store whose clock is behind the stamps of this process."""
+    global _stamp
+    _stamp = now - 1
+
+
 def second_of(now: int) -> int:
     """Return the epoch second of an instant in microseconds: one object for all tasks of that second.
 

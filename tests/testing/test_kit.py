@@ -16,6 +16,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.testing import START, Kit, override, virtual
 from tests.support.machine import within
@@ -363,3 +364,18 @@ async def test_a_run_that_ends_while_the_kit_reads_is_settled(tmp_path: Path, mo
         monkeypatch.setattr(backend, "next_run_at", next_run_at)
         await kit.drain()
         assert await handle.status() is Status.COMPLETED
+
+
+async def test_what_an_earlier_test_has_pushed_makes_no_first_call_later() -> None:
+    restart_seq(int(START.timestamp() * SECOND) + SECOND // 2)  # it pushed half a second after the same start
+    ran: list[float] = []
+    async with virtual() as kit:
+
+        @kit.tq.task(debounce=2, max_wait=3)
+        async def rebuild() -> None:
+            ran.append((kit.now - START).total_seconds())
+
+        for _ in range(3):
+            await rebuild.push()
+            await kit.advance(1.5)
+        assert ran == [3.0]
