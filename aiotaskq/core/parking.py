@@ -87,14 +87,16 @@ def next_gate(task: Task) -> str | None:
 
 
 def passed(task: Task, now: int) -> Task:
-    """Return a parked task that has passed its gate: parked at the next one, or un-parked behind the last."""
+    """Return a parked task that has passed its gate: parked at the next one, or un-parked behind the last.
+
+    With a fair share among its gates it queues there behind what waits, or is ready, by then.
+    """
     assert task.flow is not None
-    key = next_gate(task)
-    if key is not None:
-        return replace(task, gate=key)
-    shared = [key for key, bounds in task.flow.gates if bounds.window is not None]
     due = now if task.due_at is None else task.due_at
-    return replace(task, run_at=max(due, now) if shared else due, due_at=None)
+    if any(bounds.window is not None for _, bounds in task.flow.gates):
+        due = max(due, now)
+    key = next_gate(task)
+    return replace(task, run_at=due, due_at=None) if key is None else replace(task, gate=key, due_at=due)
 
 
 def slots(task: Task) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
@@ -173,3 +175,22 @@ async def test_what_passes_before_what_was_ready_is_claimed_first(backend: Backe
     second = await exchanged(backend, first, 1)
     assert ids(second) == [tasks[1].task_id]
     assert ids(await exchanged(backend, second, 9)) == ids([later, tasks[2]])
+
+
+@pytest.mark.parametrize("common", [Bounds(cap=1), Bounds(interval=SECOND, burst=1)])
+async def test_a_fair_share_queues_behind_what_waits_at_the_gate_after_it(backend: Backend, common: Bounds) -> None:
+    def of(tenant: str) -> Task:
+        flow = Flow(gates=((f"tenant:{tenant}", Bounds(window=2)), ("all", common)))
+        return parked(new(flow=flow, seq=next(stamps)), NOW)
+
+    stamps = itertools.count(NOW)
+    loud, quiet = [of("loud") for _ in range(4)], [of("quiet") for _ in range(2)]
+    await backend.push([*loud, *quiet])
+    order = []
+    for number in range(6):
+        now = NOW + (number + 1) * SECOND
+        await backend.gates.admit(now, 10)
+        (task,) = await backend.claim("o", now, 1, lease_until=LEASE)
+        order.append(task.task_id)
+        assert await backend.update([Change(task, settle(task, Completed(), now))]) == [True]
+    assert order == ids([*loud[:2], *quiet, *loud[2:]])

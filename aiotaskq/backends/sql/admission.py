@@ -361,16 +361,16 @@ class SqlAdmission(Admission):
         if not passing:
             return set()
         ready: dict[int, dict[str, str]] = {}
-        waiting: dict[str, dict[str, str]] = {}
+        waiting: dict[tuple[str, int], dict[str, str]] = {}
         for key, task in passing:
-            after = passed(task, self.now)
+            after, due = passed(task, self.now), self.now if task.due_at is None else task.due_at
+            floor = after.due if after.due > due else 0
             if after.parked and after.gate is not None:
                 assert task.flow is not None
                 self._bounds |= dict(task.flow.gates)
-                waiting.setdefault(after.gate, {})[task.task_id] = key
+                waiting.setdefault((after.gate, floor), {})[task.task_id] = key
             else:
-                due = self.now if task.due_at is None else task.due_at
-                ready.setdefault(after.run_at if after.run_at > due else 0, {})[task.task_id] = key
+                ready.setdefault(floor, {})[task.task_id] = key
         ids: set[str] = set()
         for floor, at in ready.items():
             if claims and self.claim is not None:
@@ -383,8 +383,8 @@ class SqlAdmission(Admission):
                 now = self.now
                 self._unparked += [(t.priority, floor or (now if t.due_at is None else t.due_at)) for t in tasks]
         self._ready |= ids
-        for to, at in waiting.items():
-            moved = sql.move_to_next(self._connection, at, to)
+        for (to, floor), at in waiting.items():
+            moved = sql.move_to_next(self._connection, at, to, self.now, floor)
             sql.add_slots(self._connection, [(key, task_id) for task_id, key in at.items() if task_id in moved])
             ids |= moved
         return ids

@@ -414,7 +414,7 @@ def _free(dialect: Dialect) -> Select[Any]:
 _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
 CLAIM_PASSING: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
-_MOVE_TO_NEXT: Final = update(TASKS).ordered_values((c.gate, _GATE), (c.live_gate, _GATE))
+_MOVE_TO_NEXT: Final = update(TASKS).ordered_values((c.due_at, UNPARKED[0][1]), (c.gate, _GATE), (c.live_gate, _GATE))
 _PARK: Final = ((c.due_at, c.run_at), (c.run_at, PARKED_AT))
 _PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
 
@@ -446,9 +446,9 @@ def claim_passing(
     return rows
 
 
-def move_to_next(connection: Connection, at: Mapping[str, str], to: str) -> set[str]:
-    """Let tasks that pass a gate wait at the gate ``to``; arguments and result as for ``unpark``."""
-    return _move(connection, _MOVE_TO_NEXT, at, {"b_gate": to})
+def move_to_next(connection: Connection, at: Mapping[str, str], to: str, now: int, floor: int) -> set[str]:
+    """Let tasks that pass a gate wait at the gate ``to``, as if due at ``floor`` or later; else as ``unpark``."""
+    return _move(connection, _MOVE_TO_NEXT, at, {"b_gate": to, "gate_now": now, "floor": floor})
 
 
 def _move(connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]) -> set[str]:

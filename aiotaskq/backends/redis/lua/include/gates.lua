@@ -203,6 +203,7 @@ local function gate_tools()
         local behind = place.keys[place.at[key] + 1]
         gone[lane] = (gone[lane] or 0) + 1
         if any_rated or place.rated then gated.add_unstarted(place, key, 1) end
+        if due == '-' or place.shared and tonumber(due) < now then due = instant(now) end
         if behind then
           place.behind = place.behind or gated.tail_of(behind, place.flow, place.names)
           local names, mid = due .. ' ' .. place.behind, match(state, '^( %S+ %d+) ', shape.to)
@@ -211,9 +212,7 @@ local function gate_tools()
           gated.enter_gate(behind, lane, stamp, due)
           enqueue(behind, now)
         else
-          local run_at = due == '-' and instant(now) or due
-          local at = tonumber(run_at)
-          if place.shared and at < now then at, run_at = now, instant(now) end
+          local run_at, at = due, tonumber(due)
           if gated.claim_follows and shape.expires == '-' then
             hand_over({at = at, run_at = run_at, stamp = stamp, shape = shape})
           else
