@@ -206,11 +206,11 @@ PEEKED = 2
 
 
 def held_of(key: ColumnElement[str]) -> Select[Any]:
+    """Return the query that counts the tasks which hold a slot of one gate."""
     t = TASKS.alias("earliest")
     live = func.coalesce(t.c.status, PENDING).in_([PENDING, RUNNING])
-    # Counted from the earliest live task on. Before it, the index has a dead entry of each task that has had a slot
-    # since the last vacuum. An index scan marks dead entries and skips marked ones; a bitmap scan does not. The lower
-    # bound is a subquery, whose value the planner does not know: it expects one row, and makes no bitmap.
+    # From the earliest live task on: before it the index has an entry of each task that has had a slot since the last
+    # vacuum. Only an index scan marks and skips dead entries; a bound unknown to the planner keeps it from a bitmap.
     lowest = select(literal_column(str(BELOW_ALL))).scalar_subquery()
     earliest = select(t.c.run_at).where(t.c.live_gate == key, t.c.run_at < PARKED_AT, t.c.run_at > lowest, live)
     earliest = earliest.order_by(t.c.run_at).limit(1).correlate_except(t)
@@ -245,10 +245,10 @@ def count_and_peek(
         counts = held(connection, [key for key, rows in seen.items() if rows])
         enough = {key for key, count in counts.items() if min(aheads[key].slots - count, aheads[key].batch) < PEEKED}
         return counts, {key: rows for key, rows in seen.items() if len(rows) < PEEKED or key in enough}
-    for key, count, *row in found:
+    for key, count, _, *row in found:  # behind the count the columns of _first, which begin with the key again
         counts[key] = count
-        if row[1] is not None:
-            seen[key].append(row[1:])
+        if row[0] is not None:
+            seen[key].append(row)
     return counts, seen
 
 
@@ -260,8 +260,8 @@ def held_where_none_waits(connection: Connection, aheads: Mapping[str, ReadAhead
     one = {key: ReadAhead(ahead.slots, 1, 0) for key, ahead in aheads.items()}
     found = dialect_of(connection).each_with_count(connection, _held_and_paused_of, _first, one) if aheads else []
     if found is not None:
-        counts = {key: count for key, count, paused, *_ in found if not paused}
-        return {key: counts[key] for key in counts.keys() - {row[0] for row in found if row[4] is not None}}
+        waited = {key for key, _, _, _, task_id, *_ in found if task_id is not None}
+        return {key: count for key, count, paused, *_ in found if not paused and key not in waited}
     if run(connection, _ANY_PAUSED, {}).fetchall():
         return {}
     counts = held(connection, aheads)
