@@ -120,8 +120,8 @@ async def inline(
 
     The handler is awaited in the coroutine that pushes, with middleware, resources, timeout and events, and its outcome
     is settled as in a worker. Where a rate makes a task wait, or a handler sleeps, time passes. A task with a
-    delay, at a closed limit, or that waits for an event stays pending, and no schedule fires: use ``virtual`` for
-    those.
+    delay or debounce, at a closed limit, that waits for an event, or that is pushed with ``session`` stays pending, and
+    no schedule fires: use ``virtual`` for those.
 
     Args:
         tq: the application's own; default a new one.

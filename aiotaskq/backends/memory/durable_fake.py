@@ -15,7 +15,7 @@ from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_
 from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, seen_in, write_at_commit
+from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
@@ -121,7 +121,8 @@ class DurableFake(MemoryBackend):
 
     async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None], room: Room | None) -> bool:
         self.check(plan.tasks)
-        if (await self.groups.get([plan.groups[0].group_id]))[0] is not None:
+        group_id = plan.groups[0].group_id
+        if makes_group(session, self, group_id) or (await self.groups.get([group_id]))[0] is not None:
             return False
         if room is not None:
             with self._lock:
@@ -136,7 +137,7 @@ class DurableFake(MemoryBackend):
             self.listeners.notify(READY)
             committed()
 
-        await write_at_commit(session, store)
+        await write_at_commit(session, AtCommit(self, {}, store, group_id))
         return True
 
     def _insert(self, task: Task) -> Task:

@@ -11,9 +11,14 @@ from aiotaskq.core.task import Task
 class AtCommit:
     """A write that is done when the transaction commits. A rollback forgets it, and with it what it has written."""
 
-    def __init__(self, home: object, rows: Mapping[str, Task], write: Callable[[], None]) -> None:
-        """``rows``: the tasks as they are in the transaction, by id; ``home`` is the store that they are of."""
-        self.home, self.rows = home, rows
+    def __init__(
+        self, home: object, rows: Mapping[str, Task], write: Callable[[], None], group_id: str | None = None
+    ) -> None:
+        """``rows``: the tasks as they are in the transaction, by id; ``home`` is the store that they are of.
+
+        ``group_id`` is that of a group that the write makes.
+        """
+        self.home, self.rows, self.group_id = home, rows, group_id
         self._write = write
 
     def __call__(self) -> None:
@@ -28,15 +33,23 @@ async def write_at_commit(session: Any, write: Callable[[], None]) -> None:
     await at_commit(session, write)
 
 
-def seen_in(session: Any, home: object) -> dict[str, Task]:
-    """Return the tasks of a store that the transaction has written, by id, as they are in it."""
+def _writes_in(session: Any, home: object) -> list[AtCommit]:
     from aiotaskq.backends.sql.caller_session import waiting_for_commit
 
+    return [each for each in waiting_for_commit(session) if isinstance(each, AtCommit) and each.home is home]
+
+
+def seen_in(session: Any, home: object) -> dict[str, Task]:
+    """Return the tasks of a store that the transaction has written, by id, as they are in it."""
     rows: dict[str, Task] = {}
-    for write in waiting_for_commit(session):
-        if isinstance(write, AtCommit) and write.home is home:
-            rows |= write.rows
+    for write in _writes_in(session, home):
+        rows |= write.rows
     return rows
+
+
+def makes_group(session: Any, home: object, group_id: str) -> bool:
+    """Whether the transaction makes this group."""
+    return any(write.group_id == group_id for write in _writes_in(session, home))
 
 
 def conflicting(rows: Mapping[str, Task], task: Task, committed: Task | None) -> Task | None:
