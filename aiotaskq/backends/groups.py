@@ -308,7 +308,7 @@ def again(after: Task, rows: Rows) -> Task:
     assert after.flow is not None
     found = rows.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
     live = sum(not parent.final for parent in found.values())
-    return waiting(after, live, after.run_at if after.due_at is None else after.due_at) if live else after
+    return waiting(after, live, after.due) if live else after
 
 
 class Ends(NamedTuple):

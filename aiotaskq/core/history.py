@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.usage import Usage, both
+from aiotaskq.core.usage import Usage, summed
 
 MINUTE: Final = 60
 QUARTER: Final = 900
@@ -205,7 +205,7 @@ class Sums:
         self.run_us += period.run_us
         self.wait_us += period.wait_us
         if period.usage:
-            self.usage = both(self.usage, period.usage)
+            self.usage = summed(self.usage, period.usage)
         for counts, text in ((self.runs, period.runs), (self.waits, period.waits)):
             for number, count in histogram(text).items():
                 counts[number] = counts.get(number, 0) + count

@@ -74,7 +74,7 @@ def group_of_budget(key: str, bounds: Bounds) -> str | None:
     return key.removeprefix(BUDGET) if key.startswith(BUDGET) and bounds == Bounds() else None
 
 
-def both(one: Mapping[str, float], other: Mapping[str, float]) -> Usage:
+def summed(one: Mapping[str, float], other: Mapping[str, float]) -> Usage:
     """Return the sums of two, in the order of the names."""
     return {name: _sum(one.get(name, 0), other.get(name, 0)) for name in sorted({*one, *other})}
 

@@ -18,11 +18,11 @@ from aiotaskq.core.usage import (
     MAX_SUM,
     Usage,
     added,
-    both,
     checked_budget,
     group_of_budget,
     is_used_up,
     risen,
+    summed,
 )
 
 amounts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**6) | st.floats(0, 1e6), max_size=3)
@@ -75,7 +75,7 @@ def test_reports_in_any_order_end_with_the_last_sums(spent: list[dict[str, float
     for report in data.draw(st.permutations([*reports, *reports])):
         stored, more = risen(stored, report)
         assert all(amount >= 0 for amount in more.values())
-        group = both(group, more)
+        group = summed(group, more)
     assert stored == reports[-1]
     assert group.keys() == stored.keys()
     assert all(math.isclose(group[name], stored[name], abs_tol=1e-6) for name in stored)

@@ -14,6 +14,7 @@ from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, m
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.memory.audit import MemoryAuditLog
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
@@ -28,7 +29,6 @@ from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.room_at_gates import check_room
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects, same_push
@@ -69,7 +69,7 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._make_room(tasks, room)
             stored = self._push(tasks)
-            self.gates.open()
+            self.gates.admit_touched()
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
@@ -77,13 +77,13 @@ class MemoryBackend(DirectBackend):
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
-        check_room(self.gates, self._reads.new_gated(tasks) if room.instead else ())  # before anything is written
+        check_max_waiting(self.gates, self._reads.new_gated(tasks) if room.instead else ())
         self._update(room.instead)
 
     def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
         """Insert tasks, which are ``refused`` where too many would wait at a gate; the caller opens the gates then."""
         gated = self._reads.new_gated(tasks) if any_flow(tasks) else []
-        check_room(self.gates, gated if refused else ())
+        check_max_waiting(self.gates, gated if refused else ())
         stored = [self._insert(task) for task in tasks]
         self.gates.touched.pushed([task for task in gated if task.task_id in self._tasks])
         return stored
@@ -91,7 +91,7 @@ class MemoryBackend(DirectBackend):
     def insert(self, task: Task) -> Task:
         with self._lock:
             stored = self._insert(task) if task.flow is None else self._push([task])[0]
-            self.gates.open()
+            self.gates.admit_touched()
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored

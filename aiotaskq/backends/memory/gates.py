@@ -86,7 +86,7 @@ def unstarted(line: Line, rows: Mapping[str, Task]) -> int:
 
 
 class MemoryGates(Gates):
-    """Every gate of a backend, and what ``backends.room_at_gates`` reads of them."""
+    """Every gate of a backend, and what ``backends.max_waiting`` reads of them."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class MemoryGates(Gates):
         self._lock, self._listeners = lock, listeners
         self.lines = Lines()
         self.touched = TouchedGates()
-        """What the verb at hand touches; ``open`` admits these gates at its end."""
+        """What the verb at hand touches; ``admit_touched`` admits these gates at its end."""
 
     async def admit(self, now: int, limit: int) -> int | None:
         with self._lock:
@@ -158,7 +158,7 @@ class MemoryGates(Gates):
 
     # ---- for the backend, which holds the lock ----
 
-    def open(self) -> None:
+    def admit_touched(self) -> None:
         """Admit the gates that were touched."""
         touched = self.touched
         if not (touched.known or touched.due or touched.waiting):  # most verbs touch no gate
@@ -210,7 +210,7 @@ class MemoryGates(Gates):
                     self.touched.due[at] = None
                 elif paused and task.status is PENDING and not task.parked:
                     self.move(task, parked_again(task))
-            self.open()
+            self.admit_touched()
 
     def budget_changed(self, group: GroupState, now: int = 0) -> None:
         """Close the gate of a group if its budget is used up, and park what has passed it and has not started.

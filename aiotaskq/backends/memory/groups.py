@@ -17,7 +17,7 @@ from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import Usage, both
+from aiotaskq.core.usage import Usage, summed
 
 
 class MemoryGroups(Groups):
@@ -77,13 +77,13 @@ class MemoryGroups(Groups):
         self.write(plan.groups)
         for group_id in plan.used_up:
             self._gates.budget_changed(self._groups[group_id])
-        self._gates.open()
+        self._gates.admit_touched()
         return True
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         with self._lock:
             added = shared.add_tasks(self, group_id, tasks)
-            self._gates.open()
+            self._gates.admit_touched()
         self._listeners.notify(READY)
         return added
 
@@ -106,7 +106,7 @@ class MemoryGroups(Groups):
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         with self._lock:
             group = shared.replace_budget(self, group_id, budget, now)
-            self._gates.open()
+            self._gates.admit_touched()
         self._listeners.notify(READY)
         return group
 
@@ -114,11 +114,11 @@ class MemoryGroups(Groups):
         """Add to what the members of a group have used up, and of those around it; under the lock."""
         above: str | None = group_id
         while above is not None and (group := self._groups.get(above)) is not None:
-            group = self._groups[above] = replace(group, usage=both(group.usage, more))
+            group = self._groups[above] = replace(group, usage=summed(group.usage, more))
             if group.used_up:
                 self._gates.budget_changed(group)
             above = group.parent_id
-        self._gates.open()
+        self._gates.admit_touched()
 
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
@@ -200,7 +200,7 @@ class MemoryGroups(Groups):
     def end(self) -> None:
         """Do what follows from what was noted, and then admit the gates that were touched."""
         self.settle()
-        self._gates.open()
+        self._gates.admit_touched()
 
     def settle(self) -> None:
         """Do what follows from the changes that were noted, level by level."""

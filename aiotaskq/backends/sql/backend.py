@@ -10,8 +10,8 @@ from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.room_at_gates import check_room
 from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -196,7 +196,7 @@ class SqlBackend(Backend):
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
             if any_flow(tasks):
-                check_room(SqlCounts(connection), tasks)
+                check_max_waiting(SqlCounts(connection), tasks)
             if room is not None:
                 return push_bounded(connection, tasks, room, touched)
             return tasks_sql.push(connection, tasks, touched=touched)

@@ -482,7 +482,7 @@ def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -
 
 
 class SqlCounts:
-    """What ``backends.room_at_gates`` reads, without a lock."""
+    """What ``backends.max_waiting`` reads, without a lock."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

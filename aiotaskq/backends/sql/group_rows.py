@@ -83,7 +83,7 @@ class GroupRows:
     def __init__(self, connection: Connection, touched: Touched, push: Push) -> None:
         """``push`` inserts tasks in the transaction; ``touched`` notes what they mean for gates."""
         self._connection, self._touched, self._push = connection, touched, push
-        self.opened: Admitted | None = None
+        self.admitted: Admitted | None = None
         """What is left to do after a change of a budget has opened its gate."""
         self.freed: Known = {}
         """Gates whose slots are free after a change of a budget has closed its gate; see ``SqlGates.follow_up``."""
@@ -144,7 +144,7 @@ class GroupRows:
         return [row[0] for part in chunks(ids) for row in self._connection.execute(inner.where(m.group_id.in_(part)))]
 
     def budget_changed(self, group: GroupState, now: int) -> None:
-        self.opened, self.freed = write_budget(self._connection, group, now)
+        self.admitted, self.freed = write_budget(self._connection, group, now)
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         return self._touched.messages(ended, now)

@@ -23,7 +23,7 @@ from aiotaskq.backends.groups import (
     to_groups,
 )
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
-from aiotaskq.backends.room_at_gates import check_room
+from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
@@ -96,7 +96,7 @@ class SqlGroups(Groups):
 
         def inside(connection: Connection) -> bool:
             self._enter(connection)
-            check_room(SqlCounts(connection), plan.tasks)
+            check_max_waiting(SqlCounts(connection), plan.tasks)
             return body(connection, touched)
 
         def wake() -> None:
@@ -168,7 +168,7 @@ class SqlGroups(Groups):
             return replace_budget(rows, group_id, budget, now), rows
 
         (group, rows), *_ = await self._gates.write(body)
-        await self._gates.follow_up(rows.opened, rows.freed)
+        await self._gates.follow_up(rows.admitted, rows.freed)
         self._listeners.notify(READY)
         return group
 

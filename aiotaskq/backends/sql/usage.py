@@ -25,7 +25,7 @@ from aiotaskq.core.groups import GroupState
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import parked_again, slots
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import USED_UP_UNTIL, Usage, both, budget_gate, is_used_up, risen
+from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, is_used_up, risen, summed
 
 Known = Mapping[str, Bounds | None]
 
@@ -54,7 +54,7 @@ def write_usage(connection: Connection, new: Sequence[NewNotes]) -> Known:
             rows.append({"b_id": row.task_id, "usage": json_text(usage)})
             flow, _ = read_flow(row.flow)
             if flow is not None and flow.group is not None:
-                by_group[flow.group] = both(by_group.get(flow.group, {}), more)
+                by_group[flow.group] = summed(by_group.get(flow.group, {}), more)
     if rows:
         connection.execute(_WRITE, rows)
     used_up = _add_to_groups(connection, by_group) if by_group else []
@@ -70,12 +70,12 @@ def _add_to_groups(connection: Connection, by_group: Mapping[str, Usage]) -> lis
         for part in chunks(sorted(by_group)):
             for row in connection.execute(_READ_GROUPS.where(g.group_id.in_(part))):
                 more = by_group[row.group_id]
-                usage = both(_usage(row.usage), more)
+                usage = summed(_usage(row.usage), more)
                 written.append({"b_id": row.group_id, "usage": json_text(usage)})
                 if is_used_up(_usage(row.budget), usage):
                     used_up.append(row.group_id)
                 if row.parent_id is not None:
-                    above[row.parent_id] = both(above.get(row.parent_id, {}), more)
+                    above[row.parent_id] = summed(above.get(row.parent_id, {}), more)
         if written:
             connection.execute(_WRITE_GROUP, written)
         by_group = above

@@ -12,7 +12,7 @@ from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
 from aiotaskq.core.outcome import Completed, Expired, Outcome, Released
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import Status, Task
-from aiotaskq.core.usage import Usage, both
+from aiotaskq.core.usage import Usage, summed
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.log import log
 
@@ -82,7 +82,7 @@ class Tally:
     def used(self, task: Task, more: Usage) -> None:
         """Add what a task has used up, which is written."""
         sums = self._sums_for(self._clock.now(), task.queue, task.type, USED)
-        sums.usage = both(sums.usage, more)
+        sums.usage = summed(sums.usage, more)
 
     def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
         """Count a task that has expired, or the run of a worker that is dead."""

@@ -24,7 +24,7 @@ from aiotaskq.core.history import (
     percentile,
 )
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.usage import Usage, both
+from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
 from aiotaskq.web.dashboard.words import marked
 
@@ -205,14 +205,14 @@ def _activity(span: str, begin: int, step: int, count: int, periods: Iterable[Pe
     usage: Usage = {}
     for period in periods:
         if period.usage:
-            usage = both(usage, period.usage)
+            usage = summed(usage, period.usage)
         place = (period.at - begin) // (step * SECOND)
         if 0 <= place < count:
             parts[place].add(period)
-    summed = [each.sums(begin + place * step * SECOND) for place, each in enumerate(parts)]
+    sums_of_parts = [each.sums(begin + place * step * SECOND) for place, each in enumerate(parts)]
     counts: Counter[str] = Counter()
     histograms: tuple[Counter[int], Counter[int]] = (Counter(), Counter())
-    for each, (_, found) in zip(parts, summed, strict=True):
+    for each, (_, found) in zip(parts, sums_of_parts, strict=True):
         counts.update(each.counts)
         for whole, part in zip(histograms, found, strict=True):
             whole.update(part)
@@ -220,7 +220,7 @@ def _activity(span: str, begin: int, step: int, count: int, periods: Iterable[Pe
         span=span,
         begin=begin,
         step=step,
-        points=[point for point, _ in summed],
+        points=[point for point, _ in sums_of_parts],
         total=_point(begin, counts, histograms),
         zone=zone,
         usage=usage,

@@ -52,7 +52,7 @@ class _Trial:
         return found
 
 
-def check_room(counts: Counts, tasks: Iterable[Task]) -> None:
+def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
     """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
     here: dict[str, list[Task]] = {}
     bounds: dict[str, Bounds] = {}
