@@ -76,7 +76,7 @@ async def test_neighbours_longer_than_a_lease_outlive_a_killer(
                     assert worker.popen.returncode == 7
                     deaths += 1
                     worker = program(WORKER, url, str(lease))
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(lease / 5)
         tasks = [await each.task() for each in (before, killer, behind)]
     assert [task.status for task in tasks] == [Status.COMPLETED, Status.FAILED, Status.COMPLETED]
     assert tasks[1].error_message == "poison: its worker died 3 times, the last time while it ran alone"
