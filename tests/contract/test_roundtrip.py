@@ -16,7 +16,7 @@ from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import FINAL, Attempt, Status, Task
-from aiotaskq.core.usage import MAX_NAME, MOST
+from aiotaskq.core.usage import MAX_NAME, MAX_SUM
 from aiotaskq.core.validation import INT32, INT64, check_json
 
 ON_ONE_STORE = settings(
@@ -76,7 +76,7 @@ tasks = st.builds(
     idempotency_key=maybe(name(200)),
     result=json_values,
     progress=maybe(json_objects),
-    usage=maybe(st.dictionaries(name(MAX_NAME), st.integers(0, MOST) | st.floats(0, 1e9), min_size=1, max_size=3)),
+    usage=maybe(st.dictionaries(name(MAX_NAME), st.integers(0, MAX_SUM) | st.floats(0, 1e9), min_size=1, max_size=3)),
     cancel_requested=st.booleans(),
     on_success=maybe(name(100)),
     on_failure=maybe(name(100)),
