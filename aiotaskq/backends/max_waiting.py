@@ -43,7 +43,7 @@ class _Trial:
         """Return those of these tasks of the push that would pass at ``now``, and count the others."""
         found: Sequence[Task] = ()
         if not self.has_waiting and not self.staying:
-            due = sorted([task for task in line if (task.due_at or 0) <= pushed_at(task)], key=passing_order)
+            due = sorted([task for task in line if (task.due_at or 0) <= now], key=passing_order)
             weights = [tokens(task, self.gate.key) for task in due]
             count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
             self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])

@@ -54,11 +54,14 @@ async def test_max_waiting_counts_at_each_gate_of_a_pushed_task(backend: Backend
 async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -> None:
     random = Random(15)
     refused = 0
-    for number in range(20):
+    for number in range(30):
         keys = [f"{number}:{name}" for name in "abc"]
         bounds = [
             Bounds(
-                cap=random.choice([0, 1, 3, None]), interval=random.choice([None, MINUTE]), burst=random.randint(1, 3)
+                cap=random.choice([0, 1, 3, None]),
+                window=random.choice([None, None, 2]),
+                interval=random.choice([None, MINUTE]),
+                burst=random.randint(1, 3),
             )
             for _ in keys
         ]
@@ -67,11 +70,15 @@ async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -
             picked = [
                 [place for place in range(3) if random.random() < 0.6] or [2] for _ in range(random.randint(1, 4))
             ]
-            some = {"priority": random.randint(1, 2), "weight": random.randint(1, 2)}
             tasks = [
-                gated(*[(keys[place], replace(bounds[place], max_waiting=most[place])) for place in places], **some)
+                gated(
+                    *[(keys[place], replace(bounds[place], max_waiting=most[place])) for place in places],
+                    priority=random.randint(1, 2),
+                    weight=random.randint(1, 2),
+                )
                 for places in picked
             ]
+            tasks = [replace(task, due_at=random.choice([NOW, task.seq])) for task in tasks]
             try:
                 await backend.push(tasks)
                 wrong = False
@@ -89,7 +96,7 @@ async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -
             assert bool(here & set(full)) == wrong, (number, picked)
             if wrong:
                 break
-    assert 3 < refused < 20
+    assert 3 < refused < 30
 
 
 async def test_members_that_a_group_gets_later_are_refused_as_a_push_is(backend: Backend) -> None:

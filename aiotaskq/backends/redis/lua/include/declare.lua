@@ -116,7 +116,7 @@ function admission.declare(never_refused)
         local place, due = gated.place_of(row), tonumber(row.due) or tonumber(row.run_at)
         rows[i] = {
           keys = place.keys, place = place, priority = tonumber(match(row.lane, '^%-?%d+')), due = due,
-          seq = tonumber(row.seq), at_once = due <= pushed_at(row, due),
+          seq = tonumber(row.seq), due_now = due <= latest,
         }
         for number, each in ipairs(place.keys) do
           state_of(each)
@@ -131,7 +131,7 @@ function admission.declare(never_refused)
         local state, due, weights = state_of(line.key), {}, {}
         if state.waiting == 0 and state.staying == 0 then
           for _, row in ipairs(line.rows) do
-            if row.at_once then due[#due + 1] = row end
+            if row.due_now then due[#due + 1] = row end
           end
           table.sort(due, first_to_pass)
           for i, row in ipairs(due) do weights[i] = gated.tokens(row.place, line.key) end
@@ -140,6 +140,7 @@ function admission.declare(never_refused)
         for i = 1, count do
           local row = due[i]
           row.number, state.unstarted = row.number + 1, state.unstarted + weights[i]
+          if row.place.shared then row.due = math.max(row.due, latest) end
           local key = row.keys[row.number]
           if key and not lines[key] then
             lines[key] = {key = key, rows = {}}
