@@ -272,6 +272,6 @@ def current_task() -> TaskContext:
         if apart.get():
             raise NotFound("current_task(): there is none in a process of its own; let an async def handler call it")
         if batch.get() is not None:
-            raise NotFound("current_task(): a batch of tasks runs here; use current_batch()")
+            raise NotFound("current_task(): a batch of tasks runs here, and has no steps; use current_batch()")
         raise NotFound("current_task(): no task runs here; call it from a handler")
     return context
