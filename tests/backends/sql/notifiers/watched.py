@@ -34,9 +34,9 @@ class Ears:
         self.heard.append((kind, tuple(names)))
         self._loop.call_soon_threadsafe(self.event.set)
 
-    async def until(self, *kinds: str) -> None:
-        """Wait until each of these kinds was heard since the last ``forget``."""
-        async with asyncio.timeout(watchdog()):
+    async def until(self, *kinds: str, seconds: float | None = None) -> None:
+        """Wait until each of these kinds was heard since the last ``forget``; raises TimeoutError."""
+        async with asyncio.timeout(watchdog() if seconds is None else seconds):
             while not set(kinds) <= {kind for kind, _ in self.heard}:
                 self.event.clear()
                 await self.event.wait()
