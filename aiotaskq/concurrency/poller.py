@@ -41,7 +41,7 @@ class Poller:
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         self._bound = LoopBound()
-        self._wakeup: Wakeup | None = None
+        self._wakeup: Wakeup | None = None  # of the rounds that go on; each start has its own
         self.failures = 0
         """Failed rounds since the last good one; 0 is healthy."""
 
@@ -65,9 +65,11 @@ class Poller:
     async def stop(self, timeout: float = 5.0) -> None:
         """Wait at most ``timeout`` seconds for the current round, then cancel it; idempotent."""
         task, self._task = self._task, None
+        wakeup, self._wakeup = self._wakeup, None
         if task is None or task.done() or not self._bound.here:
             return
-        self.wake()
+        if wakeup is not None and not wakeup.asked:
+            wakeup()
         _, late = await asyncio.wait({task}, timeout=timeout)
         if late:
             task.cancel()
@@ -86,9 +88,9 @@ class Poller:
             wakeup.close()
 
     async def _rounds(self, wakeup: Wakeup) -> None:
-        me = asyncio.current_task()
         # Not a flag: a start before these rounds have ended would reset it, and they would go on beside the new ones.
-        while self._task is me:
+        # Nor the task: an eager one begins before `start` knows it.
+        while self._wakeup is wakeup:
             wakeup.clear()
             try:
                 delay = await self._poll()
@@ -97,7 +99,7 @@ class Poller:
                 self.failures += 1
                 delay = backoff(self.failures, 0.1, self._max_backoff)
                 log.warning("{}: {}: {}; next try in {:.1f} s", self.name, type(error).__name__, error, delay)
-            if self._task is not me:
+            if self._wakeup is not wakeup:
                 break
             if not await self._clock.wait(wakeup, delay):
                 continue

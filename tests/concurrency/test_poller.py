@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+
+import pytest
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.poller import Poller
@@ -35,3 +38,22 @@ async def test_a_start_during_a_stop_leaves_one_loop() -> None:
             await poller.stop()
             rounds = number
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "aiotaskq-test"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+async def test_the_rounds_of_an_eager_task_go_on() -> None:
+    asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+    rounds = 0
+
+    async def poll() -> float:
+        nonlocal rounds
+        rounds += 1
+        return 0.0
+
+    poller = Poller("test", poll, SystemClock())
+    async with asyncio.timeout(within(4)):
+        await poller.start()
+        while rounds < 3:
+            await asyncio.sleep(0)
+        await poller.stop()
+    assert not poller.running
