@@ -68,7 +68,10 @@ class Ledger:
 
 def read(path: Path) -> list[Line]:
     """Return the lines of one file."""
-    return [_decode(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    whole, _, _being_written = path.read_bytes().rpartition(b"\n")  # a read may see a part of a write
+    return [_decode(line) for line in whole.splitlines()]
 
 
 def read_all(folder: Path) -> list[Line]:
