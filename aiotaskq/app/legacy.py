@@ -23,6 +23,7 @@ from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
 from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.queue.queue import Queue
@@ -212,11 +213,6 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         found = _columns(await self.get(task_id))
         log.debug("get schedule {}", printable(task_id))
         return found
-
-
-def kind_name(value: object) -> str:
-    """Return the class of a value, with its module, for a message."""
-    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
 
 
 def _place_of_schedules(queue: Any) -> str:

@@ -68,6 +68,11 @@ def check_id(value: Any, *, any_id: bool = False) -> Any:
     return value
 
 
+def kind_name(value: object) -> str:
+    """Return the class of a value, with its module, for a message."""
+    return f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+
+
 def shown(value: object) -> str:
     """Return at most 40 characters that stand for any value in an error message."""
     try:

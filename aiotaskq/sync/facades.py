@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import aiotaskq.app.legacy as awaited
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.fleet import Workers as AsyncWorkers
 from aiotaskq.runtime.limits import Limits as AsyncLimits
@@ -198,7 +199,7 @@ class Scheduler(SchedulerFacade):
     @documented_as(awaited.Scheduler.__init__)
     def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
         if queue is not None and not isinstance(queue, Queue):
-            raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {awaited.kind_name(queue)})")
+            raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
         target: Reach[Any] = Nothing() if queue is None else queue.reach
 
         def make() -> awaited.Scheduler:

@@ -15,6 +15,7 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
@@ -155,7 +156,7 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
         restart_seq(clock.now())
     if not isinstance(app, TaskQ):
         raise ValidationError(
-            f"an aiotaskq.TaskQ is needed (got {type(app).__module__}.{type(app).__name__}): workers run in the event "
+            f"an aiotaskq.TaskQ is needed (got {kind_name(app)}): workers run in the event "
             "loop of the test; for aiotaskq.sync there is override, or `with tq.running()` on a file of the test"
         )
     own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}

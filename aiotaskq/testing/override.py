@@ -13,6 +13,7 @@ from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Status, Task
+from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.testing.recorder import Pushes
 
@@ -44,7 +45,7 @@ def override(
     if facade is not None and isinstance(tq, facade.TaskQ):
         tq = tq.reach()
     if not isinstance(tq, TaskQ):
-        raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {type(tq).__module__}.{type(tq).__name__})")
+        raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {kind_name(tq)})")
     capacity = tq.queue.capacity
     own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq.codec}
     url = stand_in(tq) if url is None else url

@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.validation import check_int
+from aiotaskq.core.validation import check_int, kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.audit import Actor
 
@@ -68,7 +68,7 @@ def make_policy(
 def check_taskq(argument: str, tq: object) -> None:
     """Raise ValidationError unless ``tq`` is a task queue of an event loop; ``argument`` begins the message."""
     if not isinstance(tq, TaskQ):
-        kind = f"{type(tq).__module__}.{type(tq).__name__}"
+        kind = kind_name(tq)
         raise ValidationError(
             f"{argument}: an aiotaskq.TaskQ is needed (got {kind}); make it with `from aiotaskq import TaskQ`, and "
             "push with tq.sync.push(…) or task.push_sync(…) in `def` endpoints and threads"

@@ -84,7 +84,7 @@ async def test_schedules_of_a_queue_in_memory_are_replaced_too(tmp_path: Path, m
 
 
 def test_override_refuses_other_objects() -> None:
-    with pytest.raises(ValidationError, match=r"override: an aiotaskq\.TaskQ is needed \(got builtins\.str\)"):
+    with pytest.raises(ValidationError, match=r"override: an aiotaskq\.TaskQ is needed \(got str\)"):
         override("sqlite:///app.db").__enter__()  # type: ignore[arg-type]
 
 

@@ -77,7 +77,7 @@ class MemoryBackend(DirectBackend):
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
-        check_max_waiting(self.gates, self._reads.new_gated(tasks) if room.instead else ())
+        check_max_waiting(self.gates, self._reads.new_gated(tasks) if room.instead else ())  # nothing is written yet
         self._update(room.instead)
 
     def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
