@@ -153,6 +153,44 @@ async def test_many_writers_of_the_same_rows_wait_in_one_direction(server: Store
     assert lost == []
 
 
+@pytest.mark.parametrize("table", ["fresh", "bloated"])
+async def test_rows_are_locked_in_the_order_of_their_ids(server: Store, table: str) -> None:  # F12
+    if table == "bloated":
+        await _bloat(server)
+    made = [new() for _ in range(100)]
+    await server.backend.push([made[37 * number % 100] for number in range(100)])  # another order in the table
+    tasks = sorted(await server.backend.claim("o", NOW, 100, lease_until=LEASE), key=lambda task: task.task_id)
+    if table == "bloated":
+        _vacuum(server)
+    with locked(server, tasks[50]):
+        update = asyncio.create_task(server.backend.update([Change(task, task) for task in tasks]))
+        await asyncio.wait([update], timeout=0.2)
+        assert not update.done()
+        free = await server.backend.report([(task.task_id, task.fence, {"done": 1}) for task in tasks])
+        assert all(free)
+    assert all(await update)
+    # A locked row is left out of a report.
+    written = [task.progress is not None for task in await server.backend.get(ids(tasks)) if task is not None]
+    assert written == [False] * 51 + [True] * 49
+
+
+async def _bloat(server: Store) -> None:
+    """Leave a large index of few rows, as a backlog does that has been worked off."""
+    for _ in range(50):
+        await server.backend.push([new() for _ in range(500)])
+    server.execute("DELETE FROM task_queue")
+    _vacuum(server)
+
+
+def _vacuum(server: Store) -> None:
+    if server.name == "mysql":
+        return
+    engine = sync_engine(server.url).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE task_queue"))
+    engine.dispose()
+
+
 async def test_the_clock_is_utc_whatever_the_zone(server: Store) -> None:  # C12
     engine = sync_engine(server.url)
     mysql = server.name == "mysql"

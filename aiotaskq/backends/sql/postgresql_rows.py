@@ -68,13 +68,20 @@ _SLOTS_ONLY = (
 _IS_SLOTS_ONLY = "(SELECT yes FROM slots_only)"
 
 
+# The rows are written in the order in which they are given, if the plan reads the table into a hash and looks each of
+# them up there. A plan that begins with the table would lock its rows in another order, and two writers might wait for
+# each other. It looks as cheap where the index is large for its rows, as a backlog leaves it, unless many rows are
+# expected to be given: one, times the 1,000 that a series of unknown length is estimated at.
+_ESTIMATED_AS_MANY = "generate_series(1, (SELECT 1))"
+
+
 @functools.cache
 def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...], hand_on: bool = False) -> TextClause:
     source = Source(TASKS, names + GUARD, varying)
     b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
     each, among, only = "", f"t.task_id = {b_id}", f" AND {_IS_SLOTS_ONLY}" if hand_on else ""
     if "b_id" in varying:
-        each = f"r AS MATERIALIZED (SELECT * FROM {source.rows}), "  # noqa: S608 - our own names
+        each = f"r AS MATERIALIZED (SELECT r.* FROM {source.rows}, {_ESTIMATED_AS_MANY}), "  # noqa: S608
         # As an array, too: a plan that was made while the table was small would read all of it, for a join.
         among += " AND t.task_id = ANY (ARRAY(SELECT b_id FROM r))"
     # The status as an expression, or all running rows might be read by their index, and locked in its order.
