@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, text
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.rows import GATES, TASKS
+from aiotaskq.backends.sql.rows import GATES, SCHEDULES, TASKS
 from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
@@ -20,7 +20,7 @@ from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within
-from tests.support.rows import LEASE, NOW, ids, new, read, worker_info
+from tests.support.rows import LEASE, NOW, ids, new, new_schedule, read, worker_info
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
@@ -172,6 +172,26 @@ async def test_rows_are_locked_in_the_order_of_their_ids(server: Store, table: s
     # A locked row is left out of a report.
     written = [task.progress is not None for task in await server.backend.get(ids(tasks)) if task is not None]
     assert written == [False] * 51 + [True] * 49
+
+
+async def test_schedules_are_locked_in_the_order_of_their_ids(server: Store) -> None:  # F12
+    schedules = server.backend.schedules
+    assert schedules is not None
+    made = [new_schedule(task_id=f"{number:02}") for number in range(20)]
+    await schedules.add([made[7 * number % 20] for number in range(20)])
+    query = select(SCHEDULES.c.task_id)
+    engine = sync_engine(server.url)
+    with holding(server, query.where(SCHEDULES.c.task_id == "10")) as connection:
+        changes = [ScheduleChange(schedule, schedule.replace(run_count=1)) for schedule in made]
+        change = asyncio.create_task(schedules.change(changes[::-1]))
+        await asyncio.wait([change], timeout=0.2)
+        assert not change.done()
+        with engine.connect() as other:
+            free = sorted(other.execute(query.with_for_update(skip_locked=True)).scalars())
+        connection.rollback()
+        assert all(await change)
+    engine.dispose()
+    assert free == [schedule.task_id for schedule in made[11:]]
 
 
 async def _bloat(server: Store) -> None:

@@ -140,7 +140,8 @@ _DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
 _DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
 _DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)
 _GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, c.run_count)
-_GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).with_for_update()
+# Locked in the order of the ids, so that two processes that fire the same ones wait in one direction.
+_GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).order_by(c.task_id).with_for_update()
 
 
 def _coded_change(item: ScheduleChange, codec: Codec) -> ScheduleChange:
@@ -181,7 +182,7 @@ def change(
 
 def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange], codec: Codec | None) -> list[bool]:
     ids = [item.before.task_id for item in changes]
-    rows = {row.task_id: row for part in chunks(ids) for row in connection.execute(_GUARDS, {"ids": part})}
+    rows = {row.task_id: row for part in chunks(sorted(ids)) for row in connection.execute(_GUARDS, {"ids": part})}
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
     if not all(held):  # the raw value may differ and mean the same, such as a NULL
         refused = [task_id for task_id, ok in zip(ids, held, strict=True) if not ok]
