@@ -265,9 +265,12 @@ class Fleet:
         return [p for p in processes if not any(f"-{p.pid}-" in owner for owner in owners)]
 
     async def victim(self, besides: Collection[int] = ()) -> Process:
-        """Choose a worker that is up and expendable, and none of the pids ``besides``; wait until there is one."""
+        """Choose a worker that is up, expendable and not paused, and none of ``besides``; wait until there is one."""
         async with asyncio.timeout(within(30)):
-            while not (found := [p for p in await self.expendable(self.listening()) if p.pid not in besides]):
+            while True:
+                up = await self.expendable(self.listening())
+                if found := [p for p in up if p.paused_at is None and p.pid not in besides]:
+                    break
                 await asyncio.sleep(0.05)
         return self.chance.choice(found)
 

@@ -31,6 +31,21 @@ async def until(begin: float, offset: float) -> None:
     await asyncio.sleep(max(0.0, begin + offset - time.monotonic()))
 
 
+async def harmed(fleet: Fleet, begin: float, seconds: float, kills: int, pauses: int) -> int:
+    """Kill workers, which are replaced at once, and stop others for two leases; return how many were stopped."""
+    kinds = fleet.chance.sample(["kill"] * kills + ["pause"] * pauses, kills + pauses)
+    paused: list[asyncio.Task[bool]] = []
+    for kind, offset in zip(kinds, moments(fleet, len(kinds), seconds), strict=True):
+        await until(begin, offset)
+        victim = await fleet.victim()
+        if kind == "pause":
+            paused.append(asyncio.create_task(fleet.pause(victim, 2 * fleet.lease)))
+        else:
+            await fleet.kill(victim)
+            await fleet.start("worker")
+    return sum(await asyncio.gather(*paused))
+
+
 async def supervised(fleet: Fleet, workers: int, **options: Any) -> asyncio.Task[None]:
     """Keep so many workers: each that ends is replaced, as a service manager does. Cancel the task to end it."""
 

@@ -18,7 +18,7 @@ from tests.chaos.checker import Run, runs_of
 from tests.chaos.harness import Fleet, Report
 from tests.chaos.ledger import Line
 from tests.chaos.places import Place
-from tests.chaos.scenarios import moments, until
+from tests.chaos.scenarios import harmed, until
 
 SIZE = 8
 SHAPES = ("then", "then", "on_failure", "graph")
@@ -42,21 +42,6 @@ def outline(shape: str, now: int, every: float) -> Outline:
         then=kinds["then"],
         on_failure=kinds["on_failure"],
     )
-
-
-async def harmed(fleet: Fleet, begin: float, seconds: float, kills: int, pauses: int) -> int:
-    """Kill workers, which are replaced at once, and stop others for two leases; return how many were stopped."""
-    kinds = fleet.chance.sample(["kill"] * kills + ["pause"] * pauses, kills + pauses)
-    paused: list[asyncio.Task[bool]] = []
-    for kind, offset in zip(kinds, moments(fleet, len(kinds), seconds), strict=True):
-        await until(begin, offset)
-        victim = await fleet.victim([p.pid for p in fleet.processes if p.paused_at is not None])
-        if kind == "pause":
-            paused.append(asyncio.create_task(fleet.pause(victim, 2 * fleet.lease)))
-        else:
-            await fleet.kill(victim)
-            await fleet.start("worker")
-    return sum(await asyncio.gather(*paused))
 
 
 async def groups(
