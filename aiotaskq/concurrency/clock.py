@@ -104,6 +104,7 @@ class StoreClock(SystemClock):
     """
 
     DRIFT = 200  # microseconds a second by which two unsynchronised quartz clocks may diverge
+    ROUGH = 2_000  # microseconds of doubt after the first answer, above which the store is asked again
 
     def __init__(self) -> None:
         self._ahead: int | None = None  # microseconds by which the store is ahead of `ticks`
@@ -134,6 +135,12 @@ class StoreClock(SystemClock):
         wrong by half of the round trip (F. Cristian, "Probabilistic clock synchronization", 1989). An answer of an
         earlier, shorter round trip is kept until drift has made it worse than the new one.
         """
+        first = not self.is_set
+        await self._look(ask)
+        if first and self._doubt > self.ROUGH:  # the first question may have opened the connection
+            await self._look(ask)
+
+    async def _look(self, ask: Callable[[], Awaitable[int | None]]) -> None:
         sent = self.ticks()
         said = await ask()
         received = self.ticks()

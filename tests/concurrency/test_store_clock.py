@@ -57,6 +57,19 @@ async def test_a_slow_answer_does_not_replace_a_good_one_until_that_has_aged() -
     assert clock.now() == 20_109 * SECOND
 
 
+async def test_the_store_is_asked_again_where_the_first_answer_took_long() -> None:
+    clock, takes = Host(), [200_000, 1_000, 300_000]
+
+    async def ask() -> int:
+        clock.steady += takes.pop(0)  # until it answers; the answer takes no time
+        return clock.steady + 1_000 * SECOND
+
+    await clock.look(ask)
+    assert clock.now() - clock.steady == 1_000 * SECOND + 500
+    await clock.look(ask)  # a later one is not repeated
+    assert (clock.now() - clock.steady, takes) == (1_000 * SECOND + 500, [])
+
+
 async def test_an_answer_that_contradicts_the_last_one_is_believed() -> None:
     clock = Host()
 

@@ -1,4 +1,9 @@
-"""Lets parked tasks pass when a time has come: that of a rate, of a delay, or at which a closed gate opens."""
+"""Lets parked tasks pass when a time has come: that of a rate, of a delay, or at which a closed gate opens.
+
+No task is claimed before a sweep that is late. A rate lets its burst pass before it is claimed, and notes at each sweep
+what has not started. A claim before the sweep would take these tasks, and the sweep after it would find none of them,
+and let pass the tokens that were saved meanwhile: twice the burst would start at once.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,8 @@ from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.log import log
 
 LIMIT = 500  # gates admitted in one transaction
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
@@ -29,7 +36,8 @@ class GateSweep:
         self._interval = poll_interval
         self._next_poll = self._next_mend = 0  # ticks
         self._hinted = False
-        self._poller = Poller("gates", self.sweep, clock)
+        self._looked = False  # since the start
+        self._poller = Poller("gates", self._round, clock)
         self.next_at: int | None = None
         """The earliest time at which a gate may let a task pass, as far as is known; microseconds UTC."""
         self._stop_listening: Callable[[], None] = backend.listeners.listen(self._hint, GATES)
@@ -39,6 +47,13 @@ class GateSweep:
         """Whether no time is known at which a gate is due, and no hint has come."""
         return self.next_at is None and not self._hinted
 
+    @property
+    def late(self) -> bool:
+        """Whether a gate may have been due for a while, so that no task is to be claimed before the next sweep."""
+        if self._hinted or not self._looked:
+            return True
+        return self.next_at is not None and self._clock.now() >= self.next_at
+
     async def start(self) -> None:
         """Sweep in the running loop until ``stop``."""
         await self._poller.start()
@@ -46,6 +61,7 @@ class GateSweep:
     async def stop(self, seconds: float) -> None:
         """End the loop; a round that is under way may take so long."""
         await self._poller.stop(seconds)
+        self._looked, self._next_poll = False, 0
 
     def _hint(self, _kind: str, _names: object) -> None:
         self._hinted = True
@@ -53,9 +69,25 @@ class GateSweep:
 
     async def sweep_if_due(self) -> None:
         """Sweep if a gate may be due, or a poll is."""
-        due = self.next_at is not None and self._clock.now() >= self.next_at
-        if self._hinted or due or (self._backend.shared and self._clock.ticks() >= self._next_poll):
+        if self.late or self._clock.ticks() >= self._next_poll:
             await self.sweep()
+
+    async def catch_up(self) -> None:
+        """Sweep before a claim, where that is late. Raises DatabaseUnavailable."""
+        try:
+            await self.sweep()
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # tasks without gates must not wait for it; the loop meets it again, and warns of it
+            log.debug("gates: {}: {}", type(error).__name__, error)
+
+    async def _round(self) -> float:
+        await self.sweep_if_due()
+        return self._pause()
+
+    def _pause(self) -> float:
+        pause = max(0.0, (self._next_poll - self._clock.ticks()) / SECOND)
+        return pause if self.next_at is None else min(pause, max(0.0, (self.next_at - self._clock.now()) / SECOND))
 
     async def sweep(self) -> float:
         """Admit the gates that are due; return the seconds until the next one is, or until the next poll."""
@@ -66,8 +98,7 @@ class GateSweep:
             if self._next_mend:
                 await self._gates.mend(self._clock.now())
             self._next_mend = ticks + int(mend * random.uniform(0.8, 1.2) * SECOND)
-        now = self._clock.now()
-        self.next_at = at = await self._gates.admit(now, LIMIT)
-        pause = self._interval if self._backend.shared else mend
-        self._next_poll = ticks + int(pause * SECOND)
-        return pause if at is None else min(pause, max(0.0, (at - now) / SECOND))
+        self.next_at = await self._gates.admit(self._clock.now(), LIMIT)
+        self._looked = True
+        self._next_poll = ticks + int((self._interval if self._backend.shared else mend) * SECOND)
+        return self._pause()

@@ -62,6 +62,7 @@ class Fetcher:
         self._concurrency = worker.concurrency
         self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
         self._events = queue.events
+        self._sweep = queue.gate_sweep
         self._bounded = queue.capacity.maxsize > 0
         self._shared = backend.shared
         self.buffer = Buffer()
@@ -149,7 +150,9 @@ class Fetcher:
         if direct is not None and outcome is not None and alone:
             now = self._clock.now()
             after = settle(task, outcome, now)
-            goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
+            goes_on = not (self._closed or self._paused or self._sweep.late) and (
+                self.batches is None or self._free > 0
+            )
             try:
                 claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
             except LeaseLost:
@@ -348,6 +351,8 @@ class Fetcher:
     async def _exchange(self) -> float:
         if SHRINKS in self._reasons:
             self._look_shrunk()
+        if self._sweep.late:
+            await self._sweep.catch_up()
         if self.buffer:
             self._give_back_surplus()
             if self._outbox:

@@ -1,0 +1,89 @@
+"""A rate holds where its tasks are claimed, also after a time without any sweep of the gates."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from aiotaskq import Rate, TaskQ
+from aiotaskq.backends.url import DURABLE_FAKE
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.errors import DatabaseUnavailable
+from tests.runtime.worker.workers import started
+
+pytestmark = pytest.mark.parametrize("url", ["memory://", DURABLE_FAKE])
+RATE = Rate(1, per=1, burst=2)
+
+
+async def test_a_worker_that_comes_late_starts_one_burst(url: str) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(url, clock=clock)
+    calls: list[int] = []
+
+    @tq.task(rate=RATE)
+    async def call(number: int) -> None:
+        calls.append(number)
+
+    await tq.push_many([call.call(number=number) for number in range(6)])
+    await clock.advance(10)
+    async with started(tq):
+        await clock.settle()
+        assert calls == [0, 1]
+        await clock.advance(1)
+        assert calls == [0, 1, 2]
+
+
+async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(url, clock=clock)
+    calls: list[int] = []
+    release = asyncio.Event()
+
+    @tq.task(rate=RATE)
+    async def call(number: int) -> None:
+        calls.append(number)
+
+    @tq.task
+    async def hold() -> None:
+        await release.wait()
+
+    async with started(tq, concurrency=2):
+        await tq.push_many([hold.call(), hold.call()])
+        await clock.settle()
+        await tq.push_many([call.call(number=number) for number in range(6)])
+        await clock.advance(0.5)
+        clock._now += 10_000_000  # no timer of this process has rung meanwhile
+        release.set()
+        await clock.settle()
+        assert calls == [0, 1]
+        await clock.advance(1)
+        assert calls == [0, 1, 2]
+
+
+async def test_tasks_without_a_rate_do_not_wait_for_a_sweep_that_fails(url: str) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(url, clock=clock)
+    done: list[int] = []
+
+    @tq.task
+    async def work(number: int) -> None:
+        done.append(number)
+
+    async def broken(_now: int, _limit: int) -> int | None:
+        raise ValueError("a gate that cannot be read")
+
+    async def away(_now: int, _limit: int) -> int | None:
+        raise DatabaseUnavailable("away")
+
+    tq.queue.backend.gates.admit = broken  # type: ignore[method-assign]
+    async with started(tq):
+        await work.push(number=1)
+        await clock.settle()
+        assert done == [1]
+        tq.queue.backend.gates.admit = away  # type: ignore[method-assign]
+        await work.push(number=2)
+        await clock.settle()
+        del tq.queue.backend.gates.admit  # type: ignore[method-assign]
+        await clock.advance(5)
+        assert done == [1, 2]
