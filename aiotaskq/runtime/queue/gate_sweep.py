@@ -8,17 +8,19 @@ and let pass the tokens that were saved meanwhile: twice the burst would start a
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.gate import GateChange
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 
 LIMIT = 500  # gates admitted in one transaction
+STOOD_STILL = 250_000  # microseconds
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
 
 
@@ -54,6 +56,11 @@ class GateSweep:
             return True
         return self.next_at is not None and self._clock.now() >= self.next_at
 
+    @property
+    def stood_still(self) -> bool:
+        """Whether it is late by so much that a rate may have saved tokens meanwhile."""
+        return not self._looked or (self.next_at is not None and self._clock.now() >= self.next_at + STOOD_STILL)
+
     async def start(self) -> None:
         """Sweep in the running loop until ``stop``."""
         await self._poller.start()
@@ -80,6 +87,18 @@ class GateSweep:
             raise
         except Exception as error:  # tasks without gates must not wait for it; the loop meets it again, and warns of it
             log.debug("gates: {}: {}", type(error).__name__, error)
+
+    async def charge(self, tasks: Sequence[Task], since: int) -> None:
+        """Take the tokens saved ``since`` the sweep at that instant from the rates of tasks that were claimed after it.
+
+        Until they were claimed they counted as saved, too. Raises DatabaseUnavailable.
+        """
+        keys = {key for task in tasks if task.flow is not None for key, _ in task.flow.gates}
+        now = self._clock.now()
+        for state in await self._gates.find(sorted(keys)) if keys else ():
+            bounds = state.gate.bounds
+            if bounds.interval and (saved := min((now - since) // bounds.interval, bounds.burst)) > 0:
+                await self._gates.change(state.gate.key, GateChange(charge=saved), now)
 
     async def _round(self) -> float:
         await self.sweep_if_due()

@@ -351,7 +351,9 @@ class Fetcher:
     async def _exchange(self) -> float:
         if SHRINKS in self._reasons:
             self._look_shrunk()
+        swept = None
         if self._sweep.late:
+            swept = self._clock.now() if self._sweep.stood_still else None
             await self._sweep.catch_up()
         if self.buffer:
             self._give_back_surplus()
@@ -387,6 +389,8 @@ class Fetcher:
             self._accept(tasks)
         if ended:
             await self._written(ended, changes, held)
+        if tasks and swept is not None:
+            await self._sweep.charge(tasks, swept)
         if len(tasks) == room:
             return self._pause() if self.batches is None or not self._room(False) else 0.0
         if self._arrivals is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from aiotaskq import Rate, TaskQ
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.runtime.queue.claims import Claims
 from tests.runtime.worker.workers import started
 
 pytestmark = pytest.mark.parametrize("url", ["memory://", DURABLE_FAKE])
@@ -55,6 +57,34 @@ async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
         await clock.advance(0.5)
         clock._now += 10_000_000  # no timer of this process has rung meanwhile
         release.set()
+        await clock.settle()
+        assert calls == [0, 1]
+        await clock.advance(1)
+        assert calls == [0, 1, 2]
+
+
+async def test_tokens_saved_while_a_late_claim_is_made_are_not_given_twice(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(url, clock=clock)
+    calls: list[int] = []
+    exchange = Claims.exchange
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        answer = await exchange(*args, **options)
+        if not calls and answer[1]:
+            clock._now += 3_000_000
+        return answer
+
+    @tq.task(rate=RATE)
+    async def call(number: int) -> None:
+        calls.append(number)
+
+    await tq.push_many([call.call(number=number) for number in range(6)])
+    await clock.advance(10)
+    monkeypatch.setattr(Claims, "exchange", slow)
+    async with started(tq):
         await clock.settle()
         assert calls == [0, 1]
         await clock.advance(1)
