@@ -352,7 +352,7 @@ class Fetcher:
         if SHRINKS in self._reasons:
             self._look_shrunk()
         swept = None
-        if self._sweep.late:
+        if not self._closed and self._sweep.late:
             swept = self._clock.now() if self._sweep.stood_still else None
             await self._sweep.catch_up()
         if self.buffer:

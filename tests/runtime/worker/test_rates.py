@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Rate, TaskQ
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.errors import DatabaseUnavailable
@@ -63,8 +64,9 @@ async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
         assert calls == [0, 1, 2]
 
 
+@pytest.mark.parametrize("start", ["the first start", "a later one"])
 async def test_tokens_saved_while_a_late_claim_is_made_are_not_given_twice(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = VirtualClock()
     tq = TaskQ(url, clock=clock)
@@ -81,6 +83,10 @@ async def test_tokens_saved_while_a_late_claim_is_made_are_not_given_twice(
     async def call(number: int) -> None:
         calls.append(number)
 
+    if start == "a later one":
+        await tq._start_running(RunOptions(4, scheduler=False))
+        await clock.settle()
+        await tq._stop_running(0.01, 0.01)
     await tq.push_many([call.call(number=number) for number in range(6)])
     await clock.advance(10)
     monkeypatch.setattr(Claims, "exchange", slow)
