@@ -161,6 +161,11 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     return count, replace(gate, tat=tat, next_at=next_at)
 
 
+def saved(bounds: Bounds, since: int, now: int) -> int:
+    """Return the most whole tokens that a rate saves from ``since`` to ``now``, in microseconds; 0 without a rate."""
+    return 0 if bounds.interval is None else max(0, min((now - since) // bounds.interval, bounds.burst))
+
+
 def due_by(gate: Gate, at: int) -> Gate:
     """Return the gate with a ``next_at`` no later than ``at``, or than the instant at which it opens."""
     at = max(at, gate.closed_until)

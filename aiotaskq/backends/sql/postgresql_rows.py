@@ -68,10 +68,11 @@ _SLOTS_ONLY = (
 _IS_SLOTS_ONLY = "(SELECT yes FROM slots_only)"
 
 
-# The rows are written in the order in which they are given, if the plan reads the table into a hash and looks each of
-# them up there. A plan that begins with the table would lock its rows in another order, and two writers might wait for
-# each other. It looks as cheap where the index is large for its rows, as a backlog leaves it, unless many rows are
-# expected to be given: one, times the 1,000 that a series of unknown length is estimated at.
+# The rows must be locked in the order in which they are given, or two writers might wait for each other. They are if
+# the plan reads the table into a hash, and looks up one given row after the other. A plan that begins with the table
+# locks in the order of its pages. Its estimated cost is the same where the index is large for its rows, as a backlog
+# leaves it, unless many given rows are expected. The planner expects 100 from JSON, and 1,000 from a series of unknown
+# length: a join of both is expected to have 100,000, and has as many as the JSON.
 _ESTIMATED_AS_MANY = "generate_series(1, (SELECT 1))"
 
 

@@ -14,13 +14,13 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.gate import GateChange
+from aiotaskq.core.gate import GateChange, saved
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 
 LIMIT = 500  # gates admitted in one transaction
-STOOD_STILL = 250_000  # microseconds
+STOOD_STILL = 250_000  # microseconds by which a sweep is late only if the process, or its event loop, stood still
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
 
 
@@ -39,7 +39,7 @@ class GateSweep:
         self._next_poll = self._next_mend = 0  # ticks
         self._hinted = False
         self._looked = False  # since the start
-        self._poller = Poller("gates", self._round, clock)
+        self._poller = Poller("gates", self.sweep_if_due, clock)
         self.next_at: int | None = None
         """The earliest time at which a gate may let a task pass, as far as is known; microseconds UTC."""
         self._stop_listening: Callable[[], None] = backend.listeners.listen(self._hint, GATES)
@@ -51,14 +51,14 @@ class GateSweep:
 
     @property
     def late(self) -> bool:
-        """Whether a gate may have been due for a while, so that no task is to be claimed before the next sweep."""
+        """Whether a gate may be due, or there was no sweep since the start: a claim waits for the next sweep."""
         if self._hinted or not self._looked:
             return True
         return self.next_at is not None and self._clock.now() >= self.next_at
 
     @property
     def stood_still(self) -> bool:
-        """Whether it is late by so much that a rate may have saved tokens meanwhile."""
+        """Whether the next sweep is so late that a rate may have saved tokens since the last one."""
         return not self._looked or (self.next_at is not None and self._clock.now() >= self.next_at + STOOD_STILL)
 
     async def start(self) -> None:
@@ -74,10 +74,12 @@ class GateSweep:
         self._hinted = True
         self._poller.wake()  # from any thread
 
-    async def sweep_if_due(self) -> None:
-        """Sweep if a gate may be due, or a poll is."""
+    async def sweep_if_due(self) -> float:
+        """Sweep if a gate may be due, or a poll is; return the seconds until a gate is, or until the next poll."""
         if self.late or self._clock.ticks() >= self._next_poll:
             await self.sweep()
+        pause = max(0.0, (self._next_poll - self._clock.ticks()) / SECOND)
+        return pause if self.next_at is None else min(pause, max(0.0, (self.next_at - self._clock.now()) / SECOND))
 
     async def catch_up(self) -> None:
         """Sweep before a claim, where that is late. Raises DatabaseUnavailable."""
@@ -89,27 +91,24 @@ class GateSweep:
             log.debug("gates: {}: {}", type(error).__name__, error)
 
     async def charge(self, tasks: Sequence[Task], since: int) -> None:
-        """Take the tokens saved ``since`` the sweep at that instant from the rates of tasks that were claimed after it.
+        """Charge the rates of claimed tasks with the tokens saved ``since`` the sweep before the claim.
 
-        Until they were claimed they counted as saved, too. Raises DatabaseUnavailable.
+        Until the claim, the tokens of these tasks counted as saved, so the rate must not save others in their place.
+
+        Args:
+            tasks: claimed tasks, with or without gates.
+            since: when the sweep began, in microseconds UTC.
+
+        Raises DatabaseUnavailable.
         """
         keys = {key for task in tasks if task.flow is not None for key, _ in task.flow.gates}
         now = self._clock.now()
         for state in await self._gates.find(sorted(keys)) if keys else ():
-            bounds = state.gate.bounds
-            if bounds.interval and (saved := min((now - since) // bounds.interval, bounds.burst)) > 0:
-                await self._gates.change(state.gate.key, GateChange(charge=saved), now)
+            if tokens := saved(state.gate.bounds, since, now):
+                await self._gates.change(state.gate.key, GateChange(charge=tokens), now)
 
-    async def _round(self) -> float:
-        await self.sweep_if_due()
-        return self._pause()
-
-    def _pause(self) -> float:
-        pause = max(0.0, (self._next_poll - self._clock.ticks()) / SECOND)
-        return pause if self.next_at is None else min(pause, max(0.0, (self.next_at - self._clock.now()) / SECOND))
-
-    async def sweep(self) -> float:
-        """Admit the gates that are due; return the seconds until the next one is, or until the next poll."""
+    async def sweep(self) -> None:
+        """Admit the gates that are due."""
         self._hinted = False
         ticks = self._clock.ticks()
         mend = MEND_AFTER * self._interval
@@ -120,4 +119,3 @@ class GateSweep:
         self.next_at = await self._gates.admit(self._clock.now(), LIMIT)
         self._looked = True
         self._next_poll = ticks + int((self._interval if self._backend.shared else mend) * SECOND)
-        return self._pause()

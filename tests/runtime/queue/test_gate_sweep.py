@@ -44,10 +44,10 @@ async def test_a_slot_that_another_program_has_freed_is_found_by_a_later_sweep(t
 async def test_a_sweep_returns_the_time_to_the_next_one(tmp_path: Path, interval: float, pause: float) -> None:
     clock, backend = VirtualClock(NOW), connect(f"sqlite:///{tmp_path}/s.db")
     sweep = GateSweep(backend, clock, POLL)
-    assert await sweep.sweep() == POLL and sweep.idle
+    assert await sweep.sweep_if_due() == POLL and sweep.idle
     first, second = await pushed(backend, Bounds(interval=int(interval)))
     assert not sweep.idle  # a hint has come
-    assert await sweep.sweep() == pause and sweep.next_at == NOW + int(interval)
+    assert await sweep.sweep_if_due() == pause and sweep.next_at == NOW + int(interval)
     assert ids(await backend.claim("o", NOW + 1, 9, lease_until=LEASE)) == [first.task_id]
     await clock.advance(interval / SECOND)
     await sweep.sweep_if_due()

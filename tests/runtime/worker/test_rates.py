@@ -16,19 +16,30 @@ from aiotaskq.runtime.queue.claims import Claims
 from tests.runtime.worker.workers import started
 
 pytestmark = pytest.mark.parametrize("url", ["memory://", DURABLE_FAKE])
-RATE = Rate(1, per=1, burst=2)
+
+
+class Rated:
+    """A queue with one handler, which is called once a second and saves two calls."""
+
+    def __init__(self, url: str) -> None:
+        self.clock, self.calls = VirtualClock(), list[int]()
+        self.tq = TaskQ(url, clock=self.clock)
+
+        @self.tq.task(rate=Rate(1, per=1, burst=2))
+        async def call(number: int) -> None:
+            self.calls.append(number)
+
+        self._call = call
+
+    async def push(self) -> None:
+        await self.tq.push_many([self._call.call(number=number) for number in range(6)])
 
 
 async def test_a_worker_that_comes_late_starts_one_burst(url: str) -> None:
-    clock = VirtualClock()
-    tq = TaskQ(url, clock=clock)
-    calls: list[int] = []
+    rated = Rated(url)
+    clock, tq, calls = rated.clock, rated.tq, rated.calls
 
-    @tq.task(rate=RATE)
-    async def call(number: int) -> None:
-        calls.append(number)
-
-    await tq.push_many([call.call(number=number) for number in range(6)])
+    await rated.push()
     await clock.advance(10)
     async with started(tq):
         await clock.settle()
@@ -38,14 +49,9 @@ async def test_a_worker_that_comes_late_starts_one_burst(url: str) -> None:
 
 
 async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
-    clock = VirtualClock()
-    tq = TaskQ(url, clock=clock)
-    calls: list[int] = []
+    rated = Rated(url)
+    clock, tq, calls = rated.clock, rated.tq, rated.calls
     release = asyncio.Event()
-
-    @tq.task(rate=RATE)
-    async def call(number: int) -> None:
-        calls.append(number)
 
     @tq.task
     async def hold() -> None:
@@ -54,7 +60,7 @@ async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
     async with started(tq, concurrency=2):
         await tq.push_many([hold.call(), hold.call()])
         await clock.settle()
-        await tq.push_many([call.call(number=number) for number in range(6)])
+        await rated.push()
         await clock.advance(0.5)
         clock._now += 10_000_000  # no timer of this process has rung meanwhile
         release.set()
@@ -68,9 +74,8 @@ async def test_a_process_that_stood_still_starts_one_burst(url: str) -> None:
 async def test_tokens_saved_while_a_late_claim_is_made_are_not_given_twice(
     url: str, start: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = VirtualClock()
-    tq = TaskQ(url, clock=clock)
-    calls: list[int] = []
+    rated = Rated(url)
+    clock, tq, calls = rated.clock, rated.tq, rated.calls
     exchange = Claims.exchange
 
     async def slow(*args: Any, **options: Any) -> Any:
@@ -79,15 +84,11 @@ async def test_tokens_saved_while_a_late_claim_is_made_are_not_given_twice(
             clock._now += 3_000_000
         return answer
 
-    @tq.task(rate=RATE)
-    async def call(number: int) -> None:
-        calls.append(number)
-
     if start == "a later one":
         await tq._start_running(RunOptions(4, scheduler=False))
         await clock.settle()
         await tq._stop_running(0.01, 0.01)
-    await tq.push_many([call.call(number=number) for number in range(6)])
+    await rated.push()
     await clock.advance(10)
     monkeypatch.setattr(Claims, "exchange", slow)
     async with started(tq):
