@@ -28,6 +28,7 @@ class Harm:
     at: float
     until: float
     pid: int | None = None
+    lease_until: float = math.inf  # of a process that was paused: when the lease that it had then was over
 
 
 @dataclass

@@ -30,7 +30,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import MAX_CRASHES
-from aiotaskq.core.task import Status, Task, TaskFilter, new_task
+from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, new_task
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import Findings, Harm, check
@@ -299,13 +299,22 @@ class Fleet:
         at = process.paused_at = time.monotonic()
         self.signal(process, signal.SIGSTOP)
         await asyncio.sleep(0.1)  # what it had sent is committed
+        lease_until = await self._lease_until(process)
         expendable = bool(await self.expendable([process]))
         if expendable:
             await asyncio.sleep(seconds)
+            # A heartbeat that it had sent may have come later. A worker that was removed has no lease.
+            lease_until = max(lease_until, await self._lease_until(process))
         self.signal(process, signal.SIGCONT)
-        self.harms.append(Harm("paused", at, time.monotonic(), process.pid))
+        self.harms.append(Harm("paused", at, time.monotonic(), process.pid, lease_until))
         process.paused_at = None
         return expendable
+
+    async def _lease_until(self, process: Process) -> float:
+        """Return when the lease of a worker ends, on the ledger's clock; the past if it has none."""
+        assert self.backend.workers is not None
+        leases = [each.lease_until for each in await self.backend.workers.all() if each.pid == process.pid]
+        return time.monotonic() + (max(leases, default=0) - self.clock.now()) / SECOND
 
     async def terminate(self, process: Process, timeout: float) -> float:
         """SIGTERM; return the seconds until it was gone. After ``timeout`` it is killed, which is then noted."""

@@ -17,17 +17,20 @@ from tests.chaos.places import Place
 from tests.chaos.scenarios import harmed, until
 
 
-def most_at_once(runs: Iterable[Run], ends: dict[int, float], stops: Sequence[Harm], lease: float) -> int:
-    """Return the largest number of runs at a time. ``ends`` is when processes were killed, ``stops`` are their pauses.
+def most_at_once(runs: Iterable[Run], harms: Sequence[Harm]) -> int:
+    """Return the largest number of runs at a time.
 
-    A run of a process that was paused counts until its lease was over at the earliest: then it is a zombie.
+    A run of a process that was killed ends with it. A run during whose process's pause the lease was over counts until
+    then: it is a zombie afterwards.
     """
+    ends = {harm.pid: harm.at for harm in harms if harm.kind == "killed"}
+    stops = [harm for harm in harms if harm.kind == "paused"]
     changes = []
     for run in runs:
         end = min(run.end or float("inf"), ends.get(run.pid, float("inf")))
         for stop in stops:
-            if stop.pid == run.pid and run.start <= stop.at < end and stop.until - stop.at >= lease:
-                end = min(end, stop.at + lease)
+            if stop.pid == run.pid and run.start <= stop.at < end and stop.lease_until <= stop.until:
+                end = min(end, max(stop.lease_until, stop.at))
         changes += [(run.start, 1), (end, -1)]
     most = now = 0
     for _, change in sorted(changes):
@@ -79,11 +82,8 @@ async def limits(
     by_key: dict[str, list[Run]] = defaultdict(list)
     for task_id, of_task in runs.items():
         by_key[key_of[task_id]] += of_task
-    dead = {harm.pid: harm.at for harm in fleet.harms if harm.kind == "killed" and harm.pid is not None}
-    stops = [harm for harm in fleet.harms if harm.kind == "paused"]
-    lease = fleet.lease - fleet.heartbeat  # the last heartbeat before a pause may have been so long ago
-    most = {key: most_at_once(each, dead, stops, lease) for key, each in by_key.items()}
-    everywhere = most_at_once([run for each in by_key.values() for run in each], dead, stops, lease)
+    most = {key: most_at_once(each, fleet.harms) for key, each in by_key.items()}
+    everywhere = most_at_once([run for each in by_key.values() for run in each], fleet.harms)
     fleet.notes["most of a key"] = max(most.values(), default=0)
     fleet.notes["most of all"] = everywhere
     report.must(max(most.values()) == cap, f"{max(most.values())} of a key ran at a time, and the limit is {cap}")

@@ -12,6 +12,7 @@ from aiotaskq.core.task import SECOND, Status, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
 from tests.chaos.harness import SURFACED
 from tests.chaos.ledger import Ledger, Line, read, read_all
+from tests.chaos.scenarios_limits import most_at_once
 
 LEASE = 2.0
 NOW = 1_700_000_000 * SECOND
@@ -255,6 +256,26 @@ def test_a_due_with_two_tasks() -> None:
     other = tasks[0].replace(task_id=derived_id(schedule.task_id, first[schedule.task_id] + 1))
     found = schedule_tasks([schedule.replace(run_count=4)], first, [*tasks, other])
     assert found == ["every second: 1 tasks belong to no due before the next one"]
+
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("harm", "most"),
+    [
+        (Harm("killed", 3.0, 3.0, 1), 1),
+        (Harm("killed", 3.0, 3.0, 3), 2),
+        (Harm("paused", 1.5, 6.0, 1, lease_until=3.9), 1),
+        (Harm("paused", 1.5, 6.0, 1, lease_until=4.1), 2),  # the lease was not over
+        (Harm("paused", 1.5, 3.5, 1, lease_until=3.6), 2),  # it went on before its lease was over
+        (Harm("paused", 0.5, 0.9, 1, lease_until=0.7), 2),  # before the run
+        (Harm("paused", 1.5, 6.0, 1, lease_until=-1.0), 1),
+    ],
+)
+def test_a_run_takes_a_slot_until_its_process_or_its_lease_is_over(harm: Harm, most: int) -> None:
+    runs = runs_of([*run(1.0, 6.5), *run(4.0, 5.0, pid=2, task="other")])
+    assert most_at_once([each for of_task in runs.values() for each in of_task], [harm]) == most
 
 
 # ---- the ledger -----------------------------------------------------------------------------------------------------
