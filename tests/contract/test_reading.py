@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 
@@ -10,7 +11,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core.outcome import Requeued, settle
+from aiotaskq.core.outcome import Released, Requeued, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, ids, new, pushed, running
@@ -292,6 +293,24 @@ async def test_stats(backend: Backend) -> None:
         "b": {"running": 1, "pending": 1},
         "p": {"pending": 1},
     }
+
+
+async def test_stats_count_each_task_once_while_it_is_claimed_and_given_back(store: Store) -> None:
+    backend, other = store.backend, await store.another()
+    await backend.push([new()])
+    ended = False
+
+    async def move() -> None:
+        while not ended:
+            (task,) = await other.claim("o", NOW, 1, lease_until=LEASE)
+            assert await other.update([Change(task, settle(task, Released("later"), NOW))]) == [True]
+            await asyncio.sleep(0)  # memory waits for nothing
+
+    moving = asyncio.create_task(move())
+    counted = [sum((await backend.stats(NOW)).counts.values()) for _ in range(300)]
+    ended = True
+    await moving
+    assert set(counted) == {1}
 
 
 async def test_active_counts_unfinished_tasks_by_schedule(backend: Backend) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, func, or_, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import QueueStats, stats_of
@@ -175,8 +175,11 @@ def count_ready(connection: Connection, now: int, queues: Sequence[str] | None) 
 
 
 def stats(connection: Connection, now: int) -> QueueStats:
-    rows: list[tuple[str, str, int]] = []
-    for condition in (*dialect_of(connection).pending, c.status == RUNNING, ENDED):
-        query = select(c.queue, c.status, func.count()).where(condition).group_by(c.status, c.queue)
-        rows += [(queue, status or str(Status.PENDING), count) for queue, status, count in connection.execute(query)]
+    # One statement, so one snapshot: a task that is given back between two of them would be in neither.
+    parts = [
+        select(c.queue, c.status, func.count()).where(condition).group_by(c.status, c.queue)
+        for condition in (*dialect_of(connection).pending, c.status == RUNNING, ENDED)
+    ]
+    counted = connection.execute(union_all(*parts))
+    rows = [(queue, status or str(Status.PENDING), count) for queue, status, count in counted]
     return stats_of(rows, *ready(connection, now, None))
