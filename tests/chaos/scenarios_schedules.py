@@ -124,12 +124,13 @@ async def lonely_scheduler(fleet: Fleet, seconds: float) -> AsyncIterator[None]:
     async with Proxy(*fleet.place.host) as proxy:
 
         async def cut() -> None:
+            await fleet.booted(lonely)  # without a store it does not start
             await asyncio.sleep(seconds / 4)
             proxy.black_hole()
             await asyncio.sleep(seconds / 2)
             proxy.heal()
 
-        await fleet.start("scheduler", url=fleet.place.through(proxy.port))
+        lonely = await fleet.start("scheduler", url=fleet.place.through(proxy.port))
         cutting = asyncio.create_task(cut())
         yield
         await cutting
