@@ -291,16 +291,19 @@ class Fleet:
         self.signal(process, signal.SIGKILL)
         await process.over.wait()
 
-    async def pause(self, process: Process, seconds: float) -> bool:
+    async def pause(self, process: Process, seconds: float, *, unlocked: bool = False) -> bool:
         """SIGSTOP, and SIGCONT after so many seconds; at once, and False, for one that turns out not to be expendable.
 
-        What it had claimed when it was chosen is known only now that it can claim no more.
+        What it had claimed when it was chosen is known only now that it can claim no more. ``unlocked``: at once, and
+        False, also for one that holds SQLite's only lock for writing. Until it goes on, no other can take its tasks.
         """
         at = process.paused_at = time.monotonic()
         self.signal(process, signal.SIGSTOP)
         await asyncio.sleep(0.1)  # what it had sent is committed
         lease_until = await self._lease_until(process)
         expendable = bool(await self.expendable([process]))
+        if unlocked and await asyncio.to_thread(self.place.locked):
+            expendable = False
         if expendable:
             await asyncio.sleep(seconds)
             # A heartbeat that it had sent may have come later. A worker that was removed has no lease.

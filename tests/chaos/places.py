@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -32,6 +33,17 @@ class Place:
         ((answer,),) = self.server.execute(CONNECTIONS[self.server.name].format(self.database))
         # Redis lists them, one a line, and the one that asks is among them.
         return len(answer.splitlines()) - 1 if isinstance(answer, bytes | str) else int(answer)
+
+    def locked(self) -> bool:
+        """Whether a process keeps the only lock for writing, which SQLite has, for longer than a moment."""
+        if self.name != "sqlite":
+            return False
+        with contextlib.closing(sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=0.3)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            return False
 
     @property
     def sql(self) -> bool:

@@ -182,7 +182,7 @@ async def pauses(
             at_work = {run.pid for runs in known.values() for run in runs if run.end is None}
             victims = [each for each in await fleet.expendable(alive) if each.pid in at_work]  # others make no zombies
             if victims and len(alive) > 1:  # one worker must take over
-                paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause)))
+                paused.append(asyncio.create_task(fleet.pause(fleet.chance.choice(victims), pause, unlocked=True)))
                 await asyncio.sleep(0.5)  # by then it is known whether there was still a process to be stopped
                 if paused[-1].done() and not paused[-1].result():
                     paused.pop()

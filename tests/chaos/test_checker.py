@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from aiotaskq.core.task import SECOND, Status, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
 from tests.chaos.harness import SURFACED
 from tests.chaos.ledger import Ledger, Line, read, read_all
+from tests.chaos.places import Place
 from tests.chaos.scenarios_limits import most_at_once
 
 LEASE = 2.0
@@ -256,6 +260,19 @@ def test_a_due_with_two_tasks() -> None:
     other = tasks[0].replace(task_id=derived_id(schedule.task_id, first[schedule.task_id] + 1))
     found = schedule_tasks([schedule.replace(run_count=4)], first, [*tasks, other])
     assert found == ["every second: 1 tasks belong to no due before the next one"]
+
+
+# ---- the place ------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_is_locked_while_another_connection_writes(tmp_path: Path) -> None:
+    place = Place("sqlite", f"sqlite:///{tmp_path / 'tasks.db'}")
+    assert not place.locked()
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.db")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        assert place.locked()
+        connection.rollback()
+        assert not place.locked()
 
 
 # ---- limits ---------------------------------------------------------------------------------------------------------
