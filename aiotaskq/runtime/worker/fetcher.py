@@ -290,8 +290,9 @@ class Fetcher:
 
     @property
     def wants(self) -> bool:
-        """Whether slots are free, and no round is under way that could fill them."""
-        return not self._in_round and self._free > 0 and self._poller.here and self._room(True) > 0
+        """Whether slots are free, and no round is under way that could fill them, or has to sweep the gates first."""
+        idle = not (self._in_round or self._sweep.late)
+        return idle and self._free > 0 and self._poller.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""

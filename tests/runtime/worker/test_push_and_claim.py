@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import Rate, TaskQ
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import TAKEN
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import Status, Task
-from tests.runtime.worker.workers import until_counts
+from tests.runtime.worker.workers import started, until_counts
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -55,6 +56,30 @@ async def test_a_push_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
         assert counted.calls == {"push_and_claim": 1}, "no claim of its own"
         await eventually(lambda: len(calls) == 3)  # the row may be seen before the listeners are called
     assert calls == ["pushed", "started", "completed"]
+
+
+async def test_a_push_of_a_process_that_stood_still_waits_for_the_sweep_of_the_gates(tmp_path: Path) -> None:
+    clock, release, calls = VirtualClock(), asyncio.Event(), list[int]()
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", clock=clock)
+
+    @tq.task
+    async def hold() -> None:
+        await release.wait()
+
+    @tq.task(rate=Rate(1, per=1, burst=2))
+    async def call(number: int) -> None:
+        calls.append(number)
+
+    async with started(tq, concurrency=2):
+        await tq.push_many([hold.call(), hold.call()])
+        await eventually(lambda: tq.worker is not None and len(tq.worker.tasks) == 2)
+        await tq.push_many([call.call(number=number) for number in range(6)])
+        await eventually(lambda: tq.queue.gate_sweep.next_at is not None)
+        clock._now += 10_000_000  # no timer of this process has rung meanwhile
+        release.set()
+        await tq.push_many([hold.call(), hold.call()])
+        await until_counts(tq, pending=4, running=0)
+    assert calls == [0, 1]
 
 
 async def test_a_schedule_brings_its_task_to_a_free_slot(tmp_path: Path) -> None:
