@@ -308,8 +308,8 @@ class Fleet:
             await asyncio.sleep(seconds)
             # A heartbeat that it had sent may have come later. A worker that was removed has no lease.
             lease_until = max(lease_until, await self._lease_until(process))
-        self.signal(process, signal.SIGCONT)
         self.harms.append(Harm("paused", at, time.monotonic(), process.pid, lease_until))
+        self.signal(process, signal.SIGCONT)
         process.paused_at = None
         return expendable
 

@@ -16,12 +16,15 @@ from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place
 from tests.chaos.scenarios import harmed, until
 
+CLOCKS_DIFFER = 0.1
+"""Seconds by which processes under load may differ about the time of their store, and so about the end of a lease."""
+
 
 def most_at_once(runs: Iterable[Run], harms: Sequence[Harm]) -> int:
     """Return the largest number of runs at a time.
 
     A run of a process that was killed ends with it. A run during whose process's pause the lease was over counts until
-    then: it is a zombie afterwards.
+    then: it is a zombie afterwards. A run that starts during a pause does so just before the signal arrives.
     """
     ends = {harm.pid: harm.at for harm in harms if harm.kind == "killed"}
     stops = [harm for harm in harms if harm.kind == "paused"]
@@ -29,9 +32,9 @@ def most_at_once(runs: Iterable[Run], harms: Sequence[Harm]) -> int:
     for run in runs:
         end = min(run.end or float("inf"), ends.get(run.pid, float("inf")))
         for stop in stops:
-            if stop.pid == run.pid and run.start <= stop.at < end and stop.lease_until <= stop.until:
-                end = min(end, max(stop.lease_until, stop.at))
-        changes += [(run.start, 1), (end, -1)]
+            if stop.pid == run.pid and run.start <= stop.until and stop.at < end and stop.lease_until <= stop.until:
+                end = min(end, max(stop.lease_until - CLOCKS_DIFFER, run.start))
+        changes += [(run.start, 1), (max(run.start, end), -1)]
     most = now = 0
     for _, change in sorted(changes):
         now += change

@@ -283,8 +283,9 @@ def test_a_store_is_locked_while_another_connection_writes(tmp_path: Path) -> No
     [
         (Harm("killed", 3.0, 3.0, 1), 1),
         (Harm("killed", 3.0, 3.0, 3), 2),
-        (Harm("paused", 1.5, 6.0, 1, lease_until=3.9), 1),
-        (Harm("paused", 1.5, 6.0, 1, lease_until=4.1), 2),  # the lease was not over
+        (Harm("paused", 1.5, 6.0, 1, lease_until=4.0), 1),
+        (Harm("paused", 0.9, 6.0, 1, lease_until=4.0), 1),  # the run started before the signal arrived
+        (Harm("paused", 1.5, 6.0, 1, lease_until=4.2), 2),  # the lease was not over
         (Harm("paused", 1.5, 3.5, 1, lease_until=3.6), 2),  # it went on before its lease was over
         (Harm("paused", 0.5, 0.9, 1, lease_until=0.7), 2),  # before the run
         (Harm("paused", 1.5, 6.0, 1, lease_until=-1.0), 1),
