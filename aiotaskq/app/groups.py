@@ -12,9 +12,9 @@ from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.concurrency.clock import Clock, StoreClock
-from aiotaskq.core.groups import GroupState
+from aiotaskq.core.groups import RULES, GroupState
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.plan import Node, Outline, plan
+from aiotaskq.core.plan import Node, Outline, plan, unknown_rule
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
@@ -87,6 +87,8 @@ class Workflow(GroupMember[Any], Generic[T_co]):
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
             raise ValidationError(f"name: {name!r} is there twice in this workflow; each name is for one task")
+        if on_failure not in RULES:
+            raise unknown_rule(on_failure)
         if not isinstance(after, Iterable):
             raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
         names = {after: on_failure} if isinstance(after, str) else after

@@ -47,6 +47,11 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     budget: Usage = {}
 
 
+def unknown_rule(rule: object) -> ValidationError:
+    """Return the error for a value of ``on_failure`` that is not one of ``RULES``."""
+    return ValidationError(f"on_failure: {shown(rule)} is unknown; use {', '.join(RULES)}")
+
+
 def plan(outline: Outline, now: int) -> Plan:
     """Return what the push of a group at ``now`` writes; the latest push stamps go to the tasks, parents first.
 
@@ -133,7 +138,7 @@ def _children(nodes: Mapping[str, Node]) -> dict[str, list[tuple[str, str]]]:
             )
         for parent, rule in node.after.items():
             if rule not in RULES:
-                raise ValidationError(f"on_failure: {shown(rule)} is unknown; use {', '.join(RULES)}")
+                raise unknown_rule(rule)
             children[parent].append((_id(node), rule))
     for name, found in children.items():
         if len(found) > MAX_PARENTS:

@@ -36,6 +36,10 @@ class Total:
     cents: int
 
 
+def _cents(result: Any) -> Any:
+    return [_cents(each) for each in result] if isinstance(result, list) else result.cents
+
+
 class App:
     """Handlers, and what they did."""
 
@@ -54,8 +58,7 @@ class App:
         @tq.task
         async def report(title: str = "report") -> int:
             members = [*await current_task().results(limit=2), *await current_task().results(start=2)]
-            what = [m.result and m.result.cents if m.completed else m.error and m.status for m in members]
-            self.log.append((title, what))
+            self.log.append((title, [_cents(m.result) if m.completed else m.error and m.status for m in members]))
             return len(members)
 
         @tq.task
@@ -171,7 +174,47 @@ async def test_a_group_is_a_member_of_another(kit: tuple[App, Kit]) -> None:
     handle = await app.tq.group([*inner, app.price.call(3), group([])], then=app.report.call())
     assert await handle.result(within(60)) == [[Total(100), Total(101)], [Total(200), Total(202)], Total(300), []]
     await kit[1].drain()
-    assert app.log[-1] == ("report", [None, None, 300, None])
+    assert app.log[-1] == ("report", [[100, 101], [200, 202], 300, []])
+
+
+async def test_a_group_that_has_failed_in_a_group_tells_its_first_error(kit: tuple[App, Kit]) -> None:
+    app, errors = kit[0], list[Any]()
+    app.broken.update((2, 3))
+
+    @app.tq.task
+    async def alert() -> None:
+        errors.extend(
+            (m.type, m.completed, m.result, (m.error or "").splitlines()[0]) for m in await current_task().results()
+        )
+
+    await app.tq.group([group([app.price.call(n) for n in (1, 2, 3)])], on_failure=alert.call())
+    await kit[1].drain()
+    assert errors == [("group", False, None, "RuntimeError: no 2")]
+
+
+async def test_a_group_whose_inner_groups_are_put_back_calls_back_once(kit: tuple[App, Kit]) -> None:
+    app, _ = kit
+    app.broken.update((1, 2, 3))
+    inner = [group([app.price.call(n)]) for n in (1, 2, 3)]
+    handle = await app.tq.group(inner, then=app.report.call("all"), on_failure=app.report.call("some"))
+    with pytest.raises(TaskFailed):
+        await handle.result(within(60))
+    await kit[1].drain()
+    app.broken.clear()
+    app.log.clear()
+    backend = app.tq.queue.backend
+    update = backend.update
+
+    async def slow(changes: Sequence[Change]) -> list[bool]:
+        held = await update(changes)
+        if changes and changes[0].before.final:
+            await kit[1].advance(1)  # what is put back runs before more is
+        return held
+
+    backend.update = slow  # type: ignore[method-assign]
+    assert await handle.retry_failed() == 3
+    await kit[1].drain()
+    assert [each for each in app.log if isinstance(each, tuple)] == [("all", [[100], [200], [300]])]
 
 
 async def test_members_that_a_member_adds_are_added_once(kit: tuple[App, Kit]) -> None:
@@ -240,6 +283,10 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
         await app.tq.start(Workflow().add("a", call, after=["x"]))
     with pytest.raises(ValidationError, match="'a' is there twice"):
         Workflow().add("a", call).add("a", call)
+    wrong_rules: list[Any] = ["ignore", 3, {"a": "run"}]
+    for rule in wrong_rules:
+        with pytest.raises(ValidationError, match=r"on_failure: .* is unknown; use cancel, fail, run"):
+            Workflow().add("a", call, on_failure=rule)
     with pytest.raises(ValidationError, match="'g' is a group"):
         await app.tq.start(Workflow().add("g", group([call])).add("a", call, after="g"))
     with pytest.raises(ValidationError, match="unique_key: a task of a group"):

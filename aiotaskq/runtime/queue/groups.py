@@ -10,7 +10,7 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.groups import Followed
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.groups import CallbackKind, GroupState, Member, Plan, callback_id, derived_id
+from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
@@ -54,9 +54,11 @@ class MemberResult(Redacted, frozen=True, kw_only=True):
     """The name of its handler; ``group`` for a group."""
     status: Status
     result: Any = None
-    """What its handler returned, in the type of its annotation where the handler is registered here."""
+    """What its handler returned, in the type of its annotation where the handler is registered here.
+
+    Of a group it is the list of the results of its members."""
     error: str | None = None
-    """``Type: message`` and the traceback, or why it was cancelled."""
+    """``Type: message`` and the traceback, or why it was cancelled; of a group, that of the first such member."""
 
     @property
     def completed(self) -> bool:
@@ -230,8 +232,7 @@ class GroupVerbs:
             if isinstance(what, Task):
                 found.append(self._result_of(what, member.name))
             elif what is not None:
-                name = member.name or what.name
-                found.append(MemberResult(task_id=what.group_id, name=name, type="group", status=what.status))
+                found.append(await self._result_of_group(what, member.name or what.name))
         return found
 
     async def results(self, group_id: str) -> list[Any]:
@@ -270,6 +271,18 @@ class GroupVerbs:
         rows = await self._queue.backend.get([task_id for task_id, _ in parents])
         results = [None if row is None else row.result for row in rows]
         return results[0] if len(results) == 1 else results
+
+    async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
+        result = error = None
+        try:
+            result = await self.results(group.group_id)
+        except TaskFailed as failure:
+            error = failure.task.error_message
+        except NotFound as missing:  # a member was purged
+            error = str(missing)
+        return MemberResult(
+            task_id=group.group_id, name=name, type="group", status=group.status, result=result, error=error
+        )
 
     def _result_of(self, task: Task, name: str | None) -> MemberResult:
         result = self._typed(task) if task.status is Status.COMPLETED else None
@@ -420,19 +433,26 @@ class GroupVerbs:
         return await self._queue.backend.groups.mend(self._queue.clock.now())
 
     async def retry_failed(self, group_id: str) -> int:
-        """Put back the members that failed, were cancelled or have expired, parents first; return how many."""
+        """Put back the members that failed, were cancelled or have expired, parents first; return how many.
+
+        Up to ``MAX_MEMBERS`` are put back in one transaction, with those of the groups in it: a group of which one part
+        ends before the next one is put back would call back for that part.
+        """
         await self.get(group_id)
+        failed = [task async for task in self._failed(group_id)]
+        failed.sort(key=lambda task: task.seq)
         count = 0
-        failed: list[Task] = []
+        for start in range(0, len(failed), MAX_MEMBERS):
+            count += await self._put_back(failed[start : start + MAX_MEMBERS])
+        return count
+
+    async def _failed(self, group_id: str) -> AsyncIterator[Task]:
         async for member, task in self.members(group_id):
             if member.is_group:
-                count += await self.retry_failed(member.member_id)
+                async for inner in self._failed(member.member_id):
+                    yield inner
             elif task is not None and task.status in RETRYABLE:
-                failed.append(task)
-        failed.sort(key=lambda task: task.seq)
-        for start in range(0, len(failed), PAGE):
-            count += await self._put_back(failed[start : start + PAGE])
-        return count
+                yield task
 
     async def _put_back(self, tasks: Sequence[Task]) -> int:
         """Retry tasks in one transaction, and those that change meanwhile one by one; return how many."""
