@@ -51,14 +51,15 @@ class Inline(Harness):
             new = [task.task_id for task, row in zip(tasks, stored, strict=True) if row is task]
             if None in await self.tq.queue.backend.get(new):
                 return stored  # its transaction is not committed yet; a claim might wait for it
-            for task_id in new:
-                await self._run_to_the_end(task_id)
+            errors = [await self._run_to_the_end(task_id) for task_id in new]
         finally:
             self._wanted.difference_update(ids)
         await self._claim()
-        while others := self._claimed.keys() - self._wanted:  # follow-ups of a task: on_success, on_failure
-            await self._run_to_the_end(min(others))
+        while others := self._claimed.keys() - self._wanted:  # follow-ups of a task, callbacks of a group
+            errors.append(await self._run_to_the_end(min(others)))
             await self._claim()
+        if first := next(filter(None, errors), None):
+            raise first
         return stored
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
@@ -68,7 +69,8 @@ class Inline(Harness):
             self._errors[task.task_id] = error
             raise
 
-    async def _run_to_the_end(self, task_id: str) -> None:
+    async def _run_to_the_end(self, task_id: str) -> Exception | None:
+        """Run a task until it waits for something; return the error to raise."""
         while True:
             row = await self.tq.get(task_id)
             if task_id not in self._claimed:
@@ -87,7 +89,8 @@ class Inline(Harness):
                 break
         error = self._errors.pop(task_id, None)
         if self._raise_errors and row.status in (Status.PENDING, Status.FAILED) and row.error_message is not None:
-            raise TaskFailed(row) if error is None else error
+            return TaskFailed(row) if error is None else error
+        return None
 
     async def _passes_at(self, row: Task) -> int | None:
         """Return when a due task may pass the rate at which it waits; None if it waits for anything else."""
@@ -128,7 +131,7 @@ async def inline(
         url: the store; default one in memory with the rules of the real one. See ``override``.
         retries: run a task that is retried again at once, without its back-off.
         raise_errors: the push raises the last error of the handler, or TaskFailed where it raised none, as at a
-            timeout; False only stores the failure.
+            timeout; of several tasks the first one's, when all have run. False only stores the failure.
         options: as of ``TaskQ``.
     """
     clock = VirtualClock(instant("start", START))

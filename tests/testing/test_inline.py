@@ -76,6 +76,27 @@ async def test_inline_raises_what_the_handler_raised() -> None:
             await hangs.push()
 
 
+async def test_inline_runs_a_whole_group_and_raises_its_first_error_then() -> None:
+    ran: list[Any] = []
+    async with inline() as kit:
+
+        @kit.tq.task(max_retries=0)
+        async def charge(n: int) -> None:
+            ran.append(n)
+            if n < 3:
+                raise ValueError(f"declined {n}")
+
+        @kit.tq.task
+        async def alert() -> None:
+            ran.append("alert")
+
+        with pytest.raises(ValueError, match="declined 1"):
+            await kit.tq.group([charge.call(n) for n in (1, 2, 3)], on_failure=alert.call())
+        assert ran == [1, 2, 3, "alert"]
+        counts = (await kit.tq.stats()).counts
+        assert (counts["completed"], counts["failed"], counts["running"]) == (2, 2, 0)
+
+
 @pytest.mark.parametrize("raise_errors", [True, False])
 async def test_inline_retries_at_once(raise_errors: bool) -> None:
     async with inline(retries=True, raise_errors=raise_errors) as kit:
