@@ -46,6 +46,8 @@ def list_limits(
     rows = [[each.key, bounds_text(each), each.held, each.waiting, _state(each, now)] for each in found]
     headers = [marked("KEY"), marked("LIMIT"), marked("HELD"), marked("WAITING"), marked("STATE")]
     echo_table(columns_of(headers, rows, key=16))
+    if len(found) == limit:
+        echo(tr("the first {count} by their keys; for more: --limit", count=limit))
 
 
 @app.command("set", cls=Command, help=tr("Set a limit in all processes, whatever pushes declare, until reset."))

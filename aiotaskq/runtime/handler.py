@@ -280,6 +280,10 @@ def _injected(function: Callable[..., Any]) -> dict[str, Any]:
     return {**{name: hints[name] for name in names}, **parent}
 
 
+NO_LISTS = frozenset({"bool", "bytes", "dict", "float", "int", "str"})
+"""Types that the parameter of a batch surely does not have."""
+
+
 def _items(function: Callable[..., Any]) -> str:
     """Return the name of the parameter of a batch. Raises ValidationError unless it is the only one."""
     every = inspect.signature(function).parameters.values()
@@ -291,6 +295,12 @@ def _items(function: Callable[..., Any]) -> str:
         )
     if len(parameters) != 1 or parameters[0].kind is parameters[0].VAR_KEYWORD:
         raise ValidationError(f"handler {_default_name(function)}: with batch it takes one parameter, a list of items")
+    annotation = getattr(parameters[0].annotation, "__name__", parameters[0].annotation)  # or its text
+    if annotation in NO_LISTS:
+        raise ValidationError(
+            f"handler {_default_name(function)}: with batch its parameter {parameters[0].name!r} is a list of items; "
+            f"annotate it as list[{annotation}], not {annotation}"
+        )
     return parameters[0].name
 
 

@@ -58,7 +58,7 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits:
-    """The gates of one store, by their keys as ``tenant:42`` or ``openai``. What is set holds in every process.
+    """``tq.limits``: the gates of a store, by their keys, ``openai`` or ``tenant:42``. Changes hold in all processes.
 
     Those of the budgets of groups are listed, but not changed here: that raises ValidationError.
     """

@@ -42,6 +42,7 @@ class Limits(Facade[Any]):
 
     list = blocking(AsyncLimits.list)
     get = blocking(AsyncLimits.get)
+    tasks = blocking(AsyncLimits.tasks)
     set = blocking(AsyncLimits.set)
     reset = blocking(AsyncLimits.reset)
     close = blocking(AsyncLimits.close)
