@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
+from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.sql.tasks import push
 from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
@@ -344,6 +351,41 @@ async def test_a_key_set_free_in_the_same_call_can_be_taken(backend: Backend) ->
     newer = await pushed(backend, unique_key="k")
     changes = [Change(newer, to_end(newer, Status.CANCELLED)), Change(dead, to_pending(dead))]
     assert await backend.update(changes) == [True, True]
+
+
+@pytest.mark.stores("postgresql", "mysql")  # the others have one writer at a time
+async def test_a_key_that_is_taken_between_the_read_and_the_write_is_read_again(
+    sql_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, newer, other = sql_store.backend, new(unique_key="k"), sync_engine(sql_store.url)
+    assert isinstance(backend, SqlBackend)
+    dead = [await ended(backend, Status.FAILED, unique_key=key) for key in ("before", "k", "behind")]
+    dialect, attempts = backend.database.dialect, list[str]()
+    write = dialect.write
+
+    def late(connection: Connection, changes: Sequence[Change]) -> None:
+        attempts.extend(change.before.task_id for change in changes)
+        if attempts.count(dead[1].task_id) == 1 and changes[0].before is dead[1]:
+            with other.begin() as theirs:
+                push(theirs, [newer])
+        write(connection, changes)
+
+    monkeypatch.setattr(dialect, "write", late)
+    try:
+        assert await backend.update([Change(task, to_pending(task)) for task in dead]) == [True, False, True]
+        assert attempts == [task.task_id for task in (*dead[:2], dead[0], dead[2])]
+        assert await backend.get([dead[1].task_id, newer.task_id]) == [dead[1], newer]
+
+        # The transaction of a caller is not ours to repeat.
+        assert await backend.update([Change(newer, to_end(newer, Status.CANCELLED))]) == [True]
+        attempts.clear()
+        newer = new(unique_key="k")
+        with pytest.raises(IntegrityError), Session(other) as session:
+            await backend.update_with(session, [Change(dead[1], to_pending(dead[1]))])
+        assert attempts == [dead[1].task_id]
+        assert await backend.get([dead[1].task_id, newer.task_id]) == [dead[1], newer]
+    finally:
+        other.dispose()
 
 
 # ---- hints --------------------------------------------------------------------------------------------------------

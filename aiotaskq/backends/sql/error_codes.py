@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import exc
 
 __all__ = ["ErrorCodes", "gave_way", "hint", "is_about_a_value", "is_cancelled", "is_gone"]
+
+UNIQUE_KEY: Final = "uq_task_queue_live_key"
+"""The index of the unique keys that live tasks hold; each database names it in its message."""
 
 
 class ErrorCodes(NamedTuple):
@@ -19,6 +22,8 @@ class ErrorCodes(NamedTuple):
     gave_way: Set[Any] = frozenset()
     """The server rolled a transaction back in favour of another, or because a table changed: it can be repeated."""
     gave_way_text: str | None = None
+    duplicate: Set[Any] = frozenset()
+    """A unique index refused a row."""
     gone: Set[Any] = frozenset()
     """The server is shutting down, or has become a replica that accepts no writes: connect again."""
     cancelled: Set[Any] = frozenset()
@@ -36,7 +41,11 @@ def _is(error: Any, codes: Set[Any], text: str | None = None) -> bool:
 
 def gave_way(error: Exception, codes: ErrorCodes) -> bool:
     """Whether the transaction was rolled back and can be repeated."""
-    return isinstance(error, exc.DBAPIError) and _is(error.orig, codes.gave_way, codes.gave_way_text)
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    # A unique key is written only where it was free: another transaction has taken it since, which the next try sees.
+    taken = _is(error.orig, codes.duplicate) and UNIQUE_KEY in str(error.orig)
+    return taken or _is(error.orig, codes.gave_way, codes.gave_way_text)
 
 
 def is_gone(error: Any, codes: ErrorCodes) -> bool:

@@ -24,7 +24,7 @@ from aiotaskq.errors import DatabaseUnavailable
 T = TypeVar("T")
 
 TRIES: Final = 20
-"""Attempts at a transaction that the server rolls back in favour of another: a deadlock, as a rule."""
+"""Attempts at a transaction that ends in favour of another: by a deadlock, as a rule, or by a key just taken."""
 
 
 class ServerConnections:
@@ -101,7 +101,7 @@ class ServerConnections:
         """The URL of a server leads where it leads."""
 
     async def _repeated(self, transaction: Callable[[Watch], Awaitable[T]]) -> T:
-        """Run a transaction; again if the server gave it up, and once more if it was lost before its COMMIT."""
+        """Run a transaction; again if it gave way to another, and once more if it was lost before its COMMIT."""
         lost = 0
         for attempt in itertools.count(1):
             watch = Watch(self._idle, self._patience)

@@ -112,6 +112,7 @@ class MysqlDialect(Dialect):
     )
     codes = ErrorCodes(
         gave_way={1020, 1205, 1213, 1412},
+        duplicate={_DUPLICATE_KEY},
         gone={1053, 1290, 1792, 1836, 1927, 4031},
         cancelled={1969, 3024},
         no_table={1146},

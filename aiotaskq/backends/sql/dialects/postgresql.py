@@ -256,6 +256,7 @@ class PostgresqlDialect(Dialect):
     codes = ErrorCodes(
         gave_way={"40001", "40P01"},
         gave_way_text="cached statement plan is invalid",
+        duplicate={"23505"},
         gone={"25006", "57P01", "57P02", "57P03"},
         cancelled={"57014"},
         no_table={"42P01"},
