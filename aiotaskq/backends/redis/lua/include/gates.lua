@@ -376,8 +376,8 @@ local function gate_tools()
         next_at_set = true
       else
         if gated.unwritten[key] then
+          for other in pairs(gated.unwritten) do seen[other] = nil end  -- rows have come to these since they were read
           write_moved()
-          seen[key] = nil
         end
         local found = seen[key] or read_gate(key, now)
         seen[key] = nil
