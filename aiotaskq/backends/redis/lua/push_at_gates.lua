@@ -65,6 +65,7 @@ for kind = 7, gates, 4 do
   local name, rows, passed = match(lane, ':(.*)'), 0, 0
   if paused[name] then return 0 end
   local known, there  -- of the line before: most are alike
+  local are_parked = false  -- whether the client has sent the states of parked rows
   for _ = 1, words[kind + 3] do
     line = line + 1
     local text, most, length = stored[line], slots, lengths[line]
@@ -77,9 +78,10 @@ for kind = 7, gates, 4 do
     if free > 0 and waited[line] == 1 then return 0 end
     passing[line] = free > 0 and min(free, length) or 0
     rows, passed = rows + length, passed + passing[line]
+    are_parked = are_parked or length > slots
   end
   -- Whether the words that the client has sent are those of its rows: most rows of many gates pass.
-  whole[kind] = rows == passed and not string.find(declared, '"window"', 1, true)
+  whole[kind] = rows == passed and not are_parked and not string.find(declared, '"window"', 1, true)
   new[name] = (new[name] or 0) + rows
 end
 
