@@ -132,7 +132,10 @@ def settled_at(before: Task, after: Task) -> int | None:
         return after.ended_at
     if after.attempts is not before.attempts and after.attempts:
         return after.attempts[-1].ended_at
-    return after.due_at if before.final else None
+    if not before.final or after.due_at is None:
+        return None
+    # A rerun has the push stamp of the new push, and may be due later.
+    return after.due_at if after.seq == before.seq else pushed_at(after)
 
 
 def is_end_of_run(before: Task, after: Task) -> bool:
