@@ -47,7 +47,7 @@ class TouchedGates:
         self._redeclared: list[tuple[str, Bounds, int]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.keys or self.due or self._redeclared)
+        return bool(self.keys or self.due or self._declared or self._redeclared)
 
     def pushed(self, tasks: Iterable[Task]) -> None:
         """Note new rows."""

@@ -182,7 +182,11 @@ class MemoryGates(Gates):
         return gate
 
     def enter(self, task: Task) -> None:
-        """Take note of a row with gates."""
+        """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
+        if task.flow is not None and not task.final:
+            for key, bounds in task.flow.gates:
+                if key not in self.lines:
+                    self.lines[key].gate = Gate(key=key, bounds=bounds)
         for key in slots(task):
             self.lines[key].held[task.task_id] = None
         if (at := at_gate(task)) is not None:
