@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, changed, declared
-from aiotaskq.core.parking import gates_to_admit, is_end_of_run, pushed_at, redeclared, settled_at, slots
+from aiotaskq.core.parking import gates_to_admit, holds_back, is_end_of_run, pushed_at, redeclared, settled_at, slots
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
@@ -103,6 +103,8 @@ class TouchedGates:
             if task.flow is not None:
                 self.known.update(task.flow.gates)
                 self.due.update(dict.fromkeys(slots(task)))
+                if (key := holds_back(task)) is not None:
+                    self.due[key] = None
 
     def declare(self, admission: Admission) -> None:
         """Lock the gates, and take the bounds that tasks declare."""

@@ -67,6 +67,16 @@ def tokens(task: Task, key: str) -> int:
     return 1 if task.flow is None else task.flow.tokens(key)
 
 
+def holds_back(task: Task) -> str | None:
+    """Return the key of the gate at which others may pass as soon as a task does not wait there; None if there is none.
+
+    That is a task which waits for several tokens of a rate: there may be enough of them for those behind it. What waits
+    for one token, a slot, or a gate to open leaves those behind it nothing that they could have.
+    """
+    key = at_gate(task)
+    return key if key is not None and tokens(task, key) > 1 else None
+
+
 def pushed_at(task: Task) -> int:
     """Return when a task with gates was pushed, in microseconds UTC: the time at which its push admits its gates.
 
@@ -148,11 +158,17 @@ def is_end_of_run(before: Task, after: Task) -> bool:
 def gates_to_admit(before: Task, after: Task) -> tuple[str, ...]:
     """Return the keys of the gates at which a task may pass when ``before`` becomes ``after``.
 
-    These are the gates whose slots it gives back, at which another task may pass, and the gate at which it waits now.
+    These are the gates whose slots it gives back, at which another task may pass, the gate at which it has held others
+    back, and the gate at which it waits now.
     """
-    if after.final:
-        return slots(before)
     keys = freed_slots(before, after)
-    waited = before.parked and (before.gate, before.due_at) == (after.gate, after.due_at)
-    key = None if waited else at_gate(after)
-    return keys if key is None or key in keys else (*keys, key)
+    if _place(before) == _place(after):
+        return keys
+    more = [key for key in (holds_back(before), at_gate(after)) if key is not None]
+    return tuple(dict.fromkeys([*keys, *more])) if more else keys
+
+
+def _place(task: Task) -> tuple[object, ...] | None:
+    """Return what decides when a parked task passes its gate, and what passes before it; None for one at no gate."""
+    key = at_gate(task)
+    return None if key is None else (key, task.due_at, task.priority, task.queue, tokens(task, key))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
+from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
 from aiotaskq.core.limits import Rate
+from aiotaskq.core.outcome import Cancelled, Expired, Outcome, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.limits import Limits
+from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
-from tests.support.rows import LEASE, NOW, new
+from tests.support.rows import LEASE, NOW, new, read
 
 ROUNDS = 8
 
@@ -83,6 +87,52 @@ async def test_a_task_takes_from_each_rate_its_own_tokens(store: Store) -> None:
     assert [(each.held, each.waiting) for each in states] == [(3, 1), (2, 1)]
     assert [each.gate.next_at for each in states] == [NOW + SECOND, NOW + 20 * SECOND]
     assert len(await store.backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)) == 2
+
+
+def _outcome(outcome: Outcome) -> Callable[[Queue, Task], Awaitable[object]]:
+    async def leave(queue: Queue, heavy: Task) -> None:
+        before = await read(queue.backend, heavy)
+        assert await queue.backend.update([Change(before, settle(before, outcome, NOW + SECOND))]) == [True]
+
+    return leave
+
+
+LEAVES: dict[str, Callable[[Queue, Task], Awaitable[object]]] = {
+    "cancelled": _outcome(Cancelled()),
+    "expired": _outcome(Expired()),
+    "deleted": lambda queue, heavy: queue.backend.delete([heavy.task_id]),
+    "later": lambda queue, heavy: queue.edit(heavy.task_id, delay=60),
+    "less urgent": lambda queue, heavy: queue.edit(heavy.task_id, priority=5),
+    "of a paused queue": lambda queue, heavy: queue.edit(heavy.task_id, queue="paused"),
+}
+
+
+@pytest.mark.parametrize("leave", LEAVES.values(), ids=LEAVES.keys())
+async def test_what_waits_behind_a_heavy_task_passes_once_that_one_has_left(
+    backend: Backend, leave: Callable[[Queue, Task], Awaitable[object]]
+) -> None:
+    api = Flow(gates=(("api", Bounds(interval=60 * SECOND, burst=10)),))
+    tasks = [parked(new(flow=replace(api, weight=n), seq=NOW + at), NOW) for at, n in enumerate((6, 10, 1))]
+    await backend.set_paused("paused", True)
+    await backend.push(tasks)
+    assert [task.task_id for task in await backend.claim("o", NOW, 10, lease_until=LEASE)] == [tasks[0].task_id]
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE) == []
+    await leave(Queue(backend, VirtualClock(NOW + SECOND)), tasks[1])
+    await backend.gates.admit(NOW + SECOND, 10)
+    found = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert [task.task_id for task in found] == [tasks[2].task_id]
+
+
+async def test_a_light_task_that_gets_more_urgent_passes_a_heavy_one(backend: Backend) -> None:
+    api = Flow(gates=(("api", Bounds(interval=60 * SECOND, burst=10)),))
+    heavy, light = (parked(new(flow=replace(api, weight=n), seq=NOW + 10 - n), NOW) for n in (10, 1))
+    await backend.gates.change("api", GateChange(bounds={"interval": 60 * SECOND, "burst": 10}, charge=1), NOW)
+    await backend.push([heavy, light])
+    assert await backend.claim("o", NOW, 10, lease_until=LEASE) == []
+    await Queue(backend, VirtualClock(NOW)).edit(light.task_id, priority=-5)
+    await backend.gates.admit(NOW, 10)
+    assert [task.task_id for task in await backend.claim("o", NOW, 10, lease_until=LEASE)] == [light.task_id]
 
 
 async def test_a_bound_is_taken_away_and_the_others_stay(store: Store) -> None:

@@ -23,7 +23,7 @@ from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.gate import PARKED, Bounds, Gate
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.parking import parked_again, slots
+from aiotaskq.core.parking import holds_back, parked_again, slots
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, is_used_up, risen, summed
 
@@ -133,7 +133,8 @@ def park_unstarted(connection: Connection, keys: Collection[str]) -> Known:
                 continue
             after = parked_again(task)
             assert task.flow is not None
-            freed |= {key: bounds for key, bounds in task.flow.gates if key in (*slots(task), after.gate)}
+            touched = (*slots(task), holds_back(task), after.gate)
+            freed |= {key: bounds for key, bounds in task.flow.gates if key in touched}
             values = (PARKED, after.due_at, after.gate, after.gate)
             rows.append({"b_id": task.task_id, **dict(zip(_PLACE, values, strict=True))})
     if rows:

@@ -267,6 +267,13 @@ function use_gates()
     return place.gate and cjson.encode(place.gate) or 'null', place.flow
   end
 
+  -- The gate at which others may pass as soon as a row does not wait there: holds_back() in core/parking.py. False or
+  -- nil if there is none.
+  function gated.holds_back(row)
+    local gate = is_parked(row) and place_of(row).gate
+    return gate and tokens(row.place, gate) > 1 and gate
+  end
+
   -- Touch the gates at which a row may pass when `before` becomes `after`: another one, or this one. The widest comes
   -- first: a row that waits there is before one that only now reaches it.
   function gated.touch_changed(before, after, at)
@@ -275,10 +282,14 @@ function use_gates()
     for i = 1, n do kept[keys[i]] = true end
     keys, n = slots_of(before)
     local gate = is_parked(after) and place_of(after).gate
-    local waited = gate and is_parked(before) and place_of(before).gate == gate
-    if waited and before.due == after.due then gate = false end
+    local left = gated.holds_back(before)
+    if gate and is_parked(before) and place_of(before).gate == gate and before.due == after.due
+      and before.lane == after.lane and tokens(before.place, gate) == tokens(after.place, gate) then
+      gate, left = false, false  -- it waits as before
+    end
     for i = 1, n do held[keys[i]] = not kept[keys[i]] end
     if gate and not held[gate] then touch(gate, at) end
+    if left then touch(left, at) end
     for i = n, 1, -1 do
       if held[keys[i]] then touch(keys[i], at) end
     end

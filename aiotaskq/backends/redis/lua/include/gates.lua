@@ -424,8 +424,10 @@ function admission.park(id, row, again)
   if not row.flow or gated.is_parked(row) and not again then return end
   local place, keys, n = gated.place_of(row), gated.slots_of(row)
   if n == 0 then return end
+  local left = gated.holds_back(row)
   unindex(id, row)
   for i = 1, n do gated.touch(keys[i]) end
+  if left then gated.touch(left) end
   local due = gated.is_parked(row) and row.due or row.run_at
   local names = due .. ' ' .. gated.tail_of(keys[1], place.flow, place.names)
   set_state(id, gated.with_names(row, states[id], PARKED, names))

@@ -4,6 +4,8 @@ local function remove(id, row, now)
   if row.flow then
     local keys, n = gated.slots_of(row)
     for i = 1, n do gated.touch(keys[i]) end
+    local left = gated.holds_back(row)
+    if left then gated.touch(left) end
     local place = LIVE[row.status] and gated.place_of(row)
     if place and place.tied then admission.note_final(id, place, 'cancelled', math.max(now, tonumber(row.seq))) end
   end
