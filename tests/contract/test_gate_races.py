@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
+import pytest
+from sqlalchemy import Engine, event
+
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.gate import Bounds
+from aiotaskq.core.gate import Bounds, GateChange
 from tests.contract.test_gates import MINUTE, claimed, counts, gated, settled
 from tests.support.backends import Store
 from tests.support.rows import NOW
@@ -32,3 +38,31 @@ async def test_concurrent_pushes_and_ends_never_pass_more_than_the_cap(shared_st
     assert await counts(backends[0]) == (0, 0)
     assert 1 <= most <= 2
     assert (await backends[0].stats(NOW)).counts["completed"] == 24
+
+
+@pytest.mark.stores("postgresql", "mysql")  # there each statement has a snapshot of its own
+async def test_what_holds_and_what_waits_is_counted_at_one_moment(sql_store: Store) -> None:
+    backend, pushed = sql_store.backend, False
+    await backend.gates.change("g", GateChange(bounds={"cap": 1}), NOW)
+
+    async def push() -> None:
+        other = connect(sql_store.url)
+        await other.open()
+        await other.push([gated() for _ in range(3)])
+        await other.close()
+
+    def counted(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        nonlocal pushed
+        if not pushed and "count(" in statement:
+            pushed = True
+            pusher = threading.Thread(target=asyncio.run, args=[push()])
+            pusher.start()
+            pusher.join()
+
+    event.listen(Engine, "after_cursor_execute", counted)
+    try:
+        assert await counts(backend) == (0, 0)
+    finally:
+        event.remove(Engine, "after_cursor_execute", counted)
+    assert pushed
+    assert await counts(backend) == (1, 2)

@@ -159,33 +159,32 @@ def next_at(connection: Connection) -> int | None:
 
 
 @functools.cache
-def _held(dialect: Dialect) -> CompoundSelect[Any]:
-    here = select(c.live_gate, func.count()).where(dialect.among(c.live_gate, "keys"), *PASSED).group_by(c.live_gate)
-    beyond = select(s.gate, func.count()).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    return union_all(here, dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate)))
+def _counting(dialect: Dialect, waiting: bool) -> CompoundSelect[Any]:
+    def here(kind: str, *where: ColumnElement[bool]) -> Select[Any]:
+        counted = select(c.live_gate, func.count(), literal_column(kind))
+        return counted.where(dialect.among(c.live_gate, "keys"), *where).group_by(c.live_gate)
 
-
-@functools.cache
-def _waiting(dialect: Dialect) -> Select[Any]:
-    parked = (dialect.among(c.live_gate, "keys"), c.run_at == PARKED_AT, STATUS == PENDING)
-    return select(c.live_gate, func.count()).where(*parked).group_by(c.live_gate)
+    beyond = select(s.gate, func.count(), literal_column("1")).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    held = here("1", *PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
+    return union_all(*held, *([here("0", c.run_at == PARKED_AT, STATUS == PENDING)] if waiting else []))
 
 
 def held(connection: Connection, keys: Collection[str]) -> dict[str, int]:
     """Count the tasks that hold a slot of each of these gates."""
-    return _counts(connection, _held(dialect_of(connection)), keys)
+    return _counts(connection, keys, False)[0]
 
 
-def waiting(connection: Connection, keys: Collection[str]) -> dict[str, int]:
-    """Count the tasks that wait at each of these gates."""
-    return _counts(connection, _waiting(dialect_of(connection)), keys)
+def held_and_waiting(connection: Connection, keys: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Count the tasks that hold a slot of each of these gates, and those that wait there."""
+    # In one statement, so in one snapshot: else a task that passes meanwhile would be in neither count, or in both.
+    return _counts(connection, keys, True)
 
 
-def _counts(connection: Connection, statement: Any, keys: Collection[str]) -> dict[str, int]:
-    counts = dict.fromkeys(keys, 0)
-    for key, count in _rows_for(connection, statement, sorted(keys), {}):
-        counts[key] += count
-    return counts
+def _counts(connection: Connection, keys: Collection[str], both: bool) -> tuple[dict[str, int], dict[str, int]]:
+    waiting, held = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
+    for key, count, holds in _rows_for(connection, _counting(dialect_of(connection), both), sorted(keys), {}):
+        (held if holds else waiting)[key] += count
+    return held, waiting
 
 
 def tasks_at(connection: Connection, key: str, limit: int) -> tuple[list[str], list[str]]:

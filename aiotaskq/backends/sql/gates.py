@@ -63,7 +63,7 @@ class SqlGates(Gates):
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         def body(connection: Connection) -> list[GateState]:
             gates = {gate.key: gate for gate in sql.read(connection, keys, limit, prefix)}
-            held, waiting = sql.held(connection, gates), sql.waiting(connection, gates)
+            held, waiting = sql.held_and_waiting(connection, gates)
             known = [key for key in (gates if keys is None else keys) if key in gates]
             return [GateState(gate=gates[key], held=held[key], waiting=waiting[key]) for key in known]
 

@@ -319,6 +319,14 @@ def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
     assert found.reads <= 300 * GATES, found.statements
 
 
+def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engine: sa.Engine) -> None:
+    answer, found = cost(engine, lambda c: sql.held_and_waiting(c, ["hot", "none", "wide", SMALL[1]]))
+    held = {"hot": HELD, "none": 0, "wide": HELD * GATES, SMALL[1]: HELD}
+    assert answer == (held, {"hot": WAITING, "none": 0, "wide": 0, SMALL[1]: 20})
+    assert by_indexes(found), (found.indexes, found.detours)
+    assert len(found.statements) == 1, found.statements
+
+
 def test_tasks_that_have_not_started_are_found_by_the_index(engine: sa.Engine) -> None:
     answer, found = cost(engine, lambda c: sql.unstarted(c, {"hot": 10, "wide": 10}))
     assert answer == {"hot": 0, "wide": 0}
