@@ -87,7 +87,7 @@ def open_limit(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
     _change("open-limit", key, db, json, lambda tq: tq.limits.open(key))
 
 
-@app.command("reset", cls=Command, help=tr("Take what pushes declare again, from the next push on."))
+@app.command("reset", cls=Command, help=tr("Take what pushes declare again."))
 def reset(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
     _change("reset-limit", key, db, json, lambda tq: tq.limits.reset(key))
 

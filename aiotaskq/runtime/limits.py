@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -14,7 +14,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.gate import GateChange, GateState
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL, group_of_budget
 from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
 from aiotaskq.errors import NotFound, ValidationError
@@ -63,10 +63,18 @@ class Limits:
     Those of the budgets of groups are listed, but not changed here: that raises ValidationError.
     """
 
-    def __init__(self, gates: Gates, groups: Groups, clock: Clock) -> None:
+    def __init__(
+        self,
+        gates: Gates,
+        groups: Groups,
+        clock: Clock,
+        get: Callable[[Sequence[str]], Awaitable[Sequence[Task | None]]],
+    ) -> None:
+        """For ``tq.limits``; ``get`` reads tasks by their ids."""
         self._gates = gates
         self._groups = groups
         self._clock = clock
+        self._get = get
 
     async def list(self, limit: int = 1_000, *, prefix: str = "") -> list[LimitState]:
         """Return the first gates that are in use or were set, by their keys; with ``prefix`` those that begin so.
@@ -123,7 +131,17 @@ class Limits:
         return await self._change(key, GateChange(bounds=changes), "set")
 
     async def reset(self, key: str) -> LimitState:
-        """Let the bounds be those that pushes declare again, from the next push on. Raises ValidationError."""
+        """Let the bounds be those that pushes declare again: now those of a task that waits here, then of each push.
+
+        Where no task waits or holds a slot, those that were set stay until the next push. Raises ValidationError.
+        """
+        held, waiting = await self.tasks(key, 1)
+        rows = await self._get([*waiting, *held]) if held or waiting else ()
+        for task in rows:
+            for name, bounds in () if task is None or task.flow is None else task.flow.gates:
+                if name == key:
+                    declared = GateChange(bounds=msgspec.structs.asdict(bounds), declared=True)
+                    return await self._change(key, declared, "reset")
         return await self._change(key, GateChange(declared=True), "reset")
 
     async def close(

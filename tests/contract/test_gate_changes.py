@@ -39,7 +39,7 @@ async def test_gates_are_listed_by_the_beginnings_of_their_keys(store: Store) ->
     keys = [f"{first}:{n}" for first in ("tenant", "tenants", "user", "ü") for n in range(4)]
     for key in keys:
         await store.backend.gates.change(key, GateChange(bounds={"cap": 1}), NOW)
-    limits = Limits(store.backend.gates, store.backend.groups, VirtualClock(NOW))
+    limits = Limits(store.backend.gates, store.backend.groups, VirtualClock(NOW), store.backend.get)
     assert sorted(each.key for each in await limits.list()) == sorted(keys)
     assert [each.key for each in await limits.list(prefix="tenant:")] == [f"tenant:{n}" for n in range(4)]
     assert [each.key for each in await limits.list(2, prefix="tenant")] == ["tenant:0", "tenant:1"]
@@ -62,7 +62,8 @@ async def test_of_changes_of_different_bounds_at_once_each_counts(store: Store) 
 async def test_of_the_verbs_of_operators_at_once_each_counts(store: Store) -> None:
     clock = VirtualClock(NOW)
     groups = store.backend.groups
-    one, two = Limits(store.backend.gates, groups, clock), Limits(await _others(store), groups, clock)
+    get = store.backend.get
+    one, two = Limits(store.backend.gates, groups, clock, get), Limits(await _others(store), groups, clock, get)
     for n in range(1, ROUNDS):
         await asyncio.gather(
             one.set("g", n),
@@ -213,3 +214,20 @@ async def test_an_interrupted_pause_is_mended(shared_store: Store, monkeypatch: 
     assert task.task_id == other.task_id
     (waits,) = await backend.get([paused.task_id])
     assert waits is not None and waits.parked
+
+
+async def test_a_reset_lets_waiting_tasks_pass_by_what_they_declare(store: Store) -> None:
+    backend = store.backend
+    limits = Limits(backend.gates, backend.groups, VirtualClock(NOW + SECOND), backend.get)
+    await limits.set("g", 0, max_waiting=9, rate=Rate(1, per=60))
+    flow = Flow(gates=(("g", Bounds(cap=2)),))
+    tasks = [parked(new(flow=flow, seq=NOW + number), NOW) for number in range(4)]
+    await backend.push(tasks)
+    assert await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE) == []
+    state = await limits.reset("g")
+    assert (state.cap, state.rate, state.max_waiting, state.fixed) == (2, None, None, False)
+    claimed = await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE)
+    assert [task.task_id for task in claimed] == [task.task_id for task in tasks[:2]]
+    await limits.set("g", 5)
+    assert (await limits.reset("g")).cap == 2
+    assert (await limits.reset("none")).cap is None

@@ -69,7 +69,7 @@ class Operations(ABC, Generic[Retried_co]):
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
         backend = self._operated.backend
-        return Limits(backend.gates, backend.groups, self._operated.clock)
+        return Limits(backend.gates, backend.groups, self._operated.clock, backend.get)
 
     @property
     def workers(self) -> Workers:

@@ -88,5 +88,5 @@ async def open_limit(call: Call) -> ApiResponse:
 
 @limits("POST", "/limits/{key}/reset", Success(200, "Reset", LimitView, EXAMPLE))
 async def reset_limit(call: Call) -> ApiResponse:
-    """Take the bounds that pushes declare again, from the next push on."""
+    """Take the bounds that pushes declare again: now those of a task that waits, then those of each push."""
     return respond(limit_view(await call.tq.limits.reset(_key(call))))
