@@ -15,7 +15,16 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, changed, declared
-from aiotaskq.core.parking import gates_to_admit, holds_back, is_end_of_run, pushed_at, redeclared, settled_at, slots
+from aiotaskq.core.parking import (
+    gates_to_admit,
+    holds_back,
+    is_end_of_run,
+    is_given_back,
+    pushed_at,
+    redeclared,
+    settled_at,
+    slots,
+)
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
@@ -43,6 +52,8 @@ class TouchedGates:
         """Tasks that were parked at a gate."""
         self.ended: Flow | None = None
         """The flow of one of the tasks that have ended; None if none has."""
+        self.given_back: dict[str, dict[str, None]] = {}
+        """By queue, the last gates of the tasks that are ready again after a run."""
         self._declared: list[tuple[str, Bounds]] = []
         self._redeclared: list[tuple[str, Bounds, int]] = []
 
@@ -93,6 +104,8 @@ class TouchedGates:
                 self.ended = before.flow
             elif after.parked:
                 self.waiting.append(after)
+            elif after.gate is not None and is_given_back(before, after):
+                self.given_back.setdefault(after.queue, {})[after.gate] = None
             if len(gates) > 1 and not slots(after):
                 gone.append(after.task_id)
         return gone

@@ -23,7 +23,8 @@ class Gates(ABC):
     - An update admits the gates of ``core.parking.gates_to_admit``, at the time of ``settled_at``. Where that is None
       it makes them due instead, and so does a delete.
     - To pause a queue parks its tasks that are ready at their first gates, and makes the gates due of which they had
-      a slot. To resume a queue makes the gates due at which its tasks wait.
+      a slot; so does an update that gives a task back to a paused queue, or what follows it at once. To resume a queue
+      makes the gates due at which its tasks wait.
 
     A push or an update in the caller's transaction locks no gate, since that transaction may be long: its tasks wait
     until its commit has made their gates due. Where a gate has a ``next_at``, the hint ``gates`` is sent.

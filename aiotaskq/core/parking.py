@@ -9,7 +9,7 @@ from operator import attrgetter
 from msgspec.structs import replace
 
 from aiotaskq.core.gate import PARKED, Bounds, Flow
-from aiotaskq.core.task import FINAL, RUNNING, Task
+from aiotaskq.core.task import FINAL, PENDING, RUNNING, Task
 from aiotaskq.core.usage import budget_gate, group_of_budget
 
 _flow_of = attrgetter("flow")
@@ -153,6 +153,11 @@ def is_end_of_run(before: Task, after: Task) -> bool:
     return (
         before.status is RUNNING and after.status in FINAL and after.flow is before.flow and after.ended_at is not None
     )
+
+
+def is_given_back(before: Task, after: Task) -> bool:
+    """Whether a run ends with its task ready, so that it keeps its slots: in a paused queue it must be parked again."""
+    return before.status is RUNNING and after.status is PENDING and not after.parked and bool(slots(after))
 
 
 def gates_to_admit(before: Task, after: Task) -> tuple[str, ...]:

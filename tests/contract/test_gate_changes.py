@@ -14,7 +14,7 @@ from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
 from aiotaskq.core.limits import Rate
-from aiotaskq.core.outcome import Cancelled, Expired, Outcome, settle
+from aiotaskq.core.outcome import Cancelled, Completed, Expired, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.limits import Limits
@@ -174,6 +174,26 @@ async def test_a_pause_parks_at_the_first_of_several_gates_each(backend: Backend
     claimed = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
     assert {row.task_id for row in claimed} == {row.task_id for row in [*alone, *both]}
     assert (await counts())["wide"] == (3, 0)
+
+
+@pytest.mark.parametrize("outcome", [Released("the worker stops"), LeaseExpired()], ids=["released", "lost"])
+async def test_what_is_given_back_to_a_paused_queue_holds_no_slot(backend: Backend, outcome: Outcome) -> None:
+    flow = Flow(gates=(("t", Bounds(cap=1)), ("all", Bounds(cap=1))))
+    asleep, awake = (parked(new(flow=flow, seq=NOW + n, queue=queue), NOW) for n, queue in enumerate("ab"))
+    await backend.push([asleep, awake])
+    (run,) = await backend.claim("o", NOW, 10, lease_until=LEASE)
+    await backend.set_paused("a", True)
+    assert await backend.update([Change(run, settle(run, outcome, NOW + SECOND))]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    (other,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert other.task_id == awake.task_id
+    assert await backend.update([Change(other, settle(other, Completed(), NOW + SECOND))]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert [(each.held, each.waiting) for each in await backend.gates.find(["t", "all"])] == [(0, 1), (0, 0)]
+    await backend.set_paused("a", False)
+    await backend.gates.admit(NOW + SECOND, 10)
+    (again,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert (again.task_id, again.run_at, again.crashes) == (asleep.task_id, NOW, int(outcome == LeaseExpired()))
 
 
 async def test_a_time_at_which_a_task_may_pass_is_told_to_sweeps(backend: Backend) -> None:

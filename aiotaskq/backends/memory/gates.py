@@ -16,7 +16,7 @@ from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, read_ahead
 from aiotaskq.core.groups import GroupState
-from aiotaskq.core.parking import at_gate, parked_again, passed, slots, tokens
+from aiotaskq.core.parking import at_gate, is_given_back, parked_again, passed, slots, tokens
 from aiotaskq.core.task import PENDING, Task, claim_order
 from aiotaskq.core.usage import budget_gate
 
@@ -205,6 +205,12 @@ class MemoryGates(Gates):
         """Replace a row, and touch its gates."""
         self.replace(before, after)
         self.touched.changed([(before, after)])
+
+    def changed(self, before: Task, after: Task) -> None:
+        """Touch the gates of a row that was replaced; park it again if it was given back to a paused queue."""
+        self.touched.changed([(before, after)])
+        if is_given_back(before, after) and after.queue in self.paused:
+            self.move(after, parked_again(after))
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""

@@ -190,7 +190,7 @@ class MemoryGroups(Groups):
 
         At once where a task is brought back.
         """
-        self._gates.touched.changed([(before, after)])
+        self._gates.changed(before, after)
         self._gates.touched.pushed(then)
         if concerns(before, after):
             self._ends.append((before, after))

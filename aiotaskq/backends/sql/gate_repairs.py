@@ -46,10 +46,14 @@ _DROP: Final = delete(GATES).where(g.key.in_(_KEYS), *_IDLE)
 _ORPHANS: Final = select(s.task_id).where(~select(c.task_id).where(c.task_id == s.task_id, LIVE).exists())
 
 
+def paused(connection: Connection) -> list[str]:
+    """Return the paused queues."""
+    return [row[0] for row in run(connection, PAUSED, {}).fetchall()]
+
+
 def paused_with_ready(connection: Connection) -> list[str]:
     """Return the paused queues of which tasks are ready behind gates: a process has died while it paused them."""
-    paused = [row[0] for row in run(connection, PAUSED, {}).fetchall()]
-    return [queue for queue in paused if keys_with_ready(connection, queue)]
+    return [queue for queue in paused(connection) if keys_with_ready(connection, queue)]
 
 
 def keys_with_ready(connection: Connection, queue: str) -> list[str]:

@@ -111,6 +111,8 @@ class SqlGates(Gates):
         if touched.grouped:
             self.followed(touched)
         await self._after(admitted)
+        if touched.given_back:
+            await self._park_given_back(touched.given_back)
         return answer, tasks, None if touched.grouped else () if admitted is None else admitted.ready
 
     async def has_functions(self) -> bool:
@@ -222,7 +224,19 @@ class SqlGates(Gates):
 
     async def pause(self, queue: str) -> None:
         """Park the ready tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
-        keys = await self._database.read(lambda c: repairs.keys_with_ready(c, queue))
+        await self._park(queue, await self._database.read(lambda c: repairs.keys_with_ready(c, queue)))
+
+    async def _park_given_back(self, queues: Mapping[str, Collection[str]]) -> None:
+        """Park the tasks that were given back to a paused queue; ``queues`` are the queues and the gates of such tasks.
+
+        After the commit: what is paused before this read is seen here, and a pause after it finds these tasks ready.
+        """
+        with contextlib.suppress(AiotaskqError):  # the tasks are given back; ``mend`` parks them
+            for queue in await self._database.read(repairs.paused):
+                if queue in queues:
+                    await self._park(queue, queues[queue])
+
+    async def _park(self, queue: str, keys: Collection[str]) -> None:
         for part in chunks(sorted(keys)):
             freed = await self._database.write(lambda c, keys=part: park_ready(c, keys, queue))  # type: ignore[misc]
             await self.make_due(freed)

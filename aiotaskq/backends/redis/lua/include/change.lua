@@ -49,6 +49,11 @@ local function apply_change(id, status, fence, cancel, state, more)
     admission.note_other_gates(after)
   end
   if row.flow or after.flow then gated.touch_changed(row, after, tonumber(more.at)) end
+  if after.flow and row.status == 'running' and after.status == 'pending' and not gated.is_parked(after)
+    and call('SISMEMBER', root .. 'paused', queue_of(after.lane)) == 1 then
+    admission.park(id, after)  -- else it would keep its slots until the queue is resumed
+    after = parse(states[id])
+  end
   if after.flow and LIVE[row.status] ~= LIVE[after.status] then
     local place = gated.place_of(after)
     if place.tied then admission.note_change(id, place, row.status, after.status, tonumber(more.at)) end
