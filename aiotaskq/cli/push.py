@@ -114,7 +114,9 @@ def push(
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not handle.created:
-                waits = debounce is not None
+                handler = tq.registered.handlers.get(name)
+                declared = {} if handler is None or throttle is not None else handler.pushed
+                waits = debounce is not None or declared.get("debounce") is not None
                 echo_stderr(
                     tr("the task that waits was changed") if waits else tr("not pushed: a task with this key exists")
                 )

@@ -25,6 +25,9 @@ async def greet(name: str) -> str:
 async def broken() -> None:
     raise ValueError("first line\\nsecond \\x1b[31mline")
 
+@tq.task(debounce=60)
+async def gather(names: list[str]) -> None: ...
+
 tq.elsewhere("audio")
 """
 
@@ -68,6 +71,15 @@ def test_a_misspelt_type_or_parameter_is_refused(cli: Cli, command: str, args: t
     assert said in cli.fails(*words, "--app", "shop:tq", code=2)
     assert cli.json("stats", *APP_DB)["counts"].get("pending", 0) == 0
     assert cli.json("schedules", "list", *APP_DB) == []
+
+
+def test_a_push_of_a_debounced_type_says_that_the_waiting_task_was_changed(cli: Cli) -> None:
+    words = ("push", "gather", '{"names": ["x"]}', "--app", "shop:tq")
+    first = cli.out(*words)
+    code, out, err = cli.run(*words)
+    assert (code, out) == (0, first) and "the task that waits was changed" in err
+    assert cli.json(*words, "--throttle", "100000000")["created"] is True
+    assert "a task with this key exists" in cli.run(*words, "--throttle", "100000000")[2]
 
 
 def test_a_push_uses_the_store_and_defaults_of_the_application(cli: Cli) -> None:
