@@ -26,6 +26,15 @@ class Counts(Protocol):
         ``bursts`` are those of the gates; a sum above its burst has the same effect as the burst.
         """
 
+    def paused_queues(self) -> Collection[str]:
+        """Return the queues that are paused: their tasks pass no gate."""
+
+    def with_due(self, keys: Collection[str], now: int) -> Collection[str]:
+        """Return those of these gates at which a task waits that is due at ``now``, in microseconds UTC.
+
+        Tasks of paused queues, and expired ones, do not count: others pass before them.
+        """
+
     def with_more_waiting(self, counts: Mapping[str, int]) -> Collection[str]:
         """Return those of these gates at which more tasks wait than its count."""
 
@@ -33,17 +42,18 @@ class Counts(Protocol):
 class _Trial:
     """A gate as it would be after a push."""
 
-    def __init__(self, gate: Gate, held: int, unstarted: int, has_waiting: bool) -> None:
-        """``has_waiting`` is whether tasks wait there already: then no task of the push passes."""
-        self.gate, self.held, self.unstarted, self.has_waiting = gate, held, unstarted, has_waiting
+    def __init__(self, gate: Gate, held: int, unstarted: int, has_due: bool) -> None:
+        """``has_due`` is whether due tasks wait there already: then no task of the push passes."""
+        self.gate, self.held, self.unstarted, self.has_due = gate, held, unstarted, has_due
         self.staying = 0
         """How many tasks of the push would wait there."""
 
-    def passing(self, line: Sequence[Task], now: int) -> Sequence[Task]:
+    def passing(self, line: Sequence[Task], now: int, paused: Collection[str]) -> Sequence[Task]:
         """Return those of these tasks of the push that would pass at ``now``, and count the others."""
         found: Sequence[Task] = ()
-        if not self.has_waiting and not self.staying:
-            due = sorted([task for task in line if (task.due_at or 0) <= now], key=passing_order)
+        if not self.has_due and not self.staying:
+            open_ = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
+            due = sorted(open_, key=passing_order)
             weights = [tokens(task, self.gate.key) for task in due]
             count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
             self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])
@@ -70,13 +80,13 @@ def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
     max_waiting = {key: bound for key, gate in stored.items() if (bound := gate.bounds.max_waiting) is not None}
     if not max_waiting:
         return
-    held, waited = counts.held(bounds), counts.with_more_waiting(dict.fromkeys(bounds, 0))
+    held, waited, paused = counts.held(bounds), counts.with_due(bounds, now), counts.paused_queues()
     unstarted = counts.unstarted({key: gate.bounds.burst for key, gate in stored.items() if gate.bounds.interval})
     trials = {key: _Trial(gate, held[key], unstarted.get(key, 0), key in waited) for key, gate in stored.items()}
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            for task in trials[key].passing(line, now):
+            for task in trials[key].passing(line, now, paused):
                 after = passed(task, now)
                 if (next_key := at_gate(after)) is not None:
                     behind.setdefault(next_key, []).append(after)

@@ -12,7 +12,7 @@ from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.errors import QueueFull
-from tests.contract.test_gates import CAP_1, MINUTE, claimed, counts, gated, settled
+from tests.contract.test_gates import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW, new
 
 
@@ -49,6 +49,27 @@ async def test_max_waiting_counts_at_each_gate_of_a_pushed_task(backend: Backend
         await backend.push([gated((f"tenant:{name}", CAP_1), wide) for name in "xyz"])
     await backend.push([gated((f"tenant:{name}", CAP_1), wide) for name in "xy"] + [gated(("tenant:x", CAP_1), wide)])
     assert (await counts(backend, "tenant:x"), await counts(backend, "others")) == ((1, 1), (1, 1))
+
+
+@pytest.mark.parametrize("waits", ["delayed", "of a paused queue"])
+async def test_what_may_not_pass_yet_is_before_no_task_of_a_push(backend: Backend, waits: str) -> None:
+    flow = ("tenant", CAP_2), ("g", Bounds(cap=2, max_waiting=1))
+    await backend.set_paused("asleep", True)
+    later = gated(*flow[1:], due=NOW + MINUTE) if waits == "delayed" else gated(*flow[1:], queue="asleep")
+    await backend.push([later])
+    await backend.push([gated(*flow), gated(*flow)])  # both pass
+    assert await counts(backend) == (2, 1)
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.push([gated(*flow[1:])])
+
+
+async def test_a_pushed_task_of_a_paused_queue_waits(backend: Backend) -> None:
+    full = ("g", Bounds(cap=2, max_waiting=1))
+    await backend.set_paused("asleep", True)
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.push([gated(full, queue="asleep"), gated(full, queue="asleep")])
+    await backend.push([gated(full, queue="asleep"), gated(full)])
+    assert await counts(backend) == (1, 1)
 
 
 async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from msgspec import structs
@@ -91,7 +91,7 @@ class MemoryGates(Gates):
     def __init__(
         self,
         rows: Mapping[str, Task],
-        paused: Container[str],
+        paused: Collection[str],
         lock: Any,
         replace: Callable[[Task, Task], None],
         listeners: Listeners,
@@ -149,6 +149,18 @@ class MemoryGates(Gates):
 
     def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
         return {key: unstarted(self._known(key), self.rows) for key in bursts}
+
+    def paused_queues(self) -> Collection[str]:
+        return self.paused
+
+    def with_due(self, keys: Collection[str], now: int) -> set[str]:
+        return {key for key in keys if self._has_due(self._known(key), now)}
+
+    def _has_due(self, line: Line, now: int) -> bool:
+        first = line.lane.head(now)
+        if first is None or first.queue not in self.paused:
+            return first is not None
+        return any(task.queue not in self.paused for task in line.lane.ready(now))
 
     def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
         return {key for key, count in counts.items() if len(self._known(key).waiting) > count}

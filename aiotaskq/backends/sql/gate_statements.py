@@ -478,22 +478,3 @@ def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -
             update(TASKS).where(c.task_id.in_(part)).ordered_values(*_PARK, (c.gate, first), (c.live_gate, first))
         )
         connection.execute(dialect.by_id(statement))
-
-
-class SqlCounts:
-    """What ``backends.max_waiting`` reads, without a lock."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def stored(self, keys: Collection[str]) -> dict[str, Gate]:
-        return {gate.key: gate for gate in read(self._connection, keys, len(keys))}
-
-    def held(self, keys: Collection[str]) -> dict[str, int]:
-        return held(self._connection, keys)
-
-    def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
-        return unstarted(self._connection, bursts) if bursts else {}
-
-    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
-        return with_more_waiting(self._connection, counts)

@@ -29,7 +29,7 @@ from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gate_statements import SqlCounts
+from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group, write_callbacks
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow

@@ -95,7 +95,21 @@ function admission.declare(never_refused)
   -- Let the parked rows pass gate by gate, without a write, where no others wait. Return a gate where more than may
   -- would wait then, and how many may.
   local function find_full(keys)
-    local found, order, level = {}, {}, {}
+    local found, order, level, closed_queues = {}, {}, {}, {}
+    for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
+
+    -- Whether a due row waits at a gate already: then no row of the push passes.
+    local function has_due(key)
+      for _, lane in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
+        local wait = root .. gated.wait_key(key, lane)
+        if not closed_queues[queue_of(lane)]
+          and call('ZRANGEBYSCORE', wait, '-inf', string.format('%.0f', latest), 'LIMIT', 0, 1)[1] then
+          return true
+        end
+      end
+      return false
+    end
+
     local function state_of(key)
       local state = found[key]
       if not state then
@@ -105,6 +119,7 @@ function admission.declare(never_refused)
           unstarted = tonumber(call('HGET', root .. 'unstarted', key) or 0), waiting = tools.count_waiting(key),
           staying = 0,
         }
+        state.has_due = state.waiting > 0 and has_due(key)
         found[key], order[#order + 1] = state, key
       end
       return state
@@ -116,7 +131,7 @@ function admission.declare(never_refused)
         local place, due = gated.place_of(row), tonumber(row.due) or tonumber(row.run_at)
         rows[i] = {
           keys = place.keys, place = place, priority = tonumber(match(row.lane, '^%-?%d+')), due = due,
-          seq = tonumber(row.seq), due_now = due <= latest,
+          seq = tonumber(row.seq), due_now = due <= latest and not closed_queues[queue_of(row.lane)],
         }
         for number, each in ipairs(place.keys) do
           state_of(each)
@@ -129,7 +144,7 @@ function admission.declare(never_refused)
       local behind, lines = {}, {}
       for _, line in ipairs(level) do
         local state, due, weights = state_of(line.key), {}, {}
-        if state.waiting == 0 and state.staying == 0 then
+        if not state.has_due and state.staying == 0 then
           for _, row in ipairs(line.rows) do
             if row.due_now then due[#due + 1] = row end
           end
