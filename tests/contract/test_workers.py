@@ -219,9 +219,9 @@ async def test_a_claim_whose_answer_was_lost_is_counted_as_no_crash(shared_store
             raise DatabaseUnavailable("the answer was lost on its way")
         return tasks
 
-    tq.queue.backend.claim = cut_off  # type: ignore[method-assign]  # before the first claim, which may take it
+    tq.queue.backend.claim = cut_off  # type: ignore[method-assign]
+    handle = await work.push()  # before there is a worker, for which a push may claim
     async with tq.running(concurrency=1):
-        handle = await work.push()
         assert await handle.result(within(30)) == "ran"
         task = await handle.task()
     assert len(lost) == 4  # more often than a task may crash
