@@ -52,8 +52,8 @@ class _Trial:
         """Return those of these tasks of the push that would pass at ``now``, and count the others."""
         found: Sequence[Task] = ()
         if not self.has_due and not self.staying:
-            open_ = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
-            due = sorted(open_, key=passing_order)
+            candidates = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
+            due = sorted(candidates, key=passing_order)
             weights = [tokens(task, self.gate.key) for task in due]
             count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
             self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])

@@ -22,7 +22,7 @@ from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.limits import LimitState
+from aiotaskq.runtime.limits import MOST_LISTED, LimitState
 from aiotaskq.runtime.waiting import ENDLESS, waiting
 
 app = group()
@@ -32,10 +32,11 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help=tr("As limits list shows
 @app.command("list", cls=Command, help=tr("List limits, rates and fair shares, and how many tasks wait for them."))
 def list_limits(
     db: Db = DEFAULT_DB,
-    limit: Annotated[int, option(min=1, max=100_000, metavar="N", help=tr("Maximum number of limits."))] = 1_000,
+    limit: Annotated[int, option(min=1, max=MOST_LISTED, metavar="N", help=tr("Maximum number of limits."))] = 1_000,
     json: Json = False,
 ) -> None:
-    found = with_tq(db, lambda tq: tq.limits.list(limit))
+    more = with_tq(db, lambda tq: tq.limits.list(min(limit + 1, MOST_LISTED)))
+    found = more[:limit]
     if json:
         echo_json([_as_dict(each) for each in found])
         return
@@ -46,7 +47,7 @@ def list_limits(
     rows = [[each.key, bounds_text(each), each.held, each.waiting, _state(each, now)] for each in found]
     headers = [marked("KEY"), marked("LIMIT"), marked("HELD"), marked("WAITING"), marked("STATE")]
     echo_table(columns_of(headers, rows, key=16))
-    if len(found) == limit:
+    if len(more) > limit:
         echo(tr("the first {count} by their keys; for more: --limit", count=limit))
 
 

@@ -86,9 +86,9 @@ class GateChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of a gate; what is None stays as it is."""
 
     bounds: dict[str, int | None] = {}
-    """The new values of some bounds, by their names in ``Bounds``; all bounds are fixed then."""
+    """The new values of some bounds, by their names in ``Bounds``; all bounds are fixed then, unless ``declared``."""
     declared: bool = False
-    """Whether the bounds are those of the next push again."""
+    """Whether the bounds are no longer fixed: the next push declares others."""
     closed_until: int | None = None
     """Microseconds UTC; 0 opens the gate."""
     closed_at_least: int = 0

@@ -137,12 +137,9 @@ class Limits:
         """
         held, waiting = await self.tasks(key, 1)
         rows = await self._get([*waiting, *held]) if held or waiting else ()
-        for task in rows:
-            for name, bounds in () if task is None or task.flow is None else task.flow.gates:
-                if name == key:
-                    declared = GateChange(bounds=msgspec.structs.asdict(bounds), declared=True)
-                    return await self._change(key, declared, "reset")
-        return await self._change(key, GateChange(declared=True), "reset")
+        gates = [gate for task in rows if task is not None and task.flow is not None for gate in task.flow.gates]
+        declared = next((msgspec.structs.asdict(bounds) for name, bounds in gates if name == key), {})
+        return await self._change(key, GateChange(bounds=declared, declared=True), "reset")
 
     async def close(
         self,

@@ -192,6 +192,20 @@ async def test_a_group_that_has_failed_in_a_group_tells_its_first_error(kit: tup
     assert errors == [("group", False, None, "RuntimeError: no 2")]
 
 
+async def test_a_group_in_a_group_whose_member_was_deleted_has_no_result(kit: tuple[App, Kit]) -> None:
+    app, made = kit
+    handle = await app.tq.group([group([app.price.call(1)])])
+    await made.drain()
+    (row,) = await made.tasks()
+    await app.tq.delete(row.task_id)
+    (inner,) = await app.tq.queue.groups.outcomes(handle.group_id)
+    assert (inner.type, inner.result, inner.error) == (
+        "group",
+        None,
+        f"task {row.task_id} of group {inner.task_id} was deleted",
+    )
+
+
 async def test_a_group_whose_inner_groups_are_put_back_calls_back_once(kit: tuple[App, Kit]) -> None:
     app, _ = kit
     app.broken.update((1, 2, 3))

@@ -131,6 +131,8 @@ async def test_from_threads() -> None:
             tq.limits.set("api", 2)
             call.push().result(within(10))
             assert tq.limits.get("api").closed_until is not None
+            waits = call.push()
+            assert tq.limits.tasks("api") == ([], [waits.task_id])
             return tq.queue.limits.open("api")
 
     state = await asyncio.to_thread(work)

@@ -53,6 +53,14 @@ def test_stats_say_how_many_wait_at_limits(cli: Cli) -> None:
     assert f", {waiting} wait at limits" in cli.out("stats")
 
 
+def test_a_list_of_limits_says_that_there_are_more(cli: Cli) -> None:
+    pushed(cli)
+    cut = "the first 1 by their keys; for more: --limit"
+    assert cut in cli.out("limits", "list", "--limit", "1")
+    assert len(cli.json("limits", "list", "--limit", "1")) == 1
+    assert "for more" not in cli.out("limits", "list", "--limit", "2"), "there are two"
+
+
 def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.out("limits", "list") == "no limits\n"
     pushed(cli)
