@@ -17,7 +17,7 @@ REQUIREMENTS = {
     "postgres": ("psycopg[binary]>=3.1.18,<4",),
     "web": ("starlette>=0.40,<2", "uvicorn>=0.30,<1", "jinja2>=3.1.2,<4"),
     "dashboard": ("jinja2>=3.1.2,<4",),
-    "fastapi": ("fastapi>=0.115.3,<1",),
+    "fastapi": ("fastapi>=0.115.3,<1", "pydantic>=2.7,<3"),
     "aiohttp": ("aiohttp>=3.10,<4",),
     "metrics": ("prometheus-client>=0.20,<1",),
     "crypto": ("cryptography>=42,<51",),

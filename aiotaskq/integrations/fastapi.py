@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Any, Unpack
+
+import msgspec
 
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ
@@ -14,15 +18,16 @@ from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
 from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow
-from aiotaskq.web.endpoints import selected
-from aiotaskq.web.openapi import body, parameters, responses
-from aiotaskq.web.operation import JSON, Operation
+from aiotaskq.web.endpoints import OPERATIONS, selected
+from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
+from aiotaskq.web.operation import Operation
 from aiotaskq.web.policy import MAX_BODY, check_taskq, make_policy
 
 try:
     from fastapi import APIRouter, Depends, Request, Response
     from fastapi.requests import HTTPConnection
-    from fastapi.responses import JSONResponse
+    from fastapi.routing import APIRoute
+    from pydantic import BaseModel, ConfigDict, create_model
 except ModuleNotFoundError:
     raise missing("fastapi", "fastapi") from None
 
@@ -117,9 +122,11 @@ def router(
         own_query=own_query,
         actor=actor,
     )
-    made = APIRouter(dependencies=list(dependencies))
+    made = APIRouter(dependencies=list(dependencies), generate_unique_id_function=_operation_id)
+    models, describe = _components()
     for operation in selected(operations):
         respond_to = endpoint(operation, tq, policy)
+        names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
 
         async def run(request: Request, respond_to: Callable[[Request], Any] = respond_to) -> Response:
             response: Response = await respond_to(request)
@@ -136,12 +143,12 @@ def router(
             summary=operation.summary,
             description=operation.description,
             tags=[operation.tag],
-            status_code=operation.successes[0].status,
+            **_status(operation),
             response_description=operation.successes[0].description,
-            response_model=None,
-            response_class=JSONResponse if _is_json(operation) else Response,
-            responses=responses(operation),
-            openapi_extra=_extra(operation),
+            # FastAPI puts the schemas of this type into its components. No response is made by it.
+            response_model=tuple[*(models[name] for name in names)],  # type: ignore[misc]
+            responses=responses(operation, describe),
+            openapi_extra=_extra(operation, describe),
         )
     return made
 
@@ -170,7 +177,12 @@ def dashboard(
     pages = guarded_dashboard(
         tq, bool(dependencies) or allow is not None, "dependencies=[Depends(…)], or allow=…", **options
     )
-    made = APIRouter(dependencies=list(dependencies), include_in_schema=False)
+    made = APIRouter(
+        dependencies=list(dependencies),
+        include_in_schema=False,
+        tags=["aiotaskq dashboard"],  # applications read the tags of every route
+        generate_unique_id_function=_operation_id,
+    )
     respond_to = dashboard_endpoint(pages)
 
     async def run(request: Request) -> Response:
@@ -183,14 +195,55 @@ def dashboard(
     return made
 
 
-def _is_json(operation: Operation) -> bool:
-    return operation.successes[0].type is not None and operation.successes[0].media_type == JSON
+def _operation_id(route: APIRoute) -> str:
+    # By the path, since the probes may be included twice; not by the application's own rule, which knows its routes.
+    return re.sub(r"\W+", "_", f"{route.name}{route.path_format}").strip("_")
 
 
-def _extra(operation: Operation) -> dict[str, Any]:
+class _NoContent(Response):
+    """FastAPI takes the status of a route from here. A route with status_code=204 cannot have a response model."""
+
+    def __init__(self, content: Any = None, status_code: int = 204) -> None:
+        super().__init__(content, status_code)
+
+
+def _status(operation: Operation) -> dict[str, Any]:
+    status = operation.successes[0].status
+    return {"response_class": _NoContent} if status == 204 else {"response_class": Response, "status_code": status}
+
+
+def _extra(operation: Operation, describe: Describe) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if found := parameters(operation):
         extra["parameters"] = found
-    if (taken := body(operation)) is not None:
+    if (taken := body(operation, describe)) is not None:
         extra["requestBody"] = taken
     return extra
+
+
+@functools.cache
+def _components() -> tuple[dict[str, type[BaseModel]], Describe]:
+    """Return a model of pydantic for each schema of the operations, by its name, and what refers to a schema.
+
+    FastAPI makes the components of its document from models. Of these, only the names and the references are used.
+    """
+    schemas, describe = named_schemas(OPERATIONS)
+    models: dict[str, type[BaseModel]] = {}
+
+    def model(name: str) -> type[BaseModel]:
+        if name not in models:
+            text = msgspec.json.encode(schemas[name]).decode()
+
+            def replace(made: dict[str, Any]) -> None:
+                fields = made.get("properties", {})  # by the names to which they refer
+                made.clear()
+                made.update(msgspec.json.decode(_REFERENCE.sub(lambda found: fields[found[1]]["$ref"], text)))
+
+            fields: dict[str, Any] = {each: (model(each), ...) for each in _REFERENCE.findall(text)}
+            models[name] = create_model(name, __config__=ConfigDict(json_schema_extra=replace), **fields)
+        return models[name]
+
+    return {name: model(name) for name in schemas}, describe
+
+
+_REFERENCE = re.compile(rf"{SCHEMAS}(\w+)")

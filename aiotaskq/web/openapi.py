@@ -38,7 +38,7 @@ _WORDS = {
 
 
 Describe = Callable[[Any], dict[str, Any]]
-"""Returns the schema of a type, or a reference to it."""
+"""Returns a reference to the schema of a type, or the schema of one that has no name."""
 
 
 def parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -60,26 +60,18 @@ def parameters(operation: Operation) -> list[dict[str, Any]]:
     return found
 
 
-def body(operation: Operation, describe: Describe | None = None) -> dict[str, Any] | None:
-    """Return the OpenAPI request body of an operation, None where it takes none. ``describe`` as for ``responses``."""
+def body(operation: Operation, describe: Describe) -> dict[str, Any] | None:
+    """Return the OpenAPI request body of an operation, None where it takes none."""
     if operation.body is None:
         return None
     return {
         "required": True,
-        "content": {JSON: {"schema": (describe or schema_of)(operation.body), "example": operation.example}},
+        "content": {JSON: {"schema": describe(operation.body), "example": operation.example}},
     }
 
 
-def responses(
-    operation: Operation, also: Collection[int] = (), describe: Describe | None = None
-) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of an operation by status.
-
-    Args:
-        also: statuses of middleware in front of it.
-        describe: returns the schema of a type; by default one without references.
-    """
-    describe = describe or schema_of
+def responses(operation: Operation, describe: Describe, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an operation by status; ``also`` are statuses of middleware in front of it."""
     found: dict[int | str, dict[str, Any]] = {}
     for success in operation.successes:
         entry = found[success.status] = {"description": success.description}
@@ -102,11 +94,11 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
 
     Its names begin with ``aiotaskq``, so that a host application can merge it into its own.
     """
-    schemas, describe = _named_schemas(operations)
+    schemas, describe = named_schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         guarded = token and not operation.public
-        responded = responses(operation, (401, 429) if guarded else (), describe)
+        responded = responses(operation, describe, (401, 429) if guarded else ())
         entry: dict[str, Any] = {
             "operationId": f"aiotaskq_{operation.name}",
             "tags": [operation.tag],
@@ -134,22 +126,25 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
     return whole
 
 
-def _named_schemas(operations: Sequence[Operation]) -> tuple[dict[str, Any], Describe]:
+def named_schemas(operations: Sequence[Operation]) -> tuple[dict[str, Any], Describe]:
     """Return the schemas of all bodies and responses by name, and what refers to one of them."""
-    kinds = [Problem]
-    for operation in operations:
-        kinds += [operation.body, *(success.type for success in operation.successes)]
-    kinds = [kind for kind in dict.fromkeys(kinds) if kind is not None]
-    found, known = msgspec.json.schema_components(kinds, ref_template=f"{_SCHEMAS}Aiotaskq{{name}}")
+    kinds = list(dict.fromkeys(kind for operation in operations for kind in kinds_of(operation)))
+    found, known = msgspec.json.schema_components(kinds, ref_template=f"{SCHEMAS}Aiotaskq{{name}}")
     references = dict(zip(kinds, found, strict=True))
     return {f"Aiotaskq{name}": schema for name, schema in known.items()}, references.__getitem__
 
 
-_SCHEMAS = "#/components/schemas/"
+def kinds_of(operation: Operation) -> list[Any]:
+    """Return the types of the bodies of an operation's requests and responses."""
+    kinds = [Problem if operation.problems else None, operation.body, *(each.type for each in operation.successes)]
+    return [kind for kind in kinds if kind is not None]
+
+
+SCHEMAS = "#/components/schemas/"
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema of a type without references, so that it fits into any document."""
+    """Return the JSON Schema of a type without references: a query has no components."""
     schema = msgspec.json.schema(kind)
     found = _inline(schema, schema.pop("$defs", {}))
     assert isinstance(found, dict)

@@ -1,11 +1,25 @@
-from aiotaskq.integrations.fastapi import router, setup
-from fastapi import FastAPI
+from aiotaskq.integrations.fastapi import dashboard, router, setup
+from fastapi import Depends, FastAPI
+from fastapi.routing import APIRoute
 
+from app.api.deps import get_current_superuser
 from app.api.main import api_router
 from app.core.config import settings
 from app.tasks import tq
 
-app = FastAPI(title=settings.PROJECT_NAME, openapi_url=f"{settings.API_V1_STR}/openapi.json")
+
+def custom_generate_unique_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}-{route.name}"
+
+
+app = FastAPI(
+    title=settings.PROJECT_NAME,
+    openapi_url=f"{settings.API_V1_STR}/openapi.json",
+    generate_unique_id_function=custom_generate_unique_id,
+)
 app.include_router(api_router, prefix=settings.API_V1_STR)
 app.include_router(router(tq, operations=["healthz", "readyz"]))
+superuser = [Depends(get_current_superuser)]
+app.include_router(router(tq, dependencies=superuser), prefix=f"{settings.API_V1_STR}/operations")
+app.include_router(dashboard(tq, dependencies=superuser), prefix="/dashboard")
 setup(app, tq, workers=False)

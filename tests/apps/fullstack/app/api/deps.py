@@ -1,10 +1,13 @@
+import secrets
 from collections.abc import Generator
 from typing import Annotated
 
 from aiotaskq.integrations.fastapi import SessionPush, session_push
-from fastapi import Depends
+from fastapi import Depends, HTTPException
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlmodel import Session
 
+from app.core.config import settings
 from app.core.db import engine
 
 
@@ -15,3 +18,9 @@ def get_db() -> Generator[Session, None, None]:
 
 SessionDep = Annotated[Session, Depends(get_db)]
 PushDep = Annotated[SessionPush, Depends(session_push(get_db))]
+TokenDep = Annotated[HTTPAuthorizationCredentials, Depends(HTTPBearer())]
+
+
+def get_current_superuser(token: TokenDep) -> None:
+    if not secrets.compare_digest(token.credentials, settings.SUPERUSER_TOKEN):
+        raise HTTPException(status_code=403, detail="The user doesn't have enough privileges")
