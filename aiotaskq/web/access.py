@@ -99,14 +99,17 @@ class TokenCheck:
 
     def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
         """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
-        scheme, _, given = (authorization or "").partition(" ")
         if not authorization:  # a request without a token is no guess
             return False
-        return self.is_token(given if scheme.lower() == "bearer" else "", address, ticks)
+        return self.is_token(_bearer(authorization), address, ticks)
+
+    def matches(self, authorization: str | None) -> bool:
+        """Return whether ``Authorization: Bearer TOKEN`` holds the token; count nothing."""
+        return self._is(_bearer(authorization or ""))
 
     def is_token(self, given: str, address: str, ticks: int) -> bool:
         """Return whether this is the token; count a wrong one."""
-        if hmac.compare_digest(_digest(given.strip()), self._digest):
+        if self._is(given):
             return True
         if not self.retry_after(address, ticks):
             wrong = self._wrong.setdefault(address, [])
@@ -116,6 +119,14 @@ class TokenCheck:
             while len(self._wrong) > MAX_ADDRESSES:
                 self._wrong.popitem(last=False)
         return False
+
+    def _is(self, given: str) -> bool:
+        return hmac.compare_digest(_digest(given.strip()), self._digest)
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, given = authorization.partition(" ")
+    return given if scheme.lower() == "bearer" else ""
 
 
 def _digest(text: str) -> bytes:

@@ -1,9 +1,11 @@
-"""uvicorn's HTTP protocol with limits on connections and a deadline for the head of each request."""
+"""uvicorn's HTTP protocol with limits on connections, and a deadline for what a client has to send and to read."""
 
 from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Callable
+from typing import Any
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.extras import missing
@@ -16,7 +18,7 @@ try:
 except ModuleNotFoundError:
     raise missing("uvicorn", "web") from None
 
-HEAD_TIMEOUT = 10.0  # seconds in which the head of a request has to arrive
+CLIENT_TIMEOUT = 10.0  # seconds in which the head of a request has to arrive, and some of a response to be read
 MAX_CONNECTIONS = 512  # in all, and never more than a quarter of the files that the process may have open
 LOG_INTERVAL = 60.0  # seconds between two lines about connections that were closed for new ones
 
@@ -34,20 +36,24 @@ def connection_limits() -> tuple[int, int]:
     return total, total // 4
 
 
-def limited_protocol(total: int, per_address: int) -> type[H11Protocol]:
+def limited_protocol(total: int, per_address: int, authenticated: Callable[[Any], bool]) -> type[H11Protocol]:
     """Return uvicorn's protocol with limits on connections in all and of one address; see ``Connections``.
 
+    ``authenticated`` is called with the ASGI scope of each request.
+
     uvicorn's own ``limit_concurrency`` answers each request above it with 503, the probe's too, and does not see a
-    connection that never completes its first request; its ``timeout_keep_alive`` begins after the first response.
+    connection that never completes its first request; its ``timeout_keep_alive`` begins after the first response, and
+    nothing ends the wait for a client that does not read.
     """
     connections: Connections[Limited] = Connections(total, per_address)
     logged_at: list[int] = []  # ticks of the last line in the log
 
     class Limited(H11Protocol):
-        """A connection that is closed when the head of its request is late, or for a new connection."""
+        """A connection that is closed when its client is late, or for a new connection."""
 
         _deadline: asyncio.TimerHandle | None = None
-        _unsent = 0  # bytes of the last response that the client had not read when the deadline was set
+        _unsent = 0  # bytes that the client had not read when the deadline was set
+        _known: object = None  # the last request that was asked whether it has shown the token
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -70,27 +76,39 @@ def limited_protocol(total: int, per_address: int) -> type[H11Protocol]:
             super().on_response_complete()
             self._update()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._update()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._update()
+
         def _update(self) -> None:
-            """Set the deadline of the next head while no request is being answered, else clear it."""
-            if self.cycle is not None and not self.cycle.response_complete:
-                connections.busy(self)
+            """Set the deadline while the client has to send a head or to read, and clear it while it has to wait."""
+            answering = self.cycle is not None and not self.cycle.response_complete
+            if not answering:
+                connections.anonymous(self)
+            elif self._known is not self.cycle:
+                self._known = self.cycle
+                (connections.authenticated if authenticated(self.scope) else connections.anonymous)(self)
+            if answering and not self.flow.write_paused and not self.transport.is_closing():
                 self._clear_deadline()
-            elif self._deadline is None and not self.transport.is_closing():
-                connections.idle(self)
+            elif self._deadline is None:
                 self._set_deadline()
 
         def _set_deadline(self) -> None:
             self._unsent = self.transport.get_write_buffer_size()
-            self._deadline = self.loop.call_later(HEAD_TIMEOUT, self._head_late)
+            self._deadline = self.loop.call_later(CLIENT_TIMEOUT, self._late)
 
         def _clear_deadline(self) -> None:
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
 
-        def _head_late(self) -> None:
+        def _late(self) -> None:
             if 0 < self.transport.get_write_buffer_size() < self._unsent:
-                self._set_deadline()  # the client still reads the last response, slowly
+                self._set_deadline()  # the client still reads, slowly
             else:
                 self.transport.abort()
 
@@ -102,7 +120,7 @@ def _log_closed(logged_at: list[int], total: int, per_address: int) -> None:
     if not logged_at or now - logged_at[0] >= LOG_INTERVAL * SECOND:
         logged_at[:] = [now]
         log.warning(
-            "web: too many connections (at most {} of one address, {} in all); those idle longest are closed",
+            "web: too many connections (at most {} of one address, {} in all); the oldest without a token are closed",
             per_address,
             total,
         )

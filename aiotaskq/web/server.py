@@ -18,6 +18,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback
 from aiotaskq.web.asgi import application, response_of
+from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
@@ -96,14 +97,15 @@ async def serve_until(
     """Like ``serve``, in the running loop until the event is set, for a queue that is open (or running) already.
 
     No signal handler is installed. Open requests get 5 s to end. A connection whose request head has not arrived
-    within 10 s is closed. At most 512 connections are open, and no more than a quarter of the process's limit on open
-    files; a quarter of them may be of one address. Raises ValidationError as ``serve``.
+    within 10 s is closed, and one whose client reads nothing of a response for 10 s. At most 512 connections are open,
+    and no more than a quarter of the process's limit on open files; a quarter of them may be of one address. Beyond
+    that the oldest connection without a token is closed for a new one. Raises ValidationError as ``serve``.
     """
     app = asgi(tq, host, token, read_only, show_args=show_args, origins=origins, max_body=max_body)
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
-        http=limited_protocol(*connection_limits()),
+        http=limited_protocol(*connection_limits(), app.is_authenticated),
         ws="none",
         backlog=BACKLOG,
         lifespan="off",
@@ -161,24 +163,36 @@ def asgi(
     shown = {name: options[name] for name in ("show_args", "origins") if name in options}
     pages = Dashboard(tq, read_only=read_only, token=token, tokens=tokens, **shown)
     app = application(tq, version, token=token is not None, dashboard=pages, read_only=read_only, **options)
-    return _AccessCheck(app, tokens)
+    return _AccessCheck(
+        app, tokens, lambda key: token is not None and session.is_login(key, token, tq.queue.clock.now())
+    )
 
 
 class _AccessCheck:
     """ASGI middleware: requests need the token where there is one, else a host name of this machine."""
 
-    def __init__(self, app: Any, tokens: TokenCheck | None) -> None:
+    def __init__(self, app: Any, tokens: TokenCheck | None, is_login: Callable[[str], bool]) -> None:
+        """``is_login`` is called with a session of the dashboard."""
         self._app = app
         self._tokens = tokens
+        self._is_login = is_login
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         await (self._app if refusal is None else response_of(refusal))(scope, receive, send)
 
-    def _refusal(self, scope: Any) -> ApiResponse | None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    def is_authenticated(self, scope: Any) -> bool:
+        """Return whether a request shows the token, or a login with it; without a token, whether it is let in."""
+        headers = _headers(scope)
         if self._tokens is None:
-            if names_loopback(headers.get(b"host")):
+            return names_loopback(headers.get("host"))
+        key = session.cookies_of(headers).get(session.SESSION, "")
+        return self._tokens.matches(headers.get("authorization")) or self._is_login(key)
+
+    def _refusal(self, scope: Any) -> ApiResponse | None:
+        headers = _headers(scope)
+        if self._tokens is None:
+            if names_loopback(headers.get("host")):
                 return None
             # For a browser, a page under a rebound name is of the same origin.
             return problem_response(make_problem(403, "WrongHost", "host: without a token only localhost is served"))
@@ -187,7 +201,7 @@ class _AccessCheck:
         if scope["path"] == "/" or f"{scope['path']}/".startswith("/dashboard/"):
             return None  # it asks for a login itself
         address, ticks = (scope.get("client") or ("",))[0], _CLOCK.ticks()
-        given, wait = headers.get(b"authorization"), self._tokens.retry_after(address, ticks)
+        given, wait = headers.get("authorization"), self._tokens.retry_after(address, ticks)
         if self._tokens.accepts(given, address, ticks):
             return None
         if wait and given:
@@ -197,6 +211,10 @@ class _AccessCheck:
             make_problem(401, "NoToken", "a token is needed: Authorization: Bearer …"),
             WWW_Authenticate='Bearer realm="aiotaskq"',
         )
+
+
+def _headers(scope: Any) -> dict[str, str]:
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 class _Server(uvicorn.Server):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,55 +12,58 @@ from aiotaskq.web.connections import Connections
 
 
 class Connecting(RuleBasedStateMachine):
-    """Connections open, send requests and close: the limits hold, and only idle ones are closed for new ones."""
+    """Connections open, show a token and close: the limits hold, and a new one always finds room."""
 
-    TOTAL, EACH = 5, 3
+    TOTAL, EACH = 6, 4
+    MOST, MOST_EACH = 5, 3  # authenticated
 
     def __init__(self) -> None:
         super().__init__()
         self.connections: Connections[int] = Connections(self.TOTAL, self.EACH)
         self.open: dict[int, str] = {}
-        self.waiting: list[int] = []  # without a request, the longest waiting first
+        self.anonymous: list[int] = []  # the longest one first
         self.made = 0
+
+    def of(self, address: str, connections: Iterable[int]) -> list[int]:
+        return [each for each in connections if self.open[each] == address]
 
     @rule(address=st.sampled_from("abc"))
     def enter(self, address: str) -> None:
         self.made += 1
-        of_address = [each for each in self.waiting if self.open[each] == address]
-        full = len(self.open) >= self.TOTAL
         closed: int | None = None
-        if list(self.open.values()).count(address) >= self.EACH:
-            closed = of_address[0] if of_address else self.made
-        elif full:
-            closed = self.waiting[0] if self.waiting else self.made
+        if len(self.of(address, self.open)) >= self.EACH:
+            closed = self.of(address, self.anonymous)[0]
+        elif len(self.open) >= self.TOTAL:
+            closed = self.anonymous[0]
         assert self.connections.add(self.made, address) == closed
-        if closed != self.made:
-            if closed is not None:
-                self.forget(closed)
-            self.open[self.made] = address
-            self.waiting.append(self.made)
+        if closed is not None:
+            self.forget(closed)
+        self.open[self.made] = address
+        self.anonymous.append(self.made)
 
     def forget(self, connection: int) -> None:
         del self.open[connection]
-        if connection in self.waiting:
-            self.waiting.remove(connection)
+        if connection in self.anonymous:
+            self.anonymous.remove(connection)
 
     @precondition(lambda self: self.open)
-    @rule(data=st.data(), verb=st.sampled_from(("busy", "idle", "remove")))
+    @rule(data=st.data(), verb=st.sampled_from(("authenticated", "anonymous", "remove")))
     def change(self, data: st.DataObject, verb: str) -> None:
         connection = data.draw(st.sampled_from(sorted(self.open)))
         getattr(self.connections, verb)(connection)
         if verb == "remove":
             self.forget(connection)
-        elif verb == "busy" and connection in self.waiting:
-            self.waiting.remove(connection)
-        elif verb == "idle" and connection not in self.waiting:
-            self.waiting.append(connection)
+        elif verb == "anonymous" and connection not in self.anonymous:
+            self.anonymous.append(connection)
+        elif verb == "authenticated" and connection in self.anonymous:
+            shown = [each for each in self.open if each not in self.anonymous]
+            if len(shown) < self.MOST and len(self.of(self.open[connection], shown)) < self.MOST_EACH:
+                self.anonymous.remove(connection)
 
     @invariant()
     def bounded(self) -> None:
         assert len(self.connections) == len(self.open) <= self.TOTAL
-        assert all(list(self.open.values()).count(address) <= self.EACH for address in "abc")
+        assert all(len(self.of(address, self.open)) <= self.EACH for address in "abc")
 
     def teardown(self) -> None:
         for connection in [*self.open, -1]:

@@ -311,7 +311,7 @@ def test_half_sent_requests_neither_block_clients_nor_flood_the_log(tmp_path: Pa
 
 
 async def test_a_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # J14
-    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(http_protocol, "CLIENT_TIMEOUT", 0.2)
     stop = asyncio.Event()
     urls: asyncio.Queue[str] = asyncio.Queue()
     async with (
