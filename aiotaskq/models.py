@@ -17,19 +17,17 @@ from aiotaskq.backends.sql.indexes import PARTIAL, WHOLE, on, partial
 from aiotaskq.core.gate import PARKED
 
 __all__ = [
-    "AuditRow",
     "Base",
     "EventRow",
     "GateRow",
     "GroupRow",
-    "HistoryRow",
     "LongText",
     "MemberRow",
     "Name",
     "NoteRow",
-    "PublicValue",
     "QueueState",
     "SchedulerTask",
+    "SideRowModel",
     "SlotRow",
     "StepRow",
     "TaskQueue",
@@ -241,16 +239,19 @@ class SchedulerTask(Base):
     __table_args__ = (Index("ix_scheduler_task_due", "enabled", "next_run_at", "next_run_us"),)
 
 
-class PublicValue(Base):
-    """A row of ``aiotaskq_public``: one public value, as JSON. ``expires_at`` in microseconds, NULL for never."""
+class SideRowModel(Base):
+    """A row of ``aiotaskq_side``: a text beside the tasks; see ``backends.side_rows.SideRow``."""
 
-    __tablename__ = "aiotaskq_public"
+    __tablename__ = "aiotaskq_side"
 
-    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    # What it belongs to: ``value``, ``audit`` or ``history``.
+    kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
+    name: Mapped[str] = mapped_column(Name(255), primary_key=True)
     value: Mapped[str] = mapped_column(LongText)
+    # In microseconds UTC, NULL for never.
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
-    __table_args__ = (Index("ix_aiotaskq_public_expiry", "expires_at"),)
+    __table_args__ = (Index("ix_aiotaskq_side_expiry", "kind", "expires_at"),)
 
 
 class QueueState(Base):
@@ -283,44 +284,6 @@ class WorkerRow(Base):
     wanted_concurrency: Mapped[int | None] = mapped_column(Integer)
     # The types that it can run, as a JSON list; NULL where that is not known.
     types: Mapped[str | None] = mapped_column(LongText)
-
-
-class HistoryRow(Base):
-    """A row of ``aiotaskq_history``: what workers did in one period; see ``core.history.Period``."""
-
-    __tablename__ = "aiotaskq_history"
-
-    # The length of the period.
-    seconds: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    # When it began, in microseconds UTC.
-    at: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    queue: Mapped[str] = mapped_column(Name(100), primary_key=True)
-    task_type: Mapped[str] = mapped_column(Name(100), primary_key=True)
-    kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
-    n: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
-    run_us: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
-    wait_us: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
-    # The histograms of run times and waits, as `bucket:count`, divided by blanks.
-    runs: Mapped[str | None] = mapped_column(LongText)
-    waits: Mapped[str | None] = mapped_column(LongText)
-    # What tasks have used up, as a JSON object of numbers; NULL for nothing.
-    usage: Mapped[str | None] = mapped_column(LongText)
-
-
-class AuditRow(Base):
-    """A row of ``aiotaskq_audit``: what an operator has changed; see ``core.audit.AuditEntry``."""
-
-    __tablename__ = "aiotaskq_audit"
-
-    # In microseconds UTC.
-    at: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    id: Mapped[str] = mapped_column(Name(36), primary_key=True)
-    door: Mapped[str] = mapped_column(Name(20))
-    action: Mapped[str] = mapped_column(Name(100))
-    actor: Mapped[str] = mapped_column(LongText)
-    # A JSON list of texts.
-    targets: Mapped[str] = mapped_column(LongText)
-    count: Mapped[int] = mapped_column(BigInteger)
 
 
 class NoteRow(Base):

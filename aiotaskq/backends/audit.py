@@ -1,24 +1,31 @@
-"""The contract of the audit log: a store of what operators have changed; ``core.audit`` has the bounds."""
+"""The audit log of a store: what operators have changed; ``core.audit`` has the bounds."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+import msgspec
 
-if TYPE_CHECKING:
-    from aiotaskq.core.audit import AuditEntry
+from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, kept_until
+
+KIND = "audit"
+EXPIRED = 1_000  # entries deleted at a time: far more than are added
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(AuditEntry).decode
 
 
-class AuditLog(ABC):
-    """The entries of one store. Each method is atomic."""
+class AuditLog:
+    """The entries of one store, as side rows in the order of their instants."""
 
-    @abstractmethod
-    async def add(self, entry: AuditEntry, before: int, most: int) -> None:
-        """Add an entry; delete those of before the instant ``before``, and all but the newest ``most``.
+    def __init__(self, rows: SideRows) -> None:
+        self._rows = rows
 
-        ``before`` in microseconds UTC.
-        """
+    async def add(self, entry: AuditEntry) -> None:
+        """Add an entry; delete those that are too old by then, and all but the newest ``MAX_ENTRIES``."""
+        row = SideRow(f"{entry.at:020d} {entry.id}", _encode(entry).decode(), kept_until(entry.at))
+        await self._rows.put(KIND, [row])
+        await self._rows.expire(KIND, entry.at, EXPIRED)
+        await self._rows.trim(KIND, MAX_ENTRIES)
 
-    @abstractmethod
     async def read(self, limit: int) -> list[AuditEntry]:
         """Read the newest entries, the newest first; of one instant in the order of their ids, the last first."""
+        return [_decode(row.text) for row in await self._rows.range(KIND, 0, limit, newest=True)]

@@ -25,6 +25,7 @@ from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType, count_types
+from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
 from aiotaskq.backends.workers import Workers
@@ -92,6 +93,8 @@ class Backend(ABC):
     values: Values
     gates: Gates
     groups: Groups
+    side: SideRows
+    """What capabilities store beside the tasks."""
     history: History
     audit: AuditLog
     notes: Notes
@@ -106,6 +109,11 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.listeners = Listeners()
+
+    def keep_beside(self, side: SideRows) -> None:
+        """Give the capabilities that are stored beside the tasks their rows."""
+        self.side = side
+        self.history, self.audit = History(side), AuditLog(side)
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""

@@ -1,32 +1,81 @@
-"""The contract of the history: a store of the sums of what workers did; ``core.history`` has the rules."""
+"""The history of a store: the sums of what workers did; ``core.history`` has the rules."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-if TYPE_CHECKING:
-    from aiotaskq.core.history import Period, Roll
+import msgspec
+
+from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.core.history import WIDTHS, Period, Roll, added_up, widened
+from aiotaskq.core.ids import new_id
+from aiotaskq.log import log
+
+KIND = "history"
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Period]).decode
 
 
-class History(ABC):
-    """The periods of one store. Each method is atomic, and none of them loses what another one adds meanwhile."""
+class History:
+    """The periods of one store, as side rows: one for all periods of one begin and length in one write.
 
-    @abstractmethod
+    Each write adds rows of its own, and a read adds up those of one key. So no write waits for another one, and one
+    that is repeated adds nothing twice.
+    """
+
+    def __init__(self, rows: SideRows) -> None:
+        self._rows = rows
+
     async def add(self, periods: Sequence[Period]) -> None:
         """Add each to what is stored under its key. If the answer is lost, it is not known whether that was done."""
+        if periods:
+            await self._rows.put(KIND, _rows_of(periods))
 
-    @abstractmethod
     async def read(self, since: int, until: int, *, queue: str | None = None, type: str | None = None) -> list[Period]:
         """Read the periods that began at ``since`` or later and before ``until``, in the order of their keys.
 
         Both in microseconds UTC; a queue or a type that is given restricts.
         """
+        found: list[Period] = []
+        for seconds in WIDTHS:
+            rows = await self._rows.range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until))
+            found += [period for row in rows for period in _periods(row) or ()]
+        return added_up(p for p in found if queue in (None, p.queue) and type in (None, p.type))
 
-    @abstractmethod
     async def roll(self, roll: Roll, limit: int) -> int:
-        """Add periods to longer ones in their place, or delete them, the oldest first; return how many.
+        """Add periods to longer ones in their place, or delete them, the oldest first; return how many rows that was.
 
-        About ``limit`` of them: the longer ones may be written in parts, since each part is added.
+        Up to ``limit`` rows. None where another process rolls the same ones.
         """
+        after, before = _name(roll.seconds, 0), _name(roll.seconds, roll.before)
+        rows = await self._rows.range(KIND, 0, limit, after=after, before=before)
+        if not rows:
+            return 0
+        gone = [row.name for row in rows]
+        longer: list[Period] = []
+        if (into := roll.into) is not None:
+            read = {row.name: periods for row in rows if (periods := _periods(row)) is not None}
+            gone = list(read)
+            longer = [widened(period, into) for periods in read.values() for period in periods]
+        return len(gone) if await self._rows.swap(KIND, gone, _rows_of(longer)) else 0
+
+
+def _name(seconds: int, at: int) -> str:
+    """Return what the names of these rows begin with; it is less than each of them, and more than those before."""
+    return f"{seconds:06d} {at:020d}"
+
+
+def _periods(row: SideRow) -> list[Period] | None:
+    """Return the periods of a row; None if it cannot be read, which is logged: it is kept for as long as days are."""
+    try:
+        return _decode(row.text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        log.warning("history: the row {} cannot be read: {}", row.name, error)
+        return None
+
+
+def _rows_of(periods: Iterable[Period]) -> list[SideRow]:
+    rows: dict[str, list[Period]] = {}
+    for period in added_up(periods):
+        rows.setdefault(_name(period.seconds, period.at), []).append(period)
+    return [SideRow(f"{name} {new_id()}", _encode(found).decode()) for name, found in rows.items()]

@@ -1,10 +1,20 @@
-"""The contract for public values: what a store of keys with a time to live must do."""
+"""Public values: keys with a time to live. Those of a durable store are side rows, as JSON."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
+
+import msgspec
+
+from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.log import log, printable
+
+KIND = "value"
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.decode
+_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
 class Values(ABC):
@@ -26,10 +36,9 @@ class Values(ABC):
     async def keys(self, now: int) -> list[str]:
         """Return the live keys, sorted."""
 
+    @abstractmethod
     async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
-        """Return up to ``limit`` live keys that begin with ``prefix``, in the order of the store, behind ``after``."""
-        found = sorted(str(key) for key in await self.keys(now))  # in memory a key need not be a string
-        return [key for key in found if key.startswith(prefix) and (after is None or key > after)][:limit]
+        """Return up to ``limit`` live keys that begin with ``prefix``, in their order, behind ``after``."""
 
     @abstractmethod
     async def count(self, now: int) -> int:
@@ -54,3 +63,45 @@ class PlainValues(Values):
     @abstractmethod
     def read(self, key: str, now: int) -> Any:
         """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
+
+
+class SideValues(Values):
+    """The values of a store with side rows."""
+
+    def __init__(self, rows: SideRows) -> None:
+        self._rows = rows
+
+    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
+        await self._rows.put(KIND, [SideRow(key, _encode(value).decode(), until) for key, value, until in items])
+
+    async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
+        found = await self._rows.get(KIND, keys, now)
+        return [None if text is None else _read(key, text) for key, text in zip(keys, found, strict=True)]
+
+    async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
+        return await self._rows.delete(KIND, keys, now)
+
+    async def keys(self, now: int) -> list[str]:
+        return [row.name for row in await self._rows.range(KIND, now, texts=False)]
+
+    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
+        rows = await self._rows.range(KIND, now, limit, prefix=prefix, after=after or "", texts=False)
+        return [row.name for row in rows]
+
+    async def count(self, now: int) -> int:
+        return await self._rows.count(KIND, now)
+
+    async def expire(self, now: int, limit: int) -> int:
+        return await self._rows.expire(KIND, now, limit)
+
+    async def clear(self) -> None:
+        await self._rows.clear(KIND)
+
+
+def _read(key: str, text: str) -> tuple[Any] | None:
+    """Return a value in a 1-tuple, or None if it cannot be read, which is logged."""
+    try:
+        return (_decode(text),)
+    except _DAMAGED:
+        log.warning("public value {} is not JSON: it is kept and cannot be read", printable(key))
+        return None

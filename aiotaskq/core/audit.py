@@ -53,9 +53,9 @@ def audit_entry(at: int, door: Door, action: str, actor: str, targets: Sequence[
     )
 
 
-def oldest_kept(now: int) -> int:
-    """Return the instant before which entries are deleted at ``now``, both in microseconds UTC."""
-    return now - MAX_AGE * SECOND
+def kept_until(at: int) -> int:
+    """Return until when an entry of ``at`` is kept, both in microseconds UTC."""
+    return at + MAX_AGE * SECOND
 
 
 def _short(text: str) -> str:

@@ -40,7 +40,7 @@ Key = tuple[int, int, str, str, str]
 """Begin, seconds, queue, type and kind of a period."""
 
 
-class Period(msgspec.Struct, frozen=True):
+class Period(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What workers did in one period with the tasks of one queue, one type and one kind of outcome."""
 
     at: int
@@ -230,12 +230,17 @@ class Sums:
 
 def added_up(periods: Iterable[Period]) -> list[Period]:
     """Return one period for each key, with the sums, in the order of the keys."""
-    sums: dict[Key, Sums] = {}
+    alike: dict[Key, list[Period]] = {}
     for period in periods:
-        if (found := sums.get(period.key)) is None:
-            found = sums[period.key] = Sums()
-        found.add(period)
-    return [sums[key].period(key) for key in sorted(sums)]
+        alike.setdefault(period.key, []).append(period)
+    return [found[0] if len(found) == 1 else _sum(found) for _, found in sorted(alike.items())]
+
+
+def _sum(periods: Sequence[Period]) -> Period:
+    sums = Sums()
+    for period in periods:
+        sums.add(period)
+    return sums.period(periods[0].key)
 
 
 def widened(period: Period, seconds: int) -> Period:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, Door, audit_entry, oldest_kept
+from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, Door, audit_entry
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import OPERATED, Events
@@ -32,7 +32,7 @@ async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Se
     if door in ("api", "cli") and action in BY_PROGRAMS:
         return
     try:
-        await queue.backend.audit.add(audit_entry(now, door, action, actor, targets), oldest_kept(now), MAX_ENTRIES)
+        await queue.backend.audit.add(audit_entry(now, door, action, actor, targets))
     except AiotaskqError as error:
         log.error("{}: {} was done, but the audit log has no entry of it", door, action, cause=error)
 

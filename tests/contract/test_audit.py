@@ -9,15 +9,13 @@ from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.audit import MAX_TARGETS, MAX_TEXT, AuditEntry, audit_entry
+from aiotaskq.core.audit import MAX_AGE, MAX_TARGETS, MAX_TEXT, AuditEntry, audit_entry
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.audit import audit, audited
 from tests.support.backends import Store
 from tests.support.logs import logged
 from tests.support.rows import NOW
-
-DAY = 86_400 * SECOND
 
 
 def entry(at: int = NOW, *targets: str, action: str = "pause-queue", actor: str = "mara") -> AuditEntry:
@@ -29,27 +27,26 @@ async def test_what_is_added_is_read_the_newest_first(backend: Backend) -> None:
     texts = ("50%_\\ 'x' \"y\"", "城 \u2028\n👩‍👩‍👧", "")
     given = [entry(NOW + 2), entry(NOW + 5, *texts, actor="übersetzt "), entry(NOW + 1), entry(NOW + 5)]
     for each in given:
-        await backend.audit.add(each, 0, 100)
+        await backend.audit.add(each)
     newest = sorted(given, key=lambda each: (each.at, each.id), reverse=True)
     assert await backend.audit.read(10) == newest
     assert await backend.audit.read(2) == newest[:2]
 
 
-async def test_old_entries_go_and_those_beyond_the_number(backend: Backend) -> None:
+async def test_old_entries_go_and_those_beyond_the_number(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotaskq.backends.audit.MAX_ENTRIES", 4)
     given = [entry(NOW + number) for number in range(6)]
     for each in given:
-        await backend.audit.add(each, NOW, 4)
+        await backend.audit.add(each)
     assert await backend.audit.read(10) == given[:1:-1]
-    last = entry(NOW + 9)
-    await backend.audit.add(last, NOW + 5, 4)
-    assert await backend.audit.read(10) == [last, given[5]]
-    await backend.audit.add(entry(NOW - DAY), NOW + 5, 4)  # its process has a wrong clock
-    assert await backend.audit.read(10) == [last, given[5]]
+    last = entry(NOW + 5 + MAX_AGE * SECOND)
+    await backend.audit.add(last)
+    assert await backend.audit.read(10) == [last]
 
 
 async def test_entries_of_many_writers_are_all_there(backend: Backend) -> None:
     given = [entry(NOW + number % 3) for number in range(24)]
-    await asyncio.gather(*(backend.audit.add(each, 0, 100) for each in given))
+    await asyncio.gather(*(backend.audit.add(each) for each in given))
     assert {each.id for each in await backend.audit.read(100)} == {each.id for each in given}
 
 

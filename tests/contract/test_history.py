@@ -9,10 +9,13 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.history import KIND
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.history import DAY, HOUR, MINUTE, QUARTER, Period, Roll, Sums, added_up, begin_of, rolls
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import TaskFailed
 from tests.support.backends import Store
+from tests.support.logs import logged
 from tests.support.machine import within
 
 NOW = begin_of(1_790_000_000 * SECOND, DAY)
@@ -85,7 +88,7 @@ async def test_old_periods_are_rolled_into_longer_ones(backend: Backend) -> None
     assert await _roll(backend, roll, 50) == 1
     hours = added_up([*_as_hours([*minutes[:120], late]), *minutes[120:]])
     assert await everything(backend) == hours
-    assert await _roll(backend, Roll(HOUR, None, NOW + HOUR * SECOND), 50) == 1
+    assert await _roll(backend, Roll(HOUR, None, NOW + HOUR * SECOND), 50) == 3  # of this hour, one for each roll
     assert await everything(backend) == hours[1:]
 
 
@@ -102,6 +105,16 @@ def _as_hours(minutes: list[Period]) -> list[Period]:
     for minute in minutes:
         sums.setdefault(begin_of(minute.at, HOUR), Sums()).add(minute)
     return [found.period((at, HOUR, "default", "mail", "completed")) for at, found in sums.items()]
+
+
+async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend) -> None:
+    await backend.history.add([period(), period(NOW + 60 * SECOND)])
+    rows = await backend.side.range(KIND, 0)
+    await backend.side.put(KIND, [SideRow(rows[0].name, '[["x"')])
+    with logged("WARNING") as lines:
+        assert await everything(backend) == [period(NOW + 60 * SECOND)]
+        assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 50) == 1
+    assert rows[0].name in lines[0] and len(await backend.side.range(KIND, 0)) == 2
 
 
 async def test_a_quarter_of_a_year_is_kept(backend: Backend) -> None:

@@ -15,17 +15,16 @@ from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.max_waiting import check_max_waiting
-from aiotaskq.backends.memory.audit import MemoryAuditLog
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
-from aiotaskq.backends.memory.history import MemoryHistory
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
 from aiotaskq.backends.memory.running import Running
+from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
@@ -47,7 +46,7 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
-        self.history, self.audit = MemoryHistory(self._lock), MemoryAuditLog(self._lock)
+        self.keep_beside(MemorySideRows(self._lock))
         self._tasks: dict[str, Task] = {}
         self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)

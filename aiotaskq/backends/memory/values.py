@@ -110,6 +110,10 @@ class MemoryValues(PlainValues):
         except TypeError:  # a key in memory may be any hashable value
             return sorted(live, key=str)
 
+    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
+        found = sorted(str(key) for key in await self.keys(now))  # a key need not be a string
+        return [key for key in found if key.startswith(prefix) and (after is None or key > after)][:limit]
+
     async def count(self, now: int) -> int:
         with self._lock:
             due = [keys for second, keys in self._listed.items() if second <= now]

@@ -19,12 +19,10 @@ from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.at_gates import words_at_gates
-from aiotaskq.backends.redis.audit import RedisAuditLog
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
-from aiotaskq.backends.redis.history import RedisHistory
 from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
@@ -43,10 +41,11 @@ from aiotaskq.backends.redis.rows import (
 )
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
+from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.steps import RedisSteps
-from aiotaskq.backends.redis.values import RedisValues
 from aiotaskq.backends.redis.webhooks import webhooks_word
 from aiotaskq.backends.redis.workers import RedisWorkers
+from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import gate_full, queue_full
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import pushed_at
@@ -80,10 +79,9 @@ class RedisBackend(Backend):
             options = self._redis.address.options
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
-        self.values = RedisValues(self._redis)
+        self.keep_beside(RedisSideRows(self._redis))
+        self.values = SideValues(self.side)
         self.workers = RedisWorkers(self._redis)
-        self.history = RedisHistory(self._redis)
-        self.audit = RedisAuditLog(self._redis)
         self.notes = RedisNotes(self._redis, self.listeners)
         self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)

@@ -16,7 +16,6 @@ from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.admission import Touched
-from aiotaskq.backends.sql.audit import SqlAuditLog
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
@@ -25,17 +24,17 @@ from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
-from aiotaskq.backends.sql.history import SqlHistory
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of, result_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
+from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.steps import SqlSteps
-from aiotaskq.backends.sql.values import SqlValues
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
+from aiotaskq.backends.values import SideValues
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
@@ -53,7 +52,8 @@ class SqlBackend(Backend):
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         self.single_writer = dialect_named(self.database.url.get_backend_name()).single_writer
-        self.values = SqlValues(self.database)
+        self.keep_beside(SqlSideRows(self.database))
+        self.values = SideValues(self.side)
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
         self.gates.followed = self._followed
         self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
@@ -63,8 +63,6 @@ class SqlBackend(Backend):
         )
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
-        self.history = SqlHistory(self.database)
-        self.audit = SqlAuditLog(self.database)
         self.notes = SqlNotes(self.database, self.gates, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer

@@ -39,9 +39,9 @@ def filled(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> tuple[tuple
 def replace(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:
     """Insert the rows; one whose primary key is there already takes the place of the old one."""
     dialect = dialect_of(connection)
-    key = table.primary_key.columns.keys()[0]
-    statement = dialect.upsert(table, key, [name for name in rows[0] if name != key])
+    keys = table.primary_key.columns.keys()
+    statement = dialect.upsert(table, keys, [name for name in rows[0] if name not in keys])
     # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
-    values = [tuple(row.values()) for row in sorted(rows, key=lambda row: row[key])]
+    values = [tuple(row.values()) for row in sorted(rows, key=lambda row: [row[key] for key in keys])]
     for part in parts(list(rows[0]), list(zip(*values, strict=True)), dialect.statement_limit(connection)):
         connection.execute(statement, [dict(zip(rows[0], row, strict=True)) for row in zip(*part, strict=True)])

@@ -337,7 +337,7 @@ def _event(row: Sequence[Any]) -> EventValue:
 
 def _locked(connection: Connection, key: str, now: int) -> EventValue | None:
     """Lock the row of an event, which is made if there is none; return the event if it exists at ``now``."""
-    statement = dialect_of(connection).upsert(_E, "key", ("touched_at",))
+    statement = dialect_of(connection).upsert(_E, ("key",), ("touched_at",))
     connection.execute(statement, {"key": key, "touched_at": now, "expires_at": now + _AWAITED})
     row = connection.execute(_FOR_UPDATE, {"b_key": key}).one()
     event = None if row.at is None else _event(row)

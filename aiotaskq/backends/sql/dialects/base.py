@@ -205,9 +205,6 @@ class Dialect(ABC):
 
     It is a statement of its own: a statement that waits for a lock counts by a snapshot from before the wait.
     """
-    lock_history: ClassVar[TextClause | None] = None
-    """Takes a lock until the end of the transaction, so that no other one adds to the history; None where any that
-    writes has the database to itself."""
     partial_indexes: ClassVar[bool] = True
     """Whether there are indexes over some of the rows, such as the ended ones."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
@@ -404,7 +401,7 @@ class Dialect(ABC):
         return None
 
     @abstractmethod
-    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         """Return the insert of rows with these columns that replaces the row with the same primary key."""
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:

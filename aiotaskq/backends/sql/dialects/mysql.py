@@ -122,10 +122,6 @@ class MysqlDialect(Dialect):
     partial_indexes = False
     in_push_order = TASKS.c.status == PENDING
     # A row of no period: its length is nothing.
-    lock_history = text(
-        "INSERT INTO aiotaskq_history (seconds, at, queue, task_type, kind) VALUES (0, 0, '', '', '') "
-        "ON DUPLICATE KEY UPDATE seconds = 0"
-    )
 
     def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         return self._arguments(url, int(CONNECT_TIMEOUT))
@@ -232,7 +228,7 @@ class MysqlDialect(Dialect):
             return None
         return (count, [True] * count) if count == len(rows) else None
 
-    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)
         return statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
 

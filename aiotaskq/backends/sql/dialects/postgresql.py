@@ -269,7 +269,6 @@ class PostgresqlDialect(Dialect):
     waits_for_keys_only = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
-    lock_history = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.history'), 0)")
     session_settings = "SET enable_seqscan = off; SET jit = off"
     """The settings of the package's own connections.
 
@@ -442,10 +441,10 @@ class PostgresqlDialect(Dialect):
             start += count
         return inserted, held
 
-    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)
         return statement.on_conflict_do_update(
-            index_elements=[key], set_={name: statement.excluded[name] for name in others}
+            index_elements=keys, set_={name: statement.excluded[name] for name in others}
         )
 
     def has_gate_functions(self, connection: Connection) -> bool:

@@ -242,10 +242,10 @@ class SqliteDialect(Dialect):
             count += run_many(connection, *insert_statement(table.name, names, 1), rows[full:]).rowcount
         return count
 
-    def upsert(self, table: Any, key: str, others: Sequence[str]) -> Any:
+    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)
         return statement.on_conflict_do_update(
-            index_elements=[key], set_={name: statement.excluded[name] for name in others}
+            index_elements=keys, set_={name: statement.excluded[name] for name in others}
         )
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:

@@ -35,8 +35,6 @@
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
 -- rated                set of the gates for which an operator has set a rate
 -- timed                set of the gates that have a rate, and perhaps others
--- history:<seconds>    sorted set: when the periods of this length began for which there is a hash; history.lua
--- history:<seconds>:<at>  hash: what workers did in one of them
 -- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua
 -- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
 -- steps:<id>           hash: the steps of a task; see steps.py
@@ -61,8 +59,7 @@
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
--- audit                sorted set: what operators have changed, as JSON, by its instant
--- values, until        hash of public values, and sorted set of the keys that expire
+-- side:<kind>          hash: the name of a side row to its text; side:<kind>:names and side:<kind>:until: see side.lua
 -- format               the number of this layout (FORMAT in scripts.py)
 --
 -- A stamp is the row's seq in twenty digits, followed by its id. An owner is one word without '!'.

@@ -1,3 +1,0 @@
--- include: values
-
-call('UNLINK', values, expiry)
