@@ -340,13 +340,19 @@ class EventRow(Base):
 
 
 class WaitRow(Base):
-    """A row of ``aiotaskq_wait``: the event for which a task waits while it is pending, after this run of it."""
+    """A row of ``aiotaskq_wait``: an event for which a task waits; it has what the step of the event will have."""
 
     __tablename__ = "aiotaskq_wait"
 
     task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
-    key: Mapped[str] = mapped_column(Name(255))
-    # When the run began that waits, in microseconds UTC. Not its fence, which an edit raises.
+    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    seq: Mapped[int] = mapped_column(BigInteger)
+    n: Mapped[int] = mapped_column(Integer)
+    version: Mapped[int] = mapped_column(Integer)
+    # When the wait ends without the event, in microseconds UTC.
+    ends_at: Mapped[int] = mapped_column(BigInteger)
+    # When the run began that was left to wait, in microseconds UTC. Not its fence, which an edit raises.
     began_at: Mapped[int] = mapped_column(BigInteger)
 
     __table_args__ = (Index("ix_aiotaskq_wait_key", "key"),)

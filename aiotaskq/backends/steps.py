@@ -9,22 +9,47 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec.structs import replace
 
+from aiotaskq.backends.change import Change
 from aiotaskq.core.coded import from_stored, is_coded, to_stored
+from aiotaskq.core.steps import answered
 from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.change import Change
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.steps import EventValue, NewStep, Step
     from aiotaskq.core.task import Task
 
 
-class Wait(msgspec.Struct, frozen=True):
-    """A wait for an event."""
+class Leave(msgspec.Struct, frozen=True):
+    """A running task whose handler is left, since it sleeps or waits for events."""
 
-    key: str
-    woken: Task
-    """What the task becomes if the event is there."""
+    change: Change
+    new: Sequence[NewStep]
+    """The sleeps and waits that are to be stored; each wait names its event."""
+    woken: Task | None = None
+    """What the task becomes if one of the events is there; None where it waits for none."""
+
+    @property
+    def waits(self) -> list[NewStep]:
+        """The waits among its steps."""
+        return [each for each in self.new if each.step.kind == "wait"]
+
+    def meets(
+        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
+    ) -> tuple[Change, list[NewStep], list[NewStep]]:
+        """Return the change to write, the steps that events become which are there, and the waits that are left.
+
+        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
+        """
+        found, left = [], []
+        for wait in self.waits:
+            if (event := event_of(wait)) is not None:
+                found.append(answered(wait, event))
+            elif not was_answered(wait):
+                left.append(wait)
+        if self.woken is None or len(left) == len(self.waits):
+            return self.change, [], left
+        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
 
 
 class Steps(ABC):
@@ -62,25 +87,27 @@ class Steps(ABC):
         raise NotSupported("session: this store cannot join a transaction; call step() without it, or use a SQL store")
 
     @abstractmethod
-    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
-        """``Backend.update`` of one running task that sleeps or waits, and store the step; return whether it held.
+    async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
+        """``Backend.update`` of running tasks that sleep or wait, and store their steps; return which of them held.
 
-        With ``wait``: if its event exists at the ``at`` of the step, ``wait.woken`` is written instead. Else the task
-        waits for it until it is claimed again; no other wait of the task counts any more. An edit, which raises the
-        fence, does not end the wait: ``began_at`` tells the runs apart. No event that is emitted meanwhile is missed.
+        If one of the events of a task exists at the ``at`` of its step, ``woken`` is written instead, and its value is
+        stored as ``core.steps.answered`` says. The task waits for the others, as long as it lives, until the next call
+        for it. A wait is stored only once: that of an earlier run may have been answered by an event since.
         """
 
     @abstractmethod
-    async def emit(self, event: EventValue) -> EventValue:
-        """Store an event, unless there is one of its key at its ``at``; return the one that is there.
+    async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
+        """Store events, each unless there is one of its key at its ``at``; return those that are there.
 
-        Tasks that wait for it become due, as ``core.steps.woken``. Sends the hint ``ready`` then.
+        The value of a new one is stored for each task that waits for it, as ``core.steps.answered`` says; if that is
+        left since the same run, it becomes due, as ``core.steps.woken``. An edit, which raises the fence, does not end
+        a wait: ``began_at`` tells the runs apart. No event is missed. Sends the hint ``ready`` if a task becomes due.
         """
 
     async def emit_with(
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
     ) -> EventValue:
-        """``emit`` in the caller's transaction. Raises as ``Backend.push_with``."""
+        """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
         raise NotSupported("session: this store cannot join a transaction; emit after the commit, or use a SQL store")
 
     @abstractmethod

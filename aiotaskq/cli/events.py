@@ -15,7 +15,7 @@ from aiotaskq.cli.store_access import instant, read_json, with_tq
 from aiotaskq.cli.times import Utc, local
 from aiotaskq.core.steps import EventValue
 from aiotaskq.log import printable
-from aiotaskq.runtime.run_steps import EVENT_AGE
+from aiotaskq.runtime.step_verbs import EVENT_AGE
 
 app = group()
 Key = Annotated[str, typer.Argument(metavar="KEY", show_default=False)]

@@ -5,7 +5,7 @@ A run of the task reads what earlier runs have stored, and does only the rest. E
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,6 +16,8 @@ from aiotaskq.core.task import PENDING, SECOND, Task
 
 Kind = Literal["step", "sleep", "wake", "wait", "event"]
 
+END: dict[str, Kind] = {"sleep": "wake", "wait": "event"}
+"""By the kind of a step that waits, the kind of the step that ends it before its time."""
 NEVER = 221_845_392_000 * SECOND
 """The ``run_at`` of a task that waits for an event without a timeout: the year 9000, which every calendar has."""
 
@@ -86,11 +88,9 @@ class Suspension(msgspec.Struct, frozen=True):
     """Why, and until when, a handler has left its task before its end."""
 
     until: int
-    """Microseconds UTC."""
-    new: NewStep
-    """The step to store with it."""
-    key: str | None = None
-    """The event for which the task waits; None for a sleep."""
+    """When the first of its sleeps and waits ends, in microseconds UTC."""
+    new: tuple[NewStep, ...]
+    """The sleeps and waits that have begun and not ended, the first that ends first. They are stored with it."""
 
 
 class EventValue(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,12 +126,34 @@ def undecodable(what: str, error: str) -> ValidationError:
     return ValidationError(f"{what} cannot be decoded ({error}): the codec or its key is another")
 
 
+def in_order(steps: Iterable[Step]) -> list[Step]:
+    """Return the steps of a task by their places; an event comes behind the wait for it, which has the same place."""
+    return sorted(steps, key=lambda step: (step.n, step.kind == "event"))
+
+
+def open_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the sleeps that nobody has ended early, and the waits whose event has not come; those that are decodable.
+
+    Whether the time of a sleep or a wait is over is not looked at.
+    """
+    ended = {(step.kind, step.name, step.number) for step in steps if step.kind in END.values()}
+    return [
+        step
+        for step in steps
+        if step.kind in END and step.undecodable is None and (END[step.kind], step.name, step.number) not in ended
+    ]
+
+
 def left_at(task: Task, steps: Sequence[Step]) -> Step | None:
-    """Return the sleep or the wait at which the handler has left a pending task; None if it has not."""
-    for step in reversed(steps):
-        if step.kind in ("sleep", "wait") and step.undecodable is None and step.until == task.due:
-            return step
-    return None
+    """Return the sleep or the wait until whose end the handler has left a pending task; None if it has not."""
+    return next((step for step in reversed(open_steps(steps)) if step.until == task.due), None)
+
+
+def answered(wait: NewStep, event: EventValue) -> NewStep | None:
+    """Return the step that an event becomes for a task that waits for it; None if it came behind the timeout."""
+    if wait.step.until < event.at:
+        return None
+    return replace(wait, step=replace(wait.step, kind="event", text=event.text, at=event.at))
 
 
 def awakened(task: Task, sleep: Step, steps: Sequence[Step], now: int) -> NewStep:

@@ -13,13 +13,13 @@ import msgspec
 from aiotaskq.core.firing import SCHEDULED_FOR
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
-from aiotaskq.core.outcome import Released
 from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.limits import Limits
-from aiotaskq.runtime.run_steps import RunSteps, StepVerbs
+from aiotaskq.runtime.run_steps import RunSteps
+from aiotaskq.runtime.step_verbs import StepVerbs
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
@@ -222,15 +222,15 @@ class TaskContext(msgspec.Struct, eq=False):
         return self._used
 
     @property
-    def left(self) -> Released | None:
-        """Why the handler is left: it sleeps, or waits for an event. None before, and for any other handler."""
-        return None if self._used is None or self._used.steps is None else self._used.steps.left
+    def steps_begun(self) -> RunSteps | None:
+        """The steps of this run; None where its handler has not asked for any."""
+        return None if self._used is None else self._used.steps
 
     def run_by(self, version: int) -> None:
         """Take note of the version of the handler that runs the task."""
         self.version = version
-        if self._used is not None and self._used.steps is not None:
-            self._used.steps.version = version
+        if (steps := self.steps_begun) is not None:
+            steps.version = version
 
     def run_steps(self) -> RunSteps:
         """Return the steps of this run, for ``step`` and its like. Raises NotSupported if the store cannot hold any."""

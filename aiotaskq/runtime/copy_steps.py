@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.steps import NewStep, Step, undecodable, woken
+from aiotaskq.core.steps import NewStep, Step, left_at, open_steps, undecodable, woken
 from aiotaskq.core.task import COMPLETED, Task
 
 PAGE = 500
@@ -22,7 +22,7 @@ async def copy_events(source: Backend, target: Backend, now: int) -> list[tuple[
     while page := await source.steps.events(now, PAGE, after=last):
         for event in page:
             if event.undecodable is None:
-                await target.steps.emit(event)
+                await target.steps.emit([event])
             else:
                 left.append((event.key, str(undecodable(f"event {event.key}", event.undecodable))))
         last = page[-1].key
@@ -48,5 +48,5 @@ async def copy_steps(target: Backend, task: Task, steps: Sequence[Step], now: in
     if not steps or target.steps is None:
         return task
     await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
-    waits = any(step.kind == "wait" and step.until == task.due for step in steps)
+    waits = left_at(task, steps) is not None and any(step.kind == "wait" for step in open_steps(steps))
     return (woken(task, now) or task) if waits else task

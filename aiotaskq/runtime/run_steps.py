@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import CodeType
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, cast
+from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
-from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.steps import Steps, Wait
-from aiotaskq.concurrency.batcher import Batcher
-from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.conversion import Conversion
-from aiotaskq.core.outcome import Released, passed_on, settle
+from aiotaskq.core.outcome import Released, passed_on
 from aiotaskq.core.serialize import storable
-from aiotaskq.core.steps import NEVER, EventValue, Kind, NewStep, Step, Suspension, undecodable
-from aiotaskq.core.task import SECOND, Task, new_task
-from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
-from aiotaskq.errors import DatabaseUnavailable, EventTimeout, LeaseLost, NotFound, NotSupported, ValidationError
+from aiotaskq.core.steps import NEVER, Kind, NewStep, Step, Suspension, undecodable
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.validation import check_key, check_seconds
+from aiotaskq.errors import EventTimeout, LeaseLost, ValidationError
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import result_conversion
+from aiotaskq.runtime.step_verbs import StepVerbs
 
-SHORT = 60.0
-"""Seconds: a sleep that is no longer keeps its slot."""
-EVENT_AGE = 30 * 86_400.0
-"""Seconds for which an event is kept by default."""
+QUIET = 10
+"""Iterations of the loop without a step, after which a handler is left. A coroutine that waits for several others goes
+on two iterations after one of them has ended; so five of them may wait one for the other."""
+NAMED = 3
+"""Sleeps and waits that are named where it is told for what a handler was left."""
 
 
 class Suspended(BaseException):
@@ -40,148 +35,30 @@ class Suspended(BaseException):
     No ``Exception``: a handler that catches these for its own errors still sleeps.
     """
 
-    def __init__(self, outcome: Released) -> None:
-        super().__init__(outcome.reason)
-        self.outcome = outcome
+
+def is_suspension(error: BaseException) -> bool:
+    """Whether an error leaves a handler: a suspension, or a group of them, as ``asyncio.TaskGroup`` raises it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(Suspended)[1] is None
+    return isinstance(error, Suspended)
 
 
-def suspended_in(error: BaseException) -> Suspended | None:
-    """Return the first suspension in a group of errors, as ``asyncio.TaskGroup`` raises it, if all of it are some."""
-    if not isinstance(error, BaseExceptionGroup) or error.split(Suspended)[1] is not None:
-        return None
-    first: BaseException = error
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first if isinstance(first, Suspended) else None
+class _Pause:
+    """A sleep, or a wait for an event, that has begun in this run and not ended."""
 
-
-class StepVerbs:
-    """The steps and events of one store."""
-
-    def __init__(self, backend: Backend, clock: Clock) -> None:
-        self._backend, self.clock = backend, clock
-        self.short = SHORT
-        """Seconds: a sleep that is no longer keeps its slot."""
-        self._batch: Batcher[NewStep, Step | None] = Batcher(self._add)
-
-    @property
-    def single_writer(self) -> bool:
-        """As ``Backend.single_writer``."""
-        return self._backend.single_writer
-
-    @property
-    def store(self) -> Steps:
-        """Where they are. Raises NotSupported where the store cannot hold any."""
-        if self._backend.steps is None:
-            raise NotSupported(
-                f"steps: {self._backend.name} cannot hold steps and events; use a SQL database, or memory://"
-            )
-        self._backend.steps.used = True
-        return self._backend.steps
-
-    async def _add(self, new: list[NewStep]) -> list[Step | None]:
-        return await self.store.add(new)
-
-    async def add(self, new: NewStep, session: Any = None) -> Step | None:
-        """Store a step; return the one that is there, None if the task is no longer this worker's.
-
-        While the store cannot be reached it is tried again, since what the step is about has been done. Raises
-        DatabaseUnavailable where a database with one writer stays locked, perhaps by the handler itself.
-        """
-        if session is not None:
-            return await self.store.add_with(session, new)
-        failures = 0
-        while True:
-            try:
-                return (await (self._batch.add([new]) if self._backend.grouped else self._add([new])))[0]
-            except DatabaseUnavailable as error:
-                failures += 1
-                if failures > 1 and self.single_writer and "locked" in str(error):
-                    raise DatabaseUnavailable(
-                        f"step {new.step.label}: the database stays locked; if the handler has written in a "
-                        "transaction of its own, commit that before the step, or pass it as session="
-                    ) from error
-                if failures == 1:
-                    log.warning("task {}: step {} is not stored yet: {}", new.task_id, new.step.label, error)
-            await self.clock.sleep(backoff(failures, 0.1, 2.0))
-
-    async def suspend(self, task: Task, outcome: Released) -> Task | None:
-        """Write that a task sleeps, or waits for an event; return it then.
-
-        None if it has changed since it was read, or the store cannot be reached: what is written then is up to others.
-        """
-        suspended, now = outcome.suspended, self.clock.now()
-        assert suspended is not None
-        after = settle(task, outcome, now)
-        if after.final:  # it was cancelled
-            return None
-        new = replace(suspended.new, step=replace(suspended.new.step, at=now))
-        wait = None
-        if suspended.key is not None:
-            at_once = replace(outcome, suspended=replace(suspended, until=now))
-            wait = Wait(suspended.key, settle(task, at_once, now))
-        try:
-            return after if await self.store.suspend(Change(task, after), new, wait) else None
-        except DatabaseUnavailable as error:
-            log.warning("{}: its sleep is not stored: {}", named(task), error)
-            return None
-
-    async def emit(self, key: str, value: Any, expires: float | None, session: Any) -> bool:
-        """Store an event unless there is one of this key; return whether this one is there now."""
-        text = check_json("value", value).decode()
-        now = self.clock.now()
-        end = None if expires is None else now + int(check_seconds("expires", expires, zero=False) * SECOND)
-        event = EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)
-        store = self.store
-        there = await (store.emit(event) if session is None else store.emit_with(session, event))
-        return there == event
-
-    async def event(self, key: str) -> EventValue | None:
-        """Return the event of a key, None if there is none."""
-        return await self.store.event(check_key("key", key), self.clock.now())
-
-    async def events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
-        """Return events in the order of their keys."""
-        limit = check_int("limit", limit, 1)
-        return await self.store.events(self.clock.now(), limit, prefix=prefix, after=after)
-
-    async def forked(self, task: Task, label: str) -> Task:
-        """Return a new task that is to go on before a step of another one, and store the steps before that for it.
-
-        Raises NotFound if the other one has no step of this name.
-        """
-        steps = await self.steps_of(task)
-        first = next((step.n for step in steps if step.label == label), None)
-        if first is None:
-            known = ", ".join(dict.fromkeys(step.label for step in steps))
-            raise NotFound(f"from_step: task {task.task_id} has no step {label!r:.60}; there is: {known or 'none'}")
-        new = new_task(
-            task.type,
-            task.params,
-            now=self.clock.now(),
-            priority=task.priority,
-            queue=task.queue,
-            max_retries=task.max_retries,
-            timeout=task.timeout,
-            extra=task.extra,
-            kind=type(task),
-        ).replace(fence=1)  # its first run reads steps
-        kept = [NewStep(new.task_id, new.seq, new.fence, step) for step in steps if step.n < first]
-        await self.store.put(kept)
-        return new
-
-    async def forget(self, task: Task) -> None:
-        """Delete the steps of a task whose push has failed; if that fails, too, the sweep does it."""
-        with contextlib.suppress(DatabaseUnavailable):
-            await self.store.drop([task.task_id])
-
-    async def steps_of(self, task: Task) -> list[Step]:
-        """Return the steps of a task."""
-        return await self.store.read(task.task_id, task.seq)
+    def __init__(self, new: NewStep, stored: bool, long: bool) -> None:
+        self.new, self.stored, self.long = new, stored, long
+        self.woken = asyncio.Event()
+        self.left = False
+        """Whether it is to leave the handler."""
 
 
 class RunSteps:
-    """The steps of one run of a task. It is used in the worker's loop only."""
+    """The steps of one run of a task. It is used in the worker's loop only.
+
+    A handler may do several things at once. It is left when one of them has to wait for long, and no step is under way:
+    the task is claimed again, and would do that step a second time, beside the first.
+    """
 
     def __init__(self, task: Task, verbs: StepVerbs, version: int = 1) -> None:
         self._store = verbs.store  # it raises before anything is done
@@ -195,8 +72,84 @@ class RunSteps:
         self._functions: dict[str, Any] = {}
         self._last = 0
         self._session: Any = None  # that of the last step which had one
-        self.left: Released | None = None
-        """Set once the handler was to leave: it may have caught that, as ``gather(…, return_exceptions=True)`` does."""
+        self._passed_on: Released | None = None
+        self._pauses: dict[tuple[Kind, str, int], _Pause] = {}
+        self._busy = self._turns = 0  # calls under way that do not wait for time or an event; calls until now
+        self._looks = False  # whether it is to be seen soon if the handler can be left
+        self._under_way = 0  # steps whose functions were called and are not stored
+        self._inside: WeakSet[asyncio.Task[Any]] = WeakSet()  # the asyncio tasks that have called them
+        self._ended: asyncio.Future[None] | None = None
+
+    # ---- leaving the handler ----
+
+    @property
+    def left(self) -> Released | None:
+        """Why the handler is left; None if it is not. It may catch that: ``gather(…, return_exceptions=True)`` does."""
+        if self._passed_on is not None:
+            return self._passed_on
+        if not any(pause.left for pause in self._pauses.values()):
+            return None
+        new = sorted((pause.new for pause in self._pauses.values()), key=lambda new: new.step.until)
+        return Released(why(new), ran=True, suspended=Suspension(new[0].step.until, tuple(new)))
+
+    def _enter(self) -> None:
+        if self._ended is not None:
+            raise LeaseLost(f"task {self._task.task_id}: its handler has ended; stop working on it")
+        self._busy += 1
+        self._turns += 1
+
+    def _exit(self) -> None:
+        self._busy -= 1
+        if self._busy:
+            return
+        if self._ended is not None:
+            if not self._ended.done():
+                self._ended.set_result(None)
+        elif self._pauses and not self._looks:
+            self._looks = True
+            asyncio.get_running_loop().call_soon(self._look, 0, self._turns)
+
+    def _look(self, quiet: int, turns: int) -> None:
+        """Leave the handler once nothing of it was under way for some iterations of the loop."""
+        self._looks = False
+        if self._busy or self._ended is not None or not any(pause.long for pause in self._pauses.values()):
+            return
+        if quiet < QUIET:
+            self._looks = True
+            quiet = quiet + 1 if turns == self._turns else 0
+            asyncio.get_running_loop().call_soon(self._look, quiet, self._turns)
+            return
+        log.debug("{} is left by its handler", named(self._task))
+        for pause in self._pauses.values():
+            pause.left = True
+            pause.woken.set()
+
+    async def close(self, interrupted: bool = False) -> None:
+        """Wait, behind the end of the handler, until its last step has ended; no other one begins.
+
+        Steps are cancelled if the handler was ``interrupted``, or as soon as the caller is. Of a second cancel of the
+        caller, the steps are left alone.
+        """
+        self._ended = asyncio.get_running_loop().create_future()
+        is_left = self.left is not None
+        for pause in self._pauses.values():
+            pause.left = is_left
+            pause.woken.set()
+        cancelled: asyncio.CancelledError | None = None
+        while self._busy:
+            if interrupted or cancelled is not None:
+                for each in self._inside:
+                    each.cancel()
+            try:
+                await asyncio.shield(self._ended)
+            except asyncio.CancelledError as error:
+                if cancelled is not None:
+                    raise
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    # ---- what is stored ----
 
     def number(self, kind: Kind, name: str) -> int:
         """Return the how manieth of its name this one is: in the order of the calls, whatever they wait for."""
@@ -208,8 +161,8 @@ class RunSteps:
         stored = self._stored if self._stored is not None else await self._read()
         if (version := self._begun) is not None and version != self.version:
             # A process of an older deploy, whose handler was registered without a version.
-            self.left = passed_on(self._task, no_version(self._task, version), self._clock.now())
-            raise Suspended(self.left)
+            self._passed_on = passed_on(self._task, no_version(self._task, version), self._clock.now())
+            raise Suspended(self._passed_on.reason)
         return stored.get((kind, name, number))
 
     async def begun(self) -> int | None:
@@ -227,12 +180,13 @@ class RunSteps:
                 self._stored = {(step.kind, step.name, step.number): step for step in found}
         return self._stored
 
-    def new(self, kind: Kind, name: str, number: int, text: str) -> NewStep:
-        """Return a step to store."""
-        self._last += 1
+    def new(self, kind: Kind, name: str, number: int, text: str, n: int | None = None) -> NewStep:
+        """Return a step to store, at a place of its own or at ``n``."""
+        if n is None:
+            n = self._last = self._last + 1
         now = self._clock.now()
-        step = Step(name=name, number=number, n=self._last, kind=kind, text=text, at=now, version=self.version)
-        return NewStep(self._task.task_id, self._task.seq, self._task.fence, step)
+        step = Step(name=name, number=number, n=n, kind=kind, text=text, at=now, version=self.version)
+        return self._as_new(step)
 
     async def _add(self, new: NewStep, session: Any = None) -> Step:
         if session is not None:
@@ -250,12 +204,29 @@ class RunSteps:
     # ---- step ----
 
     async def begin(self, name: str, function: Callable[..., Any]) -> tuple[int, Step | None]:
-        """Begin a step; return its number, and what an earlier run has stored of it."""
+        """Begin a step; return its number, and what an earlier run has stored of it.
+
+        If nothing is, the step is under way from now on until ``over`` is called.
+        """
         known = self._functions.setdefault(check_key("name", name), function)
         if known is not function and identity(known) != identity(function):
             raise ValidationError(f"step: {name!r} names another function in this task; give each a name of its own")
         number = self.number("step", name)
-        return number, await self.find("step", name, number)
+        self._enter()
+        begins = False
+        try:
+            found = await self.find("step", name, number)
+            if found is None:
+                if self._pauses:
+                    await asyncio.gather(*map(self._keep, self._pauses.values()))
+                begins = True
+        finally:
+            if not begins:
+                self._exit()
+        if begins:
+            self._under_way += 1
+            self._inside.add(cast("asyncio.Task[Any]", asyncio.current_task()))
+        return number, found
 
     async def end(self, name: str, number: int, value: Any, conversion: Conversion | None, session: Any = None) -> Step:
         """Store what a step has returned; return what is stored, by this run or another one.
@@ -268,6 +239,15 @@ class RunSteps:
             raise ValidationError(f"step {name}: {error}") from None
         return await self._add(self.new("step", name, number, msgspec.json.encode(plain).decode()), session)
 
+    async def over(self) -> None:
+        """Tell that a step is not under way any more, whether or not it is stored; events are looked for again."""
+        self._under_way -= 1
+        self._inside.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
+        for pause in self._pauses.values():
+            if pause.new.step.kind == "wait":
+                pause.woken.set()
+        self._exit()
+
     # ---- sleeps and waits ----
 
     async def sleep_for(self, name: str, seconds: float) -> None:
@@ -277,47 +257,96 @@ class RunSteps:
     async def sleep_until(self, name: str, until: int) -> None:
         """Sleep until an instant, or until the one that is stored."""
         number = self.number("sleep", check_key("name", name))
-        found = await self.find("sleep", name, number)
-        if found is not None:
-            if await self.find("wake", name, number) is not None:
+        self._enter()
+        try:
+            found = await self.find("sleep", name, number)
+            if found is not None:
+                if await self.find("wake", name, number) is not None:
+                    return
+                until = found.until
+            left = until - self._clock.now()
+            if left <= 0:
                 return
-            until = found.until
-        left = (until - self._clock.now()) / SECOND
-        if left <= 0:
-            return
-        if left > self._verbs.short:
-            self._leave(f"sleeps: {name}", until, self.new("sleep", name, number, str(until)))
-        if found is None:
-            found = await self._add(self.new("sleep", name, number, str(until)))
-            left = max(0.0, (found.until - self._clock.now()) / SECOND)
-        await self._clock.sleep(left)
+            new = self.new("sleep", name, number, str(until)) if found is None else self._as_new(found)
+            pause = _Pause(new, found is not None, left / SECOND > self._verbs.short)
+            if not pause.long:
+                await self._keep(pause)
+            await self._pause(pause)
+        finally:
+            self._exit()
 
     async def wait_event(self, key: str, timeout: float | None) -> Any:
         """Return the value of an event; leave the handler until it comes. Raises EventTimeout."""
         number = self.number("event", check_key("key", key))
         span = None if timeout is None else int(check_seconds("timeout", timeout) * SECOND)
-        found = await self.find("event", key, number)
-        if found is None:
-            now = self._clock.now()
-            waited = await self.find("wait", key, number)
-            until = waited.until if waited is not None else NEVER if span is None else now + span
-            event = await self._store.event(key, now)
-            # Also where the timeout was over before the event, and the handler could not run in between.
-            if event is not None and waited is not None and until <= now and until < event.at:
-                event = None
-            if event is None and until > now:
-                self._leave(f"waits for {key}", until, self.new("wait", key, number, str(until)), key)
-            if event is not None and event.undecodable is not None:
-                raise undecodable(f"event {key}", event.undecodable)
-            found = await self._add(self.new("event", key, number, "" if event is None else event.text))
+        self._enter()
+        try:
+            found = await self.find("event", key, number)
+            if found is None:
+                found = await self._event(key, number, span)
+        finally:
+            self._exit()
         if found.timed_out:
             raise EventTimeout(f"event {key} did not come in time")
         return found.value
 
-    def _leave(self, reason: str, until: int, new: NewStep, key: str | None = None) -> None:
-        log.debug("{} {}", named(self._task), reason)
-        self.left = Released(reason, ran=True, suspended=Suspension(until, new, key))
-        raise Suspended(self.left)
+    async def _event(self, key: str, number: int, span: int | None) -> Step:
+        """Return the step that the event becomes, or the end of the time for it."""
+        waited = await self.find("wait", key, number)
+        until = waited.until if waited is not None else NEVER if span is None else self._clock.now() + span
+        pause = None if waited is None else _Pause(self._as_new(waited), True, True)
+        while True:
+            now = self._clock.now()
+            event = await self._store.event(key, now)
+            # Also where the timeout was over before the event, and the handler could not run in between.
+            if event is not None and pause is not None and until <= now and until < event.at:
+                event = None
+            if event is not None or until <= now:
+                break
+            pause = pause or _Pause(self.new("wait", key, number, str(until)), False, True)
+            await self._pause(pause)
+        if event is not None and event.undecodable is not None:
+            raise undecodable(f"event {key}", event.undecodable)
+        place = None if pause is None else pause.new.step.n
+        return await self._add(self.new("event", key, number, "" if event is None else event.text, place))
+
+    def _as_new(self, step: Step) -> NewStep:
+        return NewStep(self._task.task_id, self._task.seq, self._task.fence, step)
+
+    async def _keep(self, pause: _Pause) -> None:
+        """Store a sleep or a wait, so that it has begun whatever becomes of this run."""
+        if not pause.stored:
+            pause.stored = True
+            await self._add(pause.new)
+
+    async def _pause(self, pause: _Pause) -> None:
+        """Return when the time of a sleep or a wait is over, or an event may have come. Raises Suspended."""
+        step = pause.new.step
+        if self._under_way:
+            await self._keep(pause)
+        self._pauses[step.kind, step.name, step.number] = pause
+        self._exit()
+        try:
+            if step.until >= NEVER:
+                await pause.woken.wait()
+            else:
+                await self._clock.wait(pause.woken, max(0.0, (step.until - self._clock.now()) / SECOND))
+        finally:
+            self._busy += 1  # the caller's own call goes on
+            if not pause.left:  # else it is part of what the handler is left for
+                del self._pauses[step.kind, step.name, step.number]
+        if pause.left:
+            raise Suspended(why([pause.new]))
+        if self._ended is not None:  # nothing waits for this coroutine any more
+            raise asyncio.CancelledError
+        pause.woken.clear()
+
+
+def why(new: Sequence[NewStep]) -> str:
+    """Return for what a handler is left."""
+    words = {"sleep": "sleeps:", "wait": "waits for"}
+    named = [f"{words[each.step.kind]} {each.step.name}" for each in new[:NAMED]]
+    return "; ".join([*named, f"{len(new) - NAMED} more"] if len(new) > NAMED else named)
 
 
 def no_version(task: Task, version: int) -> str:

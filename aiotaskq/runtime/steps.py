@@ -56,11 +56,14 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, session: 
     conversion = returned_by(function)
     number, found = await steps.begin(name, function)
     if found is None:
-        with running(context, name, number):
-            value = function(*args, **kwargs)
-            if inspect.isawaitable(value):
-                value = await value
-        found = await steps.end(name, number, value, conversion, session)
+        try:
+            with running(context, name, number):
+                value = function(*args, **kwargs)
+                if inspect.isawaitable(value):
+                    value = await value
+            found = await steps.end(name, number, value, conversion, session)
+        finally:
+            await steps.over()
     return loaded(found, conversion)
 
 

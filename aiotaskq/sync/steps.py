@@ -23,9 +23,12 @@ def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = No
     conversion = returned_by(function)
     number, found = in_worker_loop(context.loop, steps.begin(name, function))
     if found is None:
-        with running(context, name, number):
-            value = function(*args, **kwargs)
-        found = in_worker_loop(context.loop, steps.end(name, number, value, conversion, session))
+        try:
+            with running(context, name, number):
+                value = function(*args, **kwargs)
+            found = in_worker_loop(context.loop, steps.end(name, number, value, conversion, session))
+        finally:
+            in_worker_loop(context.loop, steps.over())
     return loaded(found, conversion)  # type: ignore[no-any-return]
 
 

@@ -79,7 +79,8 @@ class Inline(Harness):
                 self._errors.pop(task_id, None)
                 outcome = await self._worker.runner.run(task)
                 await self._worker.settle(task, outcome)
-                if isinstance(outcome, Released) and (left := outcome.suspended) is not None and left.key is None:
+                left = outcome.suspended if isinstance(outcome, Released) else None
+                if left is not None and left.new[0].step.kind == "sleep":
                     await self.clock.advance(seconds(max(0, left.until - self.clock.now())))
             elif row.status is Status.PENDING and row.retry_count and self._retries and row.run_at > self.clock.now():
                 await self.clock.advance(seconds(row.run_at - self.clock.now()))

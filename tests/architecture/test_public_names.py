@@ -62,7 +62,7 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
-    "TaskContext": {"left", "loop", "run_by", "run_steps"},
+    "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},
     "TaskQ": {
         "adopt",

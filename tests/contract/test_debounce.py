@@ -16,6 +16,7 @@ from aiotaskq.app.push import new_task_of, rules_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.engines import parse_url
+from aiotaskq.backends.steps import Leave
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
@@ -57,8 +58,8 @@ async def test_a_task_that_has_steps_is_not_changed(backend: Backend, queue: Que
     (claimed,) = await backend.claim("w", NOW + 3 * SECOND, 1)
     assert backend.steps is not None
     sleep = NewStep(first.task_id, first.seq, claimed.fence, Step(name="night", kind="sleep", text=str(LATER)))
-    asleep = settle(claimed, Released("sleeps", ran=True, suspended=Suspension(LATER, sleep)), NOW)
-    assert await backend.steps.suspend(Change(claimed, asleep), sleep)
+    asleep = settle(claimed, Released("sleeps", ran=True, suspended=Suspension(LATER, (sleep,))), NOW)
+    assert await backend.steps.suspend([Leave(Change(claimed, asleep), [sleep])]) == [True]
     second, third = await called(queue, [{"n": 2}, {"n": 3}], key="k")
     assert second.task_id == third.task_id != first.task_id and third.params == {"n": 3}
     row = await read(backend, first.task_id)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.steps import Steps, Wait
-from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
 from aiotaskq.core.task import RUNNING, Task
 
 Update = Callable[[Sequence[Change]], list[bool]]
@@ -32,13 +32,13 @@ class MemorySteps(Steps):
         self.at_commit: AtCommit | None = None
         """Calls back when the transaction of a session commits: of a store that behaves as a SQL database."""
         self._events: dict[str, EventValue] = {}
-        self._waits: dict[str, dict[str, int | None]] = {}  # by key: the ids of what waits, and its began_at
-        self._waits_for: dict[str, str] = {}  # by id: the key
+        self._waits: dict[str, _Waits] = {}  # by id of a task
+        self._awaited: dict[str, set[str]] = {}  # by key of an event: the ids of these tasks
 
     async def read(self, task_id: str, seq: int) -> list[Step]:
         with self._lock:
             found = self.by_task.get(task_id, {})
-            return sorted((step for key, step in found.items() if key[0] == seq), key=lambda step: step.n)
+            return in_order(step for key, step in found.items() if key[0] == seq)
 
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         with self._lock:
@@ -74,29 +74,49 @@ class MemorySteps(Steps):
     def _put(self, new: NewStep) -> Step:
         return self.by_task.setdefault(new.task_id, {}).setdefault(_key(new), new.step)
 
-    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
-        task = change.before
+    async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
+        changes, held = [], []
         with self._lock:
-            if wait is not None and self._there(wait.key, new.step.at) is not None:
-                change, wait = Change(task, wait.woken), None
-            held = self._update([change])
-            if held[0]:
-                self._put(new)
-                self._forget(task.task_id)
-                if wait is not None:
-                    self._waits.setdefault(wait.key, {})[task.task_id] = task.began_at
-                    self._waits_for[task.task_id] = wait.key
-        self._notify([change], held)
-        return held[0]
+            for leave in leaves:
+                change, found, left = leave.meets(self._event_for, self._answered)
+                changes.append(change)
+                held += self._update([change])
+                if held[-1]:
+                    self._forget(change.before.task_id)
+                    for new in (*leave.new, *found):
+                        self._put(new)
+                    if left:
+                        self._remember(change.before, left)
+        self._notify(changes, held)
+        return held
 
-    def _forget(self, task_id: str) -> None:
-        if (key := self._waits_for.pop(task_id, None)) is not None:
-            del self._waits[key][task_id]
-            if not self._waits[key]:
-                del self._waits[key]
+    def _event_for(self, wait: NewStep) -> EventValue | None:
+        return self._there(wait.step.name, wait.step.at)
 
-    async def emit(self, event: EventValue) -> EventValue:
-        return self._emit(event)
+    def _answered(self, wait: NewStep) -> bool:
+        step = wait.step
+        return (wait.seq, "event", step.name, step.number) in self.by_task.get(wait.task_id, {})
+
+    def _remember(self, task: Task, waits: Sequence[NewStep]) -> None:
+        self._waits[task.task_id] = _Waits(task.began_at, {(wait.step.name, wait.step.number): wait for wait in waits})
+        for wait in waits:
+            self._awaited.setdefault(wait.step.name, set()).add(task.task_id)
+
+    def _forget(self, task_id: str, key: str | None = None) -> None:
+        """Forget the waits of a task, all or those for one event."""
+        if (waits := self._waits.get(task_id)) is None:
+            return
+        for each in [each for each in waits.by_name if key is None or each[0] == key]:
+            del waits.by_name[each]
+            if (ids := self._awaited.get(each[0])) is not None:
+                ids.discard(task_id)
+                if not ids:
+                    del self._awaited[each[0]]
+        if not waits.by_name:
+            del self._waits[task_id]
+
+    async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
+        return [self._emit(event) for event in events]
 
     async def emit_with(
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
@@ -117,18 +137,27 @@ class MemorySteps(Steps):
         with self._lock:
             if (there := self._there(event.key, event.at)) is None:
                 self._events[event.key] = there = event
-                waiting = dict(self._waits.get(event.key, {}))
-                for task_id in waiting:
-                    self._forget(task_id)
-                changes = self._changes(waiting, event.at)
+                changes = self._changes(event.key, event.at)
+                for task_id in sorted(self._awaited.get(event.key, ())):
+                    for wait in self._live(task_id, event.key):
+                        if (answer := answered(wait, event)) is not None:
+                            self._put(answer)
+                    self._forget(task_id, event.key)
                 held = self._update(changes)
         if changes:
             self._notify(changes, held)
         return there
 
-    def _changes(self, waiting: Mapping[str, int | None], now: int) -> list[Change]:
-        """Return the changes of those of these tasks that wait still, given by id with the beginnings of their runs."""
-        rows = [row for task_id, at in waiting.items() if (row := self._rows.get(task_id)) and row.began_at == at]
+    def _live(self, task_id: str, key: str) -> list[NewStep]:
+        """Return the waits of a task for an event, whatever it does meanwhile; none once it has ended."""
+        row = self._rows.get(task_id)
+        waits = [] if row is None or row.final else list(self._waits[task_id].by_name.values())
+        return [wait for wait in waits if wait.step.name == key and row is not None and wait.seq == row.seq]
+
+    def _changes(self, key: str, now: int) -> list[Change]:
+        """Return the changes of the tasks that were left to wait for an event, and are left since."""
+        ids = sorted(self._awaited.get(key, ()))
+        rows = [row for each in ids if (row := self._rows.get(each)) and row.began_at == self._waits[each].began_at]
         return [Change(row, after) for row in rows if (after := woken(row, now)) is not None]
 
     async def event(self, key: str, now: int) -> EventValue | None:
@@ -147,11 +176,11 @@ class MemorySteps(Steps):
 
     async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
         with self._lock:
-            return {key: len(self._changes(self._waits.get(key, {}), 0)) for key in keys}
+            return {key: len(self._changes(key, 0)) for key in keys}
 
     async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
         with self._lock:
-            keys = sorted(key for key in self._waits if key.startswith(prefix))[:limit]
+            keys = sorted(key for key in self._awaited if key.startswith(prefix))[:limit]
         return {key: count for key, count in (await self.waiting(keys)).items() if count}
 
     async def expire(self, now: int, limit: int) -> int:
@@ -159,10 +188,8 @@ class MemorySteps(Steps):
             late = [key for key, event in self._events.items() if not event.there(now)][:limit]
             for key in late:
                 del self._events[key]
-            for waiting in list(self._waits.values()):
-                live = {change.before.task_id for change in self._changes(waiting, 0)}
-                for task_id in waiting.keys() - live:  # it went on, or is gone
-                    self._forget(task_id)
+            for task_id in [each for each in self._waits if (row := self._rows.get(each)) is None or row.final]:
+                self._forget(task_id)
             return len(late)
 
     async def orphans(self, limit: int) -> list[str]:
@@ -182,3 +209,12 @@ class MemorySteps(Steps):
 
 def _key(new: NewStep) -> tuple[int, str, str, int]:
     return new.seq, new.step.kind, new.step.name, new.step.number
+
+
+class _Waits(NamedTuple):
+    """For what the handler of a task was left."""
+
+    began_at: int | None
+    """Of the run that was left."""
+    by_name: dict[tuple[str, int], NewStep]
+    """By the key of the event and the number of the wait."""

@@ -223,7 +223,7 @@ def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
 
 def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     """Return packed lists of guarded writes for a script. Raises ValidationError for a task that no row can hold."""
-    return packed(map(_changed, changes))
+    return packed(map(changed_words, changes))
 
 
 def may_be_gated(changes: Iterable[Change], lists: Sequence[bytes]) -> bool:
@@ -258,7 +258,8 @@ def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     yield pack(words)
 
 
-def _changed(change: Change) -> tuple[Any, ...]:
+def changed_words(change: Change) -> tuple[Any, ...]:
+    """Return the words of a guarded write for a script. Raises ValidationError for a task that no row can hold."""
     before, after = change.before, change.after
     final = after.final
     cancel = "" if final else "1" if before.cancel_requested else "0"

@@ -4,22 +4,23 @@ A step is a field of the hash of its task: push stamp, kind, number and name, wi
 place among the steps, its instant, the version of its handler and its text. An event has its instant, when it expires
 or ``-``, and its text.
 
-The script that stores an event cannot make rows of tasks, so what waits is woken by updates after it. A process that
-dies in between leaves these waits to ``mend``, and to the next call of ``emit``.
+The script that stores an event stores its value for the tasks that wait, too. It cannot make their rows, so they are
+woken by updates after it. A process that dies in between leaves that to ``mend``, and to the next call of ``emit``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import changed_rows
-from aiotaskq.backends.steps import Steps, Wait, recoded, step_name
-from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+from aiotaskq.backends.redis.rows import changed_words, pack
+from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
+from aiotaskq.core.steps import EventValue, NewStep, Step, in_order, woken
 
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 Updated = Callable[[Sequence[Change], dict[str, list[str]], Sequence[int]], list[bool]]
@@ -43,7 +44,7 @@ class RedisSteps(Steps):
             for field, value in zip(found[::2], found[1::2], strict=True)
             if field.startswith(f"{seq} ".encode())
         ]
-        return sorted(steps, key=lambda step: step.n)
+        return in_order(steps)
 
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         if not new:
@@ -67,29 +68,42 @@ class RedisSteps(Steps):
     def _value(self, step: Step) -> str:
         return f"{step.n} {step.at} {step.version} {self._stored(step.text)}"
 
-    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
-        other = change if wait is None else Change(change.before, wait.woken)
-        hints = self._backend.hints_of_update([change], [True])
-        words: list[bytes | str | int] = [self._message(hints), new.task_id, change.before.began_at or 0, _field(new)]
-        words += [self._value(new.step), "" if wait is None else wait.key, new.step.at]
-        for each in (change, other):
-            words += changed_rows([each if self.codec is None else encoded_change(each, self.codec)])
-        flags = await self._redis.run(scripts.STEPS_SUSPEND, *words)
-        return self._updated([change], hints, flags)[0]
+    async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
+        changes = [leave.change for leave in leaves]
+        hints = self._backend.hints_of_update(changes, [True] * len(changes))
+        words = [pack(self._words(leave)) for leave in leaves]
+        flags = await self._redis.run(scripts.STEPS_SUSPEND, self._message(hints), *words)
+        return self._updated(changes, hints, flags)
 
-    async def emit(self, event: EventValue) -> EventValue:
-        expires = "" if event.expires_at is None else event.expires_at
-        stored = f"{event.at} {expires or '-'} {self._stored(event.text)}"
-        words = (event.key, stored, event.at, expires)
-        found, waiting = await self._redis.run(scripts.STEPS_EMIT, *words, repeatable=True)
-        await self._wake(event.key, waiting, event.at)
-        return self._event(event.key, found)
+    def _words(self, leave: Leave) -> list[Any]:
+        before = leave.change.before
+        changes = [leave.change, *([] if leave.woken is None else [Change(before, leave.woken)])]
+        if self.codec is not None:
+            changes = [encoded_change(each, self.codec) for each in changes]
+        steps = [word for new in leave.new for word in (_field(new), self._value(new.step))]
+        waits = [
+            word
+            for each in leave.waits
+            for word in (each.step.name, str(each.step.number), _wait(each, before.began_at or 0))
+        ]
+        written = [list(changed_words(each)) for each in changes]
+        return [before.task_id, str(max(new.step.at for new in leave.new)), steps, waits, *written]
 
-    async def _wake(self, key: str, waiting: Sequence[bytes], now: int) -> int:
-        """Make the tasks due that wait for an event, given by their ids and the beginnings of their runs."""
+    async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
+        words: list[bytes | str | int] = []
+        for event in events:
+            expires = "" if event.expires_at is None else event.expires_at
+            words += (event.key, f"{event.at} {expires or '-'} {self._stored(event.text)}", event.at, expires)
+        answers = await self._redis.run(scripts.STEPS_EMIT, *words, repeatable=True)
+        for event, (_, waits) in zip(events, answers, strict=True):
+            await self._wake(event.key, waits, event.at)
+        return [self._event(event.key, found) for event, (found, _) in zip(events, answers, strict=True)]
+
+    async def _wake(self, key: str, waits: Sequence[bytes], now: int) -> int:
+        """Make the tasks due that wait for an event, given as in ``waits:<key>``."""
         count = 0
-        for start in range(0, len(waiting), 2 * READ):
-            part = [word.decode() for word in waiting[start : start + 2 * READ]]
+        for start in range(0, len(waits), 2 * READ):
+            part = [word.decode() for word in waits[start : start + 2 * READ]]
             for _ in range(TRIES):
                 held = await self._backend.update(list(await self._changes(part, now)))
                 count += sum(held)
@@ -98,11 +112,14 @@ class RedisSteps(Steps):
                     break
         return count
 
-    async def _changes(self, waiting: Sequence[str], now: int) -> Iterator[Change]:
-        rows = await self._backend.get(waiting[::2])
-        began = map(int, waiting[1::2])
-        both = [(row, row and row.began_at == at and woken(row, now)) for row, at in zip(rows, began, strict=True)]
-        return (Change(row, after) for row, after in both if row and after)
+    async def _changes(self, waits: Sequence[str], now: int) -> Iterator[Change]:
+        began = {
+            field.split(" ", 1)[1]: int(value.split(" ", 1)[0])
+            for field, value in zip(waits[::2], waits[1::2], strict=True)
+        }
+        rows = await self._backend.get(list(began))
+        both = [(row, row.began_at == began[row.task_id] and woken(row, now)) for row in rows if row is not None]
+        return (Change(row, after) for row, after in both if after)
 
     async def event(self, key: str, now: int) -> EventValue | None:
         stored = await self._redis.command("HGET", f"{self._redis.root}events", key)
@@ -212,6 +229,10 @@ class RedisSteps(Steps):
 
 def _field(new: NewStep) -> str:
     return f"{new.seq} {new.step.kind} {new.step.number} {new.step.name}"
+
+
+def _wait(new: NewStep, began_at: int) -> str:
+    return f"{began_at} {new.seq} {new.step.n} {new.step.version} {new.step.until}"
 
 
 def _step(field: str, value: str) -> Step:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select, update
@@ -26,8 +26,8 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.backends.steps import Steps, Wait, recoded, step_name
-from aiotaskq.core.steps import EventValue, NewStep, Step, woken
+from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
+from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.models import EventRow, StepRow, WaitRow
 
@@ -37,12 +37,13 @@ _W: Any = WaitRow.__table__
 s, e, w, task = _S.c, _E.c, _W.c, TASKS.c
 _COLUMNS = ("task_id", "seq", "kind", "name", "number", "n", "value", "at", "version")
 _STEP = select(*(s[name] for name in _COLUMNS))
-_READ = _STEP.where(s.task_id == bindparam("b_id"), s.seq == bindparam("b_seq")).order_by(s.n)
+_READ = _STEP.where(s.task_id == bindparam("b_id"), s.seq == bindparam("b_seq"))
 _EVENT = select(e.key, e.value, e.at, e.expires_at).where(e.at.is_not(None))
 _AWAITED = 86_400 * SECOND
 """After so long the row of an event that did not come may go: it is only there to be locked."""
 KEYS = 100  # events mended at a time
 Update = Callable[[Connection, Sequence[Change], Touched], list[bool]]
+Emitted = tuple[list[EventValue], Sequence[Change], list[bool]]
 Hints = Callable[[Sequence[Change], Sequence[bool]], None]
 
 
@@ -58,7 +59,7 @@ class SqlSteps(Steps):
 
     async def read(self, task_id: str, seq: int) -> list[Step]:
         rows = await self._database.read(lambda c: run(c, _READ, {"b_id": task_id, "b_seq": seq}).fetchall())
-        return [self._plain_step(_step(row)) for row in rows]
+        return in_order(self._plain_step(_step(row)) for row in rows)
 
     async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
         def body(connection: Connection) -> list[Any]:
@@ -69,7 +70,7 @@ class SqlSteps(Steps):
         for row in await self._database.read(body):
             if (row[0], row[1]) in found:
                 found[row[0], row[1]].append(self._plain_step(_step(row)))
-        return [sorted(found[task.task_id, task.seq], key=lambda step: step.n) for task in tasks]
+        return [in_order(found[task.task_id, task.seq]) for task in tasks]
 
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         if not new:
@@ -97,43 +98,52 @@ class SqlSteps(Steps):
         value = self._stored(step.text)
         return (new.task_id, new.seq, step.kind, step.name, step.number, step.n, value, step.at, step.version)
 
-    async def suspend(self, change: Change, new: NewStep, wait: Wait | None = None) -> bool:
-        def body(connection: Connection, touched: Touched) -> tuple[Change, list[bool]]:
-            written = change
-            awaited = None if wait is None else _locked(connection, wait.key, new.step.at)
-            if wait is not None and awaited is not None:
-                written = Change(change.before, wait.woken)
-            if self.codec is not None:
-                written = encoded_change(written, self.codec)
-            held = self._update(connection, [written], touched)
-            if held[0]:
-                insert_new(connection, _S, _COLUMNS, [self._row(new)])
-                if wait is not None and awaited is None:
-                    before = change.before
-                    replace(connection, _W, [{"task_id": before.task_id, "key": wait.key, "began_at": before.began_at}])
-            return written, held
+    async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
+        def body(connection: Connection, touched: Touched) -> tuple[list[Change], list[bool]]:
+            waits = [wait for leave in leaves for wait in leave.waits]
+            events = _locked(connection, {wait.step.name: wait.step.at for wait in waits})
+            was_answered = _answered(connection, [wait for wait in waits if wait.fence > 1])
+            met = [
+                leave.meets(
+                    lambda wait: _there(events.get(wait.step.name), wait.step.at),
+                    lambda wait: (wait.task_id, wait.seq, wait.step.name, wait.step.number) in was_answered,
+                )
+                for leave in leaves
+            ]
+            changes = [change for change, _, _ in met]
+            held = self._update(connection, [self._encoded(change) for change in changes], touched)
+            kept = [(leave, *each) for leave, each, ok in zip(leaves, met, held, strict=True) if ok]
+            new = [step for leave, _, found, _ in kept for step in (*leave.new, *found)]
+            if new:
+                insert_new(connection, _S, _COLUMNS, [self._row(step) for step in new])
+            if rows := [_wait(wait, change.before) for _, change, _, left in kept for wait in left]:
+                replace(connection, _W, rows)
+            return changes, held
 
-        (written, held), *_ = await self._gates.write(body)
-        self._hints([written], held)
-        return held[0]
+        (changes, held), *_ = await self._gates.write(body)
+        self._hints(changes, held)
+        return held
 
-    async def emit(self, event: EventValue) -> EventValue:
-        stored = self._stored_event(event)
+    def _encoded(self, change: Change) -> Change:
+        return change if self.codec is None else encoded_change(change, self.codec)
 
-        def body(connection: Connection, touched: Touched) -> tuple[EventValue, Sequence[Change], list[bool]]:
+    async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
+        stored = [self._stored_event(event) for event in events]
+
+        def body(connection: Connection, touched: Touched) -> Emitted:
             return self._emit(connection, stored, touched)
 
         (found, changes, held), *_ = await self._gates.write(body)
         self._hints(changes, held)
-        return event if found is stored else self._plain_event(found)
+        return self._plain_events(events, stored, found)
 
     async def emit_with(
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
     ) -> EventValue:
-        stored, touched, loop = self._stored_event(event), Touched(), asyncio.get_running_loop()
+        stored, touched, loop = [self._stored_event(event)], Touched(), asyncio.get_running_loop()
         woke: list[tuple[Sequence[Change], Sequence[bool]]] = []
 
-        def body(connection: Connection) -> EventValue:
+        def body(connection: Connection) -> list[EventValue]:
             self._enter(connection)
             found, changes, held = self._emit(connection, stored, touched, keep=True)
             woke.append((changes, held))
@@ -146,43 +156,76 @@ class SqlSteps(Steps):
             committed()
 
         found = await run_in(session, self._database.url, body, wake)
-        return event if found is stored else self._plain_event(found)
+        return self._plain_events([event], stored, found)[0]
+
+    def _plain_events(
+        self, events: Sequence[EventValue], stored: Sequence[EventValue], found: Sequence[EventValue]
+    ) -> list[EventValue]:
+        each = zip(events, stored, found, strict=True)
+        return [event if there is new else self._plain_event(there) for event, new, there in each]
 
     def _emit(
-        self, connection: Connection, event: EventValue, touched: Touched, keep: bool = False
-    ) -> tuple[EventValue, Sequence[Change], list[bool]]:
-        """Store an event; return the one that is there, and the changes of those that waited for it.
+        self, connection: Connection, events: Sequence[EventValue], touched: Touched, keep: bool = False
+    ) -> Emitted:
+        """Store events; return those that are there, and the changes of the tasks that waited for new ones.
 
         The rows of the waits of tasks with gates are ``kept`` where their gates are made due in a later transaction.
         """
-        there = _locked(connection, event.key, event.at)
-        if there is not None:
-            return there, (), []
-        values = {"value": event.text, "at": event.at, "expires_at": event.expires_at}
-        connection.execute(update(_E).where(e.key == event.key).values(values))
-        return event, *self._wake(connection, event.key, event.at, touched, keep)
+        known = _locked(connection, {event.key: event.at for event in events})
+        found, new = [], {}
+        for event in events:
+            there = _there(known.get(event.key), event.at)
+            if there is None:
+                known[event.key] = new[event.key] = there = event
+            found.append(there)
+        if not new:
+            return found, (), []
+        for each in new.values():
+            values = {"b_key": each.key, "b_value": each.text, "b_at": each.at, "b_end": each.expires_at}
+            connection.execute(_WRITE_EVENT, values)
+        return found, *self._wake(connection, new, touched, keep)
 
     def _wake(
-        self, connection: Connection, key: str, now: int, touched: Touched, keep: bool = False, mend: bool = False
+        self,
+        connection: Connection,
+        events: Mapping[str, EventValue],
+        touched: Touched,
+        keep: bool = False,
+        mend_at: int | None = None,
     ) -> tuple[Sequence[Change], list[bool]]:
+        """Store the values of events for the tasks that wait for them, and let these go on."""
+        keys = sorted(events)
         # Locked, so that the newest rows are read whatever the isolation of a caller's transaction is.
-        waiting = {row.task_id: row.began_at for row in connection.execute(_WAITING_FOR, {"key": key})}
-        rows = [row for part in chunks(sorted(waiting)) for row in _tasks(connection, part)]
-        changes = [
-            Change(row, after)
-            for row in rows
-            if row.began_at == waiting[row.task_id] and (after := woken(row, now)) is not None
-        ]
-        for row in rows if mend else ():
-            # It is due already: a caller has woken it, whose process may have died before its gate was admitted.
-            if row.parked and row.gate is not None and row.flow is not None and row.due <= now:
-                touched.known.update(row.flow.gates)
-                touched.due[row.gate] = None
-        held = self._update(connection, changes, touched) if changes else []
-        kept = {change.before.task_id for change in changes if keep and change.before.flow is not None}
-        for part in chunks(sorted(waiting.keys() - kept)):
-            connection.execute(delete(_W).where(w.task_id.in_(part), w.key == key))
-        return changes, held
+        waits = [row for part in chunks(keys) for row in connection.execute(_WAITING_FOR, {"keys": part})]
+        if not waits:
+            return (), []
+        ids = sorted({row.task_id for row in waits})
+        rows = {row.task_id: row for part in chunks(ids) for row in _tasks(connection, part)}
+        changes: dict[str, Change] = {}
+        answers = []
+        for wait in waits:
+            row, event = rows.get(wait.task_id), events[wait.key]
+            if row is None or row.final or row.seq != wait.seq:
+                continue
+            if (answer := answered(_awaited_by(wait, row), event)) is not None:
+                answers.append(self._row(answer))
+            if row.began_at == wait.began_at:
+                at = event.at if mend_at is None else mend_at
+                if (after := woken(row, at)) is not None:
+                    changes.setdefault(row.task_id, Change(row, after))
+                # It is due already: a caller has woken it, whose process may have died before its gate was admitted.
+                elif mend_at is not None and row.parked and row.gate is not None and row.flow is not None:
+                    touched.known.update(row.flow.gates)
+                    touched.due[row.gate] = None
+        written = list(changes.values())
+        held = self._update(connection, written, touched) if written else []
+        if answers:
+            insert_new(connection, _S, _COLUMNS, answers)
+        kept = {each for each, change in changes.items() if keep and change.before.flow is not None}
+        for part in chunks([each for each in ids if each not in kept]):
+            for some in chunks(keys):
+                connection.execute(delete(_W).where(w.task_id.in_(part), w.key.in_(some)))
+        return written, held
 
     async def event(self, key: str, now: int) -> EventValue | None:
         rows = await self._database.read(lambda c: run(c, _ONE_EVENT, {"b_key": key}).fetchall())
@@ -262,17 +305,18 @@ class SqlSteps(Steps):
 
     async def mend(self, now: int) -> int:
         found = _FORGOTTEN.where(or_(e.expires_at.is_(None), e.expires_at > now)).limit(KEYS)
-        count = 0
-        for key in await self._database.read(lambda c: list(c.execute(found).scalars())):
+        keys = await self._database.read(lambda c: list(c.execute(found).scalars()))
+        if not keys:
+            return 0
 
-            def body(connection: Connection, touched: Touched, key: str = key) -> tuple[Sequence[Change], list[bool]]:
-                _locked(connection, key, now)
-                return self._wake(connection, key, now, touched, mend=True)
+        def body(connection: Connection, touched: Touched) -> tuple[Sequence[Change], list[bool]]:
+            events = _locked(connection, dict.fromkeys(keys, now))
+            there = {key: event for key, event in events.items() if event.there(now)}
+            return self._wake(connection, there, touched, mend_at=now)
 
-            (changes, held), *_ = await self._gates.write(body)
-            self._hints(changes, held)
-            count += sum(held)
-        return count
+        (changes, held), *_ = await self._gates.write(body)
+        self._hints(changes, held)
+        return sum(held)
 
 
 _KEY = ("b_task_id", "b_seq", "b_kind", "b_name", "b_number")
@@ -281,10 +325,17 @@ _ANEW = _ANEW.values(value=bindparam("b_value"))
 _EVENT_ANEW = update(_E).where(e.key == bindparam("b_key"), e.at == bindparam("b_at"))
 _EVENT_ANEW = _EVENT_ANEW.values(value=bindparam("b_value"))
 _ONE_EVENT = _EVENT.where(e.key == bindparam("b_key"))
-_FOR_UPDATE = select(e.key, e.value, e.at, e.expires_at).where(e.key == bindparam("b_key"))
-_WAITING_FOR = select(w.task_id, w.began_at).where(w.key == bindparam("key")).with_for_update(read=True)
+_WRITE_EVENT = update(_E).where(e.key == bindparam("b_key"))
+_WRITE_EVENT = _WRITE_EVENT.values(value=bindparam("b_value"), at=bindparam("b_at"), expires_at=bindparam("b_end"))
+_THERE = _EVENT.where(e.key.in_(bindparam("keys", expanding=True)))
+_WAITING_FOR = select(_W).where(w.key.in_(bindparam("keys", expanding=True))).with_for_update(read=True)
+_ANSWERED = select(s.task_id, s.seq, s.name, s.number).where(s.kind == "event")
 _WAITS = (task.status == str(Status.PENDING), task.began_at == w.began_at)
-_COUNT = select(w.key, func.count()).select_from(_W.join(TASKS, w.task_id == task.task_id)).where(*_WAITS)
+_COUNT = (
+    select(w.key, func.count(w.task_id.distinct()))
+    .select_from(_W.join(TASKS, w.task_id == task.task_id))
+    .where(*_WAITS)
+)
 _COUNT = _COUNT.group_by(w.key)
 _FORGOTTEN = select(w.key).distinct().select_from(_W.join(_E, w.key == e.key)).where(e.at.is_not(None))
 _ORPHANS = select(s.task_id).distinct().where(~exists(select(task.task_id).where(task.task_id == s.task_id)))
@@ -335,13 +386,39 @@ def _event(row: Sequence[Any]) -> EventValue:
     return EventValue(key=key, text=value, at=at, expires_at=expires_at)
 
 
-def _locked(connection: Connection, key: str, now: int) -> EventValue | None:
-    """Lock the row of an event, which is made if there is none; return the event if it exists at ``now``."""
-    statement = dialect_of(connection).upsert(_E, ("key",), ("touched_at",))
-    connection.execute(statement, {"key": key, "touched_at": now, "expires_at": now + _AWAITED})
-    row = connection.execute(_FOR_UPDATE, {"b_key": key}).one()
-    event = None if row.at is None else _event(row)
-    return event if event is not None and event.there(now) else None
+def _locked(connection: Connection, keys: Mapping[str, int]) -> dict[str, EventValue]:
+    """Lock the rows of events, in the order of their keys; return the events, also those that have expired.
+
+    ``keys`` have the instants of the write. The row of an event that did not come is made, to be locked.
+    """
+    statement = dialect_of(connection).upsert(_E, ["key"], ["touched_at"])
+    found = {}
+    for part in chunks(sorted(keys)):
+        rows = [{"key": key, "touched_at": keys[key], "expires_at": keys[key] + _AWAITED} for key in part]
+        connection.execute(statement, rows)
+        found.update({row.key: _event(row) for row in connection.execute(_THERE, {"keys": part})})
+    return found
+
+
+def _there(event: EventValue | None, at: int) -> EventValue | None:
+    return event if event is not None and event.there(at) else None
+
+
+def _answered(connection: Connection, waits: Sequence[NewStep]) -> set[tuple[Any, ...]]:
+    """Return for which of these waits an event is stored, as the id and the push stamp, the key and the number."""
+    ids = sorted({wait.task_id for wait in waits})
+    return {tuple(row) for part in chunks(ids) for row in connection.execute(_ANSWERED.where(s.task_id.in_(part)))}
+
+
+def _wait(wait: NewStep, task: Task) -> dict[str, Any]:
+    step = wait.step
+    place = {"task_id": wait.task_id, "key": step.name, "number": step.number, "seq": wait.seq, "n": step.n}
+    return place | {"version": step.version, "ends_at": step.until, "began_at": task.began_at}
+
+
+def _awaited_by(row: Any, task: Task) -> NewStep:
+    step = Step(kind="wait", name=row.key, number=row.number, n=row.n, text=str(row.ends_at), version=row.version)
+    return NewStep(task.task_id, task.seq, task.fence, step)
 
 
 def _tasks(connection: Connection, ids: Sequence[str]) -> list[Task]:

@@ -20,7 +20,7 @@ from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.queue.edits import Edits
-from aiotaskq.runtime.run_steps import StepVerbs
+from aiotaskq.runtime.step_verbs import StepVerbs
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction

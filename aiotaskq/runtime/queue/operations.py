@@ -31,7 +31,7 @@ from aiotaskq.runtime.queue.bulk import (
     task_filter,
 )
 from aiotaskq.runtime.queue.edits import TaskChanges
-from aiotaskq.runtime.run_steps import EVENT_AGE
+from aiotaskq.runtime.step_verbs import EVENT_AGE
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 

@@ -45,7 +45,7 @@ from aiotaskq.runtime.queue.push_events import PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters
-from aiotaskq.runtime.run_steps import StepVerbs
+from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 
 EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue

@@ -33,7 +33,7 @@ from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
-from aiotaskq.runtime.run_steps import Suspended, no_version, suspended_in
+from aiotaskq.runtime.run_steps import RunSteps, is_suspension, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -180,16 +180,24 @@ class Runner:
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
         direct = self._plain and handler.plain
+        steps: RunSteps | None = None
         try:
-            result = await (handler.function(**task.params) if direct else self._call(task))
+            try:
+                result = await (handler.function(**task.params) if direct else self._call(task))
+            except (GeneratorExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                if (steps := execution.context.steps_begun) is not None:
+                    await steps.close(interrupted=isinstance(error, asyncio.CancelledError))
+                raise
+            if (steps := execution.context.steps_begun) is not None:
+                await steps.close()
         except asyncio.CancelledError:
             if execution.abandoned or (execution.reason is None and self._loop_ends):
                 raise  # the lease ends by itself
             return self._interrupted(execution)
         except SnoozeRequested as snooze:
             return Released("snoozed", snooze.delay, ran=True)
-        except Suspended as left:
-            return left.outcome
         except BrokenExecutor:
             # This task or another one of the pool has killed a process: that counts as a crash of each. While the
             # worker stops it does not, since a process manager may signal all processes of a service.
@@ -198,8 +206,8 @@ class Runner:
         except KeyboardInterrupt:
             raise  # it is meant for the program
         except BaseException as error:
-            if (suspended := suspended_in(error)) is not None:
-                return suspended.outcome
+            if steps is not None and (left := steps.left) is not None and is_suspension(error):
+                return left
             if isinstance(error, GeneratorExit) and not execution.is_current():
                 raise  # this coroutine is closed, since its loop has ended
             if execution.reason == "timeout" and isinstance(error, TimeoutError):
@@ -228,8 +236,8 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        if execution.context.unfinished and (caught := execution.context.left) is not None:
-            return caught  # the handler has caught what was to leave it
+        if steps is not None and (left := steps.left) is not None:
+            return left  # the handler has caught that
         return Completed(result) if self._objects or result is None else stored(result, handler)
 
     @property

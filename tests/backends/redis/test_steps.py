@@ -9,7 +9,7 @@ import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.backends.steps import Wait
+from aiotaskq.backends.steps import Leave
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import Status, Task
@@ -28,7 +28,7 @@ async def waiting(backend: RedisBackend) -> Task:
     (task,) = await backend.claim("w", NOW, 1, lease_until=LEASE)
     asleep = task.replace(status=Status.PENDING, run_at=NEVER, lease_owner=None, lease_until=None)
     step = NewStep(task.task_id, task.seq, task.fence, Step(name="paid", text=str(NEVER), kind="wait", at=NOW))
-    assert await backend.steps.suspend(Change(task, asleep), step, Wait("paid", asleep.replace(run_at=NOW)))
+    assert await backend.steps.suspend([Leave(Change(task, asleep), [step], asleep.replace(run_at=NOW))]) == [True]
     return task
 
 
@@ -41,7 +41,7 @@ async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(backend, "update", away)
         with pytest.raises(DatabaseUnavailable):
-            await backend.steps.emit(PAID)
+            await backend.steps.emit([PAID])
 
 
 async def test_what_was_not_woken_is_mended(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ async def test_what_was_not_woken_is_mended(backend: RedisBackend, monkeypatch: 
 async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     task = await waiting(backend)
     await emit_and_die(backend, monkeypatch)
-    assert await backend.steps.emit(EventValue(key="paid", text="2", at=NOW + 1)) == PAID
+    assert await backend.steps.emit([EventValue(key="paid", text="2", at=NOW + 1)]) == [PAID]
     assert (await read(backend, task)).run_at == NOW + 1
 
 
@@ -74,7 +74,7 @@ async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, s
     (task,) = await backend.claim("w", NOW + 1, 1, lease_until=LEASE)
     asleep = row.replace(fence=task.fence, began_at=task.began_at)
     sleep = NewStep(task.task_id, task.seq, task.fence, Step(name="night", text=str(NEVER), kind="sleep", at=NOW))
-    assert await backend.steps.suspend(Change(task, asleep), sleep)
+    assert await backend.steps.suspend([Leave(Change(task, asleep), [sleep])]) == [True]
     assert awaited() == []
     last = await waiting(backend)
     assert awaited() == [b"paid"]

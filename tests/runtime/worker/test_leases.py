@@ -173,7 +173,7 @@ async def test_a_task_that_has_just_begun_to_sleep_is_not_taken_for_lost(
         assert steps is not None
         suspend, answer = steps.suspend, asyncio.Event()
 
-        async def late(*args: Any) -> bool:
+        async def late(*args: Any) -> list[bool]:
             held = await suspend(*args)
             await answer.wait()
             return held

@@ -1,16 +1,34 @@
--- ARGV: key, the event as it is stored, now, expires_at or ''. Returns the event that is there now, and the ids and
--- began_at of the tasks that wait for it.
+-- ARGV: for each event the key, the event as it is stored, now, and expires_at or ''. Stores it, unless there is one,
+-- and its value for each task that waits for it. Returns for each what is there now, and what waits in waits:<key>.
+-- include: constants
+-- include: base
+-- include: head
+-- include: slots
+-- include: gated_rows
 -- include: events
+-- include: when_full
 
-local key, stored = ARGV[1], event_of(ARGV[1], ARGV[3])
-if not stored then
-  stored = ARGV[2]
-  redis.call('HSET', KEYS[1] .. 'events', key, stored)
-  redis.call('ZADD', KEYS[1] .. 'events:keys', 0, key)
-  if ARGV[4] == '' then
-    redis.call('ZREM', KEYS[1] .. 'events:until', key)
-  else
-    redis.call('ZADD', KEYS[1] .. 'events:until', ARGV[4], key)
+local answers = {}
+for i = 1, #ARGV, 4 do
+  local key, stored = ARGV[i], event_of(ARGV[i], ARGV[i + 2])
+  local waits = call('HGETALL', root .. 'waits:' .. key)
+  if not stored then
+    stored = ARGV[i + 1]
+    call('HSET', root .. 'events', key, stored)
+    call('ZADD', root .. 'events:keys', 0, key)
+    if ARGV[i + 3] == '' then
+      call('ZREM', root .. 'events:until', key)
+    else
+      call('ZADD', root .. 'events:until', ARGV[i + 3], key)
+    end
+    for w = 1, #waits, 2 do
+      local number, id = match(waits[w], '^(%S+) (.*)$')
+      local row = row_of(id)
+      if row and LIVE[row.status] and tonumber(row.seq) == tonumber(match(waits[w + 1], '^%S+ (%S+)')) then
+        answer(id, key, number, waits[w + 1], stored)
+      end
+    end
   end
+  answers[#answers + 1] = {stored, waits}
 end
-return {stored, redis.call('HGETALL', KEYS[1] .. 'waits:' .. key)}
+return answers

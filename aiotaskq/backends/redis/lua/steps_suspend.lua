@@ -1,5 +1,6 @@
--- ARGV: hint, id, began_at, field and value of the step, the key of the event for which the task waits or '', now, and
--- two packed changes: the second one is applied if that event is there. Returns as update.lua.
+-- ARGV: hint, then for each task that is left a packed list: its id, now, its steps as a list of fields and values, its
+-- waits as a list of keys, numbers and values in waits:<key>, and two changes: the second one is applied if one of the
+-- events is there. Returns as update.lua.
 -- include: constants
 -- include: base
 -- include: head
@@ -17,21 +18,39 @@
 -- include: events
 -- include: when_full
 
-local id, key = ARGV[2], ARGV[6]
-local there = key ~= '' and event_of(key, ARGV[7])
-local held = apply_changes(there and ARGV[9] or ARGV[8])
-if held[1] == 1 then
-  if call('HSETNX', root .. 'steps:' .. id, ARGV[4], ARGV[5]) == 1 then call('SADD', root .. 'stepped', id) end
-  local former = call('HGET', root .. 'waiting', id)
-  if former then
-    call('HDEL', root .. 'waits:' .. former, id)
-    call('HDEL', root .. 'waiting', id)
-    if call('EXISTS', root .. 'waits:' .. former) == 0 then call('SREM', root .. 'awaited', former) end
+local leaves, changes = {}, {}
+for i = 2, #ARGV do
+  local leave = cmsgpack.unpack(ARGV[i])
+  local id, now, steps, waits, change, woken = unpack(leave)
+  local left, found, there = {}, {}, false
+  for w = 1, #waits, 3 do
+    local key, nth, wait = waits[w], waits[w + 1], waits[w + 2]
+    local stored = event_of(key, now)
+    if stored then found[#found + 1] = {id, key, nth, wait, stored} end
+    -- One of an earlier run may have been answered since.
+    if stored or call('HEXISTS', root .. 'steps:' .. id, event_field(key, nth, wait)) == 1 then
+      there = true
+    else
+      left[#left + 1] = {key, nth, wait}
+    end
   end
-  if key ~= '' and not there then
-    call('HSET', root .. 'waits:' .. key, id, ARGV[3])
-    call('HSET', root .. 'waiting', id, key)
-    call('SADD', root .. 'awaited', key)
+  leaves[#leaves + 1] = {id = id, steps = steps, left = left, found = found}
+  for _, word in ipairs(there and woken or change) do changes[#changes + 1] = word end
+end
+local held = apply_changes(changes)
+for i, leave in ipairs(leaves) do
+  if held[i] == 1 then
+    local id = leave.id
+    forget_waits(id)
+    for s = 1, #leave.steps, 2 do call('HSETNX', root .. 'steps:' .. id, leave.steps[s], leave.steps[s + 1]) end
+    call('SADD', root .. 'stepped', id)
+    for _, each in ipairs(leave.found) do answer(unpack(each)) end
+    for _, wait in ipairs(leave.left) do
+      local key, nth = wait[1], wait[2]
+      call('HSET', root .. 'waits:' .. key, nth .. ' ' .. id, wait[3])
+      call('SADD', root .. 'waiting:' .. id, nth .. ' ' .. key)
+      call('SADD', root .. 'awaited', key)
+    end
   end
 end
 local followed = admission.follow()

@@ -1,9 +1,9 @@
--- ARGV: key, then the ids and began_at of tasks that wait for this event no more.
-local waits = KEYS[1] .. 'waits:' .. ARGV[1]
+-- ARGV: key, then of tasks that wait for this event no more the fields and values in waits:<key>.
+-- include: events
+
 for i = 2, #ARGV, 2 do
-  if redis.call('HGET', waits, ARGV[i]) == ARGV[i + 1] then
-    redis.call('HDEL', waits, ARGV[i])
-    redis.call('HDEL', KEYS[1] .. 'waiting', ARGV[i])
+  if redis.call('HGET', KEYS[1] .. 'waits:' .. ARGV[1], ARGV[i]) == ARGV[i + 1] then
+    local number, id = string.match(ARGV[i], '^(%S+) (.*)$')
+    forget_wait(id, ARGV[1], number)
   end
 end
-if redis.call('EXISTS', waits) == 0 then redis.call('SREM', KEYS[1] .. 'awaited', ARGV[1]) end

@@ -42,8 +42,9 @@
 -- events               hash: the key of an event to its instants and its value; see steps.py
 -- events:keys          sorted set: the keys of the events (all scores are 0)
 -- events:until         sorted set: the keys of those that expire, by expires_at
--- waits:<key>          hash: id of a task that waits for this event to the began_at of the run that does
--- waiting              hash: id of such a task to the key of the event
+-- waits:<key>          hash: the number of a wait for this event, a blank and the id of the task to the began_at of the
+--                      run that was left, the seq of the task, place and version of the step, and the end of the wait
+-- waiting:<id>         set: the waits of a task, each as the number, a blank and the key of the event
 -- awaited              set: the keys of events for which tasks wait, and perhaps others
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
 -- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them

@@ -58,13 +58,13 @@ local function flush()
     call_in_chunks('SREM', 'stepped', deleted)
     for _, id in ipairs(deleted) do
       call('UNLINK', root .. 'steps:' .. id)
-      local key = call('HGET', root .. 'waiting', id)
-      if key then
-        call('HDEL', root .. 'waits:' .. key, id)
+      for _, wait in ipairs(call('SMEMBERS', root .. 'waiting:' .. id)) do
+        local number, key = match(wait, '^(%S+) (.*)$')
+        call('HDEL', root .. 'waits:' .. key, number .. ' ' .. id)
         if call('EXISTS', root .. 'waits:' .. key) == 0 then call('SREM', root .. 'awaited', key) end
       end
+      call('UNLINK', root .. 'waiting:' .. id)
     end
-    call_in_chunks('HDEL', 'waiting', deleted)
   end
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)

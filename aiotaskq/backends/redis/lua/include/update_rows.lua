@@ -1,10 +1,10 @@
 -- Applies many changes; each is one guarded write (change.lua), and the most frequent kind has a shorter way.
 
--- Apply packed changes, six words each: id, status, fence and cancel flag ('' for any) of the guard, the new state, and
+-- Apply changes, six words each: id, status, fence and cancel flag ('' for any) of the guard, the new state, and
 -- what else there is: false, a table, or, for a row without keys that ends, only its completed_at and, if it has gates,
 -- behind a blank its ended_at.
-local function apply_changes(packed)
-  local changes, ids, answer = cmsgpack.unpack(packed), {}, {}
+local function apply_changes(changes)
+  local ids, answer = {}, {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
   local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
@@ -104,7 +104,7 @@ end
 local function apply_change_lists(first)
   local answer = {}
   for i = first, #ARGV do
-    for _, held in ipairs(apply_changes(ARGV[i])) do answer[#answer + 1] = held end
+    for _, held in ipairs(apply_changes(cmsgpack.unpack(ARGV[i]))) do answer[#answer + 1] = held end
   end
   return answer
 end

@@ -1,0 +1,148 @@
+"""The steps and events of one store, for the runs of handlers and for operators."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from msgspec.structs import replace
+
+from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.concurrency.batcher import Batcher
+from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.failure_backoff import backoff
+from aiotaskq.core.outcome import Released, settle
+from aiotaskq.core.steps import EventValue, NewStep, Step
+from aiotaskq.core.task import SECOND, Task, new_task
+from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
+from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported
+from aiotaskq.log import log, named
+
+SHORT = 60.0
+"""Seconds: a sleep that is no longer keeps its slot."""
+EVENT_AGE = 30 * 86_400.0
+"""Seconds for which an event is kept by default."""
+
+
+class StepVerbs:
+    """The steps and events of one store."""
+
+    def __init__(self, backend: Backend, clock: Clock) -> None:
+        self._backend, self.clock = backend, clock
+        self.short = SHORT
+        """Seconds: a sleep that is no longer keeps its slot."""
+        self._batch: Batcher[NewStep, Step | None] = Batcher(self._add)
+
+    @property
+    def single_writer(self) -> bool:
+        """As ``Backend.single_writer``."""
+        return self._backend.single_writer
+
+    @property
+    def store(self) -> Steps:
+        """Where they are. Raises NotSupported where the store cannot hold any."""
+        if self._backend.steps is None:
+            raise NotSupported(
+                f"steps: {self._backend.name} cannot hold steps and events; use a SQL database, or memory://"
+            )
+        self._backend.steps.used = True
+        return self._backend.steps
+
+    async def _add(self, new: list[NewStep]) -> list[Step | None]:
+        return await self.store.add(new)
+
+    async def add(self, new: NewStep, session: Any = None) -> Step | None:
+        """Store a step; return the one that is there, None if the task is no longer this worker's.
+
+        While the store cannot be reached it is tried again, since what the step is about has been done. Raises
+        DatabaseUnavailable where a database with one writer stays locked, perhaps by the handler itself.
+        """
+        if session is not None:
+            return await self.store.add_with(session, new)
+        failures = 0
+        while True:
+            try:
+                return (await (self._batch.add([new]) if self._backend.grouped else self._add([new])))[0]
+            except DatabaseUnavailable as error:
+                failures += 1
+                if failures > 1 and self.single_writer and "locked" in str(error):
+                    raise DatabaseUnavailable(
+                        f"step {new.step.label}: the database stays locked; if the handler has written in a "
+                        "transaction of its own, commit that before the step, or pass it as session="
+                    ) from error
+                if failures == 1:
+                    log.warning("task {}: step {} is not stored yet: {}", new.task_id, new.step.label, error)
+            await self.clock.sleep(backoff(failures, 0.1, 2.0))
+
+    async def suspend(self, task: Task, outcome: Released) -> Task | None:
+        """Write that a task sleeps, or waits for an event; return it then.
+
+        None if it has changed since it was read, or the store cannot be reached: what is written then is up to others.
+        """
+        suspended, now = outcome.suspended, self.clock.now()
+        assert suspended is not None
+        after = settle(task, outcome, now)
+        if after.final:  # it was cancelled
+            return None
+        new = [replace(each, step=replace(each.step, at=now)) for each in suspended.new]
+        woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now)
+        leave = Leave(Change(task, after), new, woken if any(each.step.kind == "wait" for each in new) else None)
+        try:
+            return after if (await self.store.suspend([leave]))[0] else None
+        except DatabaseUnavailable as error:
+            log.warning("{}: its sleep is not stored: {}", named(task), error)
+            return None
+
+    async def emit(self, key: str, value: Any, expires: float | None, session: Any) -> bool:
+        """Store an event unless there is one of this key; return whether this one is there now."""
+        text = check_json("value", value).decode()
+        now = self.clock.now()
+        end = None if expires is None else now + int(check_seconds("expires", expires, zero=False) * SECOND)
+        event = EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)
+        store = self.store
+        there = (await store.emit([event]))[0] if session is None else await store.emit_with(session, event)
+        return there == event
+
+    async def event(self, key: str) -> EventValue | None:
+        """Return the event of a key, None if there is none."""
+        return await self.store.event(check_key("key", key), self.clock.now())
+
+    async def events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
+        """Return events in the order of their keys."""
+        limit = check_int("limit", limit, 1)
+        return await self.store.events(self.clock.now(), limit, prefix=prefix, after=after)
+
+    async def forked(self, task: Task, label: str) -> Task:
+        """Return a new task that is to go on before a step of another one, and store the steps before that for it.
+
+        Raises NotFound if the other one has no step of this name.
+        """
+        steps = await self.steps_of(task)
+        first = next((step.n for step in steps if step.label == label), None)
+        if first is None:
+            known = ", ".join(dict.fromkeys(step.label for step in steps))
+            raise NotFound(f"from_step: task {task.task_id} has no step {label!r:.60}; there is: {known or 'none'}")
+        new = new_task(
+            task.type,
+            task.params,
+            now=self.clock.now(),
+            priority=task.priority,
+            queue=task.queue,
+            max_retries=task.max_retries,
+            timeout=task.timeout,
+            extra=task.extra,
+            kind=type(task),
+        ).replace(fence=1)  # its first run reads steps
+        kept = [NewStep(new.task_id, new.seq, new.fence, step) for step in steps if step.n < first]
+        await self.store.put(kept)
+        return new
+
+    async def forget(self, task: Task) -> None:
+        """Delete the steps of a task whose push has failed; if that fails, too, the sweep does it."""
+        with contextlib.suppress(DatabaseUnavailable):
+            await self.store.drop([task.task_id])
+
+    async def steps_of(self, task: Task) -> list[Step]:
+        """Return the steps of a task."""
+        return await self.store.read(task.task_id, task.seq)
