@@ -1,4 +1,4 @@
-"""Fixtures and hooks of all tests: unavailable servers are reported at the end, and in CI they fail the run."""
+"""Fixtures and hooks of all tests: a test without its server is skipped, and in CI the run fails for it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from aiotaskq.log import output
 from tests.support.machine import MACHINE, VARIABLE, within
 from tests.support.promises import Proofs
 from tests.support.rewriting import rewrite_share
+from tests.support.servers import Unavailable, bare
 
 # The same examples in each run, at any speed; with AIOTASKQ_SOAK, which asks for more of them, others each time.
 settings.register_profile(
@@ -28,17 +29,10 @@ settings.load_profile("steady")
 
 collect_ignore = ["apps"]  # tests of other projects, which tests/integrations/test_apps.py runs
 
-# Name of the backend to the reason. Filled through the fixture: an import of this module might get a second copy.
-UNAVAILABLE: dict[str, str] = {}
-
-
-@pytest.fixture(scope="session")
-def unavailable() -> dict[str, str]:
-    """A dict in which a fixture that cannot start its server writes the reason before it skips."""
-    return UNAVAILABLE
-
-
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 PROOFS = Proofs()
+UNAVAILABLE: set[str] = set()
+"""What the tests could not have on this machine, and why."""
 
 
 LAST = {"architecture": 1, "core": 2, "concurrency": 3, "docs": 4}
@@ -93,6 +87,25 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _skipped_without_server(item))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    return (yield from _skipped_without_server(item))
+
+
+def _skipped_without_server(item: pytest.Item) -> Generator[None, object, object]:
+    """Skip a test that needs a server that cannot be started here; such skips are told in one line for each server."""
+    try:
+        return (yield)
+    except Unavailable as error:
+        item.user_properties.append(("unavailable", str(error)))
+        pytest.skip(str(error))  # told with this place, not with the test's: pytest adds up what is skipped at one
+
+
 @pytest.fixture(autouse=True)
 def _default_log() -> None:
     """Reset the output of the log to its default."""
@@ -111,29 +124,27 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Record the report in the one process that sees all reports."""
+    skipped = {str(value) for name, value in report.user_properties if name == "unavailable"}
+    UNAVAILABLE.update(skipped)
     for name, value in report.user_properties:
-        if name == "promise":
+        if name == "promise" and report.when == "teardown" and not skipped:
             PROOFS.tried.add(tuple(value))  # type: ignore[arg-type]
-            if report.when == "call" and report.passed:
-                PROOFS.proved.add(tuple(value))  # type: ignore[arg-type]
+        elif name == "promise" and report.when == "call" and report.passed:
+            PROOFS.proved.add(tuple(value))  # type: ignore[arg-type]
+
+
+def _untested() -> list[str]:
+    """What this run was to test and has not, a line each. In CI every server must be there, but where it is hidden."""
+    promises = [f"PROMISED, NOT PROVED: {row!r} on {backend}" for row, backend in PROOFS.missing()]
+    return promises + [f"NOT TESTED: {each}" for each in sorted(UNAVAILABLE) if IN_CI and not bare()]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for name, reason in sorted(UNAVAILABLE.items()):
-        terminalreporter.write_line(f"NOT TESTED: backend {name} could not be started: {reason}", red=True)
-    for row, backend in PROOFS.missing():
-        terminalreporter.write_line(f"PROMISED, NOT PROVED: {row!r} on {backend}", red=True)
+    for line in _untested():
+        terminalreporter.write_line(line, red=True)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run in CI if a server was unavailable: a skip must not look like a pass."""
-    if hasattr(session.config, "workeroutput"):  # one of several processes: the first one decides
-        session.config.workeroutput["unavailable"] = UNAVAILABLE
-        return
-    if (UNAVAILABLE or PROOFS.missing()) and os.environ.get("CI", "").lower() in {"1", "true"}:
+    """Fail the run in CI for what was not tested; with several processes the first one decides."""
+    if IN_CI and _untested() and not hasattr(session.config, "workeroutput"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    UNAVAILABLE.update(getattr(node, "workeroutput", {}).get("unavailable", {}))

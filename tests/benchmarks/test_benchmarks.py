@@ -25,7 +25,7 @@ from benchmarks.stores import START, Stores
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
 from tests.support.machine import within
-from tests.support.servers import Unavailable
+from tests.support.servers import Unavailable, postgresql, postgresql_jit
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -93,13 +93,10 @@ def test_machine_and_versions_are_named(data: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("jit", "said"), [(False, r"1\d\.\d+, JIT not installed"), (True, r"1[0-7]\.\d+ .*, JIT on")], ids=["18", "jit"]
 )
-def test_the_version_of_the_server_is_named_with_its_jit(
-    jit: bool, said: str, tmp_path: Path, unavailable: dict[str, str]
-) -> None:
+def test_the_version_of_the_server_is_named_with_its_jit(jit: bool, said: str, tmp_path: Path) -> None:
+    (postgresql_jit if jit else postgresql)()  # raises Unavailable
     with contextlib.closing(Stores(tmp_path, jit=jit)) as stores:
-        if stores.start("postgresql") is None:
-            unavailable["postgresql_jit" if jit else "postgresql"] = stores.unavailable["postgresql"]
-            pytest.skip(stores.unavailable["postgresql"])
+        assert stores.start("postgresql") is not None
         assert re.fullmatch(said, machine.servers(stores)["postgresql"])
 
 
@@ -134,11 +131,9 @@ def test_a_run_is_compared_with_an_earlier_one(data: dict[str, Any]) -> None:
     assert not any(each.clear for each in report.changes(data, data))
 
 
-def test_waits_in_another_process_are_reported(tmp_path: Path, unavailable: dict[str, str]) -> None:
+def test_waits_in_another_process_are_reported(tmp_path: Path) -> None:
+    postgresql()  # raises Unavailable
     with contextlib.closing(Stores(tmp_path)) as stores:
-        if stores.start("postgresql") is None:
-            unavailable["postgresql"] = stores.unavailable["postgresql"]
-            pytest.skip(stores.unavailable["postgresql"])
         process = ContestantProcess(tmp_path / "log")
         try:
             for who in (AIOTASKQ, LIMIT):

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import fleet, kept, million
 from benchmarks.effects import check
 from benchmarks.fleet import Costs, Measured
-from benchmarks.stores import Stores
 from tests.support.machine import within
+from tests.support.servers import postgresql
 
 
 def ledger(folder: Path, name: str, *numbers: int) -> Path:
@@ -107,15 +107,8 @@ def test_the_error_of_the_model_is_that_of_what_it_says_without_having_seen_it()
     assert [line.split(" | ")[0] for line in fleet.table(made)] == [f"| {cores}" for cores in fleet.CORES]
 
 
-def test_costs_are_taken_from_a_server_and_its_workers(tmp_path: Path, unavailable: dict[str, str]) -> None:
-    stores = Stores(tmp_path)
-    try:
-        if (server := stores.start("postgresql")) is None:
-            unavailable["postgresql"] = stores.unavailable["postgresql"]
-            pytest.skip(stores.unavailable["postgresql"])
-        measured = fleet.measure(server, stores.folder, 1, 1_500)
-    finally:
-        stores.close()
+def test_costs_are_taken_from_a_server_and_its_workers(tmp_path: Path) -> None:
+    measured = fleet.measure(postgresql(), tmp_path, 1, 1_500)
     costs = measured.costs
     assert measured.rate > 0 and costs.wal > 300 and costs.connections >= 2 and math.isfinite(costs.carried(8).rate)
     assert min(costs.push, costs.server, costs.client) >= 0 and costs.server + costs.client > 0

@@ -33,19 +33,17 @@ def places(fault: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(("fault", "name"), [(fault, name) for fault in FINDS for name in places(fault)])
-async def test_fault_is_found(fault: str, name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+async def test_fault_is_found(fault: str, name: str, tmp_path: Path) -> None:
     scenario, options, said = FINDS[fault]
-    async with opened(name, tmp_path, unavailable) as place:
+    async with opened(name, tmp_path) as place:
         report = await scenario(place, tmp_path, patience=8.0, fault=fault, **options)
     assert any(re.search(said, each) for each in report.violations), f"{fault} was not found\n{report.table()}"
 
 
 @pytest.mark.parametrize(("fault", "name"), [(fault, name) for fault in FINDS for name in places(fault)])
-async def test_without_the_fault_nothing_is_found(
-    fault: str, name: str, tmp_path: Path, unavailable: dict[str, str]
-) -> None:
+async def test_without_the_fault_nothing_is_found(fault: str, name: str, tmp_path: Path) -> None:
     scenario, options, _ = FINDS[fault]
-    async with opened(name, tmp_path, unavailable) as place:
+    async with opened(name, tmp_path) as place:
         report = await scenario(place, tmp_path, **options)
     report.check()
 

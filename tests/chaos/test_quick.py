@@ -24,14 +24,14 @@ AT_ONCE = 8  # scenarios; most of their time is spent waiting for leases to end
     "name", [name for name in PLACES if name not in ("postgresql_jit", "mysql", "redis_and_sqlite")]
 )
 async def test_quick(
-    name: str, tmp_path: Path, unavailable: dict[str, str]
+    name: str, tmp_path: Path
 ) -> (
     None
 ):  # A1, A4, A8, A10, A11, A12, A19, B3, B5, B10, B12, C1, C2, C3, C5, C8, C9, C18, D4, D5, D7, D8, D13, F1, F12
     room = asyncio.Semaphore(AT_ONCE)
 
     async def run(scenario: Scenario) -> Report:
-        async with room, opened(name, tmp_path / scenario.__name__, unavailable) as place:
+        async with room, opened(name, tmp_path / scenario.__name__) as place:
             return await scenario(place, tmp_path, patience=20.0, tolerance=3.0, **QUICK[scenario])
 
     alone = [each for each in QUICK if name in WHERE[each] and each.__name__ == "restarts"]

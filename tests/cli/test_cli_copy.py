@@ -32,13 +32,6 @@ from tests.support import nursery
 from tests.support.command import Cli, prepared
 from tests.support.machine import within
 from tests.support.servers import Server, mariadb, postgresql, valkey
-from tests.support.skips import skipped_without
-
-
-def started(kind: Callable[..., Server], unavailable: dict[str, str]) -> Server:
-    with skipped_without(kind.__name__, unavailable):
-        return kind(durable=False)
-
 
 _made = [0]
 
@@ -114,10 +107,8 @@ TABLES = ("task_queue", "scheduler_task", "aiotaskq_queue")
 
 
 @pytest.mark.parametrize("kind", [postgresql, mariadb, valkey], ids=["postgresql", "mysql", "redis"])
-def test_a_copy_of_a_copy_is_equal_to_the_source(
-    cli: Cli, kind: Callable[..., Server], unavailable: dict[str, str]
-) -> None:
-    server = fresh(started(kind, unavailable))
+def test_a_copy_of_a_copy_is_equal_to_the_source(cli: Cli, kind: Callable[..., Server]) -> None:
+    server = fresh(kind(durable=False))
     here, back = prepared(cli.home / "here.db"), prepared(cli.home / "back.db")
     fill(here, lives())
     before = {name: table(cli.home / "here.db", name) for name in TABLES}
@@ -139,8 +130,8 @@ async def test_schedules_that_the_target_cannot_hold_are_reported(tmp_path: Path
     assert [(row.id, row.problem) for row in done.uncopied] == [("1 schedules", "the target cannot hold schedules")]
 
 
-def test_a_killed_copy_continues(cli: Cli, unavailable: dict[str, str]) -> None:
-    server = started(postgresql, unavailable)
+def test_a_killed_copy_continues(cli: Cli) -> None:
+    server = postgresql(durable=False)
     target = fresh(server)
     source = prepared(cli.home / "here.db")
     count = 4_000
@@ -220,10 +211,8 @@ def test_running_tasks_are_refused_or_released(cli: Cli) -> None:
     assert cli.json("tasks", "show", "task-000000", "--db", here)["status"] == "running"
 
 
-def test_rows_that_cannot_be_copied_are_reported_and_the_others_are_copied(
-    cli: Cli, unavailable: dict[str, str]
-) -> None:
-    server = fresh(started(postgresql, unavailable))
+def test_rows_that_cannot_be_copied_are_reported_and_the_others_are_copied(cli: Cli) -> None:
+    server = fresh(postgresql(durable=False))
     source = prepared(cli.home / "here.db")
     fill(source, tasks(20))
     with sqlite3.connect(cli.home / "here.db") as connection:
@@ -313,9 +302,9 @@ async def flow_of(backend: Backend) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("kind", [None, postgresql, mariadb, valkey], ids=["sqlite", "postgresql", "mysql", "redis"])
 async def test_groups_edges_and_gates_are_copied_with_their_state(
-    tmp_path: Path, kind: Callable[..., Server] | None, unavailable: dict[str, str]
+    tmp_path: Path, kind: Callable[..., Server] | None
 ) -> None:
-    there = f"sqlite:///{tmp_path / 'there.db'}" if kind is None else fresh(started(kind, unavailable))
+    there = f"sqlite:///{tmp_path / 'there.db'}" if kind is None else fresh(kind(durable=False))
     urls = f"sqlite:///{tmp_path / 'here.db'}", there, f"sqlite:///{tmp_path / 'back.db'}"
     async with opened(*urls) as (here, middle, back):
         await fill_flow(here)

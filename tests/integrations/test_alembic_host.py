@@ -20,7 +20,6 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.alembic import include_name
 from tests.support.command import Cli
 from tests.support.servers import mariadb, postgresql
-from tests.support.skips import skipped_without
 
 OURS = {*OUR_TABLES, VERSION_TABLE}
 MODELS = """
@@ -36,13 +35,12 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(params=["sqlite", *SERVERS])
-def url(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of its own, for its tables are dropped."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/host.db"
         return
-    with skipped_without(request.param, unavailable):
-        server = SERVERS[request.param](durable=False)
+    server = SERVERS[request.param](durable=False)
     name = f"host_{next(_numbers)}"
     yield server.create(name)
     server.drop(name)

@@ -27,19 +27,17 @@ from tests.support import nursery
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.servers import postgresql
-from tests.support.skips import skipped_without
 
 _numbers = itertools.count(1)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of its own, as the application is told of it."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/shop.db"
         return
-    with skipped_without("postgresql", unavailable):
-        server = postgresql(durable=False)
+    server = postgresql(durable=False)
     name = f"shop_{next(_numbers)}"
     yield server.create(name).replace("postgresql://", "postgresql+psycopg://")
     server.drop(name)

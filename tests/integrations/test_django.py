@@ -23,7 +23,6 @@ from tests.support import nursery
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.servers import mariadb, postgresql
-from tests.support.skips import skipped_without
 
 SETTINGS = "tests.apps.django_shop.settings"
 
@@ -50,26 +49,23 @@ def _django() -> Iterator[None]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"], scope="module")
-def database(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
-) -> Iterator[str]:
+def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A database of each kind, with the tables of the project and those that ``migrate`` makes beside them."""
-    with skipped_without(request.param, unavailable):
-        if request.param == "sqlite":
-            place = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path_factory.mktemp("shop") / "shop.db"}
-        else:
-            server = (postgresql if request.param == "postgresql" else mariadb)(durable=False)
-            url = make_url(server.create("django"))
-            place = {
-                "ENGINE": f"django.db.backends.{request.param}",
-                "NAME": url.database,
-                "USER": url.username,
-                "PASSWORD": url.password or "",
-                "HOST": url.host,
-                "PORT": url.port,
-            }
-        with _default(place):
-            yield request.param
+    if request.param == "sqlite":
+        place = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path_factory.mktemp("shop") / "shop.db"}
+    else:
+        server = (postgresql if request.param == "postgresql" else mariadb)(durable=False)
+        url = make_url(server.create("django"))
+        place = {
+            "ENGINE": f"django.db.backends.{request.param}",
+            "NAME": url.database,
+            "USER": url.username,
+            "PASSWORD": url.password or "",
+            "HOST": url.host,
+            "PORT": url.port,
+        }
+    with _default(place):
+        yield request.param
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@
     server.restart("immediate")
 
 All listen on 127.0.0.1 at ``server.port``, which stays the same through restarts. A server that cannot be started on
-this machine raises ``Unavailable``, which says why. The calls block; nothing needs an event loop.
+this machine raises ``Unavailable``, which says why; a test need not catch it, for ``tests/conftest.py`` skips a test
+that ends with it. The calls block; nothing needs an event loop.
 """
 
 from __future__ import annotations
@@ -37,8 +38,24 @@ CRASHES = (1, *(-number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SI
 """Exit codes that no test brings about."""
 
 
+BARE = "TESTS_BARE"
+"""The environment variable that hides every server and browser but those of Python packages, as on a bare machine."""
+
+
 class Unavailable(Exception):
-    """The server cannot be started on this machine; says why."""
+    """The server cannot be started on this machine; says why, and what to install."""
+
+
+def bare() -> bool:
+    """Return whether what is installed beside Python packages is hidden."""
+    return bool(os.environ.get(BARE))
+
+
+def program(*names: str) -> str | None:
+    """Return the path of a program that is installed on this machine under one of these names."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    found = (shutil.which(name, path=path) for name in names)
+    return None if bare() else next(filter(None, found), None)
 
 
 class Server(ABC):
@@ -114,7 +131,7 @@ class Server(ABC):
         return self.folder / "server.log"
 
     def start(self) -> None:
-        """Start it and wait until it answers; a server that was killed recovers first."""
+        """Start it and wait until it answers; a server that was killed recovers first. Raises TimeoutError."""
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
@@ -129,9 +146,7 @@ class Server(ABC):
                     assert self._process is not None
                     if time.monotonic() > give_up:
                         said = self.log.read_text(errors="replace")[-1000:]
-                        raise Unavailable(
-                            f"{self.name} does not answer within {watchdog():.0f} s ({error}): {said}"
-                        ) from None
+                        raise TimeoutError(f"no answer within {watchdog():.0f} s ({error}): {said}") from None
                     if self._process.poll() is not None:
                         self._spawn()  # files of a killed server can prevent the start for a moment
                     time.sleep(0.05)
@@ -297,7 +312,7 @@ class PostgreSQLJIT(PostgreSQL):
         versions = {int(path.name): path for path in self.home.glob("*") if path.name.isdecimal()}
         found = [number for number, path in versions.items() if (path / "lib" / "llvmjit.so").exists()]
         found = [number for number in found if number <= self.newest]
-        if not found:
+        if not found or bare():
             raise Unavailable(
                 f"PostgreSQL {self.newest} or earlier with JIT is not installed in {self.home} "
                 "(Debian 12 and 13: apt-get install -y postgresql)"
@@ -321,7 +336,7 @@ class MariaDB(Server):
     stop_signals: ClassVar[dict[str, int]] = {"fast": signal.SIGTERM, "immediate": signal.SIGKILL}
 
     def _install(self) -> None:
-        binary = shutil.which("mariadbd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        binary = program("mariadbd")
         # What mariadb-install-db would do; that script is not in the server's own package.
         places = [Path("/usr/share") / folder / f"{prefix}_" for folder, prefix in _SCRIPTS]
         found = [place for place in places if Path(f"{place}system_tables.sql").exists()]
@@ -456,18 +471,18 @@ _starting = threading.Lock()
 
 
 @functools.cache
-def _started(kind: type[Server], durable: bool) -> Server | Unavailable:
+def _started(kind: type[Server], durable: bool) -> Server | str:
     try:
         return kind(durable)
     except Unavailable as error:
-        return error  # remembered, too: the next test need not wait for it again
+        return str(error)  # remembered, too: the next test need not wait for it again
 
 
 def _server(kind: type[Server], durable: bool) -> Server:
     with _starting:
         made = _started(kind, durable)
-    if isinstance(made, Unavailable):
-        raise made
+    if isinstance(made, str):
+        raise Unavailable(made)
     return made
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.machine import watchdog
-from tests.support.servers import MariaDB, PostgreSQLJIT, Unavailable, mariadb, postgresql_jit
+from tests.support.servers import BARE, MariaDB, PostgreSQLJIT, Unavailable, mariadb, postgresql_jit
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -21,10 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_a_mariadb_that_starts_keeps_the_temporary_tables_of_others() -> None:
     import pymysql
 
-    try:
-        first = mariadb(durable=False)
-    except Unavailable as reason:
-        pytest.skip(str(reason))  # the contract suite fails for it
+    first = mariadb(durable=False)
     with contextlib.closing(pymysql.connect(host="127.0.0.1", port=first.port, user="root")) as connection:
         cursor = connection.cursor()
         cursor.execute("CREATE TEMPORARY TABLE test.mine (a INT) ENGINE=Aria")
@@ -33,10 +31,7 @@ def test_a_mariadb_that_starts_keeps_the_temporary_tables_of_others() -> None:
 
 
 def test_the_second_postgresql_compiles_plans() -> None:
-    try:
-        server = postgresql_jit(durable=False)
-    except Unavailable as reason:
-        pytest.skip(str(reason))  # the contract suite fails for it
+    server = postgresql_jit(durable=False)
     ((version, available),) = server.execute("SELECT current_setting('server_version_num')::int, pg_jit_available()")
     assert version < 180_000 and available
 
@@ -90,3 +85,67 @@ def test_a_server_ends_with_a_run_that_is_killed(name: str) -> None:
             time.sleep(0.01)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+# ---- a machine without them ------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import pytest
+from tests.support.servers import Unavailable, mariadb, postgresql_jit
+
+@pytest.fixture(scope="session")
+def place():
+    return mariadb()
+
+@pytest.mark.parametrize("number", range(3))
+def test_in_a_fixture(place, number): ...
+
+def test_in_the_test():
+    mariadb()
+
+@pytest.mark.promise("survives kill -9 of the server")
+@pytest.mark.parametrize("store", ["postgresql"])
+def test_promised(store):
+    postgresql_jit()
+
+def test_of_a_third():
+    raise Unavailable("third: is not installed")
+"""
+
+
+def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
+    """Run pytest with the hooks of the suite in a process of its own; return its exit code and its last lines."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", BARE, "PYTEST_ADDOPTS")}
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-q", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True)
+    assert not done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_a_test_without_its_server_is_skipped_with_one_line_for_each_server(tmp_path: Path, processes: str) -> None:
+    (tmp_path / "test_without.py").write_text(WITHOUT)
+    told = ["-p", "tests.conftest", "-n", processes, str(tmp_path)]
+    code, lines = run(*told, **{BARE: "1"})
+    skipped = sorted(line.partition(" ")[2] for line in lines if line.startswith("SKIPPED"))
+    assert code == 0 and len(skipped) == 3, lines
+    assert [re.sub(r" \S+conftest.py:\d+: ", " ", line) for line in skipped] == [
+        "[1] PostgreSQL 17 or earlier with JIT is not installed in /usr/lib/postgresql "
+        "(Debian 12 and 13: apt-get install -y postgresql)",
+        "[1] third: is not installed",
+        "[4] mariadbd is not installed (Debian: apt-get install -y mariadb-server-core)",
+    ]
+    assert not any("PROMISED" in line for line in lines)
+
+
+def test_in_ci_a_test_without_its_server_fails_the_run(tmp_path: Path) -> None:
+    (tmp_path / "test_without.py").write_text(WITHOUT)
+    told = ["-p", "tests.conftest", "-k", "of_a_third", str(tmp_path)]
+    code, lines = run(*told, CI="true")
+    assert code == 1 and "NOT TESTED: third: is not installed" in lines
+    assert run(*told)[0] == 0
+
+
+def test_the_suite_passes_on_a_machine_without_servers() -> None:
+    code, lines = run("tests/contract/test_state_machine.py", "-k", "mysql", CI="true", **{BARE: "1"})
+    assert code == 0 and lines[-1].startswith("1 skipped"), lines

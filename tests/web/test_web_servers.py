@@ -28,7 +28,6 @@ from tests.support import nursery
 from tests.support.backends import STORES
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
-from tests.support.skips import skipped_without
 from tests.support.waiting import wait_until
 
 ADMIN = {"x-admin": "yes"}
@@ -169,11 +168,10 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[str]:
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """The URL of an empty database."""
-    with skipped_without(request.param, unavailable):
-        async with STORES[request.param](tmp_path) as store:
-            yield store.url
+    async with STORES[request.param](tmp_path) as store:
+        yield store.url
 
 
 async def test_two_processes_fire_each_schedule_once(database: str, shop: Callable[..., Shop]) -> None:

@@ -10,15 +10,13 @@ from aiotaskq.backends.redis.backend import RedisBackend
 from tests.backends.redis.stores import opened
 from tests.support.logs import logged
 from tests.support.servers import Server, valkey
-from tests.support.skips import skipped_without
 
 _numbers = iter(range(10**6))
 
 
 @pytest.fixture(scope="module")
-def server(unavailable: dict[str, str]) -> Server:
-    with skipped_without("redis", unavailable):
-        return valkey(durable=False)
+def server() -> Server:
+    return valkey(durable=False)
 
 
 @pytest.fixture

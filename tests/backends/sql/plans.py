@@ -21,7 +21,6 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.models import WorkerRow
 from tests.support.rows import NOW, worker_info
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
-from tests.support.skips import skipped_without
 
 FINISHED = 100_000
 
@@ -102,13 +101,12 @@ def remove(engine: sa.Engine, like: str) -> None:
         connection.execute(sa.delete(TASKS).where(TASKS.c.task_id.like(like)))
 
 
-def start(name: str, folder: Path, unavailable: dict[str, str], database: str) -> sa.Engine:
-    """An engine on a new, migrated database. Skips where there is no such server."""
+def start(name: str, folder: Path, database: str) -> sa.Engine:
+    """An engine on a new, migrated database. Raises Unavailable where there is no such server."""
     if name == "sqlite":
         url = f"sqlite:///{folder / database}.db"
     else:
-        with skipped_without(name, unavailable):
-            server = SERVERS[name](durable=False)
+        server = SERVERS[name](durable=False)
         server.drop(database)
         url = server.create(database)
 
@@ -138,9 +136,8 @@ WITH_STATISTICS = on(*DATABASES, after_alone=POSTGRESQL)
 class Filled:
     """One database of a kind with many rows, made when it is first asked for."""
 
-    def __init__(self, folders: pytest.TempPathFactory, unavailable: dict[str, str]) -> None:
+    def __init__(self, folders: pytest.TempPathFactory) -> None:
         self._folders = folders
-        self._unavailable = unavailable
         self._made: dict[str, tuple[str, sa.Engine]] = {}
 
     def engine(self, name: str, moment: str) -> sa.Engine:
@@ -157,7 +154,7 @@ class Filled:
         return engine
 
     def _fill(self, name: str) -> sa.Engine:
-        engine = start(name, self._folders.mktemp("plans"), self._unavailable, "plans")
+        engine = start(name, self._folders.mktemp("plans"), "plans")
         analyze(engine)  # empty
         if engine.dialect.name == "postgresql":  # which otherwise looks again at a moment of its own
             with engine.begin() as connection:

@@ -100,8 +100,8 @@ def test_a_claim_reads_each_column_or_knows_that_it_is_empty() -> None:
 
 
 @pytest.mark.parametrize("results", [[None] * 100, list(range(100))], ids=["none", "numbers"])
-def test_on_sqlite_they_read_only_their_rows(results: list[Any], tmp_path: Path, unavailable: dict[str, str]) -> None:
-    engine = start("sqlite", tmp_path, unavailable, "changes")
+def test_on_sqlite_they_read_only_their_rows(results: list[Any], tmp_path: Path) -> None:
+    engine = start("sqlite", tmp_path, "changes")
     lease = {"lease_owner": "o", "lease_until": LEASE, "run_at": NOW, "began_at": NOW, "started_at": NOW // SECOND}
     fill(engine, 5_000, "held-", status="running", fence=1, **lease)
     engine.dispose()
@@ -126,10 +126,8 @@ BY_IDS = {"Bitmap Heap Scan of task_queue", "Bitmap Index Scan of "}
 # In a small table it takes less to read all rows; but the plan is kept when the table has grown.
 @pytest.mark.parametrize(("many", "rows"), [(1, 5_000), (100, 5_000), (100, 300)])
 @pytest.mark.parametrize("name", POSTGRESQL)
-def test_on_postgresql_they_are_found_by_their_ids(
-    name: str, many: int, rows: int, tmp_path: Path, unavailable: dict[str, str]
-) -> None:
-    engine = start(name, tmp_path, unavailable, "changes")
+def test_on_postgresql_they_are_found_by_their_ids(name: str, many: int, rows: int, tmp_path: Path) -> None:
+    engine = start(name, tmp_path, "changes")
     with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         connection.exec_driver_sql("ALTER DATABASE changes SET enable_seqscan = off")  # as on our own connections
     engine.dispose()

@@ -25,7 +25,6 @@ from aiotaskq.models import FUNCTIONS, Base, function_texts
 from tests.backends.sql.plans import POSTGRESQL, SERVERS
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new
-from tests.support.skips import skipped_without
 
 LATER = NOW + SECOND
 LOCK = sa.text("SELECT 1 FROM aiotaskq_gate WHERE key = 'hot' FOR UPDATE")
@@ -83,9 +82,8 @@ def _waiting(engine: sa.Engine) -> bool:
 
 
 @pytest.fixture(params=POSTGRESQL)
-async def place(request: pytest.FixtureRequest, unavailable: dict[str, str]) -> AsyncIterator[Place]:
-    with skipped_without(request.param, unavailable):
-        server = SERVERS[request.param](durable=False)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    server = SERVERS[request.param](durable=False)
     server.drop("gate_functions")
     made = Place(server.create("gate_functions"))
     await made.open()

@@ -44,11 +44,9 @@ SMALL = [f"tenant:{number}" for number in range(GATES)]
 
 
 @pytest.fixture(scope="module", params=DATABASES)
-def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
-) -> Iterator[sa.Engine]:
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
     """One gate at which very many wait, and many at each of which some do; each has free slots."""
-    made = start(request.param, tmp_path_factory.mktemp("gates"), unavailable, "gate_plans")
+    made = start(request.param, tmp_path_factory.mktemp("gates"), "gate_plans")
     fill_all(made, finished=20_000, future=2_000)
 
     def gate_of(n: Any) -> Any:

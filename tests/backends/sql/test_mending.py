@@ -19,10 +19,8 @@ CHILDREN = 60
 
 
 @pytest.fixture(scope="module", params=DATABASES)
-def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]
-) -> Iterator[sa.Engine]:
-    made = start(request.param, tmp_path_factory.mktemp("mending"), unavailable, "mending")
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.Engine]:
+    made = start(request.param, tmp_path_factory.mktemp("mending"), "mending")
     yield made
     made.dispose()
 

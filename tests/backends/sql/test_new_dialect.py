@@ -20,7 +20,7 @@ from aiotaskq.backends.url import SQL
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import Status
 from tests.support.rows import LEASE, NOW, new
-from tests.support.servers import Unavailable, postgresql
+from tests.support.servers import postgresql
 
 
 class NewDriver(PGDialect_asyncpg):
@@ -45,12 +45,8 @@ class NewDialect(PostgresqlDialect):
 
 
 @pytest.fixture
-def url(unavailable: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    try:
-        server = postgresql()
-    except Unavailable as error:
-        unavailable["postgresql"] = str(error)
-        pytest.skip(f"postgresql: {error}")
+def url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = postgresql()
     module = ModuleType("aiotaskq.backends.sql.dialects.newdb")
     module.DIALECT = NewDialect()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)

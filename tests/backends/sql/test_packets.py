@@ -21,7 +21,6 @@ from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import Server, Valkey, mariadb
-from tests.support.skips import skipped_without
 
 WATCHDOG = 60.0
 MIB = 1024 * 1024
@@ -31,9 +30,8 @@ _numbers = iter(range(10**6))
 
 
 @pytest.fixture
-def server(unavailable: dict[str, str]) -> Server:
-    with skipped_without("mysql", unavailable):
-        return mariadb(durable=False)
+def server() -> Server:
+    return mariadb(durable=False)
 
 
 @pytest.fixture
@@ -265,10 +263,9 @@ async def test_the_session_of_a_task_refuses_too(server: Server, url: str) -> No
 
 
 @pytest.fixture(scope="module")
-def narrow(unavailable: dict[str, str]) -> Iterator[str]:
+def narrow() -> Iterator[str]:
     """The URL of a server that takes 1 MiB in one argument, which is the least."""
-    with skipped_without("redis", unavailable):
-        made = Valkey(durable=False, proto_max_bulk_len="1mb")
+    made = Valkey(durable=False, proto_max_bulk_len="1mb")
     yield made.url("packets")
     made.kill()
 

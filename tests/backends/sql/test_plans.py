@@ -54,8 +54,8 @@ from tests.support.rows import LEASE, NOW, ids, new
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]) -> Iterator[Filled]:
-    filled = Filled(tmp_path_factory, unavailable)
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    filled = Filled(tmp_path_factory)
     yield filled
     filled.dispose()
 
@@ -194,8 +194,8 @@ async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
 
 
 @pytest.mark.parametrize("name", POSTGRESQL)
-def test_nothing_but_one_priority(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
-    engine = start(name, tmp_path, unavailable, "plans_one")
+def test_nothing_but_one_priority(name: str, tmp_path: Path) -> None:
+    engine = start(name, tmp_path, "plans_one")
 
     def first(limit: int) -> tuple[int, bool]:
         with engine.connect() as connection:
@@ -262,9 +262,9 @@ def test_two_claims_at_a_time_both_get_rows(engine: sa.Engine) -> None:  # F13, 
 
 @pytest.mark.parametrize("name", POSTGRESQL)
 def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
-    name: str, tmp_path: Path, unavailable: dict[str, str]
+    name: str, tmp_path: Path
 ) -> None:
-    engine = start(name, tmp_path, unavailable, "plans_held")
+    engine = start(name, tmp_path, "plans_held")
     churned = 3_000
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as reader:
         reader.execute(sa.select(sa.func.count()).select_from(TASKS))
@@ -425,9 +425,9 @@ def test_stats_read_no_rows_but_those_of_an_index(engine: sa.Engine) -> None:
     assert not any(each.startswith("ALL") for each in found.detours)
 
 
-def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path, unavailable: dict[str, str]) -> None:  # F12
+def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path) -> None:  # F12
     # Read from end to end, it would lock, or wait for, the rows of others.
-    engine = start("mysql", tmp_path, unavailable, "plans_small")
+    engine = start("mysql", tmp_path, "plans_small")
     push(engine, *(new(task_id=f"due-{n}") for n in range(300)))
     with engine.begin() as connection:
         tasks = claim(300)(connection)
@@ -449,7 +449,7 @@ def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path, unavail
 
 
 @pytest.mark.parametrize("name", DATABASES)
-def test_migrations_and_models_make_the_same_indexes(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+def test_migrations_and_models_make_the_same_indexes(name: str, tmp_path: Path) -> None:
     def indexes(connection: sa.Connection) -> list[Any]:
         found = sa.inspect(connection).get_indexes("task_queue")
         for each in found:
@@ -461,7 +461,7 @@ def test_migrations_and_models_make_the_same_indexes(name: str, tmp_path: Path, 
             assert made[-1] == ["autovacuum_vacuum_scale_factor=0.01", "autovacuum_vacuum_threshold=2000"]
         return made
 
-    migrated = start(name, tmp_path, unavailable, "plans_schema")
+    migrated = start(name, tmp_path, "plans_schema")
     with migrated.begin() as connection:
         made = indexes(connection)
         assert migrations.current(connection) == migrations.HEAD
@@ -479,9 +479,9 @@ def test_migrations_and_models_make_the_same_indexes(name: str, tmp_path: Path, 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_claim_among_a_million(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:
+def test_a_claim_among_a_million(name: str, tmp_path: Path) -> None:
     """1,000,000 finished and 100,000 future rows: p99 of a claim is at most 20 ms."""
-    engine = start(name, tmp_path, unavailable, "plans_million")
+    engine = start(name, tmp_path, "plans_million")
     fill_all(engine, 1_000_000, 33_334)
     analyze(engine)
     push(engine, *(new(task_id=f"due-{n}") for n in range(2_000)))

@@ -17,8 +17,8 @@ CLAIMS = 12
 PLANS = sa.text("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
 
 
-async def test_one_plan_serves_all_claims_beside_parked_tasks(tmp_path: Path, unavailable: dict[str, str]) -> None:
-    engine = await asyncio.to_thread(start, "postgresql", tmp_path, unavailable, "prepared")
+async def test_one_plan_serves_all_claims_beside_parked_tasks(tmp_path: Path) -> None:
+    engine = await asyncio.to_thread(start, "postgresql", tmp_path, "prepared")
     parked: dict[str, Any] = {"status": "pending", "run_at": PARKED, "due_at": NOW, "gate": "g", "live_gate": "g"}
     await asyncio.to_thread(fill, engine, 20_000, "parked-", **parked)
     await asyncio.to_thread(analyze, engine)

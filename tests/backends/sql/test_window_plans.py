@@ -14,8 +14,8 @@ from tests.backends.sql.plans import FUTURE, WITH_STATISTICS, Cost, Filled, anal
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory, unavailable: dict[str, str]) -> Iterator[Filled]:
-    filled = Filled(tmp_path_factory, unavailable)
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
+    filled = Filled(tmp_path_factory)
     yield filled
     filled.dispose()
 

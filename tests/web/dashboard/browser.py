@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,9 +11,8 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from aiotaskq import TaskQ
 from aiotaskq.web.server import serve_until
-from tests.support.servers import Unavailable
+from tests.support.servers import Unavailable, program
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -24,10 +22,11 @@ FLAGS = [
 @contextlib.asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
     """Start the browser. Raises Unavailable on a machine without it."""
-    if not CHROMIUM:
-        raise Unavailable("there is no chromium here (Debian: apt-get install chromium)")
+    installed = program("chromium", "chromium-browser")
+    if installed is None:
+        raise Unavailable("chromium is not installed (Debian: apt-get install -y chromium)")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=installed, args=FLAGS)
         try:
             yield browser
         finally:

@@ -11,17 +11,15 @@ from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.attention import LATE
 from tests.support.backends import redis
-from tests.support.skips import skipped_without
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 
 
 @pytest.fixture(params=["redis", "sqlite"])
-async def tq(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[TaskQ]:
-    with skipped_without("redis", unavailable):
-        async with redis(tmp_path) as store:
-            schedules = None if request.param == "redis" else f"sqlite:///{tmp_path}/schedules.db"
-            async with TaskQ(store.url, schedules=schedules, timezone="UTC") as tq:
-                yield tq
+async def tq(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TaskQ]:
+    async with redis(tmp_path) as store:
+        schedules = None if request.param == "redis" else f"sqlite:///{tmp_path}/schedules.db"
+        async with TaskQ(store.url, schedules=schedules, timezone="UTC") as tq:
+            yield tq
 
 
 async def test_schedules_are_shown_changed_and_late(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:

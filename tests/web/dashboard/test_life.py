@@ -21,17 +21,15 @@ from aiotaskq.web.dashboard.life import Life, life_of
 from tests.support.backends import STORES
 from tests.support.machine import within
 from tests.support.rows import NOW, new
-from tests.support.skips import skipped_without
 from tests.web.dashboard.conftest import Browse
 
 SHARED = [name for name, kind in STORES.items() if kind.shared and not kind.same_as]
 
 
 @pytest.fixture(params=SHARED)
-async def stored(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Any]:
-    with skipped_without(request.param, unavailable):
-        async with STORES[request.param](tmp_path) as store:
-            yield store
+async def stored(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    async with STORES[request.param](tmp_path) as store:
+        yield store
 
 
 def seen(life: Life, of: Task | None = None) -> list[tuple[str, int]]:

@@ -30,9 +30,9 @@ OTHERS = ("gates?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?s
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def full(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[TaskQ]:
+async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TaskQ]:
     """A store with a million tasks that have ended, and many that wait, gates and values."""
-    engine = await asyncio.to_thread(start, request.param, tmp_path, unavailable, "million")
+    engine = await asyncio.to_thread(start, request.param, tmp_path, "million")
     ended = {"status": "completed", "completed_at": lambda n: NOW // SECOND - n, "run_at": NOW}
     await asyncio.to_thread(fill, engine, ROWS, "done-", **ended)
     await asyncio.to_thread(fill, engine, WAITING, "wait-", status="pending", run_at=lambda n: NOW + n)

@@ -8,14 +8,12 @@ import pytest
 
 from tests.support.proxy import Proxy
 from tests.support.servers import Valkey
-from tests.support.skips import skipped_without
 
 
 @pytest.fixture
-def server(unavailable: dict[str, str]) -> Iterator[Valkey]:
+def server() -> Iterator[Valkey]:
     """A server of the test's own, which it may hurt; every write is on disk before it is answered."""
-    with skipped_without("redis", unavailable):
-        made = Valkey(durable=True)
+    made = Valkey(durable=True)
     yield made
     made.kill()
 

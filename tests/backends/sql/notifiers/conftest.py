@@ -7,24 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.sql.notifiers.watched import opened
-from tests.support.backends import Store
+from tests.support.backends import STORES, Store
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
     """Where processes hear of each other."""
-    async with opened(request.param, tmp_path, unavailable) as made:
+    async with STORES[request.param](tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-async def postgresql(tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
-    async with opened("postgresql", tmp_path, unavailable) as made:
+async def postgresql(tmp_path: Path) -> AsyncIterator[Store]:
+    async with STORES["postgresql"](tmp_path) as made:
         yield made
 
 
 @pytest.fixture
-async def sqlite(tmp_path: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
-    async with opened("sqlite", tmp_path, unavailable) as made:
+async def sqlite(tmp_path: Path) -> AsyncIterator[Store]:
+    async with STORES["sqlite"](tmp_path) as made:
         yield made

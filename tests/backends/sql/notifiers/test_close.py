@@ -12,8 +12,8 @@ import pytest
 from aiotaskq.backends import connect
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.backend import SqlBackend
-from tests.backends.sql.notifiers.watched import Ears, listeners, opened, watching
-from tests.support.backends import Store
+from tests.backends.sql.notifiers.watched import Ears, listeners, watching
+from tests.support.backends import STORES, Store
 from tests.support.programs import Program, open_files
 from tests.support.rows import new
 from tests.support.waiting import eventually
@@ -52,9 +52,9 @@ async def test_a_second_watch_is_the_same(postgresql: Store) -> None:
 # A loop that ends without `close` leaves the sockets of its pool to the garbage collector, which says so.
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", ["sqlite", "postgresql"])
-def test_the_next_loop_hears_too(name: str, tmp_path: Path, unavailable: dict[str, str]) -> None:  # E12
+def test_the_next_loop_hears_too(name: str, tmp_path: Path) -> None:  # E12
     async def make() -> str:
-        async with opened(name, tmp_path, unavailable) as store:
+        async with STORES[name](tmp_path) as store:
             return store.url
 
     backend = connect(asyncio.run(make()))

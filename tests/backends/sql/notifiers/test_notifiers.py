@@ -22,8 +22,8 @@ from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT
 from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, SIZE, messages
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import ValidationError
-from tests.backends.sql.notifiers.watched import Ears, listeners, opened, watching
-from tests.support.backends import Store
+from tests.backends.sql.notifiers.watched import Ears, listeners, watching
+from tests.support.backends import STORES, Store
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT
 from tests.support.rows import LEASE, NOW, new
@@ -272,8 +272,8 @@ def test_it_is_on_or_off() -> None:
         connect("postgresql://h/d?notify=maybe")
 
 
-async def test_mysql_polls(tmp_path: Path, unavailable: dict[str, str]) -> None:
-    async with opened("mysql", tmp_path, unavailable) as store:
+async def test_mysql_polls(tmp_path: Path) -> None:
+    async with STORES["mysql"](tmp_path) as store:
         other = await store.another()
         ears = Ears(store.backend)
         await store.backend.watch()

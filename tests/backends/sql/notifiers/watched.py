@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import ENDED, READY, TAKEN
-from tests.support.backends import STORES, Store
+from tests.support.backends import Store
 from tests.support.machine import watchdog
-from tests.support.skips import skipped_without
-
-
-@contextlib.asynccontextmanager
-async def opened(name: str, folder: Path, unavailable: dict[str, str]) -> AsyncIterator[Store]:
-    with skipped_without(name, unavailable):
-        async with STORES[name](folder) as store:
-            yield store
 
 
 class Ears:

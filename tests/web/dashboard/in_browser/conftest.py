@@ -11,7 +11,6 @@ from playwright.async_api import Browser, expect
 
 from aiotaskq import TaskQ
 from tests.support.machine import within
-from tests.support.skips import skipped_without
 from tests.web.dashboard.browser import chromium, served
 from tests.web.dashboard.conftest import greeting
 
@@ -31,10 +30,9 @@ def _patience() -> None:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser(unavailable: dict[str, str]) -> AsyncIterator[Browser]:
-    with skipped_without("chromium", unavailable):
-        async with chromium() as browser:
-            yield browser
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
 
 
 @pytest_asyncio.fixture(loop_scope="session")
