@@ -91,7 +91,7 @@ class Batches:
         self.used = False
         """Whether there is a handler with ``batch``; ``enter`` need not be called before."""
         self.on_used: Callable[[Batches], object] = lambda _batches: None
-        """Called once, when it is known that there is a handler with ``batch``."""
+        """Called when it is known that there is a handler with ``batch``, and when a batch may have freed a slot."""
         self.holds: Callable[[Task], bool] = lambda _task: True
         """Whether the lease of a task lasts."""
 
@@ -118,9 +118,8 @@ class Batches:
             self._use()
 
     def _use(self) -> None:
-        if not self.used:
-            self.used = True
-            self.on_used(self)
+        self.used = True
+        self.on_used(self)
 
     def close(self) -> None:
         """Gather no longer: call with what there is."""
@@ -172,8 +171,8 @@ class Batches:
         """Return the result of an item, or raise what the handler has raised for it."""
         task_id = execution.task.task_id
         if task_id not in self._batches:  # the handler was registered after the worker had started
-            self._use()
             self.enter(execution)
+            self._use()  # once it has left its slot to a batch that is gathered, another task may have it
         batch = self._batches[task_id]
         member = batch.members[task_id]
         member.item, member.result = item, asyncio.get_running_loop().create_future()

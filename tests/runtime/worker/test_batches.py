@@ -31,8 +31,12 @@ from tests.testing.backoffs import STEADY
 
 
 @pytest.fixture(params=["durable_fake", "memory", "sqlite"])
-async def kit(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Kit]:
-    url = {"durable_fake": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    return {"durable_fake": None, "memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/kit.db"}[request.param]
+
+
+@pytest.fixture
+async def kit(url: str | None) -> AsyncIterator[Kit]:
     async with virtual(url=url, concurrency=2) as made:
         yield made
 
@@ -310,6 +314,38 @@ async def test_the_items_of_a_batch_are_the_results_of_the_tasks_before(kit: Kit
     assert sorted(each.n for call in calls for each in call) == [0, 1, 2, 9] and len(calls) == 2
     with pytest.raises(TaskFailed, match="invalid_params: double\\(\\) needs 'parent_result'"):
         await orphan.result()
+
+
+async def test_a_slot_that_a_late_known_batch_frees_is_used_at_once(url: str | None) -> None:
+    tq, calls = TaskQ("memory://"), asyncio.Semaphore(0)
+
+    @tq.middleware
+    async def held(task: Task, call_next: Any) -> Any:
+        if task.type == "double":
+            await calls.acquire()
+        return await call_next(task)
+
+    async with virtual(tq, url, concurrency=2) as kit:  # the worker has started, and knows of no batch
+
+        @tq.task(batch=3, within=0.5)
+        async def double(items: list[int]) -> list[int]:
+            return [2 * n for n in items]
+
+        @tq.task
+        async def other() -> None: ...
+
+        await tq.pause("default")
+        gathered = await tq.push_many([double.call(1), double.call(2)])
+        last = await other.push()
+        await tq.resume("default")
+        await kit.advance(0)
+        for _ in gathered:
+            assert await ends(kit, [last, *gathered]) == ["pending", "running", "running"]  # each has a slot
+            calls.release()
+            await kit.advance(0)
+        assert await ends(kit, [last, *gathered]) == ["completed", "running", "running"]
+        await kit.drain()
+        assert [await each.result() for each in gathered] == [2, 4]
 
 
 async def test_inline_mode_calls_with_one_item() -> None:
