@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.servers import Server, Unavailable, mariadb, postgresql, postgresql_jit, valkey
+from tests.support.installed import Unavailable
+from tests.support.servers import Server, mariadb, postgresql, postgresql_jit, valkey
 
 START = {"postgresql": postgresql, "mysql": mariadb, "redis": valkey}
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from aiotaskq.log import output
+from tests.support.installed import Unavailable, bare
 from tests.support.machine import MACHINE, VARIABLE, within
 from tests.support.promises import Proofs
 from tests.support.rewriting import rewrite_share
-from tests.support.servers import Unavailable, bare
 
 # The same examples in each run, at any speed; with AIOTASKQ_SOAK, which asks for more of them, others each time.
 settings.register_profile(

@@ -24,8 +24,9 @@ from benchmarks.runner import ContestantProcess, Failed, Measured, Runner, Setti
 from benchmarks.stores import START, Stores
 from benchmarks.system import Tally, in_threads
 from benchmarks.targets import ANY_PEER, TARGETS, judge
+from tests.support.installed import Unavailable
 from tests.support.machine import within
-from tests.support.servers import Unavailable, postgresql, postgresql_jit
+from tests.support.servers import postgresql, postgresql_jit
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -21,11 +21,11 @@ from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.url import DURABLE_FAKE, kind_of
 from aiotaskq.backends.values import Values
-from tests.support.servers import Server, Unavailable, mariadb, valkey
+from tests.support.servers import Server, mariadb, valkey
 from tests.support.servers import postgresql as postgresql_server
 from tests.support.servers import postgresql_jit as postgresql_jit_server
 
-__all__ = ["STORES", "Store", "Unavailable"]
+__all__ = ["STORES", "Store"]
 
 
 class Store:

@@ -28,6 +28,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from tests.support.installed import Unavailable, bare, program
 from tests.support.keeper import keeper
 from tests.support.machine import watchdog, within
 
@@ -36,26 +37,6 @@ BASE = "/tmp" if os.path.isdir("/tmp") else None
 
 CRASHES = (1, *(-number for number in (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)))
 """Exit codes that no test brings about."""
-
-
-BARE = "TESTS_BARE"
-"""The environment variable that hides every server and browser but those of Python packages, as on a bare machine."""
-
-
-class Unavailable(Exception):
-    """The server cannot be started on this machine; says why, and what to install."""
-
-
-def bare() -> bool:
-    """Return whether what is installed beside Python packages is hidden."""
-    return bool(os.environ.get(BARE))
-
-
-def program(*names: str) -> str | None:
-    """Return the path of a program that is installed on this machine under one of these names."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
-    found = (shutil.which(name, path=path) for name in names)
-    return None if bare() else next(filter(None, found), None)
 
 
 class Server(ABC):

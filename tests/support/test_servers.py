@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.installed import BARE, Unavailable
 from tests.support.machine import watchdog
-from tests.support.servers import BARE, MariaDB, PostgreSQLJIT, Unavailable, mariadb, postgresql_jit
+from tests.support.servers import MariaDB, PostgreSQLJIT, mariadb, postgresql_jit
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -91,7 +92,8 @@ def test_a_server_ends_with_a_run_that_is_killed(name: str) -> None:
 
 WITHOUT = """
 import pytest
-from tests.support.servers import Unavailable, mariadb, postgresql_jit
+from tests.support.installed import Unavailable
+from tests.support.servers import mariadb, postgresql_jit
 
 @pytest.fixture(scope="session")
 def place():

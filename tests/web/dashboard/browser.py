@@ -11,7 +11,7 @@ from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
 from aiotaskq import TaskQ
 from aiotaskq.web.server import serve_until
-from tests.support.servers import Unavailable, program
+from tests.support.installed import Unavailable, program
 
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
