@@ -480,6 +480,7 @@ def matches(task: Task, where: TaskFilter) -> bool:
         and (before is None or (task.completed_at is not None and task.completed_at < before))
         and (where.created_since is None or task.created_at >= where.created_since)
         and (where.error is None or (task.error_message is not None and where.error in task.error_message))
+        and (where.error_type is None or (task.error_message or "").startswith(where.error_type))
     )
 
 

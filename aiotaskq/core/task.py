@@ -190,6 +190,8 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Epoch seconds: only tasks that were created then or later."""
     error: str | None = None
     """A text that the error message contains; upper and lower case differ."""
+    error_type: str | None = None
+    """A text with which the error message begins; see ``check_error_type``."""
     after: str | None = None
     """A task id: only tasks that are listed behind it, the newest first."""
     newest: int | None = None

@@ -21,6 +21,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
+from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.views import limit_view, schedule_view, task_view, worker_view
 
 try:
@@ -44,7 +45,10 @@ Ended = Literal["failed", "cancelled", "expired"]
 TaskId = Annotated[str, Field(description="The id of a task, or the beginning of one.")]
 Type = Annotated[str | None, Field(description="Only tasks of this type.")]
 Queue = Annotated[str | None, Field(description="Only tasks of this queue.")]
-ErrorText = Annotated[str | None, Field(description="Only tasks whose error contains this text.")]
+ErrorText = Annotated[
+    str | None,
+    Field(description="Only tasks whose error contains this text; where messages are hidden, whose type begins so."),
+]
 Limit = Annotated[int, Field(ge=1, le=MOST, description="The longest list to return.")]
 DryRun = Annotated[bool, Field(description="True only counts. Pass False once the user has agreed to the count.")]
 
@@ -54,7 +58,7 @@ Times are UTC, durations seconds."""
 WRITES = """
 Changes are asked for twice: retry_tasks and cancel_task only count unless dry_run is False. Show the count first."""
 HIDDEN = """
-Params, results and messages of errors are hidden: the server was started without --show-args."""
+Params, results and messages of errors and of progress are hidden: the server was started without --show-args."""
 
 
 def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MCPServer[Any]:
@@ -125,7 +129,7 @@ class _Tools:
         after: Annotated[str | None, Field(description="Continue after the task of this id.")] = None,
     ) -> Json:
         """List tasks, the newest first. ``next`` is the ``after`` of the next page, null on the last one."""
-        where = {"status": status, "type": type, "queue": queue, "error": error}
+        where = {"status": status, "type": type, "queue": queue, **error_filter(error, self._show)}
         found = await self._tq.find(**_given(where), limit=limit + 1, after=after)
         page = found[:limit]
         return {
@@ -179,7 +183,7 @@ class _Tools:
         dry_run: DryRun = True,
     ) -> Json:
         """Put failed tasks back as pending, their retries unused: one by its id, or all that match the filters."""
-        where = _given({"status": status, "type": type, "queue": queue, "error": error})
+        where = _given({"status": status, "type": type, "queue": queue, **error_filter(error, self._show)})
         if (task_id is None) == (not where):
             raise ValidationError("retry_tasks: give either task_id, or at least one of status, type, queue and error")
         if task_id is not None:
@@ -194,7 +198,8 @@ class _Tools:
         if dry_run:
             return {"count": await self._tq.count(**where), "dry_run": True}
         count = await self._tq.retry_many(**where)
-        await self._audit("retry-tasks", *(f"{name}={value}" for name, value in where.items()))
+        words = " ".join(f"{name}={value}" for name, value in where.items())
+        await self._audit("retry-tasks", f"filter: {words}", f"count: {count}")
         return {"count": count, "dry_run": False}
 
     async def cancel_task(self, task_id: TaskId, dry_run: DryRun = True) -> Json:

@@ -10,8 +10,8 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
+from aiotaskq.web.hidden import error_type, visible_progress
 from aiotaskq.web.schemas.groups import CallbackView, EdgeView, GroupDetail, GroupView, MemberView
-from aiotaskq.web.views import kind_of_error
 
 
 def group_view(group: GroupState) -> GroupView:
@@ -52,12 +52,12 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
     )
     if isinstance(what, Task):
         view.type, view.status, view.waits = what.type, what.status, what.waits
-        view.error = kind_of_error(what.error_message or what.undecodable)
+        view.error = error_type(what.error_message or what.undecodable)
         if what.flow is not None:
             view.parents = [task_id for task_id, _ in what.flow.parents]
             view.children = [EdgeView(*each) for each in what.flow.children]  # type: ignore[arg-type]
         view.started_at, view.ended_at = to_iso(what.began_at), to_iso(what.ended_at)
-        view.progress, view.usage = what.progress, what.usage or {}
+        view.progress, view.usage = visible_progress(what.progress, False), what.usage or {}
     elif what is not None:
         view.name = member.name or what.name
         view.type, view.status = "group", what.status

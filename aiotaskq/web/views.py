@@ -16,6 +16,7 @@ from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import LimitState
+from aiotaskq.web.hidden import error_type, visible_progress
 from aiotaskq.web.schemas.events import StepView
 from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
@@ -29,7 +30,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
     The message of an error may hold what the params hold: it is shown where these are, and of one task.
     """
     whole = one and show
-    error = _error(task.error_message, whole) or (task.undecodable if one else kind_of_error(task.undecodable))
+    error = _error(task.error_message, whole) or (task.undecodable if one else error_type(task.undecodable))
     view = TaskView(
         task_id=task.task_id,
         type=task.type,
@@ -53,7 +54,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
         expires_at=to_iso(task.expires_at),
         lease_owner=task.lease_owner,
         lease_until=to_iso(task.lease_until),
-        progress=task.progress,
+        progress=visible_progress(task.progress, show),
         usage=task.usage,
     )
     if one:
@@ -64,12 +65,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
 
 
 def _error(error: str | None, whole: bool) -> str | None:
-    return error if whole else kind_of_error(error)
-
-
-def kind_of_error(error: str | None) -> str | None:
-    """Return what is shown of an error where params are not: the rest of the text may hold what they hold."""
-    return None if error is None else error.partition(":")[0].partition("\n")[0][:100]
+    return error if whole else error_type(error)
 
 
 def _attempt_view(attempt: Attempt, whole: bool) -> AttemptView:

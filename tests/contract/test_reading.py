@@ -147,6 +147,28 @@ async def test_find_filters_by_a_part_of_the_error(backend: Backend) -> None:
     assert await backend.find(TaskFilter(error=""), 10) == [tasks[3]]
 
 
+async def test_find_filters_by_the_beginning_of_the_error(backend: Backend) -> None:
+    errors = ["ValueError: x", "valueError", "Value_rror\n", "长城: x", "a ValueError", ""]
+    tasks = [await ended(backend, Status.FAILED, error_message=error) for error in errors]
+    await pushed(backend, type="ValueError")
+    for text, found in [
+        *[
+            ("ValueError", [0]),
+            ("ValueError ", []),
+            ("Value", [0, 2]),
+            ("v", [1]),
+            ("Value_", [2]),
+            ("%", []),
+            ("x", []),
+        ],
+        *[("长", [3]), ("城", []), ("长城", [3]), ("a ", [4]), ("ValueErrors", [])],
+    ]:
+        where = TaskFilter(error_type=text)
+        assert await backend.find(where, 10) == [tasks[number] for number in reversed(found)], text
+    assert await backend.find(TaskFilter(error_type="Value", error="x"), 10) == [tasks[0]]
+    assert await backend.purge(TaskFilter(error_type="Value"), 10) == 2
+
+
 async def test_the_latest_ends(backend: Backend) -> None:
     rows = [
         new(status=Status.FAILED, completed_at=NOW // SECOND - number * 7 % 12, queue=f"q{number % 3}")

@@ -333,6 +333,7 @@ def filter_of(where: TaskFilter) -> bytes:
             "before": None if where.completed_before is None else str(where.completed_before),
             "since": where.created_since,
             "error": where.error,
+            "error_type": where.error_type,
         }
     )
 

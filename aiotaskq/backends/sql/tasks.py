@@ -273,6 +273,8 @@ def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
         conditions.append(c.created_at >= where.created_since)
     if where.error is not None:
         conditions.append(_contains(c.error_message, where.error))
+    if where.error_type is not None:
+        conditions.append(_contains(func.substr(c.error_message, 1, len(where.error_type)), where.error_type))
     return conditions
 
 

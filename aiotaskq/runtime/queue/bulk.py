@@ -12,6 +12,7 @@ import msgspec
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.error_type import check_error_type
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
@@ -73,6 +74,7 @@ def task_filter(
     queue: str | None,
     since: float | datetime | None = None,
     error: str | None = None,
+    error_type: str | None = None,
     before: int | None = None,
 ) -> TaskFilter:
     """Return the filter of a verb; ``before`` in epoch seconds. Raises ValidationError."""
@@ -81,10 +83,18 @@ def task_filter(
             raise ValidationError(f"error: a text is needed (got {error.__class__.__name__})")
         if not error or "\0" in error:
             raise ValidationError("error: a text of at least one character is needed, without the character NUL")
+    if error_type is not None:
+        check_error_type("error_type", error_type)
     # A task has its time of creation in whole seconds: one of the same second is not left out.
     after = None if since is None else instant("since", since) // SECOND
     return TaskFilter(
-        status=statuses(status), type=type, queue=queue, completed_before=before, created_since=after, error=error
+        status=statuses(status),
+        type=type,
+        queue=queue,
+        completed_before=before,
+        created_since=after,
+        error=error,
+        error_type=error_type,
     )
 
 

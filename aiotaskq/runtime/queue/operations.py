@@ -124,6 +124,7 @@ class Operations(ABC, Generic[Retried_co]):
         scheduler_task_id: str | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
+        error_type: str | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> list[Task]:
@@ -133,10 +134,11 @@ class Operations(ABC, Generic[Retried_co]):
             since: only tasks that were created then or later; epoch seconds or an aware datetime.
             error: only tasks whose stored error contains this text, in the message or the traceback; upper and lower
                 case differ.
+            error_type: only tasks whose error is of a type that begins so, as ``ValueError``.
 
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error)
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, error_type=error_type)
         where = msgspec.structs.replace(where, scheduler_task_id=scheduler_task_id, after=after)
         check_int("limit", limit, 1, 100_000)
         if after is not None:
@@ -223,16 +225,17 @@ class Operations(ABC, Generic[Retried_co]):
         queue: str | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
+        error_type: str | None = None,
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
 
-        ``progress`` is called with how many so far; ``since`` and ``error`` as for ``find``. Raises ValidationError for
+        ``progress`` is called with how many so far; ``since`` and errors as for ``find``. Raises ValidationError for
         a status other than failed, cancelled and expired.
         """
         left = None if limit is None else check_int("limit", limit, 1)
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error)
+        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, error_type=error_type)
         return await retry_all(self._operated.backend, self._operated.clock, where, left, progress)
 
     async def purge(
@@ -244,14 +247,16 @@ class Operations(ABC, Generic[Retried_co]):
         older_than: float | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
+        error_type: str | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
 
-        ``progress`` is called with how many so far; ``since`` and ``error`` as for ``find``. Raises ValidationError.
+        ``progress`` is called with how many so far; ``since`` and errors as for ``find``. Raises ValidationError.
         """
         before = ended_before(older_than, self._operated.clock)
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, before=before)
+        errors = {"error": error, "error_type": error_type}
+        where = task_filter(status=status, type=type, queue=queue, since=since, before=before, **errors)
         return await purge_all(self._operated.backend, where, progress)
 
     async def count(
@@ -263,10 +268,12 @@ class Operations(ABC, Generic[Retried_co]):
         older_than: float | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
+        error_type: str | None = None,
     ) -> int:
         """Count tasks that match, as for ``purge``. If more than status and queue is named, matching rows are read."""
         before = ended_before(older_than, self._operated.clock)
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, before=before)
+        errors = {"error": error, "error_type": error_type}
+        where = task_filter(status=status, type=type, queue=queue, since=since, before=before, **errors)
         return await count_all(self._operated.backend, self._operated.clock, where)
 
     async def pause(self, queue: str = "default") -> None:

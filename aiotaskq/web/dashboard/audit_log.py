@@ -7,6 +7,7 @@ from collections.abc import Collection
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.view import View
+from aiotaskq.web.hidden import visible_entry
 
 KEEP = 3.0
 """Seconds for which an open page does not read the log anew."""
@@ -16,7 +17,8 @@ LISTED = 20
 
 async def log_of(view: View) -> list[AuditEntry]:
     """Read the audit log, the newest change first; for an update of an open page it may be some seconds old."""
-    return await view.keep("audit", KEEP, lambda: view.tq.queue.backend.audit.read(MAX_ENTRIES))
+    entries = await view.keep("audit", KEEP, lambda: view.tq.queue.backend.audit.read(MAX_ENTRIES))
+    return [visible_entry(each, view.show_args) for each in entries]
 
 
 async def operated_on(view: View, target: str, nouns: Collection[str]) -> list[Operated]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.runtime.audit import audited
+from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.audit import AuditList, AuditQuery, AuditView
 
@@ -25,7 +26,10 @@ EXAMPLE: dict[str, Any] = {
 async def list_audit(call: Call) -> ApiResponse:
     """List what operators have changed by the dashboard, this API, the command line and the MCP server."""
     query: AuditQuery = call.query
-    found = await audited(call.tq.queue.backend, query.limit, query.target)
+    entries = await audited(call.tq.queue.backend, query.limit, query.target)
+    found = [visible_entry(each, call.policy.show_args) for each in entries]
+    if query.target is not None:  # what is hidden is not found, either
+        found = [each for each in found if query.target in each.targets]
     return respond(
         AuditList([AuditView(to_iso(e.at) or "", e.door, e.action, e.actor, list(e.targets), e.count) for e in found])
     )

@@ -11,6 +11,7 @@ from aiotaskq.core.task import FINAL, Status
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
+from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.events import StepList, StepsQuery
 from aiotaskq.web.schemas.fields import MAX_PAGE
@@ -128,7 +129,7 @@ async def list_tasks(call: Call) -> ApiResponse:
         queue=query.queue,
         scheduler_task_id=query.schedule,
         since=query.since,
-        error=query.error,
+        **error_filter(query.error, call.policy.show_args),
         limit=limit + 1,
         after=query.cursor,
     )
@@ -150,7 +151,7 @@ async def retry_tasks(call: Call) -> ApiResponse:
     At least one filter is needed. `dry_run` only counts. Tasks are put back in small transactions: after an error some
     may be pending already, and the same request retries the others.
     """
-    where = _filters(call.body)
+    where = _filters(call)
     where.setdefault("status", ["failed"])
     if call.body.dry_run:
         return respond(Counted(await call.tq.count(**where), True))
@@ -170,15 +171,16 @@ async def purge_tasks(call: Call) -> ApiResponse:
     At least one filter is needed. `dry_run` only counts. Tasks are deleted in small transactions: after an error some
     may be gone already, and the same request deletes the others.
     """
-    where = _filters(call.body)
+    where = _filters(call)
     where.setdefault("status", [str(status) for status in Status if status in FINAL])
     if call.body.dry_run:
         return respond(Counted(await call.tq.count(**where), True))
     return respond(Counted(await call.tq.purge(**where, progress=call.many), False))
 
 
-def _filters(body: RetryBody | PurgeBody) -> dict[str, Any]:
+def _filters(call: Call) -> dict[str, Any]:
     """Return the filters that a body sets. Raises ValidationError if there are none, or one is wrong."""
+    body: RetryBody | PurgeBody = call.body
     found = {name: value for name, value in body_options(body).items() if name != "dry_run" and value is not None}
     if not found:
         names = ", ".join(name for name in body.__struct_fields__ if name != "dry_run")
@@ -186,7 +188,7 @@ def _filters(body: RetryBody | PurgeBody) -> dict[str, Any]:
     for field in ("type", "queue"):
         if field in found:
             check_key(field, found[field], MAX_NAME)
-    return found
+    return found | error_filter(found.pop("error", None), call.policy.show_args)
 
 
 @tasks(

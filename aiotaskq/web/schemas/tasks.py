@@ -51,7 +51,13 @@ Since = Annotated[
     Meta(description="Only tasks created then or later: epoch seconds, or RFC 3339 with an offset"),
 ]
 ErrorPart = Annotated[
-    str, Meta(min_length=1, max_length=1_000, pattern=NO_NUL, description="Only tasks whose error contains this text")
+    str,
+    Meta(
+        min_length=1,
+        max_length=1_000,
+        pattern=NO_NUL,
+        description="Only tasks whose error contains this text; where params are hidden, whose error's type begins so",
+    ),
 ]
 DryRun = Annotated[bool, Meta(description="Only count the tasks that match")]
 
@@ -129,7 +135,7 @@ class TaskView(Struct):
     expires_at: Time | None
     lease_owner: str | None
     lease_until: Time | None
-    progress: dict[str, Any] | None
+    progress: Annotated[dict[str, Any], Meta(description="Its numbers; with its message where params are shown")] | None
     usage: Annotated[dict[str, float] | None, Meta(description="What its runs have used up, by name")]
     attempts: Annotated[list[AttemptView], Meta(description="Of one task; not in a list")] | UnsetType = UNSET
     params: Any = UNSET

@@ -263,15 +263,15 @@ async def test_many_are_cancelled(browse: Browse, tq: TaskQ, operated: Operated,
 async def test_many_are_deleted(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
     gone = [
         await end(tq, Status.FAILED, error_message="OSError: disk"),
-        await end(tq, Status.FAILED, error_message="disk"),
+        await end(tq, Status.FAILED, error_message="OSError: full"),
     ]
     kept = [await end(tq, Status.FAILED), await end(tq), (await tq.push("greet", {"name": "x"}, delay=9)).task_id]
-    chosen = {"task": [*gone, kept[2]]} if which == "selected" else {"status": "failed", "error": "disk"}
+    chosen = {"task": [*gone, kept[2]]} if which == "selected" else {"status": "failed", "error": "OSError"}
     assert "cannot be undone" in await act(browse, "delete-tasks", sure=False, which=which, **chosen)
     assert "Tasks that were deleted: 2." in await act(browse, "delete-tasks", which=which, **chosen)
     assert set(await statuses(tq)) == set(kept)
     await asyncio.sleep(0)
-    targets = gone if which == "selected" else ["filter: status=failed error=disk", "count: 2"]
+    targets = gone if which == "selected" else ["filter: status=failed error=OSError", "count: 2"]
     assert operated == [{"action": "delete-tasks", "targets": targets}]
 
 

@@ -13,7 +13,7 @@ from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.runtime.queue.bulk import cancel_page, count_all, live_pages, purge_all, retry_all, task_filter
-from aiotaskq.web.dashboard.pages.tasks import FILTERS, filters_of
+from aiotaskq.web.dashboard.pages.tasks import FILTERS, WITHOUT_INDEX, filters_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, StoppedError, actions, link
 from aiotaskq.web.dashboard.words import marked
@@ -150,7 +150,7 @@ async def _all(change: Change, verb: Verb, filters: dict[str, str | None], back:
     if not wanted:
         return Done(Message(marked("No task matches."), problem=True), back)
     schedule = known.pop("scheduler_task_id", None)
-    where = task_filter(status=sorted(wanted), **{name: known.get(name) for name in ("type", "queue", "error")})
+    where = task_filter(status=sorted(wanted), **{name: known.get(name) for name in WITHOUT_INDEX})
     where = msgspec.structs.replace(where, scheduler_task_id=schedule)
     if not change.sure:
         async with asyncio.timeout(COUNT_SECONDS):

@@ -10,7 +10,7 @@ from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
 from aiotaskq.web.dashboard.operated import operated_of
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.views import kind_of_error
+from aiotaskq.web.hidden import error_type
 
 ROWS = 100
 KEEP = 0.9
@@ -44,5 +44,5 @@ async def events(view: View) -> EventRows:
             found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))
     rows = newest_first(found.values())[:ROWS]
     if not view.show_args:  # the message of an error may have what the params have
-        rows = [msgspec.structs.replace(each, error=kind_of_error(each.error)) for each in rows]
+        rows = [msgspec.structs.replace(each, error=error_type(each.error)) for each in rows]
     return EventRows(events=rows, name=wanted or "", names=list(NAMES), shared=shared)

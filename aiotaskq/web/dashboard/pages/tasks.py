@@ -18,6 +18,7 @@ from aiotaskq.web.dashboard.runs import elapsed, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import task_view
 
@@ -30,7 +31,7 @@ KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
-WITHOUT_INDEX = ("type", "queue", "error")
+WITHOUT_INDEX = ("type", "queue", "error", "error_type")
 FILTERS = ("status", "type", "queue", "schedule", "error")
 
 
@@ -74,13 +75,18 @@ def _row(task: Task, now: int) -> TaskView:
 class Texts(Protocol):
     """Named texts: those of an address, or of a form."""
 
+    @property
+    def show_args(self) -> bool:
+        """Whether params and messages of errors may be shown."""
+
     def text(self, name: str) -> str | None:
         """Return one of them; None where it is absent or empty."""
 
 
 def filters_of(view: Texts) -> dict[str, Any]:
     """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
-    found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue", "error") if view.text(name)}
+    found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue") if view.text(name)}
+    found |= error_filter(view.text("error"), view.show_args)
     if (status := view.text("status")) in set(map(str, Status)):
         found["status"] = status
     if schedule := view.text("schedule"):

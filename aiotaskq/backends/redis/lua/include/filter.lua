@@ -25,9 +25,11 @@ local function matches(row, id)
     local created = member(get_field('body', id) or '', 'created_at', 1)
     if not created or created < where.since then return false end
   end
-  if where.error then
+  if where.error or where.error_type then
     local said = member(states[id], 'error_message', row.json)
-    if not said or not find(said, where.error, 1, true) then return false end
+    if not said then return false end
+    if where.error and not find(said, where.error, 1, true) then return false end
+    if where.error_type and sub(said, 1, #where.error_type) ~= where.error_type then return false end
   end
   if where.type or where.scheduler_task_id then
     local names = names_of(row)

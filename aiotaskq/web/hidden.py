@@ -1,0 +1,41 @@
+"""What is shown, and can be found, where params are hidden: nothing that may hold what they hold. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aiotaskq.core.audit import AuditEntry
+from aiotaskq.core.error_type import check_error_type, error_type
+
+__all__ = ["error_filter", "error_type", "visible_entry", "visible_progress"]
+
+
+def error_filter(text: str | None, show: bool) -> dict[str, str]:
+    """Return the arguments of a verb for a filter by errors: where their messages are hidden, by their type alone.
+
+    Raises ValidationError for what is no beginning of a type.
+    """
+    if text is None:
+        return {}
+    return {"error": text} if show else {"error_type": check_error_type("error", text)}
+
+
+def visible_progress(progress: dict[str, Any] | None, show: bool) -> dict[str, Any] | None:
+    """Return progress without its texts where they are hidden."""
+    if progress is None or show:
+        return progress
+    return {name: value for name, value in progress.items() if isinstance(value, (int, float))}
+
+
+def visible_entry(entry: AuditEntry, show: bool) -> AuditEntry:
+    """Return an entry of the audit log, where they are hidden without the text of an error that was searched for."""
+    if show:
+        return entry
+    return msgspec.structs.replace(entry, targets=tuple(map(_without_error, entry.targets)))
+
+
+def _without_error(target: str) -> str:
+    before, searched, _ = target.partition(" error=")
+    return f"{before}{searched}…" if searched and target.startswith("filter: ") else target
