@@ -190,6 +190,7 @@ class SqlBackend(Backend):
         room: Room | None = None,
     ) -> list[Task]:
         touched, loop = Touched(self.groups.messages), get_running_loop()
+        self._notifier.bind()  # the commit may come in another thread
 
         def body(connection: Connection) -> list[Task]:
             self._enter(connection)
@@ -214,6 +215,7 @@ class SqlBackend(Backend):
     ) -> list[bool]:
         held: list[bool] = []
         touched, loop = Touched(self.groups.messages), get_running_loop()
+        self._notifier.bind()
 
         def wake() -> None:
             if touched:

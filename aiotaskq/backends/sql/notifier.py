@@ -11,6 +11,9 @@ class Notifier:
     A hint may be lost, so no method raises for want of a connection.
     """
 
+    def bind(self) -> None:
+        """Belong to the running loop, which sends the hints of other threads."""
+
     def listen(self) -> None:
         """Pass on what other processes tell, in the running loop, until ``stop``; idempotent."""
 

@@ -58,14 +58,14 @@ class Notifications(Notifier):
         self._listener: asyncio.Task[None] | None = None
         listeners.forward = self.forward
 
-    def _bind(self) -> None:
+    def bind(self) -> None:
         """Belong to the running loop; tasks of a loop that is gone, or of a parent process, have gone with it."""
         if self._bound.bind():
             self._senders, self._listener = {}, None
             self._waiting, self._gaps = {}, {kind: Gap() for kind in KINDS}
 
     def listen(self) -> None:
-        self._bind()
+        self.bind()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="aiotaskq-listen")
 
@@ -82,7 +82,7 @@ class Notifications(Notifier):
     # ---- sending ----
 
     def weigh(self, kind: str, count: int) -> None:
-        self._bind()
+        self.bind()
         self._gaps[kind].note(count)
 
     def forward(self, kind: str, names: Sequence[str]) -> None:
@@ -93,7 +93,7 @@ class Notifications(Notifier):
             self._note(kind, names)
 
     def _note(self, kind: str, names: Sequence[str]) -> None:
-        self._bind()
+        self.bind()
         self._gaps[kind].note(len(names) or 1)
         known = self._waiting.setdefault(kind, {})
         # A cancel without names would mean nothing.
@@ -133,7 +133,7 @@ class Notifications(Notifier):
                 log.debug("a hint was lost: {}", error)
 
     def along(self, kind: str, count: int) -> tuple[str, str] | None:
-        self._bind()
+        self.bind()
         gap, now = self._gaps[kind], asyncio.get_running_loop().time()
         if kind in self._senders or gap.delay(now) > 0:
             return None

@@ -20,7 +20,6 @@ from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_engine, statements
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
-from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
 
@@ -283,17 +282,8 @@ class SqliteConnections:
 
     async def open(self) -> None:
         """Switch the file to a write-ahead log. Raises DatabaseUnavailable if it cannot have one."""
-        for attempt in range(1, 101):
-            try:
-                mode = await self._pragma("journal_mode")
-                if mode == "wal" or await self._pragma("journal_mode = WAL") == "wal":
-                    return
-            except exc.OperationalError as error:
-                # Switching the journal does not honour the busy timeout while other processes do the same.
-                if "locked" not in str(error) or attempt == 100:
-                    raise
-            await asyncio.sleep(backoff(attempt, 0.01, 0.1))
-        raise DatabaseUnavailable(f"cannot switch {self._shown} to WAL (a network file system?); use a local disk")
+        if await self._pragma("journal_mode") != "wal" and await self._pragma("journal_mode = WAL") != "wal":
+            raise DatabaseUnavailable(f"cannot switch {self._shown} to WAL (a network file system?); use a local disk")
 
     async def _pragma(self, pragma: str) -> object:
         return await self.read(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())

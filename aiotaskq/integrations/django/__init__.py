@@ -8,5 +8,8 @@ has from 6.0 on, else the package ``django-tasks``.
 from __future__ import annotations
 
 from aiotaskq.integrations.django.backend import TasksBackend
+from aiotaskq.integrations.django.borrowed import session
+from aiotaskq.integrations.django.connections import closing_connections
+from aiotaskq.integrations.django.task import Task, schedule
 
-__all__ = ["TasksBackend"]
+__all__ = ["Task", "TasksBackend", "closing_connections", "schedule", "session"]

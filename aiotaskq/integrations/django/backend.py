@@ -7,15 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.core import checks
-from django.db import transaction
 from django.db.utils import ConnectionDoesNotExist
 from django.utils import timezone
 
 from aiotaskq.backends.url import kind_of
-from aiotaskq.core.ids import new_id
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
-from aiotaskq.integrations.django.borrowed import alias_of, in_transaction, may_join, session_on, url_of
+from aiotaskq.integrations.django.borrowed import alias_of, can_open, in_transaction, may_join, session, url_of
 from aiotaskq.integrations.django.framework import (
     BaseTaskBackend,
     ImproperlyConfigured,
@@ -25,7 +23,8 @@ from aiotaskq.integrations.django.framework import (
     TaskResultStatus,
     task_enqueued,
 )
-from aiotaskq.integrations.django.results import aware, result_of
+from aiotaskq.integrations.django.results import aware, result_of, task_at
+from aiotaskq.integrations.django.task import READ_BY_WORKERS, Task, push_options, stored
 from aiotaskq.sync import TaskQ
 
 __all__ = ["TasksBackend"]
@@ -51,6 +50,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
     - ``modules``: names of modules with tasks, which workers import beside the module ``tasks`` of each application.
     """
 
+    task_class = Task
     supports_defer = True
     supports_async_task = True
     supports_get_result = True
@@ -70,6 +70,11 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         return alias_of(self.options["url"])
 
     @property
+    def max_retries(self) -> int:
+        """How often a task that says nothing else is retried."""
+        return int(self.options.get("max_retries", 0))
+
+    @property
     def taskq(self) -> TaskQ:
         """The blocking task queue of the store: ``taskq.handle(result.id).cancel()``, ``taskq.stats()``."""
         return _taskq(self.url)
@@ -80,54 +85,58 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         for what, name in (("path", task.module_path), ("queue_name", task.queue_name)):
             if not 0 < len(name) <= MAX_NAME:
                 raise InvalidTask(f"{what}: at most {MAX_NAME} characters are possible (got {name[:200]!r})")
+        if isinstance(task, Task):
+            try:
+                task.check()
+            except ValidationError as error:
+                raise InvalidTask(str(error)) from error
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """Push a task. In a transaction of Django's on the same database it exists exactly if that is committed."""
         self.validate_task(task)
+        params, alias, path = stored(args, kwargs), self.using, task.module_path
+        defined = task_at(path)
+        if changed := [name for name in READ_BY_WORKERS if _differs(task, defined, name)]:
+            raise InvalidTask(f"{', '.join(changed)}: workers read it where the task is defined; give it to @task")
+        options: dict[str, Any] = {
+            "queue": task.queue_name,
+            "priority": -task.priority,  # the smaller number is claimed first
+            "max_retries": self.max_retries,
+            **push_options(task),
+        }
+        if task.run_after is not None:
+            options["at"] = aware(task.run_after)
+        if alias is not None and in_transaction(alias):
+            options["session"] = session(alias)
+        handle = self.taskq.push(path, params, **options)
         result = TaskResult(
             task=task,
-            id=new_id(),
+            id=handle.task_id,
             status=TaskResultStatus.READY,
             enqueued_at=timezone.now().replace(microsecond=0),
             started_at=None,
             last_attempted_at=None,
             finished_at=None,
-            args=args,
-            kwargs=kwargs,
+            **params,
             backend=self.alias,
             errors=[],
             worker_ids=[],
         )
-        options: dict[str, Any] = {
-            "task_id": result.id,
-            "queue": task.queue_name,
-            "priority": -task.priority,  # the smaller number is claimed first
-            "max_retries": self.options.get("max_retries", 0),
-        }
-        if task.run_after is not None:
-            options["at"] = aware(task.run_after)
-        self._push(task.module_path, {"args": result.args, "kwargs": result.kwargs}, options)
-        task_enqueued.send(type(self), task_result=result)
+        if handle.created:
+            task_enqueued.send(type(self), task_result=result)
         return result
-
-    def _push(self, path: str, params: dict[str, Any], options: dict[str, Any]) -> None:
-        tq, alias = self.taskq, self.using
-        if alias is None or not in_transaction(alias):
-            tq.push(path, params, **options)
-            return
-        with_django = session_on(alias)
-        tq.push(path, params, session=with_django, **options)
-        if transaction.get_connection(alias).in_atomic_block:
-            # Its commit wakes the workers; after a rollback it is not called.
-            transaction.on_commit(with_django.commit, using=alias, robust=True)
-        else:  # without autocommit Django tells of no commit: workers find the task by polling
-            with_django.close()
 
     def get_result(self, result_id: str) -> Any:
         """Return the result of a task as it is now. Raises TaskResultDoesNotExist.
 
         A task of a transaction that is not committed yet is not found.
         """
+        alias = self.using
+        if alias is not None and in_transaction(alias) and not can_open(alias):
+            raise ImproperlyConfigured(
+                f"get_result: the store of aiotaskq in the database {alias!r} cannot be opened in a transaction, which "
+                "has the lock that is needed to prepare it; run `manage.py migrate` before"
+            )
         handle = self.taskq.handle(result_id)
         try:
             row = handle.task()
@@ -141,9 +150,8 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
 
     def make_tables(self) -> None:
         """Create or migrate the tables of the store; nothing happens where they are there."""
-        tq = self.taskq
-        tq.open()
-        tq.close()
+        with TaskQ(self.url):  # not `taskq`, whose users would find it closed
+            pass
 
     def check(self, **_kwargs: Any) -> Iterable[checks.CheckMessage]:
         """Return what is wrong with the options."""
@@ -171,3 +179,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
 
     def _error(self, text: str, number: str) -> checks.CheckMessage:
         return checks.Error(f"TASKS[{self.alias!r}]: {text}", id=f"aiotaskq.{number}")
+
+
+def _differs(task: Any, defined: Any, name: str) -> bool:
+    return isinstance(defined, Task) and bool(getattr(task, name, None) != getattr(defined, name))

@@ -10,7 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.transaction import TransactionManagementError
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.mysql.mysqldb import MySQLDialect_mysqldb
@@ -21,10 +22,11 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.orm import Session
 
 from aiotaskq.backends.sql.dialects import dialect_named
+from aiotaskq.backends.sql.migrations import up_to_date
 from aiotaskq.backends.url import SQL, kind_of, scheme_of
 from aiotaskq.integrations.django.framework import ImproperlyConfigured
 
-__all__ = ["alias_of", "in_transaction", "may_join", "session_on", "url_of"]
+__all__ = ["alias_of", "can_open", "in_transaction", "may_join", "session", "url_of"]
 
 _PORTS = {"postgresql": 5432, "mysql": 3306}
 _LOCAL = {"", "localhost", "127.0.0.1", "::1"}
@@ -111,18 +113,41 @@ def in_transaction(alias: str) -> bool:
     return bool(connection.in_atomic_block or not connection.get_autocommit())
 
 
-def session_on(alias: str) -> Session:
-    """Return a SQLAlchemy session on the connection that this thread has to a database of Django's.
+def session(using: str = DEFAULT_DB_ALIAS) -> Session:
+    """Return a SQLAlchemy session on Django's connection: what is pushed in it is part of Django's transaction.
 
-    Its ``commit`` commits nothing: call it once Django has committed. Raises TransactionManagementError where Django's
-    transaction is broken already.
+    ``tq.push("report", session=session())`` in ``atomic()``; ``using`` is the alias of the database, in which the tasks
+    must be. Django commits, and that wakes the workers. Raises TransactionManagementError outside of a transaction, and
+    where it is broken already.
     """
+    if not in_transaction(using):
+        raise TransactionManagementError(f"session: {using!r} is in no transaction; call it in transaction.atomic()")
+    joined = _joined(using)
+    # Its commit wakes the workers; after a rollback it is not called. Without autocommit Django tells of no commit, and
+    # workers find the task by polling.
+    if transaction.get_connection(using).in_atomic_block:
+        transaction.on_commit(joined.commit, using=using, robust=True)
+    return joined
+
+
+def can_open(alias: str) -> bool:
+    """Whether a store in the database of this transaction can be opened while that lasts.
+
+    On SQLite the transaction may hold the lock that is needed to create tables, and to switch the journal.
+    """
+    if connections[alias].vendor != "sqlite":
+        return True
+    connection = _joined(alias).connection()
+    return up_to_date(connection) and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def _joined(alias: str) -> Session:
     connection = connections[alias]
     connection.validate_no_broken_transaction()
     connection.ensure_connection()
-    session = Session(_engine(alias))
-    session.connection()  # taken in this thread, since Django's connections belong to their threads
-    return session
+    joined = Session(_engine(alias))
+    joined.connection()  # taken in this thread, since Django's connections belong to their threads
+    return joined
 
 
 _engines: dict[tuple[str, str, str], Engine] = {}

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from asgiref.sync import ThreadSensitiveContext, sync_to_async
-from django.db import close_old_connections, connections
+from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
+from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.django.backend import TasksBackend
+from aiotaskq.integrations.django.connections import closing_connections
 from aiotaskq.integrations.django.framework import (
     TaskContext,
     normalize_json,
@@ -20,6 +23,7 @@ from aiotaskq.integrations.django.framework import (
     task_started,
 )
 from aiotaskq.integrations.django.results import raised, result_of, task_at
+from aiotaskq.integrations.django.task import declared, handler_options
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.events import Event
@@ -38,8 +42,16 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     autodiscover_modules("tasks")
     for name in backend.options.get("modules", ()):
         import_module(name)
-    tq = TaskQ(backend.url, **options)
-    tq.registered.handlers = _Handlers(_Registrar(tq, backend).register)
+    tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
+    registrar = _Registrar(tq, backend)
+    tq.registered.handlers = handlers = _Handlers(registrar.register)
+    for each in declared:
+        path = each.task.module_path
+        if each.task.backend != backend.alias:
+            continue
+        if handlers.get(path) is None:
+            raise ValidationError(f"schedule: {path} is no task; write @schedule in the line above @task")
+        tq.schedule(params=each.params, **each.options)(registrar.functions[path])
 
     async def ended(event: Event) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
@@ -73,6 +85,8 @@ class _Registrar:
     def __init__(self, tq: TaskQ, backend: TasksBackend) -> None:
         self._tq = tq
         self._backend = backend
+        self.functions: dict[str, TaskFunction[..., Any, Any]] = {}
+        """By the paths of their tasks."""
 
     def register(self, path: str) -> None:
         """Register the task of Django's with this path, if there is one."""
@@ -81,14 +95,20 @@ class _Registrar:
         except Exception as error:
             log.error("the module of {} cannot be imported; other workers may run it", printable(path), cause=error)
             return
-        if task is not None:
-            handler = _coroutine if inspect.iscoroutinefunction(task.func) else _plain
-            self._tq.task(name=path)(handler(self._backend, task))
+        if task is None:
+            return
+        options = {
+            "queue": task.queue_name,
+            "priority": -task.priority,
+            "max_retries": self._backend.max_retries,
+            **handler_options(task),
+        }
+        handler = _coroutine if inspect.iscoroutinefunction(task.func) else _plain
+        self.functions[path] = self._tq.task(name=path, **options)(closing_connections(handler(self._backend, task)))
 
 
 def _plain(backend: TasksBackend, task: Any) -> Callable[..., Any]:
     def run(args: Any = (), kwargs: Any = None) -> Any:
-        close_old_connections()
         try:
             result = _started(backend)
             task_started.send(sender=type(backend), task_result=result)
@@ -96,25 +116,19 @@ def _plain(backend: TasksBackend, task: Any) -> Callable[..., Any]:
         except Exception as error:
             _note(error)
             raise
-        finally:
-            close_old_connections()
 
     return run
 
 
 def _coroutine(backend: TasksBackend, task: Any) -> Callable[..., Any]:
     async def run(args: Any = (), kwargs: Any = None) -> Any:
-        # As for a request: what it calls by `sync_to_async` has a thread, and so database connections, of its own.
-        async with ThreadSensitiveContext():
-            try:
-                result = _started(backend)
-                await task_started.asend(sender=type(backend), task_result=result)
-                return normalize_json(await task.func(*_first(task, result), *args, **(kwargs or {})))
-            except Exception as error:
-                _note(error)
-                raise
-            finally:
-                await sync_to_async(connections.close_all)()
+        try:
+            result = _started(backend)
+            await task_started.asend(sender=type(backend), task_result=result)
+            return normalize_json(await task.func(*_first(task, result), *args, **(kwargs or {})))
+        except Exception as error:
+            _note(error)
+            raise
 
     return run
 
@@ -133,9 +147,6 @@ def _note(error: Exception) -> None:
     context.log(raised(attempts[-1].number + 1 if attempts else 1, error))
 
 
+@closing_connections
 def _send_finished(backend: TasksBackend, result: Any) -> None:
-    close_old_connections()
-    try:
-        task_finished.send(sender=type(backend), task_result=result)
-    finally:
-        close_old_connections()
+    task_finished.send(sender=type(backend), task_result=result)

@@ -4,7 +4,10 @@ import asyncio
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.db import connection
 
+from aiotaskq import Backoff, Limit
+from aiotaskq.integrations.django import schedule
 from tests.apps.django_shop.models import Order
 
 try:
@@ -53,3 +56,27 @@ async def fail(context: Any) -> None:
 
 def no_task() -> None:
     """A function that is no task."""
+
+
+@task(max_retries=2, backoff=Backoff(base=0.01), retry_on=Refused, timeout=20, limit=Limit(1, key="name"))
+def charge(name: str, error: str = "") -> int:
+    """Fail by a class that is retried, or by one that is not."""
+    ran.append(name)
+    if error:
+        raise {"refused": Refused, "value": ValueError}[error](name)
+    return len(ran)
+
+
+@schedule(cron="0 2 * * *", name="nightly", kwargs={"name": "scheduled"})
+@schedule(at=1, args=["at once"])
+@task(queue_name="mail")
+def report(name: str) -> None:
+    """Run by schedules."""
+    ran.append(name)
+
+
+@task
+def look() -> None:
+    """Use the connection of the thread, and show it."""
+    Order.objects.count()
+    ran.append(connection.connection)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -132,6 +133,22 @@ async def test_another_program_holds_it_for_too_long(  # F2
     await process.wait()
     assert await backend.get([task.task_id]) == [None]
     assert await backend.push([task]) == [task]
+    await backend.close()
+
+
+async def test_another_program_holds_it_for_too_long_while_the_file_is_opened(
+    monkeypatch: pytest.MonkeyPatch, url: str, path: Path
+) -> None:
+    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.2)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE other (n INTEGER)")
+        other.execute("BEGIN IMMEDIATE")
+        backend = SqlBackend(url)
+        async with asyncio.timeout(within(10)):
+            with pytest.raises(DatabaseUnavailable, match="locked"):
+                await backend.open()
+        other.rollback()
+        await backend.open()
     await backend.close()
 
 

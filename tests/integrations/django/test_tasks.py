@@ -1,201 +1,23 @@
-"""The backend of Django's tasks framework: transactions, results, signals and the worker, on each SQL database."""
+"""The backend of Django's tasks framework: results, signals, names and the worker, on each SQL database."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url
 
-from aiotaskq import TaskFailed
+from tests.integrations.django.conftest import SETTINGS
+from tests.integrations.django.project import backend, missing, orders, rolled_back, tasks, work
 from tests.support import nursery
-from tests.support.machine import watchdog, within
+from tests.support.machine import watchdog
 from tests.support.programs import ROOT
-from tests.support.servers import mariadb, postgresql
-
-SETTINGS = "tests.apps.django_shop.settings"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _django() -> Iterator[None]:
-    """The project, and its time zone as that of the process, which Django sets and does not restore."""
-    import django
-    import pymysql
-    from django.conf import settings
-
-    pymysql.install_as_MySQLdb()
-    before = {name: os.environ.get(name) for name in ("TZ", "DJANGO_SETTINGS_MODULE")}
-    os.environ["DJANGO_SETTINGS_MODULE"] = SETTINGS
-    django.setup()
-    os.environ["TZ"] = settings.TIME_ZONE
-    time.tzset()
-    yield
-    for name, value in before.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-    time.tzset()
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mysql"], scope="module")
-def database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database of each kind, with the tables of the project and those that ``migrate`` makes beside them."""
-    if request.param == "sqlite":
-        place = {"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path_factory.mktemp("shop") / "shop.db"}
-    else:
-        server = (postgresql if request.param == "postgresql" else mariadb)(durable=False)
-        url = make_url(server.create("django"))
-        place = {
-            "ENGINE": f"django.db.backends.{request.param}",
-            "NAME": url.database,
-            "USER": url.username,
-            "PASSWORD": url.password or "",
-            "HOST": url.host,
-            "PORT": url.port,
-        }
-    with _default(place):
-        yield request.param
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Iterator[Path]:
-    """A file as the database."""
-    with _default({"ENGINE": "django.db.backends.sqlite3", "NAME": tmp_path / "shop.db"}):
-        yield tmp_path / "shop.db"
-
-
-@contextmanager
-def _default(place: dict[str, Any]) -> Iterator[None]:
-    from django.core.management import call_command
-    from django.db import connections
-
-    from aiotaskq.integrations.django.framework import task_backends
-
-    before = connections.settings["default"]
-    connections.settings["default"] = connections.configure_settings({"default": place})["default"]
-    connections["default"] = connections.create_connection("default")
-    try:
-        call_command("migrate", run_syncdb=True, verbosity=0)
-        yield
-    finally:
-        task_backends["default"].taskq.close()
-        connections["default"].close()
-        connections.settings["default"] = before
-        del connections["default"]
-
-
-def backend(**options: Any) -> Any:
-    """A backend under the alias ``default``, with options."""
-    from aiotaskq.integrations.django import TasksBackend
-
-    return TasksBackend("default", {"OPTIONS": options, "QUEUES": ["default", "mail"]})
-
-
-def work(results: Sequence[Any], by: Any = None, **options: Any) -> list[Any]:
-    """Run a worker until these tasks have ended; return their results as they are then."""
-    from aiotaskq.integrations.django.worker import worker_of
-
-    tq = worker_of(by or backend())
-
-    async def until_ended() -> None:
-        async with tq.running(**{"concurrency": 2, "scheduler": False, **options}):
-            for result in results:
-                with suppress(TaskFailed):
-                    await tq.handle(result.id).result(timeout=watchdog())
-
-    asyncio.run(until_ended())
-    return [(by or backend()).get_result(result.id) for result in results]
-
-
-def tasks() -> Any:
-    from tests.apps.django_shop import tasks
-
-    return tasks
-
-
-def orders(name: str) -> int:
-    from tests.apps.django_shop.models import Order
-
-    return int(Order.objects.filter(name=name).count())
-
-
-@contextmanager
-def rolled_back() -> Iterator[None]:
-    """A transaction, or within one a savepoint, that is rolled back."""
-    from django.db import transaction
-
-    with suppress(ZeroDivisionError), transaction.atomic():
-        yield
-        raise ZeroDivisionError
-
-
-def missing(result: Any) -> bool:
-    """Whether the store has no such task."""
-    from aiotaskq.integrations.django.framework import TaskResultDoesNotExist
-
-    try:
-        backend().get_result(result.id)
-    except TaskResultDoesNotExist:
-        return True
-    return False
-
-
-# ---- transactions ---------------------------------------------------------------------------------------------------
-
-
-def test_a_task_exists_exactly_if_the_transaction_commits(database: str) -> None:
-    from django.db import transaction
-
-    from tests.apps.django_shop.models import Order
-
-    with rolled_back():
-        Order.objects.create(name="rolled back")
-        lost = tasks().book.enqueue("rolled back")
-    assert orders("rolled back") == 0
-    assert missing(lost)
-    with transaction.atomic():
-        Order.objects.create(name="kept")
-        kept = tasks().book.enqueue("kept")
-        with rolled_back():
-            inner = tasks().book.enqueue("inner")
-        assert missing(kept)  # another connection does not see it yet
-    assert orders("kept") == 1
-    assert missing(inner)
-    assert backend().get_result(kept.id).status == "READY"
-
-
-def test_workers_are_woken_once_the_transaction_has_committed(database: str) -> None:
-    from django.db import transaction
-
-    from aiotaskq.integrations.django.worker import worker_of
-
-    tq = worker_of(backend(), poll_interval=600.0)
-
-    def enqueue() -> Any:
-        with transaction.atomic():
-            result = tasks().book.enqueue("woken")
-        transaction.get_connection().close()
-        return result
-
-    async def main() -> None:
-        async with tq.running(scheduler=False):
-            result = await asyncio.to_thread(enqueue)
-            await tq.handle(result.id).result(timeout=within(20))
-
-    asyncio.run(main())
-    assert orders("woken") == 1
-
 
 # ---- results --------------------------------------------------------------------------------------------------------
 

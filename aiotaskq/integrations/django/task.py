@@ -1,0 +1,179 @@
+"""Django's task with options of aiotaskq, and schedules of such tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from msgspec.structs import replace
+
+from aiotaskq.app.push import push_defaults
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.backoff import Backoff, make_backoff
+from aiotaskq.core.limits import Fair, Limit, Of, Rate, Spec, specs_of
+from aiotaskq.errors import ValidationError
+from aiotaskq.integrations.django import framework
+from aiotaskq.integrations.django.framework import normalize_json
+from aiotaskq.runtime.handler import make_handler
+
+__all__ = ["Declared", "Task", "declared", "handler_options", "push_options", "schedule", "stored"]
+
+T = TypeVar("T")
+READ_BY_WORKERS = ("backoff", "retry_on")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task(framework.Task):  # type: ignore[misc]  # Django has no types
+    """A task of Django's with options, as ``@task(max_retries=5, timeout=30)``; each may be left out.
+
+    They are those of ``TaskQ.task`` and ``push``. A key or weight is the name of a parameter of the function, or a
+    function of its bound arguments as they are stored.
+    """
+
+    max_retries: int | None = None
+    """Default the ``max_retries`` of ``OPTIONS``."""
+    backoff: Backoff | float | None = None
+    retry_on: type[BaseException] | Collection[type[BaseException]] = Exception
+    timeout: float | None = None
+    """Seconds for one run."""
+    expires: float | None = None
+    """Seconds after which a task that was not claimed expires."""
+    limit: Limit | Sequence[Limit] | None = None
+    rate: Rate | Sequence[Rate] | None = None
+    fair: Of | Fair | Sequence[Of | Fair] | None = None
+    debounce: float | timedelta | None = None
+    max_wait: float | timedelta | None = None
+    throttle: float | timedelta | None = None
+    key: Of | None = None
+    """What tells calls of a debounced or throttled task apart; default all of its arguments."""
+    unique_key: str | None = None
+    """One pending or running task; while there is one, ``enqueue`` returns that one."""
+    idempotency_key: str | None = None
+    """One task while its row is kept."""
+
+    def using(
+        self,
+        *,
+        priority: int | None = None,
+        queue_name: str | None = None,
+        run_after: datetime | None = None,
+        backend: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Return the task with these instead: Django's own, and the fields of this class."""
+        task: Self = framework.Task.using(
+            self, priority=priority, queue_name=queue_name, run_after=run_after, backend=backend
+        )
+        return dataclasses.replace(task, **options) if options else task
+
+    def check(self) -> None:
+        """Raise ValidationError for a wrong option."""
+        options = handler_options(self)
+        make_handler(
+            self.module_path,
+            stored,
+            backoff=make_backoff(self.backoff),
+            retry_on=self.retry_on,
+            pushed=push_defaults(stored, {name: options.get(name) for name in ("debounce", "max_wait", "throttle")}),
+            specs=specs_of(*(options.get(name) for name in ("limit", "rate", "fair"))),
+            **{name: options[name] for name in ("max_retries", "timeout", "expires") if name in options},
+        )
+
+
+def stored(args: Any = (), kwargs: Any = None) -> dict[str, Any]:
+    """Return the params of a task with these arguments. Raises TypeError for what has no JSON form."""
+    return {"args": normalize_json(list(args)), "kwargs": normalize_json(kwargs or {})}
+
+
+def handler_options(task: Any) -> dict[str, Any]:
+    """Return those of the options of a task that ``TaskQ.task`` takes. Raises ValidationError for a wrong key."""
+    return {name: getattr(task, name) for name in READ_BY_WORKERS if isinstance(task, Task)} | _options(task)
+
+
+def push_options(task: Any) -> dict[str, Any]:
+    """Return those of the options of a task that a push takes. Raises ValidationError for a wrong key."""
+    keys = {name: getattr(task, name, None) for name in ("unique_key", "idempotency_key")}
+    return {name: value for name, value in keys.items() if value is not None} | _options(task)
+
+
+def _options(task: Any) -> dict[str, Any]:
+    if not isinstance(task, Task):  # of another backend
+        return {}
+    found = {
+        name: getattr(task, name)
+        for name in ("max_retries", "timeout", "expires", "debounce", "max_wait", "throttle")
+        if getattr(task, name) is not None
+    }
+    if task.key is not None:
+        found["key"] = _of(task, "key", task.key)
+    for spec in specs_of(task.limit, task.rate, task.fair):
+        found.setdefault(type(spec).__name__.lower(), []).append(_translated(task, spec))
+    return found
+
+
+def _translated(task: Task, spec: Spec) -> Spec:
+    """Return the same with functions of the stored params. Its gate keeps its name, which task types may share."""
+    kind = type(spec).__name__.lower()
+    changes: dict[str, Any] = {}
+    if spec.key is not None:
+        changes["key"] = _of(task, f"{kind}: key", spec.key)
+        if isinstance(spec.key, str):
+            changes["name"] = spec.name or spec.key
+    weight = getattr(spec, "weight", None)
+    if isinstance(weight, str) or callable(weight):
+        changes["weight"] = _of(task, f"{kind}: weight", weight)
+    return replace(spec, **changes)
+
+
+def _of(task: Task, field: str, of: Of) -> Callable[[dict[str, Any]], Any]:
+    parameters = list(inspect.signature(task.func).parameters.values())[task.takes_context :]
+    if isinstance(of, str) and of not in (names := [each.name for each in parameters]):
+        raise ValidationError(
+            f"{field}: {task.func.__name__}() has no parameter {of!r:.40}; there is: {', '.join(names) or 'none'}"
+        )
+    signature = inspect.Signature(parameters)
+
+    def value(params: Mapping[str, Any]) -> Any:
+        bound = signature.bind(*params["args"], **params["kwargs"])
+        bound.apply_defaults()
+        return bound.arguments[of] if isinstance(of, str) else of(bound.arguments)
+
+    return value
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Declared:
+    """A schedule of a task of Django's, as it was declared."""
+
+    task: Any
+    params: dict[str, Any]
+    options: dict[str, Any]
+
+
+declared: list[Declared] = []
+"""In the order in which they were declared."""
+
+
+def schedule(*, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Callable[[T], T]:
+    """Declare a schedule of a task, in the line above ``@task``: ``@schedule(cron="0 2 * * *")``.
+
+    ``args`` and ``kwargs`` are the arguments of the task; the other options are those of ``TaskQ.schedule``, with the
+    ``TIME_ZONE`` of the settings as the default of ``timezone``. ``manage.py aiotaskq_worker`` creates or updates it.
+    Raises TypeError, ValidationError and MissingExtra when it is declared.
+    """
+
+    def declare(task: T) -> T:
+        if not isinstance(task, framework.Task):
+            raise ValidationError("schedule: it is that of a task; write it in the line above @task")
+        params = stored(args, kwargs)
+        TaskQ("memory://").schedule(params=params, **options)(stored)
+        declared.append(Declared(task, params, options))
+        return task
+
+    return declare

@@ -1,0 +1,165 @@
+"""Options of Django's tasks, their schedules, and the connections that they leave."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integrations.django.project import backend, tasks, work
+from tests.support.machine import watchdog
+
+# ---- options of tasks -----------------------------------------------------------------------------------------------
+
+
+def test_a_task_has_options_of_its_own(sqlite: Path) -> None:
+    charge = tasks().charge
+    refused, failed = charge.enqueue("a", "refused"), charge.enqueue("b", error="value")
+    row = backend().taskq.handle(refused.id).task()
+    assert (row.max_retries, row.timeout, row.flow.gates[0][0]) == (2, 20, "name:a")
+    first, second = work([refused, failed])
+    assert (first.status, first.attempts) == ("FAILED", 3)
+    assert (second.status, second.attempts) == ("FAILED", 1)  # retry_on does not name it
+
+
+def test_using_changes_options_for_one_call(sqlite: Path) -> None:
+    from aiotaskq import Limit, Rate
+
+    charge, book = tasks().charge, tasks().book
+    once = charge.using(unique_key="one", max_retries=0, timeout=5, rate=Rate(5, key="error", weight=lambda p: 2))
+    row = backend().taskq.handle(once.enqueue("a").id).task()
+    assert (row.unique_key, row.max_retries, row.timeout) == ("one", 0, 5)
+    assert [key for key, _ in row.flow.gates] == ["name:a", "error:"]
+    assert row.flow.weight == 2
+    assert once.enqueue("b").id == row.task_id  # while there is one
+    throttled = book.using(throttle=timedelta(hours=1), key="name")
+    assert throttled.enqueue("a", count=1).id == throttled.enqueue("a", count=2).id != throttled.enqueue("b").id
+    debounced = book.using(debounce=timedelta(hours=1))
+    first = debounced.enqueue("c")
+    assert debounced.enqueue("c").id == first.id
+    assert backend().get_result(first.id).task.run_after is not None
+    # Each value of a default counts, as for any other handler.
+    counted = book.using(limit=Limit(1, key="count")).enqueue("d")
+    assert backend().taskq.handle(counted.id).task().flow.gates[0][0] == "count:1"
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"max_retries": -1}, "max_retries"),
+        ({"timeout": 0}, "timeout"),
+        ({"limit": 3}, "Limit"),
+        ({"debounce": 1, "throttle": 1}, "debounce, throttle"),
+        ({"retry_on": "ValueError"}, "retry_on"),
+    ],
+)
+def test_wrong_options_are_refused_where_the_task_is_defined(sqlite: Path, options: Any, wrong: str) -> None:
+    from aiotaskq.integrations.django.framework import InvalidTask
+
+    with pytest.raises(InvalidTask, match=wrong):
+        tasks().book.using(**options)
+
+
+def test_wrong_keys_of_a_task_are_refused(sqlite: Path) -> None:
+    from aiotaskq import Limit
+    from aiotaskq.integrations.django.framework import InvalidTask
+
+    with pytest.raises(InvalidTask, match=r"limit: key: book\(\) has no parameter 'tenant'; there is: name, count"):
+        tasks().book.using(limit=Limit(1, key="tenant"))
+    with pytest.raises(InvalidTask, match="backoff: workers read it where the task is defined"):
+        tasks().book.using(backoff=3).enqueue("later")
+
+
+# ---- schedules ------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_of_tasks_are_declared_and_fired_by_the_worker(sqlite: Path) -> None:
+    from aiotaskq.integrations.django.worker import worker_of
+
+    module = tasks()
+    module.ran.clear()
+    tq = worker_of(backend())
+
+    async def main() -> dict[str, Any]:
+        ended = asyncio.Event()
+        tq.on("completed", lambda _event: ended.set())
+        async with tq.running(), asyncio.timeout(watchdog()):
+            await ended.wait()
+            return {each.name: each for each in await tq.scheduler.list()}
+
+    found = asyncio.run(main())
+    assert module.ran == ["at once"]
+    nightly, once = found["nightly"], found["tests.apps.django_shop.tasks.report"]
+    assert (nightly.timezone, nightly.cron_expression, nightly.params) == (
+        "Asia/Shanghai",
+        "0 2 * * *",
+        {"args": [], "kwargs": {"name": "scheduled"}},
+    )
+    assert (once.run_count, once.queue, once.max_retries) == (1, "mail", 0)
+
+
+def test_wrong_schedules_are_refused_where_they_are_declared(sqlite: Path) -> None:
+    from aiotaskq.errors import ValidationError
+    from aiotaskq.integrations.django import schedule
+
+    with pytest.raises(ValidationError, match="cron"):
+        schedule(cron="61 * * * *")(tasks().book)
+    with pytest.raises(ValidationError, match="above @task"):
+        schedule(cron="0 2 * * *")(tasks().no_task)
+
+
+# ---- connections ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("age", "kept"), [(0, False), (None, True)])
+def test_old_connections_are_closed_after_a_task(sqlite: Path, age: int | None, kept: bool) -> None:
+    from django.db import connections
+
+    module = tasks()
+    module.ran.clear()
+    connections.settings["default"]["CONN_MAX_AGE"] = age
+    work([module.look.enqueue()], concurrency=1)
+    (raw,) = module.ran
+    with nullcontext() if kept else pytest.raises(Exception, match="closed"):
+        raw.execute("SELECT 1")
+
+
+def test_plain_handlers_can_have_their_connections_closed(sqlite: Path) -> None:
+    from asgiref.sync import sync_to_async
+    from django.db import connection
+
+    from aiotaskq import TaskQ
+    from aiotaskq.integrations.django import closing_connections
+    from tests.apps.django_shop.models import Order
+
+    tq = TaskQ("memory://")
+    used: list[Any] = []
+
+    def count() -> int:
+        found = Order.objects.count()
+        used.append(connection.connection)
+        return int(found)
+
+    @tq.task
+    @closing_connections
+    def in_thread(name: str) -> int:
+        return count()
+
+    @tq.task
+    @closing_connections
+    async def in_loop(name: str) -> int:
+        return await sync_to_async(count)()
+
+    async def main() -> None:
+        async with tq.running():
+            for function in (in_thread, in_loop):
+                assert await (await function.push(name="x")).result(timeout=watchdog()) == 0
+
+    asyncio.run(main())
+    for raw in used:
+        with pytest.raises(Exception, match="closed"):
+            raw.execute("SELECT 1")
