@@ -174,7 +174,8 @@ class RunSteps:
     async def _read(self) -> dict[tuple[Kind, str, int], Step]:
         async with self._reading:
             if self._stored is None:
-                found = await self._store.read(self._task.task_id, self._task.seq)
+                task = self._task
+                found = await self._verbs.outlast(named(task), lambda: self._store.read(task.task_id, task.seq))
                 self._last = max((step.n for step in found), default=0)
                 self._begun = found[0].version if found else None
                 self._stored = {(step.kind, step.name, step.number): step for step in found}
@@ -297,7 +298,7 @@ class RunSteps:
         pause = None if waited is None else _Pause(self._as_new(waited), True, True)
         while True:
             now = self._clock.now()
-            event = await self._store.event(key, now)
+            event = await self._verbs.event(key, patient=True)
             # Also where the timeout was over before the event, and the handler could not run in between.
             if event is not None and pause is not None and until <= now and until < event.at:
                 event = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from aiotaskq.core.validation import check_int, check_json, check_key, check_sec
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported
 from aiotaskq.log import log, named
 
+T = TypeVar("T")
 SHORT = 60.0
 """Seconds: a sleep that is no longer keeps its slot."""
 EVENT_AGE = 30 * 86_400.0
@@ -55,30 +57,41 @@ class StepVerbs:
     async def add(self, new: NewStep, session: Any = None) -> Step | None:
         """Store a step; return the one that is there, None if the task is no longer this worker's.
 
-        While the store cannot be reached it is tried again, since what the step is about has been done. Raises
-        DatabaseUnavailable where a database with one writer stays locked, perhaps by the handler itself.
+        Raises DatabaseUnavailable as ``outlast``.
         """
         if session is not None:
             return await self.store.add_with(session, new)
+        add = self._batch.add if self._backend.grouped else self._add
+        return (await self.outlast(f"step {new.step.label}", lambda: add([new])))[0]
+
+    async def outlast(
+        self, what: str, verb: Callable[[], Awaitable[T]], patient: Callable[[], bool] = lambda: True
+    ) -> T:
+        """Await a verb of the store, again and again while that cannot be reached, as long as it is ``patient``.
+
+        Raises DatabaseUnavailable where a database with one writer stays locked, perhaps by the handler itself.
+        """
         failures = 0
         while True:
             try:
-                return (await (self._batch.add([new]) if self._backend.grouped else self._add([new])))[0]
+                return await verb()
             except DatabaseUnavailable as error:
                 failures += 1
                 if failures > 1 and self.single_writer and "locked" in str(error):
                     raise DatabaseUnavailable(
-                        f"step {new.step.label}: the database stays locked; if the handler has written in a "
-                        "transaction of its own, commit that before the step, or pass it as session="
+                        f"{what}: the database stays locked; if the handler has written in a transaction of its own, "
+                        "commit that before, or pass it as session="
                     ) from error
+                if not patient():
+                    raise
                 if failures == 1:
-                    log.warning("task {}: step {} is not stored yet: {}", new.task_id, new.step.label, error)
+                    log.warning("{} waits for the store: {}", what, error)
             await self.clock.sleep(backoff(failures, 0.1, 2.0))
 
-    async def suspend(self, task: Task, outcome: Released) -> Task | None:
-        """Write that a task sleeps, or waits for an event; return it then.
+    async def suspend(self, task: Task, outcome: Released, patient: Callable[[], bool] = lambda: True) -> Task | None:
+        """Write that a task sleeps, or waits for an event; return it then. ``patient`` as of ``outlast``.
 
-        None if it has changed since it was read, or the store cannot be reached: what is written then is up to others.
+        None if it has changed since it was read, or it was not written: what is written then is up to others.
         """
         suspended, now = outcome.suspended, self.clock.now()
         assert suspended is not None
@@ -89,24 +102,28 @@ class StepVerbs:
         woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now)
         leave = Leave(Change(task, after), new, woken if any(each.step.kind == "wait" for each in new) else None)
         try:
-            return after if (await self.store.suspend([leave]))[0] else None
+            held = await self.outlast(named(task), lambda: self.store.suspend([leave]), patient)
+            return after if held[0] else None
         except DatabaseUnavailable as error:
             log.warning("{}: its sleep is not stored: {}", named(task), error)
             return None
 
-    async def emit(self, key: str, value: Any, expires: float | None, session: Any) -> bool:
+    async def emit(self, key: str, value: Any, expires: float | None, session: Any, patient: bool = False) -> bool:
         """Store an event unless there is one of this key; return whether this one is there now."""
         text = check_json("value", value).decode()
         now = self.clock.now()
         end = None if expires is None else now + int(check_seconds("expires", expires, zero=False) * SECOND)
         event = EventValue(key=check_key("key", key), text=text, at=now, expires_at=end)
         store = self.store
-        there = (await store.emit([event]))[0] if session is None else await store.emit_with(session, event)
-        return there == event
+        if session is not None:
+            return await store.emit_with(session, event) == event
+        return await self.outlast(f"event {key}", lambda: store.emit([event]), lambda: patient) == [event]
 
-    async def event(self, key: str) -> EventValue | None:
+    async def event(self, key: str, patient: bool = False) -> EventValue | None:
         """Return the event of a key, None if there is none."""
-        return await self.store.event(check_key("key", key), self.clock.now())
+        store = self.store
+        check_key("key", key)
+        return await self.outlast(f"event {key}", lambda: store.event(key, self.clock.now()), lambda: patient)
 
     async def events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
         """Return events in the order of their keys."""

@@ -18,6 +18,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_id, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.context import current
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (
@@ -83,12 +84,12 @@ class Operations(ABC, Generic[Retried_co]):
 
         The first value of a key stays. It is kept for ``expires`` seconds, None for ever, and then is as if it had
         never been. ``session`` is the SQLAlchemy session or connection in whose transaction it is stored; it exists
-        when that is committed.
+        when that is committed. In a handler it waits while the store cannot be reached, as a step does.
 
         Raises ValidationError for a value that is not JSON, and NotSupported where the store cannot hold events, or
         join the session.
         """
-        return await self._operated.step_verbs.emit(key, value, expires, session)
+        return await self._operated.step_verbs.emit(key, value, expires, session, patient=current.get() is not None)
 
     async def get_event(self, key: str) -> EventValue | None:
         """Return the event of a key; None if there is none. Raises ValidationError and NotSupported."""

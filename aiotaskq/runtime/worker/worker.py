@@ -296,7 +296,7 @@ class Worker:
 
     async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
         """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
-        if (after := await self.steps.suspend(task, outcome)) is None:
+        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping)) is None:
             return Released(outcome.reason, ran=True)  # it runs again, unless it was cancelled, and sleeps then
         self.settled(task, outcome, after)
         return None
