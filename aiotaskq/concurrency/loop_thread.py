@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
+from aiotaskq.concurrency.posts import Posts
 from aiotaskq.concurrency.running_loop import running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
@@ -114,10 +115,9 @@ class LoopThread:
     def call_soon(self, fn: Callable[..., object], *args: object) -> None:
         """Call ``fn(*args)`` on the loop soon, without waiting. Raises ClosedError as ``run`` does."""
         host = self._current()
-        try:
-            host.loop.call_soon_threadsafe(fn, *args)
-        except RuntimeError:
-            raise host.gone() from None
+        host.posts.call(fn, *args)
+        if host.ended.is_set():
+            raise host.gone()
 
     def add_closer(self, closer: Callable[[], Coroutine[Any, Any, object]]) -> Callable[[], None]:
         """Await ``closer()`` on the loop when it closes, the last one added first; return a function that removes it.
@@ -164,6 +164,7 @@ class LoopThread:
                 try:
                     host.thread.start()
                 except RuntimeError as error:
+                    host.posts.close()
                     host.loop.close()
                     raise _typed(error)  # noqa: B904  # it carries its own cause
                 self._host = host
@@ -180,8 +181,7 @@ class LoopThread:
             if host is not None and not host.closed:
                 host.phase_seconds = timeout / 3
                 host.closed = True
-                with contextlib.suppress(RuntimeError):  # it has just crashed and closed its loop
-                    host.loop.call_soon_threadsafe(host.stop)
+                host.posts.call(host.stop)
             return host
 
     def end_close(self, host: _Host, timeout: float) -> bool:
@@ -219,6 +219,7 @@ class _Host:
     def __init__(self, owner: LoopThread) -> None:
         self.owner = owner  # keeps the LoopThread alive for the hooks at exit and fork while the loop runs
         self.loop = asyncio.new_event_loop()
+        self.posts = Posts(self.loop)
         self.thread = threading.Thread(target=self._main, name=owner.name, daemon=True)
         self.calls: set[_Call[Any]] = set()
         self.kept: set[asyncio.Task[Any]] = set()
@@ -272,6 +273,7 @@ class _Host:
             self.error = self.error or error
         finally:
             self.fail_calls()
+            self.posts.close()
             self.loop.close()
             self.ended.set()
 
@@ -327,8 +329,7 @@ class _Call(Generic[T]):
     def post(self) -> None:
         """Send the call to the loop; if that is closed, the future gets ClosedError."""
         self._host.calls.add(self)
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and so is the host: see below
-            self._host.loop.call_soon_threadsafe(self._start)
+        self._host.posts.call(self._start)
         if self._host.closed:
             self.fail(self._host.gone())
 
@@ -338,8 +339,7 @@ class _Call(Generic[T]):
 
     def leave(self) -> bool:
         """Cancel the coroutine, wait LEAVE_SECONDS for its end, then leave it; return whether there is a value."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so the future is done
-            self._host.loop.call_soon_threadsafe(self._cancel)
+        self._host.posts.call(self._cancel)
         with contextlib.suppress(TimeoutError, CancelledError):
             self.future.exception(LEAVE_SECONDS)
         return not self.future.cancel() and self.future.exception() is None  # after the cancel a value is unclaimed
@@ -350,15 +350,14 @@ class _Call(Generic[T]):
         The loop decides between the two, so an interrupt of the waiting changes nothing.
         """
         gone = self._gone = CrossThreadFuture[None]()
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing can be awaited
-            self._host.loop.call_soon_threadsafe(self._abandoned)
+        if not self._host.ended.is_set():  # else nothing can be awaited
+            self._host.posts.call(self._abandoned)
             gone.wait(LEAVE_SECONDS)
 
     def forward_cancel(self, future: Future[T]) -> None:
         """Cancel the coroutine if the submitted future was cancelled."""
         if future.cancelled():
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the coroutine has ended
-                self._host.loop.call_soon_threadsafe(self._cancel)
+            self._host.posts.call(self._cancel)
 
     # On any thread.
 

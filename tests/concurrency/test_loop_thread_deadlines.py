@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.errors import CallTimeout
+from aiotaskq.errors import CallTimeout, ClosedError
 from tests.concurrency.loops import Process, block, forever, stubborn, value
 from tests.support.machine import watchdog, within
 
@@ -159,3 +160,33 @@ def test_ctrl_c_gives_a_value_back_and_a_signal_handler_may_call() -> None:  # E
     process.wait_for("handler 42")
     process.popen.send_signal(signal.SIGINT)
     assert process.end() == (0, ["back item"], "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("kind", [TimeoutError, ConnectionError, RuntimeError, ClosedError])
+def test_what_a_signal_handler_raises_while_a_call_is_sent_to_the_loop_is_not_lost(
+    lt: LoopThread, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asyncio, too, catches at this place."""
+    assert lt.run(value) == 42
+    error, send = kind("alarm"), socket.socket.send
+    alarms = [signal.SIGUSR1]
+
+    def interrupted_send(own: socket.socket, data: bytes) -> int:
+        sent = send(own, data)
+        if alarms and threading.current_thread() is threading.main_thread():
+            signal.raise_signal(alarms.pop())
+        return sent
+
+    def alarm(*_: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, alarm)
+    monkeypatch.setattr(socket.socket, "send", interrupted_send)
+    try:
+        with pytest.raises(kind) as raised:
+            lt.run(forever, timeout=watchdog())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert raised.value is error and error.__context__ is None
+    assert lt.run(value) == 42
