@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from importlib import metadata
@@ -12,7 +13,7 @@ from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
-from aiotaskq.web.dashboard.reply import Allow, Reply, is_encrypted
+from aiotaskq.web.dashboard.reply import Allow, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -32,6 +33,7 @@ TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
 """``request.app[TASKQ]``: the task queue of the application."""
 
 _CHUNK = 64 * 1024
+_STOPPING: web.AppKey[asyncio.Event] = web.AppKey("aiotaskq stopping", asyncio.Event)
 
 
 def cleanup_ctx(
@@ -111,6 +113,8 @@ def operations(
         return _response_of(respond(whole))
 
     app = web.Application(middlewares=[*middlewares, _problems])
+    app[_STOPPING] = asyncio.Event()
+    app.on_shutdown.append(_stop)
     for each in wanted:
         app.router.add_route(each.method, each.path.replace("}", ":.+}"), _handler(each, tq, policy))
     app.router.add_get("/openapi.json", openapi)
@@ -141,7 +145,9 @@ def dashboard(
     pages = guarded_dashboard(tq, bool(middlewares) or allow is not None, "middlewares=[…], or allow=…", **options)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return await _send_reply(request, await pages.respond(_PageRequest(request)))
+        reply = await pages.respond(_PageRequest(request))
+        headers = CIMultiDict([*reply.headers, ("Content-Type", reply.media_type)])
+        return web.Response(body=reply.body, status=reply.status, headers=headers)
 
     async def slash(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound(f"{request.rel_url.raw_parts[-1]}/")  # links are relative to the folder
@@ -151,13 +157,6 @@ def dashboard(
     for method in ("GET", "HEAD", "POST"):
         app.router.add_route(method, "/{name:.*}", handle)
     return app
-
-
-async def _send_reply(request: web.Request, reply: Reply) -> web.StreamResponse:
-    headers = CIMultiDict([*reply.headers, ("Content-Type", reply.media_type)])
-    if reply.stream is None:
-        return web.Response(body=reply.body, status=reply.status, headers=headers)
-    return await _send_stream(request, reply.status, headers, reply.stream)
 
 
 async def _send_stream(
@@ -180,6 +179,10 @@ def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.R
         return await _send_stream(request, response.status, headers, response.stream)
 
     return handle
+
+
+async def _stop(app: web.Application) -> None:
+    app[_STOPPING].set()
 
 
 @web.middleware
@@ -209,6 +212,9 @@ class _Request:
     async def chunks(self) -> AsyncIterator[bytes]:
         async for chunk in self._request.content.iter_chunked(_CHUNK):
             yield chunk
+
+    def is_stopping(self) -> bool:
+        return self._request.app[_STOPPING].is_set()
 
 
 class _PageRequest(_Request):

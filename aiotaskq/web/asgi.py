@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -135,11 +136,7 @@ def dashboard_endpoint(dashboard: Dashboard) -> Endpoint:
 
 
 def _response_of_reply(reply: Reply) -> Response:
-    response: Response
-    if reply.stream is None:
-        response = Response(reply.body, reply.status, media_type=reply.media_type)
-    else:
-        response = StreamingResponse(reply.stream, reply.status, media_type=reply.media_type)
+    response = Response(reply.body, reply.status, media_type=reply.media_type)
     for name, value in reply.headers:
         response.headers.append(name, value)
     return response
@@ -166,6 +163,11 @@ class _Request:
                 yield chunk
         except ClientDisconnect:  # the application is not at fault: no traceback in its log
             raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
+
+    def is_stopping(self) -> bool:
+        # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
+        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        return getattr(server, "should_exit", False) is True
 
 
 class _PageRequest(_Request):

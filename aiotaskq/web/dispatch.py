@@ -33,7 +33,7 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
             _check_change(policy, request.headers)
         query = _query(operation, policy, request.query)
         body = None if operation.body is None else await _body(operation.body, policy, request)
-        call = Call(tq, policy, request.path, query, body, request.headers)
+        call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping)
         return await (_changed(operation, call, request) if operation.changes else operation.run(call))
     except ProblemError as refused:
         return problem_response(refused.problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -16,7 +16,7 @@ from aiotaskq.core.validation import INT64
 from aiotaskq.errors import DatabaseUnavailable, NotFound
 
 EVENT_STREAM = "text/event-stream"
-BEAT = 15.0  # seconds after which a comment is sent, so that proxies keep the connection
+BEAT = 1.0  # seconds after which a comment is sent: proxies keep the connection, and a stop of the server is noticed
 LONGEST = 300.0  # seconds of one response: then the browser connects again, and is let in again or not
 RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser connects again
 _ENDED = ".end"
@@ -45,12 +45,15 @@ def last_event(text: str) -> Seen | None:
     return Seen(min(int(number), INT64), ended)
 
 
-async def event_stream(handle: TaskHandle[Any], after: int) -> AsyncGenerator[bytes]:
-    """Yield the notes of a task, and its end, as events. It stops early where the store cannot be reached."""
+async def event_stream(handle: TaskHandle[Any], after: int, is_stopping: Callable[[], bool]) -> AsyncGenerator[bytes]:
+    """Yield the notes of a task, and its end, as events.
+
+    It stops early where the store cannot be reached, and where ``is_stopping`` says that the server waits for its end.
+    """
     clock = SystemClock()
     until = clock.ticks() + int(LONGEST * SECOND)
     yield RETRY
-    while (left := until - clock.ticks()) > 0:
+    while (left := until - clock.ticks()) > 0 and not is_stopping():
         try:
             notes = await handle.next_notes(after, timeout=min(BEAT, left / SECOND))
         except NotFound:

@@ -37,6 +37,9 @@ class Request(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""
 
+    def is_stopping(self) -> bool:
+        """Whether the server waits for the end of open responses, to stop; False where it does not tell."""
+
 
 class ApiResponse(msgspec.Struct, frozen=True):
     """An HTTP response: a status, a JSON body (None is no body), and headers beside the content type."""
@@ -58,6 +61,8 @@ class Call(msgspec.Struct, frozen=True):
     query: Any
     body: Any
     headers: Mapping[str, str]
+    is_stopping: Callable[[], bool]
+    """Whether the server waits for the end of open responses, to stop."""
     targets: list[str] = []
     """What was changed so far, where the path does not name it; for the event ``operated``."""
 

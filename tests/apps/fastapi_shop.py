@@ -18,7 +18,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import TaskQ
-from aiotaskq.integrations.fastapi import SessionPush, TaskQDep, router, session_push, setup
+from aiotaskq.integrations.fastapi import SessionPush, TaskQDep, dashboard, router, session_push, setup
 
 URL = os.environ.get("SHOP_URL", "sqlite:///shop.db")
 LONGEST = float(os.environ.get("SHOP_LONGEST", "60"))
@@ -79,10 +79,18 @@ async def admin(x_admin: Annotated[str, Header()] = "") -> None:
 Session = Annotated[AsyncSession, Depends(get_session)]
 Push = Annotated[SessionPush, Depends(session_push(get_session))]
 
+
+async def known_admin(session: Session, x_admin: Annotated[str, Header()] = "") -> None:
+    """Look the visitor up, which holds a connection of the pool (5, and 10 more) for as long as the request takes."""
+    await session.execute(text("SELECT 1"))
+    await admin(x_admin)
+
+
 app = FastAPI(lifespan=lifespan)
 setup(app, tq, concurrency=4, drain=float(os.environ.get("SHOP_DRAIN", "5")), grace=1)
 app.include_router(router(tq, dependencies=[Depends(admin)], show_args=True), prefix="/ops")
 app.include_router(router(tq, operations=["healthz", "readyz"]))
+app.include_router(dashboard(tq, dependencies=[Depends(known_admin)]), prefix="/tasks")
 mounted = FastAPI()
 mounted.include_router(router(tq, read_only=True))
 app.mount("/deep/down", mounted)
@@ -96,6 +104,18 @@ async def order(order: int, session: Session, push: Push, seconds: float = 0.0, 
         raise HTTPException(418, "no tea, no order")  # the session ends without a commit
     await session.commit()
     return {"task_id": handle.task_id}
+
+
+@app.post("/login")
+async def login(session: Session) -> str:
+    await session.execute(text("SELECT 1"))
+    return "welcome"
+
+
+@app.get("/held")
+async def held() -> int:
+    """Return how many connections of the pool are in use."""
+    return int(engine.pool.checkedout())  # type: ignore[attr-defined]
 
 
 @app.get("/result/{task_id}")

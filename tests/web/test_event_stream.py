@@ -6,10 +6,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, aclosing
 
+import httpx
 import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from aiotaskq import TaskQ, current_task
+from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.web import event_stream as events
 from tests.support.machine import within
 from tests.web.applications import Ask, refused
@@ -84,7 +88,7 @@ async def test_events_come_while_the_task_runs(tq: TaskQ, monkeypatch: pytest.Mo
 
     async with tq.running(), asyncio.timeout(within(20)):
         handle = await waits.push()
-        async with aclosing(events.event_stream(handle, 0)) as stream:
+        async with aclosing(events.event_stream(handle, 0, lambda: False)) as stream:
             assert await anext(stream) == events.RETRY
             while (part := await anext(stream)) == b": \n\n":
                 pass
@@ -93,8 +97,27 @@ async def test_events_come_while_the_task_runs(tq: TaskQ, monkeypatch: pytest.Mo
             go_on.set()
             rest = [part async for part in stream if part != b": \n\n"]
             assert rest == [b'id: 1.end\nevent: end\ndata: {"status":"completed"}\n\n']
-        deleted = [part async for part in events.event_stream(tq.handle("gone"), 7)]
+        deleted = [part async for part in events.event_stream(tq.handle("gone"), 7, lambda: False)]
         assert deleted[-1] == b'id: 7.end\nevent: end\ndata: {"status":null}\n\n'
+
+
+async def test_a_stream_ends_when_aiohttp_stops(streams: TaskQ) -> None:
+    """With uvicorn: ``test_open_pages_hold_no_connection_of_the_application_and_delay_no_stop``."""
+    app = web.Application()
+    app.add_subapp("/ops", aiohttp_door.operations(streams, show_args=True))
+    server = TestServer(app)
+    await server.start_server(shutdown_timeout=3600)
+    later = await streams.push("streams", delay=3600)
+    async with (
+        httpx.AsyncClient(base_url=str(server.make_url("/ops/"))) as ask,
+        ask.stream("GET", f"tasks/{later.task_id}/events") as answer,
+        asyncio.timeout(within(20)),
+    ):
+        parts = answer.aiter_bytes()
+        assert await anext(parts) == events.RETRY
+        closing = asyncio.create_task(server.close())
+        assert b"".join([part async for part in parts]).strip(b": \n") == b""  # it ends, and is not cut off
+        await closing
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,43 @@ async def test_stopped_during_work_within_bounds_and_nothing_is_lost(  # D3
     assert second.end(signal.SIGINT if command is AIOHTTP else signal.SIGTERM) < within(12)
 
 
+async def tab(url: str, page: str, updated: asyncio.Semaphore) -> None:
+    """Follow a page as its script does, until the server ends."""
+    async with httpx.AsyncClient(base_url=f"{url}/tasks/", headers=ADMIN, timeout=watchdog(), verify=False) as ask:
+        await ask.get(page)
+        with contextlib.suppress(httpx.TransportError):
+            while True:
+                answer = await ask.get("live", params={"page": page})
+                assert answer.status_code == 200, answer.text
+                updated.release()
+                await asyncio.sleep(answer.json()["again"])
+
+
+async def test_open_pages_hold_no_connection_of_the_application_and_delay_no_stop(shop: Callable[..., Shop]) -> None:
+    running = shop(["-m", "uvicorn", "tests.apps.fastapi_shop:app", "--log-level", "warning"])
+    updated, pages = asyncio.Semaphore(0), ["tasks", "queues", "workers", "", "events"] * 3
+    async with (
+        httpx.AsyncClient(base_url=running.url, headers=ADMIN, timeout=watchdog(), verify=False) as ask,
+        asyncio.TaskGroup() as group,
+    ):
+        for page in pages:
+            group.create_task(tab(running.url, page, updated))
+        for _ in pages * 2:
+            await updated.acquire()
+        begin = time.monotonic()
+        assert (await ask.post("/login")).json() == "welcome"
+        assert time.monotonic() - begin < within(1)
+        while (await ask.get("/held")).json():  # between two updates
+            await asyncio.sleep(0.01)
+        later = {"type": "book", "params": {"order": 1}, "delay": 3600}
+        waits = (await ask.post("/ops/tasks", json=later)).json()["task_id"]
+        async with ask.stream("GET", f"/ops/tasks/{waits}/events") as stream:
+            assert stream.status_code == 200
+            seconds = await asyncio.to_thread(running.end)
+            assert await stream.aread()
+    assert seconds < within(2)
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """The URL of an empty database."""

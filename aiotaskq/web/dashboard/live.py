@@ -1,130 +1,184 @@
-"""Updates of open pages: one asyncio task renders each page that is open, and sends the parts that have changed.
+"""Updates of open pages: the script of a page asks again and again for the parts that have changed.
 
-The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token. The
-pause between two rounds grows with what a round has cost, so that open pages take a bounded share of a core.
+Each answer is short: between two of them an open page holds nothing of the application, and delays no stop of a server.
+An answer says when to ask again. The pause grows with the CPU time that the open pages take, so that this is a bounded
+share of a core.
+The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import contextlib
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import SECOND
-from aiotaskq.errors import AiotaskqError
-from aiotaskq.log import log
 from aiotaskq.web.dashboard.render import live_parts
 from aiotaskq.web.dashboard.view import Page, View
-from aiotaskq.web.problem_details import ProblemError
 
-INTERVAL = 1.0  # seconds between two rounds
-SHARE = 0.03  # of a core that rendering may take, beside the counts
-LONGEST = 60.0  # seconds between two rounds where a store hardly answers
-UPDATE_TIMEOUT = 5.0  # seconds for one page
-BEAT = 15.0  # seconds after which a comment is sent, so that proxies keep the connection
-MOST_BEHIND = 4  # updates that wait for a slow client; then its page is sent anew
+INTERVAL = 1.0  # seconds between two renderings of a page
+SHARE = 0.03  # of a core that open pages may take, beside the counts
+ANSWER = 0.002  # seconds of CPU time of an answer, beside the rendering
+LONGEST = 60.0  # seconds between two renderings
+SOONEST = 0.1  # seconds until a tab that shares a rendering asks for the next one
+ALLOWED = 30.0  # seconds after which it is asked again which actions a visitor may take
+LATE = 5.0  # seconds by which a tab may ask later than it was told, until its page counts as closed
+MOST_OPEN = 256  # pages whose rendering is kept
 
 Render = Callable[[Page, View], Awaitable[bytes]]
 
 
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a page: a tab that has this digest has this markup."""
+
+    name: str
+    digest: str
+    markup: str
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What has changed in a page since a tab has asked last."""
+
+    parts: list[Part]
+    age: float
+    """Seconds since the page was read."""
+    again: float
+    """Seconds after which to ask again."""
+
+
+@dataclass
 class _Open:
     """One page that is open in one or more tabs."""
 
-    def __init__(self, page: Page, view: View) -> None:
-        self.page = page
-        self.view = view
-        self.parts: dict[str, str] = {}
-        self.tabs: set[asyncio.Queue[bytes]] = set()
+    parts: list[Part] = field(default_factory=list)
+    costs: tuple[float, float] = (0.0, 0.0)
+    """Seconds of CPU time of the last two renderings."""
+    answers: int = 1
+    """How many were given between the last two renderings: about one for each tab."""
+    counted: int = 0
+    """How many were given since the last rendering."""
+    read_at: int | None = None
+    open_until: int = 0
+    allowed: frozenset[str] = frozenset()
+    allowed_until: int = 0
+    rendering: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def cost(self) -> float:
+        """Seconds of CPU time between two renderings: of the shorter one, as other parts of the process may be busy."""
+        return min(self.costs) + self.answers * ANSWER
 
 
 class Live:
     """The pages that are open."""
 
-    def __init__(self, render: Render) -> None:
+    def __init__(self, render: Render, clock: Clock, cpu: Callable[[], float] = time.process_time) -> None:
         self._render = render
         self._open: dict[bytes, _Open] = {}
-        self._clock = SystemClock()
-        self._task: asyncio.Task[None] | None = None
+        self._clock = clock
+        self._meter = CpuMeter(cpu)
 
-    async def updates(self, page: Page, view: View, seconds: float) -> AsyncGenerator[bytes]:
-        """Yield server-sent events of a page for some seconds: ``part`` with id and markup of what has changed."""
+    async def update(
+        self, page: Page, view: View, allowed: Callable[[], Awaitable[frozenset[str]]], known: Collection[str]
+    ) -> Update:
+        """Return what a tab that has the parts with the digests ``known`` does not have. Raises as the page.
+
+        ``allowed`` returns the actions that the visitor may take.
+        """
         key = _key(page, view)
-        tab: asyncio.Queue[bytes] = asyncio.Queue(MOST_BEHIND)
-        opened = self._open.setdefault(key, _Open(page, view))
-        opened.tabs.add(tab)
-        if opened.parts:  # the page that this tab has read may be older
-            tab.put_nowait(_event(list(opened.parts.items())))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run(), name="aiotaskq-dashboard")
-        until = self._clock.ticks() + round(seconds * SECOND)
+        self._open.setdefault(key, _Open())
+        opened = self._open[key] = self._open.pop(key)  # to the end
+        self._expect(opened, LATE)
+        self._forget()
+        async with opened.rendering:
+            if self._left(opened) <= 0:
+                if self._clock.ticks() >= opened.allowed_until:
+                    opened.allowed = await allowed()
+                    opened.allowed_until = self._clock.ticks() + round(ALLOWED * SECOND)
+                await self._read(opened, page, replace(view, allowed=opened.allowed, update=True))
+        assert opened.read_at is not None
+        opened.counted += 1
+        again = max(SOONEST, self._left(opened))
+        self._expect(opened, again + LATE)
+        parts = [part for part in opened.parts if part.digest not in known]
+        return Update(parts, (self._clock.ticks() - opened.read_at) / SECOND, again)
+
+    async def _read(self, opened: _Open, page: Page, view: View) -> None:
+        read_at = self._clock.ticks()
+        with self._meter.measured() as spent:
+            text = await self._render(page, view)
+        opened.parts = [Part(name, _digest(name, markup), markup) for name, markup in live_parts(text)]
+        opened.read_at, opened.answers, opened.counted = read_at, max(1, opened.counted), 0
+        wall = (self._clock.ticks() - read_at) / SECOND
+        opened.costs = opened.costs[1], min(spent.seconds, wall)
+
+    def _left(self, opened: _Open) -> float:
+        """Return the seconds until the next rendering of a page."""
+        if opened.read_at is None:
+            return 0.0
+        pause = pause_of(sum(each.cost for each in self._open.values()))
+        return pause - (self._clock.ticks() - opened.read_at) / SECOND
+
+    def _expect(self, opened: _Open, seconds: float) -> None:
+        opened.open_until = self._clock.ticks() + round(seconds * SECOND)
+
+    def _forget(self) -> None:
+        """Forget the pages that are open no more, and of too many the one asked for longest ago."""
+        now = self._clock.ticks()
+        for key in [key for key, each in self._open.items() if each.open_until <= now]:
+            del self._open[key]
+        if len(self._open) > MOST_OPEN:
+            del self._open[next(iter(self._open))]
+
+
+class Spent:
+    """CPU time of one thing that was measured, in seconds."""
+
+    seconds = 0.0
+
+
+class CpuMeter:
+    """Measures CPU time of the process, threads of drivers included, and shares it among what runs at the same time."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._at = 0.0
+        self._running: set[Spent] = set()
+
+    @contextlib.contextmanager
+    def measured(self) -> Iterator[Spent]:
+        """Add what is spent within to what this yields."""
+        spent = Spent()
+        self._share()
+        self._running.add(spent)
         try:
-            yield b"retry: 2000\n\n"
-            while (left := until - self._clock.ticks()) > 0:
-                try:
-                    async with asyncio.timeout(min(BEAT, left / SECOND)):
-                        event = await tab.get()
-                except TimeoutError:
-                    event = b": \n\n"
-                yield event
+            yield spent
         finally:
-            opened.tabs.discard(tab)
-            if not opened.tabs and self._open.get(key) is opened:
-                del self._open[key]
+            self._share()
+            self._running.discard(spent)
 
-    async def _run(self) -> None:
-        """Render what is open until nothing is."""
-        before = 0.0
-        while self._open:
-            began = self._clock.ticks()
-            for key, opened in list(self._open.items()):
-                try:
-                    await self._update(opened)
-                except Exception as error:  # it must not end the updates of other pages
-                    log.error("dashboard: {} cannot be rendered", opened.page.name or "overview", cause=error)
-                    if self._open.get(key) is opened:  # until a tab of it connects again
-                        del self._open[key]
-            spent = (self._clock.ticks() - began) / SECOND
-            await asyncio.sleep(pause_after(before, spent))
-            before = spent
-
-    async def _update(self, opened: _Open) -> None:
-        now = opened.view.tq.queue.clock.now()
-        view = opened.view.updated(now)
-        try:
-            async with asyncio.timeout(UPDATE_TIMEOUT):
-                page = await self._render(opened.page, view)
-        except (AiotaskqError, ProblemError, TimeoutError) as error:
-            log.debug("dashboard: {} was not updated: {}", opened.page.name or "overview", error)
-            return
-        parts = dict(live_parts(page))
-        changed = [(name, text) for name, text in parts.items() if opened.parts.get(name) != text]
-        opened.parts = parts
-        if not changed:
-            return
-        for tab in opened.tabs:
-            if tab.full():  # it reads too slowly: what it has not read is older than this
-                while not tab.empty():
-                    tab.get_nowait()
-                tab.put_nowait(_event(list(parts.items())))
-            else:
-                tab.put_nowait(_event(changed))
+    def _share(self) -> None:
+        now = self._clock()
+        for each in self._running:
+            each.seconds += (now - self._at) / len(self._running)
+        self._at = now
 
 
-def pause_after(before: float, spent: float) -> float:
-    """Return the seconds until the next round, by the seconds that the last two have taken.
-
-    The shorter one counts: a round that a busy machine held up does not tell what rounds cost.
-    """
-    return min(LONGEST, max(INTERVAL, min(before, spent) / SHARE))
+def pause_of(cost: float) -> float:
+    """Return the seconds between two renderings of a page, by the CPU seconds that one of each open page takes."""
+    return min(LONGEST, max(INTERVAL, cost / SHARE))
 
 
-def _event(parts: list[tuple[str, str]]) -> bytes:
-    return b"event: parts\ndata: " + msgspec.json.encode(parts) + b"\n\n"
+def _digest(name: str, markup: str) -> str:
+    return hashlib.blake2b(f"{name}\0{markup}".encode(), digest_size=9).hexdigest()
 
 
 def _key(page: Page, view: View) -> bytes:
     """Tabs with the same key see the same page."""
-    seen = (page.name, sorted(view.query.items()), view.words.language, sorted(view.allowed), view.form_token)
-    return msgspec.json.encode(seen)
+    return msgspec.json.encode((page.name, sorted(view.query.items()), view.words.language, view.form_token))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -63,13 +63,12 @@ class Request(Protocol):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A response: a body, or a stream of parts that ends when the client leaves."""
+    """A response."""
 
     status: int = 200
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     media_type: str = HTML
-    stream: AsyncGenerator[bytes] | None = None
 
 
 def is_encrypted(scheme: str, headers: Mapping[str, str]) -> bool:

@@ -32,7 +32,7 @@ from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
-from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
+from aiotaskq.web.dashboard.reply import Allow, Reply, Request, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.policy import MAX_BODY
@@ -41,7 +41,8 @@ from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, pr
 VIEW = "view"
 """What ``allow`` is asked for a page that only shows."""
 THEMES = ("light", "dark")
-LIVE_SECONDS = 30.0  # after which a stream of updates ends: access is checked again, and a server can stop
+UPDATE = "live"
+"""The path by which an open page asks for what has changed."""
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
@@ -64,7 +65,7 @@ class _Visit:
     @property
     def wants_data(self) -> bool:
         """Whether the answer is for a program."""
-        return dict(self.request.query).get("format") == "json" or self.request.name == "live"
+        return dict(self.request.query).get("format") == "json" or self.request.name == UPDATE
 
     def cookie(self, name: str, value: str, seconds: int | None = None) -> str:
         """Return a cookie for this visitor's connection; 0 seconds deletes it."""
@@ -109,7 +110,7 @@ class Dashboard:
         self._clock = SystemClock()
         self._counts = Counts(tq)
         self._kept = Kept()
-        self._live = Live(self._rendered)
+        self._live = Live(self._rendered, self._clock)
         self._past = Past(tq)
         self._feed = Feed(tq.registered.events)
         self._life = Life(tq)
@@ -165,10 +166,10 @@ class Dashboard:
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
         if changes:
             return await self._change(visit, form)
+        if request.name == UPDATE:
+            return await self._update(visit)
         fresh = "" if key else session.new_session(None, visit.now)
         view = replace(await self._full_view(visit, key or fresh), message=visit.message)
-        if request.name == "live":
-            return self._stream(request, view)
         page = _page(request.name)
         view = _with_query(view, page, request.query)
         made = [visit.cookie(session.SESSION, fresh)] if fresh else []
@@ -207,6 +208,8 @@ class Dashboard:
 
     def _problem(self, visit: _Visit, problem: Problem, message: session.Message | None = None) -> Reply:
         if visit.wants_data:
+            if visit.request.name == UPDATE:  # the script shows it
+                problem = msgspec.structs.replace(problem, detail=visit.words.error(problem.detail))
             return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
         up = "../" * visit.request.name.count("/")  # such a path is no page: all of ours are flat
         view = replace(self._view(visit, "" if up else visit.key), message=message)
@@ -230,16 +233,19 @@ class Dashboard:
         )
 
     async def _full_view(self, visit: _Visit, key: str) -> View:
-        allowed = frozenset([name for name in actions.all if await self._may(visit.request, name)])
-        return replace(self._view(visit, key), show_args=self._show_args, allowed=allowed)
+        return replace(self._view(visit, key), show_args=self._show_args, allowed=await self._allowed(visit))
 
-    def _stream(self, request: Request, view: View) -> Reply:
-        wanted = dict(request.query)
-        page = _page(wanted.pop("page", ""))
+    async def _allowed(self, visit: _Visit) -> frozenset[str]:
+        return frozenset([name for name in actions.all if await self._may(visit.request, name)])
+
+    async def _update(self, visit: _Visit) -> Reply:
+        wanted = dict(visit.request.query)
+        page, known = _page(wanted.pop("page", "")), wanted.pop("known", "").split(",")
+        view = replace(self._view(visit, visit.key), show_args=self._show_args)
         view = _with_query(view, page, list(wanted.items()))
-        headers = (*SECURITY, ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no"))
-        updates = None if request.method == "HEAD" else self._live.updates(page, view, LIVE_SECONDS)
-        return Reply(200, b"", headers, "text/event-stream", updates)
+        async with asyncio.timeout(PAGE_TIMEOUT):
+            update = await self._live.update(page, view, lambda: self._allowed(visit), known)
+        return page_reply(msgspec.json.encode(update), media_type="application/json")
 
     # ---- changes ----
 

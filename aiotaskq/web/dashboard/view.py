@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -46,10 +46,6 @@ class View:
     preferences: Preferences = field(default_factory=Preferences)
     message: Message | None = None
     form_token: str = ""
-
-    def updated(self, now: int) -> View:
-        """Return the view for an update of the page at a later time."""
-        return replace(self, now=now, update=True)
 
     async def keep(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
         """Return what is read; for an update of an open page, what was read at most so many seconds before."""

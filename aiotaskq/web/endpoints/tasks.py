@@ -270,7 +270,8 @@ async def task_events(call: Call) -> ApiResponse:
         return respond(status=204)  # it tells a browser not to connect again
     after = call.query.after if seen is None else seen.n
     headers = respond().headers | {"X-Accel-Buffering": "no"}  # a proxy is not to hold events back
-    return ApiResponse(200, None, headers, EVENT_STREAM, stream=event_stream(call.tq.handle(task_id), after))
+    events = event_stream(call.tq.handle(task_id), after, call.is_stopping)
+    return ApiResponse(200, None, headers, EVENT_STREAM, stream=events)
 
 
 @tasks(

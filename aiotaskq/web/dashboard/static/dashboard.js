@@ -14,12 +14,16 @@ function ago(element) {
   const at = Date.parse(element.dateTime);
   if (Number.isNaN(at)) return;
   if (!element.dataset.full) element.dataset.full = element.textContent;
+  const text = sinceText(at);
+  if (element.textContent !== text) element.textContent = text;
+  element.title = element.dataset.full;
+}
+
+function sinceText(at) {
   const seconds = Math.round((at - Date.now()) / 1000);
   // At least two of a unit, so that rounding hides little: 118 minutes and not 1 hour.
   const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= 2 * size) || UNITS[3];
-  const text = relative.format(Math.round(seconds / size), unit);
-  if (element.textContent !== text) element.textContent = text;
-  element.title = element.dataset.full;
+  return relative.format(Math.round(seconds / size), unit);
 }
 
 function refreshTimes(root) {
@@ -101,78 +105,98 @@ function nodeAt(path, root) {
   return path.reduce((node, index) => node?.children[index], root);
 }
 
-let source = null;
-let lost = 0;
-let retry = 0;
+const live = document.getElementById("live-switch");
+const known = new Map(); // the digest of each part that this page has
+const LATE = 10; // seconds after which the age of what is shown is told
+const RETRY = 5; // seconds after which a request that has failed is repeated
+const TIMEOUT = 15; // seconds in which an answer has to come
+
+let asking = null; // the request under way
+let timer = 0;
+let readAt = Date.now(); // when the store was read for what is shown
+let problem = ""; // why this page is not updated
 let ended = false; // the login
 
-function connect() {
-  const wanted = new URLSearchParams(location.search);
-  wanted.set("page", body.dataset.page);
-  source = new EventSource("live?" + wanted);
-  source.addEventListener("parts", (event) => {
-    for (const [id, markup] of JSON.parse(event.data)) swap(id, markup);
-  });
-  source.onopen = () => { found(); show(true); };
-  source.onerror = () => {
-    lost ||= setTimeout(show, 4000, false); // the server ends a stream now and then: the browser is back in two seconds
-    if (source?.readyState !== EventSource.CLOSED) return;
-    const refused = source.url;
-    disconnect();
-    retry = setTimeout(update, 5000);
-    askWhy(refused);
-  };
+async function ask() {
+  const request = asking = new AbortController();
+  const late = setTimeout(() => request.abort(), TIMEOUT * 1000);
+  let again = RETRY;
+  try {
+    const wanted = new URLSearchParams(location.search);
+    wanted.set("page", body.dataset.page);
+    wanted.set("known", [...known.values()].join());
+    const answer = await fetch("live?" + wanted, { signal: request.signal, redirect: "manual" });
+    if (answer.status === 401 || answer.status === 403 || answer.type === "opaqueredirect") endLogin();
+    else if (answer.ok) again = apply(await answer.json());
+    else problem = (await answer.json().catch(() => ({}))).detail || live.dataset.lost;
+  } catch {
+    problem = live.dataset.lost;
+  }
+  clearTimeout(late);
+  if (asking !== request) return; // the page was hidden or paused meanwhile
+  asking = null;
+  show();
+  if (!ended) timer = setTimeout(update, again * 1000);
 }
 
-// An event source does not tell why it was refused.
-async function askWhy(url) {
-  const answer = await fetch(url, { method: "HEAD", redirect: "manual" }).catch(() => null);
-  if (!answer || !(answer.status === 401 || answer.status === 403 || answer.type === "opaqueredirect")) return;
-  found();
-  disconnect();
+function apply({ parts, age, again }) {
+  for (const [id, digest, markup] of parts) {
+    known.set(id, digest);
+    swap(id, markup);
+  }
+  readAt = Date.now() - age * 1000;
+  problem = "";
+  return again;
+}
+
+function endLogin() {
   ended = true;
+  problem = "";
   document.getElementById("login-ended").hidden = false;
   live.hidden = true;
 }
 
-function found() {
-  clearTimeout(lost);
-  lost = 0;
+function sleep() {
+  clearTimeout(timer);
+  const request = asking;
+  asking = null;
+  request?.abort();
 }
 
-function disconnect() {
-  clearTimeout(retry);
-  source?.close();
-  source = null;
+function isOn() {
+  return localStorage.getItem(LIVE_KEY) !== "off";
 }
 
-const live = document.getElementById("live-switch");
-
-function show(connected) {
-  const on = localStorage.getItem(LIVE_KEY) !== "off";
-  live.setAttribute("aria-pressed", String(on));
-  live.classList.toggle("lost", on && !connected);
-  live.querySelector(".label").textContent = !on ? live.dataset.off : connected ? live.dataset.on : live.dataset.lost;
+function show() {
+  const old = Date.now() - readAt > LATE * 1000;
+  live.setAttribute("aria-pressed", String(isOn()));
+  live.classList.toggle("lost", isOn() && problem !== "");
+  live.classList.toggle("old", isOn() && old);
+  const age = old && isOn() ? " · " + sinceText(readAt) : "";
+  live.querySelector(".label").textContent = (!isOn() ? live.dataset.off : problem ? live.dataset.stale : live.dataset.on) + age;
+  const said = document.getElementById("not-updated");
+  said.hidden = !isOn() || !problem;
+  if (said.lastElementChild.textContent !== problem) said.lastElementChild.textContent = problem;
 }
 
 function update() {
-  const on = localStorage.getItem(LIVE_KEY) !== "off" && !document.hidden;
   if (ended) return;
-  if (on && !source) connect();
-  if (!on) { found(); disconnect(); }
-  if (!on || !live.classList.contains("lost")) show(true);
+  sleep();
+  if (isOn() && !document.hidden) ask();
+  show();
 }
 
 if (live && document.querySelector("[data-live]")) {
   live.hidden = false;
   live.addEventListener("click", () => {
-    localStorage.setItem(LIVE_KEY, localStorage.getItem(LIVE_KEY) === "off" ? "on" : "off");
+    localStorage.setItem(LIVE_KEY, isOn() ? "off" : "on");
     update();
   });
   document.addEventListener("visibilitychange", update);
   addEventListener("storage", update);
-  addEventListener("pagehide", disconnect);
-  addEventListener("pageshow", update);
+  addEventListener("pagehide", sleep);
+  addEventListener("pageshow", (event) => { timer = setTimeout(update, event.persisted ? 0 : 1000); });
+  setInterval(() => { if (!document.hidden) show(); }, 1000);
 }
 
 // ---- checking every box of a name, or none ----

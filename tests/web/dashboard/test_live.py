@@ -1,0 +1,180 @@
+"""Updates of open pages: what is sent, how often a page is rendered, and what a tab is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from aiotaskq import DatabaseUnavailable, TaskQ
+from aiotaskq.core.task import SECOND
+from aiotaskq.testing import VirtualClock
+from aiotaskq.web.dashboard.counts import Counts
+from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.kept import Kept
+from aiotaskq.web.dashboard.life import Life
+from aiotaskq.web.dashboard.live import (
+    ALLOWED,
+    ANSWER,
+    INTERVAL,
+    LATE,
+    LONGEST,
+    SHARE,
+    CpuMeter,
+    Live,
+    Update,
+    pause_of,
+)
+from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.past import Past
+from aiotaskq.web.dashboard.view import View
+from aiotaskq.web.dashboard.words import Words
+from tests.web.dashboard.conftest import Browse
+
+PART = '<div id="{0}" data-live>{1}</div><!--end {0}-->'
+
+
+class Pages:
+    """Pages of two parts, what rendering one costs, and how often one was rendered."""
+
+    def __init__(self, tq: TaskQ) -> None:
+        self.clock = VirtualClock()
+        self.cpu = 0.0
+        self.cost = 0.0
+        self.parts = {"a": "1", "b": "1"}
+        self.views: list[View] = []
+        self.asked = 0
+        self.live = Live(self.render, self.clock, lambda: self.cpu)
+        self.view = View(
+            tq=tq,
+            words=Words("en", tq.timezone),
+            counts=Counts(tq),
+            past=Past(tq),
+            feed=Feed(tq.registered.events),
+            life=Life(tq),
+            kept=Kept(),
+            query={},
+            now=0,
+        )
+
+    async def render(self, _page: Any, view: View) -> bytes:
+        self.views.append(view)
+        await asyncio.sleep(0)
+        self.cpu += self.cost
+        await self.clock.advance(self.cost)
+        return "".join(PART.format(name, text) for name, text in self.parts.items()).encode()
+
+    async def allowed(self) -> frozenset[str]:
+        self.asked += 1
+        return frozenset(["cancel-task"])
+
+    async def update(self, known: Iterable[str] = (), visitor: str = "v", page: str = "tasks") -> Update:
+        view = replace(self.view, form_token=visitor)
+        return await self.live.update(pages.all[page], view, self.allowed, list(known))
+
+
+@pytest.fixture
+def some(tq: TaskQ) -> Pages:
+    return Pages(tq)
+
+
+async def test_a_tab_gets_what_it_does_not_have(some: Pages) -> None:
+    first = await some.update()
+    assert [(part.name, part.markup) for part in first.parts] == [("a", "1"), ("b", "1")]
+    known = [part.digest for part in first.parts]
+    await some.clock.advance(first.again)
+    assert (await some.update(known)).parts == []
+    some.parts["b"] = "2"
+    await some.clock.advance(first.again)
+    changed = await some.update(known)
+    assert [(part.name, part.markup) for part in changed.parts] == [("b", "2")]
+    some.parts = {"a": "1", "b": "1"}
+    await some.clock.advance(first.again)
+    assert (await some.update([known[0], changed.parts[0].digest])).parts == first.parts[1:]
+    assert all(view.update for view in some.views)
+
+
+async def test_tabs_of_one_visitor_share_a_rendering_and_learn_its_age(some: Pages) -> None:
+    both = await asyncio.gather(some.update(), some.update())
+    assert len(some.views) == 1 and both[0].parts == both[1].parts
+    await some.clock.advance(0.25)
+    third = await some.update()
+    assert len(some.views) == 1 and (third.age, third.again) == (0.25, INTERVAL - 0.25)
+    await some.clock.advance(third.again)
+    assert (await some.update()).age == 0.0 and len(some.views) == 2
+    await some.update(visitor="another")
+    assert len(some.views) == 3, "forms of another visitor hold another token"
+
+
+async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for_nothing(some: Pages) -> None:
+    some.cost = 0.01
+    names = ["tasks", "queues", "workers", "events", "types", "gates"]
+    again, answers = {(name, tab): 0.0 for name in names for tab in (1, 2)}, 0
+    for _ in range(2):  # the first rendering of a page does not count: it may load what later ones have
+        for name, _ in again:
+            await some.update(page=name)
+        await some.clock.advance(INTERVAL)
+    rendered, began = len(some.views), some.clock.ticks()
+    while (now := (some.clock.ticks() - began) / SECOND) < 60:
+        name, tab = min(again, key=lambda each: again[each])
+        await some.clock.advance(max(0.0, again[name, tab] - now))
+        told = (await some.update(page=name)).again
+        again[name, tab] = (some.clock.ticks() - began) / SECOND + told
+        answers += 1
+    spent = (len(some.views) - rendered) * some.cost + answers * ANSWER
+    assert spent == pytest.approx(60 * SHARE, rel=0.1)
+    await some.clock.advance(told + LATE)  # all are closed
+    assert (await some.update()).again <= INTERVAL
+
+    some.cost = 0.0
+
+    async def slow(_page: Any, _view: View) -> bytes:
+        await some.clock.advance(0.5)  # the store's
+        return b""
+
+    waiting = Live(slow, some.clock, lambda: some.cpu)
+    for _ in range(3):
+        found = await waiting.update(pages.all["tasks"], some.view, some.allowed, [])
+        await some.clock.advance(found.again)
+    assert found.again <= INTERVAL
+
+
+async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
+    for _ in range(5):
+        await some.clock.advance((await some.update()).again)
+    assert some.asked == 1 and {view.allowed for view in some.views} == {frozenset(["cancel-task"])}
+    for _ in range(int(ALLOWED)):
+        await some.clock.advance((await some.update()).again)
+    assert some.asked == 2
+
+
+@pytest.mark.parametrize(("cost", "pause"), [(0.0, INTERVAL), (0.03, INTERVAL), (0.3, 10.0), (9.0, LONGEST)])
+def test_the_pause_grows_with_the_cost(cost: float, pause: float) -> None:
+    assert pause_of(cost) == pytest.approx(pause)
+
+
+def test_cpu_time_is_shared_by_what_runs_at_the_same_time() -> None:
+    times = iter([10.0, 11.0, 15.0, 16.0])
+    meter = CpuMeter(lambda: next(times))
+    with meter.measured() as one, meter.measured() as other:
+        pass
+    assert (one.seconds, other.seconds) == (1.0 + 2.0 + 1.0, 2.0)
+
+
+async def test_an_update_says_in_the_language_of_the_page_that_the_store_is_away(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any, **__: Any) -> Any:
+        raise DatabaseUnavailable("postgresql://secret")
+
+    assert (await browse.get("live?page=queues")).status_code == 200
+    monkeypatch.setattr(TaskQ, "stats", away)
+    for language, says in [("en", "the store does not answer; try again later"), ("zh-CN", "存储没有响应；请稍后再试")]:
+        answer = await browse.get("live?page=queues&like=x", headers={"Accept-Language": language})
+        assert (answer.status_code, answer.json()["detail"]) == (503, says)
+    monkeypatch.undo()
+    assert (await browse.get("live?page=queues&like=x")).status_code == 200
+    assert (await browse.get("live?page=nowhere")).status_code == 404
