@@ -68,6 +68,16 @@ def test_the_readme_is_short() -> None:
     assert len([line for line in shortest.splitlines() if line.strip()]) <= 12
 
 
+@pytest.mark.parametrize(
+    ("name", "before"),
+    [("README.md", "## What it does"), ("quickstart.md", "## Workers"), ("migration.md", "## From Celery")],
+)
+def test_that_tasks_are_retried_is_told_first(name: str, before: str) -> None:
+    told = PAGES[name].partition(before)[0]
+    assert "runs again, three times by default" in told or "**Retries are on" in told
+    assert "max_retries=0" in told
+
+
 # The two commands of the README are run by .ci/run, where they may install something.
 RUNNABLE = [
     pytest.param([block for block in blocks(text) if name != "README.md" or block.language == "python"], id=name)
