@@ -70,7 +70,11 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize(
     ("name", "before"),
-    [("README.md", "## What it does"), ("quickstart.md", "## Workers"), ("migration.md", "## From Celery")],
+    [
+        ("README.md", "## What it does"),
+        ("aiotaskq/docs/quickstart.md", "## Workers"),
+        ("aiotaskq/docs/migration.md", "## From Celery"),
+    ],
 )
 def test_that_tasks_are_retried_is_told_first(name: str, before: str) -> None:
     told = PAGES[name].partition(before)[0]
