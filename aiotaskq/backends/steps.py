@@ -135,7 +135,7 @@ class Steps(ABC):
 
     @abstractmethod
     async def mend(self, now: int) -> int:
-        """Make tasks due whose event exists, though they wait; return how many.
+        """Make tasks due whose event has come, though they wait; return how many.
 
         For events whose transaction was committed by a process that died before it could let the tasks pass.
         """

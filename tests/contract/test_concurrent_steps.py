@@ -136,6 +136,30 @@ async def test_each_wait_that_begins_together_ends_in_its_time(kit: Kit) -> None
     assert await kit.tq.queue.step_verbs.store.waiting(["a", "b", "c", "d"]) == dict.fromkeys("abcd", 0)
 
 
+@pytest.mark.parametrize("order", ["waits", "emitted"])
+async def test_a_task_gets_an_event_that_has_expired_before_a_worker_came(kit: Kit, order: str) -> None:
+    @kit.tq.task(max_retries=0)
+    async def work() -> Any:
+        await step("first", kit.clock.sleep, 10)
+        return await wait_event("go", timeout=7200)
+
+    handle = await work.push()
+    if order == "waits":
+        await kit.advance(20)
+        await kit.tq.pause("default")
+    else:
+        await kit.advance(5)
+        await kit.tq.pause("default")
+        await kit.tq.emit("go", "early", expires=3600)
+        await kit.advance(20)
+    await kit.tq.emit("go", "early", expires=1)
+    await kit.advance(hours=1, minutes=1)
+    assert await kit.tq.get_event("go") is None
+    await kit.tq.resume("default")
+    await kit.advance(hours=2)
+    assert await handle.result() == "early"
+
+
 async def test_what_has_begun_beside_a_step_has_begun_whatever_becomes_of_it(kit: Kit) -> None:
     async def fails() -> None:
         await kit.clock.sleep(3600)

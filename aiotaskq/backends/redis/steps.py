@@ -29,7 +29,7 @@ TRIES = 10  # to wake tasks that other changes touch meanwhile; then it is left 
 
 
 class RedisSteps(Steps):
-    """The keys ``steps:…``, ``events``, ``waits:…`` and their indexes."""
+    """The keys ``steps:…``, ``events``, ``waits:…``, ``woken:…`` and their indexes."""
 
     mends = True
 
@@ -100,7 +100,7 @@ class RedisSteps(Steps):
         return [self._event(event.key, found) for event, (found, _) in zip(events, answers, strict=True)]
 
     async def _wake(self, key: str, waits: Sequence[bytes], now: int) -> int:
-        """Make the tasks due that wait for an event, given as in ``waits:<key>``."""
+        """Make tasks due for which an event has come, given as in ``woken:<key>``."""
         count = 0
         for start in range(0, len(waits), 2 * READ):
             part = [word.decode() for word in waits[start : start + 2 * READ]]
@@ -219,11 +219,9 @@ class RedisSteps(Steps):
 
     async def mend(self, now: int) -> int:
         count = 0
-        for word in await self._redis.command("SMEMBERS", f"{self._redis.root}awaited"):
+        for word in await self._redis.command("SMEMBERS", f"{self._redis.root}woken"):
             key = word.decode()
-            if await self.event(key, now) is not None:
-                waiting = await self._redis.command("HGETALL", f"{self._redis.root}waits:{key}")
-                count += await self._wake(key, waiting, now)
+            count += await self._wake(key, await self._redis.command("HGETALL", f"{self._redis.root}woken:{key}"), now)
         return count
 
 

@@ -22,17 +22,17 @@ from tests.support.servers import Server
 PAID = EventValue(key="paid", text="1", at=NOW)
 
 
-async def waiting(backend: RedisBackend) -> Task:
+async def waiting(backend: RedisBackend, at: int = NOW) -> Task:
     """Push a task that waits for an event."""
     await backend.push([new()])
     (task,) = await backend.claim("w", NOW, 1, lease_until=LEASE)
     asleep = task.replace(status=Status.PENDING, run_at=NEVER, lease_owner=None, lease_until=None)
-    step = NewStep(task.task_id, task.seq, task.fence, Step(name="paid", text=str(NEVER), kind="wait", at=NOW))
+    step = NewStep(task.task_id, task.seq, task.fence, Step(name="paid", text=str(NEVER), kind="wait", at=at))
     assert await backend.steps.suspend([Leave(Change(task, asleep), [step], asleep.replace(run_at=NOW))]) == [True]
     return task
 
 
-async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch, event: EventValue = PAID) -> None:
     """Emit the event, and lose the process before it has woken what waits."""
 
     async def away(changes: Any) -> Any:
@@ -41,7 +41,7 @@ async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr(backend, "update", away)
         with pytest.raises(DatabaseUnavailable):
-            await backend.steps.emit([PAID])
+            await backend.steps.emit([event])
 
 
 async def test_what_was_not_woken_is_mended(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +53,18 @@ async def test_what_was_not_woken_is_mended(backend: RedisBackend, monkeypatch: 
     assert (await read(backend, task)).run_at == NOW
     assert await backend.steps.mend(NOW) == 0
     assert await backend.steps.event("paid", NOW) == PAID
+
+
+async def test_what_was_not_woken_by_an_event_that_has_expired_is_mended(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, short = await waiting(backend), EventValue(key="paid", text="7", at=NOW, expires_at=NOW + 1)
+    await emit_and_die(backend, monkeypatch, short)
+    late = await waiting(backend, NOW + 2)
+    assert await backend.steps.mend(NOW + 2) == 1
+    assert [(await read(backend, each)).run_at for each in (task, late)] == [NOW + 2, NEVER]
+    assert [step.text for step in await backend.steps.read(task.task_id, task.seq)][1:] == ["7"]
+    assert await backend.steps.mend(NOW + 3) == 0
 
 
 async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:

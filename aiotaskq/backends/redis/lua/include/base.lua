@@ -45,7 +45,9 @@
 -- waits:<key>          hash: the number of a wait for this event, a blank and the id of the task to the began_at of the
 --                      run that was left, the seq of the task, place and version of the step, and the end of the wait
 -- waiting:<id>         set: the waits of a task, each as the number, a blank and the key of the event
--- awaited              set: the keys of events for which tasks wait, and perhaps others
+-- awaited              set: the keys of events for which tasks wait
+-- woken:<key>          hash: as waits:<key>, of tasks that are to be made due, since the event has come
+-- woken                set: the keys of these events
 -- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
 -- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
 -- groups:sums          hash: group to what it has used up as JSON; '<group> budget' to its budget
