@@ -378,7 +378,10 @@ class Backend(ABC):
 
     @abstractmethod
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        """Delete up to ``limit`` *final* tasks that match; return how many."""
+        """Delete up to ``limit`` *final* tasks that match; return how many.
+
+        The members of a group that has not ended stay: see ``Groups``.
+        """
 
     @abstractmethod
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -15,7 +15,18 @@ from msgspec.structs import replace
 
 from aiotaskq.core.coded import anew, encoded
 from aiotaskq.core.errors import NotSupported
-from aiotaskq.core.groups import Member, Tally, after_parents, callback_of, counted, grown, tally_of, waiting
+from aiotaskq.core.groups import (
+    Member,
+    Tally,
+    after_parents,
+    callback_of,
+    counted,
+    grown,
+    members_stay,
+    outermost,
+    tally_of,
+    waiting,
+)
 from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
@@ -64,6 +75,8 @@ class Groups(ABC):
       end are parents, too. One that brings a parent back adds one to its children that still wait for others, and one
       that brings a child back parks it for its parents that have not ended.
     - To delete a task that has not ended counts as its cancellation.
+    - A purge leaves the members of a group until the outermost group around it has ended; if it is for tasks that have
+      ended before a time, until that has ended before it.
 
     The hint ``ended`` has the ids of ended groups, too. What follows from ends is told to ``heard`` of the process that
     wrote them. Children that end are told of by the ``webhooks`` of that process: the transaction pushes the messages.
@@ -145,7 +158,9 @@ class Groups(ABC):
 
     @abstractmethod
     async def purge(self, before: int, limit: int) -> int:
-        """Delete up to ``limit`` groups that ended before that instant, and their lists of members; return how many."""
+        """Delete up to ``limit`` groups that ended before that instant, each with the groups in it, and their lists of
+        members; return how many groups. A group in another one goes with that.
+        """
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         """Write the callbacks of these groups anew with the codec.
@@ -264,6 +279,26 @@ def replace_budget(rows: Rows, group_id: str, budget: Usage, now: int) -> GroupS
     group = replace(group, budget=budget)
     rows.budget_changed(group, now)
     return group
+
+
+def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
+    """Return the ids of the groups that these are in, without those that are known, sorted."""
+    return sorted({up for each in groups.values() if (up := each.parent_id) is not None and up not in known})
+
+
+def staying(rows: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:
+    """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
+
+    ``before`` is the time in epoch seconds before which they have to have ended, None for any.
+    """
+    group_of = {task.task_id: task.flow.group for task in tasks if task.flow is not None and task.flow.group}
+    found: dict[str, GroupState] = {}
+    level = sorted(set(group_of.values()))
+    while level:
+        found |= (groups := rows.groups(level))
+        level = around(groups, found)
+    top = outermost(found)
+    return {task_id for task_id, group_id in group_of.items() if members_stay(top.get(group_id), before)}
 
 
 def concerns(before: Task, after: Task) -> bool:

@@ -436,7 +436,7 @@ def purge(
 ) -> None:
     where = filters(status=status, type=type, queue=queue, since=since, error=error, older_than=older_than, utc=utc)
     where.setdefault("status", [str(each) for each in Status if each in FINAL])
-    total = _asked(db, where, marked("Tasks to delete: {count}. Continue?"), dry_run, yes, json)
+    total = _asked(db, where, marked("Tasks to delete: {count}. Continue?"), dry_run, yes, json, deletes=True)
     bar, moved = progress_bar(tr("purge"), total, quiet=json)
     with bar:
         count = with_tq(db, lambda tq: counted(tq, "purge-tasks", where, tq.queue.purge(**where, progress=moved)))
@@ -452,9 +452,9 @@ def _by_ids(ids: list[str] | None, where: dict[str, Any], dry_run: bool) -> bool
     return bool(ids)
 
 
-def _asked(db: str, where: dict[str, Any], question: str, dry_run: bool, yes: bool, as_json: bool) -> int:
+def _asked(db: str, where: Any, question: str, dry_run: bool, yes: bool, as_json: bool, deletes: bool = False) -> int:
     """Count the tasks that match, and ask whether to go on; a dry run ends here."""
-    total = with_tq(db, lambda tq: tq.queue.count(**where))
+    total = with_tq(db, lambda tq: tq.queue.purge(**where, dry_run=True) if deletes else tq.queue.count(**where))
     if dry_run:
         echo_json({"matching": total}) if as_json else echo(tr("tasks that match: {count}", count=f"{total:,}"))
         raise typer.Exit(0)

@@ -203,6 +203,27 @@ def derived_id(*parts: object) -> str:
     return str(uuid.uuid5(_NAMESPACE, "/".join(map(str, parts))))
 
 
+def outermost(groups: Mapping[str, GroupState]) -> dict[str, GroupState]:
+    """Return the outermost group around each of these, or it itself, by their ids; all of those around are given."""
+    above = {}
+    for group_id, group in groups.items():
+        while (parent := group.parent_id) is not None and parent in groups:
+            group = groups[parent]
+        above[group_id] = group
+    return above
+
+
+def members_stay(outermost: GroupState | None, before: int | None = None) -> bool:
+    """Whether the ended members of a group are kept: until the outermost group around it has ended.
+
+    With ``before``, in epoch seconds, until that has ended earlier. None: there is no such group any more.
+    """
+    if outermost is None:
+        return False
+    ended_at = outermost.ended_at
+    return ended_at is None or (before is not None and ended_at // SECOND >= before)
+
+
 # ---- what becomes of a child --------------------------------------------------------------------------------------
 
 

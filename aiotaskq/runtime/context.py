@@ -197,7 +197,8 @@ class TaskContext(msgspec.Struct, eq=False):
         """Return what came of the task's parents or, in the callback of a group, of the group's members.
 
         In the order of the calls; a page of them with the place ``start``, from 0, and ``limit``. A result has the type
-        of its handler's return annotation. Tasks that were deleted are left out.
+        of its handler's return annotation. A task that was deleted is there with the status ``cancelled``, and an error
+        that says so.
         """
         stop = None if limit is None else check_int("start", start, 0) + check_int("limit", limit, 1)
         return await self._host.groups.outcomes_for(self.task, start, stop)

@@ -30,6 +30,8 @@ from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual
 from tests.support.machine import within
 
+DAY = 86_400
+
 
 @dataclass
 class Total:
@@ -204,6 +206,71 @@ async def test_a_group_in_a_group_whose_member_was_deleted_has_no_result(kit: tu
         None,
         f"task {row.task_id} of group {inner.task_id} was deleted",
     )
+
+
+async def test_a_workflow_keeps_what_it_needs_beyond_the_retention() -> None:
+    tq, got = TaskQ("sqlite:///never-opened.db", retention=7 * DAY), list[Any]()
+
+    @tq.task
+    async def first() -> int:
+        return 1
+
+    @tq.task
+    async def join(parent_result: list[int] = injected()) -> int:
+        return sum(parent_result)
+
+    @tq.task
+    async def report() -> None:
+        got.append([member.result for member in await current_task().results()])
+
+    async with virtual(tq) as made:
+        work = Workflow("slow", then=report.call())
+        work.add("a", first.call())
+        work.add("b", first.options(delay=8 * DAY).call())
+        work.add("c", join.call(), after=["a", "b"])
+        started = await tq.start(work)
+        await made.advance(8 * DAY - 60)
+        assert [(await handle.status()) for handle in await started.tasks()] == ["completed", "pending", "pending"]
+        await made.advance(120)
+        assert (got, await started.result(within(60))) == ([[1, 1, 2]], [1, 1, 2])
+
+
+async def test_a_result_that_was_deleted_is_an_error_and_never_none(kit: tuple[App, Kit]) -> None:
+    app, made = kit
+    work = Workflow("w", on_failure=app.report.call("some"))
+    work.add("a", app.price.call(1)).add("b", app.price.options(delay=60).call(2))
+    work.add("c", app.join.call(), after=["a", "b"])
+    started = await app.tq.start(work)
+    await made.advance(1)
+    parent, other, child = await started.tasks()
+    await app.tq.delete(parent.task_id)
+    await made.advance(60)
+    found = await app.tq.get(child.task_id)
+    assert (found.status, found.retry_count) == (Status.FAILED, 0)
+    assert found.error_message == (
+        f"missing_parent: task {parent.task_id} (a), for which it waited, was deleted, and its result with it"
+    )
+    assert app.log[-1] == ("some", [Status.CANCELLED, 200, Status.FAILED])
+    results = await app.tq.queue.groups.outcomes_for(found)
+    assert [(each.task_id, each.name, each.error) for each in results] == [
+        (parent.task_id, "a", f"task {parent.task_id} was deleted, and its result with it"),
+        (other.task_id, "b", None),
+    ]
+
+
+async def test_a_purge_counts_what_it_deletes(kit: tuple[App, Kit]) -> None:
+    app, made = kit
+    await app.tq.group([group([app.price.call(1)]), app.price.options(delay=60).call(2)])
+    await app.price.push(3)
+    await made.advance(1)
+    counts = {"status": "completed", "type": "price"}
+    assert (await app.tq.count(**counts), await app.tq.purge(**counts, dry_run=True)) == (2, 1)  # type: ignore[arg-type]
+    assert await app.tq.purge() == 1
+    await made.advance(59.5)
+    assert (await app.tq.purge(older_than=1, dry_run=True), await app.tq.purge(dry_run=True)) == (0, 2)
+    assert (await app.tq.purge(older_than=1), await app.tq.purge()) == (0, 2)
+    with pytest.raises(ValidationError, match="only ended tasks are purged"):
+        await app.tq.purge(status="running", dry_run=True)
 
 
 async def test_a_group_whose_inner_groups_are_put_back_calls_back_once(kit: tuple[App, Kit]) -> None:

@@ -167,6 +167,17 @@ def test_purge_asks_with_a_count(cli: Cli) -> None:
     assert "only ended tasks" in cli.fails("tasks", "purge", "--status", "pending", "--yes", code=2)
 
 
+def test_a_purge_leaves_the_members_of_a_group_that_goes_on(cli: Cli) -> None:
+    async def push() -> str:
+        async with TaskQ(cli.url) as tq:
+            made = await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})])
+            return (await made.tasks())[0].task_id
+
+    cli.out("tasks", "cancel", asyncio.run(push()))
+    assert cli.json("tasks", "purge", "--status", "cancelled", "--dry-run") == {"matching": 0}
+    assert cli.json("tasks", "purge", "--yes") == {"deleted": 0}
+
+
 async def test_count_is_the_number_that_find_finds(tmp_path: Path) -> None:
     async with TaskQ(prepared(tmp_path / "x.db")) as tq:
         await tq.queue.backend.push([*dead(1_050), *dead(7, type="audio", queue="slow", status=Status.CANCELLED)])

@@ -10,6 +10,7 @@ from aiotaskq import Attempt, Task, TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import to_iso
+from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status
 from tests.web.applications import DOORS, SECRET, Ask, refused
 
@@ -114,6 +115,15 @@ async def fail(tq: TaskQ, error: str, **options: Any) -> str:
     after = task.replace(status=Status.FAILED, completed_at=now // SECOND, error_message=error)
     assert await backend.update([Change(task, after)]) == [True]
     return handle.task_id
+
+
+async def test_a_purge_leaves_the_members_of_a_group_that_goes_on(ask: Ask, tq: TaskQ) -> None:
+    await tq.group([tq.call("greet", {"name": "you"}), tq.call("greet", {"name": "me"})])
+    (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1)
+    assert await tq.queue.backend.update([Change(task, settle(task, Completed(), tq.queue.clock.now()))]) == [True]
+    for dry_run in (True, False):
+        answer = await ask.post("tasks/purge", json={"type": "greet", "dry_run": dry_run})
+        assert answer.json() == {"count": 0, "dry_run": dry_run}
 
 
 async def test_tasks_are_retried_and_purged_by_filter(ask: Ask, tq: TaskQ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matches
+from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
@@ -52,12 +52,12 @@ class MemoryBackend(DirectBackend):
         self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
         self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
-        self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, keep
-        )
         self._running = Running(self._tasks)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self.steps.by_task, self._lock)
+        self.groups: MemoryGroups = MemoryGroups(
+            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, self._ended
+        )
         self._reads = Reads(self._tasks, self._keys, self.queue)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
@@ -273,7 +273,7 @@ class MemoryBackend(DirectBackend):
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         with self._lock:
-            return await self.delete([i for i in self._ended if matches(self._tasks[i], where)][:limit])
+            return await self.delete(self.groups.purged(self._ended.tasks(), where)[:limit])
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from heapq import nlargest
 from itertools import chain
@@ -29,7 +29,8 @@ class _Kind(deque[Task]):
 class Ended:
     """The ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
-    Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter.
+    Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter. The members of a
+    group that lasts are kept beyond these bounds, and count from its end on.
     """
 
     def __init__(
@@ -45,20 +46,19 @@ class Ended:
 
         The ``notes`` and ``steps`` of a row that is dropped, both by its id, are dropped with it.
         """
-        self._keep = keep
+        self.keep = keep
         self._rows = rows
         self._keys, self._notes, self._steps = keys, notes, steps
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
+        self._lasting: set[str] = set()  # groups whose ended members are kept
+        self._members: dict[str, Task] = {}  # these members, by id
         self.unlogged: list[Task] = []
         """The first task of each kind that was dropped, until ``log_dropped``."""
 
-    def __iter__(self) -> Iterator[str]:
-        return (task.task_id for task in self.tasks())
-
     def tasks(self) -> list[Task]:
         """Return the ended tasks."""
-        return self._present(chain(self._dead_letters, self._others))
+        return self._present(chain(self._dead_letters, self._others, self._members.values()))
 
     def _present(self, tasks: Iterable[Task]) -> list[Task]:
         rows = self._rows
@@ -72,9 +72,12 @@ class Ended:
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""
+        if task.flow is not None and task.flow.group in self._lasting:
+            self._members[task.task_id] = task
+            return
         kind = self._dead_letters if task.status is FAILED else self._others
         kind.append(task)
-        while len(kind) - kind.removed > self._keep:
+        while len(kind) - kind.removed > self.keep:
             oldest = kind.popleft()
             if self._rows.get(oldest.task_id) is not oldest:
                 kind.removed -= 1
@@ -95,6 +98,8 @@ class Ended:
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""
+        if self._members.pop(task.task_id, None) is not None:
+            return
         kind = self._dead_letters if task.status is FAILED else self._others
         kind.removed += 1
         if kind.removed > 1000 + len(kind) // 2:
@@ -102,6 +107,22 @@ class Ended:
             kind.clear()
             kind.extend(left)
             kind.removed = 0
+
+    def keep_members(self, groups: Collection[str], members: Iterable[str]) -> None:
+        """Keep the ended members of these groups from now on."""
+        self._lasting.update(groups)
+        for task_id in members:
+            row = self._rows.get(task_id)
+            if row is not None and row.final and task_id not in self._members:
+                self.remove(row)
+                self._rows[task_id] = self._members[task_id] = row.replace()  # another object than that of its kind
+
+    def release_members(self, groups: Collection[str], members: Iterable[str]) -> None:
+        """Let the bounds hold for the ended members of these groups from now on."""
+        self._lasting.difference_update(groups)
+        rows = [row for task_id in members if (row := self._members.pop(task_id, None)) is not None]
+        for row in sorted(rows, key=lambda row: row.ended_at or 0):
+            self.add(row)
 
     def log_dropped(self) -> None:
         """Log the first task of a kind that was dropped; called without the lock, since writing a log can block."""
@@ -115,11 +136,11 @@ class Ended:
                     "memory:// dropped its first dead letter, {}: it keeps the latest {} of them, and drops older ones "
                     "from now on; retry or purge dead letters, or raise keep_ended",
                     named(task),
-                    self._keep,
+                    self.keep,
                 )
             else:
                 log.info(
                     "memory:// keeps the latest {} ended tasks (keep_ended), and drops older ones from now on; "
                     "dead letters are kept apart",
-                    self._keep,
+                    self.keep,
                 )

@@ -8,15 +8,16 @@ from typing import Any
 from msgspec.structs import replace
 
 from aiotaskq.backends import groups as shared
-from aiotaskq.backends.base import Room
+from aiotaskq.backends.base import Room, matches
 from aiotaskq.backends.groups import Groups, concerns, waits_again
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.core.errors import NotSupported
-from aiotaskq.core.groups import GroupState, Member, Plan, deleted
+from aiotaskq.core.groups import GroupState, Member, Plan, deleted, members_stay
 from aiotaskq.core.ids import next_seq
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.core.usage import Usage, summed
 
 
@@ -32,19 +33,20 @@ class MemoryGroups(Groups):
         push: Callable[[Sequence[Task], bool], Sequence[Task]],
         make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
-        keep: int,
+        ended: Ended,
     ) -> None:
         """``push`` inserts tasks, and is told whether they are refused where too many would
-        wait at a gate; ``keep`` is how many ended groups stay.
+        wait at a gate; ``ended`` has the ended tasks, and as many ended groups stay.
 
         ``make_room`` raises QueueFull if there is no room for tasks.
         """
         self._rows, self._lock, self._gates, self._push, self._make_room = rows, lock, gates, push, make_room
-        self._listeners, self._keep = listeners, keep
+        self._listeners, self._ended_tasks = listeners, ended
         notes.grouped = self.use
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
-        self._ended: dict[str, None] = {}
+        self._lasting: set[str] = set()  # those, in no other group, whose members stay
+        self._ended: dict[str, None] = {}  # the others of these
         self._ends: list[tuple[Task, Task]] = []  # changes of the update at hand from which something follows
         self.push_with: Callable[[Plan, Any, Callable[[], None], Room | None], Coroutine[Any, Any, bool]] = _refused
         """Pushes a plan in a session."""
@@ -132,9 +134,7 @@ class MemoryGroups(Groups):
     async def purge(self, before: int, limit: int) -> int:
         with self._lock:
             old = [i for i in self._ended if (self._groups[i].ended_at or 0) < before][:limit]
-            for group_id in old:
-                self._drop(group_id)
-            return len(old)
+            return sum(map(self._drop, old))
 
     async def mend(self, now: int) -> int:
         with self._lock:
@@ -155,11 +155,34 @@ class MemoryGroups(Groups):
     def write(self, groups: Sequence[GroupState]) -> None:
         for group in groups:
             self._groups[group.group_id] = group
-            self._ended.pop(group.group_id, None)
-            if group.ended_at is not None:
-                self._ended[group.group_id] = None
-        while len(self._ended) > self._keep:
+        for group in groups:
+            if group.parent_id not in self._groups:
+                self._keep_members(group)
+        while len(self._ended) > self._ended_tasks.keep:
             self._drop(next(iter(self._ended)))
+
+    def _keep_members(self, group: GroupState) -> None:
+        """Keep the ended members of a group that is in no other one, or keep them no more."""
+        group_id, stay = group.group_id, members_stay(group)
+        if group_id in (self._lasting if stay else self._ended):
+            return
+        tree = self._tree(group_id)
+        members = [member.member_id for each in tree for member in self._members.get(each, ())]
+        if stay:
+            self._ended.pop(group_id, None)
+            self._lasting.add(group_id)
+            self._ended_tasks.keep_members(tree, members)
+        else:
+            self._lasting.discard(group_id)
+            self._ended[group_id] = None
+            self._ended_tasks.release_members(tree, members)
+
+    def _tree(self, group_id: str) -> list[str]:
+        """Return the ids of a group and of the groups in it."""
+        tree = [group_id]
+        for each in tree:
+            tree += self.inner_groups([each])
+        return tree
 
     def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
         self._push(tasks, refused)
@@ -179,6 +202,12 @@ class MemoryGroups(Groups):
         self._gates.budget_changed(group, now)
 
     # ---- for the backend, which holds the lock ----
+
+    def purged(self, ended: Sequence[Task], where: TaskFilter) -> list[str]:
+        """Return the ids of those of the ended tasks that a purge deletes."""
+        found = [task for task in ended if matches(task, where)]
+        stay = shared.staying(self, found, where.completed_before)
+        return [task.task_id for task in found if task.task_id not in stay]
 
     def brought_back(self, before: Task, after: Task) -> Task:
         """Return an ended task that is brought back as it is to be written: parked again for its parents."""
@@ -225,11 +254,15 @@ class MemoryGroups(Groups):
             self._ends.append((row, after))
             self.settle()
 
-    def _drop(self, group_id: str) -> None:
-        self._ended.pop(group_id, None)
-        if (group := self._groups.pop(group_id, None)) is not None and group.budget:
-            self._gates.drop_budget(group_id)
-        self._members.pop(group_id, None)
+    def _drop(self, group_id: str) -> int:
+        """Drop a group that is in no other one, and the groups in it; return how many."""
+        del self._ended[group_id]
+        tree = self._tree(group_id)
+        for each in tree:
+            if (group := self._groups.pop(each, None)) is not None and group.budget:
+                self._gates.drop_budget(each)
+            self._members.pop(each, None)
+        return len(tree)
 
 
 async def _refused(_plan: Plan, _session: Any, _committed: Callable[[], None], _room: Room | None) -> bool:

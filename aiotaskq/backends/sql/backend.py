@@ -409,7 +409,13 @@ class SqlBackend(Backend):
         return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        return await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
+        deleted, passed = await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
+        while passed is not None and deleted < limit:
+            more, passed = await self.database.write(
+                lambda c, left=limit - deleted, behind=passed: tasks_sql.purge(c, where, left, behind)  # type: ignore[misc]
+            )
+            deleted += more
+        return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         if ended:  # these hold no slot, and no other task waits for them

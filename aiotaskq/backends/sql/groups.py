@@ -181,16 +181,20 @@ class SqlGroups(Groups):
 
     async def purge(self, before: int, limit: int) -> int:
         def body(connection: Connection) -> int:
-            old = connection.execute(select(g.group_id).where(g.ended_at < before).order_by(g.ended_at).limit(limit))
+            over = (g.ended_at < before, g.parent_id.is_(None))
+            old = connection.execute(select(g.group_id).where(*over).order_by(g.ended_at).limit(limit))
             count = 0
             for part in chunks(sorted(old.scalars().all())):
                 # One that was brought back meanwhile stays.
-                gone = (g.group_id.in_(part), g.ended_at < before)
-                locked = connection.execute(select(g.group_id).where(*gone).order_by(g.group_id).with_for_update())
-                ids = list(locked.scalars().all())
-                connection.execute(delete(MEMBERS).where(m.group_id.in_(ids)))
-                connection.execute(delete(GATES).where(GATES.c.key.in_(list(map(budget_gate, ids)))))
-                count += connection.execute(delete(GROUPS).where(g.group_id.in_(ids))).rowcount
+                gone = select(g.group_id).where(g.group_id.in_(part), *over).order_by(g.group_id)
+                ids = list(connection.execute(gone.with_for_update()).scalars().all())
+                rows, level = GroupRows(connection, Touched(), push), ids
+                while level := rows.inner_groups(level):
+                    ids += level
+                for each in chunks(ids):
+                    connection.execute(delete(MEMBERS).where(m.group_id.in_(each)))
+                    connection.execute(delete(GATES).where(GATES.c.key.in_(list(map(budget_gate, each)))))
+                    count += connection.execute(delete(GROUPS).where(g.group_id.in_(each))).rowcount
             return count
 
         return await self._database.write(body)

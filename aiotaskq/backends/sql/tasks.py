@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 from sqlalchemy import (
     Connection,
@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, has_moved, holds
-from aiotaskq.backends.groups import parents_first, waits_again
+from aiotaskq.backends.groups import parents_first, staying, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
@@ -34,7 +34,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, read_flow, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import TaskConflict
@@ -373,21 +373,68 @@ def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int
     return found
 
 
-def purge(connection: Connection, where: TaskFilter, limit: int) -> int:
+class Passed(NamedTuple):
+    """How far a purge has come, where it has left rows of members of groups."""
+
+    status: Status
+    queue: str
+    completed_at: int
+    """Of the last of these rows."""
+    left: int
+    """How many rows that ended then were left."""
+
+
+def purge(
+    connection: Connection, where: TaskFilter, limit: int, passed: Passed | None = None
+) -> tuple[int, Passed | None]:
+    """Delete up to ``limit`` rows; return how many, and where to go on, None at the end.
+
+    A transaction ends behind the rows that it has left: there may be many.
+    """
     deleted = 0
-    for status in [status for status in where.status or FINAL if status in FINAL]:
-        for queue in _distinct(connection, c.queue, _of_status(status)) if where.queue is None else [where.queue]:
-            there = (_of_status(status), c.queue == queue)
-            oldest = select(c.task_id).where(*there, *_conditions(where)).order_by(c.completed_at)
-            for part in chunks(connection.execute(oldest.limit(limit - deleted)).scalars().all()):
+    statuses = list(dict.fromkeys(status for status in where.status or FINAL if status in FINAL))
+    for status in statuses if passed is None else statuses[statuses.index(passed.status) :]:
+        rest = [] if passed is None or passed.status is not status else [c.queue >= passed.queue]
+        queues = _distinct(connection, c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
+        for queue in queues:
+            there = [_of_status(status), c.queue == queue, *_conditions(where)]
+            behind = passed if passed is not None and (passed.status, passed.queue) == (status, queue) else None
+            if behind is not None:
+                later = c.completed_at >= behind.completed_at
+                there.append(later if where.completed_before is not None else or_(later, c.completed_at.is_(None)))
+            oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
+            page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
+            stay = _staying(connection, page, status, where.completed_before)
+            for part in chunks([row.task_id for row in page if row.task_id not in stay]):
                 # A task that was retried meanwhile stays.
                 deleted += connection.execute(
                     delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
                 ).rowcount
                 drop_beside(connection, part)
+            if stay:
+                ends = [row.completed_at for row in page if row.task_id in stay]
+                left = ends.count(ends[-1])
+                if behind is not None and behind.completed_at == ends[-1]:
+                    left += behind.left
+                return deleted, Passed(status, queue, ends[-1], left)
             if deleted >= limit:
-                return deleted
-    return deleted
+                return deleted, None
+    return deleted, None
+
+
+def _staying(connection: Connection, page: Sequence[Any], status: Status, before: int | None) -> set[str]:
+    """Return the ids of those of these ended rows that a purge leaves: see ``groups.staying``.
+
+    The rows of members are locked before their groups, as everywhere; one that another transaction has stays.
+    """
+    flows = {row.task_id: flow for row in page if (flow := read_flow(row.flow)[0]) is not None and flow.group}
+    stay = set(flows)
+    for part in chunks(sorted(flows)):
+        query = select(c.task_id).where(c.task_id.in_(part), c.status == str(status)).order_by(c.task_id)
+        rows = connection.execute(dialect_of(connection).by_id(query.with_for_update(skip_locked=True)))
+        stay.difference_update(rows.scalars())
+    members = [Task(task_id=task_id, type="", status=status, flow=flows[task_id]) for task_id in flows.keys() - stay]
+    return stay | staying(GroupRows(connection, Touched(), push), members, before)
 
 
 def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:

@@ -11,8 +11,10 @@ from typing import Protocol
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.groups import around
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.error_type import check_error_type
+from aiotaskq.core.groups import GroupState, members_stay, outermost
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
@@ -24,6 +26,7 @@ from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
+ENDED = tuple(status for status in Status if status in FINAL)
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
 
 
@@ -156,6 +159,28 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter, most: int
     return total
 
 
+async def count_purged(backend: Backend, clock: Clock, where: TaskFilter, most: int | None = None) -> int:
+    """Count the tasks that ``purge_all`` would delete now; up to ``most`` where there are groups."""
+    where = _of_ended(where)
+    if not await backend.groups.find(1):
+        return await count_all(backend, clock, where, most)
+    total = 0
+    while tasks := await backend.find(where, PURGE_CHUNK):
+        groups = [None if task.flow is None else task.flow.group for task in tasks]
+        found: dict[str, GroupState] = {}
+        level = sorted({group_id for group_id in groups if group_id is not None})
+        while level:
+            rows = zip(level, await backend.groups.get(level), strict=True)
+            found |= (these := {group_id: group for group_id, group in rows if group is not None})
+            level = around(these, found)
+        top = outermost(found)
+        total += sum(not members_stay(top.get(group_id or ""), where.completed_before) for group_id in groups)
+        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
+            break
+    return total
+
+
 async def retry_all(
     backend: Backend, clock: Clock, where: TaskFilter, limit: int | None, progress: Callable[[int], None] | None = None
 ) -> int:
@@ -184,11 +209,9 @@ async def retry_all(
 async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int], None] | None = None) -> int:
     """Delete ended tasks that match; return how many. Raises ValidationError for a status that has not ended.
 
-    ``progress`` is called with how many so far.
+    Members of a group that has not ended stay. ``progress`` is called with how many so far.
     """
-    for wrong in where.status:
-        if wrong not in FINAL:
-            raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
+    where = _of_ended(where)
     total = 0
     while True:
         deleted = await backend.purge(where, PURGE_CHUNK)
@@ -199,6 +222,14 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
             log.debug("purge: {} tasks", total)
             return total
         await asyncio.sleep(0)
+
+
+def _of_ended(where: TaskFilter) -> TaskFilter:
+    """Return the filter of a purge, which is for tasks that have ended. Raises ValidationError for other statuses."""
+    for wrong in where.status:
+        if wrong not in FINAL:
+            raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
+    return where if where.status else msgspec.structs.replace(where, status=ENDED)
 
 
 def ended_before(seconds: float | None, clock: Clock) -> int | None:

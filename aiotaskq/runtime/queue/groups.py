@@ -51,8 +51,9 @@ class MemberResult(Redacted, frozen=True, kw_only=True):
     name: str | None
     """Its name in a workflow."""
     type: str
-    """The name of its handler; ``group`` for a group."""
+    """The name of its handler; ``group`` for a group, empty for a task that was deleted."""
     status: Status
+    """``cancelled`` also for one that was deleted, as its ``error`` says."""
     result: Any = None
     """What its handler returned, in the type of its annotation where the handler is registered here.
 
@@ -64,6 +65,10 @@ class MemberResult(Redacted, frozen=True, kw_only=True):
     def completed(self) -> bool:
         """Whether it has a result."""
         return self.status is Status.COMPLETED
+
+
+class ParentDeleted(NotFound):
+    """The result of a parent is gone with its row; a retry would not bring it back."""
 
 
 class GroupProgress(msgspec.Struct, frozen=True):
@@ -226,13 +231,13 @@ class GroupVerbs:
         return [(kind, task, found) for (kind, task), found in zip(kinds, pushed, strict=True)]
 
     async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
-        """Return what came of the members from ``start`` to before ``stop``; those that are gone are left out."""
+        """Return what came of the members from ``start`` to before ``stop``."""
         found: list[MemberResult] = []
         async for member, what in self._each(group_id, start, stop):
-            if isinstance(what, Task):
-                found.append(self._result_of(what, member.name))
-            elif what is not None:
+            if isinstance(what, GroupState):
                 found.append(await self._result_of_group(what, member.name or what.name))
+            else:
+                found.append(self._result_of(member.member_id, what, member.name))
         return found
 
     async def results(self, group_id: str) -> list[Any]:
@@ -261,15 +266,23 @@ class GroupVerbs:
         parents = task.flow.parents[start:stop]
         rows = await self._queue.backend.get([task_id for task_id, _ in parents])
         named = zip(parents, rows, strict=True)
-        return [self._result_of(row, name) for (_, name), row in named if row is not None]
+        return [self._result_of(task_id, row, name) for (task_id, name), row in named]
 
     async def parent_result(self, task: Task) -> Any:
-        """Return the result of the one parent of a task, a list of results for several; NotFound where it has none."""
+        """Return the result of the one parent of a task, a list of results for several.
+
+        Raises NotFound where it has no parent, and ParentDeleted.
+        """
         parents = () if task.flow is None else task.flow.parents
         if not parents:
             raise NotFound(f"parent_result: task {task.task_id} has no parent")
         rows = await self._queue.backend.get([task_id for task_id, _ in parents])
-        results = [None if row is None else row.result for row in rows]
+        for (task_id, name), row in zip(parents, rows, strict=True):
+            if row is None:
+                raise ParentDeleted(
+                    f"task {task_id} ({name}), for which it waited, was deleted, and its result with it"
+                )
+        results = [row.result for row in rows if row is not None]
         return results[0] if len(results) == 1 else results
 
     async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
@@ -284,10 +297,13 @@ class GroupVerbs:
             task_id=group.group_id, name=name, type="group", status=group.status, result=result, error=error
         )
 
-    def _result_of(self, task: Task, name: str | None) -> MemberResult:
+    def _result_of(self, task_id: str, task: Task | None, name: str | None) -> MemberResult:
+        if task is None:
+            error = f"task {task_id} was deleted, and its result with it"
+            return MemberResult(task_id=task_id, name=name, type="", status=Status.CANCELLED, error=error)
         result = self._typed(task) if task.status is Status.COMPLETED else None
         return MemberResult(
-            task_id=task.task_id,
+            task_id=task_id,
             name=name,
             type=task.type,
             status=task.status,

@@ -25,6 +25,7 @@ from aiotaskq.runtime.queue.bulk import (
     Operated,
     cancel_page,
     count_all,
+    count_purged,
     ended_before,
     live_pages,
     purge_all,
@@ -249,15 +250,25 @@ class Operations(ABC, Generic[Retried_co]):
         since: float | datetime | None = None,
         error: str | None = None,
         error_type: str | None = None,
+        dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
 
-        ``progress`` is called with how many so far; ``since`` and errors as for ``find``. Raises ValidationError.
+        The members of a group stay until the group has ended: with ``older_than`` until it ended so long ago.
+
+        Args:
+            since: as for ``find``, and so are ``error`` and ``error_type``.
+            dry_run: only count what would be deleted.
+            progress: called with how many so far.
+
+        Raises ValidationError.
         """
         before = ended_before(older_than, self._operated.clock)
         errors = {"error": error, "error_type": error_type}
         where = task_filter(status=status, type=type, queue=queue, since=since, before=before, **errors)
+        if dry_run:
+            return await count_purged(self._operated.backend, self._operated.clock, where)
         return await purge_all(self._operated.backend, where, progress)
 
     async def count(

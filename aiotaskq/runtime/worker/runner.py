@@ -33,6 +33,7 @@ from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.queue.groups import ParentDeleted
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
@@ -216,6 +217,8 @@ class Runner:
                 why = misfit(error, handler, task.params) if direct else _reason(error)
                 if why is not None:
                     return Failed(f"invalid_params: {why}", retryable=False)
+            if isinstance(error, ParentDeleted):
+                return Failed(f"missing_parent: {error}", retryable=False)
             if isinstance(error, BatchMisfit):
                 return Failed(f"invalid_results: {error}", retryable=False)
             # What came of a wait is stored: a retry would get the same.

@@ -169,12 +169,12 @@ async def purge_tasks(call: Call) -> ApiResponse:
     """Delete every ended task that matches.
 
     At least one filter is needed. `dry_run` only counts. Tasks are deleted in small transactions: after an error some
-    may be gone already, and the same request deletes the others.
+    may be gone already, and the same request deletes the others. The members of a group stay until it has ended.
     """
     where = _filters(call)
     where.setdefault("status", [str(status) for status in Status if status in FINAL])
     if call.body.dry_run:
-        return respond(Counted(await call.tq.count(**where), True))
+        return respond(Counted(await call.tq.purge(**where, dry_run=True), True))
     return respond(Counted(await call.tq.purge(**where, progress=call.many), False))
 
 

@@ -21,7 +21,8 @@ from aiotaskq.backends.base import Change, Room
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.url import DURABLE_FAKE, KEEP_ENDED, memory_options
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
+from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.machine import within
@@ -123,6 +124,29 @@ async def test_completed_tasks_drop_no_dead_letter() -> None:
         assert {task.task_id for task in await tq.find(status="failed")} == {handle.task_id for handle in dead}
         assert len(await tq.find(status="completed")) == 10
         assert await tq.retry_many() == 3, "they can still be put back"
+
+
+async def test_the_members_of_a_group_are_kept_until_it_has_ended() -> None:
+    backend = MemoryBackend(2)
+    nodes = tuple(Node(str(number), new()) for number in range(6))
+    outer = Outline(group_id="g", nodes=(Node("inner", Outline(group_id="i", nodes=nodes[:4])), *nodes[4:]))
+    await backend.groups.push(plan(outer, NOW))
+    tasks = await backend.claim("o", NOW, 9)
+    done = [settle(task, Completed(), NOW + number) for number, task in enumerate(tasks)]
+    for task, after in zip(tasks[:5], done, strict=False):
+        assert await backend.update([Change(task, after)]) == [True]
+    for _ in range(3):
+        await ended(backend)
+    assert await backend.get(ids(done[:5])) == done[:5]
+    assert len(await backend.find(TaskFilter(status=(Status.COMPLETED,)), 99)) == 5 + 2
+    broken = settle(tasks[5], Failed("no", retryable=False), NOW + 9)
+    assert await backend.update([Change(tasks[5], broken)]) == [True]
+    assert await backend.get(ids(done)) == [None, None, None, *done[3:5], broken]
+    assert await backend.update([Change(broken, settle(broken, Requeued(), NOW))]) == [True]
+    for _ in range(3):
+        await ended(backend, priority=-1)
+    assert await backend.get(ids(done[3:5])) == done[3:5], "its group runs again"
+    assert len(await backend.find(TaskFilter(), 99)) == 3 + 2
 
 
 ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]

@@ -397,7 +397,7 @@ def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> Non
     ids=["all", "completed", "old", "of-a-queue"],
 )
 def test_a_batch_is_purged_without_sorting_the_rest(engine: sa.Engine, where: TaskFilter) -> None:  # F23
-    deleted, found = cost(engine, lambda c: sql_tasks.purge(c, where, 1_000))
+    (deleted, _), found = cost(engine, lambda c: sql_tasks.purge(c, where, 1_000))
     assert deleted == 1_000
     assert found.indexes - PRIMARY == {"ix_task_queue_ended"}
     assert found.detours == []

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.base import Change
+from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.web.dashboard.actions import many_tasks
@@ -273,6 +275,14 @@ async def test_many_are_deleted(browse: Browse, tq: TaskQ, operated: Operated, w
     await asyncio.sleep(0)
     targets = gone if which == "selected" else ["filter: status=failed error=OSError", "count: 2"]
     assert operated == [{"action": "delete-tasks", "targets": targets}]
+
+
+async def test_members_of_a_group_that_goes_on_are_not_deleted_with_all(browse: Browse, tq: TaskQ) -> None:
+    await tq.group([tq.call("greet", {"name": "you"}), tq.call("greet", {"name": "me"})])
+    (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1)
+    assert await tq.queue.backend.update([Change(task, settle(task, Completed(), tq.queue.clock.now()))]) == [True]
+    assert "No task matches." in await act(browse, "delete-tasks", sure=False, which="all", type="greet")
+    assert "Tasks that were deleted: 0." in await act(browse, "delete-tasks", which="all", type="greet")
 
 
 async def test_all_that_a_schedule_fired(browse: Browse, tq: TaskQ) -> None:

@@ -1,4 +1,5 @@
--- ARGV: instant, limit. Deletes groups that ended before it, and their lists of members. Returns how many.
+-- ARGV: instant, limit. Deletes groups that ended before it, with the groups in them, and their lists of members. Returns
+-- how many.
 -- include: constants
 -- include: base
 -- include: head
@@ -15,8 +16,11 @@
 
 local tools = group_tools()
 local ids = call('ZRANGEBYSCORE', root .. 'groups:done', '-inf', '(' .. ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, id in ipairs(ids) do
-  local group = tools.read_group(id)
+local n = 1
+while ids[n] do
+  local id = ids[n]
+  local group, inner = tools.read_group(id), call('HGET', root .. 'groups:inner', id)
+  for _, each in ipairs(inner and cjson.decode(inner) or {}) do ids[#ids + 1] = each end
   if group then set_score('groups:ended', group.created .. id, false) end
   set_score('groups:done', id, false)
   for _, key in ipairs({'groups', 'groups:then', 'groups:inner'}) do set_field(key, id, false) end
@@ -28,6 +32,7 @@ for _, id in ipairs(ids) do
     set_score('gates:due', 'budget:' .. id, false)
   end
   call('UNLINK', root .. 'members:' .. id)
+  n = n + 1
 end
 flush()
 return #ids

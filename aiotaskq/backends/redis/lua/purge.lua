@@ -8,6 +8,11 @@
 -- include: index
 -- include: flush
 -- include: filter
+-- include: gate
+-- include: gates
+-- include: declare
+-- include: insert
+-- include: groups
 -- include: remove
 -- include: when_full
 
@@ -21,7 +26,7 @@ for _, id in ipairs(page) do
   local row = parse(states[id])
   if not row or row.status ~= ARGV[2] then
     set_score(ended, id, false)
-  elseif matches(row, id) then
+  elseif matches(row, id) and not admission.stays(row, tonumber(where.before)) then
     remove(id, row)
     deleted = deleted + 1
   else

@@ -9,10 +9,20 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.base import Backend
+from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
 from aiotaskq.errors import NotFound, TaskConflict
-from aiotaskq.runtime.queue.bulk import cancel_page, count_all, live_pages, purge_all, retry_all, task_filter
+from aiotaskq.runtime.queue.bulk import (
+    cancel_page,
+    count_all,
+    count_purged,
+    live_pages,
+    purge_all,
+    retry_all,
+    task_filter,
+)
 from aiotaskq.web.dashboard.pages.tasks import FILTERS, WITHOUT_INDEX, filters_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, StoppedError, actions, link
@@ -39,6 +49,8 @@ class Verb(msgspec.Struct, frozen=True):
     one: Callable[[TaskQ, str], Awaitable[object]]
     all: Callable[[TaskQ, TaskFilter, Progress], Awaitable[object]]
     """Both as many as match, in small transactions, after each of which the progress is told."""
+    count: Callable[[Backend, Clock, TaskFilter, int], Awaitable[int]]
+    """How many that would be, up to a number."""
     button: str
     ask_selected: str
     ask_all: str
@@ -71,6 +83,7 @@ RETRY = Verb(
     statuses=RETRYABLE,
     one=lambda tq, task_id: tq.retry(task_id),
     all=_retry_all,
+    count=count_all,
     button=marked("Retry"),
     ask_selected=marked("Retry the selected tasks? {count} are selected; those that did not fail stay as they are."),
     ask_all=marked("Retry all failed, cancelled and expired tasks that match the filter? There are {count}."),
@@ -82,6 +95,7 @@ CANCEL = Verb(
     statuses=frozenset({Status.PENDING, Status.RUNNING}),
     one=_cancel_one,
     all=_cancel_all,
+    count=count_all,
     button=marked("Cancel these tasks"),
     ask_selected=marked("Cancel the selected tasks? {count} are selected; running ones are asked to stop."),
     ask_all=marked("Cancel all tasks that match the filter? There are {count}; running ones are asked to stop."),
@@ -95,6 +109,7 @@ DELETE = Verb(
     statuses=FINAL,
     one=lambda tq, task_id: tq.delete(task_id),
     all=_purge_all,
+    count=count_purged,
     button=marked("Delete"),
     ask_selected=marked("Delete the selected tasks that have ended? {count} are selected. This cannot be undone."),
     ask_all=marked("Delete all ended tasks that match the filter? There are {count}. This cannot be undone."),
@@ -154,7 +169,7 @@ async def _all(change: Change, verb: Verb, filters: dict[str, str | None], back:
     where = msgspec.structs.replace(where, scheduler_task_id=schedule)
     if not change.sure:
         async with asyncio.timeout(COUNT_SECONDS):
-            count = await count_all(tq.queue.backend, tq.queue.clock, where, MOST + 1)
+            count = await verb.count(tq.queue.backend, tq.queue.clock, where, MOST + 1)
         if not count:
             return Done(Message(marked("No task matches."), problem=True), back)
         text = verb.ask_all if count <= MOST else verb.ask_more

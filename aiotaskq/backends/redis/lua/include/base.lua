@@ -54,7 +54,7 @@
 -- groups:inner         hash: group to JSON: the ids of the groups in it
 -- groups:live          sorted set: the created_at of each group that has not ended in twenty digits, and its id
 -- groups:ended         the same for those that have ended (all scores are 0)
--- groups:done          sorted set: the ids of those by ended_at
+-- groups:done          sorted set: the ids of those that are in no other group, by ended_at
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
 -- groups:following     hash: id of an ended task to those of its children that do not know it yet, and when, packed
 -- members:<group>      list: each member as JSON

@@ -28,13 +28,16 @@ local function group_tools()
     }
   end
 
+  -- The id of the group that a group is in, nil if it is in none.
+  local function parent_of(group) return cjson.decode(group.json).parent_id end
+
   -- Note the state of a group, and where it is found if that has changed.
   local function save_group(id, group, moved)
     if moved then
       local live, stamp = not group.ended, group.created .. id
       set_score('groups:live', stamp, live and '0')
       set_score('groups:ended', stamp, not live and '0')
-      set_score('groups:done', id, group.ended)
+      if not parent_of(group) then set_score('groups:done', id, group.ended) end
       set_score('groups:cancelling', id, live and group.cancel and '0')
     end
     set_field('groups', id, string.format('%d %d %d %d %d %d %s %s %s', group.total, group.remaining, group.failed,
@@ -44,6 +47,22 @@ local function group_tools()
   local function read_group(id)
     local text = get_field('groups', id)
     return text and parse_group(text) or nil
+  end
+
+  -- Whether the ended members of a group are kept: core.groups.members_stay. `before` is in epoch seconds or nil.
+  local outermost = {}  -- by the id of a group; false for a group that is gone
+  local function members_stay(id, before)
+    if outermost[id] == nil then
+      local group, above = read_group(id), nil
+      while group do
+        above = group
+        local parent = parent_of(group)
+        group = parent and read_group(parent)
+      end
+      outermost[id] = above or false
+    end
+    local ended = outermost[id] and outermost[id].ended
+    return outermost[id] and (not ended or before and math.floor(ended / 1000000) >= before)
   end
 
   local function status_of(group)
@@ -319,7 +338,7 @@ local function group_tools()
               ended_groups[#ended_groups + 1] = id
               push_callback(id, group, now)
             end
-            local parent = cjson.decode(group.json).parent_id
+            local parent = parent_of(group)
             if parent then add_tally(parent, group.ended and status_of(group) or before, group.ended and 1 or -1) end
           end
         end
@@ -362,6 +381,7 @@ local function group_tools()
   known_group_tools = {
     parse_group = parse_group, save_group = save_group, read_group = read_group, add_tally = add_tally,
     add_parent = add_parent, note_end = note_end, note_return = note_return, wait_again = wait_again, follow = follow,
+    members_stay = members_stay,
     set_now = function(now) changed_at = math.max(changed_at, now) end,
   }
   return known_group_tools
@@ -382,6 +402,12 @@ end
 -- Return the state of a row that is brought back: a child waits for its parents again.
 function admission.wait_again(id, state, row)
   return gated.place_of(row).parents and group_tools().wait_again(id, state, row) or state
+end
+
+-- Whether a purge leaves an ended row, since it is a member of a group that stays; `before` as for members_stay().
+function admission.stays(row, before)
+  local group = row.flow and gated.place_of(row).group
+  return group and group_tools().members_stay(group, before)
 end
 
 -- Do what follows from what was noted; nil if nothing was. Return lists of ids and a flag: see follow().
