@@ -349,15 +349,15 @@ class Registry(ABC):
         """Tell an address of ended tasks, by POST requests signed by the Standard Webhooks specification.
 
         The transaction that ends a task pushes the message, a task of the type ``aiotaskq.webhook``, so none is lost;
-        it is retried until the receiver answers 2xx. A message says nothing of params and results.
+        it is retried until the receiver answers 2xx. A message has the first line of the error, and no params and no
+        result. To one host, one message is sent at a time.
 
         Args:
             secret: 24 to 64 bytes, or their base64 behind ``whsec_``; of several, each signs.
             on: ``failed`` (dead letters), ``completed``, ``cancelled``, ``expired``, ``alert`` (see ``alerts``), or
                 several of them.
             types, queues: only of tasks of these types, or in these queues; None for all.
-            name: what the messages call it; default the address, without secrets in its query. Keep it while messages
-                wait.
+            name: what the messages call it; default the host of the address. Keep it while messages wait.
             queue: the queue of the messages; None for that of the task.
             timeout: seconds for one attempt.
             private: whether the address may be one of this host or of a private network.

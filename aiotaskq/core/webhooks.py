@@ -19,8 +19,9 @@ import msgspec
 
 from aiotaskq.core.alerts import ALERTS, Alert
 from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.masking import mask
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 
@@ -31,6 +32,7 @@ SILENT: Final = (WEBHOOK, ALERTS)
 STATUSES: Final = ("completed", "failed", "cancelled", "expired", "alert")
 _PREFIX: Final = "whsec_"
 _KEY: Final = (24, 64)  # bytes, as the specification asks for
+_LONGEST: Final = 200  # characters of a host in the key of its gate
 
 
 class Webhook(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,12 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it may be an address of this host or of a private network."""
 
     def __repr__(self) -> str:
-        return f"<Webhook {self.name} {mask(self.url)}>"
+        return f"<Webhook {self.name}>"
+
+    @property
+    def host(self) -> str:
+        """All of its address that is shown: the rest may be secret."""
+        return check_url(self.url).hostname or ""
 
     def wants(self, task: Task) -> bool:
         """Whether it tells of this ended task."""
@@ -81,7 +88,7 @@ def make_webhook(
     private: bool = False,
 ) -> Webhook:
     """Return a webhook made from unchecked input. Raises ValidationError naming the argument."""
-    check_url(url)
+    host = check_url(url).hostname
     statuses = _names("on", on) or ()
     if unknown := [each for each in statuses if each not in STATUSES]:
         raise ValidationError(f"on: must be of {', '.join(STATUSES)} (got {unknown[0]!r:.60})")
@@ -92,7 +99,7 @@ def make_webhook(
         raise ValidationError("secret: at least one is needed")
     only_types, only_queues = _names("types", types), _names("queues", queues)
     return Webhook(
-        name=check_key("name", mask(str(url)) if name is None else name, 255),
+        name=check_key("name", host if name is None else name, 255),
         url=url,  # type: ignore[arg-type]  # checked above
         secrets=tuple(_secret(each) for each in secrets),
         on=statuses,
@@ -107,15 +114,16 @@ def make_webhook(
 
 def check_url(url: object) -> SplitResult:
     """Return the parts of the address of a webhook. Raises ValidationError."""
+    wrong = ValidationError("url: an address such as 'https://example.com/hook' is needed")
     if not isinstance(url, str) or not url.isascii() or any(char <= " " for char in url):
-        raise ValidationError("url: an address such as 'https://example.com/hook' is needed")
+        raise wrong
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise ValidationError(f"url: an address such as 'https://example.com/hook' is needed (got {mask(url)!r:.200})")
+        raise wrong
     if parts.username is not None or parts.password is not None:
         raise ValidationError("url: has a user or a password; receivers check the signature instead")
     return parts
@@ -153,9 +161,10 @@ def alert_messages(webhooks: Mapping[str, Webhook], alert: Alert, queue: str, no
 
 
 def message(webhook: Webhook, kind: str, data: dict[str, Any], queue: str, now: int, **options: Any) -> Task:
-    """Return the task that sends a message."""
+    """Return the task that sends a message: one at a time to each host, so that one that hangs leaves slots free."""
     body = {"type": kind, "timestamp": to_iso(now), "data": data}
-    return new_task(
+    gates = ((f"{WEBHOOK}:{webhook.host[:_LONGEST]}", Bounds(cap=1)),)
+    task = new_task(
         WEBHOOK,
         {"webhook": webhook.name, "body": body},
         now=now,
@@ -164,10 +173,11 @@ def message(webhook: Webhook, kind: str, data: dict[str, Any], queue: str, now: 
         timeout=webhook.timeout + 5,
         **options,
     )
+    return parked(task.replace(flow=Flow(gates=gates)), task.run_at)
 
 
 def _about(task: Task) -> dict[str, Any]:
-    """Return what a message says about a task: no params and no result, which may be secret."""
+    """Return what a message says about a task: the first line of its error, and no params and no result."""
     error = task.error_message
     return {
         "task_id": task.task_id,

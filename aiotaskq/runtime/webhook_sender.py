@@ -17,15 +17,18 @@ from urllib.parse import SplitResult
 
 import msgspec
 
-from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.webhooks import Webhook, check_url, signed_headers
 from aiotaskq.errors import AiotaskqError
 
 _PORTS: Final = {"http": 80, "https": 443}
 _INTERIM: Final = 8  # answers of the kind 1xx that may come before the one that counts
-# Addresses that name IPv4 ones: NAT64 and 6to4. ``ipaddress`` takes the first for public.
-_EMBEDS: Final = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
+# Not to be reached from outside, though versions of ``ipaddress`` take some of them for global: what serves a machine
+# of a cloud with its credentials; addresses that name IPv4 ones (NAT64, 6to4, Teredo); and what is for special use.
+_REFUSED: Final = [
+    *map(ipaddress.ip_network, ("192.0.0.0/24", "168.63.129.16/32", "192.88.99.0/24", "64:ff9b::/96")),
+    *map(ipaddress.ip_network, ("64:ff9b:1::/48", "2001::/23", "2002::/16", "3fff::/20", "5f00::/16")),
+]
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -44,9 +47,10 @@ def is_public(address: str) -> bool:
     if ip.version == 6:
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
-        elif ip.is_site_local or any(ip in network for network in _EMBEDS):
+        elif ip.is_site_local:
             return False
-    return bool(ip.is_global) and not ip.is_multicast and not ip.is_reserved
+    refused = ip.is_multicast or ip.is_reserved or any(ip in network for network in _REFUSED)
+    return bool(ip.is_global) and not refused
 
 
 async def resolved(host: str, port: int) -> Sequence[str]:
@@ -67,7 +71,7 @@ async def deliver(
     parts = check_url(webhook.url)
     content = msgspec.json.encode(body, order="sorted")
     headers = signed_headers(webhook, message_id, now // SECOND, content)
-    shown = mask(webhook.url)
+    shown = webhook.host
     try:
         async with asyncio.timeout(webhook.timeout):
             status = await _post(parts, await _address(webhook, parts, resolve), headers, content)
@@ -90,7 +94,7 @@ async def _address(webhook: Webhook, parts: SplitResult, resolve: Resolve) -> tu
     if usable:
         return usable[0], port
     raise WebhookRefused(
-        f"webhook {mask(webhook.url)}: its address is not public; if that is meant, register it with private=True"
+        f"webhook {webhook.host}: its address is not public; if that is meant, register it with private=True"
     )
 
 

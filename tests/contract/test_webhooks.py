@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from aiotaskq import TaskQ
+from aiotaskq.app import registry
 from aiotaskq.core.alerts import ALERTS
 from aiotaskq.core.task import Task
-from aiotaskq.core.webhooks import WEBHOOK
+from aiotaskq.core.webhooks import WEBHOOK, Webhook
 from aiotaskq.errors import TaskFailed
 from aiotaskq.testing import virtual
 from tests.support.backends import Store
-from tests.support.machine import within
+from tests.support.machine import watchdog, within
+from tests.support.waiting import eventually
 
 
 async def test_alerts_begin_and_end_and_one_task_evaluates_them(store: Store, tmp_path: Path) -> None:
@@ -57,7 +62,8 @@ async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Pat
     schedules = f"sqlite:///{tmp_path}/schedules.db"
     async with TaskQ(store.url, schedules=schedules) as tq:
         tq.webhook("https://example.com/failed", secret=bytes(32), queue="hooks")
-        tq.webhook("https://example.com/all", secret=bytes(32), queue="hooks", on=("completed", "failed"), types="bad")
+        ends = ("completed", "failed")
+        tq.webhook("https://example.com/all", name="all", secret=bytes(32), queue="hooks", on=ends, types="bad")
 
         @tq.task(max_retries=1, backoff=0.01)
         async def bad() -> None:
@@ -74,7 +80,7 @@ async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Pat
                         await handle.result()
         sent: list[Task] = await tq.find(type=WEBHOOK)
         told = sorted((task.params["webhook"], task.params["body"]["data"]["task_id"]) for task in sent)
-        assert told == [(f"https://example.com/{name}", handles[0].task_id) for name in ("all", "failed")]
+        assert told == [(name, handles[0].task_id) for name in ("all", "example.com")]
         assert {task.queue for task in sent} == {"hooks"} and {str(task.status) for task in sent} == {"pending"}
 
 
@@ -99,6 +105,48 @@ async def test_cancelled_and_expired_tasks_are_told_of(store: Store, tmp_path: P
         told = {body["data"]["task_id"]: body["type"] for body in sent}
         ends = {each.task_id: f"task.{await each.status()}" for each in (one, two, three, late, taken, newer)}
         assert told == ends and told[taken.task_id] == "task.expired" and told[one.task_id] == "task.cancelled"
+
+
+async def test_a_receiver_that_hangs_holds_one_slot(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, sending, most = asyncio.Event(), Counter[str](), Counter[str]()
+
+    async def hangs(webhook: Webhook, *_: object) -> int:
+        sending[webhook.host] += 1
+        most[webhook.host] = max(most[webhook.host], sending[webhook.host])
+        await release.wait()
+        sending[webhook.host] -= 1
+        return 204
+
+    monkeypatch.setattr(registry, "deliver", hangs)
+    async with TaskQ(store.url, schedules=f"sqlite:///{tmp_path}/schedules.db") as tq:
+        for name in ("one.test", "other.test"):
+            tq.webhook(f"https://{name}/failed", secret=bytes(32))
+
+        @tq.task(max_retries=0)
+        async def bad() -> None:
+            raise RuntimeError("no")
+
+        @tq.task
+        async def good() -> None: ...
+
+        async with tq.running(3, scheduler=False), asyncio.timeout(watchdog()):
+            for handle in [await bad.push() for _ in range(5)]:
+                with pytest.raises(TaskFailed):
+                    await handle.result()
+            await eventually(lambda: sending.total() == 2)
+            for handle in [await good.push() for _ in range(5)]:
+                await handle.result()
+            assert sending == {"one.test": 1, "other.test": 1}
+            release.set()
+            await eventually(lambda: counted(tq))
+    assert most == {"one.test": 1, "other.test": 1}
+
+
+async def counted(tq: TaskQ) -> bool:
+    """Whether all messages were sent."""
+    return await tq.count(type=WEBHOOK, status="completed") == 10
 
 
 async def test_a_message_of_an_unknown_webhook_is_left_to_others(store: Store, tmp_path: Path) -> None:

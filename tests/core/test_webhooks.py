@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import Status, new_task
+from aiotaskq.core.validation import MAX_KEY
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook, messages, sign, signed_headers
 from aiotaskq.errors import ValidationError
 
@@ -84,12 +86,29 @@ def test_what_is_refused(options: dict[str, Any], message: str) -> None:
         make_webhook(**{"url": "https://example.com", "secret": SECRET} | options)
 
 
-def test_a_repr_shows_no_secret_and_no_path_with_a_password() -> None:
+def test_a_repr_shows_no_secret() -> None:
     assert "MfKQ" not in repr(hook()) and "b'" not in repr(hook())
 
 
-def test_the_name_that_messages_have_shows_no_secret_of_the_address() -> None:
-    url = "https://example.com/hook?token=geheim&page=1"
-    named = make_webhook(url, SECRET)
-    assert (named.url, named.name) == (url, "https://example.com/hook?token=***&page=1")
+def test_of_an_address_the_host_alone_is_shown() -> None:
+    url = "https://Example.com:8443/hidden/path?sig=hidden"
+    made = make_webhook(url, SECRET)
+    assert (made.url, made.name, repr(made)) == (url, "example.com", "<Webhook example.com>")
     assert make_webhook(url, SECRET, name="mine").name == "mine"
+    assert "hidden" not in str(messages({"h": made}, ended(), NOW))
+    for wrong in (
+        "ftp://example.com/hidden?sig=hidden",
+        "https://user:hidden@example.com/hidden",
+        "https://x:0/hidden",
+    ):
+        with pytest.raises(ValidationError) as error:
+            make_webhook(wrong, SECRET)
+        assert "hidden" not in str(error.value)
+
+
+def test_one_message_is_sent_to_a_host_at_a_time() -> None:
+    (sent,) = messages({"h": make_webhook("https://example.com:8443/hook", SECRET)}, ended(), NOW)
+    assert (sent.parked, sent.gate, sent.due) == (True, f"{WEBHOOK}:example.com", NOW)
+    assert sent.flow == Flow(gates=((f"{WEBHOOK}:example.com", Bounds(cap=1)),))
+    (long,) = messages({"h": make_webhook(f"https://{'x' * 1_000}.test/hook", SECRET, name="h")}, ended(), NOW)
+    assert long.gate is not None and len(long.gate) <= MAX_KEY

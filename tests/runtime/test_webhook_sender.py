@@ -84,9 +84,10 @@ async def test_a_message_is_signed_as_it_is_sent() -> None:
 )
 async def test_answers_that_are_no_delivery(answer: str, error: type[Exception], message: str) -> None:
     async with receiver(answer) as found:
-        with pytest.raises(error, match=message):
+        with pytest.raises(error, match=message) as raised:
             await deliver(hook(found.port), "m1", {}, NOW, here)
     assert len(found.requests) == 1
+    assert str(raised.value).startswith("webhook hook.test: ") and "/a" not in str(raised.value)
 
 
 async def test_a_receiver_that_does_not_answer_in_time() -> None:
@@ -127,7 +128,9 @@ async def test_the_name_is_resolved_once_and_only_the_checked_address_is_used(mo
 PRIVATE = [
     *("127.0.0.1", "10.1.2.3", "192.168.0.1", "172.16.0.1", "169.254.169.254", "0.0.0.0", "100.64.0.1", "224.0.0.1"),
     *("255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"),
-    *("2002:7f00:1::", "240.0.0.1", "::ffff:169.254.169.254", "fec0::1"),
+    *("2002:7f00:1::", "240.0.0.1", "::ffff:169.254.169.254", "fec0::1", "192.0.0.192", "::ffff:192.0.0.192"),
+    *("168.63.129.16", "::ffff:168.63.129.16", "192.88.99.1", "2001:0:7f00:1::", "64:ff9b:1::7f00:1", "5f00::1"),
+    *("100.100.100.200", "fd00:ec2::254", "fd20:ce::254"),
 ]
 
 

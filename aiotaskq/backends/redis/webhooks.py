@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.backends.redis.heads import place_names
 from aiotaskq.backends.redis.rows import row_words
 from aiotaskq.core.webhooks import SILENT, Webhook, message
 
@@ -31,7 +32,7 @@ def _plain(webhook: Webhook) -> dict[str, Any]:
         "types": None if webhook.types is None else dict.fromkeys(webhook.types, True),
         "queues": None if webhook.queues is None else dict.fromkeys(webhook.queues, True),
         "queue": webhook.queue,
-        "type": made.type,
+        "names": place_names(made),
         "max_retries": made.max_retries,
         # To the end of its params, to which the script adds the message.
         "body": body.removesuffix("}"),

@@ -241,13 +241,13 @@ local function group_tools()
             .. ',"completed_at":' .. seconds(math.floor(now / 1000000)) .. '}'
         end
         local to = hook.queue == cjson.null and queue or hook.queue
-        local lane, kind = '0:' .. to, cjson.encode({hook.type})
+        local lane, place = '0:' .. to, instant .. hook.names
         local message = derived_id(id .. '/' .. hook.name .. '/' .. instant)
         local body = '{"task_id":"' .. message .. sub(hook.body, #'{"task_id":"' + 1) .. ',"body":{"type":"task.'
           .. status .. '","timestamp":' .. iso(now) .. ',"data":' .. data .. '}}'
         body = string.gsub(body, '"created_at":0', string.format('"created_at":%.0f', math.floor(now / 1000000)), 1)
-        insert(message, body, 'pending 0 0 - - 0 ' .. string.format('%020.0f', now) .. ' ' .. instant .. ' - '
-          .. #lane .. ' ' .. #kind .. ' ' .. lane .. kind .. ',"run_at":' .. instant .. ',"seq":' .. instant
+        insert(message, body, 'pending 0 0 - - 2 ' .. string.format('%020.0f', now) .. ' ' .. PARKED .. ' - '
+          .. #lane .. ' ' .. #place .. ' ' .. lane .. place .. ',"seq":' .. instant
           .. ',"queue":' .. cjson.encode(to) .. ',"max_retries":' .. string.format('%d', hook.max_retries))
         pushed[#pushed + 1] = message
       end
