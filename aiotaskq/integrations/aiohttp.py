@@ -13,7 +13,7 @@ from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
-from aiotaskq.web.dashboard.reply import Allow, is_encrypted
+from aiotaskq.web.dashboard.reply import Allow, CheckUser, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
@@ -27,10 +27,13 @@ try:
 except ModuleNotFoundError:
     raise missing("aiohttp", "aiohttp") from None
 
-__all__ = ["TASKQ", "cleanup_ctx", "dashboard", "operations", "setup"]
+__all__ = ["TASKQ", "USER", "cleanup_ctx", "dashboard", "operations", "setup"]
 
 TASKQ: web.AppKey[TaskQ] = web.AppKey("aiotaskq", TaskQ)
 """``request.app[TASKQ]``: the task queue of the application."""
+
+USER: Any = getattr(web, "RequestKey", lambda name, _type: name)("aiotaskq_user", str)
+"""``request[USER]``: the name with which a visitor has logged in to the dashboard by ``login=``."""
 
 _CHUNK = 64 * 1024
 _STOPPING: web.AppKey[asyncio.Event] = web.AppKey("aiotaskq stopping", asyncio.Event)
@@ -130,19 +133,26 @@ def dashboard(
     show_args: bool = False,
     origins: Collection[str] = (),
     actor: Actor | None = None,
+    login: CheckUser | None = None,
+    secret: str | None = None,
 ) -> web.Application:
     """Return the dashboard as an application: ``app.add_subapp("/tasks", dashboard(tq, middlewares=[admin]))``.
 
     Args:
-        middlewares: the application's own, above all its access control. Needed unless ``allow`` is given.
+        middlewares: the application's own, above all its access control. Needed without ``allow`` and ``login``.
         allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
+        login: called with a user name and a password; returns something true for a user who may log in, else None. It
+            may be a coroutine function. Then the pages have a form of their own, and a session of 12 hours.
+        secret: signs the sessions of ``login``: at least 16 characters, the same text in every process.
         read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
 
     Raises:
-        ValidationError: for neither ``middlewares`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
+        ValidationError: where nothing checks the visitors, for a weak ``secret``, and for a task queue of
+            ``aiotaskq.sync``.
     """
-    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
-    pages = guarded_dashboard(tq, bool(middlewares) or allow is not None, "middlewares=[…], or allow=…", **options)
+    options: dict[str, Any] = {"read_only": read_only, "show_args": show_args, "origins": origins}
+    options |= {"allow": allow, "actor": actor, "login": login, "secret": secret}
+    pages = guarded_dashboard(tq, bool(middlewares) or allow is not None, "middlewares=[…], allow=…", **options)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         reply = await pages.respond(_PageRequest(request))
@@ -224,3 +234,6 @@ class _PageRequest(_Request):
         self.name: str = request.match_info.get("name", "")
         self.address = request.remote or ""
         self.secure = is_encrypted(request.scheme, request.headers)
+
+    def logged_in(self, user: str) -> None:
+        self.original[USER] = user

@@ -17,7 +17,7 @@ from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
 from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
-from aiotaskq.web.dashboard.reply import Allow
+from aiotaskq.web.dashboard.reply import Allow, CheckUser
 from aiotaskq.web.endpoints import OPERATIONS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
 from aiotaskq.web.operation import Operation
@@ -162,20 +162,27 @@ def dashboard(
     show_args: bool = False,
     origins: Collection[str] = (),
     actor: Actor | None = None,
+    login: CheckUser | None = None,
+    secret: str | None = None,
 ) -> APIRouter:
     """Return the dashboard: ``app.include_router(dashboard(tq, dependencies=[Depends(admin)]), prefix="/tasks")``.
 
     Args:
-        dependencies: the application's own, above all its access control. Needed unless ``allow`` is given.
+        dependencies: the application's own, above all its access control. Needed without ``allow`` and ``login``.
         allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
+        login: called with a user name and a password; returns something true for a user who may log in, else None. It
+            may be a coroutine function. Then the pages have a form of their own, and a session of 12 hours.
+        secret: signs the sessions of ``login``: at least 16 characters, the same text in every process.
         read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
 
     Raises:
-        ValidationError: for neither ``dependencies`` nor ``allow``, and for a task queue of ``aiotaskq.sync``.
+        ValidationError: where nothing checks the visitors, for a weak ``secret``, and for a task queue of
+            ``aiotaskq.sync``.
     """
-    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
+    options: dict[str, Any] = {"read_only": read_only, "show_args": show_args, "origins": origins}
+    options |= {"allow": allow, "actor": actor, "login": login, "secret": secret}
     pages = guarded_dashboard(
-        tq, bool(dependencies) or allow is not None, "dependencies=[Depends(…)], or allow=…", **options
+        tq, bool(dependencies) or allow is not None, "dependencies=[Depends(…)], allow=…", **options
     )
     made = APIRouter(
         dependencies=list(dependencies),

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from aiotaskq.web.asgi import application, dashboard_endpoint, routes  # below: it needs starlette as well
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
-from aiotaskq.web.dashboard.reply import Allow
+from aiotaskq.web.dashboard.reply import Allow, CheckUser
 
 __all__ = ["application", "dashboard", "routes", "setup", "taskq_of"]
 
@@ -36,20 +36,27 @@ def dashboard(
     show_args: bool = False,
     origins: Collection[str] = (),
     actor: Actor | None = None,
+    login: CheckUser | None = None,
+    secret: str | None = None,
 ) -> list[Route]:
     """Return the dashboard as routes: ``Mount("/tasks", routes=dashboard(tq, allow=is_admin))``.
 
     Args:
         allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
         guarded: True says that middleware of the application lets in only those who may; then ``allow`` may be absent.
+        login: called with a user name and a password; returns something true for a user who may log in, else None. It
+            may be a coroutine function. Then the pages have a form of their own, and a session of 12 hours.
+        secret: signs the sessions of ``login``: at least 16 characters, the same text in every process.
         read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
 
     Raises:
-        ValidationError: for neither ``allow`` nor ``guarded``, and for a task queue of ``aiotaskq.sync``.
+        ValidationError: where nothing checks the visitors, for a weak ``secret``, and for a task queue of
+            ``aiotaskq.sync``.
     """
-    options = {"read_only": read_only, "show_args": show_args, "origins": origins, "allow": allow, "actor": actor}
+    options: dict[str, Any] = {"read_only": read_only, "show_args": show_args, "origins": origins}
+    options |= {"allow": allow, "actor": actor, "login": login, "secret": secret}
     pages = guarded_dashboard(
-        tq, guarded or allow is not None, "allow=…, or guarded=True where middleware checks who comes in", **options
+        tq, guarded or allow is not None, "allow=…, guarded=True where middleware checks who comes in", **options
     )
     return [Route("/{name:path}", dashboard_endpoint(pages), methods=["GET", "POST"], name="aiotaskq:dashboard")]
 

@@ -14,9 +14,9 @@ from aiotaskq.errors import ValidationError
 
 MIN_TOKEN = 16  # characters
 MIN_VARIETY = 8  # different characters of a token
-MAX_WRONG_TOKENS = 10  # of one address in a minute; further ones are answered with 429
+MAX_WRONG = 10  # guesses of one address in a minute; further wrong ones are answered with 429
 MINUTE = 60 * SECOND
-MAX_ADDRESSES = 1_000  # whose wrong tokens are counted; beyond that the addresses longest without one are dropped
+MAX_ADDRESSES = 1_000  # whose wrong guesses are counted; beyond that the addresses longest without one are dropped
 
 
 def is_same_origin(fetch_site: str | None, origin: str | None, host: str | None, origins: Collection[str] = ()) -> bool:
@@ -59,20 +59,57 @@ def names_loopback(host: str | None) -> bool:
 
 def check_access(host: str, token: str | None) -> None:
     """Raise ValidationError for a weak token, or for a host that other machines can reach without a token."""
-    if token is not None and (len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable()):
-        raise ValidationError(
-            f"token: at least {MIN_TOKEN} printable ASCII characters are needed (got {len(token)}); "
-            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
-    if token is not None and len(set(token)) < MIN_VARIETY:
-        raise ValidationError(
-            f"token: at least {MIN_VARIETY} different characters are needed (got {len(set(token))}); "
-            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
-        )
+    if token is not None:
+        check_secret("token", token)
     if token is None and not is_loopback(host):
         raise ValidationError(
             f"host: {host!r:.60} can be reached from other machines; give a token, or listen on 127.0.0.1"
         )
+
+
+def check_secret(argument: str, secret: str) -> None:
+    """Raise ValidationError for a text that could be guessed; ``argument`` begins the message."""
+    if len(secret) < MIN_TOKEN or not secret.isascii() or not secret.isprintable():
+        raise ValidationError(
+            f"{argument}: at least {MIN_TOKEN} printable ASCII characters are needed (got {len(secret)}); "
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    if len(set(secret)) < MIN_VARIETY:
+        raise ValidationError(
+            f"{argument}: at least {MIN_VARIETY} different characters are needed (got {len(set(secret))}); "
+            "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+
+
+class Guesses:
+    """Counts the wrong guesses of each address: at most ``MAX_WRONG`` in a minute."""
+
+    def __init__(self) -> None:
+        self._wrong: OrderedDict[str, list[int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._wrong)
+
+    def retry_after(self, address: str, ticks: int) -> int:
+        """Return for how many seconds this address may not guess again; 0 if it may. ``ticks`` in microseconds."""
+        wrong = [each for each in self._wrong.get(address, ()) if ticks - each < MINUTE]
+        if len(wrong) < MAX_WRONG:
+            return 0
+        return max(1, -(-(wrong[-MAX_WRONG] + MINUTE - ticks) // SECOND))
+
+    def add(self, address: str, ticks: int) -> None:
+        """Count a wrong guess."""
+        wrong = self._wrong.setdefault(address, [])
+        wrong.append(ticks)
+        del wrong[:-MAX_WRONG]
+        self._wrong.move_to_end(address)
+        while len(self._wrong) > MAX_ADDRESSES:
+            self._wrong.popitem(last=False)
+
+    def remove(self, address: str, ticks: int) -> None:
+        """Take back a guess that was counted, and was right."""
+        if ticks in (wrong := self._wrong.get(address, [])):
+            wrong.remove(ticks)
 
 
 class TokenCheck:
@@ -85,17 +122,11 @@ class TokenCheck:
     def __init__(self, token: str) -> None:
         # Digests have one length, so that not even the token's length can be measured.
         self._digest = _digest(token)
-        self._wrong: OrderedDict[str, list[int]] = OrderedDict()
+        self.guesses = Guesses()
 
     def retry_after(self, address: str, ticks: int) -> int:
-        """Return for how many seconds this address may not try another token; 0 if it may.
-
-        ``ticks`` in microseconds.
-        """
-        wrong = [each for each in self._wrong.get(address, ()) if ticks - each < MINUTE]
-        if len(wrong) < MAX_WRONG_TOKENS:
-            return 0
-        return max(1, -(-(wrong[-MAX_WRONG_TOKENS] + MINUTE - ticks) // SECOND))
+        """Return for how many seconds this address may not try another token; 0 if it may. ``ticks``: microseconds."""
+        return self.guesses.retry_after(address, ticks)
 
     def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
         """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
@@ -112,12 +143,7 @@ class TokenCheck:
         if self._is(given):
             return True
         if not self.retry_after(address, ticks):
-            wrong = self._wrong.setdefault(address, [])
-            wrong.append(ticks)
-            del wrong[:-MAX_WRONG_TOKENS]
-            self._wrong.move_to_end(address)
-            while len(self._wrong) > MAX_ADDRESSES:
-                self._wrong.popitem(last=False)
+            self.guesses.add(address, ticks)
         return False
 
     def _is(self, given: str) -> bool:

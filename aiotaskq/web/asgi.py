@@ -177,3 +177,6 @@ class _PageRequest(_Request):
         self.name: str = request.path_params.get("name", "")
         self.address = request.client.host if request.client is not None else ""
         self.secure = is_encrypted(request.url.scheme, request.headers)
+
+    def logged_in(self, user: str) -> None:
+        self.original.state.aiotaskq_user = user

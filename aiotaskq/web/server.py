@@ -19,6 +19,7 @@ from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback
 from aiotaskq.web.asgi import application, response_of
 from aiotaskq.web.dashboard import session
+from aiotaskq.web.dashboard.login import TokenLogin
 from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoints import OPERATIONS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
@@ -160,11 +161,12 @@ def asgi(
     check_access(host, token)
     version = metadata.version("aiotaskq")
     tokens = None if token is None else TokenCheck(token)
+    login = None if token is None or tokens is None else TokenLogin(token, tokens)
     shown = {name: options[name] for name in ("show_args", "origins") if name in options}
-    pages = Dashboard(tq, read_only=read_only, token=token, tokens=tokens, **shown)
+    pages = Dashboard(tq, read_only=read_only, login=login, **shown)
     app = application(tq, version, token=token is not None, dashboard=pages, read_only=read_only, **options)
     return _AccessCheck(
-        app, tokens, lambda key: token is not None and session.is_login(key, token, tq.queue.clock.now())
+        app, tokens, lambda key: token is not None and session.user_of(key, token, tq.queue.clock.now()) is not None
     )
 
 

@@ -6,21 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import ValidationError
+from aiotaskq.web.dashboard.reply import CheckUser
 from aiotaskq.web.policy import check_taskq
 
 if TYPE_CHECKING:
     from aiotaskq.web.dashboard.site import Dashboard
 
 
-def guarded_dashboard(tq: TaskQ, guarded: bool, how: str, **options: Any) -> Dashboard:
+def guarded_dashboard(
+    tq: TaskQ, guarded: bool, how: str, *, login: CheckUser | None, secret: str | None, **options: Any
+) -> Dashboard:
     """Return the pages, with the options of ``Dashboard``.
 
-    Raises ValidationError for a dashboard that everybody could open, where ``how`` says what is needed, and for a task
-    queue of ``aiotaskq.sync``.
+    Raises ValidationError for a dashboard that everybody could open, where ``how`` says what is needed, for one of
+    ``login`` and ``secret`` alone, for a weak secret, and for a task queue of ``aiotaskq.sync``.
     """
     check_taskq("dashboard", tq)
-    if not guarded:
-        raise ValidationError(f"dashboard: anybody could open it; give {how}")
-    from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2, which the rest of an integration does not
+    if not guarded and login is None:
+        raise ValidationError(f"dashboard: anybody could open it; give {how}, or login=…")
+    if (login is None) != (secret is None):
+        raise ValidationError(
+            "login, secret: give both; login checks a user name and a password, secret signs the sessions, the same "
+            "text in every process"
+        )
+    # They need jinja2, which the rest of an integration does not.
+    from aiotaskq.web.dashboard.login import UserLogin
+    from aiotaskq.web.dashboard.site import Dashboard
 
-    return Dashboard(tq, **options)
+    found = None if login is None or secret is None else UserLogin(login, secret)
+    return Dashboard(tq, login=found, **options)

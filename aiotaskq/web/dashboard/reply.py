@@ -25,6 +25,8 @@ SECURITY = (
 
 Allow = Callable[[Any, str], bool | Awaitable[bool]]
 """Called with the framework's request and the name of an action, or ``"view"``: whether the visitor may."""
+CheckUser = Callable[[str, str], Any | Awaitable[Any]]
+"""Called with a user name and a password: something true for a user who may log in, else None."""
 
 
 class Request(Protocol):
@@ -57,6 +59,9 @@ class Request(Protocol):
     @property
     def original(self) -> Any:
         """The request of the framework, for ``allow``."""
+
+    def logged_in(self, user: str) -> None:
+        """Let ``allow`` and ``actor`` see who has logged in here."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""

@@ -1,8 +1,8 @@
 """Cookies of the dashboard: the session, the form token that follows from it, preferences, and a message to show once.
 
 A session is a random text. Its form token is a digest of it: a page of another origin can neither read the cookie
-(``HttpOnly``) nor make up a pair. With a server's token the session is signed by it, made at the login only, so that it
-proves the login in every process that knows the token.
+(``HttpOnly``) nor make up a pair. That of a login holds the user's name, and is signed with the server's token or the
+application's secret, so that it proves the login in every process that knows this.
 """
 
 from __future__ import annotations
@@ -53,19 +53,24 @@ def cookies_of(headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def new_session(token: str | None, now: int) -> str:
-    """Return a new session; ``now`` in microseconds UTC. With the server's token it is a login."""
-    text = f"{now + LIFETIME}.{secrets.token_urlsafe(24)}"
-    return text if token is None else f"{text}.{_signature(token, text)}"
+def new_session(now: int) -> str:
+    """Return a new session; ``now`` in microseconds UTC."""
+    return f"{now + LIFETIME}.{secrets.token_urlsafe(24)}"
 
 
-def is_login(session: str, token: str, now: int) -> bool:
-    """Return whether a session was made by a login with this token, and still holds."""
+def new_login(secret: str, now: int, user: str) -> str:
+    """Return the session of a login that is signed with a secret; ``user`` may be ""."""
+    text = f"{new_session(now)}.{base64.urlsafe_b64encode(user.encode()).decode()}"
+    return f"{text}.{_signature(secret, text)}"
+
+
+def user_of(session: str, secret: str, now: int) -> str | None:
+    """Return the user of a session that was made by a login with this secret and still holds; None for any other."""
     text, _, signature = session.rpartition(".")
-    if not hmac.compare_digest(signature.encode(), _signature(token, text).encode()):
-        return False
-    until = text.partition(".")[0]
-    return until.isdecimal() and int(until) > now
+    if not hmac.compare_digest(signature.encode(), _signature(secret, text).encode()):
+        return None
+    until, _, user = text.split(".")
+    return base64.urlsafe_b64decode(user).decode() if int(until) > now else None
 
 
 def logout_key(session: str) -> str:
@@ -142,5 +147,5 @@ def _unpacked(text: str | None, kind: type[S]) -> S | None:
         return None
 
 
-def _signature(token: str, text: str) -> str:
-    return hmac.new(token.encode(), b"aiotaskq session " + text.encode(), hashlib.sha256).hexdigest()
+def _signature(secret: str, text: str) -> str:
+    return hmac.new(secret.encode(), b"aiotaskq session " + text.encode(), hashlib.sha256).hexdigest()

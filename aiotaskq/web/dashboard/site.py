@@ -19,7 +19,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.audit import audit
-from aiotaskq.web.access import TokenCheck, is_same_origin
+from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.audit import Actor, actor_of, with_error
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
@@ -29,6 +29,7 @@ from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import Live
+from aiotaskq.web.dashboard.login import Login
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
@@ -61,6 +62,8 @@ class _Visit:
     message: session.Message | None
     now: int
     """Microseconds UTC."""
+    user: str = ""
+    """The name with which the visitor has logged in here."""
 
     @property
     def wants_data(self) -> bool:
@@ -84,8 +87,7 @@ class Dashboard:
         origins: Collection[str] = (),
         allow: Allow | None = None,
         actor: Actor | None = None,
-        token: str | None = None,
-        tokens: TokenCheck | None = None,
+        login: Login | None = None,
     ) -> None:
         """Make the pages.
 
@@ -96,8 +98,8 @@ class Dashboard:
             allow: called with the framework's request and the name of an action, or ``"view"``; returns whether the
                 visitor may. It may be a coroutine function.
             actor: called with the framework's request; returns the name of the visitor, for audit events. It may be a
-                coroutine function.
-            token, tokens: that of the standalone server, with which a visitor logs in, and what counts wrong ones.
+                coroutine function. By default the name of the login.
+            login: how a visitor logs in here; None where the host has checked the visitor.
         """
         self._tq = tq
         self._read_only = read_only
@@ -105,8 +107,7 @@ class Dashboard:
         self._origins = frozenset(origins)
         self._allow = allow
         self._actor = actor
-        self._token = token
-        self._tokens = TokenCheck(token) if tokens is None and token is not None else tokens
+        self._login = login
         self._clock = SystemClock()
         self._counts = Counts(tq)
         self._kept = Kept()
@@ -153,11 +154,14 @@ class Dashboard:
         form = await self._form(request, key) if changes else {}
         if request.name == "preferences" and changes:
             return self._preferred(visit, form)
-        if self._token is not None:
+        if self._login is not None:
             if request.name == "login" and changes:
-                return self._login(visit, form)
-            if not await self._is_login(key, visit.now):
-                return self._login_page(visit)
+                return await self._log_in(self._login, visit, form)
+            user = await self._user(self._login, key, visit.now)
+            if user is None:
+                return self._login_page(self._login, visit)
+            visit = replace(visit, user=user)
+            request.logged_in(user)
             if request.name == "logout" and changes:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
                 await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
@@ -168,7 +172,7 @@ class Dashboard:
             return await self._change(visit, form)
         if request.name == UPDATE:
             return await self._update(visit)
-        fresh = "" if key else session.new_session(None, visit.now)
+        fresh = "" if key else session.new_session(visit.now)
         view = replace(await self._full_view(visit, key or fresh), message=visit.message)
         page = _page(request.name)
         view = _with_query(view, page, request.query)
@@ -198,7 +202,7 @@ class Dashboard:
             "languages": LANGUAGES,
             "store": mask(self._tq.url),
             "read_only": self._read_only,
-            "logged_in": self._token is not None,
+            "logged_in": self._login is not None,
             "link": link,
             "up": "",
             "given": {},
@@ -289,7 +293,7 @@ class Dashboard:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(visit.request, action.name):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
-        actor = await actor_of(self._actor, visit.request.original)
+        actor = visit.user if self._actor is None else await actor_of(self._actor, visit.request.original)
         change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._show_args)
         try:
             answer = await action.run(change)
@@ -340,21 +344,22 @@ class Dashboard:
 
     # ---- login ----
 
-    async def _is_login(self, key: str, now: int) -> bool:
-        assert self._token is not None
-        if not session.is_login(key, self._token, now):
-            return False
-        return await self._tq.store.get_public(session.logout_key(key)) is None
+    async def _user(self, login: Login, key: str, now: int) -> str | None:
+        """Return who has logged in with this session, None for nobody."""
+        user = session.user_of(key, login.secret, now)
+        ended = user is not None and await self._tq.store.get_public(session.logout_key(key)) is not None
+        return None if ended else user
 
-    def _login_page(self, visit: _Visit, wrong: bool = False) -> Reply:
+    def _login_page(self, login: Login, visit: _Visit, wrong: bool = False) -> Reply:
         request = visit.request
         if visit.wants_data:
             raise ProblemError(401, "NoToken", marked("log in first"))
         if deep := request.name.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
-        key = visit.key or session.new_session(None, visit.now)  # the form in another tab stays valid
+        key = visit.key or session.new_session(visit.now)  # the form in another tab stays valid
         back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
-        context = self._context(self._view(visit, key), None) | {"data": {"wrong": wrong, "back": back}}
+        data = {"wrong": wrong, "back": back, "by_name": login.by_name}
+        context = self._context(self._view(visit, key), None) | {"data": data}
         reply = page_reply(render("login", context), 401)
         if visit.key:
             return reply
@@ -362,16 +367,12 @@ class Dashboard:
             reply, headers=(*reply.headers, ("Set-Cookie", visit.cookie(session.SESSION, key)))
         )
 
-    def _login(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
-        assert self._token is not None and self._tokens is not None
-        given, ticks, address = next(iter(form.get("token", ())), ""), self._clock.ticks(), visit.request.address
-        wait = self._tokens.retry_after(address, ticks)
-        if not self._tokens.is_token(given, address, ticks):
-            if wait:
-                raise ProblemError(429, "TooManyGuesses", marked("too many wrong tokens; wait a minute"))
-            return self._login_page(visit, wrong=True)
-        login = visit.cookie(session.SESSION, session.new_session(self._token, visit.now))
-        return redirect(_own_page(next(iter(form.get("back", ())), "")), login)
+    async def _log_in(self, login: Login, visit: _Visit, form: dict[str, list[str]]) -> Reply:
+        user = await login.user(form, visit.request.address)
+        if user is None:
+            return self._login_page(login, visit, wrong=True)
+        cookie = visit.cookie(session.SESSION, session.new_login(login.secret, visit.now, user))
+        return redirect(_own_page(next(iter(form.get("back", ())), "")), cookie)
 
 
 async def _loaded(page: Page, view: View) -> msgspec.Struct:

@@ -246,7 +246,7 @@ async def test_behind_https_cookies_are_secure(door: Door, tq: TaskQ, header: di
 
 async def test_a_session_that_was_planted_is_no_login(tq: TaskQ) -> None:
     async with standalone(tq, host="0.0.0.0", token=TOKEN) as browse:
-        planted = session.new_session(None, tq.queue.clock.now())
+        planted = session.new_session(tq.queue.clock.now())
         browse.cookies.set("aiotaskq_session", planted, domain="localhost.local", path="/dashboard/")
         token = session.form_token(planted)
         done = await browse.post("login", data={"form_token": token, "token": TOKEN}, headers=SAME)
@@ -258,13 +258,13 @@ async def test_a_session_that_was_planted_is_no_login(tq: TaskQ) -> None:
 
 def test_a_login_expires_and_cannot_be_prolonged() -> None:
     now = 1_700_000_000_000_000
-    login = session.new_session(TOKEN, now)
-    assert session.is_login(login, TOKEN, now) and session.is_login(login, TOKEN, now + session.LIFETIME - 1)
-    assert not session.is_login(login, TOKEN, now + session.LIFETIME)
+    login = session.new_login(TOKEN, now, "")
+    assert session.user_of(login, TOKEN, now) == session.user_of(login, TOKEN, now + session.LIFETIME - 1) == ""
+    assert session.user_of(login, TOKEN, now + session.LIFETIME) is None
     until, rest = login.split(".", 1)
     for changed in (f"{int(until) + 1}.{rest}", f"{until}0.{rest}", login[:-1], f"{login}0", "..", "", rest):
-        assert not session.is_login(changed, TOKEN, now)
-    assert not session.is_login(login, f"{TOKEN}!", now)
+        assert session.user_of(changed, TOKEN, now) is None
+    assert session.user_of(login, f"{TOKEN}!", now) is None
 
 
 async def test_a_login_is_for_one_token_only_and_no_page_shows_without(tq: TaskQ) -> None:

@@ -193,7 +193,7 @@ async def test_the_standalone_server_asks_for_its_token(tq: TaskQ) -> None:
 
 def test_a_login_that_was_ended_is_noted_for_as_long_as_it_would_hold() -> None:
     now = 1_700_000_000_000_000
-    login = session.new_session(TOKEN, now)
+    login = session.new_login(TOKEN, now, "")
     assert session.seconds_left(login, now + 3600 * SECOND) == 11 * 3600
     assert login not in session.logout_key(login) and session.logout_key(login) != session.logout_key(login + "0")
 

@@ -2,7 +2,7 @@ from aiotaskq.integrations.fastapi import dashboard, router, setup
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from app.api.deps import get_current_superuser
+from app.api.deps import authenticate, get_current_superuser
 from app.api.main import api_router
 from app.core.config import settings
 from app.tasks import tq
@@ -19,7 +19,7 @@ app = FastAPI(
 )
 app.include_router(api_router, prefix=settings.API_V1_STR)
 app.include_router(router(tq, operations=["healthz", "readyz"]))
-superuser = [Depends(get_current_superuser)]
-app.include_router(router(tq, dependencies=superuser), prefix=f"{settings.API_V1_STR}/operations")
-app.include_router(dashboard(tq, dependencies=superuser), prefix="/dashboard")
+operations = router(tq, dependencies=[Depends(get_current_superuser)])
+app.include_router(operations, prefix=f"{settings.API_V1_STR}/operations")
+app.include_router(dashboard(tq, login=authenticate, secret=settings.SECRET_KEY), prefix="/dashboard")
 setup(app, tq, workers=False)
