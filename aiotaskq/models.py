@@ -376,6 +376,8 @@ class GateRow(Base):
     # Whether an operator has set the bounds.
     fixed: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     tat: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
+    # Starts until then are accounted for in tat.
+    charged_until: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     closed_until: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
     next_at: Mapped[int | None] = mapped_column(BigInteger)
 

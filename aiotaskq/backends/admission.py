@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec.structs import replace
 
 from aiotaskq.backends.visit import Visit
-from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, changed, declared
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, Starts, changed, charged, declared
 from aiotaskq.core.parking import (
     gates_to_admit,
     holds_back,
@@ -24,8 +24,9 @@ from aiotaskq.core.parking import (
     redeclared,
     settled_at,
     slots,
+    tokens,
 )
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
 BATCH: Final = 500
@@ -52,6 +53,8 @@ class TouchedGates:
         """Tasks that were parked at a gate."""
         self.ended: Flow | None = None
         """The flow of one of the tasks that have ended; None if none has."""
+        self.ran: list[Task] = []
+        """The tasks that ran and hold no slot any more, as they were."""
         self.given_back: dict[str, dict[str, None]] = {}
         """By queue, the last gates of the tasks that are ready again after a run."""
         self._declared: list[tuple[str, Bounds]] = []
@@ -86,6 +89,7 @@ class TouchedGates:
                 if len(flow.gates) > 1:
                     gone.append(after.task_id)
                 self.now = max(self.now, after.ended_at or 0)
+                self.ran.append(before)
                 continue
             gates = () if before.flow is None else before.flow.gates
             self.known.update(gates)
@@ -106,8 +110,11 @@ class TouchedGates:
                 self.waiting.append(after)
             elif after.gate is not None and is_given_back(before, after):
                 self.given_back.setdefault(after.queue, {})[after.gate] = None
-            if len(gates) > 1 and not slots(after):
-                gone.append(after.task_id)
+            if gates and not slots(after):
+                if len(gates) > 1:
+                    gone.append(after.task_id)
+                if before.status is RUNNING:
+                    self.ran.append(before)
         return gone
 
     def deleted(self, tasks: Iterable[Task]) -> None:
@@ -121,6 +128,7 @@ class TouchedGates:
 
     def declare(self, admission: Admission) -> None:
         """Lock the gates, and take the bounds that tasks declare."""
+        admission.ran = self.ran
         admission.lock([key for key in self.known if key not in admission.gates])
         admission.declare(self._declared)
         admission.redeclare(self._redeclared)
@@ -146,6 +154,9 @@ class Admission(ABC):
         """By key; what is written here is stored at the end of the transaction."""
         self.delayed: set[str] = set()
         """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
+        self.ran: Sequence[Task] = ()
+        """The tasks that ran and hold no slot any more, as they were."""
+        self._ran: dict[str, list[tuple[int, int]]] | None = None
 
     @abstractmethod
     def lock(self, keys: Collection[str]) -> None:
@@ -154,6 +165,10 @@ class Admission(ABC):
     @abstractmethod
     def lock_free(self, keys: Collection[str]) -> Collection[str]:
         """Lock those of these gates that no other transaction has locked; return the others."""
+
+    @abstractmethod
+    def holders(self, gates: Collection[Gate]) -> Mapping[str, Starts]:
+        """Return the starts of the tasks that hold a slot of these gates, which have rates and are locked."""
 
     @abstractmethod
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
@@ -186,10 +201,29 @@ class Admission(ABC):
     def change(self, key: str, change: GateChange) -> Gate:
         """Change a gate, which is made if there is none; admit it, and return it."""
         self.lock([key])
-        self.gates[key] = changed(self.gates[key], change, self.now)
+        gate = self.gates[key]
+        # First the starts of before: they took their tokens by the bounds of before.
+        gate = charged(gate, self.starts([gate]).get(key, Starts()), self.now)
+        self.gates[key] = changed(gate, change, self.now)
         self.delayed.add(key)
         self.admit([key])
         return self.gates[key]
+
+    def starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
+        """Return the starts that count at those of these gates that have rates."""
+        rated = [gate for gate in gates if gate.bounds.interval is not None]
+        if not rated:
+            return {}
+        if self._ran is None:
+            self._ran = {}
+            for task in self.ran:
+                if (at := task.began_at) is not None:
+                    for key in slots(task):
+                        self._ran.setdefault(key, []).append((at, tokens(task, key)))
+        return {
+            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())])
+            for key, starts in self.holders(rated).items()
+        }
 
     def admit(self, keys: Iterable[str]) -> None:
         """Let tasks pass these gates, and then the gates to which they come."""

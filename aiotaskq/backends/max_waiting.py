@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Bounds, Gate, admit, declared
+from aiotaskq.core.gate import Bounds, Gate, Starts, admit, declared
 from aiotaskq.core.parking import at_gate, passed, passing_order, pushed_at, tokens
 from aiotaskq.core.task import Task
 
@@ -20,11 +20,8 @@ class Counts(Protocol):
     def held(self, keys: Collection[str]) -> Mapping[str, int]:
         """Count the tasks that hold a slot of each of these gates."""
 
-    def unstarted(self, bursts: Mapping[str, int]) -> Mapping[str, int]:
-        """Sum up the tokens of the tasks that hold a slot of these gates and have not started.
-
-        ``bursts`` are those of the gates; a sum above its burst has the same effect as the burst.
-        """
+    def starts(self, gates: Collection[Gate], now: int) -> Mapping[str, Starts]:
+        """Return the starts of the tasks that hold a slot of these gates, which have rates."""
 
     def paused_queues(self) -> Collection[str]:
         """Return the queues that are paused: their tasks pass no gate."""
@@ -42,9 +39,9 @@ class Counts(Protocol):
 class _Trial:
     """A gate as it would be after a push."""
 
-    def __init__(self, gate: Gate, held: int, unstarted: int, has_due: bool) -> None:
+    def __init__(self, gate: Gate, held: int, starts: Starts, has_due: bool) -> None:
         """``has_due`` is whether due tasks wait there already: then no task of the push passes."""
-        self.gate, self.held, self.unstarted, self.has_due = gate, held, unstarted, has_due
+        self.gate, self.held, self.starts, self.has_due = gate, held, starts, has_due
         self.staying = 0
         """How many tasks of the push would wait there."""
 
@@ -55,8 +52,9 @@ class _Trial:
             candidates = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
             due = sorted(candidates, key=passing_order)
             weights = [tokens(task, self.gate.key) for task in due]
-            count, self.gate = admit(self.gate, self.held, self.unstarted, now, weights)
-            self.held, self.unstarted = self.held + count, self.unstarted + sum(weights[:count])
+            count, self.gate = admit(self.gate, self.held, self.starts, now, weights)
+            self.held += count
+            self.starts = self.starts._replace(unstarted=self.starts.unstarted + sum(weights[:count]))
             found = due[:count]
         self.staying += len(line) - len(found)
         return found
@@ -81,8 +79,8 @@ def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
     if not max_waiting:
         return
     held, waited, paused = counts.held(bounds), counts.with_due(bounds, now), counts.paused_queues()
-    unstarted = counts.unstarted({key: gate.bounds.burst for key, gate in stored.items() if gate.bounds.interval})
-    trials = {key: _Trial(gate, held[key], unstarted.get(key, 0), key in waited) for key, gate in stored.items()}
+    starts = counts.starts([gate for gate in stored.values() if gate.bounds.interval is not None], now)
+    trials = {key: _Trial(gate, held[key], starts.get(key, Starts()), key in waited) for key, gate in stored.items()}
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():

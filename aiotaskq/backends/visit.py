@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiotaskq.core.gate import Gate, ReadAhead, admit
+from aiotaskq.core.gate import Gate, ReadAhead, Starts, admit
 from aiotaskq.core.parking import next_gate, tokens
 from aiotaskq.core.task import Task
 
@@ -23,8 +23,8 @@ class Visit:
         """The gate as it was before the visit."""
         self.gate = gate
         """The gate after the admission of ``passed`` and ``passing``."""
-        self.unstarted = 0
-        """The tokens of the tasks that hold a slot and have not started; only a rate needs them."""
+        self.starts = Starts()
+        """Only a rate needs them."""
         self.may_pass = ahead.may_pass(held)
         """The most tasks that pass in this visit."""
         self.passed: list[Task] = []
@@ -43,7 +43,7 @@ class Visit:
         """Set which of these tasks may pass at ``now``, in addition to those that have; they are in claim order."""
         waiting = [*self.passed, *tasks]
         weights = [tokens(task, self.key) for task in waiting]
-        count, self.gate = admit(self.before, self.held, self.unstarted, now, weights)
+        count, self.gate = admit(self.before, self.held, self.starts, now, weights)
         self.passing = waiting[len(self.passed) : count]
         self.next_gates = [key for task in waiting[:count] if (key := next_gate(task)) is not None]
         self.repeat = self.may_pass < count == len(waiting)

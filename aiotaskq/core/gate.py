@@ -73,6 +73,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the bounds were set by an operator, so that those declared by a push do not replace them."""
     tat: int = 0
     """When all tokens of the rate will be there again (the theoretical arrival time of GCRA)."""
+    charged_until: int = 0
+    """The latest start of a task that ``tat`` accounts for."""
     closed_until: int = 0
     """Before this instant nothing passes."""
     next_at: int | None = None
@@ -105,6 +107,15 @@ class GateState(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
 
 
+class Starts(NamedTuple):
+    """The tokens of the tasks that hold a slot of a rate, or held one until now, by when they started."""
+
+    unstarted: int = 0
+    """The sum of those of tasks that have not started. One above the burst has the same effect as the burst."""
+    started: Sequence[tuple[int, int]] = ()
+    """Of the others, when each was claimed and its tokens; those that are accounted for may be left out."""
+
+
 class ReadAhead(NamedTuple):
     """How many of the tasks that wait at a gate a store reads: those that may pass, and one more."""
 
@@ -130,18 +141,18 @@ def read_ahead(gate: Gate, now: int) -> ReadAhead:
     return ReadAhead(slots, batch, 1 if now < gate.closed_until else 0)
 
 
-def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
+def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
     """Return how many of the waiting tasks may pass at ``now``, and the gate after that.
 
     ``weights`` are the tokens of the tasks that wait and are due, in claim order: the first ones pass. ``held`` is the
-    number of tasks that hold a slot, ``unstarted`` the sum of the tokens of those of them that have not started. Only
-    the first task that may not pass gives the gate a ``next_at``, and only if a rate or a closed gate holds it back.
+    number of tasks that hold a slot; only a rate needs ``starts``. Only the first task that may not pass gives the gate
+    a ``next_at``, and only if a rate or a closed gate holds it back.
 
-    A rate is the generic cell rate algorithm (ITU-T I.371). The tokens of a task that has passed and not started count
-    as saved ones. Saved and unstarted tokens are at most ``burst`` together, so no more than ``burst`` tokens can start
-    at once. Any ``unstarted`` above ``burst`` has the same effect as ``burst``, so a store may stop counting there.
+    A rate is the generic cell rate algorithm (ITU-T I.371), over the starts of tasks: what has passed and not started
+    counts as if it started now, so that saved and unstarted tokens together are at most ``burst``.
     """
-    bounds, tat = gate.bounds, gate.tat
+    bounds = gate.bounds
+    gate = charged(gate, starts, now)
     if now < gate.closed_until:
         return 0, replace(gate, next_at=gate.closed_until if weights else None)
     free = len(weights)
@@ -151,8 +162,7 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
         free = min(free, max(0, bounds.window - held))
     if bounds.interval is None:
         return free, gate if gate.next_at is None else replace(gate, next_at=None)
-    tat = max(tat, now + min(unstarted, bounds.burst) * bounds.interval)
-    count, next_at = 0, None
+    tat, count, next_at = gate.tat, 0, None
     for weight in weights[:free]:
         next_at = tat - (bounds.burst - min(weight, bounds.burst)) * bounds.interval
         if next_at > now:
@@ -161,9 +171,29 @@ def admit(gate: Gate, held: int, unstarted: int, now: int, weights: Sequence[int
     return count, replace(gate, tat=tat, next_at=next_at)
 
 
-def saved(bounds: Bounds, since: int, now: int) -> int:
-    """Return the most whole tokens that a rate saves from ``since`` to ``now``, in microseconds; 0 without a rate."""
-    return 0 if bounds.interval is None else max(0, min((now - since) // bounds.interval, bounds.burst))
+def charged(gate: Gate, starts: Starts, now: int) -> Gate:
+    """Return the gate with a ``tat`` that accounts for these starts.
+
+    Each start is charged once, together with the starts after it. After the clock was set back, starts of before are
+    ahead of it: they count as starts at ``now``.
+    """
+    bounds, until = gate.bounds, gate.charged_until
+    if bounds.interval is None:
+        return gate
+    tokens = min(starts.unstarted, bounds.burst)
+    tat = max(gate.tat, now + tokens * bounds.interval)
+    for at, more in sorted(starts.started, reverse=True):
+        if is_charged(at, gate.charged_until, now):
+            continue
+        tokens += more
+        tat = max(tat, min(at, now) + tokens * bounds.interval)
+        until = max(until, at)
+    return replace(gate, tat=tat, charged_until=until)
+
+
+def is_charged(at: int, charged_until: int, now: int) -> bool:
+    """Whether ``tat`` accounts for a start; of starts while the clock goes through a time again that is unknown."""
+    return at <= charged_until and not at <= now < charged_until
 
 
 def due_by(gate: Gate, at: int) -> Gate:
@@ -173,15 +203,14 @@ def due_by(gate: Gate, at: int) -> Gate:
 
 
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:
-    """Return the gate after a change; a backend then admits what may pass it."""
-    bounds = replace(gate.bounds, **change.bounds) if change.bounds else gate.bounds
+    """Return the gate, which is ``charged``, after a change; a backend then admits what may pass it."""
+    gate = _bounded(gate, replace(gate.bounds, **change.bounds), now) if change.bounds else gate
     closed_until = gate.closed_until if change.closed_until is None else change.closed_until
-    tat = _tat(gate, bounds, now)
-    if change.charge and bounds.interval is not None:
-        tat = max(tat, now) + change.charge * bounds.interval
+    tat = gate.tat
+    if change.charge and gate.bounds.interval is not None:
+        tat = max(tat, now) + change.charge * gate.bounds.interval
     return replace(
         gate,
-        bounds=bounds,
         fixed=(gate.fixed or bool(change.bounds)) and not change.declared,
         closed_until=max(closed_until, change.closed_at_least),
         tat=tat,
@@ -192,7 +221,7 @@ def declared(gate: Gate, bounds: Bounds, now: int) -> Gate:
     """Return the gate for a push that declares these bounds: the latest ones count, unless an operator has set some."""
     if gate.fixed or gate.bounds == bounds:
         return gate
-    return replace(gate, bounds=bounds, tat=_tat(gate, bounds, now))
+    return _bounded(gate, bounds, now)
 
 
 def set_back(gate: Gate, back: int, now: int) -> Gate:
@@ -214,12 +243,17 @@ def set_back(gate: Gate, back: int, now: int) -> Gate:
     )
 
 
-def _tat(gate: Gate, bounds: Bounds, now: int) -> int:
-    """Return the ``tat`` for other bounds: by a faster rate the tokens that were taken come back sooner."""
-    before = gate.bounds.interval
-    if before is None or bounds.interval is None or gate.tat <= now:
-        return gate.tat
-    return min(gate.tat, now + -(-(gate.tat - now) // before) * bounds.interval)
+def _bounded(gate: Gate, bounds: Bounds, now: int) -> Gate:
+    """Return the gate with other bounds.
+
+    By a faster rate the tokens that were taken come back sooner. What started before there was a rate takes none.
+    """
+    before, tat, charged_until = gate.bounds.interval, gate.tat, gate.charged_until
+    if before is None and bounds.interval is not None:
+        charged_until = max(charged_until, now)
+    elif before is not None and bounds.interval is not None and tat > now:
+        tat = min(tat, now + -(-(tat - now) // before) * bounds.interval)
+    return replace(gate, bounds=bounds, tat=tat, charged_until=charged_until)
 
 
 def is_idle(gate: Gate, now: int) -> bool:

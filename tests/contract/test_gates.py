@@ -255,7 +255,7 @@ async def test_a_rate_lets_its_burst_pass_and_then_one_token_in_each_interval(ba
     bounds = Bounds(interval=SECOND, burst=2)
     tasks = [gated(("api", bounds)) for _ in range(4)]
     await backend.push(tasks)
-    ran = await claimed(backend)
+    ran = await claimed(backend, NOW)
     assert ids(ran) == ids(tasks[:2])
     at = (await state(backend, "api")).gate.next_at
     assert at is not None

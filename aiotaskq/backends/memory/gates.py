@@ -14,10 +14,10 @@ from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.visit import Visit
-from aiotaskq.core.gate import Gate, GateChange, GateState, due_by, is_idle, read_ahead
+from aiotaskq.core.gate import Gate, GateChange, GateState, Starts, due_by, is_idle, read_ahead
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.parking import at_gate, is_given_back, parked_again, passed, slots, tokens
-from aiotaskq.core.task import PENDING, Task, claim_order
+from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order
 from aiotaskq.core.usage import budget_gate
 
 
@@ -56,13 +56,15 @@ class MemoryAdmission(Admission):
         self.lock(keys)
         return ()
 
+    def holders(self, gates: Collection[Gate]) -> dict[str, Starts]:
+        return {gate.key: starts(self._all.lines[gate.key], self._all.rows) for gate in gates}
+
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         key, now = keys[0], self.now
         line, gate = self._all.lines[key], self.gates[key]
         ahead = read_ahead(gate, now)
         visit = Visit(gate, len(line.held), ahead)
-        if gate.bounds.interval:
-            visit.unstarted = unstarted(line, self._all.rows)
+        visit.starts = self.starts([gate]).get(key, visit.starts)
         # One more tells when it may pass, or that more may. Not needed where it passes only at the end of another task.
         wanted = visit.may_pass + (gate.bounds.interval is not None or ahead.if_full or visit.may_pass == ahead.batch)
         found: list[Task] = []
@@ -80,9 +82,14 @@ class MemoryAdmission(Admission):
         return (), [visit]
 
 
-def unstarted(line: Line, rows: Mapping[str, Task]) -> int:
-    """Sum up the tokens of the tasks that hold a slot and have not started."""
-    return sum(tokens(row, line.gate.key) for task_id in line.held if (row := rows[task_id]).status is PENDING)
+def starts(line: Line, rows: Mapping[str, Task]) -> Starts:
+    """Return the starts of the tasks that hold a slot."""
+    key = line.gate.key
+    held = [rows[task_id] for task_id in line.held]
+    return Starts(
+        sum(tokens(row, key) for row in held if row.status is PENDING),
+        [(row.began_at, tokens(row, key)) for row in held if row.status is RUNNING and row.began_at is not None],
+    )
 
 
 class MemoryGates(Gates):
@@ -147,8 +154,8 @@ class MemoryGates(Gates):
     def held(self, keys: Collection[str]) -> dict[str, int]:
         return {key: len(self._known(key).held) for key in keys}
 
-    def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
-        return {key: unstarted(self._known(key), self.rows) for key in bursts}
+    def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
+        return {gate.key: starts(self._known(gate.key), self.rows) for gate in gates}
 
     def paused_queues(self) -> Collection[str]:
         return self.paused

@@ -114,12 +114,13 @@ class RedisGates(Gates):
 
 def _gate(key: str, text: bytes) -> Gate:
     """Return a gate as ``lua/include/gate.lua`` writes it."""
-    tat, closed, next_at, fixed, bounds = text.split(b" ", 4)
+    tat, closed, next_at, charged, fixed, bounds = text.split(b" ", 5)
     return Gate(
         key=key,
         bounds=_decode(bounds),
         fixed=fixed == b"1",
         tat=int(tat),
+        charged_until=int(charged),
         closed_until=int(closed),
         next_at=None if next_at == b"-" else int(next_at),
     )

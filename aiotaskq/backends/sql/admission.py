@@ -26,7 +26,7 @@ from aiotaskq.backends.sql.hand_on import claim_first_waiting
 from aiotaskq.backends.sql.rows import decode_flow, json_text
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, admit, due_by, read_ahead
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts, admit, due_by, read_ahead
 from aiotaskq.core.parking import passed, passing_order, pushed_at, tokens
 from aiotaskq.core.task import Task
 
@@ -207,7 +207,7 @@ class SqlAdmission(Admission):
         for key, held in sql.held_where_none_waits(self._connection, aheads).items():
             due = [task for task in lines[key] if (task.due_at or 0) <= now and (task.expires_at or PARKED) > now]
             due.sort(key=passing_order)
-            count, self.gates[key] = admit(self.gates[key], held, 0, now, [tokens(task, key) for task in due])
+            count, self.gates[key] = admit(self.gates[key], held, Starts(), now, [tokens(task, key) for task in due])
             self._held[key] = held + count
             entered |= {task.task_id: passed(task, now) for task in due[:count]}
         self._ready |= entered.keys()
@@ -284,6 +284,9 @@ class SqlAdmission(Admission):
         gate = self.gates[key]
         return gate.next_at is None and gate.bounds.interval is None and key not in self.delayed
 
+    def holders(self, gates: Collection[Gate]) -> dict[str, Starts]:
+        return sql.starts(self._connection, gates, self.now)
+
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         now, connection = self.now, self._connection
         aheads = {key: read_ahead(self.gates[key], now) for key in keys}
@@ -295,9 +298,9 @@ class SqlAdmission(Admission):
         if still_uncounted := [key for key in visited if key not in self._held]:
             self._held |= sql.held(connection, still_uncounted)
         visits = [Visit(self.gates[key], self._held[key], aheads[key]) for key in visited]
-        rates = {visit.key: visit.before.bounds.burst for visit in visits if visit.before.bounds.interval}
-        for key, unstarted in sql.unstarted(connection, rates).items() if rates else ():
-            next(visit for visit in visits if visit.key == key).unstarted = unstarted
+        starts = self.starts([visit.before for visit in visits])
+        for visit in visits:
+            visit.starts = starts.get(visit.key, visit.starts)
         undecided = []
         for visit in visits:
             if visit.may_pass or now < visit.before.closed_until:

@@ -41,6 +41,8 @@ class Ending(NamedTuple):
     """
     bounds: Mapping[str, Bounds]
     """The bounds to make these gates with if they do not exist."""
+    ran: Sequence[Task]
+    """The tasks as they were."""
     at: int
     """When the last one ended, in microseconds UTC."""
 
@@ -117,7 +119,7 @@ def ending(changes: Sequence[Change]) -> Ending | None:
     if group is None:
         return None
     at = max([change.after.ended_at or 0 for change in changes])
-    return Ending(group, json_text(list(gates.values())), known, at)
+    return Ending(group, json_text(list(gates.values())), known, [change.before for change in changes], at)
 
 
 def _only_gate(flow: Flow) -> tuple[str, Bounds] | None:

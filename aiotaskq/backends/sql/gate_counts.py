@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from sqlalchemy import Connection
 
 from aiotaskq.backends.sql import gate_repairs, gate_statements
-from aiotaskq.core.gate import Gate
+from aiotaskq.core.gate import Gate, Starts
 
 
 class SqlCounts:
@@ -22,8 +22,8 @@ class SqlCounts:
     def held(self, keys: Collection[str]) -> dict[str, int]:
         return gate_statements.held(self._connection, keys)
 
-    def unstarted(self, bursts: Mapping[str, int]) -> dict[str, int]:
-        return gate_statements.unstarted(self._connection, bursts) if bursts else {}
+    def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
+        return gate_statements.starts(self._connection, gates, now) if gates else {}
 
     def paused_queues(self) -> list[str]:
         return gate_repairs.paused(self._connection)

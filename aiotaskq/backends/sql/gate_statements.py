@@ -20,12 +20,15 @@ from sqlalchemy import (
     Select,
     String,
     Update,
+    and_,
     bindparam,
     case,
     delete,
     func,
     literal,
     literal_column,
+    null,
+    or_,
     select,
     union_all,
     update,
@@ -39,7 +42,7 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, ReadAhead
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, ReadAhead, Starts
 
 c = TASKS.c
 g = GATES.c
@@ -57,20 +60,21 @@ WAITS: Final = (c.live_gate == _KEY, c.run_at == PARKED_AT, STATUS == PENDING)
 PASSED: Final = (c.run_at < PARKED_AT, LIVE)
 
 COLUMNS: Final = ("key", "cap", "fair_window", "interval_us", "burst", "max_waiting", "fixed")
-STATE: Final = ("tat", "closed_until", "next_at")
+STATE: Final = ("tat", "charged_until", "closed_until", "next_at")
 
 
 def gate_row(gate: Gate) -> dict[str, Any]:
     """Return all columns of a gate."""
     bounds = gate.bounds
     values = (gate.key, bounds.cap, bounds.window, bounds.interval, bounds.burst, bounds.max_waiting, gate.fixed)
-    return dict(zip(COLUMNS + STATE, (*values, gate.tat, gate.closed_until, gate.next_at), strict=True))
+    state = (gate.tat, gate.charged_until, gate.closed_until, gate.next_at)
+    return dict(zip(COLUMNS + STATE, (*values, *state), strict=True))
 
 
 def _gate(row: Sequence[Any]) -> Gate:
-    key, cap, window, interval, burst, max_waiting, fixed, tat, closed_until, next_at = row
+    key, cap, window, interval, burst, max_waiting, fixed, *state = row
     bounds = Bounds(cap=cap, window=window, interval=interval, burst=burst, max_waiting=max_waiting)
-    return Gate(key=key, bounds=bounds, fixed=bool(fixed), tat=tat, closed_until=closed_until, next_at=next_at)
+    return Gate(key=key, bounds=bounds, fixed=bool(fixed), **dict(zip(STATE, state, strict=True)))
 
 
 # ---- gates -----------------------------------------------------------------------------------------------------------
@@ -285,33 +289,39 @@ def _each(connection: Connection, query: PerKey, limits: Mapping[str, int], orde
         yield from dialect.each(connection, query, {key: limits[key] for key in part}, order)
 
 
-def _unstarted_here(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    return (
-        select(key.label("key_"), c.flow)
-        .where(c.live_gate == key, c.run_at < PARKED_AT, STATUS == PENDING)
-        .limit(limit)
-    )
+def _starts_here(key: ColumnElement[str], since: ColumnElement[int]) -> Select[Any]:
+    query = select(key.label("key_"), _START, c.flow)
+    return query.where(c.live_gate == key, c.run_at < PARKED_AT, _counts_as_start(since))
 
 
-def _unstarted_beyond(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    rows = SLOTS.join(TASKS, s.task_id == c.task_id)
-    return select(key.label("key_"), c.flow).select_from(rows).where(s.gate == key, STATUS == PENDING).limit(limit)
+def _starts_beyond(key: ColumnElement[str], since: ColumnElement[int]) -> Select[Any]:
+    query = select(key.label("key_"), _START, c.flow).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    return query.where(s.gate == key, _counts_as_start(since))
 
 
-def unstarted(connection: Connection, bursts: Mapping[str, int]) -> dict[str, int]:
-    """Sum up the tokens of the tasks that hold a slot of these gates, and have not started.
+_START: Final = case((STATUS == RUNNING, c.began_at), else_=null())
 
-    ``bursts`` are those of the gates: no more tasks are read, since a larger sum has the same effect.
-    """
-    sums = dict.fromkeys(bursts, 0)
-    flows: dict[str | None, Flow | None] = {None: None}  # most tasks at a gate have the same flow
-    for query in (_unstarted_here, _unstarted_beyond):
-        for key, text in _each(connection, query, bursts):
+
+def _counts_as_start(since: ColumnElement[int]) -> ColumnElement[bool]:
+    return or_(STATUS == PENDING, and_(STATUS == RUNNING, c.began_at > since))
+
+
+def starts(connection: Connection, gates: Collection[Gate], now: int) -> dict[str, Starts]:
+    """Return the starts of the tasks that hold a slot of these gates, but for those charged before ``now``."""
+    since = {gate.key: gate.charged_until if gate.charged_until <= now else 0 for gate in gates}
+    unstarted = dict.fromkeys(since, 0)
+    started: dict[str, list[tuple[int, int]]] = {key: [] for key in since}
+    flows: dict[str | None, Flow] = {None: Flow()}  # most tasks at a gate have the same flow
+    for query in (_starts_here, _starts_beyond):
+        for key, at, text in _each(connection, query, since):
             if text not in flows:
                 flows[text] = decode_flow(text)
-            flow = flows[text]
-            sums[key] += 1 if flow is None else flow.tokens(key)
-    return sums
+            tokens = flows[text].tokens(key)
+            if at is None:
+                unstarted[key] += tokens
+            else:
+                started[key].append((at, tokens))
+    return {key: Starts(unstarted[key], started[key]) for key in since}
 
 
 @functools.cache

@@ -156,7 +156,7 @@ class SqlGates(Gates):
         known = {key: ending.bounds.get(key) for key in ended.missed}
         rest = None if claim is None else claim._replace(limit=claim.limit - len(tasks))
         try:
-            admitted, more = await self._database.write(lambda c: _look_again(c, known, at, rest))
+            admitted, more = await self._database.write(lambda c: _look_again(c, known, at, rest, ending.ran))
         except AiotaskqError:
             self._listeners.notify(GATES)  # the missed gates are due: a sweep admits them
             return ended.written, tasks, None
@@ -247,11 +247,12 @@ class SqlGates(Gates):
 
 
 def _look_again(
-    connection: Connection, known: Mapping[str, Bounds | None], at: int, claim: Claim | None
+    connection: Connection, known: Mapping[str, Bounds | None], at: int, claim: Claim | None, ran: Sequence[Task]
 ) -> tuple[Admitted, list[Task]]:
-    """Admit gates after the transaction that has freed slots of them, and claim."""
+    """Admit gates after the transaction that has freed the slots that ``ran`` held, and claim."""
     claim = claim if claim is not None and claim.limit else None
     admission = SqlAdmission(connection, at, known, claim)
+    admission.ran = ran
     admission.lock(known)
     admission.delayed.update(known)
     admission.admit(known)

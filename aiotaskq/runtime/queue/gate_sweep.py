@@ -1,26 +1,17 @@
-"""Lets parked tasks pass when a time has come: that of a rate, of a delay, or at which a closed gate opens.
-
-No task is claimed before a sweep that is late. A rate lets its burst pass before it is claimed, and notes at each sweep
-what has not started. A claim before the sweep would take these tasks, and the sweep after it would find none of them,
-and let pass the tokens that were saved meanwhile: twice the burst would start at once.
-"""
+"""Lets parked tasks pass when a time has come: that of a rate, of a delay, or at which a closed gate opens."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.gate import GateChange, saved
-from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.log import log
+from aiotaskq.core.task import SECOND
 
 LIMIT = 500  # gates admitted in one transaction
-STOOD_STILL = 250_000  # microseconds by which a sweep is late only if the process, or its event loop, stood still
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
 
 
@@ -38,7 +29,6 @@ class GateSweep:
         self._interval = poll_interval
         self._next_poll = self._next_mend = 0  # ticks
         self._hinted = False
-        self._looked = False  # since the start
         self._poller = Poller("gates", self.sweep_if_due, clock)
         self.next_at: int | None = None
         """The earliest time at which a gate may let a task pass, as far as is known; microseconds UTC."""
@@ -49,18 +39,6 @@ class GateSweep:
         """Whether no time is known at which a gate is due, and no hint has come."""
         return self.next_at is None and not self._hinted
 
-    @property
-    def late(self) -> bool:
-        """Whether a gate may be due, or there was no sweep since the start: a claim waits for the next sweep."""
-        if self._hinted or not self._looked:
-            return True
-        return self.next_at is not None and self._clock.now() >= self.next_at
-
-    @property
-    def stood_still(self) -> bool:
-        """Whether the next sweep is so late that a rate may have saved tokens since the last one."""
-        return not self._looked or (self.next_at is not None and self._clock.now() >= self.next_at + STOOD_STILL)
-
     async def start(self) -> None:
         """Sweep in the running loop until ``stop``."""
         await self._poller.start()
@@ -68,7 +46,7 @@ class GateSweep:
     async def stop(self, seconds: float) -> None:
         """End the loop; a round that is under way may take so long."""
         await self._poller.stop(seconds)
-        self._looked, self._next_poll = False, 0
+        self._next_poll = 0
 
     def _hint(self, _kind: str, _names: object) -> None:
         self._hinted = True
@@ -76,36 +54,11 @@ class GateSweep:
 
     async def sweep_if_due(self) -> float:
         """Sweep if a gate may be due, or a poll is; return the seconds until a gate is, or until the next poll."""
-        if self.late or self._clock.ticks() >= self._next_poll:
+        due = self.next_at is not None and self._clock.now() >= self.next_at
+        if self._hinted or due or self._clock.ticks() >= self._next_poll:
             await self.sweep()
         pause = max(0.0, (self._next_poll - self._clock.ticks()) / SECOND)
         return pause if self.next_at is None else min(pause, max(0.0, (self.next_at - self._clock.now()) / SECOND))
-
-    async def catch_up(self) -> None:
-        """Sweep before a claim, where that is late. Raises DatabaseUnavailable."""
-        try:
-            await self.sweep()
-        except DatabaseUnavailable:
-            raise
-        except Exception as error:  # tasks without gates must not wait for it; the loop meets it again, and warns of it
-            log.debug("gates: {}: {}", type(error).__name__, error)
-
-    async def charge(self, tasks: Sequence[Task], since: int) -> None:
-        """Charge the rates of claimed tasks with the tokens saved ``since`` the sweep before the claim.
-
-        Until the claim, the tokens of these tasks counted as saved, so the rate must not save others in their place.
-
-        Args:
-            tasks: claimed tasks, with or without gates.
-            since: when the sweep began, in microseconds UTC.
-
-        Raises DatabaseUnavailable.
-        """
-        keys = {key for task in tasks if task.flow is not None for key, _ in task.flow.gates}
-        now = self._clock.now()
-        for state in await self._gates.find(sorted(keys)) if keys else ():
-            if tokens := saved(state.gate.bounds, since, now):
-                await self._gates.change(state.gate.key, GateChange(charge=tokens), now)
 
     async def sweep(self) -> None:
         """Admit the gates that are due."""
@@ -117,5 +70,4 @@ class GateSweep:
                 await self._gates.mend(self._clock.now())
             self._next_mend = ticks + int(mend * random.uniform(0.8, 1.2) * SECOND)
         self.next_at = await self._gates.admit(self._clock.now(), LIMIT)
-        self._looked = True
         self._next_poll = ticks + int((self._interval if self._backend.shared else mend) * SECOND)

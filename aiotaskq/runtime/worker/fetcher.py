@@ -62,7 +62,6 @@ class Fetcher:
         self._concurrency = worker.concurrency
         self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
         self._events = queue.events
-        self._sweep = queue.gate_sweep
         self._bounded = queue.capacity.maxsize > 0
         self._shared = backend.shared
         self.buffer = Buffer()
@@ -150,9 +149,7 @@ class Fetcher:
         if direct is not None and outcome is not None and alone:
             now = self._clock.now()
             after = settle(task, outcome, now)
-            goes_on = not (self._closed or self._paused or self._sweep.late) and (
-                self.batches is None or self._free > 0
-            )
+            goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
             try:
                 claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
             except LeaseLost:
@@ -290,9 +287,8 @@ class Fetcher:
 
     @property
     def wants(self) -> bool:
-        """Whether slots are free, and no round is under way that could fill them, or has to sweep the gates first."""
-        idle = not (self._in_round or self._sweep.late)
-        return idle and self._free > 0 and self._poller.here and self._room(True) > 0
+        """Whether slots are free, and no round is under way that could fill them."""
+        return not self._in_round and self._free > 0 and self._poller.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""
@@ -352,10 +348,6 @@ class Fetcher:
     async def _exchange(self) -> float:
         if SHRINKS in self._reasons:
             self._look_shrunk()
-        swept = None
-        if not self._closed and self._sweep.late:
-            swept = self._clock.now() if self._sweep.stood_still else None
-            await self._sweep.catch_up()
         if self.buffer:
             self._give_back_surplus()
             if self._outbox:
@@ -390,8 +382,6 @@ class Fetcher:
             self._accept(tasks)
         if ended:
             await self._written(ended, changes, held)
-        if tasks and swept is not None:
-            await self._sweep.charge(tasks, swept)
         if len(tasks) == room:
             return self._pause() if self.batches is None or not self._room(False) else 0.0
         if self._arrivals is not None:

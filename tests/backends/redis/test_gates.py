@@ -16,7 +16,7 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import FOLDER, Script
-from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, admit
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, Starts, admit
 from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task, TaskFilter
@@ -34,14 +34,15 @@ bounds = st.builds(
     burst=st.integers(1, 5),
     max_waiting=st.none() | small,
 )
+weights = st.lists(st.integers(1, 7), max_size=6)
 gates = st.builds(Gate, key=st.just("g"), bounds=bounds, tat=st.just(0) | instants, closed_until=st.just(0) | instants)
 RULE = """
 local rule, answer = gate_rule(), {}
-for i = 1, #ARGV, 5 do
-  local gate = rule.parse_gate(ARGV[i])
-  local count = rule.admit(gate, tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]),
-    cjson.decode(ARGV[i + 4]))
-  rule.set_bounds(gate, gate.bounds, tonumber(ARGV[i + 3]))
+for i = 1, #ARGV, 6 do
+  local gate, now = rule.parse_gate(ARGV[i]), tonumber(ARGV[i + 3])
+  rule.charge(gate, {unstarted = tonumber(ARGV[i + 2]), started = cjson.decode(ARGV[i + 5])}, now)
+  local count = rule.admit(gate, tonumber(ARGV[i + 1]), now, cjson.decode(ARGV[i + 4]))
+  rule.set_bounds(gate, gate.bounds, now)
   answer[#answer + 1] = count .. ' ' .. rule.gate_text(gate)
 end
 return answer
@@ -51,25 +52,28 @@ return answer
 def text(gate: Gate) -> str:
     """The gate as it is stored."""
     next_at = "-" if gate.next_at is None else gate.next_at
-    return f"{gate.tat} {gate.closed_until} {next_at} {int(gate.fixed)} {msgspec.json.encode(gate.bounds).decode()}"
+    bounds = msgspec.json.encode(gate.bounds).decode()
+    return f"{gate.tat} {gate.closed_until} {next_at} {gate.charged_until} {int(gate.fixed)} {bounds}"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cases=st.lists(
-        st.tuples(gates, small, st.integers(0, 8), instants, st.lists(st.integers(1, 7), max_size=6)),
+        st.tuples(gates, small, st.integers(0, 8), instants, weights, st.lists(st.tuples(instants, small), max_size=4)),
         min_size=10,
         max_size=50,
     )
 )
 def test_the_rule_in_lua_is_that_of_the_core(
-    server: Valkey, cases: list[tuple[Gate, int, int, int, list[int]]]
+    server: Valkey, cases: list[tuple[Gate, int, int, int, list[int], list[tuple[int, int]]]]
 ) -> None:
     source = (FOLDER / "include" / "gate.lua").read_text() + RULE
-    words = [str(word) for gate, *numbers, weights in cases for word in (text(gate), *numbers, json.dumps(weights))]
-    expected = []
-    for gate, held, unstarted, now, weights in cases:
-        count, after = admit(gate, held, unstarted, now, weights)
+    words, expected = [], []
+    for gate, held, unstarted, now, waiting, started in cases:
+        latest_first = [word for at, tokens in sorted(started, reverse=True) for word in (tokens, at)]
+        lists = json.dumps(waiting), json.dumps(latest_first)
+        words += [text(gate), *map(str, (held, unstarted, now)), *lists]
+        count, after = admit(gate, held, Starts(unstarted, started), now, waiting)
         expected.append(f"{count} {text(after)}")
     found = server.ask("EVAL", source, 0, *words)
     assert [each.decode() for each in found] == expected

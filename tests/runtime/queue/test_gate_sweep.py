@@ -48,7 +48,7 @@ async def test_a_sweep_returns_the_time_to_the_next_one(tmp_path: Path, interval
     first, second = await pushed(backend, Bounds(interval=int(interval)))
     assert not sweep.idle  # a hint has come
     assert await sweep.sweep_if_due() == pause and sweep.next_at == NOW + int(interval)
-    assert ids(await backend.claim("o", NOW + 1, 9, lease_until=LEASE)) == [first.task_id]
+    assert ids(await backend.claim("o", NOW, 9, lease_until=LEASE)) == [first.task_id]
     await clock.advance(interval / SECOND)
     await sweep.sweep_if_due()
     assert ids(await backend.claim("o", clock.now(), 9, lease_until=LEASE)) == [second.task_id]

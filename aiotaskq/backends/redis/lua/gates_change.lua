@@ -15,6 +15,7 @@ use_gates()
 local tools = gate_tools()
 local key, now = ARGV[2], tonumber(ARGV[3])
 local gate = tools.gate_of(key)
+tools.charge(key, gate, now)  -- first the starts of before, by the bounds of before
 if ARGV[4] ~= '' then
   local bounds = {}
   for name, value in pairs(gate.bounds) do bounds[name] = value end

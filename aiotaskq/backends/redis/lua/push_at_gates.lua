@@ -43,7 +43,7 @@ for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = tr
 
 -- The slots of a stored gate, or nil if more than they matters.
 local function read_slots(text, declared, most)
-  local closed, fixed, json = match(text, '^%S+ (%S+) %- (%d) (.*)$')
+  local closed, fixed, json = match(text, '^%S+ (%S+) %- %S+ (%d) (.*)$')
   if not closed or tonumber(closed) > now then return nil end
   if fixed == '0' then return json == declared and most or nil end
   local set = cjson.decode(json)
@@ -156,7 +156,7 @@ for kind = 7, gates, 4 do
     line = line + 1
     local gate, length, pass = words[gates + line], lengths[line], passing[line]
     if not stored[line] then
-      made[m + 1], made[m + 2] = gate, '0 0 - 0 ' .. declared
+      made[m + 1], made[m + 2] = gate, '0 0 - 0 0 ' .. declared
       m = m + 2
     end
     if not all then divide(gate, length, pass, kind) end

@@ -33,8 +33,9 @@
 --                      a field that is too wide for a list of fields, which the server would search from its start
 -- slots:<gate>         set: the ids of the rows that hold a slot, of a gate of which there were more than a few
 -- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
+-- started:<gate>       sorted set: tokens, a blank and the id of each row that was claimed and not charged yet, by when
 -- rated                set of the gates for which an operator has set a rate
--- timed                set of the gates that have a rate, and perhaps others
+-- timed                set of the gates that have a rate
 -- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua
 -- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
 -- steps:<id>           hash: the steps of a task; see steps.py

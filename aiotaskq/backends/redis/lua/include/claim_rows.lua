@@ -34,7 +34,7 @@ local function claim(owner, now, left, lease, started, queues)
       shape.answer = running .. fence .. ending .. (shape.cancel == '1' and ',"cancel_requested":true' or '')
         .. gated.place_json(place.gate, place.flow) .. ',"run_at":'
     end
-    if any_rated or place.rated then gated.note_start(place) end
+    if any_rated or place.rated then gated.note_start(id, place, now) end
     taken = taken + 1
     ids[taken], json_states[taken] = id, sub(state, shape.json) .. shape.answer .. run_at
     state = shape.claimed .. sub(state, shape.rest, shape.from - 1) .. run_at .. shape.behind .. '-'
@@ -76,7 +76,7 @@ local function claim(owner, now, left, lease, started, queues)
         alike[#state] = gated.shape_of(state, status, fence, cancel, '-', expires, rest, seq, run_at, long, names, at)
       end
       local due = sub(state, begin, begin) == '-' and 'null' or match(state, '^%S+', begin)
-      local gate, flow = gated.note_claim(state, begin, json)
+      local gate, flow = gated.note_claim(id, state, begin, json, now)
       gates = ',"run_at":' .. run_at .. ',"due_at":' .. due .. ',"gate":' .. gate .. ',"flow":' .. flow
     end
     fence = next_fence(fence)

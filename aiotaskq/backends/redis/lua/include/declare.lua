@@ -77,8 +77,9 @@ function admission.declare(never_refused)
   for key, by in pairs(redeclared or {}) do
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and rule.bounds_text(by.bounds) ~= gate.text
-    if other then rule.set_bounds(gate, by.bounds, by.at) end
+    if not known then rule.new_bounds(gate, by.bounds) end
     if other and known then
+      rule.set_bounds(gate, by.bounds, by.at)
       gate.next_at = 0
       gated.made_due = true
     end
@@ -115,9 +116,9 @@ function admission.declare(never_refused)
       if not state then
         local gate = tools.gate_of(key)
         state = {
-          gate = {tat = gate.tat, closed = gate.closed, bounds = gate.bounds}, held = gated.count_slots(key),
-          unstarted = tonumber(call('HGET', root .. 'unstarted', key) or 0), waiting = tools.count_waiting(key),
-          staying = 0,
+          gate = {tat = gate.tat, closed = gate.closed, charged = gate.charged, bounds = gate.bounds},
+          held = gated.count_slots(key), starts = tools.starts_of(key, gate) or {unstarted = 0, started = {}},
+          waiting = tools.count_waiting(key), staying = 0,
         }
         state.has_due = state.waiting > 0 and has_due(key)
         found[key], order[#order + 1] = state, key
@@ -151,10 +152,11 @@ function admission.declare(never_refused)
           table.sort(due, first_to_pass)
           for i, row in ipairs(due) do weights[i] = gated.tokens(row.place, line.key) end
         end
-        local count = due[1] and rule.admit(state.gate, state.held, state.unstarted, latest, weights) or 0
+        rule.charge(state.gate, state.starts, latest)
+        local count = due[1] and rule.admit(state.gate, state.held, latest, weights) or 0
         for i = 1, count do
           local row = due[i]
-          row.number, state.unstarted = row.number + 1, state.unstarted + weights[i]
+          row.number, state.starts.unstarted = row.number + 1, state.starts.unstarted + weights[i]
           if row.place.shared then row.due = math.max(row.due, latest) end
           local key = row.keys[row.number]
           if key and not lines[key] then
@@ -182,8 +184,11 @@ function admission.declare(never_refused)
   for _, key in ipairs(named) do
     local gate, known = tools.gate_of(key)
     local other = not gate.fixed and declared[key] ~= gate.bounds and rule.bounds_text(declared[key]) ~= gate.text
-    if other then rule.set_bounds(gate, declared[key], latest) end
-    if other and known then gate.next_at = latest end  -- what waits there may pass, though this push waits elsewhere
+    if not known then rule.new_bounds(gate, declared[key]) end
+    if other and known then
+      rule.set_bounds(gate, declared[key], latest)
+      gate.next_at = latest  -- what waits there may pass, though this push waits elsewhere
+    end
     if many and arrived[key] then
       gate.next_at = 0
       gated.made_due = true

@@ -21,28 +21,36 @@ local function gate_rule()
 
   local read_bounds = {}  -- by their JSON: many gates have the same
 
-  -- Read a stored gate: tat, closed_until, next_at or '-', 1 if its bounds are fixed, and these as JSON.
+  -- Read a stored gate: tat, closed_until, next_at or '-', charged_until, 1 if its bounds are fixed, and these as JSON.
   local function parse_gate(text)
-    local tat, closed, next_at, fixed, bounds = string.match(text, '^(%S+) (%S+) (%S+) (%d) (.*)')
+    local tat, closed, next_at, charged, fixed, bounds = string.match(text, '^(%S+) (%S+) (%S+) (%S+) (%d) (.*)')
     read_bounds[bounds] = read_bounds[bounds] or cjson.decode(bounds)
     return {
       tat = tonumber(tat), closed = tonumber(closed), next_at = tonumber(next_at), fixed = fixed == '1',
+      charged = tonumber(charged),
       bounds = read_bounds[bounds], text = bounds,
     }
   end
 
   local function gate_text(gate)
     local next_at = gate.next_at and string.format('%.0f', gate.next_at) or '-'
-    return string.format('%.0f %.0f %s %d %s', gate.tat, gate.closed, next_at, gate.fixed and 1 or 0, gate.text)
+    local fixed = gate.fixed and 1 or 0
+    return string.format('%.0f %.0f %s %.0f %d %s', gate.tat, gate.closed, next_at, gate.charged, fixed, gate.text)
   end
 
-  -- Set the bounds of a gate; by a faster rate the tokens that were taken come back sooner.
+  -- Set the bounds that a new gate is made with.
+  local function new_bounds(gate, bounds) gate.bounds, gate.text = bounds, bounds_text(bounds) end
+
+  -- Set other bounds of a gate; by a faster rate the tokens that were taken come back sooner. What started before there
+  -- was a rate takes none.
   local function set_bounds(gate, bounds, now)
     local before, interval = gate.bounds.interval, bounds.interval
-    if before and interval and gate.tat > now then
+    if interval and not before then
+      gate.charged = math.max(gate.charged, now)
+    elseif interval and gate.tat > now then
       gate.tat = math.min(gate.tat, now + math.ceil((gate.tat - now) / before) * interval)
     end
-    gate.bounds, gate.text = bounds, bounds_text(bounds)
+    new_bounds(gate, bounds)
   end
 
   -- How many rows may hold a slot beside `held` ones.
@@ -50,8 +58,22 @@ local function gate_rule()
     return math.max(0, math.min(bounds.cap or math.huge, bounds.window or math.huge) - held)
   end
 
-  -- Return how many of the rows with these weights may pass, and set tat and next_at of the gate.
-  local function admit(gate, held, unstarted, now, weights)
+  -- Charge a gate with starts: `starts` has the unstarted tokens and `started`, a list of tokens and instants, one
+  -- behind the other, the latest first. Each is charged once.
+  local function charge(gate, starts, now)
+    local bounds = gate.bounds
+    if not bounds.interval then return end
+    local sum = math.min(starts.unstarted, bounds.burst or 1)
+    gate.tat = math.max(gate.tat, now + sum * bounds.interval)
+    for i = 1, #starts.started, 2 do
+      local at = starts.started[i + 1]
+      sum = sum + starts.started[i]
+      gate.tat, gate.charged = math.max(gate.tat, math.min(at, now) + sum * bounds.interval), math.max(gate.charged, at)
+    end
+  end
+
+  -- Return how many of the rows with these weights may pass a charged gate, and set its tat and next_at.
+  local function admit(gate, held, now, weights)
     local bounds = gate.bounds
     if now < gate.closed then
       gate.next_at = weights[1] and gate.closed or nil
@@ -61,7 +83,6 @@ local function gate_rule()
     gate.next_at = nil
     if not bounds.interval then return most end
     local burst, count = bounds.burst or 1, 0
-    gate.tat = math.max(gate.tat, now + math.min(unstarted, burst) * bounds.interval)
     for i = 1, most do
       local at = gate.tat - (burst - math.min(weights[i], burst)) * bounds.interval
       if at > now then
@@ -75,6 +96,6 @@ local function gate_rule()
 
   return {
     bounds_text = bounds_text, parse_gate = parse_gate, gate_text = gate_text, set_bounds = set_bounds,
-    free_slots = free_slots, admit = admit,
+    new_bounds = new_bounds, free_slots = free_slots, charge = charge, admit = admit,
   }
 end

@@ -9,6 +9,7 @@ function use_gates()
     touched = {},  -- gates to admit, in order
     touched_at = {},  -- by gate, the instant of that; false: the next sweep admits it
     weights = {},  -- by gate, the change of `unstarted`
+    started = {},  -- by gate, what `started:<gate>` gets: instants and members
     claim_follows = false,  -- then flush() leaves these changes to a later one: most are zero after the claim
     -- By lane, the rows for that claim: they have passed their last gate, and are still written as parked rows. Each
     -- has at (its run_at as a number), run_at, stamp and shape (see gates.lua).
@@ -198,7 +199,12 @@ function use_gates()
     local place, keys, n = place_of(row), slots_of(row)
     for i = 1, n do
       gated.set_slot(keys[i], id, add)
-      if row.status == 'pending' then add_unstarted(place, keys[i], add and 1 or -1) end
+      if row.status == 'pending' then
+        add_unstarted(place, keys[i], add and 1 or -1)
+        if add and counts_unstarted(place, keys[i]) then  -- given back: it starts once more
+          set_score('started:' .. keys[i], tokens(place, keys[i]) .. ' ' .. id, false)
+        end
+      end
       gated.unwritten[keys[i]] = true
     end
     if not is_parked(row) or not place.gate then return end
@@ -250,20 +256,31 @@ function use_gates()
   local function any_rated() return is_rated('') or next(rated) end
 
   -- Note that a row with this place is claimed: it has started.
-  function gated.note_start(place)
+  function gated.note_start(id, place, now)
     if not place.rated and not any_rated() then return end
-    for i = 1, #place.keys do add_unstarted(place, place.keys[i], -1) end
+    for i = 1, #place.keys do
+      local key = place.keys[i]
+      if counts_unstarted(place, key) then
+        add_unstarted(place, key, -1)
+        local started = gated.started[key]
+        if not started then
+          started = {}
+          gated.started[key] = started
+        end
+        started[#started + 1], started[#started + 2] = now, tokens(place, key) .. ' ' .. id
+      end
+    end
   end
 
   -- The same for a row whose names are here in its state, up to `json`. Return its gate as JSON, and its flow.
-  function gated.note_claim(state, at, json)
+  function gated.note_claim(id, state, at, json, now)
     local long, length, begin = match(state, '^%S+ (%d+) (%d+)! ()', at)
     if long and not any_rated() then
       local behind = begin + long
       return '"' .. sub(state, begin, behind - 1) .. '"', sub(state, behind, behind + length - 1)
     end
     local place = read_place(sub(state, find(state, ' ', at, true) + 1, json - 1))
-    gated.note_start(place)
+    gated.note_start(id, place, now)
     return place.gate and cjson.encode(place.gate) or 'null', place.flow
   end
 
@@ -303,7 +320,10 @@ function use_gates()
     for gate, by in pairs(gated.weights) do
       if by ~= 0 then call('HINCRBY', root .. 'unstarted', gate, by) end
     end
-    gated.weights = {}
+    for gate, words in pairs(gated.started) do
+      if call('SISMEMBER', root .. 'timed', gate) == 1 then call_in_chunks('ZADD', 'started:' .. gate, words) end
+    end
+    gated.weights, gated.started = {}, {}
   end
 
   gated.read_place = read_place

@@ -17,21 +17,29 @@ local function gate_tools()
     local gate = gates[key]
     if not gate then
       if text == nil then text = call('HGET', root .. 'gates', key) end
-      gate = rule.parse_gate(text or '0 0 - 0 {}')
-      gate.known, gate.saved_at, gate.saved_tat = text, gate.next_at, gate.tat
+      gate = rule.parse_gate(text or '0 0 - 0 0 {}')
+      gate.known, gate.saved_at, gate.saved_tat, gate.saved_charged = text, gate.next_at, gate.tat, gate.charged
       gates[key] = gate
     end
     return gate, gate.known
   end
 
-  -- Note the state of a gate; return whether it has another next_at now. Other fields than next_at and tat were set
-  -- only where set is true.
+  -- Note the state of a gate; return whether it has another next_at now. Where set is not true, only next_at, tat and
+  -- charged may be others.
   local function save_gate(key, gate, set)
-    if gate.known and not set and gate.next_at == gate.saved_at and gate.tat == gate.saved_tat then return false end
+    if gate.known and not set and gate.next_at == gate.saved_at and gate.tat == gate.saved_tat
+      and gate.charged == gate.saved_charged then
+      return false
+    end
     local before = gate.saved_at
-    gate.known, gate.saved_at, gate.saved_tat = true, gate.next_at, gate.tat
+    gate.known, gate.saved_at, gate.saved_tat, gate.saved_charged = true, gate.next_at, gate.tat, gate.charged
     set_field('gates', key, rule.gate_text(gate))
-    if gate.bounds.interval then set_member('timed', key, true) end
+    if gate.bounds.interval then
+      set_member('timed', key, true)
+    elseif set then
+      set_member('timed', key, false)
+      call('DEL', root .. 'started:' .. key)
+    end
     if gate.next_at == before then return false end
     set_score('gates:due', key, gate.next_at and string.format('%.0f', gate.next_at) or false)
     return gate.next_at ~= nil
@@ -42,6 +50,21 @@ local function gate_tools()
     local gate, known = gate_of(key)
     gate.next_at = 0
     if known then save_gate(key, gate) else set_score('gates:due', key, '0') end
+  end
+
+  -- What rule.charge() needs: the starts that were not charged yet. Nil without a rate.
+  local function starts_of(key, gate)
+    if not gate.bounds.interval then return nil end
+    local found = call('ZREVRANGE', root .. 'started:' .. key, 0, -1, 'WITHSCORES')
+    for i = 1, #found, 2 do found[i], found[i + 1] = tonumber(match(found[i], '^%d+')), tonumber(found[i + 1]) end
+    return {unstarted = (call('HGET', root .. 'unstarted', key) or 0) + (gated.weights[key] or 0), started = found}
+  end
+
+  local function charge(key, gate, now)
+    local starts = starts_of(key, gate)
+    if not starts then return end
+    rule.charge(gate, starts, now)
+    if starts.started[1] then call('DEL', root .. 'started:' .. key) end
   end
 
   local function count_waiting(key)
@@ -76,7 +99,7 @@ local function gate_tools()
 
   -- Let all of these new rows pass a gate at which none waits, if all may; else none. `text` is that of the gate.
   local function enter_all(key, text, line, rows, now)
-    local gate = rule.parse_gate(text or '0 0 - 0 {}')
+    local gate = rule.parse_gate(text or '0 0 - 0 0 {}')
     local declared = gated.declared_bounds(line[#line].place, 1)
     local bounds = (text and gate.fixed) and gate.bounds or declared
     if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return end
@@ -286,7 +309,7 @@ local function gate_tools()
         local stamp = due_at(key, lanes, '+inf', 1)[1]
         local row = stamp and row_of(sub(stamp, 21))
         local place = row and row.flow and gated.place_of(row)
-        if place and place.at[key] then rule.set_bounds(gate, gated.declared_bounds(place, place.at[key]), now) end
+        if place and place.at[key] then rule.new_bounds(gate, gated.declared_bounds(place, place.at[key])) end
       end
       local interval = gate.bounds.interval
       local batch = interval and math.min(BATCH, gate.bounds.burst or 1) or BATCH
@@ -307,7 +330,7 @@ local function gate_tools()
 
     -- Let the first rows pass a gate. Return whether more may pass, so that it has to be admitted again.
     local function admit_first(key, now, seen)
-      local gate, bounds, stamps, lane_of = seen.gate, seen.gate.bounds, seen.stamps, seen.lane_of
+      local gate, stamps, lane_of = seen.gate, seen.stamps, seen.lane_of
       local rows, weights, any_stale, n, last = {ids = {}, stamps = {}, dues = {}, shapes = {}}, {}, false, 0, nil
       load_states(seen.ids)
       for i = 1, #stamps do
@@ -326,8 +349,8 @@ local function gate_tools()
       local may_be_delayed = gate.next_at or gated.entered[key] or not seen.known or seen.may_pass > 0 and not stamps[1]
       local more_wait = not seen.total or seen.total > #stamps
       local delayed = may_be_delayed and more_wait and first_delayed(key, seen.lanes, instant(now))
-      local unstarted = bounds.interval and (call('HGET', root .. 'unstarted', key) or 0) + (gated.weights[key] or 0)
-      local count = rule.admit(gate, seen.held, unstarted or 0, now, weights)
+      charge(key, gate, now)
+      local count = rule.admit(gate, seen.held, now, weights)
       if count > 0 then move_rows(key, rows, count, now) end
       if count == seen.total then set_member('waited', key, false) end
       if delayed then gate.next_at = math.min(math.max(delayed, gate.closed), gate.next_at or math.huge) end
@@ -392,6 +415,7 @@ local function gate_tools()
   known_tools = {
     gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
     admit_touched = admit_touched, rule = rule, new_row = new_row, enter_all = enter_all, unparked = unparked,
+    starts_of = starts_of, charge = charge,
   }
   return known_tools
 end
