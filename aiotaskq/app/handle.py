@@ -15,7 +15,7 @@ from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import TaskFailed, ValidationError
-from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.note_stream import next_notes, note_stream
 from aiotaskq.runtime.queue.queue import Queue
 
@@ -132,15 +132,13 @@ class TaskHandle(Generic[T_co]):
 
         ``timeout`` in seconds, None waits for ever. Raises TaskFailed when it failed, was cancelled or expired (the
         error is data: ``.error``), ResultTimeout when it has not ended in time (it goes on), NotFound once purged, and
-        ValidationError for a stored result that does not fit the annotation: ``task()`` has it as it is.
+        ValidationError for a stored result that does not fit the annotation, where ``task()`` has it as it is, or that
+        cannot be decoded.
         """
         task = await self._queue.wait_for_end(self.task_id, timeout)
         if task.status is not Status.COMPLETED:
             raise TaskFailed(task)
-        handler = self._handlers.get(task.type)
-        if handler is None or handler.returns is None:
-            return task.result  # type: ignore[no-any-return]
-        return handler.returns.load("result", task.result)  # type: ignore[no-any-return]
+        return result_as(task, self._handlers.get(task.type))  # type: ignore[no-any-return]
 
     async def task(self) -> Task:
         """Return the task as it is now. Raises NotFound."""

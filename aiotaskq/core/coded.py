@@ -14,7 +14,8 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.task import Attempt, Task
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.task import COMPLETED, Attempt, Task
 
 PREFIX = "$aiotaskq1$"
 NO_CODEC = "coded, and no codec is set"
@@ -96,6 +97,15 @@ def decoded(task: Task, codec: Codec | None) -> Task:
     if codec is None and left:
         problem = f"{', '.join(left)}: {NO_CODEC}"
     return replace(task, **fields, coded=left or None, undecodable=other or problem)
+
+
+def readable_result(task: Task) -> Any:
+    """Return the result of a task, None if it has not completed. Raises ValidationError if it cannot be decoded."""
+    # Which part of the row is damaged is not known where nothing in it is coded.
+    damaged = task.coded is None and task.undecodable is not None and task.result is None
+    if task.status is COMPLETED and (damaged or "result" in (task.coded or ())):
+        raise ValidationError(f"the result of task {task.task_id} cannot be read: {task.undecodable}")
+    return task.result
 
 
 def anew(task: Task, codec: Codec) -> Task | None:

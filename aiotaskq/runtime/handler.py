@@ -16,8 +16,10 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
 from aiotaskq.core.limits import Gating, Spec
+from aiotaskq.core.task import Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -355,6 +357,17 @@ def result_conversion(function: Callable[..., Any]) -> Conversion | None:
         if "return" in annotations:
             return _conversion(annotations["return"], function)
     return None
+
+
+def result_as(task: Task, handler: Handler | None) -> Any:
+    """Return the result of a task, in the type of the return annotation where its handler is registered here.
+
+    Raises ValidationError for one that cannot be decoded, or does not fit the annotation.
+    """
+    result = readable_result(task)
+    if handler is None or handler.returns is None:
+        return result
+    return handler.returns.load("result", result)
 
 
 def _defined(function: Callable[..., Any]) -> Any:

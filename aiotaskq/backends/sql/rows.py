@@ -179,8 +179,8 @@ def to_task(row: Sequence[Any]) -> Task:
     for name in ("params", "extra"):
         values[name], problems[name] = _object(name, texts[name])
     values["attempts"], problems["attempts"] = _tuple("attempts", texts["attempts"], _decode_attempts)
-    for name in ("progress", "result"):
-        values[name] = _value(texts[name])
+    values["progress"], _ = _value("progress", texts["progress"])
+    values["result"], problems["result"] = _value("result", texts["result"])
     values["flow"], unknown = read_flow(values["flow"])
     for name, default in _NUMBERS:
         if type(values[name]) is not int:
@@ -188,7 +188,7 @@ def to_task(row: Sequence[Any]) -> Task:
     values["status"] = _STATUS.get(values["status"], values["status"])
     values["cancel_requested"] = bool(values["cancel_requested"])
     values["waits"] = values["waits"] or 0
-    undecodable = problems["params"] or problems["extra"] or problems["attempts"] or unknown
+    undecodable = problems["params"] or problems["extra"] or problems["attempts"] or unknown or problems["result"]
     task = Task(**values, undecodable=undecodable)
     unread = any(values[name] is None and texts[name] is not None for name in ("progress", "result"))
     return _with_coded(task, texts, problems) if unread or undecodable is not None else task
@@ -242,11 +242,11 @@ def read_flow(text: str | None) -> tuple[Flow | None, str | None]:
         return None, f"flow cannot be read: {error}"
 
 
-def _value(text: str | None) -> Any:
+def _value(column: str, text: str | None) -> tuple[Any, str | None]:
     try:
-        return None if text is None else _decode(text)
-    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
-        return None  # another program wrote it; the text stays in the row
+        return (None if text is None else _decode(text)), None
+    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
+        return None, f"{column} is not JSON: {error}"  # another program wrote it; the text stays in the row
 
 
 def read_usage(text: str) -> Usage | None:

@@ -15,6 +15,7 @@ from django.conf import settings
 from django.utils import timezone
 
 from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.coded import readable_result
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import PENDING, SECOND, Attempt, Status, Task
 from aiotaskq.integrations.django import framework
@@ -98,7 +99,7 @@ def result_of(row: Task, alias: str, notes: Sequence[Note] = ()) -> Any:
         worker_ids=_worker_ids(row, attempts),
     )
     if row.status is Status.COMPLETED:
-        object.__setattr__(result, "_return_value", row.result)
+        object.__setattr__(result, "_return_value", readable_result(row))
     return result
 
 

@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.groups import Followed
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.plan import in_group
@@ -28,7 +29,7 @@ from aiotaskq.errors import (
 )
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.edits import Edits
@@ -231,7 +232,10 @@ class GroupVerbs:
         return [(kind, task, found) for (kind, task), found in zip(kinds, pushed, strict=True)]
 
     async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
-        """Return what came of the members from ``start`` to before ``stop``."""
+        """Return what came of the members from ``start`` to before ``stop``.
+
+        Raises ValidationError for a result that cannot be decoded.
+        """
         found: list[MemberResult] = []
         async for member, what in self._each(group_id, start, stop):
             if isinstance(what, GroupState):
@@ -282,7 +286,7 @@ class GroupVerbs:
                 raise ParentDeleted(
                     f"task {task_id} ({name}), for which it waited, was deleted, and its result with it"
                 )
-        results = [row.result for row in rows if row is not None]
+        results = [readable_result(row) for row in rows if row is not None]
         return results[0] if len(results) == 1 else results
 
     async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
@@ -312,10 +316,7 @@ class GroupVerbs:
         )
 
     def _typed(self, task: Task) -> Any:
-        handler = self.handlers.get(task.type)
-        if handler is None or handler.returns is None:
-            return task.result
-        return handler.returns.load("result", task.result)
+        return result_as(task, self.handlers.get(task.type))
 
     # ---- writing ----
 
