@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union,
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Attempt, Status, Task
@@ -111,10 +112,11 @@ class HandleHome(Protocol):
     registered: Registrations
 
 
-class TaskHandle(Generic[T_co]):
+class TaskHandle(Hinted, Generic[T_co]):
     """A pushed task. ``created`` is False if a key (or id) names a task that existed already: it is that one."""
 
     __slots__ = ("_handlers", "_queue", "created", "task_id")
+    _place = "handle"
 
     def __init__(self, tq: HandleHome, task_id: str, created: bool = True) -> None:
         self._handlers = tq.registered.handlers  # what a stored result becomes
@@ -189,8 +191,10 @@ class TaskHandle(Generic[T_co]):
         return await self._queue.cancel(self.task_id)
 
 
-class BoundTask(Generic[P, T]):
+class BoundTask(Hinted, Generic[P, T]):
     """A registered handler with push options: ``push`` runs it later, in a worker."""
+
+    _place = "function"
 
     def __init__(
         self, pusher: Pusher, handler: Handler, bind: Callable[..., dict[str, Any]], options: PushOptions
@@ -222,7 +226,12 @@ class BoundTask(Generic[P, T]):
         Raises TypeError for arguments that the function does not take, ValidationError for values that do not fit its
         annotations.
         """
-        params = self._bind(*args, **kwargs)
+        try:
+            params = self._bind(*args, **kwargs)
+        except TypeError as error:
+            if options := [option for name in kwargs if (option := _option(name)) is not None]:
+                raise TypeError(f"{error}; options stand apart: f.options({options[0]}).push(…)") from None
+            raise
         return TaskCall(self.name, self.handler.stored(params) if self.handler.typed else params, self._options)
 
 
@@ -256,8 +265,7 @@ class TaskFunction(BoundTask[P, T], Generic[P, R, T]):
         Raises ValidationError for an unknown option.
         """
         if unknown := options.keys() - PushOptions.__annotations__.keys():
-            known = ", ".join(PushOptions.__annotations__)
-            raise ValidationError(f"options: unknown {', '.join(sorted(unknown))}; use {known}")
+            raise unknown_options("options", "push option", unknown, PushOptions.__annotations__)
         return BoundTask(self._pusher, self.handler, self._bind, with_defaults(self._options, options))
 
 
@@ -266,6 +274,14 @@ class BatchFunction(TaskFunction[[T], R, One], Generic[T, R, One]):
 
     def __call__(self, items: list[T], **resources: Any) -> R:  # type: ignore[override]
         return self.handler.function(items, **resources)  # type: ignore[no-any-return]
+
+
+def _option(name: str) -> str | None:
+    """Return how an option of a push is written; None for another name."""
+    if name in PushOptions.__annotations__:
+        return f"{name}=…"
+    found = word("push option", name)
+    return None if found is None else found.here
 
 
 def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.app.handle import PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
+from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import KINDS, Gating, specs_of
@@ -50,8 +51,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         return task if handler.gating is None else handler.gating.gated(task)
     options: dict[str, Any] = dict(call.options)
     if wrong := options.keys() - PushOptions.__annotations__.keys():
-        known = ", ".join(PushOptions.__annotations__)
-        raise ValidationError(f"push: unknown option {', '.join(sorted(wrong))}; use {known}")
+        raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     options.pop("session", None)  # the transaction of the push, no field of the task
     gating = _gating(call, options, handler)
     rerun = options.pop("rerun", False)

@@ -16,6 +16,7 @@ from aiotaskq.app.resources import kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.firing import NAMESPACE
+from aiotaskq.core.foreign_names import Hinted, checks_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
 from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects
@@ -102,8 +103,10 @@ class ScheduleDecorator(Protocol):
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
 
 
-class Registry(ABC):
+class Registry(Hinted, ABC):
     """The decorators of a TaskQ, and their registrations."""
+
+    _place = "queue"
 
     def __init__(self, clock: Clock, timezone: str | None, *, objects: bool = False) -> None:
         self._clock = clock
@@ -148,6 +151,7 @@ class Registry(ABC):
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
+    @checks_options("task", "task option")
     def task(
         self,
         function: Any = None,  # positional; mypy does not take a '/' here for the third overload
@@ -257,6 +261,7 @@ class Registry(ABC):
         """Declare task types that other processes handle, so that they can be pushed by name here."""
         self.registered.elsewhere.update(names)
 
+    @checks_options("schedule", "schedule option")
     def schedule(
         self,
         *,

@@ -22,6 +22,7 @@ from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClo
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
+from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds
@@ -46,6 +47,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     application) or ``await tq.run()`` (the same until a signal).
     """
 
+    @checks_options("TaskQ", "constructor")
     def __init__(
         self,
         url: str = DEFAULT_URL,

@@ -29,6 +29,7 @@ from aiotaskq.cli.i18n import tr, translated, usage_error
 from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.options import COMPLETE
 from aiotaskq.cli.output import echo_error, program
+from aiotaskq.core.foreign_names import word
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import output, printable
 
@@ -86,8 +87,13 @@ def _explain(error: Exception) -> int:
         else:
             said = printable(usage_error(error), LONG)
             print(tr("error: {error}", error=said), file=sys.stderr)
+            unknown = getattr(error, "option_name", None)
+            if unknown and (meant := word("option of a command", unknown)) is not None:
+                print(tr("here: {word}", word=translated(meant.here)), file=sys.stderr)
+                error.add_note(f"aiotaskq docs {meant.page}")
+            for note in getattr(error, "__notes__", ()):
+                print(tr("see '{command}'", command=note), file=sys.stderr)
             if (context := getattr(error, "ctx", None)) is not None:
-                unknown = getattr(error, "option_name", None)
                 if unknown and hasattr(context.command, "commands") and not getattr(error, "possibilities", None):
                     place = f"{context.command_path} COMMAND {printable(unknown, LONG)}"
                     print(tr("an option of a command stands behind its name: {place}", place=place), file=sys.stderr)

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aiotaskq.cli.i18n import UNWRAPPED, chinese, marked, tr, translated_help
+from aiotaskq.core.foreign_names import word
 
 CODES = marked(
     "Exit codes: 0 success, 1 error, 2 wrong usage, 5 timeout of push --wait, 130 Ctrl-C. Of run: 0 "
@@ -50,33 +51,20 @@ def _without_type(name: str, is_argument: bool) -> str:
     return name[: found.start()] + word
 
 
-MEANT = {
-    "dashboard": "web",
-    "ui": "web",
-    "serve": "web",
-    "start": "run",
-    "enqueue": "push",
-    "add": "push",
-    "status": "stats",
-    "gates": "limits",
-    "rates": "limits",
-    "workflows": "groups",
-    "cron": "schedules",
-    "ls": "list",
-    "rm": "delete",
-    "remove": "delete",
-}
-"""By a word that is no command: the one that it means. A guess by the letters finds another one, or none."""
-
-
 class Group(TyperGroup):
     """A group of commands whose help page is in the user's language."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that these words begin with. Ends the program where there is none, with a guess."""
-        meant = MEANT.get(args[0])
-        if meant in self.commands and args[0] not in self.commands:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
+        meant = word("command" if ctx.parent is None else "command of a group", args[0])
+        if meant is not None and args[0] not in self.commands:
+            known = [name for name in meant.here.split(" or ") if name.partition(" ")[0] in self.commands]
+            try:
+                for name in known:
+                    ctx.fail(f"No such command {args[0]!r}. Did you mean {name!r}?")
+            except Exception as error:  # a class of typer's, which has moved it between releases
+                error.add_note(f"aiotaskq docs {meant.page}")
+                raise
         return super().resolve_command(ctx, args)
 
     def get_help(self, ctx: Any) -> str:

@@ -6,11 +6,12 @@ import asyncio
 import contextvars
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
 from aiotaskq.core.firing import SCHEDULED_FOR
+from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
 from aiotaskq.core.serialize import clip
@@ -71,8 +72,10 @@ class _Used(msgspec.Struct):
     steps: RunSteps | None = None
 
 
-class TaskContext(msgspec.Struct, eq=False):
+class TaskContext(msgspec.Struct, Hinted, eq=False):
     """The running task, from inside its handler."""
+
+    _place: ClassVar[str] = "context"
 
     task: Task
     """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""

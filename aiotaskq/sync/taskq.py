@@ -18,6 +18,7 @@ from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.queue.groups import MemberResult
@@ -46,8 +47,9 @@ AsyncTaskQ = aiotaskq.app.taskq.TaskQ
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class TaskHandle(Facade[Any], Generic[T_co]):
+class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
     __doc__ = AsyncHandle.__doc__
+    _place = "handle"
 
     def __init__(self, tq: TaskQ, task_id: str, created: bool = True) -> None:
         self.reach = Part(tq.reach, lambda reached: AsyncHandle(reached, task_id, created))
@@ -76,8 +78,9 @@ class TaskHandle(Facade[Any], Generic[T_co]):
     cancel = blocking(AsyncHandle.cancel)
 
 
-class BoundTask(Generic[P, T]):
+class BoundTask(Hinted, Generic[P, T]):
     __doc__ = AsyncBoundTask.__doc__
+    _place = "function"
 
     def __init__(self, pusher: TaskQ, awaited: AsyncBoundTask[P, T]) -> None:
         self.handler = awaited.handler
@@ -248,7 +251,7 @@ def _signals(then: Callable[[], object]) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-class TaskQ(Operations):
+class TaskQ(Hinted, Operations):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``with tq`` (connect only), ``with tq.running()`` (workers and scheduler embedded in the application)
@@ -256,6 +259,7 @@ class TaskQ(Operations):
     """
 
     reach: Home[AsyncTaskQ]
+    _place = "queue"
 
     @arguments_of(AsyncTaskQ)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -368,8 +372,10 @@ async def _close_fast(tq: AsyncTaskQ) -> None:
 # ---- in a handler ---------------------------------------------------------------------------------------------------
 
 
-class TaskContext:
+class TaskContext(Hinted):
     """The running task, from inside its ``def`` handler, which runs in a thread."""
+
+    _place = "context"
 
     def __init__(self, context: aiotaskq.runtime.context.TaskContext) -> None:
         self._context = context

@@ -118,6 +118,10 @@ async def main() -> None:
     await add.push()  # type: ignore[call-arg]
     await shout.push(text=1)  # type: ignore[arg-type]
     shout.options(colour="red")  # type: ignore[call-arg]
+    shout.delay("loud")  # type: ignore[attr-defined]
+    tq.add_job(shout)  # type: ignore[attr-defined]
+    tq.task(bind=True)  # type: ignore[call-overload]
+    tq.schedule(hour=2)  # type: ignore[call-arg]
     await tq.push("x", {}, priority="high")  # type: ignore[arg-type]
 
 

@@ -137,6 +137,27 @@ def test_a_word_that_means_a_command_is_told_its_name(cli: Cli, words: tuple[str
     assert f"Did you mean '{guess}'?" in cli.fails(*words, code=2)
 
 
+@pytest.mark.parametrize(
+    ("words", "here", "page"),
+    [
+        (("run", "app:tq", "-c", "20"), "here: --concurrency 20", "command-line"),
+        (("run", "app:tq", "-Q", "mail"), "here: --queues", "command-line"),
+        (("schedules", "fire", "x"), "Did you mean 'run'?", "command-line"),
+        (("tasks", "delete", "x"), "Did you mean 'purge'?", "command-line"),
+        (("worker",), "Did you mean 'run'?", "command-line"),
+        (("beat",), "Did you mean 'run'?", "command-line"),
+        (("flower",), "Did you mean 'web'?", "dashboard"),
+        (("requeue", "x"), "Did you mean 'tasks retry'?", "command-line"),
+    ],
+)
+def test_a_habit_at_the_command_line_is_told_the_command(
+    cli: Cli, words: tuple[str, ...], here: str, page: str
+) -> None:
+    said = cli.fails(*words, code=2)
+    assert here in said
+    assert f"see 'aiotaskq docs {page}'" in said
+
+
 def test_wrong_usage_is_2(cli: Cli) -> None:
     cli.fails("nonsense", code=2)
     cli.fails("demo", "nowhere", code=2)
