@@ -22,6 +22,7 @@ from aiotaskq.core.groups import (
     callback_of,
     counted,
     grown,
+    live_parents,
     members_stay,
     outermost,
     tally_of,
@@ -72,9 +73,10 @@ class Groups(ABC):
     - An update in which a member ends subtracts from what remains of its group; if nothing is left, the group has
       ended, and its callback is pushed. One that brings a member back adds one.
     - An update in which a parent ends counts down its children, and un-parks or ends them by their rules; those that
-      end are parents, too. One that brings a parent back adds one to its children that still wait for others, and one
-      that brings a child back parks it for its parents that have not ended.
-    - To delete a task that has not ended counts as its cancellation.
+      end are parents, too. One that brings a parent back adds one to its children that still wait for others. One that
+      brings a child back parks it for its parents that have not ended, or have not completed where the rule is another
+      than to run.
+    - To delete a task that has not completed counts as its cancellation.
     - A purge leaves the members of a group until the outermost group around it has ended; if it is for tasks that have
       ended before a time, until that has ended before it.
 
@@ -308,7 +310,7 @@ def concerns(before: Task, after: Task) -> bool:
 
 
 def waits_again(before: Task, after: Task) -> bool:
-    """Whether a change brings a child back, which then has to wait for those of its parents that have not ended."""
+    """Whether a change brings a child back, which then has to wait for some of its parents: ``live_parents``."""
     return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
 
 
@@ -339,10 +341,10 @@ def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[boo
 
 
 def again(after: Task, rows: Rows) -> Task:
-    """Return a child that is brought back: parked, if some of its parents have not ended."""
+    """Return a child that is brought back: parked, if it has to wait for some of its parents."""
     assert after.flow is not None
     found = rows.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
-    live = sum(not parent.final for parent in found.values())
+    live = live_parents(after.task_id, found.values())
     return waiting(after, live, after.due) if live else after
 
 
@@ -354,20 +356,23 @@ class Ends(NamedTuple):
 
 
 def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
-    """Do what follows from changes of tasks, which are written already, to their children, and to those of these."""
+    """Do what follows from changes of tasks, which are written already, to their children, and to those of these.
+
+    A task that had ended and was deleted is given with what it counts as: see ``core.groups.deleted``.
+    """
     tallies: dict[str, Tally] = {}
     gone: list[Task] = []
     level = list(changes)
     while level:
-        ends: dict[str, list[tuple[Task, str]]] = {}
+        ends: dict[str, list[tuple[Task, Task, str]]] = {}
         for before, after in level:
             flow = after.flow
-            if flow is None or before.final == after.final:
+            if flow is None or not (before.final or after.final):
                 continue
             if flow.group is not None:
                 tally_of(before, after, tallies.setdefault(flow.group, Tally()))
             for child_id, rule in flow.children:
-                ends.setdefault(child_id, []).append((after, rule))
+                ends.setdefault(child_id, []).append((before, after, rule))
         level = []
         found = rows.tasks(sorted(ends)) if ends else {}
         for child_id, parents in ends.items():  # in the order of the edges: the first end that counts decides

@@ -3,15 +3,16 @@ a parent.
 
 A group counts the members that have not ended, and pushes a task when there is none left: its callback. Its id follows
 from the group and from how often the group has ended, so that however often that is written, there is one. A *child*
-waits for its *parents*, parked at no gate, with a count of those that have not ended. Everything here is pure: a
-backend reads and locks what a rule needs, and writes what it returns (``backends.groups``).
+waits for its *parents*, parked at no gate, with a count of those that hold it up: that have not ended, and, after an
+operator has brought the child back, those whose failure had ended it. Everything here is pure: a backend reads and
+locks what a rule needs, and writes what it returns (``backends.groups``).
 """
 
 from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -232,20 +233,39 @@ def waiting(task: Task, parents: int, due: int) -> Task:
     return task.replace(run_at=PARKED, due_at=due, gate=None, waits=parents)
 
 
-def after_parents(child: Task, ends: Sequence[tuple[Task, str]], now: int) -> Task:
-    """Return what a child becomes when these parents have ended, or were brought back, each given with its rule.
+def holds_up(parent: Task, rule: str | None) -> bool:
+    """Whether a child waits for a parent with this rule: until that has completed, or with the rule ``run`` has ended.
 
-    That may be itself: a child that waits for none any more is not held up by a parent that is brought back.
+    The end of a parent that has not completed ends a child with another rule. So only one that was brought back alone
+    waits for such a parent. A rule of None: the parent does not know of the child (any more).
+    """
+    if rule is None:
+        return False
+    return not parent.final or (parent.status is not Status.COMPLETED and rule != RUN)
+
+
+def live_parents(child_id: str, parents: Iterable[Task]) -> int:
+    """Return for how many of its parents, as they are now, a child has to wait that is brought back."""
+    return sum(holds_up(parent, dict(parent.flow.children).get(child_id)) for parent in parents if parent.flow)
+
+
+def after_parents(child: Task, changes: Sequence[tuple[Task, Task, str]], now: int) -> Task:
+    """Return what a child becomes by these changes of parents, each as before and after and with its rule.
+
+    They have ended, were brought back, or were deleted. That may be itself: a child that waits for none any more is not
+    held up by a parent that is brought back.
     """
     if child.status is not PENDING or not child.waits:
         return child
-    for parent, rule in ends:
+    for _, parent, rule in changes:
         if parent.final and parent.status is not Status.COMPLETED and rule != RUN:
             reason = f"not started: task {parent.task_id} ({parent.type}), for which it waits, {_WORDS[parent.status]}"
             ended = settle(child, Cancelled(reason), now)
             return ended if rule == CANCEL else ended.replace(status=Status.FAILED)
-    waits = max(0, child.waits + sum(-1 if parent.final else 1 for parent, _ in ends))
-    return child.replace(waits=waits) if waits else released(child, now)
+    waits = child.waits + sum(holds_up(after, rule) - holds_up(before, rule) for before, after, rule in changes)
+    if waits == child.waits:
+        return child
+    return child.replace(waits=waits) if waits > 0 else released(child, now)
 
 
 _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXPIRED: "expired"}
@@ -259,8 +279,13 @@ def released(child: Task, now: int) -> Task:
 
 
 def deleted(task: Task, now: int) -> Task:
-    """Return what a live task that is deleted counts as for its group and its children."""
-    return settle(task, Cancelled("deleted before its end"), now) if task.status not in FINAL else task
+    """Return what a task that is deleted counts as for its group and its children: cancelled, if it did not complete.
+
+    A child that was brought back alone may wait for one that has ended.
+    """
+    if task.status in FINAL:
+        return task if task.status is Status.COMPLETED else task.replace(status=Status.CANCELLED)
+    return settle(task, Cancelled("deleted before its end"), now)
 
 
 # ---- graphs -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.groups import live_parents
 from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import PENDING, SECOND, Status, Task
 from aiotaskq.core.validation import TEN_YEARS
@@ -48,7 +49,7 @@ class Store(Protocol):
 
 
 class Parent(msgspec.Struct, frozen=True):
-    """A task that has to end before the one that waits."""
+    """A task that has to end before the one that waits; one that did not complete, and failed it, has to be retried."""
 
     task_id: str
     name: str
@@ -76,7 +77,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """The version of the handler that began the task, and that no worker has; None where it has no steps."""
     gate: LimitState | None = None
     parents: tuple[Parent, ...] = ()
-    """Those that have not ended."""
+    """Those that hold it up."""
     behind: int = 0
     """How many of these there are."""
     ahead: int | None = None
@@ -187,7 +188,7 @@ async def waiting(store: Store, task: Task, counted: Counted | None = None) -> W
         return None
     found = why(task, await look(store, [task], now), now)
     if found is not None and found.reason == "parents" and task.flow is not None:
-        return replace(found, parents=await _parents(store, task.flow.parents))
+        return replace(found, parents=await _parents(store, task.task_id, task.flow.parents))
     if found is not None and found.reason == "ready":
         queues = (await store.backend.stats(now)).queues if counted is None else await counted()
         return replace(found, ahead=queues.get(task.queue, {}).get(str(PENDING)))
@@ -215,13 +216,13 @@ def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
     return Waiting(reason="sleeping", until=until)
 
 
-async def _parents(store: Store, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
-    """Return those of these tasks that have not ended."""
+async def _parents(store: Store, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
+    """Return those of these parents that hold up the child."""
     rows = await store.backend.get([task_id for task_id, _ in named])
     return tuple(
         Parent(task_id, name, None if row is None else row.status)
         for (task_id, name), row in zip(named, rows, strict=True)
-        if row is None or not row.final
+        if row is None or live_parents(child_id, [row])
     )
 
 

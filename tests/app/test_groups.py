@@ -26,6 +26,7 @@ from aiotaskq import (
 )
 from aiotaskq.backends.base import Change
 from aiotaskq.core.task import Status
+from aiotaskq.runtime.queue import bulk
 from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual
 from tests.support.machine import within
@@ -271,6 +272,47 @@ async def test_a_purge_counts_what_it_deletes(kit: tuple[App, Kit]) -> None:
     assert (await app.tq.purge(older_than=1), await app.tq.purge()) == (0, 2)
     with pytest.raises(ValidationError, match="only ended tasks are purged"):
         await app.tq.purge(status="running", dry_run=True)
+
+
+async def test_children_that_are_put_back_first_wait_for_their_parent(
+    kit: tuple[App, Kit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, made = kit
+    app.broken.add(1)
+    work = Workflow("w", then=app.report.call()).add("p", app.price.call(1))
+    for n in range(5):
+        work.add(f"c{n}", app.add.call(n), after="p")
+    started = await app.tq.start(work)
+    await made.drain()
+    app.broken.clear()
+    monkeypatch.setattr(bulk, "RETRY_CHUNK", 2)
+    update = app.tq.queue.backend.update
+
+    async def slow(changes: Sequence[Change]) -> list[bool]:
+        held = await update(changes)
+        if changes and changes[0].before.final:
+            await made.advance(1)  # what may run runs before more is put back
+        return held
+
+    monkeypatch.setattr(app.tq.queue.backend, "update", slow)
+    assert await app.tq.retry_many(status=["failed", "cancelled"]) == 6
+    await made.drain()
+    assert await started.result(within(60)) == [Total(100), *(Total(100 + n) for n in range(5))]
+    assert app.log[-1] == ("report", [100, *(100 + n for n in range(5))])
+
+
+async def test_one_child_that_is_put_back_waits_for_its_parent(kit: tuple[App, Kit]) -> None:
+    app, made = kit
+    app.broken.add(1)
+    started = await app.tq.start(chain(app.price.call(1), app.add.call(5)))
+    await made.drain()
+    parent, child = await started.tasks()
+    await app.tq.retry(child.task_id)
+    await made.advance(60)
+    assert await child.status() == "pending"
+    app.broken.clear()
+    await app.tq.retry(parent.task_id)
+    assert await started.result(within(60)) == [Total(100), Total(105)]
 
 
 async def test_a_group_whose_inner_groups_are_put_back_calls_back_once(kit: tuple[App, Kit]) -> None:

@@ -106,18 +106,39 @@ class Model:
                     below[name] = CANCELLED if rule == CANCEL else FAILED
                     continue
                 item.waits -= len(ended)
-                assert item.waits == sum(not self.items[each].final for each in item.parents)
+                assert item.waits == self.held_up(item)
             level = below
         self.count()
 
+    def held_up(self, item: Item) -> int:
+        """For how many of its parents a task that waits has to wait: a deleted one is none."""
+        found = [(self.items[each], kind) for each, kind in item.parents.items()]
+        return sum(
+            not parent.gone and (not parent.final or (parent.status is not COMPLETED and kind != RUN))
+            for parent, kind in found
+        )
+
+    def delete(self, name: str) -> None:
+        """What has not ended is cancelled; what had not completed ends the tasks that were brought back without it."""
+        item = self.items[name]
+        item.gone = True
+        if not item.final:
+            self.end([(name, CANCELLED)])
+        elif item.status is not COMPLETED:
+            waiting = {
+                n: i.parents[name] for n, i in self.items.items() if name in i.parents and i.waits and not i.gone
+            }
+            rules = {n: kind for n, kind in waiting.items() if self.items[n].status is PENDING and kind != RUN}
+            self.end([(n, CANCELLED if kind == CANCEL else FAILED) for n, kind in rules.items()])
+
     def bring_back(self, name: str) -> None:
-        """An operator's retry: it waits for live parents, and its children that still wait wait for it, too."""
+        """An operator's retry: it waits for its parents, and its children that still wait wait for it, too."""
         item = self.items[name]
         item.status = PENDING
-        item.waits = sum(not self.items[each].final for each in item.parents)
+        item.waits = self.held_up(item)
         for each in self.items.values():
             if name in each.parents and each.status is PENDING and each.waits and not each.gone:
-                each.waits += 1
+                each.waits = self.held_up(each)
         self.count()
 
     def counts(self, group_id: str) -> Counter[Status]:
@@ -265,9 +286,7 @@ class GraphMachine(RuleBasedStateMachine):
         self.now += SECOND
         if (name := self.model.pick(pick)) is not None:
             assert self.run(self.backend.delete([name])) == 1
-            item = self.model.items[name]
-            live, item.gone = not item.final, True
-            self.model.end([(name, CANCELLED)] if live else [])
+            self.model.delete(name)
 
     @precondition(lambda self: self.model.items)
     @rule(group_id=st.sampled_from((INNER, OUTER, OUTER)))

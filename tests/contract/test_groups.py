@@ -366,15 +366,6 @@ async def test_a_child_that_is_brought_back_waits_for_parents_that_have_not_ende
     assert await counts(backend, group_id) == (4, 0, 0, 0)
 
 
-async def test_a_child_that_is_brought_back_alone_runs_at_once(backend: Backend) -> None:
-    made = graph({"a": {}, "b": {"a": CANCEL}})
-    await pushed(backend, made)
-    (a,) = await claimed(backend)
-    await settled(backend, a, BROKEN)
-    await settled(backend, (await rows(backend, made))["b"], Requeued())
-    assert [task.type for task in await claimed(backend)] == ["b"]
-
-
 async def test_a_child_waits_again_for_a_parent_that_is_brought_back(backend: Backend) -> None:
     made = graph({"a": {}, "b": {}, "c": {"a": RUN, "b": RUN}})
     await pushed(backend, made)

@@ -116,6 +116,10 @@ async def test_a_child_names_the_parents_that_have_not_ended(tq: TaskQ) -> None:
     assert found.reason == "parents"
     assert [(each.name, each.status) for each in found.parents] == [("charge", "pending"), ("reserve", "pending")]
     assert found.parents[0].task_id == charge.task_id
+    await charge.cancel()
+    await tq.retry(ship.task_id)
+    alone = await why(tq, ship.task_id)
+    assert [(each.name, each.status) for each in alone.parents] == [("charge", "cancelled"), ("reserve", "pending")]
 
 
 async def test_a_task_that_no_worker_knows_says_so(tq: TaskQ) -> None:

@@ -231,28 +231,28 @@ class MemoryGroups(Groups):
         self.settle()
         self._gates.admit_touched()
 
-    def settle(self) -> None:
+    def settle(self, now: int = 0) -> None:
         """Do what follows from the changes that were noted, level by level."""
         if not self._ends:
             return
         ends, self._ends = self._ends, []
-        followed = shared.follow(
-            self, ends, max(after.due if after.ended_at is None else after.ended_at for _, after in ends)
-        )
+        now = max(now, *(after.due if after.ended_at is None else after.ended_at for _, after in ends))
+        followed = shared.follow(self, ends, now)
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
             self.heard(followed)
 
     def deleted(self, row: Task) -> None:
-        """Note that a row was deleted; if it was live, do what follows from its end."""
-        if row.flow is None or row.final:
+        """Note that a row was deleted, and do what follows from that."""
+        if row.flow is None:
             return
-        self._gates.touched.deleted([row])
-        after = deleted(row, max(next_seq(0), row.seq, row.began_at or 0))
-        if concerns(row, after):
+        if not row.final:
+            self._gates.touched.deleted([row])
+        after = deleted(row, now := max(next_seq(0), row.seq, row.began_at or 0))
+        if after is not row and (row.flow.group is not None or row.flow.children):
             self._ends.append((row, after))
-            self.settle()
+            self.settle(now)
 
     def _drop(self, group_id: str) -> int:
         """Drop a group that is in no other one, and the groups in it; return how many."""

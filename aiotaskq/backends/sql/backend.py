@@ -418,9 +418,7 @@ class SqlBackend(Backend):
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
-        if ended:  # these hold no slot, and no other task waits for them
-            return await self.database.write(lambda c: tasks_sql.delete_ended(c, ids))
-        deleted, *_ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched))
+        deleted, *_ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched, ended))
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

@@ -152,7 +152,7 @@ class GroupRows:
     # ---- what follows ----
 
     def waiting_again(self, change: Change) -> Change:
-        """Return a change that brings a child back: it is parked if some of its parents have not ended."""
+        """Return a change that brings a child back: it is parked if it has to wait for some of its parents."""
         if not waits_again(change.before, change.after):
             return change
         return msgspec.structs.replace(change, after=again(change.after, self))
@@ -170,6 +170,8 @@ class GroupRows:
         self._touched.grouped = True
 
     def deleted(self, tasks: Sequence[Task]) -> None:
-        """Do what follows from the ends of live tasks that are deleted."""
+        """Do what follows from the deletion of tasks."""
         for task in tasks:
-            self.changed([(task, deleted(task, max(next_seq(0), task.seq, task.began_at or 0)))])
+            after = deleted(task, now := max(next_seq(0), task.seq, task.began_at or 0))
+            if after is not task and task.flow is not None and (task.flow.group is not None or task.flow.children):
+                self.followed(follow(self, [(task, after)], now))

@@ -38,7 +38,7 @@ from aiotaskq.backends.sql.tasks import push, update_tasks
 from aiotaskq.backends.sql.usage import add_closed
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally
+from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, live_parents
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.usage import Usage, budget_gate
 
@@ -299,14 +299,15 @@ def _parents_of(flow: Flow | None) -> list[str]:
 
 
 def _missing_parents(connection: Connection, children: Sequence[_Child]) -> dict[str, str]:
-    """Return, by the id of the child, a parent that is gone, where fewer parents than it waits for have not ended."""
-    status: dict[str, str] = {}
+    """Return, by the id of the child, a parent that is gone, where fewer parents than it waits for hold it up."""
+    known: dict[str, Task] = {}
     for part in chunks(sorted({parent for child in children for parent in child.parents})):
-        found = connection.execute(select(c.task_id, c.status).where(c.task_id.in_(part)))
-        status |= {row.task_id: row.status for row in found}
+        for row in connection.execute(select(c.task_id, c.status, c.flow).where(c.task_id.in_(part))):
+            known[row.task_id] = Task(task_id=row.task_id, type="", status=row.status, flow=read_flow(row.flow)[0])
     lost = {}
     for child in children:
-        gone = next((parent for parent in child.parents if parent not in status), None)
-        if gone is not None and sum(status.get(parent) in LIVE for parent in child.parents) < child.waits:
+        gone = next((parent for parent in child.parents if parent not in known), None)
+        there = [known[parent] for parent in child.parents if parent in known]
+        if gone is not None and live_parents(child.task_id, there) < child.waits:
             lost[child.task_id] = gone
     return lost

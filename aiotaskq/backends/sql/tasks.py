@@ -446,27 +446,20 @@ def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) 
         value = connection.execute(query.where(column > value)).scalar()
 
 
-def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched) -> int:
-    flowing = select(TASKS).where(c.flow.is_not(None), c.status.in_(LIVE)).order_by(c.task_id).with_for_update()
-    live: list[Task] = []
+def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched, ended: bool) -> int:
+    """Delete rows, only those that have ended if ``ended``; return how many."""
+    there = [c.status.in_([str(status) for status in FINAL])] if ended else []
+    flowing = select(TASKS).where(c.flow.is_not(None), *there).order_by(c.task_id).with_for_update()
+    tied: list[Task] = []
     for part in chunks(sorted(ids)):
         rows = connection.execute(dialect_of(connection).by_id(flowing.where(c.task_id.in_(part))))
-        live += [to_task(row) for row in rows]
-    touched.dropped(connection, live)
+        tied += [to_task(row) for row in rows]
+    touched.dropped(connection, [task for task in tied if not task.final])
     deleted = 0
     for part in chunks(ids):
-        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part))).rowcount
+        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), *there)).rowcount
         drop_beside(connection, part)
-    GroupRows(connection, touched, push).deleted(live)
-    return deleted
-
-
-def delete_ended(connection: Connection, ids: Sequence[str]) -> int:
-    final = c.status.in_([str(status) for status in FINAL])
-    deleted = 0
-    for part in chunks(ids):
-        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), final)).rowcount
-        drop_beside(connection, part)
+    GroupRows(connection, touched, push).deleted(tied)
     return deleted
 
 

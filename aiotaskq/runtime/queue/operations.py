@@ -185,7 +185,11 @@ class Operations(ABC, Generic[Retried_co]):
         return total
 
     async def retry(self, task_id: str) -> Retried_co:
-        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict."""
+        """Put a failed, cancelled or expired task back, its retries unused. Raises NotFound, TaskConflict.
+
+        In a workflow it waits for those tasks before it that have not completed, or, with ``on_failure="run"``, have
+        not ended: the one that failed has to be retried, too.
+        """
         task = await self.get(task_id)
         if task.status not in RETRYABLE:
             raise TaskConflict(

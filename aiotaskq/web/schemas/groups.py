@@ -74,7 +74,7 @@ class MemberView(Struct):
     type: str | None
     status: Status | None
     error: Annotated[str, Meta(description="The kind of error")] | None
-    waits: Annotated[int, Meta(description="How many of its parents have not ended")]
+    waits: Annotated[int, Meta(description="For how many of its parents it waits")]
     parents: Annotated[list[str], Meta(description="The tasks for whose end it waits, or has waited")]
     children: Annotated[list[EdgeView], Meta(description="The tasks that wait for its end")]
     started_at: Time | None

@@ -145,8 +145,13 @@ async def test_a_child_that_is_brought_back_has_seen_the_ends_before(
     assert await end(backend, last, outcome=Requeued()) == [True]
     await backend.groups.cancelling(10)
     (last,) = await backend.find(TaskFilter(type="699"), 1)
-    assert (last.status, last.waits) == (Status.PENDING, 1)  # for c
+    assert (last.status, last.waits) == (Status.PENDING, 2)  # for a, which has not completed, and c
     await end(backend, c, outcome=Completed())
+    assert await claim(backend) == []
+    (a,) = await backend.get([a.task_id])
+    assert a is not None
+    assert await end(backend, a, outcome=Requeued()) == [True]
+    assert await end(backend, *await claim(backend), outcome=Completed()) == [True]
     assert ids(await claim(backend)) == [last.task_id]
 
 

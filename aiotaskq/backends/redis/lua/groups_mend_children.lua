@@ -23,20 +23,16 @@ local ids = {}
 for i, stamp in ipairs(stamps) do ids[i] = sub(stamp, 21) end
 load_states(ids)
 
--- A parent that is gone, if fewer of its parents than the row waits for have not ended.
-local function missing_parent(row, waits)
-  local names, live, gone = {}, 0, nil
+-- A parent that is gone, if fewer of its parents than the row waits for hold it up.
+local function missing_parent(id, row, waits)
+  local names, gone = {}, nil
   for i, parent in ipairs(gated.place_of(row).parents or {}) do names[i] = parent[1] end
   load_states(names)
   looked = looked + #names
   for _, name in ipairs(names) do
-    if not states[name] then
-      gone = gone or name
-    elseif LIVE[match(states[name], '^%S+')] then
-      live = live + 1
-    end
+    if not states[name] then gone = gone or name end
   end
-  return live < waits and gone
+  return gone and tools.live_parents(names, id) < waits and gone
 end
 
 for i, id in ipairs(ids) do
@@ -44,7 +40,7 @@ for i, id in ipairs(ids) do
   last = stamps[i]
   local row = parse(states[id])
   local waits = row and row.flow and row.status == 'pending' and tonumber(match(row.names, '^%S+ w(%d+) '))
-  local parent = waits and missing_parent(row, waits)
+  local parent = waits and missing_parent(id, row, waits)
   if parent then
     wrong = wrong + 1
     tools.add_parent(parent, 'deleted', 'cancelled', {{id, 'cancel'}})

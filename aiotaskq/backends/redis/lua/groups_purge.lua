@@ -1,5 +1,5 @@
--- ARGV: instant, limit. Deletes groups that ended before it, with the groups in them, and their lists of members. Returns
--- how many.
+-- ARGV: instant, limit. Deletes groups that ended before it, with the groups in them, and their lists of members.
+-- Returns how many.
 -- include: constants
 -- include: base
 -- include: head

@@ -116,8 +116,31 @@ local function group_tools()
     set_state(id, sub(state, 1, behind - 5) .. string.format('%04d', waits) .. sub(state, behind))
   end
 
+  -- Whether a child waits for a parent with this status: core.groups.holds_up. Its rule is nil where the parent does
+  -- not know of the child.
+  local function holds_up(status, rule)
+    return rule and (LIVE[status] or status ~= 'completed' and rule ~= 'run')
+  end
+
+  -- How many of the parents with these ids, whose states are loaded, hold a child up: core.groups.live_parents.
+  local function live_parents(ids, child)
+    local live = 0
+    for _, id in ipairs(ids) do
+      local row = states[id] and parse(states[id])
+      if row and row.flow and row.status ~= 'completed' then
+        local place = gated.place_of(row)
+        if not place.rules then
+          place.rules = {}
+          for _, edge in ipairs(place.children or {}) do place.rules[edge[1]] = edge[2] end
+        end
+        if holds_up(row.status, place.rules[child]) then live = live + 1 end
+      end
+    end
+    return live
+  end
+
   -- Note that a task which ended with this status is brought back. Its children that know of the end, and wait for
-  -- others, wait for it again.
+  -- others, wait for it again, unless they wait for it already.
   local function note_return(id, place, status, at)
     changed_at = math.max(changed_at, at or 0)
     if place.group then add_tally(place.group, status, -1) end
@@ -136,7 +159,7 @@ local function group_tools()
     end
     local ids = {}
     for _, edge in ipairs(place.children) do
-      if not unaware[edge[1]] then ids[#ids + 1] = edge[1] end
+      if not unaware[edge[1]] and not holds_up(status, edge[2]) then ids[#ids + 1] = edge[1] end
     end
     load_states(ids)
     for _, child in ipairs(ids) do
@@ -161,16 +184,25 @@ local function group_tools()
     end
   end
 
-  -- Return the state of a child that is brought back: it waits for those of its parents that have not ended.
+  -- Note that a task which ended without completing is deleted. A child that waits for it was brought back alone.
+  local function note_deleted(id, place, at)
+    changed_at = math.max(changed_at, at)
+    local ok, names = pcall(cjson.decode, place.names)
+    local waiting = {}
+    for _, edge in ipairs(place.children or {}) do
+      if edge[2] ~= 'run' then waiting[#waiting + 1] = edge end
+    end
+    if waiting[1] then add_parent(id, ok and tostring(names[1]) or '', 'cancelled', waiting) end
+  end
+
+  -- Return the state of a child that is brought back: it waits for those of its parents that hold it up.
   local function wait_again(id, state, row)
     local place = gated.place_of(row)
     if not place.parents then return state end
-    local ids, live = {}, 0
+    local ids = {}
     for i, parent in ipairs(place.parents) do ids[i] = parent[1] end
     load_states(ids)
-    for _, parent in ipairs(ids) do
-      if states[parent] and LIVE[match(states[parent], '^%S+')] then live = live + 1 end
-    end
+    local live = live_parents(ids, id)
     back[id] = noted
     forget(ids, id)
     if live == 0 then return state end
@@ -381,7 +413,7 @@ local function group_tools()
   known_group_tools = {
     parse_group = parse_group, save_group = save_group, read_group = read_group, add_tally = add_tally,
     add_parent = add_parent, note_end = note_end, note_return = note_return, wait_again = wait_again, follow = follow,
-    members_stay = members_stay,
+    note_deleted = note_deleted, live_parents = live_parents, members_stay = members_stay,
     set_now = function(now) changed_at = math.max(changed_at, now) end,
   }
   return known_group_tools
@@ -389,6 +421,9 @@ end
 
 -- Note that a task in a group, or with children, has ended with this status at this instant.
 function admission.note_final(id, place, status, at) group_tools().note_end(id, place, status, at) end
+
+-- Note that such a task, which had ended without completing, is deleted.
+function admission.note_deleted(id, place, at) group_tools().note_deleted(id, place, at) end
 
 -- Note a change of such a task between live and ended.
 function admission.note_change(id, place, before, after, at)

@@ -1,4 +1,4 @@
--- Delete a row and its keys. One that has not ended counts as cancelled at this instant.
+-- Delete a row and its keys. One that has not completed counts as cancelled at this instant.
 local function remove(id, row, now)
   unindex(id, row)
   if row.flow then
@@ -6,8 +6,15 @@ local function remove(id, row, now)
     for i = 1, n do gated.touch(keys[i]) end
     local left = gated.holds_back(row)
     if left then gated.touch(left) end
-    local place = LIVE[row.status] and gated.place_of(row)
-    if place and place.tied then admission.note_final(id, place, 'cancelled', math.max(now, tonumber(row.seq))) end
+    local place = row.status ~= 'completed' and gated.place_of(row)
+    if place and place.tied then
+      local at = math.max(now or 0, tonumber(row.seq))
+      if LIVE[row.status] then
+        admission.note_final(id, place, 'cancelled', at)
+      else
+        admission.note_deleted(id, place, at)
+      end
+    end
   end
   set_state(id, false)
   if not row.keyed then return end
