@@ -202,8 +202,6 @@ class Metrics:
             self._counters["refused"].labels(*labels).inc()
             return
         self._counters["lost"].labels(*labels).inc()
-        if task.status in (Status.FAILED, Status.CANCELLED):  # poison, or cancelled and its worker had gone
-            self._counters[str(task.status)].labels(*labels).inc()
 
     def _fired(self, event: Event) -> None:
         self._lateness.labels(*self._labels.of(event.task)).observe(max(0.0, event.detail["lateness"]))

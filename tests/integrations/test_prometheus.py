@@ -225,6 +225,7 @@ async def test_each_event_is_counted_where_it_belongs() -> None:
     emit, task = tq.registered.events.emit, new_task("t", now=0)
     emit("lost", 0, task)  # its worker died, it is tried again
     emit("lost", 0, task.replace(status=Status.FAILED))  # for the third time
+    emit("failed", 0, task.replace(status=Status.FAILED))
     emit("lost", 0, task.replace(status=Status.RUNNING))  # its own worker was late
     for name in ("cancelled", "expired", "released", "unknown", "timeout"):
         emit(name, 0, task)

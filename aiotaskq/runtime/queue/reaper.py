@@ -62,7 +62,10 @@ class Reaper:
                 log_outcome(task, outcome, after, now)
                 if settled is not None:
                     settled(task, outcome, after)
-                self._events.emit("expired" if after.status is Status.EXPIRED else "lost", now, after)
+                if type(outcome) is not Expired:
+                    self._events.emit("lost", now, after)
+                if after.final:
+                    self._events.emit(str(after.status), now, after)
         return len(late) == LIMIT
 
     async def _remove_dead(self, now: int) -> None:

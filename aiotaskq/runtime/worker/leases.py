@@ -171,8 +171,13 @@ class Leases:
             self._reap_from = ticks + int(self._worker.lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        reaped = None if self._worker.tally is None else self._worker.tally.reaped
-        if await self._queue.reaper.reap(then=self._worker.follow_ups, settled=reaped):
+        tally = self._worker.tally
+        more = await self._queue.reaper.reap(
+            then=self._worker.follow_ups, settled=None if tally is None else tally.reaped
+        )
+        if tally is not None:
+            tally.write_lost()
+        if more:
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)

@@ -9,7 +9,7 @@ from aiotaskq.backends.history import History
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
-from aiotaskq.core.outcome import Completed, Expired, Outcome, Released
+from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.usage import Usage, summed
@@ -32,6 +32,7 @@ class Tally:
         Always the same list."""
         self._sums: dict[Key, Sums] = {}
         self._poller = Poller("history", self._round, clock)
+        self._urgent = False
         self._unset: Callable[[], None] | None = None  # cancels the timer that wakes the poller
 
     async def start(self) -> None:
@@ -57,7 +58,7 @@ class Tally:
         self.collect()
         if not self._sums:
             return
-        sums, self._sums = self._sums, {}
+        sums, self._sums, self._urgent = self._sums, {}, False
         periods = [sums[key].period(key) for key in sums]
         try:
             await self._history.add(periods)
@@ -84,10 +85,17 @@ class Tally:
         sums = self._sums_for(self._clock.now(), task.queue, task.type, USED)
         sums.usage = summed(sums.usage, more)
 
-    def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
-        """Count a task that has expired, or the run of a worker that is dead."""
+    def reaped(self, before: Task, _outcome: Outcome, after: Task) -> None:
+        """Count a task that has expired, or the run of a worker that is dead: as lost, or by how the task has ended."""
         if (at := settled_at(before, after)) is not None:
-            self._sums_for(at, after.queue, after.type, "expired" if type(outcome) is Expired else "lost").n += 1
+            kind = "lost" if after.status is Status.PENDING else str(after.status)
+            self._sums_for(at, after.queue, after.type, kind).n += 1
+            self._urgent = self._urgent or kind != Status.EXPIRED
+
+    def write_lost(self) -> None:
+        """Write soon what was counted of dead workers: the next run of such a task may end this process, too."""
+        if self._urgent:
+            self._poller.wake()
 
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)

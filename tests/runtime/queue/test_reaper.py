@@ -14,6 +14,7 @@ from aiotaskq import (
 )
 from aiotaskq.backends import connect
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.outcome import ALONE, MAX_CRASHES
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.queue.queue import Queue
 from tests.runtime.queue.reaping import reap
@@ -59,6 +60,26 @@ async def test_a_reaper_leaves_what_living_workers_hold(tmp_path: Path) -> None:
     clock.step(1)
     await queue.reaper.reap()
     assert [(await queue.get(task_id)).crashes for task_id in ids] == [0, 1, 1]
+    await backend.close()
+
+
+async def test_poison_is_told_as_lost_and_as_failed(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    backend = connect(f"sqlite:///{tmp_path}/v.db")
+    queue = Queue(backend, clock)
+    events: list[str] = []
+    for name in ("lost", "failed"):
+        queue.events.on(name, lambda event: events.append(event.name))
+    assert backend.workers is not None
+    task_id = await queue.push_task({"type": "t"})
+    for number in range(MAX_CRASHES):
+        owner = f"dead{number}{ALONE}"
+        await backend.workers.register(worker_info(owner, seen_at=clock.now(), lease_until=clock.now() + SECOND))
+        assert len(await backend.claim(owner, clock.now(), 1)) == 1
+        clock.step(2)
+        await queue.reaper.reap()
+    assert (await queue.get(task_id)).status is Status.FAILED
+    assert events == ["lost"] * MAX_CRASHES + ["failed"]
     await backend.close()
 
 

@@ -11,7 +11,17 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.history import MINUTE, Period, begin_of
-from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle
+from aiotaskq.core.outcome import (
+    ALONE,
+    MAX_CRASHES,
+    Completed,
+    Expired,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Released,
+    settle,
+)
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.worker.tally import MANY, Tally
@@ -95,6 +105,25 @@ async def test_each_kind_of_outcome_is_counted_and_what_was_given_back_is_not(
         "completed": 1,
     }
     assert found["mail", "default", "retried"].run_us == 3 * SECOND
+
+
+async def test_what_a_dead_worker_held_is_lost_or_counts_by_how_it_ended(tally: Tally, backend: MemoryBackend) -> None:
+    def reaped(task: Task, outcome: Outcome) -> None:
+        tally.reaped(task, outcome, settle(task, outcome, START + SECOND))
+
+    running = run().replace(ended_at=None)
+    reaped(running, LeaseExpired())
+    reaped(running.replace(crashes=MAX_CRASHES - 1, lease_owner=f"w{ALONE}"), LeaseExpired())
+    reaped(running.replace(cancel_requested=True), LeaseExpired())
+    waiting = running.replace(status=Status.PENDING, began_at=None, expires_at=START)
+    reaped(waiting, Expired())
+    found = await written(tally, backend)
+    assert {kind: period.n for (_, _, kind), period in found.items()} == {
+        "lost": 1,
+        "failed": 1,
+        "cancelled": 1,
+        "expired": 1,
+    }
 
 
 async def test_what_was_put_off_has_waited_since_it_was_due(tally: Tally, backend: MemoryBackend) -> None:
