@@ -12,8 +12,8 @@ from sqlalchemy import Engine, event
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Bounds, GateChange
-from tests.contract.test_gates import MINUTE, claimed, counts, gated, settled
 from tests.support.backends import Store
+from tests.support.gated import MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW
 
 

@@ -2,61 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
-
 import pytest
 from msgspec.structs import asdict
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
-from aiotaskq.core.gate import Bounds, Flow, GateChange, GateState
+from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task
-from tests.support.backends import Store
-from tests.support.rows import LEASE, NOW, ids, new, read
-
-MINUTE = 60 * SECOND
-DONE = Completed()
-CAP_1, CAP_2 = Bounds(cap=1), Bounds(cap=2)
-
-_seqs = itertools.count(NOW)
-
-
-def gated(*gates: tuple[str, Bounds], due: int = NOW, weight: int = 1, **fields: Any) -> Task:
-    """A task parked at the first of these gates."""
-    task = new(flow=Flow(gates=gates or (("g", CAP_1),), weight=weight), seq=next(_seqs), **fields)
-    return parked(task, due)
-
-
-async def claimed(backend: Backend, now: int = NOW + SECOND, limit: int = 100) -> list[Task]:
-    return await backend.claim("o", now, limit, lease_until=LEASE)
-
-
-async def settled(backend: Backend, task: Task, outcome: Outcome = DONE, now: int = NOW + SECOND) -> Task:
-    after = settle(task, outcome, now)
-    assert await backend.update([Change(task, after)]) == [True]
-    return after
-
-
-def wait(seconds: float) -> Backoff:
-    """A back-off of so many seconds."""
-    return Backoff(base=seconds, factor=1.0, jitter=False)
-
-
-async def state(backend: Backend, key: str = "g") -> GateState:
-    (found,) = await backend.gates.find([key])
-    return found
-
-
-async def counts(backend: Backend, key: str = "g") -> tuple[int, int]:
-    """How many hold a slot, and how many wait."""
-    found = await state(backend, key)
-    return found.held, found.waiting
-
+from aiotaskq.core.task import SECOND, Status
+from tests.support.gated import CAP_1, CAP_2, DONE, MINUTE, claimed, counts, gated, settled, state, wait
+from tests.support.rows import NOW, ids, new, read
 
 # ---- push, claim, end ------------------------------------------------------------------------------------------------
 
@@ -411,82 +368,3 @@ async def test_a_cancel_between_two_gates_gives_the_slot_of_the_first_to_the_nex
     await settled(backend, await read(backend, tasks[1]), Cancelled())
     assert await counts(backend, "tenant:a") == (1, 0)
     assert await counts(backend, "all") == (1, 1)
-
-
-# ---- deletes, pauses, mending ----------------------------------------------------------------------------------------
-
-
-async def test_a_delete_frees_the_slot_for_the_next_sweep(backend: Backend) -> None:
-    first, second = gated(), gated()
-    await backend.push([first, second])
-    assert await backend.delete([first.task_id]) == 1
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert ids(await claimed(backend)) == [second.task_id]
-
-
-async def test_a_paused_queue_holds_no_slot(backend: Backend) -> None:
-    asleep, awake = gated(queue="a"), gated(queue="b")
-    await backend.push([asleep, awake])
-    await backend.set_paused("a", True)
-    await backend.gates.admit(NOW + SECOND, 10)
-    (task,) = await claimed(backend)
-    assert task.task_id == awake.task_id
-    await settled(backend, task)
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert await counts(backend) == (0, 1)
-    await backend.set_paused("a", False)
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert ids(await claimed(backend)) == [asleep.task_id]
-
-
-async def test_mend_deletes_gates_without_a_use(backend: Backend) -> None:
-    await backend.push([gated()])
-    await backend.gates.change("kept", GateChange(bounds={"cap": 2}), NOW)
-    (running,) = await claimed(backend)
-    await backend.gates.mend(NOW)
-    assert [each.gate.key for each in await backend.gates.find()] == ["g", "kept"]
-    await settled(backend, running)
-    await backend.gates.mend(NOW)
-    assert [each.gate.key for each in await backend.gates.find()] == ["kept"]
-
-
-async def test_mend_deletes_a_gate_that_is_as_a_new_one(backend: Backend) -> None:
-    await backend.push([gated(("rate", Bounds(interval=SECOND)), ("g", CAP_1))])
-    await backend.gates.change("closed", GateChange(closed_until=NOW + MINUTE), NOW)
-    (running,) = await claimed(backend)
-    await settled(backend, running)
-    full_at = (await state(backend, "rate")).gate.tat
-    assert full_at > NOW
-    for now, left in (
-        (full_at - 1, ["closed", "rate"]),
-        (full_at, ["closed"]),
-        (NOW + MINUTE - 1, ["closed"]),
-        (NOW + MINUTE, []),
-    ):
-        assert await backend.gates.mend(now) == 0
-        assert [each.gate.key for each in await backend.gates.find()] == left
-
-
-async def test_mend_frees_the_slot_of_a_row_that_another_program_deleted(sql_store: Store) -> None:
-    backend = sql_store.backend
-    first, second = gated(), gated()
-    await backend.push([first, second])
-    sql_store.execute("DELETE FROM task_queue WHERE task_id = :id", id=first.task_id)
-    assert await counts(backend) == (0, 1)
-    assert await backend.gates.mend(NOW) == 1
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert ids(await claimed(backend)) == [second.task_id]
-
-
-async def test_a_gate_deleted_by_another_program_has_the_bounds_of_its_tasks(sql_store: Store) -> None:
-    backend = sql_store.backend
-    await backend.push([gated(("g", CAP_2)) for _ in range(4)])
-    sql_store.execute("DELETE FROM aiotaskq_gate")
-    (running, _) = await claimed(backend)
-    await settled(backend, running)
-    await backend.gates.mend(NOW)
-    await backend.gates.admit(NOW + SECOND, 10)
-    assert await counts(backend) == (2, 1)
-
-
-# ---- many at once ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.errors import QueueFull
-from tests.contract.test_gates import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled
+from tests.support.gated import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW, new
 
 

@@ -237,7 +237,7 @@ class MemoryGates(Gates):
             for task in [task for task in self.rows.values() if task.queue == queue and task.flow and not task.final]:
                 if not paused and (at := at_gate(task)) is not None:
                     self.touched.due[at] = None
-                elif paused and task.status is PENDING and not task.parked:
+                elif paused and task.status is PENDING and slots(task):
                     self.move(task, parked_again(task))
             self.admit_touched()
 

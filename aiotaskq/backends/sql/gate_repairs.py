@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Connection, String, bindparam, delete, false, func, select
+from sqlalchemy import BigInteger, Connection, String, bindparam, delete, false, func, select, update
 
 from aiotaskq.backends.sql.claim_statements import PAUSED, PENDING
+from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_statements import LIVE, PARKED_AT, STATUS, WAITS, locked, remove_slots
-from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS
+from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
+from aiotaskq.core.gate import PARKED, Bounds
+from aiotaskq.core.parking import holds_back, parked_again, slots
+from aiotaskq.core.task import Task
 
 c, g, s = TASKS.c, GATES.c, SLOTS.c
 
@@ -21,12 +25,17 @@ _NOW: Final = bindparam("now", type_=BigInteger)
 _QUEUE: Final = bindparam("queue", type_=String)
 _READY_AT: Final = (c.run_at < PARKED_AT, STATUS == PENDING, c.queue == _QUEUE)
 _HELD_OF: Final = select(g.key).where(select(c.task_id).where(c.live_gate == g.key, *_READY_AT).exists())
-_SLEEPERS: Final = (
-    select(c.task_id, c.flow, c.live_gate)
-    .where(c.live_gate.in_(_KEYS), *_READY_AT)
-    .order_by(c.task_id)
-    .with_for_update(skip_locked=True)
+_HELD_BEYOND_OF: Final = (
+    select(s.gate)
+    .select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    .where(STATUS == PENDING, c.queue == _QUEUE)
+    .distinct()
 )
+_READY: Final = select(c.task_id).where(c.run_at < PARKED_AT, STATUS == PENDING)
+_BEYOND: Final = select(s.task_id)
+_UNSTARTED: Final = select(c.task_id, c.flow, c.gate, c.run_at, c.due_at).where(STATUS == PENDING)
+_PLACE: Final = ("run_at", "due_at", "gate", "live_gate")
+_PARK: Final = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
 _WAIT: Final = select(c.task_id).where(c.live_gate == g.key, c.run_at == PARKED_AT, STATUS == PENDING)
 _AWAITED: Final = select(g.key).where(_WAIT.where(c.queue == _QUEUE).exists())
 _FORGOTTEN: Final = select(g.key).where(_WAIT.exists(), g.next_at.is_(None))
@@ -51,19 +60,53 @@ def paused(connection: Connection) -> list[str]:
     return [row[0] for row in run(connection, PAUSED, {}).fetchall()]
 
 
-def paused_with_ready(connection: Connection) -> list[str]:
-    """Return the paused queues of which tasks are ready behind gates: a process has died while it paused them."""
-    return [queue for queue in paused(connection) if keys_with_ready(connection, queue)]
+def paused_with_slots(connection: Connection) -> list[str]:
+    """Return the paused queues of which waiting tasks hold slots: a process has died while it paused them."""
+    return [queue for queue in paused(connection) if held_by_waiting(connection, queue)]
 
 
-def keys_with_ready(connection: Connection, queue: str) -> list[str]:
-    """Return the gates behind which tasks of a queue are ready."""
-    return [row[0] for row in run(connection, _HELD_OF, {"queue": queue}).fetchall()]
+def held_by_waiting(connection: Connection, queue: str) -> list[str]:
+    """Return the gates of which tasks of a queue hold a slot that have not started."""
+    found = [run(connection, query, {"queue": queue}).fetchall() for query in (_HELD_OF, _HELD_BEYOND_OF)]
+    return sorted({row[0] for rows in found for row in rows})
 
 
-def ready_behind(connection: Connection, keys: Sequence[str], queue: str) -> list[tuple[str, str | None, str]]:
-    """Lock the tasks of a queue that are ready behind these gates; return their ids, flows and gates."""
-    return [(row[0], row[1], row[2]) for row in connection.execute(_SLEEPERS, {"keys": keys, "queue": queue})]
+def park_unstarted(connection: Connection, keys: Collection[str], queue: str | None = None) -> dict[str, Bounds | None]:
+    """Park the tasks that have passed these gates and have not started; return the gates at which others may pass.
+
+    With ``queue`` only those of this queue. The gates are locked. A task that another transaction has locked is left:
+    it is about to start, or to end.
+    """
+    ids: set[str] = set()
+    of_queue = () if queue is None else (c.queue == queue,)
+    for part in chunks(sorted(keys)):
+        for query in (_READY.where(c.live_gate.in_(part), *of_queue), _BEYOND.where(s.gate.in_(part))):
+            ids.update(connection.execute(query).scalars())
+    freed: dict[str, Bounds | None] = {}
+    rows: list[dict[str, Any]] = []
+    for part in chunks(sorted(ids)):
+        query = _UNSTARTED.where(c.task_id.in_(part), *of_queue).order_by(c.task_id).with_for_update(skip_locked=True)
+        for row in connection.execute(dialect_of(connection).by_id(query)):
+            task = _task(row)
+            if task is None or not slots(task):
+                continue
+            after = parked_again(task)
+            assert task.flow is not None
+            touched = (*slots(task), holds_back(task), after.gate)
+            freed |= {key: bounds for key, bounds in task.flow.gates if key in touched}
+            values = (PARKED, after.due_at, after.gate, after.gate)
+            rows.append({"b_id": task.task_id, **dict(zip(_PLACE, values, strict=True))})
+    if rows:
+        connection.execute(_PARK, rows)
+        remove_slots(connection, [row["b_id"] for row in rows])
+    return freed
+
+
+def _task(row: Any) -> Task | None:
+    flow = None if row.flow is None else decode_flow(row.flow)
+    if flow is None or not flow.gates:
+        return None
+    return Task(task_id=row.task_id, type="", run_at=row.run_at, due_at=row.due_at, flow=flow, gate=row.gate)
 
 
 def awaited(connection: Connection, queue: str) -> list[str]:

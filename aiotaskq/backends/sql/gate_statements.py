@@ -424,8 +424,6 @@ _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
 CLAIM_PASSING: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
 _MOVE_TO_NEXT: Final = update(TASKS).ordered_values((c.due_at, UNPARKED[0][1]), (c.gate, _GATE), (c.live_gate, _GATE))
-_PARK: Final = ((c.due_at, c.run_at), (c.run_at, PARKED_AT))
-_PARK_HERE: Final = update(TASKS).ordered_values(*_PARK)
 
 
 def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) -> set[str]:
@@ -476,15 +474,3 @@ def add_slots(connection: Connection, slots: Sequence[tuple[str, str]]) -> None:
     """Add slots, as keys of gates and ids of tasks."""
     if slots:
         insert_new(connection, SLOTS, ("gate", "task_id"), slots)
-
-
-def park(connection: Connection, here: Sequence[str], back: Mapping[str, str]) -> None:
-    """Park ready tasks: those of ``here`` at the gate that they are at, those of ``back`` at its gate, by id."""
-    dialect = dialect_of(connection)
-    dialect.set_on(connection, _PARK_HERE, here, {})
-    for part in chunks(list(back)):
-        first = case({task_id: back[task_id] for task_id in part}, value=c.task_id)
-        statement = (
-            update(TASKS).where(c.task_id.in_(part)).ordered_values(*_PARK, (c.gate, first), (c.live_gate, first))
-        )
-        connection.execute(dialect.by_id(statement))

@@ -53,7 +53,7 @@ class SqlGates(Gates):
         return await self._database.read(sql.next_at)
 
     async def mend(self, now: int) -> int:
-        for queue in await self._database.read(repairs.paused_with_ready):
+        for queue in await self._database.read(repairs.paused_with_slots):
             await self.pause(queue)
         forgotten = await self._database.read(repairs.forgotten)
         await self.make_due({key: _bounds(key, text) for key, text in forgotten.items()})
@@ -223,8 +223,8 @@ class SqlGates(Gates):
             await self._after(await self._database.write(lambda c, keys=part: body(c, keys)))  # type: ignore[misc]
 
     async def pause(self, queue: str) -> None:
-        """Park the ready tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
-        await self._park(queue, await self._database.read(lambda c: repairs.keys_with_ready(c, queue)))
+        """Park the tasks of a queue that is paused by now, and make the gates due of which they had a slot."""
+        await self._park(queue, await self._database.read(lambda c: repairs.held_by_waiting(c, queue)))
 
     async def _park_given_back(self, queues: Mapping[str, Collection[str]]) -> None:
         """Park the tasks that were given back to a paused queue; ``queues`` are the queues and the gates of such tasks.
@@ -238,7 +238,7 @@ class SqlGates(Gates):
 
     async def _park(self, queue: str, keys: Collection[str]) -> None:
         for part in chunks(sorted(keys)):
-            freed = await self._database.write(lambda c, keys=part: park_ready(c, keys, queue))  # type: ignore[misc]
+            freed = await self._database.write(lambda c, keys=part: park_paused(c, keys, queue))  # type: ignore[misc]
             await self.make_due(freed)
 
     async def resume(self, queue: str) -> None:
@@ -270,26 +270,14 @@ def _claimed(connection: Connection, claim: Claim, admitted: Admitted | None) ->
     return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)), heads)
 
 
-def park_ready(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:
-    """Park the tasks of a paused queue that are ready behind these gates; return the gates whose slots are free now."""
+def park_paused(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:
+    """Park the tasks of a paused queue that hold slots of these gates and have not started.
+
+    Return the gates at which others may pass now.
+    """
     admission = SqlAdmission(connection, 0, {})
     admission.lock(keys)  # an admission under way may not see the pause yet
-    freed: dict[str, Bounds | None] = {}
-    here: list[str] = []
-    back: dict[str, str] = {}
-    for task_id, text, gate in repairs.ready_behind(connection, keys, queue):
-        flow = None if text is None else decode_flow(text)
-        if flow is None:
-            continue
-        freed |= dict(flow.gates)
-        first = flow.gates[0][0]
-        if first == gate:
-            here.append(task_id)
-        else:
-            back[task_id] = first
-    sql.park(connection, here, back)
-    sql.remove_slots(connection, list(back))
-    return freed
+    return repairs.park_unstarted(connection, keys, queue)
 
 
 def _sweep(connection: Connection, keys: Sequence[str], now: int) -> Admitted:

@@ -7,7 +7,6 @@ are free.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, select, update
@@ -15,30 +14,21 @@ from sqlalchemy import Connection, bindparam, select, update
 from aiotaskq.backends.admission import NOT_USED_UP
 from aiotaskq.backends.sql import gate_statements as gates_sql
 from aiotaskq.backends.sql.admission import Admitted, SqlAdmission
-from aiotaskq.backends.sql.claim_statements import PENDING
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gate_statements import PARKED_AT, STATUS
-from aiotaskq.backends.sql.rows import GROUPS, SLOTS, TASKS, decode_flow, json_text, read_flow, read_usage
+from aiotaskq.backends.sql.gate_repairs import park_unstarted
+from aiotaskq.backends.sql.rows import GROUPS, TASKS, json_text, read_flow, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.core.gate import PARKED, Bounds, Gate
+from aiotaskq.core.gate import Bounds, Gate
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.parking import holds_back, parked_again, slots
-from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, is_used_up, risen, summed
 
 Known = Mapping[str, Bounds | None]
 
-c, g, s = TASKS.c, GROUPS.c, SLOTS.c
+c, g = TASKS.c, GROUPS.c
 _READ = select(c.task_id, c.usage, c.flow)
 _WRITE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
 _READ_GROUPS = select(g.group_id, g.parent_id, g.usage, g.budget).order_by(g.group_id).with_for_update()
 _WRITE_GROUP = update(GROUPS).where(g.group_id == bindparam("b_id")).values(usage=bindparam("usage"))
-_HERE = select(c.task_id).where(c.run_at < PARKED_AT, STATUS == PENDING)
-_BEYOND = select(s.task_id)
-_UNSTARTED = select(c.task_id, c.flow, c.gate, c.run_at, c.due_at).where(STATUS == PENDING)
-_PLACE = ("run_at", "due_at", "gate", "live_gate")
-_PARK = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
 
 
 def write_usage(connection: Connection, new: Sequence[NewNotes]) -> Known:
@@ -111,43 +101,7 @@ def close_gates(connection: Connection, group_ids: Iterable[str]) -> Known:
             admission.gates[key] = replace(gate, closed_until=USED_UP_UNTIL, next_at=USED_UP_UNTIL)
     freed = park_unstarted(connection, keys)
     admission.end()
-    return freed
-
-
-def park_unstarted(connection: Connection, keys: Collection[str]) -> Known:
-    """Park the tasks that have passed these gates and have not started; return the gates at which others may pass.
-
-    The gates are locked. A task that another transaction has locked is left: it is about to start, or to end.
-    """
-    ids: set[str] = set()
-    for part in chunks(sorted(keys)):
-        for query in (_HERE.where(c.live_gate.in_(part)), _BEYOND.where(s.gate.in_(part))):
-            ids.update(connection.execute(query).scalars())
-    freed: dict[str, Bounds | None] = {}
-    rows: list[dict[str, Any]] = []
-    for part in chunks(sorted(ids)):
-        query = _UNSTARTED.where(c.task_id.in_(part)).order_by(c.task_id).with_for_update(skip_locked=True)
-        for row in connection.execute(dialect_of(connection).by_id(query)):
-            task = _task(row)
-            if task is None or not slots(task):
-                continue
-            after = parked_again(task)
-            assert task.flow is not None
-            touched = (*slots(task), holds_back(task), after.gate)
-            freed |= {key: bounds for key, bounds in task.flow.gates if key in touched}
-            values = (PARKED, after.due_at, after.gate, after.gate)
-            rows.append({"b_id": task.task_id, **dict(zip(_PLACE, values, strict=True))})
-    if rows:
-        connection.execute(_PARK, rows)
-        gates_sql.remove_slots(connection, [row["b_id"] for row in rows])
     return {key: bounds for key, bounds in freed.items() if key not in keys}
-
-
-def _task(row: Any) -> Task | None:
-    flow = None if row.flow is None else decode_flow(row.flow)
-    if flow is None or not flow.gates:
-        return None
-    return Task(task_id=row.task_id, type="", run_at=row.run_at, due_at=row.due_at, flow=flow, gate=row.gate)
 
 
 def write_budget(connection: Connection, group: GroupState, now: int) -> tuple[Admitted | None, Known]:

@@ -18,7 +18,7 @@ from aiotaskq.backends.sql.claim import Claim, stats
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
 from aiotaskq.backends.sql.gate_statements import ReadAhead
-from aiotaskq.backends.sql.gates import park_ready
+from aiotaskq.backends.sql.gates import park_paused
 from aiotaskq.backends.sql.insert import filled, insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows, to_task
@@ -295,7 +295,7 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 
     def verb(count: int) -> Verb:
         keys = sorted(f"asleep:{n}" for n in range(count))
-        return lambda connection: len(park_ready(connection, keys, "asleep"))
+        return lambda connection: len(park_paused(connection, keys, "asleep"))
 
     freed, few = cost(engine, verb(2))
     assert freed == 3

@@ -24,7 +24,7 @@ local function close_budget(group)
   load_states(ids)
   for _, id in ipairs(ids) do
     local row = parse(states[id])
-    if row and row.status == 'pending' then admission.park(id, row, true) end
+    if row and row.status == 'pending' then admission.park(id, row) end
   end
 end
 

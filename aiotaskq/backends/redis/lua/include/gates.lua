@@ -442,10 +442,9 @@ function admission.write_unclaimed()
   call_in_chunks('HSET', 'state', written_rows)
 end
 
--- Park a pending row at its first gate, if it is not parked: its slots are for others. With `again` also one that is
--- parked behind that gate.
-function admission.park(id, row, again)
-  if not row.flow or gated.is_parked(row) and not again then return end
+-- Park a pending row that holds slots at its first gate: they are for others.
+function admission.park(id, row)
+  if not row.flow then return end
   local place, keys, n = gated.place_of(row), gated.slots_of(row)
   if n == 0 then return end
   local left = gated.holds_back(row)
