@@ -151,7 +151,7 @@ async def test_it_wakes_another_consumer_for_the_tasks_that_become_due(direct: D
 
 async def test_the_queue_is_joined_when_all_have_ended(direct: DirectBackend) -> None:
     tasks = [await pushed(direct) for _ in range(3)]
-    queue: asyncio.Queue[Task] = direct.queue  # type: ignore[attr-defined]
+    queue: asyncio.Queue[Task] = direct.queues["default"]  # type: ignore[attr-defined]
     joined = asyncio.ensure_future(queue.join())
     before = None
     for expected in (*ids(tasks), None):

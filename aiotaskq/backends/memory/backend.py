@@ -1,4 +1,4 @@
-"""The memory backend: rows in a dict, and an asyncio.Queue of the pending ones. Nothing survives the process.
+"""The memory backend: rows in a dict, and an asyncio.Queue for each named queue. Nothing survives the process.
 
 Every verb runs under one lock and never suspends, so that an event loop and threads can share one queue.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
-
-from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
@@ -22,7 +20,7 @@ from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
-from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.steps import MemorySteps
@@ -30,7 +28,7 @@ from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects, same_push
+from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
 
@@ -49,19 +47,20 @@ class MemoryBackend(DirectBackend):
         self.keep_beside(MemorySideRows(self._lock))
         self._tasks: dict[str, Task] = {}
         self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
-        self.queue = TaskQueue(rows=self._tasks, lock=self._lock, taken=self._start)
-        self.enqueue, self.attended = self.queue.enqueue, self.queue.attended
-        self.gates: MemoryGates = MemoryGates(self._tasks, self.queue.paused, self._lock, self._move, self.listeners)
-        self._running = Running(self._tasks)
+        self.queues = Queues(self._tasks, self._lock)
+        self._lock.enter = self._insert
+        self.enqueue, self.attended = self.queues.enqueue, self.queues.attended
+        self.gates: MemoryGates = MemoryGates(self._tasks, self.queues.paused, self._lock, self._move, self.listeners)
+        self._running = Running(self._tasks, objects)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self.steps.by_task, self._lock)
         self.groups: MemoryGroups = MemoryGroups(
             self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, self._ended
         )
-        self._reads = Reads(self._tasks, self._keys, self.queue)
+        self._reads = Reads(self._tasks, self._keys, self.queues)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
-        return Arrivals(self.queue, queues)
+        return Arrivals(self.queues, queues)
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         with self._lock:
@@ -89,8 +88,11 @@ class MemoryBackend(DirectBackend):
 
     def insert(self, task: Task) -> Task:
         with self._lock:
-            stored = self._insert(task) if task.flow is None else self._push([task])[0]
-            self.gates.admit_touched()
+            if task.flow is None:
+                stored = self._insert(task)
+            else:
+                (stored,) = self._push([task])
+                self.gates.admit_touched()
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored
@@ -99,7 +101,11 @@ class MemoryBackend(DirectBackend):
         # Most tasks have no keys. To ask the index for each, here and below, would slow a push by a fifth.
         keyed = task.unique_key is not None or task.idempotency_key is not None or task.flow is not None
         if not keyed and task.status is PENDING and task.task_id not in self._tasks:
-            self.queue.enter(task)
+            self._tasks[task.task_id] = task
+            if task.expires_at is None and task.run_at <= task.seq:
+                self.queues[task.queue].put_nowait(task)
+            else:
+                self.queues[task.queue].add(task)
             return task
         if (row := self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
             self._enter(task)
@@ -111,13 +117,12 @@ class MemoryBackend(DirectBackend):
             self._keys.add(task)
         if task.flow is not None:
             self.gates.enter(task)
-        if task.status is PENDING:
-            self.queue.enter(task)
-            return
         self._tasks[task.task_id] = task
-        if task.status is RUNNING:
+        if task.status is PENDING:
+            self.queues[task.queue].add(task)
+        elif task.status is RUNNING:
             self._running[task.task_id] = None
-            self.queue.enter_running()
+            self.queues[task.queue].count_unfinished()
         else:
             self._ended.add(task)
 
@@ -128,7 +133,7 @@ class MemoryBackend(DirectBackend):
         if task.flow is not None:
             self.gates.leave(task)
         if task.status is PENDING:
-            self.queue.lanes[task.queue].discard(task)
+            self.queues[task.queue].discard(task)
         elif task.status is RUNNING:
             del self._running[task.task_id]
         else:
@@ -138,16 +143,7 @@ class MemoryBackend(DirectBackend):
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
         with self._lock:
-            return [self._start(task, owner, now, lease_until) for task in self.queue.take(now, limit, queues)]
-
-    def _start(self, task: Task, owner: str | None = None, now: int | None = None, end: int | None = None) -> Task:
-        at = None if now is None else now // SECOND
-        task = of_objects(task) if self.objects else task  # its result may be one
-        self._tasks[task.task_id] = after = replace(
-            task, status=RUNNING, started_at=at, began_at=now, fence=task.fence + 1, lease_owner=owner, lease_until=end
-        )
-        self._running[task.task_id] = None
-        return after
+            return [self._running.start(task, owner, now, lease_until) for task in self.queues.take(now, limit, queues)]
 
     def step(
         self,
@@ -166,14 +162,14 @@ class MemoryBackend(DirectBackend):
                     del self._running[before.task_id]
                     self._tasks[before.task_id] = after
                     self._ended.add(after)
-                    self.queue.end(before)
+                    self.queues[before.queue].task_done()
                 else:
                     change = Change(before, after)
                     if not self._update([change])[0]:
                         raise LeaseLost(f"task {before.task_id} has changed since it was read")
-            task = None if queues == () else self.queue.take_one(now, queues)
+            task = None if queues == () else self.queues.take_one(now, queues)
             if task is not None:
-                task = self._start(task, owner, now)
+                task = self._running.start(task, owner, now, None)
         if change is not None:
             self.notify_updated([change], [True])
         elif after is not None and ENDED in self.listeners.by_kind:
@@ -207,7 +203,7 @@ class MemoryBackend(DirectBackend):
                 self._enter(after)
                 for task in change.then:
                     self._insert(task)
-                self.queue.end(row)
+                self.queues.done(row)
                 if row.flow is not None or after.flow is not None or change.then:
                     self.groups.note(row, after, change.then)
         self.groups.end()
@@ -216,7 +212,7 @@ class MemoryBackend(DirectBackend):
     def _move(self, row: Task, after: Task) -> None:
         self._leave(row)
         self._enter(after)
-        self.queue.end(row)
+        self.queues.done(row)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
@@ -253,7 +249,7 @@ class MemoryBackend(DirectBackend):
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:
-            return sum(lane.count(now) for lane in self.queue.open(queues))
+            return sum(queue.count(now) for queue in self.queues.open(queues))
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         with self._lock:
@@ -283,16 +279,16 @@ class MemoryBackend(DirectBackend):
                     del self._tasks[task_id]
                     self._leave(row)
                     self._ended.drop_beside(task_id)
-                    self.queue.end(row)
+                    self.queues.done(row)
                     self.groups.deleted(row)
                     deleted += 1
             self.groups.end()
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        self.queue.pause(queue, paused)
+        self.queues.pause(queue, paused)
         self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
-        return sorted(self.queue.paused)
+        return sorted(self.queues.paused)

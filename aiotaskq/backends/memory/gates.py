@@ -73,7 +73,7 @@ class MemoryAdmission(Admission):
             (of_paused_queues if task.queue in self._all.paused else found).append(task)
         visit.decide([self._all.rows[task.task_id] for task in found], now)
         for task in (*found[len(visit.passing) :], *of_paused_queues):
-            line.lane.put(task)
+            line.lane.add(task)
         for task in visit.passing:
             del line.waiting[task.task_id]
             self._all.replace(task, passed(task, now))
@@ -211,7 +211,7 @@ class MemoryGates(Gates):
         if (at := at_gate(task)) is not None:
             line = self.lines[at]
             line.waiting[task.task_id] = free = structs.replace(task, run_at=task.due)
-            line.lane.put(free)
+            line.lane.add(free)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""

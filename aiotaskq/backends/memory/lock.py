@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 import time
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 
-class BriefLock:
+class BriefLock(RLock):  # type: ignore[misc]  # its stub says that it is final, which it is not
     """A reentrant lock without hand-over: if it is taken, yield to the other threads and retry.
 
     A plain lock is handed to a thread that waits for it when it is released, though the releasing thread goes on
@@ -20,11 +20,9 @@ class BriefLock:
     What is appended to the ``intake``, which takes no lock, is passed to ``enter`` as soon as the lock is held.
     """
 
-    __slots__ = ("_acquire", "_entering", "_release", "enter", "intake")
+    __slots__ = ("_entering", "enter", "intake")
 
     def __init__(self) -> None:
-        lock = threading.RLock()
-        self._acquire, self._release = lock.acquire, lock.release
         self.intake: deque[Any] = deque()
         self._entering = False
         self.enter: Callable[[Any], object] = lambda item: None
@@ -39,11 +37,9 @@ class BriefLock:
         finally:
             self._entering = False
 
-    def __enter__(self) -> None:
-        while not self._acquire(False):  # positional: a keyword argument is much slower
+    def __enter__(self) -> bool:  # type: ignore[override]
+        while not self.acquire(False):  # positional: a keyword argument is much slower
             time.sleep(0)  # yields to the thread that holds the lock
         if self.intake:
             self._take_in()
-
-    def __exit__(self, *error: object) -> None:
-        self._release()
+        return True

@@ -10,7 +10,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
-from aiotaskq.backends.memory.ready_queue import TaskQueue
+from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED
@@ -21,12 +21,12 @@ MOST_COUNTED = 50_000
 
 
 class Reads:
-    """Reads of the backend's rows, keys and queue; used under the backend's lock."""
+    """Reads of the backend's rows, keys and queues; used under the backend's lock."""
 
-    def __init__(self, rows: Mapping[str, Task], keys: Keys, queue: TaskQueue) -> None:
+    def __init__(self, rows: Mapping[str, Task], keys: Keys, queues: Queues) -> None:
         self._rows = rows
         self._keys = keys
-        self._queue = queue
+        self._queues = queues
         self._latest = 0  # instant of a bounded push; threads read the clock before they take the lock
 
     def conflicting(self, task: Task) -> Task | None:
@@ -59,20 +59,21 @@ class Reads:
     def overdue(self, running: Iterable[str], now: int, limit: int) -> list[Task]:
         """Return running tasks whose lease is over, and pending ones that expired, the longest overdue first."""
         ends = [(self._rows[i].lease_until, i) for i in running]
-        ends += [(task.expires_at, task.task_id) for lane in self._queue.lanes.values() for task in lane.expired(now)]
+        queued = self._queues.values()
+        ends += [(task.expires_at, task.task_id) for queue in queued for task in queue.expired(now)]
         late = sorted((end, task_id) for end, task_id in ends if end is not None and end <= now)
         return [self._rows[task_id] for _, task_id in late[:limit]]
 
     def next_run_at(self, now: int, queues: Sequence[str] | None) -> int | None:
         """Return when the next task becomes due; what is parked does not."""
-        at = min((at for lane in self._queue.open(queues) if (at := lane.next_at(now)) is not None), default=None)
+        at = min((at for queue in self._queues.open(queues) if (at := queue.next_at(now)) is not None), default=None)
         return None if at == PARKED else at
 
     def stats(self, now: int, others: Iterable[Task]) -> QueueStats:
         """Count the pending tasks, and the ``others``: running and ended ones."""
         ready = self._ready(now)
         counts = Counter([(task.queue, task.status) for task in others])
-        counts.update({(name, PENDING): len(lane) for name, lane in self._queue.lanes.items()})
+        counts.update({(name, PENDING): queue.pending() for name, queue in self._queues.items()})
         rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
         return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
@@ -92,7 +93,7 @@ class Reads:
             raise queue_full(room.maxsize, 0)
         self._latest = max(self._latest, room.now)
         leaving = {row.task_id for row in rows if row is not None}
-        size = sum(lane.count(self._latest) for lane in self._queue.open())
+        size = sum(queue.count(self._latest) for queue in self._queues.open())
         if leaving:
             size -= len(leaving.intersection(task.task_id for task in self._ready(self._latest)))
         if size + len(tasks) > room.maxsize and (new := self._count_new(tasks, leaving)) > room.maxsize - size and new:
@@ -109,7 +110,7 @@ class Reads:
         return count_types(first_of(itertools.islice(pending, MOST_COUNTED), now, limit), now)
 
     def _ready(self, now: int) -> list[Task]:
-        return [task for lane in self._queue.open() for task in lane.ready(now)]
+        return [task for queue in self._queues.open() for task in queue.ready(now)]
 
     def _count_new(self, tasks: Sequence[Task], leaving: Container[str]) -> int:
         """Count the tasks that would be inserted; a row that is ``leaving`` is not in the way of one."""

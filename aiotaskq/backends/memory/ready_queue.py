@@ -1,144 +1,154 @@
-"""The queue of the memory backend: an asyncio.Queue of pending tasks in claim order, and the waiting in it."""
+"""The queues of the memory backend: an asyncio.Queue for each named queue, and the consumers that wait for tasks."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
-from aiotaskq.backends.memory.lane import Lane, first_of
+from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.concurrency.running_loop import running_loop
-from aiotaskq.concurrency.shared_queue import SharedQueue, in_steps
+from aiotaskq.concurrency.shared_waits import in_steps, wake
 from aiotaskq.concurrency.uninterrupted import uninterrupted
-from aiotaskq.core.task import PENDING, RUNNING, Task
+from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order
+
+_all: WeakValueDictionary[int, Queues] = WeakValueDictionary()  # by id()
 
 
-class TaskQueue(SharedQueue[Task]):
-    """The pending tasks among the ``rows`` of a backend, in claim order, with a lane for each named queue.
+class TaskQueue(Lane, asyncio.Queue[Task]):
+    """The pending tasks of one named queue: as an asyncio.Queue, those that are released.
 
-    As an asyncio.Queue it holds the tasks that are due and in no paused queue: ``qsize`` counts them and ``get`` waits
-    for them. It reads no clock: a delayed task gets in when a claim, which passes the time, finds it due.
+    It reads no clock: a delayed task is put when ``advance`` is told a time at which it is due. A task is done when it
+    has ended, whether or not it was got. asyncio.Queue assumes that nothing else runs between two of its awaits; the
+    lock of ``queues`` makes that true: every method is called under it, and a coroutine is awaited ``in_steps``.
     """
 
-    def __init__(
-        self,
-        maxsize: int = 0,
-        *,
-        rows: dict[str, Task] | None = None,
-        lock: BriefLock | None = None,
-        taken: Callable[[Task], Task] | None = None,
-    ) -> None:
-        """Make an empty queue. A backend passes its rows by id, its lock, and ``taken``.
+    _getters: deque[asyncio.Future[Any]]
+    _putters: deque[asyncio.Future[Any]]
+    _unfinished_tasks: int
 
-        ``taken`` is called under the lock with each task that ``get`` takes: it replaces or removes the row of the
-        task, and its value is what ``get`` returns.
-        """
-        self._rows: dict[str, Task] = {} if rows is None else rows
-        self._taken = (lambda task: self._rows.pop(task.task_id)) if taken is None else taken
-        self.lock = BriefLock() if lock is None else lock
-        self.lock.enter = self.enter
-        self.consumers: set[ref[Arrivals]] = set()  # each push from a thread asks whether it is empty
-        """Every consumer of this queue that is not closed: its ``Arrivals``."""
-        self.getting = 0
-        """How many calls of ``get`` there are, whether or not they wait."""
-        self.waiting: dict[Any, Arrivals] = {}
-        """The consumers that wait, by their futures in the line of getters."""
-        super().__init__(maxsize, lock=self.lock)
-        self.getters = self._getters
-        """The line of the futures that wait for a task."""
-
-    # ---- as an asyncio.Queue ----
+    def __init__(self, queues: Queues, maxsize: int = 0) -> None:
+        """Make one of these queues. ``maxsize`` is 0 in a backend: the bound of all queues is not a rule of one."""
+        self._queues, self._line = queues, queues.line
+        asyncio.Queue.__init__(self, maxsize)
+        self._finished = _Finished()
+        self._finished.set()
 
     def _init(self, maxsize: int) -> None:
-        self.lanes: dict[str, Lane] = {}
-        self.paused: set[str] = set()
-        self._open: list[Lane] = []  # the lanes that are not paused
+        Lane.__init__(self, self._queues.rows, self._queues.call)
 
-    def _put(self, item: Task) -> None:
-        self._rows[item.task_id] = item
-        lane = self.lanes.get(item.queue)
-        if lane is None:
-            lane = self.lanes[item.queue] = Lane(self._rows, self._wake_all)
-            self._open = self.open(tuple(self.lanes))
-        lane.put(item)
-
-    def _get(self) -> Task:
-        lane = first_of(self.open())
-        assert lane is not None
-        return self._taken(lane.pop())
-
-    async def get(self) -> Task:
-        with self.lock:
-            self.getting += 1
-        try:
-            return await super().get()
-        finally:
-            with self.lock:
-                self.getting -= 1
-
-    def empty(self) -> bool:
-        with self.lock:
-            return not self.has()
-
-    def qsize(self) -> int:
-        with self.lock:
-            return sum(lane.due() for lane in self.open())
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return running_loop()  # asyncio.Queue would keep the first one
 
     def _wakeup_next(self, waiters: deque[asyncio.Future[Any]]) -> None:
-        if waiters is not self._getters:
-            super()._wakeup_next(waiters)
-        elif waiters:
-            for waiter in tuple(waiters):  # a copy: a look may find a delayed task, and wake every consumer
-                if not self.waiting.get(waiter, self).empty() and waiter in waiters:
-                    waiters.remove(waiter)
-                    if self.wake(waiter):
-                        return
+        while waiters:
+            if wake(waiters.popleft(), self._pass_on):
+                return
+        if self._line and waiters is self._getters:
+            self._queues.wake_next()
+
+    def _pass_on(self) -> None:
+        """Wake the next waiter for what the one that was woken cannot use any more."""
+        with self._queues.lock:
+            if not self.empty():
+                self._wakeup_next(self._getters)
+            if not self.full():
+                self._wakeup_next(self._putters)
+
+    def forget(self) -> None:
+        """Drop all waiters."""
+        self._getters.clear()
+        self._putters.clear()
+
+    def add(self, task: Task) -> None:
+        self.count_unfinished()
+        super().add(task)
+
+    def count_unfinished(self) -> None:
+        """Count a task as unfinished before it is put."""
+        self._unfinished_tasks += 1
+        self._finished.clear()
+
+    def release(self, task: Task) -> None:
+        self.put_nowait(task)
+        self.task_done()  # it was counted before
+
+
+class _Finished(asyncio.Event):
+    """The event that ``join`` waits for; it wakes each waiter in its own loop."""
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        return running_loop()
+
+    def set(self) -> None:
+        self._value = True
+        for waiter in tuple(self._waiters):
+            wake(waiter)
+
+
+class Queues(dict[str, TaskQueue]):
+    """The queues of a backend by name, and the consumers that wait for tasks of any of them; used under the ``lock``.
+
+    A lookup with ``[]`` makes a missing queue.
+    """
+
+    def __init__(self, rows: Mapping[str, Task], lock: BriefLock) -> None:
+        """Make the queues of the pending tasks among these rows, which are by id."""
+        super().__init__()
+        self.rows, self.lock = rows, lock
+        self.paused: set[str] = set()
+        """The names of the queues that are paused."""
+        self.unpaused: list[TaskQueue] = []
+        """The queues that are not paused."""
+        self.consumers: set[ref[Arrivals]] = set()  # each push from a thread asks whether it is empty
+        """Every consumer that is not closed."""
+        self.line: dict[Arrivals, None] = {}
+        """The consumers that wait, the longest wait first."""
+        _all[id(self)] = self
+
+    def __missing__(self, name: str) -> TaskQueue:
+        queue = self[name] = TaskQueue(self)
+        self._find_unpaused()
+        return queue
+
+    def _find_unpaused(self) -> None:
+        self.unpaused = self.open(tuple(self))
 
     def enqueue(self, task: Task) -> None:
-        """Add a task that has a new id and no other key: from any thread, without the lock unless it is ``attended``.
+        """Enter a task that has a new id and no other key: from any thread, without the lock unless it is ``attended``.
 
         The next holder of the lock finds it among the rows.
         """
         try:
             self.lock.intake.append(task)
         finally:  # also if a signal handler raises here: a consumer may have come since the caller asked
-            if self.attended():
+            if self.consumers:
                 uninterrupted(self._take_in)
 
     def attended(self) -> bool:
         """Whether a consumer may wait for a task."""
-        return bool(self.getting or self.consumers)
+        return bool(self.consumers)
 
     def _take_in(self) -> None:
         with self.lock:
             pass  # the task is entered, which wakes a consumer
 
-    # ---- for the backend, which holds the lock ----
-
-    def enter(self, task: Task) -> None:
-        """Do as ``put_nowait``."""
-        self._put(task)
-        if not self._unfinished_tasks:
-            self._finished.clear()
-        self._unfinished_tasks += 1
-        if self._getters:
-            self._wakeup_next(self._getters)
-
-    def end(self, row: Task) -> None:
-        """Count a row that was replaced or deleted as done, unless it had ended before."""
-        if row.status is PENDING or row.status is RUNNING:
-            self._unfinished_tasks -= 1
-            if not self._unfinished_tasks:
-                self._finished.set()
-
-    def open(self, names: Sequence[str] | None = None) -> list[Lane]:
-        """Return the lanes of these named queues, or of all, without the paused ones."""
+    def open(self, names: Sequence[str] | None = None) -> list[TaskQueue]:
+        """Return the queues of these names, or all, without the paused ones."""
         if names is None:
-            return self._open
-        return [self.lanes[name] for name in names if name in self.lanes and name not in self.paused]
+            return self.unpaused
+        return [self[name] for name in names if name in self and name not in self.paused]
+
+    def has(self, names: Sequence[str] | None = None) -> bool:
+        """Return whether there is a task to get in these queues, or in any."""
+        for queue in self.open(names):  # noqa: SIM110 - a generator would take twice as long
+            if not queue.empty():
+                return True
+        return False
 
     def take(self, now: int, limit: int, names: Sequence[str] | None) -> Iterator[Task]:
         """Yield up to ``limit`` tasks, as ``take_one`` does; the caller replaces each row before the next."""
@@ -147,97 +157,118 @@ class TaskQueue(SharedQueue[Task]):
             yield task
 
     def take_one(self, now: int, names: Sequence[str] | None) -> Task | None:
-        """Take the first task in claim order, or return None; the caller replaces its row.
-
-        The consumers that wait are woken for the tasks that are left.
-        """
-        lanes = self._open if names is None else self.open(names)
-        lane = lanes[0] if len(lanes) == 1 else first_of(lanes, now)
-        task = None if lane is None else lane.take_one(now)
-        for waiter in self._getters:
-            if (consumer := self.waiting.get(waiter)) is None or consumer.wanted:
-                self.pass_on()
+        """Get the first task of these queues, or of all, that is due at ``now``; the caller replaces its row."""
+        queues = self.unpaused if names is None else self.open(names)
+        for queue in queues:
+            if queue.delayed or queue.expiring:
+                queue.advance(now)
+        while queues:
+            queue = queues[0] if len(queues) == 1 else first_of(queues)
+            try:
+                task = queue.get_nowait()
+            except asyncio.QueueEmpty:
                 break
-        return task
+            if task.run_at <= now:
+                return task
+            queue.delay(task)  # the clock was set back
+        return None
 
-    def has(self, names: Sequence[str] | None = None) -> bool:
-        """Return whether there is a task to get in these named queues, or in any."""
-        for lane in self.open(names):  # noqa: SIM110 - a generator would take twice as long
-            if lane.first() is not None:
-                return True
-        return False
-
-    def enter_running(self) -> None:
-        """Count a task as unfinished that was inserted as running, so that it never was in the queue."""
-        self._unfinished_tasks += 1
-        self._finished.clear()
+    def done(self, row: Task) -> None:
+        """Count a row that was replaced or deleted as done, unless it had ended before."""
+        if row.status is PENDING or row.status is RUNNING:
+            self[row.queue].task_done()
 
     def pause(self, name: str, paused: bool) -> None:
-        """Exclude the lane of a named queue, or include it again."""
+        """Exclude a queue, or include it again."""
         with self.lock:
             (self.paused.add if paused else self.paused.discard)(name)
-            self._open = self.open(tuple(self.lanes))
+            self._find_unpaused()
             if not paused:
-                self._wake_all()
-                self.pass_on()
+                self.call()
 
-    def _wake_all(self) -> None:
+    def call(self) -> None:
+        """Let every consumer look for tasks."""
         for each in list(self.consumers):
             if (consumer := each()) is not None:
                 consumer()
 
+    def wake_next(self) -> None:
+        """Wake the first consumer in line for which there is a task."""
+        for consumer in self.line:
+            if not consumer.empty():
+                break
+        else:
+            return
+        if not consumer.wake():
+            self.wake_next()
+
+    def pass_on(self) -> None:
+        """Wake the next consumer for a task that the one that was woken for it does not take."""
+        with self.lock:
+            self.wake_next()
+
+    def forget(self) -> None:
+        """Drop all waiters, in a forked child: those of the parent's loops would be woken instead of the child's."""
+        self.line.clear()
+        for queue in self.values():
+            queue.forget()
+
+
+def first_of(queues: Sequence[TaskQueue]) -> TaskQueue:
+    """Return the queue whose first released task comes first in claim order; any, where none has one."""
+    firsts = [(claim_order(first), number) for number, queue in enumerate(queues) if (first := queue.first())]
+    return queues[min(firsts)[1] if firsts else 0]
+
 
 class Arrivals(asyncio.Queue[None]):
-    """One consumer of a TaskQueue, as an asyncio.Queue that is empty until the consumer should look for tasks.
+    """One consumer of the queues, as an asyncio.Queue that is empty until the consumer should look for tasks.
 
-    Its ``get`` waits in the line of the TaskQueue's getters and takes nothing: a claim takes the task, since it passes
-    owner, lease and time, which ``get`` does not.
+    Its ``get`` takes nothing: a claim takes the task, since it passes owner, lease and time, which ``get`` does not.
     """
 
-    def __init__(self, tasks: TaskQueue, names: Sequence[str] | None) -> None:
-        """Make a consumer of these named queues, or of all, in the running loop."""
-        self._running_loop = running_loop()
+    _getters: deque[asyncio.Future[None]]
+
+    def __init__(self, queues: Queues, names: Sequence[str] | None) -> None:
+        """Make a consumer of the queues of these names, or of all, in the running loop."""
+        running_loop()
         super().__init__()
-        self._tasks = tasks
-        self._names = names
-        self._getters = tasks.getters
-        self._waiter: asyncio.Future[None] | None = None
+        self._queues, self._names = queues, names
         self.asked = False
         """Whether the consumer was called since it was cleared."""
         self.wanted = True
         """Whether the consumer can take tasks; otherwise only a call wakes it."""
-        self._entry = ref(self, tasks.consumers.discard)
-        with tasks.lock:
-            tasks.consumers.add(self._entry)
+        self._entry = ref(self, queues.consumers.discard)
+        with queues.lock:
+            queues.consumers.add(self._entry)
 
     def empty(self) -> bool:
-        return not (self.asked or (self.wanted and self._tasks.has(self._names)))
+        return not (self.asked or (self.wanted and self._queues.has(self._names)))
+
+    def _get_loop(self) -> asyncio.AbstractEventLoop:
+        self._queues.line[self] = None  # `get` asks for the loop when it is about to wait
+        return running_loop()
+
+    def wake(self) -> bool:
+        """End the wait of ``get``; return False if nothing waits there."""
+        self._queues.line.pop(self, None)
+        while self._getters:
+            if wake(self._getters.popleft(), self._queues.pass_on):
+                return True
+        return False
 
     def get_nowait(self) -> None:
         return None
 
     def _wakeup_next(self, waiters: Any) -> None:
-        self._tasks.pass_on()
-
-    def _get_loop(self) -> Any:
-        return self  # asyncio.Queue.get() asks it for the future
-
-    def create_future(self) -> asyncio.Future[None]:
-        """Return the future that waits in the line of getters."""
-        self._tasks.waiting.pop(self._waiter, None)  # the consumer was woken, but another one has taken the task
-        self._waiter = waiter = self._running_loop.create_future()
-        self._tasks.waiting[waiter] = self
-        return waiter
+        self._queues.wake_next()
 
     def __call__(self) -> None:
         """Wake the consumer, from any thread."""
         if self.asked:
             return
-        with self._tasks.lock:
+        with self._queues.lock:
             self.asked = True
-            if (waiter := self._waiter) is not None and waiter in self._getters:
-                self._getters.remove(waiter)
-                self._tasks.wake(waiter)
+            self.wake()
 
     def clear(self) -> None:
         """Forget that the consumer was called: it is about to look."""
@@ -250,15 +281,22 @@ class Arrivals(asyncio.Queue[None]):
     async def wait(self) -> None:
         """Wait until there is a task, or until the consumer is called."""
         if not self.wanted:
-            self._tasks.pass_on()
+            self._queues.pass_on()
         try:
-            await in_steps(self.get(), self._tasks.lock)
+            await in_steps(self.get(), self._queues.lock)
         finally:
-            self._tasks.waiting.pop(self._waiter, None)
+            with self._queues.lock:
+                self._queues.line.pop(self, None)
 
     def close(self) -> None:
-        """Leave the queue, and wake another consumer for the tasks that are there."""
+        """Leave the queues, and wake another consumer for the tasks that are there."""
         self.wanted = False
-        with self._tasks.lock:
-            self._tasks.consumers.discard(self._entry)
-            self._tasks.pass_on()
+        with self._queues.lock:
+            self._queues.consumers.discard(self._entry)
+            self._queues.wake_next()
+
+
+@after_fork
+def _forked() -> None:
+    for queues in list(_all.values()):
+        queues.forget()

@@ -77,7 +77,7 @@ def test_there_is_no_lock_convoy_between_threads() -> None:
 
 def entries(backend: MemoryBackend) -> int:
     """How many entries the queues hold, dead ones too."""
-    return sum(lane.entries() for lane in backend.queue.lanes.values())
+    return sum(queue.entries() for queue in backend.queues.values())
 
 
 @pytest.mark.parametrize("looked_at", [False, True])

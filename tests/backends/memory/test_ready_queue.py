@@ -1,4 +1,4 @@
-"""The ready queue of the memory backend: pops and workers wait in ``asyncio.Queue.get``; no wake-up is lost."""
+"""The consumers of the memory backend: pops and workers wait in ``asyncio.Queue.get``; no wake-up is lost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from aiotaskq import Backoff, MemoryQueue
+from aiotaskq import MemoryQueue
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.memory.ready_queue import Arrivals, TaskQueue
+from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.outcome import Failed
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.worker import Worker
@@ -134,10 +134,9 @@ async def test_a_worker_without_a_free_slot_leaves_the_next_task_to_a_pop() -> N
     await stopping
 
 
-@pytest.mark.parametrize("wait", [lambda tasks: tasks.get(), lambda tasks: Arrivals(tasks, None).wait()])
-async def test_a_task_that_is_enqueued_without_the_lock_wakes_a_consumer(wait: Callable[[TaskQueue], Any]) -> None:
+async def test_a_task_that_is_enqueued_without_the_lock_wakes_a_consumer() -> None:
     backend = MemoryBackend()
-    waiting = asyncio.ensure_future(wait(backend.queue))
+    waiting = asyncio.ensure_future(backend.arrivals().wait())
     await settled()
     await asyncio.to_thread(backend.enqueue, new(run_at=0))
     async with asyncio.timeout(within(5)):
@@ -155,7 +154,6 @@ VERBS: dict[str, Callable[[MemoryBackend], Any]] = {
     "least_ready": lambda backend: backend.least_ready(NOW, 10),
     "push": lambda backend: backend.push([new(task_id="a", seq=9)]),
     "delete": lambda backend: backend.delete(["a"]),
-    "get of the queue": lambda backend: backend.queue.get(),
 }
 
 
@@ -167,15 +165,13 @@ async def test_every_verb_sees_a_task_that_was_enqueued_without_the_lock(verb: s
     enqueued.enqueue(task)
     for _ in range(2):
         assert await VERBS[verb](enqueued) == await VERBS[verb](pushed)
-        if "queue" in verb:
-            break
 
 
 async def test_join_waits_for_a_task_that_was_enqueued_without_the_lock() -> None:
     backend = MemoryBackend()
     backend.enqueue(new(task_id="a", run_at=0))
-    assert backend.queue.qsize() == 1 and not backend.queue.empty()
-    joining = asyncio.create_task(backend.queue.join())
+    assert await backend.count_ready(NOW) == 1
+    joining = asyncio.create_task(backend.queues["default"].join())
     await settled()
     assert not joining.done()
     await backend.delete(["a"])
@@ -186,21 +182,31 @@ async def test_join_waits_for_a_task_that_was_enqueued_without_the_lock() -> Non
 async def test_a_claim_wakes_the_next_consumer_for_the_tasks_that_are_left() -> None:
     backend = MemoryBackend()
     await backend.push([new(run_at=5, seq=1), new(run_at=5, seq=1)])
-    getting = asyncio.create_task(backend.queue.get())
+    waiting = asyncio.create_task(backend.arrivals().wait())
     await settled()
-    assert not getting.done()
+    assert not waiting.done()
     assert len(await backend.claim("o", 5, 1)) == 1
     await settled()
-    assert getting.done() and getting.result().status == "running"
+    assert waiting.done()
+
+
+def queues() -> Queues:
+    return Queues({}, BriefLock())
+
+
+def put(queues: Queues) -> None:
+    task = new(run_at=0)
+    queues.rows[task.task_id] = task  # type: ignore[index]
+    queues[task.queue].put_nowait(task)
 
 
 @pytest.mark.parametrize("stays", [False, True])
 async def test_a_consumer_that_does_not_take_wakes_the_next(stays: bool) -> None:
-    tasks = TaskQueue()
+    tasks = queues()
     first, second = Arrivals(tasks, None), Arrivals(tasks, None)
     waits = [asyncio.create_task(each.wait()) for each in (first, second)]
     await settled()
-    tasks.put_nowait(new(run_at=0))
+    put(tasks)
     await settled()
     assert [wait.done() for wait in waits] == [True, False]
     if stays:
@@ -216,32 +222,32 @@ async def test_a_consumer_that_does_not_take_wakes_the_next(stays: bool) -> None
 
 
 async def test_a_consumer_waits_again_for_a_task_that_another_one_took() -> None:
-    tasks = TaskQueue()
+    tasks = queues()
     arrivals = Arrivals(tasks, None)
     waiting = asyncio.create_task(arrivals.wait())
     await settled()
-    tasks.put_nowait(new(run_at=0))
-    tasks.get_nowait()
+    put(tasks)
+    assert tasks.take_one(NOW, None) is not None
     await settled()
-    assert not waiting.done() and len(tasks.waiting) == 1
-    tasks.put_nowait(new(run_at=0))
+    assert not waiting.done() and len(tasks.line) == 1
+    put(tasks)
     await waiting
-    assert not tasks.waiting
+    assert not tasks.line
 
 
 async def test_a_consumer_that_wants_no_task_is_woken_by_a_call_only() -> None:
-    tasks = TaskQueue()
+    tasks = queues()
     full, free = Arrivals(tasks, None), Arrivals(tasks, None)
     full.wanted = False
     waits = [asyncio.create_task(each.wait()) for each in (full, free)]
     await settled()
-    tasks.put_nowait(new(run_at=0))
+    put(tasks)
     await settled()
     assert [wait.done() for wait in waits] == [False, True]
     in_thread(full)
     await settled()
     assert waits[0].done()
-    assert not tasks.waiting
+    assert not tasks.line
 
 
 @pytest.mark.parametrize("first", [50.0, 5.0, None])
@@ -265,71 +271,6 @@ async def test_a_waiting_consumer_is_woken_for_an_earlier_delay(first: float | N
     assert not pop.done()
     await clock.advance(0.1)
     assert pop.done() and pop.result() is not None
-
-
-# ---- as a queue -----------------------------------------------------------------------------------------------------
-
-
-async def test_the_queue_of_a_store_is_an_asyncio_queue() -> None:
-    queue = MemoryQueue()
-    tasks = queue.backend.queue  # type: ignore[attr-defined]
-    assert isinstance(tasks, asyncio.Queue) and tasks.empty() and not tasks.full()
-    getting = asyncio.create_task(tasks.get())
-    await settled()
-    await queue.push_task({"type": "t", "task_id": "a"})
-    task = await getting
-    assert (task.task_id, task.status, (await queue.get("a")).status) == ("a", "running", "running")
-    assert tasks.empty() and await queue.is_empty()
-    await tasks.put(new(task_id="b", run_at=0))
-    assert (tasks.qsize(), await queue.get_queue_size()) == (1, 1)
-    popped = await queue.pop_task(0)
-    assert popped is not None and popped["task_id"] == "b"
-    with pytest.raises(asyncio.QueueEmpty):
-        tasks.get_nowait()
-
-
-async def test_it_holds_the_tasks_that_are_due_and_not_paused() -> None:
-    clock = VirtualClock()
-    queue = Queue(MemoryBackend(), clock)
-    tasks = queue.backend.queue  # type: ignore[attr-defined]
-    now = clock.now()
-    await queue.add([new(run_at=now + SECOND, seq=now), new(queue="other", run_at=now, seq=now)])
-    assert tasks.qsize() == 1
-    await queue.pause("other")
-    assert tasks.empty()
-    getting = asyncio.create_task(tasks.get())
-    await settled()
-    await queue.resume("other")
-    assert (await getting).queue == "other"
-    assert tasks.empty()
-    await clock.advance(1)
-    assert await queue.get_queue_size() == 1  # says what time it is
-    assert tasks.qsize() == 1
-
-
-async def test_join_waits_until_every_task_has_ended() -> None:
-    clock = VirtualClock()
-    queue = Queue(MemoryBackend(), clock)
-    tasks = queue.backend.queue  # type: ignore[attr-defined]
-    await asyncio.wait_for(tasks.join(), 1)
-    await queue.add([new(task_id="copied", status=Status.RUNNING)])
-    joining = asyncio.create_task(tasks.join())
-    await settled()
-    assert not joining.done()
-    await queue.backend.delete(["copied"])
-    await joining
-    ids = [await queue.push_task({"type": "t"}) for _ in range(3)]
-    joining = asyncio.create_task(tasks.join())
-    for _ in ids[:2]:
-        await queue.pop_task(0)
-    row = await queue.get(ids[0])
-    assert await queue.settle(row, Failed("no", True, Backoff(), 0.0)) is not None  # pending again
-    await queue.task_done(ids[1])
-    assert await queue.cancel(ids[2])
-    await settled()
-    assert not joining.done()
-    assert await queue.backend.delete([ids[0]]) == 1
-    await joining
 
 
 # ---- no pop waits while there is a task ------------------------------------------------------------------------------
@@ -397,7 +338,7 @@ class Consumers(RuleBasedStateMachine):
     @rule()
     def pass_time(self) -> None:
         self.now += 1
-        for each in list(self.backend.queue.consumers):  # as the clock does, for each waiting consumer
+        for each in list(self.backend.queues.consumers):  # as the clock does, for each waiting consumer
             if (consumer := each()) is not None:
                 consumer()
 
@@ -412,7 +353,7 @@ class Consumers(RuleBasedStateMachine):
             ready = self.run(self.backend.count_ready(self.now, names))
             assert ready == 0, "a consumer waits while there is a task for it"
         assert len(set(self.taken)) == len(self.taken)
-        assert len(self.backend.queue.waiting) == len(self.consumers)
+        assert len(self.backend.queues.line) == len(self.consumers)
 
     def teardown(self) -> None:
         self.rest()

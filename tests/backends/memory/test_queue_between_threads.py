@@ -1,4 +1,4 @@
-"""The shared queue between threads, event loops and forks."""
+"""A queue in memory between threads, event loops and forks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.concurrency.shared_queue import SharedQueue
-from tests.backends.memory.queues import Items, in_thread, settled
+from tests.backends.memory.queues import SharedItems, in_thread, settled
 from tests.support.machine import within
 
 
 async def test_a_getter_is_woken_by_another_thread() -> None:
-    queue: SharedQueue[int] = SharedQueue()
+    queue = SharedItems()
     getting = asyncio.create_task(queue.get())
     await settled()
     in_thread(queue.put_nowait, 7)
@@ -30,7 +29,7 @@ async def test_a_getter_is_woken_by_another_thread() -> None:
 
 
 async def test_a_getter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None:
-    queue: SharedQueue[int] = SharedQueue()
+    queue = SharedItems()
     first, second = asyncio.create_task(queue.get()), asyncio.create_task(queue.get())
     await settled()
     in_thread(queue.put_nowait, 7)
@@ -40,7 +39,7 @@ async def test_a_getter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None
 
 
 async def test_a_putter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None:
-    queue: SharedQueue[int] = SharedQueue(1)
+    queue = SharedItems(1)
     queue.put_nowait(0)
     first, second = asyncio.create_task(queue.put(1)), asyncio.create_task(queue.put(2))
     await settled()
@@ -52,7 +51,7 @@ async def test_a_putter_woken_by_a_thread_and_cancelled_wakes_the_next() -> None
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the task that is left behind
 async def test_a_waiter_of_an_ended_loop_is_skipped() -> None:
-    queue: SharedQueue[int] = SharedQueue()
+    queue = SharedItems()
 
     def leave_behind() -> None:
         loop = asyncio.new_event_loop()
@@ -72,7 +71,7 @@ async def test_a_waiter_of_an_ended_loop_is_skipped() -> None:
 
 
 def test_every_loop_joins() -> None:
-    queue: SharedQueue[int] = SharedQueue()
+    queue = SharedItems()
     queue.put_nowait(1)
     waiting = threading.Barrier(3)
 
@@ -91,20 +90,9 @@ def test_every_loop_joins() -> None:
         assert [each.result(within(10)) for each in joining] == ["joined"] * 2
 
 
-@pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio.Queue has no shutdown before Python 3.13")
-async def test_shutdown_by_another_thread() -> None:
-    queue: SharedQueue[int] = SharedQueue()
-    getting = asyncio.create_task(queue.get())
-    await settled()
-    in_thread(queue.shutdown)  # type: ignore[attr-defined, unused-ignore]
-    with pytest.raises(asyncio.QueueShutDown):  # type: ignore[attr-defined, unused-ignore]
-        await getting
-
-
-@pytest.mark.parametrize("kind", [SharedQueue, Items])
-def test_nothing_is_lost_between_threads(kind: type[SharedQueue[int]]) -> None:
+def test_nothing_is_lost_between_threads() -> None:
     """Loops in three threads get, give up now and then, and get again, while three more put and wait for room."""
-    queue = kind(5)
+    queue = SharedItems(5)
     count = 600
     got: list[int] = []
 
@@ -149,26 +137,26 @@ def test_nothing_is_lost_between_threads(kind: type[SharedQueue[int]]) -> None:
 def test_a_forked_child_does_not_wake_the_waiters_of_its_parent(tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
-        import asyncio, os, sys
-        from aiotaskq.concurrency.shared_queue import SharedQueue
+        import asyncio, os
+        from aiotaskq import MemoryQueue
 
-        queue = SharedQueue()
+        queue = MemoryQueue()
 
         async def both():
-            getting = asyncio.create_task(queue.get())
+            popping = asyncio.create_task(queue.pop_task())
             await asyncio.sleep(0)
-            queue.put_nowait(1)
-            return await getting
+            await queue.push_task({"type": "t", "task_id": "child"})
+            return (await popping)["task_id"]
 
         async def parent():
-            waiting = asyncio.create_task(queue.get())
+            popping = asyncio.create_task(queue.pop_task())
             await asyncio.sleep(0)
             child = os.fork()
             if not child:
-                os._exit(0 if asyncio.run(asyncio.wait_for(both(), 5)) == 1 else 1)
+                os._exit(0 if asyncio.run(asyncio.wait_for(both(), 5)) == "child" else 1)
             assert os.waitpid(child, 0)[1] == 0
-            queue.put_nowait(2)
-            assert await waiting == 2
+            await queue.push_task({"type": "t", "task_id": "parent"})
+            assert (await popping)["task_id"] == "parent"
 
         asyncio.run(parent())
         """
