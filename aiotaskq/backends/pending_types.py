@@ -9,6 +9,7 @@ from operator import attrgetter
 
 import msgspec
 
+from aiotaskq.core.outcome import due_since
 from aiotaskq.core.task import Task
 
 
@@ -42,5 +43,5 @@ def count_types(tasks: Iterable[Task], now: int) -> list[PendingType]:
     for task in tasks:
         if not task.parked:
             counts[task.queue, task.type] += 1
-            due[task.queue, task.type] += task.run_at <= now or task.due_at is not None
+            due[task.queue, task.type] += due_since(task) <= now
     return [PendingType(queue, kind, count, due[queue, kind]) for (queue, kind), count in counts.items()]

@@ -92,18 +92,30 @@ def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
     return True
 
 
-async def warn_of_unknown(tq: TaskQ, name: str) -> None:
-    """Print a warning if no task of this type is among the last that ran: the name may be misspelt."""
-    ran = await tq.find(status=[Status.RUNNING, Status.COMPLETED, Status.FAILED], limit=SAMPLE)
-    handled = {task.type for task in ran if not (task.error_message or "").startswith("unknown_task")}
-    if name in handled:
-        return
-    if not ran:
-        said = tr(
-            "no task has run in this store yet, so it is not known whether a worker handles {type}", type=repr(name)
-        )
+async def warn_of_unknown(tq: TaskQ, name: str, queue: str) -> None:
+    """Print a warning if no worker has this type: the name may be misspelt.
+
+    Where no worker claims from the queue now, one that has none of the tasks that ended last is told.
+    """
+    registry, now = tq.queue.backend.workers, tq.queue.clock.now()
+    known = [] if registry is None else await registry.all()
+    workers = [each for each in known if each.lease_until > now and not each.quiet and each.claims_from(queue)]
+    if workers:
+        handled = {each for worker in workers for each in worker.types or ()}
+        if any(worker.knows(name) for worker in workers):
+            return
+        said = tr("no worker has the type {type}", type=repr(name))
     else:
-        said = tr("none of the last {count} tasks was of type {type}", type=repr(name), count=len(ran))
+        ended = await tq.find(status=[Status.COMPLETED, Status.FAILED], limit=SAMPLE)
+        handled = {task.type for task in ended if not (task.error_message or "").startswith("unknown_task")}
+        if name in handled:
+            return
+        if ended:
+            said = tr("none of the last {count} tasks was of type {type}", type=repr(name), count=len(ended))
+        else:
+            said = tr(
+                "no task has run in this store yet, so it is not known whether a worker handles {type}", type=repr(name)
+            )
     if close := difflib.get_close_matches(name, handled, 1):
         said += tr("; did you mean {name}?", name=repr(close[0]))
     echo_stderr(printable(tr("warning: {said} (--app MODULE:TQ checks the type)", said=said), LONG))

@@ -18,7 +18,7 @@ from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
-from aiotaskq.runtime.health import Health, examine
+from aiotaskq.runtime.health import Health, examine, named_types
 
 app = typer.Typer()
 CLAIM_DELAY = 5.0  # seconds within which an idle worker claims a ready task
@@ -40,7 +40,7 @@ def check(
         option(
             min=1.0,
             metavar="SECONDS",
-            help=tr("How long a dead worker's task, or a due schedule, may stay unprocessed."),
+            help=tr("How long a dead worker's task, a due schedule, or a task of a type that no worker has may wait."),
         ),
     ] = 120.0,
     max_age: Annotated[
@@ -71,13 +71,15 @@ def check(
 
 
 def unclaimed(health: Health) -> str:
-    """Return what keeps tasks waiting, or an empty text: no worker that seems to run, and paused queues."""
+    """Return what keeps tasks waiting, or an empty text: no worker that seems to run, none of a type, paused queues."""
     said = ""
     if health.ready and not health.counts.get("running") and (health.oldest_age or 0.0) >= CLAIM_DELAY:
         said = tr(
             "; no worker works on them, the oldest has waited for {time}: start one with 'aiotaskq run'",
             time=duration(int((health.oldest_age or 0.0) * SECOND)),
         )
+    if health.unknown_types:
+        said += tr("; no worker has these types: {types}", types=named_types(health.unknown_types))
     if health.paused:
         said += tr("; paused queues: {queues}", queues=printable(", ".join(health.paused)))
     return said

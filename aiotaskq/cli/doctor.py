@@ -130,4 +130,4 @@ def _say(found: dict[str, Any], health: Health | None) -> None:
         echo_check(False, translated(problem))
     if health.ok:
         said = tr("{ready} ready, {running} running", ready=health.ready, running=health.counts.get("running", 0))
-        echo_check(True, said + unclaimed(health))
+        echo_check(not health.unknown_types, said + unclaimed(health))

@@ -122,13 +122,13 @@ def push(
                 )
         if wait is None:
             if not known:
-                await warn_of_unknown(tq, name)
+                await warn_of_unknown(tq, name, queue or "default")
             return 0, answer, None
         try:
             return 0, {**answer, "status": "completed", "result": await handle.result(wait)}, None
         except ResultTimeout as error:
             if not known:
-                await warn_of_unknown(tq, name)
+                await warn_of_unknown(tq, name, queue or "default")
             return NOT_IN_TIME, {**answer, "status": str(await handle.status())}, str(error)
         except TaskFailed as error:
             return 1, {**answer, "status": str(error.task.status), "error": error.error}, str(error)

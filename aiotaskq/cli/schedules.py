@@ -215,7 +215,7 @@ def add(
         if not there:
             await noted(tq, "add-schedule", schedule)
         if not known:
-            await warn_of_unknown(tq, task_type)
+            await warn_of_unknown(tq, task_type, queue)
         return await tq.scheduler.get(schedule)
 
     found = with_tq(url, work, schedules, application)

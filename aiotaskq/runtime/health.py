@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
 from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.log import printable
 from aiotaskq.runtime.queue.operations import Stats, stats_of
 
 LOOK = 100  # overdue tasks that are read
+NAMED = 5  # task types that a problem names
+PENDING_LOOKED_AT = 2_000
+"""Tasks that are due, and as many others, among which types are looked for that no worker knows: no index has these."""
 
 
 class Health(msgspec.Struct, frozen=True):
@@ -23,6 +30,8 @@ class Health(msgspec.Struct, frozen=True):
     ready: int
     oldest_age: float | None
     paused: list[str]
+    unknown_types: dict[str, int]
+    """How many tasks are due of each type that no worker knows, though some claim them."""
 
 
 class Distance(msgspec.Struct, frozen=True):
@@ -47,8 +56,8 @@ async def examine(
     Args:
         schedules: the schedules to check as well, if any.
         known: counts that were read a moment ago; by default they are read.
-        late: seconds for which a task of a dead worker may wait to be taken back, a due schedule to be fired, and,
-            where no task runs, a ready task to be claimed.
+        late: seconds for which a task of a dead worker may wait to be taken back, a due schedule to be fired, a task
+            for a worker that knows its type, and, where no task runs, a ready task to be claimed.
         max_age: seconds for which a ready task may wait; None is no limit.
     """
     await backend.ping()
@@ -72,7 +81,34 @@ async def examine(
     due = None if schedules is None else await schedules.next_due()
     if due is not None and due < behind:
         problems.append(f"a schedule has been due for {(now - due) / SECOND:.0f} s: no scheduler runs")
-    return Health(not problems, problems, stats.counts, stats.ready, age, stats.paused)
+    unknown: dict[str, int] = {}
+    if backend.workers is not None and stats.counts.get(str(Status.PENDING)):
+        workers = [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
+        unknown = unknown_types(await backend.pending_types(now, PENDING_LOOKED_AT), workers, stats.paused)
+        if unknown:  # a deploy may bring a type some time before its workers
+            counted = await backend.pending_types(behind, PENDING_LOOKED_AT)
+            if long := unknown_types(counted, workers, stats.paused):
+                problems.append(f"tasks of types that no worker has, due for over {late:g} s: {named_types(long)}")
+    return Health(not problems, problems, stats.counts, stats.ready, age, stats.paused, unknown)
+
+
+def unknown_types(
+    counted: Sequence[PendingType], workers: Sequence[WorkerInfo], paused: Collection[str]
+) -> dict[str, int]:
+    """Return how many tasks are due of the types that none of these workers can run, though some claim them."""
+    waiting: dict[str, int] = {}
+    for each in counted:
+        claiming = [worker for worker in workers if worker.claims_from(each.queue)]
+        if each.due and each.queue not in paused and claiming and not any(one.knows(each.type) for one in claiming):
+            waiting[each.type] = waiting.get(each.type, 0) + each.due
+    return waiting
+
+
+def named_types(counts: Mapping[str, int]) -> str:
+    """Return these types with their counts, those with the most tasks first."""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:NAMED]
+    more = f", … ({len(counts)} types)" if len(counts) > NAMED else ""
+    return ", ".join(f"{printable(name)} ({count})" for name, count in most) + more
 
 
 async def measure(backend: Backend, clock: Clock, rounds: int = 7) -> Distance:

@@ -23,6 +23,7 @@ from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
+from tests.support.rows import worker_info
 
 
 @pytest.fixture
@@ -427,6 +428,22 @@ def test_check_reports_waiting_tasks_and_overdue_schedules(cli: Cli) -> None:
     assert "the oldest for 50" in cli.fails("check", "--max-age", "60")
     cli.out("schedules", "add", "x", "t", "--at", "2001-01-01T00:00+00:00")
     assert "no scheduler runs" in cli.fails("check")
+
+
+def test_check_and_doctor_tell_types_that_no_worker_has(cli: Cli) -> None:
+    now = SystemClock().now()
+    # As a worker leaves it that has no handler of the type.
+    cli.store(
+        Task(task_id="a", type="gret", run_at=now + 30 * SECOND, due_at=now - 100 * SECOND),
+        Task(task_id="b", type="later", run_at=now + 900 * SECOND),
+        workers=[worker_info(lease_until=now + 600 * SECOND, types=("greet",))],
+    )
+    assert cli.out("check") == "ok: 0 ready, 0 running; no worker has these types: gret (1)\n"
+    assert "✗ 0 ready, 0 running; no worker has these types: gret (1)\n" in cli.out("doctor")
+    said = "error: tasks of types that no worker has, due for over 60 s: gret (1)\n"
+    assert cli.fails("check", "--late", "60") == said
+    cli.store(workers=[worker_info(lease_until=now + 600 * SECOND, types=("greet", "gret"))])
+    assert cli.out("check", "--late", "60") == "ok: 0 ready, 0 running\n"
 
 
 def test_check_of_a_store_that_does_not_answer(cli: Cli) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq import TaskQ
+from aiotaskq import Status, Task, TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.task import SECOND
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
+from tests.support.rows import worker_info
 
 APP = """
 from aiotaskq import TaskQ
@@ -127,6 +130,17 @@ def test_targets_that_name_no_taskq(cli: Cli) -> None:
 
 
 # ---- without it ----
+
+
+def test_a_type_that_no_worker_has_is_warned_of_whatever_runs(cli: Cli) -> None:
+    now = SystemClock().now()
+    info = worker_info(lease_until=now + 600 * SECOND, queues=("default",), types=("greet",))
+    # A worker has just claimed the task that was pushed, and does not know yet that it has no handler for it.
+    cli.store(Task(task_id="a", type="gret", status=Status.RUNNING, lease_owner=info.owner), workers=[info])
+    for words in (("push", "gret"), ("schedules", "add", "s", "gret", "--interval", "60")):
+        assert "warning: no worker has the type 'gret'; did you mean 'greet'?" in cli.run(*words, "--db", cli.url)[2]
+    assert cli.run("push", "greet", "--db", cli.url)[2] == ""
+    assert "is not known whether" in cli.run("push", "greet", "--queue", "other", "--db", cli.url)[2]
 
 
 def test_a_type_that_has_not_run_lately_is_warned_of(cli: Cli) -> None:

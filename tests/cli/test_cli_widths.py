@@ -63,8 +63,9 @@ def test_what_fits_at_each_width(cli: Cli, now: int) -> None:
         cli.monkeypatch.setenv("COLUMNS", str(columns))
         return cli.out("tasks", "list", *filters).splitlines()[0].split()
 
-    assert headers(80) == ["TASK_ID", "TYPE", "STATUS", "AGE", "ERROR"]
-    assert headers(120) == ["TASK_ID", "TYPE", "STATUS", "AGE", "QUEUE", "ERROR"]
+    assert headers(80) == ["TASK_ID", "TYPE", "STATUS", "DUE", "ERROR"]
+    assert headers(120) == ["TASK_ID", "TYPE", "STATUS", "DUE", "QUEUE", "ERROR"]
+    assert headers(80, "--status", "pending") == ["TASK_ID", "TYPE", "STATUS", "AGE", "DUE"]
     every = ["TASK_ID", "TYPE", "STATUS", "ATTEMPT", "AGE", "DUE", "RUN", "PROGRESS", "QUEUE", "WORKER", "ERROR"]
     assert headers(400) == every
     assert headers(120, "--status", "running") == [name for name in every if name not in ("DUE", "WORKER", "ERROR")]

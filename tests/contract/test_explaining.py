@@ -59,6 +59,8 @@ async def test_pending_types_are_counted_by_queue(backend: Backend) -> None:
         PendingType("q", "legacy", 1, 1),
     )
     assert found == sorted([free, PendingType("other é", "mail", 1, 1), legacy, mail, report])
+    before = {(each.queue, each.type): each.due for each in await backend.pending_types(NOW - 1, 100)}
+    assert before["q", "report"] == 1 and sum(before.values()) == 1, "what was due by then"
     few = await backend.pending_types(NOW, 1)
     assert (sum(each.count for each in few), legacy in few) == (2, True), "what is put off, and no more rows than that"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from aiotaskq.backends.pending_types import PendingType, share
 from aiotaskq.backends.sql.claim_statements import ORDER, READY, from_head
@@ -34,7 +34,7 @@ def pending_types(connection: Connection, now: int, limit: int) -> list[PendingT
             )
             first = select(c.queue, c.task_type, c.due_at).where(*where)
             rows = first.order_by(*ORDER).limit(share(left, len(heads) - number)).subquery().c
-            query = select(rows.queue, rows.task_type, func.count(), func.count(rows.due_at))
+            query = select(rows.queue, rows.task_type, func.count(), func.count(case((rows.due_at <= now, 1))))
             for queue, kind, count, put_off in connection.execute(query.group_by(rows.queue, rows.task_type)):
                 counts[queue, kind] += count
                 due[queue, kind] += count if is_due else put_off

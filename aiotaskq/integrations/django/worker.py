@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.conf import settings
 from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import ValidationError
+from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.connections import closing_connections
 from aiotaskq.integrations.django.framework import (
@@ -40,11 +43,15 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     found when it is to be run.
     """
     autodiscover_modules("tasks")
-    for name in backend.options.get("modules", ()):
-        import_module(name)
+    modules = [import_module(name) for name in backend.options.get("modules", ())]
+    modules += [sys.modules[name] for each in apps.get_app_configs() if (name := f"{each.name}.tasks") in sys.modules]
     tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
     registrar = _Registrar(tq, backend)
     tq.registered.handlers = handlers = _Handlers(registrar.register)
+    for module in modules:
+        for task in list(vars(module).values()):
+            if isinstance(task, framework.Task) and task.backend == backend.alias:
+                handlers.get(task.module_path)  # which registers it: the registry of workers has the types
     for each in declared:
         path = each.task.module_path
         if each.task.backend != backend.alias:

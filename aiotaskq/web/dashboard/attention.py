@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.pages.gates import GateRow, gate_row
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.limits import LimitView
 
 MOST_GATES, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
-PENDING_LOOKED_AT = 2_000
-"""Tasks that are due, and as many others, among which types are looked for that no worker knows: no index has these."""
 LOOKED_AT = 1_000  # gates
 LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""
@@ -112,18 +110,6 @@ def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
         claimed.update(worker.queues)
     waiting = [name for name, counts in stats.queues.items() if counts.get("pending")]
     return sorted({*waiting} - claimed - {*stats.paused})
-
-
-def unknown_types(
-    counted: Sequence[PendingType], workers: Sequence[WorkerInfo], paused: Collection[str]
-) -> dict[str, int]:
-    """Return how many tasks are due of the types that none of these workers can run, though some claim them."""
-    waiting: dict[str, int] = {}
-    for each in counted:
-        claiming = [worker for worker in workers if worker.claims_from(each.queue)]
-        if each.due and each.queue not in paused and claiming and not any(one.knows(each.type) for one in claiming):
-            waiting[each.type] = waiting.get(each.type, 0) + each.due
-    return waiting
 
 
 def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:

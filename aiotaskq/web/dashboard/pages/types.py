@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
-from aiotaskq.web.dashboard.attention import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
 from aiotaskq.web.dashboard.runs import types_told
