@@ -58,6 +58,8 @@ class Failed(Redacted, frozen=True):
     """A random number in [0, 1) for the jitter of the back-off."""
     cause: BaseException | None = None
     """The exception, for the log only."""
+    told: str | None = None
+    """What the log says instead of the part of ``error`` before its first colon: a text without params and values."""
 
 
 class TimedOut(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import inspect
+import re
 import sys
 import traceback
 import typing
@@ -403,7 +404,21 @@ def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHa
 
 
 class ParamsMisfit(TypeError):
-    """The handler cannot be called with the params of the task; a retry would not change that."""
+    """The handler cannot be called with the params of the task; a retry would not change that.
+
+    ``told`` is the reason as the log has it: names of parameters, and no values.
+    """
+
+    def __init__(self, why: str, told: str | None = None) -> None:
+        super().__init__(why)
+        self.told = why if told is None else told
+
+
+def unfitting(error: ValidationError, handler: Handler) -> ParamsMisfit:
+    """Return the error of stored params that do not fit the annotations; its text may have values."""
+    field = re.match(r"params\.\w+", str(error))
+    where = "its params do" if field is None else f"{field[0]} does"
+    return ParamsMisfit(str(error), f"{where} not fit the annotation of {handler.name}()")
 
 
 def fitted(handler: Handler | None, params: Any) -> Any:
@@ -434,8 +449,10 @@ def check_follow_up(field: str, handler: Handler | None) -> None:
         raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
 
 
-def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str | None:
+def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> ParamsMisfit | None:
     """Return why the handler could not be called, or None if the handler itself has raised this error."""
+    if isinstance(error, ParamsMisfit):
+        return error
     function = inspect.unwrap(handler.function)
     code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
     if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):
@@ -443,5 +460,6 @@ def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> str
     try:
         inspect.signature(handler.function).bind(**params)
     except TypeError as wrong:
-        return f"{handler.name}() {wrong}"
+        why = f"{handler.name}() {wrong}"
+        return ParamsMisfit(why, re.sub(r"(unexpected keyword argument) .*", r"\1", why))
     return None

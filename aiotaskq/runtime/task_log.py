@@ -73,6 +73,8 @@ def _reason(outcome: Outcome, task: Task, after: Task) -> str:
         if was_popped(task):
             return UNSETTLED
         return f"its lease was over, the worker died or stood still ({after.crashes} times)"
+    if isinstance(outcome, Failed) and outcome.told is not None:
+        return printable(outcome.told)
     first = (after.error_message or "no reason").splitlines()[0]
     if log.tracebacks and _cause(outcome) is not None:
         return printable(first)

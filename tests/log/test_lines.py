@@ -7,6 +7,7 @@ import io
 import logging
 import threading
 from collections.abc import Awaitable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 
 import aiotaskq.log
 import aiotaskq.sync
-from aiotaskq import MemoryQueue, Scheduler, TaskQ
-from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq import MemoryQueue, Scheduler, TaskFailed, TaskQ
+from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, TimedOut, marked, settle
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Status, new_task
@@ -226,3 +227,28 @@ def test_a_line_of_a_blocking_call_is_written_before_it_returns(sink: list[str])
         logger.remove(broken)
     assert [each.exc_type for each in raised] == [ZeroDivisionError], "told, and the push is done"
     assert queue.get_queue_size() == 21
+
+
+async def test_params_that_do_not_fit_are_told_by_their_names_alone(sink: list[str]) -> None:
+    output("ERROR", to="loguru")
+    tq = TaskQ("memory://")
+
+    @tq.task
+    async def greet(name: str) -> None: ...
+
+    @tq.task
+    async def count(days: list[date]) -> None: ...
+
+    given: list[dict[str, Any]] = [{}, {"name": "x", SECRET: 1}, {"days": [{SECRET: 1}]}, {"days": [SECRET]}]
+    async with tq.running(concurrency=1):
+        for task_type, params in zip(("greet", "greet", "count", "count"), given, strict=True):
+            (task,) = await tq.queue.add([new_task(task_type, params, now=SystemClock().now())])
+            with pytest.raises(TaskFailed, match="invalid_params"):
+                await tq.handle(task.task_id).result(timeout=within(20))
+    assert [line.partition(": ")[2] for line in sink] == [
+        "invalid_params: greet() missing a required argument: 'name'",
+        "invalid_params: greet() got an unexpected keyword argument",
+        "invalid_params: params.days does not fit the annotation of count()",
+        "invalid_params: params.days does not fit the annotation of count()",
+    ]
+    assert SECRET not in "".join(sink)

@@ -32,7 +32,7 @@ from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, Val
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit
+from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
@@ -214,9 +214,9 @@ class Runner:
             if execution.reason == "timeout" and isinstance(error, TimeoutError):
                 return self._interrupted(execution)
             if isinstance(error, TypeError):
-                why = misfit(error, handler, task.params) if direct else _reason(error)
-                if why is not None:
-                    return Failed(f"invalid_params: {why}", retryable=False)
+                why = misfit(error, handler, task.params) if direct else error
+                if isinstance(why, ParamsMisfit):
+                    return Failed(f"invalid_params: {why}", retryable=False, told=f"invalid_params: {why.told}")
             if isinstance(error, ParentDeleted):
                 return Failed(f"missing_parent: {error}", retryable=False)
             if isinstance(error, BatchMisfit):
@@ -312,7 +312,7 @@ class Runner:
             try:
                 params = handler.loaded(params)
             except ValidationError as error:
-                raise ParamsMisfit(str(error)) from None
+                raise unfitting(error, handler) from None
         if handler.batch is not None:
             if handler.items == PARENT_RESULT and PARENT_RESULT not in params:
                 params = await self._parent_result(task, handler)
@@ -328,7 +328,7 @@ class Runner:
             return await self._outside(handler, params, self.executions[task.task_id])
         except TypeError as error:
             if (why := misfit(error, handler, params)) is not None:
-                raise ParamsMisfit(why) from None
+                raise why from None
             raise
 
     async def _outside(self, handler: Handler, params: Mapping[str, Any], execution: Execution) -> Any:
@@ -368,7 +368,7 @@ class Runner:
         try:
             return handler.loaded(found)
         except ValidationError as error:
-            raise ParamsMisfit(str(error)) from None
+            raise unfitting(error, handler) from None
 
     def _resource(self, kind: Any) -> Any:
         if kind not in self._resources:
@@ -376,11 +376,6 @@ class Runner:
                 f"no resource gives {getattr(kind, '__name__', kind)}; register one with @tq.resource"
             )
         return self._resources[kind]
-
-
-def _reason(error: TypeError) -> str | None:
-    """Return why ``_invoke`` could not call the handler; None where the error is the handler's own."""
-    return str(error) if isinstance(error, ParamsMisfit) else None
 
 
 def stored(result: Any, handler: Handler) -> Outcome:
