@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from aiotaskq.backends.side_rows import SideRow, SideRows
-from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, kept_until
+from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, kept_until, unreadable_entry
 
 KIND = "audit"
 EXPIRED = 1_000  # entries deleted at a time: far more than are added
@@ -28,4 +28,13 @@ class AuditLog:
 
     async def read(self, limit: int) -> list[AuditEntry]:
         """Read the newest entries, the newest first; of one instant in the order of their ids, the last first."""
-        return [_decode(row.text) for row in await self._rows.range(KIND, 0, limit, newest=True)]
+        return [_entry_of(row) for row in await self._rows.range(KIND, 0, limit, newest=True)]
+
+
+def _entry_of(row: SideRow) -> AuditEntry:
+    """Return the entry of a row; another one in its place where another program has damaged it."""
+    try:
+        return _decode(row.text)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        at = row.name.partition(" ")[0]
+        return unreadable_entry(row.name, int(at) if at.isascii() and at.isdecimal() else 0, str(error))

@@ -49,7 +49,8 @@ def show(
         targets = ", ".join(each.targets[:SHOWN])
         if each.count > SHOWN:
             targets += " " + tr("and {count} more", count=f"{each.count - SHOWN:,}")
-        cells = (each.action, targets, each.actor or "-", each.door)
+        change = each.action if each.undecodable is None else tr("an entry that cannot be read")
+        cells = (change, targets, each.actor or "-", each.door)
         rows.append([local(each.at, utc, short=True) or "", *map(printable, cells)])
     headers = [marked("AT"), marked("CHANGE"), marked("TARGETS"), marked("ACTOR"), marked("BY")]
     echo_table(columns_of(headers, rows, change=12, targets=16))

@@ -19,7 +19,7 @@ MAX_TARGETS = 50
 MAX_TEXT = 300
 """Characters of an actor, and of each target."""
 
-Door = Literal["dashboard", "api", "cli", "mcp"]
+Door = Literal["dashboard", "api", "cli", "mcp", "unknown"]
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,10 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     """When it was made, in microseconds UTC."""
     door: Door
-    """What it was made with: the dashboard, the operations API, the command line or the MCP server."""
+    """What it was made with: the dashboard, the operations API, the command line or the MCP server.
+
+    ``unknown`` where the entry cannot be read.
+    """
     action: str
     """As in the event ``operated``, such as ``pause-queue``."""
     actor: str
@@ -38,6 +41,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Ids and names of what was changed, at most ``MAX_TARGETS``; of a change by a filter the filter and a count."""
     count: int
     """The number of the targets."""
+    undecodable: str | None = None
+    """Why the entry cannot be read; then nothing but its time is known."""
 
 
 def audit_entry(at: int, door: Door, action: str, actor: str, targets: Sequence[str]) -> AuditEntry:
@@ -51,6 +56,11 @@ def audit_entry(at: int, door: Door, action: str, actor: str, targets: Sequence[
         targets=tuple(map(_short, targets[:MAX_TARGETS])),
         count=len(targets),
     )
+
+
+def unreadable_entry(id: str, at: int, error: str) -> AuditEntry:
+    """Return what is shown in place of an entry that cannot be read, because of ``error``."""
+    return AuditEntry(id=id, at=at, door="unknown", action="", actor="", targets=(), count=0, undecodable=_short(error))
 
 
 def kept_until(at: int) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.audit import KIND
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.cli import noted
 from aiotaskq.runtime.audit import audit
 from tests.support.command import Cli, prepared
@@ -59,6 +61,20 @@ def test_a_table_names_some_targets_and_escapes_them(cli: Cli) -> None:
     head, line = cli.out("audit", "--utc").splitlines()
     assert head.split() == ["AT", "CHANGE", "TARGETS", "ACTOR", "BY"]
     assert "t0, t1, t2 and 57 more" in line and "mara\\x1b[31m" in line and line.endswith("dashboard")
+
+
+def test_an_entry_that_cannot_be_read_is_listed_as_such(cli: Cli) -> None:
+    async def damage() -> None:
+        async with TaskQ(cli.url) as tq:
+            await tq.queue.backend.side.put(KIND, [SideRow("00000000000000000001 1", "{")])
+
+    asyncio.run(damage())
+    cli.out("queues", "pause", "mail")
+    lines = cli.out("audit").splitlines()
+    assert len(lines) == 3 and "pause-queue" in lines[1] and "an entry that cannot be read" in lines[2]
+    good, bad = cli.json("audit")
+    assert good["undecodable"] is None and bad["undecodable"]
+    assert len(cli.json("audit", "mail")) == 1
 
 
 def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.audit import KIND
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.audit import MAX_AGE, MAX_TARGETS, MAX_TEXT, AuditEntry, audit_entry
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
@@ -42,6 +44,23 @@ async def test_old_entries_go_and_those_beyond_the_number(backend: Backend, monk
     last = entry(NOW + 5 + MAX_AGE * SECOND)
     await backend.audit.add(last)
     assert await backend.audit.read(10) == [last]
+
+
+async def test_an_entry_that_cannot_be_read_hides_no_other(backend: Backend) -> None:
+    first, last = entry(NOW), entry(NOW + 20)
+    await backend.audit.add(first)
+    texts = ["", "{", '{"id":"\\ud800"}', "[" * 100_000, '"x"', '{"id":"x","at":1}', f'{{"door":"web","at":{NOW}}}']
+    damaged = [SideRow(f"{NOW + number:020d} id{number}", text) for number, text in enumerate(texts, 1)]
+    await backend.side.put(KIND, [*damaged, SideRow("no time", "?")])
+    await backend.audit.add(last)
+    read = await backend.audit.read(100)
+    assert [each for each in read if each.undecodable is None] == [last, first]
+    unreadable = [each for each in read if each.undecodable]
+    assert {(each.id, each.at) for each in unreadable} == {
+        ("no time", 0),
+        *((each.name, NOW + number) for number, each in enumerate(damaged, 1)),
+    }
+    assert {(each.door, each.action, each.targets) for each in unreadable} == {("unknown", "", ())}
 
 
 async def test_entries_of_many_writers_are_all_there(backend: Backend) -> None:

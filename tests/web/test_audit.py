@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.audit import KIND
+from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue import bulk
+from tests.support.rows import NOW
 from tests.web.applications import Ask, in_starlette
 
 Door = Callable[..., AbstractAsyncContextManager[Ask]]
@@ -38,7 +42,18 @@ async def test_each_door_tells_who_has_changed_what(door: Door, tq: TaskQ) -> No
         assert (await ask.get("audit", params={"target": "mai"})).json() == {"entries": []}
     assert details == [{"action": "pause-queue", "actor": "mara", "targets": ["mail"]}]
     assert entry.pop("at").endswith("Z")
-    assert entry == {"door": "api", "count": 1, **details[0]}
+    assert entry == {"door": "api", "count": 1, "undecodable": None, **details[0]}
+
+
+async def test_an_entry_that_cannot_be_read_is_listed_as_such(tq: TaskQ) -> None:
+    await tq.queue.backend.side.put(KIND, [SideRow(f"{NOW:020d} 1", '{"door":"web"}')])
+    async with in_starlette(tq) as ask:
+        assert (await ask.post("queues/mail/pause")).status_code == 200
+        good, bad = (await ask.get("audit")).json()["entries"]
+        assert good["action"] == "pause-queue"
+        assert (bad["at"], bad["door"], bad["action"], bad["targets"]) == (to_iso(NOW), "unknown", "", [])
+        assert bad["undecodable"]
+        assert len((await ask.get("audit", params={"target": "mail"})).json()["entries"]) == 1
 
 
 async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> None:

@@ -26,7 +26,7 @@ class RedisSideRows(SideRows):
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         found = await self._redis.run(scripts.SIDE_GET, kind, now, *names)
-        return [None if text is None else text.decode() for text in found]
+        return [None if text is None else _text(text) for text in found]
 
     async def range(
         self,
@@ -49,7 +49,7 @@ class RedisSideRows(SideRows):
             words = (now, high if newest else low, low if newest else high, most, int(newest), int(texts))
             looked, last, *rows = await self._redis.run(scripts.SIDE_RANGE, kind, *words)
             found += [
-                SideRow(name.decode(), text.decode(), int(until) if until else None)
+                SideRow(_text(name), _text(text), int(until) if until else None)
                 for name, text, until in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
             ]
             if looked < most:
@@ -78,6 +78,10 @@ class RedisSideRows(SideRows):
     async def clear(self, kind: str) -> None:
         key = f"{self._redis.root}side:{kind}"
         await self._redis.command("UNLINK", key, f"{key}:names", f"{key}:until")
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")  # another program may have written it
 
 
 def _words(rows: Sequence[SideRow]) -> Iterator[str | int]:

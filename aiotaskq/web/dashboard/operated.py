@@ -8,6 +8,7 @@ from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.instants import to_iso
 from aiotaskq.web.dashboard.words import marked
 
+UNREADABLE = marked("an entry that cannot be read")
 SHOWN = 3
 """Targets of one change that are named."""
 DOORS = {
@@ -15,6 +16,7 @@ DOORS = {
     "api": marked("operations API"),
     "cli": marked("command line"),
     "mcp": marked("MCP server"),
+    "unknown": marked("not known"),
 }
 """What changes are made with, as words that are translated."""
 PAGES = {
@@ -68,7 +70,7 @@ def operated_of(entry: AuditEntry) -> Operated:
         at=entry.at,
         time=to_iso(entry.at),
         door=entry.door,
-        action=entry.action,
+        action=entry.action if entry.undecodable is None else UNREADABLE,
         actor=entry.actor,
         targets=shown,
         more=entry.count - len(shown),

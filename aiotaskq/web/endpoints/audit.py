@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.instants import to_iso
 from aiotaskq.runtime.audit import audited
 from aiotaskq.web.hidden import visible_entry
@@ -19,6 +20,7 @@ EXAMPLE: dict[str, Any] = {
     "actor": "mara",
     "targets": ["mail"],
     "count": 1,
+    "undecodable": None,
 }
 
 
@@ -30,6 +32,9 @@ async def list_audit(call: Call) -> ApiResponse:
     found = [visible_entry(each, call.policy.show_args) for each in entries]
     if query.target is not None:  # what is hidden is not found, either
         found = [each for each in found if query.target in each.targets]
-    return respond(
-        AuditList([AuditView(to_iso(e.at) or "", e.door, e.action, e.actor, list(e.targets), e.count) for e in found])
-    )
+    return respond(AuditList(list(map(_view, found))))
+
+
+def _view(entry: AuditEntry) -> AuditView:
+    known = {name: getattr(entry, name) for name in AuditView.__struct_fields__}
+    return AuditView(**{**known, "at": to_iso(entry.at) or "", "targets": list(entry.targets)})

@@ -30,6 +30,7 @@ class AuditView(Struct):
     actor: str
     targets: list[str]
     count: Annotated[Count, Meta(description="Of all targets, of which the first ones are named")]
+    undecodable: Annotated[str | None, Meta(description="Why it cannot be read; then only its time is known")] = None
 
 
 class AuditList(Struct):

@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aiotaskq import Limit, TaskQ
+from aiotaskq.backends.audit import KIND
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.outcome import Completed
@@ -372,6 +375,23 @@ async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, t
     run, pushed = (await browse.get(f"task?id={task.task_id}&format=json")).json()["moments"]
     assert (run["kind"], run["change"]["action"], pushed["kind"]) == ("operated", "run-task", "pushed")
     assert "by mara · operations API" in (await browse.get(f"task?id={task.task_id}")).text
+
+
+async def test_entries_that_cannot_be_read_are_listed_and_hide_no_page(browse: Browse, tq: TaskQ) -> None:
+    await audit(tq.queue, "api", "pause-queue", "mara", ["default"])
+    (known,) = await tq.queue.backend.audit.read(1)
+    odd = [replace(known, at=at, action="{x} %s") for at in (10**30, -(10**30))]  # readable, and never written by us
+    texts = ["{", *(msgspec.json.encode(each).decode() for each in odd)]
+    rows = [SideRow(f"{known.at - number:020d} {number}", text) for number, text in enumerate(texts, 1)]
+    await tq.queue.backend.side.put(KIND, rows)
+    task = await tq.push("greet", {"name": "x"})
+    schedule = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    await tq.limits.set("k", cap=1)
+    for path in ("events", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "gate?key=k"):
+        assert (await browse.get(path)).status_code == 200, path
+    assert "an entry that cannot be read" in (await browse.get("events")).text
+    assert "无法读取的条目" in (await browse.get("events", headers=CHINESE)).text
+    assert "by mara · operations API" in (await browse.get("queue?name=default")).text
 
 
 async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
