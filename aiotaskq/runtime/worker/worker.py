@@ -26,7 +26,7 @@ from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.worker.execution import Execution, retrieve
 from aiotaskq.runtime.worker.executors import Executors
-from aiotaskq.runtime.worker.fetcher import Fetcher
+from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Fetcher
 from aiotaskq.runtime.worker.follow_ups import follow_ups
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
 from aiotaskq.runtime.worker.leases import Leases
@@ -38,6 +38,7 @@ from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
 QUIET = "quiet"  # why its fetcher is paused
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
+BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are given back that a stop does not let run to their ends
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 CLOSING = 5.0  # seconds that closing connections, threads and resources may take in the end
 
@@ -406,7 +407,7 @@ class Worker:
             self.leases.uncount(task)
             events.emit("lost", self._clock.now(), task)
             return
-        if type(outcome) is Released and outcome.reason == STOPPED:
+        if type(outcome) is Released and self.runner.stopping and outcome.reason in BY_STOP:
             self._given_back += 1
         if self.tally is not None:
             self.tally.settled(task, outcome, after)

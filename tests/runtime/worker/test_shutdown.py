@@ -12,6 +12,7 @@ import pytest
 
 from aiotaskq import ExitCode, TaskQ
 from aiotaskq.core.task import Status
+from aiotaskq.runtime.queue.claims import Claims
 from tests.runtime.worker.workers import started
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -62,6 +63,37 @@ async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path
         answers.set()
         assert await stopping is ExitCode.DRAINED
     assert claims == 0
+
+
+async def test_tasks_that_never_started_are_given_back(  # D13
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
+    exchange = Claims.exchange
+    stopping: list[asyncio.Task[ExitCode]] = []
+    runs: list[int] = []
+
+    async def stopped_meanwhile(*args: Any, **options: Any) -> Any:
+        held, tasks = await exchange(*args, **options)
+        if tasks:
+            assert tq.worker is not None
+            stopping.append(asyncio.create_task(tq.worker.stop(within(10), 1)))
+            await eventually(lambda: tq.worker.runner.stopping)
+        return held, tasks
+
+    @tq.task
+    async def work() -> None:
+        runs.append(1)
+
+    async with tq:
+        handles = [await work.push() for _ in range(2)]
+    monkeypatch.setattr(Claims, "exchange", stopped_meanwhile)
+    async with started(tq):
+        await eventually(lambda: stopping)
+        assert await stopping[0] is ExitCode.GIVEN_BACK
+        tasks = [await handle.task() for handle in handles]
+    assert [(task.status, task.fence, task.retry_count) for task in tasks] == [(Status.PENDING, 1, 0)] * 2
+    assert runs == []
 
 
 async def test_cooperative_handlers_are_given_back_without_a_retry(tq: TaskQ) -> None:  # D7, D8
@@ -127,7 +159,7 @@ async def test_stop_is_idempotent_also_in_parallel(tq: TaskQ) -> None:  # D12
 
     await tq.close()
     async with started(tq):
-        await work.push()
+        await (await work.push()).result(within(10))
         worker = tq.worker
         assert worker is not None
         codes = await asyncio.gather(*[worker.stop(1, 1) for _ in range(5)])
