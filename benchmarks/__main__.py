@@ -83,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         const="",
         metavar="REPORT.json",
         help="measure nothing: write the figures of that report, or of the one in --out, into the README and "
-        "the manual of this checkout, and keep the report and its plots in benchmarks/results",
+        "the manual of this checkout, and keep the report and its plots in benchmarks/results; refused for a part of "
+        f"the cases, a scale below 1, and a load above {published.QUIET:g} at the start",
     )
     parser.add_argument("--jit", action="store_true", help="PostgreSQL of the system, 17 or earlier, with JIT")
     parser.add_argument("--list", action="store_true", help="list what can be measured, and stop")

@@ -18,6 +18,14 @@ KEPT = RESULTS / "report.json"
 PAGE = Path("aiotaskq", "docs", "benchmarks.md")
 BEGIN = "<!-- figures: written by `python -m benchmarks --publish`, which replaces what stands here -->"
 END = "<!-- end of figures -->"
+NONE = f"""{BEGIN}
+
+No figures are published: they come from a full run on a quiet machine, and there is none of this version.
+
+{END}"""
+"""What stands there until figures are published."""
+QUIET = 0.5
+"""The highest load before a run whose figures may be published."""
 
 RATES = (
     "memory/run",
@@ -84,6 +92,10 @@ def problems(report: Report) -> list[str]:
         found.append("the run was stopped early")
     if partial := {"--only", "--against"} & set(shlex.split(report["machine"]["command"])):
         found.append(f"a part of the cases was run ({', '.join(sorted(partial))})")
+    if (load := report["machine"]["load"]) > QUIET:
+        found.append(f"the machine was busy: its load was {load:g} before anything was measured, and may be {QUIET:g}")
+    if (scale := report["settings"]["scale"]) < 1:
+        found.append(f"sizes and times were {scale:g} of the full ones")
     found += [f"{each['id']} failed: {each['why']}" for each in report["failed"]]
     found += [f"left out: {each}" for each in report["absent"] if each.partition(":")[0] not in OPTIONAL]
     there = {row["id"] for row in report["measurements"]}
