@@ -111,8 +111,12 @@ class Steps(ABC):
         raise NotSupported("session: this store cannot join a transaction; emit after the commit, or use a SQL store")
 
     @abstractmethod
+    async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
+        """Read events by key; None where there is none at ``now``."""
+
     async def event(self, key: str, now: int) -> EventValue | None:
         """Read the event of a key; None if there is none at ``now``."""
+        return (await self.get_events([key], now))[0]
 
     @abstractmethod
     async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:

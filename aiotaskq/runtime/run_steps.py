@@ -61,7 +61,7 @@ class RunSteps:
     """
 
     def __init__(self, task: Task, verbs: StepVerbs, version: int = 1) -> None:
-        self._store = verbs.store  # it raises before anything is done
+        _ = verbs.store  # it raises before anything is done
         self._task, self._verbs, self._clock = task, verbs, verbs.clock
         self.version = version
         """That of the handler."""
@@ -174,8 +174,7 @@ class RunSteps:
     async def _read(self) -> dict[tuple[Kind, str, int], Step]:
         async with self._reading:
             if self._stored is None:
-                task = self._task
-                found = await self._verbs.outlast(named(task), lambda: self._store.read(task.task_id, task.seq))
+                found = await self._verbs.read(self._task)
                 self._last = max((step.n for step in found), default=0)
                 self._begun = found[0].version if found else None
                 self._stored = {(step.kind, step.name, step.number): step for step in found}

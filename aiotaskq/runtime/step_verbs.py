@@ -20,7 +20,10 @@ from aiotaskq.core.validation import check_int, check_json, check_key, check_sec
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported
 from aiotaskq.log import log, named
 
+I = TypeVar("I")  # noqa: E741 - item
+R = TypeVar("R")
 T = TypeVar("T")
+One = Callable[[I], Awaitable[R]]
 SHORT = 60.0
 """Seconds: a sleep that is no longer keeps its slot."""
 EVENT_AGE = 30 * 86_400.0
@@ -34,7 +37,13 @@ class StepVerbs:
         self._backend, self.clock = backend, clock
         self.short = SHORT
         """Seconds: a sleep that is no longer keeps its slot."""
-        self._batch: Batcher[NewStep, Step | None] = Batcher(self._add)
+        self._add: One[NewStep, Step | None] = self._together(lambda new: self.store.add(new))
+        self._suspend: One[Leave, bool] = self._together(lambda leaves: self.store.suspend(leaves))
+        self._emit: One[EventValue, EventValue] = self._together(lambda events: self.store.emit(events))
+        self._event: One[str, EventValue | None] = self._together(
+            lambda keys: self.store.get_events(keys, self.clock.now())
+        )
+        self._read: One[Task, list[Step]] = self._together(lambda tasks: self.store.read_many(tasks))
 
     @property
     def single_writer(self) -> bool:
@@ -51,8 +60,14 @@ class StepVerbs:
         self._backend.steps.used = True
         return self._backend.steps
 
-    async def _add(self, new: list[NewStep]) -> list[Step | None]:
-        return await self.store.add(new)
+    def _together(self, verb: Callable[[list[I]], Awaitable[list[R]]]) -> One[I, R]:
+        """Return a verb for one item: what is asked for at the same time goes to the store in one call of ``verb``."""
+        batcher = Batcher(verb)
+
+        async def one(item: I) -> R:
+            return (await (batcher.add([item]) if self._backend.grouped else verb([item])))[0]
+
+        return one
 
     async def add(self, new: NewStep, session: Any = None) -> Step | None:
         """Store a step; return the one that is there, None if the task is no longer this worker's.
@@ -61,8 +76,11 @@ class StepVerbs:
         """
         if session is not None:
             return await self.store.add_with(session, new)
-        add = self._batch.add if self._backend.grouped else self._add
-        return (await self.outlast(f"step {new.step.label}", lambda: add([new])))[0]
+        return await self.outlast(f"step {new.step.label}", lambda: self._add(new))
+
+    async def read(self, task: Task) -> list[Step]:
+        """Return the steps of a task; wait for the store."""
+        return await self.outlast(named(task), lambda: self._read(task))
 
     async def outlast(
         self, what: str, verb: Callable[[], Awaitable[T]], patient: Callable[[], bool] = lambda: True
@@ -102,8 +120,7 @@ class StepVerbs:
         woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now)
         leave = Leave(Change(task, after), new, woken if any(each.step.kind == "wait" for each in new) else None)
         try:
-            held = await self.outlast(named(task), lambda: self.store.suspend([leave]), patient)
-            return after if held[0] else None
+            return after if await self.outlast(named(task), lambda: self._suspend(leave), patient) else None
         except DatabaseUnavailable as error:
             log.warning("{}: its sleep is not stored: {}", named(task), error)
             return None
@@ -117,13 +134,12 @@ class StepVerbs:
         store = self.store
         if session is not None:
             return await store.emit_with(session, event) == event
-        return await self.outlast(f"event {key}", lambda: store.emit([event]), lambda: patient) == [event]
+        return await self.outlast(f"event {key}", lambda: self._emit(event), lambda: patient) == event
 
     async def event(self, key: str, patient: bool = False) -> EventValue | None:
         """Return the event of a key, None if there is none."""
-        store = self.store
         check_key("key", key)
-        return await self.outlast(f"event {key}", lambda: store.event(key, self.clock.now()), lambda: patient)
+        return await self.outlast(f"event {key}", lambda: self._event(key), lambda: patient)
 
     async def events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
         """Return events in the order of their keys."""

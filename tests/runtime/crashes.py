@@ -31,7 +31,7 @@ READS = {
     DurableFake: ("get", "find", "overdue", "next_run_at"),
     MemoryGates: ("find",),
     MemoryGroups: ("get", "members", "cancelling"),
-    MemorySteps: ("read", "event", "events"),
+    MemorySteps: ("read", "read_many", "get_events", "events"),
     MemoryWorkers: ("all", "held"),
     Database: ("read",),
 }

@@ -35,7 +35,7 @@ async def test_a_timeout_that_is_not_caught_is_not_retried(kit: Kit) -> None:
 OUTAGE = 4.0
 
 
-@pytest.mark.parametrize("verb", ["add", "emit", "event", "read", "suspend"])
+@pytest.mark.parametrize("verb", ["add", "emit", "get_events", "read_many", "suspend"])
 async def test_what_a_handler_stores_and_reads_outlasts_an_outage(
     kit: Kit, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
@@ -78,7 +78,7 @@ async def test_emit_outside_of_a_handler_tells_an_outage_at_once(kit: Kit, monke
 
     store = kit.tq.queue.step_verbs.store
     monkeypatch.setattr(store, "emit", away)
-    monkeypatch.setattr(store, "event", away)
+    monkeypatch.setattr(store, "get_events", away)
     with pytest.raises(DatabaseUnavailable):
         await kit.tq.emit("approved")
     with pytest.raises(DatabaseUnavailable):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +31,7 @@ from aiotaskq import (
     wait_event,
 )
 from aiotaskq.backends.memory.steps import MemorySteps
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.testing import START, Kit, inline, virtual
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY
@@ -143,13 +143,13 @@ async def test_the_first_delivery_reads_nothing(kit: Kit, monkeypatch: pytest.Mo
     reads: list[str] = []
     steps = kit.tq.queue.backend.steps
     assert steps is not None
-    read = steps.read
+    read = steps.read_many
 
-    async def spied(task_id: str, seq: int) -> Any:
-        reads.append(task_id)
-        return await read(task_id, seq)
+    async def spied(tasks: Sequence[Task]) -> Any:
+        reads.extend(task.task_id for task in tasks)
+        return await read(tasks)
 
-    monkeypatch.setattr(steps, "read", spied)
+    monkeypatch.setattr(steps, "read_many", spied)
 
     @kit.tq.task(backoff=STEADY)
     async def work() -> None:

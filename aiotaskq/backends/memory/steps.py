@@ -160,9 +160,9 @@ class MemorySteps(Steps):
         rows = [row for each in ids if (row := self._rows.get(each)) and row.began_at == self._waits[each].began_at]
         return [Change(row, after) for row in rows if (after := woken(row, now)) is not None]
 
-    async def event(self, key: str, now: int) -> EventValue | None:
+    async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
         with self._lock:
-            return self._there(key, now)
+            return [self._there(key, now) for key in keys]
 
     def _there(self, key: str, now: int) -> EventValue | None:
         event = self._events.get(key)

@@ -10,7 +10,8 @@ woken by updates after it. A process that dies in between leaves that to ``mend`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiotaskq.backends.base import Backend
@@ -21,6 +22,7 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import changed_words, pack
 from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order, woken
+from aiotaskq.core.task import Task
 
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 Updated = Callable[[Sequence[Change], dict[str, list[str]], Sequence[int]], list[bool]]
@@ -45,6 +47,9 @@ class RedisSteps(Steps):
             if field.startswith(f"{seq} ".encode())
         ]
         return in_order(steps)
+
+    async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
+        return await asyncio.gather(*(self.read(task.task_id, task.seq) for task in tasks))  # in one round trip
 
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         if not new:
@@ -95,38 +100,37 @@ class RedisSteps(Steps):
             expires = "" if event.expires_at is None else event.expires_at
             words += (event.key, f"{event.at} {expires or '-'} {self._stored(event.text)}", event.at, expires)
         answers = await self._redis.run(scripts.STEPS_EMIT, *words, repeatable=True)
-        for event, (_, waits) in zip(events, answers, strict=True):
-            await self._wake(event.key, waits, event.at)
+        woken = {event.key: waits for event, (_, waits) in zip(events, answers, strict=True) if waits}
+        await self._wake(woken, max((event.at for event in events), default=0))
         return [self._event(event.key, found) for event, (found, _) in zip(events, answers, strict=True)]
 
-    async def _wake(self, key: str, waits: Sequence[bytes], now: int) -> int:
-        """Make tasks due for which an event has come, given as in ``woken:<key>``."""
+    async def _wake(self, woken: Mapping[str, Sequence[bytes]], now: int) -> int:
+        """Make tasks due for which events have come, given by their keys as in ``woken:<key>``."""
+        each = [(key, waits[at : at + 2]) for key, waits in woken.items() for at in range(0, len(waits), 2)]
         count = 0
-        for start in range(0, len(waits), 2 * READ):
-            part = [word.decode() for word in waits[start : start + 2 * READ]]
+        for start in range(0, len(each), READ):
+            part = [(key, *map(bytes.decode, wait)) for key, wait in each[start : start + READ]]
             for _ in range(TRIES):
-                held = await self._backend.update(list(await self._changes(part, now)))
+                held = await self._backend.update(list(await self._changes([wait[1:] for wait in part], now)))
                 count += sum(held)
                 if all(held):  # else one was edited since it was read
-                    await self._redis.run(scripts.STEPS_WOKEN, key, *part)
+                    await self._redis.run(scripts.STEPS_WOKEN, *(word for wait in part for word in wait))
                     break
         return count
 
-    async def _changes(self, waits: Sequence[str], now: int) -> Iterator[Change]:
-        began = {
-            field.split(" ", 1)[1]: int(value.split(" ", 1)[0])
-            for field, value in zip(waits[::2], waits[1::2], strict=True)
-        }
+    async def _changes(self, waits: Iterable[Sequence[str]], now: int) -> Iterator[Change]:
+        """Return the changes of the tasks that wait still, given by fields and values of ``waits:<key>``."""
+        began = {field.split(" ", 1)[1]: int(value.split(" ", 1)[0]) for field, value in waits}
         rows = await self._backend.get(list(began))
         both = [(row, row.began_at == began[row.task_id] and woken(row, now)) for row in rows if row is not None]
         return (Change(row, after) for row, after in both if after)
 
-    async def event(self, key: str, now: int) -> EventValue | None:
-        stored = await self._redis.command("HGET", f"{self._redis.root}events", key)
-        if stored is None:
-            return None
-        event = self._event(key, stored)
-        return event if event.there(now) else None
+    async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
+        if not keys:
+            return []
+        stored = await self._redis.command("HMGET", f"{self._redis.root}events", *keys)
+        found = [None if text is None else self._event(key, text) for key, text in zip(keys, stored, strict=True)]
+        return [event if event is not None and event.there(now) else None for event in found]
 
     def _event(self, key: str, stored: bytes) -> EventValue:
         at, expires, text = stored.decode().split(" ", 2)
@@ -154,7 +158,8 @@ class RedisSteps(Steps):
         counts = {}
         for key in keys:
             found = await self._redis.command("HGETALL", f"{self._redis.root}waits:{key}")
-            counts[key] = len(list(await self._changes([word.decode() for word in found], 0)))
+            words = [word.decode() for word in found]
+            counts[key] = len(list(await self._changes(zip(words[::2], words[1::2], strict=True), 0)))
         return counts
 
     async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
@@ -218,11 +223,9 @@ class RedisSteps(Steps):
         return answers
 
     async def mend(self, now: int) -> int:
-        count = 0
-        for word in await self._redis.command("SMEMBERS", f"{self._redis.root}woken"):
-            key = word.decode()
-            count += await self._wake(key, await self._redis.command("HGETALL", f"{self._redis.root}woken:{key}"), now)
-        return count
+        keys = [word.decode() for word in await self._redis.command("SMEMBERS", f"{self._redis.root}woken")]
+        waits = {key: await self._redis.command("HGETALL", f"{self._redis.root}woken:{key}") for key in keys}
+        return await self._wake(waits, now)
 
 
 def _field(new: NewStep) -> str:

@@ -180,9 +180,7 @@ class SqlSteps(Steps):
             found.append(there)
         if not new:
             return found, (), []
-        for each in new.values():
-            values = {"b_key": each.key, "b_value": each.text, "b_at": each.at, "b_end": each.expires_at}
-            connection.execute(_WRITE_EVENT, values)
+        replace(connection, _E, [_event_row(event) for event in new.values()])
         return found, *self._wake(connection, new, touched, keep)
 
     def _wake(
@@ -227,10 +225,13 @@ class SqlSteps(Steps):
                 connection.execute(delete(_W).where(w.task_id.in_(part), w.key.in_(some)))
         return written, held
 
-    async def event(self, key: str, now: int) -> EventValue | None:
-        rows = await self._database.read(lambda c: run(c, _ONE_EVENT, {"b_key": key}).fetchall())
-        found = _event(rows[0]) if rows else None
-        return self._plain_event(found) if found is not None and found.there(now) else None
+    async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
+        def body(connection: Connection) -> list[Any]:
+            parts = chunks(sorted(set(keys)))
+            return [row for part in parts for row in connection.execute(_THERE, {"keys": part})]
+
+        found = {row.key: self._plain_event(_event(row)) for row in await self._database.read(body)}
+        return [_there(found.get(key), now) for key in keys]
 
     async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
         def body(connection: Connection) -> Sequence[Any]:
@@ -324,9 +325,6 @@ _ANEW = update(_S).where(*(column == bindparam(name) for name, column in zip(_KE
 _ANEW = _ANEW.values(value=bindparam("b_value"))
 _EVENT_ANEW = update(_E).where(e.key == bindparam("b_key"), e.at == bindparam("b_at"))
 _EVENT_ANEW = _EVENT_ANEW.values(value=bindparam("b_value"))
-_ONE_EVENT = _EVENT.where(e.key == bindparam("b_key"))
-_WRITE_EVENT = update(_E).where(e.key == bindparam("b_key"))
-_WRITE_EVENT = _WRITE_EVENT.values(value=bindparam("b_value"), at=bindparam("b_at"), expires_at=bindparam("b_end"))
 _THERE = _EVENT.where(e.key.in_(bindparam("keys", expanding=True)))
 _WAITING_FOR = select(_W).where(w.key.in_(bindparam("keys", expanding=True))).with_for_update(read=True)
 _ANSWERED = select(s.task_id, s.seq, s.name, s.number).where(s.kind == "event")
@@ -398,6 +396,11 @@ def _locked(connection: Connection, keys: Mapping[str, int]) -> dict[str, EventV
         connection.execute(statement, rows)
         found.update({row.key: _event(row) for row in connection.execute(_THERE, {"keys": part})})
     return found
+
+
+def _event_row(event: EventValue) -> dict[str, Any]:
+    values = {"value": event.text, "at": event.at, "expires_at": event.expires_at, "touched_at": event.at}
+    return {"key": event.key, **values}
 
 
 def _there(event: EventValue | None, at: int) -> EventValue | None:
