@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import msgspec
 
 from aiotaskq.backends.side_rows import SideRow, SideRows
 from aiotaskq.core.history import WIDTHS, Period, Roll, added_up, widened
 from aiotaskq.core.ids import new_id
+from aiotaskq.core.usage import Usage
 from aiotaskq.log import log
 
 KIND = "history"
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(list[Period]).decode
+_decode = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, str, str, Usage]]).decode
+_columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage")
 
 
 class History:
@@ -68,8 +71,9 @@ def _name(seconds: int, at: int) -> str:
 def _periods(row: SideRow) -> list[Period] | None:
     """Return the periods of a row; None if it cannot be read, which is logged: it is kept for as long as days are."""
     try:
-        return _decode(row.text)
-    except (msgspec.DecodeError, RecursionError) as error:
+        seconds, at, _ = row.name.split(" ")
+        return [Period(int(at), int(seconds), *columns) for columns in _decode(row.text)]
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         log.warning("history: the row {} cannot be read: {}", row.name, error)
         return None
 
@@ -78,4 +82,7 @@ def _rows_of(periods: Iterable[Period]) -> list[SideRow]:
     rows: dict[str, list[Period]] = {}
     for period in added_up(periods):
         rows.setdefault(_name(period.seconds, period.at), []).append(period)
-    return [SideRow(f"{name} {new_id()}", _encode(found).decode()) for name, found in rows.items()]
+    return [
+        SideRow(f"{name} {new_id()}", _encode([_columns(period) for period in found]).decode())
+        for name, found in rows.items()
+    ]

@@ -40,7 +40,7 @@ Key = tuple[int, int, str, str, str]
 """Begin, seconds, queue, type and kind of a period."""
 
 
-class Period(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class Period(msgspec.Struct, frozen=True):
     """What workers did in one period with the tasks of one queue, one type and one kind of outcome."""
 
     at: int
