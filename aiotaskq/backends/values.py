@@ -29,6 +29,10 @@ class Values(ABC):
         """Read values, each as a 1-tuple, or None where it is missing or expired."""
 
     @abstractmethod
+    async def expires_at(self, key: str, now: int) -> int | None:
+        """Return when a live value expires; None for never, and where there is none."""
+
+    @abstractmethod
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         """Delete values; return for each whether there was a live one."""
 
@@ -77,6 +81,11 @@ class SideValues(Values):
     async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
         found = await self._rows.get(KIND, keys, now)
         return [None if text is None else _read(key, text) for key, text in zip(keys, found, strict=True)]
+
+    async def expires_at(self, key: str, now: int) -> int | None:
+        # Of the names that begin with a key, the key is the first one.
+        found = await self._rows.range(KIND, now, 1, prefix=key, texts=False)
+        return found[0].until if found and found[0].name == key else None
 
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         return await self._rows.delete(KIND, keys, now)

@@ -29,14 +29,14 @@ def list_keys(db: Db = DEFAULT_DB, json: Json = False) -> None:
 
 @app.command("get", cls=Command, help=tr("Print a value as JSON. The exit code is 1 if there is none."))
 def get(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    async def work(tq: TaskQ) -> tuple[bool, object]:
+    async def work(tq: TaskQ) -> tuple[bool, object, float | None]:
         value = await tq.store.get_public(key)
-        return value is not None or key in await tq.store.list_keys(), value
+        return value is not None or key in await tq.store.list_keys(), value, await tq.store.get_ttl(key)
 
-    found, value = with_tq(db, work)
+    found, value, ttl = with_tq(db, work)
     if not found:
         _no_value(key)
-    echo_json({"key": key, "value": value} if json else value)
+    echo_json({"key": key, "value": value, "ttl": ttl} if json else value)
 
 
 @app.command("set", cls=Command, help=tr("Store a value."))
@@ -50,12 +50,19 @@ def set_(
     ],
     db: Db = DEFAULT_DB,
     ttl: Annotated[
-        float | None, option(min=0.0, metavar="SECONDS", help=tr("Time to live; default unlimited."))
+        float | None,
+        option(min=0.0, metavar="SECONDS", help=tr("Time to live; default: a value that is there keeps its own.")),
     ] = None,
+    forever: Annotated[bool, option(help=tr("No time to live."))] = False,
     json: Json = False,
 ) -> None:
     given = read_json("value", value)
-    with_tq(db, lambda tq: tq.store.set_public(key, given, ttl))
+    if forever and ttl is not None:
+        raise typer.BadParameter(tr("--ttl, --forever: give one of the two"))
+    if forever or ttl is not None:
+        with_tq(db, lambda tq: tq.store.set_public(key, given, ttl))
+    else:
+        with_tq(db, lambda tq: tq.store.edit_public(key, given))
     echo_json({"key": key, "stored": True}) if json else echo(tr("stored {key}", key=printable(key)))
 
 

@@ -105,6 +105,20 @@ class Store:
     def _span(ttl: float | None) -> int:
         return FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND)
 
+    async def edit_public(self, key: str, value: Any) -> None:
+        """Store a value; one that is there keeps its time to live, a new one is permanent. Raises as ``set_public``."""
+        log.debug("edit {}", printable(key))
+        self._check(key)
+        if self._json_only:
+            check_json("value", value, MAX_PAYLOAD)
+        await self._values.put([(key, value, await self._values.expires_at(key, self._now()))])
+
+    async def get_ttl(self, key: str) -> float | None:
+        """Return the seconds that a value has left; None for a permanent one, and where there is none."""
+        now = self._now()
+        expires_at = await self._values.expires_at(self._check(key), now)
+        return None if expires_at is None else (expires_at - now) / SECOND
+
     async def get_public(self, key: str) -> Any:
         """Return the value, or None when it is missing or expired."""
         if self._plain is not None:

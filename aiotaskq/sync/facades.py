@@ -112,6 +112,8 @@ class Store(Facade[Any]):
 
     set_public = quick(AsyncStore.set_public, AsyncStore.set_now, lockless=True)
     get_public = quick(AsyncStore.get_public, AsyncStore.get_now, lockless=True)
+    edit_public = blocking(AsyncStore.edit_public, at_once=True)
+    get_ttl = blocking(AsyncStore.get_ttl, at_once=True)
     delete_public = blocking(AsyncStore.delete_public, at_once=True)
     get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
     list_keys = blocking(AsyncStore.list_keys, at_once=True)

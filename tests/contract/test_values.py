@@ -57,6 +57,13 @@ async def test_expiry_is_exact_to_the_microsecond(values: Values) -> None:
         assert await values.expire(until, 10) == 0
 
 
+async def test_when_a_value_expires(values: Values) -> None:
+    await values.put([("k", 1, NOW + 5), ("k%", 1, NOW + 7), ("k_", 1, None), ("é🙂", 1, NOW + 9)])
+    found = [await values.expires_at(key, NOW) for key in ("k", "k%", "k_", "é🙂", "K", "missing")]
+    assert found == [NOW + 5, NOW + 7, None, NOW + 9, None, None]
+    assert [await values.expires_at("k", NOW + 4), await values.expires_at("k", NOW + 5)] == [NOW + 5, None]
+
+
 async def test_without_an_expiry_a_value_stays(values: Values) -> None:
     await values.put([("k", 1, None)])
     assert await values.expire(2**62, 10) == 0

@@ -49,6 +49,20 @@ async def test_values_and_their_end(store: Store, clock: VirtualClock) -> None:
     assert await store.get_public("for ever") is None
 
 
+async def test_an_edit_keeps_the_expiry(store: Store, clock: VirtualClock) -> None:
+    await store.set_public("k", 1, ttl=10)
+    clock.step(4)
+    await store.edit_public("k", 2)
+    assert (await store.get_public("k"), await store.get_ttl("k")) == (2, 6.0)
+    clock.step(6)
+    assert (await store.get_public("k"), await store.get_ttl("k")) == (None, None)
+    for value in (3, 4):
+        await store.edit_public("k", value)
+        assert (await store.get_public("k"), await store.get_ttl("k")) == (value, None)
+    with pytest.raises(ValidationError):
+        await store.edit_public([], 1)  # type: ignore[arg-type]
+
+
 async def test_setting_again_moves_the_expiry(store: Store, clock: VirtualClock) -> None:
     await store.set_public("k", 1, ttl=10)
     await store.set_public("k", 2, ttl=100)

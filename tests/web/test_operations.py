@@ -290,8 +290,14 @@ async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> Non
         assert (await ask.delete("store/k0")).status_code == 204
         refused(await ask.delete("store/k0"), 404, "NotFound")
         refused(await ask.put("store/k0", json={"value": 1, "ttl": 0}), 422, "ValidationError")
+        assert (await ask.put("store/k2", json={"value": 2})).status_code == 204  # it keeps its time to live
+        assert 0 < (await tq.store.get_ttl("k2") or 0) <= 60
+        for key, body in (("k1", {"value": SECRET, "ttl": None}), ("new", {"value": 1})):
+            assert (await ask.put(f"store/{key}", json=body)).status_code == 204
+            assert await tq.store.get_ttl(key) is None
     async with door(tq, show_args=True) as ask:
-        assert (await ask.get("store/k1")).json() == {"key": "k1", "value": SECRET}
+        assert (await ask.get("store/k1")).json() == {"key": "k1", "value": SECRET, "ttl": None}
+        assert 0 < (await ask.get("store/k2")).json()["ttl"] <= 60
         refused(await ask.get("store/k0"), 404, "NotFound")
 
 

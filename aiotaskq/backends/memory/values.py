@@ -94,6 +94,10 @@ class MemoryValues(PlainValues):
         entries = [self._values.get(key) or self._after_sweep(key) for key in keys]
         return [None if entry is None or entry[1] <= now else (entry[0],) for entry in entries]
 
+    async def expires_at(self, key: str, now: int) -> int | None:
+        _, expires_at = self._values.get(key) or self._after_sweep(key) or (None, NEVER)
+        return expires_at if now < expires_at < NEVER else None
+
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         live = []
         with self._lock:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
+from msgspec import UNSET
+
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
@@ -35,7 +37,10 @@ async def list_keys(call: Call) -> ApiResponse:
 
 
 @values(
-    "GET", "/store/{key}", Success(200, "The value", Value, {"key": "rate:eur", "value": 1.08}), problems=(403, 404)
+    "GET",
+    "/store/{key}",
+    Success(200, "The value", Value, {"key": "rate:eur", "value": 1.08, "ttl": 3600.0}),
+    problems=(403, 404),
 )
 async def get_value(call: Call) -> ApiResponse:
     """Read a public value, where the host allows it; 404 if it is missing, expired or null."""
@@ -44,7 +49,7 @@ async def get_value(call: Call) -> ApiResponse:
     value = await call.tq.store.get_public(key)
     if value is None:
         raise NotFound(f"there is no value under {key}")
-    return respond(Value(key, plain(value)))
+    return respond(Value(key, plain(value), await call.tq.store.get_ttl(key)))
 
 
 @values(
@@ -55,10 +60,13 @@ async def get_value(call: Call) -> ApiResponse:
     example={"value": 1.08, "ttl": 3600},
 )
 async def set_value(call: Call) -> ApiResponse:
-    """Store a public value, for ever or for `ttl` seconds."""
+    """Store a public value for `ttl` seconds, or for ever; without `ttl` one that is there keeps its time to live."""
     body: ValueBody = call.body
     check_json("value", body.value)
-    await call.tq.store.set_public(_key(call), body.value, body.ttl)
+    if body.ttl is UNSET:
+        await call.tq.store.edit_public(_key(call), body.value)
+    else:
+        await call.tq.store.set_public(_key(call), body.value, body.ttl)
     return respond(status=204)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.web.schemas.fields import Cursor, Limit
 
@@ -13,7 +13,9 @@ class ValueBody(Struct, forbid_unknown_fields=True):
     """A public value to be stored."""
 
     value: Any
-    ttl: Annotated[float, Meta(gt=0, description="Seconds; left out: for ever")] | None = None
+    ttl: Annotated[float, Meta(gt=0, description="Seconds; null: for ever; left out: as before")] | UnsetType | None = (
+        UNSET
+    )
 
 
 class PageQuery(Struct):
@@ -35,3 +37,4 @@ class Value(Struct):
 
     key: str
     value: Any
+    ttl: Annotated[float | None, Meta(description="The seconds that it has left; null: for ever")] = None

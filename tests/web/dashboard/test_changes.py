@@ -122,6 +122,36 @@ async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write
     assert done.status_code == 409 and (await tq.scheduler.get(schedule_id)).queue == "first"
 
 
+async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
+    def fields(page: str) -> dict[str, str]:
+        return dict(re.findall(r'<input[^>]* name="(ttl|shown|until)" value="([^"]*)"', page))
+
+    async with in_starlette(tq, show_args=True) as browse:
+
+        async def edit(**changed: str) -> Any:
+            given = fields((await browse.get("value?key=cookie")).text)
+            return await send(
+                browse, "set-value", "value?key=cookie", key="cookie", **{"value": "2", **given, **changed}
+            )
+
+        await tq.store.set_public("cookie", 1, ttl=120)
+        page = (await browse.get("value?key=cookie")).text
+        assert "Expires" in page and fields(page)["ttl"] == fields(page)["shown"] == "120"
+        assert (await edit()).status_code == 303
+        left = await tq.store.get_ttl("cookie")
+        assert left is not None and 0 < left <= 120 and await tq.store.get_public("cookie") == 2
+        late = await edit(until="1000")  # the form was open for longer
+        assert late.status_code == 422 and "the value has expired meanwhile" in late.text
+        assert (await edit(until="x")).status_code == 422
+        assert (await edit(ttl="500")).status_code == 303
+        assert 120 < (await tq.store.get_ttl("cookie") or 0) <= 500
+        assert (await edit(ttl="")).status_code == 303
+        assert await tq.store.get_ttl("cookie") is None
+        page = (await browse.get("value?key=cookie")).text
+        assert "Expires" not in page and fields(page) == {"ttl": "", "shown": "", "until": ""}
+        assert (await edit()).status_code == 303 and await tq.store.get_ttl("cookie") is None
+
+
 async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq: TaskQ) -> None:
     schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
     digests = []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.pages.task import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -40,6 +44,12 @@ class Value(msgspec.Struct, kw_only=True):
     """Whether there is a live value, which may also be null."""
     value: str | None
     """As JSON; None where it is not shown."""
+    ttl: str
+    """The seconds that it has left, as a form takes them; "" for ever."""
+    until: int | None
+    """When it expires, in microseconds UTC; None for never."""
+    expires: str | None
+    """The same, RFC 3339."""
 
 
 @pages("value", marked("Value"), "key", section="values")
@@ -47,4 +57,13 @@ async def value(view: View) -> Value:
     """Read one value."""
     key = view.needed("key")
     found = await view.tq.store.get_public(key)
-    return Value(key=key, there=found is not None, value=json_text(found) if view.show_args else None)
+    left = await view.tq.store.get_ttl(key)
+    until = None if left is None else view.now + round(left * SECOND)
+    return Value(
+        key=key,
+        there=found is not None,
+        value=json_text(found) if view.show_args else None,
+        ttl="" if left is None else str(math.ceil(left)),
+        until=until,
+        expires=to_iso(until),
+    )
