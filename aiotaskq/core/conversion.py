@@ -25,7 +25,7 @@ from msgspec import inspect as shape
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.extras import missing
 
-__all__ = ["Conversion", "Unsupported", "conversion_of", "encodable", "resolved"]
+__all__ = ["Conversion", "Unsupported", "check_of", "conversion_of", "encodable", "resolved"]
 
 _PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
 _HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
@@ -69,6 +69,19 @@ def conversion_of(annotation: Any) -> Conversion | None:
     except (TypeError, NameError) as error:  # a union that msgspec cannot tell apart, or a name that does not exist
         return _by_pydantic(annotation, str(error))
     return made if strange is None else _by_pydantic(annotation, f"{strange.__qualname__} has no JSON form")
+
+
+def check_of(annotation: Any) -> Conversion | None:
+    """Return what checks the values of a plain JSON type, for which there is no conversion; None for any other type.
+
+    Nothing is checked for ``Any`` and None: whoever annotates None does not use the value.
+    """
+    try:
+        found = shape.type_info(annotation)
+    except (TypeError, NameError):
+        return None
+    anything = isinstance(found, shape.AnyType | shape.NoneType | shape.CustomType)
+    return _Plain(annotation) if _is_plain(found) and not anything else None
 
 
 def resolved(annotation: Any, names: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
@@ -115,6 +128,37 @@ class _Msgspec(Conversion):
             raise _misfit(path, error) from None
         except (TypeError, ValueError, RecursionError) as error:
             raise ValidationError(f"{path}: {error}") from None
+
+
+class _Plain(Conversion):
+    """Checks what is stored, and converts nothing. A bool is an int, as in Python."""
+
+    def __init__(self, annotation: Any) -> None:
+        self._annotation = annotation
+
+    def store(self, path: str, value: Any) -> Any:
+        return value
+
+    def load(self, path: str, stored: Any) -> Any:
+        try:
+            msgspec.convert(stored, self._annotation, dec_hook=_decodable)
+        except msgspec.ValidationError as error:
+            try:
+                msgspec.convert(_without_bools(stored), self._annotation, dec_hook=_decodable)
+            except msgspec.ValidationError:
+                raise _misfit(path, error) from None
+        return stored
+
+
+def _without_bools(value: Any) -> Any:
+    match value:
+        case bool():
+            return int(value)
+        case list():
+            return [_without_bools(each) for each in value]
+        case dict():
+            return {key: _without_bools(each) for key, each in value.items()}
+    return value
 
 
 def _decodable(kind: type, value: Any) -> Any:

@@ -18,7 +18,7 @@ import msgspec
 
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
-from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
+from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
@@ -351,12 +351,17 @@ def _conversions(
     return named, others, returns
 
 
-def result_conversion(function: Callable[..., Any]) -> Conversion | None:
-    """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back."""
+def result_conversion(function: Callable[..., Any], checked: bool = False) -> Conversion | None:
+    """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back.
+
+    Where that is to be ``checked``, None only where every value fits.
+    """
     with contextlib.suppress(Unsupported):
         annotations = getattr(_defined(function), "__annotations__", {})  # a built-in function has none
         if "return" in annotations:
-            return _conversion(annotations["return"], function)
+            found = _resolved(annotations["return"], function)
+            conversion = conversion_of(found)
+            return check_of(found) if conversion is None and checked else conversion
     return None
 
 
@@ -380,10 +385,14 @@ def _defined(function: Callable[..., Any]) -> Any:
 
 
 def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
+    found = _resolved(annotation, function)
+    return conversion_of(_item_of(found) if of_items else found)
+
+
+def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
     names = getattr(_defined(function), "__globals__", {})
     try:
-        found = resolved(annotation, names, _local_names())
-        return conversion_of(_item_of(found) if of_items else found)
+        return resolved(annotation, names, _local_names())
     except NameError as error:
         raise Unsupported(f"{error}, as its annotation says; import it also at run time") from None
 

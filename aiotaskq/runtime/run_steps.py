@@ -29,6 +29,10 @@ NAMED = 3
 """Sleeps and waits that are named where it is told for what a handler was left."""
 
 
+MOST_TOLD = 20
+"""Stored steps that are named where a handler has not asked for them."""
+
+
 class Suspended(BaseException):
     """Raised to leave a handler that sleeps, or waits for an event; the worker puts the task back.
 
@@ -150,6 +154,19 @@ class RunSteps:
             raise cancelled
 
     # ---- what is stored ----
+
+    def tell_unasked(self) -> None:
+        """Log which stored steps the handler, which has returned, has not asked for."""
+        counted: dict[Kind, Kind] = {"wake": "sleep", "wait": "event"}
+        names = {
+            step.label: None
+            for step in (self._stored or {}).values()
+            if step.number > self._counts.get((counted.get(step.kind, step.kind), step.name), 0)
+        }
+        if names:
+            told = ", ".join(map(printable, list(names)[:MOST_TOLD]))
+            more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
+            log.info("{} has ended without asking for what is stored of {}{}", named(self._task), told, more)
 
     def number(self, kind: Kind, name: str) -> int:
         """Return the how manieth of its name this one is: in the order of the calls, whatever they wait for."""
@@ -362,9 +379,34 @@ def identity(function: Callable[..., Any]) -> Any:
     return getattr(function, "__code__", function)
 
 
+class StepMisfit(ValidationError):
+    """The stored value of a step does not fit the return annotation of its function; a retry would not change that.
+
+    ``told`` is what the log says: without the value.
+    """
+
+    def __init__(self, error: ValidationError, label: str) -> None:
+        super().__init__(
+            f"{error}; the stored value does not fit the return annotation of the step: correct that, or register the "
+            "changed handler with another version="
+        )
+        self.told = f"the stored value of step {label} does not fit its return annotation"
+
+
+def misfit_in(error: BaseException) -> StepMisfit | None:
+    """Return the first error of this kind that an error is, or has in it as a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := misfit_in(each)) is not None), None)
+    return error if isinstance(error, StepMisfit) else None
+
+
 def loaded(step: Step, conversion: Conversion | None) -> Any:
-    """Return the value of a step as its function returned it. Raises ValidationError if it does not fit any more."""
-    return step.value if conversion is None else conversion.load(f"step {step.label}", step.value)
+    """Return the value of a step as its function returned it. Raises StepMisfit if it does not fit."""
+    value = step.value
+    try:
+        return value if conversion is None else conversion.load(f"step {step.label}", value)
+    except ValidationError as error:
+        raise StepMisfit(error, step.label) from None
 
 
 _conversions: WeakKeyDictionary[CodeType, tuple[Any, Conversion | None]] = WeakKeyDictionary()
@@ -375,9 +417,9 @@ def returned_by(function: Callable[..., Any]) -> Conversion | None:
     """Return the conversion of what a step returns."""
     code = identity(function)
     if not isinstance(code, CodeType):
-        return result_conversion(function)
+        return result_conversion(function, checked=True)
     annotation = getattr(function, "__annotations__", {}).get("return")
     known = _conversions.get(code)
     if known is None or known[0] is not annotation:  # functions made by another one share their code
-        known = _conversions[code] = annotation, result_conversion(function)
+        known = _conversions[code] = annotation, result_conversion(function, checked=True)
     return known[1]

@@ -34,7 +34,7 @@ from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, cur
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
-from aiotaskq.runtime.run_steps import RunSteps, is_suspension, no_version
+from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -219,6 +219,8 @@ class Runner:
                     return Failed(f"invalid_params: {why}", retryable=False, told=f"invalid_params: {why.told}")
             if isinstance(error, ParentDeleted):
                 return Failed(f"missing_parent: {error}", retryable=False)
+            if (unfit := misfit_in(error)) is not None:
+                return Failed(f"invalid_step: {unfit}", retryable=False, told=f"invalid_step: {unfit.told}")
             if isinstance(error, BatchMisfit):
                 return Failed(f"invalid_results: {error}", retryable=False)
             # What came of a wait is stored: a retry would get the same.
@@ -239,8 +241,10 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        if steps is not None and (left := steps.left) is not None:
-            return left  # the handler has caught that
+        if steps is not None:
+            if (left := steps.left) is not None:
+                return left  # the handler has caught that
+            steps.tell_unasked()
         return Completed(result) if self._objects or result is None else stored(result, handler)
 
     @property
