@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from aiotaskq.log import output
+from aiotaskq.testing import Kit
 from tests.support.installed import Unavailable, bare
 from tests.support.machine import MACHINE, VARIABLE, within
 from tests.support.promises import Proofs
@@ -52,11 +53,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the machine between two tests, and scale the timeout of the next one."""
+    """Measure the machine between two tests, and scale the timeouts of the next one."""
     MACHINE.look()
     mark = item.get_closest_marker("timeout")
     seconds = float(mark.args[0] if mark is not None else item.config.getini("timeout"))
     item.add_marker(pytest.mark.timeout(within(seconds)), append=False)
+    Kit.drain.__defaults__ = (within(10),)  # real seconds
     return (yield)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,12 @@ async def test_a_look_lists_few_and_counts_more(stored: Any, monkeypatch: pytest
     monkeypatch.setattr(life_module, "COUNTED", 5)
     async with TaskQ(stored.url) as tq:
         life, backend = Life(tq), stored.backend
+        # What ended in one second is in the order of its ids, of which those of one millisecond have none.
+        ids = (f"task-{number:02}" for number in itertools.count())
 
         async def complete(count: int) -> None:
-            done = tq.queue.clock.now() // SECOND
-            await backend.push([new(status=Status.COMPLETED, completed_at=done) for _ in range(count)])
+            fields = {"status": Status.COMPLETED, "completed_at": tq.queue.clock.now() // SECOND}
+            await backend.push([new(task_id=next(ids), **fields) for _ in range(count)])
 
         async def more() -> list[tuple[int, bool]]:
             before = {each.at for each in life.latest if each.more}
