@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import pytest
@@ -36,6 +37,19 @@ UNAVAILABLE: set[str] = set()
 """What the tests could not have on this machine, and why."""
 
 
+def patient(drain: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """Scale the real time that a drain may take by default."""
+
+    @functools.wraps(drain)
+    async def scaled(kit: Kit, timeout: float | None = None, **options: Any) -> None:
+        await drain(kit, within(10) if timeout is None else timeout, **options)
+
+    return scaled
+
+
+Kit.drain = patient(Kit.drain)  # type: ignore[method-assign,assignment]
+
+
 LAST = {"architecture": 1, "core": 2, "concurrency": 3, "docs": 4}
 """The folders of short files, in the order in which they end a run."""
 
@@ -53,12 +67,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Measure the machine between two tests, and scale the timeouts of the next one."""
+    """Measure the machine between two tests, and scale the timeout of the next one."""
     MACHINE.look()
     mark = item.get_closest_marker("timeout")
     seconds = float(mark.args[0] if mark is not None else item.config.getini("timeout"))
     item.add_marker(pytest.mark.timeout(within(seconds)), append=False)
-    Kit.drain.__defaults__ = (within(10),)  # real seconds
     return (yield)
 
 
