@@ -433,6 +433,8 @@ class GroupRow(Base):
     remaining: Mapped[int] = mapped_column(Integer)
     failed: Mapped[int] = mapped_column(Integer)
     cancelled: Mapped[int] = mapped_column(Integer)
+    # Its dead letters, and its callbacks that have not ended.
+    needed_by: Mapped[int] = mapped_column(Integer, default=0, server_default=text("0"))
     # How often it has ended, counted from 1, the present time included.
     generation: Mapped[int] = mapped_column(Integer)
     parent_id: Mapped[str | None] = mapped_column(Name(36))

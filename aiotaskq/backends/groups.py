@@ -21,10 +21,11 @@ from aiotaskq.core.groups import (
     after_parents,
     callback_of,
     counted,
+    group_of,
     grown,
     live_parents,
-    members_stay,
     outermost,
+    stays,
     tally_of,
     waiting,
 )
@@ -77,8 +78,8 @@ class Groups(ABC):
       brings a child back parks it for its parents that have not ended, or have not completed where the rule is another
       than to run.
     - To delete a task that has not completed counts as its cancellation.
-    - A purge leaves the members of a group until the outermost group around it has ended; if it is for tasks that have
-      ended before a time, until that has ended before it.
+    - A purge leaves the members of a group until the outermost group around it has ended, and no task needs that any
+      more; if it is for tasks that have ended before a time, until that has ended before it.
 
     The hint ``ended`` has the ids of ended groups, too. What follows from ends is told to ``heard`` of the process that
     wrote them. Children that end are told of by the ``webhooks`` of that process: the transaction pushes the messages.
@@ -160,8 +161,8 @@ class Groups(ABC):
 
     @abstractmethod
     async def purge(self, before: int, limit: int) -> int:
-        """Delete up to ``limit`` groups that ended before that instant, each with the groups in it, and their lists of
-        members; return how many groups. A group in another one goes with that.
+        """Delete up to ``limit`` groups that ended before that instant, and that no task needs, each with the groups in
+        it, and their lists of members; return how many groups. A group in another one goes with that.
         """
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
@@ -293,20 +294,24 @@ def staying(rows: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:
 
     ``before`` is the time in epoch seconds before which they have to have ended, None for any.
     """
-    group_of = {task.task_id: task.flow.group for task in tasks if task.flow is not None and task.flow.group}
+    members = [(task, task.flow.group) for task in tasks if task.flow is not None and task.flow.group]
     found: dict[str, GroupState] = {}
-    level = sorted(set(group_of.values()))
+    level = sorted({group_id for _, group_id in members})
     while level:
         found |= (groups := rows.groups(level))
         level = around(groups, found)
     top = outermost(found)
-    return {task_id for task_id, group_id in group_of.items() if members_stay(top.get(group_id), before)}
+    return {task.task_id for task, group_id in members if stays(task, top.get(group_id), before)}
 
 
 def concerns(before: Task, after: Task) -> bool:
     """Whether a change of a task is one that ``follow`` has to know of."""
-    flow = after.flow
-    return flow is not None and (flow.group is not None or bool(flow.children)) and before.final != after.final
+    return before.final != after.final and is_tied(after)
+
+
+def is_tied(task: Task) -> bool:
+    """Whether something follows from the end of a task: it is a member or a callback of a group, or has children."""
+    return group_of(task) is not None or (task.flow is not None and bool(task.flow.children))
 
 
 def waits_again(before: Task, after: Task) -> bool:
@@ -369,8 +374,8 @@ def to_children(rows: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> E
             flow = after.flow
             if flow is None or not (before.final or after.final):
                 continue
-            if flow.group is not None:
-                tally_of(before, after, tallies.setdefault(flow.group, Tally()))
+            if (group_id := group_of(after)) is not None:
+                tally_of(before, after, tallies.setdefault(group_id, Tally()))
             for child_id, rule in flow.children:
                 ends.setdefault(child_id, []).append((before, after, rule))
         level = []
@@ -394,19 +399,21 @@ def to_groups(rows: Rows, ends: Ends, now: int) -> Followed:
     while tallies:
         above: dict[str, Tally] = {}
         written = []
-        followed.counted += tallies
+        followed.counted += [group_id for group_id, tally in tallies.items() if tally.counts]
         for group_id, group in rows.groups(sorted(tallies)).items():
             new = counted(group, tallies[group_id], now)
-            written.append(new)
-            if (group.ended_at is None) == (new.ended_at is None):
-                continue
-            if new.ended_at is not None:
+            turned = (group.ended_at is None) != (new.ended_at is None)
+            if turned and new.ended_at is not None:
                 followed.ended_groups.append(group_id)
-                callback = callback_of(new, now)
-                pushed += [] if callback is None else [callback]
-            if group.parent_id is not None:
+                if (callback := callback_of(new, now)) is not None:
+                    pushed.append(callback)
+                    new = replace(new, needed_by=new.needed_by + 1)
+            written.append(new)
+            if group.parent_id is not None and (turned or new.needed_by != group.needed_by):
                 tally = above.setdefault(group.parent_id, Tally())
-                tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
+                tally.needed_by += new.needed_by - group.needed_by
+                if turned:
+                    tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
         rows.write(written)
         tallies = above
     if pushed:

@@ -52,6 +52,8 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failed: int = 0
     cancelled: int = 0
     """Those that were cancelled, have expired, or were deleted before their end."""
+    needed_by: int = 0
+    """How many tasks keep it and its members though it has ended: see ``keeps``. Those of groups in it count, too."""
     generation: int = 1
     """The number of its run, from 1: the retry of a member of an ended group begins the next one."""
     parent_id: str | None = None
@@ -125,6 +127,13 @@ class Tally(msgspec.Struct):
     ended: int = 0
     failed: int = 0
     cancelled: int = 0
+    needed_by: int = 0
+    """The change of ``GroupState.needed_by``."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether the numbers of members change."""
+        return bool(self.ended or self.failed or self.cancelled)
 
     def add(self, status: Status, count: int = 1) -> None:
         """Count a member that ended so."""
@@ -138,8 +147,24 @@ class Tally(msgspec.Struct):
 # ---- what becomes of a group --------------------------------------------------------------------------------------
 
 
+def group_of(task: Task) -> str | None:
+    """Return the id of the group of which a task is a member, or the callback."""
+    return None if task.flow is None else task.flow.group or task.flow.source
+
+
+def keeps(task: Task) -> bool:
+    """Whether a task keeps its group with the results of all members, even after its end.
+
+    A dead letter does: it may be retried, and others may follow it then. A callback does that reads these results.
+    """
+    return task.status is Status.FAILED or (task.flow is not None and task.flow.source is not None and not task.final)
+
+
 def tally_of(before: Task, after: Task, tally: Tally) -> None:
-    """Count the change of one member."""
+    """Count the change of one member, or of a callback."""
+    tally.needed_by += keeps(after) - keeps(before)
+    if after.flow is None or after.flow.group is None:
+        return
     if after.final and not before.final:
         tally.add(after.status)
     elif before.final and not after.final:
@@ -159,6 +184,7 @@ def counted(group: GroupState, tally: Tally, now: int) -> GroupState:
         remaining=remaining,
         failed=max(0, group.failed + tally.failed),
         cancelled=max(0, group.cancelled + tally.cancelled),
+        needed_by=max(0, group.needed_by + tally.needed_by),
         generation=group.generation + runs_again,
         ended_at=ended_at,
         cancel_requested=group.cancel_requested and not runs_again,
@@ -214,15 +240,18 @@ def outermost(groups: Mapping[str, GroupState]) -> dict[str, GroupState]:
     return above
 
 
-def members_stay(outermost: GroupState | None, before: int | None = None) -> bool:
-    """Whether the ended members of a group are kept: until the outermost group around it has ended.
+def stays(member: Task, outermost: GroupState | None, before: int | None = None) -> bool:
+    """Whether a member that has ended is kept: until the outermost group around it has ended, and no task keeps that.
 
-    With ``before``, in epoch seconds, until that has ended earlier. None: there is no such group any more.
+    With ``before``, in epoch seconds, until that has ended earlier. A dead letter is kept until it has ended. None:
+    there is no such group any more.
     """
     if outermost is None:
         return False
     ended_at = outermost.ended_at
-    return ended_at is None or (before is not None and ended_at // SECOND >= before)
+    if ended_at is None or (before is not None and ended_at // SECOND >= before):
+        return True
+    return outermost.needed_by > 0 and member.status is not Status.FAILED
 
 
 # ---- what becomes of a child --------------------------------------------------------------------------------------

@@ -237,14 +237,16 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             )
         case Rerun(new):
             # It has the push stamp of the new push: if that push is repeated, it is recognised as the same.
-            return replace(
+            after = replace(
                 new,
                 fence=task.fence + 1,  # a change that is based on a read before the end must not hold
                 unique_key=task.unique_key,
                 idempotency_key=task.idempotency_key,
                 progress=task.progress,
                 usage=task.usage,
+                flow=_regated(task.flow, new.flow),
             )
+            return parked(after, after.due) if has_budget(after) else after
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
 

@@ -89,13 +89,15 @@ def _plan(
     children = _children(nodes)
     place = len(groups)
     groups.append(GroupState(group_id=outline.group_id))
-    live = 0
+    live = needed_by = 0
     for name in order:
         what = nodes[name].what
         if isinstance(what, Outline):
             if nodes[name].after or children[name]:
                 raise ValidationError(f"after: {name!r} is a group; only tasks wait for each other")
-            live += _plan(what, outline.group_id, now, groups, members, tasks, budgets).ended_at is None
+            inner = _plan(what, outline.group_id, now, groups, members, tasks, budgets)
+            live += inner.ended_at is None
+            needed_by += inner.needed_by
         else:
             live += 1
             parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
@@ -112,7 +114,7 @@ def _plan(
         )
         for position, node in enumerate(outline.nodes)
     ]
-    groups[place] = group = GroupState(
+    group = GroupState(
         group_id=outline.group_id,
         name=outline.name,
         total=len(nodes),
@@ -126,6 +128,8 @@ def _plan(
     )
     if (callback := callback_of(group, now)) is not None:
         tasks.append(callback)
+        needed_by += 1
+    groups[place] = group = replace(group, needed_by=needed_by)
     return group
 
 

@@ -31,8 +31,6 @@ from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual
 from tests.support.machine import within
 
-DAY = 86_400
-
 
 @dataclass
 class Total:
@@ -209,33 +207,6 @@ async def test_a_group_in_a_group_whose_member_was_deleted_has_no_result(kit: tu
     )
 
 
-async def test_a_workflow_keeps_what_it_needs_beyond_the_retention() -> None:
-    tq, got = TaskQ("sqlite:///never-opened.db", retention=7 * DAY), list[Any]()
-
-    @tq.task
-    async def first() -> int:
-        return 1
-
-    @tq.task
-    async def join(parent_result: list[int] = injected()) -> int:
-        return sum(parent_result)
-
-    @tq.task
-    async def report() -> None:
-        got.append([member.result for member in await current_task().results()])
-
-    async with virtual(tq) as made:
-        work = Workflow("slow", then=report.call())
-        work.add("a", first.call())
-        work.add("b", first.options(delay=8 * DAY).call())
-        work.add("c", join.call(), after=["a", "b"])
-        started = await tq.start(work)
-        await made.advance(8 * DAY - 60)
-        assert [(await handle.status()) for handle in await started.tasks()] == ["completed", "pending", "pending"]
-        await made.advance(120)
-        assert (got, await started.result(within(60))) == ([[1, 1, 2]], [1, 1, 2])
-
-
 async def test_a_result_that_was_deleted_is_an_error_and_never_none(kit: tuple[App, Kit]) -> None:
     app, made = kit
     work = Workflow("w", on_failure=app.report.call("some"))
@@ -272,6 +243,12 @@ async def test_a_purge_counts_what_it_deletes(kit: tuple[App, Kit]) -> None:
     assert (await app.tq.purge(older_than=1), await app.tq.purge()) == (0, 2)
     with pytest.raises(ValidationError, match="only ended tasks are purged"):
         await app.tq.purge(status="running", dry_run=True)
+    app.broken.add(5)
+    await app.tq.group([group([app.price.call(5)]), app.price.call(4)])
+    await made.drain()
+    for status, count in (("completed", 0), ("failed", 1), (["completed", "failed"], 2)):
+        assert await app.tq.purge(status=status, dry_run=True) == count  # type: ignore[arg-type]
+    assert (await app.tq.purge(status="completed"), await app.tq.purge()) == (0, 2)
 
 
 async def test_children_that_are_put_back_first_wait_for_their_parent(

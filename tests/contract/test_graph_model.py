@@ -54,6 +54,8 @@ class Item(msgspec.Struct):
     status: Status = PENDING
     waits: int = 0
     gone: bool = False
+    source: str | None = None
+    """The group whose callback it is."""
 
     @property
     def final(self) -> bool:
@@ -148,6 +150,12 @@ class Model:
             found[self.status(INNER)] += 1
         return found
 
+    def needed_by(self, group_id: str) -> int:
+        """How many dead letters, and callbacks that have not ended, there are of a group and of the one in it."""
+        tree = {group_id, INNER}
+        members = [item for item in self.items.values() if not item.gone and (item.group or item.source) in tree]
+        return sum(item.status is FAILED or (item.source is not None and not item.final) for item in members)
+
     def status(self, group_id: str) -> Status:
         group, found = self.groups[group_id], self.counts(group_id)
         if not group.ended:
@@ -164,7 +172,7 @@ class Model:
                 group.ended = True
                 if not group.cancel_requested:
                     kind = "then" if found[COMPLETED] == found.total() else "on_failure"
-                    self.items[derived_id(group_id, kind, group.generation)] = Item()
+                    self.items[derived_id(group_id, kind, group.generation)] = Item(source=group_id)
             elif group.ended and not ended:
                 group.ended, group.cancel_requested = False, False
                 group.generation += 1
@@ -326,6 +334,7 @@ class GraphMachine(RuleBasedStateMachine):
                 others,
                 group.generation,
             )
+            assert found.needed_by == self.model.needed_by(group_id)
             assert (found.status, found.cancel_requested) == (self.model.status(group_id), group.cancel_requested)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.groups import CANCEL
-from aiotaskq.core.outcome import Cancelled, Requeued
+from aiotaskq.core.outcome import Cancelled, Requeued, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, TaskFilter
-from tests.contract.test_groups import BROKEN, LATER, claimed, graph, outline, pushed, settled, state
-from tests.support.rows import ended, ids, new
+from tests.contract.test_groups import BROKEN, LATER, claimed, graph, outline, pushed, rows, settled, state
+from tests.support.rows import NOW, ended, ids, new
 
 WEEK = 7 * 86_400 * SECOND
 
@@ -36,7 +37,7 @@ async def test_members_stay_until_their_group_has_ended(backend: Backend) -> Non
 
 @pytest.mark.parametrize("end", [BROKEN, Cancelled()])
 async def test_members_that_did_not_complete_stay_too(backend: Backend, end: object) -> None:
-    await pushed(backend, outline(new(), new()))
+    await pushed(backend, outline(new(), new(), on_failure=None))
     one, two = await claimed(backend)
     one = await settled(backend, one, end)  # type: ignore[arg-type]
     assert await backend.purge(TaskFilter(status=(one.status,)), 10) == 0
@@ -93,3 +94,101 @@ async def test_the_members_of_a_group_that_is_gone_are_as_any_tasks(backend: Bac
     assert await backend.groups.purge(LATER + 1, 10) == 1
     assert await backend.purge(older_than(LATER), 10) == 0
     assert await backend.purge(older_than(LATER + SECOND), 10) == 1
+
+
+# ---- what keeps a group that has ended -------------------------------------------------------------------------------
+
+
+async def everything_purged(backend: Backend, now: int) -> tuple[int, int]:
+    """Let a sweep of retention find what ended before; return how many tasks and groups are gone."""
+    others = TaskFilter(
+        status=(Status.COMPLETED, Status.CANCELLED, Status.EXPIRED), completed_before=(now + WEEK) // SECOND
+    )
+    return await backend.purge(others, 100), await backend.groups.purge(now + WEEK, 100)
+
+
+async def test_a_graph_stays_as_long_as_a_dead_letter_of_it(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {"a": CANCEL}, "c": {}})
+    made = replace(made, then=new(type="then", seq=NOW), on_failure=new(type="alert", seq=NOW))
+    group_id = await pushed(backend, made)
+    a, c = await claimed(backend)
+    await settled(backend, c)
+    a = await settled(backend, a, BROKEN)
+    (alert,) = await claimed(backend)
+    await settled(backend, alert)
+    assert await everything_purged(backend, LATER) == (1, 0), "only the callback, which is no member"
+    assert (await state(backend, group_id)).needed_by == 1
+    await settled(backend, a, Requeued())
+    await settled(backend, (await rows(backend, made))["b"], Requeued())
+    (a,) = await claimed(backend)
+    await settled(backend, a)
+    (b,) = await claimed(backend)
+    await settled(backend, b)
+    (then,) = await claimed(backend)
+    assert (b.type, then.type) == ("b", "then")
+    await settled(backend, then)
+    assert await everything_purged(backend, LATER) == (4, 1)
+
+
+@pytest.mark.parametrize("end", ["purged", "deleted", "rerun"])
+async def test_a_group_goes_when_its_last_dead_letter_has_gone(backend: Backend, end: str) -> None:
+    inner = outline(new(), new(), then=None, on_failure=None)
+    outer = await pushed(
+        backend, outline(outline(inner, then=None, on_failure=None), new(), on_failure=None, then=None)
+    )
+    tasks = await claimed(backend)
+    dead = [await settled(backend, task, BROKEN) for task in tasks[:2]]
+    await settled(backend, tasks[2])
+    assert [(await state(backend, each)).needed_by for each in (inner.group_id, outer)] == [2, 2]
+    assert await everything_purged(backend, LATER) == (0, 0)
+    assert await backend.delete([dead[0].task_id], ended=True) == 1
+    assert (await state(backend, outer)).needed_by == 1
+    assert await everything_purged(backend, LATER) == (0, 0)
+    if end == "purged":
+        assert await backend.purge(TaskFilter(status=(Status.FAILED,)), 10) == 1
+    elif end == "deleted":
+        assert await backend.delete([dead[1].task_id]) == 1
+    else:
+        again = settle(dead[1], Rerun(new(task_id=dead[1].task_id)), LATER)
+        assert await backend.update([Change(dead[1], again)]) == [True]
+        assert (await state(backend, outer)).remaining == 1, "it is a member still"
+        await settled(backend, *await claimed(backend))
+    assert (await state(backend, outer)).needed_by == 0
+    assert await everything_purged(backend, LATER) == (2 if end == "rerun" else 1, 3)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_members_stay_until_the_callback_has_ended(backend: Backend, nested: bool) -> None:
+    made = outline(new())
+    group_id = await pushed(backend, outline(made, then=None) if nested else made)
+    (task,) = await claimed(backend)
+    await settled(backend, task)
+    assert (await state(backend, group_id)).needed_by == 1
+    assert await everything_purged(backend, LATER) == (0, 0)
+    (callback,) = await claimed(backend)
+    callback = await settled(backend, callback, BROKEN)
+    assert await everything_purged(backend, LATER) == (0, 0)
+    await settled(backend, callback, Requeued())
+    assert await everything_purged(backend, LATER) == (0, 0)
+    (callback,) = await claimed(backend)
+    await settled(backend, callback)
+    assert (await state(backend, group_id)).needed_by == 0
+    assert await everything_purged(backend, LATER) == (2, 1 + nested)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "deleted", "purged"])
+async def test_a_callback_that_does_not_run_keeps_nothing(backend: Backend, end: str) -> None:
+    group_id = await pushed(backend, outline(outline()))
+    inner, outer = await claimed(backend)
+    assert (await state(backend, group_id)).needed_by == 2
+    await settled(backend, inner)
+    if end == "cancelled":
+        await settled(backend, outer, Cancelled())
+    elif end == "deleted":
+        assert await backend.delete([outer.task_id]) == 1
+    else:
+        await settled(backend, outer, BROKEN)
+        assert (await state(backend, group_id)).needed_by == 1
+        assert await backend.purge(TaskFilter(status=(Status.FAILED,)), 10) == 1
+    assert (await state(backend, group_id)).needed_by == 0
+    assert await backend.groups.purge(LATER + WEEK, 10) == 2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from heapq import nlargest
 from itertools import chain
 from typing import Any
 
 from aiotaskq.backends.memory.keys import Keys
+from aiotaskq.core.groups import GroupState, stays
 from aiotaskq.core.task import FAILED, Status, Task
 from aiotaskq.log import log, named
 
@@ -30,7 +31,7 @@ class Ended:
     """The ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
     Dead letters and other tasks have a bound each, so that completed tasks never drop a dead letter. The members of a
-    group that lasts are kept beyond these bounds, and count from its end on.
+    group that stay are kept beyond these bounds, and count from its end on.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class Ended:
         self._keys, self._notes, self._steps = keys, notes, steps
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
-        self._lasting: set[str] = set()  # groups whose ended members are kept
+        self._outermost: dict[str, GroupState] = {}  # around each group whose ended members may stay
         self._members: dict[str, Task] = {}  # these members, by id
+        self.lost: list[Task] = []
+        """Dead letters that were dropped, and that a group still counts."""
         self.unlogged: list[Task] = []
         """The first task of each kind that was dropped, until ``log_dropped``."""
 
@@ -72,7 +75,7 @@ class Ended:
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""
-        if task.flow is not None and task.flow.group in self._lasting:
+        if self._stays(task):
             self._members[task.task_id] = task
             return
         kind = self._dead_letters if task.status is FAILED else self._others
@@ -85,6 +88,8 @@ class Ended:
             del self._rows[oldest.task_id]
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
+            if oldest.status is FAILED and oldest.flow is not None:
+                self.lost.append(oldest)
             if self._notes or self._steps:
                 self.drop_beside(oldest.task_id)
             if not kind.drops:
@@ -108,20 +113,27 @@ class Ended:
             kind.extend(left)
             kind.removed = 0
 
-    def keep_members(self, groups: Collection[str], members: Iterable[str]) -> None:
-        """Keep the ended members of these groups from now on."""
-        self._lasting.update(groups)
-        for task_id in members:
-            row = self._rows.get(task_id)
-            if row is not None and row.final and task_id not in self._members:
-                self.remove(row)
-                self._rows[task_id] = self._members[task_id] = row.replace()  # another object than that of its kind
+    def _stays(self, task: Task) -> bool:
+        flow = task.flow
+        return flow is not None and flow.group is not None and stays(task, self._outermost.get(flow.group))
 
-    def release_members(self, groups: Collection[str], members: Iterable[str]) -> None:
-        """Let the bounds hold for the ended members of these groups from now on."""
-        self._lasting.difference_update(groups)
-        rows = [row for task_id in members if (row := self._members.pop(task_id, None)) is not None]
-        for row in sorted(rows, key=lambda row: row.ended_at or 0):
+    def keep_members(self, groups: Iterable[str], members: Iterable[str], outermost: GroupState) -> None:
+        """Keep ended members of these groups, or let the bounds hold for them, as the outermost group is by now."""
+        last = outermost.ended_at is not None and not outermost.needed_by
+        for group_id in groups:
+            if last:
+                self._outermost.pop(group_id, None)
+            else:
+                self._outermost[group_id] = outermost
+        released = []
+        for row in [row for task_id in members if (row := self._rows.get(task_id)) is not None and row.final]:
+            here = row.task_id in self._members
+            if self._stays(row) and not here:
+                self.remove(row)
+                self._rows[row.task_id] = self._members[row.task_id] = row.replace()  # another object than in its kind
+            elif here and not self._stays(row):
+                released.append(self._members.pop(row.task_id))
+        for row in sorted(released, key=lambda row: row.ended_at or 0):
             self.add(row)
 
     def log_dropped(self) -> None:

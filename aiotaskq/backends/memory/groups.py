@@ -15,7 +15,7 @@ from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.core.errors import NotSupported
-from aiotaskq.core.groups import GroupState, Member, Plan, deleted, members_stay
+from aiotaskq.core.groups import GroupState, Member, Plan, deleted
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.core.usage import Usage, summed
@@ -45,8 +45,9 @@ class MemoryGroups(Groups):
         notes.grouped = self.use
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
-        self._lasting: set[str] = set()  # those, in no other group, whose members stay
-        self._ended: dict[str, None] = {}  # the others of these
+        # Those that are in no other group: whether they go on, and whether a task needs them.
+        self._outermost: dict[str, tuple[bool, bool]] = {}
+        self._ended: dict[str, None] = {}  # those of these that may be dropped
         self._ends: list[tuple[Task, Task]] = []  # changes of the update at hand from which something follows
         self.push_with: Callable[[Plan, Any, Callable[[], None], Room | None], Coroutine[Any, Any, bool]] = _refused
         """Pushes a plan in a session."""
@@ -163,19 +164,18 @@ class MemoryGroups(Groups):
 
     def _keep_members(self, group: GroupState) -> None:
         """Keep the ended members of a group that is in no other one, or keep them no more."""
-        group_id, stay = group.group_id, members_stay(group)
-        if group_id in (self._lasting if stay else self._ended):
+        group_id = group.group_id
+        state = (group.ended_at is None, group.needed_by > 0)
+        if self._outermost.get(group_id) == state:
             return
+        self._outermost[group_id] = state
         tree = self._tree(group_id)
         members = [member.member_id for each in tree for member in self._members.get(each, ())]
-        if stay:
+        self._ended_tasks.keep_members(tree, members, group)
+        if any(state):
             self._ended.pop(group_id, None)
-            self._lasting.add(group_id)
-            self._ended_tasks.keep_members(tree, members)
         else:
-            self._lasting.discard(group_id)
             self._ended[group_id] = None
-            self._ended_tasks.release_members(tree, members)
 
     def _tree(self, group_id: str) -> list[str]:
         """Return the ids of a group and of the groups in it."""
@@ -229,6 +229,8 @@ class MemoryGroups(Groups):
     def end(self) -> None:
         """Do what follows from what was noted, and then admit the gates that were touched."""
         self.settle()
+        while self._ended_tasks.lost:
+            self.deleted(self._ended_tasks.lost.pop())
         self._gates.admit_touched()
 
     def settle(self, now: int = 0) -> None:
@@ -250,13 +252,13 @@ class MemoryGroups(Groups):
         if not row.final:
             self._gates.touched.deleted([row])
         after = deleted(row, now := max(next_seq(0), row.seq, row.began_at or 0))
-        if after is not row and (row.flow.group is not None or row.flow.children):
+        if after is not row and shared.is_tied(row):
             self._ends.append((row, after))
             self.settle(now)
 
     def _drop(self, group_id: str) -> int:
         """Drop a group that is in no other one, and the groups in it; return how many."""
-        del self._ended[group_id]
+        del self._ended[group_id], self._outermost[group_id]
         tree = self._tree(group_id)
         for each in tree:
             if (group := self._groups.pop(each, None)) is not None and group.budget:

@@ -247,7 +247,7 @@ def _group_words(plan: Plan) -> Iterator[tuple[Any, ...]]:
 def _state(group: GroupState) -> str:
     """Return a group as ``lua/include/groups.lua`` writes it."""
     return (
-        f"{group.total} {group.remaining} {group.failed} {group.cancelled} {group.generation} "
+        f"{group.total} {group.remaining} {group.failed} {group.cancelled} {group.needed_by} {group.generation} "
         f"{int(group.cancel_requested)} {'-' if group.ended_at is None else group.ended_at} {group.created_at:020d} "
         f"{_text(_Origin(group.name, group.parent_id))}"
     )
@@ -277,7 +277,7 @@ def _template(group: GroupState, task: Task | None) -> tuple[str, str, str]:
 def _group(
     group_id: str, state: bytes, callbacks: bytes | None, usage: bytes | None, budget: bytes | None
 ) -> GroupState:
-    total, remaining, failed, cancelled, generation, cancel, ended, created, origin = state.split(b" ", 8)
+    total, remaining, failed, cancelled, needed_by, generation, cancel, ended, created, origin = state.split(b" ", 9)
     known = _origin(origin)
     then, on_failure = _callbacks(callbacks)
     return GroupState(
@@ -287,6 +287,7 @@ def _group(
         remaining=int(remaining),
         failed=int(failed),
         cancelled=int(cancelled),
+        needed_by=int(needed_by),
         generation=int(generation),
         parent_id=known.parent_id,
         then=then,

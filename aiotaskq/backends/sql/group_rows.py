@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select, true, update
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.groups import Followed, again, concerns, follow, waits_again
+from aiotaskq.backends.groups import Followed, again, concerns, follow, is_tied, waits_again
 from aiotaskq.backends.sql.admission import Admitted, Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
@@ -28,7 +28,7 @@ Push = Callable[..., list[Task]]
 
 c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
-_COUNTS = ("total", "remaining", "failed", "cancelled", "generation", "cancel_requested", "ended_at")
+_COUNTS = ("total", "remaining", "failed", "cancelled", "needed_by", "generation", "cancel_requested", "ended_at")
 _WRITE = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _COUNTS})
 _CALLBACKS = ("then_task", "failure_task")
 _CALL = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _CALLBACKS})
@@ -171,7 +171,8 @@ class GroupRows:
 
     def deleted(self, tasks: Sequence[Task]) -> None:
         """Do what follows from the deletion of tasks."""
-        for task in tasks:
-            after = deleted(task, now := max(next_seq(0), task.seq, task.began_at or 0))
-            if after is not task and task.flow is not None and (task.flow.group is not None or task.flow.children):
-                self.followed(follow(self, [(task, after)], now))
+        now = max((max(task.seq, task.began_at or 0) for task in tasks), default=0)
+        now = max(next_seq(0), now)
+        changes = [(task, after) for task in tasks if is_tied(task) and (after := deleted(task, now)) is not task]
+        if changes:
+            self.followed(follow(self, changes, now))

@@ -181,7 +181,7 @@ class SqlGroups(Groups):
 
     async def purge(self, before: int, limit: int) -> int:
         def body(connection: Connection) -> int:
-            over = (g.ended_at < before, g.parent_id.is_(None))
+            over = (g.ended_at < before, g.needed_by == 0, g.parent_id.is_(None))
             old = connection.execute(select(g.group_id).where(*over).order_by(g.ended_at).limit(limit))
             count = 0
             for part in chunks(sorted(old.scalars().all())):

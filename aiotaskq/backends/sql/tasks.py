@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, cast
 
+from msgspec.structs import replace
 from sqlalchemy import (
     Connection,
     and_,
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, has_moved, holds
-from aiotaskq.backends.groups import parents_first, staying, waits_again
+from aiotaskq.backends.groups import is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
@@ -404,13 +405,18 @@ def purge(
                 there.append(later if where.completed_before is not None else or_(later, c.completed_at.is_(None)))
             oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
             page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
-            stay = _staying(connection, page, status, where.completed_before)
+            rows = GroupRows(connection, Touched(), push)
+            tied = _tied(page, status)
+            stay = _staying(connection, rows, tied, where.completed_before)
             for part in chunks([row.task_id for row in page if row.task_id not in stay]):
                 # A task that was retried meanwhile stays.
                 deleted += connection.execute(
                     delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
                 ).rowcount
                 drop_beside(connection, part)
+            rows.deleted(
+                [task for task_id, task in tied.items() if task_id not in stay and task.status is Status.FAILED]
+            )
             if stay:
                 ends = [row.completed_at for row in page if row.task_id in stay]
                 left = ends.count(ends[-1])
@@ -422,19 +428,24 @@ def purge(
     return deleted, None
 
 
-def _staying(connection: Connection, page: Sequence[Any], status: Status, before: int | None) -> set[str]:
+def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
+    """Return those of these rows that are members or callbacks of groups, without their children: these have ended."""
+    flows = [(row.task_id, flow) for row in page if (flow := read_flow(row.flow)[0]) is not None]
+    tasks = [Task(task_id=task_id, type="", status=status, flow=replace(flow, children=())) for task_id, flow in flows]
+    return {task.task_id: task for task in tasks if is_tied(task)}
+
+
+def _staying(connection: Connection, rows: GroupRows, tied: Mapping[str, Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended rows that a purge leaves: see ``groups.staying``.
 
-    The rows of members are locked before their groups, as everywhere; one that another transaction has stays.
+    Their rows are locked before their groups, as everywhere; one that another transaction has stays.
     """
-    flows = {row.task_id: flow for row in page if (flow := read_flow(row.flow)[0]) is not None and flow.group}
-    stay = set(flows)
-    for part in chunks(sorted(flows)):
-        query = select(c.task_id).where(c.task_id.in_(part), c.status == str(status)).order_by(c.task_id)
-        rows = connection.execute(dialect_of(connection).by_id(query.with_for_update(skip_locked=True)))
-        stay.difference_update(rows.scalars())
-    members = [Task(task_id=task_id, type="", status=status, flow=flows[task_id]) for task_id in flows.keys() - stay]
-    return stay | staying(GroupRows(connection, Touched(), push), members, before)
+    stay = set(tied)
+    for part in chunks(sorted(tied)):
+        there = [c.status == str(tied[part[0]].status), c.task_id.in_(part)]
+        query = dialect_of(connection).by_id(select(c.task_id).where(*there).order_by(c.task_id))
+        stay.difference_update(connection.execute(query.with_for_update(skip_locked=True)).scalars())
+    return stay | staying(rows, [tied[task_id] for task_id in tied.keys() - stay], before)
 
 
 def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
-import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.groups import around
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.error_type import check_error_type
-from aiotaskq.core.groups import GroupState, members_stay, outermost
+from aiotaskq.core.groups import GroupState, group_of, outermost, stays
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
@@ -111,7 +112,7 @@ async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[
             raise ValidationError(f"status: only pending and running tasks are cancelled, not {wrong} ones")
     while tasks := await backend.find(where, RETRY_CHUNK):
         yield tasks
-        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        where = replace(where, after=tasks[-1].task_id)
 
 
 async def cancel_page(
@@ -146,14 +147,14 @@ async def cancel_page(
 
 async def count_all(backend: Backend, clock: Clock, where: TaskFilter, most: int | None = None) -> int:
     """Count the tasks that match; by reading them, up to ``most``, if more than status and queue restricts them."""
-    if not msgspec.structs.replace(where, queue=None).restricted:
+    if not replace(where, queue=None).restricted:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
         return sum(counted.get(str(status), 0) for status in set(where.status or Status))
     total = 0
     while tasks := await backend.find(where, PURGE_CHUNK):
         total += len(tasks)
-        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        where = replace(where, after=tasks[-1].task_id)
         if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
             break
     return total
@@ -165,20 +166,33 @@ async def count_purged(backend: Backend, clock: Clock, where: TaskFilter, most: 
     if not await backend.groups.find(1):
         return await count_all(backend, clock, where, most)
     total = 0
+    dead = Counter[str]()  # dead letters that would be deleted, by the outermost group that they keep
+    kept = Counter[str]()  # what only dead letters keep
+    needed: dict[str, int] = {}
     while tasks := await backend.find(where, PURGE_CHUNK):
-        groups = [None if task.flow is None else task.flow.group for task in tasks]
         found: dict[str, GroupState] = {}
-        level = sorted({group_id for group_id in groups if group_id is not None})
+        level = sorted({group_id for task in tasks if (group_id := group_of(task)) is not None})
         while level:
             rows = zip(level, await backend.groups.get(level), strict=True)
             found |= (these := {group_id: group for group_id, group in rows if group is not None})
             level = around(these, found)
         top = outermost(found)
-        total += sum(not members_stay(top.get(group_id or ""), where.completed_before) for group_id in groups)
-        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        for task in tasks:
+            group = top.get(group_of(task) or "")
+            is_member = task.flow is not None and task.flow.group is not None
+            goes = not (is_member and stays(task, group, where.completed_before))
+            total += goes
+            if group is not None and goes and task.status is Status.FAILED:
+                dead[group.group_id] += 1
+            elif (
+                group is not None and not goes and not stays(task, replace(group, needed_by=0), where.completed_before)
+            ):
+                kept[group.group_id] += 1
+                needed[group.group_id] = group.needed_by
+        where = replace(where, after=tasks[-1].task_id)
         if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
             break
-    return total
+    return total + sum(count for group_id, count in kept.items() if dead[group_id] >= needed[group_id])
 
 
 async def retry_all(
@@ -201,7 +215,7 @@ async def retry_all(
         if progress is not None:
             progress(total)
         limit = None if limit is None else limit - len(tasks)
-        where = msgspec.structs.replace(where, after=tasks[-1].task_id)
+        where = replace(where, after=tasks[-1].task_id)
     log.debug("retry_many: {} tasks", total)
     return total
 
@@ -213,15 +227,18 @@ async def purge_all(backend: Backend, where: TaskFilter, progress: Callable[[int
     """
     where = _of_ended(where)
     total = 0
-    while True:
-        deleted = await backend.purge(where, PURGE_CHUNK)
-        total += deleted
-        if progress is not None:
-            progress(total)
-        if deleted < PURGE_CHUNK:
-            log.debug("purge: {} tasks", total)
-            return total
-        await asyncio.sleep(0)
+    # Dead letters first: they keep other members of their groups.
+    dead, others = (tuple(each for each in where.status if (each is Status.FAILED) == first) for first in (True, False))
+    for statuses in filter(None, (dead, others)):
+        deleted = PURGE_CHUNK
+        while deleted >= PURGE_CHUNK:
+            deleted = await backend.purge(replace(where, status=statuses), PURGE_CHUNK)
+            total += deleted
+            if progress is not None and deleted:
+                progress(total)
+            await asyncio.sleep(0)
+    log.debug("purge: {} tasks", total)
+    return total
 
 
 def _of_ended(where: TaskFilter) -> TaskFilter:
@@ -229,7 +246,7 @@ def _of_ended(where: TaskFilter) -> TaskFilter:
     for wrong in where.status:
         if wrong not in FINAL:
             raise ValidationError(f"status: only ended tasks are purged, not {wrong}; cancel them first")
-    return where if where.status else msgspec.structs.replace(where, status=ENDED)
+    return where if where.status else replace(where, status=ENDED)
 
 
 def ended_before(seconds: float | None, clock: Clock) -> int | None:

@@ -259,7 +259,8 @@ class Operations(ABC, Generic[Retried_co]):
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
 
-        The members of a group stay until the group has ended: with ``older_than`` until it ended so long ago.
+        The members of a group stay until the group has ended, with ``older_than`` so long ago, and as long as it has
+        dead letters or a callback that has not ended. Dead letters that match are deleted first.
 
         Args:
             since: as for ``find``, and so are ``error`` and ``error_type``.

@@ -139,14 +139,36 @@ async def test_the_members_of_a_group_are_kept_until_it_has_ended() -> None:
         await ended(backend)
     assert await backend.get(ids(done[:5])) == done[:5]
     assert len(await backend.find(TaskFilter(status=(Status.COMPLETED,)), 99)) == 5 + 2
-    broken = settle(tasks[5], Failed("no", retryable=False), NOW + 9)
-    assert await backend.update([Change(tasks[5], broken)]) == [True]
-    assert await backend.get(ids(done)) == [None, None, None, *done[3:5], broken]
-    assert await backend.update([Change(broken, settle(broken, Requeued(), NOW))]) == [True]
+    cancelled = settle(tasks[5], Cancelled(), NOW + 9)
+    assert await backend.update([Change(tasks[5], cancelled)]) == [True]
+    assert await backend.get(ids(done)) == [None, None, None, None, done[4], cancelled]
+    assert await backend.update([Change(cancelled, settle(cancelled, Requeued(), NOW))]) == [True]
     for _ in range(3):
         await ended(backend, priority=-1)
-    assert await backend.get(ids(done[3:5])) == done[3:5], "its group runs again"
-    assert len(await backend.find(TaskFilter(), 99)) == 3 + 2
+    assert await backend.get([done[4].task_id]) == [done[4]], "its group runs again"
+    assert len(await backend.find(TaskFilter(), 99)) == 2 + 2
+
+
+async def test_a_dead_letter_keeps_its_group_until_it_is_dropped() -> None:
+    backend = MemoryBackend(2)
+    await backend.groups.push(plan(Outline(group_id="g", nodes=(Node("a", new()), Node("b", new()))), NOW))
+    tasks = await backend.claim("o", NOW, 9)
+    done = settle(tasks[0], Completed(), NOW)
+    dead = settle(tasks[1], Failed("no", retryable=False), NOW)
+    assert await backend.update([Change(tasks[0], done), Change(tasks[1], dead)]) == [True, True]
+    for number in range(5):
+        await backend.groups.push(plan(Outline(group_id=f"empty {number}", nodes=()), NOW))
+        await ended(backend)
+    assert await backend.get([done.task_id]) == [done]
+    assert [group is not None for group in await backend.groups.get(["g", "empty 0", "empty 4"])] == [True, False, True]
+    for _ in range(2):
+        await ended(backend, Status.FAILED)
+    assert await backend.get(ids([done, dead])) == [done, None], "as the last that has ended"
+    await ended(backend)
+    await backend.groups.push(plan(Outline(group_id="another", nodes=()), NOW))
+    assert await backend.get([done.task_id]) == [done]
+    await ended(backend)
+    assert await backend.get([done.task_id]) == [None]
 
 
 ENDS = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]

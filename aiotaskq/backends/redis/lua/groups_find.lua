@@ -6,7 +6,7 @@ local bound, stamps, ids = '+', {}, {}
 if ARGV[2] ~= '' then
   local state = call('HGET', root .. 'groups', ARGV[2])
   if not state then return {} end
-  bound = '(' .. match(state, '^%d+ %d+ %d+ %d+ %d+ [01] %S+ (%d+)') .. ARGV[2]
+  bound = '(' .. match(state, '^%d+ %d+ %d+ %d+ %d+ %d+ [01] %S+ (%d+)') .. ARGV[2]
 end
 for _, name in ipairs({'live', 'ended'}) do
   if ARGV[3] == '' or ARGV[3] == name then

@@ -33,5 +33,6 @@ for _, id in ipairs(page) do
     kept = kept + 1
   end
 end
+admission.follow()
 flush()
 return {deleted, #page < look and -1 or kept}

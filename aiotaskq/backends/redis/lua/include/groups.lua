@@ -19,12 +19,12 @@ local function group_tools()
 
   -- Read a group: its counts, 1 if it was cancelled, ended_at or '-', created_at in twenty digits, and JSON.
   local function parse_group(text)
-    local total, remaining, failed, cancelled, generation, cancel, ended, created, json = match(text,
-      '^(%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (%S+) (%d+) (.*)')
+    local total, remaining, failed, cancelled, needed_by, generation, cancel, ended, created, json = match(text,
+      '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) ([01]) (%S+) (%d+) (.*)')
     return {
       total = tonumber(total), remaining = tonumber(remaining), failed = tonumber(failed),
-      cancelled = tonumber(cancelled), generation = tonumber(generation), cancel = cancel == '1',
-      ended = ended ~= '-' and ended, created = created, json = json,
+      cancelled = tonumber(cancelled), needed_by = tonumber(needed_by), generation = tonumber(generation),
+      cancel = cancel == '1', ended = ended ~= '-' and ended, created = created, json = json,
     }
   end
 
@@ -37,11 +37,12 @@ local function group_tools()
       local live, stamp = not group.ended, group.created .. id
       set_score('groups:live', stamp, live and '0')
       set_score('groups:ended', stamp, not live and '0')
-      if not parent_of(group) then set_score('groups:done', id, group.ended) end
+      if not parent_of(group) then set_score('groups:done', id, group.needed_by == 0 and group.ended) end
       set_score('groups:cancelling', id, live and group.cancel and '0')
     end
-    set_field('groups', id, string.format('%d %d %d %d %d %d %s %s %s', group.total, group.remaining, group.failed,
-      group.cancelled, group.generation, group.cancel and 1 or 0, group.ended or '-', group.created, group.json))
+    set_field('groups', id, string.format('%d %d %d %d %d %d %d %s %s %s', group.total, group.remaining, group.failed,
+      group.cancelled, group.needed_by, group.generation, group.cancel and 1 or 0, group.ended or '-', group.created,
+      group.json))
   end
 
   local function read_group(id)
@@ -49,9 +50,9 @@ local function group_tools()
     return text and parse_group(text) or nil
   end
 
-  -- Whether the ended members of a group are kept: core.groups.members_stay. `before` is in epoch seconds or nil.
+  -- Whether a member that has ended with this status is kept: core.groups.stays. `before` is in epoch seconds or nil.
   local outermost = {}  -- by the id of a group; false for a group that is gone
-  local function members_stay(id, before)
+  local function member_stays(id, status, before)
     if outermost[id] == nil then
       local group, above = read_group(id), nil
       while group do
@@ -61,8 +62,9 @@ local function group_tools()
       end
       outermost[id] = above or false
     end
-    local ended = outermost[id] and outermost[id].ended
-    return outermost[id] and (not ended or before and math.floor(ended / 1000000) >= before)
+    local top = outermost[id]
+    return top and (not top.ended or before and math.floor(top.ended / 1000000) >= before
+      or top.needed_by > 0 and status ~= 'failed')
   end
 
   local function status_of(group)
@@ -71,12 +73,25 @@ local function group_tools()
     return (group.cancelled > 0 or group.cancel) and 'cancelled' or 'completed'
   end
 
-  local function add_tally(group, status, by)
+  local function tally_of(group)
     local tally = tallies[group]
     if not tally then
-      tally = {ended = 0, failed = 0, cancelled = 0}
+      tally = {ended = 0, failed = 0, cancelled = 0, needed_by = 0}
       tallies[group] = tally
     end
+    return tally
+  end
+
+  -- Note that one more task keeps the group of this place, or one less (-1): core.groups.keeps.
+  local function add_needed(place, by)
+    local group = place.group or place.source
+    if not group then return end
+    local tally = tally_of(group)
+    tally.needed_by = tally.needed_by + by
+  end
+
+  local function add_tally(group, status, by)
+    local tally = tally_of(group)
     tally.ended = tally.ended + by
     if status == 'failed' then
       tally.failed = tally.failed + by
@@ -97,6 +112,8 @@ local function group_tools()
   local function note_end(id, place, status, at)
     changed_at = math.max(changed_at, at or 0)
     if place.group then add_tally(place.group, status, 1) end
+    if place.source then add_needed(place, -1) end
+    if status == 'failed' then add_needed(place, 1) end
     if not place.children then return end
     local ok, names = pcall(cjson.decode, place.names)
     add_parent(id, ok and tostring(names[1]) or '', status, place.children)
@@ -144,6 +161,8 @@ local function group_tools()
   local function note_return(id, place, status, at)
     changed_at = math.max(changed_at, at or 0)
     if place.group then add_tally(place.group, status, -1) end
+    if place.source then add_needed(place, 1) end
+    if status == 'failed' then add_needed(place, -1) end
     if not place.children then return end
     local unaware = {}
     for i = #parents, 1, -1 do
@@ -184,9 +203,11 @@ local function group_tools()
     end
   end
 
-  -- Note that a task which ended without completing is deleted. A child that waits for it was brought back alone.
-  local function note_deleted(id, place, at)
+  -- Note that a task which ended with this status, but did not complete, is deleted. A child that waits for it was
+  -- brought back alone.
+  local function note_deleted(id, place, status, at)
     changed_at = math.max(changed_at, at)
+    if status == 'failed' then add_needed(place, -1) end
     local ok, names = pcall(cjson.decode, place.names)
     local waiting = {}
     for _, edge in ipairs(place.children or {}) do
@@ -317,7 +338,7 @@ local function group_tools()
     note_end(id, gated.place_of(row), status, now)
   end
 
-  -- Push the task that an ended group pushes, if there is one.
+  -- Push the task that an ended group pushes, if there is one, and count it.
   local function push_callback(id, group, now)
     if group.cancel then return end
     local failed = group.failed > 0 or group.cancelled > 0
@@ -343,6 +364,7 @@ local function group_tools()
     body = string.gsub(body, '"created_at":0', string.format('"created_at":%.0f', math.floor(now / 1000000)), 1)
     insert(task_id, body, state)
     pushed[#pushed + 1] = task_id
+    group.needed_by = group.needed_by + 1
   end
 
   -- Count what was noted in the groups, and in those that they are members of.
@@ -352,9 +374,10 @@ local function group_tools()
       tallies = {}
       for id, tally in pairs(changes) do
         local group = read_group(id)
-        counted[#counted + 1] = id
+        if tally.ended ~= 0 or tally.failed ~= 0 or tally.cancelled ~= 0 then counted[#counted + 1] = id end
         if group then
-          local before, was = status_of(group), group.ended
+          local before, was, needed_by = status_of(group), group.ended, group.needed_by
+          group.needed_by = math.max(0, needed_by + tally.needed_by)
           group.remaining = math.max(0, group.remaining - tally.ended)
           group.failed = math.max(0, group.failed + tally.failed)
           group.cancelled = math.max(0, group.cancelled + tally.cancelled)
@@ -363,15 +386,18 @@ local function group_tools()
           elseif was then
             group.generation, group.cancel, group.ended = group.generation + 1, false, false
           end
-          local moved = (was and true) ~= (group.ended and true)
+          local turned = (was and true) ~= (group.ended and true)
+          if turned and group.ended then
+            ended_groups[#ended_groups + 1] = id
+            push_callback(id, group, now)
+          end
+          local moved = turned or group.needed_by ~= needed_by
           save_group(id, group, moved)
-          if moved then
-            if group.ended then
-              ended_groups[#ended_groups + 1] = id
-              push_callback(id, group, now)
-            end
-            local parent = parent_of(group)
-            if parent then add_tally(parent, group.ended and status_of(group) or before, group.ended and 1 or -1) end
+          local parent = moved and parent_of(group)
+          if parent then
+            local above = tally_of(parent)
+            above.needed_by = above.needed_by + group.needed_by - needed_by
+            if turned then add_tally(parent, group.ended and status_of(group) or before, group.ended and 1 or -1) end
           end
         end
       end
@@ -413,7 +439,7 @@ local function group_tools()
   known_group_tools = {
     parse_group = parse_group, save_group = save_group, read_group = read_group, add_tally = add_tally,
     add_parent = add_parent, note_end = note_end, note_return = note_return, wait_again = wait_again, follow = follow,
-    note_deleted = note_deleted, live_parents = live_parents, members_stay = members_stay,
+    note_deleted = note_deleted, live_parents = live_parents, member_stays = member_stays,
     set_now = function(now) changed_at = math.max(changed_at, now) end,
   }
   return known_group_tools
@@ -422,8 +448,8 @@ end
 -- Note that a task in a group, or with children, has ended with this status at this instant.
 function admission.note_final(id, place, status, at) group_tools().note_end(id, place, status, at) end
 
--- Note that such a task, which had ended without completing, is deleted.
-function admission.note_deleted(id, place, at) group_tools().note_deleted(id, place, at) end
+-- Note that such a task, which had ended with this status, but not completed, is deleted.
+function admission.note_deleted(id, place, status, at) group_tools().note_deleted(id, place, status, at) end
 
 -- Note a change of such a task between live and ended.
 function admission.note_change(id, place, before, after, at)
@@ -439,10 +465,10 @@ function admission.wait_again(id, state, row)
   return gated.place_of(row).parents and group_tools().wait_again(id, state, row) or state
 end
 
--- Whether a purge leaves an ended row, since it is a member of a group that stays; `before` as for members_stay().
+-- Whether a purge leaves an ended row, since it is a member of a group that stays; `before` as for member_stays().
 function admission.stays(row, before)
   local group = row.flow and gated.place_of(row).group
-  return group and group_tools().members_stay(group, before)
+  return group and group_tools().member_stays(group, row.status, before)
 end
 
 -- Do what follows from what was noted; nil if nothing was. Return lists of ids and a flag: see follow().

@@ -12,7 +12,7 @@ local function remove(id, row, now)
       if LIVE[row.status] then
         admission.note_final(id, place, 'cancelled', at)
       else
-        admission.note_deleted(id, place, at)
+        admission.note_deleted(id, place, row.status, at)
       end
     end
   end
