@@ -17,6 +17,7 @@ from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.core.webhooks import WEBHOOK, Webhook, make_webhook, messages
 from aiotaskq.testing import virtual
+from tests.contract.test_codec import stored_text
 from tests.support.backends import Store
 from tests.support.codecs import Keyed
 from tests.support.rows import LEASE, NOW, new, read
@@ -124,7 +125,7 @@ async def test_a_process_without_webhooks_tells_nothing(backend: Backend) -> Non
     assert await sent(backend) == []
 
 
-async def test_messages_are_read_with_a_codec(durable_store: Store) -> None:
+async def test_messages_are_stored_and_read_with_a_codec(durable_store: Store) -> None:
     backend = connect(durable_store.url, codec=Keyed("k"))
     await backend.open()
     try:
@@ -134,6 +135,8 @@ async def test_messages_are_read_with_a_codec(durable_store: Store) -> None:
         ended = [await read(backend, tasks[name]) for name in EDGES if name not in ("first", "runs")]
         expected = [each for task in ended for each in messages(hooks(), task, NOW + SECOND)]
         assert plain(await sent(backend)) == plain(expected)
+        stored = await stored_text(durable_store)
+        assert WEBHOOK in stored and "task.cancelled" not in stored and "timestamp" not in stored
     finally:
         await backend.close()
 

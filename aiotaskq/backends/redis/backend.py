@@ -85,7 +85,9 @@ class RedisBackend(Backend):
         self.notes = RedisNotes(self._redis, self.listeners)
         self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
-        self.groups: RedisGroups = RedisGroups(self.name, self._redis, self.listeners, self._notifier.ready)
+        self.groups: RedisGroups = RedisGroups(
+            self.name, self._redis, self.listeners, self._notifier.ready, self.recode
+        )
         self._redis.webhooks = lambda: webhooks_word(self.groups.webhooks)
         self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
 

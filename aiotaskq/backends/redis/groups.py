@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -43,9 +43,19 @@ _texts = msgspec.json.Decoder(list[str]).decode
 class RedisGroups(Groups):
     """The groups of one namespace."""
 
-    def __init__(self, name: str, redis: RedisConnections, listeners: Listeners, hint: bytes) -> None:
-        """``name`` is for errors; ``hint``: the message of new ready tasks, which scripts send to other processes."""
-        self._name, self._redis, self._listeners, self._hint = name, redis, listeners, hint
+    def __init__(
+        self,
+        name: str,
+        redis: RedisConnections,
+        listeners: Listeners,
+        hint: bytes,
+        recode: Callable[[Sequence[str]], Awaitable[object]],
+    ) -> None:
+        """``name`` is for errors; ``hint``: the message of new ready tasks, which scripts send to other processes.
+
+        ``recode`` writes tasks with the codec: scripts cannot do that.
+        """
+        self._name, self._redis, self._listeners, self._hint, self._recode = name, redis, listeners, hint, recode
 
     async def push(
         self,
@@ -200,7 +210,7 @@ class RedisGroups(Groups):
     async def followed(self, answer: Sequence[Any]) -> None:
         """Pass on what a script has done for groups, and tell the children that do not know of an end yet."""
         self.used = True
-        if self._heard(answer):
+        if await self._heard(answer):
             await self._follow()
 
     async def _follow(self) -> None:
@@ -211,16 +221,21 @@ class RedisGroups(Groups):
             self._listeners.receive(READY)
             if later:
                 self._listeners.receive(GATES)
-            more = self._heard(answer)
+            more = await self._heard(answer)
 
-    def _heard(self, answer: Sequence[Any]) -> bool:
-        """Pass on what has followed; return whether there are children that do not know of it yet."""
+    async def _heard(self, answer: Sequence[Any]) -> bool:
+        """Pass on what has followed, and code the messages that a script has made of it.
+
+        Return whether there are children that do not know of it yet.
+        """
         *lists, more = answer
         followed = Followed(*([name.decode(errors="backslashreplace") for name in names] for names in lists))
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
             self.heard(followed)
+        if self.codec is not None and self.webhooks and followed.pushed:
+            await self._recode(followed.pushed)
         return bool(more)
 
 

@@ -299,8 +299,9 @@ local function group_tools()
         local body = '{"task_id":"' .. message .. sub(hook.body, #'{"task_id":"' + 1) .. ',"body":{"type":"task.'
           .. status .. '","timestamp":' .. iso(now) .. ',"data":' .. data .. '}}'
         body = string.gsub(body, '"created_at":0', string.format('"created_at":%.0f', math.floor(now / 1000000)), 1)
-        insert(message, body, 'pending 0 0 - - 2 ' .. string.format('%020.0f', now) .. ' ' .. PARKED .. ' - '
-          .. #lane .. ' ' .. #place .. ' ' .. lane .. place .. ',"seq":' .. instant
+        local seq = now + #pushed  -- no two have the same: they pass their gate in this order
+        insert(message, body, 'pending 0 0 - - 2 ' .. string.format('%020.0f', seq) .. ' ' .. PARKED .. ' - '
+          .. #lane .. ' ' .. #place .. ' ' .. lane .. place .. ',"seq":' .. string.format('%.0f', seq)
           .. ',"queue":' .. cjson.encode(to) .. ',"max_retries":' .. string.format('%d', hook.max_retries))
         pushed[#pushed + 1] = message
       end
