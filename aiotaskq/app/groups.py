@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from msgspec.structs import replace
@@ -195,7 +196,7 @@ class GroupHandle(Generic[T_co]):
     def __repr__(self) -> str:
         return f"<GroupHandle {self.group_id}>"
 
-    async def result(self, timeout: float | None = None) -> list[T_co]:
+    async def result(self, timeout: float | timedelta | None = None) -> list[T_co]:
         """Wait until all members have ended, and return their results, in the order of the calls.
 
         That of a group in the group is a list. ``timeout`` in seconds, None waits for ever. Raises TaskFailed with the

@@ -41,7 +41,7 @@ class PushOptions(TypedDict, total=False):
     at: float | datetime
     priority: int
     queue: str
-    timeout: float
+    timeout: float | timedelta
     max_retries: int
     expires: float | timedelta | datetime
     unique_key: str
@@ -127,7 +127,7 @@ class TaskHandle(Hinted, Generic[T_co]):
     def __repr__(self) -> str:
         return f"<TaskHandle {self.task_id}>"
 
-    async def result(self, timeout: float | None = None) -> T_co:
+    async def result(self, timeout: float | timedelta | None = None) -> T_co:
         """Wait until the task has ended, here or in another process, and return the handler's result.
 
         Where the handler is registered here, the result has the type of its return annotation; else it is JSON.
@@ -177,14 +177,13 @@ class TaskHandle(Hinted, Generic[T_co]):
         async for note in note_stream(self._queue, self.task_id, check_int("after", after, 0)):
             yield note
 
-    async def next_notes(self, after: int = 0, timeout: float | None = None) -> list[Note]:
+    async def next_notes(self, after: int = 0, timeout: float | timedelta | None = None) -> list[Note]:
         """Wait for notes behind ``after``, or the end, and return some; an empty list after ``timeout`` seconds.
 
         The last one is as in ``events``. Raises NotFound if the task is deleted.
         """
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-        return await next_notes(self._queue, self.task_id, check_int("after", after, 0), timeout)
+        wait = None if timeout is None else check_seconds("timeout", timeout)
+        return await next_notes(self._queue, self.task_id, check_int("after", after, 0), wait)
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""

@@ -34,7 +34,13 @@ class StoredQueue(Queue, Store):
     """A queue and a public key-value store in one object."""
 
     def __init__(
-        self, url: str, clock: Clock, cleanup_interval: float, *, keep_ended: int | None = None, **options: Any
+        self,
+        url: str,
+        clock: Clock,
+        cleanup_interval: float | timedelta,
+        *,
+        keep_ended: int | None = None,
+        **options: Any,
     ) -> None:
         backend = connect(url, keep_ended=keep_ended)
         self.url = url
@@ -57,7 +63,7 @@ class MemoryQueue(StoredQueue):
 
     def __init__(
         self,
-        cleanup_interval: float = 60,
+        cleanup_interval: float | timedelta = 60,
         *,
         maxsize: int = 0,
         when_full: str = "wait",
@@ -80,9 +86,9 @@ class DatabaseQueue(StoredQueue):
     def __init__(
         self,
         url: str | None = None,
-        cleanup_interval: float = 60,
+        cleanup_interval: float | timedelta = 60,
         *,
-        visibility: float | None = None,
+        visibility: float | timedelta | None = None,
         maxsize: int = 0,
         when_full: str = "wait",
     ) -> None:
@@ -109,9 +115,9 @@ class RedisQueue(StoredQueue):
     def __init__(
         self,
         url: str = "redis://localhost:6379/0",
-        cleanup_interval: float = 60,
+        cleanup_interval: float | timedelta = 60,
         *,
-        visibility: float | None = None,
+        visibility: float | timedelta | None = None,
         maxsize: int = 0,
         when_full: str = "wait",
     ) -> None:
@@ -134,7 +140,9 @@ class RedisQueue(StoredQueue):
 class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
     """The scheduler: schedules in ``AIOTASKQ_DATABASE_URL``, fired into the process-wide queue."""
 
-    def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
+    def __init__(
+        self, check_interval: float | timedelta = 10, *, url: str | None = None, queue: Queue | None = None
+    ) -> None:
         """Make a scheduler. ``check_interval``: the longest time in seconds between two checks of the database.
 
         Without ``url`` the schedules of a queue in Redis are beside its tasks, unless ``AIOTASKQ_DATABASE_URL`` names a
@@ -325,12 +333,12 @@ async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:
     return await (await get_queue()).push_task(task, priority)
 
 
-async def pop_task(timeout: float | None = None) -> dict[str, Any] | None:
+async def pop_task(timeout: float | timedelta | None = None) -> dict[str, Any] | None:
     """Take the next task of the process-wide queue; see ``MemoryQueue.pop_task``."""
     return await (await get_queue()).pop_task(timeout)
 
 
-async def set_public(key: str, value: Any, ttl: float | None = None) -> None:
+async def set_public(key: str, value: Any, ttl: float | timedelta | None = None) -> None:
     """Store a public value; see ``MemoryQueue.set_public``."""
     await (await get_queue()).set_public(key, value, ttl)
 

@@ -6,7 +6,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -240,4 +240,4 @@ def reruns_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
 
 
 def _microseconds(field: str, value: Any) -> int:
-    return int(check_seconds(field, value.total_seconds() if isinstance(value, timedelta) else value) * SECOND)
+    return int(check_seconds(field, value) * SECOND)

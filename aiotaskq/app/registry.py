@@ -50,10 +50,10 @@ class TaskOptions(TypedDict, total=False):
     queue: str
     priority: int
     max_retries: int
-    backoff: Backoff | float | None
+    backoff: Backoff | float | timedelta | None
     retry_on: type[BaseException] | Collection[type[BaseException]]
-    timeout: float | None
-    expires: float | None
+    timeout: float | timedelta | None
+    expires: float | timedelta | None
     executor: str | None
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
@@ -147,7 +147,9 @@ class Registry(Hinted, ABC):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
-    def task(self, *, batch: int, within: float = ..., **options: Unpack[TaskOptions]) -> BatchDecorator: ...
+    def task(
+        self, *, batch: int, within: float | timedelta = ..., **options: Unpack[TaskOptions]
+    ) -> BatchDecorator: ...
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
@@ -160,10 +162,10 @@ class Registry(Hinted, ABC):
         queue: str = "default",
         priority: int = 0,
         max_retries: int = 3,
-        backoff: Backoff | float | None = None,
+        backoff: Backoff | float | timedelta | None = None,
         retry_on: type[BaseException] | Collection[type[BaseException]] = Exception,
-        timeout: float | None = None,
-        expires: float | None = None,
+        timeout: float | timedelta | None = None,
+        expires: float | timedelta | None = None,
         executor: str | None = None,
         debounce: float | timedelta | None = None,
         max_wait: float | timedelta | None = None,
@@ -174,7 +176,7 @@ class Registry(Hinted, ABC):
         rate: Rate | Sequence[Rate] | None = None,
         fair: Of | Fair | Sequence[Of | Fair] | None = None,
         batch: int | None = None,
-        within: float | None = None,
+        within: float | timedelta | None = None,
         version: int = 1,
     ) -> Any:
         """Register a handler, ``async def`` or ``def``.
@@ -274,8 +276,8 @@ class Registry(Hinted, ABC):
         timezone: str | None = None,
         misfire: str = "fire_once",
         overlap: str = "allow",
-        catch_up: int | None = None,
-        jitter: int = 0,
+        catch_up: int | timedelta | None = None,
+        jitter: int | timedelta = 0,
         calendar: str | None = None,
         calendar_rule: str = "skip_holidays",
         blackout: str | Sequence[str] = (),
@@ -291,7 +293,6 @@ class Registry(Hinted, ABC):
         if sum(each is not None for each in (cron, interval, at)) != 1:
             raise ValidationError("schedule: exactly one of cron, interval and at is needed")
         kind = "cron" if cron is not None else "interval" if interval is not None else "once"
-        seconds = int(interval.total_seconds()) if isinstance(interval, timedelta) else interval
 
         def declare(function: Any) -> Any:
             task: TaskFunction[Any, Any, Any] = function if isinstance(function, TaskFunction) else self.task(function)
@@ -309,7 +310,7 @@ class Registry(Hinted, ABC):
                     task.name,
                     kind,
                     stored,
-                    seconds,
+                    interval,
                     cron,
                     at,
                     max_runs,
@@ -348,7 +349,7 @@ class Registry(Hinted, ABC):
         name: str | None = None,
         queue: str | None = None,
         max_retries: int = 12,
-        timeout: float = 15.0,
+        timeout: float | timedelta = 15.0,
         private: bool = False,
     ) -> None:
         """Tell an address of ended tasks, by POST requests signed by the Standard Webhooks specification.

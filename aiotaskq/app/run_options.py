@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import msgspec
+from msgspec.structs import force_setattr
 
 from aiotaskq.core.validation import check_seconds
 
@@ -18,11 +20,16 @@ class RunOptions(msgspec.Struct, frozen=True):
     """Names of the queues that are worked on; None means every queue."""
     scheduler: bool = True
     """Whether schedules are fired."""
-    drain: float = 25.0
-    """Seconds that handlers get to end by themselves when the run stops."""
-    grace: float = 5.0
-    """Seconds that they get after that to end once they are cancelled."""
+    drain: float | timedelta = 25.0
+    """Seconds, or a timedelta, that handlers get to end by themselves when the run stops."""
+    grace: float | timedelta = 5.0
+    """Seconds, or a timedelta, that they get after that to end once they are cancelled."""
 
     def __post_init__(self) -> None:
-        check_seconds("drain", self.drain)
-        check_seconds("grace", self.grace)
+        force_setattr(self, "drain", check_seconds("drain", self.drain))
+        force_setattr(self, "grace", check_seconds("grace", self.grace))
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """``drain`` and ``grace`` in seconds."""
+        return float(self.drain), float(self.grace)  # type: ignore[arg-type]  # the constructor has converted timedeltas

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 from aiotaskq.app.registry import Registry
@@ -64,7 +65,7 @@ class Running(Registry):
         """Connect, and create or adopt the tables."""
 
     @abstractmethod
-    async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
+    async def close(self, drain: float | timedelta = 25.0, grace: float | timedelta = 5.0) -> None:
         """Stop what runs, and close every connection."""
 
     @contextlib.asynccontextmanager
@@ -75,8 +76,8 @@ class Running(Registry):
         queues: Sequence[str] | None = None,
         scheduler: bool = True,
         workers: bool | None = None,
-        drain: float = 25.0,
-        grace: float = 5.0,
+        drain: float | timedelta = 25.0,
+        grace: float | timedelta = 5.0,
     ) -> AsyncIterator[Self]:
         """Run workers and the scheduler inside the application; no signal handler is installed.
 
@@ -92,7 +93,7 @@ class Running(Registry):
             yield self
         finally:
             if runs:
-                await self._stop_running(options.drain, options.grace)
+                await self._stop_running(*options.times)
             if not was_open and self.worker is None:  # else the caller that opened it closes it
                 await self.close()
 
@@ -112,8 +113,8 @@ class Running(Registry):
         *,
         queues: Sequence[str] | None = None,
         scheduler: bool = True,
-        drain: float = 25.0,
-        grace: float = 5.0,
+        drain: float | timedelta = 25.0,
+        grace: float | timedelta = 5.0,
     ) -> ExitCode:
         """Run workers and the scheduler until SIGINT or SIGTERM; a second signal skips the drain.
 
@@ -161,7 +162,7 @@ class Running(Registry):
         try:
             await stop.wait()
         finally:
-            code = await self._stop_running(options.drain, options.grace)
+            code = await self._stop_running(*options.times)
             await self.close()
         return code
 
@@ -169,10 +170,10 @@ class Running(Registry):
         self,
         *,
         dead_letters: int | None = None,
-        oldest_ready: float | None = None,
-        schedule_late: float | None = None,
-        no_worker: float | None = None,
-        every: float = 30.0,
+        oldest_ready: float | timedelta | None = None,
+        schedule_late: float | timedelta | None = None,
+        no_worker: float | timedelta | None = None,
+        every: float | timedelta = 30.0,
     ) -> None:
         """Watch the store: an alert begins when it passes one of these bounds, and ends when it is within it again.
 

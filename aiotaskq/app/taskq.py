@@ -8,12 +8,14 @@ import copy
 import functools
 import operator
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Unpack
 
 from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
+from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.running import Running
 from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
@@ -55,17 +57,17 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         schedules: str | None = None,
         store: str | None = None,
         timezone: str | None = None,
-        lease: float = 60.0,
-        heartbeat: float | None = None,
-        reap_interval: float | None = None,
-        poll_interval: float = 1.0,
-        check_interval: float = 10.0,
-        cleanup_interval: float = 60.0,
-        visibility: float = 300.0,
+        lease: float | timedelta = 60.0,
+        heartbeat: float | timedelta | None = None,
+        reap_interval: float | timedelta | None = None,
+        poll_interval: float | timedelta = 1.0,
+        check_interval: float | timedelta = 10.0,
+        cleanup_interval: float | timedelta = 60.0,
+        visibility: float | timedelta = 300.0,
         maxsize: int = 0,
         when_full: str = "wait",
-        retention: float | Auto | None = "auto",
-        retention_failed: float | None = None,
+        retention: float | timedelta | Auto | None = "auto",
+        retention_failed: float | timedelta | None = None,
         keep_ended: int | None = None,
         history: bool = True,
         codec: Codec | None = None,
@@ -318,18 +320,20 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     def _retried(self, task: Task) -> TaskHandle[Any]:
         return self._handle(task.task_id)
 
-    async def health(self, timeout: float = 5.0) -> dict[str, str | None]:
+    async def health(self, timeout: float | timedelta = 5.0) -> dict[str, str | None]:
         """Return what is wrong with each part, None if nothing: ``store``; ``workers`` and ``scheduler`` if they run.
 
-        A store that does not answer within ``timeout`` seconds has a problem. Raises nothing; opens what a push opens.
+        A store that does not answer within ``timeout`` seconds has a problem. Raises
+        ValidationError for a wrong timeout; opens what a push opens.
         """
         found: dict[str, str | None] = {"store": None}
+        seconds = check_seconds("timeout", timeout)
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 for backend in self.backends.values():
                     await backend.ping()
         except TimeoutError:
-            found["store"] = f"it did not answer within {timeout:g} s"
+            found["store"] = f"it did not answer within {seconds:g} s"
         except AiotaskqError as error:
             found["store"] = str(error)
         if self.worker is not None:
@@ -374,11 +378,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         await self._store_clock.look(self._backend.ping)
         return CLOCK_INTERVAL
 
-    async def close(self, drain: float = 25.0, grace: float = 5.0) -> None:
+    async def close(self, drain: float | timedelta = 25.0, grace: float | timedelta = 5.0) -> None:
         """Stop workers and the scheduler, as ``running`` does, and close every connection; idempotent."""
+        options = RunOptions(drain=drain, grace=grace)
         self._is_open = False
         if self.worker is not None:
-            await self._stop_running(drain, grace)
+            await self._stop_running(*options.times)
         await asyncio.gather(
             self.store.stop_cleanup(),
             self._clock_poller.stop(SERVICES),

@@ -6,12 +6,14 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Sized
+from datetime import timedelta
 from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 from weakref import WeakSet
 
 from aiotaskq.concurrency.wakeup import Waitable
+from aiotaskq.core.validation import check_seconds
 
 ROUNDS = 1_000  # iterations of a loop after which virtual time goes on, though something in it never waits
 SAME_MOMENT = 10_000  # microseconds within which two reads count as simultaneous
@@ -249,9 +251,9 @@ class VirtualClock(Clock):
         """
         self._watched.append((pending, patience))
 
-    async def advance(self, seconds: float) -> None:
-        """Let so many seconds pass: each timer fires at its instant, and what it starts runs before the next one."""
-        end = self._now + round(seconds * 1_000_000)
+    async def advance(self, seconds: float | timedelta) -> None:
+        """Let a time pass: each timer fires at its instant, and what it starts runs before the next one."""
+        end = self._now + round(check_seconds("seconds", seconds) * 1_000_000)
         await self.settle()
         while (due := self.next_at) is not None and due <= end:
             self._now = max(self._now, due)

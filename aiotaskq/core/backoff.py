@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
+from msgspec.structs import force_setattr
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.task import SECOND
@@ -16,20 +19,28 @@ class Backoff(msgspec.Struct, frozen=True):
     Jitter", 2015), so that tasks that failed together are not retried together.
     """
 
-    base: float = 1.0
+    base: float | timedelta = 1.0
+    """Seconds, or a timedelta."""
     factor: float = 2.0
-    limit: float = 3600.0
+    limit: float | timedelta = 3600.0
+    """Seconds, or a timedelta."""
     jitter: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("base", "limit"):
+            if isinstance(value := getattr(self, name), timedelta):
+                force_setattr(self, name, value.total_seconds())
 
     def delay(self, attempt: int, chance: float) -> int:
         """Return the wait in microseconds; ``chance`` is in [0, 1)."""
         # The exponent is capped, since 2.0**1100 overflows; by then the limit is smaller anyway.
-        ceiling = min(self.limit, self.base * self.factor ** min(attempt, 64))
+        base, limit = float(self.base), float(self.limit)  # type: ignore[arg-type]  # timedeltas were converted
+        ceiling = min(limit, base * self.factor ** min(attempt, 64))
         return int((ceiling * chance if self.jitter else ceiling) * SECOND)
 
 
-def make_backoff(value: Backoff | float | None) -> Backoff:
-    """Return a Backoff: None is the default, a number is so many seconds each time, without jitter.
+def make_backoff(value: Backoff | float | timedelta | None) -> Backoff:
+    """Return a Backoff: None is the default, a number or timedelta is the wait each time, without jitter.
 
     Raises ValidationError for durations that are negative or too long, and for a factor outside of 1 to 1,000.
     """
@@ -41,4 +52,5 @@ def make_backoff(value: Backoff | float | None) -> Backoff:
         if not 1 <= value.factor <= 1000:
             raise ValidationError(f"backoff.factor: must be in 1..1000 (got {value.factor})")
         return value
-    return Backoff(base=check_seconds("backoff", value), factor=1.0, limit=max(value, 0.0), jitter=False)
+    seconds = check_seconds("backoff", value)
+    return Backoff(base=seconds, factor=1.0, limit=seconds, jitter=False)

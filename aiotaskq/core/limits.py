@@ -78,8 +78,7 @@ class Rate(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_int("rate", self.limit, 1)
-        per = self.per.total_seconds() if isinstance(self.per, timedelta) else self.per
-        force_setattr(self, "per", check_seconds("rate: per", per, zero=False))
+        force_setattr(self, "per", check_seconds("rate: per", self.per, zero=False))
         if self.limit > FASTEST * self.seconds:
             raise ValidationError(
                 f"rate: {self.limit} in {self.seconds:g} s is more than {FASTEST} per second, the fastest rate"

@@ -16,7 +16,7 @@ from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.planning import planned
 from aiotaskq.core.schedule import Schedule, check_skips, following
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import TEN_YEARS, check_int
+from aiotaskq.core.validation import check_int, check_whole_seconds
 
 _WALK: Final = 20_000  # due times that are looked at, of which a calendar or a window may skip any number
 
@@ -74,12 +74,7 @@ def preview(
     if cron is not None:
         dues = _of_cron(Cron.parse(cron, zone.key), start)
     elif interval is not None:
-        seconds: object = interval
-        if isinstance(interval, timedelta):
-            if interval % timedelta(seconds=1):
-                raise ValidationError(f"interval: whole seconds are needed (got {interval})")
-            seconds = interval // timedelta(seconds=1)
-        step = check_int("interval", seconds, 1, TEN_YEARS) * SECOND
+        step = check_whole_seconds("interval", interval, 1) * SECOND
         dues = itertools.count(start + step, step)
     else:
         once = instant("at", at)

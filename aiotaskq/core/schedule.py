@@ -24,15 +24,16 @@ from aiotaskq.core.instants import instant
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import (
+    INT32,
     MAX_ID,
     MAX_NAME,
-    TEN_YEARS,
     check_int,
     check_json,
     check_key,
     check_params,
     check_seconds,
     check_text,
+    check_whole_seconds,
 )
 
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
@@ -230,7 +231,7 @@ def new_schedule(
         task_type=check_key("task_type", task_type, MAX_NAME),
         params=msgspec.json.decode(check_json("params", check_params(params))),
         schedule_type=kind,
-        interval_seconds=check_int("interval_seconds", interval_seconds, 1, TEN_YEARS) if kind == "interval" else None,
+        interval_seconds=check_whole_seconds("interval_seconds", interval_seconds, 1) if kind == "interval" else None,
         cron_expression=cron_expression,  # type: ignore[arg-type]  # parsed for its due below
         execute_at=None if at is None else at // SECOND,
         max_runs=check_int("max_runs", max_runs, 0),
@@ -240,8 +241,8 @@ def new_schedule(
         timezone=zone,
         misfire=_choice("misfire", misfire, _MISFIRE),
         overlap=_choice("overlap", overlap, _OVERLAP),
-        catch_up=None if catch_up is None else check_int("catch_up", catch_up, 1),
-        jitter=check_int("jitter", jitter, 0, MAX_JITTER),
+        catch_up=None if catch_up is None else check_whole_seconds("catch_up", catch_up, 1, INT32),
+        jitter=check_whole_seconds("jitter", jitter, 0, MAX_JITTER),
         **skips,
         priority=check_int("priority", priority),
         queue=check_key("queue", queue, MAX_NAME),

@@ -6,6 +6,7 @@ The limits are those of the documented tables, and of what every store can hold.
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -97,10 +98,12 @@ def check_int(field: str, value: object, low: int = -INT32, high: int = INT32) -
 
 
 def check_seconds(field: str, value: object, *, zero: bool = True) -> float:
-    """Return ``value`` as seconds: a finite number from 0 (or just above) to ten years; raises ValidationError."""
+    """Return a number or a timedelta as seconds, from 0 (or just above) to ten years. Raises ValidationError."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float):
         kind = type(value).__name__
-        raise ValidationError(f"{field}: seconds as int or float are needed (got {kind} {shown(value)})")
+        raise ValidationError(f"{field}: seconds as int, float or timedelta are needed (got {kind} {shown(value)})")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValidationError(f"{field}: {value} is not a number of seconds")
     if value < 0 or (value == 0 and not zero):
@@ -108,6 +111,15 @@ def check_seconds(field: str, value: object, *, zero: bool = True) -> float:
     if value > TEN_YEARS:
         raise ValidationError(f"{field}: {shown(value)} seconds is more than ten years")
     return float(value)
+
+
+def check_whole_seconds(field: str, value: object, low: int, high: int = TEN_YEARS) -> int:
+    """Return an int or a timedelta as whole seconds. Raises ValidationError."""
+    if isinstance(value, timedelta):
+        if value % timedelta(seconds=1):
+            raise ValidationError(f"{field}: whole seconds are needed (got {value})")
+        value = value // timedelta(seconds=1)
+    return check_int(field, value, low, high)
 
 
 def check_params(params: object) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from importlib import metadata
 from typing import Any
 
@@ -46,8 +47,8 @@ def cleanup_ctx(
     queues: Sequence[str] | None = None,
     scheduler: bool = True,
     workers: bool | None = None,
-    drain: float = 25.0,
-    grace: float = 5.0,
+    drain: float | timedelta = 25.0,
+    grace: float | timedelta = 5.0,
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what runs workers and the scheduler inside the application: ``app.cleanup_ctx.append(cleanup_ctx(tq))``.
 

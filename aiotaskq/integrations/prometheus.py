@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from datetime import timedelta
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class Metrics:
         ports: int = 1,
         namespace: str = "aiotaskq",
         queues: Collection[str] = (),
-        sample_interval: float = 15.0,
+        sample_interval: float | timedelta = 15.0,
         buckets: Iterable[float] = BUCKETS,
         limit: int = 200,
         gates: int = 10,

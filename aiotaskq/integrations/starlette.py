@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
@@ -69,8 +70,8 @@ def setup(
     queues: Sequence[str] | None = None,
     scheduler: bool = True,
     workers: bool | None = None,
-    drain: float = 25.0,
-    grace: float = 5.0,
+    drain: float | timedelta = 25.0,
+    grace: float | timedelta = 5.0,
 ) -> None:
     """Run workers and the scheduler inside the application, within the lifespan that it has; arguments as ``running``.
 

@@ -158,7 +158,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         if self.lost:
             raise LeaseLost(f"task {self.task.task_id} is no longer run here; stop working on it")
 
-    def snooze(self, seconds: float) -> None:
+    def snooze(self, seconds: float | timedelta) -> None:
         """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -136,10 +137,10 @@ def make_handler(
     max_retries: int = 3,
     backoff: Backoff,
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
-    timeout: float | None = None,
-    expires: float | None = None,
+    timeout: float | timedelta | None = None,
+    expires: float | timedelta | None = None,
     batch: int | None = None,
-    within: float = 0.1,
+    within: float | timedelta = 0.1,
     pushed: Mapping[str, Any] = {},
     specs: Sequence[Spec] = (),
     objects: bool = False,

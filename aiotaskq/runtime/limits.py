@@ -171,8 +171,7 @@ class Limits:
             raise ValidationError("seconds, until: give one of the two")
         if until is not None:
             return instant("until", until)
-        given = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        return self._clock.now() + int((TEN_YEARS if given is None else check_seconds("seconds", given)) * SECOND)
+        return self._clock.now() + int((TEN_YEARS if seconds is None else check_seconds("seconds", seconds)) * SECOND)
 
     async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:
         await self._check_no_budget(check_key("key", key))

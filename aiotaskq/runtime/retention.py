@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import timedelta
 from typing import Literal
 
 from aiotaskq.backends.base import Backend
@@ -31,10 +32,10 @@ class Retention:
         backend: Backend,
         clock: Clock,
         *,
-        ended: float | Auto | None,
-        failed: float | None,
+        ended: float | timedelta | Auto | None,
+        failed: float | timedelta | None,
         history: bool = False,
-        interval: float = SWEEP_INTERVAL,
+        interval: float | timedelta = SWEEP_INTERVAL,
     ) -> None:
         """``failed`` is the age in seconds at which failed tasks are deleted, ``ended`` that of all others.
 
@@ -53,7 +54,7 @@ class Retention:
         if failed is not None:
             self._ages[Status.FAILED] = check_seconds("retention_failed", failed, zero=False)
         self._history = backend.history if history else None
-        self._interval = max(SWEEP_INTERVAL, interval)
+        self._interval = max(SWEEP_INTERVAL, check_seconds("cleanup_interval", interval, zero=False))
         self._roll_from = 0  # ticks
         self._look_from = 0  # ticks: for events that have expired
         self._orphans_from = 0  # ticks: for steps without a task

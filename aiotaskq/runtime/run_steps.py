@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from types import CodeType
 from typing import Any, cast
 from weakref import WeakKeyDictionary, WeakSet
@@ -292,7 +293,7 @@ class RunSteps:
         finally:
             self._exit()
 
-    async def wait_event(self, key: str, timeout: float | None) -> Any:
+    async def wait_event(self, key: str, timeout: float | timedelta | None) -> Any:
         """Return the value of an event; leave the handler until it comes. Raises EventTimeout."""
         number = self.number("event", check_key("key", key))
         span = None if timeout is None else int(check_seconds("timeout", timeout) * SECOND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -125,7 +126,9 @@ class StepVerbs:
             log.warning("{}: its sleep is not stored: {}", named(task), error)
             return None
 
-    async def emit(self, key: str, value: Any, expires: float | None, session: Any, patient: bool = False) -> bool:
+    async def emit(
+        self, key: str, value: Any, expires: float | timedelta | None, session: Any, patient: bool = False
+    ) -> bool:
         """Store an event unless there is one of this key; return whether this one is there now."""
         text = check_json("value", value).decode()
         now = self.clock.now()

@@ -95,8 +95,7 @@ async def sleep_for(
 
     It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
     """
-    span = seconds if isinstance(seconds, timedelta) else timedelta(seconds=check_seconds("seconds", seconds))
-    total = span.total_seconds() + 86_400 * days + 3_600 * hours + 60 * minutes
+    total = check_seconds("seconds", seconds) + 86_400 * days + 3_600 * hours + 60 * minutes
     _, steps = run_steps("sleep_for")
     await steps.sleep_for(name, check_seconds("seconds", total))
 
@@ -117,4 +116,4 @@ async def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
     Raises EventTimeout if it has not come by then, ValidationError, NotFound and NotSupported.
     """
     _, steps = run_steps("wait_event")
-    return await steps.wait_event(key, timeout.total_seconds() if isinstance(timeout, timedelta) else timeout)
+    return await steps.wait_event(key, timeout)

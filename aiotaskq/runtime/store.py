@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any, cast
 
 from aiotaskq.backends.values import PlainValues, Values
@@ -29,7 +30,9 @@ SWEEP = 1_000  # expired values removed at a time, so that other coroutines run 
 class Store:
     """The public values of one store. An expired value cannot be read, whether or not a cleanup has run."""
 
-    def __init__(self, values: Values, clock: Clock, *, durable: bool, cleanup_interval: float = 60.0) -> None:
+    def __init__(
+        self, values: Values, clock: Clock, *, durable: bool, cleanup_interval: float | timedelta = 60.0
+    ) -> None:
         """Make the store of a backend's values; ``cleanup_interval`` in seconds. A ``durable`` one takes JSON only."""
         self._values = values
         self._store_clock = clock
@@ -37,7 +40,7 @@ class Store:
         self._json_only = durable
         self._plain = values if isinstance(values, PlainValues) else None
         self._seen = 0
-        self._last_ttl: tuple[float | None, int] = (None, FOREVER)
+        self._last_ttl: tuple[float | timedelta | None, int] = (None, FOREVER)
         self._interval = check_seconds("cleanup_interval", cleanup_interval, zero=False)
         self._cleaner = Poller("cleanup", self._clean, clock)
 
@@ -66,7 +69,7 @@ class Store:
     def _check(self, key: str) -> str:
         return check_key("key", key, MAX_KEY) if self._json_only else check_hashable("key", key)
 
-    async def set_public(self, key: str, value: Any, ttl: float | None = None) -> None:
+    async def set_public(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
         """Store a value; ``ttl`` in seconds, None is permanent.
 
         In memory the key may be any hashable value, on a durable store a string of at most 255 characters. Raises
@@ -82,7 +85,7 @@ class Store:
             check_json("value", value, MAX_PAYLOAD)
             await self._values.put([(key, value, None if ttl is None else self._now() + span)])
 
-    def set_now(self, key: str, value: Any, ttl: float | None = None) -> None:
+    def set_now(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
         """Do what ``set_public`` does, from any thread and without a loop; return NEEDS_LOOP where it may wait."""
         if self._plain is None:
             return cast(None, NEEDS_LOOP)
@@ -102,7 +105,7 @@ class Store:
             raise
 
     @staticmethod
-    def _span(ttl: float | None) -> int:
+    def _span(ttl: float | timedelta | None) -> int:
         return FOREVER if ttl is None else int(check_seconds("ttl", ttl) * SECOND)
 
     async def edit_public(self, key: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, cast
 
 import aiotaskq.app.legacy as awaited
@@ -200,7 +201,9 @@ class Scheduler(SchedulerFacade):
     __doc__ = awaited.Scheduler.__doc__
 
     @documented_as(awaited.Scheduler.__init__)
-    def __init__(self, check_interval: float = 10, *, url: str | None = None, queue: Queue | None = None) -> None:
+    def __init__(
+        self, check_interval: float | timedelta = 10, *, url: str | None = None, queue: Queue | None = None
+    ) -> None:
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
         target: Reach[Any] = Nothing() if queue is None else queue.reach
@@ -254,12 +257,12 @@ def push_task(task: Mapping[str, Any], priority: int = 0) -> str:
 
 
 @documented_as(awaited.pop_task)
-def pop_task(timeout: float | None = None) -> dict[str, Any] | None:
+def pop_task(timeout: float | timedelta | None = None) -> dict[str, Any] | None:
     return _started("pop_task").pop_task(timeout)  # type: ignore[no-any-return]
 
 
 @documented_as(awaited.set_public)
-def set_public(key: str, value: Any, ttl: float | None = None) -> None:
+def set_public(key: str, value: Any, ttl: float | timedelta | None = None) -> None:
     _started("set_public").set_public(key, value, ttl)
 
 

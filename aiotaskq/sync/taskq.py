@@ -60,7 +60,7 @@ class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
         return f"<TaskHandle {self.task_id}>"
 
     @documented_as(AsyncHandle.result)
-    def result(self, timeout: float | None = None) -> T_co:
+    def result(self, timeout: float | timedelta | None = None) -> T_co:
         return self._result(timeout)  # type: ignore[no-any-return]
 
     _result = blocking(AsyncHandle.result)
@@ -156,7 +156,7 @@ class GroupHandle(Facade[Any], Generic[T_co]):
         return f"<GroupHandle {self.group_id}>"
 
     @documented_as(AsyncGroupHandle.result)
-    def result(self, timeout: float | None = None) -> list[T_co]:
+    def result(self, timeout: float | timedelta | None = None) -> list[T_co]:
         return self._result(timeout)
 
     _result = blocking(AsyncGroupHandle.result)
@@ -295,7 +295,9 @@ class TaskQ(Hinted, Operations):
     @overload
     def task(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
     @overload
-    def task(self, *, batch: int, within: float = ..., **options: Unpack[TaskOptions]) -> BatchDecorator: ...
+    def task(
+        self, *, batch: int, within: float | timedelta = ..., **options: Unpack[TaskOptions]
+    ) -> BatchDecorator: ...
     @overload
     def task(self, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
 
@@ -412,7 +414,7 @@ class TaskContext(Hinted):
         self._context.usage(**amounts)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
-    def snooze(self, seconds: float) -> None:
+    def snooze(self, seconds: float | timedelta) -> None:
         self._context.snooze(seconds)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.close)

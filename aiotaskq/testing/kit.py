@@ -104,7 +104,11 @@ class Kit(Harness):
         await self.clock.advance(seconds(ahead))
 
     async def drain(
-        self, timeout: float = 10.0, *, delayed: bool = False, within: timedelta = timedelta(days=366)
+        self,
+        timeout: float | timedelta = 10.0,
+        *,
+        delayed: bool = False,
+        within: float | timedelta = timedelta(days=366),
     ) -> None:
         """Run until no task is due or runs; time stands still.
 
@@ -120,7 +124,8 @@ class Kit(Harness):
         """
         await self._ready()
         loop = asyncio.get_running_loop()
-        end = loop.time() + check_seconds("timeout", timeout)
+        real, longest = check_seconds("timeout", timeout), check_seconds("within", within)
+        end = loop.time() + real
         began, jumps = self.clock.now(), 0
         while True:
             await self.clock.settle()
@@ -135,7 +140,7 @@ class Kit(Harness):
                 continue
             if outside or (planned is not None and planned <= now):
                 if over:
-                    raise await self._unfinished(f"after {timeout:g} s there is work left")
+                    raise await self._unfinished(f"after {real:g} s there is work left")
                 await self._outside_work(outside)
                 continue
             if self._runs:  # all of them wait for the clock
@@ -144,7 +149,7 @@ class Kit(Harness):
                 planned = min(filter(None, (planned, self.clock.next_at)), default=None)
             if planned is None or not delayed:
                 return
-            if over or jumps == MAX_JUMPS or planned - began > within.total_seconds() * SECOND:
+            if over or jumps == MAX_JUMPS or planned - began > longest * SECOND:
                 passed = timedelta(microseconds=now - began)
                 raise await self._unfinished(f"no end after {jumps} jumps, over {passed} of virtual time")
             jumps += 1

@@ -179,8 +179,8 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
     [
         ("k", -1, "ttl: must be at least 0 seconds (got -1)"),
         ("k", float("nan"), "ttl: nan is not a number of seconds"),
-        ("k", "5", "ttl: seconds as int or float are needed (got str"),
-        ("k", True, "ttl: seconds as int or float are needed (got bool"),
+        ("k", "5", "ttl: seconds as int, float or timedelta are needed (got str"),
+        ("k", True, "ttl: seconds as int, float or timedelta are needed (got bool"),
     ],
 )
 async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None:  # I1, I9

@@ -35,11 +35,11 @@ class Task(framework.Task):  # type: ignore[misc]  # Django has no types
 
     max_retries: int | None = None
     """Default the ``max_retries`` of ``OPTIONS``."""
-    backoff: Backoff | float | None = None
+    backoff: Backoff | float | timedelta | None = None
     retry_on: type[BaseException] | Collection[type[BaseException]] = Exception
-    timeout: float | None = None
+    timeout: float | timedelta | None = None
     """Seconds for one run."""
-    expires: float | None = None
+    expires: float | timedelta | None = None
     """Seconds after which a task that was not claimed expires."""
     limit: Limit | Sequence[Limit] | None = None
     rate: Rate | Sequence[Rate] | None = None

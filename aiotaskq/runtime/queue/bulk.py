@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec.structs import replace
@@ -249,6 +249,6 @@ def _of_ended(where: TaskFilter) -> TaskFilter:
     return where if where.status else replace(where, status=ENDED)
 
 
-def ended_before(seconds: float | None, clock: Clock) -> int | None:
+def ended_before(seconds: float | timedelta | None, clock: Clock) -> int | None:
     """Return the epoch second before which a task that is older than ``seconds`` has ended. Raises ValidationError."""
     return None if seconds is None else (clock.now() - int(check_seconds("older_than", seconds) * SECOND)) // SECOND

@@ -25,7 +25,7 @@ class TaskChanges(TypedDict, total=False):
     at: float | datetime
     delay: float | timedelta
     max_retries: int
-    timeout: float | None
+    timeout: float | timedelta | None
 
 
 class Edits:
@@ -85,6 +85,5 @@ class Edits:
             found["due"] = max(instant("at", changes["at"]), now)
         if "delay" in changes:
             delay = changes["delay"]
-            seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-            found["due"] = now + int(check_seconds("delay", seconds) * SECOND)
+            found["due"] = now + int(check_seconds("delay", delay) * SECOND)
         return found

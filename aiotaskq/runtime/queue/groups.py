@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -166,10 +167,11 @@ class GroupVerbs:
             after = page[-1].group_id
         return found[:limit]
 
-    async def wait(self, group_id: str, timeout: float | None = None) -> GroupState:
+    async def wait(self, group_id: str, timeout: float | timedelta | None = None) -> GroupState:
         """Wait until a group has ended; ``timeout`` in seconds. Raises ResultTimeout, NotFound."""
         clock = self._queue.clock
-        end = None if timeout is None else clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
+        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        end = None if seconds is None else clock.ticks() + int(seconds * SECOND)
         await self._queue.backend.watch()
         with self._waiters.woken_at_end(group_id) as woken:
             while True:
@@ -183,10 +185,10 @@ class GroupVerbs:
                     if group.used_up:
                         raise ResultTimeout(
                             f"group {group_id}: {group.remaining} of {group.total} members have not ended after "
-                            f"{timeout:g} s, and its budget is used up; set_budget raises it, cancel ends the group"
+                            f"{seconds:g} s, and its budget is used up; set_budget raises it, cancel ends the group"
                         )
                     raise ResultTimeout(
-                        f"group {group_id}: {group.remaining} of {group.total} members go on after {timeout:g} s"
+                        f"group {group_id}: {group.remaining} of {group.total} members go on after {seconds:g} s"
                     )
                 await clock.wait(woken, left)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, Unpack
 
 import msgspec
@@ -79,7 +79,7 @@ class Operations(ABC, Generic[Retried_co]):
         return Workers(self._operated.backend)
 
     async def emit(
-        self, key: str, value: Any = None, *, expires: float | None = EVENT_AGE, session: Any = None
+        self, key: str, value: Any = None, *, expires: float | timedelta | None = EVENT_AGE, session: Any = None
     ) -> bool:
         """Store an event, and let the tasks go on that wait for it; return False if there is one of this key already.
 
@@ -250,7 +250,7 @@ class Operations(ABC, Generic[Retried_co]):
         status: str | Iterable[str] | None = None,
         type: str | None = None,
         queue: str | None = None,
-        older_than: float | None = None,
+        older_than: float | timedelta | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
         error_type: str | None = None,
@@ -282,7 +282,7 @@ class Operations(ABC, Generic[Retried_co]):
         status: str | Iterable[str] | None = None,
         type: str | None = None,
         queue: str | None = None,
-        older_than: float | None = None,
+        older_than: float | timedelta | None = None,
         since: float | datetime | None = None,
         error: str | None = None,
         error_type: str | None = None,

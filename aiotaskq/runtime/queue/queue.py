@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -61,8 +62,8 @@ class Queue(Operations[Task]):
         clock: Clock,
         *,
         events: Events | None = None,
-        visibility: float = 300.0,
-        poll_interval: float = 1.0,
+        visibility: float | timedelta = 300.0,
+        poll_interval: float | timedelta = 1.0,
         maxsize: int = 0,
         when_full: str = "wait",
         prepare: Callable[[Any, Any], Any] | None = None,
@@ -281,7 +282,9 @@ class Queue(Operations[Task]):
 
     # ---- popping by hand ----
 
-    async def pop_task(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
+    async def pop_task(
+        self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None
+    ) -> dict[str, Any] | None:
         """Take the next task as a dict; wait ``timeout`` seconds (None for ever, 0 looks once), then return None.
 
         On a durable store the pop is a lease of ``visibility`` seconds (default that of the queue): a task that is not
@@ -376,15 +379,16 @@ class Queue(Operations[Task]):
             await self.settle(pop.task, Released("its caller left"))
             log.task("give back", pop.task)
 
-    def pop_now(self, timeout: float | None = None, *, visibility: float | None = None) -> dict[str, Any] | None:
+    def pop_now(
+        self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None
+    ) -> dict[str, Any] | None:
         """Do what ``pop_task`` does, from any thread and without a loop; return NEEDS_LOOP where it has to wait."""
         if self._direct is None or visibility is not None or not self.gate_sweep.idle:
             return NEEDS_LOOP  # type: ignore[no-any-return]
-        if timeout is not None:
-            check_seconds("timeout", timeout)
+        wait = None if timeout is None else check_seconds("timeout", timeout)
         task = self._direct.step(self._pop_owner, self.clock.now())
         if task is None:
-            return None if timeout == 0 else NEEDS_LOOP
+            return None if wait == 0 else NEEDS_LOOP
         forgotten = self.unacked.add(task)
         if forgotten is not None and forgotten.given_back is None:
             with contextlib.suppress(StopIteration):
@@ -478,11 +482,10 @@ class Queue(Operations[Task]):
         (task,) = await (self._reads.add([task_id]) if self.backend.grouped else self.backend.get([task_id]))
         return task
 
-    async def wait_for_end(self, task_id: str, timeout: float | None = None) -> Task:
+    async def wait_for_end(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
         """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound."""
-        end = None
-        if timeout is not None:
-            end = self.clock.ticks() + int(check_seconds("timeout", timeout) * SECOND)
+        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        end = None if seconds is None else self.clock.ticks() + int(seconds * SECOND)
         await self.backend.watch()
         with self._waiters.woken_at_end(task_id) as woken:
             pause = self.poll_interval
@@ -493,5 +496,5 @@ class Queue(Operations[Task]):
                     return task
                 left = pause if end is None else min(pause, (end - self.clock.ticks()) / SECOND)
                 if left <= 0:
-                    raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {timeout:g} s")
+                    raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s")
                 await self.clock.wait(woken, left)

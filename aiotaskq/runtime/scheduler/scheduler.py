@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
@@ -58,7 +58,7 @@ class Scheduler:
         queue_backend: Backend,
         clock: Clock,
         *,
-        check_interval: float = 10.0,
+        check_interval: float | timedelta = 10.0,
         prepare: Callable[[Any, Any], Any] | None = None,
         timezone: str | None = None,
     ) -> None:
@@ -117,7 +117,7 @@ class Scheduler:
         task_type: str,
         schedule_type: str,
         params: dict[str, Any] | None = None,
-        interval_seconds: int | None = None,
+        interval_seconds: int | timedelta | None = None,
         cron_expression: str | None = None,
         execute_at: float | datetime | None = None,
         max_runs: int = 0,
@@ -126,8 +126,8 @@ class Scheduler:
         timezone: str | None = None,
         misfire: str = "fire_once",
         overlap: str = "allow",
-        catch_up: int | None = None,
-        jitter: int = 0,
+        catch_up: int | timedelta | None = None,
+        jitter: int | timedelta = 0,
         calendar: str | None = None,
         calendar_rule: str = "skip_holidays",
         blackout: str | Sequence[str] = (),
@@ -135,7 +135,7 @@ class Scheduler:
         priority: int = 0,
         queue: str = "default",
         max_retries: int = 3,
-        timeout: float | None = None,
+        timeout: float | timedelta | None = None,
         task_id: str | None = None,
         start_at: float | datetime | None = None,
     ) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Sequence
+from datetime import timedelta
 from typing import Any, Protocol
 
 from aiotaskq.backends.listeners import CANCEL
@@ -51,7 +52,7 @@ class Leases:
         heartbeat: Heartbeat,
         fetcher: Fetcher,
         *,
-        reap_interval: float,
+        reap_interval: float | timedelta,
     ) -> None:
         """Wire it; ``reap_interval`` in seconds. Raises ValidationError for one that is not positive."""
         self._worker = worker

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from enum import IntEnum
 from typing import Any
 
@@ -63,10 +64,10 @@ class Worker:
         *,
         concurrency: int = 10,
         queues: Sequence[str] | None = None,
-        lease: float = 60.0,
-        heartbeat: float = 15.0,
-        reap_interval: float = 15.0,
-        poll_interval: float = 1.0,
+        lease: float | timedelta = 60.0,
+        heartbeat: float | timedelta = 15.0,
+        reap_interval: float | timedelta = 15.0,
+        poll_interval: float | timedelta = 1.0,
         middleware: Sequence[Callable[[Task, RunCall], Awaitable[Any]]] = (),
         resources: Callable[[contextlib.AsyncExitStack], Awaitable[Mapping[Any, Any]]] | None = None,
         history: bool = True,
@@ -84,8 +85,8 @@ class Worker:
         self.lease = check_seconds("lease", lease, zero=False)
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         heartbeat = check_seconds("heartbeat", heartbeat, zero=False)
-        if heartbeat * 2 > lease:
-            raise ValidationError(f"heartbeat: {heartbeat} s is more than half of the lease of {lease} s")
+        if heartbeat * 2 > self.lease:
+            raise ValidationError(f"heartbeat: {heartbeat:g} s is more than half of the lease of {self.lease:g} s")
         self._queue, self.groups, self.limits, self.steps = queue, queue.groups, queue.limits, queue.step_verbs
         self._backend = backend
         self._shared = backend.shared
