@@ -80,7 +80,7 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Run the tests with branch coverage, which takes half as long again. On request only."""
+    """Run the tests with branch coverage: each night, for it takes half as long again, too long for each change."""
     install(session, *group("test"))
     data = Path(session.create_tmp()) / "coverage"
     session.env["COVERAGE_FILE"] = str(data)
@@ -151,6 +151,15 @@ def chaos(session: nox.Session) -> None:
 def soak(session: nox.Session) -> None:
     """Run what takes many rows or hours; arguments go to pytest. On request only."""
     _on_request(session, "tests", "test", "pytest", "-m", "soak", "tests", *session.posargs)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run every test but chaos with more random examples, others each time; then coverage. Arguments go to pytest."""
+    session.notify("coverage")
+    install(session, *group("test"))
+    session.env["AIOTASKQ_SOAK"] = "5"
+    pytest(session, *PARALLEL, "-m", "not chaos", *session.posargs)
 
 
 @nox.session

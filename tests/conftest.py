@@ -24,6 +24,7 @@ settings.register_profile(
     "steady",
     derandomize="AIOTASKQ_SOAK" not in os.environ,
     database=None,
+    print_blob=True,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -344,10 +344,12 @@ async def _wipe(backend: Backend) -> None:
     await backend.groups.purge(START * 2, 100)
 
 
+OTHERS = [name for name in STORES if name not in ("memory", "postgresql_jit")]
+
+
 @pytest.mark.no_cover  # many examples of the same lines
-@pytest.mark.soak
 @pytest.mark.timeout(1_200)
-@pytest.mark.parametrize("name", [name for name in STORES if name != "postgresql_jit"])
+@pytest.mark.parametrize("name", ["memory", *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)])
 def test_any_graph_ends_as_in_the_model(name: str) -> None:
     with opened_store(name) as (run_in_loop, store):
 
@@ -355,7 +357,7 @@ def test_any_graph_ends_as_in_the_model(name: str) -> None:
             store_of = store
             run = staticmethod(run_in_loop)
 
-        examples = {"memory": 30, "durable_fake": 10}.get(name, 5) * SOAK
+        examples = {"memory": 150, "durable_fake": 10}.get(name, 5) * SOAK
         run_state_machine_as_test(
             Machine,
             settings=settings(
