@@ -155,7 +155,11 @@ def test_reading_commands_have_json_and_show_no_secrets(cli: Cli) -> None:  # J8
     assert (first["next_run_at"], first["enabled"], second["enabled"]) == ("2096-10-02T18:00:00Z", True, False)
     assert "params" not in first
     assert cli.json("schedules", "list", "--params", "--db", cli.url)[0]["params"] == {"key": SECRET}
-    assert cli.json("store", "get", "greeting", "--db", cli.url) == {"key": "greeting", "value": {"text": "你好"}}
+    assert cli.json("store", "get", "greeting", "--db", cli.url) == {
+        "key": "greeting",
+        "value": {"text": "你好"},
+        "ttl": None,
+    }
     assert cli.json("schedules", "preview", "0 2 * * *") == cli.json("schedules", "preview", "0 2 * * *")
 
 

@@ -291,12 +291,13 @@ def _each(connection: Connection, query: PerKey, limits: Mapping[str, int], orde
 
 def _starts_here(key: ColumnElement[str], since: ColumnElement[int]) -> Select[Any]:
     query = select(key.label("key_"), _START, c.flow)
-    return query.where(c.live_gate == key, c.run_at < PARKED_AT, _counts_as_start(since))
+    # The offset keeps PostgreSQL from joining all rows with all gates: it looks up those of each gate.
+    return query.where(c.live_gate == key, c.run_at < PARKED_AT, _counts_as_start(since)).offset(0)
 
 
 def _starts_beyond(key: ColumnElement[str], since: ColumnElement[int]) -> Select[Any]:
     query = select(key.label("key_"), _START, c.flow).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    return query.where(s.gate == key, _counts_as_start(since))
+    return query.where(s.gate == key, _counts_as_start(since)).offset(0)
 
 
 _START: Final = case((STATUS == RUNNING, c.began_at), else_=null())

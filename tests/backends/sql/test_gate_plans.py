@@ -326,7 +326,8 @@ def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engi
 
 
 def test_tasks_that_have_not_started_are_found_by_the_index(engine: sa.Engine) -> None:
-    answer, found = cost(engine, lambda c: sql.unstarted(c, {"hot": 10, "wide": 10}))
-    assert answer == {"hot": 0, "wide": 0}
+    gates = [Gate(key=key, charged_until=NOW) for key in ("hot", "wide")]
+    answer, found = cost(engine, lambda c: sql.starts(c, gates, NOW))
+    assert {key: starts.unstarted for key, starts in answer.items()} == {"hot": 0, "wide": 0}
     assert by_indexes(found), (found.indexes, found.detours)
     assert found.reads <= 60 * GATES, found.statements
