@@ -20,9 +20,12 @@ from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
-IDLE = 3600.0
-"""Virtual seconds between two polls of workers and scheduler; short intervals would make long virtual spans slow."""
-DEFAULTS = {"lease": IDLE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
+IDLE = 86_400.0
+"""Virtual seconds between two rounds of a background loop that has nothing to do: each stops virtual time. What is due
+is done at its instant all the same."""
+LEASE = 30 * IDLE
+"""Virtual seconds of a lease: a worker in virtual time does not die, so its lease need hardly be renewed."""
+DEFAULTS = {"lease": LEASE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
 THREAD_TIMEOUT = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
 
 H = TypeVar("H", bound="Harness")

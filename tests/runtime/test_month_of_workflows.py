@@ -56,3 +56,48 @@ async def a_month() -> float:
     assert sorted(reminded) == [(number, day) for number in range(WORKFLOWS) for day in range(DAYS)]
     assert fences == {DAYS + 2}  # a run to begin with, one after each sleep, and one after the wait
     return took
+
+
+async def test_virtual_time_jumps_over_what_has_nothing_to_do() -> None:
+    async with virtual() as kit:
+        settle, stops = kit.clock.settle, 0
+
+        async def counted() -> None:
+            nonlocal stops
+            stops += 1
+            await settle()
+
+        kit.clock.settle = counted  # type: ignore[method-assign]
+
+        @kit.tq.task(max_retries=0)
+        async def work() -> list[float]:
+            woken = []
+            for hours in (1, 23 + 24 * 99, 24 * 300):
+                await sleep_for("nap", hours=hours)
+                woken.append(await step("now", lambda: (kit.now - start).total_seconds() / 3600))
+            return woken
+
+        start = kit.now
+        handle = await work.push()
+        await kit.advance(days=400)
+        assert await handle.result() == [1, 24 * 100, 24 * 400], "each at its instant"
+        assert stops < 12 * 400, "a few a day"
+
+
+async def test_a_lease_that_is_asked_for_is_renewed_and_ends_in_virtual_time() -> None:
+    async with virtual(lease=60) as kit:
+        backend, until = kit.tq.queue.backend, []
+        assert backend.workers is not None
+
+        @kit.tq.task(max_retries=0)
+        async def long() -> str:
+            await kit.clock.sleep(86_400)
+            return "done"
+
+        handle = await long.push()
+        for _ in range(24):
+            await kit.advance(hours=1)
+            (worker,) = await backend.workers.all()
+            until.append(worker.lease_until - kit.clock.now())
+        assert all(0 < left <= 60_000_000 for left in until)
+        assert await handle.result() == "done" and (await handle.task()).fence == 1

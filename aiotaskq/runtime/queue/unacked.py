@@ -63,6 +63,11 @@ class Unacked:
         self._by_owner: WeakKeyDictionary[object, deque[UnackedTask]] = WeakKeyDictionary()
         self._thread = _Thread()
 
+    @property
+    def tasks(self) -> list[Task]:
+        """The unacked tasks, in the order of the pops."""
+        return [pop.task for pop in list(self._unacked)]
+
     def _mine(self) -> deque[UnackedTask]:
         """Return the unacked tasks of the running asyncio task, or in a thread without a loop those of the thread."""
         loop = running_loop_or_none()

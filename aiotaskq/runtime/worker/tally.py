@@ -17,7 +17,7 @@ from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.log import log
 
 INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
-IDLE = 3600.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
+IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
 MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
 
 
