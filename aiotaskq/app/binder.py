@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from aiotaskq.runtime.handler import INJECTED, PARENT_RESULT, Handler
+from aiotaskq.core.parent import PARENT
+from aiotaskq.runtime.handler import INJECTED, Handler
 
 MISSING: Any = object()
 
@@ -18,11 +19,12 @@ MISSING: Any = object()
 def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
     """Return the function that takes the arguments of the handler and returns the params that were given.
 
-    It raises TypeError as the handler itself would. Parameters of resources, and ``parent_result``, are left out unless
+    It raises TypeError as the handler itself would. Parameters of resources, and ``parent``, are left out unless
     they are given.
     """
     taken, given, optional, others = [], [], [], None
     keyword_only = False
+    injected = {*handler.injected, *([] if handler.parent is None else [PARENT])}
     for name, parameter in inspect.signature(handler.function).parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
             others = name
@@ -30,7 +32,7 @@ def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
         if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
             keyword_only = True
             taken.append("*")
-        if parameter.default is parameter.empty and name != PARENT_RESULT:
+        if parameter.default is parameter.empty and name not in injected:
             taken.append(name)
             given.append(name)
         else:
@@ -40,7 +42,7 @@ def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
         taken.append(f"**{others}")
     lines = [f"{_PARAMS} = {{{', '.join(f'{name!r}: {name}' for name in given)}}}"]
     for name in optional:
-        absent = f"{name} is not {_MISSING}" + (f" and {name} is not {_INJECTED}" if name in handler.injected else "")
+        absent = f"{name} is not {_MISSING}" + (f" and {name} is not {_INJECTED}" if name in injected else "")
         lines.append(f"if {absent}: {_PARAMS}[{name!r}] = {name}")
     if others is not None:
         lines.append(f"{_PARAMS}.update({others})")

@@ -163,8 +163,8 @@ def chain(
 ) -> Workflow[Any]:
     """Describe calls that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
 
-    A handler with a parameter ``parent_result`` gets the result of the call before it. If one does not complete, those
-    after it are cancelled. ``budget`` as for ``tq.group``. Raises ValidationError.
+    A handler with a parameter ``parent: Parent[T]`` gets the task before it, with its result. If one does not complete,
+    those after it are cancelled. ``budget`` as for ``tq.group``. Raises ValidationError.
     """
     for call in calls:
         if isinstance(call, Workflow):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections.abc
 import contextlib
 import difflib
 import functools
@@ -21,6 +20,7 @@ from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
 from aiotaskq.core.limits import Gating, Spec
+from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
@@ -38,8 +38,6 @@ class Injected:
 
 
 INJECTED = Injected()
-PARENT_RESULT = "parent_result"
-"""The name of a handler's parameter that gets the result of the task's parent."""
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -60,7 +58,9 @@ class Handler(msgspec.Struct, frozen=True):
     timeout: float | None = None
     expires: float | None = None
     injected: Mapping[str, Any] = {}
-    """Names of parameters, and the types of the resources that they get; for ``parent_result`` whether it is needed."""
+    """Names of parameters, and the types of the resources that they get."""
+    parent: ParentParameter | None = None
+    """How its parameter ``parent`` gets earlier tasks; None where it does not declare that."""
     accepted: frozenset[str] | None = None
     """The names of its parameters; None if it takes any (``**kwargs``)."""
     required: frozenset[str] = frozenset()
@@ -176,9 +176,11 @@ def make_handler(
         raise ValidationError("retry_on: exception classes are needed")
     if check_int("version", version, 1) > 1 and (batch is not None or executor == "process"):
         raise ValidationError("version: it is about handlers with steps; batches and processes have none")
-    items = "" if batch is None else _items(function)
-    conversions, others, returns = ({}, None, None) if objects else _conversions(function, items)
-    injected, typed = _injected(function), bool(conversions) or others is not None
+    parent = _parent(function)
+    declared = parent is not None
+    items = "" if batch is None else _items(function, declared)
+    conversions, others, returns = ({}, None, None) if objects else _conversions(function, items, declared)
+    injected, typed = _injected(function, declared), bool(conversions) or others is not None
     handler = Handler(
         name=check_key("name", name or _default_name(function), MAX_NAME),
         function=function,
@@ -192,12 +194,13 @@ def make_handler(
         expires=None if expires is None else check_seconds("expires", expires, zero=False),
         injected=injected,
         accepted=None if any(each.kind is each.VAR_KEYWORD for each in parameters.values()) else frozenset(parameters),
-        required=_required(function),
+        required=_required(function, declared),
         conversions=conversions,
         others=others,
         returns=returns,
         typed=typed,
-        plain=is_async and not injected and not typed and batch is None,
+        parent=parent if parent is None or items != PARENT else msgspec.structs.replace(parent, many=False),
+        plain=is_async and not injected and not declared and not typed and batch is None,
         batch=None if batch is None else check_int("batch", batch, 1, MAX_BATCH),
         within=check_seconds("within", within),
         items=items,
@@ -261,41 +264,50 @@ def _default_name(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _required(function: Callable[..., Any]) -> frozenset[str]:
+def _required(function: Callable[..., Any], declared: bool) -> frozenset[str]:
     parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
     without = [each for each in parameters if each.default is each.empty]
     named = (each.name for each in without if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
-    return frozenset(named) - {PARENT_RESULT}
+    return frozenset(named) - ({PARENT} if declared else set())
 
 
-def _injected(function: Callable[..., Any]) -> dict[str, Any]:
+def _parent(function: Callable[..., Any]) -> ParentParameter | None:
+    parameter = inspect.signature(function).parameters.get(PARENT)
+    if parameter is None or parameter.annotation is parameter.empty:
+        return None
+    try:
+        found = resolved(parameter.annotation, getattr(_defined(function), "__globals__", {}), _local_names())
+    except NameError:  # told where its conversion is made
+        return None
+    return declared_parent(found, needed=parameter.default in (INJECTED, parameter.empty))
+
+
+def _injected(function: Callable[..., Any], declared: bool) -> dict[str, Any]:
     parameters = inspect.signature(function).parameters.values()
-    needs = (INJECTED, inspect.Parameter.empty)
-    parent: dict[str, Any] = {each.name: each.default in needs for each in parameters if each.name == PARENT_RESULT}
-    names = [each.name for each in parameters if each.default is INJECTED and each.name != PARENT_RESULT]
+    names = [each.name for each in parameters if each.default is INJECTED and not (declared and each.name == PARENT)]
     if not names:
-        return parent
+        return {}
     hints = typing.get_type_hints(function)
     for name in names:
         if name not in hints:
             raise ValidationError(
                 f"handler {function.__name__}: parameter {name!r} = injected() needs a type annotation"
             )
-    return {**{name: hints[name] for name in names}, **parent}
+    return {name: hints[name] for name in names}
 
 
 NO_LISTS = frozenset({"bool", "bytes", "dict", "float", "int", "str"})
 """Types that the parameter of a batch surely does not have."""
 
 
-def _items(function: Callable[..., Any]) -> str:
+def _items(function: Callable[..., Any], declared: bool) -> str:
     """Return the name of the parameter of a batch. Raises ValidationError unless it is the only one."""
     every = inspect.signature(function).parameters.values()
-    parameters = [each for each in every if each.default is not INJECTED or each.name == PARENT_RESULT]
-    if len(parameters) > 1 and any(each.name == PARENT_RESULT for each in parameters):
+    parameters = [each for each in every if each.default is not INJECTED or (declared and each.name == PARENT)]
+    if len(parameters) > 1 and declared:
         raise ValidationError(
             f"handler {_default_name(function)}: with batch it takes one parameter, a list of items; name that one "
-            f"{PARENT_RESULT!r} where each item is the result of the task before"
+            f"{PARENT!r} where each item is the task before"
         )
     if len(parameters) != 1 or parameters[0].kind is parameters[0].VAR_KEYWORD:
         raise ValidationError(f"handler {_default_name(function)}: with batch it takes one parameter, a list of items")
@@ -310,13 +322,13 @@ def _items(function: Callable[..., Any]) -> str:
 
 def _item_of(annotation: Any) -> Any:
     """Return the annotation of one of a list; that of anything else is none."""
-    is_list = typing.get_origin(annotation) in (list, collections.abc.Sequence, collections.abc.Iterable)
-    return typing.get_args(annotation)[0] if is_list else Any
+    return typing.get_args(annotation)[0] if is_list(annotation) else Any
 
 
 def _conversions(
     function: Callable[..., Any],
     items: str = "",
+    declared: bool = False,
 ) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
     """Return the conversions of the parameters, of ``**kwargs`` and of the result. Raises ValidationError.
 
@@ -326,7 +338,7 @@ def _conversions(
     named: dict[str, Conversion | None] = {}
     others = None
     for parameter in signature.parameters.values():
-        resource = parameter.default is INJECTED and parameter.name != PARENT_RESULT
+        resource = parameter.default is INJECTED and not (declared and parameter.name == PARENT)
         if resource or parameter.annotation is parameter.empty:
             conversion = None
         else:
@@ -454,8 +466,8 @@ def check_follow_up(field: str, handler: Handler | None) -> None:
     """Raise ValidationError if the handler cannot be called with the one parameter of a follow-up, ``parent``."""
     if handler is None:
         return
-    takes = handler.accepted is None or "parent" in handler.accepted
-    if not takes or handler.required - {"parent"}:
+    takes = handler.accepted is None or PARENT in handler.accepted
+    if not takes or handler.required - {PARENT} or (handler.parent is not None and handler.parent.many):
         raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
 
 

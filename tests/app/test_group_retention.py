@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiotaskq import TaskQ, Workflow, chain, current_task, injected
+from aiotaskq import Parent, TaskQ, Workflow, chain, current_task, injected
 from aiotaskq.testing.kit import virtual
 from tests.support.machine import within
 
@@ -19,8 +19,8 @@ async def test_a_workflow_keeps_what_it_needs_beyond_the_retention() -> None:
         return 1
 
     @tq.task
-    async def join(parent_result: list[int] = injected()) -> int:
-        return sum(parent_result)
+    async def join(parent: list[Parent[int]] = injected()) -> int:
+        return sum(each.result for each in parent)
 
     @tq.task
     async def report() -> None:
@@ -48,8 +48,8 @@ async def test_a_dead_letter_is_retried_with_all_that_follows_from_it_weeks_late
         return 1
 
     @tq.task
-    async def second(parent_result: int = injected()) -> int:
-        return parent_result + 1
+    async def second(parent: Parent[int] = injected()) -> int:
+        return parent.result + 1
 
     @tq.task
     async def report() -> None:

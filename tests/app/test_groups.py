@@ -12,6 +12,7 @@ import pytest
 from aiotaskq import (
     Limit,
     NotFound,
+    Parent,
     ResultTimeout,
     TaskConflict,
     TaskFailed,
@@ -63,12 +64,12 @@ class App:
             return len(members)
 
         @tq.task
-        async def add(cents: int, parent_result: Total = injected()) -> Total:
-            return Total(parent_result.cents + cents)
+        async def add(cents: int, parent: Parent[Total] = injected()) -> Total:
+            return Total(parent.result.cents + cents)
 
         @tq.task
-        async def join(parent_result: list[Total] = injected()) -> int:
-            return sum(each.cents for each in parent_result)
+        async def join(parent: list[Parent[Total]] = injected()) -> int:
+            return sum(each.result.cents for each in parent)
 
         @tq.task
         async def spread(n: int) -> None:
@@ -143,7 +144,7 @@ async def test_a_chain_passes_results_on(kit: tuple[App, Kit]) -> None:
 
 async def test_a_task_that_needs_a_parent_and_has_none_fails_at_once(kit: tuple[App, Kit]) -> None:
     app, _ = kit
-    with pytest.raises(TaskFailed, match="invalid_params: add\\(\\) needs 'parent_result'"):
+    with pytest.raises(TaskFailed, match="invalid_params: add\\(\\) needs 'parent'"):
         await (await app.add.push(5)).result(within(60))
 
 
@@ -441,8 +442,8 @@ async def test_calls_by_name_for_handlers_of_other_processes(tmp_path: Path) -> 
         return n * 100
 
     @there.task
-    async def report(parent_result: list[int] = injected(), extra: int = 0) -> int:
-        return sum(parent_result) + extra
+    async def report(parent: list[Parent[int]] = injected(), extra: int = 0) -> int:
+        return sum(each.result for each in parent) + extra
 
     @here.task
     async def known(n: int) -> int:

@@ -47,7 +47,7 @@ async def test_a_result_that_cannot_be_decoded_is_an_error(shared_store: Store, 
         assert await wrong.handle(nothing.task_id).result(within(5)) is None, "a handler that returned nothing"
         with pytest.raises(ValidationError, match=error):
             await wrong.group_handle(group.group_id).result(within(5))
-        for read in (wrong.queue.groups.outcomes_for, wrong.queue.groups.parent_result):
+        for read in (wrong.queue.groups.outcomes_for, wrong.queue.groups.parents):
             with pytest.raises(ValidationError, match=error):
                 await read(last)
         with pytest.raises(ValidationError, match=error):

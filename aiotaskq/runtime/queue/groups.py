@@ -14,6 +14,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
+from aiotaskq.core.parent import Parent
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Status, Task, same_push
@@ -251,16 +252,19 @@ class GroupVerbs:
 
         The error is that of the first member that did not complete.
         """
+        return await self._results(group_id, self._typed)
+
+    async def _results(self, group_id: str, read: Callable[[Task], Any]) -> list[Any]:
         found: list[Any] = []
         async for member, task in self.members(group_id):
             if member.is_group:
-                found.append(await self.results(member.member_id))
+                found.append(await self._results(member.member_id, read))
             elif task is None:
                 raise NotFound(f"task {member.member_id} of group {group_id} was deleted")
             elif task.status is not Status.COMPLETED:
                 raise TaskFailed(task)
             else:
-                found.append(self._typed(task))
+                found.append(read(task))
         return found
 
     async def outcomes_for(self, task: Task, start: int = 0, stop: int | None = None) -> list[MemberResult]:
@@ -274,22 +278,27 @@ class GroupVerbs:
         named = zip(parents, rows, strict=True)
         return [self._result_of(task_id, row, name) for (task_id, name), row in named]
 
-    async def parent_result(self, task: Task) -> Any:
-        """Return the result of the one parent of a task, a list of results for several.
+    async def parents(self, task: Task) -> list[Parent[Any]]:
+        """Return a task's parents or, for a callback, the group's members. Raises ParentDeleted, ValidationError."""
+        if task.flow is None:
+            return []
+        if task.flow.source is not None:
+            members = [each async for each in self._each(task.flow.source)]
+            return [await self._parent(each.member_id, each.name, what) for each, what in members]
+        rows = await self._queue.backend.get([task_id for task_id, _ in task.flow.parents])
+        named = zip(task.flow.parents, rows, strict=True)
+        return [await self._parent(task_id, name, row) for (task_id, name), row in named]
 
-        Raises NotFound where it has no parent, and ParentDeleted.
-        """
-        parents = () if task.flow is None else task.flow.parents
-        if not parents:
-            raise NotFound(f"parent_result: task {task.task_id} has no parent")
-        rows = await self._queue.backend.get([task_id for task_id, _ in parents])
-        for (task_id, name), row in zip(parents, rows, strict=True):
-            if row is None:
-                raise ParentDeleted(
-                    f"task {task_id} ({name}), for which it waited, was deleted, and its result with it"
-                )
-        results = [readable_result(row) for row in rows if row is not None]
-        return results[0] if len(results) == 1 else results
+    async def _parent(self, task_id: str, name: str | None, what: Task | GroupState | None) -> Parent[Any]:
+        if what is None:
+            raise ParentDeleted(f"task {task_id} ({name}), for which it waited, was deleted, and its result with it")
+        if isinstance(what, Task):
+            error = None if what.status is Status.COMPLETED else what.error_message
+            return Parent(task_id, what.type, None if error else readable_result(what), error)
+        try:
+            return Parent(task_id, "group", await self._results(task_id, readable_result))
+        except TaskFailed as failure:
+            return Parent(task_id, "group", None, failure.task.error_message)
 
     async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
         result = error = None

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aiotaskq.core.parent import Parent
-from aiotaskq.core.task import Status, Task, new_task
+from aiotaskq.core.parent import PARENT, Parent
+from aiotaskq.core.task import Status, Task, TaskOfObjects, new_task
 from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, named, printable
@@ -23,7 +23,8 @@ def follow_ups(
     name = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
     if not isinstance(name, str):
         return told
-    params = {"parent": Parent(after.task_id, after.type, after.result, after.error_message).as_params()}
+    parent = Parent(after.task_id, after.type, after.result, after.error_message)
+    params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
     handler = handlers.get(name)
     options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
     trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace

@@ -26,13 +26,14 @@ from aiotaskq.core.outcome import (
     passed_on,
     unstorable,
 )
+from aiotaskq.core.parent import PARENT
 from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.handler import PARENT_RESULT, Handler, ParamsMisfit, misfit, unfitting
+from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
@@ -318,14 +319,13 @@ class Runner:
             except ValidationError as error:
                 raise unfitting(error, handler) from None
         if handler.batch is not None:
-            if handler.items == PARENT_RESULT and PARENT_RESULT not in params:
-                params = await self._parent_result(task, handler)
+            if handler.parent is not None and PARENT not in params:
+                params = await self._parents(task, handler)
             return await self.batches.join(self.executions[task.task_id], params.get(handler.items))
         if handler.injected:
-            given = self._injected(handler)
-            if PARENT_RESULT in handler.injected and PARENT_RESULT not in params:
-                given |= await self._parent_result(task, handler)
-            params = {**given, **params}
+            params = {**self._injected(handler), **params}
+        if handler.parent is not None and PARENT not in params:
+            params = {**params, **await self._parents(task, handler)}
         try:
             if handler.executor == "loop":
                 return await handler.function(**params)
@@ -358,19 +358,26 @@ class Runner:
             self._deadlines.add(timeout, execution, self._clock.ticks())
 
     def _injected(self, handler: Handler) -> dict[str, Any]:
-        return {name: self._resource(kind) for name, kind in handler.injected.items() if name != PARENT_RESULT}
+        return {name: self._resource(kind) for name, kind in handler.injected.items()}
 
-    async def _parent_result(self, task: Task, handler: Handler) -> dict[str, Any]:
-        """Return the param that gets the result of the parent; none for a task without parents."""
-        if task.flow is None or not task.flow.parents:
-            if handler.injected[PARENT_RESULT]:
-                raise ParamsMisfit(f"{handler.name}() needs {PARENT_RESULT!r}, and the task has no parent")
+    async def _parents(self, task: Task, handler: Handler) -> dict[str, Any]:
+        """Return the param that gets earlier tasks; none for a task without any, where the handler has a default."""
+        declared = handler.parent
+        assert declared is not None
+        found = await self._host.groups.parents(task)
+        if not found:
+            if declared.needed:
+                raise ParamsMisfit(f"{handler.name}() needs {PARENT!r}, and the task has no parent")
             return {}
-        found = {PARENT_RESULT: await self._host.groups.parent_result(task)}
+        if not declared.many and len(found) > 1:
+            raise ParamsMisfit(
+                f"{handler.name}() takes one {PARENT!r}, and the task has {len(found)}; annotate it as list[Parent[…]]"
+            )
         if self._objects:
-            return found
+            return {PARENT: found if declared.many else found[0]}
+        rows = [each.as_params() for each in found]
         try:
-            return handler.loaded(found)
+            return handler.loaded({PARENT: rows if declared.many else rows[0]})
         except ValidationError as error:
             raise unfitting(error, handler) from None
 

@@ -15,6 +15,7 @@ import pytest
 from aiotaskq import (
     BatchFailed,
     NotFound,
+    Parent,
     Status,
     Task,
     TaskFailed,
@@ -297,22 +298,23 @@ async def test_the_items_of_a_batch_are_the_results_of_the_tasks_before(kit: Kit
         return Item(n)
 
     @kit.tq.task(batch=3, within=0.5)
-    async def double(parent_result: list[Item] = injected()) -> list[int]:
-        calls.append(parent_result)
-        return [2 * each.n for each in parent_result]
+    async def double(parent: list[Parent[Item]] = injected()) -> list[int]:
+        items = [each.result for each in parent]
+        calls.append(items)
+        return [2 * each.n for each in items]
 
     @kit.tq.task
-    async def text(parent_result: int = injected()) -> str:
-        return f"<{parent_result}>"
+    async def text(parent: Parent[int] = injected()) -> str:
+        return f"<{parent.result}>"
 
     started = [await kit.tq.start(chain(make.call(n), double.call(injected()), text.call())) for n in range(3)]
-    alone = await double.push(Item(9))
+    alone = await double.push(Parent("a", "by hand", Item(9)))
     orphan = await double.push(injected())
     await kit.drain()
     assert [(await each.result())[1:] for each in started] == [[2 * n, f"<{2 * n}>"] for n in range(3)]
     assert await alone.result() == 18
     assert sorted(each.n for call in calls for each in call) == [0, 1, 2, 9] and len(calls) == 2
-    with pytest.raises(TaskFailed, match="invalid_params: double\\(\\) needs 'parent_result'"):
+    with pytest.raises(TaskFailed, match="invalid_params: double\\(\\) needs 'parent'"):
         await orphan.result()
 
 
@@ -368,10 +370,10 @@ def test_registrations_that_are_refused() -> None:
     async def two(a: list[int], b: int) -> None: ...
     async def one(items: list[int]) -> None: ...
     async def no_list(item: int) -> None: ...
-    async def beside(items: list[int], parent_result: list[int] = injected()) -> None: ...
+    async def beside(items: list[int], parent: list[Parent[int]] = injected()) -> None: ...
 
     refused(two, "with batch it takes one parameter", batch=2)
-    refused(beside, "a list of items; name that one 'parent_result'", batch=2)
+    refused(beside, "a list of items; name that one 'parent'", batch=2)
     refused(no_list, "parameter 'item' is a list of items; annotate it as list", batch=2)
     refused(one, "batch: ", batch=0)
     refused(one, "within: ", batch=2, within=-1)
