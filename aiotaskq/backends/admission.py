@@ -133,7 +133,7 @@ class TouchedGates:
         admission.declare(self._declared)
         admission.redeclare(self._redeclared)
         if self.waiting:
-            late = [task.gate for task in self.waiting if (task.due_at or 0) > self.now]
+            late = [task.gate for task in self.waiting if (task.due_at or 0) > min(self.now, task.seq)]
             admission.delayed.update([key for key in late if key is not None])
 
     def apply(self, admission: Admission) -> None:

@@ -32,8 +32,8 @@ class Visit:
         """The tasks that may pass, and have not."""
         self.locked: set[str] = set()
         """The ids of tasks that may pass, but that other transactions have locked."""
-        self.ineligible = False
-        """Whether tasks were read that are not due, or have expired."""
+        self.next_due: int | None = None
+        """When the next of the tasks is due that were read and are not due."""
         self.next_gates: list[str] = []
         """The gates behind this one, to which ``passed`` and ``passing`` go."""
         self.repeat = False

@@ -14,7 +14,8 @@ from aiotaskq import Limit, Rate, TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
-from aiotaskq.core.gate import GateChange
+from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.clock_steps import ClockSteps, HostClock, StepLog
@@ -177,6 +178,21 @@ async def test_what_is_moved(url: str) -> None:
     assert [row.expires_at for row in rows] == [None, None, None, far - back, NOW + SECOND]
     leases = [row.lease_until for row in await backend.get([t.task_id for t in (held, renewed, brief)]) if row]
     assert leases == [far - back, minute, NOW + SECOND], "what was renewed after the step is not over by the move"
+    await backend.close()
+
+
+async def test_a_task_that_waits_for_its_time_at_a_gate_is_moved(url: str) -> None:
+    backend = connect(url)
+    await backend.open()
+    back = BACK * SECOND
+    far = NOW + 2 * back
+    (task,) = await backend.push([parked(new(flow=Flow(gates=(("g", Bounds(cap=1)),))), far)])
+    await backend.clock_set(back, 0, NOW)
+    await backend.clock_set(0, back, NOW)
+    assert await backend.gates.admit(NOW, 10) == far - back
+    await backend.gates.admit(far - back, 10)
+    (run,) = await backend.claim("o", far - back, 9, lease_until=far)
+    assert (run.task_id, run.run_at) == (task.task_id, far - back)
     await backend.close()
 
 

@@ -16,6 +16,7 @@ from aiotaskq.errors import DatabaseUnavailable
 
 MAX_GATES = 1_000  # gates in one call of a script: the server runs no other command meanwhile
 MAX_LANES = 100  # lanes read for the tasks that wait at a gate: an answer for people, not for a rule
+MAX_LATER = 10_000  # tasks read of those that were not due
 ADMITTED = 500  # gates admitted in one call of a script, for the same reason
 
 _decode = msgspec.json.Decoder(Bounds).decode
@@ -94,6 +95,10 @@ class RedisGates(Gates):
             words = iter(await self._redis.command("ZRANGE", line, 0, limit - 1, "WITHSCORES"))
             priority = int(lane.partition(b":")[0])
             waiting += [(priority, float(due), stamp) for stamp, due in zip(words, words, strict=True)]
+        words = iter(await self._redis.command("ZRANGE", root + b"later:" + name, 0, MAX_LATER - 1, "WITHSCORES"))
+        for member, due in zip(words, words, strict=True):
+            length, _, rest = member.partition(b":")
+            waiting.append((int(rest.partition(b":")[0]), float(due), rest[int(length) :]))
         ids = [stamp[20:] for _, _, stamp in sorted(waiting)[:limit]]
         return [each.decode() for each in sorted(held)], [each.decode() for each in ids]
 

@@ -23,7 +23,7 @@ from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.hand_on import claim_first_waiting
-from aiotaskq.backends.sql.rows import decode_flow, json_text
+from aiotaskq.backends.sql.rows import decode_flow, is_later, json_text
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts, admit, due_by, read_ahead
@@ -98,7 +98,7 @@ class Touched(TouchedGates):
         entered = self._admission.enter(lines)
         for key, line in lines.items():
             parked = [task for task in line if task.task_id not in entered]
-            if not parked or (self._admission.is_full(key) and all((task.due_at or 0) <= self.now for task in parked)):
+            if not parked or (self._admission.is_full(key) and not any(map(is_later, parked))):
                 self._entered.add(key)
         return [entered.get(task.task_id, task) for task in tasks]
 
@@ -289,6 +289,8 @@ class SqlAdmission(Admission):
 
     def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
         now, connection = self.now, self._connection
+        if later := [key for key in keys if self._may_promote(key)]:
+            sql.promote(connection, later, now)
         aheads = {key: read_ahead(self.gates[key], now) for key in keys}
         uncounted = {key: ahead for key, ahead in aheads.items() if key not in self._held}
         held, seen = sql.count_and_peek(connection, uncounted) if uncounted else ({}, {})
@@ -313,7 +315,7 @@ class SqlAdmission(Admission):
             found = sql.first_due(connection, now, limits, seen)
             seen = {}
             for visit in undecided:
-                rows, visit.ineligible = found[visit.key]
+                rows, visit.next_due = found[visit.key]
                 visit.decide([self._task(row, visit.key) for row in rows if row[0] not in visit.locked], now)
             if first_round:
                 visits = independent(visits)
@@ -332,12 +334,19 @@ class SqlAdmission(Admission):
         if visit.locked:
             # The other transaction may leave them parked here, and it did not see the slots that are free now.
             gate = due_by(gate, now + LOCKED_RETRY)
+        if visit.next_due is not None:
+            gate = due_by(gate, visit.next_due)
         # A gate at which tasks wait for their due time has a ``next_at``.
-        if visit.ineligible or before.next_at is not None or visit.key in self.delayed:
-            at = sql.next_due(self._connection, visit.key, now)
+        if before.next_at is not None or visit.key in self.delayed:
+            at = sql.next_due(self._connection, visit.key)
             if at is not None:
-                gate = due_by(gate, at)
+                gate = due_by(gate, at if at > now else now + LOCKED_RETRY)
         self.gates[visit.key] = gate
+
+    def _may_promote(self, key: str) -> bool:
+        """Whether tasks may have become due at a gate."""
+        at = self.gates[key].next_at
+        return key in self.delayed or (at is not None and at <= self.now)
 
     def _can_claim(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
         """Whether the claim that follows would claim all of these tasks, and nothing before them."""

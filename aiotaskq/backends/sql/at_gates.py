@@ -66,7 +66,7 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
     lines: dict[str, list[int]] = {}
     line: list[int] = []
     key, fair, known = "", False, None
-    at = latest = 0
+    at = 0
     shared = [False] * len(tasks)
     for number, task in enumerate(tasks):
         if task.unique_key is not None or task.idempotency_key is not None:
@@ -82,13 +82,11 @@ def entering(tasks: Sequence[Task]) -> Entering | None:
             if bounds.max_waiting is not None or gates.setdefault(key, bounds) != bounds:
                 return None
             line, fair, known = lines.setdefault(key, []), bounds.window is not None, flow
-        if task.gate != key or not task.parked or due_at is None or task.expires_at is not None:
+        if task.gate != key or not task.parked or due_at is None or due_at > task.seq or task.expires_at is not None:
             return None
         line.append(number)
         shared[number] = fair
-        at, latest = max(at, pushed_at(task)), max(latest, due_at)
-    if latest > at:
-        return None
+        at = max(at, pushed_at(task))
     ranks: list[int | None] = [None] * len(tasks)
     for line in lines.values():
         if len(line) > 1:

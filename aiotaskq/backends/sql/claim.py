@@ -145,7 +145,7 @@ def next_run_at(connection: Connection, now: int, queues: Sequence[str] | None) 
         if head.paused or (queues is not None and head.queue not in queues) or (head.expires_at or now + 1) <= now:
             query = select(c.run_at).where(*from_head(head), *open_queues(queues), alive(now))
             at = connection.execute(query.order_by(*ORDER).limit(1)).scalar()
-        if at == PARKED:
+        if at is not None and at >= PARKED:
             continue
         if at is not None and (earliest is None or at < earliest):
             earliest = at

@@ -222,13 +222,20 @@ def heads_by_spans(connection: Connection) -> Iterator[Head]:
         last, steps = max(known, default=last), len(known)
 
 
-def heads_one_by_one(connection: Connection) -> Iterator[Head]:
-    """Yield the head of each priority, with a statement for each."""
-    rows = run(connection, _FIRST, {}).fetchall()
+def heads_of_first_rows(connection: Connection) -> Iterator[Head]:
+    """Yield the head of each priority, found among the first rows behind the priorities known so far.
+
+    As long as each row is of another priority, as those that wait for their time may be, twice as many are read.
+    """
+    rows, limit = run(connection, _FIRST, {}).fetchall(), 1
     while rows:
-        head = Head._make(rows[0])
-        yield head
-        rows = run(connection, _NEXT, {"last": BELOW_ALL if head.priority is None else head.priority}).fetchall()
+        heads: dict[int | None, Head] = {}
+        for row in rows:
+            heads.setdefault(row[0], Head._make(row))
+        yield from heads.values()
+        limit = min(2 * limit, SPAN) if len(heads) == limit else 1
+        last = next(reversed(heads))
+        rows = run(connection, _NEXT, {"last": BELOW_ALL if last is None else last, "limit": limit}).fetchall()
 
 
 def _span() -> CompoundSelect[Any]:
@@ -254,4 +261,4 @@ def _span() -> CompoundSelect[Any]:
 FIRST_SPAN: Final = _span()
 """The heads of the first priorities above ``last``, and the number of each."""
 _FIRST = first(TASKS)
-_NEXT = first(TASKS, c.priority > bindparam("last", type_=BigInteger))
+_NEXT = first(TASKS, c.priority > bindparam("last", type_=BigInteger)).limit(bindparam("limit", type_=BigInteger))

@@ -29,8 +29,7 @@ class SqlCounts:
         return gate_repairs.paused(self._connection)
 
     def with_due(self, keys: Collection[str], now: int) -> set[str]:
-        found = gate_statements.first_due(self._connection, now, dict.fromkeys(keys, 1), {})
-        return {key for key, (rows, _) in found.items() if rows}
+        return gate_statements.with_due(self._connection, keys, now)
 
     def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
         return gate_statements.with_more_waiting(self._connection, counts)

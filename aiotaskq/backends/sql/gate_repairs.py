@@ -9,11 +9,11 @@ from sqlalchemy import BigInteger, Connection, String, bindparam, delete, false,
 
 from aiotaskq.backends.sql.claim_statements import PAUSED, PENDING
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gate_statements import LIVE, PARKED_AT, STATUS, WAITS, locked, remove_slots
-from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
+from aiotaskq.backends.sql.gate_statements import LIVE, PARKED_AT, STATUS, locked, parked_at, remove_slots
+from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow, read_run_at, stored_run_at
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.gate import PARKED, Bounds
+from aiotaskq.core.gate import Bounds
 from aiotaskq.core.parking import holds_back, parked_again, slots
 from aiotaskq.core.task import Task
 
@@ -33,15 +33,15 @@ _HELD_BEYOND_OF: Final = (
 )
 _READY: Final = select(c.task_id).where(c.run_at < PARKED_AT, STATUS == PENDING)
 _BEYOND: Final = select(s.task_id)
-_UNSTARTED: Final = select(c.task_id, c.flow, c.gate, c.run_at, c.due_at).where(STATUS == PENDING)
+_UNSTARTED: Final = select(c.task_id, c.flow, c.gate, c.run_at, c.due_at, c.seq).where(STATUS == PENDING)
 _PLACE: Final = ("run_at", "due_at", "gate", "live_gate")
 _PARK: Final = update(TASKS).where(c.task_id == bindparam("b_id")).values({name: bindparam(name) for name in _PLACE})
-_WAIT: Final = select(c.task_id).where(c.live_gate == g.key, c.run_at == PARKED_AT, STATUS == PENDING)
+_WAIT: Final = select(c.task_id).where(*parked_at(g.key))
 _AWAITED: Final = select(g.key).where(_WAIT.where(c.queue == _QUEUE).exists())
 _FORGOTTEN: Final = select(g.key).where(_WAIT.exists(), g.next_at.is_(None))
 _ALL: Final = select(g.key)
 _NEXT_AT_TASKS: Final = select(func.min(c.live_gate)).where(c.live_gate > _KEY)
-_ONE: Final = select(c.flow).where(*WAITS).limit(1)
+_ONE: Final = select(c.flow).where(*parked_at(_KEY)).limit(1)
 _IDLE: Final = (
     g.fixed == false(),
     g.tat <= _NOW,
@@ -94,7 +94,7 @@ def park_unstarted(connection: Connection, keys: Collection[str], queue: str | N
             assert task.flow is not None
             touched = (*slots(task), holds_back(task), after.gate)
             freed |= {key: bounds for key, bounds in task.flow.gates if key in touched}
-            values = (PARKED, after.due_at, after.gate, after.gate)
+            values = (stored_run_at(after), after.due_at, after.gate, after.gate)
             rows.append({"b_id": task.task_id, **dict(zip(_PLACE, values, strict=True))})
     if rows:
         connection.execute(_PARK, rows)
@@ -106,7 +106,8 @@ def _task(row: Any) -> Task | None:
     flow = None if row.flow is None else decode_flow(row.flow)
     if flow is None or not flow.gates:
         return None
-    return Task(task_id=row.task_id, type="", run_at=row.run_at, due_at=row.due_at, flow=flow, gate=row.gate)
+    run_at = read_run_at(row.run_at)
+    return Task(task_id=row.task_id, type="", run_at=run_at, due_at=row.due_at, seq=row.seq, flow=flow, gate=row.gate)
 
 
 def awaited(connection: Connection, queue: str) -> list[str]:

@@ -55,7 +55,6 @@ PARKED_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
 _KEY: Final = bindparam("key_", type_=String)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
 NOW: Final = bindparam("now", type_=BigInteger)
-_PRIORITY: Final = bindparam("priority", type_=BigInteger)
 WAITS: Final = (c.live_gate == _KEY, c.run_at == PARKED_AT, STATUS == PENDING)
 PASSED: Final = (c.run_at < PARKED_AT, LIVE)
 
@@ -170,7 +169,7 @@ def _counting(dialect: Dialect, waiting: bool) -> CompoundSelect[Any]:
 
     beyond = select(s.gate, func.count(), literal_column("1")).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
     held = here("1", *PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
-    return union_all(*held, *([here("0", c.run_at == PARKED_AT, STATUS == PENDING)] if waiting else []))
+    return union_all(*held, *([here("0", c.run_at >= PARKED_AT, STATUS == PENDING)] if waiting else []))
 
 
 def held(connection: Connection, keys: Collection[str]) -> dict[str, int]:
@@ -196,12 +195,27 @@ def tasks_at(connection: Connection, key: str, limit: int) -> tuple[list[str], l
     here = select(c.task_id).where(c.live_gate == key, *PASSED).limit(limit)
     beyond = select(c.task_id).select_from(SLOTS.join(TASKS, s.task_id == c.task_id)).where(s.gate == key, LIVE)
     held = [row[0] for query in (here, beyond.limit(limit)) for row in connection.execute(query)]
-    parked = select(c.task_id).where(*_waits(literal(key))).order_by(c.priority, c.due_at, c.seq).limit(limit)
-    return held[:limit], [row[0] for row in connection.execute(parked)]
+    waiting = [
+        tuple(row)
+        for places in (_waits, _later)
+        for row in connection.execute(_ORDERED.where(*places(literal(key))).limit(limit))
+    ]
+    return held[:limit], [row[-1] for row in sorted(waiting)[:limit]]
 
 
 def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of the tasks that wait at a gate, but for those that were not due."""
     return c.live_gate == key, c.run_at == PARKED_AT, STATUS == PENDING
+
+
+def _later(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of the tasks at a gate that were not due: see ``rows.stored_run_at``."""
+    return c.live_gate == key, c.run_at > PARKED_AT, STATUS == PENDING
+
+
+def parked_at(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of all tasks that wait at a gate."""
+    return c.live_gate == key, c.run_at >= PARKED_AT, STATUS == PENDING
 
 
 PEEKED = 2
@@ -279,7 +293,7 @@ def with_more_waiting(connection: Connection, counts: Mapping[str, int]) -> set[
 
 
 def _one_beyond(key: ColumnElement[str], count: ColumnElement[int]) -> Select[Any]:
-    return select(key.label("key_")).where(*_waits(key)).select_from(TASKS).limit(1).offset(count)
+    return select(key.label("key_")).where(*parked_at(key)).select_from(TASKS).limit(1).offset(count)
 
 
 def _each(connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> Iterator[Any]:
@@ -343,13 +357,12 @@ _WAITING_COLUMNS: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at
 OPEN: Final = c.queue.not_in(PAUSED)
 _ANY_PAUSED: Final = PAUSED.limit(1)
 ORDER: Final = (c.priority, c.due_at, c.seq)
-_OF_PRIORITY: Final = (c.priority == _PRIORITY, c.due_at <= NOW)
+_ORDERED: Final = select(*ORDER, c.task_id).order_by(*ORDER)
 ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > NOW  # an expression: no plan takes the index on expires_at
-_DUE_FIRST: Final = select(*_WAITING_COLUMNS).where(*WAITS, OPEN, *_OF_PRIORITY, ALIVE).order_by(*ORDER).limit(_LIMIT)
-_NEXT_PRIORITY: Final = select(c.priority, c.due_at).where(*WAITS, c.priority > _PRIORITY).order_by(*ORDER).limit(1)
-_NEXT_DUE: Final = (
-    select(c.due_at).where(*WAITS, c.priority == _PRIORITY, c.due_at > NOW).order_by(c.due_at, c.seq).limit(1)
-)
+_IS_DUE: Final = func.coalesce(c.due_at, literal_column("0")) <= NOW
+_DUE_FIRST: Final = select(*_WAITING_COLUMNS).where(*WAITS, OPEN, _IS_DUE, ALIVE).order_by(*ORDER).limit(_LIMIT)
+_NEXT_DUE: Final = select(c.run_at - PARKED_AT).where(*_later(_KEY)).order_by(c.run_at).limit(1)
+_PROMOTE: Final = update(TASKS).values(run_at=PARKED_AT)
 
 
 def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
@@ -358,11 +371,11 @@ def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
 
 def first_due(
     connection: Connection, now: int, limits: Mapping[str, int], seen: Mapping[str, list[Any]]
-) -> dict[str, tuple[list[Any], bool]]:
-    """Return the first due tasks at each gate, up to its limit, as rows, and whether ineligible ones were read.
+) -> dict[str, tuple[list[Any], int | None]]:
+    """Return the first due tasks at each gate, up to its limit, as rows; and when the next of those read is due.
 
-    A task is ineligible if it is not due, or has expired: an expired one would hold a slot and start nothing. ``seen``
-    are the rows that ``count_and_peek`` has read.
+    What has expired is left out: it would hold a slot and start nothing. ``seen`` are the rows that ``count_and_peek``
+    has read.
     """
     read: dict[str, list[Any]] = {key: [] for key in limits if key not in seen}
     for key, *row in _each(connection, _first, {key: limits[key] for key in read}, ORDER):
@@ -371,44 +384,46 @@ def first_due(
     for key in limits:
         rows = seen[key][: limits[key]] if key in seen else read[key]
         due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
+        # Pushed by a clock ahead of this one.
+        next_due = min((row[2] for row in rows if row[2] is not None and row[2] > now), default=None)
         if len(rows) == limits[key] > len(due):
-            # Ineligible tasks may be before due ones.
-            due = _due(connection, key, now, limits[key])
-        found[key] = due, len(due) < len(rows)
+            due = list(run(connection, _DUE_FIRST, {"key_": key, "now": now, "limit": limits[key]}).fetchall())
+        found[key] = due, next_due
     return found
 
 
-def _due(connection: Connection, key: str, now: int, limit: int) -> list[Any]:
-    """Return the first due tasks at a gate that have not expired; the others are passed over, priority by priority."""
-    found: list[Any] = []
-    for priority, earliest in _priorities(connection, key):
-        if earliest <= now:
-            values = {"key_": key, "priority": priority, "now": now, "limit": limit - len(found)}
-            found += run(connection, _DUE_FIRST, values).fetchall()
-            if len(found) == limit:
-                break
-    return found
+def with_due(connection: Connection, keys: Collection[str], now: int) -> set[str]:
+    """Return those of these gates at which a task waits that is due at ``now``, has not expired and is not paused."""
+    waits = {key for key, (rows, _) in first_due(connection, now, dict.fromkeys(keys, 1), {}).items() if rows}
+    rest = dict.fromkeys([key for key in keys if key not in waits], now)
+    return waits | {key for (key,) in _each(connection, _one_due_by_now, rest)}
 
 
-def _priorities(connection: Connection, key: str) -> Iterator[tuple[int, int]]:
-    """Yield the priorities of the tasks at a gate, in order, each with the earliest due time."""
-    rows = run(connection, _NEXT_PRIORITY, {"key_": key, "priority": BELOW_ALL}).fetchall()
-    while rows:
-        priority, due_at = rows[0]
-        yield priority, due_at or 0
-        rows = run(connection, _NEXT_PRIORITY, {"key_": key, "priority": priority}).fetchall()
+def _one_due_by_now(key: ColumnElement[str], now: ColumnElement[int]) -> Select[Any]:
+    alive = func.coalesce(c.expires_at, PARKED_AT) > now
+    query = select(key.label("key_")).where(*_later(key), c.run_at <= PARKED_AT + now, OPEN, alive)
+    return query.select_from(TASKS).limit(1)
 
 
-def next_due(connection: Connection, key: str, now: int) -> int | None:
-    """Return when the next of the waiting tasks is due that are not due at ``now``, in microseconds UTC."""
-    ats = []
-    for priority, earliest in _priorities(connection, key):
-        if earliest > now:
-            ats.append(earliest)
-        else:
-            values = {"key_": key, "priority": priority, "now": now}
-            ats += [row[0] for row in run(connection, _NEXT_DUE, values).fetchall()]
-    return min(ats, default=None)
+@functools.cache
+def _due_by_now(dialect: Dialect) -> Select[Any]:
+    query = select(c.task_id).where(dialect.among(c.live_gate, "keys"), *_later(c.live_gate)[1:])
+    return query.where(c.run_at <= PARKED_AT + NOW).order_by(c.task_id).with_for_update(skip_locked=True)
+
+
+def promote(connection: Connection, keys: Collection[str], now: int) -> None:
+    """Put the tasks at these gates that are due by now among those that may pass; the gates are locked.
+
+    A task that another transaction has locked is left out.
+    """
+    found = _rows_for(connection, _due_by_now(dialect_of(connection)), sorted(keys), {"now": now})
+    if found:
+        dialect_of(connection).set_on(connection, _PROMOTE, [row[0] for row in found], {})
+
+
+def next_due(connection: Connection, key: str) -> int | None:
+    """Return when the next of the tasks at a gate is due that were not due, in microseconds UTC."""
+    return next((row[0] for row in run(connection, _NEXT_DUE, {"key_": key}).fetchall()), None)
 
 
 # The guard of a task that is found by its id. With ``abs`` no plan takes the index of the gate instead.

@@ -14,7 +14,7 @@ from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
 from aiotaskq.core.firing_record import FiringRecord
-from aiotaskq.core.gate import Flow
+from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
@@ -63,10 +63,33 @@ STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attemp
 _state_of = attrgetter(*_STATE)
 
 
+def stored_run_at(task: Task) -> int:
+    """Return the column ``run_at`` of a task.
+
+    Of one that waits at a gate and was not due when it was pushed, it is ``PARKED`` and the due time together: so the
+    index of the gate has these behind all others, in the order of time, until ``gate_statements.promote``.
+    """
+    if task.run_at == PARKED and is_later(task):
+        return PARKED + (task.due_at or 0)
+    return task.run_at
+
+
+def is_later(task: Task) -> bool:
+    """Whether a task that waits at a gate was not due when it was pushed."""
+    return task.parked and task.gate is not None and (task.due_at or 0) > task.seq
+
+
+def read_run_at(stored: int) -> int:
+    """Return the ``run_at`` of a task from its column."""
+    return min(stored, PARKED)
+
+
 def state(task: Task) -> tuple[Any, ...]:
     """Return the columns that change in a task's life."""
     if task.coded is not None:
         task = verbatim(task)
+    if task.run_at == PARKED:
+        task = task.replace(run_at=stored_run_at(task))
     return (
         *_state_of(task),
         task.status.value,
@@ -186,6 +209,8 @@ def to_task(row: Sequence[Any]) -> Task:
         if type(values[name]) is not int:
             values[name] = default
     values["status"] = _STATUS.get(values["status"], values["status"])
+    if type(values["run_at"]) is int:
+        values["run_at"] = read_run_at(values["run_at"])
     values["cancel_requested"] = bool(values["cancel_requested"])
     values["waits"] = values["waits"] or 0
     undecodable = problems["params"] or problems["extra"] or problems["attempts"] or unknown or problems["result"]

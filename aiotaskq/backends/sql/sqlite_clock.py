@@ -17,8 +17,8 @@ _TABLE = "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHEC
 _MOVES = (
     "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
     f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now",
-    "UPDATE task_queue SET due_at = due_at - :back "  # noqa: S608
-    f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at = {PARKED} AND due_at > :now",
+    f"UPDATE task_queue SET run_at = MAX(run_at - :back, {PARKED}), due_at = due_at - :back "  # noqa: S608
+    f"WHERE status = 'pending' AND {SQLITE_AT_GATE} AND run_at >= {PARKED} AND due_at > :now",
     "UPDATE task_queue SET expires_at = MAX(expires_at - :back, :left) "
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "

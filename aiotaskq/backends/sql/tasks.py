@@ -35,7 +35,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, read_flow, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import TaskConflict
@@ -188,7 +188,7 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     if not _is_pending(change) or change.before.flow is None:
         return change.before
     row = rows[change.before.task_id]
-    return change.before.replace(run_at=row.run_at, gate=row.gate)
+    return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)
 
 
 def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:

@@ -110,6 +110,40 @@ async def test_a_script_runs_as_many_commands_however_many_rows_wait(server: Val
     assert await backend.count_ready(NOW) <= 2
 
 
+async def test_rows_that_are_not_due_cost_nothing_whatever_their_priorities(
+    server: Valkey, backend: RedisBackend
+) -> None:
+    def calls() -> int:
+        stats = server.ask("INFO", "commandstats")
+        return sum(each["calls"] for name, each in stats.items() if name != "cmdstat_info")
+
+    async def cost(first: int, count: int) -> int:
+        """The number of commands of an end at the gate, after more rows were pushed that wait for their time."""
+        flow = Flow(gates=(("g", Bounds(cap=1)),))
+        rows = [new(flow=flow, seq=next(_seqs), priority=-n) for n in range(first, first + count)]
+        await backend.push([*(parked(row, NOW + 3600 * SECOND) for row in rows), gated("g", Bounds(cap=1))])
+        (task,) = await backend.claim("o", NOW + SECOND, 1, lease_until=LEASE)
+        before = calls()
+        assert await backend.update([Change(task, settle(task, Completed(), NOW + SECOND))]) == [True]
+        return calls() - before
+
+    await backend.push([gated("g", Bounds(cap=1)) for _ in range(3)])
+    await cost(1, 1)
+    few = await cost(2, 1)
+    assert await cost(3, 500) == few
+
+
+async def test_more_rows_than_one_call_takes_become_due_and_pass_in_order(backend: RedisBackend) -> None:
+    flow, late = Flow(gates=(("g", Bounds(cap=1)),)), NOW + 3600 * SECOND
+    rows = [new(flow=flow, seq=next(_seqs), priority=-n) for n in range(5_100)]
+    await backend.push([parked(row, late + n) for n, row in enumerate(rows)])
+    now = late + 3600 * SECOND
+    while await backend.gates.admit(now, 10) == 0:
+        assert await backend.count_ready(now) == 0
+    (task,) = await backend.claim("o", now, 9, lease_until=LEASE)
+    assert task.task_id == rows[-1].task_id
+
+
 async def test_gates_where_nothing_waits_are_not_looked_at(server: Valkey, backend: RedisBackend) -> None:
     def calls() -> int:
         stats = server.ask("INFO", "commandstats")

@@ -23,7 +23,7 @@ from aiotaskq.backends.sql.insert import filled, insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows, to_task
 from aiotaskq.backends.sql.tasks import find
-from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, TaskFilter
@@ -325,9 +325,44 @@ def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engi
     assert len(found.statements) == 1, found.statements
 
 
-def test_tasks_that_have_not_started_are_found_by_the_index(engine: sa.Engine) -> None:
-    gates = [Gate(key=key, charged_until=NOW) for key in ("hot", "wide")]
-    answer, found = cost(engine, lambda c: sql.starts(c, gates, NOW))
-    assert {key: starts.unstarted for key, starts in answer.items()} == {"hot": 0, "wide": 0}
+def test_the_starts_of_a_rate_are_found_by_the_index(engine: sa.Engine) -> None:
+    gates = [Gate(key=key, bounds=Bounds(interval=SECOND)) for key in ("hot", "wide")]
+
+    def verb(connection: sa.Connection) -> Any:
+        started = sa.update(TASKS).where(TASKS.c.task_id.in_(["busy-0", "held-0"])).values(began_at=NOW)
+        connection.execute(started)
+        waits = sa.update(TASKS).where(TASKS.c.task_id.in_(["busy-1", "held-1"])).values(status="pending")
+        connection.execute(waits)
+        return sql.starts(connection, gates, NOW)
+
+    answer, found = cost(engine, verb)
+    assert answer == dict.fromkeys(("hot", "wide"), Starts(1, [(NOW, 1)]))
     assert by_indexes(found), (found.indexes, found.detours)
     assert found.reads <= 60 * GATES, found.statements
+
+
+def test_tasks_that_are_not_due_cost_nothing_whatever_their_priorities(engine: sa.Engine) -> None:
+    """Neither an end at their gate, nor what is asked for the time of the next one."""
+
+    def verb(count: int) -> Verb:
+        flow = Flow(gates=(("hot", BOUNDS),))
+        delayed = [new(task_id=f"late-{n}", flow=flow, priority=-1 - n, seq=NOW) for n in range(count)]
+
+        def admitted(connection: sa.Connection) -> tuple[set[str], int | None]:
+            insert_new(connection, TASKS, *new_rows([parked(task, NOW + 60 * SECOND) for task in delayed]))
+            connection.execute(sa.update(GATE_ROWS).where(GATE_ROWS.c.key == "hot").values(next_at=NOW - 1))
+            admission = SqlAdmission(connection, NOW, {})
+            admission.lock_known(["hot"])
+            admission.admit(["hot"])
+            assert admission.gates["hot"].next_at == NOW + 60 * SECOND
+            return set(admission.end().ready), sql.next_due(connection, "hot")
+
+        return admitted
+
+    answer, few = cost(engine, verb(2))
+    assert answer == ({"hot-0", "hot-1"}, NOW + 60 * SECOND)
+    answer, many = cost(engine, verb(300))
+    assert answer == ({"hot-0", "hot-1"}, NOW + 60 * SECOND)
+    assert by_indexes(many), (many.indexes, many.detours)
+    reading = [[each for each in found.statements if not each.startswith("INSERT")] for found in (few, many)]
+    assert len(reading[0]) == len(reading[1])

@@ -35,7 +35,7 @@ for at = 2, #ARGV do
     set_field('slots', key, false)
     set_member('waited', key, false)
     set_member('timed', key, false)
-    call('DEL', root .. 'lines:' .. key, root .. 'started:' .. key)
+    call('DEL', root .. 'lines:' .. key, root .. 'later:' .. key, root .. 'started:' .. key)
   elseif waiting > 0 and not gate.next_at then
     local ids, dropped = gated.holders(key, MOST_SLOTS), false
     load_states(ids)

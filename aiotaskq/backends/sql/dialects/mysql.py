@@ -14,7 +14,7 @@ from sqlalchemy.schema import CreateColumn
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.changes import GUARD, groups
-from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_one_by_one
+from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
@@ -163,7 +163,7 @@ class MysqlDialect(Dialect):
 
     def heads(self, connection: Connection) -> Iterator[Head]:
         # No plan of its finds the first row "above" a value of another row by the index.
-        return heads_one_by_one(connection)
+        return heads_of_first_rows(connection)
 
     def expired(self, now: int) -> list[Select[Any]]:
         # The columns between are NULL while a task is pending, unless another program has set its status.

@@ -99,18 +99,6 @@ function admission.declare(never_refused)
     local found, order, level, closed_queues = {}, {}, {}, {}
     for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
 
-    -- Whether a due row waits at a gate already: then no row of the push passes.
-    local function has_due(key)
-      for _, lane in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
-        local wait = root .. gated.wait_key(key, lane)
-        if not closed_queues[queue_of(lane)]
-          and call('ZRANGEBYSCORE', wait, '-inf', string.format('%.0f', latest), 'LIMIT', 0, 1)[1] then
-          return true
-        end
-      end
-      return false
-    end
-
     local function state_of(key)
       local state = found[key]
       if not state then
@@ -120,7 +108,8 @@ function admission.declare(never_refused)
           held = gated.count_slots(key), starts = tools.starts_of(key, gate) or {unstarted = 0, started = {}},
           waiting = tools.count_waiting(key), staying = 0,
         }
-        state.has_due = state.waiting > 0 and has_due(key)
+        -- Where a due row waits already, no row of the push passes.
+        state.has_due = state.waiting > 0 and tools.has_due(key, string.format('%.0f', latest))
         found[key], order[#order + 1] = state, key
       end
       return state

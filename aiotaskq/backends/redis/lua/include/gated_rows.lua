@@ -188,8 +188,25 @@ function use_gates()
     end
   end
 
+  -- Whether a row that is parked at a gate was not due when it was pushed: then it is in `later:<gate>` until it is.
+  local function is_later(stamp, due) return due ~= '-' and tonumber(due) > tonumber(sub(stamp, 1, 20)) end
+
+  local function later_member(lane, stamp) return #lane .. ':' .. lane .. stamp end
+
+  -- Return lane and stamp of a member of `later:<gate>`.
+  function gated.parse_later(member)
+    local length, at = match(member, '^(%d+):()')
+    return sub(member, at, at + length - 1), sub(member, at + length)
+  end
+
   -- Note that a row is parked at a gate.
   local function enter_gate(gate, lane, stamp, due)
+    if is_later(stamp, due) then
+      set_score('later:' .. gate, later_member(lane, stamp), due)
+      set_member('waited', gate, true)
+      gated.unwritten[gate], gated.entered[gate] = true, true
+      return
+    end
     set_score(wait_key(gate, lane), stamp, due == '-' and '0' or due)
     set_score('lines:' .. gate, lane, match(lane, '^%-?%d+'))
     set_member('waited', gate, true)
@@ -214,6 +231,7 @@ function use_gates()
       enter_gate(place.gate, row.lane, stamp, row.due)
     else
       set_score(wait_key(place.gate, row.lane), stamp, false)
+      if is_later(stamp, row.due) then set_score('later:' .. place.gate, later_member(row.lane, stamp), false) end
       gated.unwritten[place.gate] = true
     end
   end

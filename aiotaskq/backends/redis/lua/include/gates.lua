@@ -8,6 +8,7 @@ local function gate_tools()
   -- The most rows that pass, and gates that are admitted, in one call of a script: the server runs no other command
   -- meanwhile. What is left is made due, for another call.
   local MAX_WORK = 5000
+  local PAGE = 50  -- lanes of a gate that are read with one command
 
   local gates = {}  -- by key, as far as they were read: see gate.lua
 
@@ -68,11 +69,113 @@ local function gate_tools()
   end
 
   local function count_waiting(key)
-    local count = 0
+    local count = call('ZCARD', root .. 'later:' .. key)
     for _, lane in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
       count = count + call('ZCARD', root .. gated.wait_key(key, lane))
     end
     return count
+  end
+
+  local closed_queues
+  local function is_closed(lane)
+    if not closed_queues then
+      closed_queues = {}
+      for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
+    end
+    return closed_queues[queue_of(lane)]
+  end
+
+  -- Put the rows at a gate that are due by now among those that may pass. Return whether these are all.
+  local function promote(key, now)
+    local found = call('ZRANGEBYSCORE', root .. 'later:' .. key, '-inf', now, 'WITHSCORES', 'LIMIT', 0, MAX_WORK)
+    if not found[1] then return true end
+    local rows = {}
+    for i = 1, #found, 2 do
+      local lane, stamp = gated.parse_later(found[i])
+      rows[lane] = rows[lane] or {}
+      table.insert(rows[lane], found[i + 1])
+      table.insert(rows[lane], stamp)
+    end
+    local lanes = {}
+    for lane, words in pairs(rows) do
+      call_in_chunks('ZADD', gated.wait_key(key, lane), words)
+      lanes[#lanes + 1], lanes[#lanes + 2] = match(lane, '^%-?%d+'), lane
+    end
+    call_in_chunks('ZADD', 'lines:' .. key, lanes)
+    call('ZREMRANGEBYRANK', root .. 'later:' .. key, 0, #found / 2 - 1)
+    return #found < 2 * MAX_WORK
+  end
+
+  local function claims_first(a, b)
+    if a.at ~= b.at then return a.at < b.at end
+    return a.stamp < b.stamp
+  end
+
+  -- Return the stamps of the first due rows at a gate, in claim order, at most `most`, and their lanes: one lane if all
+  -- are in it. Rows of paused queues are left out. Then the next due time of rows that are not due, though they were
+  -- pushed as due (by a clock ahead of this one), and how many rows there are, if that is known. Drops lanes without
+  -- rows from the index.
+  local function due_at(key, now, most)
+    local stamps, lane_of, rows, priority, from, first, total = {}, {}, {}, nil, 0, nil, 0
+
+    local function look_at(lane)
+      if is_closed(lane) then
+        total = nil
+        return {}
+      end
+      local wait, wanted = root .. gated.wait_key(key, lane), most - #stamps
+      local found = call('ZRANGEBYSCORE', wait, '-inf', now, 'WITHSCORES', 'LIMIT', 0, wanted)
+      local count = call('ZCARD', wait)
+      if count == 0 then set_score('lines:' .. key, lane, false) end
+      if #found < 2 * wanted and count > #found / 2 then
+        local behind = call('ZRANGEBYSCORE', wait, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
+        first = behind and math.min(first or math.huge, tonumber(behind))
+      end
+      total = total and total + count
+      return found
+    end
+
+    local function take_rows()
+      table.sort(rows, claims_first)
+      for i = 1, math.min(#rows, most - #stamps) do
+        stamps[#stamps + 1] = rows[i].stamp
+        lane_of[#stamps] = rows[i].lane
+      end
+      rows = {}
+    end
+
+    local lanes
+    repeat
+      lanes = call('ZRANGE', root .. 'lines:' .. key, from, from + PAGE - 1, 'WITHSCORES')
+      if from == 0 and not lanes[3] then  -- one lane, as nearly always
+        local found = lanes[1] and look_at(lanes[1]) or {}
+        for i = 1, #found, 2 do stamps[#stamps + 1] = found[i] end
+        return stamps, {lanes[1]}, first, total
+      end
+      for n = 1, #lanes, 2 do
+        if lanes[n + 1] ~= priority then
+          take_rows()
+          priority = lanes[n + 1]
+          if #stamps >= most then return stamps, lane_of, first, nil end
+        end
+        local found = look_at(lanes[n])
+        for i = 1, #found, 2 do
+          rows[#rows + 1] = {stamp = found[i], at = tonumber(found[i + 1]), lane = lanes[n]}
+        end
+      end
+      from = from + PAGE
+    until #lanes < 2 * PAGE
+    take_rows()
+    return stamps, lane_of, first, total
+  end
+
+  -- Whether a row waits at a gate that is due, and of no paused queue.
+  local function has_due(key, now)
+    if due_at(key, now, 1)[1] then return true end
+    for _, member in ipairs(call('ZRANGEBYSCORE', root .. 'later:' .. key, '-inf', now, 'LIMIT', 0, PAGE)) do
+      if not is_closed(gated.parse_later(member)) then return true end
+    end
+    return false
   end
 
   -- Read a new row that is parked at a gate, by its state; nil if it is not parked. A row that has several gates, is
@@ -113,7 +216,7 @@ local function gate_tools()
   -- Let rows pass the gates that were touched, and then those behind them, first in, first out: a gate behind others
   -- sees what has passed all of them. Return whether there is a new time at which a gate may let a row pass.
   local function admit_touched()
-    local touched, queue, queued, head, next_at_set, closed_queues = gated.touched, {}, {}, 1, false, nil
+    local touched, queue, queued, head, next_at_set = gated.touched, {}, {}, 1, false
     local work_left = MAX_WORK
     gated.touched = {}
 
@@ -123,71 +226,10 @@ local function gate_tools()
       queued[key] = true
     end
 
-    local function is_closed(lane)
-      if not closed_queues then
-        closed_queues = {}
-        for _, name in ipairs(call('SMEMBERS', root .. 'paused')) do closed_queues[name] = true end
-      end
-      return closed_queues[queue_of(lane)]
-    end
-
     local clock, clock_text
     local function instant(now)
       if now ~= clock then clock, clock_text = now, string.format('%.0f', now) end
       return clock_text
-    end
-
-    -- Return the stamps of the first due rows at a gate, in claim order, at most `most`, and their lanes: one lane if
-    -- all are in it. Rows of paused queues are left out. `lanes` has each lane and its priority.
-    local function due_at(key, lanes, now, most)
-      if not lanes[3] then  -- one lane, as nearly always
-        if not lanes[1] or is_closed(lanes[1]) then return {}, {} end
-        local wait = root .. gated.wait_key(key, lanes[1])
-        return call('ZRANGEBYSCORE', wait, '-inf', now, 'LIMIT', 0, most), {lanes[1]}
-      end
-      local stamps, lane_of, n = {}, {}, 1
-      while lanes[n] and #stamps < most do
-        local priority, rows = lanes[n + 1], {}
-        while lanes[n] and lanes[n + 1] == priority do
-          if not is_closed(lanes[n]) then
-            local found = call('ZRANGEBYSCORE', root .. gated.wait_key(key, lanes[n]), '-inf', now, 'WITHSCORES',
-              'LIMIT', 0, most - #stamps)
-            for i = 1, #found, 2 do
-              rows[#rows + 1] = {stamp = found[i], at = tonumber(found[i + 1]), lane = lanes[n]}
-            end
-          end
-          n = n + 2
-        end
-        table.sort(rows, function(a, b)
-          if a.at ~= b.at then return a.at < b.at end
-          return a.stamp < b.stamp
-        end)
-        for i = 1, math.min(#rows, most - #stamps) do
-          stamps[#stamps + 1] = rows[i].stamp
-          lane_of[#stamps] = rows[i].lane
-        end
-      end
-      return stamps, lane_of
-    end
-
-    -- Return the first due time after `now` of the rows at a gate, those of paused queues too. Drops lanes without rows
-    -- from the index, and the gate from `waited` if no lane has any.
-    local function first_delayed(key, lanes, now)
-      local first, is_waited = nil, false
-      for n = 1, #lanes, 2 do
-        local wait = root .. gated.wait_key(key, lanes[n])
-        local found = call('ZRANGEBYSCORE', wait, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-        if found[1] then
-          first = math.min(first or math.huge, tonumber(found[2]))
-        end
-        if found[1] or call('EXISTS', wait) == 1 then
-          is_waited = true
-        else
-          set_score('lines:' .. key, lanes[n], false)
-        end
-      end
-      if not is_waited then set_member('waited', key, false) end
-      return first
     end
 
     -- The rows that have moved, as id and state; of those that have passed all gates also run_at and stamp, by lane.
@@ -300,13 +342,15 @@ local function gate_tools()
       return sub(state, shape.names, shape.due), shape
     end
 
-    -- Read a gate, its lanes, how many rows hold a slot, how many may pass at a time by the slots, and the first rows.
+    -- Read a gate, how many rows hold a slot, how many may pass at a time by the slots, and the first rows.
     local function read_gate(key, now)
       local gate, known = gate_of(key)
-      local lanes = call('ZRANGE', root .. 'lines:' .. key, 0, -1, 'WITHSCORES')
+      local may_be_delayed = gate.next_at or gated.entered[key] or not known
+      local is_whole = not (may_be_delayed and (gate.next_at or 0) <= now or gated.entered[key])
+        or promote(key, instant(now))
       local held = gated.count_slots(key)
       if not known then  -- another program has deleted it: the rows know its bounds
-        local stamp = due_at(key, lanes, '+inf', 1)[1]
+        local stamp = due_at(key, '+inf', 1)[1]
         local row = stamp and row_of(sub(stamp, 21))
         local place = row and row.flow and gated.place_of(row)
         if place and place.at[key] then rule.new_bounds(gate, gated.declared_bounds(place, place.at[key])) end
@@ -314,17 +358,17 @@ local function gate_tools()
       local interval = gate.bounds.interval
       local batch = interval and math.min(BATCH, gate.bounds.burst or 1) or BATCH
       local may_pass = math.min(batch, rule.free_slots(gate.bounds, held))
-      local stamps, lane_of, ids, total = {}, {}, {}, nil
+      local stamps, lane_of, ids, first, total = {}, {}, {}, nil, nil
       if may_pass > 0 or now < gate.closed then
         -- One more row than may pass tells when that one may pass, or that more may.
         local one_more = interval or may_pass == BATCH or now < gate.closed
-        stamps, lane_of = due_at(key, lanes, instant(now), one_more and may_pass + 1 or may_pass)
+        stamps, lane_of, first, total = due_at(key, instant(now), one_more and may_pass + 1 or may_pass)
         for i = 1, #stamps do ids[i] = sub(stamps[i], 21) end
-        if not lanes[3] then total = lanes[1] and call('ZCARD', root .. gated.wait_key(key, lanes[1])) or 0 end
       end
       return {
-        gate = gate, known = known, lanes = lanes, held = held, may_pass = may_pass, stamps = stamps, lane_of = lane_of,
-        ids = ids, total = total,  -- how many rows wait, if it is known
+        gate = gate, held = held, may_pass = may_pass, stamps = stamps, lane_of = lane_of, ids = ids, first = first,
+        total = total,  -- how many rows wait, if it is known
+        is_whole = is_whole, may_be_delayed = may_be_delayed,
       }
     end
 
@@ -346,13 +390,12 @@ local function gate_tools()
         end
       end
       if any_stale then return true end
-      local may_be_delayed = gate.next_at or gated.entered[key] or not seen.known or seen.may_pass > 0 and not stamps[1]
-      local more_wait = not seen.total or seen.total > #stamps
-      local delayed = may_be_delayed and more_wait and first_delayed(key, seen.lanes, instant(now))
+      local later = seen.may_be_delayed and call('ZRANGE', root .. 'later:' .. key, 0, 0, 'WITHSCORES')[2]
+      local delayed = later and math.min(tonumber(later), seen.first or math.huge) or seen.first
       charge(key, gate, now)
       local count = rule.admit(gate, seen.held, now, weights)
       if count > 0 then move_rows(key, rows, count, now) end
-      if count == seen.total then set_member('waited', key, false) end
+      if count == seen.total and not later then set_member('waited', key, false) end
       if delayed then gate.next_at = math.min(math.max(delayed, gate.closed), gate.next_at or math.huge) end
       next_at_set = save_gate(key, gate) or next_at_set
       return seen.may_pass < count and count == n
@@ -404,7 +447,12 @@ local function gate_tools()
         end
         local found = seen[key] or read_gate(key, now)
         seen[key] = nil
-        if admit_first(key, now, found) then enqueue(key, now) end
+        if not found.is_whole then  -- rows before these may be due, too: another call of a script goes on
+          make_due(key)
+          next_at_set = true
+        elseif admit_first(key, now, found) then
+          enqueue(key, now)
+        end
       end
     end
     gated.touched_at, gated.entered = {}, {}
@@ -415,7 +463,7 @@ local function gate_tools()
   known_tools = {
     gate_of = gate_of, save_gate = save_gate, make_due = make_due, count_waiting = count_waiting,
     admit_touched = admit_touched, rule = rule, new_row = new_row, enter_all = enter_all, unparked = unparked,
-    starts_of = starts_of, charge = charge,
+    starts_of = starts_of, charge = charge, has_due = has_due,
   }
   return known_tools
 end
