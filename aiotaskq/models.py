@@ -284,6 +284,8 @@ class WorkerRow(Base):
     wanted_concurrency: Mapped[int | None] = mapped_column(Integer)
     # The types that it can run, as a JSON list; NULL where that is not known.
     types: Mapped[str | None] = mapped_column(LongText)
+    # The limits that its handlers declare, likewise.
+    limits: Mapped[str | None] = mapped_column(LongText)
 
 
 class NoteRow(Base):

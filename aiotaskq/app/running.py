@@ -251,6 +251,7 @@ class Running(Registry):
             schedules = options.scheduler and self._has_schedules()
             if schedules:
                 await self.scheduler.declare([make() for make in self.registered.schedules.values()])
+            await worker.limits.declare()
             await worker.start()
             await self._start_watching(options.queues)
             await self._retention.start()

@@ -91,6 +91,8 @@ class GateChange(msgspec.Struct, frozen=True, kw_only=True):
     """The new values of some bounds, by their names in ``Bounds``; all bounds are fixed then, unless ``declared``."""
     declared: bool = False
     """Whether the bounds are no longer fixed: the next push declares others."""
+    unless_fixed: bool = False
+    """Whether nothing is changed where an operator has set bounds."""
     closed_until: int | None = None
     """Microseconds UTC; 0 opens the gate."""
     closed_at_least: int = 0
@@ -204,6 +206,8 @@ def due_by(gate: Gate, at: int) -> Gate:
 
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:
     """Return the gate, which is ``charged``, after a change; a backend then admits what may pass it."""
+    if change.unless_fixed and gate.fixed:
+        return gate
     gate = _bounded(gate, replace(gate.bounds, **change.bounds), now) if change.bounds else gate
     closed_until = gate.closed_until if change.closed_until is None else change.closed_until
     tat = gate.tat

@@ -7,6 +7,7 @@ which gates let tasks pass.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import date, timedelta
@@ -195,6 +196,18 @@ class Gating:
             found.setdefault(self.label(spec), []).append(replace(spec, **same))
         return found
 
+    @property
+    def labels(self) -> list[str]:
+        """The names of the gates; see ``label``."""
+        return list(dict.fromkeys(map(self.label, self.specs)))
+
+    def bounds_of(self, key: str) -> Bounds | None:
+        """Return what is declared for a gate; None if it is no gate of the type, or its bounds depend on the params."""
+        specs = [spec for spec in self.specs if names_gate(self.label(spec), key)]
+        if any(isinstance(spec, Fair) and _is_evaluated(spec.weight) for spec in specs):
+            return None
+        return functools.reduce(_both, [spec.bounds(_no_params) for spec in specs]) if specs else None
+
     def gated(self, task: Task) -> Task:
         """Return the task with its gates, parked at the first; as it is if it has none. Raises ValidationError."""
         flow = self.flow(task.params)
@@ -238,6 +251,15 @@ class Gating:
         if len(set(weights.values())) == 1:
             return Flow(gates=tuple(gates.items()), weight=next(iter(weights.values())))
         return Flow(gates=tuple(gates.items()), weights=tuple((key, n) for key, n in weights.items() if n != 1))
+
+
+def names_gate(label: str, key: str) -> bool:
+    """Return whether the gate with this key is the one of a label, or one of those for each value of its key."""
+    return len(key) > len(label) and key.startswith(label) if label.endswith(":") else key == label
+
+
+def _no_params(field: str, of: Of) -> Any:
+    raise AssertionError(f"{field} needs params")  # pragma: no cover - its callers leave out what does
 
 
 def specs_of(limit: object = None, rate: object = None, fair: object = None) -> tuple[Spec, ...]:

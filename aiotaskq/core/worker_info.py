@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 MOST_TYPES = 500
-"""Task types that a worker tells of: its row is written with each heartbeat."""
+"""Task types, and limits, that a worker tells of: its row is written with each heartbeat."""
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):
@@ -37,6 +37,9 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """The types of the tasks that it can run, sorted; None where that is not known, or they are too many.
 
     Of a type with a version also each version, as ``order@2``."""
+    limits: tuple[str, ...] | None = None
+    """The limits that its handlers declare, sorted, those with a key as ``tenant:``; None where that is not known, or
+    they are too many."""
 
     def claims_from(self, queue: str) -> bool:
         """Return whether it claims from this queue."""
@@ -50,7 +53,7 @@ class WorkerInfo(msgspec.Struct, frozen=True):
         return f"{type}@{version}" in versions if versions else version == 1
 
 
-def told_types(names: Iterable[str]) -> tuple[str, ...] | None:
-    """Return the types as a worker tells of them; None if they are more than ``MOST_TYPES``."""
+def told_names(names: Iterable[str]) -> tuple[str, ...] | None:
+    """Return types or limits as a worker tells of them; None if they are more than ``MOST_TYPES``."""
     known = tuple(names)
     return tuple(sorted(known)) if len(known) <= MOST_TYPES else None

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
-from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups
+from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.gate import GateChange, GateState
+from aiotaskq.core.gate import Bounds, GateChange, GateState
 from aiotaskq.core.instants import instant
-from aiotaskq.core.limits import Rate
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.limits import Rate, names_gate
+from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL, group_of_budget
 from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.handler import Handler, declared_bounds, told_limits
 
 MOST_LISTED = 100_000
 
@@ -63,18 +65,12 @@ class Limits:
     Those of the budgets of groups are listed, but not changed here: that raises ValidationError.
     """
 
-    def __init__(
-        self,
-        gates: Gates,
-        groups: Groups,
-        clock: Clock,
-        get: Callable[[Sequence[str]], Awaitable[Sequence[Task | None]]],
-    ) -> None:
-        """For ``tq.limits``; ``get`` reads tasks by their ids."""
-        self._gates = gates
-        self._groups = groups
+    def __init__(self, backend: Backend, clock: Clock, handlers: Mapping[str, Handler]) -> None:
+        """For ``tq.limits``; ``handlers`` are those that are registered in this process."""
+        self._backend = backend
+        self._gates = backend.gates
         self._clock = clock
-        self._get = get
+        self._handlers = handlers
 
     async def list(self, limit: int = 1_000, *, prefix: str = "") -> list[LimitState]:
         """Return the first gates that are in use or were set, by their keys; with ``prefix`` those that begin so.
@@ -128,18 +124,26 @@ class Limits:
             raise ValidationError(f"rate: Rate(100, per=60) is needed (got {rate!r:.40})")
         if not changes:
             raise ValidationError("set: name what to set: cap, rate, window or max_waiting")
+        declared = declared_bounds(self._handlers, check_key("key", key))
+        if declared is not None and not await self._gates.find([key]):
+            changes = msgspec.structs.asdict(declared) | changes
         return await self._change(key, GateChange(bounds=changes), "set")
 
     async def reset(self, key: str) -> LimitState:
-        """Let the bounds be those that pushes declare again: now those of a task that waits here, then of each push.
+        """Let the bounds be those that pushes declare again: now those that this process declares, then of each push.
 
-        Where no task waits or holds a slot, those that were set stay until the next push. Raises ValidationError.
+        Where no handler here declares any, now those of a task that waits or holds a slot; without one, those that were
+        set stay until the next push. Raises ValidationError, and NotFound where nothing has declared the gate.
         """
+        declared = declared_bounds(self._handlers, check_key("key", key)) or await self._pushed_bounds(key)
+        bounds = {} if declared is None else msgspec.structs.asdict(declared)
+        return await self._change_known(key, GateChange(bounds=bounds, declared=True), "reset")
+
+    async def _pushed_bounds(self, key: str) -> Bounds | None:
         held, waiting = await self.tasks(key, 1)
-        rows = await self._get([*waiting, *held]) if held or waiting else ()
+        rows = await self._backend.get([*waiting, *held]) if held or waiting else ()
         gates = [gate for task in rows if task is not None and task.flow is not None for gate in task.flow.gates]
-        declared = next((msgspec.structs.asdict(bounds) for name, bounds in gates if name == key), {})
-        return await self._change(key, GateChange(bounds=declared, declared=True), "reset")
+        return next((bounds for name, bounds in gates if name == key), None)
 
     async def close(
         self,
@@ -150,21 +154,41 @@ class Limits:
     ) -> LimitState:
         """Let no task pass for so many seconds, or until an instant, or without both until ``open``.
 
-        ``until`` is an aware datetime or epoch seconds. Tasks that have passed go on. Raises ValidationError.
+        ``until`` is an aware datetime or epoch seconds. Tasks that have passed go on. Raises ValidationError, and
+        NotFound where nothing has declared the gate.
         """
-        return await self._change(key, GateChange(closed_until=self._until(seconds, until)), "close")
+        return await self._change_known(key, GateChange(closed_until=self._until(seconds, until)), "close")
 
     async def close_for(self, key: str, seconds: float | timedelta) -> LimitState:
         """As ``close``, but a gate that is closed for longer stays so: for handlers that are told to slow down."""
-        return await self._change(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
+        return await self._change_known(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
 
     async def open(self, key: str) -> LimitState:
-        """Open a closed gate now. Raises ValidationError for the gate of a budget, as each verb that changes a gate."""
-        return await self._change(key, GateChange(closed_until=0), "open")
+        """Open a closed gate now. Raises ValidationError for the gate of a budget, as each verb that changes a gate.
+
+        Raises NotFound where nothing has declared it.
+        """
+        return await self._change_known(key, GateChange(closed_until=0), "open")
 
     async def charge(self, key: str, tokens: int) -> LimitState:
-        """Take tokens from the rate of a gate in addition; less than 0 gives some back. Raises ValidationError."""
-        return await self._change(key, GateChange(charge=check_int("tokens", tokens, -INT32)), "charge")
+        """Take tokens from the rate of a gate in addition; less than 0 gives some back.
+
+        Raises ValidationError, also for a gate without a rate, and NotFound where nothing has declared it.
+        """
+        return await self._change_known(key, GateChange(charge=check_int("tokens", tokens, -INT32)), "charge")
+
+    async def declare(self) -> None:
+        """Give the gates without a key that are in use the bounds that the handlers of this process declare.
+
+        What an operator has set stays. So a backlog has the limits of the code that runs.
+        """
+        labels = sorted(label for label in told_limits(self._handlers) if not label.endswith(":"))
+        for state in await self._gates.find(labels, len(labels)) if labels else ():
+            gate, bounds = state.gate, declared_bounds(self._handlers, state.gate.key)
+            if bounds is not None and not gate.fixed and gate.bounds != bounds:
+                change = GateChange(bounds=msgspec.structs.asdict(bounds), declared=True, unless_fixed=True)
+                await self._gates.change(gate.key, change, self._clock.now())
+                log.info("limit {}: takes the bounds that this version declares", printable(gate.key))
 
     def _until(self, seconds: float | timedelta | None, until: float | datetime | None) -> int:
         if seconds is not None and until is not None:
@@ -172,6 +196,38 @@ class Limits:
         if until is not None:
             return instant("until", until)
         return self._clock.now() + int((TEN_YEARS if seconds is None else check_seconds("seconds", seconds)) * SECOND)
+
+    async def _change_known(self, key: str, change: GateChange, verb: str) -> LimitState:
+        """Change a gate that is in use, or that handlers of this process, or of a worker, declare."""
+        await self._check_no_budget(check_key("key", key))
+        found = await self._gates.find([key])
+        if not found and not any(names_gate(label, key) for label in told_limits(self._handlers)):
+            await self._check_told(key)
+        declared = declared_bounds(self._handlers, key)
+        bounds, fixed = (found[0].gate.bounds, found[0].gate.fixed) if found else (Bounds(), False)
+        if change.charge and bounds.interval is None:
+            if fixed or declared is None or declared.interval is None:
+                raise ValidationError(
+                    f"charge: limit {printable(key)} has no rate to take tokens from; "
+                    "declare one, or set it: limits.set(key, rate=Rate(100, per=60))"
+                )
+            change = replace(change, bounds=msgspec.structs.asdict(declared), declared=True)
+        return await self._change(key, change, verb)
+
+    async def _check_told(self, key: str) -> None:
+        """Raise NotFound for a gate that is not there and that no worker tells of."""
+        known = set(told_limits(self._handlers))
+        for worker in await self._backend.workers.all() if self._backend.workers is not None else ():
+            if worker.limits is None or any(names_gate(label, key) for label in worker.limits):
+                return
+            known.update(worker.limits)
+        known.update(state.gate.key for state in await self._gates.find())
+        close = difflib.get_close_matches(key, sorted(known), n=1)
+        guess = f"; did you mean {close[0]!r}?" if close else ""
+        raise NotFound(
+            f"limit {key!r}: no handler declares it, and no task has passed it{guess} "
+            "(limits list shows those in use; limits set makes one)"
+        )
 
     async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:
         await self._check_no_budget(check_key("key", key))
@@ -184,7 +240,7 @@ class Limits:
         if not key.startswith(BUDGET):
             return
         group_id = key.removeprefix(BUDGET)
-        (group,) = await self._groups.get([group_id])
+        (group,) = await self._backend.groups.get([group_id])
         if group is not None and group.budget:
             raise ValidationError(
                 f"{printable(key)}: this gate is opened and closed by the budget of group {printable(group_id)} alone; "

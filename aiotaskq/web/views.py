@@ -121,7 +121,8 @@ def worker_view(info: WorkerInfo) -> WorkerView:
     names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
     known = {name: getattr(info, name) for name in names}
     known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
-    known |= {name: None if (found := getattr(info, name)) is None else list(found) for name in ("queues", "types")}
+    lists = {name: getattr(info, name) for name in ("queues", "types", "limits")}
+    known |= {name: None if found is None else list(found) for name, found in lists.items()}
     return WorkerView(id=info.owner, **known)
 
 

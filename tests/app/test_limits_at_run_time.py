@@ -121,7 +121,7 @@ async def test_a_handler_closes_and_charges_a_gate() -> None:
 async def test_from_threads() -> None:
     tq = aiotaskq.sync.TaskQ("memory://")
 
-    @tq.task(limit=Limit(1, name="api"))
+    @tq.task(limit=Limit(1, name="api"), rate=Rate(1_000, name="api", burst=100))
     def call() -> None:
         aiotaskq.sync.current_task().close("api", 3600)
         aiotaskq.sync.current_task().charge("api", 1)

@@ -72,8 +72,10 @@ def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.out("limits", "set", "tenant:42", "20") == "tenant:42: 20 at a time, 9 may wait, set by hand\n"
     assert cli.json("limits", "set", "api", "--rate", "50", "--per", "10", "--burst", "3")["rate"] == 5
     assert cli.out("limits", "close", "api", "3600").startswith("api: 5 per second, burst 3, closed for ")
-    assert cli.json("limits", "close", "new")["closed_until"] > "2030"
-    assert cli.out("limits", "close", "new") == "new: no bounds; no push has declared it, closed until opened\n"
+    for verb in ("close", "open", "reset"):
+        said = cli.fails("limits", verb, "apii")
+        assert "limit 'apii': no handler declares it, and no task has passed it; did you mean 'api'?" in said
+    assert cli.json("limits", "close", "api")["closed_until"] > "2030"
     assert cli.json("limits", "open", "api")["closed_until"] is None
     assert cli.json("limits", "reset", "api")["fixed"] is False
     code, _, err = cli.run("limits", "set", "api")

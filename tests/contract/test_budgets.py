@@ -374,8 +374,8 @@ async def test_only_a_larger_budget_opens_its_gate(store: Store) -> None:
         assert not await handle.set_budget({"tokens": 11})
         with pytest.raises(ValidationError, match="alone"):
             await tq.limits.open(key)
-        await tq.limits.close("budget:other", 60)  # a gate of a limit, of which the parameter is named so
-        assert (await tq.limits.set("budget:other", 5)).cap == 5
+        assert (await tq.limits.set("budget:other", 5)).cap == 5  # a gate of a limit whose parameter is named so
+        assert (await tq.limits.close("budget:other", 60)).closed_until is not None
 
 
 async def test_a_member_that_is_edited_keeps_its_budget(store: Store) -> None:

@@ -11,7 +11,7 @@ from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.steps import NewStep, Step
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.worker_info import MOST_TYPES, told_types
+from aiotaskq.core.worker_info import MOST_TYPES, told_names
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
 
 MINUTE, DAY = 60 * SECOND, 86_400 * SECOND
@@ -95,7 +95,7 @@ async def test_the_steps_of_several_tasks_are_read_at_once(backend: Backend) -> 
 
 
 def test_a_worker_tells_of_its_types_unless_they_are_too_many() -> None:
-    assert told_types({"b": 1, "a": 2}) == ("a", "b")
-    assert told_types([]) == ()
-    assert len(told_types(map(str, range(MOST_TYPES))) or ()) == MOST_TYPES
-    assert told_types(map(str, range(MOST_TYPES + 1))) is None
+    assert told_names({"b": 1, "a": 2}) == ("a", "b")
+    assert told_names([]) == ()
+    assert len(told_names(map(str, range(MOST_TYPES))) or ()) == MOST_TYPES
+    assert told_names(map(str, range(MOST_TYPES + 1))) is None

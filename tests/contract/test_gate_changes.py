@@ -9,14 +9,16 @@ import pytest
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange
-from aiotaskq.core.limits import Rate
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.limits import Limit, Rate
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import NotFound
+from aiotaskq.runtime.handler import Handler, gating_of
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
@@ -25,9 +27,9 @@ from tests.support.rows import LEASE, NOW, new, read
 ROUNDS = 8
 
 
-async def _others(store: Store) -> Gates:
-    """The gates of the store as another process has them, if one can have it."""
-    return (await store.another() if store.backend.shared else store.backend).gates
+async def _other(store: Store) -> Backend:
+    """The store as another process has it, if one can have it."""
+    return await store.another() if store.backend.shared else store.backend
 
 
 async def _gate(store: Store) -> Gate:
@@ -39,7 +41,7 @@ async def test_gates_are_listed_by_the_beginnings_of_their_keys(store: Store) ->
     keys = [f"{first}:{n}" for first in ("tenant", "tenants", "user", "ü") for n in range(4)]
     for key in keys:
         await store.backend.gates.change(key, GateChange(bounds={"cap": 1}), NOW)
-    limits = Limits(store.backend.gates, store.backend.groups, VirtualClock(NOW), store.backend.get)
+    limits = Limits(store.backend, VirtualClock(NOW), {})
     assert sorted(each.key for each in await limits.list()) == sorted(keys)
     assert [each.key for each in await limits.list(prefix="tenant:")] == [f"tenant:{n}" for n in range(4)]
     assert [each.key for each in await limits.list(2, prefix="tenant")] == ["tenant:0", "tenant:1"]
@@ -48,7 +50,7 @@ async def test_gates_are_listed_by_the_beginnings_of_their_keys(store: Store) ->
 
 
 async def test_of_changes_of_different_bounds_at_once_each_counts(store: Store) -> None:
-    gates = [store.backend.gates, await _others(store)]
+    gates = [store.backend.gates, (await _other(store)).gates]
     for n in range(1, ROUNDS):
         await asyncio.gather(
             gates[0].change("g", GateChange(bounds={"cap": n}), NOW),
@@ -61,9 +63,8 @@ async def test_of_changes_of_different_bounds_at_once_each_counts(store: Store) 
 
 async def test_of_the_verbs_of_operators_at_once_each_counts(store: Store) -> None:
     clock = VirtualClock(NOW)
-    groups = store.backend.groups
-    get = store.backend.get
-    one, two = Limits(store.backend.gates, groups, clock, get), Limits(await _others(store), groups, clock, get)
+    one, two = Limits(store.backend, clock, {}), Limits(await _other(store), clock, {})
+    await one.set("g", 0)
     for n in range(1, ROUNDS):
         await asyncio.gather(
             one.set("g", n),
@@ -238,7 +239,7 @@ async def test_an_interrupted_pause_is_mended(shared_store: Store, monkeypatch: 
 
 async def test_a_reset_lets_waiting_tasks_pass_by_what_they_declare(store: Store) -> None:
     backend = store.backend
-    limits = Limits(backend.gates, backend.groups, VirtualClock(NOW + SECOND), backend.get)
+    limits = Limits(backend, VirtualClock(NOW + SECOND), {})
     await limits.set("g", 0, max_waiting=9, rate=Rate(1, per=60))
     flow = Flow(gates=(("g", Bounds(cap=2)),))
     tasks = [parked(new(flow=flow, seq=NOW + number), NOW) for number in range(4)]
@@ -250,4 +251,34 @@ async def test_a_reset_lets_waiting_tasks_pass_by_what_they_declare(store: Store
     assert [task.task_id for task in claimed] == [task.task_id for task in tasks[:2]]
     await limits.set("g", 5)
     assert (await limits.reset("g")).cap == 2
-    assert (await limits.reset("none")).cap is None
+    await limits.set("none", 5)
+    assert (await limits.reset("none")).cap == 5  # nothing says what pushes declare
+    with pytest.raises(NotFound):
+        await limits.reset("unknown")
+
+
+@pytest.mark.parametrize("cap", [1, 5])
+async def test_a_worker_gives_the_backlog_the_limits_of_its_code(store: Store, cap: int) -> None:
+    backend, clock = store.backend, VirtualClock(NOW + SECOND)
+    tasks = [new(flow=Flow(gates=((key, Bounds(cap=3)),)), seq=NOW) for key in ("all", "set", "tenant:a")] * 6
+    await backend.push([parked(task.replace(task_id=new_id(), seq=NOW + n), NOW) for n, task in enumerate(tasks)])
+    limits = Limits(backend, clock, {})
+    await limits.set("set", 4)
+    code = {name: handler_of(name, Limit(cap, name=name)) for name in ("all", "set", "unused")} | {
+        "export": handler_of("export", Limit(cap, key="tenant"))
+    }
+    deployed = Limits(backend, clock, code)
+    await deployed.declare()
+    found = {state.key: (state.cap, state.held, state.fixed) for state in await limits.list()}
+    # Those with a key follow with the next push of that key, or a reset.
+    assert found == {"all": (cap, max(3, cap), False), "set": (4, 4, True), "tenant:a": (3, 3, False)}
+    state = await deployed.reset("tenant:a")
+    assert (state.cap, state.held) == (cap, max(3, cap))
+    assert (await deployed.reset("set")).cap == cap
+
+
+def handler_of(name: str, limit: Limit) -> Handler:
+    async def run(tenant: str = "a") -> None: ...
+
+    handler = Handler(name=name, function=run, executor="loop")
+    return replace(handler, gating=gating_of(handler, [limit]))

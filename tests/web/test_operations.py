@@ -327,6 +327,9 @@ async def test_limits_are_listed_and_changed(ask: Ask, tq: TaskQ) -> None:
     assert (await ask.post("limits/openai/close", json={"seconds": 60})).json()["closed_until"].endswith("Z")
     assert (await ask.post("limits/openai/open")).json()["closed_until"] is None
     assert (await ask.post("limits/openai/reset")).json()["fixed"] is False
+    for verb in ("close", "open", "reset"):
+        answer = await ask.post(f"limits/opanai/{verb}", json={} if verb == "close" else None)
+        refused(answer, 404, "NotFound", "did you mean 'openai'?")
     assert [each["key"] for each in (await ask.get("limits")).json()["limits"]] == ["openai"]
 
 

@@ -106,7 +106,7 @@ class RedisGates(Gates):
         bounds = _encode(change.bounds) if change.bounds else b""
         closed = "" if change.closed_until is None else change.closed_until
         words = (self._hint, key, now, bounds, int(change.declared), closed, change.closed_at_least, change.charge)
-        text, later = await self._redis.run(scripts.GATES_CHANGE, *words)
+        text, later = await self._redis.run(scripts.GATES_CHANGE, *words, int(change.unless_fixed))
         self._listeners.receive(READY)
         if later:
             self._listeners.receive(GATES)

@@ -23,7 +23,7 @@ from aiotaskq.models import WorkerRow
 _W: Any = WorkerRow.__table__
 _ID = bindparam("b_owner", type_=String)
 _NAMES = WorkerInfo.__struct_fields__
-_LISTS = ("queues", "types")
+_LISTS = ("queues", "types", "limits")
 _READ = select(*(_W.c[name] for name in _NAMES))
 _HEARTBEAT = update(_W).where(_W.c.owner == _ID)
 _REMOVE = delete(_W).where(_W.c.owner == _ID, _W.c.lease_until == bindparam("b_until", type_=BigInteger))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
 
@@ -48,11 +49,21 @@ class Settled(Protocol):
         """Write an outcome; return the new state, None if the task has changed since it was read."""
 
 
+class Registered(Protocol):
+    """What knows the registered handlers."""
+
+    handlers: Mapping[str, Handler]
+
+
 class Operated(Settled, Protocol):
     """What the operator's verbs need of the queue that they act on."""
 
     edits: Edits
     step_verbs: StepVerbs
+
+    @property
+    def groups(self) -> Registered:
+        """The verbs on groups, which know the registered handlers."""
 
 
 def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(Status)) -> tuple[Status, ...]:

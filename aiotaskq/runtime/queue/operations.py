@@ -70,8 +70,7 @@ class Operations(ABC, Generic[Retried_co]):
     @property
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
-        backend = self._operated.backend
-        return Limits(backend.gates, backend.groups, self._operated.clock, backend.get)
+        return Limits(self._operated.backend, self._operated.clock, self._operated.groups.handlers)
 
     @property
     def workers(self) -> Workers:

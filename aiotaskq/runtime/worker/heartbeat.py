@@ -17,7 +17,7 @@ from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import DEAD_AFTER
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import WorkerInfo, told_types
+from aiotaskq.core.worker_info import WorkerInfo, told_names
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 from aiotaskq.runtime.owner import fresh_owner, renewing
@@ -53,7 +53,7 @@ class Heartbeat:
         fenced: Callable[[], None],
         unknown: Callable[[Sequence[Key]], None] = lambda _keys: None,
         describe: Callable[[], tuple[tuple[str, ...] | None, int, int]] = lambda: (None, 0, 0),
-        types: Callable[[], Iterable[str]] = tuple,
+        told: Callable[[], tuple[Iterable[str], Iterable[str]]] = lambda: ((), ()),
         steered: Callable[[bool, int | None], None] = lambda _quiet, _concurrency: None,
     ) -> None:
         """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds.
@@ -62,9 +62,9 @@ class Heartbeat:
         for each delivery that was held: whether its cancel was requested, None if it is lost. ``fenced`` is called when
         no renewal was answered for a whole lease: other workers may have the tasks. ``unknown`` is called with
         deliveries that this worker has in the store, and that it will never run. ``describe`` returns the queues, the
-        concurrency and the number of running tasks for the registry, ``types`` what it can run, from any thread.
-        ``steered`` is called on the worker's loop when others have asked for something else: whether to be quiet, and
-        for how many slots.
+        concurrency and the number of running tasks for the registry, ``told`` the types that it can run and the limits
+        that its handlers declare, from any thread. ``steered`` is called on the worker's loop when others have asked
+        for something else: whether to be quiet, and for how many slots.
         """
         self.owner = fresh_owner(WORKER)
         """The id under which the worker claims. Only the worker's loop uses it, and replaces it."""
@@ -77,7 +77,7 @@ class Heartbeat:
         self._answered = answered
         self._fenced = fenced
         self._unknown = unknown
-        self._describe, self._types = describe, types
+        self._describe, self._told = describe, told
         self._steered = steered
         self._asked: tuple[bool, int | None] = (False, None)
         self._held: set[Key] = set()  # on the worker's loop
@@ -185,7 +185,7 @@ class Heartbeat:
             now + self._lease,
             *self._describe(),
             *self._asked,
-            told_types(self._types()),
+            *map(told_names, self._told()),
         )
 
     async def _register(self, owner: str) -> None:

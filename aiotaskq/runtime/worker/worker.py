@@ -22,7 +22,7 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.handler import Handler, told
+from aiotaskq.runtime.handler import Handler, told, told_limits
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.worker.execution import Execution, retrieve
@@ -122,7 +122,7 @@ class Worker:
             fenced=lambda: self.leases.fenced(),
             unknown=lambda keys: self.chore(self.leases.give_back_unknown(keys)),
             describe=lambda: (self.queues, self.concurrency, len(self.executions) - self.runner.batches.without_slot),
-            types=lambda: told(handlers),
+            told=lambda: (told(handlers), told_limits(handlers)),
             steered=self._steered,
         )
         self.tally = Tally(backend.history, clock) if history else None

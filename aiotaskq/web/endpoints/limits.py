@@ -74,19 +74,20 @@ async def set_limit(call: Call) -> ApiResponse:
     Success(200, "Closed, for every process", LimitView, EXAMPLE),
     body=CloseBody,
     example={"seconds": 60},
+    problems=(404,),
 )
 async def close_limit(call: Call) -> ApiResponse:
     """Let no task pass for some seconds, or until the limit is opened."""
     return respond(limit_view(await call.tq.limits.close(_key(call), call.body.seconds)))
 
 
-@limits("POST", "/limits/{key}/open", Success(200, "Open", LimitView, EXAMPLE))
+@limits("POST", "/limits/{key}/open", Success(200, "Open", LimitView, EXAMPLE), problems=(404,))
 async def open_limit(call: Call) -> ApiResponse:
     """Open a closed limit."""
     return respond(limit_view(await call.tq.limits.open(_key(call))))
 
 
-@limits("POST", "/limits/{key}/reset", Success(200, "Reset", LimitView, EXAMPLE))
+@limits("POST", "/limits/{key}/reset", Success(200, "Reset", LimitView, EXAMPLE), problems=(404,))
 async def reset_limit(call: Call) -> ApiResponse:
     """Take the bounds that pushes declare again: now those of a task that waits, then those of each push."""
     return respond(limit_view(await call.tq.limits.reset(_key(call))))

@@ -41,6 +41,7 @@ EXAMPLE: dict[str, Any] = {
     "quiet": False,
     "wanted_concurrency": None,
     "types": ["send"],
+    "limits": ["openai", "tenant:"],
 }
 RUN = {"task_id": "0198a5c2-7a10-7cc3-9d1e-5f0e8d3b2a11", "type": "send", "began_at": "2026-01-05T08:59:58Z"}
 PERIOD: dict[str, Any] = {

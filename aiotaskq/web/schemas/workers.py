@@ -50,6 +50,7 @@ class WorkerView(Struct):
     quiet: bool
     wanted_concurrency: int | None
     types: Annotated[list[str] | None, Meta(description="What it can run; null where that is not known")]
+    limits: Annotated[list[str] | None, Meta(description="What its handlers declare; null where that is not known")]
 
 
 class WorkerPage(Struct):

@@ -167,6 +167,9 @@ async def test_a_gate_lists_what_holds_it_and_what_waits(browse: Browse, tq: Tas
     assert 'class="button danger">Close the gate' in re.sub(r"\s+>", ">", page.text)
     asked = await send(browse, "close-gate", "gate?key=tenant:a", key="tenant:a")
     assert asked.status_code == 200 and "Close the gate tenant:a?" in text_of(asked)
+    for action in ("close-gate", "open-gate", "reset-gate"):
+        refused = await send(browse, action, "gate?key=tenant:a", key="tenent:", sure="yes")
+        assert refused.status_code == 404 and "no handler declares it" in text_of(refused)
 
 
 async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: Browse, tq: TaskQ) -> None:

@@ -1,5 +1,5 @@
 -- ARGV: hint, key, now, the bounds to set as JSON or '', 1 if those of pushes count again, closed_until or '', the
--- least closed_until, tokens to take.
+-- least closed_until, tokens to take, 1 if nothing is to be changed where an operator has set bounds.
 -- Changes a gate as core.gate.changed says, and admits it. Returns its state.
 -- include: constants
 -- include: base
@@ -15,6 +15,7 @@ use_gates()
 local tools = gate_tools()
 local key, now = ARGV[2], tonumber(ARGV[3])
 local gate = tools.gate_of(key)
+if ARGV[9] == '1' and gate.fixed then return {tools.rule.gate_text(gate), 0} end
 tools.charge(key, gate, now)  -- first the starts of before, by the bounds of before
 if ARGV[4] ~= '' then
   local bounds = {}
