@@ -226,6 +226,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 max_retries=new.max_retries,
                 queue=new.queue,
                 timeout=new.timeout,
+                expires_at=new.expires_at,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
                 flow=_regated(task.flow, new.flow),

@@ -195,6 +195,21 @@ async def test_an_ended_id_does_not_come_back_beside_a_newer_task_with_its_uniqu
     assert [row.task_id for row in await queue.add([new_task("t", unique_key="u", now=clock.now())])] == ["old"]
 
 
+async def test_a_running_id_that_is_pushed_again_has_no_expiry_of_before(queue: Queue, clock: VirtualClock) -> None:
+    expires_at = clock.now() + 10 * SECOND
+    await queue.add([new_task("t", task_id="x", expires_at=expires_at, now=clock.now())])
+    assert await queue.pop_task(0) is not None
+    await clock.advance(20)
+    await queue.push_task({"task_id": "x", "type": "t", "params": {"n": 2}})
+    await queue.reaper.reap()
+    row = await queue.get("x")
+    assert (row.status, row.expires_at) == (Status.PENDING, None)
+    again = await queue.pop_task(0)
+    assert again is not None and again["params"] == {"n": 2}
+    await queue.task_done()
+    assert (await queue.get("x")).status is Status.COMPLETED
+
+
 # ---- the retry recipe -----------------------------------------------------------------------------------------------
 
 
