@@ -83,7 +83,7 @@ class Workflow(GroupMember[Any], Generic[T_co]):
                 (``fail``), or starts all the same when they have ended (``run``).
 
         Raises:
-            ValidationError: for a name that is there already, and for what is no call.
+            ValidationError: for a name that is there already, an unknown rule, and for what is no call.
         """
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
@@ -94,6 +94,9 @@ class Workflow(GroupMember[Any], Generic[T_co]):
             raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
         names = {after: on_failure} if isinstance(after, str) else after
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
+        for parent, rule in edges.items():
+            if rule not in RULES:
+                raise unknown_rule(rule, f"after: {parent!r}")
         self.nodes[name] = (_member("add", call), edges)
         return self
 

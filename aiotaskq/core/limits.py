@@ -69,7 +69,7 @@ class Rate(msgspec.Struct, frozen=True):
     key: Of | None = None
     """As for ``Limit``."""
     weight: Of | int = 1
-    """The tokens that a task takes: a number, a parameter, or a function of the params."""
+    """The tokens that a task takes, at most ``burst``: a number, a parameter, or a function of the params."""
     burst: int | None = None
     """The most tokens that are saved; default a tenth of the limit, at least one."""
     name: str | None = None
@@ -89,7 +89,17 @@ class Rate(msgspec.Struct, frozen=True):
         if self.burst is not None:
             check_int("rate: burst", self.burst, 1)
         _check_tokens("rate: burst", self.saved, self.interval)
+        if isinstance(self.weight, int):
+            self.check_weight(self.weight)
         _check_gate("rate", self.key, self.name, self.max_waiting)
+
+    def check_weight(self, weight: int) -> None:
+        """Raise ValidationError for a task that takes more tokens than are ever saved."""
+        if weight > self.saved:
+            raise ValidationError(
+                f"rate: weight: {weight} tokens are more than the burst of {self.saved}, the most that are saved; "
+                f"give the rate a burst of at least {weight}"
+            )
 
     @property
     def seconds(self) -> float:
@@ -245,6 +255,7 @@ class Gating:
             if isinstance(spec, Rate):
                 weights[key] = _tokens(spec.weight, value)
                 _check_tokens("rate: weight", weights[key], spec.interval)
+                spec.check_weight(weights[key])
             gates[key] = _both(gates[key], bounds) if key in gates else bounds
         if not gates:
             return None

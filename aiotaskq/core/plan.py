@@ -47,9 +47,9 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     budget: Usage = {}
 
 
-def unknown_rule(rule: object) -> ValidationError:
-    """Return the error for a value of ``on_failure`` that is not one of ``RULES``."""
-    return ValidationError(f"on_failure: {shown(rule)} is unknown; use {', '.join(RULES)}")
+def unknown_rule(rule: object, field: str = "on_failure") -> ValidationError:
+    """Return the error for a rule that is not one of ``RULES``."""
+    return ValidationError(f"{field}: {shown(rule)} is unknown; use {', '.join(RULES)}")
 
 
 def plan(outline: Outline, now: int) -> Plan:

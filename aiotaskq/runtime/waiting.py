@@ -101,10 +101,12 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
     paused: Collection[str]
     workers: Sequence[WorkerInfo] | None = None
-    """Those that claim tasks; None where the store has no registry, or no task is ready."""
+    """Those that claim tasks; None where the store has no registry, or no task is due."""
     gates: Mapping[str, LimitState] = {}
     steps: Mapping[str, Sequence[Step]] = {}
     """By the ids of the tasks whose handlers have left them."""
+    read_at: int = 0
+    """When the gates had been read, in microseconds UTC."""
 
     def of_queue(self, queue: str) -> list[WorkerInfo]:
         """Return the workers that claim from a queue."""
@@ -139,7 +141,8 @@ async def look(
     pending = [task for task in tasks if task.status is PENDING and task.queue not in names]
     keys = {task.gate for task in pending if task.parked and not task.waits and task.due <= now and task.gate}
     gates = await store.limits.some(sorted(keys)) if keys else []
-    ready = any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
+    read_at = store.clock.now()
+    ready = bool(keys) or any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
     left = [task for task in pending if (task.due > now and _was_left(task)) or (_put_off(task) and task.attempts)]
     steps = await backend.steps.read_many(left) if left and backend.steps is not None else []
@@ -148,6 +151,7 @@ async def look(
         workers=found,
         gates={state.key: state for state in gates},
         steps={task.task_id: each for task, each in zip(left, steps, strict=False)},
+        read_at=read_at,
     )
 
 
@@ -160,7 +164,10 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
     if task.parked and task.waits:
         return Waiting(reason="parents", behind=task.waits)
     if task.parked and task.due <= now:
-        return _at_a_gate(seen.gates.get(task.gate or ""), now)
+        found = _at_a_gate(seen.gates.get(task.gate or ""), max(now, seen.read_at))
+        # Workers let it pass, and claim it: without one it is not about to.
+        unseen = found.reason == "passing" and seen.workers is not None and not seen.of_queue(task.queue)
+        return Waiting(reason="ready", gate=found.gate, workers=0, slots=0, busy=0) if unseen else found
     if _put_off(task):
         steps = seen.steps.get(task.task_id)
         version = steps[0].version if steps else None

@@ -388,6 +388,8 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
     for rule in wrong_rules:
         with pytest.raises(ValidationError, match=r"on_failure: .* is unknown; use cancel, fail, run"):
             Workflow().add("a", call, on_failure=rule)
+        with pytest.raises(ValidationError, match=r"after: 'b': .* is unknown; use cancel, fail, run"):
+            Workflow().add("a", call, after={"b": rule})
     with pytest.raises(ValidationError, match="'g' is a group"):
         await app.tq.start(Workflow().add("g", group([call])).add("a", call, after="g"))
     with pytest.raises(ValidationError, match="unique_key: a task of a group"):

@@ -8,7 +8,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.core.gate import Bounds
-from aiotaskq.core.outcome import Cancelled, settle
+from aiotaskq.core.outcome import Cancelled, Expired, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import QueueFull
@@ -57,6 +57,24 @@ async def test_those_that_wait_are_listed_by_priority_whether_they_are_due_or_no
     _, waiting = await backend.gates.tasks("g", 10)
     assert waiting == ids([tasks[n] for n in (2, 1, 0, 3)])
     assert (await backend.gates.tasks("g", 2))[1] == waiting[:2]
+
+
+async def test_what_has_expired_counts_among_those_that_wait_until_it_is_settled(backend: Backend) -> None:
+    first, late, last = gated(), gated(expires_at=LATE), gated()
+    never = gated(due=LATE + MINUTE, expires_at=LATE)
+    await backend.push([first, late, last, never])
+    (run,) = await claimed(backend)
+    await settled(backend, run, now=LATE)
+    assert ids(await claimed(backend, LATE)) == [last.task_id]
+    assert await counts(backend) == (1, 2)
+    await backend.gates.admit(LATE + 2 * MINUTE, 10)
+    assert await counts(backend) == (1, 2)
+    assert sorted((await backend.gates.tasks("g", 10))[1]) == sorted(ids([late, never]))
+    for task in await backend.overdue(LATE + 2 * MINUTE, 10):
+        if task.task_id in ids([late, never]):
+            await settled(backend, task, Expired(), LATE + 2 * MINUTE)
+    assert await counts(backend) == (1, 0)
+    assert (await backend.gates.tasks("g", 10))[1] == []
 
 
 def moved(task: Task, due: int) -> Change:

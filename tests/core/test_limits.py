@@ -52,6 +52,15 @@ def test_the_key_of_a_gate_has_its_name_and_the_value_of_the_key() -> None:
     assert keys(Fair("tenant"), params={"tenant": UUID(int=1)}) == ["tenant:00000000-0000-0000-0000-000000000001"]
 
 
+@pytest.mark.parametrize("key", [0, "", "0", False, 0.0])
+def test_a_key_that_is_empty_or_zero_is_a_key(key: object) -> None:
+    assert keys(Limit(5, key="tenant"), params={"tenant": key}) == [f"tenant:{key}"]
+
+
+def test_keys_with_the_same_text_are_one() -> None:
+    assert keys(Limit(5, key="tenant"), params={"tenant": 1}) == keys(Limit(5, key="tenant"), params={"tenant": "1"})
+
+
 def test_a_task_without_a_key_passes_no_gate() -> None:
     assert flow(Limit(5, key="tenant"), params={"tenant": None}) is None
     assert keys(Limit(5, key="tenant"), Limit(9), params={"tenant": None}) == ["export"]
@@ -120,6 +129,8 @@ def test_a_weight_is_a_number_a_parameter_or_a_function() -> None:
         (lambda: Rate(1, per=0), "rate: per: must be more than 0 seconds"),
         (lambda: Rate(1, weight=0), "rate: weight: 0 is not in 1"),
         (lambda: Rate(1, burst=0), "rate: burst: 0 is not in 1"),
+        (lambda: Rate(100, weight=11), "rate: weight: 11 tokens are more than the burst of 10, .* of at least 11$"),
+        (lambda: Rate(100, weight=3, burst=2), "rate: weight: 3 tokens are more than the burst of 2"),
         (lambda: Rate(1, per=86_400, burst=10_000), "rate: burst: 10000 tokens take more than ten years"),
         (lambda: Fair(None), "fair: a key is needed"),  # type: ignore[arg-type]
         (lambda: Fair("a", window=0), "fair: window: 0 is not in 1"),
@@ -163,6 +174,7 @@ def test_a_declaration_that_does_not_fit_the_handler_is_refused(specs: list[Spec
         (Limit(1, key=lambda params: "a" * 250), "limit: key: 257 characters are more than 255"),
         (Rate(1, weight=lambda params: 0.5), "rate: weight: an int is needed"),
         (Rate(1, per=86_400, weight=lambda params: 10_000), "rate: weight: 10000 tokens take more than ten years"),
+        (Rate(100, weight="tenant"), "rate: weight: 42 tokens are more than the burst of 10, the most that are saved"),
         (Fair("tenant", weight=lambda params: "much"), "fair: weight: a number above 0 is needed"),
     ],
 )

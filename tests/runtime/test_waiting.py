@@ -10,6 +10,7 @@ import pytest
 
 from aiotaskq import Limit, Rate, TaskQ, Workflow
 from aiotaskq.app.handle import TaskCall
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.runtime.waiting import Waiting, look, waiting
 from aiotaskq.runtime.waiting import why as reasons
@@ -170,3 +171,22 @@ async def test_why_several_tasks_wait_takes_few_reads(tq: TaskQ) -> None:
     assert [each and each.reason for each in found] == reason
     assert (found[8] and found[8].behind) == 1
     assert reasons(tasks[0].replace(status="completed"), seen, now) is None
+
+
+async def test_a_task_whose_rate_would_let_it_pass_waits_for_a_worker(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    async with sqlite(tmp_path) as store, TaskQ(store.url, clock=clock) as tq:
+
+        @tq.task(rate=Rate(1, per=10, name="api"))
+        async def call() -> None: ...
+
+        await call.push()
+        task_id = (await call.push()).task_id
+        assert (await why(tq, task_id)).reason == "rate"
+        await clock.advance(10)
+        found = await why(tq, task_id)
+        assert (found.reason, found.workers, found.gate is not None) == ("ready", 0, True)
+        registry = tq.queue.backend.workers
+        assert registry is not None
+        await registry.register(worker_info("a", lease_until=clock.now() + 60 * SECOND))
+        assert (await why(tq, task_id)).reason == "passing"

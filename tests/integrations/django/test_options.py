@@ -30,7 +30,9 @@ def test_using_changes_options_for_one_call(sqlite: Path) -> None:
     from aiotaskq import Limit, Rate
 
     charge, book = tasks().charge, tasks().book
-    once = charge.using(unique_key="one", max_retries=0, timeout=5, rate=Rate(5, key="error", weight=lambda p: 2))
+    once = charge.using(
+        unique_key="one", max_retries=0, timeout=5, rate=Rate(5, key="error", burst=2, weight=lambda p: 2)
+    )
     row = backend().taskq.handle(once.enqueue("a").id).task()
     assert (row.unique_key, row.max_retries, row.timeout) == ("one", 0, 5)
     assert [key for key, _ in row.flow.gates] == ["name:a", "error:"]

@@ -29,7 +29,7 @@
 -- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
 -- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
 -- later:<gate>         sorted set: the rows there that were not due when they were pushed, by due_at, until they are:
---                      each as the length of its lane, a colon, the lane and the stamp
+--                      each as the length of its lane, a colon, the lane and the stamp; and those that have expired
 -- waited               set of the gates at which rows are parked, and perhaps others
 -- slots                hash: gate to the ids of the few rows that hold a slot, one a line; '' if they are in a set; and
 --                      a field that is too wide for a list of fields, which the server would search from its start

@@ -192,6 +192,7 @@ function use_gates()
   local function is_later(stamp, due) return due ~= '-' and tonumber(due) > tonumber(sub(stamp, 1, 20)) end
 
   local function later_member(lane, stamp) return #lane .. ':' .. lane .. stamp end
+  gated.later_member = later_member
 
   -- Return lane and stamp of a member of `later:<gate>`.
   function gated.parse_later(member)
@@ -231,7 +232,9 @@ function use_gates()
       enter_gate(place.gate, row.lane, stamp, row.due)
     else
       set_score(wait_key(place.gate, row.lane), stamp, false)
-      if is_later(stamp, row.due) then set_score('later:' .. place.gate, later_member(row.lane, stamp), false) end
+      if is_later(stamp, row.due) or row.expires ~= '-' then
+        set_score('later:' .. place.gate, later_member(row.lane, stamp), false)
+      end
       gated.unwritten[place.gate] = true
     end
   end

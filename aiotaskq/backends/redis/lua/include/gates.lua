@@ -325,7 +325,7 @@ local function gate_tools()
     end
 
     -- Return the due_at and the shape of a row that is parked at a gate; `shape` is that of the row before, which often
-    -- is the same. Nil if it is not parked there, or has expired: an expired row would hold a slot, and start nothing.
+    -- is the same. Nil if it is not parked there, and true if it has expired: it would hold a slot, and start nothing.
     local function parked_row(key, id, stamp, lane, now, shape)
       local state = states[id] or ''
       -- It is quicker to find the same parts where they are expected than to match the pattern.
@@ -337,8 +337,8 @@ local function gate_tools()
       if not shape or sub(state, shape.seq, shape.from - 2) ~= sub(stamp, 1, 20) then return nil end
       local place, expires = shape.place, shape.expires
       if shape.lane ~= lane then return nil end
-      if expires ~= '-' and tonumber(expires) <= now then return nil end  -- the reaper settles it
       if place.gate ~= key or not place.at[key] then return nil end
+      if expires ~= '-' and tonumber(expires) <= now then return nil, true end  -- the reaper settles it
       return sub(state, shape.names, shape.due), shape
     end
 
@@ -386,11 +386,14 @@ local function gate_tools()
           weights[n] = gated.tokens(shape.place, key)
         else
           set_score(gated.wait_key(key, lane), stamps[i], false)
+          -- An expired one still waits, out of the way of the others.
+          if shape then set_score('later:' .. key, gated.later_member(lane, stamps[i]), 'inf') end
           any_stale, gated.unwritten[key] = true, true
         end
       end
       if any_stale then return true end
-      local later = seen.may_be_delayed and call('ZRANGE', root .. 'later:' .. key, 0, 0, 'WITHSCORES')[2]
+      local later = seen.may_be_delayed
+        and call('ZRANGEBYSCORE', root .. 'later:' .. key, '-inf', '(inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]
       local delayed = later and math.min(tonumber(later), seen.first or math.huge) or seen.first
       charge(key, gate, now)
       local count = rule.admit(gate, seen.held, now, weights)
