@@ -40,12 +40,15 @@ ENGINES = ("tests/backends/sql/test_engines.py", "tests/backends/sql/migrations/
 LUA = ("include/base", "include/head", "include/index", "include/flush", "include/answer", "include/change")
 LUA += ("include/claim_rows", "include/insert", "include/lanes", "include/update_rows")
 LUA += ("find", "overdue", "purge", "push_bounded")
+STEPS_LUA = ("steps_add", "steps_drop", "steps_emit", "steps_suspend", "steps_woken", "events_expire")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
 REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
 QUEUE: Tests = ("tests/runtime/queue",)
 SCHEDULER: Tests = ("tests/runtime/scheduler",)
 CRON: Tests = ("tests/core", "-k", "cron")
 SCHEDULES: Tests = ("tests/core", "-k", "firing or test_schedule or preview")
+STEPS = ("steps", "step_races", "concurrent_steps", "grouped_steps", "sleeps_ended_early")
+STEP_RUNS: Tests = ("tests/runtime", "-k", "step or Steps", "--ignore=tests/runtime/worker")
 SYNC: Tests = ("tests/sync",)
 SYNC_QUICK: Tests = (
     "tests/sync/test_queue.py",
@@ -80,6 +83,12 @@ TARGETS = [
     Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
+    Target("core/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite or redis", *STEPS)]),
+    Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS]),
+    Target("runtime/run_steps.py", [_contract("memory or sqlite", *STEPS), STEP_RUNS]),
+    Target("backends/memory/steps.py", [_contract("memory", *STEPS), STEP_RUNS]),
+    Target("backends/sql/steps.py", [_contract("sqlite", *STEPS), _contract("postgresql or mysql", *STEPS)]),
+    Target("backends/redis/steps.py", [_contract("redis", *STEPS), REDIS_TESTS]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
     Target(
@@ -101,6 +110,7 @@ TARGETS = [
     Target("backends/sql/dialects/sqlite.py", [_contract("sqlite", *SQL)], text=True),
     Target("backends/sql/postgresql_rows.py", [_contract("postgresql", *SQL, "steps")], text=True),
     *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *CLAIMS), REDIS_TESTS]) for name in LUA),
+    *(Target(f"backends/redis/lua/{name}.lua", [_contract("redis", *STEPS)]) for name in STEPS_LUA),
     Target("runtime/worker/worker.py", [WORKER, WORKERS_DEATHS]),
     Target("runtime/worker/runner.py", [WORKER, WORKERS_DEATHS]),
     Target(
