@@ -119,8 +119,9 @@ class Cron:
 
         Seconds come first as in Quartz, Spring and cronsim; croniter on its own takes them last. Also accepted:
         ``@yearly @annually @monthly @weekly @daily @midnight @hourly``; lists, ranges and steps; ``JAN``-``DEC`` and
-        ``SUN``-``SAT`` in any case; 0 and 7 for Sunday; ``L`` as the last day of the month; ``MON#2`` as its second
-        Monday and ``L1`` as its last one. ``a/n`` goes from a to the end of its field (Saturday for days of the week).
+        ``SUN``-``SAT`` in any case; 0 and 7 for Sunday; ``L`` as the last day of the month; ``15W`` as the weekday
+        nearest to its 15th; ``MON#2`` as its second Monday and ``L1`` as its last one. ``a/n`` goes from a to the end
+        of its field (Saturday for days of the week).
 
         A day must match the day of month and the day of week. If both are restricted, one of the two is enough: ``0 0
         13 * 5`` is every 13th and every Friday. Restricted is a field that is anything but ``*``, ``*/2`` too.

@@ -18,8 +18,8 @@ class WallWalk:
         self._sets = sets
         self._seconds, self._minutes, self._hours = map(sorted, (sets.seconds, sets.minutes, sets.hours))
         dates = sets.dates.union(range(28, 32)) if sets.last else sets.dates
-        self._days = list(range(1, 32)) if sets.either else sorted(dates)
-        """Dates that may match: under ``either`` any date may, by its weekday."""
+        self._days = list(range(1, 32)) if sets.either or sets.nearest else sorted(dates)
+        """Dates that may match: under ``either`` and ``nearest`` any date may, by its weekday."""
 
     def after(self, wall: datetime) -> datetime:
         """Return the first wall time later than ``wall``, to the second. Raises ValueError after the year 9999."""
@@ -50,6 +50,8 @@ class WallWalk:
         """Whether a day of a right month matches; ``weekday`` is 0 on Sunday."""
         sets = self._sets
         by_date = day in sets.dates or (sets.last and day == monthrange(year, month)[1])
+        if sets.nearest:
+            by_date = day == _nearest_weekday(sets.nearest, *monthrange(year, month))
         if by_date == sets.either:
             return by_date  # one side has decided
         if weekday in sets.weekdays:
@@ -58,6 +60,17 @@ class WallWalk:
         return bool(nth) and (
             (weekday, (day + 6) // 7) in nth or ((weekday, LAST) in nth and day + 7 > monthrange(year, month)[1])
         )
+
+
+def _nearest_weekday(date: int, first: int, length: int) -> int:
+    """The weekday nearest to a date, in a month of that length whose 1st is that weekday (Monday is 0)."""
+    date = min(date, length)
+    weekday = (first + date) % 7  # 0 is Sunday
+    if weekday == 6:
+        return date - 1 if date > 1 else date + 2
+    if weekday == 0:
+        return date + 1 if date < length else date - 2
+    return date
 
 
 def _above(numbers: list[int], number: int) -> int | None:

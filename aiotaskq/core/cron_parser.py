@@ -2,12 +2,13 @@
 
 All sets of values are croniter's. The checks refuse, in words and by field, what croniter refuses (its own messages
 name no field) and what croniter reads in a way that surprises: a range that wraps around or is one value, a step that
-leaves one value, ``?``, ``W``, a random ``R``. Source: Debian crontab(5) for the fields.
+leaves one value, ``?``, a random ``R``. Source: Debian crontab(5) for the fields.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any, Final, NamedTuple
 
 MAX_LENGTH: Final = 100  # the column is VARCHAR(100)
@@ -31,6 +32,7 @@ FIELDS: Final = (
     Field("month", 1, 12, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")),
     Field("day of week", 0, 6, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")),
 )
+_NEAREST: Final = re.compile(r"(\d+)W|W(\d+)", re.ASCII | re.IGNORECASE)
 LAST: Final = 0  # in the place of the n of a weekday's n-th: its last one in the month
 
 _LONG: Final = frozenset((1, 3, 5, 7, 8, 10, 12))
@@ -50,6 +52,7 @@ class Sets(NamedTuple):
     hours: frozenset[int]
     dates: frozenset[int]
     last: bool  # whether the last day of the month is among the dates
+    nearest: int  # the 15 of 15W: its nearest weekday in the month is the date; 0 for none
     months: frozenset[int]
     weekdays: frozenset[int]  # Sunday is 0
     nth: frozenset[tuple[int, int]]  # (weekday, n): the n-th such weekday of the month, or its LAST
@@ -72,6 +75,13 @@ def expand(text: str, *, seconds_first: bool = False) -> Columns:
     return columns
 
 
+def _nearest(text: str, *, seconds_first: bool) -> int:
+    """The number of ``15W``, which ``croniter.expand`` does not tell from a date; 0 for none."""
+    from croniter import croniter
+
+    return next(iter(croniter(text, 0, second_at_beginning=seconds_first).nearest_weekday), 0)
+
+
 def read(expression: str) -> Sets:
     """Check an expression of five fields, or six with the seconds first, and parse it by croniter.
 
@@ -81,11 +91,15 @@ def read(expression: str) -> Sets:
     fields = split_fields(expression)
     for spec, text in zip(FIELDS[-len(fields) :], fields, strict=True) if len(fields) > 1 else ():
         check_field(spec, text)
-    columns, nth = expand(" ".join(fields), seconds_first=len(fields) == 6)
+    text = " ".join(fields)
+    columns, nth = expand(text, seconds_first=len(fields) == 6)
     if len(fields) == 1:  # an alias: the fields are those that croniter has for it
         fields = [",".join(map(str, column)) for column in columns]
-    sets = sets_of(columns, nth, fixed=set("*/-").isdisjoint(fields[-5] + fields[-4]))
     date, month, weekday = fields[-3:]
+    nearest = _nearest(text, seconds_first=len(fields) == 6) if "W" in date.upper() else 0
+    if nearest and weekday != "*":
+        raise Refused(f"day of week {weekday} has no effect beside day of month {date}; write two schedules")
+    sets = sets_of(columns, nth, nearest, fixed=set("*/-").isdisjoint(fields[-5] + fields[-4]))
     full = len(sets.dates) == 31, len(sets.weekdays) == 7
     if date != "*" and weekday != "*" and full[0] != full[1]:
         # Beside it croniter drops the other field, or this one, depending on how the two are written.
@@ -97,7 +111,7 @@ def read(expression: str) -> Sets:
     return sets
 
 
-def sets_of(columns: list[list[Any]], nth: dict[int, set[Any]], *, fixed: bool) -> Sets:
+def sets_of(columns: list[list[Any]], nth: dict[int, set[Any]], nearest: int = 0, *, fixed: bool) -> Sets:
     """What croniter walks over, as sets."""
     minute, hour, date, month, weekday = columns[:5]
     second = columns[5] if len(columns) > 5 else [0]
@@ -109,8 +123,9 @@ def sets_of(columns: list[list[Any]], nth: dict[int, set[Any]], *, fixed: bool) 
         seconds=numbers[0],
         minutes=numbers[1],
         hours=numbers[2],
-        dates=numbers[3],
+        dates=frozenset() if nearest else numbers[3],  # croniter's column has its number
         last="l" in date,
+        nearest=nearest,
         months=numbers[4],
         weekdays=frozenset() if nth else numbers[5],  # beside the nth, croniter's column has their days again
         nth=frozenset((day, LAST if n == "l" else n) for day, ns in nth.items() for n in ns),
@@ -136,7 +151,7 @@ def _hint(spec: Field, text: str) -> str:
     if text.startswith("-"):
         return "is negative"
     if spec.name == "day of month" and "W" in text:
-        return "is not supported: there is no W (nearest weekday); list days, or use a weekday such as MON#1"
+        return "is not supported; W (nearest weekday) is beside one date, which stands alone, such as 15W"
     if "L" in text and (text == "L" or not text.isalpha()):
         if spec.name == "day of week":
             return "is not supported; the last Friday of the month is L5"
@@ -172,6 +187,9 @@ def check_part(spec: Field, part: str) -> None:
     """Refuse an element of a field's list that croniter reads differently from other cron implementations."""
     if spec.name == "day of month" and part.upper() == "L":
         return
+    if spec.name == "day of month" and (nearest := _NEAREST.fullmatch(part)):
+        _number(spec, nearest[1] or nearest[2])
+        return
     if spec.name == "day of week" and "#" in part:
         day, _, nth = part.partition("#")
         if nth not in ("1", "2", "3", "4", "5"):
@@ -200,6 +218,8 @@ def check_field(spec: Field, text: str) -> None:
         if not part:
             raise Refused(f"{spec.name} has an empty part in {text!r}")
         check_part(spec, part)
+        if part != text and _NEAREST.fullmatch(part):
+            raise Refused(f"{spec.name} {text!r} {_hint(spec, part.upper())}")
         if part == "*" and part != text:
             raise Refused(f"{spec.name} * in a list covers the rest of it; write * alone")
     if spec.name == "day of week" and len({is_nth(part) for part in parts}) > 1:
@@ -222,6 +242,8 @@ def days_per_year(sets: Sets) -> float:
 
 def _days(sets: Sets, length: int) -> float:
     """How many days of a month of that length match, over all weekdays on which it may begin."""
+    if sets.nearest:
+        return 1.0
     dates = {day for day in sets.dates if day <= length}
     if sets.last:
         dates.add(length)

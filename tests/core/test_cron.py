@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from croniter import croniter
 from cronsim import CronSim
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,15 @@ ZONES = [
     "Africa/Casablanca",
     "America/Santiago",
 ]
+
+
+@given(st.integers(1, 31), st.sampled_from(["{}W", "{}w", "W{}", "w{}"]), MONTH, MOMENT, st.booleans())
+def test_the_nearest_weekday_is_that_of_croniter(date: int, form: str, month: str, at: datetime, seconds: bool) -> None:
+    expression = f"{'30 ' if seconds else ''}15 9 {form.format(date)} {month} *"
+    cron, start = Cron.parse(expression, "UTC"), at.replace(tzinfo=UTC, microsecond=0)
+    theirs = croniter(expression, start, second_at_beginning=True)
+    ours = nexts(cron, int(start.timestamp()) * S, 8)
+    assert ours == [int(theirs.get_next()) * S for _ in ours]
 
 
 @settings(deadline=None, max_examples=300)
@@ -148,8 +158,13 @@ REFUSALS = {
     "0 0 */1 * */2": "day of month */1 is every day; write * for it, or * for day of week */2",
     "0 0 * * 1,5#2": "day of week '1,5#2' mixes 1 with a weekday's n-th; write two schedules",
     "0 0 ? * *": "day of month '?' is not supported; write * instead of ?",
-    "0 0 15W * *": "day of month '15W' is not supported: there is no W (nearest weekday); list days, or use a weekday "
-    "such as MON#1",
+    "0 0 1W,15W * *": "day of month '1W,15W' is not supported; W (nearest weekday) is beside one date, which stands "
+    "alone, such as 15W",
+    "0 0 1-5W * *": "day of month '5W' is not supported; W (nearest weekday) is beside one date, which stands alone, "
+    "such as 15W",
+    "0 0 32W * *": "day of month 32 is not in 1-31",
+    "0 0 15W * 1": "day of week 1 has no effect beside day of month 15W; write two schedules",
+    "0 0 15W * MON#1": "day of week MON#1 has no effect beside day of month 15W; write two schedules",
     "0 0 L-3 * *": "day of month 'L' is not supported; L (last day) stands alone, as day of month",
     "0 0 * * 5L": "day of week '5L' is not supported; the last Friday of the month is L5",
     "0 0 * * L": "day of week 'L' is not supported; the last Friday of the month is L5",

@@ -57,7 +57,7 @@ def random_field(rng: random.Random, index: int) -> str:
     if draw < (0.25 if index < 3 else 0.5):
         return "*"
     if index == 3 and draw < 0.6:
-        return rng.choice(("L", "31", "29,30", "1-31", "*/1", "15,L", "*/10,L"))
+        return rng.choice(("L", "31", "29,30", "1-31", "*/1", "15,L", "*/10,L", "15W", "1w", "W31"))
     if index == 5 and draw < 0.65:
         days = rng.sample(range(8), rng.choice((1, 1, 2)))
         return ",".join(rng.choice((f"{day}#{rng.randint(1, 5)}", f"L{day}", f"{DAYS[day % 7]}#1")) for day in days)

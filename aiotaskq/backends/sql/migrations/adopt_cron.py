@@ -85,7 +85,9 @@ def _refuse_the_unwritable(fields: list[str], columns: list[list[Any]]) -> None:
         if text[0] in "rR":
             raise Refused(f"{spec.name} {text} is random: croniter draws it anew at each start")
     if "w" in fields[2].lower():
-        check_field(_COLUMNS[2], fields[2])  # raises; croniter's values do not tell it from a date
+        check_field(_COLUMNS[2], fields[2])
+        if "*" not in columns[4]:
+            raise Refused(f"day of week {fields[4]} cannot be kept beside day of month {fields[2]}")
     if len(fields) == 7 and "*" not in columns[6]:
         raise Refused(f"year {fields[6]} cannot be kept: there is no year field")
 
