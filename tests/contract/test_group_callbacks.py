@@ -8,9 +8,10 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import GroupState, derived_id
 from aiotaskq.core.outcome import Cancelled, Outcome, Requeued
+from aiotaskq.core.plan import in_group
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.contract.test_groups import BROKEN, DONE, LATER, claimed, counts, outline, pushed, settled, state
-from tests.support.rows import NOW, new
+from tests.support.rows import NOW, new, read
 
 
 async def callback(backend: Backend, group_id: str, kind: str = "then", generation: int = 1) -> Task | None:
@@ -90,3 +91,21 @@ async def test_a_cancel_of_the_group_around_cancels_the_groups_in_it(backend: Ba
     assert (await state(backend, outer)).status is Status.CANCELLED
     assert (await state(backend, inner.group_id)).status is Status.COMPLETED
     assert await callback(backend, outer) is await callback(backend, outer, "on_failure") is None
+
+
+async def test_the_end_of_a_callback_does_not_change_when_the_group_ended(backend: Backend) -> None:
+    group_id = await pushed(backend, outline(new()))
+    await settled(backend, *await claimed(backend))
+    (then,) = await claimed(backend)
+    await settled(backend, then, now=LATER + 60 * SECOND)
+    found = await state(backend, group_id)
+    assert (found.ended_at, found.needed_by, found.generation) == (LATER, 0, 1)
+
+
+async def test_members_without_a_name_and_added_ones(backend: Backend) -> None:
+    group_id = await pushed(backend, outline(new()))
+    (more,) = made = [in_group(new(created_at=0), group_id, "more", LATER)]
+    assert await backend.groups.add(group_id, made, LATER) == 1
+    found = await backend.groups.members(group_id, 9)
+    assert [(member.position, member.name) for member in found] == [(0, None), (1, None)]
+    assert (await read(backend, more)).created_at == LATER // SECOND

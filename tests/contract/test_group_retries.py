@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aiotaskq.backends.base import Backend
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.groups import CANCEL, FAIL, RUN
-from aiotaskq.core.outcome import Cancelled, Outcome, Requeued
+from aiotaskq.core.outcome import Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.plan import Outline
 from aiotaskq.core.task import Status, TaskFilter
 from tests.contract.test_groups import BROKEN, LATER, claimed, counts, graph, pushed, rows, settled, state
@@ -91,3 +91,14 @@ async def test_a_deletion_of_what_completed_leaves_what_waits_for_others(backend
     (b,) = await claimed(backend)
     await settled(backend, b)
     assert [task.type for task in await claimed(backend)] == ["c"]
+
+
+async def test_what_is_brought_back_together_has_parents_first(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {"a": RUN}})
+    await pushed(backend, made)
+    for _ in made.nodes:
+        await settled(backend, *await claimed(backend), BROKEN)
+    ended = await rows(backend, made)
+    changes = [Change(ended[name], settle(ended[name], Requeued(), LATER)) for name in "ba"]
+    assert await backend.update(changes) == [True, True]
+    assert [(await rows(backend, made))[name].waits for name in "ab"] == [0, 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.groups import again, follow, waits_again
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.groups import RULES, RUN, GroupState, after_parents, derived_id, in_order, waiting
+from aiotaskq.core.groups import RULES, RUN, GroupState, after_parents, derived_id, holds_up, in_order, waiting
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import FINAL, RUNNING, Status, Task
@@ -136,3 +136,8 @@ def test_a_child_that_waits_for_none_any_more_is_not_changed_by_a_parent(rule: s
     assert after_parents(child, [(parent, failed, rule)], NOW) is not child
     again = after_parents(child, [(failed, parent, rule)], NOW)
     assert again.waits == (2 if rule == RUN else 1)
+
+
+def test_a_child_does_not_wait_for_a_parent_that_does_not_know_of_it() -> None:
+    assert not holds_up(task("parent"), None)
+    assert [holds_up(task("parent"), rule) for rule in RULES] == [True, True, True]
