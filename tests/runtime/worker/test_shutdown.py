@@ -41,7 +41,7 @@ async def test_stop_drains_what_runs_and_claims_no_more(tq: TaskQ) -> None:  # D
 
 async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path) -> None:  # D13
     tq = TaskQ(f"sqlite:///{tmp_path}/x.db", poll_interval=0.05)
-    hangs, answers, claims = asyncio.Event(), asyncio.Event(), 0
+    hangs, answers, claims, under_way = asyncio.Event(), asyncio.Event(), 0, 0
     claim = tq.queue.backend.claim
 
     async def overdue(*_: Any) -> list[Any]:
@@ -50,14 +50,20 @@ async def test_a_stopping_worker_claims_nothing_while_a_loop_ends(tmp_path: Path
         return []
 
     async def counted(*args: Any, **options: Any) -> Any:
-        nonlocal claims
+        nonlocal claims, under_way
         claims += tq.worker is not None and tq.worker.runner.stopping
-        return await claim(*args, **options)
+        under_way += 1
+        try:
+            return await claim(*args, **options)
+        finally:
+            under_way -= 1
 
     tq.queue.backend.overdue, tq.queue.backend.claim = overdue, counted  # type: ignore[method-assign]
     async with tq.running():
         await hangs.wait()
-        stopping = asyncio.create_task(tq._stop_running(5, 1))
+        stopping = asyncio.create_task(tq._stop_running(within(30), 1))
+        # A claim that began before the stop may take what is pushed now, and gives it back.
+        await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping and not under_way)
         for _ in range(20):
             await tq.push("nobody handles it")
         answers.set()
