@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
+from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, TaskFilter
 from tests.support.backends import Store
@@ -309,26 +310,41 @@ async def test_the_outbox_is_kept_and_found(schedules: Schedules) -> None:  # C9
 # ---- asynchronous sessions ------------------------------------------------------------------------------------------
 
 
-async def test_each_verb_awaits_one_asynchronous_session(
+async def test_each_verb_awaits_its_statements_of_one_asynchronous_session(
     schedules: Schedules, sql_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is written, the fired task with it, is committed by that session; and without it there is nothing."""
-    awaited: list[str] = []
+    sessions: list[AsyncSession] = []
     commits: list[Session] = []
-    real = AsyncSession.run_sync
+    executing: list[bool] = [False]
+    others: list[str] = []  # statements on schedules that no ``execute`` of a session is for
+    real = {name: getattr(AsyncSession, name) for name in ("execute", "run_sync")}
 
-    async def run_sync(self: AsyncSession, function: Any, *args: Any, **options: Any) -> Any:
-        answer = await real(self, function, *args, **options)
-        awaited.append(type(self).__name__)
-        return answer
+    def noted(name: str) -> Any:
+        async def method(self: AsyncSession, *args: Any, **options: Any) -> Any:
+            sessions.append(self)
+            executing[0] = name == "execute"
+            try:
+                return await real[name](self, *args, **options)
+            finally:
+                executing[0] = False
 
-    async def refused(self: AsyncSession, function: Any, *args: Any, **options: Any) -> Any:
+        return method
+
+    async def refused(self: AsyncSession, *args: Any, **options: Any) -> Any:
         raise ZeroDivisionError
 
     before = await added(schedules)
+    backend = sql_store.backend
+    assert isinstance(backend, SqlBackend)
+    engine = (await backend.database.connections()).sync_engine
 
     def committed(session: Session) -> None:
         commits.append(session)
+
+    def executed(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "scheduler_task" in statement and "task_queue" not in statement and not executing[0]:
+            others.append(statement)
 
     verbs: dict[str, tuple[int, Callable[[], Awaitable[Any]]]] = {
         "add": (1, lambda: schedules.add([new_schedule(), new_schedule()])),
@@ -349,21 +365,27 @@ async def test_each_verb_awaits_one_asynchronous_session(
         return first, second
 
     for name, (writes, verb) in verbs.items():
-        monkeypatch.setattr(AsyncSession, "run_sync", refused)
+        # Schedules are inserted as tasks are: by each database's quick way for rows that may be there.
+        needed = "run_sync" if name == "add" else "execute"
+        monkeypatch.setattr(AsyncSession, needed, refused)
         there = count()
         with pytest.raises(ZeroDivisionError):
             await verb()
         assert count() == there, name
-        monkeypatch.setattr(AsyncSession, "run_sync", run_sync)
+        for method in real:
+            monkeypatch.setattr(AsyncSession, method, noted(method))
         event.listen(Session, "after_commit", committed)
+        event.listen(engine, "before_cursor_execute", executed)
         try:
             await verb()
         finally:
             event.remove(Session, "after_commit", committed)
-        assert (name, len(awaited), len(commits)) == (name, 1, writes)
-        awaited.clear()
-        commits.clear()
-    assert len(await sql_store.backend.find(TaskFilter(type="fired"), 5)) == 1
+            event.remove(engine, "before_cursor_execute", executed)
+        assert (name, len(set(sessions)), len(commits)) == (name, 1, writes)
+        assert name == "add" or not others, name
+        for seen in (sessions, commits, others):
+            seen.clear()
+    assert len(await backend.find(TaskFilter(type="fired"), 5)) == 1
 
 
 async def test_written_after_a_time_that_a_clock_was_set_back_to(schedules: Schedules) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
+SessionBody: TypeAlias = Callable[[AsyncSession], Coroutine[Any, Any, T]]
+"""What a transaction does with its session. It awaits nothing else: on SQLite it runs on a thread without a loop."""
 
 
 class Connections(Protocol):
-    """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``."""
+    """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``, or coroutines over a session."""
 
     needs_shield: bool
     """Whether a cancelled caller would interrupt a transaction, so that it must run in an asyncio task of its own."""
@@ -32,11 +35,11 @@ class Connections(Protocol):
     async def read(self, body: Callable[[Connection], T]) -> T:
         """Run a body that only reads; each statement sees what is committed when it begins."""
 
-    async def write_session(self, body: Callable[[Connection], T]) -> T:
-        """Do as ``write``, with the connection of an ``AsyncSession``, which commits."""
+    async def write_session(self, body: SessionBody[T]) -> T:
+        """Do as ``write``, with an ``AsyncSession``, which commits."""
 
-    async def read_session(self, body: Callable[[Connection], T]) -> T:
-        """Do as ``read``, with the connection of an ``AsyncSession``."""
+    async def read_session(self, body: SessionBody[T]) -> T:
+        """Do as ``read``, with an ``AsyncSession``."""
 
     async def trim(self) -> None:
         """Give back disk space that is not needed any more."""

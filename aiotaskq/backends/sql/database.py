@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, exc
 
-from aiotaskq.backends.sql.connections import Connections
+from aiotaskq.backends.sql.connections import Connections, SessionBody
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, pool_options
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
@@ -140,13 +140,13 @@ class Database:
         connections = await self.connections()
         return await self._to_its_end(connections.read(body), connections.needs_shield)
 
-    async def write_session(self, body: Callable[[Connection], T]) -> T:
-        """Do as ``write`` does, in an ``AsyncSession``: the body is given its connection, and the session commits."""
+    async def write_session(self, body: SessionBody[T]) -> T:
+        """Do as ``write`` does, with an ``AsyncSession`` whose methods the body awaits; the session commits."""
         connections = await self.connections()
         return await self._to_its_end(connections.write_session(body), connections.needs_shield)
 
-    async def read_session(self, body: Callable[[Connection], T]) -> T:
-        """Do as ``read`` does, in an ``AsyncSession``: the body is given its connection."""
+    async def read_session(self, body: SessionBody[T]) -> T:
+        """Do as ``read`` does, with an ``AsyncSession`` whose methods the body awaits."""
         connections = await self.connections()
         return await self._to_its_end(connections.read_session(body), connections.needs_shield)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -304,6 +304,13 @@ def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
 
 
 _FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
+
+
+SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
+"""The columns of a schedule by which a write knows that it is as it was read.
+
+The version rises with each write of this package; the other columns show the writes of other programs.
+"""
 
 
 def schedule_changes(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY, Listeners
@@ -14,12 +16,13 @@ from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects import Dialect
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.recode import recode_schedules
 from aiotaskq.backends.sql.rows import (
     SCHEDULE_FIELDS,
+    SCHEDULE_GUARD,
     SCHEDULES,
     coded_schedule,
     schedule_changes,
@@ -34,6 +37,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
 
 c = SCHEDULES.c
+T = TypeVar("T")
 
 
 class SqlSchedules(Schedules):
@@ -44,13 +48,19 @@ class SqlSchedules(Schedules):
         self._listeners = listeners
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        def body(connection: Connection) -> list[Schedule]:
-            codec = self.codec
-            coded = schedules if codec is None else [coded_schedule(schedule, codec) for schedule in schedules]
-            if not schedules or _inserted(connection, coded) == len(schedules):
+        codec = self.codec
+        coded = schedules if codec is None else [coded_schedule(schedule, codec) for schedule in schedules]
+        values = [schedule_row(schedule) for schedule in coded]
+
+        async def body(session: AsyncSession) -> list[Schedule]:
+            # As tasks are inserted: each database has its own quick way to insert many rows that may be there before.
+            if not schedules or await session.run_sync(
+                lambda inner: insert_new(inner.connection(), SCHEDULES, SCHEDULE_FIELDS, values)
+            ) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
-            rows = {row.task_id: row for row in _read(connection, [schedule.task_id for schedule in schedules], codec)}
+            found = await _read(session, [schedule.task_id for schedule in schedules], codec)
+            rows = {row.task_id: row for row in found}
             return [s if rows[s.task_id] == s else rows[s.task_id] for s in schedules]
 
         return await self._database.write_session(body)
@@ -66,20 +76,32 @@ class SqlSchedules(Schedules):
     ) -> tuple[list[bool], list[Task]]:
         """Do as ``change`` without its hint, and claim in the same transaction; return both answers."""
         sent = changes if self.codec is None else [_coded_change(item, self.codec) for item in changes]
+        held: list[bool] = []
+
+        async def write(rest: Callable[[Connection], T]) -> T:
+            async def body(session: AsyncSession) -> T:
+                held[:] = await _written(session, self._database.dialect, sent, self.codec)
+                return await session.run_sync(lambda inner: rest(inner.connection()))
+
+            return await self._database.write_session(body)
+
+        def fire(connection: Connection, touched: Touched | None = None) -> None:
+            """Push the tasks that the changes fire, as any tasks are pushed; ``touched`` for those with gates."""
+            if tasks := [task for item, ok in zip(sent, held, strict=True) if ok for task in item.tasks]:
+                push(connection, tasks, touched=touched)
+
+        def fire_and_claim(connection: Connection) -> list[Task]:
+            fire(connection)
+            return [] if claim is None else claim_tasks(connection, *claim)
+
         if any(task.flow is not None for item in changes for task in item.tasks):
-            held, claimed, _ = await self._gates.write(
-                lambda c, touched: change(c, sent, self.codec, touched), claim, self._database.write_session
-            )
-            return held, claimed
-
-        def body(connection: Connection) -> tuple[list[bool], list[Task]]:
-            held = change(connection, sent, self.codec)
-            return held, [] if claim is None else claim_tasks(connection, *claim)
-
-        return await self._database.write_session(body)
+            _, claimed, _ = await self._gates.write(fire, claim, write)
+        else:
+            claimed = await write(fire_and_claim)
+        return held, claimed
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        rows = await self._database.read_session(lambda connection: _read(connection, ids, self.codec))
+        rows = await self._database.read_session(lambda session: _read(session, ids, self.codec))
         found = {row.task_id: row for row in rows}
         return [found.get(schedule_id) for schedule_id in ids]
 
@@ -87,44 +109,44 @@ class SqlSchedules(Schedules):
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self._database.write_session(lambda connection: recode_schedules(connection, ids, codec))
+        return await self._database.write(lambda connection: recode_schedules(connection, ids, codec))
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
-        query = _ALL.where(c.enabled) if enabled_only else _ALL
-        return await self._database.read_session(lambda connection: _schedules(connection, query, None, self.codec))
+        return await self._schedules(_ALL.where(c.enabled) if enabled_only else _ALL, {})
 
     async def due(self, now: int, limit: int) -> list[Schedule]:
         second, part = divmod(now, SECOND)
-        values = {"second": second, "part": part, "limit": limit}
-        return await self._database.read_session(lambda connection: _schedules(connection, _DUE, values, self.codec))
+        return await self._schedules(_DUE, {"second": second, "part": part, "limit": limit})
 
     async def written_after(self, now: int) -> list[Schedule]:
-        return await self._database.read_session(
-            lambda connection: _schedules(connection, _WRITTEN_AFTER, {"second": now // SECOND}, self.codec)
-        )
+        return await self._schedules(_WRITTEN_AFTER, {"second": now // SECOND})
 
     async def undelivered(self, limit: int) -> list[Schedule]:
-        return await self._database.read_session(
-            lambda connection: _schedules(connection, _UNDELIVERED, {"limit": limit}, self.codec)
-        )
+        return await self._schedules(_UNDELIVERED, {"limit": limit})
+
+    async def _schedules(self, query: Any, values: dict[str, Any]) -> list[Schedule]:
+        async def body(session: AsyncSession) -> list[Schedule]:
+            # Decoded on the connection's thread, where it has one: a thousand of them would block the loop.
+            return [to_schedule(row, self.codec) for row in await session.execute(query, values)]
+
+        return await self._database.read_session(body)
 
     async def next_due(self) -> int | None:
-        row: Any = await self._database.read_session(lambda connection: connection.execute(_NEXT).first())
+        async def body(session: AsyncSession) -> Any:
+            return (await session.execute(_NEXT)).first()
+
+        row = await self._database.read_session(body)
         return None if row is None else int(row[0] * SECOND + (row[1] or 0))
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
-        def body(connection: Connection) -> set[str]:
-            found = {schedule.task_id for schedule in _read(connection, ids)}
+        async def body(session: AsyncSession) -> set[str]:
+            found = {schedule.task_id for schedule in await _read(session, ids)}
             for part in chunks(ids):
-                connection.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
+                await session.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
             return found
 
         found = await self._database.write_session(body)
         return [schedule_id in found for schedule_id in ids]
-
-
-def _inserted(connection: Connection, schedules: Sequence[Schedule]) -> int:
-    return insert_new(connection, SCHEDULES, SCHEDULE_FIELDS, [schedule_row(schedule) for schedule in schedules])
 
 
 _BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
@@ -139,9 +161,12 @@ _WRITTEN_AFTER = select(SCHEDULES).where(c.enabled, c.updated_at > _SECOND, c.ne
 _DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
 _DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
 _DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)
-_GUARDS = select(c.task_id, c.version, c.next_run_at, c.next_run_us, c.enabled, c.run_count)
+_GUARDS = select(c.task_id, *[c[name] for name in SCHEDULE_GUARD])
 # Locked in the order of the ids, so that two processes that fire the same ones wait in one direction.
 _GUARDS = _GUARDS.where(c.task_id.in_(bindparam("ids", expanding=True))).order_by(c.task_id).with_for_update()
+
+
+_guard_of = attrgetter(*SCHEDULE_GUARD)
 
 
 def _coded_change(item: ScheduleChange, codec: Codec) -> ScheduleChange:
@@ -149,49 +174,57 @@ def _coded_change(item: ScheduleChange, codec: Codec) -> ScheduleChange:
     return ScheduleChange(item.before, after, tuple([encoded(task, codec) for task in item.tasks]))
 
 
-def _schedules(
-    connection: Connection, query: Any, values: dict[str, Any] | None, codec: Codec | None
-) -> list[Schedule]:
-    # Decoded on the connection's thread, where it has one: a thousand of them would block the loop.
-    return [to_schedule(row, codec) for row in connection.execute(query, values).all()]
+async def _read(session: AsyncSession, ids: Sequence[str], codec: Codec | None = None) -> list[Schedule]:
+    found: list[Schedule] = []
+    for part in chunks(ids):
+        found += [to_schedule(row, codec) for row in await session.execute(_BY_ID, {"ids": part})]
+    return found
 
 
-def _read(connection: Connection, ids: Sequence[str], codec: Codec | None = None) -> list[Schedule]:
-    return [to_schedule(row, codec) for part in chunks(ids) for row in connection.execute(_BY_ID, {"ids": part}).all()]
-
-
-def change(
-    connection: Connection,
-    changes: Sequence[ScheduleChange],
-    codec: Codec | None = None,
-    touched: Touched | None = None,
+async def _written(
+    session: AsyncSession, dialect: Dialect, changes: Sequence[ScheduleChange], codec: Codec | None
 ) -> list[bool]:
-    """Write the changes whose guard holds, and push the tasks that they fire; ``touched`` for those with gates."""
+    """Write the changes whose guard holds."""
     ids = [item.before.task_id for item in changes]
     if len(set(ids)) < len(changes):
         # Each sees the one before.
-        return [held for item in changes for held in change(connection, [item], codec, touched)]
-    if dialect_of(connection).change_schedules(connection, changes):
-        held = [True] * len(changes)
-    else:
-        held = _written_by_guards(connection, changes, codec)
-    if tasks := [task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks]:
-        push(connection, tasks, touched=touched)
-    return held
-
-
-def _written_by_guards(connection: Connection, changes: Sequence[ScheduleChange], codec: Codec | None) -> list[bool]:
-    ids = [item.before.task_id for item in changes]
-    rows = {row.task_id: row for part in chunks(sorted(ids)) for row in connection.execute(_GUARDS, {"ids": part})}
+        return [held for item in changes for held in await _written(session, dialect, [item], codec)]
+    if dialect.counts_updates and await _all_written(session, changes):
+        return [True] * len(changes)
+    rows: dict[str, Any] = {}
+    for part in chunks(sorted(ids)):
+        rows.update({row.task_id: row for row in await session.execute(_GUARDS, {"ids": part})})
     held = [_same(rows.get(item.before.task_id), item.before) for item in changes]
     if not all(held):  # the raw value may differ and mean the same, such as a NULL
         refused = [task_id for task_id, ok in zip(ids, held, strict=True) if not ok]
-        odd = {schedule.task_id: schedule for schedule in _read(connection, refused, codec)}
+        odd = {schedule.task_id: schedule for schedule in await _read(session, refused, codec)}
         held = [ok or _same(odd.get(item.before.task_id), item.before) for item, ok in zip(changes, held, strict=True)]
     for names, alike in schedule_changes(item for item, ok in zip(changes, held, strict=True) if ok).items():
-        check_rows(dialect_of(connection).statement_limit(connection), names, [tuple(row.values()) for row in alike])
-        connection.execute(_update(names), alike)
+        limit = await session.run_sync(lambda inner: dialect.statement_limit(inner.connection()))
+        check_rows(limit, names, [tuple(row.values()) for row in alike])
+        await session.execute(_update(names), alike)
     return held
+
+
+async def _all_written(session: AsyncSession, changes: Sequence[ScheduleChange]) -> bool:
+    """Write all of the changes, with their guards in the statement, so that these need not be read; or none of them."""
+    befores = {item.before.task_id: item.before for item in changes}
+    savepoint = await session.begin_nested() if len(changes) > 1 else None
+    count = 0
+    for names, rows in schedule_changes(changes).items():
+        for row in rows:
+            row.update((f"b_{name}", getattr(befores[row["b_id"]], name)) for name in SCHEDULE_GUARD)
+        result: Any = await session.execute(_guarded_update(names), rows)
+        count += result.rowcount
+    held = count == len(changes)
+    if savepoint is not None:
+        await (savepoint.commit() if held else savepoint.rollback())
+    return held
+
+
+@functools.lru_cache(maxsize=64)
+def _guarded_update(names: tuple[str, ...]) -> Any:
+    return _update(names).where(*[c[name].is_not_distinct_from(bindparam(f"b_{name}")) for name in SCHEDULE_GUARD])
 
 
 @functools.lru_cache(maxsize=64)
@@ -201,11 +234,4 @@ def _update(names: tuple[str, ...]) -> Any:
 
 
 def _same(row: Any, before: Schedule) -> bool:
-    # The version rises with each write of this package; the other columns show the writes of other programs.
-    return row is not None and (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) == (
-        before.version,
-        before.next_run_at,
-        before.next_run_us,
-        before.enabled,
-        before.run_count,
-    )
+    return row is not None and _guard_of(row) == _guard_of(before)

@@ -12,12 +12,12 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
+from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Session
-from sqlalchemy.util import await_only
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_engine, statements
+from aiotaskq.backends.sql.connections import SessionBody
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
@@ -254,6 +254,23 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
 
 
+class _Cursor(sqlite3.Cursor):
+    """A cursor of SQLite's driver with the one method that ``AsyncSession.execute`` awaits.
+
+    Its name is not public: it is one of the reasons for which the versions of SQLAlchemy are pinned.
+    """
+
+    __slots__ = ()
+
+    async def _async_soft_close(self) -> None:
+        """Leave the rows to be fetched, on the same thread."""
+
+
+class _Execution(SQLiteExecutionContext):
+    def create_default_cursor(self) -> Any:
+        return self._dbapi_connection.cursor(_Cursor)
+
+
 class SqliteConnections:
     """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
 
@@ -270,6 +287,7 @@ class SqliteConnections:
         sqlite_engine.quiet_aiosqlite()
         self._shown = shown
         self.sync_engine: Engine = sqlite_engine.sqlite_engine(url, poolclass=NullPool)
+        self.sync_engine.dialect.execution_ctx_cls = _Execution
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
@@ -313,19 +331,19 @@ class SqliteConnections:
 
         return await self._write(in_connection)
 
-    async def write_session(self, body: Callable[[Connection], T]) -> T:
-        """Do the same in an ``AsyncSession``: the body is given its connection, and the session commits."""
+    async def write_session(self, body: SessionBody[T]) -> T:
+        """Do the same with an ``AsyncSession``, which the body awaits on the thread; the session commits."""
 
-        def in_session(session: Session, store: StoreConnection) -> T:
-            session.bind = store.connection
+        def in_session(session: AsyncSession, store: StoreConnection) -> T:
+            session.sync_session.bind = store.connection
             try:
-                connection = session.connection()
+                session.sync_session.connection()
                 self._begin(store)
-                answer = body(connection)
-                session.commit()
+                answer = _run(body(session))
+                session.sync_session.commit()
                 return answer
             except BaseException:
-                session.rollback()
+                session.sync_session.rollback()
                 raise
 
         return await self._in_session(self._write, in_session)
@@ -355,26 +373,26 @@ class SqliteConnections:
 
         return await self._read(in_connection)
 
-    async def read_session(self, body: Callable[[Connection], T]) -> T:
-        """Do the same in an ``AsyncSession``: the body is given its connection."""
+    async def read_session(self, body: SessionBody[T]) -> T:
+        """Do the same with an ``AsyncSession``, which the body awaits on the thread."""
 
-        def in_session(session: Session, store: StoreConnection) -> T:
-            session.bind = store.connection
+        def in_session(session: AsyncSession, store: StoreConnection) -> T:
+            session.sync_session.bind = store.connection
             try:
-                return body(session.connection())
+                return _run(body(session))
             finally:
-                session.rollback()
+                session.sync_session.rollback()
 
         return await self._in_session(self._read, in_session)
 
     async def _in_session(
         self,
         run: Callable[[Callable[[StoreConnection], T]], Coroutine[Any, Any, T]],
-        act: Callable[[Session, StoreConnection], T],
+        act: Callable[[AsyncSession, StoreConnection], T],
     ) -> T:
-        """Await an ``AsyncSession``, which awaits one call on a connection's thread; the session is used there."""
+        """Await one call on a connection's thread, where a session is used."""
         session = self._sessions.pop() if self._sessions else AsyncSession(expire_on_commit=False, autoflush=False)
-        answer = await session.run_sync(lambda inner: await_only(run(partial(act, inner))))
+        answer = await run(partial(act, session))
         self._sessions.append(session)  # not after an error, or a cancel: then it may be in any state, or in use
         return answer
 
@@ -414,6 +432,16 @@ class SqliteConnections:
         """Do as ``dispose`` without waiting, for a loop that is gone."""
         for store in (*self.readers, self.writer):
             store.abandon()
+
+
+def _run(body: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end on a connection's thread, where no statement waits for an event loop."""
+    try:
+        body.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    body.close()
+    raise RuntimeError("the body of a transaction awaits something else than its session")
 
 
 def _empty_wal(connection: Connection) -> None:

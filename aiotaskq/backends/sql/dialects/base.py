@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
@@ -132,6 +132,8 @@ class Dialect(ABC):
     autocommit: ClassVar[bool] = False
     """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
     ``insert`` and ``write`` put many rows in one statement."""
+    counts_updates: ClassVar[bool] = False
+    """Whether the row count of an update, executed for many rows, tells how many of them it has found."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
     waits_for_keys_only: ClassVar[bool] = False
@@ -414,10 +416,6 @@ class Dialect(ABC):
     @abstractmethod
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         """Write changes whose guard is known to hold: the rows are locked."""
-
-    def change_schedules(self, connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
-        """Write all of these changes if the guards of all hold, else none; False as well where that cannot be done."""
-        return False
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         """Do what ``Backend.clock_set`` says where the database has no clock; return whether rows were moved."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, TAKEN, not_parked
@@ -40,7 +39,7 @@ from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
-from aiotaskq.backends.sql.rows import TASKS, json_text, schedule_changes
+from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.sqlite_clock import clock_set
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
 from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
@@ -118,16 +117,6 @@ def _first_waiting(waiting: Select[Any], claimable: ColumnElement[bool]) -> Sele
     return waiting.add_columns(*TAKEN, claimable).limit(bindparam("free", type_=BigInteger))
 
 
-_SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
-
-
-@functools.cache
-def _schedule_statement(names: tuple[str, ...]) -> TextClause:
-    assignments = ", ".join(f"{name} = :{name}" for name in names if name != "b_id")
-    guard = " AND ".join(f"{name} IS :b_{name}" for name in _SCHEDULE_GUARD)
-    return text(f"UPDATE scheduler_task SET {assignments} WHERE task_id = :b_id AND {guard}")  # noqa: S608
-
-
 class SqliteDialect(Dialect):
     """A SQLite file."""
 
@@ -136,6 +125,7 @@ class SqliteDialect(Dialect):
     sync_driver = "pysqlite"
     codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
     has_clock = False
+    counts_updates = True
     pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
     sorts_pending = True
     waits_for_keys_only = True
@@ -262,20 +252,6 @@ class SqliteDialect(Dialect):
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         for group in groups(changes):
             _write_guarded(connection, group)
-
-    def change_schedules(self, connection: Connection, changes: Sequence[ScheduleChange]) -> bool:
-        """Write them with their guards in the statement: to read these first would take as long again."""
-        if not is_store_writer(connection):
-            return False
-        guards = {item.before.task_id: item.before for item in changes}
-
-        def written() -> Iterator[int]:
-            for names, rows in schedule_changes(changes).items():
-                order = names + tuple(f"b_{name}" for name in _SCHEDULE_GUARD)
-                values = [(*row.values(), *map(partial(getattr, guards[row["b_id"]]), _SCHEDULE_GUARD)) for row in rows]
-                yield run_many(connection, _schedule_statement(names), order, values).rowcount
-
-        return _all_or_none(connection, len(changes), written())
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         return clock_set(connection, anchor, back, now)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -224,12 +225,12 @@ async def test_an_error_in_a_body_leaves_its_connection_as_it_was(backend: SqlBa
     )
     for act, words in in_session:
 
-        def broken(connection: Connection, words: str = words) -> None:
-            connection.execute(text(words))
+        async def broken_session(session: AsyncSession, words: str = words) -> None:
+            await session.execute(text(words))
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            await act(broken)
+            await act(broken_session)
     assert_lock_free(path)
     assert await backend.count_ready(NOW) == 1
 

@@ -7,13 +7,14 @@ import gc
 import sqlite3
 import threading
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql import engines, sqlite_connections
@@ -162,9 +163,17 @@ async def test_nothing_comes_between_the_statements_of_a_transaction(backend: Sq
 
         return run
 
+    def session_body(name: str) -> Callable[[AsyncSession], Coroutine[Any, Any, None]]:
+        async def run(session: AsyncSession) -> None:
+            for _ in range(20):
+                seen.append(name)
+                await session.execute(text("SELECT count(*) FROM task_queue"))
+
+        return run
+
     database = backend.database
     writes = [database.write(body(f"c{n}")) for n in range(5)]
-    writes += [database.write_session(body(f"s{n}")) for n in range(5)]
+    writes += [database.write_session(session_body(f"s{n}")) for n in range(5)]
     await asyncio.gather(*writes)
     assert sorted({name: seen.index(name) for name in seen}.values()) == list(range(0, 200, 20))
 
@@ -285,7 +294,7 @@ async def test_what_is_dropped_without_a_close_is_closed(url: str) -> None:
     database = Database(url)
     await database.write(lambda connection: connection.execute(text("CREATE TABLE t (a)")))
     await database.write_session(lambda session: session.execute(text("INSERT INTO t VALUES (1)")))
-    assert await database.read_session(lambda session: session.execute(text("SELECT * FROM t")).scalar()) == 1
+    assert await database.read_session(lambda session: session.scalar(text("SELECT * FROM t"))) == 1
     assert aiosqlite_threads() > threads
     del database
     gc.collect()
