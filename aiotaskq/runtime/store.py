@@ -196,8 +196,12 @@ class Store:
 
     async def start_cleanup(self) -> None:
         """Start the background cleanup in the running loop; does nothing if it runs."""
+        if not self.cleaning:
+            log.debug("cleanup started: it removes expired values every {:g} s", self._interval)
         await self._cleaner.start()
 
     async def stop_cleanup(self) -> None:
         """Stop the background cleanup; it can be started again."""
+        if self._cleaner.here:
+            log.debug("cleanup stopped")
         await self._cleaner.stop()

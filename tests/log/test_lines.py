@@ -56,6 +56,10 @@ async def test_every_operation_is_one_line_with_its_type_and_id_only(tmp_path: P
     assert await said(queue.retry_many()) == ["retry_many: 0 tasks"]
     assert await said(queue.set_public("cookie\x9b31m", SECRET, ttl=0.0)) == [r"set cookie\x9b31m"]
     assert await said(queue.cleanup()) == ["cleanup: 1 expired values"]
+    assert await said(queue.start_cleanup()) == ["cleanup started: it removes expired values every 60 s"]
+    assert await said(queue.start_cleanup()) == [], "it runs"
+    assert await said(queue.stop_cleanup()) == ["cleanup stopped"]
+    assert await said(queue.stop_cleanup()) == [], "it does not run"
     assert await said(queue.get_public("k" * 255)) == ["get " + "k" * 199 + "…"]
     assert await said(queue.delete_public("cookie")) == ["delete cookie"]
     assert await said(queue.get_store_size()) == ["store size: 0"]
@@ -99,14 +103,16 @@ async def test_the_lines_of_a_worker(sink: list[str]) -> None:
 
     one = await run_one(tq, good, token=SECRET)
     assert [line.split(" ", 2)[2] for line in sink] == [
+        "cleanup started: it removes expired values every 60 s",
         "worker started: 2 slots, every queue",
         f"push good {one}",
         f"start good {one}",
         f"completed good {one}",
+        "cleanup stopped",
     ]
     sink.clear()
     two = await run_one(tq, slow)
-    assert sink[-1] == f"ERROR aiotaskq.runtime.task_log failed slow {two}: timed out after 0.01 s"
+    assert sink[-2] == f"ERROR aiotaskq.runtime.task_log failed slow {two}: timed out after 0.01 s"
     assert SECRET not in "".join(sink)
 
 

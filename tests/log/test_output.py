@@ -228,7 +228,8 @@ asyncio.run(main())
         (
             "import sys, aiotaskq.log; aiotaskq.log.logger.remove()\n"
             "aiotaskq.log.logger.add(sys.stderr, format='loguru|{message}')",
-            ["loguru|push mail", "loguru|worker started", "loguru|start mail", "loguru|failed mail"],
+            ["loguru|push mail", "loguru|cleanup started", "loguru|worker started", "loguru|start mail"]
+            + ["loguru|failed mail", "loguru|cleanup stopped"],
         ),
         ("import logging; logging.getLogger('aiotaskq').setLevel(logging.CRITICAL)", []),
         ("import aiotaskq.log; aiotaskq.log.output(None)", []),
@@ -256,7 +257,9 @@ set_public("cookie", "S3CRET")
     _, err = program.popen.communicate(timeout=within(40))
     assert program.popen.returncode == 0 and SECRET not in err
     said = [line.partition(" - ")[2] for line in err.splitlines()]
-    assert said == ([] if quiet else ["push mail one", "pop mail one", "task_done mail one", "set cookie"]), err
+    verbs = ["push mail one", "pop mail one", "task_done mail one", "set cookie"]
+    cleanup = "cleanup started: it removes expired values every 60 s"  # of the process-wide queue
+    assert said == ([] if quiet else [cleanup, *verbs, "cleanup stopped"]), err
 
 
 def test_a_push_from_a_signal_handler_that_interrupts_the_log_does_not_hang(start: Callable[..., Program]) -> None:
