@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from benchmarks.case import LATENCY, NOTES, RATE, Run, Sample, Unit, latency, rate, scenario
-from benchmarks.system import BATCH, System
+from benchmarks.system import BATCH, SYSTEMS, System
 from benchmarks.worker_processes import WorkerProcesses
 
 S = TypeVar("S", bound=System)
 Measure = Callable[[type[System], Run], Awaitable[Sample]]
 
-SYSTEMS: dict[tuple[str, str], type[System]] = {}
 PRODUCERS = {"memory": 1, "sqlite": 100}  # as many at the same time; elsewhere 50
 BACKLOGS = (10_000, 200_000)
 GAP = 0.004  # seconds between two pushes into an idle queue, on average

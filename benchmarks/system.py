@@ -135,6 +135,10 @@ class System(ABC):
             await asyncio.sleep(0.001)
 
 
+SYSTEMS: dict[tuple[str, str], type[System]] = {}
+"""The contestants by family and name; ``benchmarks.queues.contestant`` registers them."""
+
+
 class ThreadSystem(System):
     """A system whose users call it from threads."""
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks.system import System
+from benchmarks.system import SYSTEMS, System
 
 ROOT = Path(__file__).parent.parent
 REPORT = 0.005  # seconds between two reports of a worker
@@ -98,8 +98,6 @@ class WorkerProcesses:
 
 async def work(family: str, who: str, lines: IO[str], send: Any) -> None:
     """Run as a worker process, for each store that is read from the lines."""
-    from benchmarks.queues import SYSTEMS
-
     while line := await asyncio.to_thread(lines.readline):
         order = json.loads(line)
         system = SYSTEMS[family, who](order["place"])

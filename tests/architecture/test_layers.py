@@ -37,16 +37,28 @@ LAYERS = {
 
 # Programs of users, which belong to no layer: no module of the package imports them.
 EXAMPLES = PACKAGE / "examples"
-MODULES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if EXAMPLES not in path.parents
-}
+
+
+def modules_in(folder: Path) -> dict[str, Path]:
+    """Return the modules of a package without its examples, by their names in it; "" is its __init__."""
+    return {
+        ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+        for path in sorted(folder.rglob("*.py"))
+        if EXAMPLES not in path.parents
+    }
+
+
+MODULES = modules_in(PACKAGE)
+BENCHMARKS = modules_in(PACKAGE.parent / "benchmarks")
 
 
 @functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def tree_of(module: str) -> ast.Module:
-    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    return parsed(MODULES[module])
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, list[str], int]]:
@@ -75,8 +87,8 @@ def imports_at_run_time(tree: ast.AST) -> Iterator[str]:
 
 
 @functools.cache
-def imports_of(module: str) -> list[tuple[str, list[str], int]]:
-    return list(imports(tree_of(module)))
+def imports_of(path: Path) -> list[tuple[str, list[str], int]]:
+    return list(imports(parsed(path)))
 
 
 @functools.cache
@@ -85,14 +97,16 @@ def libraries_of(module: str) -> frozenset[str]:
     return frozenset(name.partition(".")[0] for name in imports_at_run_time(tree_of(module)))
 
 
-def own_imports(module: str) -> Iterator[tuple[str, int]]:
+def own_imports(
+    module: str, package: str = "aiotaskq", modules: dict[str, Path] = MODULES
+) -> Iterator[tuple[str, int]]:
     """Yield the modules of the package that one of them imports, and the lines."""
-    for imported, names, line in imports_of(module):
-        if imported == "aiotaskq" or imported.startswith("aiotaskq."):
-            inside = imported.removeprefix("aiotaskq").removeprefix(".")
+    for imported, names, line in imports_of(modules[module]):
+        if imported == package or imported.startswith(f"{package}."):
+            inside = imported.removeprefix(package).removeprefix(".")
             for name in names or [""]:
                 deeper = f"{inside}.{name}".strip(".")
-                yield (deeper if deeper in MODULES else inside), line
+                yield (deeper if deeper in modules else inside), line
 
 
 def layer_of(module: str) -> int:
@@ -124,9 +138,10 @@ def test_examples_import_what_is_public() -> None:
                 assert inside in public or inside.startswith("integrations."), f"{path}: line {line}"
 
 
-def test_no_module_needs_itself() -> None:
+@pytest.mark.parametrize(("package", "modules"), [("aiotaskq", MODULES), ("benchmarks", BENCHMARKS)])
+def test_no_module_needs_itself(package: str, modules: dict[str, Path]) -> None:
     """Imports in functions and for type checkers count as well."""
-    needs = {module: {other for other, _ in own_imports(module)} - {module} for module in MODULES}
+    needs = {module: {other for other, _ in own_imports(module, package, modules)} - {module} for module in modules}
     while needs:
         free = {module for module, others in needs.items() if not others & needs.keys()}
         assert free, f"a circle among {sorted(needs)}"
@@ -191,7 +206,7 @@ def test_what_holds_for_every_file(module: str) -> None:
     assert ast.get_docstring(tree), "its first sentence says what it is responsible for"
     assert lines <= 500, f"{lines} lines"
     assert module.rpartition(".")[2] not in ("utils", "util", "helpers", "misc")
-    for imported, names, line in imports_of(module):
+    for imported, names, line in imports_of(MODULES[module]):
         # Stored bytes are data: nothing that can build objects from them.
         assert imported.partition(".")[0] not in ("pickle", "marshal", "shelve", "dill", "yaml"), f"line {line}"
         assert "wait_for" not in names or imported != "asyncio", f"line {line}"

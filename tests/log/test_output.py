@@ -228,8 +228,10 @@ asyncio.run(main())
         (
             "import sys, aiotaskq.log; aiotaskq.log.logger.remove()\n"
             "aiotaskq.log.logger.add(sys.stderr, format='loguru|{message}')",
-            ["loguru|push mail", "loguru|cleanup started", "loguru|worker started", "loguru|start mail"]
-            + ["loguru|failed mail", "loguru|cleanup stopped"],
+            [
+                *("loguru|push mail", "loguru|cleanup started", "loguru|worker started", "loguru|start mail"),
+                *("loguru|failed mail", "loguru|cleanup stopped"),
+            ],
         ),
         ("import logging; logging.getLogger('aiotaskq').setLevel(logging.CRITICAL)", []),
         ("import aiotaskq.log; aiotaskq.log.output(None)", []),
