@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import itertools
 import re
 import shlex
 import tomllib
+from importlib import metadata
 
 import pytest
 
 from aiotaskq.core.extras import REQUIREMENTS, missing
 from tests.support.programs import ROOT
 
-DECLARED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DECLARED = PROJECT["optional-dependencies"]
 MODULES = {
     "prometheus-client": "prometheus_client",
     "opentelemetry-api": "opentelemetry",
@@ -48,6 +52,21 @@ def test_the_command_installs_libraries_and_no_project_of_the_users(extra: str) 
     command = shlex.split(said.partition(": ")[2])
     assert command == ["pip", "install", *REQUIREMENTS[extra]]
     assert "aiotaskq" not in said and "-e" not in command
+
+
+def test_the_manual_names_the_licences_that_bind_more_than_that_of_aiotaskq() -> None:
+    """The licence of an installed library may change with a release: its own metadata decides."""
+    pages = [ROOT / "pyproject.toml", *(ROOT / "aiotaskq" / "docs" / page for page in ("stores.md", "zh/stores.md"))]
+    copyleft = set()
+    for requirement in itertools.chain(PROJECT["dependencies"], *REQUIREMENTS.values()):
+        name = re.split(r"[\[<>=;]", requirement)[0]
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of another version of Python
+            about = metadata.metadata(name)
+            if "GPL" in str([about["License-Expression"], about["License"], about.get_all("Classifier")]):
+                copyleft.add(name)
+    assert copyleft == {"psycopg"}
+    for page in pages:
+        assert [text for text in page.read_text().split("\n\n") if "psycopg" in text and "LGPL-3.0" in text], page
 
 
 def test_no_text_for_users_installs_their_own_project_or_the_one_of_the_public_index() -> None:

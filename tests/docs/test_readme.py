@@ -18,6 +18,7 @@ import typer
 
 from aiotaskq.cli.commands import app_for
 from aiotaskq.cli.docs import MANUAL, summaries
+from aiotaskq.core.extras import REQUIREMENTS
 from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT
@@ -66,6 +67,15 @@ def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 200
     (shortest,) = (block.code for block in blocks(README) if "Hello" in block.code)
     assert len([line for line in shortest.splitlines() if line.strip()]) <= 12
+
+
+def test_the_readme_names_the_extra_of_each_library_that_a_block_imports() -> None:
+    for section in README.split("\n## "):
+        for block in blocks(section):
+            if block.language == "python":
+                wanted = {node.module for node in ast.walk(ast.parse(block.code)) if isinstance(node, ast.ImportFrom)}
+                for library in wanted & REQUIREMENTS.keys():
+                    assert re.search(rf"-e '\.\[(\w+,)*{library}[,\]]", section.partition("```")[0]), library
 
 
 @pytest.mark.parametrize(
