@@ -70,28 +70,32 @@ class Statements:
     def _listen_to_sqlite(self) -> None:
         add = self._add
 
-        class Cursor(sqlite3.Cursor):
-            def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-                began, before = time.perf_counter(), self.connection.total_changes
-                super().execute(sql, *parameters)
-                add(sql, began, self.connection.total_changes - before)
-                return self
+        @functools.cache
+        def noted(kind: Any) -> Any:
+            class Cursor(kind):  # type: ignore[misc]
+                def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+                    began, before = time.perf_counter(), self.connection.total_changes
+                    super().execute(sql, *parameters)
+                    add(sql, began, self.connection.total_changes - before)
+                    return self
 
-            def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
-                began, before = time.perf_counter(), self.connection.total_changes
-                super().executemany(sql, parameters)
-                add(sql, began, self.connection.total_changes - before)
-                return self
+                def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
+                    began, before = time.perf_counter(), self.connection.total_changes
+                    super().executemany(sql, parameters)
+                    add(sql, began, self.connection.total_changes - before)
+                    return self
+
+            return Cursor
 
         class Connection(sqlite3.Connection):
-            def cursor(self, factory: Any = Cursor) -> Any:
-                return super().cursor(factory)
+            def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
+                return super().cursor(noted(factory))
 
             def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
-                return Cursor(self).execute(sql, *parameters)
+                return self.cursor().execute(sql, *parameters)  # type: ignore[no-any-return]
 
             def executemany(self, sql: str, parameters: Any) -> sqlite3.Cursor:
-                return Cursor(self).executemany(sql, parameters)
+                return self.cursor().executemany(sql, parameters)  # type: ignore[no-any-return]
 
         connect = sqlite3.connect
         for module in (sqlite3, sqlite3.dbapi2):  # the latter is SQLAlchemy's

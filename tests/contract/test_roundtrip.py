@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiotaskq.backends.base import Backend, Change, Schedules
 from aiotaskq.backends.values import Values
 from aiotaskq.core.firing_record import FiringRecord
-from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import FINAL, Attempt, Status, Task
@@ -63,7 +63,7 @@ tasks = st.builds(
     error_message=maybe(text),
     scheduler_task_id=maybe(name(36)),
     queue=name(100),
-    run_at=st.integers(-INT64, INT64),
+    run_at=st.integers(-INT64, PARKED),  # none is later than that of a parked task
     due_at=maybe(instants),
     seq=instants,
     expires_at=maybe(instants),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, text
 
 from aiotaskq.backends.base import Change, ScheduleChange
-from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import Status, Task, TaskFilter
@@ -34,50 +34,40 @@ async def settled(answer: Callable[[], Any], wanted: Any, patience: float = 5.0)
 
 
 @pytest.mark.parametrize("place", ["mysql"], indirect=True)
-def test_one_winner_however_rows_are_counted(place: Place) -> None:  # C4
-    import pymysql
-    from pymysql.constants import CLIENT
+async def test_one_winner_however_rows_are_counted(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:  # C4
+    import asyncmy
+    from asyncmy.constants import CLIENT
 
-    def connect(flag: int) -> Any:
-        where: Any = {"host": "127.0.0.1", "port": place.server.port, "user": "root", "database": place.database}
-        return pymysql.connect(**where, client_flag=flag, charset="utf8mb4")
+    connect, flags = asyncmy.connect, itertools.cycle([CLIENT.FOUND_ROWS, 0])
+    backends = [SqlBackend(place.url) for _ in range(8)]
+    flag_of = {id(backend): next(flags) for backend in backends}
+    opening = ContextVar("opening", default=CLIENT.FOUND_ROWS)
 
-    async def prepare() -> Any:
-        backend = SqlBackend(place.url)
-        (schedule,) = await backend.schedules.add([new_schedule()])
-        await backend.close()
-        return schedule
+    def counting(**options: Any) -> Any:
+        return connect(**{**options, "client_flag": opening.get()})
 
-    schedule = asyncio.run(prepare())
-    flags = [CLIENT.FOUND_ROWS, 0]
-    counting = [
-        create_engine("mysql+pymysql://", creator=lambda flag=flag: connect(flag), isolation_level="READ COMMITTED")
-        for flag in flags
-    ]
-    with counting[1].begin() as connection:  # the premise
-        assert connection.execute(text("UPDATE scheduler_task SET version = version")).rowcount == 0
+    monkeypatch.setattr(asyncmy, "connect", counting)
+    counts: set[int] = set()
+
+    async def compete(backend: SqlBackend, item: ScheduleChange) -> bool:
+        opening.set(flag_of[id(backend)])
+        # The premise: how many rows a write of the same value has found differs.
+        same = text("UPDATE scheduler_task SET version = version")
+        counts.add(await backend.database.write(lambda connection: connection.execute(same).rowcount))
+        (held,) = await backend.schedules.change([item])
+        return held
+
+    (schedule,) = await backends[0].schedules.add([new_schedule()])
     for run in range(5):
-        won: list[bool] = []
-        start = threading.Barrier(8)
         # The same values again, so that "changed" would say no: only the guard decides.
         item = ScheduleChange(schedule, schedule, (new(task_id=f"fired-{run}"),))
-
-        def compete(engine: Any) -> None:
-            start.wait()  # noqa: B023 - the threads end within the round
-            with engine.begin() as connection:
-                won.extend(sql_schedules.change(connection, [item]))  # noqa: B023
-
-        threads = [threading.Thread(target=compete, args=(counting[n % 2],)) for n in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        won = await asyncio.gather(*(compete(backend, item) for backend in backends))
         assert sorted(won) == [False] * 7 + [True]
-        with counting[0].begin() as connection:
-            assert connection.execute(text("SELECT count(*) FROM task_queue")).scalar() == run + 1
+        assert len(await backends[0].find(TaskFilter(), 9)) == run + 1
         schedule = schedule.replace(version=schedule.version + 1)
-    for engine in counting:
-        engine.dispose()
+    assert counts == {0, 1}
+    for backend in backends:
+        await backend.close()
 
 
 async def test_a_deadlock_is_settled_inside(backend: SqlBackend) -> None:  # F12

@@ -171,7 +171,7 @@ CRONS = (
     "WHERE schedule_type = 'cron' ORDER BY task_id"
 )
 ADOPTED = [
-    ("cron-lost", "0 0 15W * *", NOW_S + 5, False),
+    ("cron-lost", "0 0 15W * 1", NOW_S + 5, False),
     ("cron-six", "0 0 12 * * mon-fri", NOW_S + 5, True),
     ("cron-wrap", "0 0 * * 0,5-6", NOW_S + 5, True),
 ]
@@ -209,7 +209,7 @@ def put_odd_rows(engine: sa.Engine) -> None:
         "unplanned": {"next_run_at": None},
         "cron-six": {"kind": "cron", "cron": "0 12 * * mon-fri 0"},  # seconds last, as croniter has them
         "cron-wrap": {"kind": "cron", "cron": "0 0 * * fri-sun"},
-        "cron-lost": {"kind": "cron", "cron": "0 0 15W * *"},
+        "cron-lost": {"kind": "cron", "cron": "0 0 15W * 1"},
     }
     with engine.begin() as connection:
         connection.execute(insert, [{**base, "task_id": name, **more} for name, more in odd.items()])
