@@ -8,6 +8,7 @@ from msgspec.structs import asdict
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.ids import new_id
+from aiotaskq.core.limits import Gating, Limit
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
@@ -28,6 +29,14 @@ async def test_a_push_lets_pass_what_there_is_room_for(backend: Backend) -> None
     assert ids(await claimed(backend)) == ids(tasks[:2])
     assert await counts(backend) == (2, 3)
     assert (await backend.stats(NOW)).counts["pending"] == 3
+
+
+@pytest.mark.parametrize("value", [0, "", False])
+async def test_a_key_that_is_zero_or_empty_limits_as_any_other(backend: Backend, value: object) -> None:
+    gating = Gating("export", [Limit(1, key="tenant")])
+    await backend.push([gating.gated(new(params={"tenant": value}, seq=NOW + n)) for n in range(5)])
+    assert await counts(backend, f"tenant:{value}") == (1, 4)
+    assert len(await claimed(backend)) == 1
 
 
 async def test_a_passed_task_is_an_ordinary_one(backend: Backend) -> None:
@@ -272,6 +281,22 @@ async def test_a_changed_task_raises_the_bound_of_a_gate_that_it_has_not_reached
     assert ids(await claimed(backend)) == [waits.task_id]
 
 
+async def test_a_changed_task_gives_a_faster_rate_no_tokens_too_soon(backend: Backend) -> None:
+    slow, quick = ("api", Bounds(interval=60 * MINUTE)), ("api", Bounds(interval=MINUTE))
+    first, second = gated(slow), gated(slow)
+    await backend.push([first, second])
+    (run,) = await claimed(backend, NOW)
+    await settled(backend, run, now=NOW)  # its token is charged
+    before = await read(backend, second)
+    after = parked(before.replace(flow=Flow(gates=(quick,)), fence=before.fence + 1), before.due)
+    assert await backend.update([Change(before, after)]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert await claimed(backend, NOW + SECOND) == []
+    assert (await state(backend, "api")).gate.next_at == NOW + MINUTE
+    await backend.gates.admit(NOW + MINUTE, 10)
+    assert ids(await claimed(backend, NOW + MINUTE)) == [before.task_id]
+
+
 async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> None:
     bounds = Bounds(window=1)
     loud = [gated(("tenant:a", bounds)) for _ in range(3)]
@@ -295,6 +320,13 @@ async def test_a_closed_gate_lets_nothing_pass_until_it_is_opened(backend: Backe
     gate = await backend.gates.change("g", GateChange(closed_until=0), NOW + SECOND)
     assert (gate.closed_until, gate.bounds) == (0, CAP_2)
     assert len(await claimed(backend)) == 2
+
+
+async def test_a_push_at_a_closed_gate_waits_though_slots_are_free(backend: Backend) -> None:
+    await backend.push([gated(("g", CAP_2))])
+    await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
+    await backend.push([gated(("g", CAP_2))])
+    assert await counts(backend) == (1, 1)
 
 
 async def test_a_gate_that_is_closed_until_an_instant_opens_then(backend: Backend) -> None:
@@ -359,6 +391,48 @@ async def test_several_gates_are_passed_narrow_to_wide(backend: Backend) -> None
         await settled(backend, task)
     assert order == ids([tasks[0], tasks[2], tasks[1]])
     assert [each.held + each.waiting for each in await backend.gates.find()] == [0, 0, 0]
+
+
+async def test_what_waits_or_runs_at_a_later_gate_holds_its_slot_of_the_one_before(backend: Backend) -> None:
+    wide = ("all", CAP_1)
+    await backend.push([gated(wide), gated(("a", CAP_1), wide)])
+    await backend.push([gated(("a", CAP_1))])
+    assert await counts(backend, "a") == (1, 1)
+    await backend.push([gated(("b", CAP_2), ("free", CAP_2)), gated(("b", CAP_2))])
+    await backend.push([gated(("b", CAP_2)), gated(("b", CAP_2))])
+    assert await counts(backend, "b") == (2, 2)
+    ran = next(
+        task
+        for task in await claimed(backend)
+        if task.flow is not None and len(task.flow.gates) == 1 and task.gate == "b"
+    )
+    _, tasks = await backend.exchange([Change(ran, settle(ran, DONE, NOW + SECOND))], "o", NOW + SECOND, 5)
+    assert [task.gate for task in tasks] == ["b"]
+    assert await counts(backend, "b") == (2, 1)
+
+
+@pytest.mark.parametrize("bounds", [Bounds(cap=1, window=3), Bounds(cap=3, window=1)], ids=["cap", "window"])
+async def test_of_two_bounds_of_a_gate_the_narrower_one_holds(backend: Backend, bounds: Bounds) -> None:
+    for count in (1, 1, 2):
+        await backend.push([gated(("g", bounds)) for _ in range(count)])
+    assert await counts(backend) == (1, 3)
+    (run,) = await claimed(backend)
+    _, tasks = await backend.exchange([Change(run, settle(run, DONE, NOW + SECOND))], "o", NOW + SECOND, 9)
+    assert len(tasks) == 1
+    await settled(backend, tasks[0])
+    assert await counts(backend) == (1, 1)
+
+
+async def test_a_task_of_several_gates_that_is_retried_passes_them_again(backend: Backend) -> None:
+    task = gated(("tenant:a", CAP_1), ("all", CAP_1))
+    await backend.push([task])
+    for retry in (Failed("e", backoff=wait(0)), Failed("e", retryable=False), Cancelled()):
+        (run,) = await claimed(backend)
+        after = await settled(backend, run, retry)
+        if after.final:
+            assert [await counts(backend, key) for key in ("tenant:a", "all")] == [(0, 0)] * 2
+            await settled(backend, after, Requeued())
+    assert ids(await claimed(backend)) == [task.task_id]
 
 
 async def test_a_cancel_between_two_gates_gives_the_slot_of_the_first_to_the_next(backend: Backend) -> None:

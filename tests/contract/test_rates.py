@@ -166,6 +166,28 @@ async def test_no_window_of_any_traffic_has_more_than_the_rate_and_its_burst(bac
     assert most(starts, 0) <= 10
 
 
+@pytest.mark.parametrize("back", [19 * SECOND, 60 * MINUTE])
+async def test_a_clock_that_is_set_back_fills_no_rate(backend: Backend, back: int) -> None:
+    starts: Starts = []
+    await backend.push([rated() for _ in range(10)])
+    now = NOW + 20 * SECOND
+    tasks = await started(backend, now, starts)  # what has passed takes its tokens when it starts
+    assert len(tasks) == 10
+    now -= back
+    await backend.push([rated(at=now) for _ in range(30)])
+    await backend.gates.admit(now, 10)
+    assert await started(backend, now, starts) == []
+    await ended(backend, tasks, now)
+    await backend.gates.admit(now, 10)
+    assert await started(backend, now, starts) == []
+    now = max(now, NOW) + 6 * SECOND
+    await backend.gates.admit(now, 10)  # the rate is full again
+    now += 6 * SECOND
+    assert len(await started(backend, now, starts)) == 10  # before the clock is where it was
+    await backend.gates.admit(now, 10)
+    assert await started(backend, now, starts) == []
+
+
 async def test_a_task_that_is_given_back_takes_its_tokens_when_it_starts(backend: Backend) -> None:
     starts: Starts = []
     await backend.push([rated() for _ in range(10)])

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NewType
 
+import msgspec
 import pydantic
 import pytest
 from hypothesis import given, settings
@@ -87,6 +88,33 @@ def test_an_error_shows_no_value() -> None:
         with pytest.raises(ValidationError) as raised:
             converted(annotation).load("params.it", value)
         assert "secret" not in str(raised.value) and "4711" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "fits", "wrong"),
+    [
+        (Annotated[list[int], msgspec.Meta(max_length=2)], [1, 2], [1, 2, 3]),
+        (Annotated[list[int], msgspec.Meta(min_length=2)], [1, 2], [1]),
+        (Annotated[list[int], msgspec.Meta(max_length=2)] | None, [1, 2], [1, 2, 3]),
+        (Annotated[dict[str, int], msgspec.Meta(max_length=1)], {"a": 1}, {"a": 1, "b": 2}),
+        (Annotated[dict[str, int], msgspec.Meta(min_length=1)], {"a": 1}, {}),
+        (Annotated[set[int], msgspec.Meta(max_length=1)], [1], [1, 2]),
+        (Annotated[str, msgspec.Meta(max_length=2)], "ab", "abc"),
+        (Annotated[str, msgspec.Meta(pattern="^a")], "ab", "b"),
+        (Annotated[int, msgspec.Meta(multiple_of=2)], 2, 3),
+        (Annotated[float, msgspec.Meta(le=1.5)], 1.5, 1.6),
+        (list[Annotated[int, msgspec.Meta(ge=1)]], [1], [1, 0]),
+        (dict[str, Annotated[int, msgspec.Meta(ge=1)]], {"a": 1}, {"a": 0}),
+        (dict[Annotated[str, msgspec.Meta(max_length=1)], int], {"a": 1}, {"ab": 1}),
+    ],
+    ids=str,
+)
+def test_a_bound_of_an_annotation_is_checked(annotation: Any, fits: Any, wrong: Any) -> None:
+    conversion = converted(annotation)
+    assert conversion.store("params.it", fits) == fits
+    for check in (conversion.store, conversion.load):
+        with pytest.raises(ValidationError, match=r"^params\.it.*: Expected"):
+            check("params.it", wrong)
 
 
 def test_a_value_that_would_come_back_as_another_type_is_refused() -> None:

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+import math
+from collections.abc import Callable
+from datetime import date, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from aiotaskq.core.gate import (
     PARKED,
     Bounds,
     Flow,
-    Gate,
-    GateChange,
-    Starts,
-    admit,
-    changed,
-    charged,
-    is_idle,
-    set_back,
 )
-from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, specs_of
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
-from aiotaskq.core.parking import gates_to_admit, is_end_of_run, pushed_at, settled_at
-from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.usage import USED_UP_UNTIL
+from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, names_gate, specs_of
+from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
+from tests.support.kinds import Colour, Level
 
 
 def flow(*specs: Spec, params: dict[str, Any] | None = None, **options: Any) -> Flow | None:
@@ -55,6 +46,34 @@ def test_the_key_of_a_gate_has_its_name_and_the_value_of_the_key() -> None:
 @pytest.mark.parametrize("key", [0, "", "0", False, 0.0])
 def test_a_key_that_is_empty_or_zero_is_a_key(key: object) -> None:
     assert keys(Limit(5, key="tenant"), params={"tenant": key}) == [f"tenant:{key}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [(date(2026, 1, 2), "2026-01-02"), (Decimal("1.50"), "1.50"), (Colour.RED, "red"), (Level.LOW, "1")],
+)
+def test_a_key_of_a_function_is_the_text_of_its_value(key: object, text: str) -> None:
+    assert keys(Limit(5, key=lambda params: key)) == [f"export:{text}"]
+
+
+def test_a_function_changes_the_params_of_no_other_one() -> None:
+    take = lambda params: params.pop("tenant")  # noqa: E731
+    assert keys(Limit(5, key=take, name="a"), Limit(5, key=take, name="b")) == ["a:42", "b:42"]
+
+
+@pytest.mark.parametrize(
+    ("label", "key", "names"),
+    [
+        ("api", "api", True),
+        ("api", "api2", False),
+        ("api", "api:1", False),
+        ("tenant:", "tenant:1", True),
+        ("tenant:", "tenants:1", False),
+        ("tenant:", "tenant", False),
+    ],
+)
+def test_a_gate_is_named_by_its_label(label: str, key: str, names: bool) -> None:
+    assert names_gate(label, key) == names
 
 
 def test_keys_with_the_same_text_are_one() -> None:
@@ -91,6 +110,13 @@ def test_one_gate_may_have_several_bounds() -> None:
     assert found == Flow(gates=(("tenant:42", bounds),))
 
 
+@pytest.mark.parametrize("spec", [Limit(1, max_waiting=7), Rate(1, max_waiting=7), Fair("tenant", max_waiting=7)])
+def test_each_kind_bounds_how_many_wait(spec: Spec) -> None:
+    found = flow(spec)
+    assert found is not None
+    assert [bounds.max_waiting for _, bounds in found.gates] == [7]
+
+
 def test_a_rate_has_an_interval_and_saves_a_tenth_of_its_limit() -> None:
     assert Rate(100, per=60).interval == 600_000
     assert Rate(7).interval == 142_858
@@ -106,14 +132,18 @@ def test_a_weight_is_a_number_a_parameter_or_a_function() -> None:
         found = flow(Rate(100, name="api", weight=weight), params=params)
         assert found is not None
         assert found.weight == 7
-    found = flow(Limit(5), Rate(9, name="a"), Rate(90, name="b", weight="tokens"), params=params)
+    rates = [Rate(9, name="a"), Rate(90, name="b", weight="tokens"), Rate(20, name="c", weight=2)]
+    found = flow(Limit(5), *rates, params=params)
     assert found is not None
-    assert [found.tokens(key) for key, _ in found.gates] == [1, 1, 7]
+    assert [found.tokens(key) for key, _ in found.gates] == [1, 1, 7, 2]
     found = flow(
         Fair("tenant", window=10, weight=lambda params: 2.5), Fair("tokens", window=10, weight=0.01), params=params
     )
     assert found is not None
     assert [bounds.window for _, bounds in found.gates] == [25, 1]
+    found = flow(Fair("tenant", weight=INT32 - 1), params=params)
+    assert found is not None
+    assert [bounds.window for _, bounds in found.gates] == [INT32]
 
 
 @pytest.mark.parametrize(
@@ -135,6 +165,8 @@ def test_a_weight_is_a_number_a_parameter_or_a_function() -> None:
         (lambda: Fair(None), "fair: a key is needed"),  # type: ignore[arg-type]
         (lambda: Fair("a", window=0), "fair: window: 0 is not in 1"),
         (lambda: Fair("a", weight=0), "fair: weight: a number above 0 is needed"),
+        (lambda: Fair("a", weight=True), "fair: weight: a number above 0 is needed"),
+        (lambda: Fair("a", weight=math.inf), "fair: weight: a number above 0 is needed"),
         (lambda: specs_of(limit=5), r"limit: Limit\(5\) or a list of such is needed \(got 5\)"),
         (lambda: specs_of(rate=[Limit(5)]), "rate: Rate"),
     ],
@@ -183,12 +215,22 @@ def test_a_key_or_weight_that_a_gate_cannot_have_is_refused(spec: Spec, error: s
         flow(spec)
 
 
+def test_an_option_is_one_limit_or_several() -> None:
+    one, other = Limit(5), Limit(6, name="other")
+    assert specs_of(limit=one) == (one,)
+    assert specs_of(limit=[one, other]) == specs_of(limit=(one, other)) == (one, other)
+    assert specs_of(fair="tenant") == (Fair("tenant"),)
+    assert specs_of(fair=[str, Fair("tenant")]) == (Fair(str), Fair("tenant"))
+
+
 def test_shared_gates_are_declared_alike() -> None:
     first = Gating("a", [Limit(5, name="api"), Rate(9, name="calls", weight="tokens")])
     check_shared("b", Gating("b", [Limit(5, name="api"), Rate(9, name="calls")]), [("a", first)])
     check_shared("b", Gating("b", [Limit(4, key="api")]), [("a", first)])  # the gates api: and api are two
-    with pytest.raises(ValidationError, match="b: the gate 'api' is shared with a, which declares it differently"):
-        check_shared("b", Gating("b", [Limit(4, name="api")]), [("a", first)])
+    both = Gating("a", [Limit(5, name="api"), Rate(9, name="api")])
+    for specs, known in (([Limit(4, name="api")], first), ([Limit(5, name="api"), Rate(8, name="api")], both)):
+        with pytest.raises(ValidationError, match="b: the gate 'api' is shared with a, which declares it differently"):
+            check_shared("b", Gating("b", specs), [("a", known)])
 
 
 def test_shared_gates_are_passed_in_one_order() -> None:
@@ -226,244 +268,3 @@ def test_the_time_of_a_push_is_not_that_of_a_stamp_ahead_of_the_clock() -> None:
     assert pushed_at(task) == SECOND
     assert pushed_at(task.replace(seq=60 * SECOND)) == SECOND
     assert pushed_at(task.replace(due_at=60 * SECOND)) == SECOND  # a delayed one
-
-
-def test_a_gate_that_does_not_open_by_time_stays_closed_when_the_clock_is_set_back() -> None:
-    closed = Gate(key="g", closed_until=9 * SECOND)
-    assert set_back(closed, 2 * SECOND, 5 * SECOND).closed_until == 7 * SECOND
-    used_up = replace(closed, closed_until=USED_UP_UNTIL)
-    assert set_back(used_up, 2 * SECOND, 5 * SECOND) == used_up
-
-
-class Rated:
-    """The tasks of one rate, and all their starts, by a clock that may be set back and by a real one."""
-
-    def __init__(self, burst: int) -> None:
-        self.gate = Gate(key="g", bounds=Bounds(interval=SECOND // 2, burst=burst))
-        self.now = self.real = 10**15
-        self.ready: list[int] = []
-        self.running: list[tuple[int, int]] = []
-        self.started: list[tuple[int, int]] = []
-        self.back = 0
-
-    def admit(self, weights: list[int], ran: Sequence[tuple[int, int]] = ()) -> None:
-        starts = Starts(sum(self.ready), [*self.running, *ran])
-        count, self.gate = admit(self.gate, 0, starts, self.now, weights)
-        self.ready += weights[:count]
-
-    def step(self, passed: int) -> None:
-        self.real += max(0, passed)
-        self.now += passed
-        self.back -= min(0, passed)
-
-    def notice(self) -> None:
-        self.gate, self.back = set_back(self.gate, self.back, self.now), 0
-
-    def start(self, count: int) -> None:
-        for weight in self.ready[:count]:
-            self.started.append((self.real, weight))
-            self.running.append((self.now, weight))
-        del self.ready[:count]
-
-    def end(self, count: int) -> None:
-        ran = self.running[:count]
-        del self.running[:count]
-        if ran:
-            self.admit([], ran)
-
-    def check(self) -> None:
-        bounds = self.gate.bounds
-        assert bounds.interval is not None
-        for first, (begin, _) in enumerate(self.started):
-            tokens = 0
-            for end, weight in self.started[first:]:
-                tokens += weight
-                assert tokens <= (end - begin) / bounds.interval + bounds.burst
-
-
-_moves = st.one_of(
-    st.tuples(st.just("step"), st.integers(0, 6_000_000)),
-    st.tuples(st.just("step"), st.integers(-3_000_000, 0)),
-    st.tuples(st.just("notice")),
-    st.tuples(st.just("admit"), st.lists(st.integers(1, 3), max_size=6)),
-    st.tuples(st.just("start"), st.integers(1, 6)),
-    st.tuples(st.just("end"), st.integers(1, 6)),
-    st.tuples(st.just("open"), st.booleans()),
-)
-
-
-@settings(max_examples=1_000)
-@given(st.integers(1, 5), st.lists(_moves, max_size=40))
-def test_no_window_sees_more_tokens_than_the_rate_and_its_burst(burst: int, moves: list[tuple[Any, ...]]) -> None:
-    """Also where tasks start long after they have passed, and where the clock is set back, whether noticed or not."""
-    rated = Rated(burst)
-    for name, *values in moves:
-        match name:
-            case "step":
-                rated.step(*values)
-            case "admit":
-                rated.admit([min(weight, burst) for weight in values[0]])
-            case "start":
-                rated.start(*values)
-            case "end":
-                rated.end(*values)
-            case "notice":
-                rated.notice()
-            case "open":
-                rated.gate = replace(rated.gate, closed_until=0 if values[0] else 10**16)
-    rated.check()
-
-
-def test_a_burst_that_started_late_is_not_saved_once_more() -> None:
-    rated = Rated(burst=3)
-    rated.admit([1] * 3)
-    rated.step(60 * SECOND)
-    rated.start(3)
-    rated.admit([1] * 3)
-    assert rated.ready == []
-    assert rated.gate.next_at == rated.now + SECOND // 2
-
-
-def test_what_starts_while_a_gate_is_closed_takes_its_tokens() -> None:
-    rated = Rated(burst=3)
-    rated.admit([1] * 3)
-    rated.gate = replace(rated.gate, closed_until=rated.now + 60 * SECOND)
-    rated.step(60 * SECOND - 1)
-    rated.start(3)
-    rated.end(3)
-    rated.step(1)
-    rated.admit([1] * 3)
-    assert rated.ready == []
-
-
-@pytest.mark.parametrize("noticed", [True, False])
-def test_a_clock_that_is_set_back_fills_no_rate(noticed: bool) -> None:
-    rated = Rated(burst=2)
-    rated.admit([1] * 2)
-    rated.start(2)
-    rated.step(-3600 * SECOND)
-    if noticed:
-        rated.notice()
-    rated.admit([1] * 2)
-    assert rated.ready == []
-    if not noticed:
-        return
-    rated.step(SECOND)
-    rated.admit([1] * 2)
-    assert rated.ready == [1, 1]  # and stands still no longer than an empty one
-    rated.step(60 * SECOND)
-    rated.start(2)
-    rated.admit([1] * 2)
-    assert rated.ready == []  # also what starts before the clock is where it was
-    rated.step(-SECOND)
-    rated.admit([1] * 2)
-    rated.notice()
-    rated.admit([1] * 2)
-    assert rated.ready == []
-
-
-def test_a_rate_that_was_idle_is_not_filled_by_a_step_that_is_noticed_late() -> None:
-    rated = Rated(burst=2)
-    rated.step(-SECOND)
-    rated.admit([1] * 2)
-    rated.start(2)
-    rated.admit([])
-    rated.notice()
-    rated.admit([1] * 2)
-    assert rated.ready == []
-
-
-def test_a_charge_and_other_bounds_count_after_the_starts_of_before() -> None:
-    gate = Gate(key="g", bounds=Bounds(interval=SECOND, burst=2))
-    now = 10**15
-    gate = charged(gate, Starts(0, [(now, 2)]), now)
-    assert gate.tat == now + 2 * SECOND
-    given = changed(gate, GateChange(charge=-1), now)
-    assert charged(given, Starts(0, [(now, 2)]), now).tat == now + SECOND  # charged once
-    slow = changed(gate, GateChange(bounds={"interval": 60 * SECOND}), now)
-    assert charged(slow, Starts(0, [(now, 2)]), now).tat == gate.tat
-    free = Gate(key="g")
-    rated = changed(free, GateChange(bounds={"interval": SECOND}), now)
-    assert charged(rated, Starts(0, [(now, 2)]), now).tat <= now  # started before there was a rate
-
-
-@given(st.integers(1, 9), st.integers(0, 9), st.integers(0, 9), st.integers(1, 10**6), st.booleans())
-def test_a_step_of_the_clock_stops_a_rate_no_longer_than_an_empty_one(
-    burst: int, before: int, after: int, steps: int, waits: bool
-) -> None:
-    """``before`` and ``after`` tasks wanted to pass before the step, and after it until it was noticed."""
-    now, back = 10**15, steps * SECOND
-    gate = Gate(key="g", bounds=Bounds(interval=SECOND, burst=burst), closed_until=now + SECOND if waits else 0)
-    _, gate = admit(gate, 0, Starts(), now, [1] * before)
-    _, gate = admit(gate, 0, Starts(), now - back, [1] * after)
-    gate = set_back(gate, back, now - back)
-    assert gate.closed_until == (now - back + SECOND if waits else 0)
-    assert gate.next_at is None or gate.next_at <= now - back
-    assert admit(gate, 0, Starts(), now - back + burst * SECOND, [1])[0] == 1
-    charged = changed(gate, GateChange(charge=100_000), now)
-    assert set_back(charged, back, now - back).tat == charged.tat - back
-
-
-@given(
-    st.sampled_from(("cap", "window")),
-    st.integers(0, 5),
-    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=40),
-)
-def test_a_cap_is_never_exceeded_and_always_used(name: str, most: int, steps: list[tuple[int, int]]) -> None:
-    gate, held = Gate(key="g", bounds=Bounds(**{name: most})), 0
-    for ended, waiting in steps:
-        held -= min(held, ended)
-        count, gate = admit(gate, held, Starts(), 0, [1] * waiting)
-        held += count
-        assert held <= most
-        assert held == most or count == waiting
-        assert gate.next_at is None  # the end of a task lets the next one pass
-
-
-@given(st.integers(1, 200), st.integers(1, 20), st.integers(1, 20), st.integers(0, 400))
-def test_a_rate_is_used_in_full_and_no_task_waits_for_ever(limit: int, burst: int, weight: int, late: int) -> None:
-    """Tasks that always wait pass at the rate, as long as a look is no later than the saved tokens last."""
-    bounds = Bounds(interval=SECOND // limit, burst=burst)
-    gate, now, passed = Gate(key="g", bounds=bounds), 10**15, 0
-    late = min(late, (burst - min(weight, burst)) * bounds.interval)
-    began = now
-    for _ in range(100):
-        count, gate = admit(gate, 0, Starts(), now, [weight] * 100)
-        passed += count
-        assert gate.next_at is not None
-        assert now < gate.next_at <= now + weight * bounds.interval
-        now = gate.next_at + late
-    tokens = (now - began) / bounds.interval
-    assert passed * weight >= tokens - weight - burst
-
-
-@given(
-    st.builds(
-        Gate,
-        key=st.just("g"),
-        bounds=st.builds(Bounds, cap=st.none() | st.integers(1, 3), interval=st.none() | st.integers(1, 9)),
-        tat=st.integers(0, 20),
-        closed_until=st.integers(0, 20),
-    ),
-    st.integers(0, 20),
-    st.integers(0, 9),
-    st.lists(st.integers(1, 3), max_size=4),
-)
-def test_an_idle_gate_lets_pass_what_a_new_one_would(gate: Gate, now: int, later: int, weights: list[int]) -> None:
-    count, after = admit(gate, 0, Starts(), now + later, weights)
-    fresh, after_fresh = admit(Gate(key="g", bounds=gate.bounds), 0, Starts(), now + later, weights)
-    if is_idle(gate, now):
-        assert (count, after.next_at) == (fresh, after_fresh.next_at)
-
-
-@given(gates=st.lists(st.sampled_from("abc"), unique=True), status=st.sampled_from(Status), outcome=st.integers(0, 2))
-def test_the_end_of_a_run_admits_all_of_its_gates(gates: list[str], status: Status, outcome: int) -> None:
-    own = Flow(gates=tuple((key, Bounds(cap=1)) for key in gates))
-    before = Task(task_id="1", type="t", status=status, flow=own, gate=gates[-1] if gates else None, max_retries=1)
-    run = before.replace(status=Status.RUNNING)
-    after = settle(run, [Completed(), Failed("no"), Cancelled()][outcome], 5 * SECOND)
-    ends = is_end_of_run(before, after)
-    assert ends == (status is Status.RUNNING and after.final)
-    if ends:
-        assert gates_to_admit(before, after) == tuple(gates)
-        assert settled_at(before, after) == after.ended_at == 5 * SECOND

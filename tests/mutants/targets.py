@@ -35,6 +35,12 @@ CLAIMS = (
     "reading",
 )
 SQL = (*CLAIMS, "schedules", "sessions")
+GATES = (
+    *("gates", "gate_changes", "gate_claims", "gate_delays", "gate_mending", "gate_moments", "rates", "max_waiting"),
+    *("budgets", "gates_at_random", "gates_drain_at_random"),
+)
+GATES_IN_MEMORY = _contract("memory", *GATES)
+GATES_IN_SQLITE = _contract("sqlite", *GATES)
 PLANS: Tests = ("tests/backends/sql/test_plans.py", "-k", "sqlite")
 ENGINES = ("tests/backends/sql/test_engines.py", "tests/backends/sql/migrations/test_servers.py")
 LUA = ("include/base", "include/head", "include/index", "include/flush", "include/answer", "include/change")
@@ -68,6 +74,20 @@ TARGETS = [
         [("tests/core", "-k", "test_task or outcome"), QUEUE],
     ),
     Target("core/backoff.py", [("tests/core", "-k", "backoff")]),
+    Target("core/limits.py", [("tests/core/test_limits.py",), ("tests/app", "-k", "limit")]),
+    Target("core/gate.py", [("tests/core/test_gate.py",), GATES_IN_MEMORY]),
+    Target("core/parking.py", [("tests/core", "-k", "gate or limits or outcome"), GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS, _contract("memory", "typed_params")]),
+    Target("backends/admission.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("backends/visit.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("backends/max_waiting.py", [_contract("memory", "max_waiting", "gate_delays")]),
+    Target("backends/memory/gates.py", [GATES_IN_MEMORY]),
+    Target("backends/sql/admission.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
+    Target("backends/sql/gate_statements.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
+    *(
+        Target(f"backends/redis/lua/include/{name}.lua", [_contract("redis", *GATES), REDIS_TESTS])
+        for name in ("gate", "gated_rows", "gates", "slots", "declare")
+    ),
     Target("core/serialize.py", [("tests/core", "-k", "results"), WORKER]),
     Target("core/task_dict.py", [("tests/core", "-k", "test_task"), QUEUE]),
     Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
@@ -84,7 +104,6 @@ TARGETS = [
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("core/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite or redis", *STEPS)]),
-    Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS]),
     Target("runtime/run_steps.py", [_contract("memory or sqlite", *STEPS), STEP_RUNS]),
     Target("backends/memory/steps.py", [_contract("memory", *STEPS), STEP_RUNS]),
     Target("backends/sql/steps.py", [_contract("sqlite", *STEPS), _contract("postgresql or mysql", *STEPS)]),
