@@ -7,8 +7,8 @@ Each command is in the file, or the folder, of its name, as ``commands`` lists t
   ``times`` (durations, instants)
 - what is told of changes: ``noted``
 - translation: ``i18n``
-- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``tables`` (of a SQL
-  database)
+- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``names`` (for
+  completion), ``tables`` (of a SQL database)
 - ``run``: ``worker_process``, ``supervisor``, ``shutdown``, ``drain_report``
 """
 
@@ -115,4 +115,4 @@ def _explain(error: Exception) -> int:
 def _from_printing(error: Exception) -> bool:
     """Whether the command line's own printing raised this, not a file that the application writes."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    return str(frames[-1][0].f_globals.get("__name__")).startswith(("aiotaskq.cli", "typer", "rich"))
+    return str(frames[-1][0].f_globals.get("__name__")).startswith(("aiotaskq.cli", "typer", "click", "rich"))

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import group_id_of
 from aiotaskq.cli.layout import columns_of
@@ -18,7 +19,7 @@ from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.groups import GroupState
 from aiotaskq.log import printable
-from aiotaskq.runtime.queue.groups import PAGE
+from aiotaskq.runtime.queue.groups import PAGE, STATUSES
 from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.schemas.groups import GroupDetail, MemberView
 
@@ -35,7 +36,12 @@ def list_groups(
     db: Db = DEFAULT_DB,
     status: Annotated[
         list[str] | None,
-        option("--status", metavar="STATUS", help=tr("running, completed, failed or cancelled; may be repeated.")),
+        option(
+            "--status",
+            metavar="STATUS",
+            help=tr("running, completed, failed or cancelled; may be repeated."),
+            autocompletion=names.words(STATUSES),
+        ),
     ] = None,
     limit: Annotated[int, option(min=1, max=99_999, metavar="N", help=tr("Maximum number of groups."))] = 20,
     after: Annotated[str | None, option(metavar="GROUP_ID", help=tr("Continue the list after this group."))] = None,

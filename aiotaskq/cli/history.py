@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
@@ -34,8 +35,8 @@ def history(
     since: Annotated[
         str, option("--since", metavar="TIME", help=tr("From then on: 2h, 1d12h, or 2026-03-28T12:00."))
     ] = "1h",
-    type: Annotated[str | None, option("--type", help=tr("Only this type."))] = None,
-    queue: Annotated[str | None, option("--queue", help=tr("Only this queue."))] = None,
+    type: Annotated[str | None, option("--type", help=tr("Only this type."), autocompletion=names.types)] = None,
+    queue: Annotated[str | None, option("--queue", help=tr("Only this queue."), autocompletion=names.queues)] = None,
     utc: Utc = False,
     db: Db = DEFAULT_DB,
     json: Json = False,

@@ -10,6 +10,7 @@ import typer
 from msgspec import UNSET
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.noted import noted
@@ -26,7 +27,10 @@ from aiotaskq.runtime.limits import MOST_LISTED, LimitState
 from aiotaskq.runtime.waiting import ENDLESS, waiting
 
 app = group()
-Key = Annotated[str, typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."))]
+Key = Annotated[
+    str,
+    typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."), autocompletion=names.limits),
+]
 
 
 @app.command("list", cls=Command, help=tr("List limits, rates and fair shares, and how many tasks wait for them."))

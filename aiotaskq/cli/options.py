@@ -67,6 +67,14 @@ class Group(TyperGroup):
                 raise
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands with their whole first sentence, which would be cut at the width of the terminal."""
+        found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        records = [(name, each.get_short_help_str(UNWRAPPED)) for name, each in found if each and not each.hidden]
+        if records:
+            with formatter.section("Commands"):
+                formatter.write_dl(records)
+
     def get_help(self, ctx: Any) -> str:
         """Return the help page."""
         return translated_help(super().get_help(ctx))

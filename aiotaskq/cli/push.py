@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.layout import LONG
@@ -31,7 +32,9 @@ NOT_IN_TIME = 5  # exit code
 )
 def push(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help=tr("The task type."), show_default=False)],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help=tr("The task type."), show_default=False, autocompletion=names.types)
+    ],
     params: Annotated[
         str,
         typer.Argument(
@@ -49,7 +52,7 @@ def push(
         float | None, option(min=0.0, metavar="SECONDS", help=tr("Delay before the task may run."))
     ] = None,
     priority: Annotated[int | None, option(help=tr("Priority: smaller numbers run first; default 0."))] = None,
-    queue: Annotated[str | None, option(help=tr("Queue; default 'default'."))] = None,
+    queue: Annotated[str | None, option(help=tr("Queue; default 'default'."), autocompletion=names.queues)] = None,
     unique_key: Annotated[
         str | None, option(help=tr("Push nothing if a pending or running task has this key."))
     ] = None,

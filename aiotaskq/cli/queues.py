@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.noted import noted
@@ -16,7 +17,7 @@ from aiotaskq.cli.store_access import with_tq
 from aiotaskq.log import printable
 
 app = group()
-Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=True)]
+Name = Annotated[str, typer.Argument(metavar="QUEUE", show_default=True, autocompletion=names.queues)]
 
 
 @app.command("list", cls=Command, help=tr("List queues that have tasks or are paused."))

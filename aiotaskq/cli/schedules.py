@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import schedule_id_of, short_schedule_ids
@@ -50,6 +51,7 @@ ScheduleIds = Annotated[
         metavar="SCHEDULE",
         help=tr("One or more schedules: an id, a name, or the beginning of an id."),
         show_default=False,
+        autocompletion=names.schedules,
     ),
 ]
 Zone = Annotated[str | None, option("--timezone", help=tr("Time zone, as Europe/Berlin; default the system's."))]
@@ -59,7 +61,12 @@ ScheduleZone = Annotated[
 ]
 ScheduleName = Annotated[
     str,
-    typer.Argument(metavar="SCHEDULE", help=tr("An id, a name, or the beginning of an id."), show_default=False),
+    typer.Argument(
+        metavar="SCHEDULE",
+        help=tr("An id, a name, or the beginning of an id."),
+        show_default=False,
+        autocompletion=names.schedules,
+    ),
 ]
 CalendarName = Annotated[
     str | None, option("--calendar", help=tr("Calendar of holidays: a country or a part of one, as DE or DE-BY."))
@@ -129,7 +136,13 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     task_type: Annotated[
-        str, typer.Argument(metavar="TYPE", help=tr("The type of the tasks that it fires."), show_default=False)
+        str,
+        typer.Argument(
+            metavar="TYPE",
+            help=tr("The type of the tasks that it fires."),
+            show_default=False,
+            autocompletion=names.types,
+        ),
     ],
     params: Annotated[
         str,
@@ -168,7 +181,7 @@ def add(
     calendar_rule: CalendarRule = "skip_holidays",
     blackout: Blackout = None,
     blackout_policy: BlackoutPolicy = "skip",
-    queue: Annotated[str, option(help=tr("The queue of its tasks."))] = "default",
+    queue: Annotated[str, option(help=tr("The queue of its tasks."), autocompletion=names.queues)] = "default",
     priority: Annotated[int, option(help=tr("The priority of its tasks; smaller numbers run first."))] = 0,
     max_retries: Annotated[int, option(min=0, help=tr("Maximum number of retries of its tasks."))] = 3,
     schedule_id: Annotated[
@@ -352,6 +365,7 @@ def preview(
             "--schedule",
             metavar="SCHEDULE",
             help=tr("A stored schedule instead: its next due times, when their tasks start, and which are skipped."),
+            autocompletion=names.schedules,
         ),
     ] = None,
     db: Db = DEFAULT_DB,

@@ -10,6 +10,7 @@ import typer
 
 from aiotaskq.app.registrations import PushMiddleware
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli import names
 from aiotaskq.cli.application import is_handled, load_quietly
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import short_ids, task_id_of
@@ -65,14 +66,26 @@ StatusNames = Annotated[
         "--status",
         metavar="STATUS",
         help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
+        autocompletion=names.words(Status),
     ),
 ]
 LiveStatusNames = Annotated[
     list[str] | None,
-    option("--status", metavar="STATUS", help=tr("pending or running; may be repeated. Default both.")),
+    option(
+        "--status",
+        metavar="STATUS",
+        help=tr("pending or running; may be repeated. Default both."),
+        autocompletion=names.words(each for each in Status if each not in FINAL),
+    ),
 ]
-TypeName = Annotated[str | None, option("--type", metavar="TYPE", help=tr("Only tasks of this type."))]
-QueueName = Annotated[str | None, option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."))]
+TypeName = Annotated[
+    str | None,
+    option("--type", metavar="TYPE", help=tr("Only tasks of this type."), autocompletion=names.types),
+]
+QueueName = Annotated[
+    str | None,
+    option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."), autocompletion=names.queues),
+]
 Since = Annotated[
     str | None,
     option("--since", metavar="TIME", help=tr("Only tasks created since then: 2h, 1d12h, or 2026-03-28T12:00.")),

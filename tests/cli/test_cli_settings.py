@@ -12,6 +12,7 @@ import pytest
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.web import Site
+from aiotaskq.core.task import Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
 
@@ -209,3 +210,29 @@ def test_completion(cli: Cli) -> None:
         _AIOTASKQ_COMPLETE="complete_bash", COMP_WORDS="aiotaskq tasks retry --st", COMP_CWORD="3"
     )
     assert (code, out.split()) == (0, ["--status"])
+
+
+def test_completion_of_the_names_in_a_store(cli: Cli) -> None:
+    def completed(line: str, number: int) -> list[str]:
+        words = {"_AIOTASKQ_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(number)}
+        code, out, err = cli.process(**words, AIOTASKQ_DATABASE_URL=cli.url)
+        assert (code, err) == (0, "")
+        return out.split()
+
+    assert completed("aiotaskq queues pause ", 3) == [], "there is no store"
+    assert not (cli.home / "app.db").exists(), "and none is made"
+    prepared(cli.home / "app.db")
+    cli.monkeypatch.setenv("AIOTASKQ_DATABASE_URL", cli.url)
+    cli.store(*[Task(task_id=kind, type=kind, seq=1, queue=f"{kind}s") for kind in ("mail", "map", "two words")])
+    cli.out("schedules", "add", "nightly", "sweep", "--interval", "60")
+    cli.out("limits", "set", "tenant:42", "1")
+    assert completed("aiotaskq push ma", 2) == ["mail", "map"]
+    assert completed("aiotaskq tasks list --type ", 4) == ["mail", "map"], "a shell would make two words of the third"
+    assert completed("aiotaskq tasks list --queue mai", 4) == ["mails"]
+    assert completed("aiotaskq tasks cancel --status ", 4) == ["pending", "running"]
+    assert completed("aiotaskq queues pause ", 3) == ["mails", "maps"]
+    assert completed("aiotaskq schedules pause n", 3) == ["nightly"]
+    assert completed("aiotaskq limits close te", 3) == ["tenant:42"]
+    prepared(cli.home / "other.db")
+    url = f"sqlite:///{cli.home}/other.db"
+    assert completed(f"aiotaskq push --db {url} ", 4) == [], "the store of the command line"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import time
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ import pytest
 from aiotaskq.cli.i18n import width
 from aiotaskq.concurrency.clock import SystemClock
 from tests.cli.screen_rows import ERRORS, TYPES, make, tasks
+from tests.support import nursery
 from tests.support.command import Cli, Terminal, prepared
 
 SCREENS = [
@@ -117,3 +120,29 @@ def test_colours_by_status_on_a_terminal(cli: Cli, now: int) -> None:
     assert max(map(width, lines)) <= 80 and len(lines) == 8
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", drawn(NO_COLOR="1"))
     assert "\x1b" not in cli.process("tasks", "list", "--db", cli.url)[1]
+
+
+HELP_PAGES = """
+import json
+from typer.main import get_command
+from aiotaskq.cli.commands import app_for
+
+def pages(command, name, parent=None):
+    context = command.make_context(name, [], parent=parent, resilient_parsing=True)
+    yield context.command_path, command.get_help(context)
+    for name, each in getattr(command, "commands", {}).items():
+        yield from pages(each, name, context)
+
+print(json.dumps(dict(pages(get_command(app_for(None)), "aiotaskq"))))
+"""
+
+
+@pytest.mark.parametrize("language", ["C.UTF-8", "zh_CN.UTF-8"])
+def test_no_text_of_a_help_page_is_cut(cli: Cli, language: str) -> None:
+    env = {**cli.env, "COLUMNS": "80", "LANG": language}  # texts are in the language of the process that imports them
+    pages = json.loads(nursery.run([sys.executable, "-c", HELP_PAGES], env=env, capture_output=True, check=True).stdout)
+    assert len(pages) > 60
+    for name, page in pages.items():
+        usage, *texts = page.splitlines()
+        assert name in usage
+        assert [line for line in texts if line.endswith(("...", "…")) or width(line) > 80] == [], name

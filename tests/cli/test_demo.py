@@ -136,6 +136,8 @@ def test_lines_in_a_pipe_then_a_fresh_run(demo: Demo) -> None:
     assert out.splitlines()[1].startswith("database: sqlite:////")
     assert "scheduled report: 5 of 5 files" in out
     assert out.count("✓") == 10 and "✗" not in out
+    said = [line for line in out.splitlines() if line]
+    assert [line for line, times in Counter(said).items() if times > 1] == [], "each thing is said once"
 
     # What it says to try next works: the database stays.
     show = re.search(r"aiotaskq (tasks show (\S+) --db \S+)", out)

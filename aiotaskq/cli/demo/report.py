@@ -131,8 +131,9 @@ def show(numbers: Numbers, checks: list[tuple[bool, Message]]) -> None:
     echo()
     column = max(width(tr(label)) for label in LABELS.values())
     for name, value in numbers.as_dict().items():
-        label = tr(LABELS[name])
-        echo(f"  {label}{' ' * (column - width(label))}  {'-' if value is None else f'{value:,}'}")
+        if name != "files":  # the first check names them
+            label = tr(LABELS[name])
+            echo(f"  {label}{' ' * (column - width(label))}  {'-' if value is None else f'{value:,}'}")
     echo()
     echo_title(tr("Checks"))
     for held, claim in checks:

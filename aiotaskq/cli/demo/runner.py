@@ -60,6 +60,7 @@ class Demo:
         self._files: list[File] = []
         self._left: int | None = None
         """Tasks of files that have not ended; None before the push."""
+        self._reported = ""
         self._run = ""
         self._completed_before: dict[str, int] = {}
         self._dashboard: Dashboard | None = None
@@ -191,12 +192,7 @@ class Demo:
     async def _push(self, tq: TaskQ, numbers: Numbers, resumed: bool) -> str:
         """Push what is not there yet, add the schedules; return the id of the task that fails always."""
         run, total = self._run, len(self._files)
-        register(
-            tq,
-            self._folder,
-            self._pause,
-            report=lambda: self._bar.line(report.scheduled(total - (self._left or 0), total, numbers)),
-        )
+        register(tq, self._folder, self._pause, report=lambda: self._report(numbers))
         began = self._clock.ticks()
         # What an earlier process of this run has pushed has the same key, so it is not pushed again.
         keys: list[tuple[str, str, dict[str, str]]] = [
@@ -222,6 +218,13 @@ class Demo:
             options: dict[str, Any] = {"queue": OTHERS, "priority": -1, "task_id": f"{run}-{name}", **timing}
             await tq.scheduler.add_scheduler_task(f"demo {name}", task_type, kind, **options)
         return handles[0].task_id
+
+    def _report(self, numbers: Numbers) -> None:
+        total = len(self._files)
+        line = report.scheduled(total - (self._left or 0), total, numbers)
+        if line != self._reported:
+            self._reported = line
+            self._bar.line(line)
 
     async def _work(self, tq: TaskQ, numbers: Numbers) -> tuple[list[str], tuple[Any, Any]]:
         """Run the tasks; return the keys of the script's, and the cookie at once and after its time to live."""
