@@ -225,8 +225,8 @@ class Limits:
         close = difflib.get_close_matches(key, sorted(known), n=1)
         guess = f"; did you mean {close[0]!r}?" if close else ""
         raise NotFound(
-            f"limit {key!r}: no handler declares it, and no task has passed it{guess} "
-            "(limits list shows those in use; limits set makes one)"
+            f"limit {key!r}: no handler declares it, and no task has passed it "
+            f"(limits list shows those in use; limits set makes one){guess}"
         )
 
     async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:

@@ -74,7 +74,8 @@ def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.out("limits", "close", "api", "3600").startswith("api: 5 per second, burst 3, closed for ")
     for verb in ("close", "open", "reset"):
         said = cli.fails("limits", verb, "apii")
-        assert "limit 'apii': no handler declares it, and no task has passed it; did you mean 'api'?" in said
+        guess = "(limits list shows those in use; limits set makes one); did you mean 'api'?"
+        assert f"limit 'apii': no handler declares it, and no task has passed it {guess}" in said
     assert cli.json("limits", "close", "api")["closed_until"] > "2030"
     assert cli.json("limits", "open", "api")["closed_until"] is None
     assert cli.json("limits", "reset", "api")["fixed"] is False

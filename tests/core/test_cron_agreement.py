@@ -133,7 +133,7 @@ def compare(expression: str, start: datetime) -> Counter[str]:
         instant = cron.next_after(instant)
         found.append(datetime.fromtimestamp(instant // S, UTC).replace(tzinfo=None))
     assert found == by_croniter(expression, start, applied), (expression, start, "croniter")
-    if "w" in expression.lower().split()[-3]:
+    if "w" in ALIASES.get(expression.lower(), expression).lower().split()[-3]:
         applied["cronsim: nearest weekday"] += 1
         return applied
     theirs = list(itertools.islice(CronSim(for_cronsim(expression, applied), start), STEPS))
