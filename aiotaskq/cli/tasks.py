@@ -10,12 +10,12 @@ import typer
 
 from aiotaskq.app.registrations import PushMiddleware
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli import names
 from aiotaskq.cli.application import is_handled, load_quietly
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import short_ids, task_id_of
 from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.limits import waits_for
+from aiotaskq.cli.names import LiveStatusNames, QueueName, StatusNames, TypeName
 from aiotaskq.cli.noted import counted, noted
 from aiotaskq.cli.options import (
     DEFAULT_DB,
@@ -59,32 +59,6 @@ Ids = Annotated[
 SomeIds = Annotated[
     list[str] | None,
     typer.Argument(metavar="TASK_ID", help=tr("One or more task ids, or the beginnings of ids."), show_default=False),
-]
-StatusNames = Annotated[
-    list[str] | None,
-    option(
-        "--status",
-        metavar="STATUS",
-        help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
-        autocompletion=names.words(Status),
-    ),
-]
-LiveStatusNames = Annotated[
-    list[str] | None,
-    option(
-        "--status",
-        metavar="STATUS",
-        help=tr("pending or running; may be repeated. Default both."),
-        autocompletion=names.words(each for each in Status if each not in FINAL),
-    ),
-]
-TypeName = Annotated[
-    str | None,
-    option("--type", metavar="TYPE", help=tr("Only tasks of this type."), autocompletion=names.types),
-]
-QueueName = Annotated[
-    str | None,
-    option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."), autocompletion=names.queues),
 ]
 Since = Annotated[
     str | None,
