@@ -137,6 +137,19 @@ async def test_a_light_task_that_gets_more_urgent_passes_a_heavy_one(backend: Ba
     assert [task.task_id for task in await backend.claim("o", NOW, 10, lease_until=LEASE)] == [light.task_id]
 
 
+async def test_a_waiting_task_that_gets_lighter_passes_by_its_new_weight(backend: Backend) -> None:
+    api = Flow(gates=(("api", Bounds(interval=60 * SECOND, burst=10)),))
+    tasks = [parked(new(flow=replace(api, weight=n), seq=NOW + at), NOW) for at, n in enumerate((6, 10))]
+    await backend.push(tasks)
+    assert len(await backend.claim("o", NOW, 10, lease_until=LEASE)) == 1
+    before = await read(backend, tasks[1])
+    after = before.replace(flow=replace(api, weight=1), fence=before.fence + 1)  # as a newer call changes it
+    assert await backend.update([Change(before, after)]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    claimed = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert [task.task_id for task in claimed] == [before.task_id]
+
+
 async def test_a_bound_is_taken_away_and_the_others_stay(store: Store) -> None:
     gates = store.backend.gates
     await gates.change("g", GateChange(bounds={"cap": 3, "interval": SECOND, "burst": 5}), NOW)
@@ -207,6 +220,14 @@ async def test_a_time_at_which_a_task_may_pass_is_told_to_sweeps(backend: Backen
     assert set(heard) == {GATES}
     heard.clear()
     await backend.gates.change("cap", GateChange(closed_until=NOW + SECOND), NOW)
+    assert set(heard) == {GATES}
+    heard.clear()
+    task = parked(new(flow=cap, seq=NOW + 9), NOW)
+    await backend.push([task])
+    before = await read(backend, task)
+    wider = Flow(gates=(("cap", Bounds(cap=2)),))
+    heard.clear()
+    assert await backend.update([Change(before, before.replace(flow=wider, fence=before.fence + 1))]) == [True]
     assert set(heard) == {GATES}
     stop()
 

@@ -137,6 +137,16 @@ async def test_a_large_push_lets_no_more_pass_than_the_cap(backend: Backend) -> 
     assert sorted(ids(claimed)) == sorted(ids(tasks[:1_090]))
 
 
+@pytest.mark.heavy
+async def test_a_large_push_of_tasks_with_several_gates_each_lets_all_pass(backend: Backend) -> None:
+    wide = ("all", Bounds(cap=2_000))
+    flows = [Flow(gates=((f"k{number}", Bounds(cap=1)), wide)) for number in range(1_001)]
+    await backend.push([parked(new(flow=flow, seq=NOW + number), NOW) for number, flow in enumerate(flows)])
+    while await backend.gates.admit(LATER, 2_000) is not None:
+        pass
+    assert await backend.count_ready(LATER) == 1_001
+
+
 async def test_the_parts_of_a_large_push_share_the_slots_and_the_room_to_wait(backend: Backend) -> None:
     # So many that a store writes them in several parts, with the most urgent ones in the last.
     tasks = [gated(number, cap=101, priority=150 - number) for number in range(150)]

@@ -281,6 +281,18 @@ async def test_a_changed_task_raises_the_bound_of_a_gate_that_it_has_not_reached
     assert ids(await claimed(backend)) == [waits.task_id]
 
 
+async def test_a_changed_task_replaces_no_bounds_of_an_operator(backend: Backend) -> None:
+    tasks = [gated(), gated()]
+    await backend.push(tasks)
+    fixed = await backend.gates.change("g", GateChange(bounds={"cap": 1}), NOW)
+    before = await read(backend, tasks[1])
+    after = parked(before.replace(flow=Flow(gates=(("g", CAP_2),)), fence=before.fence + 1), before.due)
+    assert await backend.update([Change(before, after)]) == [True]
+    await backend.gates.admit(NOW + SECOND, 10)
+    assert (await state(backend)).gate == fixed
+    assert await counts(backend) == (1, 1)
+
+
 async def test_a_changed_task_gives_a_faster_rate_no_tokens_too_soon(backend: Backend) -> None:
     slow, quick = ("api", Bounds(interval=60 * MINUTE)), ("api", Bounds(interval=MINUTE))
     first, second = gated(slow), gated(slow)
@@ -411,7 +423,11 @@ async def test_what_waits_or_runs_at_a_later_gate_holds_its_slot_of_the_one_befo
     assert await counts(backend, "b") == (2, 1)
 
 
-@pytest.mark.parametrize("bounds", [Bounds(cap=1, window=3), Bounds(cap=3, window=1)], ids=["cap", "window"])
+@pytest.mark.parametrize(
+    "bounds",
+    [Bounds(cap=1, window=3), Bounds(cap=3, window=1), Bounds(cap=1, interval=SECOND, burst=9)],
+    ids=["cap", "window", "cap beside a rate"],
+)
 async def test_of_two_bounds_of_a_gate_the_narrower_one_holds(backend: Backend, bounds: Bounds) -> None:
     for count in (1, 1, 2):
         await backend.push([gated(("g", bounds)) for _ in range(count)])

@@ -188,6 +188,31 @@ async def test_a_clock_that_is_set_back_fills_no_rate(backend: Backend, back: in
     assert await started(backend, now, starts) == []
 
 
+async def test_a_task_with_more_tokens_than_the_burst_takes_them_all_from_a_full_rate(backend: Backend) -> None:
+    gate = ("api", Bounds(interval=SECOND, burst=9))
+    await backend.gates.change("api", GateChange(bounds={"interval": SECOND, "burst": 2}), NOW)
+    heavy, light = rated(gate, weight=5), rated(gate)
+    await backend.push([heavy, light])
+    starts: Starts = []
+    assert ids(await started(backend, NOW, starts)) == [heavy.task_id]
+    await backend.gates.admit(NOW + 4 * SECOND - 1, 10)
+    assert await started(backend, NOW + 4 * SECOND - 1, starts) == []
+    assert await backend.gates.admit(NOW + 4 * SECOND, 10) is None
+    assert ids(await started(backend, NOW + 4 * SECOND, starts)) == [light.task_id]
+
+
+async def test_what_leaves_before_it_starts_takes_no_more_tokens_than_are_saved(backend: Backend) -> None:
+    plain, starts = ("api", Bounds(cap=100)), Starts()
+    tasks = [rated(plain) for _ in range(50)]
+    await backend.push(tasks)
+    await backend.gates.change("api", GateChange(bounds={"interval": SECOND, "burst": 2}), NOW)
+    await backend.push([rated(plain)])
+    rows = [row for row in await backend.get(ids(tasks)) if row is not None]
+    assert all(await backend.update([Change(row, settle(row, Cancelled(), NOW)) for row in rows]))
+    await backend.gates.admit(NOW + 2 * SECOND, 10)
+    assert len(await started(backend, NOW + 2 * SECOND, starts)) == 1
+
+
 async def test_a_task_that_is_given_back_takes_its_tokens_when_it_starts(backend: Backend) -> None:
     starts: Starts = []
     await backend.push([rated() for _ in range(10)])

@@ -162,6 +162,23 @@ def test_a_rate_that_was_idle_is_not_filled_by_a_step_that_is_noticed_late() -> 
     assert rated.ready == []
 
 
+def test_a_cap_bounds_what_a_rate_would_let_pass() -> None:
+    gate = Gate(key="g", bounds=Bounds(cap=3, interval=SECOND, burst=9))
+    assert admit(gate, 1, Starts(), 10**15, [1] * 9)[0] == 2
+
+
+def test_a_task_with_more_tokens_than_the_burst_passes_a_full_rate_and_takes_them_all() -> None:
+    now = 10**15
+    count, gate = admit(Gate(key="g", bounds=Bounds(interval=SECOND, burst=2)), 0, Starts(), now, [5, 1])
+    assert (count, gate.tat, gate.next_at) == (1, now + 5 * SECOND, now + 4 * SECOND)
+
+
+def test_what_has_not_started_counts_for_no_more_than_the_burst() -> None:
+    now = 10**15
+    gate = Gate(key="g", bounds=Bounds(interval=SECOND, burst=2))
+    assert charged(gate, Starts(50), now).tat == now + 2 * SECOND
+
+
 def test_a_charge_and_other_bounds_count_after_the_starts_of_before() -> None:
     gate = Gate(key="g", bounds=Bounds(interval=SECOND, burst=2))
     now = 10**15
