@@ -216,8 +216,6 @@ def callback_of(group: GroupState, now: int) -> Task | None:
         task_id=callback_id(group, kind),
         created_at=now // SECOND,
         run_at=due,
-        due_at=None,
-        gate=None,
         seq=next_seq(now),
         expires_at=expires,
         flow=replace(template.flow or Flow(), source=group.group_id),

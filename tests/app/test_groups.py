@@ -231,6 +231,27 @@ async def test_a_result_that_was_deleted_is_an_error_and_never_none(kit: tuple[A
     ]
 
 
+async def test_a_callback_whose_inner_group_lost_a_result_fails_at_once(kit: tuple[App, Kit]) -> None:
+    app, made = kit
+
+    @app.tq.task
+    async def total(parent: list[Parent[list[Total]]] = injected()) -> int:
+        return len(parent)
+
+    inner = group([app.price.call(1), app.price.call(2)])
+    await app.tq.group([inner], then=total.options(delay=60).call())
+    await made.advance(1)
+    (gone,) = await app.tq.find(type="price", limit=1)
+    await app.tq.delete(gone.task_id)
+    await made.advance(60)
+    (found,) = await app.tq.find(type="total")
+    assert (found.status, found.retry_count) == (Status.FAILED, 0)
+    assert gone.flow is not None
+    assert found.error_message == (
+        f"missing_parent: task {gone.task_id} of group {gone.flow.group} was deleted, and its result with it"
+    )
+
+
 async def test_a_purge_counts_what_it_deletes(kit: tuple[App, Kit]) -> None:
     app, made = kit
     await app.tq.group([group([app.price.call(1)]), app.price.options(delay=60).call(2)])

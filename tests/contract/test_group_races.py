@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.engines import parse_url
-from aiotaskq.core.groups import CANCEL, RUN
+from aiotaskq.core.groups import CANCEL, FAIL, RUN
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.plan import Node, Outline, plan
@@ -89,6 +89,25 @@ async def test_rows_that_were_deleted_by_sql_are_counted_again(sql_store: Store)
     assert await backend.groups.mend(LATER) > 0
     assert [g.status for g in await backend.groups.find(9)] == [Status.CANCELLED] * 2
     assert [task.type for task in await backend.claim("o", LATER, 9, lease_until=LEASE)] == ["alert"]
+
+
+async def test_a_task_that_fails_since_rows_were_deleted_by_sql_keeps_its_group(sql_store: Store) -> None:
+    backend = sql_store.backend
+    nodes = [Node("a", new()), *(Node(f"b{n}", new(), {"a": CANCEL}) for n in range(2))]
+    nodes += [Node(f"c{n}", new(), {f"b{n}": FAIL}) for n in range(2)]
+    made = Outline(group_id=new_id(), nodes=tuple(nodes), named=True)
+    outer = Outline(group_id=new_id(), nodes=(Node("inner", made),))
+    await backend.groups.push(plan(outer, NOW))
+    sql_store.execute("DELETE FROM task_queue WHERE task_id = :id", id=plan(made, NOW).tasks[0].task_id)
+    assert await backend.groups.mend(LATER) == 3
+    inner, around = await backend.groups.get([made.group_id, outer.group_id])
+    assert inner is not None and around is not None
+    assert (inner.failed, inner.cancelled, inner.needed_by) == (2, 3, 2)
+    assert (around.failed, around.needed_by) == (1, 2)
+    assert await backend.groups.purge(LATER + SECOND, 9) == 0
+    failed = await backend.find(TaskFilter(status=(Status.FAILED,)), 9)
+    assert await backend.delete([task.task_id for task in failed], ended=True) == 2
+    assert await backend.groups.purge(LATER + SECOND, 9) == 2
 
 
 @pytest.mark.parametrize("commits", [True, False])

@@ -10,7 +10,7 @@ from msgspec.structs import asdict, replace
 from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.plan import Node, Outline, plan
+from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.errors import QueueFull
 from tests.support.gated import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW, new
@@ -125,7 +125,7 @@ async def test_members_that_a_group_gets_later_are_refused_as_a_push_is(backend:
     await backend.push([gated(full), gated(full)])
     await backend.groups.push(plan(Outline(group_id=group_id, nodes=(Node("m", new()),)), NOW))
     with pytest.raises(QueueFull, match="max_waiting=1"):
-        await backend.groups.add(group_id, [gated(full)], NOW)
+        await backend.groups.add(group_id, [in_group(gated(full), group_id, new_id(), NOW)], NOW)
     (group,) = await backend.groups.get([group_id])
     assert group is not None and group.total == 1
     assert await counts(backend) == (1, 1)

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.groups import again, follow, waits_again
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.groups import RULES, RUN, GroupState, after_parents, derived_id, holds_up, in_order, waiting
+from aiotaskq.core.groups import (
+    MAX_MEMBERS,
+    MAX_PARENTS,
+    RULES,
+    RUN,
+    GroupState,
+    after_parents,
+    derived_id,
+    holds_up,
+    in_order,
+    waiting,
+)
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import FINAL, RUNNING, Status, Task
@@ -124,6 +135,24 @@ def test_an_order_has_parents_first_and_names_a_cycle() -> None:
         in_order({"a": ["c"], "b": ["c"], "c": ["b"]})
     with pytest.raises(ValidationError, match="a → a"):
         in_order({"a": ["a"]})
+
+
+def test_a_push_takes_as_many_members_and_parents_as_the_limits_say() -> None:
+    def graph(parents: int, children: int) -> Outline:
+        first = [Node(f"p{n}", task(f"p{n}")) for n in range(parents)]
+        last = [Node(f"c{n}", task(f"c{n}"), {node.name: RUN for node in first}) for n in range(children)]
+        return Outline(group_id="g", nodes=(*first, *last))
+
+    assert len(plan(graph(MAX_PARENTS, 1), NOW).tasks) == MAX_PARENTS + 1
+    assert len(plan(graph(1, MAX_PARENTS), NOW).tasks) == MAX_PARENTS + 1
+    assert len(plan(graph(MAX_MEMBERS, 0), NOW).members) == MAX_MEMBERS
+    for parents, children, error in (
+        (MAX_PARENTS + 1, 1, "'c0' waits for 1,001 tasks, more than 1,000"),
+        (1, MAX_PARENTS + 1, "1,001 tasks wait for 'p0', more than 1,000"),
+        (MAX_MEMBERS + 1, 0, "10,001 members are more than 10,000"),
+    ):
+        with pytest.raises(ValidationError, match=error):
+            plan(graph(parents, children), NOW)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -6,7 +6,6 @@ from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from msgspec.structs import replace
 from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
 from aiotaskq.backends.base import Room
@@ -257,29 +256,21 @@ def mend_children(connection: Connection, touched: Touched, now: int) -> int:
     rows = GroupRows(connection, touched, push)
     waiting = (dialect_of(connection).pending[-1], c.live_gate.is_(None), c.waits > 0)
     query = select(c.task_id, c.waits, c.flow).where(*waiting).order_by(c.task_id)
-    wrong: list[tuple[Task, Task]] = []
+    wrong: list[Task] = []  # these parents, as if they had been cancelled, once for each child
     for part in chunks(connection.execute(query).fetchall()):
         children = [_Child(row.task_id, row.waits, _parents(row.flow)) for row in part]
         if not (lost := _missing_parents(connection, children)):
             continue
         # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
-        locked = {task_id: task for task_id, task in rows.tasks(list(lost)).items() if task.parked}
-        children = [_Child(task.task_id, task.waits, _parents_of(task.flow)) for task in locked.values()]
+        locked = [task for task in rows.tasks(list(lost)).values() if task.parked]
+        children = [_Child(task.task_id, task.waits, _parents_of(task.flow)) for task in locked]
         for task_id, gone in _missing_parents(connection, children).items():
-            wrong.append((Task(task_id=gone, type="deleted", status=Status.CANCELLED), locked[task_id]))
+            flow = Flow(children=((task_id, CANCEL),))
+            wrong.append(Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow))
         if len(wrong) >= MENDED:
             break
-    ends = Ends({}, [])
-    for parent, child in wrong:
-        flow = None if child.flow is None else replace(child.flow, group=None, children=((child.task_id, CANCEL),))
-        more = to_children(rows, [(parent.replace(status=Status.RUNNING), parent.replace(flow=flow))], now)
-        ends.gone.extend(more.gone)
-        for group_id, tally in more.tallies.items():
-            known = ends.tallies.setdefault(group_id, Tally())
-            known.ended += tally.ended
-            known.failed += tally.failed
-            known.cancelled += tally.cancelled
+    ends = to_children(rows, [(parent.replace(status=Status.RUNNING), parent) for parent in wrong], now)
     rows.followed(to_groups(rows, ends, now))
     return len(wrong)
 

@@ -299,6 +299,8 @@ class GroupVerbs:
             return Parent(task_id, "group", await self._results(task_id, readable_result))
         except TaskFailed as failure:
             return Parent(task_id, "group", None, failure.task.error_message)
+        except NotFound as missing:
+            raise ParentDeleted(f"{missing}, and its result with it") from missing
 
     async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
         result = error = None

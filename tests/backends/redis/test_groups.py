@@ -11,7 +11,7 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import Script
-from aiotaskq.core.groups import CANCEL, RUN, GroupState
+from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
@@ -168,9 +168,8 @@ async def test_rows_that_another_program_deleted_are_counted_again(
     server: Valkey, backend: RedisBackend, prefix: str
 ) -> None:
     first = [Node(name, new(type=name)) for name in "ab"]
-    inner = Outline(
-        group_id=new_id(), nodes=(*first, Node("c", new(type="c"), {"a": RUN, "b": CANCEL})), named=True, **callbacks()
-    )
+    first += [Node("c", new(type="c"), {"a": RUN, "b": CANCEL}), Node("d", new(type="d"), {"c": FAIL})]
+    inner = Outline(group_id=new_id(), nodes=tuple(first), named=True, **callbacks())
     outer = Outline(group_id=new_id(), nodes=(Node("inner", inner), Node("x", new(type="x"))))
     await backend.groups.push(plan(outer, NOW))
     assert await backend.groups.mend(LATER) == 0
@@ -179,11 +178,11 @@ async def test_rows_that_another_program_deleted_are_counted_again(
     assert await backend.groups.mend(LATER) == 2  # its child, and its group
     assert await backend.groups.mend(LATER) == 0
     found = await state(backend, inner.group_id)
-    assert (found.remaining, found.cancelled) == (1, 2)
+    assert (found.remaining, found.cancelled, found.failed, found.needed_by) == (1, 2, 1, 1)
     (b,) = await backend.find(TaskFilter(type="b"), 1)
     server.ask("HDEL", f"{{{prefix}}}:state", b.task_id)
     assert await backend.groups.mend(LATER) == 1
-    assert (await state(backend, inner.group_id)).status is Status.CANCELLED
+    assert (await state(backend, inner.group_id)).status is Status.FAILED
     assert (await state(backend, outer.group_id)).remaining == 1
     assert {task.type for task in await claim(backend)} == {"x", "alert"}
 
