@@ -310,8 +310,11 @@ def concerns(before: Task, after: Task) -> bool:
 
 
 def is_tied(task: Task) -> bool:
-    """Whether something follows from the end of a task: it is a member or a callback of a group, or has children."""
-    return group_of(task) is not None or (task.flow is not None and bool(task.flow.children))
+    """Whether something follows from the end of a task: it is a member or a callback of a group.
+
+    One with children is a member.
+    """
+    return group_of(task) is not None
 
 
 def waits_again(before: Task, after: Task) -> bool:

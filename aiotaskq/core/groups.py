@@ -292,17 +292,15 @@ def after_parents(child: Task, changes: Sequence[tuple[Task, Task, str]], now: i
     waits = child.waits + sum(holds_up(after, rule) - holds_up(before, rule) for before, after, rule in changes)
     if waits == child.waits:
         return child
-    return child.replace(waits=waits) if waits > 0 else released(child, now)
+    return child.replace(waits=waits) if waits > 0 else released(child)
 
 
 _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXPIRED: "expired"}
 
 
-def released(child: Task, now: int) -> Task:
+def released(child: Task) -> Task:
     """Return a child that waits for no parent any more: at its first gate, or to be claimed from its due time on."""
-    due = now if child.due_at is None else child.due_at
-    free = child.replace(waits=0, run_at=due, due_at=None)
-    return free if free.flow is None else parked(free, due)
+    return parked(child.replace(waits=0, run_at=child.due, due_at=None), child.due)
 
 
 def deleted(task: Task, now: int) -> Task:

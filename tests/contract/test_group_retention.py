@@ -35,6 +35,13 @@ async def test_members_stay_until_their_group_has_ended(backend: Backend) -> Non
     assert await backend.purge(older_than(LATER + 2 * WEEK + SECOND), 10) == 3
 
 
+async def test_a_child_that_did_not_start_is_as_old_as_its_end(backend: Backend) -> None:
+    await pushed(backend, graph({"a": {}, "b": {"a": CANCEL}}))
+    await settled(backend, *await claimed(backend), Cancelled())
+    assert await backend.purge(older_than(LATER), 10) == 0
+    assert await backend.purge(older_than(LATER + SECOND), 10) == 2
+
+
 @pytest.mark.parametrize("end", [BROKEN, Cancelled()])
 async def test_members_that_did_not_complete_stay_too(backend: Backend, end: object) -> None:
     await pushed(backend, outline(new(), new(), on_failure=None))
@@ -174,6 +181,17 @@ async def test_members_stay_until_the_callback_has_ended(backend: Backend, neste
     await settled(backend, callback)
     assert (await state(backend, group_id)).needed_by == 0
     assert await everything_purged(backend, LATER) == (2, 1 + nested)
+
+
+async def test_a_cancelled_callback_that_is_put_back_keeps_its_group(backend: Backend) -> None:
+    group_id = await pushed(backend, outline(new()))
+    await settled(backend, *await claimed(backend))
+    cancelled = await settled(backend, *await claimed(backend), Cancelled())
+    assert (await state(backend, group_id)).needed_by == 0
+    await settled(backend, cancelled, Requeued())
+    assert (await state(backend, group_id)).needed_by == 1
+    await settled(backend, *await claimed(backend))
+    assert (await state(backend, group_id)).needed_by == 0
 
 
 @pytest.mark.parametrize("end", ["cancelled", "deleted", "purged"])

@@ -5,11 +5,15 @@ from __future__ import annotations
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RUN
+from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Outcome, Requeued, settle
-from aiotaskq.core.plan import Outline
+from aiotaskq.core.plan import Node, Outline
 from aiotaskq.core.task import Status, TaskFilter
 from tests.contract.test_groups import BROKEN, LATER, claimed, counts, graph, pushed, rows, settled, state
+from tests.support.gated import gated
+from tests.support.rows import new
 
 
 async def brought_back(backend: Backend, made: Outline, name: str) -> None:
@@ -93,12 +97,49 @@ async def test_a_deletion_of_what_completed_leaves_what_waits_for_others(backend
     assert [task.type for task in await claimed(backend)] == ["c"]
 
 
+async def test_a_deletion_of_what_failed_leaves_what_may_run_without_it(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {}, "c": {"a": RUN, "b": CANCEL}})
+    await pushed(backend, made)
+    a, b = await claimed(backend)
+    await settled(backend, a, BROKEN)
+    assert await backend.delete([a.task_id], ended=True) == 1
+    assert (await rows(backend, made))["c"].waits == 1
+    assert await claimed(backend) == []
+    await settled(backend, b)
+    assert [task.type for task in await claimed(backend)] == ["c"]
+
+
+async def test_a_child_with_gates_that_is_brought_back_alone_passes_them_after_its_parent(backend: Backend) -> None:
+    gates = Flow(gates=(("g", Bounds(cap=1)),))
+    nodes = (Node("a", new(type="a")), Node("b", new(type="b", flow=gates), {"a": CANCEL}))
+    made = Outline(group_id=new_id(), nodes=nodes, named=True)
+    await pushed(backend, made)
+    await settled(backend, *await claimed(backend), BROKEN)
+    for name in "ba":
+        await brought_back(backend, made, name)
+    assert ((await rows(backend, made))["b"].due, (await rows(backend, made))["b"].gate) == (LATER, None)
+    await settled(backend, *await claimed(backend))
+    await backend.gates.admit(LATER, 10)
+    (b,) = await claimed(backend)
+    assert (b.type, b.gate) == ("b", "g")
+
+
+async def test_a_child_does_not_wait_for_other_work_under_the_id_of_its_parent(backend: Backend) -> None:
+    made = graph({"a": {}, "b": {"a": CANCEL}})
+    await pushed(backend, made)
+    a = await settled(backend, *await claimed(backend), BROKEN)
+    assert await backend.delete([a.task_id], ended=True) == 1
+    await backend.push([gated(("g", Bounds(cap=0)), task_id=a.task_id)])
+    await brought_back(backend, made, "b")
+    assert [task.type for task in await claimed(backend)] == ["b"]
+
+
 async def test_what_is_brought_back_together_has_parents_first(backend: Backend) -> None:
-    made = graph({"a": {}, "b": {"a": RUN}})
+    made = graph({"a": {}, "b": {"a": RUN}, "c": {"b": RUN}})
     await pushed(backend, made)
     for _ in made.nodes:
         await settled(backend, *await claimed(backend), BROKEN)
     ended = await rows(backend, made)
-    changes = [Change(ended[name], settle(ended[name], Requeued(), LATER)) for name in "ba"]
-    assert await backend.update(changes) == [True, True]
-    assert [(await rows(backend, made))[name].waits for name in "ab"] == [0, 1]
+    changes = [Change(ended[name], settle(ended[name], Requeued(), LATER)) for name in "cba"]
+    assert await backend.update(changes) == [True, True, True]
+    assert [(await rows(backend, made))[name].waits for name in "abc"] == [0, 1, 1]

@@ -181,10 +181,11 @@ async def test_members_are_added_until_the_group_has_ended(backend: Backend) -> 
 
 
 async def test_a_cancelled_group_pushes_nothing_and_takes_no_members(backend: Backend) -> None:
-    inner = outline(new(), then=None)
+    innermost = outline(new(), then=None)
+    inner = outline(innermost, then=None)
     outer = await pushed(backend, outline(inner, new()))
     assert await backend.groups.request_cancel(outer)
-    assert sorted(await backend.groups.cancelling(10)) == sorted([outer, inner.group_id])
+    assert set(await backend.groups.cancelling(10)) == {outer, inner.group_id, innermost.group_id}
     assert await backend.groups.add(outer, [in_group(new(), outer, new_id(), NOW)], LATER) is None
     for task in await claimed(backend):
         await settled(backend, task, Cancelled())
@@ -207,7 +208,7 @@ async def test_a_deleted_member_has_ended(backend: Backend) -> None:
 
 
 async def test_groups_are_found_and_purged(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
-    made = [outline(new(), then=None) for _ in range(3)]
+    made = [outline(new(priority=priority), then=None) for priority in (0, -1, 0)]
     for number, each in enumerate(made):
         assert await backend.groups.push(plan(each, NOW + number))
     newest_first = [each.group_id for each in reversed(made)]
@@ -219,6 +220,8 @@ async def test_groups_are_found_and_purged(backend: Backend, hints: list[tuple[s
     assert any(kind == "ended" and task.flow.group in names for kind, names in hints)
     assert [g.group_id for g in await backend.groups.find(9, ended=True)] == [task.flow.group]
     assert len(await backend.groups.find(9, ended=False)) == 2
+    assert [g.group_id for g in await backend.groups.find(9)] == newest_first, "ended or not"
+    assert await backend.groups.find(9, after="unknown") == []
     assert await backend.groups.purge(LATER, 10) == 0
     assert await backend.groups.purge(LATER + 1, 10) == 1
     assert await backend.groups.members(task.flow.group or "", 9) == []
@@ -315,6 +318,7 @@ async def test_the_rule_of_an_edge_says_what_a_failure_means(
     assert found["b"].status is status
     assert (found["c"].status is Status.CANCELLED) == (rule != RUN)
     if rule != RUN:
+        assert {(found[name].ended_at, found[name].completed_at) for name in "bc"} == {(LATER, LATER // SECOND)}
         assert f"task {a.task_id} (a), for which it waits" in (found["b"].error_message or "")
         assert [task.type for task in await claimed(backend)] == ["d"]
     await settled(backend, other)

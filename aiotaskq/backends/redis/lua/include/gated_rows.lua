@@ -21,8 +21,8 @@ function use_gates()
   -- The places of rows with gates, by their names without due_at: most rows that a script meets have the same. A place
   -- has the gate at which the row is (false if at none); keys and bounds of all its gates, and the number of each key
   -- in `at`; with one gate, its bounds as `text`. Then the weight and the weights by key; whether a gate is a fair
-  -- share (shared) or has a rate (rated); the flow as text, and the JSON of the names. `tied`: it has a group, is
-  -- the callback of one, or has children.
+  -- share (shared) or has a rate (rated); the flow as text, and the JSON of the names. `tied`: it is in a group, or
+  -- the callback of one.
   local places, rated = {}, nil
   local ONE_GATE = '^{"gates":%[%["([^"\\]+)",({[^}]*})%]%]}$'  -- most flows; to decode JSON takes longer
   local ONE_GROUP = '^{"group":"([^"\\]+)"}$'
@@ -64,7 +64,7 @@ function use_gates()
       place.group = match(flow, ONE_GROUP)
       if not place.group then decode_flow(place) end
     end
-    place.tied = place.group or place.source or place.children
+    place.tied = place.group or place.source
     places[tail] = place
     return place
   end

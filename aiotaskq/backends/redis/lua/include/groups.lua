@@ -320,7 +320,6 @@ local function group_tools()
       end
       local place = gated.place_of(row)
       local gate = place.keys[1]
-      if due == '-' then due = string.format('%.0f', now) end
       local names = (gate and due or '-') .. ' ' .. gated.tail_of(gate, place.flow, place.names)
       rewrite(id, row, gated.with_names(row, states[id], gate and PARKED or due, names), now)
       return
