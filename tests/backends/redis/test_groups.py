@@ -111,11 +111,12 @@ async def test_another_process_goes_on_where_one_was_killed(backend: RedisBacken
     assert [task.type for task in await claim(backend)] == ["alert"]
 
 
+@pytest.mark.parametrize("rule", [CANCEL, RUN])
 async def test_a_parent_that_is_brought_back_tells_its_children_only_its_next_end(
-    backend: RedisBackend, cut: pytest.MonkeyPatch
+    backend: RedisBackend, cut: pytest.MonkeyPatch, rule: str
 ) -> None:
     nodes = [Node(name, new(type=name)) for name in "ab"]
-    nodes += [Node(f"{name} {n}", new(type=f"child of {name}"), {name: CANCEL}) for name in "ab" for n in range(700)]
+    nodes += [Node(f"{name} {n}", new(type=f"child of {name}"), {name: rule}) for name in "ab" for n in range(700)]
     made = Outline(group_id=new_id(), nodes=tuple(nodes), named=True)
     await backend.groups.push(plan(made, NOW))
     with pytest.raises(DatabaseUnavailable, match="cut"):
@@ -124,10 +125,11 @@ async def test_a_parent_that_is_brought_back_tells_its_children_only_its_next_en
     cut.undo()
     assert await end(backend, b, outcome=Requeued()) == [True]
     assert await backend.groups.cancelling(10) == []
-    (b,) = await claim(backend)
-    assert await end(backend, b, outcome=Completed()) == [True]
+    ready = {task.task_id: task for task in await claim(backend)}
+    assert len(ready) == (1_001 if rule == RUN else 1), "those that were told of the first end, and it"
+    assert await end(backend, ready[b.task_id], outcome=Completed()) == [True]
     assert [task.type for task in await claim(backend)] == ["child of b"] * 400
-    assert (await state(backend, made.group_id)).remaining == 400
+    assert (await state(backend, made.group_id)).remaining == 400 + len(ready) - 1
 
 
 async def test_a_child_that_is_brought_back_has_seen_the_ends_before(

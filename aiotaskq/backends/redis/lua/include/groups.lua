@@ -165,12 +165,6 @@ local function group_tools()
     if status == 'failed' then add_needed(place, -1) end
     if not place.children then return end
     local unaware = {}
-    for i = #parents, 1, -1 do
-      if parents[i].id == id then
-        for _, edge in ipairs(parents[i].children) do unaware[edge[1]] = true end
-        table.remove(parents, i)
-      end
-    end
     local packed = get_field(FOLLOWING, id)
     if packed then
       for _, edge in ipairs(cmsgpack.unpack(packed)[3]) do unaware[edge[1]] = true end
