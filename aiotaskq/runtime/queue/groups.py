@@ -456,10 +456,7 @@ class GroupVerbs:
             await cancel_page(self._queue, page, self._queue.cancel)
 
     async def mend(self) -> int:
-        """Count anew what remains of each group and what each child waits for; return how many counts were wrong.
-
-        For rows that other programs deleted. What ends by it ends as if these tasks had been cancelled.
-        """
+        """Do as ``Groups.mend``."""
         return await self._queue.backend.groups.mend(self._queue.clock.now())
 
     async def retry_failed(self, group_id: str) -> int:
