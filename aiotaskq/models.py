@@ -6,10 +6,9 @@ Documented columns keep their names, types and units (epoch seconds); added inst
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import DDL, BigInteger, Boolean, Float, Index, Integer, String, Text, event, false, text, true
+from sqlalchemy import BigInteger, Boolean, Float, Index, Integer, String, Text, false, text, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -384,30 +383,6 @@ class GateRow(Base):
     next_at: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (Index("ix_aiotaskq_gate_next", "next_at"),)
-
-
-FUNCTIONS = {"postgresql": ("aiotaskq_enter", "aiotaskq_hand_on")}
-"""By database, the functions that are created with the tables."""
-
-
-def _create_functions(_table: Any, connection: Any, **_options: Any) -> None:
-    for sql in function_texts(connection.dialect.name):
-        connection.execute(DDL(sql))  # type: ignore[no-untyped-call]
-
-
-def _drop_functions(_table: Any, connection: Any, **_options: Any) -> None:
-    for name in FUNCTIONS.get(connection.dialect.name, ()):
-        connection.execute(DDL(f"DROP FUNCTION IF EXISTS {name}"))  # type: ignore[no-untyped-call]
-
-
-def function_texts(database: str) -> list[str]:
-    """Return the statements that create the functions of a database, or replace them."""
-    folder = Path(__file__).parent / "backends" / "sql" / "functions"
-    return [(folder / f"{name}.sql").read_text("utf-8").strip() for name in FUNCTIONS.get(database, ())]
-
-
-event.listen(GateRow.__table__, "after_create", _create_functions)
-event.listen(GateRow.__table__, "after_drop", _drop_functions)
 
 
 class SlotRow(Base):

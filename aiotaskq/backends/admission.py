@@ -51,8 +51,6 @@ class TouchedGates:
         """All gates of the written tasks, with the bounds to make them with if they do not exist."""
         self.waiting: list[Task] = []
         """Tasks that were parked at a gate."""
-        self.ended: Flow | None = None
-        """The flow of one of the tasks that have ended; None if none has."""
         self.ran: list[Task] = []
         """The tasks that ran and hold no slot any more, as they were."""
         self.given_back: dict[str, dict[str, None]] = {}
@@ -80,10 +78,11 @@ class TouchedGates:
         Return the ids of the tasks that had several gates and hold no slot any more.
         """
         gone = []
+        noted: Flow | None = None
         for before, after in changes:
             if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
-                if flow != self.ended:
-                    self.ended = flow
+                if flow != noted:
+                    noted = flow
                     self.known.update(flow.gates)
                     self.keys |= {key: None for key, _ in reversed(flow.gates)}
                 if len(flow.gates) > 1:
@@ -104,9 +103,7 @@ class TouchedGates:
             else:
                 self.keys |= keys
                 self.now = max(self.now, at)
-            if after.final:
-                self.ended = before.flow
-            elif after.parked:
+            if after.parked and not after.final:
                 self.waiting.append(after)
             elif after.gate is not None and is_given_back(before, after):
                 self.given_back.setdefault(after.queue, {})[after.gate] = None

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.migrations.adopt import Report
-from aiotaskq.models import FUNCTIONS
 
 TABLES = (*migrations.OUR_TABLES, migrations.VERSION_TABLE)
 
@@ -39,11 +38,9 @@ def _plain(index: Any) -> dict[str, Any]:
 
 
 def drop(connection: sa.Connection) -> None:
-    """Drop our tables, and the functions."""
+    """Drop our tables."""
     for name in TABLES:
         connection.execute(sa.text(f"DROP TABLE {name}"))
-    for name in FUNCTIONS.get(connection.dialect.name, ()):
-        connection.execute(sa.text(f"DROP FUNCTION {name}"))
 
 
 def made_both_ways(engine: sa.Engine, now: int) -> list[dict[str, Any]]:

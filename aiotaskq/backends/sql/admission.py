@@ -5,8 +5,6 @@ those of its gates first, and inserts the tasks as they are then: its insert wai
 
 A task that passes a gate may have another gate behind it that the transaction has not locked. That gate is locked only
 if no other transaction has locked it. Else it is *missed*: a transaction after this one admits it.
-
-To *hand on* slots is to let waiting tasks have the slots that ended tasks have given back.
 """
 
 from __future__ import annotations
@@ -22,8 +20,7 @@ from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.hand_on import claim_first_waiting
-from aiotaskq.backends.sql.rows import decode_flow, is_later, json_text
+from aiotaskq.backends.sql.rows import decode_flow, is_later
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts, admit, due_by, read_ahead
@@ -137,9 +134,7 @@ class Touched(TouchedGates):
         admission = self._admission or SqlAdmission(connection, self.now, self.known)
         admission.claim = claim
         self.declare(admission)
-        only_ends = len(self.keys) == 1 and not self.waiting
-        if not (only_ends and self.ended is not None and admission.hand_on(next(iter(self.keys)), self.ended)):
-            admission.admit(self.keys)
+        admission.admit(self.keys)
         admission.make_due(self.due)
         if not committed:
             admission.check_waiting(self._bounded)
@@ -222,34 +217,6 @@ class SqlAdmission(Admission):
     def recount(self) -> None:
         """Forget how many tasks hold slots."""
         self._held.clear()
-
-    def hand_on(self, key: str, flow: Flow) -> bool:
-        """Claim the first tasks that wait at a gate if they have this flow, and nothing else is ready.
-
-        Return whether that was all there is to do at the gate.
-        """
-        claim, now, gate = self.claim, self.now, self.gates[key]
-        if (
-            claim is None
-            or claim.now != now
-            or len(flow.gates) != 1
-            or now < gate.closed_until
-            or not self._unchanged_if_empty(key)
-        ):
-            return False
-        if not self._is_nothing_ready(claim):
-            return False
-        ahead = read_ahead(gate, now)
-        floor = now if flow.gates[0][1].window is not None else 0
-        found = claim_first_waiting(self._connection, key, ahead, json_text(flow), floor, claim)
-        if found is None:
-            return False
-        held, waiting, rows = found
-        self._held[key] = held + len(rows)
-        self._claimed += rows
-        self._ready.update([row[0] for row in rows])
-        free, limit = ahead.slots - held, min(ahead.batch, claim.limit)
-        return len(rows) == waiting and (waiting < min(free, limit) or free <= limit)
 
     def check_waiting(self, keys: Collection[str]) -> None:
         """Raise QueueFull if more tasks than may wait at these gates."""

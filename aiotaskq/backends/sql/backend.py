@@ -12,7 +12,6 @@ from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleCh
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.admission import Touched
@@ -28,7 +27,7 @@ from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
-from aiotaskq.backends.sql.rows import params_of, result_of
+from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
@@ -126,8 +125,6 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            if await self._enter_gates(tasks):
-                return list(tasks)
             stored, _, ready = await self.gates.write(
                 lambda c, touched: tasks_sql.push(c, tasks, touched=touched, first=True)
             )
@@ -145,42 +142,6 @@ class SqlBackend(Backend):
             self._notifier.weigh(READY, len(tasks) - 1)
         self.listeners.notify(READY)
         return stored
-
-    async def _enter_gates(self, tasks: Sequence[Task]) -> bool:
-        """Push in one statement, where the database can; return whether that is done."""
-        if not await self.gates.has_functions():
-            return False
-        entering = at_gates.entering(tasks) if small_enough(len(tasks), map(params_of, tasks)) else None
-        if entering is None:
-            return False
-        notify = self._notifier.along(READY, len(tasks))
-        inserted, ready = await self.gates.enter(tasks, entering, notify)
-        if ready and notify is not None:
-            self.listeners.receive(READY)
-        elif ready:
-            self._notifier.weigh(READY, ready - 1)
-            self.listeners.notify(READY)
-        return inserted == len(tasks)
-
-    async def _end_at_gates(
-        self, changes: Sequence[Change], claim: claim_sql.Claim | None = None
-    ) -> tuple[list[bool], list[Task]] | None:
-        """Write changes, hand slots on and claim in one statement; None, and nothing is done, where that cannot be."""
-        if not await self.gates.has_functions():
-            return None
-        ending = at_gates.ending(changes) if small_enough(len(changes), (result_of(c.after) for c in changes)) else None
-        if ending is None or (claim is not None and ending.at > claim.now):
-            return None
-        done = await self.gates.end(ending, ending.at if claim is None else claim.now, claim)
-        if done is None:
-            return None
-        written, tasks, ready = done
-        ids = set(written)
-        held = [change.before.task_id in ids for change in changes]
-        if ready:
-            ready = set(ready).difference([task.task_id for task in tasks])
-        self._notify_admitted(changes, held, ready)
-        return held, tasks
 
     async def push_with(
         self,
@@ -265,8 +226,6 @@ class SqlBackend(Backend):
         if not changes:
             return []
         if _touch_gates(changes):
-            if (done := await self._end_at_gates(changes)) is not None:
-                return done[0]
             held, _, ready = await self.gates.write(lambda c, touched: tasks_sql.update_tasks(c, changes, touched))
             self._notify_admitted(changes, held, ready)
             return held
@@ -294,8 +253,6 @@ class SqlBackend(Backend):
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         if _touch_gates(changes):
             claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
-            if (done := await self._end_at_gates(changes, claim)) is not None:
-                return done
             held, tasks, ready = await self.gates.write(
                 lambda c, touched: tasks_sql.update_tasks(c, changes, touched), claim
             )

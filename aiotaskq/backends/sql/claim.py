@@ -21,7 +21,7 @@ from aiotaskq.backends.sql.claim_statements import (
     queue_values,
 )
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.rows import CLAIM, TASKS, claimed, json_text
+from aiotaskq.backends.sql.rows import CLAIM, TASKS, claimed
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import SECOND, Status, Task
@@ -56,12 +56,6 @@ class Claim(NamedTuple):
         """What it writes."""
         began = {"started_at": self.now // SECOND, "began_at": self.now}
         return {"lease_owner": self.owner, "lease_until": self.lease_until, **began}
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The values of ``Dialect.write_ending`` but for the time."""
-        queues = None if self.queues is None else json_text(list(self.queues))
-        return {"most": self.limit, "queues": queues, "by": self.owner, "until": self.lease_until}
 
     def tasks(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
         """Return the tasks of rows of ``READ`` that have been written."""

@@ -14,14 +14,11 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admitted, Messages, SqlAdmission, Touched
-from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim import Claim, due_of
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.insert import filled
-from aiotaskq.backends.sql.rows import decode_flow, new_rows
+from aiotaskq.backends.sql.rows import decode_flow
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.statement_watch import commits_itself
 from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, GateState
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
@@ -36,7 +33,6 @@ class SqlGates(Gates):
     def __init__(self, database: Database, listeners: Listeners) -> None:
         self._database, self._listeners = database, listeners
         self._running: set[asyncio.Task[None]] = set()
-        self._functions: bool | None = None
         self.followed: Callable[[Touched], None] = lambda touched: None
         """Called with what a transaction has touched, after its commit."""
         self.messages: Messages = lambda ended, now: []
@@ -114,54 +110,6 @@ class SqlGates(Gates):
         if touched.given_back:
             await self._park_given_back(touched.given_back)
         return answer, tasks, None if touched.grouped else () if admitted is None else admitted.ready
-
-    async def has_functions(self) -> bool:
-        """Whether ``enter`` and ``end`` can be called on this database."""
-        if self._functions is None:
-            self._functions = await self._database.read(self._database.dialect.has_gate_functions)
-        return self._functions
-
-    async def enter(self, tasks: Sequence[Task], entering: Entering, notify: tuple[str, str] | None) -> tuple[int, int]:
-        """Insert new tasks, let the first ones pass their gates, and send the notification if a task is ready.
-
-        Return how many tasks are inserted, and how many of them are ready. No task is inserted where more than slots
-        decides at a gate: then ``write`` has to push them.
-        """
-        dialect, (names, columns) = self._database.dialect, filled(*new_rows(tasks))
-        # A push that is repeated is the same push, whether or not the first one was committed.
-        return await self._database.write(
-            lambda c: dialect.insert_entering(c, names, columns, entering, notify), autocommit=True
-        )
-
-    async def end(
-        self, ending: Ending, at: int, claim: Claim | None = None
-    ) -> tuple[Collection[str], list[Task], Collection[str] | None] | None:
-        """Write ends of tasks, hand their slots on, and claim.
-
-        Return the ids of the written tasks, the claimed tasks, and the ids of tasks that have become ready, as
-        ``write``. None, and nothing is written, where more than slots decides at a gate: then ``write`` has to do it.
-        """
-        dialect, given = self._database.dialect, claim or Claim("", at, 0, None, None)
-
-        def body(connection: Connection) -> tuple[Ended | None, list[Task]]:
-            commits_itself()
-            ended = dialect.write_ending(connection, ending, {"at": at, **given.asked})
-            return ended, [] if ended is None else given.tasks(connection, ended.rows)
-
-        ended, tasks = await self._database.write(body, autocommit=True)
-        if ended is None:
-            return None
-        if ended.missed is None:
-            return ended.written, tasks, None if ended.more else ()
-        known = {key: ending.bounds.get(key) for key in ended.missed}
-        rest = None if claim is None else claim._replace(limit=claim.limit - len(tasks))
-        try:
-            admitted, more = await self._database.write(lambda c: _look_again(c, known, at, rest, ending.ran))
-        except AiotaskqError:
-            self._listeners.notify(GATES)  # the missed gates are due: a sweep admits them
-            return ended.written, tasks, None
-        await self._after(admitted)
-        return ended.written, tasks + more, None if ended.more else admitted.ready
 
     async def _after(self, admitted: Admitted | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
@@ -244,20 +192,6 @@ class SqlGates(Gates):
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
         await self.make_due(dict.fromkeys(await self._database.read(lambda c: repairs.awaited(c, queue))))
-
-
-def _look_again(
-    connection: Connection, known: Mapping[str, Bounds | None], at: int, claim: Claim | None, ran: Sequence[Task]
-) -> tuple[Admitted, list[Task]]:
-    """Admit gates after the transaction that has freed the slots that ``ran`` held, and claim."""
-    claim = claim if claim is not None and claim.limit else None
-    admission = SqlAdmission(connection, at, known, claim)
-    admission.ran = ran
-    admission.lock(known)
-    admission.delayed.update(known)
-    admission.admit(known)
-    admitted = admission.end()
-    return admitted, [] if claim is None else _claimed(connection, claim, admitted)
 
 
 def _claimed(connection: Connection, claim: Claim, admitted: Admitted | None) -> list[Task]:

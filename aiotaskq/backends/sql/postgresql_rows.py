@@ -58,16 +58,6 @@ def insert_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...
     return text(f"WITH new AS ({new} RETURNING 1) SELECT count(*){told} FROM new")  # noqa: S608
 
 
-# Whether only slots decide at these gates, as far as it is seen before they are locked. Else nothing is written, and
-# ``admission`` decides.
-_SLOTS_ONLY = (
-    "SELECT NOT EXISTS (SELECT FROM aiotaskq_gate AS g WHERE g.key = ANY (ARRAY("
-    "SELECT k.key FROM json_to_recordset(CAST(CAST(:asked AS text) AS json)) AS k(key text))) "
-    "AND (g.interval_us IS NOT NULL OR g.next_at IS NOT NULL OR g.closed_until > :at)) AS yes"
-)
-_IS_SLOTS_ONLY = "(SELECT yes FROM slots_only)"
-
-
 # The rows must be locked in the order in which they are given, or two writers might wait for each other. They are if
 # the plan reads the table into a hash, and looks up one given row after the other. A plan that begins with the table
 # locks in the order of its pages. Its estimated cost is the same where the index is large for its rows, as a backlog
@@ -77,10 +67,10 @@ _ESTIMATED_AS_MANY = "generate_series(1, (SELECT 1))"
 
 
 @functools.cache
-def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...], hand_on: bool = False) -> TextClause:
+def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
     source = Source(TASKS, names + GUARD, varying)
     b_id, b_status, b_fence, b_final, b_cancel = [source.values[name] for name in GUARD]
-    each, among, only = "", f"t.task_id = {b_id}", f" AND {_IS_SLOTS_ONLY}" if hand_on else ""
+    each, among = "", f"t.task_id = {b_id}"
     if "b_id" in varying:
         each = f"r AS MATERIALIZED (SELECT r.* FROM {source.rows}, {_ESTIMATED_AS_MANY}), "  # noqa: S608
         # As an array, too: a plan that was made while the table was small would read all of it, for a join.
@@ -89,19 +79,11 @@ def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...], hand_on:
     write = (
         f"UPDATE task_queue AS t SET {', '.join(f'{name} = {source.values[name]}' for name in names)} "  # noqa: S608
         f"{'FROM r' if each else source.from_rows} WHERE {among} AND t.status || '' = {b_status} "
-        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}){only} RETURNING t.task_id"
+        f"AND t.fence = {b_fence} AND ({b_final} OR t.cancel_requested = {b_cancel}) RETURNING t.task_id"
     )
     # The ids only if not all rows were written: nearly always all are, and an answer with ids takes longer.
     some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
-    if not hand_on:
-        return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
-    return text(
-        f"WITH slots_only AS MATERIALIZED ({_SLOTS_ONLY}), {each}written AS ({write}), "  # noqa: S608 - our own names
-        # The number of written rows is an argument of the function, so that it is called after they are written.
-        f"done AS MATERIALIZED (SELECT {some} AS some, CASE WHEN {_IS_SLOTS_ONLY} THEN count(*) ELSE -1 END AS n "
-        "FROM written) SELECT done.some, done.n, f.* FROM done LEFT JOIN LATERAL "
-        "aiotaskq_hand_on(:asked, :at, :most, :queues, :by, :until, done.n) AS f ON true"
-    )
+    return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
 
 
 @functools.cache

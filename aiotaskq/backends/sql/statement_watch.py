@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event, exc
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, AnswerTimer, transport_of
 from aiotaskq.backends.sql.error_codes import ErrorCodes, is_gone
 
-__all__ = ["PATIENCE", "STATEMENT_TIMEOUT", "Watch", "commits_itself", "connected", "cut_all", "is_lost", "watch_over"]
+__all__ = ["PATIENCE", "STATEMENT_TIMEOUT", "Watch", "connected", "cut_all", "is_lost", "watch_over"]
 
 STATEMENT_TIMEOUT = 10.0
 """Seconds that a server may take for one statement, or for the commit; then the connection is cut."""
@@ -83,19 +83,6 @@ def connected(driver: Any) -> None:
     """Take a new connection under the watch of the task that opens it."""
     if (watch := _current.get()) is not None:
         watch.driver = driver
-
-
-def commits_itself() -> None:
-    """Note that the next statement is a transaction of its own: if the connection is lost, its outcome is unknown.
-
-    A connection that is known to be lost does not send it.
-    """
-    watch = _current.get()
-    if watch is None:
-        return
-    transport = None if watch.driver is None else transport_of(watch.driver)
-    if transport is None or not transport.is_closing():
-        watch.before_commit()
 
 
 def watch_over(engine: Engine, idle: Any, codes: ErrorCodes) -> None:

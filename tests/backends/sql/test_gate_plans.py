@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import msgspec
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql import at_gates
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import SqlAdmission
 from aiotaskq.backends.sql.claim import Claim, stats
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
 from aiotaskq.backends.sql.gate_statements import ReadAhead
 from aiotaskq.backends.sql.gates import park_paused
-from aiotaskq.backends.sql.insert import filled, insert_new
+from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
-from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows, to_task
+from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows
 from aiotaskq.backends.sql.tasks import find
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts
-from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, TaskFilter
-from tests.backends.sql.plans import DATABASES, POSTGRESQL, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
+from tests.backends.sql.plans import DATABASES, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
 from tests.support.rows import NOW, new
 
 WAITING = 20_000
@@ -115,35 +109,6 @@ def test_what_passes_is_claimed_at_once_where_nothing_else_is_ready(engine: sa.E
     assert len([each for each in found.statements if "UPDATE task_queue" in each]) == 1, found.statements
 
 
-def test_slots_are_handed_on_by_few_statements_where_that_can_be(engine: sa.Engine) -> None:
-    def hand_on(connection: sa.Connection) -> tuple[bool, set[str]]:
-        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
-        admission.lock(["hot"])
-        done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
-        return done, {row[0] for row in admission.end().claimed}
-
-    (done, taken), found = cost(engine, hand_on)
-    can = engine.dialect.name != "mysql"
-    assert (done, taken) == (can, {"hot-0", "hot-1"} if can else set())
-    assert found.reads <= 150, found.statements
-    assert by_indexes(found, "ix_task_queue_ready"), (found.indexes, found.detours)
-    # The gate, and what is ready, on MySQL by priority; then the count, the tasks and the update, on PostgreSQL as one.
-    assert len(found.statements) <= {"postgresql": 2, "sqlite": 5, "mysql": 5}[engine.dialect.name], found.statements
-
-
-@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
-def test_nothing_is_handed_on_to_tasks_of_which_one_has_another_flow(engine: sa.Engine) -> None:
-    def hand_on(connection: sa.Connection) -> tuple[bool, int, set[str]]:
-        connection.execute(sa.update(TASKS).where(TASKS.c.task_id == "hot-1").values(flow=json_text(Flow())))
-        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, GATES, None, NOW + SECOND))
-        admission.lock(["hot"])
-        done = admission.hand_on("hot", Flow(gates=(("hot", BOUNDS),)))
-        left = sa.select(sa.func.count()).where(TASKS.c.live_gate == "hot", TASKS.c.run_at == PARKED)
-        return done, connection.execute(left).scalar() or 0, {row[0] for row in admission.end().claimed}
-
-    assert cost(engine, hand_on)[0] == (False, WAITING, set())
-
-
 def by_one_index(found: Cost) -> bool:
     """Whether no more is read than all that an index of rows in some states has."""
     whole = {each.rpartition(" ")[2] for each in found.detours if each.startswith("SCAN")}
@@ -194,85 +159,6 @@ def test_slots_are_counted_before_a_push_by_the_index(engine: sa.Engine) -> None
     assert by_indexes(found), (found.indexes, found.detours)
     assert found.reads <= 60 * GATES, found.statements
     assert len(found.statements) <= 3
-
-
-# What the statements in a function read, of which a plan says nothing: rows of the table, entries of its indexes.
-READ_BY_SCAN = sa.text("SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relname = 'task_queue'")
-READ_BY_INDEX = sa.text(
-    "SELECT sum(pg_stat_get_xact_tuples_returned(indexrelid)) FROM pg_index WHERE indrelid = 'task_queue'::regclass"
-)
-
-
-def read_by(engine: sa.Engine, verb: Verb) -> tuple[Any, int]:
-    """Run a verb in a transaction that is rolled back, and return how many entries of indexes it has read."""
-    analyze(engine)
-    with engine.connect() as connection:
-        dialect = dialect_of(connection)
-        assert isinstance(dialect, PostgresqlDialect)
-        for statement in dialect.session_settings.split("; "):
-            connection.exec_driver_sql(statement)
-        # They count what the connection has read in the transactions of the last moment, too.
-        scanned, before = [connection.execute(count).scalar() or 0 for count in (READ_BY_SCAN, READ_BY_INDEX)]
-        answer = verb(connection)
-        assert connection.execute(READ_BY_SCAN).scalar() == scanned
-        read = (connection.execute(READ_BY_INDEX).scalar() or 0) - before
-        connection.rollback()
-    return answer, int(read)
-
-
-def hand_on(count: int, prefix: str, limit: int) -> Verb:
-    """End some of the tasks that run behind gates."""
-
-    def verb(connection: sa.Connection) -> set[str]:
-        dialect, where = dialect_of(connection), TASKS.c.task_id.in_([f"{prefix}{n}" for n in range(count)])
-        found = []
-        for task in map(to_task, connection.execute(sa.select(TASKS).where(where).order_by(TASKS.c.task_id))):
-            assert task.gate is not None
-            before = task.replace(flow=Flow(gates=((task.gate, BOUNDS),)))
-            found.append(Change(before, settle(before, Completed(), NOW)))
-        ended = at_gates.ending(found)
-        assert ended is not None
-        flow = json_text(Flow(gates=(("hot", BOUNDS),)))  # that of all that wait
-        gates = [{**gate, "flow": flow} for gate in msgspec.json.decode(ended.gates)]
-        claim = Claim("worker", NOW, limit, None, NOW + SECOND)
-        answer = dialect.write_ending(connection, ended._replace(gates=json_text(gates)), {"at": NOW, **claim.asked})
-        assert answer is not None and answer.missed is None and len(answer.written) == count
-        return {row[0] for row in answer.rows}
-
-    return verb
-
-
-@pytest.mark.parametrize("engine", POSTGRESQL, indirect=True)
-def test_the_function_of_an_end_reads_little_more_than_it_moves(engine: sa.Engine) -> None:
-    taken, reads = read_by(engine, hand_on(1, "busy-", 10))
-    assert 3 <= reads <= 1_000  # of many thousands
-    assert taken == {"hot-0", "hot-1", "hot-2"}
-    taken, _ = read_by(engine, hand_on(GATES, "held-", 3 * GATES))
-    assert taken == {f"small-{n}" for n in range(3 * GATES)}
-    # More than are claimed: these become ready, and then the first ones are claimed.
-    taken, _ = read_by(engine, hand_on(GATES, "held-", 5))
-    assert len(taken) == 5 and taken < {f"small-{n}" for n in range(3 * GATES)}
-
-
-@pytest.mark.parametrize("engine", POSTGRESQL, indirect=True)
-def test_a_push_at_gates_reads_little_more_than_the_slots(engine: sa.Engine) -> None:
-    def push(keys: Sequence[str], cap: int) -> Verb:
-        def verb(connection: sa.Connection) -> tuple[int, int]:
-            flows = [Flow(gates=((key, Bounds(cap=cap)),)) for key in keys]
-            tasks = [parked(new(flow=flow, seq=NOW + n), NOW) for n, flow in enumerate(flows)]
-            entering = at_gates.entering(tasks)
-            assert entering is not None
-            connection.execute(sa.update(GATE_ROWS).values(cap=cap))
-            return dialect_of(connection).insert_entering(connection, *filled(*new_rows(tasks)), entering, None)
-
-        return verb
-
-    new_keys = [f"new:{n}" for n in range(GATES)]
-    answer, reads = read_by(engine, push(["hot", *SMALL, *new_keys], HELD))
-    assert answer == (1 + 2 * GATES, GATES)
-    assert HELD * GATES <= reads <= 60 * GATES
-    # Where others wait and there is room, no task is inserted.
-    assert read_by(engine, push(["hot"], HELD + 1))[0] == (0, 0)
 
 
 def _asleep(engine: sa.Engine) -> None:

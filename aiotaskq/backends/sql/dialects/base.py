@@ -33,7 +33,6 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections
@@ -307,26 +306,6 @@ class Dialect(ABC):
         """Do as ``write_free``, and return the written rows as a claim does."""
         return None
 
-    def claim_first_waiting(
-        self,
-        connection: Connection,
-        held: Select[Any],
-        waiting: Select[Any],
-        still: tuple[ColumnElement[bool], ...],
-        claimable: ColumnElement[bool],
-        update: Update,
-        values: Mapping[str, Any],
-    ) -> tuple[int, int, list[Any]] | None:
-        """Execute an update on the first tasks that wait at a gate, if all of them are ``claimable``.
-
-        ``held`` is a count of slots, ``waiting`` a query of the tasks in claim order, ``still`` the guard of a locked
-        task. As many tasks are read as the count leaves of the parameter ``slots``, and at most the parameter
-        ``limit``. Tasks that other transactions have locked are not written. Return the count, how many tasks were
-        read, and the written rows as a claim does. None, and nothing is written, where each task would have to be
-        locked before it is read.
-        """
-        return None
-
     def each_with_count(
         self,
         connection: Connection,
@@ -340,32 +319,6 @@ class Dialect(ABC):
         most ``batch``, and one more; ``if_full`` where the count leaves nothing. None where that takes two statements.
         """
         return None
-
-    def has_gate_functions(self, connection: Connection) -> bool:
-        """Whether ``insert_entering`` and ``write_ending`` can be called on this database."""
-        return False
-
-    def insert_entering(
-        self,
-        connection: Connection,
-        names: tuple[str, ...],
-        columns: Columns,
-        entering: Entering,
-        notify: tuple[str, str] | None,
-    ) -> tuple[int, int]:
-        """Insert new tasks of which the first ones pass their gates, in a transaction of its own.
-
-        Return how many rows that is, and how many of them are ready. None is inserted where more has to be looked at.
-        """
-        raise NotImplementedError(f"{type(self).__name__}: with has_gate_functions, define insert_entering")
-
-    def write_ending(self, connection: Connection, ending: Ending, values: Mapping[str, Any]) -> Ended | None:
-        """Write what has ended, hand the slots on, and claim, in a transaction of its own.
-
-        None, and nothing is written, where more has to be looked at.
-        ``values`` are the time ``at``, the limit ``most``, ``queues`` as JSON, the owner ``by``, the lease ``until``.
-        """
-        raise NotImplementedError(f"{type(self).__name__}: with has_gate_functions, define write_ending")
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         """Return the rows of a query for each key with its limit."""

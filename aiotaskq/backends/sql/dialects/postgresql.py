@@ -37,7 +37,6 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.sql.at_gates import Ended, Ending, Entering
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import (
     CLAIMED,
@@ -56,7 +55,6 @@ from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.notifier import Notifier
-from aiotaskq.backends.sql.postgresql_gates import HAS_FUNCTIONS, insert_entering, write_ending
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.postgresql_rows import (
     HOLDER,
@@ -156,31 +154,6 @@ def _on_free(update: Update) -> Update:
     picked = select(free.c.place).select_from(waiting.join(free, true())).cte("picked")
     places = func.array(select(picked.c.place).scalar_subquery())
     return update.where(_PLACE.op("=")(func.any(places)))
-
-
-@functools.cache
-def _claim_first_waiting(
-    held: Select[Any],
-    waiting: Select[Any],
-    still: tuple[ColumnElement[bool], ...],
-    claimable: ColumnElement[bool],
-    update: Update,
-) -> Select[Any]:
-    room = held.cte("room")
-    slots, limit = (bindparam(name, type_=BigInteger) for name in ("slots", "limit"))
-    free = select(func.greatest(func.least(slots - room.c.held, limit), 0)).scalar_subquery()
-    # Read without a lock: a task that is locked is one of the first all the same.
-    seen = waiting.add_columns(_PLACE.label("place"), claimable.label("claimable")).limit(free).cte("seen")
-    places = func.array(select(seen.c.place).scalar_subquery())
-    every = select(func.bool_and(seen.c.claimable)).scalar_subquery()
-    # The guard again: of a task that was changed meanwhile it is the new row that is locked.
-    there = (_PLACE.op("=")(func.any(places)), every, *still, claimable)
-    picked = select(_PLACE.label("place")).where(*there).with_for_update(skip_locked=True).cte("picked")
-    written = update.where(_PLACE.op("=")(func.any(func.array(select(picked.c.place).scalar_subquery()))))
-    columns = [column.label(f"c{number}") for number, column in enumerate((*READ[:-1], _WHOLE))]
-    taken = written.returning(*columns).cte("taken")
-    count = select(func.count()).select_from(seen).scalar_subquery()
-    return select(room.c.held, count, *taken.c).select_from(room.outerjoin(taken, true()))
 
 
 @functools.cache
@@ -379,19 +352,6 @@ class PostgresqlDialect(Dialect):
             taken += run(connection, _claim_free(update), {"waiting": rows, **values}).fetchall()
         return taken
 
-    def claim_first_waiting(
-        self,
-        connection: Connection,
-        held: Select[Any],
-        waiting: Select[Any],
-        still: tuple[ColumnElement[bool], ...],
-        claimable: ColumnElement[bool],
-        update: Update,
-        values: Mapping[str, Any],
-    ) -> tuple[int, int, list[Any]]:
-        rows = run(connection, _claim_first_waiting(held, waiting, still, claimable, update), values).fetchall()
-        return rows[0][0], rows[0][1], [row[2:] for row in rows if row[2] is not None]
-
     def each_with_count(
         self,
         connection: Connection,
@@ -446,22 +406,6 @@ class PostgresqlDialect(Dialect):
         return statement.on_conflict_do_update(
             index_elements=keys, set_={name: statement.excluded[name] for name in others}
         )
-
-    def has_gate_functions(self, connection: Connection) -> bool:
-        return bool(run(connection, HAS_FUNCTIONS, {}).fetchall()[0][0])
-
-    def insert_entering(
-        self,
-        connection: Connection,
-        names: tuple[str, ...],
-        columns: Columns,
-        entering: Entering,
-        notify: tuple[str, str] | None,
-    ) -> tuple[int, int]:
-        return insert_entering(connection, names, columns, entering, notify)
-
-    def write_ending(self, connection: Connection, ending: Ending, values: Mapping[str, Any]) -> Ended | None:
-        return write_ending(connection, ending, values)
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool]:
         """Write them; a locked row is waited for, and its guard is read again afterwards."""

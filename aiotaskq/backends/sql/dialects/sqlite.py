@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sqlalchemy import (
     URL,
-    BigInteger,
     Connection,
     Engine,
     Select,
@@ -33,7 +32,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
-from aiotaskq.backends.sql.claim_statements import PENDING, READY, TAKEN, not_parked
+from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
@@ -110,11 +109,6 @@ def _not_parked(element: not_parked, compiler: Any, **options: Any) -> str:
 
 
 _IS_PARKED: Final = TASKS.c.run_at >= literal_column(str(PARKED))
-
-
-@functools.cache
-def _first_waiting(waiting: Select[Any], claimable: ColumnElement[bool]) -> Select[Any]:
-    return waiting.add_columns(*TAKEN, claimable).limit(bindparam("free", type_=BigInteger))
 
 
 class SqliteDialect(Dialect):
@@ -195,24 +189,6 @@ class SqliteDialect(Dialect):
             for limit, some in keys.items()
             for row in run(connection, _of_keys(query, order), {"keys": json_text(some), "limit_": limit}).fetchall()
         ]
-
-    def claim_first_waiting(
-        self,
-        connection: Connection,
-        held: Select[Any],
-        waiting: Select[Any],
-        still: tuple[ColumnElement[bool], ...],
-        claimable: ColumnElement[bool],
-        update: Update,
-        values: Mapping[str, Any],
-    ) -> tuple[int, int, list[Any]]:
-        """Do it in three statements: no other transaction writes between them."""
-        ((count,),) = run(connection, held, values).fetchall()
-        free = max(0, min(values["slots"] - count, values["limit"]))
-        found = run(connection, _first_waiting(waiting, claimable), {**values, "free": free}).fetchall() if free else []
-        rows = [row[:-1] for row in found] if all(row[-1] for row in found) else []
-        self.set_on(connection, update, [row[0] for row in rows], values)
-        return count, len(found), rows
 
     def insert(
         self,

@@ -101,13 +101,11 @@ def missing(connection: Connection) -> list[str]:
 def make_missing(connection: Connection) -> list[str]:
     """Create those of our tables that are missing in a database at ``HEAD``, empty, and return their names.
 
-    The functions are created or replaced. ``upgrade`` does nothing on a database at ``HEAD``.
+    ``upgrade`` does nothing on a database at ``HEAD``.
     """
-    from aiotaskq.models import Base, function_texts
+    from aiotaskq.models import Base
 
     gone = missing(connection)
-    for sql in function_texts(dialect_of(connection).name):
-        connection.exec_driver_sql(sql)
     Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES])
     return gone
 
@@ -149,14 +147,14 @@ def invalid_rows(connection: Connection, limit: int = LIMIT, now: int | None = N
 
 
 def sql_ddl(dialect_name: str) -> str:
-    """Return the SQL that creates every table and function in an empty database that an application may not change.
+    """Return the SQL that creates every table in an empty database that an application may not change.
 
     ``dialect_name`` is the scheme of a URL. Raises ValidationError for an unknown one.
     """
     from sqlalchemy.schema import CreateIndex, CreateTable
 
     from aiotaskq.backends.sql.indexes import indexes_of
-    from aiotaskq.models import Base, function_texts
+    from aiotaskq.models import Base
 
     if dialect_name not in SQL:
         raise ValidationError(f"dialect: use one of {', '.join(SQL)} (got {dialect_name!r:.40})")
@@ -166,7 +164,6 @@ def sql_ddl(dialect_name: str) -> str:
         statements.append(str(CreateTable(table).compile(dialect=dialect)).strip())
         indexes = indexes_of(table, dialect_named(dialect_name).partial_indexes)
         statements += [str(CreateIndex(index).compile(dialect=dialect)).strip() for index in indexes]
-    statements += function_texts(dialect_named(dialect_name).name)
     statements.append(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES ('{HEAD}')")
     return "".join(f"{statement};\n\n" for statement in statements)
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
-from aiotaskq.models import Base, function_texts
+from aiotaskq.models import Base
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
@@ -49,6 +49,4 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
         for index in indexes_of(table, dialect_of(connection).partial_indexes):
             if index.name not in have:
                 index.create(connection)
-    for sql in function_texts(dialect_of(connection).name):
-        connection.exec_driver_sql(sql)
     dialect_of(connection).tune_tasks(connection)

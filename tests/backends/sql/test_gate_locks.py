@@ -1,9 +1,8 @@
-"""The functions of gates on PostgreSQL: one round trip, exact beside other transactions, and not needed."""
+"""Gates on PostgreSQL beside transactions that have locked a gate or a task."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -11,17 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql import gates
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.rows import OTHERS, TASKS, new_rows
-from aiotaskq.core.gate import PARKED, Bounds, Flow
+from aiotaskq.backends.sql.rows import TASKS, new_rows
+from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked, passed
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.models import FUNCTIONS, Base, function_texts
 from tests.backends.sql.plans import POSTGRESQL, SERVERS
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new
@@ -39,17 +35,9 @@ class Place:
     def __init__(self, url: str) -> None:
         self.backend = SqlBackend(url)
         self.engine = sync_engine(url, isolation_level="READ COMMITTED")
-        self.sent: list[str] = []
 
     async def open(self) -> None:
         await self.backend.open()
-        connections: Any = await self.backend.database.connections()
-
-        def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            if "task_queue" in statement or "aiotaskq_gate" in statement or "aiotaskq_enter" in statement:
-                self.sent.append(statement)
-
-        sa.event.listen(connections.sync_engine, "before_cursor_execute", note)
 
     async def close(self) -> None:
         await self.backend.close()
@@ -84,12 +72,12 @@ def _waiting(engine: sa.Engine) -> bool:
 @pytest.fixture(params=POSTGRESQL)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     server = SERVERS[request.param](durable=False)
-    server.drop("gate_functions")
-    made = Place(server.create("gate_functions"))
+    server.drop("gate_locks")
+    made = Place(server.create("gate_locks"))
     await made.open()
     yield made
     await made.close()
-    server.drop("gate_functions")
+    server.drop("gate_locks")
 
 
 def gated(number: int, cap: int = 1, key: str = "hot", **fields: Any) -> Task:
@@ -119,19 +107,6 @@ async def exchanged(backend: SqlBackend, tasks: Sequence[Task], limit: int = 9) 
     return more
 
 
-async def test_a_push_and_an_exchange_are_one_statement_each(place: Place) -> None:
-    tasks = [gated(number, 2) for number in range(6)]
-    await place.backend.push(tasks[:1])  # asks whether the functions are there
-    place.sent.clear()
-    await place.backend.push(tasks[1:])
-    assert len(place.sent) == 1 and "aiotaskq_enter" in place.sent[0]
-    first = await claimed(place.backend)
-    place.sent.clear()
-    assert ids(await exchanged(place.backend, first)) == ids(tasks[2:4])
-    assert len(place.sent) == 1 and "aiotaskq_hand_on" in place.sent[0]
-    assert await place.states() == {"held": 2, "waiting": 2}
-
-
 @pytest.mark.parametrize("at_a_gate", [True, False])
 async def test_an_exchange_reads_all_that_a_claimed_task_has(place: Place, at_a_gate: bool) -> None:
     fields: dict[str, Any] = {"usage": {"tokens": 5}}
@@ -140,16 +115,6 @@ async def test_an_exchange_reads_all_that_a_claimed_task_has(place: Place, at_a_
     first = await place.backend.claim("w", NOW, 1, lease_until=LEASE)
     (task,) = await exchanged(place.backend, first)
     assert (task.task_id, task.usage) == (waiting.task_id, {"tokens": 5})
-
-
-@pytest.mark.parametrize("column", [*OTHERS, "crashes", "cancel_requested"])
-def test_the_function_of_an_end_looks_at_each_column_that_a_claim_may_leave_out(column: str) -> None:
-    lists = re.findall(r"CASE WHEN coalesce\((.+?)IS NULL THEN NULL ELSE", _function("aiotaskq_hand_on"), re.DOTALL)
-    assert len(lists) == 2 and all(f"t.{column}" in re.findall(r"t\.\w+", each) for each in lists)
-
-
-def _function(name: str) -> str:
-    return next(text for text in function_texts("postgresql") if f"FUNCTION {name}(" in text)
 
 
 async def test_a_push_counts_the_slots_that_were_taken_while_it_waited_for_the_gate(place: Place) -> None:
@@ -196,26 +161,6 @@ async def test_an_end_without_a_claim_counts_under_the_lock(place: Place) -> Non
     assert len(await claimed(place.backend)) == 2
 
 
-async def test_a_gate_that_was_missed_is_due_until_it_is_admitted(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The function hands nothing on to a task with another flow. Here the process is cut off before it admits the gate.
-    other = gated(1).replace(flow=Flow(gates=(("hot", Bounds(cap=1)), ("more", Bounds(cap=1)))))
-    await place.backend.push([gated(0)])
-    running = await claimed(place.backend)
-    await place.backend.push([other])
-
-    def cut_off(*_: object) -> None:
-        raise DatabaseUnavailable("cut off")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(gates, "_look_again", cut_off)
-        assert await exchanged(place.backend, running) == []
-    assert await place.states() == {"held": 0, "waiting": 1}
-    await place.backend.gates.admit(LATER, 9)
-    assert ids(await claimed(place.backend)) == [other.task_id]
-
-
 async def test_a_task_that_another_transaction_has_locked_is_passed_over(place: Place) -> None:
     tasks = [gated(number) for number in range(3)]
     await place.backend.push(tasks)
@@ -227,7 +172,7 @@ async def test_a_task_that_another_transaction_has_locked_is_passed_over(place: 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 async def test_a_database_with_another_isolation_level_stays_exact(place: Place, level: str) -> None:
-    place.execute(f"ALTER DATABASE gate_functions SET default_transaction_isolation = '{level}'")
+    place.execute(f"ALTER DATABASE gate_locks SET default_transaction_isolation = '{level}'")
     await place.backend.close()
     await place.open()
     await place.backend.push([gated(0)])
@@ -242,34 +187,6 @@ async def test_a_database_with_another_isolation_level_stays_exact(place: Place,
         connection.execute(LOCK)
         await place.behind(connection, place.backend.push([mine]), end(tasks[0]))
     assert await place.states() == {"held": 1, "waiting": 0}
-
-
-async def test_all_works_without_the_functions(place: Place) -> None:
-    for name in FUNCTIONS["postgresql"]:
-        place.execute(f"DROP FUNCTION {name}")
-    tasks = [gated(number) for number in range(3)]
-    await place.backend.push(tasks)
-    (running,) = await claimed(place.backend)
-    assert ids(await exchanged(place.backend, [running])) == [tasks[1].task_id]
-    assert await place.states() == {"held": 1, "waiting": 1}
-
-
-async def test_a_role_that_may_not_call_them_does_without(place: Place) -> None:
-    for name in FUNCTIONS["postgresql"]:
-        place.execute(f"REVOKE EXECUTE ON FUNCTION {name} FROM PUBLIC")
-    place.execute("DROP ROLE IF EXISTS gate_worker")
-    place.execute("CREATE ROLE gate_worker LOGIN")
-    try:
-        place.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO gate_worker")
-        backend = SqlBackend(str(place.engine.url.set(drivername="postgresql", username="gate_worker")))
-        await backend.open()
-        tasks = [gated(number) for number in range(2)]
-        await backend.push(tasks)
-        assert ids(await exchanged(backend, await claimed(backend))) == [tasks[1].task_id]
-        await backend.close()
-    finally:
-        place.execute("DROP OWNED BY gate_worker")
-        place.execute("DROP ROLE gate_worker")
 
 
 async def test_a_claim_returns_whatever_a_task_has(place: Place) -> None:
@@ -291,17 +208,3 @@ async def test_tasks_of_other_programs_without_a_priority_are_claimed_last(place
     place.execute(f"UPDATE task_queue SET priority = NULL WHERE task_id = '{bare.task_id}'")
     (first,) = await claimed(place.backend, 1)
     assert ids(await exchanged(place.backend, [first])) == [bare.task_id]
-
-
-async def test_they_go_with_the_tables(place: Place) -> None:
-    count = sa.text("SELECT count(*) FROM pg_proc WHERE proname LIKE 'aiotaskq%'")
-    with place.engine.connect() as connection:
-        assert connection.execute(count).scalar() == len(FUNCTIONS["postgresql"])
-        Base.metadata.drop_all(connection)
-        assert connection.execute(count).scalar() == 0
-        Base.metadata.create_all(connection)
-        assert connection.execute(count).scalar() == len(FUNCTIONS["postgresql"])
-
-
-def test_parked_is_written_in_them_as_a_number() -> None:
-    assert all(str(PARKED) in text for text in function_texts("postgresql"))
