@@ -17,8 +17,8 @@ from typing import Any
 from sqlalchemy import TextClause, text
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql import postgresql_gates, sqlite_connections
 from aiotaskq.backends.sql import schedules as sql_schedules
+from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import postgresql, sqlite
@@ -62,7 +62,6 @@ def no_fence() -> None:
     break_statement(sqlite, "guarded_statement")
     break_statement(sqlite, "ending_statement")
     break_statement(postgresql, "guarded_statement")
-    break_statement(postgresql_gates, "guarded_statement")
 
 
 def late_owner() -> None:

@@ -17,9 +17,6 @@ from sqlalchemy import Connection
 from aiotaskq.backends.admission import Admission, TouchedGates
 from aiotaskq.backends.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.claim import Claim, due_of
-from aiotaskq.backends.sql.claim_statements import BELOW_ALL, Head
-from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.rows import decode_flow, is_later
 from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
@@ -43,10 +40,6 @@ class Admitted(NamedTuple):
     """Gates to admit in another transaction, with the bounds to make them with if they do not exist."""
     ready: Collection[str]
     """The ids of the tasks that have passed their last gate."""
-    claimed: Sequence[Any]
-    """The rows of those of them that were claimed at once."""
-    heads: Sequence[Head] | None
-    """The first ready task of each priority; None if they were not read."""
 
 
 def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
@@ -122,17 +115,14 @@ class Touched(TouchedGates):
         self.deleted(tasks)
         sql.remove_slots(connection, [task.task_id for task in tasks])
 
-    def admit(self, connection: Connection, committed: bool = False, claim: Claim | None = None) -> Admitted | None:
+    def admit(self, connection: Connection, committed: bool = False) -> Admitted | None:
         """Admit the gates; the transaction must wait for no task after that. None where it has touched no gate.
 
-        ``claim`` is the claim that follows in the transaction. Tasks that pass their last gate are claimed at once
-        where that claim would claim them and nothing before them. Raises QueueFull for a push of too many tasks, unless
-        the push is ``committed``.
+        Raises QueueFull for a push of too many tasks, unless the push is ``committed``.
         """
         if not self and self._admission is None:
             return None
         admission = self._admission or SqlAdmission(connection, self.now, self.known)
-        admission.claim = claim
         self.declare(admission)
         admission.admit(self.keys)
         admission.make_due(self.due)
@@ -144,13 +134,9 @@ class Touched(TouchedGates):
 class SqlAdmission(Admission):
     """The gates that a transaction has locked in a database, and the tasks that have passed them."""
 
-    def __init__(
-        self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None], claim: Claim | None = None
-    ) -> None:
-        """``bounds`` are for gates that do not exist; ``claim`` is the claim that follows in the transaction."""
+    def __init__(self, connection: Connection, now: int, bounds: Mapping[str, Bounds | None]) -> None:
+        """``bounds`` are for gates that do not exist."""
         super().__init__(now)
-        self.claim = claim
-        """The claim that follows, None if there is none."""
         self._connection, self._bounds = connection, dict(bounds)
         self._stored: dict[str, Gate] = {}
         """By key, as they were read."""
@@ -158,19 +144,11 @@ class SqlAdmission(Admission):
         """How many tasks hold a slot, by key, as far as they were counted under the lock."""
         self._missed: dict[str, Bounds | None] = {}
         self._ready: set[str] = set()
-        self._claimed: list[Any] = []
-        self._heads: list[Head] | None = None
-        self._unparked: list[tuple[int, int]] = []
-        """Priority and ``run_at`` of the tasks that have become ready and were not claimed."""
         self._flows: dict[str | None, Flow | None] = {}
         """By their stored text."""
 
     def lock(self, keys: Collection[str]) -> None:
-        if self.claim is None:
-            self._note_locked(sql.locked(self._connection, keys))
-        elif keys:
-            found, self._heads = sql.locked_with_heads(self._connection, keys)
-            self._note_locked(found)
+        self.lock_known(keys)
         new = [key for key in sorted(keys) if key not in self.gates]
         if new:
             gates = [Gate(key=key, bounds=self._bounds.get(key) or Bounds()) for key in new]
@@ -231,20 +209,7 @@ class SqlAdmission(Admission):
         changed = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         sql.write(self._connection, changed)
         has_next_at = any(gate.next_at is not None for gate in self.gates.values())
-        return Admitted(self.now, has_next_at, self._missed, self._ready, self._claimed, self._heads_now())
-
-    def _heads_now(self) -> list[Head] | None:
-        """Return the heads as they are now: a task that has become ready since they were read may be before them.
-
-        A head must come before all ready tasks of its priority. It need not be one of them.
-        """
-        if self._heads is None:
-            return None
-        heads = {head.priority: head for head in self._heads}
-        for priority, run_at in self._unparked:
-            if priority not in heads or run_at <= heads[priority].run_at:
-                heads[priority] = Head(priority, run_at, BELOW_ALL, "", None, False)
-        return sorted(heads.values(), key=lambda head: (head.priority is None, head.priority))
+        return Admitted(self.now, has_next_at, self._missed, self._ready)
 
     def _unchanged_if_empty(self, key: str) -> bool:
         """Whether an admission leaves the gate as it is, if no task waits there."""
@@ -288,7 +253,7 @@ class SqlAdmission(Admission):
                 visits = independent(visits)
                 undecided, first_round = [visit for visit in undecided if visit in visits], False
             passing = [(visit.key, task) for visit in undecided for task in visit.passing]
-            passed_ids = self._let_pass(passing, self._can_claim(undecided, [task for _, task in passing]))
+            passed_ids = self._let_pass(passing)
             undecided = [visit for visit in undecided if visit.note_passed(passed_ids)]
         for visit in visits:
             self._end_visit(visit)
@@ -315,27 +280,10 @@ class SqlAdmission(Admission):
         at = self.gates[key].next_at
         return key in self.delayed or (at is not None and at <= self.now)
 
-    def _can_claim(self, visits: Sequence[Visit], tasks: Sequence[Task]) -> bool:
-        """Whether the claim that follows would claim all of these tasks, and nothing before them."""
-        claim = self.claim
-        if claim is None or not tasks or any(visit.next_gates or visit.repeat for visit in visits):
-            return False
-        if len(self._ready) > len(self._claimed) or len(self._claimed) + len(tasks) > claim.limit:
-            return False
-        wanted = claim.now == self.now and all(claim.queues is None or task.queue in claim.queues for task in tasks)
-        return wanted and self._is_nothing_ready(claim)
-
-    def _is_nothing_ready(self, claim: Claim) -> bool:
-        """Whether there was nothing to claim when the gates were locked."""
-        if self._heads is None:
-            self._heads = list(dialect_of(self._connection).heads(self._connection))
-        return next(due_of(self._heads, claim.now), None) is None
-
-    def _let_pass(self, passing: Sequence[tuple[str, Task]], claims: bool) -> set[str]:
+    def _let_pass(self, passing: Sequence[tuple[str, Task]]) -> set[str]:
         """Let tasks pass their gates unless another transaction has locked them; return the ids of those that passed.
 
-        ``passing`` are keys of gates, each with a task that waits there. ``claims`` is whether the tasks that pass
-        their last gate are claimed.
+        ``passing`` are keys of gates, each with a task that waits there.
         """
         if not passing:
             return set()
@@ -352,15 +300,7 @@ class SqlAdmission(Admission):
                 ready.setdefault(floor, {})[task.task_id] = key
         ids: set[str] = set()
         for floor, at in ready.items():
-            if claims and self.claim is not None:
-                rows = sql.claim_passing(self._connection, at, self.now, floor, self.claim.lease)
-                self._claimed += rows
-                ids.update([row[0] for row in rows])
-            else:
-                ids |= sql.unpark(self._connection, at, self.now, floor)
-                tasks = [task for _, task in passing if task.task_id in at]
-                now = self.now
-                self._unparked += [(t.priority, floor or (now if t.due_at is None else t.due_at)) for t in tasks]
+            ids |= sql.unpark(self._connection, at, self.now, floor)
         self._ready |= ids
         for (to, floor), at in waiting.items():
             moved = sql.move_to_next(self._connection, at, to, self.now, floor)

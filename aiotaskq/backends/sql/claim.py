@@ -117,13 +117,8 @@ def claim_first(
 
 def due_heads(connection: Connection, now: int) -> Iterator[Head]:
     """Yield a head for each priority that has something due, in order; a caller that stops early saves the rest."""
-    return due_of(dialect_of(connection).heads(connection), now)
-
-
-def due_of(heads: Iterable[Head], now: int) -> Iterator[Head]:
-    """Yield those of the heads that are due, in order."""
     without = None
-    for head in heads:
+    for head in dialect_of(connection).heads(connection):
         if head.priority is None:
             without = head
         elif head.run_at <= now:

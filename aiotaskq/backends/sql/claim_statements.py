@@ -98,13 +98,9 @@ CLAIMED: Final = {
 MARK_CLAIMED: Final = update(TASKS).values(CLAIMED)
 
 
-def empty(*but: str) -> ColumnElement[bool]:
-    """Return the condition of a row that has nothing in the columns that a claim does not read, except for these."""
-    nothing = [c[name].is_(None) for name in OTHERS if name not in but]
-    return and_(*nothing, c.crashes == literal_column("0"), not_(c.cancel_requested))
-
-
-EMPTY: Final = empty()
+_NOTHING: Final = [c[name].is_(None) for name in OTHERS]
+EMPTY: Final = and_(*_NOTHING, c.crashes == literal_column("0"), not_(c.cancel_requested))
+"""The condition of a row that has nothing in the columns that a claim does not read."""
 READ: Final = (*(c[name] for name in CLAIM), case((EMPTY, null()), else_=literal_column("1")))
 """What a claim reads; the last column is NULL where all the others are empty."""
 _FLOOR: Final = bindparam("floor", type_=BigInteger)
@@ -115,12 +111,6 @@ UNPARKED: Final = (
 )
 """What a task becomes that passes its last gate, for the parameters ``gate_now`` and ``floor``. In this order: MySQL
 assigns one after the other."""
-_PASSING: Final = {"run_at": dict(UNPARKED)["run_at"], "fence": CLAIMED["fence"]}
-TAKEN: Final = (
-    *(_PASSING.get(name, c[name]) for name in CLAIM),
-    case((empty("due_at"), null()), else_=literal_column("1")),
-)
-"""The columns of ``READ`` of a task that waits at its last gate, as they are once it has passed and is claimed."""
 
 
 def queue_values(queues: Sequence[str] | None) -> dict[str, str]:

@@ -35,7 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.sql.claim_statements import BELOW_ALL, CLAIMED, PAUSED, PENDING, RUNNING, TAKEN, UNPARKED, Head
+from aiotaskq.backends.sql.claim_statements import BELOW_ALL, PAUSED, PENDING, RUNNING, UNPARKED
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
@@ -96,16 +96,6 @@ _NEXT: Final = select(func.min(g.next_at))
 def locked(connection: Connection, keys: Collection[str], wait: bool = True) -> dict[str, Gate]:
     """Lock those of these gates that exist, in the order of their keys; without ``wait`` those that are not locked."""
     return {gate.key: gate for gate in _read(connection, sorted(keys), True, wait)}
-
-
-def locked_with_heads(connection: Connection, keys: Collection[str]) -> tuple[dict[str, Gate], list[Head] | None]:
-    """Lock those of these gates that exist, and return the heads of ``Dialect.heads``; None where that is slower."""
-    dialect = dialect_of(connection)
-    statement = dialect.with_heads(_gates_by_key(dialect, True, True))
-    if statement is None:
-        return locked(connection, keys), None
-    rows = _rows_for(connection, statement, sorted(keys), {"last": BELOW_ALL})
-    return {row[0]: _gate(row[:-1]) for row in rows}, dialect.read_heads(rows[0][-1]) if rows else None
 
 
 def _read(connection: Connection, keys: Sequence[str], lock: bool, wait: bool) -> list[Gate]:
@@ -426,19 +416,16 @@ def next_due(connection: Connection, key: str) -> int | None:
     return next((row[0] for row in run(connection, _NEXT_DUE, {"key_": key}).fetchall()), None)
 
 
-# The guard of a task that is found by its id. With ``abs`` no plan takes the index of the gate instead.
-STILL_PARKED: Final = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
-
-
 @functools.cache
 def _free(dialect: Dialect) -> Select[Any]:
-    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL_PARKED)
+    # The guard of a task that is found by its id. With ``abs`` no plan takes the index of the gate instead.
+    still_parked = (func.abs(c.run_at) == PARKED_AT, STATUS == PENDING)
+    query = select(c.task_id, c.live_gate).where(dialect.among(c.task_id, "keys"), *still_parked)
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
 _GATE: Final = bindparam("b_gate", type_=String)
 _UNPARK: Final = update(TASKS).ordered_values(*UNPARKED)
-CLAIM_PASSING: Final = update(TASKS).ordered_values(*UNPARKED, *CLAIMED.items())
 _MOVE_TO_NEXT: Final = update(TASKS).ordered_values((c.due_at, UNPARKED[0][1]), (c.gate, _GATE), (c.live_gate, _GATE))
 
 
@@ -450,25 +437,6 @@ def unpark(connection: Connection, at: Mapping[str, str], now: int, floor: int) 
     return _move(connection, _UNPARK, at, {"gate_now": now, "floor": floor})
 
 
-@functools.cache
-def _claimable(dialect: Dialect) -> Select[Any]:
-    query = select(*TAKEN, c.live_gate).where(dialect.among(c.task_id, "keys"), *STILL_PARKED)
-    return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
-
-
-def claim_passing(
-    connection: Connection, at: Mapping[str, str], now: int, floor: int, lease: Mapping[str, Any]
-) -> list[Any]:
-    """Claim tasks that pass their last gate; as ``unpark``, but return rows of ``READ``. ``lease``: ``Claim.lease``."""
-    dialect, values = dialect_of(connection), {"gate_now": now, "floor": floor}
-    rows = dialect.claim_free(connection, CLAIM_PASSING, at, {**values, **lease})
-    if rows is None:
-        found = _rows_for(connection, _claimable(dialect), sorted(at), values)
-        rows = [row[:-1] for row in found if row[-1] == at[row[0]]]
-        dialect.set_on(connection, CLAIM_PASSING, [row[0] for row in rows], {**values, **lease})
-    return rows
-
-
 def move_to_next(connection: Connection, at: Mapping[str, str], to: str, now: int, floor: int) -> set[str]:
     """Let tasks that pass a gate wait at the gate ``to``, as if due at ``floor`` or later; else as ``unpark``."""
     return _move(connection, _MOVE_TO_NEXT, at, {"b_gate": to, "gate_now": now, "floor": floor})
@@ -476,13 +444,11 @@ def move_to_next(connection: Connection, at: Mapping[str, str], to: str, now: in
 
 def _move(connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]) -> set[str]:
     dialect = dialect_of(connection)
-    moved = None if dialect.single_writer else dialect.write_free(connection, update, at, values)
-    if moved is None:
-        moved = set(at)
-        if not dialect.single_writer:
-            rows = _rows_for(connection, _free(dialect), sorted(at), {})
-            moved = {task_id for task_id, gate in rows if gate == at[task_id]}
-        dialect.set_on(connection, update, [task_id for task_id in at if task_id in moved], values)
+    moved = set(at)
+    if not dialect.single_writer:
+        rows = _rows_for(connection, _free(dialect), sorted(at), {})
+        moved = {task_id for task_id, gate in rows if gate == at[task_id]}
+    dialect.set_on(connection, update, [task_id for task_id in at if task_id in moved], values)
     return moved
 
 

@@ -14,7 +14,7 @@ from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql import gate_repairs as repairs
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import Admitted, Messages, SqlAdmission, Touched
-from aiotaskq.backends.sql.claim import Claim, due_of
+from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import decode_flow
@@ -100,8 +100,8 @@ class SqlGates(Gates):
         def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], Touched]:
             touched = Touched(self.messages)
             answer = body(connection, touched)
-            admitted = touched.admit(connection, claim=claim)
-            return answer, admitted, [] if claim is None else _claimed(connection, claim, admitted), touched
+            admitted = touched.admit(connection)
+            return answer, admitted, [] if claim is None else claim_tasks(connection, *claim), touched
 
         answer, admitted, tasks, touched = await (write or self._database.write)(whole)
         if touched.grouped:
@@ -192,16 +192,6 @@ class SqlGates(Gates):
     async def resume(self, queue: str) -> None:
         """Make the gates due at which tasks of a queue wait that is not paused any more."""
         await self.make_due(dict.fromkeys(await self._database.read(lambda c: repairs.awaited(c, queue))))
-
-
-def _claimed(connection: Connection, claim: Claim, admitted: Admitted | None) -> list[Task]:
-    """Claim, after an admission that may have claimed some tasks; return all that are claimed."""
-    taken = [] if admitted is None else claim.tasks(connection, admitted.claimed)
-    # An admission claims only where nothing else is ready.
-    if admitted is not None and taken and (len(taken) == len(admitted.ready) or len(taken) == claim.limit):
-        return taken
-    heads = None if admitted is None or admitted.heads is None else due_of(admitted.heads, claim.now)
-    return taken + claim_tasks(connection, *claim._replace(limit=claim.limit - len(taken)), heads)
 
 
 def park_paused(connection: Connection, keys: Sequence[str], queue: str) -> dict[str, Bounds | None]:

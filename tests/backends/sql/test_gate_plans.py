@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.admission import SqlAdmission
-from aiotaskq.backends.sql.claim import Claim, stats
+from aiotaskq.backends.sql.claim import stats
 from aiotaskq.backends.sql.gate_statements import ReadAhead
 from aiotaskq.backends.sql.gates import park_paused
 from aiotaskq.backends.sql.insert import insert_new
@@ -90,25 +90,6 @@ def test_a_slot_of_a_gate_at_which_many_wait_costs_no_look_at_them(engine: sa.En
     assert found.reads <= 100, found.statements
 
 
-def take(limit: int, *keys: str) -> Verb:
-    def verb(connection: sa.Connection) -> tuple[set[str], set[str]]:
-        admission = SqlAdmission(connection, NOW, {}, Claim("worker", NOW, limit, None, NOW + SECOND))
-        admission.lock(keys)
-        admission.admit(keys)
-        admitted = admission.end()
-        return set(admitted.ready), {row[0] for row in admitted.claimed}
-
-    return verb
-
-
-def test_what_passes_is_claimed_at_once_where_nothing_else_is_ready(engine: sa.Engine) -> None:
-    (ready, taken), found = cost(engine, take(2, "hot"))
-    assert ready == taken == {"hot-0", "hot-1"}
-    assert found.reads <= 150, found.statements
-    assert by_indexes(found, "ix_task_queue_ready"), (found.indexes, found.detours)
-    assert len([each for each in found.statements if "UPDATE task_queue" in each]) == 1, found.statements
-
-
 def by_one_index(found: Cost) -> bool:
     """Whether no more is read than all that an index of rows in some states has."""
     whole = {each.rpartition(" ")[2] for each in found.detours if each.startswith("SCAN")}
@@ -134,11 +115,6 @@ def test_parked_tasks_are_counted_and_listed_by_the_index_of_their_gates(engine:
     finally:
         with engine.begin() as connection:
             connection.execute(sa.delete(TASKS).where(TASKS.c.task_id == "child"))
-
-
-def test_more_than_are_claimed_pass_as_ready_tasks(engine: sa.Engine) -> None:
-    (ready, taken), _ = cost(engine, take(1, "hot"))
-    assert (ready, taken) == ({"hot-0", "hot-1"}, set())
 
 
 def test_many_gates_are_admitted_by_as_many_statements_as_one(engine: sa.Engine) -> None:

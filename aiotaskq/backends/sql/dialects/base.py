@@ -226,17 +226,6 @@ class Dialect(ABC):
         """Yield the first pending row of each priority, in order, without reading the rows between."""
         return heads_by_spans(connection)
 
-    def with_heads(self, query: Select[Any]) -> Select[Any] | None:
-        """Return a query with one more column, the same in all rows: what ``heads`` reads, for the parameter ``last``.
-
-        None where it would take as long as two queries.
-        """
-        return None
-
-    def read_heads(self, column: Any) -> list[Head] | None:
-        """Return the heads of such a column; None if there are others."""
-        raise NotImplementedError(f"{type(self).__name__}: with with_heads, define read_heads")
-
     def claim(self, bare: bool, queues: int | None) -> Select[Any] | Update:
         """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.claim_statements`."""
         return claimable(bare, queues)
@@ -289,22 +278,6 @@ class Dialect(ABC):
     ) -> Result:
         """Execute a statement with a condition of ``among``, which is kept for ever."""
         return connection.execute(statement, {name: list(among), **values})
-
-    def write_free(
-        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
-    ) -> set[str] | None:
-        """Execute an update on tasks that wait at gates, and return the ids of the written ones.
-
-        ``at`` has the gates at which they wait, by id. A task that another transaction has locked, or that does not
-        wait there any more, is left out. None, and nothing is written, where that takes two statements.
-        """
-        return None
-
-    def claim_free(
-        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
-    ) -> list[Any] | None:
-        """Do as ``write_free``, and return the written rows as a claim does."""
-        return None
 
     def each_with_count(
         self,

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import itemgetter
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -41,11 +40,8 @@ from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import (
     CLAIMED,
     EMPTY,
-    FIRST_SPAN,
     PENDING,
     READ,
-    SPAN,
-    Head,
     first,
     not_parked,
     ready_from,
@@ -132,44 +128,11 @@ def _on_ids(update: Update) -> Update:
 
 
 @functools.cache
-def _write_free(update: Update) -> Update:
-    return _on_free(update).returning(TASKS.c.task_id)
-
-
-@functools.cache
-def _claim_free(update: Update) -> Update:
-    return _on_free(update).returning(*READ[:-1], _WHOLE)
-
-
-def _on_free(update: Update) -> Update:
-    """Return the update of those tasks that wait at a gate and are not locked, by their places in the table."""
-    rows = func.json_to_recordset(cast(bindparam("waiting", type_=Text), JSON))
-    waiting = rows.table_valued(column("task_id", Text), column("gate", Text)).render_derived(with_types=True)
-    t = TASKS.alias("t")
-    # The id finds the row; the index of the gate has all that wait there.
-    there = (t.c.task_id == waiting.c.task_id, func.coalesce(t.c.live_gate, "") == waiting.c.gate)
-    parked = (func.abs(t.c.run_at) == PARKED, func.coalesce(t.c.status, PENDING) == PENDING)
-    place: ColumnElement[Any] = literal_column("t.ctid")
-    free = select(place.label("place")).where(*there, *parked).with_for_update(skip_locked=True).lateral("free")
-    picked = select(free.c.place).select_from(waiting.join(free, true())).cte("picked")
-    places = func.array(select(picked.c.place).scalar_subquery())
-    return update.where(_PLACE.op("=")(func.any(places)))
-
-
-@functools.cache
 def _lateral(query: PerKey) -> Select[Any]:
     limits = func.json_to_recordset(cast(bindparam("limits", type_=Text), JSON))
     keys = limits.table_valued(column("key_", Text), column("limit_", BigInteger)).render_derived(with_types=True)
     found = query(keys.c.key_, keys.c.limit_).lateral("found")
     return select(found).select_from(keys.join(found, true()))
-
-
-@functools.cache
-def _with_heads(query: Select[Any]) -> Select[Any]:
-    heads = FIRST_SPAN.subquery("heads")
-    return query.add_columns(
-        select(cast(func.json_agg(literal_column("heads")), Text)).select_from(heads).scalar_subquery()
-    )
 
 
 _AHEAD: Final = ("key_", "slots", "batch", "if_full")
@@ -299,13 +262,6 @@ class PostgresqlDialect(Dialect):
             return Notifier()
         return Notifications(database, listeners, partial(_connect, self._dsn(database.url)))
 
-    def with_heads(self, query: Select[Any]) -> Select[Any]:
-        return _with_heads(query)
-
-    def read_heads(self, column: Any) -> list[Head] | None:
-        rows = sorted(msgspec.json.decode(column or "[]"), key=itemgetter("step"))
-        return None if len(rows) >= SPAN else [Head(*[row[name] for name in Head._fields]) for row in rows]
-
     def claim(self, bare: bool, queues: int | None) -> Update:
         return _claim(bare, queues)
 
@@ -332,25 +288,6 @@ class PostgresqlDialect(Dialect):
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         for part in chunks(ids):
             self.run_among(connection, _on_ids(update), "ids", part, values)
-
-    def write_free(
-        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
-    ) -> set[str]:
-        written: set[str] = set()
-        for part in chunks(sorted(at)):
-            rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
-            found = run(connection, _write_free(update), {"waiting": rows, **values}).fetchall()
-            written.update([row[0] for row in found])
-        return written
-
-    def claim_free(
-        self, connection: Connection, update: Update, at: Mapping[str, str], values: Mapping[str, Any]
-    ) -> list[Any]:
-        taken: list[Any] = []
-        for part in chunks(sorted(at)):
-            rows = json_text([{"task_id": task_id, "gate": at[task_id]} for task_id in part])
-            taken += run(connection, _claim_free(update), {"waiting": rows, **values}).fetchall()
-        return taken
 
     def each_with_count(
         self,
