@@ -60,6 +60,30 @@ async def test_a_step_ends_before_the_handler_is_left(kit: Kit, together: Any, f
     assert await handle.result() == (result if first == "step" else result[::-1])
 
 
+async def test_a_sleep_that_begins_while_a_step_runs_is_as_long_if_the_step_fails(kit: Kit) -> None:
+    begun = kit.clock.now()
+    attempts: list[int] = []
+
+    async def fails_once() -> None:
+        attempts.append(kit.clock.now())
+        await kit.clock.sleep(1_800)
+        if len(attempts) == 1:
+            raise RuntimeError("no")
+
+    async def sleeps() -> int:
+        await sleep_for("nap", hours=2)
+        return kit.clock.now()
+
+    @kit.tq.task(max_retries=1, backoff=1)
+    async def work() -> int:
+        return (await asyncio.gather(sleeps(), step("slow", fails_once)))[0]
+
+    handle = await work.push()
+    await kit.advance(hours=6)
+    assert len(attempts) == 2
+    assert await handle.result() - begun < 2 * 3_600 * SECOND + 60 * SECOND
+
+
 async def test_the_handler_goes_on_with_an_event_that_comes_while_a_step_runs(kit: Kit) -> None:
     """The branch that waits looks for its event whenever a step has ended: the others may never pause."""
     went_on: list[int] = []

@@ -53,6 +53,11 @@ async def test_only_the_run_that_has_the_task_writes(backend: Backend, steps: St
         of(held, "good").step
     ]
     assert [step.name for step in await steps.read(held.task_id, held.seq)] == ["good"]
+    assert await backend.delete([waiting.task_id]) == 1
+    first = await running(backend, task_id="id", seq=NOW)
+    assert await backend.delete(["id"]) == 1
+    second = await running(backend, task_id="id", seq=NOW + 1)
+    assert (second.fence, await steps.add([of(first)])) == (first.fence, [None]), "it is other work"
     next_run = await again(backend, held)
     assert await steps.add([of(held, "late")]) == [None], "a zombie with an old fence"
     assert await steps.add([of(next_run, "now", n=2)]) == [of(next_run, "now", n=2).step]

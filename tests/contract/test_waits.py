@@ -75,6 +75,8 @@ async def test_the_first_event_of_a_key_stays(backend: Backend, steps: Steps) ->
     later = event(text='"third"', at=NOW + 10)
     assert await emit(steps, later) == later, "the first one has expired"
     assert await steps.event("paid", NOW + 10) == later
+    assert await steps.expire(NOW + 99, 9) == 0, "the one that is there does not expire"
+    assert await steps.event("paid", NOW + 99) == later
 
 
 async def test_an_event_that_is_there_is_not_waited_for(backend: Backend, steps: Steps) -> None:
@@ -83,6 +85,7 @@ async def test_an_event_that_is_there_is_not_waited_for(backend: Backend, steps:
     assert await wait(steps, task)
     row = await read(backend, task)
     assert (row.status, row.run_at) == (Status.PENDING, NOW)
+    assert [step.kind for step in await steps.read(task.task_id, task.seq)] == ["wait", "event"], "it may expire"
     assert await steps.waiting(["paid"]) == {"paid": 0}
     new_step = of(late, "paid", str(LATER), kind="wait", at=NOW + 10)
     assert await suspend(steps, late, asleep(late), new_step, woken=asleep(late, NOW))

@@ -92,6 +92,10 @@ async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, s
     assert awaited() == [b"paid"]
     assert await backend.delete([last.task_id]) == 1
     assert awaited() == []
+    lost = await waiting(backend)
+    server.ask("HDEL", f"{{{prefix}}}:state", lost.task_id)
+    await backend.steps.drop(await backend.steps.orphans(9))
+    assert awaited() == []
 
 
 async def test_a_worker_mends_though_it_deletes_nothing(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
