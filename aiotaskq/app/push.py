@@ -204,6 +204,10 @@ def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[s
             "f.push(…) and tq.push_many push calls, tq.start pushes workflows"
         )
     handler = handlers.get(type)
+    if wrong := options.keys() - PushOptions.__annotations__.keys():
+        if handler is not None and (taken := wrong & (handler.accepted or frozenset())):
+            raise ValidationError(f"push: params are one dict: tq.push({type!r}, {{{min(taken)!r}: …}})")
+        raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     if handler is not None and handler.pushed:
         options = with_defaults(cast(PushOptions, handler.pushed), options)
     return TaskCall(type, fitted(handler, {} if params is None else params), options)

@@ -85,6 +85,11 @@ class Running(Registry):
         ``override`` in a test, True runs them there, too. On leaving, no more tasks are claimed; handlers may end for
         ``drain`` seconds, are then cancelled, and after ``grace`` more seconds their tasks are given back.
         """
+        if not (workers is None or isinstance(workers, bool)):
+            raise ValidationError(
+                f"workers: True, False or None is needed (got {workers!r:.40}); "
+                "concurrency= is how many tasks run at a time"
+            )
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
         was_open = self._is_open
         runs = not self.stands_by if workers is None else workers

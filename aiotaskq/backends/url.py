@@ -52,7 +52,10 @@ def scheme_of(url: str) -> str:
         got = "an empty one" if url == "" else type(url).__name__
         raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {got})")
     scheme = url.partition(":")[0].partition("+")[0].lower()
-    if scheme not in BACKENDS or "://" not in url:
+    if scheme in BACKENDS and "://" not in url:
+        shown = "sqlite:///file.db" if scheme == "sqlite" else f"{scheme}://"
+        raise ValidationError(f"url: {mask(url)!r:.100} has no // after its scheme; write {shown}")
+    if scheme not in BACKENDS:
         known = "memory://, sqlite:///file.db, postgresql://, mysql:// or redis://"
         raise ValidationError(f"url: unknown scheme in {mask(url)!r:.100}; use {known}")
     return scheme

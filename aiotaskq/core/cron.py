@@ -51,6 +51,7 @@ def check_timezone(name: str) -> zoneinfo.ZoneInfo:
         return found
     names = sorted(name for name in zoneinfo.available_timezones() if not name.startswith(_PRIVATE))
     known = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
+    known |= {"beijing": "Asia/Shanghai", "asia/beijing": "Asia/Shanghai"}  # the database names its zone so
     close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1)
     guess = f"did you mean {known[close[0]]!r}?" if close else "write one such as 'Europe/Berlin' or 'UTC'"
     raise ValidationError(f"timezone: the name is not an IANA time zone (got {clip_text(name)}); {guess}")

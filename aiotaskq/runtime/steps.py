@@ -53,6 +53,9 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, session: 
     store cannot hold steps, or join the session.
     """
     context, steps = run_steps("step")
+    if inspect.iscoroutine(function):
+        function.close()
+        raise ValidationError(f"step: pass the function and its arguments, not a call: step({name!r}, function, …)")
     conversion = returned_by(function)
     number, found = await steps.begin(name, function)
     if found is None:
@@ -80,6 +83,11 @@ def running(context: TaskContext, name: str, number: int) -> Iterator[None]:
         inside.reset(token)
 
 
+def _check_name(name: str, example: str) -> None:
+    if not isinstance(name, str):
+        raise ValidationError(f"name: the name of the sleep comes first, as in {example} (got {type(name).__name__})")
+
+
 async def sleep_for(
     name: str,
     seconds: float | timedelta = 0,
@@ -97,12 +105,14 @@ async def sleep_for(
     """
     total = check_seconds("seconds", seconds) + 86_400 * days + 3_600 * hours + 60 * minutes
     _, steps = run_steps("sleep_for")
+    _check_name(name, "sleep_for('pause', 5)")
     await steps.sleep_for(name, check_seconds("seconds", total))
 
 
 async def sleep_until(name: str, when: datetime | float) -> None:
     """Sleep until an instant, an aware datetime or epoch seconds; as ``sleep_for``."""
     _, steps = run_steps("sleep_until")
+    _check_name(name, "sleep_until('morning', when)")
     await steps.sleep_until(name, instant("when", when))
 
 

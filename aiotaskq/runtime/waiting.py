@@ -202,6 +202,19 @@ async def waiting(store: Store, task: Task, counted: Counted | None = None) -> W
     return found
 
 
+async def unserved(store: Store, task: Task) -> str:
+    """Return the end of an error about a pending task: that nothing will run it as things are; else an empty text."""
+    now = store.clock.now()
+    found = why(task, await look(store, [task], now), now)
+    if found is None:
+        return ""
+    if found.reason == "ready" and found.workers == 0:
+        return f"; no worker claims from queue {task.queue!r}: 'async with tq.running()' or 'aiotaskq run' starts some"
+    if found.reason == "unknown_type":
+        return "; no worker has a handler of this type"
+    return f"; queue {task.queue!r} is paused" if found.reason == "paused" else ""
+
+
 def _put_off(task: Task) -> bool:
     """Return whether a worker that could not run the task has put it off."""
     return task.due_at is not None and not task.parked

@@ -34,11 +34,20 @@ def test_scheme_and_kind(url: str, scheme: str, kind: str) -> None:
     assert (scheme_of(url), kind_of(url)) == (scheme, kind)
 
 
-@pytest.mark.parametrize("url", ["ftp://host", "app.db", "sqlite:", ":memory:"])
+@pytest.mark.parametrize("url", ["ftp://host", "app.db", ":memory:"])
 def test_an_unknown_scheme_is_refused(url: str) -> None:
     for function in (scheme_of, kind_of):
         with pytest.raises(ValidationError, match=r"^url: unknown scheme in '.*'; use memory://, "):
             function(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "right"),
+    [("sqlite:", "sqlite:///file.db"), ("sqlite:/app.db", "sqlite:///file.db"), ("redis:/0", "redis://")],
+)
+def test_a_known_scheme_without_slashes_is_told_how_to_write_it(url: str, right: str) -> None:
+    with pytest.raises(ValidationError, match=f"^url: '{url}' has no // after its scheme; write {right}$"):
+        scheme_of(url)
 
 
 def test_the_contract_suite_runs_on_every_kind() -> None:

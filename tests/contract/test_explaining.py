@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
+
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.steps import NewStep, Step
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import MOST_TYPES, told_names
-from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running
+from aiotaskq.errors import ResultTimeout
+from aiotaskq.runtime.queue.queue import Queue
+from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, running, worker_info
 
 MINUTE, DAY = 60 * SECOND, 86_400 * SECOND
 _seqs = itertools.count(NOW)  # tasks pass at the time of their push
@@ -99,3 +104,24 @@ def test_a_worker_tells_of_its_types_unless_they_are_too_many() -> None:
     assert told_names([]) == ()
     assert len(told_names(map(str, range(MOST_TYPES))) or ()) == MOST_TYPES
     assert told_names(map(str, range(MOST_TYPES + 1))) is None
+
+
+async def test_a_wait_that_is_over_says_that_nothing_will_run_the_task(backend: Backend) -> None:
+    queue = Queue(backend, VirtualClock(NOW))
+    task = await pushed(backend, queue="q", type="mail")
+
+    async def said() -> str:
+        with pytest.raises(ResultTimeout) as error:
+            await queue.wait_for_end(task.task_id, timeout=0)
+        return str(error.value).partition(" is pending after 0 s")[2]
+
+    if backend.workers is None:  # a worker in memory is in this process, and in no registry
+        assert await said() == ""
+    else:
+        assert (await said()).startswith("; no worker claims from queue 'q': 'async with tq.running()'")
+        await backend.workers.register(worker_info(types=("report",)))
+        assert await said() == "; no worker has a handler of this type"
+        await backend.workers.register(worker_info("other", types=("mail",)))
+        assert await said() == ""
+    await backend.set_paused("q", True)
+    assert await said() == "; queue 'q' is paused"

@@ -48,6 +48,7 @@ from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
+from aiotaskq.runtime.waiting import unserved
 
 EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
@@ -496,5 +497,6 @@ class Queue(Operations[Task]):
                     return task
                 left = pause if end is None else min(pause, (end - self.clock.ticks()) / SECOND)
                 if left <= 0:
-                    raise ResultTimeout(f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s")
+                    said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
+                    raise ResultTimeout(said + await unserved(self, task))
                 await self.clock.wait(woken, left)

@@ -1,0 +1,82 @@
+"""The mistakes of the first hour: each error says what was wrong, where, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from aiotaskq import TaskQ, sleep_for, sleep_until, step
+from aiotaskq.core.cron import check_timezone
+from aiotaskq.errors import TaskFailed, ValidationError
+from tests.support.machine import within
+
+tq = TaskQ("memory://")
+
+
+class Mailer:
+    async def send(self, to: str) -> str:
+        return to
+
+
+@tq.task
+async def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+def test_a_method_without_its_object_is_refused_and_that_of_an_object_is_taken() -> None:
+    own = TaskQ("memory://")
+    with pytest.raises(ValidationError, match=r"handler send: a method has no object to be called on; .* tq\.task\("):
+        own.task(Mailer.send)
+    assert own.task(Mailer().send).name == "send"
+
+
+async def test_an_option_that_is_a_parameter_or_misspelt_is_told_first() -> None:
+    with pytest.raises(ValidationError, match=r"^push: params are one dict: tq\.push\('add', \{'a': …\}\)$"):
+        await tq.push("add", a=1)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match=r"^options: unknown option dely; did you mean delay\?$"):
+        add.options(dely=5)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match=r"^push: unknown option x; use delay, at, "):
+        await tq.push("add", x=1)  # type: ignore[call-arg]
+
+
+async def test_workers_is_no_number() -> None:
+    with pytest.raises(ValidationError, match=r"^workers: True, False or None is needed \(got 5\); concurrency= is"):
+        async with TaskQ("memory://").running(workers=5):  # type: ignore[arg-type]
+            pass
+
+
+@pytest.mark.parametrize("name", ["Asia/Beijing", "Beijing"])
+def test_the_zone_of_beijing_is_that_of_shanghai(name: str) -> None:
+    with pytest.raises(ValidationError, match=r"did you mean 'Asia/Shanghai'\?"):
+        check_timezone(name)
+
+
+async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
+    own = TaskQ("memory://")
+
+    async def charge() -> int:
+        return 1
+
+    calls: dict[str, Any] = {
+        "called": lambda: step("charge", charge()),  # type: ignore[arg-type]
+        "seconds": lambda: sleep_for(5),  # type: ignore[arg-type]
+        "instant": lambda: sleep_until(5.0, 6.0),  # type: ignore[arg-type]
+    }
+
+    @own.task(max_retries=0)
+    async def run(how: str) -> None:
+        await calls[how]()
+
+    said = {}
+    async with own.running():
+        for how in calls:
+            with pytest.raises(TaskFailed) as error:
+                await (await run.push(how)).result(timeout=within(10))
+            said[how] = re.sub(r".*ValidationError: (.*)", r"\1", str(error.value.error).splitlines()[0])
+    assert said == {
+        "called": "step: pass the function and its arguments, not a call: step('charge', function, …)",
+        "seconds": "name: the name of the sleep comes first, as in sleep_for('pause', 5) (got int)",
+        "instant": "name: the name of the sleep comes first, as in sleep_until('morning', when) (got float)",
+    }
