@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
@@ -219,6 +220,11 @@ class Registry(Hinted, ABC):
             raise ValidationError("within: it is about batch; give that, too")
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
+            if callable(function) and next(iter(inspect.signature(function).parameters), "") == "self":
+                raise ValidationError(
+                    f"handler {function.__qualname__}: a method has no object to be called on; register a function, or "
+                    "the method of an object: tq.task(mailer.send)"
+                )
             handler = make_handler(
                 name,
                 function,

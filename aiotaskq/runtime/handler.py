@@ -161,11 +161,6 @@ def make_handler(
     if executor is not None and executor not in EXECUTORS:
         raise ValidationError(f"executor: {executor!r} is not one of {', '.join(EXECUTORS)}")
     parameters = inspect.signature(function).parameters
-    if next(iter(parameters), "") == "self":
-        raise ValidationError(
-            f"handler {_default_name(function)}: a method has no object to be called on; register a function, or the "
-            "method of an object: tq.task(mailer.send)"
-        )
     for parameter in parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise ValidationError(

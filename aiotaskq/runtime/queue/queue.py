@@ -13,16 +13,7 @@ from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP
-from aiotaskq.core.outcome import (
-    POP_OWNER,
-    Completed,
-    Expired,
-    Failed,
-    HandedBack,
-    Outcome,
-    Released,
-    settle,
-)
+from aiotaskq.core.outcome import POP_OWNER, Completed, Expired, Failed, HandedBack, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import check_id, check_seconds, check_storable
