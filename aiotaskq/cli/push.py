@@ -136,7 +136,7 @@ def push(
         except TaskFailed as error:
             return 1, {**answer, "status": str(error.task.status), "error": error.error}, str(error)
 
-    code, answer, problem = with_tq(url, work, app=app)
+    code, answer, problem = with_tq(url, work, app=app, adds=True)
     if json:
         echo_json(answer)
     elif problem is None and wait is not None:

@@ -231,7 +231,7 @@ def add(
             await warn_of_unknown(tq, task_type, queue)
         return await tq.scheduler.get(schedule)
 
-    found = with_tq(url, work, schedules, application)
+    found = with_tq(url, work, schedules, application, adds=True)
     echo_json(as_dict(found, False)) if json else echo(printable(found.task_id))
 
 

@@ -26,7 +26,12 @@ T = TypeVar("T")
 
 
 def with_tq(
-    url: str | None, work: Callable[[TaskQ], Awaitable[T]], schedules: str | None = None, app: TaskQ | None = None
+    url: str | None,
+    work: Callable[[TaskQ], Awaitable[T]],
+    schedules: str | None = None,
+    app: TaskQ | None = None,
+    *,
+    adds: bool = False,
 ) -> T:
     """Open an existing store, run the work with it, and return its result.
 
@@ -34,8 +39,11 @@ def with_tq(
         url: the store; None for that of ``app``.
         schedules: the store of schedules, if it is another one.
         app: the application's TaskQ, whose handlers, defaults and middleware are used.
+        adds: the work adds a task or a schedule: the store of ``app`` is created, as by its own first push.
     """
-    for place in (app.url if app is not None and url is None else url, schedules):
+    if app is not None and url is None:
+        refuse_unready(app.url, new=adds)
+    for place in (url, schedules):
         if place is not None:
             refuse_unready(place)
     if app is not None and schedules is None and url in (None, app.url):
@@ -82,11 +90,11 @@ async def opened(*urls: str, codec: Codec | None = None) -> AsyncIterator[list[B
         yield backends
 
 
-def refuse_unready(url: str) -> None:
+def refuse_unready(url: str, *, new: bool = False) -> None:
     """Raise unless the store exists, with tables of this version: a command that reads must not create them."""
     from aiotaskq.cli import tables  # which imports SQLAlchemy
 
-    tables.refuse_unready(url)
+    tables.refuse_unready(url, new=new)
 
 
 def each(

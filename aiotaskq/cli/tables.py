@@ -64,10 +64,15 @@ def describe(url: str) -> dict[str, str | None]:
     return _look(url, look)
 
 
-def refuse_unready(url: str) -> None:
-    """Raise NotFound if there is no file, DatabaseUnavailable if its tables are missing or of another version."""
+def refuse_unready(url: str, *, new: bool = False) -> None:
+    """Raise NotFound if there is no file, DatabaseUnavailable if its tables are missing or of another version.
+
+    A ``new`` database, which has none of the tables, is accepted if that is said.
+    """
     if kind_of(url) == "redis":
         return  # there are no tables
+    if new and version_of(url) is None:
+        return
     _refuse_absent(url)
     version, gone = _look(url, lambda connection: (current(connection), missing(connection)))
     if version == HEAD and gone:
@@ -89,8 +94,9 @@ def _refuse_absent(url: str) -> None:
         raise NotFound(
             tr(
                 "there is no file {path}; name another one with --db or AIOTASKQ_DATABASE_URL, or create it with "
-                "'aiotaskq db upgrade'",
+                "'aiotaskq db upgrade --db {url}'",
                 path=path,
+                url=url,
             )
         )
 

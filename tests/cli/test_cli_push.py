@@ -96,6 +96,21 @@ def test_a_push_uses_the_store_and_defaults_of_the_application(cli: Cli) -> None
     assert [each["task_id"] for each in cli.json("schedules", "list", *APP_DB)] == [schedule["task_id"]]
 
 
+@pytest.mark.parametrize(
+    "command", [("push", "greet", '{"name": "you"}'), ("schedules", "add", "daily", "broken", "--interval", "60")]
+)
+def test_what_is_pushed_before_the_first_worker_creates_the_store_of_the_application(
+    cli: Cli, command: tuple[str, ...]
+) -> None:
+    Path("app.db").unlink()
+    said = cli.fails(*command, *APP_DB)
+    assert said.endswith("or create it with 'aiotaskq db upgrade --db sqlite:///app.db'\n")
+    assert "there is no file app.db" in cli.fails("tasks", "rerun", "x", "--app", "shop:tq")
+    assert not Path("app.db").exists()
+    assert cli.out(*command, "--app", "shop:tq")
+    assert Path("app.db").exists()
+
+
 def test_the_more_explicitly_named_store_has_precedence(cli: Cli) -> None:
     other = prepared(Path("other.db"))
 
