@@ -13,14 +13,18 @@ from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow
-from aiotaskq.core.steps import NEVER
+from aiotaskq.core.outcome import Released
+from aiotaskq.core.steps import NEVER, Suspension
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.step_verbs import StepVerbs
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, completed, read, running
 from tests.support.step_rows import LATER, asleep, emit, event, of, steps_of, suspend, wait
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -94,17 +98,19 @@ async def test_an_event_that_is_there_is_not_waited_for(backend: Backend, steps:
 
 async def test_a_task_that_went_on_is_not_woken(backend: Backend, steps: Steps) -> None:
     timed_out, cancelled, deleted = [await running(backend) for _ in range(3)]
-    assert all([await wait(steps, each, until=NOW + SECOND) for each in (timed_out, cancelled, deleted)])
+    retried = await running(backend, priority=9)
+    assert all([await wait(steps, each, until=NOW + SECOND) for each in (timed_out, cancelled, deleted, retried)])
     ready = await read(backend, cancelled)
     gone = ready.replace(status=Status.CANCELLED, completed_at=NOW // SECOND)
     assert await backend.update([Change(ready, gone)]) == [True]
     assert await backend.delete([deleted.task_id]) == 1
-    (run,) = await backend.claim("w2", NOW + SECOND, 9, lease_until=LEASE)
+    run, retried = await backend.claim("w2", NOW + SECOND, 9, lease_until=LEASE)
     assert run.task_id == timed_out.task_id
+    assert await backend.update([Change(retried, asleep(retried))]) == [True]
     assert await suspend(steps, run, asleep(run), of(run, "later", str(LATER), kind="sleep", n=2))
     assert await steps.waiting(["paid"]) == {"paid": 0}
     await emit(steps, event())
-    assert (await read(backend, run)).run_at == LATER
+    assert (await read(backend, run)).run_at == (await read(backend, retried)).run_at == LATER
     assert (await read(backend, cancelled)).status is Status.CANCELLED
 
 
@@ -130,6 +136,28 @@ async def test_a_task_waits_for_several_events(backend: Backend, steps: Steps) -
         *(("wait", "a#2", 4), ("event", "a#2", 4), ("sleep", "nag", 5)),
     ], "the event c came behind the timeout"
     assert await steps.waiting(list(ends)) == {"a": 0, "b": 0, "c": 0}
+
+
+async def test_of_several_events_one_is_there_and_the_others_are_waited_for(backend: Backend, steps: Steps) -> None:
+    task = await running(backend)
+    await emit(steps, event("b", "2"))
+    new = [of(task, key, str(NEVER), kind="wait", n=n) for n, key in enumerate("abc", 1)]
+    assert await suspend(steps, task, asleep(task, NEVER), *new, woken=asleep(task, NOW))
+    assert (await read(backend, task)).run_at == NOW
+    found = [(step.kind, step.name) for step in await steps.read(task.task_id, task.seq)]
+    assert found == [("wait", "a"), ("wait", "b"), ("event", "b"), ("wait", "c")]
+    assert await steps.waiting(list("abc")) == {"a": 1, "b": 0, "c": 1}
+    await emit(steps, event("a"))
+    assert [(step.kind, step.name) for step in await steps.read(task.task_id, task.seq)][1] == ("event", "a")
+
+
+async def test_what_sleeps_and_waits_goes_on_with_an_event_of_the_meantime(backend: Backend, steps: Steps) -> None:
+    task = await running(backend)
+    new = of(task, "nag", str(LATER), kind="sleep"), of(task, "paid", str(NEVER), kind="wait", n=2)
+    await emit(steps, event())
+    verbs = StepVerbs(backend, VirtualClock(NOW + SECOND))
+    assert await verbs.suspend(task, Released("sleeps", ran=True, suspended=Suspension(LATER, new)))
+    assert (await read(backend, task)).run_at == NOW + SECOND
 
 
 @pytest.mark.parametrize("came", ["before", "while it ran", "while it ran, and expired"])
@@ -308,6 +336,40 @@ async def test_what_a_caller_woke_and_could_not_let_pass_is_mended(sql_store: St
     assert await steps.mend(NOW) == 1
     assert (await read(backend, task)).run_at == NOW
     assert await steps.mend(NOW) == 0
+
+
+async def test_a_task_with_gates_that_a_caller_wakes_passes_them_after_the_commit(sql_store: Store) -> None:
+    backend = sql_store.backend
+    steps = steps_of(backend)
+    flow = Flow(gates=(("openai", Bounds(cap=1)),))
+    task = await running(backend, flow=flow, run_at=PARKED, due_at=NOW - 2_000 * SECOND, gate="openai")
+    back = asleep(task, PARKED).replace(due_at=NEVER)
+    new_step = of(task, "paid", str(NEVER), kind="wait")
+    assert await suspend(steps, task, back, new_step, woken=back.replace(due_at=NOW))
+    await backend.gates.admit(NOW, 10)
+    engine = async_engine(parse_url(sql_store.url))
+    async with engine.begin() as connection:
+        assert await steps.emit_with(connection, event(at=NOW + 5)) == event(at=NOW + 5)
+    await engine.dispose()
+
+    async def passed() -> bool:
+        await backend.gates.admit(NOW + 6, 10)
+        (gate,) = await backend.gates.find(["openai"])
+        return gate.held == 1
+
+    await eventually(passed, 5)
+
+
+async def test_the_row_of_an_event_that_did_not_come_goes_and_the_wait_stays(sql_store: Store) -> None:
+    backend = sql_store.backend
+    steps = steps_of(backend)
+    task = await running(backend)
+    assert await wait(steps, task, until=NEVER)
+    assert len(sql_store.execute("SELECT * FROM aiotaskq_event")) == 1
+    assert await steps.expire(NOW + 2 * 86_400 * SECOND, 9) == 1
+    assert sql_store.execute("SELECT * FROM aiotaskq_event") == []
+    await emit(steps, event(at=NOW + 3))
+    assert (await read(backend, task)).run_at == NOW + 3
 
 
 async def test_a_gate_that_a_caller_could_not_admit_is_mended(
