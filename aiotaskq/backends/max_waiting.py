@@ -54,7 +54,6 @@ class _Trial:
             weights = [tokens(task, self.gate.key) for task in due]
             count, self.gate = admit(self.gate, self.held, self.starts, now, weights)
             self.held += count
-            self.starts = self.starts._replace(unstarted=self.starts.unstarted + sum(weights[:count]))
             found = due[:count]
         self.staying += len(line) - len(found)
         return found

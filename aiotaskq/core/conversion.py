@@ -200,8 +200,6 @@ def _strange(found: Any, seen: set[int]) -> Iterator[Any]:
     if isinstance(found, shape.CustomType):
         if found.cls is not object and not issubclass(found.cls, PurePath):
             yield found.cls
-    elif isinstance(found, shape.Metadata):
-        yield from _strange(found.type, seen)
     elif isinstance(found, shape.Type | shape.Field):
         for name in found.__struct_fields__:
             yield from _strange(getattr(found, name), seen)
@@ -295,7 +293,6 @@ def _parts(annotation: Any, seen: set[int]) -> Iterator[Any]:
         return
     seen.add(id(annotation))
     yield annotation
-    yield from getattr(annotation, "__metadata__", ())
     for each in typing.get_args(annotation):
         yield from _parts(each, seen)
     if hasattr(annotation, "__pydantic_core_schema__"):

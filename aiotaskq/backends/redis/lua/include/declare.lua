@@ -145,7 +145,7 @@ function admission.declare(never_refused)
         local count = due[1] and rule.admit(state.gate, state.held, latest, weights) or 0
         for i = 1, count do
           local row = due[i]
-          row.number, state.starts.unstarted = row.number + 1, state.starts.unstarted + weights[i]
+          row.number = row.number + 1
           if row.place.shared then row.due = math.max(row.due, latest) end
           local key = row.keys[row.number]
           if key and not lines[key] then

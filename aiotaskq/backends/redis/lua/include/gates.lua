@@ -205,8 +205,7 @@ local function gate_tools()
     local gate = rule.parse_gate(text or '0 0 - 0 0 {}')
     local declared = gated.declared_bounds(line[#line].place, 1)
     local bounds = (text and gate.fixed) and gate.bounds or declared
-    if bounds.interval or gate.next_at or gate.closed > now or gated.is_rated(key) then return end
-    if text and not gate.fixed and gate.text ~= rule.bounds_text(declared) then return end
+    if bounds.interval or gate.closed > now or gated.is_rated(key) then return end
     if #line > rule.free_slots(bounds, gated.count_slots(key)) then return end
     for _, row in ipairs(line) do
       rows[row.at] = unparked(row.state, row, row.place.shared and string.format('%.0f', now) or row.due)
