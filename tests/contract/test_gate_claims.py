@@ -66,6 +66,16 @@ async def test_no_more_are_claimed_than_may_be(backend: Backend) -> None:
     assert ids(await backend.claim("o", LATER, 9, lease_until=LEASE)) == [tasks[3].task_id]
 
 
+async def test_what_passes_and_is_not_claimed_expires(backend: Backend) -> None:
+    await backend.push([gated(number, expires_at=LEASE if number > 1 else None) for number in range(4)])
+    first = await backend.claim("o", LATER, 9, lease_until=LEASE)
+    claimed = await exchanged(backend, first, 1)
+    late = [task for task in await backend.overdue(LEASE, 9) if task.task_id not in ids(claimed)]
+    assert len(claimed) == len(late) == 1
+    assert not late[0].parked
+    assert await backend.claim("o", LEASE, 9, lease_until=LEASE) == []
+
+
 async def test_what_passes_in_another_queue_is_not_claimed(backend: Backend) -> None:
     tasks = [gated(number, queue="mine" if number < 3 else "other") for number in range(4)]
     await backend.push(tasks)

@@ -19,6 +19,18 @@ from tests.support.rows import NOW, ids, read
 LATE = NOW + MINUTE
 
 
+async def test_what_a_clock_ahead_has_pushed_passes_when_it_is_due(backend: Backend) -> None:
+    first, ahead = gated(), gated(due=LATE).replace(seq=LATE)
+    await backend.push([first])
+    await backend.push([ahead])
+    (run,) = await claimed(backend)
+    await settled(backend, run)
+    assert await counts(backend) == (0, 1)
+    assert await backend.gates.admit(NOW + SECOND, 10) == LATE
+    await backend.gates.admit(LATE, 10)
+    assert ids(await claimed(backend, LATE)) == [ahead.task_id]
+
+
 async def in_order(backend: Backend, now: int) -> list[str]:
     """End one task after the other; return the ids in the order of their starts."""
     found = []

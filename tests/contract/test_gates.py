@@ -162,6 +162,12 @@ async def test_what_has_expired_does_not_pass(backend: Backend) -> None:
     assert late.task_id in ids(await backend.overdue(NOW + MINUTE, 10))
 
 
+async def test_what_has_expired_when_it_is_pushed_takes_no_slot(backend: Backend) -> None:
+    await backend.push([gated(expires_at=NOW)])
+    await backend.push([gated(("a", CAP_1), ("b", CAP_1), expires_at=NOW)])
+    assert [await counts(backend, key) for key in "gab"] == [(0, 1), (0, 1), (0, 0)]
+
+
 async def test_a_change_puts_no_task_back_at_a_gate_that_it_has_passed(backend: Backend) -> None:
     gates = (("a", CAP_2), ("b", CAP_1), ("c", CAP_1))
     first, second = gated(*gates), gated(*gates)
@@ -323,6 +329,16 @@ async def test_a_fair_share_queues_behind_what_is_ready(backend: Backend) -> Non
     assert order == ids([loud[0], quiet[0], loud[1], quiet[1], loud[2]])
 
 
+async def test_a_push_of_several_priorities_passes_as_one_of_equal_tasks(backend: Backend) -> None:
+    await backend.gates.change("g", GateChange(bounds={"cap": 1}), NOW)
+    await backend.push([gated(("g", CAP_2), priority=priority) for priority in (0, 1)])
+    assert await counts(backend) == (1, 1)
+    fair = ("tenant:a", Bounds(window=2))
+    first, second = gated(fair, due=NOW - MINUTE), gated(fair, priority=1)
+    await backend.push([first, second])
+    assert [(await read(backend, task)).run_at for task in (first, second)] == [NOW, NOW]
+
+
 async def test_a_closed_gate_lets_nothing_pass_until_it_is_opened(backend: Backend) -> None:
     await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
     tasks = [gated(("g", CAP_2)) for _ in range(2)]
@@ -357,6 +373,14 @@ async def test_a_delayed_task_at_a_closed_gate_passes_when_it_opens(backend: Bac
     assert await backend.gates.admit(NOW + 2 * SECOND, 10) == NOW + MINUTE
     assert await backend.gates.admit(NOW + MINUTE, 10) is None
     assert len(await claimed(backend, NOW + MINUTE)) == 1
+
+
+async def test_a_delayed_task_that_has_become_due_passes_a_gate_that_is_opened_early(backend: Backend) -> None:
+    await backend.gates.change("g", GateChange(closed_until=NOW + MINUTE), NOW)
+    await backend.push([gated(due=NOW + SECOND)])
+    assert await backend.gates.admit(NOW + 2 * SECOND, 10) == NOW + MINUTE
+    await backend.gates.change("g", GateChange(closed_until=0), NOW + 3 * SECOND)
+    assert await counts(backend) == (1, 0)
 
 
 async def test_a_push_lets_pass_in_claim_order(backend: Backend) -> None:

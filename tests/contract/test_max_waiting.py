@@ -11,6 +11,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline, in_group, plan
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import QueueFull
 from tests.support.gated import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled
 from tests.support.rows import NOW, new
@@ -51,16 +52,17 @@ async def test_max_waiting_counts_at_each_gate_of_a_pushed_task(backend: Backend
     assert (await counts(backend, "tenant:x"), await counts(backend, "others")) == ((1, 1), (1, 1))
 
 
-@pytest.mark.parametrize("waits", ["delayed", "of a paused queue"])
+@pytest.mark.parametrize("waits", ["delayed", "of a paused queue", "delayed, of a paused queue"])
 async def test_what_may_not_pass_yet_is_before_no_task_of_a_push(backend: Backend, waits: str) -> None:
     flow = ("tenant", CAP_2), ("g", Bounds(cap=2, max_waiting=1))
     await backend.set_paused("asleep", True)
-    later = gated(*flow[1:], due=NOW + MINUTE) if waits == "delayed" else gated(*flow[1:], queue="asleep")
-    await backend.push([later])
-    await backend.push([gated(*flow), gated(*flow)])  # both pass
+    now = NOW + MINUTE
+    due = {"delayed": now + 1, "of a paused queue": NOW, "delayed, of a paused queue": now}[waits]
+    await backend.push([gated(*flow[1:], due=due, queue="awake" if waits == "delayed" else "asleep")])
+    await backend.push([gated(*flow, due=now).replace(seq=now) for _ in range(2)])  # both pass
     assert await counts(backend) == (2, 1)
     with pytest.raises(QueueFull, match="max_waiting=1"):
-        await backend.push([gated(*flow[1:])])
+        await backend.push([gated(*flow[1:], due=now).replace(seq=now)])
 
 
 async def test_a_pushed_task_of_a_paused_queue_waits(backend: Backend) -> None:
@@ -118,6 +120,30 @@ async def test_a_push_is_refused_if_more_than_may_would_wait(backend: Backend) -
             if wrong:
                 break
     assert 3 < refused < 30
+
+
+async def test_a_bounded_push_passes_its_gates_in_claim_order(backend: Backend) -> None:
+    narrow, shut = ("narrow", CAP_1), ("shut", Bounds(cap=0, max_waiting=0))
+    await backend.push(
+        [gated(narrow, shut, priority=5), gated(narrow)]
+    )  # the second one passes, and so the first waits
+    assert (await counts(backend, "narrow"), await counts(backend, "shut")) == ((1, 1), (0, 0))
+
+
+async def test_what_a_fair_share_lets_pass_in_a_bounded_push_is_behind_what_is_ready(backend: Backend) -> None:
+    wide, shut = ("wide", CAP_1), ("shut", Bounds(cap=0, max_waiting=0))
+    plain = gated(("narrow", CAP_1), wide, due=NOW - SECOND)
+    fair = gated(("fair", Bounds(window=1)), wide, shut, due=NOW - MINUTE)
+    await backend.push([fair, plain])
+    assert (await counts(backend, "wide"), await counts(backend, "shut")) == ((1, 1), (0, 0))
+
+
+async def test_a_light_task_of_a_bounded_push_passes_no_heavy_one_that_it_reaches(backend: Backend) -> None:
+    api = ("api", Bounds(interval=MINUTE, burst=2, max_waiting=1))
+    await backend.push([gated(api)])
+    with pytest.raises(QueueFull, match="max_waiting=1"):
+        await backend.push([gated(api, weight=2), gated(("narrow", CAP_1), api)])
+    assert await counts(backend, "api") == (1, 0)
 
 
 async def test_members_that_a_group_gets_later_are_refused_as_a_push_is(backend: Backend) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 import math
@@ -10,13 +11,14 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NewType
 
+import annotated_types
 import msgspec
 import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.conversion import Conversion, Unsupported, conversion_of, resolved
+from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import MissingExtra, ValidationError
 from tests.support.kinds import KINDS, Address, Item, Job, T
@@ -79,6 +81,54 @@ def test_values_that_do_not_fit_are_named_with_their_path() -> None:
         many.store("params.it", [1] * 5)
 
 
+@dataclasses.dataclass
+class Bounded:
+    number: Annotated[int, pydantic.Field(gt=3)]
+
+
+@pydantic.dataclasses.dataclass(eq=False)
+class Node:
+    number: int
+
+
+def test_a_bound_for_pydantic_is_checked_wherever_it_is() -> None:
+    for annotation, value in (
+        (Annotated[int, annotated_types.Gt(3)], 3),
+        (dict[str, list[Annotated[int, annotated_types.Gt(3)]]], {"a": [3]}),
+        (Bounded, {"number": 3}),
+        (list[Bounded], [{"number": 3}]),
+    ):
+        with pytest.raises(ValidationError, match="Input should be greater than 3"):
+            converted(annotation).store("params.it", value)
+
+
+def test_a_value_that_equals_no_other_one_is_stored() -> None:
+    conversion = converted(Node)
+    assert conversion.load("it", conversion.store("it", Node(1))).number == 1
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused() -> None:
+    deep: Any = []
+    for _ in range(100_000):
+        deep = [deep]
+    conversion = converted(dict[uuid.UUID, Any])
+    with pytest.raises(ValidationError, match=r"^params\.it: "):
+        conversion.store("params.it", {uuid.UUID(int=1): deep})
+
+
+def test_a_bool_is_an_int_where_plain_values_are_checked() -> None:
+    for annotation, fits, wrong in (
+        (int, True, "x"),
+        (list[int], [1, True], [True, "x"]),
+        (dict[str, list[int]], {"a": [True]}, {"a": [True, None]}),
+    ):
+        check = check_of(annotation)
+        assert check is not None and check.load("it", fits) == fits
+        with pytest.raises(ValidationError, match=r"^it"):
+            check.load("it", wrong)
+    assert check_of(Any) is check_of(None) is check_of(uuid.UUID) is None
+
+
 def test_an_error_shows_no_value() -> None:
     for annotation, value in (
         (Address, {"street": 4711, "since": "secret"}),
@@ -125,10 +175,27 @@ def test_a_value_that_would_come_back_as_another_type_is_refused() -> None:
         conversion.store("params.it", "2020-01-01")
 
 
+def test_a_value_that_would_come_back_as_another_value_is_refused() -> None:
+    conversion = converted(Annotated[int, pydantic.PlainSerializer(lambda number: number + 1)])
+    with pytest.raises(ValidationError, match="would be read back"):
+        conversion.store("params.it", 1)
+
+
+def test_a_text_of_json_is_stored_as_a_text() -> None:
+    conversion = converted(pydantic.Json[list[int]])
+    assert conversion.load("it", conversion.store("it", "[1, 2]")) == [1, 2]
+
+
 def test_a_type_without_a_json_form_is_unsupported() -> None:
     class Client: ...
 
-    for annotation in (Client, list[Client], Client | None, dict[str, Client]):
+    for annotation in (
+        Client,
+        list[Client],
+        Client | None,
+        dict[str, Client],
+        Annotated[Client, msgspec.Meta(title="it")],
+    ):
         with pytest.raises(Unsupported, match="Client has no JSON form"):
             conversion_of(annotation)
 

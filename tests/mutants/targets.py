@@ -79,7 +79,7 @@ TARGETS = [
     Target("core/parking.py", [("tests/core", "-k", "gate or limits or outcome"), GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS, _contract("memory", "typed_params")]),
     Target("backends/admission.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
-    Target("backends/visit.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("backends/visit.py", [("tests/backends/test_visit.py",), GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("backends/max_waiting.py", [_contract("memory", "max_waiting", "gate_delays")]),
     Target("backends/memory/gates.py", [GATES_IN_MEMORY]),
     Target("backends/sql/admission.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
