@@ -95,7 +95,7 @@ def _waits(text: str, scene: str, peer: str, **wanted: float) -> list[Target]:
 
 
 PRIORITIES = "queue.PriorityQueue"
-GATES = {"sqlite": (0.40, 0.40), "postgresql": (0.40, 0.40), "mysql": (0.30, 0.30), "redis": (0.80, 0.70)}
+GATES = {"sqlite": (0.40, 0.40), "postgresql": (0.40, 0.40), "mysql": (0.30, 0.30), "redis": (0.40, 0.40)}
 AT_GATES = (  # which least of these, the figure, that of no gates, and what the target is called
     (0, "hot", "none", "at one gate, of none"),
     (0, "hot", "none, 40 at a time", "at one gate of 40, of none with 40 claimed at a time"),

@@ -18,7 +18,6 @@ from aiotaskq.backends.groups import in_places, order_of
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
-from aiotaskq.backends.redis.at_gates import words_at_gates
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
@@ -128,11 +127,6 @@ class RedisBackend(Backend):
         if tasks:
             # A repeated push is the same push, whether or not the first one has reached the server.
             if room is None:
-                if (waiting := words_at_gates(stored)) is not None and await self._redis.run(
-                    scripts.PUSH_AT_GATES, self._notifier.ready, *waiting, repeatable=True
-                ):
-                    self.listeners.receive(READY)
-                    return stored
                 order, words, gated = pushed_rows(stored)
                 words.insert(0, self._notifier.ready)
                 script = scripts.PUSH_GATED if gated else scripts.PUSH

@@ -47,12 +47,9 @@ def lease_word(owner: str | None, lease_until: int | None) -> str:
     return f"@{owner_word(owner)}" if owner else "-"
 
 
-def head(task: Task, passed: int | None = None) -> str:
-    """Return the head of the state of a task; of one that has passed its gate with the run_at ``passed``, if given.
-
-    Raises ValidationError for a task that no row can hold.
-    """
-    fence, seq, run_at, priority = task.fence, task.seq, task.run_at if passed is None else passed, task.priority
+def head(task: Task) -> str:
+    """Return the head of the state of a task. Raises ValidationError for a task that no row can hold."""
+    fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
     if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
         raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
     if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
@@ -63,7 +60,7 @@ def head(task: Task, passed: int | None = None) -> str:
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = keys_of(task)
     if task.flow is not None:
-        keyed, end = (2 if keys == NO_KEYS else 3), _flow_end(task, task.flow, keys, passed is not None)
+        keyed, end = (2 if keys == NO_KEYS else 3), _flow_end(task, task.flow, keys)
     elif keys == NO_KEYS:
         keyed, end = 0, _head_end(priority, task.queue, task.type)
     else:  # keys are hardly ever the same twice: not worth a cache
@@ -88,10 +85,9 @@ def place_names(task: Task) -> str:
     return _place(task.priority, task.queue, task.flow, task.gate, task.waits, task.type, keys_of(task))[2]
 
 
-def _flow_end(task: Task, flow: Flow, keys: tuple[str | None, ...], passed: bool) -> str:
+def _flow_end(task: Task, flow: Flow, keys: tuple[str | None, ...]) -> str:
     """Return the end of the head of a task with a flow, whose due_at comes before its other names."""
     due = "-" if task.due_at is None else str(task.due_at)
-    due = f"-{due[1:]}" if passed else due  # none, and as long as before
     # Tasks with keys, parents or children are hardly ever alike.
     place_of = _place.__wrapped__ if keys != NO_KEYS or flow.parents or flow.children else _place
     lane, length, names = place_of(task.priority, task.queue, flow, task.gate, task.waits, task.type, keys)

@@ -121,8 +121,8 @@ def _texts(task: Task, names: Iterable[str]) -> tuple[str | None, dict[str, str]
     return (NO_CODEC, texts) if texts else (None, None)
 
 
-def _state(task: Task, passed: int | None = None) -> str:
-    return head(task, passed) + _state_json(task)
+def _state(task: Task) -> str:
+    return head(task) + _state_json(task)
 
 
 def _state_json(task: Task) -> str:
@@ -159,9 +159,9 @@ def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
     return packed(map(row_words, tasks))
 
 
-def row_words(task: Task, passed: int | None = None) -> tuple[str, str, str]:
-    """Return id, body and state of a new row; of one that has passed its gate with the run_at ``passed``, if given."""
-    return task.task_id, _body(task), _state(task, passed)
+def row_words(task: Task) -> tuple[str, str, str]:
+    """Return id, body and state of a new row."""
+    return task.task_id, _body(task), _state(task)
 
 
 def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int], bool]:

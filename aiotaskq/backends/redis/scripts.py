@@ -49,7 +49,6 @@ OPEN = Script("open")
 
 PUSH_GATED = Script("push")
 PUSH = Script("push", PUSH_GATED)
-PUSH_AT_GATES = Script("push_at_gates")
 PUSH_BOUNDED = Script("push_bounded")
 UPDATE_GATED = Script("update")
 UPDATE = Script("update", UPDATE_GATED)

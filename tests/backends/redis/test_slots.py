@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pytest
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis import backend as module
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, Failed, settle
@@ -28,12 +27,6 @@ def gated(key: str = "g", bounds: Bounds = CAP, **fields: object) -> Task:
     return parked(new(flow=Flow(gates=((key, bounds),)), seq=next(_seqs), **fields), NOW)
 
 
-@pytest.fixture(params=["short", "long"])
-def either_push(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    if request.param == "long":
-        monkeypatch.setattr(module, "words_at_gates", lambda _tasks: None)
-
-
 async def held(backend: RedisBackend, key: str = "g") -> list[str]:
     (state,) = await backend.gates.find([key])
     ids, _ = await backend.gates.tasks(key, 100)
@@ -46,7 +39,6 @@ async def end(backend: RedisBackend, tasks: Sequence[Task]) -> None:
     assert all(await backend.update(changes))
 
 
-@pytest.mark.usefixtures("either_push")
 @pytest.mark.parametrize("counts", [(1, 2), (8,), (9,), (3, 5, 1), (7, 2), (20, 1)])
 async def test_slots_are_in_one_field_while_they_are_few(
     counts: Sequence[int], backend: RedisBackend, server: Valkey, prefix: str
@@ -71,7 +63,6 @@ async def test_slots_are_in_one_field_while_they_are_few(
     assert not server.ask("HEXISTS", f"{{{prefix}}}:slots", "g")
 
 
-@pytest.mark.usefixtures("either_push")
 async def test_an_id_of_two_lines_holds_one_slot(backend: RedisBackend) -> None:
     await backend.push([gated(task_id="one")])
     await backend.push([gated(task_id="two\nlines")])
