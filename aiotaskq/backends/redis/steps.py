@@ -120,9 +120,11 @@ class RedisSteps(Steps):
 
     async def _changes(self, waits: Iterable[Sequence[str]], now: int) -> Iterator[Change]:
         """Return the changes of the tasks that wait still, given by fields and values of ``waits:<key>``."""
-        began = {field.split(" ", 1)[1]: int(value.split(" ", 1)[0]) for field, value in waits}
+        began: dict[str, set[int]] = {}  # of each task the runs that were left: one may be of an earlier run
+        for field, value in waits:
+            began.setdefault(field.split(" ", 1)[1], set()).add(int(value.split(" ", 1)[0]))
         rows = await self._backend.get(list(began))
-        both = [(row, row.began_at == began[row.task_id] and woken(row, now)) for row in rows if row is not None]
+        both = [(row, row.began_at in began[row.task_id] and woken(row, now)) for row in rows if row is not None]
         return (Change(row, after) for row, after in both if after)
 
     async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:

@@ -74,6 +74,21 @@ async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, mo
     assert (await read(backend, task)).run_at == NOW + 1
 
 
+async def test_a_wait_of_an_earlier_run_hides_no_later_one(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = await waiting(backend)
+    await emit_and_die(backend, monkeypatch)
+    row = await read(backend, task)
+    assert await backend.update([Change(row, row.replace(run_at=NOW))]) == [True]  # its wait is over without that
+    (again,) = await backend.claim("w", NOW + 5, 1, lease_until=LEASE)
+    asleep = again.replace(status=Status.PENDING, run_at=NEVER, lease_owner=None, lease_until=None)
+    step = NewStep(again.task_id, again.seq, again.fence, Step(name="sent", text=str(NEVER), kind="wait", at=NOW + 5))
+    assert await backend.steps.suspend([Leave(Change(again, asleep), [step], asleep.replace(run_at=NOW + 5))]) == [True]
+    await backend.steps.emit([EventValue(key="sent", text="1", at=NOW + 6), PAID])
+    assert (await read(backend, task)).run_at == NOW + 6
+
+
 async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, server: Server, prefix: str) -> None:
     def awaited() -> list[bytes]:
         return list(server.ask("SMEMBERS", f"{{{prefix}}}:awaited"))
