@@ -86,3 +86,12 @@ async def test_of_two_swaps_of_the_same_rows_one_is_done(shared_store: Store) ->
         assert sorted(found) == [False, True]
         assert names(await sides[1].range("x", NOW)) == [f"s{found.index(True)}"], number
         await sides[0].clear("x")
+
+
+async def test_of_two_deletions_of_the_same_rows_one_finds_each(shared_store: Store) -> None:
+    sides = [shared_store.backend.side, (await shared_store.another()).side]
+    many = [f"{number:03}" for number in range(50)]
+    for _ in range(10):
+        await sides[0].put("x", rows(*many))
+        found = await asyncio.gather(sides[0].delete("x", many, NOW), sides[1].delete("x", many[::-1], NOW))
+        assert [a + b for a, b in zip(found[0], found[1][::-1], strict=True)] == [1] * len(many)

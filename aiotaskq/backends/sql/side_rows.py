@@ -73,9 +73,11 @@ class SqlSideRows(SideRows):
     async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
         def body(connection: Connection) -> set[str]:
             live: set[str] = set()
-            for part in chunks(names):
+            for part in chunks(sorted(names)):
                 which = (c.kind == kind, c.name.in_(part))
-                live.update(connection.execute(select(c.name).where(*which, _live(now))).scalars())
+                # Locked, in the order of the names: of two calls at a time one finds the row.
+                query = select(c.name).where(*which, _live(now)).order_by(c.name).with_for_update()
+                live.update(connection.execute(query).scalars())
                 connection.execute(delete(_S).where(*which))
             return live
 
