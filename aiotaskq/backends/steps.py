@@ -185,9 +185,6 @@ class Steps(ABC):
         plain, error = self._plain(text)
         return None if error is not None else self._stored(plain)
 
-    def _stored_step(self, step: Step) -> Step:
-        return step if self.codec is None else replace(step, text=self._stored(step.text))
-
     def _plain_step(self, step: Step) -> Step:
         if not is_coded(step.text):
             return step

@@ -48,17 +48,6 @@ def groups(changes: Sequence[Change]) -> Iterator[Group]:
         )
 
 
-def completions(changes: Sequence[Change]) -> Group | None:
-    """Return these changes if each completes a run, and nothing else; of tasks with or without gates."""
-    for change in changes:
-        completes, _, _, keeps_key, _ = _kind(change)
-        if not completes or keeps_key or change.then or change.lease_over or change.before.unique_key is not None:
-            return None
-    if len({change.before.task_id for change in changes}) < len(changes):
-        return None
-    return _completed(sorted(changes, key=lambda change: change.before.task_id), True)
-
-
 def _kind(change: Change) -> tuple[bool, ...]:
     """Return whether it completes a run and nothing else, leaves the content, is of a readable row, keeps a key, and
     is of a task with gates.

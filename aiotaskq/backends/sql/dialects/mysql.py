@@ -121,7 +121,6 @@ class MysqlDialect(Dialect):
     lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
     partial_indexes = False
     in_push_order = TASKS.c.status == PENDING
-    # A row of no period: its length is nothing.
 
     def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
         return self._arguments(url, int(CONNECT_TIMEOUT))
