@@ -162,7 +162,11 @@ TokenFile = Annotated[
 ]
 ReadOnly = Annotated[bool, option("--read-only", help=tr("Let the dashboard and the operations API change nothing."))]
 ShowArgs = Annotated[
-    bool, option("--show-args", help=tr("Show params, results, logs and public values, which may contain secrets."))
+    bool,
+    option(
+        "--show-args",
+        help=tr("Show params, results, logs, public values and messages of errors, which may contain secrets."),
+    ),
 ]
 
 

@@ -144,7 +144,7 @@ def dashboard(
         allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
         login: called with a user name and a password; returns something true for a user who may log in, else None. It
             may be a coroutine function. Then the pages have a form of their own, and a session of 12 hours.
-        secret: signs the sessions of ``login``: at least 16 characters, the same text in every process.
+        secret: signs the sessions of ``login``: at least 16 ASCII characters, the same text in every process.
         read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
 
     Raises:
