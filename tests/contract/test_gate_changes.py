@@ -126,6 +126,19 @@ async def test_what_waits_behind_a_heavy_task_passes_once_that_one_has_left(
     assert [task.task_id for task in found] == [tasks[2].task_id]
 
 
+async def test_a_pause_parks_a_heavy_task_and_what_waits_behind_it_passes(backend: Backend) -> None:
+    narrow, api = ("narrow", Bounds(cap=1)), ("api", Bounds(interval=60 * SECOND, burst=10))
+    flows = [Flow(gates=gates, weight=n) for gates, n in (((api,), 6), ((narrow, api), 10), ((api,), 1))]
+    tasks = [parked(new(flow=flow, seq=NOW + n, queue="ab"[n == 1]), NOW) for n, flow in enumerate(flows)]
+    await backend.push(tasks[:2])
+    await backend.push(tasks[2:])
+    assert [task.task_id for task in await backend.claim("o", NOW, 10, lease_until=LEASE)] == [tasks[0].task_id]
+    await backend.set_paused("b", True)
+    await backend.gates.admit(NOW + SECOND, 10)
+    found = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert [task.task_id for task in found] == [tasks[2].task_id]
+
+
 async def test_a_light_task_that_gets_more_urgent_passes_a_heavy_one(backend: Backend) -> None:
     api = Flow(gates=(("api", Bounds(interval=60 * SECOND, burst=10)),))
     heavy, light = (parked(new(flow=replace(api, weight=n), seq=NOW + 10 - n), NOW) for n in (10, 1))

@@ -482,3 +482,18 @@ async def test_a_cancel_between_two_gates_gives_the_slot_of_the_first_to_the_nex
     await settled(backend, await read(backend, tasks[1]), Cancelled())
     assert await counts(backend, "tenant:a") == (1, 0)
     assert await counts(backend, "all") == (1, 1)
+
+
+async def test_an_exchange_with_a_cancel_between_two_gates_claims_nothing_that_has_to_pass_the_second(
+    backend: Backend,
+) -> None:
+    a, wide = ("tenant:a", CAP_1), ("all", CAP_1)
+    tasks = [gated(wide), gated(a, wide), gated(a, wide)]
+    await backend.push(tasks)
+    assert ids(await claimed(backend)) == [tasks[0].task_id]
+    waits = await read(backend, tasks[1])
+    now = NOW + SECOND
+    _, found = await backend.exchange([Change(waits, settle(waits, Cancelled(), now))], "o", now, 5)
+    assert found == []
+    assert (await read(backend, tasks[2])).gate == "all"
+    assert await counts(backend, "all") == (1, 1)
