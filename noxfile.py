@@ -30,6 +30,9 @@ INTERPRETER = ["architecture/test_public_names.py", "backends/sql/test_forks.py"
 INTERPRETER += ["concurrency", "runtime/queue", "runtime/worker", "runtime/test_store.py", "sync"]
 INTERPRETER += ["test_message_queue.py", "test_scheduler.py"]
 
+# What older libraries may do differently: every store, and every command.
+LOWEST = ["contract", "cli"]
+
 # What a first look runs: the documented interface, and pushes, claims and schedules on each store; and what it needs.
 SMOKE = ["contract/test_push.py", "contract/test_claim.py", "contract/test_schedules.py", "contract/test_steps.py"]
 SMOKE += ["test_message_queue.py", "test_scheduler.py"]
@@ -96,6 +99,18 @@ def interpreter(session: nox.Session) -> None:
     paths = [f"tests/{name}" for name in INTERPRETER]
     stores = "not postgresql and not mysql and not redis and not durable_fake"
     pytest(session, *PARALLEL, "-k", stores, *paths, *session.posargs)
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """Run the tests of stores and commands with the oldest Python and releases that pyproject.toml allows.
+
+    A bound that is too low fails here. Arguments go to pytest.
+    """
+    session.install("-q", "uv")  # pip knows no lowest versions
+    bounds = ("--resolution", "lowest-direct", "--group", "test")
+    session.run("uv", "pip", "install", "-q", "--compile-bytecode", *bounds, "-e", ".[all]")
+    pytest(session, *(session.posargs or [*PARALLEL, *(f"tests/{name}" for name in LOWEST)]))
 
 
 @nox.session

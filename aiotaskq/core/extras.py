@@ -13,20 +13,20 @@ from aiotaskq.core.errors import MissingExtra
 
 REQUIREMENTS = {
     "redis": ("redis[hiredis]>=5.0.4,<9",),
-    "mysql": ("asyncmy>=0.2.9,<0.3", "pymysql>=1.1,<2"),
-    "postgres": ("psycopg[binary]>=3.1.18,<4",),
-    "web": ("starlette>=0.40,<2", "uvicorn>=0.30,<1", "jinja2>=3.1.2,<4"),
+    "mysql": ("asyncmy>=0.2.13,<0.3", "pymysql>=1.1,<2"),
+    "postgres": ("psycopg[binary]>=3.2.2,<4",),
+    "web": ("starlette>=0.46,<2", "uvicorn>=0.31.1,<1", "jinja2>=3.1.2,<4"),
     "dashboard": ("jinja2>=3.1.2,<4",),
-    "fastapi": ("fastapi>=0.115.3,<1", "pydantic>=2.7,<3"),
+    "fastapi": ("fastapi>=0.115.12,<1", "pydantic>=2.13,<3"),
     "aiohttp": ("aiohttp>=3.10,<4",),
-    "metrics": ("prometheus-client>=0.20,<1",),
+    "metrics": ("prometheus-client>=0.22,<1",),
     "crypto": ("cryptography>=42,<51",),
     "zstd": ("zstandard>=0.22,<1",),
-    "otel": ("opentelemetry-api>=1.24,<2",),
+    "otel": ("opentelemetry-api>=1.28,<2",),
     "calendars": ("holidays>=0.80,<1",),
     "mcp": ("mcp>=2.3,<3",),
     "django": ("django>=5.2,<7", "django-tasks>=0.12,<0.13; python_version < '3.12'"),
-    "pydantic": ("pydantic>=2.7,<3",),
+    "pydantic": ("pydantic>=2.13,<3",),
     "pydantic-ai": ("pydantic-ai-slim>=2.68,<3",),
 }
 

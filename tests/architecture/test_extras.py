@@ -54,6 +54,12 @@ def test_the_command_installs_libraries_and_no_project_of_the_users(extra: str) 
     assert "aiotaskq" not in said and "-e" not in command
 
 
+def test_each_requirement_says_from_which_release_on() -> None:
+    """``nox -s lowest`` installs those releases and runs tests with them."""
+    wanted = [*PROJECT["dependencies"], *itertools.chain(*REQUIREMENTS.values())]
+    assert [requirement for requirement in wanted if not re.search(r">=\d", requirement)] == []
+
+
 def test_the_manual_names_the_licences_that_bind_more_than_that_of_aiotaskq() -> None:
     """The licence of an installed library may change with a release: its own metadata decides."""
     pages = [ROOT / "pyproject.toml", *(ROOT / "aiotaskq" / "docs" / page for page in ("stores.md", "zh/stores.md"))]
