@@ -115,7 +115,9 @@ async def test_many_that_may_not_start_hold_up_no_task_behind_them(backend: Back
     await backend.push([first])
     running = await backend.claim("o", LATER, 9, lease_until=LEASE)
     may = gated(9, cap=1, priority=5)
-    await backend.push([*[gated(number, cap=1).replace(**fields) for number in range(1, 5)], may])
+    await backend.set_paused("asleep", True)
+    others = [gated(number, cap=1).replace(**fields) for number in range(1, 5)]
+    await backend.push([*others, gated(5, cap=1, queue="asleep"), may])
     assert ids(await exchanged(backend, running, 9)) == [may.task_id]
 
 
