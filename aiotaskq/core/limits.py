@@ -286,6 +286,8 @@ def specs_of(limit: object = None, rate: object = None, fair: object = None) -> 
                 found.append(Fair(each))
             elif isinstance(each, kind):
                 found.append(each)
+            elif place := next((other for other_kind, other in KINDS.items() if isinstance(each, other_kind)), None):
+                raise ValidationError(f"{name}: a {type(each).__name__} is given as {place}=")
             else:
                 example = {"limit": "Limit(5)", "rate": "Rate(100, per=60)", "fair": 'Fair("tenant")'}[name]
                 raise ValidationError(f"{name}: {example} or a list of such is needed (got {shown(each)})")
