@@ -10,6 +10,7 @@ from aiotaskq.core.groups import CANCEL
 from aiotaskq.core.outcome import Cancelled, Requeued, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from tests.contract.test_groups import BROKEN, LATER, claimed, graph, outline, pushed, rows, settled, state
+from tests.support.backends import Store
 from tests.support.rows import NOW, ended, ids, new
 
 WEEK = 7 * 86_400 * SECOND
@@ -81,6 +82,18 @@ async def test_a_purge_goes_on_behind_the_members_that_it_leaves(backend: Backen
     assert [await backend.purge(TaskFilter(), 3) for _ in range(4)] == [3, 3, 1, 0]
     assert await backend.get(ids([*others, *later])) == [None] * 7
     assert (await backend.stats(LATER)).counts[Status.COMPLETED] == 7
+
+
+async def test_a_purge_goes_on_behind_members_without_a_time_of_their_end(sql_store: Store) -> None:
+    backend = sql_store.backend
+    await pushed(backend, outline(*[new() for _ in range(5)], new(priority=9)))
+    members = [await settled(backend, task) for task in await claimed(backend, limit=5)]
+    others = [await ended(backend, priority=-1) for _ in range(4)]
+    for task in (*members[:3], *others[:2]):  # as another program may write it
+        sql_store.execute("UPDATE task_queue SET completed_at = NULL WHERE task_id = :id", id=task.task_id)
+    assert [await backend.purge(TaskFilter(), 2) for _ in range(3)] == [2, 2, 0]
+    assert await backend.get(ids(others)) == [None] * 4
+    assert (await backend.stats(LATER)).counts[Status.COMPLETED] == 5
 
 
 async def test_members_of_a_group_that_runs_again_stay_again(backend: Backend) -> None:

@@ -374,12 +374,20 @@ def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int
     return found
 
 
-class Passed(NamedTuple):
-    """How far a purge has come, where it has left rows of members of groups."""
+class Place(NamedTuple):
+    """Some of the ended rows, which a purge looks at in the order of their ends."""
 
     status: Status
     queue: str
-    completed_at: int
+    dated: bool
+    """Whether they have a time of their end; another program may have written others."""
+
+
+class Passed(NamedTuple):
+    """How far a purge has come, where it has left rows of members of groups."""
+
+    place: Place
+    completed_at: int | None
     """Of the last of these rows."""
     left: int
     """How many rows that ended then were left."""
@@ -393,39 +401,46 @@ def purge(
     A transaction ends behind the rows that it has left: there may be many.
     """
     deleted = 0
+    for place in _places(connection, where, passed):
+        status = place.status
+        dated = c.completed_at.is_not(None) if place.dated else c.completed_at.is_(None)
+        there = [_of_status(status), c.queue == place.queue, dated, *_conditions(where)]
+        behind = passed if passed is not None and passed.place == place else None
+        if behind is not None and place.dated:
+            there.append(c.completed_at >= behind.completed_at)
+        oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
+        page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
+        rows = GroupRows(connection, Touched(), push)
+        tied = _tied(page, status)
+        stay = _staying(connection, rows, tied, where.completed_before)
+        for part in chunks([row.task_id for row in page if row.task_id not in stay]):
+            # A task that was retried meanwhile stays.
+            deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), c.status == str(status))).rowcount
+            drop_beside(connection, part)
+        rows.deleted([task for task_id, task in tied.items() if task_id not in stay and task.status is Status.FAILED])
+        if stay:
+            ends = [row.completed_at for row in page if row.task_id in stay]
+            left = ends.count(ends[-1])
+            if behind is not None and behind.completed_at == ends[-1]:
+                left += behind.left
+            return deleted, Passed(place, ends[-1], left)
+        if deleted >= limit:
+            return deleted, None
+    return deleted, None
+
+
+def _places(connection: Connection, where: TaskFilter, passed: Passed | None) -> Iterator[Place]:
+    """Yield where a purge has to look, from where it has come on."""
     statuses = list(dict.fromkeys(status for status in where.status or FINAL if status in FINAL))
-    for status in statuses if passed is None else statuses[statuses.index(passed.status) :]:
-        rest = [] if passed is None or passed.status is not status else [c.queue >= passed.queue]
+    for status in statuses if passed is None else statuses[statuses.index(passed.place.status) :]:
+        here = passed.place if passed is not None and passed.place.status is status else None
+        rest = [] if here is None else [c.queue >= here.queue]
         queues = _distinct(connection, c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
         for queue in queues:
-            there = [_of_status(status), c.queue == queue, *_conditions(where)]
-            behind = passed if passed is not None and (passed.status, passed.queue) == (status, queue) else None
-            if behind is not None:
-                later = c.completed_at >= behind.completed_at
-                there.append(later if where.completed_before is not None else or_(later, c.completed_at.is_(None)))
-            oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
-            page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
-            rows = GroupRows(connection, Touched(), push)
-            tied = _tied(page, status)
-            stay = _staying(connection, rows, tied, where.completed_before)
-            for part in chunks([row.task_id for row in page if row.task_id not in stay]):
-                # A task that was retried meanwhile stays.
-                deleted += connection.execute(
-                    delete(TASKS).where(c.task_id.in_(part), c.status == str(status))
-                ).rowcount
-                drop_beside(connection, part)
-            rows.deleted(
-                [task for task_id, task in tied.items() if task_id not in stay and task.status is Status.FAILED]
-            )
-            if stay:
-                ends = [row.completed_at for row in page if row.task_id in stay]
-                left = ends.count(ends[-1])
-                if behind is not None and behind.completed_at == ends[-1]:
-                    left += behind.left
-                return deleted, Passed(status, queue, ends[-1], left)
-            if deleted >= limit:
-                return deleted, None
-    return deleted, None
+            if here is None or here.queue != queue or here.dated:
+                yield Place(status, queue, True)
+            if where.completed_before is None:
+                yield Place(status, queue, False)
 
 
 def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
