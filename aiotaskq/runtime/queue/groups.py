@@ -291,7 +291,8 @@ class GroupVerbs:
 
     async def _parent(self, task_id: str, name: str | None, what: Task | GroupState | None) -> Parent[Any]:
         if what is None:
-            raise ParentDeleted(f"task {task_id} ({name}), for which it waited, was deleted, and its result with it")
+            named = task_id if name is None else f"{task_id} ({name})"
+            raise ParentDeleted(f"task {named}, for which it waited, was deleted, and its result with it")
         if isinstance(what, Task):
             error = None if what.status is Status.COMPLETED else what.error_message
             return Parent(task_id, what.type, None if error else readable_result(what), error)
