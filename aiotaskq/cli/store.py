@@ -53,7 +53,7 @@ def set_(
         float | None,
         option(min=0.0, metavar="SECONDS", help=tr("Time to live; default: a value that is there keeps its own.")),
     ] = None,
-    forever: Annotated[bool, option(help=tr("No time to live."))] = False,
+    forever: Annotated[bool, option("--forever", help=tr("No time to live."))] = False,
     json: Json = False,
 ) -> None:
     given = read_json("value", value)

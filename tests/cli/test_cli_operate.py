@@ -289,6 +289,7 @@ def test_public_values(cli: Cli) -> None:
     found = cli.json("store", "get", "k")
     assert found["value"] == 2 and 0 < found["ttl"] <= 3600
     assert "give one of the two" in cli.fails("store", "set", "k", "3", "--ttl", "5", "--forever", code=2)
+    cli.fails("store", "set", "k", "3", "--no-forever", code=2)
     cli.out("store", "set", "k", "3", "--forever")
     assert cli.json("store", "get", "k") == {"key": "k", "value": 3, "ttl": None}
     assert cli.out("store", "delete", "k") == "deleted k\n"
