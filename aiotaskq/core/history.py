@@ -119,14 +119,6 @@ def begin_of(at: int, seconds: int) -> int:
 # ---- histograms ---------------------------------------------------------------------------------------------------
 
 
-def bucket(duration: int) -> int:
-    """Return the bucket of a duration in microseconds; a negative one counts as 0."""
-    if duration < 16:
-        return max(duration, 0)
-    shift = duration.bit_length() - 4
-    return (shift << 3) + (duration >> shift)
-
-
 def bounds(number: int) -> tuple[int, int]:
     """Return the smallest duration of a bucket, and the smallest above it."""
     if number < 16:
