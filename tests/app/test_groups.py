@@ -208,19 +208,6 @@ async def test_a_group_in_a_group_whose_member_was_deleted_has_no_result(kit: tu
     )
 
 
-async def test_a_callback_that_needs_a_deleted_member_says_which(kit: tuple[App, Kit]) -> None:
-    app, made = kit
-    handle = await app.tq.group([app.price.call(1), app.price.call(2)], then=app.join.options(delay=60).call())
-    await made.drain()
-    member = (await handle.tasks())[0]
-    await app.tq.delete(member.task_id)
-    await made.advance(60)
-    (found,) = await app.tq.find(status="failed")
-    assert found.error_message == (
-        f"missing_parent: task {member.task_id}, for which it waited, was deleted, and its result with it"
-    )
-
-
 async def test_a_result_that_was_deleted_is_an_error_and_never_none(kit: tuple[App, Kit]) -> None:
     app, made = kit
     work = Workflow("w", on_failure=app.report.call("some"))

@@ -126,3 +126,25 @@ async def test_what_does_not_fit_the_number_of_parents_fails_at_once(kit: Kit) -
     assert await result(kit, await ordinary.push(5)) == 5
     with pytest.raises(TypeError, match="parent"):
         await ordinary.push()  # type: ignore[call-arg]
+
+
+async def test_a_callback_that_needs_a_deleted_member_says_which() -> None:
+    tq = TaskQ("memory://")
+
+    @tq.task
+    async def one() -> int:
+        return 1
+
+    @tq.task
+    async def total(parent: list[Parent[int]] = injected()) -> None: ...
+
+    async with virtual(tq) as made:
+        handle = await tq.group([one.call(), one.call()], then=total.options(delay=60).call())
+        await made.drain()
+        member = (await handle.tasks())[0]
+        await tq.delete(member.task_id)
+        await made.advance(60)
+        (found,) = await tq.find(status="failed")
+    assert found.error_message == (
+        f"missing_parent: task {member.task_id}, for which it waited, was deleted, and its result with it"
+    )
