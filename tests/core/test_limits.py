@@ -169,7 +169,7 @@ def test_a_weight_is_a_number_a_parameter_or_a_function() -> None:
         (lambda: Fair("a", weight=math.inf), "fair: weight: a number above 0 is needed"),
         (lambda: specs_of(limit=5), r"limit: Limit\(5\) or a list of such is needed \(got 5\)"),
         (lambda: specs_of(limit=Rate(2, per=1)), "limit: a Rate is given as rate="),
-        (lambda: specs_of(rate=[Limit(5)]), "rate: Rate"),
+        (lambda: specs_of(rate=[Limit(5)]), "rate: a Limit is given as limit="),
     ],
 )
 def test_a_wrong_declaration_is_refused(make: Callable[[], object], error: str) -> None:
