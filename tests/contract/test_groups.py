@@ -164,6 +164,16 @@ async def test_a_group_in_a_group_is_one_member(backend: Backend) -> None:
     assert await backend.groups.members(outer, 1, start=1) == [members[1]]
 
 
+async def test_a_mend_finds_nothing_wrong_with_groups_of_which_some_have_ended(backend: Backend) -> None:
+    outer = await pushed(backend, outline(outline(new(priority=-1), then=None), new()))
+    done, other = await claimed(backend)
+    await settled(backend, done)
+    assert await backend.groups.mend(LATER) == 0
+    assert await counts(backend, outer) == (2, 1, 0, 0)
+    await settled(backend, other)
+    assert [task.type for task in await claimed(backend)] == ["then"]
+
+
 async def test_members_are_added_until_the_group_has_ended(backend: Backend) -> None:
     group_id = await pushed(backend, outline(new()))
     (task,) = await claimed(backend)
