@@ -197,7 +197,9 @@ async def test_the_keys_of_groups_are_in_the_hash_tag_and_none_is_left(
 
     before = keys()
     made = tree(2, 2)
-    outer = Outline(group_id=new_id(), nodes=(Node("inner", made), Node("x", new())), **callbacks())
+    outer = Outline(
+        group_id=new_id(), nodes=(Node("inner", made), Node("x", new())), budget={"tokens": 1}, **callbacks()
+    )
     await backend.groups.push(plan(outer, NOW))
     assert await backend.groups.add(outer.group_id, [in_group(new(), outer.group_id, new_id(), NOW)], NOW) == 1
     await backend.groups.request_cancel(outer.group_id)
@@ -207,4 +209,5 @@ async def test_the_keys_of_groups_are_in_the_hash_tag_and_none_is_left(
     tasks = await backend.find(TaskFilter(), 100)
     assert await backend.delete(ids(tasks)) == len(tasks) == 12
     assert await backend.groups.purge(LATER + 1, 10) == 2
-    assert keys() - before <= {f"{{{prefix}}}:format".encode()}
+    assert keys() - before <= {f"{{{prefix}}}:{name}".encode() for name in ("format", "slots")}
+    assert server.ask("HKEYS", f"{{{prefix}}}:slots") == [b"\n"]

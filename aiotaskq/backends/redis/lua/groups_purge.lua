@@ -26,10 +26,12 @@ while ids[n] do
   for _, key in ipairs({'groups', 'groups:then', 'groups:inner'}) do set_field(key, id, false) end
   set_field('groups:sums', id, false)
   if call('HEXISTS', root .. 'groups:sums', id .. ' budget') == 1 then
+    local gate = 'budget:' .. id
     set_field('groups:sums', id .. ' budget', false)
-    set_field('gates', 'budget:' .. id, false)
-    set_field('slots', 'budget:' .. id, false)
-    set_score('gates:due', 'budget:' .. id, false)
+    set_field('gates', gate, false)
+    set_field('slots', gate, false)
+    set_score('gates:due', gate, false)
+    call('UNLINK', root .. 'lines:' .. gate, root .. 'later:' .. gate, root .. 'started:' .. gate)
   end
   call('UNLINK', root .. 'members:' .. id)
   n = n + 1
