@@ -55,12 +55,14 @@ class History:
         if not rows:
             return 0
         gone = [row.name for row in rows]
-        longer: list[Period] = []
+        longer: list[SideRow] = []
         if (into := roll.into) is not None:
-            read = {row.name: periods for row in rows if (periods := _periods(row)) is not None}
-            gone = list(read)
-            longer = [widened(period, into) for periods in read.values() for period in periods]
-        return len(gone) if await self._rows.swap(KIND, gone, _rows_of(longer)) else 0
+            read = [(row.text, _periods(row)) for row in rows]
+            longer = _rows_of(widened(period, into) for _, periods in read for period in periods or ())
+            # What cannot be read goes along, and is deleted as days are.
+            place = _name(into, roll.before)
+            longer += [SideRow(f"{place} {new_id()}", text) for text, periods in read if periods is None]
+        return len(gone) if await self._rows.swap(KIND, gone, longer) else 0
 
 
 def _name(seconds: int, at: int) -> str:

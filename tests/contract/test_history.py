@@ -113,8 +113,11 @@ async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend) -> N
     await backend.side.put(KIND, [SideRow(rows[0].name, '[["x"')])
     with logged("WARNING") as lines:
         assert await everything(backend) == [period(NOW + 60 * SECOND)]
-        assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 50) == 1
-    assert rows[0].name in lines[0] and len(await backend.side.range(KIND, 0)) == 2
+        assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 1) == 2
+    assert rows[0].name in lines[0]
+    assert [row.text for row in await backend.side.range(KIND, 0)][1:] == ['[["x"']
+    assert await _roll(backend, Roll(HOUR, None, NOW + 2 * HOUR * SECOND), 50) == 2
+    assert await backend.side.range(KIND, 0) == []
 
 
 async def test_a_quarter_of_a_year_is_kept(backend: Backend) -> None:
