@@ -300,7 +300,8 @@ _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXP
 
 def released(child: Task) -> Task:
     """Return a child that waits for no parent any more: at its first gate, or to be claimed from its due time on."""
-    return parked(child.replace(waits=0, run_at=child.due, due_at=None), child.due)
+    free = child.replace(waits=0, run_at=child.due, due_at=None)
+    return free if free.flow is None else parked(free, child.due)  # None: it could not be decoded
 
 
 def deleted(task: Task, now: int) -> Task:
