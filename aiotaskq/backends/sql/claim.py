@@ -57,10 +57,6 @@ class Claim(NamedTuple):
         began = {"started_at": self.now // SECOND, "began_at": self.now}
         return {"lease_owner": self.owner, "lease_until": self.lease_until, **began}
 
-    def tasks(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
-        """Return the tasks of rows of ``READ`` that have been written."""
-        return _tasks(connection, rows, self.lease)
-
 
 def claim(
     connection: Connection,

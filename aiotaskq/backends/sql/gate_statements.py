@@ -54,9 +54,8 @@ LIVE: Final = STATUS.in_([PENDING, RUNNING])
 PARKED_AT: Final[ColumnElement[int]] = literal_column(str(PARKED))
 _KEY: Final = bindparam("key_", type_=String)
 _LIMIT: Final = bindparam("limit", type_=BigInteger)
-NOW: Final = bindparam("now", type_=BigInteger)
-WAITS: Final = (c.live_gate == _KEY, c.run_at == PARKED_AT, STATUS == PENDING)
-PASSED: Final = (c.run_at < PARKED_AT, LIVE)
+_NOW: Final = bindparam("now", type_=BigInteger)
+_PASSED: Final = (c.run_at < PARKED_AT, LIVE)
 
 COLUMNS: Final = ("key", "cap", "fair_window", "interval_us", "burst", "max_waiting", "fixed")
 STATE: Final = ("tat", "charged_until", "closed_until", "next_at")
@@ -89,7 +88,7 @@ def _gates_by_key(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
 
 
 _FIRST: Final = _READ.order_by(g.key).limit(_LIMIT)
-_DUE: Final = select(g.key).where(g.next_at <= NOW).order_by(g.next_at).limit(_LIMIT)
+_DUE: Final = select(g.key).where(g.next_at <= _NOW).order_by(g.next_at).limit(_LIMIT)
 _NEXT: Final = select(func.min(g.next_at))
 
 
@@ -158,7 +157,7 @@ def _counting(dialect: Dialect, waiting: bool) -> CompoundSelect[Any]:
         return counted.where(dialect.among(c.live_gate, "keys"), *where).group_by(c.live_gate)
 
     beyond = select(s.gate, func.count(), literal_column("1")).select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
-    held = here("1", *PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
+    held = here("1", *_PASSED), dialect.by_id(beyond.where(dialect.among(s.gate, "keys"), LIVE).group_by(s.gate))
     return union_all(*held, *([here("0", c.run_at >= PARKED_AT, STATUS == PENDING)] if waiting else []))
 
 
@@ -182,7 +181,7 @@ def _counts(connection: Connection, keys: Collection[str], both: bool) -> tuple[
 
 def tasks_at(connection: Connection, key: str, limit: int) -> tuple[list[str], list[str]]:
     """Return the ids of some tasks that hold a slot of a gate, and of the first ones that wait there."""
-    here = select(c.task_id).where(c.live_gate == key, *PASSED).limit(limit)
+    here = select(c.task_id).where(c.live_gate == key, *_PASSED).limit(limit)
     beyond = select(c.task_id).select_from(SLOTS.join(TASKS, s.task_id == c.task_id)).where(s.gate == key, LIVE)
     held = [row[0] for query in (here, beyond.limit(limit)) for row in connection.execute(query)]
     waiting = [
@@ -201,6 +200,11 @@ def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
 def _later(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     """Return the condition of the tasks at a gate that were not due: see ``rows.stored_run_at``."""
     return c.live_gate == key, c.run_at > PARKED_AT, STATUS == PENDING
+
+
+def _is_alive(now: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a task has not expired."""
+    return func.coalesce(c.expires_at, PARKED_AT) > now  # an expression: no plan takes the index on expires_at
 
 
 def parked_at(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
@@ -222,7 +226,7 @@ def held_of(key: ColumnElement[str]) -> Select[Any]:
     earliest = select(t.c.run_at).where(t.c.live_gate == key, t.c.run_at < PARKED_AT, t.c.run_at > lowest, live)
     earliest = earliest.order_by(t.c.run_at).limit(1).correlate_except(t)
     first_on = c.run_at >= earliest.scalar_subquery()
-    here = select(func.count()).where(c.live_gate == key, *PASSED, first_on).correlate_except(TASKS)
+    here = select(func.count()).where(c.live_gate == key, *_PASSED, first_on).correlate_except(TASKS)
     rows = SLOTS.join(TASKS, s.task_id == c.task_id)
     beyond = select(func.count()).select_from(rows).where(s.gate == key, LIVE).correlate_except(TASKS, SLOTS)
     # With an offset the planner does not flatten this subquery: flattened, it would count again wherever it is named.
@@ -247,7 +251,7 @@ def count_and_peek(
     counts: dict[str, int] = {}
     seen: dict[str, list[Any]] = {key: [] for key in aheads}
     if found is None:
-        for key, *row in _each(connection, _first, dict.fromkeys(aheads, PEEKED), ORDER):
+        for key, *row in _each(connection, _first, dict.fromkeys(aheads, PEEKED), _ORDER):
             seen[key].append(row)
         counts = held(connection, [key for key, rows in seen.items() if rows])
         enough = {key for key, count in counts.items() if min(aheads[key].slots - count, aheads[key].batch) < PEEKED}
@@ -273,7 +277,7 @@ def held_where_none_waits(connection: Connection, aheads: Mapping[str, ReadAhead
         return {}
     counts = held(connection, aheads)
     free = {key: 1 for key, count in counts.items() if count < aheads[key].slots}
-    waited = {row[0] for row in _each(connection, _first, free, ORDER)}
+    waited = {row[0] for row in _each(connection, _first, free, _ORDER)}
     return {key: count for key, count in counts.items() if key not in waited}
 
 
@@ -344,19 +348,20 @@ def remove_slots(connection: Connection, ids: Sequence[str]) -> None:
 # ---- what waits ------------------------------------------------------------------------------------------------------
 
 _WAITING_COLUMNS: Final = (c.task_id, c.priority, c.due_at, c.flow, c.expires_at, c.queue)
-OPEN: Final = c.queue.not_in(PAUSED)
+_OPEN: Final = c.queue.not_in(PAUSED)
 _ANY_PAUSED: Final = PAUSED.limit(1)
-ORDER: Final = (c.priority, c.due_at, c.seq)
-_ORDERED: Final = select(*ORDER, c.task_id).order_by(*ORDER)
-ALIVE: Final = func.coalesce(c.expires_at, PARKED_AT) > NOW  # an expression: no plan takes the index on expires_at
-_IS_DUE: Final = func.coalesce(c.due_at, literal_column("0")) <= NOW
-_DUE_FIRST: Final = select(*_WAITING_COLUMNS).where(*WAITS, OPEN, _IS_DUE, ALIVE).order_by(*ORDER).limit(_LIMIT)
+_ORDER: Final = (c.priority, c.due_at, c.seq)
+_ORDERED: Final = select(*_ORDER, c.task_id).order_by(*_ORDER)
+_IS_DUE: Final = func.coalesce(c.due_at, literal_column("0")) <= _NOW
+_DUE_FIRST: Final = (
+    select(*_WAITING_COLUMNS).where(*_waits(_KEY), _OPEN, _IS_DUE, _is_alive(_NOW)).order_by(*_ORDER).limit(_LIMIT)
+)
 _NEXT_DUE: Final = select(c.run_at - PARKED_AT).where(*_later(_KEY)).order_by(c.run_at).limit(1)
 _PROMOTE: Final = update(TASKS).values(run_at=PARKED_AT)
 
 
 def _first(key: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
-    return select(key.label("key_"), *_WAITING_COLUMNS).where(*_waits(key), OPEN).order_by(*ORDER).limit(limit)
+    return select(key.label("key_"), *_WAITING_COLUMNS).where(*_waits(key), _OPEN).order_by(*_ORDER).limit(limit)
 
 
 def first_due(
@@ -368,7 +373,7 @@ def first_due(
     has read.
     """
     read: dict[str, list[Any]] = {key: [] for key in limits if key not in seen}
-    for key, *row in _each(connection, _first, {key: limits[key] for key in read}, ORDER):
+    for key, *row in _each(connection, _first, {key: limits[key] for key in read}, _ORDER):
         read[key].append(row)
     found = {}
     for key in limits:
@@ -390,15 +395,14 @@ def with_due(connection: Connection, keys: Collection[str], now: int) -> set[str
 
 
 def _one_due_by_now(key: ColumnElement[str], now: ColumnElement[int]) -> Select[Any]:
-    alive = func.coalesce(c.expires_at, PARKED_AT) > now
-    query = select(key.label("key_")).where(*_later(key), c.run_at <= PARKED_AT + now, OPEN, alive)
+    query = select(key.label("key_")).where(*_later(key), c.run_at <= PARKED_AT + now, _OPEN, _is_alive(now))
     return query.select_from(TASKS).limit(1)
 
 
 @functools.cache
 def _due_by_now(dialect: Dialect) -> Select[Any]:
     query = select(c.task_id).where(dialect.among(c.live_gate, "keys"), *_later(c.live_gate)[1:])
-    return query.where(c.run_at <= PARKED_AT + NOW).order_by(c.task_id).with_for_update(skip_locked=True)
+    return query.where(c.run_at <= PARKED_AT + _NOW).order_by(c.task_id).with_for_update(skip_locked=True)
 
 
 def promote(connection: Connection, keys: Collection[str], now: int) -> None:
