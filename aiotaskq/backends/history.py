@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
+from typing import Annotated
 
 import msgspec
 
@@ -15,7 +16,8 @@ from aiotaskq.log import log
 
 KIND = "history"
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, str, str, Usage]]).decode
+_Histogram = Annotated[str, msgspec.Meta(pattern=r"^(\d+:\d+( \d+:\d+)*)?$")]
+_decode = msgspec.json.Decoder(list[tuple[str, str, str, int, int, int, _Histogram, _Histogram, Usage]]).decode
 _columns = attrgetter("queue", "type", "kind", "n", "run_us", "wait_us", "runs", "waits", "usage")
 
 

@@ -107,15 +107,16 @@ def _as_hours(minutes: list[Period]) -> list[Period]:
     return [found.period((at, HOUR, "default", "mail", "completed")) for at, found in sums.items()]
 
 
-async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend) -> None:
+@pytest.mark.parametrize("damage", ['[["x"', '[["q","t","completed",1,7,7,"x:1","",{}]]'])
+async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend, damage: str) -> None:
     await backend.history.add([period(), period(NOW + 60 * SECOND)])
     rows = await backend.side.range(KIND, 0)
-    await backend.side.put(KIND, [SideRow(rows[0].name, '[["x"')])
+    await backend.side.put(KIND, [SideRow(rows[0].name, damage)])
     with logged("WARNING") as lines:
         assert await everything(backend) == [period(NOW + 60 * SECOND)]
         assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 1) == 2
     assert rows[0].name in lines[0]
-    assert [row.text for row in await backend.side.range(KIND, 0)][1:] == ['[["x"']
+    assert [row.text for row in await backend.side.range(KIND, 0)][1:] == [damage]
     assert await _roll(backend, Roll(HOUR, None, NOW + 2 * HOUR * SECOND), 50) == 2
     assert await backend.side.range(KIND, 0) == []
 
