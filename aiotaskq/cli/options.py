@@ -60,8 +60,8 @@ class Group(TyperGroup):
         if meant is not None and args[0] not in self.commands:
             known = [name for name in meant.here.split(" or ") if name.partition(" ")[0] in self.commands]
             try:
-                for name in known:
-                    ctx.fail(f"No such command {args[0]!r}. Did you mean {name!r}?")
+                if known:
+                    ctx.fail(f"No such command {args[0]!r}. Did you mean {known[0]!r}?")
             except Exception as error:  # a class of typer's, which has moved it between releases
                 error.add_note(f"aiotaskq docs {meant.page}")
                 raise

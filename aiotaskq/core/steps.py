@@ -27,7 +27,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     number: int = 1
-    """The how manieth of this name and kind in the run, from 1."""
+    """Its number among the steps of this name and kind in the run, from 1."""
     n: int = 1
     """Its place among all steps of the task."""
     kind: Kind = "step"

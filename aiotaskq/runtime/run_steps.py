@@ -170,7 +170,7 @@ class RunSteps:
             log.info("{} has ended without asking for what is stored of {}{}", named(self._task), told, more)
 
     def number(self, kind: Kind, name: str) -> int:
-        """Return the how manieth of its name this one is: in the order of the calls, whatever they wait for."""
+        """Return the number of a new step among those of its name, in the order of the calls."""
         number = self._counts[kind, name] = self._counts.get((kind, name), 0) + 1
         return number
 
