@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import Fair, Limit, NotFound, Rate, TaskQ, ValidationError, current_task
 from aiotaskq.runtime.limits import Limits
+from tests.support.machine import within
 from tests.support.waiting import eventually
 
 Verb = Callable[[Limits, str], Awaitable[Any]]
@@ -105,7 +106,7 @@ async def test_a_handler_that_closes_an_unknown_limit_fails_with_the_reason() ->
     async with tq.running():
         handle = await call.push()
         with pytest.raises(Exception, match=r"limit 'opanai': no handler declares it"):
-            await handle.result(30)
+            await handle.result(within(30))
 
 
 async def test_a_worker_with_new_code_takes_its_limits_to_the_backlog(tmp_path: Path) -> None:
