@@ -1,4 +1,4 @@
-"""The run of a million tasks, with fewer; the model of a fleet; and what the manual says of both."""
+"""The run of a million tasks, with fewer; the model of a fleet; what limits cost; and what the manual says of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fleet, kept, million
+from benchmarks import fleet, kept, limits, million
 from benchmarks.effects import check
 from benchmarks.fleet import Costs, Measured
 from tests.support.machine import within
@@ -124,6 +124,7 @@ def test_the_manual_shows_the_results_that_are_kept(page: Path) -> None:
     model = kept.read("fleet")
     text = (kept.ROOT / page).read_text(encoding="utf-8")
     tables = {"a million tasks": million.rows(), "the model here": fleet.checks(model), "a server": fleet.table(model)}
+    tables["what limits cost"] = limits.rows(kept.read(limits.NAME))
     for mark, rows in tables.items():
         assert kept.with_rows(text, mark, rows) == text
     assert "python -m benchmarks.million --store" in text and "python -m benchmarks.fleet" in text
@@ -137,3 +138,15 @@ def test_rows_of_a_table_are_replaced_in_both_pages(tmp_path: Path) -> None:
     assert {(tmp_path / page).read_text() for page in kept.PAGES} == {"a\n<!-- x -->\n| h |\n|---|\n| 3 |\n\nb\n"}
     with pytest.raises(ValueError, match="<!-- y -->"):
         kept.show({"y": []}, tmp_path)
+
+
+def test_a_report_that_is_no_full_and_quiet_run_is_not_kept() -> None:
+    each = {"scenario": "gates", "who": "aiotaskq", "figures": {name: {"median": 8.0} for name in limits.FIGURES}}
+    report: Any = {"machine": {"load": 0.1}, "settings": {"scale": 1, "rounds": 3}}
+    report["measurements"] = [each | {"family": family} for family in limits.STORES]
+    assert limits.rows(limits.of_report(report))[0] == "| memory | 8 | 1.00 | 1.00 | 1.00 |"
+    for key, value in (("machine", {"load": 0.6}), ("settings", {"scale": 0.5, "rounds": 3})):
+        with pytest.raises(ValueError, match=r"a scale of 1 and a load of at most 0\.5 are needed"):
+            limits.of_report(report | {key: value})
+    with pytest.raises(ValueError, match="no figures of memory; run --only"):
+        limits.of_report(report | {"measurements": report["measurements"][1:]})

@@ -1,0 +1,60 @@
+"""Keeps what limits cost: ``python -m benchmarks.limits REPORT.json``, of a run with ``--only '*/gates'``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import kept
+from benchmarks.case import AIOTASKQ
+
+NAME = "limits"
+STORES = {"memory": "memory", "sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB", "redis": "Valkey"}
+FIGURES = ("none", "none, 40 at a time", "hot", "1,000 gates")
+
+
+def of_report(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a report. Raises ValueError for a part of the stores, a scale below 1, or a busy machine.
+
+    Busy is a load above 0.5 at the start, as for ``--publish``.
+    """
+    machine, scale = report["machine"], report["settings"]["scale"]
+    figures = {
+        each["family"]: {name: each["figures"][name]["median"] for name in FIGURES}
+        for each in report["measurements"]
+        if each["scenario"] == "gates" and each["who"] == AIOTASKQ
+    }
+    if missing := STORES.keys() - figures.keys():
+        raise ValueError(f"the report has no figures of {', '.join(sorted(missing))}; run --only '*/gates'")
+    if scale < 1 or machine["load"] > 0.5:
+        raise ValueError(f"a scale of 1 and a load of at most 0.5 are needed (got {scale}, {machine['load']})")
+    return {"machine": machine, "rounds": report["settings"]["rounds"], "tasks_per_second": figures}
+
+
+def rows(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines of the manual's table."""
+    found = []
+    for family, title in STORES.items():
+        none, by_40, hot, many = (result["tasks_per_second"][family][name] for name in FIGURES)
+        cells = (title, f"{none:,.0f}", f"{hot / none:.2f}", f"{hot / by_40:.2f}", f"{many / none:.2f}")
+        found.append(f"| {' | '.join(cells)} |")
+    return found
+
+
+def main(arguments: Sequence[str], *, said: Callable[[str], None] = print) -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.limits", description="Keep what limits cost.")
+    parser.add_argument("report", type=Path, metavar="REPORT.json")
+    options = parser.parse_args(arguments)
+    result = of_report(json.loads(options.report.read_text(encoding="utf-8")))
+    kept.write(kept.ROOT / kept.RESULTS, NAME, result)
+    kept.show({"what limits cost": rows(result)})
+    said("\n".join(rows(result)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
