@@ -50,7 +50,7 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         )
         return task if handler.gating is None else handler.gating.gated(task)
     options: dict[str, Any] = dict(call.options)
-    if wrong := options.keys() - PushOptions.__annotations__.keys():
+    if options and (wrong := options.keys() - PushOptions.__annotations__.keys()):
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     options.pop("session", None)  # the transaction of the push, no field of the task
     gating = _gating(call, options, handler)
@@ -204,7 +204,7 @@ def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[s
             "f.push(…) and tq.push_many push calls, tq.start pushes workflows"
         )
     handler = handlers.get(type)
-    if wrong := options.keys() - PushOptions.__annotations__.keys():
+    if options and (wrong := options.keys() - PushOptions.__annotations__.keys()):
         if handler is not None and (taken := wrong & (handler.accepted or frozenset())):
             raise ValidationError(f"push: params are one dict: tq.push({type!r}, {{{min(taken)!r}: …}})")
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
