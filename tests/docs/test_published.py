@@ -94,7 +94,8 @@ def test_the_kept_report_is_one_that_may_be_published() -> None:
 
 
 def test_the_kept_files_are_the_report_and_its_plots() -> None:
-    others = {"fleet.json", *(f"million-{store}.json" for store in million.PLACES)}  # see benchmarks/kept.py
+    # See benchmarks/kept.py.
+    others = {"fleet.json", "limits.json", *(f"million-{store}.json" for store in million.PLACES)}
     files = {"report.json", *(f"{each}.svg" for each in PLOTS)} if PUBLISHED else set()
     assert {path.name for path in (ROOT / RESULTS).iterdir()} == files | others
     shown = re.findall(r"!\[.*?\]\((.+?)\)", section(REPORT))
