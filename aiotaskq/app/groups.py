@@ -92,7 +92,10 @@ class Workflow(GroupMember[Any], Generic[T_co]):
             raise unknown_rule(on_failure)
         if not isinstance(after, Iterable):
             raise ValidationError(f"after: names of tasks are needed (got {type(after).__name__})")
-        names = {after: on_failure} if isinstance(after, str) else after
+        names = [after] if isinstance(after, str) else after if isinstance(after, Mapping) else list(after)
+        for each in names:
+            if not isinstance(each, str):
+                raise ValidationError(f"after: names of tasks are needed (got {type(each).__name__})")
         edges = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, on_failure)
         for parent, rule in edges.items():
             if rule not in RULES:

@@ -375,6 +375,7 @@ async def test_what_cannot_be_pushed_is_refused_before_anything_is_written(kit: 
     wrong: list[tuple[Callable[[], Awaitable[object]], str]] = [
         (lambda: tq.start(itself), "add: workflow 'w' cannot be a member of itself"),
         (lambda: tq.start(Workflow().add("a", call, after=any_names)), r"after: names of tasks .* \(got int\)"),
+        (lambda: tq.start(Workflow().add("a", call, after=[any_call])), r"after: names of tasks .* \(got TaskCall\)"),
         (lambda: tq.group([1]), r"group: a call is needed, f.call\(…\) or tq.call\(type, params\) \(got int\)"),
         (lambda: tq.group(call), r"group: a list of calls is needed \(got TaskCall\)"),
         (lambda: tq.start(chain(*[[any_call]])), r"chain: a call is needed, .* \(got list\)"),  # type: ignore[arg-type]
