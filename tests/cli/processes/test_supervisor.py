@@ -43,7 +43,7 @@ def test_sigterm_lets_all_processes_drain(place: Place) -> None:  # D13
     run = place.run_app(2, "--concurrency", "2")
     run.until(lambda: len(set(run.said("short"))) == 2, "work in both processes")
     run.signal()
-    assert run.code() == 0
+    assert run.code() in (0, 3)  # 3: a worker had just claimed one that had not begun, and has given it back
     begun = len(run.said("short"))
     assert begun == len(run.said("done"))
     assert [task.status for task in place.tasks()].count("completed") == begun
