@@ -85,18 +85,23 @@ Draw = Callable[[Report, str], str]
 # ---- what may be published ------------------------------------------------------------------------------------------
 
 
-def problems(report: Report) -> list[str]:
-    """Return why a report is not fit to be published, one reason each; nothing where it is."""
+def rough(report: Report) -> list[str]:
+    """Return why the figures of a report are rough, one reason each; nothing for a full run on a quiet machine."""
     found = []
     if report["stopped_early"]:
         found.append("the run was stopped early")
-    if partial := {"--only", "--against"} & set(shlex.split(report["machine"]["command"])):
-        found.append(f"a part of the cases was run ({', '.join(sorted(partial))})")
     if (load := report["machine"]["load"]) > QUIET:
         found.append(f"the machine was busy: its load was {load:g} before anything was measured, and may be {QUIET:g}")
     if (scale := report["settings"]["scale"]) < 1:
         found.append(f"sizes and times were {scale:g} of the full ones")
-    found += [f"{each['id']} failed: {each['why']}" for each in report["failed"]]
+    return found + [f"{each['id']} failed: {each['why']}" for each in report["failed"]]
+
+
+def problems(report: Report) -> list[str]:
+    """Return why a report is not fit to be published, one reason each; nothing where it is."""
+    found = rough(report)
+    if partial := {"--only", "--against"} & set(shlex.split(report["machine"]["command"])):
+        found.append(f"a part of the cases was run ({', '.join(sorted(partial))})")
     found += [f"left out: {each}" for each in report["absent"] if each.partition(":")[0] not in OPTIONAL]
     there = {row["id"] for row in report["measurements"]}
     found += [f"{name} was not measured" for name in _wanted() if name not in there]

@@ -141,11 +141,21 @@ def test_rows_of_a_table_are_replaced_in_both_pages(tmp_path: Path) -> None:
 
 def test_a_report_that_is_no_full_and_quiet_run_is_not_kept() -> None:
     each = {"scenario": "gates", "who": "aiotaskq", "figures": {name: {"median": 8.0} for name in limits.FIGURES}}
-    report: Any = {"machine": {"load": 0.1}, "settings": {"scale": 1, "rounds": 3}}
+    report: Any = {
+        "machine": {"load": 0.1},
+        "settings": {"scale": 1, "rounds": 3},
+        "stopped_early": False,
+        "failed": [],
+    }
     report["measurements"] = [each | {"family": family} for family in limits.STORES]
     assert limits.rows(limits.of_report(report))[0] == "| memory | 8 | 1.00 | 1.00 | 1.00 |"
-    for key, value in (("machine", {"load": 0.6}), ("settings", {"scale": 0.5, "rounds": 3})):
-        with pytest.raises(ValueError, match=r"a scale of 1 and a load of at most 0\.5 are needed"):
+    for key, value, why in (
+        ("machine", {"load": 0.6}, "its load was 0.6"),
+        ("settings", {"scale": 0.5, "rounds": 3}, "0.5 of the full ones"),
+        ("stopped_early", True, "stopped early"),
+        ("failed", [{"id": "redis/gates", "why": "away"}], "redis/gates failed: away"),
+    ):
+        with pytest.raises(ValueError, match=why):
             limits.of_report(report | {key: value})
     with pytest.raises(ValueError, match="no figures of memory; run --only"):
         limits.of_report(report | {"measurements": report["measurements"][1:]})
