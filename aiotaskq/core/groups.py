@@ -5,7 +5,7 @@ A group counts the members that have not ended, and pushes a task when there is 
 from the group and from how often the group has ended, so that however often that is written, there is one. A *child*
 waits for its *parents*, parked at no gate, with a count of those that hold it up: that have not ended, and, after an
 operator has brought the child back, those whose failure had ended it. Everything here is pure: a backend reads and
-locks what a rule needs, and writes what it returns (``backends.groups``).
+locks what a rule needs, and writes what it returns (``backends.flow.groups``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.backends.visit import Visit, independent
+from aiotaskq.backends.flow.gates import Visit, independent
 from aiotaskq.core.gate import Bounds, Gate, read_ahead
 from aiotaskq.core.task import Task
 from tests.support.gated import CAP_1, CAP_2, gated

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.backends.groups import again, follow, waits_again
+from aiotaskq.backends.flow.groups import again, follow, waits_again
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.groups import (
     MAX_MEMBERS,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
-from aiotaskq.backends.groups import parents_first
+from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.memory.ended import Ended

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
-from aiotaskq.backends.groups import parents_first
+from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit

@@ -9,11 +9,10 @@ from typing import Any
 
 from msgspec import structs
 
-from aiotaskq.backends.admission import NOT_USED_UP, USED_UP, Admission, TouchedGates
+from aiotaskq.backends.flow.gates import NOT_USED_UP, USED_UP, Admission, TouchedGates, Visit
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.memory.lane import Lane
-from aiotaskq.backends.visit import Visit
 from aiotaskq.core.gate import Gate, GateChange, GateState, Starts, due_by, is_idle, read_ahead
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.parking import at_gate, is_given_back, parked_again, passed, slots, tokens

@@ -7,9 +7,10 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from aiotaskq.backends import groups as shared
 from aiotaskq.backends.base import Room, matches
-from aiotaskq.backends.groups import Groups, concerns, waits_again
+from aiotaskq.backends.flow import groups as flow
+from aiotaskq.backends.flow.groups import concerns, waits_again
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
@@ -22,7 +23,7 @@ from aiotaskq.core.usage import Usage, summed
 
 
 class MemoryGroups(Groups):
-    """Every group of a backend, the oldest first; also the ``Rows`` of ``follow``, under the lock of the backend."""
+    """Every group of a backend, the oldest first; also the ``Transaction`` of ``backends.flow``, under the lock."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class MemoryGroups(Groups):
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         with self._lock:
-            added = shared.add_tasks(self, group_id, tasks)
+            added = flow.add_tasks(self, group_id, tasks)
             self._gates.admit_touched()
         self._listeners.notify(READY)
         return added
@@ -108,7 +109,7 @@ class MemoryGroups(Groups):
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         with self._lock:
-            group = shared.replace_budget(self, group_id, budget, now)
+            group = flow.replace_budget(self, group_id, budget, now)
             self._gates.admit_touched()
         self._listeners.notify(READY)
         return group
@@ -125,7 +126,7 @@ class MemoryGroups(Groups):
 
     async def request_cancel(self, group_id: str) -> bool:
         with self._lock:
-            return shared.flag_cancelled(self, group_id)
+            return flow.flag_cancelled(self, group_id)
 
     async def cancelling(self, limit: int) -> list[str]:
         with self._lock:
@@ -141,7 +142,7 @@ class MemoryGroups(Groups):
         with self._lock:
             return 0  # no row leaves without its group
 
-    # ---- as the rows of `follow`, under the lock ----
+    # ---- as the transaction of `follow`, under the lock ----
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self._rows[task_id] for task_id in ids if task_id in self._rows}
@@ -206,13 +207,13 @@ class MemoryGroups(Groups):
     def purged(self, ended: Sequence[Task], where: TaskFilter) -> list[str]:
         """Return the ids of those of the ended tasks that a purge deletes."""
         found = [task for task in ended if matches(task, where)]
-        stay = shared.staying(self, found, where.completed_before)
+        stay = flow.staying(self, found, where.completed_before)
         return [task.task_id for task in found if task.task_id not in stay]
 
     def brought_back(self, before: Task, after: Task) -> Task:
         """Return an ended task that is brought back as it is to be written: parked again for its parents."""
         self.settle()  # it reads what follows from the changes before it
-        return shared.again(after, self) if waits_again(before, after) else after
+        return flow.again(after, self) if waits_again(before, after) else after
 
     def note(self, before: Task, after: Task, then: Sequence[Task]) -> None:
         """Note a written change, and its follow-ups, if something follows from them; ``end`` does that.
@@ -239,7 +240,7 @@ class MemoryGroups(Groups):
             return
         ends, self._ends = self._ends, []
         now = max(now, *(after.due if after.ended_at is None else after.ended_at for _, after in ends))
-        followed = shared.follow(self, ends, now)
+        followed = flow.follow(self, ends, now)
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)
         if self.heard is not None:
@@ -252,7 +253,7 @@ class MemoryGroups(Groups):
         if not row.final:
             self._gates.touched.deleted([row])
         after = deleted(row, now := max(next_seq(0), row.seq, row.began_at or 0))
-        if after is not row and shared.is_tied(row):
+        if after is not row and flow.is_tied(row):
             self._ends.append((row, after))
             self.settle(now)
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
-from aiotaskq.backends.groups import Followed, Groups, encoded_plan, recoded_group
+from aiotaskq.backends.flow.groups import Followed
+from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from aiotaskq.backends.admission import Admission, TouchedGates
-from aiotaskq.backends.groups import Followed
+from aiotaskq.backends.flow.gates import Admission, TouchedGates, Visit, independent
+from aiotaskq.backends.flow.groups import Followed
 from aiotaskq.backends.sql import gate_statements as sql
 from aiotaskq.backends.sql.rows import decode_flow, is_later
-from aiotaskq.backends.visit import Visit, independent
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts, admit, due_by, read_ahead
 from aiotaskq.core.parking import passed, passing_order, pushed_at, tokens

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select, true, update
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.groups import Followed, again, concerns, follow, is_tied, waits_again
+from aiotaskq.backends.flow.groups import Followed, again, concerns, follow, is_tied, waits_again
 from aiotaskq.backends.sql.admission import Admitted, Touched
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.insert import insert_new
@@ -78,7 +78,7 @@ def add_members(connection: Connection, members: Iterable[Member]) -> None:
 
 
 class GroupRows:
-    """The rows that ``backends.groups`` reads and writes."""
+    """The rows that ``backends.flow`` reads and writes."""
 
     def __init__(self, connection: Connection, touched: Touched, push: Push) -> None:
         """``push`` inserts tasks in the transaction; ``touched`` notes what they mean for gates."""

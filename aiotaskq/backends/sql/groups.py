@@ -10,17 +10,15 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
-from aiotaskq.backends.groups import (
+from aiotaskq.backends.flow.groups import (
     Ends,
-    Groups,
     add_tasks,
-    encoded_plan,
     flag_cancelled,
-    recoded_group,
     replace_budget,
     to_children,
     to_groups,
 )
+from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.sql.admission import Touched

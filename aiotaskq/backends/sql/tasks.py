@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, has_moved, holds
-from aiotaskq.backends.groups import is_tied, parents_first, staying, waits_again
+from aiotaskq.backends.flow.groups import is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING

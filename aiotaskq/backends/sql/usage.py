@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec.structs import replace
 from sqlalchemy import Connection, bindparam, select, update
 
-from aiotaskq.backends.admission import NOT_USED_UP
+from aiotaskq.backends.flow.gates import NOT_USED_UP
 from aiotaskq.backends.sql import gate_statements as gates_sql
 from aiotaskq.backends.sql.admission import Admitted, SqlAdmission
 from aiotaskq.backends.sql.gate_repairs import park_unstarted

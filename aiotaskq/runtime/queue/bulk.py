@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.groups import around
+from aiotaskq.backends.flow.groups import around
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.error_type import check_error_type
 from aiotaskq.core.groups import GroupState, group_of, outermost, stays

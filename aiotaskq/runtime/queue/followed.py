@@ -1,7 +1,7 @@
 """Emits the events of what follows from the ends of tasks: callbacks, children that end by it, and groups.
 
-The store writes all of that in the transaction that ends the tasks, and names what it wrote (``backends.groups``). The
-process that has ended them reads it after the commit, if there are listeners, and emits the events.
+The store writes all of that in the transaction that ends the tasks, and names what it wrote (``backends.flow.groups``).
+The process that has ended them reads it after the commit, if there are listeners, and emits the events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.groups import Followed
+from aiotaskq.backends.flow.groups import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.running_loop import running_loop_or_none

@@ -1,0 +1,247 @@
+"""What follows from ends of tasks for their groups and children, and what else is done with groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.backends.flow.transaction import Transaction
+from aiotaskq.core.groups import (
+    GroupState,
+    Member,
+    Tally,
+    after_parents,
+    callback_of,
+    counted,
+    group_of,
+    grown,
+    live_parents,
+    outermost,
+    stays,
+    tally_of,
+    waiting,
+)
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage
+
+
+class Followed(msgspec.Struct):
+    """What followed in one transaction from ends of tasks, and from tasks that were brought back; all are ids."""
+
+    ended: list[str] = []
+    """The children that ended by it."""
+    pushed: list[str] = []
+    """The callbacks, and the messages of webhooks about those children."""
+    ended_groups: list[str] = []
+    counted: list[str] = []
+    """The groups whose numbers have changed, ended or not."""
+
+    def add(self, more: Followed) -> None:
+        """Add what followed from another write of the same transaction."""
+        self.ended += more.ended
+        self.pushed += more.pushed
+        self.ended_groups += more.ended_groups
+        self.counted += more.counted
+
+    @property
+    def all_ended(self) -> list[str]:
+        """The names of the hint ``ended``."""
+        return self.ended + self.ended_groups
+
+
+class Changed(Protocol):
+    """A change of a task, as it was read and as it becomes."""
+
+    @property
+    def before(self) -> Task: ...
+    @property
+    def after(self) -> Task: ...
+
+
+C = TypeVar("C", bound=Changed)
+
+
+def add_tasks(tx: Transaction, group_id: str, tasks: Sequence[Task]) -> int | None:
+    """Do as ``Groups.add``."""
+    group = tx.groups([group_id]).get(group_id)
+    if group is None or group.ended_at is not None or group.cancel_requested:
+        return None
+    # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
+    there = tx.existing([task.task_id for task in tasks])
+    new = [task for task in tasks if task.task_id not in there]
+    tx.insert(new, refused=True)
+    places = enumerate(new, group.total)
+    tx.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])
+    tx.write([grown(group, len(new))])
+    return len(new)
+
+
+def flag_cancelled(tx: Transaction, group_id: str) -> bool:
+    """Do as ``Groups.request_cancel``."""
+    level = [group_id]
+    found = False
+    while level:
+        live = [group for group in tx.groups(sorted(level)).values() if group.ended_at is None]
+        tx.write([replace(group, cancel_requested=True) for group in live])
+        found = found or bool(live)
+        level = tx.inner_groups([group.group_id for group in live])
+    return found
+
+
+def replace_budget(tx: Transaction, group_id: str, budget: Usage, now: int) -> GroupState | None:
+    """Do as ``Groups.set_budget``."""
+    group = tx.groups([group_id]).get(group_id)
+    if group is None or not group.budget:
+        return None
+    group = replace(group, budget=budget)
+    tx.budget_changed(group, now)
+    return group
+
+
+def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
+    """Return the ids of the groups that these are in, without those that are known, sorted."""
+    return sorted({up for each in groups.values() if (up := each.parent_id) is not None and up not in known})
+
+
+def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[str]:
+    """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
+
+    ``before`` is the time in epoch seconds before which they have to have ended, None for any.
+    """
+    members = [(task, task.flow.group) for task in tasks if task.flow is not None and task.flow.group]
+    found: dict[str, GroupState] = {}
+    level = sorted({group_id for _, group_id in members})
+    while level:
+        found |= (groups := tx.groups(level))
+        level = around(groups, found)
+    top = outermost(found)
+    return {task.task_id for task, group_id in members if stays(task, top.get(group_id), before)}
+
+
+def concerns(before: Task, after: Task) -> bool:
+    """Whether a change of a task is one that ``follow`` has to know of."""
+    return before.final != after.final and is_tied(after)
+
+
+def is_tied(task: Task) -> bool:
+    """Whether something follows from the end of a task: it is a member or a callback of a group.
+
+    One with children is a member.
+    """
+    return group_of(task) is not None
+
+
+def waits_again(before: Task, after: Task) -> bool:
+    """Whether a change brings a child back, which then has to wait for some of its parents: ``live_parents``."""
+    return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
+
+
+def order_of(changes: Sequence[Changed]) -> list[int] | None:
+    """Return the places of changes with those that bring a child back behind the others, parents before children.
+
+    None if they are in such an order.
+    """
+    late = [place for place, change in enumerate(changes) if waits_again(change.before, change.after)]
+    if not late:
+        return None
+    late.sort(key=lambda place: changes[place].before.seq)
+    known = set(late)
+    order = [*(place for place in range(len(changes)) if place not in known), *late]
+    return None if order == [*range(len(changes))] else order
+
+
+def in_places(order: Sequence[int], held: Sequence[bool]) -> list[bool]:
+    """Return what holds in the order in which the changes were given; ``held`` is in that of ``order``."""
+    found = dict(zip(order, held, strict=True))
+    return [found[place] for place in range(len(order))]
+
+
+def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[bool]]) -> list[bool]:
+    """Call ``update`` with those that bring a child back behind the others, in push order: parents before children."""
+    order = order_of(changes)
+    return update(changes) if order is None else in_places(order, update([changes[place] for place in order]))
+
+
+def again(after: Task, tx: Transaction) -> Task:
+    """Return a child that is brought back: parked, if it has to wait for some of its parents."""
+    assert after.flow is not None
+    found = tx.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
+    live = live_parents(after.task_id, found.values())
+    return waiting(after, live, after.due) if live else after
+
+
+class Ends(NamedTuple):
+    """What follows from changes of tasks for the groups of their members, and the tasks that it ended."""
+
+    tallies: dict[str, Tally]
+    gone: list[Task]
+
+
+def to_children(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
+    """Do what follows from changes of tasks, which are written already, to their children, and to those of these.
+
+    A task that had ended and was deleted is given with what it counts as: see ``core.groups.deleted``.
+    """
+    tallies: dict[str, Tally] = {}
+    gone: list[Task] = []
+    level = list(changes)
+    while level:
+        ends: dict[str, list[tuple[Task, Task, str]]] = {}
+        for before, after in level:
+            flow = after.flow
+            if flow is None or not (before.final or after.final):
+                continue
+            if (group_id := group_of(after)) is not None:
+                tally_of(before, after, tallies.setdefault(group_id, Tally()))
+            for child_id, rule in flow.children:
+                ends.setdefault(child_id, []).append((before, after, rule))
+        level = []
+        found = tx.tasks(sorted(ends)) if ends else {}
+        for child_id, parents in ends.items():  # in the order of the edges: the first end that counts decides
+            if (child := found.get(child_id)) is not None:
+                after = after_parents(child, parents, now)
+                if after is not child:
+                    level.append((child, after))
+        if level:
+            tx.rewrite(level)
+            gone += [after for _, after in level if after.final]
+    return Ends(tallies, gone)
+
+
+def to_groups(tx: Transaction, ends: Ends, now: int) -> Followed:
+    """Do what follows for groups, and for those that they are members of; return all that followed."""
+    tallies, gone = ends
+    followed = Followed(ended=[task.task_id for task in gone])
+    pushed = tx.messages(gone, now) if gone else []
+    while tallies:
+        above: dict[str, Tally] = {}
+        written = []
+        followed.counted += [group_id for group_id, tally in tallies.items() if tally.counts]
+        for group_id, group in tx.groups(sorted(tallies)).items():
+            new = counted(group, tallies[group_id], now)
+            turned = (group.ended_at is None) != (new.ended_at is None)
+            if turned and new.ended_at is not None:
+                followed.ended_groups.append(group_id)
+                if (callback := callback_of(new, now)) is not None:
+                    pushed.append(callback)
+                    new = replace(new, needed_by=new.needed_by + 1)
+            written.append(new)
+            if group.parent_id is not None and (turned or new.needed_by != group.needed_by):
+                tally = above.setdefault(group.parent_id, Tally())
+                tally.needed_by += new.needed_by - group.needed_by
+                if turned:
+                    tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
+        tx.write(written)
+        tallies = above
+    if pushed:
+        tx.insert(pushed)
+    followed.pushed = [task.task_id for task in pushed]
+    return followed
+
+
+def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> Followed:
+    """Do what follows from changes of tasks that are written already: to children, then to groups."""
+    return to_groups(tx, to_children(tx, changes, now), now)
