@@ -18,7 +18,6 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from contextvars import ContextVar
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -28,6 +27,8 @@ from loguru import logger as _loguru
 
 from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 from aiotaskq.concurrency.loop_bound import after_fork
+from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
 from aiotaskq.core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -118,11 +119,21 @@ class Log:
             return
         text = template.format(*args) if args else template
         line = _Line(level, text, sys._getframe(2), cause if self._tracebacks else None)
-        held = _held.get()
-        if held is None:
-            self.emit(line)
+        if _apart.get():
+            _writer.put(line)
+        elif may_be_interrupted() and running_loop_or_none() is None:
+            _writer.put(line)
+            _writer.flush()
         else:
-            held.add(line)
+            self.emit(line)
+
+    def write_apart(self) -> None:
+        """Let the thread of the log write the lines of the running coroutine, and of those that it starts."""
+        _apart.set(True)
+
+    def flush(self) -> None:
+        """Wait until the lines so far of that thread are written, for WRITTEN_WITHIN at most."""
+        _writer.flush()
 
     def heard(self, level: int) -> bool:
         """Whether a line at this level would reach a sink or a handler of the application."""
@@ -220,72 +231,58 @@ def application_frames(trace: TracebackType | None) -> TracebackType | None:
 
 # ---- lines of the blocking facade ------------------------------------------------------------------------------------
 
-WRITTEN_WITHIN = 0.2  # seconds for which a blocking call waits until its lines are written
-
-
-class Held:
-    """The lines of one call of the blocking facade on the facade's loop; a separate thread writes them.
-
-    The caller may be in a signal handler that has interrupted the writing of a line. The log is then locked until the
-    call has ended, and a loop that wrote to it would block for ever. The caller does not write the lines either,
-    because the code that writes a log catches errors, and would catch the exception of a signal handler.
-    """
-
-    __slots__ = ("_any",)
-
-    def __init__(self) -> None:
-        self._any = False
-
-    def hold(self) -> None:
-        """Hold the lines of the running coroutine and of the coroutines that it starts on the loop."""
-        _held.set(self)
-
-    def add(self, line: _Line) -> None:
-        """Let the thread write a line."""
-        self._any = True
-        _writer.put(line)
-
-    def wait(self) -> None:
-        """Wait until the lines so far are written, for a limited time: the calling thread itself may hold the lock."""
-        if self._any:
-            _writer.flush(WRITTEN_WITHIN)
+WRITTEN_WITHIN = 0.2  # seconds for which a blocking call waits until its lines are written: it may hold the lock itself
 
 
 class _Writer:
-    """A thread that writes lines in order."""
+    """A thread that writes lines in order, where the thread that logs must not wait for the lock of a sink for ever.
+
+    The main thread may be in a signal handler that has interrupted the writing of a line: the sink is locked until that
+    handler has returned. The code that writes a line also catches errors, and would catch that of a signal handler.
+    """
 
     def __init__(self) -> None:
-        self._work: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._lines: queue.SimpleQueue[tuple[_Line, CrossThreadFuture[None]]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._started = False
+        self._last: CrossThreadFuture[None] | None = None
 
     def put(self, line: _Line) -> None:
-        """Queue a line. Called in the thread of the facade's loop only, where no signal handler runs."""
-        if not self._started:
-            try:
-                threading.Thread(target=self._serve, name="aiotaskq-log", daemon=True).start()
-            except RuntimeError:  # the interpreter ends, or there are too many threads
-                log.emit(line)
-                return
-            self._started = True
-        self._work.put(lambda: log.emit(line))
-
-    def flush(self, seconds: float) -> None:
-        """Wait until all queued lines are written. Any thread may call it at any time."""
+        """Have a line written. Any thread may call it at any time."""
+        if not (self._started or uninterrupted(self._start)):
+            log.emit(line)
+            return
         written: CrossThreadFuture[None] = CrossThreadFuture()
-        self._work.put(lambda: written.set_result(None))
-        written.wait(seconds)
+        self._lines.put((line, written))
+        self._last = written
+
+    def _start(self) -> bool:
+        with self._lock:
+            if not self._started:
+                try:
+                    threading.Thread(target=self._serve, name="aiotaskq-log", daemon=True).start()
+                except RuntimeError:  # the interpreter ends, or there are too many threads
+                    return False
+                self._started = True
+            return True
+
+    def flush(self) -> None:
+        """Wait until the lines so far are written, for WRITTEN_WITHIN at most."""
+        if (last := self._last) is not None:
+            last.wait(WRITTEN_WITHIN)
 
     def _serve(self) -> None:
         while True:
-            write = self._work.get()
+            line, written = self._lines.get()
             try:
-                write()
+                log.emit(line)
             except Exception:  # a sink with catch=False failed, and there is no caller to raise it to
                 kind, error, trace = sys.exc_info()
                 threading.excepthook(threading.ExceptHookArgs((kind, error, trace, threading.current_thread())))
+            written.set_result(None)
 
 
-_held: ContextVar[Held | None] = ContextVar("aiotaskq-log-held", default=None)
+_apart: ContextVar[bool] = ContextVar("aiotaskq-log-apart", default=False)
 _writer = _Writer()
 
 

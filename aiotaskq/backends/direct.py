@@ -15,9 +15,7 @@ class DirectBackend(Backend):
 
     grouped: ClassVar[bool] = False
     enqueue: Callable[[Task], None]
-    """Pushes a task with a new id and no other key; without any lock while the store is not ``attended``."""
-    attended: Callable[[], bool]
-    """Whether a consumer may wait for a task."""
+    """Pushes a task with a new id and no other key; in the main thread without a lock."""
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...

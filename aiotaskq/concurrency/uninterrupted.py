@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import _thread
 import threading
+from _thread import get_ident
 from collections.abc import Callable
 from typing import TypeVar
 
 from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
+from aiotaskq.concurrency.loop_bound import after_fork
 
 T = TypeVar("T")
 
 NO_THREAD = ("can't create new thread", "can't start new thread")
+
+_main = threading.main_thread().ident
+
+
+@after_fork
+def _forked() -> None:
+    global _main
+    _main = threading.main_thread().ident
+
+
+def may_be_interrupted() -> bool:
+    """Whether this is the main thread, in which Python runs signal handlers."""
+    return get_ident() == _main
 
 
 def uninterrupted(section: Callable[[], T]) -> T:
@@ -21,7 +36,7 @@ def uninterrupted(section: Callable[[], T]) -> T:
     section half done, and one that enters the section again would wait for a lock that its own thread holds. If the
     waiting is interrupted, the section still runs to its end.
     """
-    if threading.get_ident() != threading.main_thread().ident:
+    if not may_be_interrupted():
         return section()
     answer: CrossThreadFuture[T] = CrossThreadFuture()
     try:

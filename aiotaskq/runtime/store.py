@@ -54,11 +54,6 @@ class Store:
         """Whether the background cleanup runs, in an event loop of this process."""
         return self._cleaner.running
 
-    @property
-    def quiet(self) -> bool:
-        """Whether ``set_now`` and ``get_now`` write no line: then they take no lock, as ``Queue.quiet`` says."""
-        return not gate.open
-
     def _now(self) -> int:
         if self._plain is not None:
             return self._nanos() // 1000

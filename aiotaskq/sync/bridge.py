@@ -14,15 +14,14 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from threading import get_ident
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP, NoRunningLoop, running_loop_or_none
-from aiotaskq.concurrency.uninterrupted import uninterrupted
+from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
 from aiotaskq.errors import ClosedError
-from aiotaskq.log import Held, log
+from aiotaskq.log import log
 from aiotaskq.runtime.queue.unacked import caller
 
 A = TypeVar("A")
@@ -170,14 +169,14 @@ def blocking(
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
     ``give(facade, value)`` converts the value for the caller. A value whose caller has left is passed to
-    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method runs in the calling thread where it
-    ``can_act_at_once``, which is much quicker.
+    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method of an ``immediate`` object runs in the
+    calling thread where that ``may_lock``.
     """
     to_end = without_waiting(method) if at_once else None
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self.reach
-        if to_end is not None and can_act_at_once(made := reach()):
+        if to_end is not None and may_lock() and (made := reach()).immediate:
             value = to_end(made, *args, **kwargs)
             if value is not NEEDS_LOOP:
                 return value
@@ -185,45 +184,6 @@ def blocking(
         return value if give is None else give(self, value)
 
     return like(method)(call)
-
-
-def quick(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-    plain: Callable[Concatenate[Any, P], R],
-    *,
-    lockless: bool = False,
-    unclaimed: Unclaimed[R] | None = None,
-) -> Callable[Concatenate[Any, P], R]:
-    """Return the blocking twin of a coroutine method that ``plain`` does at once, or it returns NEEDS_LOOP.
-
-    The main thread calls ``plain`` only if it is ``lockless`` and the object ``quiet``. The twin is compiled with the
-    parameters of the method: to collect arguments and to spread them again would take a quarter of such a call.
-    """
-    taken, passed = ["self"], []
-    parameters = dict(list(inspect.signature(method).parameters.items())[1:])
-    for name, parameter in parameters.items():
-        only = parameter.kind is parameter.KEYWORD_ONLY
-        if only and "*" not in taken:
-            taken.append("*")
-        taken.append(name if parameter.default is parameter.empty else f"{name}=parameters[{name!r}].default")
-        passed.append(f"{name}={name}" if only else name)
-    # The underscores: the parameters of a method have no such names.
-    source = f"""
-def make(_plain, _otherwise, parameters):
-    def call({", ".join(taken)}):
-        if running_loop_or_none() is None:
-            _made = self.reach()
-            if get_ident() != _main{" or _made.quiet" if lockless else ""}:
-                _answer = _plain({", ".join(("_made", *passed))})
-                if _answer is not NEEDS_LOOP:
-                    return _answer
-        return _otherwise({", ".join(("self", *passed))})
-    return call
-"""
-    names: dict[str, Any] = {}
-    exec(compile(source, f"<blocking {method.__qualname__}>", "exec"), globals(), names)  # noqa: S102 - identifiers only
-    otherwise = blocking(method, at_once=True, unclaimed=unclaimed)
-    return cast("Callable[Concatenate[Any, P], R]", like(method)(names["make"](plain, otherwise, parameters)))
 
 
 def direct(
@@ -268,40 +228,38 @@ async def _left(manager: AbstractAsyncContextManager[Any]) -> None:
 def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any = None) -> R:
     """Run a coroutine in the facade's loop on behalf of the calling thread; return its value or raise its error."""
     me = threading.current_thread()
-    lines = Held()
 
     async def on_behalf() -> R:
         caller.set(me)
-        lines.hold()
+        log.write_apart()
         return await coro_fn()
 
-    value: R = loop_thread.run(on_behalf, twin=twin, unclaimed=unclaimed, settled=lines.wait)
+    value: R = loop_thread.run(on_behalf, twin=twin, unclaimed=unclaimed, settled=log.flush)
     return value
 
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
     me = threading.current_thread()
-    lines = Held()
 
     async def on_loop() -> Any:
         caller.set(me)
-        lines.hold()
+        log.write_apart()
         return await method(await reach.enter(), *args, **kwargs)
 
     async def go_back(value: Any) -> None:
         if unclaimed is not None:
             await unclaimed(await reach.enter(), value)
 
-    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=lines.wait)
+    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=log.flush)
 
 
-def can_act_at_once(made: Any) -> bool:
-    """Whether the calling thread may use an asynchronous object itself, which is much quicker than through the loop.
+def may_lock() -> bool:
+    """Whether the calling thread may use what is in memory itself, under its locks, which is quicker than by the loop.
 
-    The object must be ``immediate``. Not in the main thread; nor in one that runs an event loop, whose calls ``_run``
-    refuses.
+    Not where an event loop runs, whose calls ``_run`` refuses; nor in the main thread: a signal handler could call
+    again, or raise, while a lock is held.
     """
-    return made.immediate and get_ident() != _main and running_loop_or_none() is None
+    return running_loop_or_none() is None and not may_be_interrupted()
 
 
 def without_waiting(method: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
@@ -373,8 +331,6 @@ def reading(source: Callable[[Any], R]) -> R:
 
 # ---- fork -----------------------------------------------------------------------------------------------------------
 
-_main = threading.main_thread().ident
-"""Where no lock may be taken: a signal handler could call again, or an interrupt be raised, while it is held."""
 _process = object()
 """Identifies the process: a new object after a fork."""
 _lock = threading.RLock()  # reentrant: an object may make another one
@@ -382,8 +338,8 @@ _lock = threading.RLock()  # reentrant: an object may make another one
 
 @after_fork
 def _forked() -> None:
-    global _process, _lock, _main
-    _process, _lock, _main = object(), threading.RLock(), threading.main_thread().ident
+    global _process, _lock
+    _process, _lock = object(), threading.RLock()
 
 
 _GONE = "the event loop of this task's worker has ended; the task will be run again elsewhere"

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import aiotaskq.app.legacy as awaited
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
+from aiotaskq.concurrency.running_loop import NEEDS_LOOP, running_loop_or_none
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.fleet import Workers as AsyncWorkers
@@ -27,7 +28,7 @@ from aiotaskq.sync.bridge import (
     blocking,
     documented_as,
     facade_of,
-    quick,
+    may_lock,
     reading,
     run,
 )
@@ -98,9 +99,27 @@ class Operations(Facade[Any]):
 class Queue(Operations):
     """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    push_task = quick(AsyncQueue.push_task, AsyncQueue.push_now, lockless=True)
-    pop_task = quick(AsyncQueue.pop_task, AsyncQueue.pop_now, unclaimed=_give_back)
-    task_done = quick(AsyncQueue.task_done, AsyncQueue.done_now)
+    _push_task = blocking(AsyncQueue.push_task, at_once=True)
+    _pop_task = blocking(AsyncQueue.pop_task, at_once=True, unclaimed=_give_back)
+    _task_done = blocking(AsyncQueue.task_done, at_once=True)
+
+    @documented_as(AsyncQueue.push_task)
+    def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
+        task_id = self.reach().push_now(task, priority) if running_loop_or_none() is None else NEEDS_LOOP
+        return self._push_task(task, priority) if task_id is NEEDS_LOOP else task_id
+
+    @documented_as(AsyncQueue.pop_task)
+    def pop_task(
+        self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None
+    ) -> dict[str, Any] | None:
+        task = self.reach().pop_now(timeout, visibility=visibility) if may_lock() else NEEDS_LOOP
+        return self._pop_task(timeout, visibility=visibility) if task is NEEDS_LOOP else task
+
+    @documented_as(AsyncQueue.task_done)
+    def task_done(self, task_id: str | None = None) -> None:
+        done = self.reach().done_now(task_id) if may_lock() else NEEDS_LOOP
+        return self._task_done(task_id) if done is NEEDS_LOOP else None
+
     get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
     is_empty = blocking(AsyncQueue.is_empty, at_once=True)
     retry = blocking(AsyncQueue.retry, at_once=True)
@@ -111,8 +130,19 @@ class Queue(Operations):
 class Store(Facade[Any]):
     """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
 
-    set_public = quick(AsyncStore.set_public, AsyncStore.set_now, lockless=True)
-    get_public = quick(AsyncStore.get_public, AsyncStore.get_now, lockless=True)
+    _set_public = blocking(AsyncStore.set_public)
+    _get_public = blocking(AsyncStore.get_public)
+
+    @documented_as(AsyncStore.set_public)
+    def set_public(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
+        done = self.reach().set_now(key, value, ttl) if running_loop_or_none() is None else NEEDS_LOOP
+        return self._set_public(key, value, ttl) if done is NEEDS_LOOP else None
+
+    @documented_as(AsyncStore.get_public)
+    def get_public(self, key: str) -> Any:
+        value = self.reach().get_now(key) if running_loop_or_none() is None else NEEDS_LOOP
+        return self._get_public(key) if value is NEEDS_LOOP else value
+
     edit_public = blocking(AsyncStore.edit_public, at_once=True)
     get_ttl = blocking(AsyncStore.get_ttl, at_once=True)
     delete_public = blocking(AsyncStore.delete_public, at_once=True)

@@ -231,7 +231,7 @@ def test_no_file_of_the_tests_is_longer_than_500_lines() -> None:
 
 
 def test_the_facade_decides_nothing() -> None:
-    """Its methods have no branches: what differs is decided by the wrapper, once."""
+    """Its methods have no statements that branch: what differs is decided by the wrapper, once."""
     for module in ("sync.facades", "sync.taskq"):
         for kind in (node for node in tree_of(module).body if isinstance(node, ast.ClassDef)):
             for method in (node for node in kind.body if isinstance(node, ast.FunctionDef)):

@@ -55,12 +55,11 @@ AWAITED_ONLY = {
         "done_now",
         "pop_now",
         "push_now",
-        "quiet",
         "read",
         "settle",
         "told",
     },  # for workers and the facade itself
-    "Store": {"cleaning", "get_now", "immediate", "quiet", "set_now"},  # for the facade
+    "Store": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
     "Scheduler": {"add", "declare"},  # for TaskQ
     "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},

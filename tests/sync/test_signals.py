@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.sync import MemoryQueue
+from aiotaskq import Limit
+from aiotaskq.sync import MemoryQueue, TaskQ
 from tests.support.machine import watchdog
 from tests.support.programs import Program, programs_in
 from tests.support.threads import in_thread
@@ -256,6 +257,28 @@ def test_a_push_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
     size = from_thread(queue.get_queue_size)
     assert 2 < size < 2 + interrupted, "interrupted before and after the task was there"
     assert from_thread(lambda: [queue.pop_task(0) is not None for _ in range(size + 1)]) == [True] * size + [False]
+
+
+def test_a_push_at_a_gate_may_be_interrupted_anywhere_and_leaves_no_lock_behind() -> None:
+    tq = TaskQ("memory://")
+    tq.task(name="x", limit=Limit(1))(lambda: None)
+    tq.queue.push_task({"type": "x"})
+    assert interrupted_everywhere(lambda: tq.queue.push_task({"type": "x"})) > 100
+    (state,) = from_thread(tq.queue.limits.list)
+    assert state.held == 1 and state.waiting == from_thread(lambda: tq.queue.stats().counts["pending"]) - 1 > 1
+
+
+def test_a_script_pushes_without_a_loop_where_no_sink_takes_its_lines(start: Callable[[str, str], Program]) -> None:
+    script = """
+from aiotaskq.log import logger
+
+logger.remove()
+queue.push_task({"type": "x"})
+assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+assert queue.pop_task(timeout=0)["type"] == "x"
+print("done")
+"""
+    assert start("memory", script).end() == ["done"]
 
 
 def test_a_set_and_a_get_may_be_interrupted_anywhere_and_leave_no_lock_behind() -> None:

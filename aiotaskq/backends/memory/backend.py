@@ -49,7 +49,7 @@ class MemoryBackend(DirectBackend):
         self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter = self._insert
-        self.enqueue, self.attended = self.queues.enqueue, self.queues.attended
+        self.enqueue = self.queues.enqueue
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queues.paused, self._lock, self._move, self.listeners)
         self._running = Running(self._tasks, objects)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)

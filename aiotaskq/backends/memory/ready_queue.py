@@ -119,19 +119,15 @@ class Queues(dict[str, TaskQueue]):
         self.unpaused = self.open(tuple(self))
 
     def enqueue(self, task: Task) -> None:
-        """Enter a task that has a new id and no other key: from any thread, without the lock unless it is ``attended``.
+        """Enter a task that has a new id and no other key; the main thread takes no lock.
 
         The next holder of the lock finds it among the rows.
         """
         try:
             self.lock.intake.append(task)
-        finally:  # also if a signal handler raises here: a consumer may have come since the caller asked
+        finally:  # also if a signal handler raises here
             if self.consumers:
                 uninterrupted(self._take_in)
-
-    def attended(self) -> bool:
-        """Whether a consumer may wait for a task."""
-        return bool(self.consumers)
 
     def _take_in(self) -> None:
         with self.lock:

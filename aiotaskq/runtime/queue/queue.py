@@ -13,6 +13,7 @@ from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.running_loop import NEEDS_LOOP
+from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.outcome import POP_OWNER, Completed, Expired, Failed, HandedBack, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
@@ -133,14 +134,6 @@ class Queue(Operations[Task]):
         """
         return self._direct is not None and not (self.events.wanted and not EMITTED.isdisjoint(self.events.listeners))
 
-    @property
-    def quiet(self) -> bool:
-        """Whether ``push_now`` neither wakes a consumer nor writes a line.
-
-        It takes no lock then, so that in the main thread a signal handler may raise at any moment, or push itself.
-        """
-        return self._direct is not None and not gate.open and not self._direct.attended()
-
     # ---- pushing ----
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
@@ -248,17 +241,19 @@ class Queue(Operations[Task]):
     def push_now(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Do what ``push_task`` does, from any thread and without a loop; return NEEDS_LOOP where that cannot be done.
 
-        That is where the queue is not ``immediate``, and for a task with an id of its own.
+        That is where the queue is not ``immediate``, and for a task with an id of its own. The thread itself takes no
+        lock: in the main thread a signal handler may raise at any moment, or push, too.
         """
-        if self._direct is None or (self.events.wanted and not self.immediate):
+        direct = self._direct
+        if direct is None or (self.events.wanted and not self.immediate):
             return NEEDS_LOOP  # type: ignore[no-any-return]
         if type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]
         new = self._made_from(task, priority)
         if new.flow is None:
-            self._direct.enqueue(new)
+            direct.enqueue(new)
         else:
-            self._direct.insert(new)  # its gates need the lock
+            uninterrupted(lambda: direct.insert(new))  # its gates need the lock
         if gate.open:
             log.task("push", new)
         return new.task_id
