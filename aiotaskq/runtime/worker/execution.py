@@ -1,12 +1,14 @@
-"""One run of a task in a coroutine of its own, and how its handler is interrupted."""
+"""One run of a task in a coroutine of its own, and how its handler is interrupted; what a worker is to its parts."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from collections.abc import Coroutine, Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
+from aiotaskq.core.outcome import Outcome
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler
@@ -74,6 +76,43 @@ class Execution(msgspec.Struct, eq=False):
             return asyncio.current_task() is self.coroutine
         except RuntimeError:  # no loop runs
             return False
+
+
+class Host(Protocol):
+    """What the parts of a worker need of it. All of it is called on the worker's loop."""
+
+    queues: tuple[str, ...] | None
+    """The queues to claim from; None for every queue that is not paused."""
+    concurrency: int
+    lease: float
+    poll_interval: float
+    executions: dict[str, Execution]
+    """What runs, by task id: each has a slot."""
+
+    @property
+    def owner(self) -> str:
+        """The id under which to claim."""
+
+    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the claimed tasks that may be buffered; the others are given back by then."""
+
+    def start_run(self, task: Task) -> None:
+        """Run a task in a free slot."""
+
+    def settled(self, task: Task, outcome: Outcome, after: Task | None) -> None:
+        """Tell that the outcome of a task is written; ``after`` is the task now, None if it was lost."""
+
+    def follow_ups(self, after: Task) -> tuple[Task, ...]:
+        """Return the tasks to push in the transaction that writes this ended task."""
+
+    def chore(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background."""
+
+    def look_idle(self) -> None:
+        """Look whether anything runs or is to be written: a round has ended."""
+
+    async def until_idle(self, seconds: float) -> bool:
+        """Wait until nothing runs and all outcomes are written; return whether that is so within ``seconds``."""
 
 
 def retrieve(run: asyncio.Task[None]) -> None:

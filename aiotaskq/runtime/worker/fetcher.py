@@ -21,7 +21,7 @@ from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.batches import Batches
 from aiotaskq.runtime.worker.buffer import Buffer
-from aiotaskq.runtime.worker.consumer import Consumer
+from aiotaskq.runtime.worker.execution import Host
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
@@ -45,7 +45,7 @@ class Fetcher:
 
     def __init__(
         self,
-        worker: Consumer,
+        worker: Host,
         queue: Queue,
         backend: Backend,
         clock: Clock,

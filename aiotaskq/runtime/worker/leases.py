@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
 
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
@@ -19,26 +18,11 @@ from aiotaskq.log import log
 from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_lost, log_outcome
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.execution import Host
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
 from aiotaskq.runtime.worker.runner import FENCED
 from aiotaskq.runtime.worker.tally import Tally
-
-
-class Holder(Protocol):
-    """What this needs of the worker whose leases it looks after. All of it is called on the worker's loop."""
-
-    lease: float
-    poll_interval: float
-    executions: dict[str, Execution]
-    tally: Tally | None
-
-    def chore(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background."""
-
-    def follow_ups(self, after: Task) -> tuple[Task, ...]:
-        """Return the tasks to push in the transaction that writes this ended task."""
 
 
 class Leases:
@@ -46,12 +30,12 @@ class Leases:
 
     def __init__(
         self,
-        worker: Holder,
+        worker: Host,
         queue: Queue,
         clock: Clock,
         heartbeat: Heartbeat,
         fetcher: Fetcher,
-        *,
+        tally: Tally | None,
         reap_interval: float | timedelta,
     ) -> None:
         """Wire it; ``reap_interval`` in seconds. Raises ValidationError for one that is not positive."""
@@ -62,6 +46,7 @@ class Leases:
         self._clock = clock
         self._heartbeat = heartbeat
         self._fetcher = fetcher
+        self._tally = tally
         self._host_clock = HostClock(queue.backend, clock, queue.step_log)
         self._bound = LoopBound()
         self._stop_listening: Callable[[], None] = lambda: None
@@ -172,7 +157,7 @@ class Leases:
             self._reap_from = ticks + int(self._worker.lease * SECOND)
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
-        tally = self._worker.tally
+        tally = self._tally
         more = await self._queue.reaper.reap(
             then=self._worker.follow_ups, settled=None if tally is None else tally.reaped
         )

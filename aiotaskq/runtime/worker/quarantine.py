@@ -17,8 +17,7 @@ Nothing is kept apart without a mark: the death of a process in which several ta
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
@@ -26,27 +25,11 @@ from aiotaskq.core.outcome import MAX_CRASHES, Released, marked, unmarked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.execution import Host
 from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Fetcher
 
 RETRY = 1.0  # seconds between tries to take a mark back
 SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison
-
-
-class Host(Protocol):
-    """What the quarantine needs of its worker."""
-
-    lease: float
-    executions: dict[str, Execution]
-
-    def start_run(self, task: Task) -> None:
-        """Run a task in a free slot."""
-
-    def chore(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something in the background."""
-
-    async def until_idle(self, seconds: float) -> bool:
-        """Wait until nothing runs and all outcomes are written; return whether that is so within ``seconds``."""
 
 
 class Quarantine:

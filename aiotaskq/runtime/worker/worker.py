@@ -129,7 +129,7 @@ class Worker:
         """What its tasks did since that was last written; None if nothing is written."""
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat, self.tally)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
-        self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, reap_interval=reap_interval)
+        self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, self.tally, reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
         self._notes = NoteWriter(backend.notes, clock, self._begin, queue.events, self.tally)
         self.note: Callable[[TaskContext, NewNote], None] = self._notes.add
