@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable, Iterable, Sized
 from datetime import timedelta
-from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 from weakref import WeakSet
@@ -165,8 +165,7 @@ class VirtualClock(Clock):
         self._now = start
         self._set_by = 0  # microseconds by which `step` has moved the wall clock
         self._latest = start
-        self._timers: list[tuple[int, int, list[Callable[[], object]]]] = []  # a heap; if cancelled, the list is empty
-        self._cancelled = 0
+        self._timers: list[tuple[int, int, Callable[[], object]]] = []  # by ticks, and of the same ticks by age
         self._ties = count()
         self._watched: list[tuple[Callable[[], Iterable[asyncio.Future[Any]]], float]] = []
         self._given_up: WeakSet[asyncio.Future[Any]] = WeakSet()
@@ -188,7 +187,6 @@ class VirtualClock(Clock):
         shift = round(seconds * 1_000_000)
         self._now += shift
         self._set_by += shift
-        self._timers = [(due + shift, tie, callback) for due, tie, callback in self._timers]
 
     async def wait(self, event: Waitable, timeout: float) -> bool:
         if event.is_set():
@@ -221,27 +219,20 @@ class VirtualClock(Clock):
         return True
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
-        callbacks = [callback]
+        timer = (self.ticks() + round(delay * 1_000_000), next(self._ties), callback)
+        insort(self._timers, timer)
 
         def cancel() -> None:
-            if callbacks:
-                callbacks.clear()
-                self._cancelled += 1
+            place = bisect_left(self._timers, timer)
+            if self._timers[place : place + 1] == [timer]:
+                del self._timers[place]
 
-        heappush(self._timers, (self._now + round(delay * 1_000_000), next(self._ties), callbacks))
-        if self._cancelled > 1_000 + len(self._timers) // 2:
-            self._timers = [timer for timer in self._timers if timer[2]]
-            heapify(self._timers)
-            self._cancelled = 0
         return cancel
 
     @property
     def next_at(self) -> int | None:
         """The instant at which the next timer fires, in microseconds UTC; None if there is no timer."""
-        while self._timers and not self._timers[0][2]:
-            heappop(self._timers)
-            self._cancelled -= 1
-        return self._timers[0][0] if self._timers else None
+        return self._timers[0][0] + self._set_by if self._timers else None
 
     def watch(self, pending: Callable[[], Iterable[asyncio.Future[Any]]], patience: float = 30.0) -> None:
         """Stop time while one of the futures that ``pending()`` returns has not ended.
@@ -257,14 +248,11 @@ class VirtualClock(Clock):
         await self.settle()
         while (due := self.next_at) is not None and due <= end:
             self._now = max(self._now, due)
-            fired = []
-            while self._timers and self._timers[0][0] <= self._now:
-                fired.append(heappop(self._timers)[2])
-            for callbacks in fired:
-                if callbacks:
-                    callbacks.pop()()
-                else:
-                    self._cancelled -= 1
+            latest = next(
+                self._ties
+            )  # what a timer sets for the same instant fires after the others have had their turn
+            while self._timers and self._timers[0][:2] <= (self.ticks(), latest):
+                self._timers.pop(0)[2]()
             await self.settle()
         self._now = max(self._now, end)
         await self.settle()

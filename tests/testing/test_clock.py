@@ -111,11 +111,11 @@ async def test_cancelled_timers_do_not_pile_up() -> None:
     clock = VirtualClock(0)
     for _ in range(20_000):
         clock.call_later(3600, lambda: None)()
-    assert len(clock._timers) < 3_000
+    assert clock._timers == []
     rang: list[int] = []
     clock.call_later(1, lambda: rang.append(clock.now()))
     await clock.advance(7200)
-    assert rang == [SECOND] and clock._timers == [] and clock._cancelled == 0
+    assert rang == [SECOND] and clock._timers == []
 
 
 async def test_time_waits_for_watched_work_but_not_for_ever() -> None:
