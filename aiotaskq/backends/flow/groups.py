@@ -9,7 +9,9 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.flow.transaction import Transaction
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import (
+    CANCEL,
     GroupState,
     Member,
     Tally,
@@ -24,8 +26,8 @@ from aiotaskq.core.groups import (
     tally_of,
     waiting,
 )
-from aiotaskq.core.task import Task
-from aiotaskq.core.usage import Usage
+from aiotaskq.core.task import Status, Task
+from aiotaskq.core.usage import Usage, summed
 
 
 class Followed(msgspec.Struct):
@@ -99,6 +101,21 @@ def replace_budget(tx: Transaction, group_id: str, budget: Usage, now: int) -> G
     group = replace(group, budget=budget)
     tx.budget_changed(group, now)
     return group
+
+
+def spend(tx: Transaction, by_group: Mapping[str, Usage]) -> None:
+    """Add to what the members of groups have used up, and of those around them; close the gates of budgets."""
+    while by_group:
+        above: dict[str, Usage] = {}
+        for group_id, group in tx.groups(sorted(by_group)).items():
+            more = by_group[group_id]
+            new = replace(group, usage=summed(group.usage, more))
+            tx.write([new])
+            if new.used_up:
+                tx.budget_changed(new, 0)
+            if group.parent_id is not None:
+                above[group.parent_id] = summed(above.get(group.parent_id, {}), more)
+        by_group = above
 
 
 def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
@@ -245,3 +262,20 @@ def to_groups(tx: Transaction, ends: Ends, now: int) -> Followed:
 def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> Followed:
     """Do what follows from changes of tasks that are written already: to children, then to groups."""
     return to_groups(tx, to_children(tx, changes, now), now)
+
+
+def cancelled_parents(children: Iterable[Task], known: Mapping[str, Task]) -> list[tuple[Task, Task]]:
+    """Return changes of parents that are gone, as if they had been cancelled, once for each child that waits for one.
+
+    It does where fewer of its parents, of which those that there are known, hold it up than it waits for.
+    """
+    changes = []
+    for child in children:
+        parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
+        gone = next((task_id for task_id in parents if task_id not in known), None)
+        there = [known[task_id] for task_id in parents if task_id in known]
+        if gone is not None and live_parents(child.task_id, there) < child.waits:
+            flow = Flow(children=((child.task_id, CANCEL),))
+            after = Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow)
+            changes.append((after.replace(status=Status.RUNNING), after))
+    return changes

@@ -14,22 +14,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
-from aiotaskq.backends.flow.groups import in_places, order_of
+from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
-from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
+    PLAIN,
+    TIED,
     changed_rows,
     filter_of,
     json_text,
-    may_be_gated,
-    new_rows,
     number,
     pack,
     progress_json,
@@ -37,23 +37,22 @@ from aiotaskq.backends.redis.rows import (
     recoded_rows,
     to_tasks,
     to_tasks_or_none,
+    way_of,
 )
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.steps import RedisSteps
-from aiotaskq.backends.redis.webhooks import webhooks_word
+from aiotaskq.backends.redis.transaction import READ, RedisTransaction, RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import gate_full, queue_full
-from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
 LANES = 100  # of which pending rows are counted by type
-READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
 
 class RedisBackend(Backend):
@@ -81,13 +80,11 @@ class RedisBackend(Backend):
         self.keep_beside(RedisSideRows(self._redis))
         self.values = SideValues(self.side)
         self.workers = RedisWorkers(self._redis)
-        self.notes = RedisNotes(self._redis, self.listeners)
+        self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message)
+        self.notes = RedisNotes(self._redis, self.listeners, self._transactions)
         self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
-        self.groups: RedisGroups = RedisGroups(
-            self.name, self._redis, self.listeners, self._notifier.ready, self.recode
-        )
-        self._redis.webhooks = lambda: webhooks_word(self.groups.webhooks)
+        self.groups: RedisGroups = RedisGroups(self.name, self._redis, self._transactions)
         self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
 
     async def _prepare(self, redis: RedisConnections) -> None:
@@ -142,22 +139,16 @@ class RedisBackend(Backend):
                 self.listeners.receive(GATES)
                 if len(tasks) > MAX_GATES:
                     await self.gates.admit_rest(max(map(pushed_at, filter(_is_gated, tasks)), default=0))
-            if len(later) > 1:
-                await self.groups.followed(later[1])
         self.listeners.receive(READY)
         return stored
 
     async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> list[Any]:
-        changes = list(changed_rows(room.instead))
-        hints = {**self.hints_of_update(room.instead, [True] * len(room.instead)), READY: []}
-        words: list[bytes | str | int] = [self._notifier.message(hints)]
-        words += [room.maxsize, room.now, len(changes), *changes, *new_rows(tasks)]
-        answer: list[Any] = await self._redis.run(scripts.PUSH_BOUNDED, *words, repeatable=True)
-        if answer[0] >= 0:
-            raise queue_full(room.maxsize, answer[0])
-        if len(answer) < 5 or type(answer[3]) is not bytes:  # no gate refuses it
-            for kind, names in hints.items():
-                self.listeners.receive(kind, names)
+        def body(tx: RedisTransaction) -> None:
+            if not all(tx.update(room.instead)):
+                raise queue_full(room.maxsize, 0)
+            tx.insert(tasks, refused=True)
+
+        _, answer = await self._transactions.run(body, room=room, repeatable=True)
         return answer[1:]
 
     async def claim(
@@ -168,17 +159,19 @@ class RedisBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
+        if (way := way_of(changes)) == TIED:
+            return await self._update_tied(changes)
         hints = self.hints_of_update(changes, [True] * len(changes))
-        rows = tuple(changed_rows(changes))
-        script = scripts.UPDATE
-        if may_be_gated(changes, rows):
-            if (order := order_of(changes)) is not None:
-                return in_places(order, await self.update([changes[place] for place in order]))
-            script = scripts.UPDATE_GATED
-        flags = await self._redis.run(script, self._notifier.message(hints), *rows)
-        held = self.updated(changes, hints, flags)
-        if len(flags) > len(changes) + 1:
-            await self.groups.followed(flags[-1])
+        script = scripts.UPDATE if way == PLAIN else scripts.UPDATE_GATED
+        try:
+            flags = await self._redis.run(script, self._notifier.message(hints), *changed_rows(changes))
+        except FlowRequired:
+            return await self._update_tied(changes)
+        return self.updated(changes, hints, flags)
+
+    async def _update_tied(self, changes: Sequence[Change]) -> list[bool]:
+        """Update tasks of groups: in a transaction with all that follows."""
+        held, _ = await self._transactions.run(lambda tx: tx.update(changes))
         return held
 
     async def exchange(
@@ -191,21 +184,14 @@ class RedisBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
-        if not changes or not limit:
-            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        hints = self.hints_of_update(changes, [True] * len(changes))
-        words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
-        rows = tuple(changed_rows(changes))
-        script = scripts.EXCHANGE
-        if may_be_gated(changes, rows):
-            if order_of(changes) is not None:
-                return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-            script = scripts.EXCHANGE_GATED
-        flags, claimed = await self._redis.run(script, *words, *rows)
-        held = self.updated(changes, hints, flags)
-        if len(flags) > len(changes) + 1:
-            await self.groups.followed(flags[-1])
-        return held, to_tasks(claimed)
+        if changes and limit and (way := way_of(changes)) != TIED:
+            hints = self.hints_of_update(changes, [True] * len(changes))
+            words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
+            script = scripts.EXCHANGE if way == PLAIN else scripts.EXCHANGE_GATED
+            with contextlib.suppress(FlowRequired):
+                flags, claimed = await self._redis.run(script, *words, *changed_rows(changes))
+                return self.updated(changes, hints, flags), to_tasks(claimed)
+        return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
 
     def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
@@ -337,24 +323,37 @@ class RedisBackend(Backend):
     async def purge(self, where: TaskFilter, limit: int) -> int:
         deleted = 0
         for status in [status for status in where.status or FINAL if status in FINAL]:
-            passed = 0
-            while deleted < limit and passed >= 0:
+            passed, last = 0, 0
+            while deleted < limit and not last:
                 words = (filter_of(where), str(status), limit - deleted, passed, READ)
-                more, passed = await self._redis.run(scripts.PURGE, *words)
+                more, passed, last, names = await self._redis.run(scripts.PURGE, *words)
                 deleted += more
+                ids = [name.decode(errors="backslashreplace") for name in names]
+
+                def body(tx: RedisTransaction, ids: list[str] = ids, left: int = limit - deleted) -> int:
+                    ended = [task for task in tx.tasks(ids).values() if task.final]  # one that was retried stays
+                    stay = staying(tx, ended, where.completed_before)
+                    return tx.delete([task for task in ended if task.task_id not in stay][:left])
+
+                if ids:
+                    more, _ = await self._transactions.run(body)
+                    deleted, passed = deleted + more, passed - more
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
         for start in range(0, len(ids), READ):
-            part = ids[start : start + READ]
-            more, later, *followed = await self._redis.run(scripts.DELETE, next_seq(0), int(ended), *part)
+            more, later, tied = await self._redis.run(scripts.DELETE, int(ended), *ids[start : start + READ])
             deleted += more
             if later:
                 self.listeners.notify(GATES)
-            if followed:
-                self.listeners.notify(READY)
-                await self.groups.followed(followed[0])
+            names = [name.decode(errors="backslashreplace") for name in tied]
+
+            def body(tx: RedisTransaction, names: list[str] = names) -> int:
+                return tx.delete([task for task in tx.tasks(names).values() if task.final or not ended])
+
+            if names:
+                deleted += (await self._transactions.run(body))[0]
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

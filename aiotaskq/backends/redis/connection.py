@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, TypeVar
 
 from aiotaskq.backends.redis.address import CONNECT_TIMEOUT, Address
-from aiotaskq.backends.redis.scripts import GATES_REQUIRED, Script
+from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, GATES_REQUIRED, Script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
@@ -21,6 +21,10 @@ T = TypeVar("T")
 
 MAX_ARGUMENT = 512 * 1024 * 1024  # bytes: a server's default
 MAX_COMMAND = 1024 * 1024 * 1024  # bytes: a server's default
+
+
+class FlowRequired(Exception):
+    """A script has met a row of a group whose change needs a transaction, and has written nothing."""
 
 
 class RedisConnections:
@@ -39,8 +43,6 @@ class RedisConnections:
         self.root = self.address.root
         self.shown = self.address.shown
         self._prepare = prepare
-        self.webhooks: Callable[[], str] = lambda: ""
-        """Returns the argument of scripts that may end children: see ``redis.webhooks``."""
         self._wire: Wire | None = None
         self._wires: set[Wire] = set()  # those that are open, also for subscriptions
         self._moved: dict[str, Any] = {}  # host and port of the cluster node of our slot, if it is not the URL's
@@ -175,16 +177,17 @@ class RedisConnections:
 
     async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
         """Run a script without opening the connections first: for ``prepare``. Raises as ``run``."""
-        last = (self.webhooks(),) if script.ends_children else ()
         try:
             try:
-                return await self.execute("EVALSHA", script.sha, 1, self.root, *args, *last)
+                return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
             except ResponseError as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
                 # The server does not know the script yet, and has run nothing.
-                return await self.execute("EVAL", script.source, 1, self.root, *args, *last)
+                return await self.execute("EVAL", script.source, 1, self.root, *args)
         except ResponseError as error:
+            if FLOW_REQUIRED in str(error):
+                raise FlowRequired from None
             if script.with_gates is None or GATES_REQUIRED not in str(error):
                 raise
             return await self.evaluate(script.with_gates, *args)

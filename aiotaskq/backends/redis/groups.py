@@ -1,62 +1,53 @@
-"""Groups in Redis. Members are counted in the scripts that write rows: ``lua/include/groups.lua``."""
+"""Groups in Redis: ``backends.flow.groups`` in transactions."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
-
-import msgspec
-from msgspec.structs import replace
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
-from aiotaskq.backends.flow.groups import Followed
+from aiotaskq.backends.flow.groups import (
+    Ends,
+    Followed,
+    add_tasks,
+    cancelled_parents,
+    flag_cancelled,
+    replace_budget,
+    to_children,
+    to_groups,
+)
 from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
-from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, row_words
+from aiotaskq.backends.redis.transaction import (
+    READ,
+    RedisTransaction,
+    RedisTransactions,
+    callbacks_text,
+    stamp_of,
+    to_group,
+    to_members,
+)
 from aiotaskq.core.coded import encoded
-from aiotaskq.core.errors import NotSupported, gate_full, queue_full
-from aiotaskq.core.gate import Flow
-from aiotaskq.core.groups import GroupState, Member, Plan
-from aiotaskq.core.task import Task
-from aiotaskq.core.usage import Usage
-from aiotaskq.core.usage import decode as decode_usage
-
-READ = 1_000  # groups in one answer: the server runs no other command meanwhile
-
-
-class _Origin(msgspec.Struct, omit_defaults=True):
-    """What of a group never changes, but for its callbacks."""
-
-    name: str | None = None
-    parent_id: str | None = None
-
-
-_encode = msgspec.json.Encoder().encode
-_origin = msgspec.json.Decoder(_Origin).decode
-_member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
-_task = msgspec.json.Decoder(Task).decode
-_texts = msgspec.json.Decoder(list[str]).decode
+from aiotaskq.core.errors import NotSupported, queue_full
+from aiotaskq.core.groups import GroupState, Member, Plan, Tally
+from aiotaskq.core.task import PENDING, RUNNING, Task
+from aiotaskq.core.usage import Usage, budget_gate
 
 
 class RedisGroups(Groups):
     """The groups of one namespace."""
 
-    def __init__(
-        self,
-        name: str,
-        redis: RedisConnections,
-        listeners: Listeners,
-        hint: bytes,
-        recode: Callable[[Sequence[str]], Awaitable[object]],
-    ) -> None:
-        """``name`` is for errors; ``hint``: the message of new ready tasks, which scripts send to other processes.
+    def __init__(self, name: str, redis: RedisConnections, transactions: RedisTransactions) -> None:
+        """``name`` is for errors."""
+        self._name, self._redis, self._transactions = name, redis, transactions
+        transactions.messages, transactions.followed = self.messages, self._followed
 
-        ``recode`` writes tasks with the codec: scripts cannot do that.
-        """
-        self._name, self._redis, self._listeners, self._hint, self._recode = name, redis, listeners, hint, recode
+    def _followed(self, more: Followed) -> None:
+        self.used = True
+        if self.heard is not None:
+            self.heard(more)
 
     async def push(
         self,
@@ -71,94 +62,89 @@ class RedisGroups(Groups):
             )
         self.used = True
         plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
-        words: list[bytes | str | int] = [self._hint, pack(list(_group_words(plan)))]
-        if room is None:
-            words += ["", "", "", 0]
-        else:
-            changes = list(changed_rows(room.instead))
-            words += [room.maxsize, room.now, len(plan.entering), len(changes), *changes]
-        made, later, *followed = await self._redis.run(
-            scripts.GROUPS_PUSH, *words, *(new_rows(plan.tasks) if plan.tasks else ()), repeatable=True
-        )
-        if made == -1 and room is not None:
-            raise queue_full(room.maxsize, later)
-        self._pushed(made, later)
-        if made and room is not None and room.instead:
-            self._listeners.notify(ENDED, [change.after.task_id for change in room.instead])
-        if followed:
-            await self.followed(followed[0])
-        return bool(made == 1)
+        first = plan.groups[0].group_id
+
+        def body(tx: RedisTransaction) -> bool:
+            tx.need(groups=[group.group_id for group in plan.groups])
+            if tx.groups([first]):  # this very push has made it, if the first of its tasks is there
+                task = next(iter(plan.tasks), None)
+                known = None if task is None else tx.tasks([task.task_id]).get(task.task_id)
+                return task is not None and known is not None and known.seq == task.seq
+            if room is not None and not all(tx.update(room.instead)):
+                raise queue_full(room.maxsize, 0)
+            tx.insert(plan.tasks, refused=True)
+            tx.add_members(plan.members)
+            tx.write(plan.groups)
+            for group_id in plan.used_up:
+                tx.close(budget_gate(group_id))
+            return True
+
+        made, _ = await self._transactions.run(body, room=room, repeatable=True)
+        return made
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
-        words = (self._hint, group_id, *(new_rows(sent) if sent else ()))
-        added, later = await self._redis.run(scripts.GROUPS_ADD, *words)
-        self._pushed(added, later)
-        return None if added < 0 else int(added)
-
-    def _pushed(self, made: Any, later: Any) -> None:
-        """Pass on the hints of a push. Raises QueueFull if too many tasks would wait at a gate."""
-        if type(made) is bytes:
-            raise gate_full(made.decode(), int(later))
-        if later:
-            self._listeners.receive(GATES)
-        self._listeners.receive(READY)
+        added, _ = await self._transactions.run(lambda tx: add_tasks(tx, group_id, sent))
+        return added
 
     async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
         found: list[GroupState | None] = []
         for start in range(0, len(ids), READ):
             part = ids[start : start + READ]
-            states = await self._redis.command("HMGET", f"{self._redis.root}groups", *part)
+            texts = await self._redis.command("HMGET", f"{self._redis.root}groups", *part)
             callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *part)
-            fields = [field for group_id in part for field in (group_id, f"{group_id} budget")]
-            sums = iter(await self._redis.command("HMGET", f"{self._redis.root}groups:sums", *fields))
-            found += [
-                None if state is None else _group(group_id, state, packed, usage, budget)
-                for group_id, state, packed, usage, budget in zip(part, states, callbacks, sums, sums, strict=True)
-            ]
+            found += map(to_group, part, texts, callbacks)
         return found
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
-        which = "" if ended is None else "ended" if ended else "live"
+        which = ["live", "ended"] if ended is None else ["ended" if ended else "live"]
+        (last,) = (None,) if after is None else await self.get([after])
+        if last is None and after is not None:
+            return []
         found: list[GroupState] = []
-        last = after or ""
         while len(found) < limit:
             wanted = min(limit - len(found), READ)
-            ids = [name.decode() for name in await self._redis.run(scripts.GROUPS_FIND, wanted, last, which)]
-            found += [group for group in await self.get(ids) if group is not None]
-            if len(ids) < wanted:
+            bound = "+" if last is None else f"({stamp_of(last)}"
+            ids = [name.decode() for name in await self._redis.run(scripts.GROUPS_FIND, wanted, bound, *which)]
+            page = [group for group in await self.get(ids) if group is not None]
+            found += page
+            if len(ids) < wanted or not page:
                 break
-            last = ids[-1]
+            last = page[-1]
         return found
 
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
         key = f"{self._redis.root}members:{group_id}"
-        rows = await self._redis.command("LRANGE", key, start, start + limit - 1)
-        return [
-            Member(group_id=group_id, position=position, member_id=member_id, name=name, is_group=is_group)
-            for position, (member_id, name, is_group) in enumerate(map(_member, rows), start)
-        ]
+        return to_members(group_id, await self._redis.command("LRANGE", key, start, start + limit - 1), start)
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
-        answer = await self._redis.run(scripts.GROUPS_BUDGET, self._hint, group_id, _text(budget), now)
-        if not answer:
-            return None
-        if answer[0]:
-            self._listeners.receive(GATES)
-        self._listeners.receive(READY)
-        return (await self.get([group_id]))[0]
+        group, _ = await self._transactions.run(lambda tx: replace_budget(tx, group_id, budget, now))
+        return group
 
     async def request_cancel(self, group_id: str) -> bool:
-        return bool(await self._redis.run(scripts.GROUPS_CANCEL, group_id) == 1)
+        found, _ = await self._transactions.run(lambda tx: flag_cancelled(tx, group_id))
+        return found
 
     async def cancelling(self, limit: int) -> list[str]:
-        if await self._redis.command("EXISTS", f"{self._redis.root}groups:following"):
-            await self._follow()  # its process was killed meanwhile
         names = await self._redis.command("ZRANGE", f"{self._redis.root}groups:cancelling", 0, limit - 1)
         return [name.decode() for name in names]
 
     async def purge(self, before: int, limit: int) -> int:
-        return int(await self._redis.run(scripts.GROUPS_PURGE, before, limit))
+        words = ("-inf", f"({before}", "LIMIT", 0, limit)
+        names = await self._redis.command("ZRANGEBYSCORE", f"{self._redis.root}groups:done", *words)
+        ids = [name.decode() for name in names]
+
+        def body(tx: RedisTransaction) -> int:
+            groups = tx.groups(ids).values()
+            # One that was brought back meanwhile stays.
+            gone = [each.group_id for each in groups if not each.needed_by and (each.ended_at or before) < before]
+            level = gone
+            while level := tx.inner_groups(level):
+                gone += level
+            tx.drop(gone)
+            return len(gone)
+
+        return (await self._transactions.run(body))[0] if ids else 0
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         if (codec := self.codec) is None:
@@ -166,15 +152,14 @@ class RedisGroups(Groups):
         written, left = 0, []
         changes: list[bytes | str] = []
         callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *ids) if ids else ()
-        for group_id, words in zip(ids, callbacks, strict=True):
-            if words is None:
+        for group, words in zip(await self.get(ids), callbacks, strict=True):
+            if group is None or words is None:
                 continue
-            then, on_failure = _callbacks(words)
-            group = recoded_group(GroupState(group_id=group_id, then=then, on_failure=on_failure), codec)
-            if group is None:
-                left.append(group_id)
+            anew = recoded_group(group, codec)
+            if anew is None:
+                left.append(group.group_id)
             else:
-                changes += (group_id, words, _templates(group))
+                changes += (group.group_id, words, callbacks_text(anew))
                 written += 1
         if changes:  # a group that was deleted meanwhile stays deleted
             await self._redis.run(scripts.STEPS_RECODE, "groups:then", *changes, repeatable=True)
@@ -184,133 +169,47 @@ class RedisGroups(Groups):
         wrong = 0
         last: bytes | str = ""
         while True:
-            last, count, *rest = await self._redis.run(scripts.GROUPS_MEND_CHILDREN, self._hint, now, last)
-            wrong += int(count)
-            await self._mended(rest)
+            last, names = await self._redis.run(scripts.GROUPS_WAITING, last, READ)
+            children = [name.decode() for name in names]
+            wrong += (await self._transactions.run(lambda tx, ids=children: _mend_children(tx, ids, now)))[0]  # type: ignore[misc]
             if not last:
                 break
         after = None
         while groups := await self.find(READ, after=after, ended=False):
-            ids = [group.group_id for group in groups]
-            after = ids[-1]
-            while ids:
-                counted, count, *rest = await self._redis.run(scripts.GROUPS_MEND, self._hint, now, *ids)
-                wrong += int(count)
-                del ids[:counted]
-                await self._mended(rest)
+            after = groups[-1].group_id
+            ids: list[str] = []
+            members = 0
+            for group in groups:
+                ids.append(group.group_id)
+                members += group.total
+                if members >= READ or group is groups[-1]:
+                    wrong += (await self._transactions.run(lambda tx, ids=tuple(ids): _mend_groups(tx, ids, now)))[0]  # type: ignore[misc]
+                    ids, members = [], 0
         return wrong
 
-    async def _mended(self, rest: Sequence[Any]) -> None:
-        later, followed = rest
-        if later:
-            self._listeners.receive(GATES)
-        await self.followed(followed)
 
-    # ---- for the backend ----
-
-    async def followed(self, answer: Sequence[Any]) -> None:
-        """Pass on what a script has done for groups, and tell the children that do not know of an end yet."""
-        self.used = True
-        if await self._heard(answer):
-            await self._follow()
-
-    async def _follow(self) -> None:
-        """Tell children of the ends of their parents, as many in one script as may be."""
-        more = True
-        while more:
-            later, answer = await self._redis.run(scripts.GROUPS_FOLLOW, self._hint)
-            self._listeners.receive(READY)
-            if later:
-                self._listeners.receive(GATES)
-            more = await self._heard(answer)
-
-    async def _heard(self, answer: Sequence[Any]) -> bool:
-        """Pass on what has followed, and code the messages that a script has made of it.
-
-        Return whether there are children that do not know of it yet.
-        """
-        *lists, more = answer
-        followed = Followed(*([name.decode(errors="backslashreplace") for name in names] for names in lists))
-        if names := followed.all_ended:
-            self._listeners.notify(ENDED, names)
-        if self.heard is not None:
-            self.heard(followed)
-        if self.codec is not None and self.webhooks and followed.pushed:
-            await self._recode(followed.pushed)
-        return bool(more)
+def _mend_children(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
+    children = [task for task in tx.tasks(ids).values() if task.waits]
+    # The end of a parent writes the child, too, which is compared.
+    known = tx.look(sorted({parent for child in children if child.flow for parent, _ in child.flow.parents}))
+    wrong = cancelled_parents(children, known)
+    tx.follows(to_groups(tx, to_children(tx, wrong, now), now))
+    return len(wrong)
 
 
-def _text(value: Any) -> str:
-    return _encode(value).decode()
-
-
-def _group_words(plan: Plan) -> Iterator[tuple[Any, ...]]:
-    """Return the words of each group for a script."""
-    members: dict[str, list[str]] = {group.group_id: [] for group in plan.groups}
-    inner: dict[str, list[str]] = {}
-    for member in plan.members:
-        members[member.group_id].append(_text((member.member_id, member.name, member.is_group)))
-        if member.is_group:
-            inner.setdefault(member.group_id, []).append(member.member_id)
-    for group in plan.groups:
-        inside = _text(inner[group.group_id]) if group.group_id in inner else ""
-        has_callback = group.then is not None or group.on_failure is not None
-        callbacks = _templates(group) if has_callback else ""
-        sums = (_text(group.usage) if group.usage else "", _text(group.budget) if group.budget else "")
-        yield group.group_id, _state(group), inside, callbacks, *sums, members[group.group_id]
-
-
-def _state(group: GroupState) -> str:
-    """Return a group as ``lua/include/groups.lua`` writes it."""
-    return (
-        f"{group.total} {group.remaining} {group.failed} {group.cancelled} {group.needed_by} {group.generation} "
-        f"{int(group.cancel_requested)} {'-' if group.ended_at is None else group.ended_at} {group.created_at:020d} "
-        f"{_text(_Origin(group.name, group.parent_id))}"
-    )
-
-
-def _templates(group: GroupState) -> str:
-    return _text([*_template(group, group.then), *_template(group, group.on_failure)])
-
-
-def _callbacks(words: bytes | None) -> tuple[Task | None, Task | None]:
-    """Return the callbacks of a group from what ``_templates`` has made of them."""
-    if words is None:
-        return None, None
-    texts = _texts(words)
-    return _task(texts[2]) if texts[2] else None, _task(texts[5]) if texts[5] else None
-
-
-def _template(group: GroupState, task: Task | None) -> tuple[str, str, str]:
-    """Return body and state of the row that a script makes of a callback, and the callback for a reader."""
-    if task is None:
-        return "", "", ""
-    flow = replace(task.flow or Flow(), source=group.group_id)
-    _, body, state = row_words(task.replace(task_id="", created_at=0, gate=None, flow=flow))
-    return body, state, _text(task)
-
-
-def _group(
-    group_id: str, state: bytes, callbacks: bytes | None, usage: bytes | None, budget: bytes | None
-) -> GroupState:
-    total, remaining, failed, cancelled, needed_by, generation, cancel, ended, created, origin = state.split(b" ", 9)
-    known = _origin(origin)
-    then, on_failure = _callbacks(callbacks)
-    return GroupState(
-        group_id=group_id,
-        name=known.name,
-        total=int(total),
-        remaining=int(remaining),
-        failed=int(failed),
-        cancelled=int(cancelled),
-        needed_by=int(needed_by),
-        generation=int(generation),
-        parent_id=known.parent_id,
-        then=then,
-        on_failure=on_failure,
-        usage={} if usage is None else decode_usage(usage),
-        budget={} if budget is None else decode_usage(budget),
-        cancel_requested=cancel == b"1",
-        created_at=int(created),
-        ended_at=None if ended == b"-" else int(ended),
-    )
+def _mend_groups(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
+    groups = tx.groups(ids)
+    members = tx.members(ids)
+    inner = [member.member_id for found in members.values() for member in found if member.is_group]
+    states = tx.groups(inner)
+    # The end of a member writes the group, too, which is compared.
+    statuses = tx.statuses([member.member_id for found in members.values() for member in found if not member.is_group])
+    live = {group_id for group_id, group in states.items() if group.ended_at is None}
+    live |= {task_id for task_id, status in statuses.items() if status in (PENDING, RUNNING)}
+    tallies = {}
+    for group_id, group in groups.items():
+        missing = group.remaining - sum(member.member_id in live for member in members[group_id])
+        if group.ended_at is None and missing:
+            tallies[group_id] = Tally(ended=missing, cancelled=max(0, missing))
+    tx.follows(to_groups(tx, Ends(tallies, []), now))
+    return len(tallies)

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.flow.groups import concerns
 from aiotaskq.backends.redis.heads import NO_KEYS, head, json_of, keys_of, lease_word
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
@@ -21,9 +22,10 @@ from aiotaskq.core.parking import settled_at
 from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 
+PLAIN, GATED, TIED = range(3)
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 MOST_GATED = 50_000  # tasks in a push with gates: a script handles each by itself, and nothing else runs meanwhile
-ROWS_PER_ARGUMENT = 1_000  # more changes than a worker makes at once: one list, see may_be_gated()
+ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
 
@@ -226,20 +228,22 @@ def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     return packed(map(changed_words, changes))
 
 
-def may_be_gated(changes: Iterable[Change], lists: Sequence[bytes]) -> bool:
-    """Whether a script needs the code of gates for these changes, whose packed lists are given.
+def way_of(changes: Iterable[Change]) -> int:
+    """Return how these changes are written: by a script that knows no gates, by one that does, or in a transaction.
 
-    A row may have gates of which the reader does not know: it was damaged, or deleted and pushed again. A script can
-    tell that before it writes, but only in its first list.
+    A row may have gates, or a group, of which the reader does not know: it was damaged, or deleted and pushed again. A
+    script tells that before it writes.
     """
-    if len(lists) > 1:
-        return True
+    way = PLAIN
     for change in changes:
-        if change.before.flow is not None or change.after.flow is not None:
-            return True
-        if change.then and any(task.flow is not None for task in change.then):
-            return True
-    return False
+        before, after = change.before, change.after
+        if before.flow is not None or after.flow is not None:
+            if concerns(before, after):
+                return TIED
+            way = GATED
+        elif change.then and any(task.flow is not None for task in change.then):
+            way = GATED
+    return way
 
 
 def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:

@@ -20,9 +20,10 @@ FOLDER = Path(__file__).parent / "lua"
 GATES_REQUIRED = "GATES REQUIRED"
 """In the error of a script that has met a row with gates which the caller did not know, and has written nothing."""
 
-_INCLUDE = re.compile(r"^-- include( with gates)?: (\w+)$", re.MULTILINE)
+FLOW_REQUIRED = "FLOW REQUIRED"
+"""The same of a script that has met a row of a group whose end, or return, needs a transaction."""
 
-GROUPS = (FOLDER / "include" / "groups.lua").read_text(encoding="utf-8")
+_INCLUDE = re.compile(r"^-- include( with gates)?: (\w+)$", re.MULTILINE)
 
 
 class Script:
@@ -36,8 +37,6 @@ class Script:
             return "" if found[1] and with_gates else _text(f"include/{found[2]}")
 
         self.source = _INCLUDE.sub(included, _text(name))
-        self.ends_children = GROUPS in self.source
-        """Whether it may end children, and takes one argument more, the last: see ``redis.webhooks``."""
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -49,7 +48,8 @@ OPEN = Script("open")
 
 PUSH_GATED = Script("push")
 PUSH = Script("push", PUSH_GATED)
-PUSH_BOUNDED = Script("push_bounded")
+COMMIT = Script("commit")
+UNLOCK = Script("unlock")
 UPDATE_GATED = Script("update")
 UPDATE = Script("update", UPDATE_GATED)
 CLAIM = Script("claim")
@@ -65,19 +65,10 @@ PAUSE_GATES = Script("pause_gates")
 GATES_ADMIT = Script("gates_admit")
 GATES_CHANGE = Script("gates_change")
 GATES_MEND = Script("gates_mend")
-GROUPS_PUSH = Script("groups_push")
-GROUPS_BUDGET = Script("groups_budget")
-GROUPS_ADD = Script("groups_add")
-GROUPS_CANCEL = Script("groups_cancel")
-GROUPS_FOLLOW = Script("groups_follow")
-GROUPS_MEND = Script("groups_mend")
-GROUPS_MEND_CHILDREN = Script("groups_mend_children")
-GROUPS_PURGE = Script("groups_purge")
 WORKER_WRITE = Script("worker_write")
 WORKER_REMOVE = Script("worker_remove")
 WORKER_STEER = Script("worker_steer")
-NOTES_ADD_GATED = Script("notes_add")
-NOTES_ADD = Script("notes_add", NOTES_ADD_GATED)
+NOTES_ADD = Script("notes_add")
 STEPS_ADD = Script("steps_add")
 STEPS_SUSPEND = Script("steps_suspend")
 STEPS_EMIT = Script("steps_emit")
@@ -93,6 +84,7 @@ SCHEDULES_RECODE = Script("schedules_recode")
 
 # These only read, and drop entries of an index whose row is gone.
 GET = Script("get")
+READ = Script("read")
 CANCELLING = Script("cancelling")
 FIND = Script("find")
 OVERDUE = Script("overdue")
@@ -104,6 +96,7 @@ GATES_FIND = Script("gates_find")
 STEPS_ORPHANS = Script("steps_orphans")
 NOTES_READ = Script("notes_read")
 GROUPS_FIND = Script("groups_find")
+GROUPS_WAITING = Script("groups_waiting")
 SCHEDULES_FIND = Script("schedules_find")
 
 SIDE_SWAP = Script("side_swap")

@@ -12,7 +12,6 @@
 -- include with gates: gates
 -- include with gates: declare
 -- include: insert
--- include with gates: groups
 -- include: change
 -- include: update_rows
 -- include: lanes
@@ -22,10 +21,8 @@
 local held = apply_change_lists(8)
 local admits = gated and admission
 if admits then gated.claim_follows = true end
-local followed = admits and admission.follow()
 local later = admits and admission.admit()
-if later or followed then held[#held + 1] = later and 1 or 0 end
-if followed then held[#held + 1] = followed end
+if later then held[#held + 1] = 1 end
 publish(ARGV[7], later)
 local rows = claim(ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])
 if admits then

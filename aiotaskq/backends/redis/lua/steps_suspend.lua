@@ -12,7 +12,6 @@
 -- include: gates
 -- include: declare
 -- include: insert
--- include: groups
 -- include: change
 -- include: update_rows
 -- include: events
@@ -53,9 +52,7 @@ for i, leave in ipairs(leaves) do
     end
   end
 end
-local followed = admission.follow()
 local later = admission.admit()
-if later or followed then held[#held + 1] = later and 1 or 0 end
-if followed then held[#held + 1] = followed end
+if later then held[#held + 1] = 1 end
 publish(ARGV[1], later)
 return held

@@ -1,6 +1,5 @@
 -- ARGV: hint, then packed lists of changes. Returns 1 or 0 for each change, and one more 1 if the time has changed at
--- which a gate may let a row pass. If rows of groups have ended, or were brought back, that number is always there, and
--- behind it what has followed: see groups.lua.
+-- which a gate may let a row pass.
 -- include: constants
 -- include: base
 -- include: head
@@ -12,15 +11,12 @@
 -- include with gates: gates
 -- include with gates: declare
 -- include: insert
--- include with gates: groups
 -- include: change
 -- include: update_rows
 -- include: when_full
 
 local held = apply_change_lists(2)
-local followed = admission and admission.follow()
 local later = admission and admission.admit()
-if later or followed then held[#held + 1] = later and 1 or 0 end
-if followed then held[#held + 1] = followed end
+if later then held[#held + 1] = 1 end
 publish(ARGV[1], later)
 return held

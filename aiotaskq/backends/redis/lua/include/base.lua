@@ -6,7 +6,7 @@
 -- body                 hash: id to the part of a row that its push writes and no change touches; see rows.py
 -- state                hash: id to the part that changes: a head of words for these scripts, then JSON
 -- progress             hash: id to JSON, of rows that have any
--- usage                hash: id to JSON, of rows that have used up anything; see usage.lua
+-- usage                hash: id to JSON, of rows that have used up anything
 -- is:live              sorted set: the stamps of pending and running rows, in push order (all scores are 0)
 -- is:<status>          the same for each final status
 -- lane:<prio>:<queue>  sorted set: the stamps of pending rows by run_at, that is, in claim order
@@ -38,7 +38,7 @@
 -- started:<gate>       sorted set: tokens, a blank and the id of each row that was claimed and not charged yet, by when
 -- rated                set of the gates for which an operator has set a rate
 -- timed                set of the gates that have a rate
--- notes:<id>           list: the notes of a task, each with a blank between its words; see notes_add.lua
+-- notes:<id>           list: the notes of a task, each with a blank between its words; see notes.lua
 -- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
 -- steps:<id>           hash: the steps of a task; see steps.py
 -- stepped              set: the ids of the tasks with steps
@@ -51,16 +51,15 @@
 -- awaited              set: the keys of events for which tasks wait
 -- woken:<key>          hash: as waits:<key>, of tasks that are to be made due, since the event has come
 -- woken                set: the keys of these events
--- groups               hash: group to its counts, a blank between each, and JSON; see groups.lua
--- groups:then          hash: group to JSON: the rows of its callbacks, and what a reader gets of them
--- groups:sums          hash: group to what it has used up as JSON; '<group> budget' to its budget
+-- groups               hash: group to JSON, without its callbacks; see groups.py
+-- groups:then          hash: group to JSON: its two callbacks
 -- groups:inner         hash: group to JSON: the ids of the groups in it
 -- groups:live          sorted set: the created_at of each group that has not ended in twenty digits, and its id
 -- groups:ended         the same for those that have ended (all scores are 0)
 -- groups:done          sorted set: the ids of those that are in no other group, by ended_at
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
--- groups:following     hash: id of an ended task to those of its children that do not know it yet, and when, packed
 -- members:<group>      list: each member as JSON
+-- lock:<key> <field>   the owner of a lock, for a second: see transaction.py
 -- schedules            hash: id of a schedule to its row; see schedule_rows.py
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
@@ -85,6 +84,9 @@ local gated, use_gates  -- what is there for rows with gates: see gated_rows.lua
 -- What lets rows pass gates; nil in the variant of a script that is without gates.lua and declare.lua. Where a change
 -- of a row needs it, that variant ends with an error: it has written nothing, and the client runs the other one.
 local admission
+-- Whether the client has decided what follows from the ends of rows in groups. Where it has not, a script that meets
+-- such an end stops with an error: it has written nothing, and the client does it in a transaction.
+local in_transaction = false
 
 local root, call = KEYS[1], redis.call
 local sub, match, find, byte = string.sub, string.match, string.find, string.byte

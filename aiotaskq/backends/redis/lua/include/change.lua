@@ -37,9 +37,8 @@ local function apply_change(id, status, fence, cancel, state, more)
     state = with_stored_names(state, row)
     after = parse(state)
   end
-  if after.flow and not LIVE[row.status] and LIVE[after.status] then
-    state = admission.wait_again(id, state, after)
-    after = parse(state)
+  if after.flow and LIVE[row.status] ~= LIVE[after.status] and gated.place_of(after).tied and not in_transaction then
+    error('FLOW REQUIRED')
   end
   unindex(id, row)
   set_state(id, state)
@@ -52,11 +51,6 @@ local function apply_change(id, status, fence, cancel, state, more)
   if after.flow and row.status == 'running' and after.status == 'pending' and not gated.is_parked(after)
     and call('SISMEMBER', root .. 'paused', queue_of(after.lane)) == 1 then
     admission.park(id, after)  -- else it would keep its slots until the queue is resumed
-    after = parse(states[id])
-  end
-  if after.flow and LIVE[row.status] ~= LIVE[after.status] then
-    local place = gated.place_of(after)
-    if place.tied then admission.note_change(id, place, row.status, after.status, tonumber(more.at)) end
   end
   if more.body then
     bodies[#bodies + 1] = id

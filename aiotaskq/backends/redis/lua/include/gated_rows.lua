@@ -41,9 +41,7 @@ function use_gates()
     end
     place.weight = ok and flow.weight or 1
     for _, pair in ipairs(ok and flow.weights or {}) do place.weights[pair[1]] = pair[2] end
-    if ok then
-      place.group, place.source, place.parents, place.children = flow.group, flow.source, flow.parents, flow.children
-    end
+    place.tied = ok and (flow.group or flow.source)
   end
 
   local function read_place(tail)
@@ -61,10 +59,9 @@ function use_gates()
     if key then
       place.at[key], place.shared, place.rated = 1, find(bounds, 'window', 1, true), find(bounds, 'interval', 1, true)
     else
-      place.group = match(flow, ONE_GROUP)
-      if not place.group then decode_flow(place) end
+      place.tied = match(flow, ONE_GROUP)
+      if not place.tied then decode_flow(place) end
     end
-    place.tied = place.group or place.source
     places[tail] = place
     return place
   end

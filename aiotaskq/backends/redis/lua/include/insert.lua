@@ -23,8 +23,8 @@ local function insert(id, body, state)
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there
--- were, and how many of them are new.
-local numbers, others, number, new = {}, {}, 0, 0
+-- were, and how many of them are new and wait for no other row.
+local numbers, others, number, entering = {}, {}, 0, 0
 
 -- Insert rows: id, body and state of each.
 local function insert_list(rows)
@@ -39,7 +39,8 @@ local function insert_list(rows)
       numbers[#numbers + 1] = number
       others[#others + 1] = other
     elseif not known and states[rows[i]] then
-      new = new + 1
+      local row = parse(states[rows[i]])
+      if not (row.flow and gated.place_of(row).waits) then entering = entering + 1 end
     end
   end
 end

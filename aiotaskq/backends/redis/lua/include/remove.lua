@@ -1,20 +1,11 @@
--- Delete a row and its keys. One that has not completed counts as cancelled at this instant.
-local function remove(id, row, now)
+-- Delete a row and its keys.
+local function remove(id, row)
   unindex(id, row)
   if row.flow then
     local keys, n = gated.slots_of(row)
     for i = 1, n do gated.touch(keys[i]) end
     local left = gated.holds_back(row)
     if left then gated.touch(left) end
-    local place = row.status ~= 'completed' and gated.place_of(row)
-    if place and place.tied then
-      local at = math.max(now or 0, tonumber(row.seq))
-      if LIVE[row.status] then
-        admission.note_final(id, place, 'cancelled', at)
-      else
-        admission.note_deleted(id, place, row.status, at)
-      end
-    end
   end
   set_state(id, false)
   if not row.keyed then return end

@@ -57,7 +57,7 @@ local function apply_changes(changes)
             gated.free_slot(gate, id, ended_at)
           else
             local place = gated.note_end(id, stored, gate.at, gate.json, ended_at)
-            if place.tied then admission.note_final(id, place, final, ended_at) end
+            if place.tied then error('FLOW REQUIRED') end
           end
         end
         local ended = ends[final]
@@ -102,9 +102,9 @@ end
 
 -- Apply the packed changes of the arguments from this one on. Return 1 or 0 for each: whether its guard held.
 local function apply_change_lists(first)
-  local answer = {}
-  for i = first, #ARGV do
-    for _, held in ipairs(apply_changes(cmsgpack.unpack(ARGV[i]))) do answer[#answer + 1] = held end
+  local changes = cmsgpack.unpack(ARGV[first])
+  for i = first + 1, #ARGV do
+    for _, word in ipairs(cmsgpack.unpack(ARGV[i])) do changes[#changes + 1] = word end
   end
-  return answer
+  return apply_changes(changes)
 end

@@ -1,0 +1,491 @@
+"""Transactions in Redis: a function reads rows and decides, and one script writes what it has decided.
+
+The function is plain, and changes nothing but its ``RedisTransaction``, so it may run several times. It is left where
+it reads what is not known yet; that is read, and the function runs again. The script, ``lua/commit.lua``, compares the
+digests of all that was read, also of what is missing, and writes nothing if one has changed: then the function runs
+again on fresh reads. After ``OPTIMISTIC`` such conflicts it holds a lock, for which others wait that conflict there,
+too. The lock only saves attempts, and may be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.backends.base import Change, Room, has_moved, holds
+from aiotaskq.backends.flow.groups import Followed, again, concerns, follow, is_tied, parents_first, waits_again
+from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
+from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, to_tasks_or_none
+from aiotaskq.core.errors import gate_full, queue_full
+from aiotaskq.core.groups import GroupState, Member, deleted
+from aiotaskq.core.ids import next_seq
+from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage, budget_gate
+
+T = TypeVar("T")
+Message = Callable[[Mapping[str, Sequence[str]]], bytes]
+Messages = Callable[[Sequence[Task], int], list[Task]]
+
+READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
+OPTIMISTIC = 3
+LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
+LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
+
+_encode = msgspec.json.Encoder().encode
+_group = msgspec.json.Decoder(GroupState).decode
+_callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
+_member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
+_ids = msgspec.json.Decoder(list[str]).decode
+
+
+class _Unread(Exception):
+    """What a transaction needs is not read yet."""
+
+    def __init__(self, names: Mapping[str, Collection[str]]) -> None:
+        """``names``: by kind, which is the name of a method of ``Reads``."""
+        super().__init__()
+        self.names = names
+
+
+class Reads:
+    """What was read for a transaction, by kind and name, and the digests of its texts."""
+
+    TASKS: Final = "tasks"
+    GROUPS: Final = "groups"
+    MEMBERS: Final = "members"
+    INNER: Final = "inner"
+    STATUSES: Final = "statuses"
+    HOLDERS: Final = "holders"
+
+    def __init__(self, redis: RedisConnections) -> None:
+        self._redis = redis
+        self.found: dict[str, dict[str, Any]] = {}
+        self.digests: dict[str, dict[str, str]] = {}
+        """By key and field; those of rows count where a transaction asks for them."""
+
+    async def fetch(self, names: Mapping[str, Collection[str]]) -> None:
+        """Read these names, by kind, in one round trip."""
+        parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
+        await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in parts))
+
+    async def again(self) -> None:
+        """Read all of it again."""
+        names = {kind: [*found] for kind, found in self.found.items()}
+        self.found, self.digests = {}, {}
+        await self.fetch(names)
+
+    def _note(self, kind: str, names: Sequence[str], values: Iterable[Any]) -> None:
+        self.found.setdefault(kind, {}).update(zip(names, values, strict=True))
+
+    async def _texts(self, key: str, names: Sequence[str], compared: bool = True) -> list[bytes | None]:
+        texts: list[bytes | None] = await self._redis.command("HMGET", self._redis.root + key, *names)
+        if compared:
+            self.digests.setdefault(key, {}).update(zip(names, map(_digest, texts), strict=True))
+        return texts
+
+    async def _read_tasks(self, ids: Sequence[str]) -> None:
+        rows, digests = await self._redis.run(scripts.READ, *ids)
+        texts = [digest.decode() for digest in digests]
+        self.digests.setdefault("state", {}).update(zip(ids, texts[::2], strict=True))
+        self.digests.setdefault("usage", {}).update(zip(ids, texts[1::2], strict=True))
+        self._note(self.TASKS, ids, to_tasks_or_none(rows))
+
+    async def _read_groups(self, ids: Sequence[str]) -> None:
+        texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))
+        self._note(self.GROUPS, ids, map(to_group, ids, texts, callbacks))
+
+    async def _read_inner(self, ids: Sequence[str]) -> None:
+        texts = await self._texts("groups:inner", ids, compared=False)
+        self._note(self.INNER, ids, (_ids(text) if text else [] for text in texts))
+
+    async def _read_members(self, ids: Sequence[str]) -> None:
+        for group_id in ids:
+            texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
+            self._note(self.MEMBERS, [group_id], [to_members(group_id, texts)])
+
+    async def _read_statuses(self, ids: Sequence[str]) -> None:
+        texts = await self._texts("state", ids, compared=False)
+        self._note(self.STATUSES, ids, (text and text.partition(b" ")[0].decode() for text in texts))
+
+    async def _read_holders(self, keys: Sequence[str]) -> None:
+        self._note(self.HOLDERS, keys, (text and text.decode() for text in await self._texts("unique", keys)))
+
+
+class RedisTransaction:
+    """The ``Transaction`` of one run of a function."""
+
+    def __init__(self, reads: Reads, messages: Messages) -> None:
+        self._reads, self.messages = reads, messages
+        self._compared: dict[str, set[str]] = {"state": set(), "usage": set()}
+        self._tasks: dict[str, Task | None] = {}  # as they were written
+        self._groups: dict[str, GroupState | None] = {}  # the same
+        self._deleted: list[str] = []
+        self._changes: list[Change] = []
+        self._pushed: list[Task] = []
+        self._inserted: list[Task] = []
+        self._members: dict[str, list[Member]] = {}
+        self._usage: dict[str, Usage] = {}
+        self._closed: dict[str, bool] = {}  # by the keys of the gates of budgets
+        self._notes: list[Any] = []
+        self._now = 0
+        self._ends: list[tuple[Task, Task]] = []  # from which something follows
+        self.room: Room | None = None
+        self.followed: Followed | None = None
+        """What followed from its writes."""
+
+    def need(self, **names: Collection[str]) -> None:
+        """Read what of this is not read yet: names by kind."""
+        known = self._reads.found
+        unread = {kind: dict.fromkeys(each).keys() - known.get(kind, {}).keys() for kind, each in names.items()}
+        if any(unread.values()):
+            raise _Unread({kind: sorted(each) for kind, each in unread.items() if each})
+
+    def _read(self, kind: str, names: Collection[str]) -> dict[str, Any]:
+        self.need(**{kind: names})
+        found = self._reads.found.get(kind, {})
+        return {name: found[name] for name in names}
+
+    # ---- as the rows of a transaction ----
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        self._compared["state"].update(ids)
+        return self.look(ids)
+
+    def look(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Read tasks whose changes until the commit do not matter."""
+        found = {**self._read(Reads.TASKS, ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
+        return {task_id: task for task_id, task in found.items() if task is not None}
+
+    def statuses(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Read the statuses of tasks, None where there is none; their changes until the commit do not matter."""
+        return self._read(Reads.STATUSES, ids)
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        for before, after in changes:
+            self._write(Change(before, after))
+
+    def _write(self, change: Change) -> None:
+        self._changes.append(change)
+        self._tasks[change.after.task_id] = change.after
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        found = {**self._read(Reads.GROUPS, ids), **{each: self._groups[each] for each in ids if each in self._groups}}
+        return {group_id: group for group_id, group in found.items() if group is not None}
+
+    def write(self, groups: Sequence[GroupState]) -> None:
+        self._groups.update({group.group_id: group for group in groups})
+
+    def drop(self, ids: Sequence[str]) -> None:
+        """Delete groups that were read."""
+        self._groups.update(dict.fromkeys(ids))
+
+    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
+        (self._pushed if refused else self._inserted).extend(tasks)
+
+    def existing(self, ids: Sequence[str]) -> Collection[str]:
+        return self.tasks(ids).keys()
+
+    def add_members(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self._members.setdefault(member.group_id, []).append(member)
+
+    def inner_groups(self, ids: Sequence[str]) -> list[str]:
+        return [each for inner in self._read(Reads.INNER, ids).values() for each in inner]
+
+    def members(self, ids: Sequence[str]) -> dict[str, list[Member]]:
+        """Read all members of groups that are there."""
+        return self._read(Reads.MEMBERS, ids)
+
+    def budget_changed(self, group: GroupState, now: int) -> None:
+        self.write([group])
+        self._closed[budget_gate(group.group_id)] = group.used_up
+        self._now = now
+
+    def close(self, gate: str) -> None:
+        """Close the gate of a new group."""
+        self._closed[gate] = True
+
+    # ---- what the verbs of the backend do ----
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        """Do as ``Backend.update``, and what follows."""
+        tied = [change.before for change in changes if change.before.flow is not None and is_tied(change.before)]
+        flows = [task.flow for task in tied if task.flow is not None]
+        self.need(
+            tasks=[*(change.before.task_id for change in changes), *(i for flow in flows for i, _ in flow.children)],
+            groups=[group_id for flow in flows if (group_id := flow.group or flow.source)],
+        )
+        return parents_first(changes, self._update)
+
+    def _update(self, changes: Sequence[Change]) -> list[bool]:
+        held = []
+        for change in changes:
+            before, after = change.before, change.after
+            row = self.tasks([before.task_id]).get(before.task_id)
+            held.append(row is not None and self._holds(row, change))
+            if row is None or not held[-1]:
+                continue
+            if before.undecodable is not None:  # its flow could not be read
+                after = after.replace(flow=row.flow)
+            if waits_again(row, after):
+                self._follow()  # it reads what follows from the changes before it
+                after = again(after, self)
+            self._write(replace(change, after=after))
+            if concerns(row, after):
+                self._ends.append((row, after))
+            if row.final and not after.final:
+                self._follow()
+        self._follow()
+        return held
+
+    def _holds(self, row: Task, change: Change) -> bool:
+        if not holds(row, change) or has_moved(row, change):
+            return False
+        key = row.unique_key
+        if not row.final or change.after.final or key is None:
+            return True
+        newer = self._read(Reads.HOLDERS, [key])[key]  # that of an ended task is free
+        return newer in (None, row.task_id) or (found := self.tasks([newer]).get(newer)) is None or found.final
+
+    def delete(self, tasks: Iterable[Task]) -> int:
+        """Delete tasks that were read, and do what follows; return how many."""
+        now = next_seq(0)
+        for task in tasks:
+            self._deleted.append(task.task_id)
+            self._tasks[task.task_id] = None
+            now = max(now, task.seq, task.began_at or 0)
+            after = deleted(task, now)
+            if after is not task and is_tied(task):
+                self._ends.append((task, after))
+        self._follow(now)
+        return len(self._deleted)
+
+    def _follow(self, now: int = 0) -> None:
+        if self._ends:
+            ends, self._ends = self._ends, []
+            now = max(now, *(after.due if after.ended_at is None else after.ended_at for _, after in ends))
+            self.follows(follow(self, ends, now))
+
+    def follows(self, more: Followed) -> None:
+        """Note what followed from a write."""
+        if self.followed is None:
+            self.followed = more
+        else:
+            self.followed.add(more)
+
+    def use(self, task: Task, usage: Usage) -> None:
+        """Store what a task that was read has used up."""
+        self._compared["usage"].add(task.task_id)
+        self._usage[task.task_id] = usage
+
+    def note(self, task_id: str, words: Sequence[str]) -> None:
+        """Append notes to a task, given as ``lua/include/notes.lua`` takes them."""
+        self._notes += (task_id, words, len(words) // 3, MAX_NOTES, MAX_SIZE)
+
+    # ---- the commit ----
+
+    def hints(self) -> dict[str, list[str]]:
+        """Return the hints of what it writes, with their names."""
+        ended = [change.after.task_id for change in self._changes if change.after.final]
+        ended += [] if self.followed is None else self.followed.ended_groups
+        hints = {ENDED: list(dict.fromkeys(ended))} if ended else {}
+        if self._changes or self._deleted or self._pushed or self._inserted or self._closed:
+            hints[READY] = []
+        return hints
+
+    def words(self) -> list[bytes] | None:
+        """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
+        fields, scores, unlinked = self._group_words()
+        for task_id, usage in self._usage.items():
+            fields += ("usage", task_id, _text(usage))
+        changes = list(changed_rows(self._changes)) if self._changes else []
+        pushed = list(new_rows(self._pushed)) if self._pushed else []
+        inserted = list(new_rows(self._inserted)) if self._inserted else []
+        if not (fields or changes or pushed or inserted or self._deleted or self._notes or self._closed):
+            return None
+        compared = {
+            key: [name for name in found if key not in self._compared or name in self._compared[key]]
+            for key, found in self._reads.digests.items()
+        }
+        digests = self._reads.digests
+        head = {
+            "checks": [[key, names, [digests[key][name] for name in names]] for key, names in compared.items()],
+            "changes": len(changes),
+            "refused": len(pushed),
+            "deleted": self._deleted,
+            "fields": fields,
+            "scores": scores,
+            "lists": self._member_words(),
+            "unlinked": unlinked,
+            "notes": self._notes,
+            "closed": [key for key, closed in self._closed.items() if closed],
+            "opened": [key for key, closed in self._closed.items() if not closed],
+            "now": str(self._now if self.room is None else self.room.now),
+            "maxsize": False if self.room is None else self.room.maxsize,
+        }
+        return [pack(head), *changes, *pushed, *inserted]
+
+    def _member_words(self) -> list[Any]:
+        words: list[Any] = []
+        for group_id, members in self._members.items():
+            texts = [_text((member.member_id, member.name, member.is_group)) for member in members]
+            words += (f"members:{group_id}", texts)
+        return words
+
+    def _group_words(self) -> tuple[list[Any], list[Any], list[str]]:
+        """Return fields of hashes and members of sorted sets to write, and the keys to unlink."""
+        fields: list[Any] = []
+        scores: list[Any] = []
+        unlinked: list[str] = []
+        for group_id, after in self._groups.items():
+            before = self._reads.found.get(Reads.GROUPS, {}).get(group_id)
+            left, entered = _postings(before), _postings(after)
+            for key, member in left.keys() - entered.keys():
+                scores += (key, member, False)
+            for (key, member), score in entered.items():
+                if left.get((key, member)) != score:
+                    scores += (key, member, score)
+            if after is None:
+                unlinked.append(f"members:{group_id}")
+                for key in ("groups", "groups:then", "groups:inner"):
+                    fields += (key, group_id, False)
+                if before is not None and before.budget:
+                    gate = budget_gate(group_id)
+                    fields += ("gates", gate, False, "slots", gate, False)
+                    scores += ("gates:due", gate, False)
+                    unlinked += [f"{name}:{gate}" for name in ("lines", "later", "started")]
+                continue
+            fields += ("groups", group_id, _text(replace(after, then=None, on_failure=None)))
+            if before is None and (after.then is not None or after.on_failure is not None):
+                fields += ("groups:then", group_id, callbacks_text(after))
+            inner = [member.member_id for member in self._members.get(group_id, ()) if member.is_group]
+            if inner:
+                fields += ("groups:inner", group_id, _text(inner))
+        return fields, scores, unlinked
+
+
+class RedisTransactions:
+    """Runs functions in transactions of one namespace."""
+
+    def __init__(self, redis: RedisConnections, listeners: Listeners, message: Message) -> None:
+        """``message`` returns hints as they are published."""
+        self._redis, self._listeners, self._message = redis, listeners, message
+        self.messages: Messages = lambda _ended, _now: []
+        """As ``Groups.messages``."""
+        self.followed: Callable[[Followed], None] = lambda _more: None
+        """Called with what has followed, after the commit."""
+
+    async def run(
+        self, body: Callable[[RedisTransaction], T], *, room: Room | None = None, repeatable: bool = False
+    ) -> tuple[T, list[Any]]:
+        """Run ``body`` in one transaction, and write what it has decided; return its result, and what the script says.
+
+        ``body`` may run several times. With ``room`` the tasks that it pushes have to fit. ``repeatable``: the commit
+        is sent again if its connection is lost, since ``body`` finds what it has written. Raises QueueFull, and what
+        ``body`` raises.
+        """
+        reads = Reads(self._redis)
+        async with contextlib.AsyncExitStack() as lock:
+            conflicts = 0
+            while True:
+                tx = RedisTransaction(reads, self.messages)
+                tx.room = room
+                try:
+                    result = body(tx)
+                except _Unread as unread:
+                    await reads.fetch(unread.names)
+                    continue
+                words = tx.words()
+                if words is None:
+                    return result, [1, [], [], 0]
+                hints = tx.hints()
+                hint = self._message(hints)
+                answer = await self._redis.run(scripts.COMMIT, hint, *words, repeatable=repeatable)
+                if answer[0]:
+                    break
+                conflicts += 1
+                if conflicts == OPTIMISTIC:
+                    await lock.enter_async_context(self._locked(answer[1].decode(errors="backslashreplace")))
+                await reads.again()
+        if answer[0] == -1 and room is not None:
+            raise queue_full(room.maxsize, answer[1])
+        if answer[0] == -2:
+            raise gate_full(answer[1].decode(), int(answer[2]))
+        if answer[3]:
+            (self._listeners.receive if hint else self._listeners.notify)(GATES)
+        for kind, names in hints.items():
+            self._listeners.receive(kind, names)
+        if tx.followed is not None:
+            self.followed(tx.followed)
+        return result, answer
+
+    @contextlib.asynccontextmanager
+    async def _locked(self, name: str) -> AsyncIterator[None]:
+        key, owner = f"lock:{name}", secrets.token_hex(8)
+        words = ("SET", self._redis.root + key, owner, "NX", "PX", LOCKED_FOR)
+        while True:
+            if await self._redis.command(*words):
+                break
+            await asyncio.sleep(random.uniform(*LOOK_AGAIN))
+        try:
+            yield
+        finally:
+            await self._redis.run(scripts.UNLOCK, key, owner)
+
+
+def _digest(text: bytes | None) -> str:
+    return "" if text is None else hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+
+def _text(value: Any) -> str:
+    return _encode(value).decode()
+
+
+def _postings(group: GroupState | None) -> dict[tuple[str, str], str]:
+    """Return the entries of a group in sorted sets: their scores by key and member."""
+    if group is None:
+        return {}
+    live, outer = group.ended_at is None, group.parent_id is None
+    found = {(f"groups:{'live' if live else 'ended'}", stamp_of(group)): "0"}
+    if not live and outer and not group.needed_by:
+        found["groups:done", group.group_id] = str(group.ended_at)
+    if live and group.cancel_requested:
+        found["groups:cancelling", group.group_id] = "0"
+    return found
+
+
+def stamp_of(group: GroupState) -> str:
+    """Return the member of a group in ``groups:live`` and ``groups:ended``."""
+    return f"{group.created_at:020d}{group.group_id}"
+
+
+def callbacks_text(group: GroupState) -> str:
+    """Return the callbacks of a group as they are stored."""
+    return _text((group.then, group.on_failure))
+
+
+def to_group(_id: str, text: bytes | None, callbacks: bytes | None) -> GroupState | None:
+    """Return the group with these texts, None where there is none."""
+    if text is None or callbacks is None:
+        return None if text is None else _group(text)
+    then, on_failure = _callbacks(callbacks)
+    return replace(_group(text), then=then, on_failure=on_failure)
+
+
+def to_members(group_id: str, texts: Iterable[bytes], start: int = 0) -> list[Member]:
+    """Return the members of a group with these texts, of which the first has the position ``start``."""
+    return [
+        Member(group_id=group_id, position=position, member_id=member_id, name=name, is_group=is_group)
+        for position, (member_id, name, is_group) in enumerate(map(_member, texts), start)
+    ]
