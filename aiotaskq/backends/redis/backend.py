@@ -47,6 +47,7 @@ from aiotaskq.backends.redis.transaction import READ, RedisTransaction, RedisTra
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import gate_full, queue_full
+from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
@@ -325,17 +326,22 @@ class RedisBackend(Backend):
         for status in [status for status in where.status or FINAL if status in FINAL]:
             passed, last = 0, 0
             while deleted < limit and not last:
-                words = (filter_of(where), str(status), limit - deleted, passed, READ)
-                more, passed, last, names = await self._redis.run(scripts.PURGE, *words)
+                page = (filter_of(where), str(status), limit - deleted, passed, READ)
+                more, passed, last, names = await self._redis.run(scripts.PURGE, *page)
                 deleted += more
-                ids = [name.decode(errors="backslashreplace") for name in names]
+                if names:
+                    words = [name.decode(errors="backslashreplace") for name in names]
+                    tied = [
+                        Task(task_id=task_id, type="", status=status, flow=Flow(group=group or None))
+                        for task_id, group in zip(words[::2], words[1::2], strict=True)
+                    ]
 
-                def body(tx: RedisTransaction, ids: list[str] = ids, left: int = limit - deleted) -> int:
-                    ended = [task for task in tx.tasks(ids).values() if task.final]  # one that was retried stays
-                    stay = staying(tx, ended, where.completed_before)
-                    return tx.delete([task for task in ended if task.task_id not in stay][:left])
+                    def body(tx: RedisTransaction, tied: list[Task] = tied, left: int = limit - deleted) -> int:
+                        stay = staying(tx, tied, where.completed_before)
+                        ids = [task.task_id for task in tied if task.task_id not in stay]
+                        # One that was retried meanwhile stays.
+                        return tx.delete([task for task in tx.tasks(ids[:left]).values() if task.final])
 
-                if ids:
                     more, _ = await self._transactions.run(body)
                     deleted, passed = deleted + more, passed - more
         return deleted

@@ -140,7 +140,7 @@ class RedisGroups(Groups):
             gone = [each.group_id for each in groups if not each.needed_by and (each.ended_at or before) < before]
             level = gone
             while level := tx.inner_groups(level):
-                gone += level
+                gone += tx.groups(level)
             tx.drop(gone)
             return len(gone)
 

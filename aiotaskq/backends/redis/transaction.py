@@ -236,7 +236,7 @@ class RedisTransaction:
             held.append(row is not None and self._holds(row, change))
             if row is None or not held[-1]:
                 continue
-            if before.undecodable is not None:  # its flow could not be read
+            if row.flow != before.flow:  # the reader knew another row, or could not decode it: the stored flow stays
                 after = after.replace(flow=row.flow)
             if waits_again(row, after):
                 self._follow()  # it reads what follows from the changes before it

@@ -1,9 +1,12 @@
-"""Redis: what follows from an end is done by scripts that look at a bounded number of tasks each."""
+"""Redis: groups are decided in transactions, whose commit is one script that compares what they have read."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from aiotaskq.backends.base import Change
@@ -11,12 +14,14 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import Script
+from aiotaskq.backends.redis.transaction import OPTIMISTIC
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.outcome import Completed, Failed, Outcome, Requeued, settle
+from aiotaskq.core.outcome import Completed, Failed, Outcome, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
+from tests.backends.redis.stores import opened
 from tests.support.rows import LEASE, NOW, ids, new
 from tests.support.servers import Valkey
 
@@ -68,26 +73,50 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Script]:
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The connection is lost before what an update has left to other scripts; undo() brings it back."""
-    original = RedisConnections.evaluate
-
-    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
-        if script is scripts.GROUPS_FOLLOW:
-            raise DatabaseUnavailable("cut")
-        return await original(redis, script, *args)
-
-    monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
-    return monkeypatch
+async def other(url: str) -> AsyncIterator[RedisBackend]:
+    """Another process."""
+    async with opened(url) as made:
+        yield made
 
 
-async def test_many_ends_are_told_by_several_scripts(backend: RedisBackend, called: list[Script]) -> None:
+class Meddler:
+    """Before each of the first commits of one backend, another process writes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, backend: RedisBackend) -> None:
+        self.writes: list[Callable[[], Awaitable[object]]] = []
+        """One for each commit."""
+        self.commits = 0
+        original = RedisConnections.evaluate
+
+        async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+            if script is scripts.COMMIT and redis is backend._redis:
+                self.commits += 1
+                if self.writes:
+                    await self.writes.pop(0)()
+            return await original(redis, script, *args)
+
+        monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
+
+
+@pytest.fixture
+def meddler(monkeypatch: pytest.MonkeyPatch, backend: RedisBackend) -> Meddler:
+    return Meddler(monkeypatch, backend)
+
+
+async def members(backend: RedisBackend, count: int) -> tuple[str, list[Task]]:
+    """Push a group, and claim its tasks."""
+    made = Outline(group_id=new_id(), nodes=tuple(Node(f"{n}", new(type="m")) for n in range(count)), **callbacks())
+    assert await backend.groups.push(plan(made, NOW))
+    return made.group_id, await claim(backend)
+
+
+async def test_all_that_follows_from_many_ends_is_one_commit(backend: RedisBackend, called: list[Script]) -> None:
     made = tree(2, 700)
     assert await backend.groups.push(plan(made, NOW))
     roots = await claim(backend)
     called.clear()
     assert await end(backend, *roots) == [True, True]
-    assert called == [scripts.UPDATE_GATED, scripts.GROUPS_FOLLOW, scripts.GROUPS_FOLLOW]
+    assert called[-1] is scripts.COMMIT and set(called[:-1]) == {scripts.READ}
     found = await state(backend, made.group_id)
     assert (found.remaining, found.failed, found.cancelled, found.status) == (0, 2, 2_800, Status.FAILED)
     (alert,) = await claim(backend)
@@ -95,66 +124,109 @@ async def test_many_ends_are_told_by_several_scripts(backend: RedisBackend, call
     assert await backend.find(TaskFilter(status=(Status.PENDING, Status.RUNNING), type="leaf"), 1) == []
 
 
-async def test_another_process_goes_on_where_one_was_killed(backend: RedisBackend, cut: pytest.MonkeyPatch) -> None:
-    made = tree(1, 700)
+async def test_a_commit_that_does_not_come_has_changed_nothing(backend: RedisBackend, meddler: Meddler) -> None:
+    made = tree(1, 2)
     await backend.groups.push(plan(made, NOW))
     (root,) = await claim(backend)
+
+    async def cut() -> None:
+        raise DatabaseUnavailable("cut")
+
+    meddler.writes = [cut]
     with pytest.raises(DatabaseUnavailable, match="cut"):
         await end(backend, root)
-    found = await state(backend, made.group_id)
-    assert (found.remaining, found.failed, found.cancelled) == (400, 1, 1_000)
-    assert await claim(backend) == []
-    cut.undo()
-    assert await backend.groups.cancelling(10) == []
-    found = await state(backend, made.group_id)
-    assert (found.remaining, found.cancelled) == (0, 1_400)
-    assert [task.type for task in await claim(backend)] == ["alert"]
+    assert (await state(backend, made.group_id)).remaining == 5
+    assert await backend.get([root.task_id]) == [root]
+    assert await end(backend, root) == [True]
+    assert (await state(backend, made.group_id)).remaining == 0
 
 
-@pytest.mark.parametrize("rule", [CANCEL, RUN])
-async def test_a_parent_that_is_brought_back_tells_its_children_only_its_next_end(
-    backend: RedisBackend, cut: pytest.MonkeyPatch, rule: str
+async def test_a_group_that_changes_before_the_commit_is_read_again(
+    backend: RedisBackend, other: RedisBackend, meddler: Meddler
 ) -> None:
-    nodes = [Node(name, new(type=name)) for name in "ab"]
-    nodes += [Node(f"{name} {n}", new(type=f"child of {name}"), {name: rule}) for name in "ab" for n in range(700)]
-    made = Outline(group_id=new_id(), nodes=tuple(nodes), named=True)
-    await backend.groups.push(plan(made, NOW))
-    with pytest.raises(DatabaseUnavailable, match="cut"):
-        await end(backend, *sorted(await claim(backend), key=lambda task: task.type))
-    (b,) = await backend.find(TaskFilter(type="b"), 1)
-    cut.undo()
-    assert await end(backend, b, outcome=Requeued()) == [True]
-    assert await backend.groups.cancelling(10) == []
-    ready = {task.task_id: task for task in await claim(backend)}
-    assert len(ready) == (1_001 if rule == RUN else 1), "those that were told of the first end, and it"
-    assert await end(backend, ready[b.task_id], outcome=Completed()) == [True]
-    assert [task.type for task in await claim(backend)] == ["child of b"] * 400
-    assert (await state(backend, made.group_id)).remaining == 400 + len(ready) - 1
+    group_id, tasks = await members(backend, 3)
+    meddler.commits, meddler.writes = 0, [lambda: end(other, tasks[1], outcome=Completed())]
+    assert await end(backend, tasks[0]) == [True]
+    assert meddler.commits == 2
+    found = await state(backend, group_id)
+    assert (found.remaining, found.failed, found.completed) == (1, 1, 1)
 
 
-async def test_a_child_that_is_brought_back_has_seen_the_ends_before(
-    backend: RedisBackend, cut: pytest.MonkeyPatch
+async def test_a_task_that_ends_elsewhere_before_the_commit_ends_once(
+    backend: RedisBackend, other: RedisBackend, meddler: Meddler
 ) -> None:
-    nodes = [Node(name, new(type=name)) for name in "abc"]
-    nodes += [Node(f"child {n}", new(type=f"{n}"), {"a": CANCEL, "b": RUN, "c": CANCEL}) for n in range(700)]
-    made = Outline(group_id=new_id(), nodes=tuple(nodes), named=True)
+    group_id, (task, _) = await members(backend, 2)
+    meddler.writes = [lambda: end(other, task, outcome=Completed())]
+    assert await end(backend, task) == [False]
+    found = await state(backend, group_id)
+    assert (found.remaining, found.failed, found.completed) == (1, 0, 1)
+
+
+async def test_what_was_missing_is_compared_too(backend: RedisBackend, other: RedisBackend, meddler: Meddler) -> None:
+    made = plan(Outline(group_id=new_id(), nodes=(Node("a", new()),), **callbacks()), NOW)
+    meddler.writes = [lambda: other.groups.push(made)]
+    assert not await backend.groups.push(msgspec.structs.replace(made, tasks=(new(seq=NOW + 1),)))
+    assert (await backend.stats(NOW)).counts["pending"] == 1
+    task = in_group(new(), made.groups[0].group_id, new_id(), NOW)
+    meddler.writes = [lambda: other.groups.add(made.groups[0].group_id, [task], NOW)]
+    assert await backend.groups.add(made.groups[0].group_id, [task], NOW) == 0
+    assert (await state(backend, made.groups[0].group_id)).total == 2
+
+
+async def test_who_meets_many_conflicts_holds_a_lock(
+    backend: RedisBackend, other: RedisBackend, meddler: Meddler, server: Valkey, prefix: str
+) -> None:
+    group_id, (first, *others) = await members(backend, 6)
+    lock = f"{{{prefix}}}:lock:groups {group_id}"
+    held: list[bool] = []
+
+    async def interfere(task: Task) -> None:
+        held.append(server.ask("EXISTS", lock) == 1)
+        await end(other, task)
+
+    meddler.writes = [partial(interfere, task) for task in others[:4]]
+    assert await end(backend, first) == [True]
+    assert held == [False] * OPTIMISTIC + [True] * (4 - OPTIMISTIC)
+    assert server.ask("EXISTS", lock) == 0
+    assert (await state(backend, group_id)).remaining == 1
+
+
+async def test_a_lock_that_another_has_got_meanwhile_is_left_to_it(
+    backend: RedisBackend, other: RedisBackend, meddler: Meddler, server: Valkey, prefix: str
+) -> None:
+    group_id, (first, *others) = await members(backend, 6)
+    lock = f"{{{prefix}}}:lock:groups {group_id}"
+
+    async def lose() -> None:
+        server.ask("SET", lock, "another")  # ours has expired
+
+    meddler.writes = [*(partial(end, other, task) for task in others[:OPTIMISTIC]), lose]
+    assert await end(backend, first) == [True]
+    assert server.ask("GET", lock) == b"another"
+    server.ask("PEXPIRE", lock, "20")
+    meddler.writes = [partial(end, other, task) for task in others[OPTIMISTIC:]]
+    assert await end(backend, others[-1]) == [False]
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+async def test_a_reader_that_knows_of_no_group_ends_a_member(backend: RedisBackend, exchange: bool) -> None:
+    """Its reader knew the row before it was pushed again; the script that meets it has written nothing yet."""
+    await backend.push([new() for _ in range(1_100)])
+    *others, last = await claim(backend)
+    await backend.delete([last.task_id])
+    again = new(task_id=last.task_id, fence=last.fence - 1)
+    made = Outline(group_id=new_id(), nodes=(Node("a", again),), **callbacks())
     await backend.groups.push(plan(made, NOW))
-    a, b, c = sorted(await claim(backend), key=lambda task: task.type)
-    with pytest.raises(DatabaseUnavailable, match="cut"):
-        await end(backend, a, b)  # that of b is told to the first 300
-    cut.undo()
-    (last,) = await backend.find(TaskFilter(type="699"), 1)
-    assert await end(backend, last, outcome=Requeued()) == [True]
-    await backend.groups.cancelling(10)
-    (last,) = await backend.find(TaskFilter(type="699"), 1)
-    assert (last.status, last.waits) == (Status.PENDING, 2)  # for a, which has not completed, and c
-    await end(backend, c, outcome=Completed())
-    assert await claim(backend) == []
-    (a,) = await backend.get([a.task_id])
-    assert a is not None
-    assert await end(backend, a, outcome=Requeued()) == [True]
-    assert await end(backend, *await claim(backend), outcome=Completed()) == [True]
-    assert ids(await claim(backend)) == [last.task_id]
+    (claimed,) = await claim(backend)
+    assert (claimed.task_id, claimed.fence) == (last.task_id, last.fence)
+    changes = [Change(task, settle(task, Completed(), LATER)) for task in (*others, last)]
+    if exchange:
+        held, (then,) = await backend.exchange(changes, "o", LATER, 5)
+    else:
+        held = await backend.update(changes)
+        (then,) = await claim(backend)
+    assert all(held)
+    assert (then.type, (await state(backend, made.group_id)).status) == ("then", Status.COMPLETED)
 
 
 async def test_a_push_that_is_repeated_is_the_same_push(backend: RedisBackend) -> None:

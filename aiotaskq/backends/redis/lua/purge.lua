@@ -1,6 +1,6 @@
 -- ARGV: filter, status, limit, how many rows to skip, how many to look at.
--- Returns how many rows were deleted, how many to skip in the next call, whether these are all, and the ids of rows
--- that are left to a transaction, and are among those to skip.
+-- Returns how many rows were deleted, how many to skip in the next call, and 1 if there are no more, else 0; then id
+-- and group, or '', of those to skip that are left to a transaction.
 -- include: constants
 -- include: base
 -- include: head
@@ -32,7 +32,7 @@ for _, id in ipairs(page) do
     remove(id, row)
     deleted = deleted + 1
   else
-    tied[#tied + 1] = id
+    tied[#tied + 1], tied[#tied + 2] = id, gated.place_of(row).group or ''
     kept = kept + 1
   end
 end

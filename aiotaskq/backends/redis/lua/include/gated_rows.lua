@@ -41,7 +41,7 @@ function use_gates()
     end
     place.weight = ok and flow.weight or 1
     for _, pair in ipairs(ok and flow.weights or {}) do place.weights[pair[1]] = pair[2] end
-    place.tied = ok and (flow.group or flow.source)
+    place.group, place.tied = ok and flow.group, ok and (flow.group or flow.source)
   end
 
   local function read_place(tail)
@@ -59,8 +59,9 @@ function use_gates()
     if key then
       place.at[key], place.shared, place.rated = 1, find(bounds, 'window', 1, true), find(bounds, 'interval', 1, true)
     else
-      place.tied = match(flow, ONE_GROUP)
-      if not place.tied then decode_flow(place) end
+      place.group = match(flow, ONE_GROUP)
+      place.tied = place.group
+      if not place.group then decode_flow(place) end
     end
     places[tail] = place
     return place
