@@ -264,18 +264,31 @@ def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> F
     return to_groups(tx, to_children(tx, changes, now), now)
 
 
-def cancelled_parents(children: Iterable[Task], known: Mapping[str, Task]) -> list[tuple[Task, Task]]:
-    """Return changes of parents that are gone, as if they had been cancelled, once for each child that waits for one.
+def lost_parents(children: Iterable[Task], known: Mapping[str, Task]) -> dict[str, str]:
+    """Return, by the id of a child, a parent that is gone, where fewer parents than it waits for hold it up.
 
-    It does where fewer of its parents, of which those that there are known, hold it up than it waits for.
+    ``known`` are the parents that are there.
     """
-    changes = []
+    lost = {}
     for child in children:
-        parents = [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
+        parents = parents_of(child)
         gone = next((task_id for task_id in parents if task_id not in known), None)
         there = [known[task_id] for task_id in parents if task_id in known]
         if gone is not None and live_parents(child.task_id, there) < child.waits:
-            flow = Flow(children=((child.task_id, CANCEL),))
-            after = Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow)
-            changes.append((after.replace(status=Status.RUNNING), after))
+            lost[child.task_id] = gone
+    return lost
+
+
+def parents_of(child: Task) -> list[str]:
+    """Return the ids of the tasks for which a child waits."""
+    return [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
+
+
+def as_cancelled(lost: Mapping[str, str]) -> list[tuple[Task, Task]]:
+    """Return changes of ``lost_parents`` for ``to_children``: as if they had been cancelled, once for each child."""
+    changes = []
+    for child_id, gone in lost.items():
+        flow = Flow(children=((child_id, CANCEL),))
+        after = Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow)
+        changes.append((after.replace(status=Status.RUNNING), after))
     return changes

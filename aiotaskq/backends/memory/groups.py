@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import replace
-
 from aiotaskq.backends.base import Room, matches
 from aiotaskq.backends.flow import groups as flow
 from aiotaskq.backends.flow.groups import concerns, waits_again
@@ -19,7 +17,7 @@ from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Task, TaskFilter
-from aiotaskq.core.usage import Usage, summed
+from aiotaskq.core.usage import Usage
 
 
 class MemoryGroups(Groups):
@@ -116,12 +114,7 @@ class MemoryGroups(Groups):
 
     def use(self, group_id: str, more: Usage) -> None:
         """Add to what the members of a group have used up, and of those around it; under the lock."""
-        above: str | None = group_id
-        while above is not None and (group := self._groups.get(above)) is not None:
-            group = self._groups[above] = replace(group, usage=summed(group.usage, more))
-            if group.used_up:
-                self._gates.budget_changed(group)
-            above = group.parent_id
+        flow.spend(self, {group_id: more})
         self._gates.admit_touched()
 
     async def request_cancel(self, group_id: str) -> bool:

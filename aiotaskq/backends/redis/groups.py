@@ -11,8 +11,10 @@ from aiotaskq.backends.flow.groups import (
     Ends,
     Followed,
     add_tasks,
-    cancelled_parents,
+    as_cancelled,
     flag_cancelled,
+    lost_parents,
+    parents_of,
     replace_budget,
     to_children,
     to_groups,
@@ -191,10 +193,9 @@ class RedisGroups(Groups):
 def _mend_children(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
     children = [task for task in tx.tasks(ids).values() if task.waits]
     # The end of a parent writes the child, too, which is compared.
-    known = tx.look(sorted({parent for child in children if child.flow for parent, _ in child.flow.parents}))
-    wrong = cancelled_parents(children, known)
-    tx.follows(to_groups(tx, to_children(tx, wrong, now), now))
-    return len(wrong)
+    lost = lost_parents(children, tx.look(sorted({parent for child in children for parent in parents_of(child)})))
+    tx.follows(to_groups(tx, to_children(tx, as_cancelled(lost), now), now))
+    return len(lost)
 
 
 def _mend_groups(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
@@ -13,7 +13,10 @@ from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.flow.groups import (
     Ends,
     add_tasks,
+    as_cancelled,
     flag_cancelled,
+    lost_parents,
+    parents_of,
     replace_budget,
     to_children,
     to_groups,
@@ -34,9 +37,8 @@ from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import push, update_tasks
 from aiotaskq.backends.sql.usage import add_closed
 from aiotaskq.core.coded import encoded
-from aiotaskq.core.gate import Flow
-from aiotaskq.core.groups import CANCEL, GroupState, Member, Plan, Tally, live_parents
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.groups import GroupState, Member, Plan, Tally
+from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, budget_gate
 
 c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
@@ -254,49 +256,27 @@ def mend_children(connection: Connection, touched: Touched, now: int) -> int:
     rows = GroupRows(connection, touched, push)
     waiting = (dialect_of(connection).pending[-1], c.live_gate.is_(None), c.waits > 0)
     query = select(c.task_id, c.waits, c.flow).where(*waiting).order_by(c.task_id)
-    wrong: list[Task] = []  # these parents, as if they had been cancelled, once for each child
+    lost: dict[str, str] = {}
     for part in chunks(connection.execute(query).fetchall()):
-        children = [_Child(row.task_id, row.waits, _parents(row.flow)) for row in part]
-        if not (lost := _missing_parents(connection, children)):
+        children = [
+            Task(task_id=each.task_id, type="", waits=each.waits, flow=read_flow(each.flow)[0]) for each in part
+        ]
+        if not (found := lost_parents(children, _parents(connection, children))):
             continue
         # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
-        locked = [task for task in rows.tasks(list(lost)).values() if task.parked]
-        children = [_Child(task.task_id, task.waits, _parents_of(task.flow)) for task in locked]
-        for task_id, gone in _missing_parents(connection, children).items():
-            flow = Flow(children=((task_id, CANCEL),))
-            wrong.append(Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow))
-        if len(wrong) >= MENDED:
+        locked = [task for task in rows.tasks(list(found)).values() if task.parked]
+        lost |= lost_parents(locked, _parents(connection, locked))
+        if len(lost) >= MENDED:
             break
-    ends = to_children(rows, [(parent.replace(status=Status.RUNNING), parent) for parent in wrong], now)
-    rows.followed(to_groups(rows, ends, now))
-    return len(wrong)
+    rows.followed(to_groups(rows, to_children(rows, as_cancelled(lost), now), now))
+    return len(lost)
 
 
-class _Child(NamedTuple):
-    task_id: str
-    waits: int
-    parents: Sequence[str]
-
-
-def _parents(text: str | None) -> list[str]:
-    return _parents_of(read_flow(text)[0])
-
-
-def _parents_of(flow: Flow | None) -> list[str]:
-    return [] if flow is None else [task_id for task_id, _ in flow.parents]
-
-
-def _missing_parents(connection: Connection, children: Sequence[_Child]) -> dict[str, str]:
-    """Return, by the id of the child, a parent that is gone, where fewer parents than it waits for hold it up."""
+def _parents(connection: Connection, children: Sequence[Task]) -> dict[str, Task]:
+    """Return the parents that are there, with their statuses and flows."""
     known: dict[str, Task] = {}
-    for part in chunks(sorted({parent for child in children for parent in child.parents})):
+    for part in chunks(sorted({parent for child in children for parent in parents_of(child)})):
         for row in connection.execute(select(c.task_id, c.status, c.flow).where(c.task_id.in_(part))):
             known[row.task_id] = Task(task_id=row.task_id, type="", status=row.status, flow=read_flow(row.flow)[0])
-    lost = {}
-    for child in children:
-        gone = next((parent for parent in child.parents if parent not in known), None)
-        there = [known[parent] for parent in child.parents if parent in known]
-        if gone is not None and live_parents(child.task_id, there) < child.waits:
-            lost[child.task_id] = gone
-    return lost
+    return known
