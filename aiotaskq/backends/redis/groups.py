@@ -185,20 +185,28 @@ class RedisGroups(Groups):
                 ids.append(group.group_id)
                 members += group.total
                 if members >= READ or group is groups[-1]:
-                    wrong += (await self._transactions.run(lambda tx, ids=tuple(ids): _mend_groups(tx, ids, now)))[0]  # type: ignore[misc]
+                    found, _ = await self._transactions.run(lambda tx, ids=tuple(ids): _miscounted(tx, ids))  # type: ignore[misc]
+                    for each in found:
+                        wrong += (await self._transactions.run(lambda tx, each=each: _mend_group(tx, each, now)))[0]  # type: ignore[misc]
                     ids, members = [], 0
         return wrong
 
 
 def _mend_children(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
-    children = [task for task in tx.tasks(ids).values() if task.waits]
-    # The end of a parent writes the child, too, which is compared.
+    children = [task for task in tx.look(ids).values() if task.waits]
     lost = lost_parents(children, tx.look(sorted({parent for child in children for parent in parents_of(child)})))
+    tx.tasks(list(lost))  # is compared, and the end of a parent writes it, too
     tx.follows(to_groups(tx, to_children(tx, as_cancelled(lost), now), now))
     return len(lost)
 
 
-def _mend_groups(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
+def _mend_group(tx: RedisTransaction, group_id: str, now: int) -> int:
+    tallies = _miscounted(tx, [group_id])
+    tx.follows(to_groups(tx, Ends(tallies, []), now))
+    return len(tallies)
+
+
+def _miscounted(tx: RedisTransaction, ids: Sequence[str]) -> dict[str, Tally]:
     groups = tx.groups(ids)
     members = tx.members(ids)
     inner = [member.member_id for found in members.values() for member in found if member.is_group]
@@ -212,5 +220,4 @@ def _mend_groups(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
         missing = group.remaining - sum(member.member_id in live for member in members[group_id])
         if group.ended_at is None and missing:
             tallies[group_id] = Tally(ended=missing, cancelled=max(0, missing))
-    tx.follows(to_groups(tx, Ends(tallies, []), now))
-    return len(tallies)
+    return tallies

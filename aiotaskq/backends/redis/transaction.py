@@ -3,8 +3,8 @@
 The function is plain, and changes nothing but its ``RedisTransaction``, so it may run several times. It is left where
 it reads what is not known yet; that is read, and the function runs again. The script, ``lua/commit.lua``, compares the
 digests of all that was read, also of what is missing, and writes nothing if one has changed: then the function runs
-again on fresh reads. After ``OPTIMISTIC`` such conflicts it holds a lock, for which others wait that conflict there,
-too. The lock only saves attempts, and may be lost.
+again on fresh reads. After a conflict it waits for others of this process that met one there, and after ``OPTIMISTIC``
+conflicts for those of other processes: with a lock in Redis. The locks only save attempts, and may be lost.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec.structs import replace
@@ -381,6 +382,7 @@ class RedisTransactions:
     def __init__(self, redis: RedisConnections, listeners: Listeners, message: Message) -> None:
         """``message`` returns hints as they are published."""
         self._redis, self._listeners, self._message = redis, listeners, message
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by what has changed
         self.messages: Messages = lambda _ended, _now: []
         """As ``Groups.messages``."""
         self.followed: Callable[[Followed], None] = lambda _more: None
@@ -396,7 +398,7 @@ class RedisTransactions:
         ``body`` raises.
         """
         reads = Reads(self._redis)
-        async with contextlib.AsyncExitStack() as lock:
+        async with contextlib.AsyncExitStack() as locks:
             conflicts = 0
             while True:
                 tx = RedisTransaction(reads, self.messages)
@@ -415,8 +417,11 @@ class RedisTransactions:
                 if answer[0]:
                     break
                 conflicts += 1
+                name = answer[1].decode(errors="backslashreplace")
+                if conflicts == 1:
+                    await locks.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
                 if conflicts == OPTIMISTIC:
-                    await lock.enter_async_context(self._locked(answer[1].decode(errors="backslashreplace")))
+                    await locks.enter_async_context(self._locked(name))
                 await reads.again()
         if answer[0] == -1 and room is not None:
             raise queue_full(room.maxsize, answer[1])

@@ -23,7 +23,6 @@
 -- include: budgets
 -- include: notes
 
-use_gates()
 in_transaction = true
 local given, at = cmsgpack.unpack(ARGV[2]), 3
 

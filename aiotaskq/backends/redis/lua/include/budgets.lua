@@ -3,6 +3,7 @@
 local USED_UP_UNTIL = 253402300799000000  -- as in core/usage.py; exact, since it is a multiple of 32
 
 local function set_closed(key, until_instant)
+  use_gates()
   local tools = gate_tools()
   local gate = tools.gate_of(key)
   gate.closed, gate.next_at = until_instant, until_instant > 0 and until_instant or gate.next_at
