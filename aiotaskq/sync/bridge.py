@@ -32,6 +32,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 Unclaimed = Callable[[Any, R], Coroutine[Any, Any, object]]
+Admit = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
+"""It gets the name of a method and its arguments."""
 
 loop_thread = LoopThread("aiotaskq-sync")
 """The event loop of this process in which every coroutine of the facade runs."""
@@ -46,9 +48,18 @@ class Reach(Protocol[A_co]):
     async def enter(self) -> A_co:
         """Return the object ready for use; called in the loop."""
 
+    @property
+    def admit(self) -> Admit:
+        """What raises, in the calling thread, if that must not make a call now."""
+
+
+def _any_call(_name: str, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None: ...
+
 
 class Nothing:
     """The way to None, for functions without an object."""
+
+    admit = staticmethod(_any_call)
 
     def __call__(self) -> None: ...
 
@@ -73,6 +84,7 @@ class Home(Generic[A]):
         anew: Callable[[A], Coroutine[Any, Any, A]] | None = None,
         close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
     ) -> None:
+        self.admit: Admit = _any_call
         self._make = make
         self._needs = needs
         self._anew = anew
@@ -119,6 +131,10 @@ class Part(Generic[A, B]):
     def __init__(self, whole: Reach[A], pick: Callable[[A], B]) -> None:
         self._whole = whole
         self._pick = pick
+
+    @property
+    def admit(self) -> Admit:
+        return self._whole.admit
 
     def __call__(self) -> B:
         return self._pick(self._whole())
@@ -205,6 +221,7 @@ def blocking_context(
     @contextlib.contextmanager
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
+        self.reach.admit(method.__name__, args, kwargs)
         manager = run(lambda: _entered(self.reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
             process = _process
@@ -240,6 +257,7 @@ def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
     me = threading.current_thread()
+    reach.admit(method.__name__, args, kwargs)
 
     async def on_loop() -> Any:
         caller.set(me)

@@ -13,7 +13,14 @@ from django.utils import timezone
 from aiotaskq.backends.url import kind_of
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
-from aiotaskq.integrations.django.borrowed import alias_of, can_open, in_transaction, may_join, session, url_of
+from aiotaskq.integrations.django.borrowed import (
+    alias_of,
+    in_transaction,
+    may_join,
+    refuse_own_lock,
+    session,
+    url_of,
+)
 from aiotaskq.integrations.django.framework import (
     BaseTaskBackend,
     ImproperlyConfigured,
@@ -35,7 +42,9 @@ OPTIONS = ("url", "using", "max_retries", "modules")
 @functools.cache
 def _taskq(url: str) -> TaskQ:
     # Django makes a backend for each thread; the process has one task queue for each store.
-    return TaskQ(url)
+    made = TaskQ(url)
+    made.reach.admit = lambda *call: refuse_own_lock(made.reach().url, *call)  # tests put another store there
+    return made
 
 
 class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no types
@@ -131,12 +140,6 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
 
         A task of a transaction that is not committed yet is not found.
         """
-        alias = self.using
-        if alias is not None and in_transaction(alias) and not can_open(alias):
-            raise ImproperlyConfigured(
-                f"get_result: the store of aiotaskq in the database {alias!r} cannot be opened in a transaction, which "
-                "has the lock that is needed to prepare it; run `manage.py migrate` before"
-            )
         handle = self.taskq.handle(result_id)
         try:
             row = handle.task()

@@ -26,7 +26,7 @@ from aiotaskq.backends.sql.migrations import up_to_date
 from aiotaskq.backends.url import SQL, kind_of, scheme_of
 from aiotaskq.integrations.django.framework import ImproperlyConfigured
 
-__all__ = ["alias_of", "can_open", "in_transaction", "may_join", "session", "url_of"]
+__all__ = ["alias_of", "in_transaction", "may_join", "refuse_own_lock", "session", "url_of"]
 
 _PORTS = {"postgresql": 5432, "mysql": 3306}
 _LOCAL = {"", "localhost", "127.0.0.1", "::1"}
@@ -130,15 +130,50 @@ def session(using: str = DEFAULT_DB_ALIAS) -> Session:
     return joined
 
 
-def can_open(alias: str) -> bool:
-    """Whether a store in the database of this transaction can be opened while that lasts.
+_READING = (
+    "attempts close count find find_keys get get_event get_public get_queue_size get_store_size get_ttl groups health "
+    "history is_empty list list_events list_keys next_notes notes open paused progress result stats status steps task "
+    "tasks usage wait_for_end"
+)
+_PUSHING = "group push push_call push_many start"
 
-    On SQLite the transaction may hold the lock that is needed to create tables, and to switch the journal.
+
+def refuse_own_lock(url: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise if a call would wait for the lock of this thread's own transaction on the same SQLite file.
+
+    A call that writes is refused in every transaction: after its commit, one that has only read could write no more.
+    Calls that read are refused while they would have to create tables or switch the journal.
     """
-    if connections[alias].vendor != "sqlite":
-        return True
+    calls = args[0] if args and isinstance(args[0], list | tuple) else args
+    sessions = (kwargs, *(getattr(call, "options", {}) for call in calls))
+    if any(each.get("session") is not None for each in sessions) or (alias := _transaction_on(url)) is None:
+        return
+    if name not in _READING.split():
+        raise TransactionManagementError(
+            f"{name}: on SQLite it would wait for the lock of this transaction ({alias!r}); "
+            + (
+                "give it session=session() of aiotaskq.integrations.django"
+                if name in _PUSHING.split()
+                else "call it after the commit, by transaction.on_commit(…)"
+            )
+        )
     connection = _joined(alias).connection()
-    return up_to_date(connection) and connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    if not up_to_date(connection) or connection.exec_driver_sql("PRAGMA journal_mode").scalar() != "wal":
+        raise ImproperlyConfigured(
+            f"{name}: the store of aiotaskq in the database {alias!r} cannot be opened in a transaction, which has the "
+            "lock that is needed to prepare it; run `manage.py migrate` before"
+        )
+
+
+def _transaction_on(url: str) -> str | None:
+    """Return the alias of a transaction of this thread on the SQLite file of a store."""
+    if kind_of(url) != "sql" or SQL[scheme_of(url)] != "sqlite":
+        return None
+    for each in connections.all(initialized_only=True):
+        on_file = each.vendor == "sqlite" and not each.is_in_memory_db() and in_transaction(each.alias)
+        if on_file and _place(make_url(url_of(each.alias))) == _place(make_url(url)):
+            return str(each.alias)
+    return None
 
 
 def _joined(alias: str) -> Session:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,77 @@ def test_the_plain_api_pushes_in_the_transaction_of_django(database: str) -> Non
         handle.cancel()
 
 
+@pytest.mark.parametrize("writes", [False, True])
+def test_calls_that_would_wait_for_the_lock_of_their_own_transaction_are_refused(sqlite: Path, writes: bool) -> None:
+    from django.db import transaction
+    from django.db.transaction import TransactionManagementError
+
+    from aiotaskq.integrations.django import session
+    from tests.apps.django_shop.models import Order
+
+    tq, path = backend().taskq, "tests.apps.django_shop.tasks.book"
+    kept = tasks().book.enqueue("kept")
+    pushes: list[Callable[..., Any]] = [
+        lambda **options: tq.push(path, {}, **options),
+        lambda **options: tq.push_call(tq.call(path, {}, **options)),
+        lambda **options: tq.push_many([(path, {})], **options),
+        lambda **options: tq.push_many([tq.call(path, {}, **options)]),
+        lambda **options: tq.group([tq.call(path, {})], **options),
+    ]
+    others: list[Callable[[], Any]] = [
+        lambda: tq.cancel(kept.id),
+        tq.handle(kept.id).cancel,
+        lambda: tq.store.set_public("a", 1),
+        lambda: tq.scheduler.pause_task("a"),
+        lambda: tq.limits.reset("a"),
+        lambda: tq.running().__enter__(),
+        lambda: tq.run(),
+    ]
+    with rolled_back():
+        Order.objects.create(name="first") if writes else Order.objects.count()
+        for push in pushes:
+            with pytest.raises(TransactionManagementError, match=r"give it session=session\(\)"):
+                push()
+            push(session=session())
+        for call in others:
+            with pytest.raises(TransactionManagementError, match=r"transaction\.on_commit"):
+                call()
+    with transaction.atomic():
+        Order.objects.create(name="second")
+        transaction.on_commit(lambda: tq.cancel(kept.id))
+    assert tq.handle(kept.id).status() == "cancelled"
+
+
+def test_calls_that_read_are_answered_in_a_transaction_that_has_the_lock(sqlite: Path) -> None:
+    from django.db import transaction
+
+    from aiotaskq.errors import NotFound, ResultTimeout
+    from aiotaskq.integrations.django.borrowed import _READING
+    from tests.apps.django_shop.models import Order
+
+    tq, reading = backend().taskq, set(_READING.split()) - {"close", "wait_for_end"}
+    handle, group = tq.handle(tasks().book.enqueue("kept").id), tq.group([tq.call("report")])
+    answered = set()
+    arguments = {"find_keys": ("a",), "next_notes": (0, 0.01), "result": (0.01,)}
+    with transaction.atomic():
+        Order.objects.create(name="first")
+        for each in (tq, handle, group, tq.limits, tq.workers, tq.queue, tq.store, tq.scheduler):
+            for name in sorted(reading):
+                call = getattr(type(each), name, None)
+                if call is None or (each is tq and name == "task"):
+                    continue
+                needed = [
+                    "a"
+                    for parameter in list(inspect.signature(call).parameters.values())[1:]
+                    if parameter.default is parameter.empty
+                    and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+                ]
+                with suppress(NotFound, ResultTimeout):
+                    call(each, *arguments.get(name, needed))
+                answered.add(name)
+    assert answered == reading
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +217,7 @@ def test_a_first_look_that_would_wait_for_its_own_transaction_is_refused(tmp_pat
                 editor.create_model(Order)
         with transaction.atomic():
             Order.objects.create(name="first")
-            with pytest.raises(ImproperlyConfigured, match="migrate"):
-                tasks().book.get_result("unknown")
+            for look in (lambda: tasks().book.get_result("unknown"), backend().taskq.find):
+                with pytest.raises(ImproperlyConfigured, match="migrate"):
+                    look()
         assert orders("first") == 1
