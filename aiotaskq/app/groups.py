@@ -20,7 +20,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
-from aiotaskq.runtime.child_ids import child_id, scopes
+from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
 from aiotaskq.runtime.queue.queue import Queue
 

@@ -21,7 +21,7 @@ from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.child_ids import child_id, scopes
+from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, gating_of, unknown
 
 _DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import COMPLETED, RUNNING, SECOND, Attempt, Task
+from aiotaskq.core.validation import clip
 
 MAX_ATTEMPTS = 20
 """Runs that are kept of a task, the newest ones."""

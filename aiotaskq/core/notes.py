@@ -7,8 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.serialize import clip
 from aiotaskq.core.usage import Usage
+from aiotaskq.core.validation import clip
 
 MAX_NOTES = 1_000
 """Notes that one task keeps; the oldest go."""

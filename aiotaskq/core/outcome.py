@@ -19,9 +19,9 @@ from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, has_budget, parked
 from aiotaskq.core.redacted import Redacted
-from aiotaskq.core.serialize import clip
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
+from aiotaskq.core.validation import clip
 
 MAX_CRASHES = 3
 """A task is failed as poison when so many processes died while they ran it, the last of them while it ran alone."""

@@ -12,17 +12,7 @@ from aiotaskq.core.conversion import Conversion, encodable
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.validation import INT64, MAX_DEPTH, check_json, shown
 
-MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_RESULT = 64 * 1024 * 1024  # bytes of JSON
-
-
-def clip(text: str, limit: int = MAX_ERROR) -> str:
-    """Return error text that every store can hold: NUL and lone surrogates escaped, at most ``limit`` bytes."""
-    # Cut before it is encoded as well: an error text can have many megabytes.
-    data = text[: limit + 1].replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
-    if len(data) <= limit:
-        return data.decode()
-    return data[: limit - 20].decode("utf-8", "ignore") + "\n… (truncated)"
 
 
 def describe(error: BaseException) -> str:

@@ -17,6 +17,7 @@ MAX_PAYLOAD = 256 * 1024  # bytes of JSON
 MAX_ID = 36  # characters, the documented VARCHAR(36)
 MAX_NAME = 100  # characters of a type or queue name, the documented VARCHAR(100)
 MAX_KEY = 255  # characters of a unique, idempotency or public key
+MAX_ERROR = 16 * 1024  # bytes of error text that are kept
 MAX_DEPTH = 64  # nested lists and dicts in params
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
@@ -221,3 +222,12 @@ def _check_chars(field: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValidationError(f"{field}: a lone surrogate at position {error.start} is not text") from None
+
+
+def clip(text: str, limit: int = MAX_ERROR) -> str:
+    """Return error text that every store can hold: NUL and lone surrogates escaped, at most ``limit`` bytes."""
+    # Cut before it is encoded as well: an error text can have many megabytes.
+    data = text[: limit + 1].replace("\x00", "\\x00").encode("utf-8", "backslashreplace")
+    if len(data) <= limit:
+        return data.decode()
+    return data[: limit - 20].decode("utf-8", "ignore") + "\n… (truncated)"

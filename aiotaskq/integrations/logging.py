@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from aiotaskq.log import printable
-from aiotaskq.runtime.context import current
+from aiotaskq.runtime.current import current
 
 if TYPE_CHECKING:
     from loguru import Record

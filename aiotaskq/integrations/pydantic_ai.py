@@ -14,8 +14,8 @@ from typing import Any, Literal, cast
 
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import EventTimeout, ValidationError
-from aiotaskq.runtime.child_ids import inside
-from aiotaskq.runtime.context import TaskContext, current
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.current import current, inside
 from aiotaskq.runtime.steps import step, wait_event
 
 try:
@@ -158,7 +158,7 @@ class _Events(ExternalEventWaiter):
 
 def _context() -> TaskContext | None:
     """Return the context of the task whose handler runs here; None inside of a step of it. Raises ValidationError."""
-    context = current.get()
+    context: TaskContext | None = current.get()
     if context is None:
         return None
     scope = inside.get()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -14,10 +13,10 @@ from aiotaskq.core.firing import SCHEDULED_FOR
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
-from aiotaskq.core.serialize import clip
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import check_int, check_seconds
+from aiotaskq.core.validation import check_int, check_seconds, clip
 from aiotaskq.errors import LeaseLost, NotFound
+from aiotaskq.runtime.current import apart, batch, current
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.run_steps import RunSteps
 from aiotaskq.runtime.step_verbs import StepVerbs
@@ -245,22 +244,12 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         return used.steps
 
 
-current: contextvars.ContextVar[TaskContext | None] = contextvars.ContextVar("aiotaskq_task", default=None)
-
-
-batch: contextvars.ContextVar[tuple[TaskContext, ...] | None] = contextvars.ContextVar("aiotaskq_batch", default=None)
-
-
-apart: contextvars.ContextVar[bool] = contextvars.ContextVar("aiotaskq_apart", default=False)
-"""Whether a handler runs here in a child process, apart from its task."""
-
-
 def current_batch() -> tuple[TaskContext, ...]:
     """Return the contexts of the tasks whose items a handler with ``batch`` got, in the order of the items.
 
     Raises NotFound outside of such a handler.
     """
-    contexts = batch.get()
+    contexts: tuple[TaskContext, ...] | None = batch.get()
     if contexts is None:
         raise NotFound("current_batch(): no batch runs here; call it from a handler with batch=…")
     return contexts
@@ -271,7 +260,7 @@ def current_task() -> TaskContext:
 
     Raises NotFound outside of a handler, and in one with ``batch``: there is ``current_batch()``.
     """
-    context = current.get()
+    context: TaskContext | None = current.get()
     if context is None:
         if apart.get():
             raise NotFound("current_task(): there is none in a process of its own; let an async def handler call it")

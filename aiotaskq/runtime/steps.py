@@ -11,8 +11,8 @@ from typing import Any, TypeVar, overload
 from aiotaskq.core.instants import instant
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.child_ids import Scope, inside, scopes
 from aiotaskq.runtime.context import TaskContext, current_task
+from aiotaskq.runtime.current import Scope, inside, scopes
 from aiotaskq.runtime.run_steps import RunSteps, loaded, returned_by
 
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from aiotaskq.integrations.logging import (
     task_fields,
 )
 from aiotaskq.log import logger
-from aiotaskq.runtime.context import TaskContext, current
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.current import current
 from tests.support.machine import within
 
 FORMAT = "{level}|{name}|{extra[task_id]}|{extra[type]}|{extra[queue]}|{message}"

@@ -18,7 +18,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_id, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.context import current
+from aiotaskq.runtime.current import current
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (

@@ -19,7 +19,7 @@ import msgspec
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Task
 from aiotaskq.errors import BatchFailed
-from aiotaskq.runtime.context import batch as contexts_of_batch
+from aiotaskq.runtime.current import batch as contexts_of_batch
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.worker.execution import Execution, retrieve
 

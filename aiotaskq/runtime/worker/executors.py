@@ -15,7 +15,7 @@ from concurrent.futures import BrokenExecutor, Future
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.concurrency.daemon_threads import DaemonThreads
-from aiotaskq.runtime.context import apart
+from aiotaskq.runtime.current import apart
 from aiotaskq.runtime.handler import Handler
 
 if TYPE_CHECKING:

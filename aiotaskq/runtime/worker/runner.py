@@ -31,7 +31,8 @@ from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable
-from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost, current
+from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
+from aiotaskq.runtime.current import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted

@@ -12,7 +12,7 @@ import msgspec
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log, named
-from aiotaskq.runtime.context import current
+from aiotaskq.runtime.current import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.worker.execution import Execution

@@ -1,9 +1,13 @@
-"""The ids of tasks that are pushed inside of a step: made from the step, so that a repeated step pushes them once."""
+"""What runs here, by context variables: the task, the batch, the step; and the ids of what is pushed inside of a step.
+
+Those are made from the step, so that a repeated step pushes the same tasks.
+"""
 
 from __future__ import annotations
 
-import contextvars
 import uuid
+from contextvars import ContextVar
+from typing import Any
 
 _NAMESPACE = uuid.UUID("6e0c3f4e-5d0b-4c86-9f0e-0d6f3c0c7a51")
 
@@ -31,7 +35,13 @@ class _Scopes:
     open = 0
 
 
-inside: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("aiotaskq_step", default=None)
+current: ContextVar[Any] = ContextVar("aiotaskq_task", default=None)
+"""The TaskContext of the task whose handler runs here, or None."""
+batch: ContextVar[Any] = ContextVar("aiotaskq_batch", default=None)
+"""The contexts of the tasks whose items a handler with ``batch`` has, or None."""
+apart: ContextVar[bool] = ContextVar("aiotaskq_apart", default=False)
+"""Whether a handler runs here in a child process, apart from its task."""
+inside: ContextVar[Scope | None] = ContextVar("aiotaskq_step", default=None)
 """The step that runs here."""
 scopes = _Scopes()
 
