@@ -36,7 +36,7 @@ from aiotaskq.runtime.current import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
-from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
+from aiotaskq.runtime.run_steps import is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -157,33 +157,18 @@ class Runner:
         CancelledError when the loop ends, and KeyboardInterrupt.
         """
         task = execution.task
-        handler = self._handlers.get(task.type)
-        if execution.reason is not None:  # interrupted before it began
-            return self._interrupted(execution)
-        if task.undecodable is not None:
-            return Failed(f"undecodable: {task.undecodable}", retryable=False)
-        if task.cancel_requested:
-            return Cancelled()
-        if handler is None:
-            return self._unknown(task)
-        if gate.open:
-            log.task("start", task)
-        if self._events.wanted and "started" in self._events:
-            self._events.emit("started", self._clock.now(), task)
-        if handler.versioned:
-            found = await self._of_version(execution, handler)
-            if not isinstance(found, Handler):
-                execution.ended = True
-                return found
-            handler = execution.handler = found
-            execution.context.run_by(handler.version)
+        handler = self._look_up(execution)
+        if isinstance(handler, Handler) and handler.versioned:
+            handler = await self._of_version(execution, handler)
+        if not isinstance(handler, Handler):
+            execution.ended = True
+            return handler
         timeout = task.timeout if task.timeout is not None else handler.timeout
         if timeout is not None and handler.batch is None:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
         token = current.set(execution.context)
         # The commonest case does without the calls of `_invoke`, which benchmarks of small handlers show.
         direct = self._plain and handler.plain
-        steps: RunSteps | None = None
         try:
             try:
                 result = await (handler.function(**task.params) if direct else self._call(task))
@@ -195,45 +180,34 @@ class Runner:
                 raise
             if (steps := execution.context.steps_begun) is not None:
                 await steps.close()
-        except asyncio.CancelledError:
-            if execution.abandoned or (execution.reason is None and self._loop_ends):
-                raise  # the lease ends by itself
-            return self._interrupted(execution)
-        except SnoozeRequested as snooze:
-            return Released("snoozed", snooze.delay, ran=True)
-        except BrokenExecutor:
-            # This task or another one of the pool has killed a process: that counts as a crash of each. While the
-            # worker stops it does not, since a process manager may signal all processes of a service.
-            self._executors.renew_processes()
-            return Released(STOPPED, ran=True) if self.stopping else LeaseExpired()
-        except KeyboardInterrupt:
-            raise  # it is meant for the program
         except BaseException as error:
-            if steps is not None and (left := steps.left) is not None and is_suspension(error):
-                return left
-            if isinstance(error, GeneratorExit) and not execution.is_current():
-                raise  # this coroutine is closed, since its loop has ended
-            if execution.reason == "timeout" and isinstance(error, TimeoutError):
-                return self._interrupted(execution)
-            if isinstance(error, TypeError):
-                why = misfit(error, handler, task.params) if direct else error
-                if isinstance(why, ParamsMisfit):
-                    return Failed(f"invalid_params: {why}", retryable=False, told=f"invalid_params: {why.told}")
-            if isinstance(error, ParentDeleted):
-                return Failed(f"missing_parent: {error}", retryable=False)
-            if (unfit := misfit_in(error)) is not None:
-                return Failed(f"invalid_step: {unfit}", retryable=False, told=f"invalid_step: {unfit.told}")
-            if isinstance(error, BatchMisfit):
-                return Failed(f"invalid_results: {error}", retryable=False)
-            # What came of a wait is stored: a retry would get the same.
-            retryable = isinstance(error, handler.retry_on) and not isinstance(error, EventTimeout)
-            error.__traceback__ = application_frames(error.__traceback__)
-            return Failed(describe(error), retryable, handler.backoff, random.random(), error)
+            return self._judge_error(execution, handler, error, direct)
         finally:
             execution.ended = True
             current.reset(token)
             if timeout is not None:
                 self._deadlines.cancel(timeout, execution)
+        return self._judge(execution, handler, result)
+
+    def _look_up(self, execution: Execution) -> Handler | Outcome | None:
+        """Return the handler of a task, or the outcome of one that is not to be run here."""
+        task = execution.task
+        if execution.reason is not None:  # interrupted before it began
+            return self._interrupted(execution)
+        if task.undecodable is not None:
+            return Failed(f"undecodable: {task.undecodable}", retryable=False)
+        if task.cancel_requested:
+            return Cancelled()
+        if (handler := self._handlers.get(task.type)) is None:
+            return self._unknown(task)
+        if gate.open:
+            log.task("start", task)
+        if self._events.wanted and "started" in self._events:
+            self._events.emit("started", self._clock.now(), task)
+        return handler
+
+    def _judge(self, execution: Execution, handler: Handler, result: Any) -> Outcome | None:
+        """Return the outcome of a handler that has returned."""
         if execution.abandoned:
             return None  # the worker has stopped; the lease ends by itself
         if execution.reason == "timeout":
@@ -243,11 +217,42 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        if steps is not None:
-            if (left := steps.left) is not None:
-                return left  # the handler has caught that
+        if (steps := execution.context.steps_begun) is not None:
+            if steps.left is not None:
+                return steps.left  # the handler has caught that
             steps.tell_unasked()
         return Completed(result) if self._objects or result is None else stored(result, handler)
+
+    def _judge_error(
+        self, execution: Execution, handler: Handler, error: BaseException, direct: bool
+    ) -> Outcome | None:
+        """Return the outcome of a handler that has raised; raise again what is meant for the loop or the program."""
+        if isinstance(error, asyncio.CancelledError):
+            if execution.abandoned or (execution.reason is None and self._loop_ends):
+                raise  # the lease ends by itself
+            return self._interrupted(execution)
+        if isinstance(error, SnoozeRequested):
+            return Released("snoozed", error.delay, ran=True)
+        if isinstance(error, BrokenExecutor):
+            # This task or another one of the pool has killed a process: that counts as a crash of each. While the
+            # worker stops it does not, since a process manager may signal all processes of a service.
+            self._executors.renew_processes()
+            return Released(STOPPED, ran=True) if self.stopping else LeaseExpired()
+        if isinstance(error, KeyboardInterrupt):
+            raise  # it is meant for the program
+        steps = execution.context.steps_begun
+        if steps is not None and steps.left is not None and is_suspension(error):
+            return steps.left
+        if isinstance(error, GeneratorExit) and not execution.is_current():
+            raise  # this coroutine is closed, since its loop has ended
+        if execution.reason == "timeout" and isinstance(error, TimeoutError):
+            return self._interrupted(execution)
+        if (refused := _refused(error, handler, execution.task, direct)) is not None:
+            return refused
+        # What came of a wait is stored: a retry would get the same.
+        retryable = isinstance(error, handler.retry_on) and not isinstance(error, EventTimeout)
+        error.__traceback__ = application_frames(error.__traceback__)
+        return Failed(describe(error), retryable, handler.backoff, random.random(), error)
 
     @property
     def _loop_ends(self) -> bool:
@@ -300,10 +305,12 @@ class Runner:
             return passed_on(task, str(error), self._clock.now())
         except ValidationError as error:  # a step cannot be decoded
             return Failed(describe(error), True, handler.backoff, random.random(), error)
-        if begun is None or begun == handler.version:
-            return handler
-        if (older := handler.older.get(begun)) is not None:
-            return older
+        if begun is None:
+            begun = handler.version
+        if (found := handler if begun == handler.version else handler.older.get(begun)) is not None:
+            execution.handler = found
+            execution.context.run_by(found.version)
+            return found
         now, why = self._clock.now(), no_version(task, begun)
         self._events.emit("unknown", now, task)
         log.warning("{}: {}; it is passed on to other workers", named(task), why)
@@ -396,6 +403,20 @@ def stored(result: Any, handler: Handler) -> Outcome:
         return Completed(storable(result, handler.returns))
     except ValidationError as error:
         return unstorable(error)
+
+
+def _refused(error: BaseException, handler: Handler, task: Task, direct: bool) -> Failed | None:
+    """Return the outcome of a run that would fail again: what was given to the handler, or by it, is refused."""
+    why = misfit(error, handler, task.params) if direct and isinstance(error, TypeError) else error
+    if isinstance(why, ParamsMisfit):
+        return Failed(f"invalid_params: {why}", retryable=False, told=f"invalid_params: {why.told}")
+    if isinstance(error, ParentDeleted):
+        return Failed(f"missing_parent: {error}", retryable=False)
+    if (unfit := misfit_in(error)) is not None:
+        return Failed(f"invalid_step: {unfit}", retryable=False, told=f"invalid_step: {unfit.told}")
+    if isinstance(error, BatchMisfit):
+        return Failed(f"invalid_results: {error}", retryable=False)
+    return None
 
 
 async def _wrapped(middleware: Callable[[Task, RunCall], Awaitable[Any]], call_next: RunCall, task: Task) -> Any:
