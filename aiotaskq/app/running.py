@@ -15,15 +15,15 @@ from aiotaskq.app.resources import open_resource
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.backends.base import Backend, Schedules
-from aiotaskq.core.alerts import ALERTS, after, changes, holding, make_rules
-from aiotaskq.core.task import new_task
+from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
+from aiotaskq.core.task import SECOND, Status, new_task
 from aiotaskq.core.validation import INT32
 from aiotaskq.core.webhooks import alert_messages
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.alerts import look
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.queue.operations import stats_of
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
@@ -289,3 +289,24 @@ class Running(Registry):
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
         return {kind: await open_resource(factory, stack) for kind, factory in self.registered.resources.items()}
+
+
+async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now: int) -> Seen:
+    """Return what is in a store; ``now`` in microseconds UTC. Raises DatabaseUnavailable."""
+    stats = await stats_of(backend, now)
+    late: list[str] = []
+    if schedules is not None and rules.schedule_late is not None:
+        due = await schedules.due(now - int(rules.schedule_late * SECOND), NAMED + 1)
+        late = [each.name for each in due]
+    unclaimed: list[str] = []
+    if backend.workers is not None and rules.no_worker is not None:
+        behind = now - int(rules.no_worker * SECOND)
+        awake = [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
+        if not any(each.queues is None for each in awake):
+            claimed = {name for each in awake for name in each.queues or ()}
+            waiting = {name for name, counts in stats.queues.items() if counts.get(str(Status.PENDING))}
+            for name in sorted(waiting - claimed - {*stats.paused}):
+                first = await backend.next_run_at(behind, [name])
+                if first is not None and first <= behind:
+                    unclaimed.append(name)
+    return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)

@@ -9,7 +9,7 @@ Each command is in the file, or the folder, of its name, as ``commands`` lists t
 - translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``names`` (for
   completion), ``tables`` (of a SQL database)
-- ``run``: ``worker_process``, ``supervisor``, ``shutdown``, ``drain_report``
+- ``run``: ``worker_process``, ``supervisor``, ``shutdown``
 """
 
 from __future__ import annotations

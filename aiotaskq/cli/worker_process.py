@@ -17,12 +17,12 @@ from loguru import logger
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load
-from aiotaskq.cli.drain_report import DrainReport
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.shutdown import Deadline, Lifeline, Signals
 from aiotaskq.cli.web import Site, serving
 from aiotaskq.core.masking import mask
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import log, output, printable
@@ -32,6 +32,77 @@ from aiotaskq.runtime.worker.worker import ExitCode
 
 if TYPE_CHECKING:
     from loguru import Record
+
+
+SHOWN = 5  # tasks that are listed
+
+
+class DrainReport:
+    """Reports the two stages of a stop: the drain, in which handlers may end, and the grace after their cancel."""
+
+    def __init__(self, tq: TaskQ, drain: float, grace: float, prefix: str) -> None:
+        """``drain`` and ``grace`` in seconds; each line begins with ``prefix``."""
+        self._tq = tq
+        self._drain = drain
+        self._grace = grace
+        self._prefix = prefix
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """Report that the drain begins. Called in the event loop."""
+        if not self._running:
+            self._echo(tr("stopping: no task is running"))
+            return
+        said = tr(
+            "stopping: waiting up to {seconds} s for running tasks ({count}): {tasks}; a second signal does not wait",
+            seconds=f"{self._drain:g}",
+            count=len(self._running),
+            tasks=self._named(),
+        )
+        self._echo(said)
+        self._timer = asyncio.get_running_loop().call_later(self._drain, self._drained)
+
+    def hurry(self) -> None:
+        """Report that the drain is cut short by a second signal."""
+        self._cancelled(tr("second signal"))
+
+    def end(self) -> None:
+        """Report nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _drained(self) -> None:
+        self._cancelled(tr("after {seconds} s", seconds=f"{self._drain:g}"))
+
+    def _cancelled(self, why: str) -> None:
+        self.end()
+        if self._running:
+            said = tr(
+                "{why}: cancelling running tasks ({count}), which have {seconds} s to end: {tasks}",
+                why=why,
+                count=len(self._running),
+                seconds=f"{self._grace:g}",
+                tasks=self._named(),
+            )
+            self._echo(said)
+
+    @property
+    def _running(self) -> list[Task]:
+        return [] if self._tq.worker is None else self._tq.worker.tasks
+
+    def _named(self) -> str:
+        now = self._tq.queue.clock.now() // SECOND
+        names = []
+        for task in self._running[:SHOWN]:
+            since = tr("for {seconds} s", seconds=max(0, now - (task.started_at or now)))
+            names.append(f"{printable(task.type)} {task.task_id} ({since})")
+        if len(self._running) > SHOWN:
+            names.append("…")
+        return tr(", ").join(names)
+
+    def _echo(self, text: str) -> None:
+        echo_stderr(self._prefix + printable(text, 2_000))
+
 
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
 HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it; a second one does not wait for running tasks.")

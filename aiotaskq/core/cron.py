@@ -1,7 +1,7 @@
 """Cron expressions in a time zone: maps their wall-clock times to instants, by the rules for daylight saving time.
 
-croniter parses every expression, and ``cron_parser`` checks it strictly. ``cron_calendar`` finds the next *naive wall
-time* in croniter's sets. This module maps each wall time to an instant:
+croniter parses every expression, and ``cron_parser`` checks it strictly. ``WallWalk`` finds the next *naive wall time*
+in croniter's sets. Each wall time is mapped to an instant:
 
 * A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
   swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
@@ -17,13 +17,84 @@ import difflib
 import os
 import re
 import zoneinfo
+from bisect import bisect_right
+from calendar import monthrange
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, final
 
-from aiotaskq.core.cron_calendar import WallWalk
-from aiotaskq.core.cron_parser import Refused, clip_text, days_per_year, read
+from aiotaskq.core.cron_parser import LAST, Refused, Sets, clip_text, days_per_year, read
 from aiotaskq.core.errors import CronError, ValidationError
+
+
+class WallWalk:
+    """The wall times at which an expression is due. Immutable."""
+
+    __slots__ = ("_days", "_hours", "_minutes", "_seconds", "_sets")
+
+    def __init__(self, sets: Sets) -> None:
+        self._sets = sets
+        self._seconds, self._minutes, self._hours = map(sorted, (sets.seconds, sets.minutes, sets.hours))
+        dates = sets.dates.union(range(28, 32)) if sets.last else sets.dates
+        self._days = list(range(1, 32)) if sets.either or sets.nearest else sorted(dates)
+        """Dates that may match: under ``either`` and ``nearest`` any date may, by its weekday."""
+
+    def after(self, wall: datetime) -> datetime:
+        """Return the first wall time later than ``wall``, to the second. Raises ValueError after the year 9999."""
+        year, month, day, hour, minute, second = wall.timetuple()[:6]
+        if month in self._sets.months and self._matches(year, month, day, wall.isoweekday() % 7):
+            if hour in self._sets.hours:
+                if minute in self._sets.minutes and (later := _above(self._seconds, second)) is not None:
+                    return datetime(year, month, day, hour, minute, later)
+                if (later := _above(self._minutes, minute)) is not None:
+                    return datetime(year, month, day, hour, later, self._seconds[0])
+            if (later := _above(self._hours, hour)) is not None:
+                return datetime(year, month, day, later, self._minutes[0], self._seconds[0])
+        year, month, day = self._date_after(year, month, day)
+        return datetime(year, month, day, self._hours[0], self._minutes[0], self._seconds[0])
+
+    def _date_after(self, year: int, month: int, day: int) -> tuple[int, int, int]:
+        while year < 10_000:
+            if month in self._sets.months:
+                first, length = monthrange(year, month)  # the weekday of the 1st, Monday is 0
+                for number in self._days[bisect_right(self._days, day) :]:
+                    if number <= length and self._matches(year, month, number, (first + number) % 7):
+                        return year, month, number
+            day = 0
+            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+        raise ValueError("no date before the year 10000")
+
+    def _matches(self, year: int, month: int, day: int, weekday: int) -> bool:
+        """Whether a day of a right month matches; ``weekday`` is 0 on Sunday."""
+        sets = self._sets
+        by_date = day in sets.dates or (sets.last and day == monthrange(year, month)[1])
+        if sets.nearest:
+            by_date = day == _nearest_weekday(sets.nearest, *monthrange(year, month))
+        if by_date == sets.either:
+            return by_date  # one side has decided
+        if weekday in sets.weekdays:
+            return True
+        nth = sets.nth
+        return bool(nth) and (
+            (weekday, (day + 6) // 7) in nth or ((weekday, LAST) in nth and day + 7 > monthrange(year, month)[1])
+        )
+
+
+def _nearest_weekday(date: int, first: int, length: int) -> int:
+    """The weekday nearest to a date, in a month of that length whose 1st is that weekday (Monday is 0)."""
+    date = min(date, length)
+    weekday = (first + date) % 7  # 0 is Sunday
+    if weekday == 6:
+        return date - 1 if date > 1 else date + 2
+    if weekday == 0:
+        return date + 1 if date < length else date - 2
+    return date
+
+
+def _above(numbers: list[int], number: int) -> int | None:
+    index = bisect_right(numbers, number)
+    return numbers[index] if index < len(numbers) else None
+
 
 MICROS: Final = 1_000_000
 

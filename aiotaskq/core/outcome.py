@@ -17,8 +17,8 @@ from aiotaskq.core.attempts import noted
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.gate import Flow
+from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import budgets_of, has_budget, parked
-from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
 from aiotaskq.core.validation import clip

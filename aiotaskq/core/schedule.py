@@ -21,7 +21,7 @@ from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.firing_record import FiringRecord, recorded
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant
-from aiotaskq.core.redacted import Redacted
+from aiotaskq.core.masking import Redacted
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import (
     INT32,

@@ -15,7 +15,7 @@ import msgspec
 
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq, second_of
-from aiotaskq.core.redacted import Redacted
+from aiotaskq.core.masking import Redacted
 from aiotaskq.core.validation import (
     MAX_ID,
     MAX_NAME,

@@ -12,16 +12,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.core.gate import Gate, GateChange
+from aiotaskq.core.groups import GroupState, Member, Plan
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
-from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
+from aiotaskq.core.steps import NewStep, Step, left_at, open_steps, undecodable, woken
+from aiotaskq.core.task import COMPLETED, FINAL, Status, Task, TaskFilter, same_push
 from aiotaskq.core.validation import MAX_NAME, check_json, check_text
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.copy_flow import close_gates, conflicting_groups, copy_groups, open_gates
-from aiotaskq.runtime.copy_steps import copy_events, copy_steps, steps_of
 
 CHUNK = 200  # tasks read, and written in one transaction
 SHOWN = 5  # ids in a message
@@ -272,3 +274,111 @@ def _problem(task: Task) -> str | None:
     except ValidationError as error:
         return str(error)
     return None
+
+
+COPYING = 2**61
+"""The ``closed_until`` of a gate whose tasks are being copied."""
+MOST_GATES = 100_000
+PAGE = 500
+
+
+async def groups_of(backend: Backend) -> AsyncIterator[GroupState]:
+    """Yield all groups, the newest first."""
+    last: str | None = None
+    while page := await backend.groups.find(PAGE, after=last):
+        for group in page:
+            yield group
+        last = page[-1].group_id
+
+
+async def conflicting_groups(source: Backend, target: Backend) -> list[str]:
+    """Name the groups of the target that are others than those of the source with the same ids."""
+    wrong: list[str] = []
+    async for group in groups_of(source):
+        (there,) = await target.groups.get([group.group_id])
+        if there is not None and (there.created_at, there.name) != (group.created_at, group.name):
+            wrong.append(f"group {printable(group.group_id)}")
+    return wrong
+
+
+async def copy_groups(source: Backend, target: Backend) -> tuple[int, int]:
+    """Copy all groups with their numbers and members; return how many, and how many were there. Raises NotSupported."""
+    copied = there = 0
+    async for group in groups_of(source):
+        members: list[Member] = []
+        while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
+            members += page
+        made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
+        copied += made
+        there += not made
+    return copied, there
+
+
+async def close_gates(source: Backend, target: Backend, now: int) -> list[Gate]:
+    """Make the gates of the source in the target, closed; return those that ``open_gates`` gives their state.
+
+    One that is in the target stays as it is.
+    """
+    gates = [found.gate for found in await source.gates.find(limit=MOST_GATES)]
+    known = {found.gate.key: found.gate for found in await target.gates.find([gate.key for gate in gates], MOST_GATES)}
+    closed = []
+    for gate in gates:
+        there = known.get(gate.key)
+        if there is None:
+            bounds = asdict(gate.bounds) | {"max_waiting": None}
+            await target.gates.change(gate.key, GateChange(bounds=bounds, closed_until=COPYING), now)
+        if there is None or there.closed_until == COPYING:
+            closed.append(gate)
+    return closed
+
+
+async def open_gates(target: Backend, gates: list[Gate], now: int) -> None:
+    """Give gates the state that they have in the source: bounds, tokens taken, and until when they are closed."""
+    for gate in gates:
+        interval = gate.bounds.interval
+        charge = 0 if interval is None or gate.tat <= now else -(-(gate.tat - now) // interval)
+        state = GateChange(bounds=asdict(gate.bounds), closed_until=gate.closed_until, charge=charge)
+        await target.gates.change(gate.key, state, now)
+        if not gate.fixed:
+            await target.gates.change(gate.key, GateChange(declared=True), now)
+
+
+async def copy_events(source: Backend, target: Backend, now: int) -> list[tuple[str, str]]:
+    """Copy the events that exist at ``now``; one that is there already stays.
+
+    Return the keys of those that cannot be decoded, and so are not copied, and why.
+    """
+    if source.steps is None or target.steps is None:
+        return []
+    left, last = [], None
+    while page := await source.steps.events(now, PAGE, after=last):
+        for event in page:
+            if event.undecodable is None:
+                await target.steps.emit([event])
+            else:
+                left.append((event.key, str(undecodable(f"event {event.key}", event.undecodable))))
+        last = page[-1].key
+    return left
+
+
+async def steps_of(source: Backend, task: Task) -> list[Step]:
+    """Return the steps that a further run of a task would read. Raises ValidationError if one cannot be decoded."""
+    if source.steps is None or not task.fence or task.status is COMPLETED:
+        return []
+    steps = await source.steps.read(task.task_id, task.seq)
+    for step in steps:
+        if step.undecodable is not None:
+            raise undecodable(f"step {step.label}", step.undecodable)
+    return steps
+
+
+async def copy_steps(target: Backend, task: Task, steps: Sequence[Step], now: int) -> Task:
+    """Copy the steps of a task; return it as it is to be pushed there.
+
+    One that waits for an event becomes due: it waits again, there, for as long as it still has.
+    """
+    if not steps or target.steps is None:
+        return task
+    await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
+    waits = left_at(task, steps) is not None and any(step.kind == "wait" for step in open_steps(steps))
+    return (woken(task, now) or task) if waits else task

@@ -192,7 +192,7 @@ def test_what_an_application_does_not_use_is_not_imported() -> None:
 # ---- every file -----------------------------------------------------------------------------------------------------
 
 
-COMPILES = {"app.binder", "sync.bridge"}
+COMPILES = {"app.binder"}
 """They compile the parameter names of functions, which Python has accepted as identifiers."""
 
 

@@ -27,8 +27,7 @@ from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter
 from aiotaskq.errors import TaskConflict
-from aiotaskq.runtime.copy import copy
-from aiotaskq.runtime.copy_flow import close_gates
+from aiotaskq.runtime.copy import close_gates, copy
 from tests.support import nursery
 from tests.support.command import Cli, prepared
 from tests.support.machine import within

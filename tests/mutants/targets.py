@@ -93,7 +93,6 @@ TARGETS = [
     Target("core/firing.py", [SCHEDULES, SCHEDULER]),
     Target("core/cron.py", [CRON]),
     Target("core/cron_parser.py", [CRON]),
-    Target("core/cron_calendar.py", [CRON]),
     Target(
         "runtime/scheduler/due_heap.py",
         [("tests/runtime/scheduler/test_due_heap.py",), SCHEDULER],
@@ -138,7 +137,7 @@ TARGETS = [
             _contract("sqlite", "workers", "sessions"),
         ],
     ),
-    Target("runtime/worker/buffer.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
+    Target("runtime/worker/prefetch.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
     Target("runtime/worker/quarantine.py", [("tests/runtime/worker/test_quarantine.py",), WORKERS_DEATHS]),
     Target(
         "runtime/worker/heartbeat.py",

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aiotaskq.web.connections import Connections
+from aiotaskq.web.http_protocol import Connections
 
 
 class Connecting(RuleBasedStateMachine):

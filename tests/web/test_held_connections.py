@@ -17,8 +17,8 @@ from uvicorn.server import ServerState
 
 from aiotaskq import TaskQ
 from aiotaskq.web import http_protocol, server
-from aiotaskq.web.connections import Connections
 from aiotaskq.web.dashboard import site
+from aiotaskq.web.http_protocol import Connections
 from aiotaskq.web.server import serve_until
 from tests.support.machine import watchdog
 from tests.support.waiting import eventually

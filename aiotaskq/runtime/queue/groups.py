@@ -13,10 +13,10 @@ from aiotaskq.backends.flow.groups import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
+from aiotaskq.core.masking import Redacted
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.plan import in_group
-from aiotaskq.core.redacted import Redacted
 from aiotaskq.core.task import SECOND, Status, Task, same_push
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import check_int, check_seconds
@@ -35,8 +35,7 @@ from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.edits import Edits
-from aiotaskq.runtime.queue.followed import FollowedEvents
-from aiotaskq.runtime.queue.push_events import PushedEvents
+from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
 from aiotaskq.runtime.queue.waiters import Waiters
 
 PAGE = 500  # members, or groups, read at a time

@@ -1,4 +1,7 @@
-"""Pushes with an id of the caller's: an id that has ended runs again or is refused, and is never ignored."""
+"""Pushes with an id of the caller's: an id that has ended runs again or is refused, and is never ignored.
+
+A key of the caller's that an expired task holds is free.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,34 @@ from typing import Any
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import Rerun, settle
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.push_events import PushedEvents
+
+
+def expired_conflicts(tasks: Sequence[Task], stored: Sequence[Task], now: int) -> dict[int, Task]:
+    """Return the expired rows that conflict with ``tasks``, by the positions of the tasks.
+
+    ``stored`` is the answer of the store to the push of ``tasks``.
+    """
+    return {
+        position: row
+        for position, (task, row) in enumerate(zip(tasks, stored, strict=True))
+        if row is not task and _is_expired(row, task, now)
+    }
+
+
+def _is_expired(row: Task, task: Task, now: int) -> bool:
+    """Whether the row conflicts with the task by its unique key only, and has expired."""
+    return (
+        row.status is Status.PENDING
+        and row.task_id != task.task_id
+        and task.unique_key is not None
+        and row.unique_key == task.unique_key
+        and row.expires_at is not None
+        and row.expires_at <= now
+    )
 
 
 class KnownIds:

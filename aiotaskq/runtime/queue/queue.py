@@ -28,13 +28,11 @@ from aiotaskq.runtime.queue.capacity import Capacity
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.edits import Edits
-from aiotaskq.runtime.queue.expired_keys import expired_conflicts
-from aiotaskq.runtime.queue.followed import FollowedEvents
 from aiotaskq.runtime.queue.gate_sweep import GateSweep
 from aiotaskq.runtime.queue.groups import GroupVerbs
-from aiotaskq.runtime.queue.known_ids import KnownIds
+from aiotaskq.runtime.queue.known_ids import KnownIds, expired_conflicts
 from aiotaskq.runtime.queue.operations import Operations
-from aiotaskq.runtime.queue.push_events import PushedEvents
+from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.queue.waiters import Waiters

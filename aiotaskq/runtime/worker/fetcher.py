@@ -20,10 +20,9 @@ from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.batches import Batches
-from aiotaskq.runtime.worker.buffer import Buffer
 from aiotaskq.runtime.worker.execution import Host
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
-from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Prefetch
+from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Buffer, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
 
 R = TypeVar("R")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import hashlib
 import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,7 +26,6 @@ from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.audit import Actor, actor_of, with_error
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
-from aiotaskq.web.dashboard.assets import asset
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.kept import Kept
@@ -33,11 +35,38 @@ from aiotaskq.web.dashboard.login import Login
 from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
-from aiotaskq.web.dashboard.reply import Allow, Reply, Request, form_reply, page_reply, redirect
+from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.policy import MAX_BODY
 from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
+
+FOLDER = Path(__file__).parent / "static"
+TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+
+
+@functools.cache
+def _files() -> dict[str, tuple[bytes, str, str]]:
+    """Return content, media type and tag of each file by its name."""
+    found = {}
+    for path in sorted(FOLDER.iterdir()):
+        if (media_type := TYPES.get(path.suffix)) is not None:
+            content = path.read_bytes()
+            found[path.name] = content, media_type, f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+    return found
+
+
+def asset(name: str, headers: Mapping[str, str]) -> Reply:
+    """Return a file; 304 where the browser has this version, 404 where there is no such file."""
+    known = _files().get(name)
+    if known is None:
+        return Reply(404, b"", SECURITY, "text/plain")
+    content, media_type, tag = known
+    kept = (*SECURITY, ("ETag", tag), ("Cache-Control", "no-cache"))
+    if headers.get("if-none-match") == tag:
+        return Reply(304, b"", kept, media_type)
+    return Reply(200, content, kept, media_type)
+
 
 VIEW = "view"
 """What ``allow`` is asked for a page that only shows."""

@@ -2,14 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from aiotaskq.core.audit import AuditEntry
+from msgspec import Meta, Struct
+
+from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
 from aiotaskq.core.instants import to_iso
 from aiotaskq.runtime.audit import audited
 from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.audit import AuditList, AuditQuery, AuditView
+from aiotaskq.web.schemas.fields import Count, Time
+
+Target = Annotated[
+    str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, gate, schedule or group")
+]
+
+
+class AuditQuery(Struct):
+    """Which changes are wanted."""
+
+    limit: Annotated[int, Meta(ge=1, description=f"More than {MAX_ENTRIES} are {MAX_ENTRIES}")] = 100
+    target: Target | None = None
+
+
+class AuditView(Struct):
+    """A change by an operator."""
+
+    at: Time
+    door: Door
+    action: str
+    actor: str
+    targets: list[str]
+    count: Annotated[Count, Meta(description="Of all targets, of which the first ones are named")]
+    undecodable: Annotated[str | None, Meta(description="Why it cannot be read; then only its time is known")] = None
+
+
+class AuditList(Struct):
+    """The changes, the newest first."""
+
+    entries: list[AuditView]
+
 
 audit = Operations("aiotaskq audit")
 

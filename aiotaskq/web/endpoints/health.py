@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from msgspec import Struct
+
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.health import Health
+
+
+class Health(Struct):
+    """Whether this process can do its work, and which part of it cannot."""
+
+    status: Literal["ok", "failing"]
+    parts: dict[str, Literal["ok", "failing"]]
+
 
 health = Operations("aiotaskq health")
 

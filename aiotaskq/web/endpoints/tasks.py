@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.core.task import FINAL, Status
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
+from aiotaskq.web.changes import EditBody, change_task
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
@@ -28,7 +29,6 @@ from aiotaskq.web.schemas.tasks import (
     TaskState,
     TaskView,
 )
-from aiotaskq.web.task_changes import EditBody, change_task
 from aiotaskq.web.views import body_options, step_view, task_view
 
 tasks = Operations("aiotaskq tasks")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aiotaskq.core.task import Task
-from aiotaskq.runtime.worker.buffer import Buffer
+from aiotaskq.runtime.worker.prefetch import Buffer
 
 
 def names(tasks: object) -> str:

@@ -15,8 +15,8 @@ from aiotaskq.core.steps import NEVER, NewStep, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.run_now import run_now
-from aiotaskq.web.dashboard import timeline
 from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
+from aiotaskq.web.dashboard.pages.task import timeline
 from aiotaskq.web.schemas.tasks import AttemptView
 from tests.support.machine import within
 from tests.support.rows import worker_info
@@ -334,7 +334,7 @@ def test_a_timeline_is_in_the_order_of_time() -> None:
         Step(name="late", n=4, kind="event", text="", at=(now + 122) * SECOND),
         Step(name="paid", n=5, kind="wait", text=str(NEVER), at=(now + 123) * SECOND),
     ]
-    found = timeline.timeline(task, attempts, steps, show=False)
+    found = timeline(task, attempts, steps, show=False)
     assert [(each.kind, each.name) for each in found] == [
         ("wait", "paid"),
         ("event", "late"),

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiotaskq.errors import NotFound
+from aiotaskq.web.changes import change_schedule, create_schedule, fields_seen
 from aiotaskq.web.dashboard.actions.fields import body_of
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schedule_changes import change_schedule, create_schedule, fields_seen
 from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
 
 S = TypeVar("S", bound=msgspec.Struct)

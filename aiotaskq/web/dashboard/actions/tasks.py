@@ -10,12 +10,12 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.run_now import run_now
+from aiotaskq.web.changes import EditBody, change_task
 from aiotaskq.web.dashboard.actions.fields import body_of, whole
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import PushBody
-from aiotaskq.web.task_changes import EditBody, change_task
 from aiotaskq.web.views import body_options
 
 _FIELDS = (

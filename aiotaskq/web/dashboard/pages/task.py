@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -10,18 +11,18 @@ import msgspec
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE, owner_of
-from aiotaskq.core.steps import Step
-from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.audit_log import operated_on
+from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.runs import elapsed, timeout_of
-from aiotaskq.web.dashboard.timeline import Moment, timeline
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.problem_details import ProblemError
-from aiotaskq.web.schemas.tasks import TaskView
+from aiotaskq.web.schemas.tasks import AttemptView, TaskView
 from aiotaskq.web.views import plain, task_view
 
 SHORTEST = 4  # characters of an id by which a task is looked for
@@ -171,3 +172,64 @@ async def _named(view: View, wanted: str) -> Task:
 def json_text(value: Any) -> str:
     """Return a value as indented JSON."""
     return msgspec.json.format(msgspec.json.encode(plain(value)), indent=2).decode()
+
+
+MOST = 200
+"""Steps that are shown: the latest ones."""
+
+
+KINDS = (marked("step"), marked("sleep"), marked("wake"), marked("wait"), marked("event"))
+"""What a handler does, as words that are translated."""
+
+
+class Moment(msgspec.Struct, kw_only=True):
+    """Something that has happened to a task. Instants are RFC 3339."""
+
+    kind: str
+    """``pushed``, ``attempt``, ``operated``, or one of ``KINDS``."""
+    at: str | None
+    attempt: AttemptView | None = None
+    name: str = ""
+    """Of a step, with its number where it is a later one of its name; the key of an event."""
+    until: str | None = None
+    """When a sleep, or the time for an event, ends or has ended; None without an end."""
+    timed_out: bool = False
+    """Whether an event did not come in time."""
+    now: bool = False
+    """Whether the task sleeps or waits so at present."""
+    change: Operated | None = None
+    """What an operator has done to it."""
+    value: str | None = None
+    """What a step returned, or the value of an event, as JSON; None where it is not shown."""
+
+
+def timeline(
+    task: Task,
+    attempts: Sequence[AttemptView],
+    steps: Sequence[Step],
+    show: bool,
+    changes: Sequence[Operated] = (),
+) -> list[Moment]:
+    """Return what has happened to a task, the latest first; with ``show`` the values of steps, too."""
+    found = [(task.created_at * SECOND, 0, Moment(kind="pushed", at=to_iso(task.created_at * SECOND)))]
+    found += [(_instant(each.began_at), 1, Moment(kind="attempt", at=each.began_at, attempt=each)) for each in attempts]
+    found += [(each.at, 1 + MOST, Moment(kind="operated", at=each.time, change=each)) for each in changes]
+    came = {(step.name, step.number) for step in steps if step.kind == "event"}
+    for step in steps[-MOST:]:
+        until = None if step.kind not in ("sleep", "wait") or step.until >= NEVER else to_iso(step.until)
+        waits = step.kind == "sleep" or (step.kind == "wait" and (step.name, step.number) not in came)
+        moment = Moment(
+            kind=step.kind,
+            at=to_iso(step.at),
+            name=step.label,
+            until=until,
+            timed_out=step.timed_out,
+            now=waits and not task.final and step.until == task.due,
+            value=step.text or None if show and step.kind in ("step", "event") else None,
+        )
+        found.append((step.at, 1 + step.n, moment))
+    return [moment for _, _, moment in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+def _instant(text: str | None) -> int:
+    return 0 if text is None else round(datetime.fromisoformat(text).timestamp() * SECOND)
