@@ -1,22 +1,47 @@
-"""Filters without an index: a name with ``*`` for any text, and params by a text or by a path. Pure.
+"""The filters of tasks; those without an index: a name with ``*`` for any text, params by a text or by a path. Pure.
 
-Each takes time that grows with the text that is searched, and not faster, whatever the filter is.
+Each of these takes time that grows with the text that is searched, and not faster, whatever the filter is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Status, Task
+from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.views import plain
 
 _PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
 MOST_VALUES = 10_000
 """Values that a path with ``*`` looks at in one task."""
+WITHOUT_INDEX = ("type", "queue", "error", "error_type")
+FILTERS = ("status", "type", "queue", "schedule", "error")
+
+
+class Texts(Protocol):
+    """Named texts: those of an address, or of a form."""
+
+    @property
+    def show_args(self) -> bool:
+        """Whether params and messages of errors may be shown."""
+
+    def text(self, name: str) -> str | None:
+        """Return one of them; None where it is absent or empty."""
+
+
+def filters_of(view: Texts) -> dict[str, Any]:
+    """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
+    found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue") if view.text(name)}
+    found |= error_filter(view.text("error"), view.show_args)
+    if (status := view.text("status")) in set(map(str, Status)):
+        found["status"] = status
+    if schedule := view.text("schedule"):
+        found["scheduler_task_id"] = schedule
+    return found
 
 
 def is_pattern(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -10,13 +10,16 @@ from urllib.parse import urlencode
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
 from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.life import Life
+from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
+from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.problem_details import ProblemError
 
 T = TypeVar("T")
@@ -213,3 +216,21 @@ class Actions:
 
 
 actions = Actions()
+
+
+KEEP_LOG = 3.0
+"""Seconds for which an open page does not read the log anew."""
+LISTED = 20
+"""Changes that are listed on the page of the thing that was changed."""
+
+
+async def log_of(view: View) -> list[AuditEntry]:
+    """Read the audit log, the newest change first; for an update of an open page it may be some seconds old."""
+    entries = await view.keep("audit", KEEP_LOG, lambda: view.tq.queue.backend.audit.read(MAX_ENTRIES))
+    return [visible_entry(each, view.show_args) for each in entries]
+
+
+async def operated_on(view: View, target: str, nouns: Collection[str]) -> list[Operated]:
+    """Return the latest changes of one thing, the newest first."""
+    found = [each for each in await log_of(view) if target in each.targets and noun_of(each.action) in nouns]
+    return list(map(operated_of, found[:LISTED]))

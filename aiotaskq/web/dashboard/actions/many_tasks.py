@@ -23,7 +23,7 @@ from aiotaskq.runtime.queue.bulk import (
     retry_all,
     task_filter,
 )
-from aiotaskq.web.dashboard.pages.tasks import FILTERS, WITHOUT_INDEX, filters_of
+from aiotaskq.web.dashboard.matching import FILTERS, WITHOUT_INDEX, filters_of
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, StoppedError, actions, link
 from aiotaskq.web.dashboard.words import marked

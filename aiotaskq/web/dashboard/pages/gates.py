@@ -8,9 +8,8 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.waiting import ENDLESS
-from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.views import limit_view

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.graph import Drawing, Zoom, drawing, zoom_of
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.schemas.groups import GroupDetail, GroupView, MemberView

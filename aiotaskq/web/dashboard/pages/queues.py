@@ -8,11 +8,10 @@ import msgspec
 
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20

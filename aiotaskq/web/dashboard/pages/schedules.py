@@ -14,11 +14,10 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.web.changes import fields_seen
-from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.pages.task import json_text
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import TaskView

@@ -15,10 +15,9 @@ from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
-from aiotaskq.web.dashboard.audit_log import operated_on
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.runs import elapsed, timeout_of
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.problem_details import ProblemError

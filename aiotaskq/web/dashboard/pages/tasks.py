@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, why
-from aiotaskq.web.dashboard.matching import is_pattern, like, params_like
+from aiotaskq.web.dashboard.matching import FILTERS, WITHOUT_INDEX, filters_of, is_pattern, like, params_like
 from aiotaskq.web.dashboard.pages.queues import queue_row
 from aiotaskq.web.dashboard.runs import elapsed, types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import task_view
 
@@ -31,8 +30,6 @@ KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
-WITHOUT_INDEX = ("type", "queue", "error", "error_type")
-FILTERS = ("status", "type", "queue", "schedule", "error")
 
 
 class TaskRows(msgspec.Struct, kw_only=True):
@@ -70,28 +67,6 @@ def _row(task: Task, now: int) -> TaskView:
     if (seconds := elapsed(task, now)) is not None:
         row.run_time = seconds
     return row
-
-
-class Texts(Protocol):
-    """Named texts: those of an address, or of a form."""
-
-    @property
-    def show_args(self) -> bool:
-        """Whether params and messages of errors may be shown."""
-
-    def text(self, name: str) -> str | None:
-        """Return one of them; None where it is absent or empty."""
-
-
-def filters_of(view: Texts) -> dict[str, Any]:
-    """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
-    found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue") if view.text(name)}
-    found |= error_filter(view.text("error"), view.show_args)
-    if (status := view.text("status")) in set(map(str, Status)):
-        found["status"] = status
-    if schedule := view.text("schedule"):
-        found["scheduler_task_id"] = schedule
-    return found
 
 
 @pages("tasks", marked("Tasks"), *FILTERS, "after", "params")
