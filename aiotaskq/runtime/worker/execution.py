@@ -13,6 +13,11 @@ from aiotaskq.core.task import Task
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler
 
+# Why a task is given back.
+NEVER_STARTED = "never started"
+STOPPED = "its worker was stopped"
+FENCED = "its worker was cut off from the store"
+
 Interrupt = Literal["timeout", "cancel", "shutdown", "fenced", "lost"]
 
 

@@ -20,7 +20,7 @@ from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.batches import Batches
-from aiotaskq.runtime.worker.execution import Host
+from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Buffer, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
@@ -29,7 +29,6 @@ R = TypeVar("R")
 
 STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is given back
 LULL = 0.005  # seconds without a hint before the store is asked when its next task becomes due
-NEVER_STARTED = "never started"
 SHRINKS = "shrinks"
 """Why nothing is started while more tasks run than there are slots."""
 

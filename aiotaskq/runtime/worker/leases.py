@@ -18,10 +18,9 @@ from aiotaskq.log import log
 from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_lost, log_outcome
-from aiotaskq.runtime.worker.execution import Host
+from aiotaskq.runtime.worker.execution import FENCED, Host
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
-from aiotaskq.runtime.worker.runner import FENCED
 from aiotaskq.runtime.worker.tally import Tally
 
 

@@ -25,8 +25,8 @@ from aiotaskq.core.outcome import MAX_CRASHES, Released, marked, unmarked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named
-from aiotaskq.runtime.worker.execution import Host
-from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Fetcher
+from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host
+from aiotaskq.runtime.worker.fetcher import Fetcher
 
 RETRY = 1.0  # seconds between tries to take a mark back
 SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison

@@ -38,12 +38,10 @@ from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
 from aiotaskq.runtime.run_steps import is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
-from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution
 from aiotaskq.runtime.worker.executors import Executors
 
 UNKNOWN_AFTER = 3600.0  # seconds that a due task without a handler is passed to other workers before it fails
-STOPPED = "its worker was stopped"
-FENCED = "its worker was cut off from the store"
 NOT_AWAITED = (
     "not_awaited: the handler returned a coroutine, which has not run; await it, and make the function, "
     "or the decorator around it, 'async def'"

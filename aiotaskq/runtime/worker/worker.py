@@ -25,15 +25,15 @@ from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler, told, told_limits
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.execution import Execution, retrieve
+from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, retrieve
 from aiotaskq.runtime.worker.executors import Executors
-from aiotaskq.runtime.worker.fetcher import NEVER_STARTED, Fetcher
+from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.follow_ups import follow_ups
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
 from aiotaskq.runtime.worker.leases import Leases
 from aiotaskq.runtime.worker.notes import NoteWriter, Work
 from aiotaskq.runtime.worker.quarantine import Quarantine
-from aiotaskq.runtime.worker.runner import FENCED, STOPPED, RunCall, Runner, Unconfirmed
+from aiotaskq.runtime.worker.runner import RunCall, Runner, Unconfirmed
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
