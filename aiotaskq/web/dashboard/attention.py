@@ -13,7 +13,7 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.web.dashboard.pages.gates import GateRow, gate_row
+from aiotaskq.web.dashboard.rows import GateRow, gate_row
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.limits import LimitView
 

@@ -6,30 +6,14 @@ import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
-from aiotaskq.runtime.limits import LimitState
-from aiotaskq.runtime.waiting import ENDLESS
 from aiotaskq.web.dashboard.operated import Operated
+from aiotaskq.web.dashboard.rows import GateRow, gate_row
 from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.limits import LimitView
-from aiotaskq.web.views import limit_view
 
 ROWS = 200
 LISTED = 20
 """Tasks that are listed of those that hold a gate, and of those that wait."""
-
-
-class GateRow(msgspec.Struct):
-    """One gate."""
-
-    limit: LimitView
-    share: float | None
-    """How full it is, from 0 to 1; None where nothing bounds what it holds."""
-    closed: bool
-    endless: bool
-    """Whether it is closed until it is opened."""
-    used_up: bool
-    """Whether it is closed since the budget of a group is used up."""
 
 
 class GateRows(msgspec.Struct):
@@ -39,15 +23,6 @@ class GateRows(msgspec.Struct):
     key: str
     """The filter: only gates whose keys begin so."""
     more: bool
-
-
-def gate_row(state: LimitState, now: int) -> GateRow:
-    """Return the row of a gate; ``now`` in microseconds UTC."""
-    bounds = [each for each in (state.cap, state.window) if each is not None]
-    most = min(bounds, default=None)
-    left = 0 if state.closed_until is None else state.closed_until - now
-    share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return GateRow(limit_view(state), share, left > 0, left > ENDLESS, state.used_up)
 
 
 @pages("gates", marked("Gates"), "key")

@@ -8,8 +8,8 @@ import msgspec
 
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.web.dashboard.attention import Notice, attention, look
-from aiotaskq.web.dashboard.pages.queues import QueueRow, queue_rows
 from aiotaskq.web.dashboard.past import Activity
+from aiotaskq.web.dashboard.rows import QueueRow, queue_rows
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import TaskView

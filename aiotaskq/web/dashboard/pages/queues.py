@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 import msgspec
 
-from aiotaskq.core.task import SECOND, Status
-from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
+from aiotaskq.web.dashboard.rows import QueueRow, queue_row, queue_rows
 from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -18,17 +18,6 @@ LOOKED_AT = 20
 """Queues whose next task is looked for, and workers of a queue that are listed."""
 KEEP = 5.0
 """Seconds for which an open page does not look for them anew."""
-
-
-class QueueRow(msgspec.Struct):
-    """One queue."""
-
-    name: str
-    paused: bool
-    counts: dict[str, int]
-    """Tasks by status."""
-    next_age: float | None = None
-    """Seconds for which the task that is claimed next has been ready; None where none is, or it was not looked for."""
 
 
 class Queues(msgspec.Struct):
@@ -72,18 +61,6 @@ class QueuePage(msgspec.Struct, kw_only=True):
     types: list[TypeSums]
     changes: list[Operated]
     """What operators did with it, the latest first."""
-
-
-def queue_rows(stats: Stats) -> list[QueueRow]:
-    """Return the queues by name: those with tasks, and those that are paused."""
-    names = sorted({*stats.queues, *stats.paused, *([] if stats.queues else ["default"])})
-    return [queue_row(stats, name) for name in names]
-
-
-def queue_row(stats: Stats, name: str) -> QueueRow:
-    """Return one queue, also where it has no task."""
-    empty = {str(status): 0 for status in Status}
-    return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
 
 
 @pages("queues", marked("Queues"), "like")

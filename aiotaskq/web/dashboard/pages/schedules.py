@@ -16,7 +16,7 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.web.changes import fields_seen
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.pages.task import json_text
+from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView

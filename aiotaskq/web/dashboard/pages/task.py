@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
@@ -16,13 +15,12 @@ from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.runs import elapsed, timeout_of
+from aiotaskq.web.dashboard.rows import WaitingView, elapsed, json_text, timeout_of, waiting_view
 from aiotaskq.web.dashboard.view import View, operated_on, pages
-from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.problem_details import ProblemError
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
-from aiotaskq.web.views import plain, task_view
+from aiotaskq.web.views import task_view
 
 SHORTEST = 4  # characters of an id by which a task is looked for
 NOTES = 200
@@ -166,11 +164,6 @@ async def _named(view: View, wanted: str) -> Task:
     if len(ids) > 1:
         raise ProblemError(404, "NotFound", marked("several task ids begin so; give more of the id"))
     return await view.tq.get(ids[0] if ids else wanted)
-
-
-def json_text(value: Any) -> str:
-    """Return a value as indented JSON."""
-    return msgspec.json.format(msgspec.json.encode(plain(value)), indent=2).decode()
 
 
 MOST = 200

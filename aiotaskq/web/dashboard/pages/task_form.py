@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.web.dashboard.pages.task import json_text
+from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import TaskView

@@ -13,10 +13,8 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, why
 from aiotaskq.web.dashboard.matching import FILTERS, WITHOUT_INDEX, filters_of, is_pattern, like, params_like
-from aiotaskq.web.dashboard.pages.queues import queue_row
-from aiotaskq.web.dashboard.runs import elapsed, types_told
+from aiotaskq.web.dashboard.rows import WaitingView, elapsed, queue_row, types_told, waiting_view
 from aiotaskq.web.dashboard.view import View, pages
-from aiotaskq.web.dashboard.waiting_view import WaitingView, waiting_view
 from aiotaskq.web.dashboard.words import marked
 from aiotaskq.web.schemas.tasks import TaskView
 from aiotaskq.web.views import task_view

@@ -11,7 +11,7 @@ from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
-from aiotaskq.web.dashboard.runs import types_told
+from aiotaskq.web.dashboard.rows import types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 

@@ -8,7 +8,7 @@ import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard.pages.task import json_text
+from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 

@@ -8,7 +8,7 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.runs import elapsed, timeout_of, types_told
+from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 

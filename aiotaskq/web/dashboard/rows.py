@@ -1,0 +1,138 @@
+"""What several pages show: queues, gates, values as JSON, how long tasks have run, and why they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.runtime.limits import LimitState
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.runtime.waiting import ENDLESS, Waiting
+from aiotaskq.web.schemas.limits import LimitView
+from aiotaskq.web.views import limit_view, plain
+
+
+class ParentView(msgspec.Struct):
+    """A task that has to end before."""
+
+    task_id: str
+    name: str
+    status: str | None
+
+
+class WaitingView(msgspec.Struct):
+    """See ``aiotaskq.runtime.waiting.Waiting``; ``until`` is RFC 3339."""
+
+    reason: str
+    until: str | None
+    version: int | None
+    event: str | None
+    group: str | None
+    gate: LimitView | None
+    parents: list[ParentView]
+    behind: int
+    ahead: int | None
+    workers: int | None
+    slots: int | None
+    busy: int | None
+
+
+def waiting_view(found: Waiting | None) -> WaitingView | None:
+    """Return the view; None for a task that is not pending."""
+    if found is None:
+        return None
+    return WaitingView(
+        reason=found.reason,
+        until=to_iso(found.until),
+        version=found.version,
+        event=found.event,
+        group=found.group,
+        gate=None if found.gate is None else limit_view(found.gate),
+        parents=[
+            ParentView(each.task_id, each.name, None if each.status is None else str(each.status))
+            for each in found.parents
+        ],
+        behind=found.behind,
+        ahead=found.ahead,
+        workers=found.workers,
+        slots=found.slots,
+        busy=found.busy,
+    )
+
+
+class QueueRow(msgspec.Struct):
+    """One queue."""
+
+    name: str
+    paused: bool
+    counts: dict[str, int]
+    """Tasks by status."""
+    next_age: float | None = None
+    """Seconds for which the task that is claimed next has been ready; None where none is, or it was not looked for."""
+
+
+def queue_rows(stats: Stats) -> list[QueueRow]:
+    """Return the queues by name: those with tasks, and those that are paused."""
+    names = sorted({*stats.queues, *stats.paused, *([] if stats.queues else ["default"])})
+    return [queue_row(stats, name) for name in names]
+
+
+def queue_row(stats: Stats, name: str) -> QueueRow:
+    """Return one queue, also where it has no task."""
+    empty = {str(status): 0 for status in Status}
+    return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
+
+
+class GateRow(msgspec.Struct):
+    """One gate."""
+
+    limit: LimitView
+    share: float | None
+    """How full it is, from 0 to 1; None where nothing bounds what it holds."""
+    closed: bool
+    endless: bool
+    """Whether it is closed until it is opened."""
+    used_up: bool
+    """Whether it is closed since the budget of a group is used up."""
+
+
+def gate_row(state: LimitState, now: int) -> GateRow:
+    """Return the row of a gate; ``now`` in microseconds UTC."""
+    bounds = [each for each in (state.cap, state.window) if each is not None]
+    most = min(bounds, default=None)
+    left = 0 if state.closed_until is None else state.closed_until - now
+    share = None if most is None else min(1.0, state.held / most) if most else 1.0
+    return GateRow(limit_view(state), share, left > 0, left > ENDLESS, state.used_up)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(plain(value)), indent=2).decode()
+
+
+def types_told(types: Collection[str] | None) -> list[str] | None:
+    """Return the types that a worker tells of, without its ``order@2`` for a version of the type ``order``."""
+    return None if types is None else [each for each in types if each.rpartition("@")[0] not in types]
+
+
+def elapsed(task: Task, now: int) -> float | None:
+    """Return for how many whole seconds a task has run; None if it does not run. ``now`` in microseconds UTC.
+
+    Whole ones, since each change is sent to the pages that are open.
+    """
+    if task.status is not Status.RUNNING or task.began_at is None:
+        return None
+    return float(max(0, now - task.began_at) // SECOND)
+
+
+def timeout_of(tq: TaskQ, task: Task) -> float | None:
+    """Return the seconds that a run of a task may take: its own, else those of its handler, where that is known."""
+    if task.timeout is not None:
+        return task.timeout
+    handler = tq.registered.handlers.get(task.type)
+    return None if handler is None else handler.timeout
