@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.audit import AuditEntry
-from aiotaskq.core.error_type import check_error_type, error_type
+from aiotaskq.core.serialize import check_error_type, error_type
 
 __all__ = ["error_filter", "error_type", "visible_entry", "visible_progress"]
 

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.flow.groups import around
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.error_type import check_error_type
 from aiotaskq.core.groups import GroupState, group_of, outermost, stays
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
+from aiotaskq.core.serialize import check_error_type
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import NotFound, ValidationError

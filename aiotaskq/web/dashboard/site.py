@@ -28,7 +28,6 @@ from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
-from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.login import Login
@@ -36,7 +35,7 @@ from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
 from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
-from aiotaskq.web.dashboard.view import Action, Change, Page, Question, StoppedError, View, link
+from aiotaskq.web.dashboard.view import Action, Change, Kept, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.policy import MAX_BODY
 from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import msgspec
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
+from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
-from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.past import Past
@@ -23,6 +24,32 @@ from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.problem_details import ProblemError
 
 T = TypeVar("T")
+
+
+class Kept:
+    """What the updates of open pages need not read anew each time: it is kept for some seconds, for all pages.
+
+    Answers by their names, of which there are a few.
+    """
+
+    def __init__(self) -> None:
+        self._clock = SystemClock()
+        self._answers: dict[str, tuple[int, Any]] = {}
+
+    async def get(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
+        """Return an answer that is not older than so many seconds, which is read if there is none."""
+        at, answer = self._answers.get(name, (0, None))
+        if name in self._answers and self._clock.ticks() - at < seconds * SECOND:
+            return cast(T, answer)
+        before = self._answers
+        answer = await read()
+        if before is self._answers:  # else something was changed meanwhile
+            self._answers[name] = self._clock.ticks(), answer
+        return answer
+
+    def forget(self) -> None:
+        """Read everything anew: something was changed."""
+        self._answers = {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.testing import VirtualClock
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.feed import Feed
-from aiotaskq.web.dashboard.kept import Kept
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import (
     ALLOWED,
@@ -30,7 +29,7 @@ from aiotaskq.web.dashboard.live import (
 )
 from aiotaskq.web.dashboard.pages import pages
 from aiotaskq.web.dashboard.past import Past
-from aiotaskq.web.dashboard.view import View
+from aiotaskq.web.dashboard.view import Kept, View
 from aiotaskq.web.dashboard.words import Words
 from tests.web.dashboard.conftest import Browse
 
