@@ -36,7 +36,7 @@ from aiotaskq.runtime.current import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.queue.groups import ParentDeleted
-from aiotaskq.runtime.run_steps import is_suspension, misfit_in, no_version
+from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution
 from aiotaskq.runtime.worker.executors import Executors
@@ -156,11 +156,14 @@ class Runner:
         """
         task = execution.task
         handler = self._look_up(execution)
-        if isinstance(handler, Handler) and handler.versioned:
-            handler = await self._of_version(execution, handler)
         if not isinstance(handler, Handler):
-            execution.ended = True
             return handler
+        if handler.versioned:
+            found = await self._of_version(execution, handler)
+            if not isinstance(found, Handler):
+                execution.ended = True
+                return found
+            handler = found
         timeout = task.timeout if task.timeout is not None else handler.timeout
         if timeout is not None and handler.batch is None:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
@@ -185,7 +188,7 @@ class Runner:
             current.reset(token)
             if timeout is not None:
                 self._deadlines.cancel(timeout, execution)
-        return self._judge(execution, handler, result)
+        return self._judge(execution, handler, result, steps)
 
     def _look_up(self, execution: Execution) -> Handler | Outcome | None:
         """Return the handler of a task, or the outcome of one that is not to be run here."""
@@ -204,7 +207,7 @@ class Runner:
             self._events.emit("started", self._clock.now(), task)
         return handler
 
-    def _judge(self, execution: Execution, handler: Handler, result: Any) -> Outcome | None:
+    def _judge(self, execution: Execution, handler: Handler, result: Any, steps: RunSteps | None) -> Outcome | None:
         """Return the outcome of a handler that has returned."""
         if execution.abandoned:
             return None  # the worker has stopped; the lease ends by itself
@@ -215,7 +218,7 @@ class Runner:
             return Failed(NOT_AWAITED, retryable=False)
         if execution.context.completed:
             return Failed(NOT_COMMITTED, True, handler.backoff, random.random())
-        if (steps := execution.context.steps_begun) is not None:
+        if steps is not None:
             if steps.left is not None:
                 return steps.left  # the handler has caught that
             steps.tell_unasked()
