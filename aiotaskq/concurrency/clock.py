@@ -219,7 +219,7 @@ class VirtualClock(Clock):
         return True
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Callable[[], None]:
-        timer = (self.ticks() + round(delay * 1_000_000), next(self._ties), callback)
+        timer = (self._now - self._set_by + round(delay * 1_000_000), next(self._ties), callback)
         insort(self._timers, timer)
 
         def cancel() -> None:
@@ -251,7 +251,7 @@ class VirtualClock(Clock):
             latest = next(
                 self._ties
             )  # what a timer sets for the same instant fires after the others have had their turn
-            while self._timers and self._timers[0][:2] <= (self.ticks(), latest):
+            while self._timers and self._timers[0][:2] <= (self._now - self._set_by, latest):
                 self._timers.pop(0)[2]()
             await self.settle()
         self._now = max(self._now, end)
