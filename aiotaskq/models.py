@@ -23,7 +23,6 @@ __all__ = [
     "LongText",
     "MemberRow",
     "Name",
-    "NoteRow",
     "QueueState",
     "SchedulerTask",
     "SideRowModel",
@@ -243,14 +242,19 @@ class SideRowModel(Base):
 
     __tablename__ = "aiotaskq_side"
 
-    # What it belongs to: ``value``, ``audit`` or ``history``.
+    # Of what it is a part: ``value``, ``audit``, ``history`` or ``note``.
     kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
-    name: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    # The id of the task that it goes with, say; empty for none.
+    owner: Mapped[str] = mapped_column(Name(255), primary_key=True)
+    # Sorted by bytes, so that those with one prefix lie next to each other.
+    name: Mapped[str] = mapped_column(
+        Name(400).with_variant(String(400, collation="C"), "postgresql"), primary_key=True
+    )
     value: Mapped[str] = mapped_column(LongText)
     # In microseconds UTC, NULL for never.
     expires_at: Mapped[int | None] = mapped_column(BigInteger)
 
-    __table_args__ = (Index("ix_aiotaskq_side_expiry", "kind", "expires_at"),)
+    __table_args__ = (partial("expires_at IS NOT NULL", "ix_aiotaskq_side_expiry", "kind", "expires_at"),)
 
 
 class QueueState(Base):
@@ -285,21 +289,6 @@ class WorkerRow(Base):
     types: Mapped[str | None] = mapped_column(LongText)
     # The limits that its handlers declare, likewise.
     limits: Mapped[str | None] = mapped_column(LongText)
-
-
-class NoteRow(Base):
-    """A row of ``aiotaskq_note``: a note of a task; see ``core.notes.Note``."""
-
-    __tablename__ = "aiotaskq_note"
-
-    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
-    n: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    # In microseconds UTC.
-    at: Mapped[int] = mapped_column(BigInteger)
-    kind: Mapped[str] = mapped_column(Name(20))
-    text: Mapped[str] = mapped_column(LongText)
-    # The bytes of the texts of all notes of the task until here, those included that were deleted.
-    ends: Mapped[int] = mapped_column(BigInteger)
 
 
 class StepRow(Base):

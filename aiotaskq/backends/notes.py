@@ -1,31 +1,30 @@
-"""The contract of notes: a store of what handlers write while they run; ``core.notes`` has the bounds."""
+"""The log of a task: what its handler writes while it runs, as side rows; ``core.notes`` has the bounds."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aiotaskq.backends.flow.notes import append, behind, to_notes
+from aiotaskq.backends.listeners import NOTED, Listeners
+from aiotaskq.backends.side_rows import NOTE, SideRow, SideRows
 from aiotaskq.core.coded import from_stored, is_coded, to_stored
-from aiotaskq.core.task import Status
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.flow.transaction import Store
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.notes import NewNotes, Note
 
 
-def may_write(last: bool) -> tuple[Status, ...]:
-    """Return the statuses of a task to which a run with its fence may write notes."""
-    return (Status.RUNNING, Status.COMPLETED) if last else (Status.RUNNING,)
-
-
-class Notes(ABC):
+class Notes:
     """The notes of the tasks of one store. They are deleted with their task. Each method is atomic."""
 
     codec: Codec | None = None
     """That of the backend: it encodes the texts."""
 
-    @abstractmethod
+    def __init__(self, store: Store, side: SideRows, listeners: Listeners) -> None:
+        self._store, self._side, self._listeners = store, side, listeners
+
     async def add(self, new: Sequence[NewNotes], last: bool = False) -> list[bool | None]:
         """Append notes to running tasks; return for each task whether it runs with this fence, else it has no notes.
 
@@ -40,14 +39,26 @@ class Notes(ABC):
         up the budget of a group, its gate closes: the tasks that have passed it and have not started are parked at
         their first gates again, but for those that another transaction is about to start.
         """
+        if not new:
+            return []
+        texts = [[self._stored(note.text) for note in each.notes] for each in new]
+        held = await self._store.transact(lambda tx: append(tx, new, texts, last))
+        if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
+            self._listeners.notify(NOTED, written)
+        return held
 
-    @abstractmethod
     async def read(self, task_id: str, after: int, limit: int) -> list[Note]:
         """Read the first notes of a task whose number is greater than ``after``, in the order of their numbers."""
+        rows = await self._side.range(NOTE, 0, limit, owner=task_id, after=behind(after))
+        return [note for note in self._of(rows) if note.n > after][:limit]
 
-    @abstractmethod
     async def last(self, task_id: str, limit: int) -> list[Note]:
         """Read the newest notes of a task, in the order of their numbers."""
+        rows = await self._side.range(NOTE, 0, limit, owner=task_id, newest=True)
+        return self._of(rows[::-1])[-limit:]
+
+    def _of(self, rows: Sequence[SideRow]) -> list[Note]:
+        return [note for row in rows for note in to_notes(row, self._plain)]
 
     def _stored(self, text: str) -> str:
         return text if self.codec is None else to_stored(text.encode(), self.codec).decode()

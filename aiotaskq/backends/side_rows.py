@@ -1,29 +1,65 @@
 """The contract of side rows: texts under names, in kinds, beside the tasks.
 
-Each capability that stores something beside the tasks is one kind, and a codec over these verbs: public values, the
-audit log, the history.
+Each capability that stores something beside the tasks is one kind, or a few, and a codec over these verbs: public
+values, the audit log, the history, the log of a task.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
+
+NOTE: Final = "note"
+OF_TASKS: Final = (NOTE,)
+"""The kinds whose owners are tasks, by their ids: they are deleted with the row of their task."""
 
 
 class SideRow(msgspec.Struct, frozen=True):
     """A text under a name."""
 
     name: str
-    """At most 255 characters, unique in its kind."""
+    """At most 400 characters, unique among those of its kind and owner."""
     text: str
     until: int | None = None
     """When it ceases to exist, in microseconds UTC; None for never."""
+    owner: str = ""
+    """What it belongs to, such as the id of a task; at most 255 characters. Empty for nothing."""
+
+
+class OwnedRows(ABC):
+    """The side rows in one transaction of ``backends.flow``. Names are in the order of their code points.
+
+    Whether a row has expired is not looked at.
+    """
+
+    @abstractmethod
+    def last(self, kind: str, owners: Sequence[str]) -> Mapping[str, str]:
+        """Return the last name of each of these owners that have rows, by owner."""
+
+    @abstractmethod
+    def names(self, kind: str, owner: str, limit: int, after: str = "") -> Sequence[str]:
+        """Return the first names of an owner behind ``after``."""
+
+    @abstractmethod
+    def get(self, kind: str, owner: str, name: str) -> str | None:
+        """Read the text of a row; None where there is none."""
+
+    @abstractmethod
+    def add(self, kind: str, rows: Sequence[SideRow]) -> None:
+        """Store rows; one whose owner and name are there stays as it is."""
+
+    @abstractmethod
+    def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
+        """Delete rows of an owner by name."""
 
 
 class SideRows(ABC):
     """The side rows of one store. Each method is atomic, and knows one kind, a name of at most 20 characters.
+
+    But for ``range`` these are the rows without an owner.
 
     A row does not exist any more at ``now`` if its ``until`` is not later, whether or not ``expire`` has deleted it.
     Names are in the order of their code points. Instants are in microseconds UTC.
@@ -49,6 +85,7 @@ class SideRows(ABC):
         before: str | None = None,
         newest: bool = False,
         texts: bool = True,
+        owner: str = "",
     ) -> list[SideRow]:
         """Read rows whose names begin with ``prefix``, and lie behind ``after`` and before ``before``, in their order.
 

@@ -102,6 +102,20 @@ async def test_the_oldest_go_where_there_are_too_many(backend: Backend) -> None:
     assert await texts(backend, other) == ["stays"]
 
 
+async def test_part_of_a_write_goes(backend: Backend) -> None:
+    task = await running(backend)
+    await backend.notes.add([of(task, *map(str, range(1, MAX_NOTES - 9)))])
+    for start in (MAX_NOTES - 9, MAX_NOTES + 41):
+        assert await backend.notes.add([of(task, *map(str, range(start, start + 50)))]) == [True]
+        found = await backend.notes.read(task.task_id, 0, 2 * MAX_NOTES)
+        assert [(note.n, note.text) for note in found] == [
+            (n, str(n)) for n in range(start + 50 - MAX_NOTES, start + 50)
+        ]
+    many = [str(n) for n in range(MAX_NOTES + 91, 2 * MAX_NOTES + 102)]
+    assert await backend.notes.add([of(task, *many)]) == [True], "more than a task keeps"
+    assert await texts(backend, task) == many[-MAX_NOTES:]
+
+
 async def test_the_oldest_go_where_they_are_too_long(backend: Backend) -> None:
     task = await running(backend)
     long = "é" * (MAX_NOTE // 2)

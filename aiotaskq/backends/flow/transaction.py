@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeVar
 
+from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.task import Task
+from aiotaskq.core.notes import NewNotes
+from aiotaskq.core.task import Status, Task
+
+T = TypeVar("T")
 
 
 class Transaction(Protocol):
@@ -41,3 +45,36 @@ class Transaction(Protocol):
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         """As ``Groups.messages``."""
+
+
+class Run(NamedTuple):
+    """Which run has a task, or had it."""
+
+    status: Status
+    fence: int
+    taken: bool = False
+    """Whether another transaction has locked the row of the task."""
+
+
+class Beside(Protocol):
+    """The rows beside tasks inside a transaction, and what they depend on."""
+
+    @property
+    def side(self) -> OwnedRows:
+        """The side rows."""
+
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> Mapping[str, Run]:
+        """Read which runs have these tasks, by id, and lock the tasks until the transaction ends.
+
+        Without ``wait`` those that another transaction has locked are read only, and are ``taken``.
+        """
+
+    def spend(self, new: Sequence[NewNotes]) -> None:
+        """Store what these tasks report that they have used up, whose rows are locked: see ``Notes.add``."""
+
+
+class Store(Protocol):
+    """What runs transactions."""
+
+    async def transact(self, body: Callable[[Beside], T]) -> T:
+        """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written."""

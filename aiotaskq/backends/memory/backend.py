@@ -18,13 +18,14 @@ from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.steps import MemorySteps
+from aiotaskq.backends.memory.transaction import MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
@@ -44,19 +45,21 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
-        self.keep_beside(MemorySideRows(self._lock))
+        side = MemorySideRows(self._lock)
+        self.keep_beside(side)
         self._tasks: dict[str, Task] = {}
-        self.notes: MemoryNotes = MemoryNotes(self._tasks, self._lock, self.listeners)
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter = self._insert
         self.enqueue = self.queues.enqueue
         self.gates: MemoryGates = MemoryGates(self._tasks, self.queues.paused, self._lock, self._move, self.listeners)
         self._running = Running(self._tasks, objects)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
-        self._ended = Ended(keep, self._tasks, self._keys, self.notes.by_task, self.steps.by_task, self._lock)
+        self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self.steps.by_task, self._lock)
         self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self.notes, self._push, self._make_room, self.listeners, self._ended
+            self._tasks, self._lock, self.gates, self._push, self._make_room, self.listeners, self._ended
         )
+        self.transactions = MemoryTransactions(self._tasks, self._lock, side.owned, self.groups)
+        self.notes = Notes(self.transactions, side, self.listeners)
         self._reads = Reads(self._tasks, self._keys, self.queues)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from heapq import nlargest
 from itertools import chain
@@ -39,17 +39,17 @@ class Ended:
         keep: int,
         rows: dict[str, Task],
         keys: Keys,
-        notes: dict[str, Any],
+        drop_of: Callable[[str], None],
         steps: dict[str, Any],
         lock: AbstractContextManager[Any],
     ) -> None:
         """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind.
 
-        The ``notes`` and ``steps`` of a row that is dropped, both by its id, are dropped with it.
+        What is beside a row that is dropped goes with it: ``drop_of`` is called with its id, and ``steps`` are by id.
         """
         self.keep = keep
         self._rows = rows
-        self._keys, self._notes, self._steps = keys, notes, steps
+        self._keys, self._drop_of, self._steps = keys, drop_of, steps
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
         self._outermost: dict[str, GroupState] = {}  # around each group whose ended members may stay
@@ -90,15 +90,14 @@ class Ended:
                 self._keys.remove(oldest)
             if oldest.status is FAILED and oldest.flow is not None:
                 self.lost.append(oldest)
-            if self._notes or self._steps:
-                self.drop_beside(oldest.task_id)
+            self.drop_beside(oldest.task_id)
             if not kind.drops:
                 kind.drops = True
                 self.unlogged.append(oldest)
 
     def drop_beside(self, task_id: str) -> None:
         """Drop what is beside a row that is deleted."""
-        self._notes.pop(task_id, None)
+        self._drop_of(task_id)
         self._steps.pop(task_id, None)
 
     def remove(self, task: Task) -> None:

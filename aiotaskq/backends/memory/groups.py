@@ -12,7 +12,6 @@ from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
-from aiotaskq.backends.memory.notes import MemoryNotes
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.groups import GroupState, Member, Plan, deleted
 from aiotaskq.core.ids import next_seq
@@ -28,7 +27,6 @@ class MemoryGroups(Groups):
         rows: Mapping[str, Task],
         lock: Any,
         gates: MemoryGates,
-        notes: MemoryNotes,
         push: Callable[[Sequence[Task], bool], Sequence[Task]],
         make_room: Callable[[Sequence[Task], Room], None],
         listeners: Listeners,
@@ -41,7 +39,6 @@ class MemoryGroups(Groups):
         """
         self._rows, self._lock, self._gates, self._push, self._make_room = rows, lock, gates, push, make_room
         self._listeners, self._ended_tasks = listeners, ended
-        notes.grouped = self.use
         self._groups: dict[str, GroupState] = {}
         self._members: dict[str, list[Member]] = {}
         # Those that are in no other group: whether they go on, and whether a task needs them.

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiotaskq.backends.flow.groups import spend
+from aiotaskq.backends.flow.notes import may_write
 from aiotaskq.backends.listeners import NOTED, Listeners
-from aiotaskq.backends.notes import Notes, may_write
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
@@ -40,12 +41,12 @@ class RedisNotes(Notes):
         return str(note.size), f"{note.kind} {note.at}", self._stored(note.text)
 
     async def read(self, task_id: str, after: int, limit: int) -> list[Note]:
-        return self._notes(await self._redis.run(scripts.NOTES_READ, task_id, after, limit))
+        return self._read(await self._redis.run(scripts.NOTES_READ, task_id, after, limit))
 
     async def last(self, task_id: str, limit: int) -> list[Note]:
-        return self._notes(await self._redis.run(scripts.NOTES_READ, task_id, "", limit))
+        return self._read(await self._redis.run(scripts.NOTES_READ, task_id, "", limit))
 
-    def _notes(self, entries: Sequence[bytes]) -> list[Note]:
+    def _read(self, entries: Sequence[bytes]) -> list[Note]:
         return [self._note(*entry.decode().split(" ", 4)) for entry in entries]
 
     def _note(self, _size: str, n: str, kind: Any, at: str, text: str) -> Note:

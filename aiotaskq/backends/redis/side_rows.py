@@ -39,17 +39,19 @@ class RedisSideRows(SideRows):
         before: str | None = None,
         newest: bool = False,
         texts: bool = True,
+        owner: str = "",
     ) -> list[SideRow]:
         low = f"[{prefix}" if prefix > after else f"({after}"
         highs = [each for each in (before, f"{prefix}\U0010ffff" if prefix else None) if each is not None]
         high = f"({min(highs)}" if highs else "+"
+        place = f"{kind}:{owner}" if owner else kind
         found: list[SideRow] = []
         while limit is None or len(found) < limit:
             most = READ if limit is None else min(READ, limit - len(found))
             words = (now, high if newest else low, low if newest else high, most, int(newest), int(texts))
-            looked, last, *rows = await self._redis.run(scripts.SIDE_RANGE, kind, *words)
+            looked, last, *rows = await self._redis.run(scripts.SIDE_RANGE, place, *words)
             found += [
-                SideRow(_text(name), _text(text), int(until) if until else None)
+                SideRow(_text(name), _text(text), int(until) if until else None, owner)
                 for name, text, until in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
             ]
             if looked < most:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.max_waiting import check_max_waiting
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -24,7 +25,6 @@ from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
-from aiotaskq.backends.sql.notes import SqlNotes
 from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
@@ -32,6 +32,7 @@ from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.steps import SqlSteps
+from aiotaskq.backends.sql.transaction import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.parking import any_flow
@@ -62,7 +63,8 @@ class SqlBackend(Backend):
         )
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
-        self.notes = SqlNotes(self.database, self.gates, self.listeners)
+        self.transactions = SqlTransactions(self.database, self.gates)
+        self.notes = Notes(self.transactions, self.side, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select
 
-from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.insert import replace
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import PerKey
+from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.models import SideRowModel
 
 _S: Any = SideRowModel.__table__
 c = _S.c
+_COLUMNS = ("kind", "owner", "name", "value", "expires_at")
 
 
 class SqlSideRows(SideRows):
@@ -29,7 +33,7 @@ class SqlSideRows(SideRows):
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         def body(connection: Connection) -> dict[str, str]:
-            query = select(c.name, c.value).where(c.kind == kind, _live(now))
+            query = select(c.name, c.value).where(*_of(kind), _live(now))
             return {
                 name: text for part in chunks(names) for name, text in connection.execute(query.where(c.name.in_(part)))
             }
@@ -48,14 +52,15 @@ class SqlSideRows(SideRows):
         before: str | None = None,
         newest: bool = False,
         texts: bool = True,
+        owner: str = "",
     ) -> list[SideRow]:
-        columns = (c.name, c.value if texts else literal(""), c.expires_at)
-        query = select(*columns).where(c.kind == kind, c.name > after, _live(now))
+        columns = (c.name, c.value if texts else literal(""), c.expires_at, c.owner)
+        query = select(*columns).where(*_of(kind, owner), c.name > after, _live(now))
         query = query.order_by(c.name.desc() if newest else c.name)
         if before is not None:
             query = query.where(c.name < before)
         if prefix:
-            query = query.where(*self._database.dialect.begins_with(c.name, prefix))
+            query = query.where(c.name >= prefix, c.name < prefix + "\U0010ffff")
         if limit is not None:
             query = query.limit(limit)
 
@@ -65,16 +70,16 @@ class SqlSideRows(SideRows):
         return await self._database.read(body)
 
     async def count(self, kind: str, now: int) -> int:
-        # Two ranges of the index; for both in one condition every text would be read.
-        of_kind = select(func.count()).where(c.kind == kind)
-        query = select(sum((of_kind.where(each).scalar_subquery() for each in _live_ranges(now)), literal(0)))
+        # A range of each index; for what is live every text would be read.
+        every = select(func.count()).where(*_of(kind))
+        query = select(every.scalar_subquery() - every.where(c.expires_at <= now).scalar_subquery())
         return await self._database.read(lambda connection: connection.execute(query).scalar()) or 0
 
     async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
         def body(connection: Connection) -> set[str]:
             live: set[str] = set()
             for part in chunks(sorted(names)):
-                which = (c.kind == kind, c.name.in_(part))
+                which = (*_of(kind), c.name.in_(part))
                 # Locked, in the order of the names: of two calls at a time one finds the row.
                 query = select(c.name).where(*which, _live(now)).order_by(c.name).with_for_update()
                 live.update(connection.execute(query).scalars())
@@ -86,7 +91,7 @@ class SqlSideRows(SideRows):
 
     async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
         def body(connection: Connection) -> bool:
-            ids = [which for part in chunks(sorted(gone)) for which in ((c.kind == kind, c.name.in_(part)),)]
+            ids = [which for part in chunks(sorted(gone)) for which in ((*_of(kind), c.name.in_(part)),)]
             there = 0
             for which in ids:
                 query = select(c.name).where(*which).order_by(c.name).with_for_update()
@@ -102,33 +107,74 @@ class SqlSideRows(SideRows):
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
         # The names stay in the database. MySQL takes a LIMIT only in a derived table.
-        old = (c.kind == kind, c.expires_at <= now)
+        old = (*_of(kind), c.expires_at <= now)
         late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()
         statement = delete(_S).where(*old, c.name.in_(select(late.c.name)))
         return await self._database.write(lambda connection: int(connection.execute(statement).rowcount))
 
     async def trim(self, kind: str, most: int) -> None:
-        last = select(c.name).where(c.kind == kind).order_by(c.name.desc()).offset(most).limit(1)
+        last = select(c.name).where(*_of(kind)).order_by(c.name.desc()).offset(most).limit(1)
 
         def body(connection: Connection) -> None:
             if (name := connection.execute(last).scalar()) is not None:
-                connection.execute(delete(_S).where(c.kind == kind, c.name <= name))
+                connection.execute(delete(_S).where(*_of(kind), c.name <= name))
 
         await self._database.write(body)
 
     async def clear(self, kind: str) -> None:
-        await self._database.write(lambda connection: connection.execute(delete(_S).where(c.kind == kind)))
+        await self._database.write(lambda connection: connection.execute(delete(_S).where(*_of(kind))))
+
+
+class SqlOwnedRows(OwnedRows):
+    """The same rows in the transaction of a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
+        rows = dialect_of(self._connection).each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
+        return {owner: name for owner, name in rows}  # noqa: C416 - rows of a database
+
+    def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
+        query = select(c.name).where(*_of(kind, owner), c.name > after).order_by(c.name).limit(limit)
+        return list(self._connection.execute(query).scalars())
+
+    def get(self, kind: str, owner: str, name: str) -> str | None:
+        query = select(c.value).where(*_of(kind, owner), c.name == name)
+        return self._connection.execute(query).scalar()
+
+    def add(self, kind: str, rows: Sequence[SideRow]) -> None:
+        if rows:
+            values = [(kind, row.owner, row.name, row.text, row.until) for row in rows]
+            insert_new(self._connection, _S, _COLUMNS, values)
+
+    def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
+        for part in chunks(names):
+            self._connection.execute(delete(_S).where(*_of(kind, owner), c.name.in_(part)))
 
 
 def _put(connection: Connection, kind: str, rows: Sequence[SideRow]) -> None:
-    values = {row.name: {"kind": kind, "name": row.name, "value": row.text, "expires_at": row.until} for row in rows}
+    values = {
+        (row.owner, row.name): dict(zip(_COLUMNS, (kind, row.owner, row.name, row.text, row.until), strict=True))
+        for row in rows
+    }
     if values:
         replace(connection, _S, list(values.values()))
 
 
+@functools.cache
+def _last_of(kind: str) -> PerKey:
+    """Return the query for the last names of an owner."""
+
+    def query(owner: ColumnElement[str], limit: ColumnElement[int]) -> Select[Any]:
+        return select(c.owner, c.name).where(c.kind == kind, c.owner == owner).order_by(c.name.desc()).limit(limit)
+
+    return query
+
+
+def _of(kind: str, owner: str = "") -> tuple[Any, Any]:
+    return c.kind == kind, c.owner == owner
+
+
 def _live(now: int) -> Any:
-    return or_(*_live_ranges(now))
-
-
-def _live_ranges(now: int) -> tuple[Any, Any]:
-    return c.expires_at.is_(None), c.expires_at > now
+    return or_(c.expires_at.is_(None), c.expires_at > now)

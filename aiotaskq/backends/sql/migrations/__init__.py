@@ -59,7 +59,7 @@ VERSION_TABLE: Final = "aiotaskq_version"
 OUR_TABLES: Final = (
     *("task_queue", "scheduler_task", "aiotaskq_side", "aiotaskq_queue", "aiotaskq_worker"),
     *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member"),
-    *("aiotaskq_note", "aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
+    *("aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
 )
 """An application may have more tables on ``Base``."""
 

@@ -20,7 +20,7 @@ down_revision = "0001_documented"
 TABLES = (
     *("task_queue", "scheduler_task", "aiotaskq_side", "aiotaskq_queue", "aiotaskq_worker"),
     *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member"),
-    *("aiotaskq_note", "aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
+    *("aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
 )
 
 

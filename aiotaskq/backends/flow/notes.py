@@ -1,0 +1,125 @@
+"""How the log of a task grows, and what of it goes.
+
+The notes of one write are one side row of their task. Its name has the number of the last one, and the bytes of all
+texts of the task until its end, those included that were deleted: names alone tell which rows are to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from aiotaskq.backends.side_rows import NOTE, SideRow
+from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, NewNotes, Note
+from aiotaskq.core.task import COMPLETED, RUNNING, Status
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.flow.transaction import Beside, Run
+
+PAGE = 100  # names that are read at a time
+Stored = tuple[int, Kind, int, str]
+"""The time, the kind, the bytes of the text and the text of a note, which a codec may have encoded."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Stored]).decode
+
+
+class _Place(NamedTuple):
+    """What the name of a row says."""
+
+    n: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.n:010d} {self.end:016d}"
+
+    def passed(self, last: _Place) -> bool:
+        """Whether all notes until here go where the newest one is ``last``."""
+        return self.n <= last.n - MAX_NOTES or self.end <= last.end - MAX_SIZE
+
+
+def _place(name: str) -> _Place:
+    return _Place(int(name[:10]), int(name[11:]))
+
+
+def behind(n: int) -> str:
+    """Return what lies behind the names of the rows that end with this note, or before."""
+    return f"{n:010d}~"
+
+
+def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[Note]:
+    """Return the notes of a row, whose texts ``plain`` decodes."""
+    stored = _decode(row.text)
+    first = _place(row.name).n - len(stored) + 1
+    return [Note(n, at, kind, plain(text)) for n, (at, kind, _, text) in enumerate(stored, first)]
+
+
+def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:
+    """Do as ``Notes.add``; ``texts`` are those of the notes as they are stored."""
+    # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
+    runs = tx.runs(sorted(each.task_id for each in new), wait=last)
+    held = [_holds(runs.get(each.task_id), each, last) for each in new]
+    if kept := [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok and part]:
+        newest = tx.side.last(NOTE, [each.task_id for each, _ in kept])
+        tx.side.add(NOTE, [_added(tx, each, part, newest.get(each.task_id)) for each, part in kept])
+    if spent := [each for each, ok in zip(new, held, strict=True) if ok and each.usage is not None]:
+        tx.spend(spent)  # last, since it may lock gates
+    return held
+
+
+def may_write(last: bool) -> tuple[Status, ...]:
+    """Return the statuses of a task to which a run with its fence may write notes."""
+    return (RUNNING, COMPLETED) if last else (RUNNING,)
+
+
+def _holds(run: Run | None, new: NewNotes, last: bool) -> bool | None:
+    if run is None or run.fence != new.fence or run.status not in may_write(last):
+        return False
+    return None if run.taken else True
+
+
+def _added(tx: Beside, new: NewNotes, texts: Sequence[str], newest: str | None) -> SideRow:
+    """Return the row of new notes, and delete what goes since they come."""
+    stored = [(note.at, note.kind, note.size, text) for note, text in zip(new.notes, texts, strict=True)]
+    n, end = (0, 0) if newest is None else _place(newest)
+    place = _Place(n + len(stored), end + sum(size for _, _, size, _ in stored))
+    if place.n > MAX_NOTES or place.end > MAX_SIZE:
+        _trim(tx, new.task_id, place)
+        stored = _staying(stored, place, place)
+    return SideRow(place.name, _encode(stored).decode(), owner=new.task_id)
+
+
+def _trim(tx: Beside, task_id: str, last: _Place) -> None:
+    """Delete the rows of which all notes go, and store the first one of the others without those that go."""
+    gone: list[str] = []
+    after = ""
+    while page := tx.side.names(NOTE, task_id, PAGE, after):
+        passed = [name for name in page if _place(name).passed(last)]
+        gone += passed
+        if len(passed) < len(page):
+            first = page[len(passed)]
+            stored = _decode(tx.side.get(NOTE, task_id, first) or "[]")
+            stay = _staying(stored, _place(first), last)
+            if len(stay) < len(stored):
+                tx.side.delete(NOTE, task_id, [*gone, first])
+                tx.side.add(NOTE, [SideRow(first, _encode(stay).decode(), owner=task_id)] if stay else [])
+                return
+            break
+        after = page[-1]
+    if gone:
+        tx.side.delete(NOTE, task_id, gone)
+
+
+def _staying(stored: Sequence[Stored], place: _Place, last: _Place) -> list[Stored]:
+    """Return the notes of a row that stay where the newest note is ``last``."""
+    stay: list[Stored] = []
+    n, end = place
+    for note in reversed(stored):
+        if n <= last.n - MAX_NOTES or end - note[2] < last.end - MAX_SIZE:
+            break
+        stay.append(note)
+        n, end = n - 1, end - note[2]
+    return stay[::-1]
