@@ -156,30 +156,17 @@ def waits_again(before: Task, after: Task) -> bool:
     return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
 
 
-def order_of(changes: Sequence[Changed]) -> list[int] | None:
-    """Return the places of changes with those that bring a child back behind the others, parents before children.
-
-    None if they are in such an order.
-    """
-    late = [place for place, change in enumerate(changes) if waits_again(change.before, change.after)]
-    if not late:
-        return None
-    late.sort(key=lambda place: changes[place].before.seq)
-    known = set(late)
-    order = [*(place for place in range(len(changes)) if place not in known), *late]
-    return None if order == [*range(len(changes))] else order
-
-
-def in_places(order: Sequence[int], held: Sequence[bool]) -> list[bool]:
-    """Return what holds in the order in which the changes were given; ``held`` is in that of ``order``."""
-    found = dict(zip(order, held, strict=True))
-    return [found[place] for place in range(len(order))]
-
-
 def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[bool]]) -> list[bool]:
-    """Call ``update`` with those that bring a child back behind the others, in push order: parents before children."""
-    order = order_of(changes)
-    return update(changes) if order is None else in_places(order, update([changes[place] for place in order]))
+    """Call ``update`` with those that bring a child back behind the others, in push order: parents before children.
+
+    Return what it returns, in the order of ``changes``.
+    """
+    if not any(waits_again(change.before, change.after) for change in changes):
+        return update(changes)
+    late = [change.before.seq if waits_again(change.before, change.after) else -1 for change in changes]
+    order = sorted(range(len(changes)), key=late.__getitem__)
+    held = dict(zip(order, update([changes[place] for place in order]), strict=True))
+    return [held[place] for place in range(len(changes))]
 
 
 def again(after: Task, tx: Transaction) -> Task:
@@ -259,8 +246,12 @@ def to_groups(tx: Transaction, ends: Ends, now: int) -> Followed:
     return followed
 
 
-def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> Followed:
-    """Do what follows from changes of tasks that are written already: to children, then to groups."""
+def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int = 0) -> Followed:
+    """Do what follows from changes of tasks that are written already: to children, then to groups.
+
+    At the latest instant of one of them, or at ``now``, in microseconds UTC, if that is later.
+    """
+    now = max([now, *(after.due if after.ended_at is None else after.ended_at for _, after in changes)])
     return to_groups(tx, to_children(tx, changes, now), now)
 
 

@@ -229,7 +229,6 @@ class MemoryGroups(Groups):
         if not self._ends:
             return
         ends, self._ends = self._ends, []
-        now = max(now, *(after.due if after.ended_at is None else after.ended_at for _, after in ends))
         followed = flow.follow(self, ends, now)
         if names := followed.all_ended:
             self._listeners.notify(ENDED, names)

@@ -79,12 +79,6 @@ def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> s
     return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
 
 
-def place_names(task: Task) -> str:
-    """Return the names of a task with a flow as its head has them behind its due_at."""
-    assert task.flow is not None
-    return _place(task.priority, task.queue, task.flow, task.gate, task.waits, task.type, keys_of(task))[2]
-
-
 def _flow_end(task: Task, flow: Flow, keys: tuple[str | None, ...]) -> str:
     """Return the end of the head of a task with a flow, whose due_at comes before its other names."""
     due = "-" if task.due_at is None else str(task.due_at)

@@ -14,14 +14,14 @@ import contextlib
 import hashlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, Room, has_moved, holds
+from aiotaskq.backends.base import Change, Room, holds
 from aiotaskq.backends.flow.groups import Followed, again, concerns, follow, is_tied, parents_first, waits_again
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
@@ -62,13 +62,6 @@ class _Unread(Exception):
 class Reads:
     """What was read for a transaction, by kind and name, and the digests of its texts."""
 
-    TASKS: Final = "tasks"
-    GROUPS: Final = "groups"
-    MEMBERS: Final = "members"
-    INNER: Final = "inner"
-    STATUSES: Final = "statuses"
-    HOLDERS: Final = "holders"
-
     def __init__(self, redis: RedisConnections) -> None:
         self._redis = redis
         self.found: dict[str, dict[str, Any]] = {}
@@ -100,34 +93,35 @@ class Reads:
         texts = [digest.decode() for digest in digests]
         self.digests.setdefault("state", {}).update(zip(ids, texts[::2], strict=True))
         self.digests.setdefault("usage", {}).update(zip(ids, texts[1::2], strict=True))
-        self._note(self.TASKS, ids, to_tasks_or_none(rows))
+        self._note("tasks", ids, to_tasks_or_none(rows))
 
     async def _read_groups(self, ids: Sequence[str]) -> None:
         texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))
-        self._note(self.GROUPS, ids, map(to_group, ids, texts, callbacks))
+        self._note("groups", ids, map(to_group, ids, texts, callbacks))
 
     async def _read_inner(self, ids: Sequence[str]) -> None:
         texts = await self._texts("groups:inner", ids, compared=False)
-        self._note(self.INNER, ids, (_ids(text) if text else [] for text in texts))
+        self._note("inner", ids, (_ids(text) if text else [] for text in texts))
 
     async def _read_members(self, ids: Sequence[str]) -> None:
         for group_id in ids:
             texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
-            self._note(self.MEMBERS, [group_id], [to_members(group_id, texts)])
+            self._note("members", [group_id], [to_members(group_id, texts)])
 
     async def _read_statuses(self, ids: Sequence[str]) -> None:
         texts = await self._texts("state", ids, compared=False)
-        self._note(self.STATUSES, ids, (text and text.partition(b" ")[0].decode() for text in texts))
-
-    async def _read_holders(self, keys: Sequence[str]) -> None:
-        self._note(self.HOLDERS, keys, (text and text.decode() for text in await self._texts("unique", keys)))
+        self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
 
 class RedisTransaction:
     """The ``Transaction`` of one run of a function."""
 
-    def __init__(self, reads: Reads, messages: Messages) -> None:
-        self._reads, self.messages = reads, messages
+    def __init__(self, reads: Reads, messages: Messages, refused: Container[int]) -> None:
+        """``refused``: which of the changes of ``update`` do not hold, since the script has said so."""
+        self._reads, self.messages, self._refused = reads, messages, refused
+        self._looked = 0  # how many changes of `update` were looked at
+        self.updates: dict[int, int] = {}
+        """Which changes of ``update`` those that the script gets are, by their places there."""
         self._compared: dict[str, set[str]] = {"state": set(), "usage": set()}
         self._tasks: dict[str, Task | None] = {}  # as they were written
         self._groups: dict[str, GroupState | None] = {}  # the same
@@ -165,12 +159,12 @@ class RedisTransaction:
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
         """Read tasks whose changes until the commit do not matter."""
-        found = {**self._read(Reads.TASKS, ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
+        found = {**self._read("tasks", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
         return {task_id: task for task_id, task in found.items() if task is not None}
 
     def statuses(self, ids: Sequence[str]) -> dict[str, str | None]:
         """Read the statuses of tasks, None where there is none; their changes until the commit do not matter."""
-        return self._read(Reads.STATUSES, ids)
+        return self._read("statuses", ids)
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         for before, after in changes:
@@ -181,7 +175,7 @@ class RedisTransaction:
         self._tasks[change.after.task_id] = change.after
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
-        found = {**self._read(Reads.GROUPS, ids), **{each: self._groups[each] for each in ids if each in self._groups}}
+        found = {**self._read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
         return {group_id: group for group_id, group in found.items() if group is not None}
 
     def write(self, groups: Sequence[GroupState]) -> None:
@@ -202,11 +196,11 @@ class RedisTransaction:
             self._members.setdefault(member.group_id, []).append(member)
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
-        return [each for inner in self._read(Reads.INNER, ids).values() for each in inner]
+        return [each for inner in self._read("inner", ids).values() for each in inner]
 
     def members(self, ids: Sequence[str]) -> dict[str, list[Member]]:
         """Read all members of groups that are there."""
-        return self._read(Reads.MEMBERS, ids)
+        return self._read("members", ids)
 
     def budget_changed(self, group: GroupState, now: int) -> None:
         self.write([group])
@@ -234,7 +228,8 @@ class RedisTransaction:
         for change in changes:
             before, after = change.before, change.after
             row = self.tasks([before.task_id]).get(before.task_id)
-            held.append(row is not None and self._holds(row, change))
+            self._looked += 1
+            held.append(row is not None and holds(row, change) and self._looked not in self._refused)
             if row is None or not held[-1]:
                 continue
             if row.flow != before.flow:  # the reader knew another row, or could not decode it: the stored flow stays
@@ -242,6 +237,7 @@ class RedisTransaction:
             if waits_again(row, after):
                 self._follow()  # it reads what follows from the changes before it
                 after = again(after, self)
+            self.updates[len(self._changes)] = self._looked
             self._write(replace(change, after=after))
             if concerns(row, after):
                 self._ends.append((row, after))
@@ -249,15 +245,6 @@ class RedisTransaction:
                 self._follow()
         self._follow()
         return held
-
-    def _holds(self, row: Task, change: Change) -> bool:
-        if not holds(row, change) or has_moved(row, change):
-            return False
-        key = row.unique_key
-        if not row.final or change.after.final or key is None:
-            return True
-        newer = self._read(Reads.HOLDERS, [key])[key]  # that of an ended task is free
-        return newer in (None, row.task_id) or (found := self.tasks([newer]).get(newer)) is None or found.final
 
     def delete(self, tasks: Iterable[Task]) -> int:
         """Delete tasks that were read, and do what follows; return how many."""
@@ -275,7 +262,6 @@ class RedisTransaction:
     def _follow(self, now: int = 0) -> None:
         if self._ends:
             ends, self._ends = self._ends, []
-            now = max(now, *(after.due if after.ended_at is None else after.ended_at for _, after in ends))
             self.follows(follow(self, ends, now))
 
     def follows(self, more: Followed) -> None:
@@ -350,7 +336,7 @@ class RedisTransaction:
         scores: list[Any] = []
         unlinked: list[str] = []
         for group_id, after in self._groups.items():
-            before = self._reads.found.get(Reads.GROUPS, {}).get(group_id)
+            before = self._reads.found.get("groups", {}).get(group_id)
             left, entered = _postings(before), _postings(after)
             for key, member in left.keys() - entered.keys():
                 scores += (key, member, False)
@@ -400,8 +386,9 @@ class RedisTransactions:
         reads = Reads(self._redis)
         async with contextlib.AsyncExitStack() as locks:
             conflicts = 0
+            refused: set[int] = set()
             while True:
-                tx = RedisTransaction(reads, self.messages)
+                tx = RedisTransaction(reads, self.messages, refused)
                 tx.room = room
                 try:
                     result = body(tx)
@@ -414,6 +401,9 @@ class RedisTransactions:
                 hints = tx.hints()
                 hint = self._message(hints)
                 answer = await self._redis.run(scripts.COMMIT, hint, *words, repeatable=repeatable)
+                if answer[0] == -3:
+                    refused.add(tx.updates[answer[1]])
+                    continue
                 if answer[0]:
                     break
                 conflicts += 1
@@ -422,6 +412,7 @@ class RedisTransactions:
                     await locks.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
                 if conflicts == OPTIMISTIC:
                     await locks.enter_async_context(self._locked(name))
+                refused.clear()
                 await reads.again()
         if answer[0] == -1 and room is not None:
             raise queue_full(room.maxsize, answer[1])

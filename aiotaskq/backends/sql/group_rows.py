@@ -161,8 +161,7 @@ class GroupRows:
         """Do what follows from changes that are written already."""
         found = [(before, after) for before, after in changes if concerns(before, after)]
         if found:
-            now = max(after.due if after.ended_at is None else after.ended_at for _, after in found)
-            self.followed(follow(self, found, now))
+            self.followed(follow(self, found))
 
     def followed(self, more: Followed) -> None:
         """Note what followed, for what is done after the commit."""

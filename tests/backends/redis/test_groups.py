@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
@@ -17,11 +18,13 @@ from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.backends.redis.transaction import OPTIMISTIC
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.outcome import Completed, Failed, Outcome, settle
+from aiotaskq.core.outcome import Completed, Failed, Outcome, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.redis.stores import opened
+from tests.support.codecs import Keyed
 from tests.support.rows import LEASE, NOW, ids, new
 from tests.support.servers import Valkey
 
@@ -227,6 +230,47 @@ async def test_a_reader_that_knows_of_no_group_ends_a_member(backend: RedisBacke
         (then,) = await claim(backend)
     assert all(held)
     assert (then.type, (await state(backend, made.group_id)).status) == ("then", Status.COMPLETED)
+
+
+async def test_messages_of_webhooks_are_coded_in_the_commit(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    original = RedisConnections.evaluate
+
+    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+        sent.extend(args)
+        return await original(redis, script, *args)
+
+    monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
+    backend = connect(url, codec=Keyed("k"))
+    await backend.open()
+    try:
+        backend.groups.webhooks = {"w": make_webhook("https://a.test/", bytes(32), name="w", on="cancelled")}
+        await backend.groups.push(plan(tree(1, 1), NOW))
+        (root,) = await backend.claim("o", LATER, 1, lease_until=LEASE)
+        await backend.update([Change(root, settle(root, BROKEN, LATER))])
+        messages = await backend.find(TaskFilter(type=WEBHOOK), 10)
+        assert [each.params["body"]["type"] for each in messages] == ["task.cancelled"] * 2
+        words = b"".join(each for each in sent if isinstance(each, bytes))
+        assert WEBHOOK.encode() in words and b"task.cancelled" not in words
+    finally:
+        await backend.close()
+
+
+async def test_a_unique_key_that_a_newer_task_has_keeps_a_member_from_coming_back(backend: RedisBackend) -> None:
+    """The script that writes it knows that; what would have followed is not written either."""
+    nodes = (Node("a", new(type="a", unique_key="u")), Node("b", new(type="b")))
+    made = Outline(group_id=new_id(), nodes=nodes, **callbacks())
+    await backend.groups.push(plan(made, NOW))
+    a, b = sorted(await claim(backend), key=lambda task: task.type)
+    assert await end(backend, a) == [True]
+    (ended,) = await backend.get([a.task_id])
+    assert ended is not None
+    newer = new(unique_key="u")
+    assert await backend.push([newer]) == [newer]
+    changes = [Change(ended, settle(ended, Requeued(), LATER)), Change(b, settle(b, Completed(), LATER))]
+    assert await backend.update(changes) == [False, True]
+    found = await state(backend, made.group_id)
+    assert (found.remaining, found.failed, found.completed, found.generation) == (0, 1, 1, 1)
 
 
 async def test_a_push_that_is_repeated_is_the_same_push(backend: RedisBackend) -> None:

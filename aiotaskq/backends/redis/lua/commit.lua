@@ -3,7 +3,7 @@
 -- Returns 1, the numbers of the rows that may be refused and were not inserted because another row has their id or a
 -- key of theirs, those other rows, and 1 or 0 as an update. If something has changed since it was read: 0, and its key
 -- and field. If there is no room: -1, and how many rows are too many. If too many rows would wait at a gate: -2, its
--- key, and how many may wait.
+-- key, and how many may wait. If a change does not hold: -3, and how many are before it.
 -- include: constants
 -- include: base
 -- include: head
@@ -24,7 +24,7 @@
 -- include: notes
 
 in_transaction = true
-local given, at = cmsgpack.unpack(ARGV[2]), 3
+local given, at, applied = cmsgpack.unpack(ARGV[2]), 3, 0
 
 for _, check in ipairs(given.checks) do
   local key, fields, digests = unpack(check)
@@ -64,9 +64,8 @@ for n = at, at + given.changes - 1 do
   load_states(ids)
   for i = 1, #changes, 6 do
     if given.maxsize and is_ready(row_of(changes[i])) then ready = ready - 1 end
-    if not apply_change(unpack(changes, i, i + 5)) then
-      error('a change of ' .. changes[i] .. ' was decided by other rules than those of its row')
-    end
+    if not apply_change(unpack(changes, i, i + 5)) then return {-3, applied} end
+    applied = applied + 1
   end
 end
 at = at + given.changes
