@@ -26,7 +26,6 @@ from aiotaskq.backends.redis.transaction import (
     READ,
     RedisTransaction,
     RedisTransactions,
-    callbacks_text,
     stamp_of,
     to_group,
     to_members,
@@ -151,44 +150,29 @@ class RedisGroups(Groups):
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         if (codec := self.codec) is None:
             return await super().recode(ids)
-        written, left = 0, []
-        changes: list[bytes | str] = []
-        callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *ids) if ids else ()
-        for group, words in zip(await self.get(ids), callbacks, strict=True):
-            if group is None or words is None:
-                continue
-            anew = recoded_group(group, codec)
-            if anew is None:
-                left.append(group.group_id)
-            else:
-                changes += (group.group_id, words, callbacks_text(anew))
-                written += 1
-        if changes:  # a group that was deleted meanwhile stays deleted
-            await self._redis.run(scripts.STEPS_RECODE, "groups:then", *changes, repeatable=True)
-        return written, left
+
+        def body(tx: RedisTransaction) -> tuple[int, list[str]]:
+            groups = [each for each in tx.groups(ids).values() if each.then is not None or each.on_failure is not None]
+            anew = {each.group_id: recoded_group(each, codec) for each in groups}
+            tx.write(written := [group for group in anew.values() if group is not None])
+            return len(written), [group_id for group_id, group in anew.items() if group is None]
+
+        return (await self._transactions.run(body, repeatable=True))[0]
 
     async def mend(self, now: int) -> int:
         wrong = 0
         last: bytes | str = ""
         while True:
             last, names = await self._redis.run(scripts.GROUPS_WAITING, last, READ)
-            children = [name.decode() for name in names]
-            wrong += (await self._transactions.run(lambda tx, ids=children: _mend_children(tx, ids, now)))[0]  # type: ignore[misc]
+            ids = [name.decode() for name in names]
+            wrong += (await self._transactions.run(lambda tx, ids=ids: _mend_children(tx, ids, now)))[0]  # type: ignore[misc]
             if not last:
                 break
         after = None
         while groups := await self.find(READ, after=after, ended=False):
-            after = groups[-1].group_id
-            ids: list[str] = []
-            members = 0
             for group in groups:
-                ids.append(group.group_id)
-                members += group.total
-                if members >= READ or group is groups[-1]:
-                    found, _ = await self._transactions.run(lambda tx, ids=tuple(ids): _miscounted(tx, ids))  # type: ignore[misc]
-                    for each in found:
-                        wrong += (await self._transactions.run(lambda tx, each=each: _mend_group(tx, each, now)))[0]  # type: ignore[misc]
-                    ids, members = [], 0
+                after = group.group_id
+                wrong += (await self._transactions.run(lambda tx, each=after: _mend_group(tx, each, now)))[0]  # type: ignore[misc]
         return wrong
 
 
@@ -201,23 +185,15 @@ def _mend_children(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
 
 
 def _mend_group(tx: RedisTransaction, group_id: str, now: int) -> int:
-    tallies = _miscounted(tx, [group_id])
-    tx.follows(to_groups(tx, Ends(tallies, []), now))
-    return len(tallies)
-
-
-def _miscounted(tx: RedisTransaction, ids: Sequence[str]) -> dict[str, Tally]:
-    groups = tx.groups(ids)
-    members = tx.members(ids)
-    inner = [member.member_id for found in members.values() for member in found if member.is_group]
-    states = tx.groups(inner)
+    group = tx.groups([group_id]).get(group_id)  # before what it has to agree with: see Reads.fetch
+    members = tx.members([group_id])[group_id]
+    inner = tx.groups([member.member_id for member in members if member.is_group]).values()
     # The end of a member writes the group, too, which is compared.
-    statuses = tx.statuses([member.member_id for found in members.values() for member in found if not member.is_group])
-    live = {group_id for group_id, group in states.items() if group.ended_at is None}
-    live |= {task_id for task_id, status in statuses.items() if status in (PENDING, RUNNING)}
-    tallies = {}
-    for group_id, group in groups.items():
-        missing = group.remaining - sum(member.member_id in live for member in members[group_id])
-        if group.ended_at is None and missing:
-            tallies[group_id] = Tally(ended=missing, cancelled=max(0, missing))
-    return tallies
+    statuses = tx.statuses([member.member_id for member in members if not member.is_group]).values()
+    live = sum(each.ended_at is None for each in inner) + sum(each in (PENDING, RUNNING) for each in statuses)
+    if group is None or group.ended_at is not None or group.remaining == live:
+        return 0
+    missing = group.remaining - live
+    tallies = {group_id: Tally(ended=missing, cancelled=max(0, missing))}
+    tx.follows(to_groups(tx, Ends(tallies, []), now))
+    return 1

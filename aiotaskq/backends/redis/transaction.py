@@ -69,9 +69,11 @@ class Reads:
         """By key and field; those of rows count where a transaction asks for them."""
 
     async def fetch(self, names: Mapping[str, Collection[str]]) -> None:
-        """Read these names, by kind, in one round trip."""
+        """Read these names, by kind; first what the commit compares, since the rest must be no older."""
         parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
-        await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in parts))
+        for compared in (True, False):
+            now = [(kind, part) for kind, part in parts if (kind in ("tasks", "groups")) == compared]
+            await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in now))
 
     async def again(self) -> None:
         """Read all of it again."""
@@ -354,8 +356,9 @@ class RedisTransaction:
                     unlinked += [f"{name}:{gate}" for name in ("lines", "later", "started")]
                 continue
             fields += ("groups", group_id, _text(replace(after, then=None, on_failure=None)))
-            if before is None and (after.then is not None or after.on_failure is not None):
-                fields += ("groups:then", group_id, callbacks_text(after))
+            then, on_failure = (None, None) if before is None else (before.then, before.on_failure)
+            if after.then is not then or after.on_failure is not on_failure:
+                fields += ("groups:then", group_id, _text((after.then, after.on_failure)))
             inner = [member.member_id for member in self._members.get(group_id, ()) if member.is_group]
             if inner:
                 fields += ("groups:inner", group_id, _text(inner))
@@ -464,11 +467,6 @@ def _postings(group: GroupState | None) -> dict[tuple[str, str], str]:
 def stamp_of(group: GroupState) -> str:
     """Return the member of a group in ``groups:live`` and ``groups:ended``."""
     return f"{group.created_at:020d}{group.group_id}"
-
-
-def callbacks_text(group: GroupState) -> str:
-    """Return the callbacks of a group as they are stored."""
-    return _text((group.then, group.on_failure))
 
 
 def to_group(_id: str, text: bytes | None, callbacks: bytes | None) -> GroupState | None:

@@ -305,6 +305,32 @@ async def test_rows_that_another_program_deleted_are_counted_again(
     assert {task.type for task in await claim(backend)} == {"x", "alert"}
 
 
+async def test_a_member_that_is_added_while_a_group_is_counted_is_not_missing(
+    server: Valkey, backend: RedisBackend, other: RedisBackend, meddler: Meddler, prefix: str
+) -> None:
+    group_id, (gone, _) = await members(backend, 2)
+    server.ask("HDEL", f"{{{prefix}}}:state", gone.task_id)
+    reads: list[str] = []
+    command = RedisConnections.command
+
+    async def add() -> None:
+        reads.append("conflict")
+        assert await other.groups.add(group_id, [in_group(new(), group_id, new_id(), NOW)], NOW) == 1
+
+    async def spy(redis: RedisConnections, *words: Any) -> Any:
+        if redis is backend._redis and reads:
+            reads.append(str(words[1]).partition(":")[2].partition(":")[0])
+        return await command(redis, *words)
+
+    meddler.writes = [add]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RedisConnections, "command", spy)
+        assert await backend.groups.mend(LATER) == 1
+    assert reads[:1] == ["conflict"] and reads.index("groups") < reads.index("members") < reads.index("state")
+    found = await state(backend, group_id)
+    assert (found.total, found.remaining, found.cancelled) == (3, 2, 1)
+
+
 async def test_the_keys_of_groups_are_in_the_hash_tag_and_none_is_left(
     backend: RedisBackend, server: Valkey, prefix: str
 ) -> None:
