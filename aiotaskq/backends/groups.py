@@ -15,7 +15,7 @@ from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
-    from aiotaskq.backends.flow.groups import Followed
+    from aiotaskq.backends.flow.touched import Followed
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Limit, TaskQ, chain, current_task, group
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.engines import parse_url
-from aiotaskq.backends.sql.usage import park_unstarted
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.backoff import Backoff
-from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.notes import NewNote, NewNotes
@@ -215,12 +214,14 @@ async def test_the_sums_and_the_gate_are_one_transaction(sql_store: Store, monke
     (first,) = await claimed(backend, 1)
     usage = NewNotes(first.task_id, first.fence, (NewNote(NOW, "log", "a"),), {"tokens": 10})
 
-    def dies(connection: Connection, keys: Collection[str]) -> Any:
-        park_unstarted(connection, keys)
+    write_gates = SqlTransaction.write_gates
+
+    def dies(tx: SqlTransaction, gates: Sequence[Gate]) -> None:
+        write_gates(tx, gates)
         raise OSError("the process dies here")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aiotaskq.backends.sql.usage.park_unstarted", dies)
+        patched.setattr(SqlTransaction, "write_gates", dies)
         with pytest.raises(OSError, match="dies here"):
             await backend.notes.add([usage], last=True)
     assert (await row(backend, first)).usage is None

@@ -15,7 +15,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.tasks import push
+from aiotaskq.backends.sql.push import push
 from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store

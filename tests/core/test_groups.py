@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.backends.flow.groups import again, follow, waits_again
+from aiotaskq.backends.flow.touched import Touched
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.groups import (
     MAX_MEMBERS,
@@ -40,6 +41,7 @@ class Rows:
         self.all: dict[str, Task] = {}
         self.kept: dict[str, GroupState] = {}
         self.callbacks: list[Task] = []
+        self.touched = Touched()
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {i: self.all[i] for i in ids if i in self.all}
@@ -50,18 +52,19 @@ class Rows:
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         return {i: self.kept[i] for i in ids if i in self.kept}
 
-    def write(self, groups: Sequence[GroupState]) -> None:
+    def write_groups(self, groups: Sequence[GroupState]) -> None:
         self.kept.update({group.group_id: group for group in groups})
 
-    def insert(self, tasks: Sequence[Task]) -> None:
+    def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
         self.callbacks += tasks
+        return tasks
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         return []
 
     def change(self, before: Task, after: Task) -> None:
         if waits_again(before, after):
-            after = again(after, self)
+            after = again(self, after)
         self.all[after.task_id] = after
         follow(self, [(before, after)], NOW)
 
@@ -92,7 +95,7 @@ def test_any_order_of_ends_and_retries_ends_with_one_callback(
     made = plan(outer, NOW)
     rows = Rows()
     rows.all = {each.task_id: each for each in made.tasks}
-    rows.write(made.groups)
+    rows.write_groups(made.groups)
     retried, retries = 0, data.draw(st.integers(0, 3))
     while True:
         ready = sorted(i for i, row in rows.all.items() if row.status is Status.PENDING and row.run_at == NOW)

@@ -79,10 +79,10 @@ TARGETS = [
     Target("core/parking.py", [("tests/core", "-k", "gate or limits or outcome"), GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS, _contract("memory", "typed_params")]),
     Target("backends/flow/gates.py", [("tests/backends/test_visit.py",), GATES_IN_MEMORY, GATES_IN_SQLITE]),
-    Target("backends/max_waiting.py", [_contract("memory", "max_waiting", "gate_delays")]),
-    Target("backends/memory/gates.py", [GATES_IN_MEMORY]),
-    Target("backends/sql/admission.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
-    Target("backends/sql/gate_statements.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
+    Target("backends/flow/max_waiting.py", [_contract("memory", "max_waiting", "gate_delays")]),
+    Target("backends/memory/gate_rows.py", [GATES_IN_MEMORY]),
+    Target("backends/flow/touched.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("backends/sql/gate_rows.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
     *(
         Target(f"backends/redis/lua/include/{name}.lua", [_contract("redis", *GATES), REDIS_TESTS])
         for name in ("gate", "gated_rows", "gates", "slots", "declare")

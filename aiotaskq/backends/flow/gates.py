@@ -1,155 +1,113 @@
-"""How tasks pass their gates in a transaction, for stores that read and write rows in Python.
+"""How tasks pass their gates in a transaction, at its end: a transaction that has locked a gate waits for no task.
 
-``core.gate`` and ``core.parking`` have the rules. A store notes in ``TouchedGates`` what it writes, and then lets an
-``Admission`` apply the rules to these gates, which it has locked.
+``core.gate`` and ``core.parking`` have the rules. A task that passes a gate may have another gate behind it that the
+transaction has not locked. That gate is locked only if no other transaction has locked it. Else it is *missed*: a
+transaction after this one admits it.
 """
 
 from __future__ import annotations
 
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.flow.touched import USED_UP, Touched
+from aiotaskq.backends.flow.transaction import Rows, Transaction
+from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
-    Bounds,
-    Flow,
     Gate,
-    GateChange,
     ReadAhead,
     Starts,
     admit,
     changed,
     charged,
     declared,
+    due_by,
+    read_ahead,
 )
-from aiotaskq.core.parking import (
-    gates_to_admit,
-    holds_back,
-    is_end_of_run,
-    is_given_back,
-    next_gate,
-    pushed_at,
-    redeclared,
-    settled_at,
-    slots,
-    tokens,
-)
-from aiotaskq.core.task import RUNNING, Task
-from aiotaskq.core.usage import USED_UP_UNTIL
+from aiotaskq.core.parking import next_gate, parked_again, passed, slots, tokens
+from aiotaskq.core.task import Task
 
 BATCH: Final = 500
-"""Gates visited with one set of statements: it bounds the size of the statements."""
-USED_UP: Final = GateChange(closed_until=USED_UP_UNTIL)
-"""What closes the gate of a budget."""
-NOT_USED_UP: Final = GateChange(closed_until=0)
-"""What opens it again."""
+"""Gates visited with one set of reads: it bounds their size."""
+LOCKED_RETRY: Final = 100_000
+"""Microseconds until a gate is admitted again at which another transaction had locked a task: time for its commit."""
 
 
-class TouchedGates:
-    """The gates that a transaction touches by the tasks that it writes."""
+class Admitted(NamedTuple):
+    """What a transaction has done at gates, and what is left to do after it."""
 
-    def __init__(self) -> None:
-        self.now = 0
-        """The latest instant of a push or an update, in microseconds UTC."""
-        self.keys: dict[str, None] = {}
-        """Gates to admit, in this order."""
-        self.due: dict[str, None] = {}
-        """Gates to make due: the instant of the change is unknown, so the next sweep admits them."""
-        self.known: dict[str, Bounds | None] = {}
-        """All gates of the written tasks, with the bounds to make them with if they do not exist."""
-        self.waiting: list[Task] = []
-        """Tasks that were parked at a gate."""
-        self.ran: list[Task] = []
-        """The tasks that ran and hold no slot any more, as they were."""
-        self.given_back: dict[str, dict[str, None]] = {}
-        """By queue, the last gates of the tasks that are ready again after a run."""
-        self._declared: list[tuple[str, Bounds]] = []
-        self._redeclared: list[tuple[str, Bounds, int]] = []
+    gates: Mapping[str, Gate]
+    """Those that it has locked, by key, as they are now."""
+    ready: Collection[str] = ()
+    """The ids of the tasks that have passed their last gate."""
+    missed: Touched | None = None
+    """What is left for another transaction."""
 
-    def __bool__(self) -> bool:
-        return bool(self.keys or self.due or self._declared or self._redeclared)
+    @property
+    def has_next_at(self) -> bool:
+        """Whether a gate has a ``next_at``: then the hint ``gates`` is sent."""
+        return any(gate.next_at is not None for gate in self.gates.values())
 
-    def pushed(self, tasks: Iterable[Task]) -> None:
-        """Note new rows."""
-        for task in tasks:
-            if task.flow is not None:
-                self.known.update(task.flow.gates)
-                self._declared += task.flow.gates
-                self.now = max(self.now, pushed_at(task))
-                if task.parked and task.gate is not None:
-                    self.keys[task.gate] = None
-                    self.waiting.append(task)
 
-    def changed(self, changes: Iterable[tuple[Task, Task]]) -> list[str]:
-        """Note written changes of tasks with gates, each as the task before and after it.
+def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+    """Insert tasks; return each, or the row that it conflicts with.
 
-        Return the ids of the tasks that had several gates and hold no slot any more.
-        """
-        gone = []
-        noted: Flow | None = None
-        for before, after in changes:
-            if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
-                if flow != noted:
-                    noted = flow
-                    self.known.update(flow.gates)
-                    self.keys |= {key: None for key, _ in reversed(flow.gates)}
-                if len(flow.gates) > 1:
-                    gone.append(after.task_id)
-                self.now = max(self.now, after.ended_at or 0)
-                self.ran.append(before)
-                continue
-            gates = () if before.flow is None else before.flow.gates
-            self.known.update(gates)
-            if others := redeclared(before, after):
-                self.known.update(others)
-                self._redeclared += [(key, bounds, after.due) for key, bounds in others]
-            # The widest first: a task that waits there is before one that only now reaches it.
-            keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
-            at = settled_at(before, after)
-            if at is None:
-                self.due |= keys
-            else:
-                self.keys |= keys
-                self.now = max(self.now, at)
-            if after.parked and not after.final:
-                self.waiting.append(after)
-            elif after.gate is not None and is_given_back(before, after):
-                self.given_back.setdefault(after.queue, {})[after.gate] = None
-            if gates and not slots(after):
-                if len(gates) > 1:
-                    gone.append(after.task_id)
-                if before.status is RUNNING:
-                    self.ran.append(before)
-        return gone
+    ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
+    """
+    if refused:
+        tx.check_push(tasks)
+    stored = list(tx.insert(tasks))
+    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
+    return stored
 
-    def deleted(self, tasks: Iterable[Task]) -> None:
-        """Note that live tasks are deleted."""
-        for task in tasks:
-            if task.flow is not None:
-                self.known.update(task.flow.gates)
-                self.due.update(dict.fromkeys(slots(task)))
-                if (key := holds_back(task)) is not None:
-                    self.due[key] = None
 
-    def declare(self, admission: Admission) -> None:
-        """Lock the gates, and take the bounds that tasks declare."""
-        admission.ran = self.ran
-        admission.lock([key for key in self.known if key not in admission.gates])
-        admission.declare(self._declared)
-        admission.redeclare(self._redeclared)
-        if self.waiting:
-            late = [task.gate for task in self.waiting if (task.due_at or 0) > min(self.now, task.seq)]
-            admission.delayed.update([key for key in late if key is not None])
+def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
+    """Write tasks that were read so, and note what that means for their gates."""
+    tx.rewrite(changes)
+    tx.touched.written(changes)
 
-    def apply(self, admission: Admission) -> None:
-        """Lock the gates, take the declared bounds, and admit the gates or make them due."""
-        self.declare(admission)
-        admission.admit(self.keys)
-        if self.due:
-            admission.make_due(self.due)
+
+def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
+    """Admit the gates that the transaction has touched, at its end; None where it has touched none.
+
+    Raises QueueFull for a push of too many tasks, where it is ``refused``.
+    """
+    if not (touched := tx.touched):
+        return None
+    admission = _Admission(tx, touched)
+    admission.lock(touched.known)
+    admission.declare()
+    closed = admission.change()
+    for keys, queue in touched.parked:
+        _park(tx, keys, queue)
+    admission.lock_free([key for key in touched.known if key not in admission.gates])
+    admission.note_delayed()
+    admission.admit(touched.keys)
+    admission.make_due([key for key in touched.due if key not in closed])
+    if refused:
+        admission.check_waiting()
+    return admission.end()
+
+
+def admit_due(tx: Transaction, keys: Iterable[str], now: int) -> Admitted:
+    """Admit those of these gates whose ``next_at`` has come."""
+    touched = tx.touched
+    touched.now, touched.known = now, dict.fromkeys(keys)
+    admission = _Admission(tx, touched)
+    admission.lock(touched.known)
+    due = [key for key, gate in admission.gates.items() if gate.next_at is not None and gate.next_at <= now]
+    admission.admit(sorted(due))
+    return admission.end()
+
+
+def _park(tx: Transaction, keys: Collection[str], queue: str | None) -> None:
+    """Park the tasks again that have passed these gates and have not started."""
+    found = [task for task in tx.unstarted(keys, queue) if slots(task)]
+    if found:
+        rewrite(tx, [(task, parked_again(task)) for task in found])
 
 
 class Visit:
@@ -170,6 +128,10 @@ class Visit:
         """Only a rate needs them."""
         self.may_pass = ahead.may_pass(held)
         """The most tasks that pass in this visit."""
+        more = gate.bounds.interval is not None or self.may_pass == ahead.batch
+        self.wanted = 1 if ahead.if_full else self.may_pass + more if self.may_pass else 0
+        """How many tasks are read. One more than may pass tells when it may, or that more may; it is not needed where
+        it passes only at the end of another task."""
         self.passed: list[Task] = []
         self.passing: list[Task] = []
         """The tasks that may pass, and have not."""
@@ -191,10 +153,10 @@ class Visit:
         self.next_gates = [key for task in waiting[:count] if (key := next_gate(task)) is not None]
         self.repeat = self.may_pass < count == len(waiting)
 
-    def note_passed(self, ids: set[str]) -> bool:
+    def note_passed(self, ids: Collection[str]) -> bool:
         """Note that the tasks with these ids have passed; return whether any of ``passing`` was locked."""
         self.passed += [task for task in self.passing if task.task_id in ids]
-        locked = {task.task_id for task in self.passing} - ids
+        locked = {task.task_id for task in self.passing if task.task_id not in ids}
         self.locked |= locked
         return bool(locked)
 
@@ -211,101 +173,191 @@ def independent(visits: Sequence[Visit]) -> list[Visit]:
     return found
 
 
-class Admission(ABC):
+class _Admission:
     """The gates that a transaction has locked, and what passes them."""
 
-    def __init__(self, now: int) -> None:
-        """``now`` is in microseconds UTC."""
-        self.now = now
+    def __init__(self, tx: Transaction, touched: Touched) -> None:
+        self.tx, self.touched, self.now = tx, touched, touched.now
         self.gates: dict[str, Gate] = {}
         """By key; what is written here is stored at the end of the transaction."""
-        self.delayed: set[str] = set()
-        """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
-        self.ran: Sequence[Task] = ()
-        """The tasks that ran and hold no slot any more, as they were."""
+        self._stored: dict[str, Gate] = {}
+        """As they were read."""
+        self._missed = Touched()
+        self._held: dict[str, int] = {}
+        """How many tasks hold a slot, by key."""
+        self._ready: set[str] = set()
         self._ran: dict[str, list[tuple[int, int]]] | None = None
+        self._delayed = touched.delayed
 
-    @abstractmethod
     def lock(self, keys: Collection[str]) -> None:
         """Lock these gates, and make those that do not exist."""
+        self._note_locked(self.tx.gates({key: self.touched.known[key] for key in keys}))
 
-    @abstractmethod
-    def lock_free(self, keys: Collection[str]) -> Collection[str]:
-        """Lock those of these gates that no other transaction has locked; return the others."""
+    def lock_free(self, keys: Collection[str]) -> None:
+        """Lock those of these gates that no other transaction has locked; the others are missed."""
+        if keys:
+            known = {key: self.touched.known.get(key) for key in keys}
+            self._note_locked(self.tx.gates(known, wait=False))
+            self._missed.known |= {key: bounds for key, bounds in known.items() if key not in self.gates}
 
-    @abstractmethod
-    def holders(self, gates: Collection[Gate]) -> Mapping[str, Starts]:
-        """Return the starts of the tasks that hold a slot of these gates, which have rates and are locked."""
+    def _note_locked(self, found: Mapping[str, Gate]) -> None:
+        self.gates.update(found)
+        self._stored.update(found)
 
-    @abstractmethod
-    def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
-        """Let the first due tasks pass at these gates, which are locked.
-
-        Return the gates at which there is nothing to do, and visits of the first of the others, of one at least. A gate
-        to which one of these visits lets a task pass is left out: it is visited when the task is there.
-        """
-
-    def declare(self, gates: Iterable[tuple[str, Bounds]]) -> None:
-        """Take the bounds that a push declares."""
-        for key, bounds in gates:
+    def declare(self) -> None:
+        """Take the bounds that tasks declare: the later ones count."""
+        for key, bounds in self.touched.declared:
             gate = declared(self.gates[key], bounds, self.now)
             if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
                 self.gates[key] = replace(gate, next_at=self.now)
-
-    def redeclare(self, gates: Iterable[tuple[str, Bounds, int]]) -> None:
-        """Take the bounds that changed tasks declare, each at its instant, and make these gates due."""
-        for key, bounds, at in gates:
+        for key, bounds, at in self.touched.redeclared:
             gate = declared(self.gates[key], bounds, at)
             if gate is not self.gates[key]:
                 self.gates[key] = replace(gate, next_at=0)
 
-    def make_due(self, keys: Collection[str]) -> None:
+    def change(self) -> set[str]:
+        """Change gates, which are to be admitted then; return those that a budget closes."""
+        closed = set()
+        for key, change in self.touched.changes:
+            # First the starts of before: they took their tokens by the bounds of before.
+            gate = self.gates[key]
+            gate = charged(gate, self._starts([gate]).get(key, Starts()), self.now)
+            gate = self.gates[key] = changed(gate, change, self.now)
+            if change is USED_UP:
+                self.gates[key] = replace(gate, next_at=gate.closed_until)
+                closed.add(key)
+            else:
+                self._delayed.add(key)
+                self.touched.keys[key] = None
+        return closed
+
+    def note_delayed(self) -> None:
+        """Note at which gates tasks wait for their due time."""
+        late = [task.gate for task in self.touched.waiting if (task.due_at or 0) > min(self.now, task.seq)]
+        self._delayed.update([key for key in late if key is not None])
+
+    def make_due(self, keys: Iterable[str]) -> None:
         """Let the next sweep admit these gates."""
-        self.lock([key for key in keys if key not in self.gates])
         for key in keys:
-            self.gates[key] = replace(self.gates[key], next_at=0)
+            if key in self.gates:
+                self.gates[key] = replace(self.gates[key], next_at=0)
+            else:
+                self._missed.due[key] = None
 
-    def change(self, key: str, change: GateChange) -> Gate:
-        """Change a gate, which is made if there is none; admit it, and return it."""
-        self.lock([key])
-        gate = self.gates[key]
-        # First the starts of before: they took their tokens by the bounds of before.
-        gate = charged(gate, self.starts([gate]).get(key, Starts()), self.now)
-        self.gates[key] = changed(gate, change, self.now)
-        self.delayed.add(key)
-        self.admit([key])
-        return self.gates[key]
+    def check_waiting(self) -> None:
+        """Raise QueueFull if more tasks wait at a gate than may."""
+        bounds = {key: self.gates[key].bounds.max_waiting for key in self.touched.bounded}
+        most = {key: bound for key, bound in bounds.items() if bound is not None}
+        for key in self.tx.with_more_waiting(most) if most else ():
+            raise gate_full(key, most[key])
 
-    def starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
-        """Return the starts that count at those of these gates that have rates."""
-        rated = [gate for gate in gates if gate.bounds.interval is not None]
-        if not rated:
-            return {}
-        if self._ran is None:
-            self._ran = {}
-            for task in self.ran:
-                if (at := task.began_at) is not None:
-                    for key in slots(task):
-                        self._ran.setdefault(key, []).append((at, tokens(task, key)))
-        return {
-            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())])
-            for key, starts in self.holders(rated).items()
-        }
+    def end(self) -> Admitted:
+        """Write the gates that have changed, and return what is left to do."""
+        stored = self._stored
+        new = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
+        if new:
+            self.tx.write_gates(new)
+        self._missed.now = self.now
+        self._missed.delayed.update(self._missed.keys)
+        return Admitted(self.gates, self._ready, self._missed or None)
+
+    # ---- admission ----
 
     def admit(self, keys: Iterable[str]) -> None:
         """Let tasks pass these gates, and then the gates to which they come."""
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
             part = list(itertools.islice(todo, BATCH))
-            if unknown := [key for key in part if key not in self.gates]:
-                for key in self.lock_free(unknown):
-                    del todo[key]
-                part = [key for key in part if key in todo]
-            nothing_to_do, visits = self.visit(part)
-            for key in nothing_to_do:
-                del todo[key]
-            for visit in visits:
+            self.lock_free([key for key in part if key not in self.gates])
+            for key in [key for key in part if key not in self.gates]:
+                self._missed.keys[key] = todo.pop(key)
+            for visit in self._visit([key for key in part if key in todo]):
                 del todo[visit.key]
                 todo |= dict.fromkeys(visit.next_gates)
                 if visit.repeat:
                     todo[visit.key] = None
+
+    def _visit(self, keys: Sequence[str]) -> Sequence[Visit]:
+        """Let the first due tasks pass at these gates, which are locked.
+
+        Return visits of the first of them, of one at least. A gate to which one of these visits lets a task pass is
+        left out: it is visited when the task is there.
+        """
+        tx, now = self.tx, self.now
+        if later := [key for key in keys if self._may_become_due(key)]:
+            tx.release(later, now)
+        if uncounted := [key for key in keys if key not in self._held]:
+            self._held.update(tx.held(uncounted))
+        visits = [Visit(self.gates[key], self._held[key], read_ahead(self.gates[key], now)) for key in keys]
+        starts = self._starts([visit.before for visit in visits])
+        undecided = []
+        for visit in visits:
+            visit.starts = starts.get(visit.key, visit.starts)
+            if visit.wanted:
+                undecided.append(visit)
+            else:
+                visit.decide([], now)
+        first_round = True
+        while undecided:
+            found = tx.waiting({visit.key: visit.wanted + len(visit.locked) for visit in undecided}, now)
+            for visit in undecided:
+                tasks, visit.next_due = found[visit.key]
+                visit.decide([task for task in tasks if task.task_id not in visit.locked], now)
+            if first_round:
+                visits = independent(visits)
+                undecided, first_round = [visit for visit in undecided if visit in visits], False
+            ids = self._let_pass([task for visit in undecided for task in visit.passing])
+            undecided = [visit for visit in undecided if visit.note_passed(ids)]
+        for visit in visits:
+            self._end_visit(visit)
+        return visits
+
+    def _let_pass(self, tasks: Sequence[Task]) -> Collection[str]:
+        if not tasks:
+            return ()
+        changes = [(task, passed(task, self.now)) for task in tasks]
+        ids = self.tx.let_pass(changes)
+        for before, after in changes:
+            if not after.parked:
+                if after.task_id in ids:
+                    self._ready.add(after.task_id)
+            elif before.flow is not None:
+                self.touched.known.update(before.flow.gates)
+        return ids
+
+    def _end_visit(self, visit: Visit) -> None:
+        """Note how many tasks have passed a gate, and set the ``next_at`` of the gate."""
+        now, before, gate = self.now, visit.before, visit.gate
+        self._held[visit.key] += len(visit.passed)
+        if visit.locked:
+            # The other transaction may leave them parked here, and it did not see the slots that are free now.
+            gate = due_by(gate, now + LOCKED_RETRY)
+        if visit.next_due is not None:
+            gate = due_by(gate, visit.next_due)
+        # A gate at which tasks wait for their due time has a ``next_at``.
+        if before.next_at is not None or visit.key in self._delayed:
+            at = self.tx.next_due(visit.key)
+            if at is not None:
+                gate = due_by(gate, at if at > now else now + LOCKED_RETRY)
+        self.gates[visit.key] = gate
+
+    def _may_become_due(self, key: str) -> bool:
+        """Whether tasks may have become due at a gate."""
+        at = self.gates[key].next_at
+        return key in self._delayed or (at is not None and at <= self.now)
+
+    def _starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
+        """Return the starts that count at those of these gates that have rates."""
+        rated = [gate for gate in gates if gate.bounds.interval is not None]
+        if not rated:
+            return {}
+        if self._ran is None:
+            self._ran = {}
+            for task in self.touched.ran:
+                if (at := task.began_at) is not None:
+                    for key in slots(task):
+                        self._ran.setdefault(key, []).append((at, tokens(task, key)))
+        return {
+            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())])
+            for key, starts in self.tx.starts(rated, self.now).items()
+        }

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.flow.transaction import Transaction
-from aiotaskq.core.gate import Flow
+from aiotaskq.backends.flow.gates import push, rewrite
+from aiotaskq.backends.flow.touched import NOT_USED_UP, USED_UP, Followed
+from aiotaskq.backends.flow.transaction import Rows
+from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import (
     CANCEL,
     GroupState,
     Member,
+    Plan,
     Tally,
     after_parents,
     callback_of,
     counted,
+    deleted,
     group_of,
     grown,
     live_parents,
@@ -26,32 +29,9 @@ from aiotaskq.core.groups import (
     tally_of,
     waiting,
 )
+from aiotaskq.core.ids import next_seq
 from aiotaskq.core.task import Status, Task
-from aiotaskq.core.usage import Usage, summed
-
-
-class Followed(msgspec.Struct):
-    """What followed in one transaction from ends of tasks, and from tasks that were brought back; all are ids."""
-
-    ended: list[str] = []
-    """The children that ended by it."""
-    pushed: list[str] = []
-    """The callbacks, and the messages of webhooks about those children."""
-    ended_groups: list[str] = []
-    counted: list[str] = []
-    """The groups whose numbers have changed, ended or not."""
-
-    def add(self, more: Followed) -> None:
-        """Add what followed from another write of the same transaction."""
-        self.ended += more.ended
-        self.pushed += more.pushed
-        self.ended_groups += more.ended_groups
-        self.counted += more.counted
-
-    @property
-    def all_ended(self) -> list[str]:
-        """The names of the hint ``ended``."""
-        return self.ended + self.ended_groups
+from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, summed
 
 
 class Changed(Protocol):
@@ -66,7 +46,7 @@ class Changed(Protocol):
 C = TypeVar("C", bound=Changed)
 
 
-def add_tasks(tx: Transaction, group_id: str, tasks: Sequence[Task]) -> int | None:
+def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
     """Do as ``Groups.add``."""
     group = tx.groups([group_id]).get(group_id)
     if group is None or group.ended_at is not None or group.cancel_requested:
@@ -74,48 +54,58 @@ def add_tasks(tx: Transaction, group_id: str, tasks: Sequence[Task]) -> int | No
     # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
     there = tx.existing([task.task_id for task in tasks])
     new = [task for task in tasks if task.task_id not in there]
-    tx.insert(new, refused=True)
+    push(tx, new)
     places = enumerate(new, group.total)
     tx.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])
-    tx.write([grown(group, len(new))])
+    tx.write_groups([grown(group, len(new))])
     return len(new)
 
 
-def flag_cancelled(tx: Transaction, group_id: str) -> bool:
+def flag_cancelled(tx: Rows, group_id: str) -> bool:
     """Do as ``Groups.request_cancel``."""
     level = [group_id]
     found = False
     while level:
         live = [group for group in tx.groups(sorted(level)).values() if group.ended_at is None]
-        tx.write([replace(group, cancel_requested=True) for group in live])
+        tx.write_groups([replace(group, cancel_requested=True) for group in live])
         found = found or bool(live)
         level = tx.inner_groups([group.group_id for group in live])
     return found
 
 
-def replace_budget(tx: Transaction, group_id: str, budget: Usage, now: int) -> GroupState | None:
+def fill(tx: Rows, plan: Plan) -> None:
+    """Push the tasks of a plan whose groups are written; those of a budget that is used up do not pass."""
+    closed = list(map(budget_gate, plan.used_up))
+    tx.add_gates([Gate(key=key, closed_until=USED_UP_UNTIL) for key in closed])
+    for key in closed:
+        tx.touched.changed(key, USED_UP)
+    push(tx, plan.tasks)
+
+
+def replace_budget(tx: Rows, group_id: str, budget: Usage, now: int) -> GroupState | None:
     """Do as ``Groups.set_budget``."""
     group = tx.groups([group_id]).get(group_id)
     if group is None or not group.budget:
         return None
     group = replace(group, budget=budget)
-    tx.budget_changed(group, now)
+    tx.write_groups([group])
+    tx.touched.changed(budget_gate(group_id), USED_UP if group.used_up else NOT_USED_UP, now)
     return group
 
 
-def spend(tx: Transaction, by_group: Mapping[str, Usage]) -> None:
-    """Add to what the members of groups have used up, and of those around them; close the gates of budgets."""
-    while by_group:
+def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
+    """Add to what the members of groups have used up, and of those around; close the gates of budgets that it ends."""
+    while more:
+        groups = tx.groups(sorted(more)).values()
+        spent = [replace(group, usage=summed(group.usage, more[group.group_id])) for group in groups]
+        tx.write_groups(spent)
         above: dict[str, Usage] = {}
-        for group_id, group in tx.groups(sorted(by_group)).items():
-            more = by_group[group_id]
-            new = replace(group, usage=summed(group.usage, more))
-            tx.write([new])
-            if new.used_up:
-                tx.budget_changed(new, 0)
+        for group in spent:
+            if group.used_up:
+                tx.touched.changed(budget_gate(group.group_id), USED_UP)
             if group.parent_id is not None:
-                above[group.parent_id] = summed(above.get(group.parent_id, {}), more)
-        by_group = above
+                above[group.parent_id] = summed(above.get(group.parent_id, {}), more[group.group_id])
+        more = above
 
 
 def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
@@ -123,7 +113,7 @@ def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]
     return sorted({up for each in groups.values() if (up := each.parent_id) is not None and up not in known})
 
 
-def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[str]:
+def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
 
     ``before`` is the time in epoch seconds before which they have to have ended, None for any.
@@ -169,7 +159,7 @@ def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[boo
     return [held[place] for place in range(len(changes))]
 
 
-def again(after: Task, tx: Transaction) -> Task:
+def again(tx: Rows, after: Task) -> Task:
     """Return a child that is brought back: parked, if it has to wait for some of its parents."""
     assert after.flow is not None
     found = tx.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
@@ -184,7 +174,7 @@ class Ends(NamedTuple):
     gone: list[Task]
 
 
-def to_children(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
+def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
     """Do what follows from changes of tasks, which are written already, to their children, and to those of these.
 
     A task that had ended and was deleted is given with what it counts as: see ``core.groups.deleted``.
@@ -210,13 +200,13 @@ def to_children(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int)
                 if after is not child:
                     level.append((child, after))
         if level:
-            tx.rewrite(level)
+            rewrite(tx, level)
             gone += [after for _, after in level if after.final]
     return Ends(tallies, gone)
 
 
-def to_groups(tx: Transaction, ends: Ends, now: int) -> Followed:
-    """Do what follows for groups, and for those that they are members of; return all that followed."""
+def to_groups(tx: Rows, ends: Ends, now: int) -> None:
+    """Do what follows for groups, and for those that they are members of."""
     tallies, gone = ends
     followed = Followed(ended=[task.task_id for task in gone])
     pushed = tx.messages(gone, now) if gone else []
@@ -238,21 +228,30 @@ def to_groups(tx: Transaction, ends: Ends, now: int) -> Followed:
                 tally.needed_by += new.needed_by - group.needed_by
                 if turned:
                     tally.add(*((new.status, 1) if new.ended_at is not None else (group.status, -1)))
-        tx.write(written)
+        tx.write_groups(written)
         tallies = above
     if pushed:
-        tx.insert(pushed)
+        push(tx, pushed, refused=False)
     followed.pushed = [task.task_id for task in pushed]
-    return followed
+    tx.touched.followed.add(followed)
 
 
-def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int = 0) -> Followed:
-    """Do what follows from changes of tasks that are written already: to children, then to groups.
+def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None:
+    """Do what follows from changes of tasks that are written already: to children, then to groups."""
+    found = [(before, after) for before, after in changes if concerns(before, after)]
+    if found:
+        now = max(now, *[after.due if after.ended_at is None else after.ended_at for _, after in found])
+        to_groups(tx, to_children(tx, found, now), now)
 
-    At the latest instant of one of them, or at ``now``, in microseconds UTC, if that is later.
-    """
-    now = max([now, *(after.due if after.ended_at is None else after.ended_at for _, after in changes)])
-    return to_groups(tx, to_children(tx, changes, now), now)
+
+def follow_deletes(tx: Rows, tasks: Sequence[Task]) -> None:
+    """Do what follows from deletes of tasks."""
+    tx.touched.deleted([task for task in tasks if not task.final])
+    tied = [task for task in tasks if is_tied(task)]
+    if tied:
+        now = max(next_seq(0), *[max(task.seq, task.began_at or 0) for task in tied])
+        changes = [(task, after) for task in tied if (after := deleted(task, now)) is not task]
+        to_groups(tx, to_children(tx, changes, now), now)
 
 
 def lost_parents(children: Iterable[Task], known: Mapping[str, Task]) -> dict[str, str]:

@@ -1,11 +1,15 @@
-"""What a store gives to the functions of this package: the rows of one transaction."""
+"""The contract of a transaction: what a store gives to the functions of this package."""
 
 from __future__ import annotations
 
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from aiotaskq.backends.flow.touched import Touched
 from aiotaskq.backends.side_rows import OwnedRows
+from aiotaskq.core.gate import Bounds, Gate, Starts
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Status, Task
@@ -13,38 +17,143 @@ from aiotaskq.core.task import Status, Task
 T = TypeVar("T")
 
 
-class Transaction(Protocol):
-    """The rows of a store inside a transaction."""
+class Waiting(NamedTuple):
+    """What waits at a gate."""
 
+    tasks: Sequence[Task]
+    """The first tasks that are due, in passing order. Their content may be missing."""
+    next_due: int | None = None
+    """When the first of the others is due that were read, in microseconds UTC."""
+
+
+class Rows(ABC):
+    """The rows of tasks and groups in one transaction.
+
+    What is read is locked, or compared at the commit; locks are taken in the order of tasks, groups, gates. A body that
+    works on it may run more than once, each time on another transaction.
+    """
+
+    messages: Callable[[Sequence[Task], int], list[Task]]
+    """``Groups.messages`` of the store."""
+
+    @functools.cached_property
+    def touched(self) -> Touched:
+        """What has been written."""
+        return Touched()
+
+    # ---- tasks ----
+
+    @abstractmethod
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
-        """Read tasks by id, and lock them until the transaction ends."""
+        """Read tasks by id."""
 
-    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
-        """Write tasks that were read so: each is given as it was, and as it is from now on."""
-
-    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
-        """Read groups by id, and lock them until the transaction ends."""
-
-    def write(self, groups: Sequence[GroupState]) -> None:
-        """Write groups that were read so."""
-
-    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
-        """Push tasks; one that exists stays. ``refused``: raise QueueFull where too many would wait at a gate."""
-
+    @abstractmethod
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         """Return those of these ids of tasks that there are."""
 
+    @abstractmethod
+    def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Insert tasks that conflict with no row; return each, or the row that it conflicts with."""
+
+    @abstractmethod
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        """Write tasks that were read so: each is given as it was, and as it is from now on."""
+
+    # ---- groups ----
+
+    @abstractmethod
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        """Read groups by id."""
+
+    @abstractmethod
+    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
+        """Insert groups and their members; return False, and write nothing, if there is the first of these groups."""
+
+    @abstractmethod
+    def write_groups(self, groups: Sequence[GroupState]) -> None:
+        """Write groups that were read so."""
+
+    @abstractmethod
     def add_members(self, members: Sequence[Member]) -> None:
         """Write members of groups that are there."""
 
+    @abstractmethod
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         """Return the ids of the groups that are members of these."""
 
-    def budget_changed(self, group: GroupState, now: int) -> None:
-        """Write a group with another budget, and close its gate if that is used up, else open it at ``now``."""
+    @abstractmethod
+    def add_gates(self, gates: Sequence[Gate]) -> None:
+        """Insert those of these gates that do not exist."""
 
-    def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
-        """As ``Groups.messages``."""
+    # ---- before a push ----
+
+    def check_push(self, tasks: Sequence[Task]) -> None:  # noqa: B027 - there may be nothing to do
+        """Raise QueueFull before tasks are inserted, in a store where that could not be undone."""
+
+
+class Transaction(Rows):
+    """The rows of a store in one transaction, those of gates, too."""
+
+    @abstractmethod
+    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
+        """Write tasks of ``waiting`` that pass a gate; return the ids of those that no other transaction has locked."""
+
+    @abstractmethod
+    def unstarted(self, keys: Collection[str], queue: str | None) -> Sequence[Task]:
+        """Read the tasks that hold a slot of one of these gates and have not started, of one queue or of all.
+
+        One that another transaction has locked is left out: it is about to start, or to end.
+        """
+
+    @abstractmethod
+    def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
+        """Read gates by key; one that does not exist is made, with these bounds.
+
+        Without ``wait`` only those that exist, and that no other transaction has locked.
+        """
+
+    @abstractmethod
+    def stored_gates(self, keys: Collection[str]) -> Mapping[str, Gate]:
+        """Read those of these gates that exist, without a lock."""
+
+    @abstractmethod
+    def write_gates(self, gates: Sequence[Gate]) -> None:
+        """Write gates that were read by ``gates``."""
+
+    @abstractmethod
+    def held(self, keys: Collection[str]) -> Mapping[str, int]:
+        """Count the tasks that hold a slot of each of these gates."""
+
+    @abstractmethod
+    def starts(self, gates: Collection[Gate], now: int) -> Mapping[str, Starts]:
+        """Return the starts of the tasks that hold a slot of these gates, which have rates."""
+
+    @abstractmethod
+    def waiting(self, limits: Mapping[str, int], now: int) -> Mapping[str, Waiting]:
+        """Read the first tasks that wait at these gates and are due at ``now``, up to a limit for each.
+
+        What has expired is left out, since it would hold a slot and start nothing; so are tasks of paused queues.
+        """
+
+    @abstractmethod
+    def release(self, keys: Collection[str], now: int) -> None:
+        """Let ``waiting`` find the tasks at these gates that are due at ``now`` and were not when written."""
+
+    @abstractmethod
+    def next_due(self, key: str) -> int | None:
+        """Return when the next of the tasks at a gate is due that ``release`` has not found due."""
+
+    @abstractmethod
+    def with_due(self, keys: Collection[str], now: int) -> Collection[str]:
+        """Return those of these gates at which a task waits that is due, as for ``waiting``, without a lock."""
+
+    @abstractmethod
+    def with_more_waiting(self, counts: Mapping[str, int]) -> Collection[str]:
+        """Return those of these gates at which more tasks wait than its count."""
+
+    @abstractmethod
+    def paused_queues(self) -> Collection[str]:
+        """Return the queues that are paused: their tasks pass no gate."""
 
 
 class Run(NamedTuple):

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
-from aiotaskq.backends.flow.groups import parents_first
+from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.groups import follow_deletes, parents_first
+from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
-from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
@@ -23,7 +24,7 @@ from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.steps import MemorySteps
-from aiotaskq.backends.memory.transaction import MemoryTransactions
+from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
@@ -51,16 +52,24 @@ class MemoryBackend(DirectBackend):
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter = self._insert
         self.enqueue = self.queues.enqueue
-        self.gates: MemoryGates = MemoryGates(self._tasks, self.queues.paused, self._lock, self._move, self.listeners)
         self._running = Running(self._tasks, objects)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self.steps.by_task, self._lock)
-        self.groups: MemoryGroups = MemoryGroups(
-            self._tasks, self._lock, self.gates, self._push, self._make_room, self.listeners, self._ended
-        )
-        self.transactions = MemoryTransactions(self._tasks, self._lock, side.owned, self.groups)
-        self.notes = Notes(self.transactions, side, self.listeners)
         self._reads = Reads(self._tasks, self._keys, self.queues)
+        self._tx = MemoryTransaction(
+            self._lock,
+            self._tasks,
+            self.queues.paused,
+            self._ended,
+            side.owned,
+            self.listeners,
+            self._insert,
+            self._move,
+            self._check_push,
+        )
+        self.notes = Notes(self._tx, side, self.listeners)
+        self.gates: MemoryGates = MemoryGates(self._tx, self._lock, self.listeners)
+        self.groups: MemoryGroups = MemoryGroups(self._tx, self._lock, self._make_room, self.listeners)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)
@@ -70,7 +79,7 @@ class MemoryBackend(DirectBackend):
             if room is not None:
                 self._make_room(tasks, room)
             stored = self._push(tasks)
-            self.gates.admit_touched()
+            self._tx.end()
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
@@ -78,16 +87,16 @@ class MemoryBackend(DirectBackend):
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
-        check_max_waiting(self.gates, self._reads.new_gated(tasks) if room.instead else ())  # nothing is written yet
+        if room.instead:
+            self._check_push(tasks)  # nothing is written yet
         self._update(room.instead)
 
-    def _push(self, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-        """Insert tasks, which are ``refused`` where too many would wait at a gate; the caller opens the gates then."""
-        gated = self._reads.new_gated(tasks) if any_flow(tasks) else []
-        check_max_waiting(self.gates, gated if refused else ())
-        stored = [self._insert(task) for task in tasks]
-        self.gates.touched.pushed([task for task in gated if task.task_id in self._tasks])
-        return stored
+    def _check_push(self, tasks: Sequence[Task]) -> None:
+        check_max_waiting(self._tx, self._reads.new_gated(tasks))
+
+    def _push(self, tasks: Sequence[Task]) -> list[Task]:
+        """Insert tasks; the caller admits gates then."""
+        return push(self._tx, tasks) if any_flow(tasks) else [self._insert(task) for task in tasks]
 
     def insert(self, task: Task) -> Task:
         with self._lock:
@@ -95,7 +104,7 @@ class MemoryBackend(DirectBackend):
                 stored = self._insert(task)
             else:
                 (stored,) = self._push([task])
-                self.gates.admit_touched()
+                self._tx.end()
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)
         return stored
@@ -119,7 +128,7 @@ class MemoryBackend(DirectBackend):
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.add(task)
         if task.flow is not None:
-            self.gates.enter(task)
+            self._tx.enter(task)
         self._tasks[task.task_id] = task
         if task.status is PENDING:
             self.queues[task.queue].add(task)
@@ -134,7 +143,7 @@ class MemoryBackend(DirectBackend):
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.remove(task)
         if task.flow is not None:
-            self.gates.leave(task)
+            self._tx.leave(task)
         if task.status is PENDING:
             self.queues[task.queue].discard(task)
         elif task.status is RUNNING:
@@ -199,17 +208,17 @@ class MemoryBackend(DirectBackend):
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
                 if row.final and not after.final:
-                    after = self.groups.brought_back(row, after)
+                    after = self._tx.brought_back(row, after)
                 self._leave(row)
                 if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile
                     after = after.replace(progress=row.progress, usage=row.usage)
                 self._enter(after)
-                for task in change.then:
-                    self._insert(task)
+                if change.then:
+                    push(self._tx, change.then, refused=False)
                 self.queues.done(row)
-                if row.flow is not None or after.flow is not None or change.then:
-                    self.groups.note(row, after, change.then)
-        self.groups.end()
+                if row.flow is not None or after.flow is not None:
+                    self._tx.note(row, after)
+        self._tx.end()
         return held
 
     def _move(self, row: Task, after: Task) -> None:
@@ -283,9 +292,10 @@ class MemoryBackend(DirectBackend):
                     self._leave(row)
                     self._ended.drop_beside(task_id)
                     self.queues.done(row)
-                    self.groups.deleted(row)
+                    if row.flow is not None:
+                        follow_deletes(self._tx, [row])
                     deleted += 1
-            self.groups.end()
+            self._tx.end()
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

@@ -50,7 +50,7 @@ class DurableFake(MemoryBackend):
         self.check([task])
         with self._lock:
             (stored,) = self._push([task])
-            self.gates.admit_touched()
+            self._tx.end()
         self.listeners.notify(READY)
         return stored
 
@@ -82,7 +82,7 @@ class DurableFake(MemoryBackend):
             with self._lock:
                 self._update(() if room is None else room.instead)
                 new = [task for task, row in zip(new, self._push(new), strict=True) if row is task]
-                self.gates.admit_touched()
+                self._tx.end()
             for task in new:
                 self.on_commit(task)
             self.listeners.notify(READY)
@@ -111,7 +111,7 @@ class DurableFake(MemoryBackend):
         def store() -> None:
             with self._lock:
                 done = parents_first(written, self._update)
-                self.gates.admit_touched()
+                self._tx.end()
             self.notify_updated(written, done)
             committed()
 

@@ -1,256 +1,75 @@
-"""The gates of the memory backend: the tasks that wait at each of them, and those that hold a slot."""
+"""The gates of the memory backend."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from msgspec import structs
-
-from aiotaskq.backends.flow.gates import NOT_USED_UP, USED_UP, Admission, TouchedGates, Visit
 from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.listeners import GATES, READY, Listeners
-from aiotaskq.backends.memory.lane import Lane
-from aiotaskq.core.gate import Gate, GateChange, GateState, Starts, due_by, is_idle, read_ahead
-from aiotaskq.core.groups import GroupState
-from aiotaskq.core.parking import at_gate, is_given_back, parked_again, passed, slots, tokens
-from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order
-from aiotaskq.core.usage import budget_gate
-
-
-class Line:
-    """A gate, the ids of the tasks that hold a slot, and the tasks that wait.
-
-    The waiting ones are also in a lane, each with its due time as ``run_at``: that is the order in which they pass.
-    """
-
-    def __init__(self, key: str) -> None:
-        self.gate = Gate(key=key)
-        self.held: dict[str, None] = {}
-        self.waiting: dict[str, Task] = {}
-        self.lane = Lane(self.waiting, on_delay=lambda: None)
-
-
-class Lines(dict[str, Line]):
-    """The lines by the keys of their gates. A lookup with ``[]`` makes a missing one."""
-
-    def __missing__(self, key: str) -> Line:
-        line = self[key] = Line(key)
-        return line
-
-
-class MemoryAdmission(Admission):
-    """The gates that a verb touches. The verb holds the lock of the backend, so no gate needs one of its own."""
-
-    def __init__(self, gates: MemoryGates, now: int) -> None:
-        super().__init__(now)
-        self._all = gates
-
-    def lock(self, keys: Collection[str]) -> None:
-        self.gates.update({key: self._all.lines[key].gate for key in keys})
-
-    def lock_free(self, keys: Collection[str]) -> Collection[str]:
-        self.lock(keys)
-        return ()
-
-    def holders(self, gates: Collection[Gate]) -> dict[str, Starts]:
-        return {gate.key: starts(self._all.lines[gate.key], self._all.rows) for gate in gates}
-
-    def visit(self, keys: Sequence[str]) -> tuple[Collection[str], Sequence[Visit]]:
-        key, now = keys[0], self.now
-        line, gate = self._all.lines[key], self.gates[key]
-        ahead = read_ahead(gate, now)
-        visit = Visit(gate, len(line.held), ahead)
-        visit.starts = self.starts([gate]).get(key, visit.starts)
-        # One more tells when it may pass, or that more may. Not needed where it passes only at the end of another task.
-        wanted = visit.may_pass + (gate.bounds.interval is not None or ahead.if_full or visit.may_pass == ahead.batch)
-        found: list[Task] = []
-        of_paused_queues: list[Task] = []
-        while len(found) < wanted and (task := line.lane.take_one(now)) is not None:
-            (of_paused_queues if task.queue in self._all.paused else found).append(task)
-        visit.decide([self._all.rows[task.task_id] for task in found], now)
-        for task in (*found[len(visit.passing) :], *of_paused_queues):
-            line.lane.add(task)
-        for task in visit.passing:
-            del line.waiting[task.task_id]
-            self._all.replace(task, passed(task, now))
-        at = line.lane.next_delayed(now)
-        self.gates[key] = visit.gate if at is None else due_by(visit.gate, at)
-        return (), [visit]
-
-
-def starts(line: Line, rows: Mapping[str, Task]) -> Starts:
-    """Return the starts of the tasks that hold a slot."""
-    key = line.gate.key
-    held = [rows[task_id] for task_id in line.held]
-    return Starts(
-        sum(tokens(row, key) for row in held if row.status is PENDING),
-        [(row.began_at, tokens(row, key)) for row in held if row.status is RUNNING and row.began_at is not None],
-    )
+from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.memory.transaction import MemoryTransaction
+from aiotaskq.core.gate import Gate, GateChange, GateState, is_idle
+from aiotaskq.core.parking import at_gate, passing_order, slots
+from aiotaskq.core.task import PENDING
 
 
 class MemoryGates(Gates):
-    """Every gate of a backend, and what ``backends.max_waiting`` reads of them."""
+    """Every gate of a backend."""
 
-    def __init__(
-        self,
-        rows: Mapping[str, Task],
-        paused: Collection[str],
-        lock: Any,
-        replace: Callable[[Task, Task], None],
-        listeners: Listeners,
-    ) -> None:
-        """``rows`` are those of the backend, and ``replace`` replaces one of them, with its indexes."""
-        self.rows, self.paused, self.replace = rows, paused, replace
-        self._lock, self._listeners = lock, listeners
-        self.lines = Lines()
-        self.touched = TouchedGates()
-        """What the verb at hand touches; ``admit_touched`` admits these gates at its end."""
+    def __init__(self, tx: MemoryTransaction, lock: Any, listeners: Listeners) -> None:
+        self._tx, self._lock, self._listeners = tx, lock, listeners
 
     async def admit(self, now: int, limit: int) -> int | None:
+        lines = self._tx.lines
         with self._lock:
-            due = [key for key, line in self.lines.items() if (at := line.gate.next_at) is not None and at <= now]
-            admission = MemoryAdmission(self, now)
-            admission.admit(sorted(due)[:limit])
-            self._store(admission)
-            ats = [line.gate.next_at for line in self.lines.values()]
+            due = [key for key, line in lines.items() if (at := line.gate.next_at) is not None and at <= now]
+            if due:
+                self._tx.sweep(sorted(due)[:limit], now)
+            ats = [line.gate.next_at for line in lines.values()]
         if due:
             self._listeners.notify(READY)
         return min((at for at in ats if at is not None), default=None)
 
     async def mend(self, now: int) -> int:
+        lines = self._tx.lines
         with self._lock:
-            for key, line in list(self.lines.items()):
+            for key, line in list(lines.items()):
                 if not line.held and not line.waiting and is_idle(line.gate, now):
-                    del self.lines[key]
+                    del lines[key]
         return 0  # no row leaves without its gates
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
+        lines = self._tx.lines
         with self._lock:
-            all_keys = sorted(key for key in self.lines if key.startswith(prefix)) if keys is None else keys
-            lines = [self.lines[key] for key in [key for key in all_keys if key in self.lines][:limit]]
-            return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in lines]
+            all_keys = sorted(key for key in lines if key.startswith(prefix)) if keys is None else keys
+            found = [lines[key] for key in [key for key in all_keys if key in lines][:limit]]
+            return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in found]
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         with self._lock:
-            line = self._known(key)
-            waiting = heapq.nsmallest(limit, line.waiting.values(), claim_order)
+            line = self._tx.lines.get(key)
+            if line is None:
+                return [], []
+            waiting = heapq.nsmallest(limit, line.waiting.values(), passing_order)
             return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
         with self._lock:
-            gate = self._changed(key, change, now)
+            self._tx.touched.changed(key, change, now)
+            self._tx.end()
+            gate = self._tx.lines[key].gate
         self._listeners.notify(READY)
         return gate
-
-    # ---- what is read before a push ----
-
-    def stored(self, keys: Collection[str]) -> dict[str, Gate]:
-        return {key: self.lines[key].gate for key in keys if key in self.lines}
-
-    def held(self, keys: Collection[str]) -> dict[str, int]:
-        return {key: len(self._known(key).held) for key in keys}
-
-    def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
-        return {gate.key: starts(self._known(gate.key), self.rows) for gate in gates}
-
-    def paused_queues(self) -> Collection[str]:
-        return self.paused
-
-    def with_due(self, keys: Collection[str], now: int) -> set[str]:
-        return {key for key in keys if self._has_due(self._known(key), now)}
-
-    def _has_due(self, line: Line, now: int) -> bool:
-        first = line.lane.head(now)
-        if first is None or first.queue not in self.paused:
-            return first is not None
-        return any(task.queue not in self.paused for task in line.lane.ready(now))
-
-    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for key, count in counts.items() if len(self._known(key).waiting) > count}
-
-    def _known(self, key: str) -> Line:
-        return self.lines.get(key) or Line(key)  # a read makes no gate
-
-    # ---- for the backend, which holds the lock ----
-
-    def admit_touched(self) -> None:
-        """Admit the gates that were touched."""
-        touched = self.touched
-        if not (touched.known or touched.due or touched.waiting):  # most verbs touch no gate
-            return
-        self.touched = TouchedGates()
-        if touched:
-            admission = MemoryAdmission(self, touched.now)
-            touched.apply(admission)
-            self._store(admission)
-
-    def _store(self, admission: Admission) -> None:
-        for key, gate in admission.gates.items():
-            self.lines[key].gate = gate
-        if any(gate.next_at is not None for gate in admission.gates.values()):
-            self._listeners.notify(GATES)
-
-    def _changed(self, key: str, change: GateChange, now: int) -> Gate:
-        admission = MemoryAdmission(self, now)
-        gate = admission.change(key, change)
-        self._store(admission)
-        return gate
-
-    def enter(self, task: Task) -> None:
-        """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
-        if task.flow is not None and not task.final:
-            for key, bounds in task.flow.gates:
-                if key not in self.lines:
-                    self.lines[key].gate = Gate(key=key, bounds=bounds)
-        for key in slots(task):
-            self.lines[key].held[task.task_id] = None
-        if (at := at_gate(task)) is not None:
-            line = self.lines[at]
-            line.waiting[task.task_id] = free = structs.replace(task, run_at=task.due)
-            line.lane.add(free)
-
-    def leave(self, task: Task) -> None:
-        """Forget a row with gates."""
-        for key in slots(task):
-            self.lines[key].held.pop(task.task_id, None)
-        if (at := at_gate(task)) is not None and (free := self.lines[at].waiting.pop(task.task_id, None)) is not None:
-            self.lines[at].lane.discard(free)
-
-    def move(self, before: Task, after: Task) -> None:
-        """Replace a row, and touch its gates."""
-        self.replace(before, after)
-        self.touched.changed([(before, after)])
-
-    def changed(self, before: Task, after: Task) -> None:
-        """Touch the gates of a row that was replaced; park it again if it was given back to a paused queue."""
-        self.touched.changed([(before, after)])
-        if is_given_back(before, after) and after.queue in self.paused:
-            self.move(after, parked_again(after))
 
     def pause(self, queue: str, paused: bool) -> None:
         """Park what is ready of a paused queue; make the gates due at which tasks of a resumed one wait."""
         with self._lock:
-            for task in [task for task in self.rows.values() if task.queue == queue and task.flow and not task.final]:
-                if not paused and (at := at_gate(task)) is not None:
-                    self.touched.due[at] = None
-                elif paused and task.status is PENDING and slots(task):
-                    self.move(task, parked_again(task))
-            self.admit_touched()
-
-    def budget_changed(self, group: GroupState, now: int = 0) -> None:
-        """Close the gate of a group if its budget is used up, and park what has passed it and has not started.
-
-        Else open it, and let its tasks pass at ``now``.
-        """
-        key = budget_gate(group.group_id)
-        self._changed(key, USED_UP if group.used_up else NOT_USED_UP, now)
-        for task_id in list(self.lines[key].held) if group.used_up else ():
-            if (row := self.rows[task_id]).status is PENDING:
-                self.move(row, parked_again(row))
-
-    def drop_budget(self, group_id: str) -> None:
-        """Forget the gate of a group, at which no task is."""
-        self.lines.pop(budget_gate(group_id), None)
+            rows = [task for task in self._tx.rows.values() if task.queue == queue and task.flow and not task.final]
+            if paused:
+                keys = {key for task in rows if task.status is PENDING for key in slots(task)}
+                self._tx.touched.park(keys, queue)
+            else:
+                self._tx.touched.make_due(key for task in rows if (key := at_gate(task)) is not None)
+            self._tx.end()

@@ -1,42 +1,138 @@
-"""The transactions of ``backends.flow`` in memory, as far as they read and write what is beside tasks."""
+"""A transaction in memory: the rows of the backend, which its verbs read and write under its lock."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Collection, Sequence, Set
+from typing import TypeVar
 
-from aiotaskq.backends.flow.transaction import Beside, Run
+from aiotaskq.backends.flow.gates import Admitted, admit_due, admit_touched
+from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
+from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Beside, Run, Transaction
+from aiotaskq.backends.listeners import ENDED, GATES, Listeners
+from aiotaskq.backends.memory.ended import Ended
+from aiotaskq.backends.memory.gate_rows import GateRows
+from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import risen
-
-if TYPE_CHECKING:
-    from aiotaskq.backends.memory.groups import MemoryGroups
+from aiotaskq.core.usage import budget_gate, risen
 
 T = TypeVar("T")
 
 
-class MemoryTransactions:
-    """Each is under the lock, and one object is the transaction of all."""
+class MemoryTransaction(GateRows, GroupRows, Transaction):
+    """The rows of a backend. A verb that writes tasks with a flow calls ``end`` then: there is one object for all."""
 
-    def __init__(self, rows: dict[str, Task], lock: BriefLock, side: MemoryOwnedRows, groups: MemoryGroups) -> None:
-        self._rows, self._lock, self.side, self._groups = rows, lock, side, groups
+    def __init__(
+        self,
+        lock: BriefLock,
+        rows: dict[str, Task],
+        paused: Set[str],
+        ended: Ended,
+        side: MemoryOwnedRows,
+        listeners: Listeners,
+        insert: Callable[[Task], Task],
+        replace: Callable[[Task, Task], None],
+        check_push: Callable[[Sequence[Task]], None],
+    ) -> None:
+        """``insert``, ``replace`` and ``check_push`` are those of the backend: for one row, with its indexes."""
+        GateRows.__init__(self, rows, paused)
+        GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
+        self._lock, self._own, self.side, self._listeners = lock, rows, side, listeners
+        self._insert, self._replace, self._check_push = insert, replace, check_push
+        self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
+        self.heard: Callable[[Followed], None] = lambda followed: None
+        """Called with what followed."""
+
+    def check_push(self, tasks: Sequence[Task]) -> None:
+        self._check_push(tasks)
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        return {task_id for task_id in ids if task_id in self.rows}
+
+    def insert(self, tasks: Sequence[Task]) -> list[Task]:
+        return list(map(self._insert, tasks))
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        for before, after in changes:
+            self._replace(before, after)
+
+    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
+        self.rewrite(changes)
+        return {after.task_id for _, after in changes}
 
     async def transact(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.transact``."""
         with self._lock:
-            return body(self)
+            answer = body(self)
+            self.end()
+            return answer
 
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        rows = [self._rows[task_id] for task_id in ids if task_id in self._rows]
-        return {row.task_id: Run(row.status, row.fence) for row in rows}
+        return {task_id: Run(row.status, row.fence) for task_id, row in self.tasks(ids).items()}
 
     def spend(self, new: Sequence[NewNotes]) -> None:
         for each in new:
-            row = self._rows[each.task_id]
+            row = self.rows[each.task_id]
             usage, more = risen(row.usage, each.usage)
-            self._rows[each.task_id] = row.replace(usage=usage)
+            self._own[each.task_id] = row.replace(usage=usage)
             if more and row.flow is not None and row.flow.group is not None:
-                self._groups.use(row.flow.group, more)
+                spend(self, {row.flow.group: more})
+
+    # ---- for the backend ----
+
+    def brought_back(self, before: Task, after: Task) -> Task:
+        """Return an ended task that is brought back as it is to be written: parked again for its parents."""
+        self.settle()  # it reads what follows from the changes before it
+        return again(self, after) if waits_again(before, after) else after
+
+    def note(self, before: Task, after: Task) -> None:
+        """Note a written change of a task with a flow; what follows from it is done by ``end``.
+
+        At once where a task is brought back.
+        """
+        self._changes.append((before, after))
+        if before.final and not after.final:
+            self.settle()
+
+    def settle(self) -> None:
+        """Do what follows from the changes that were noted, level by level."""
+        if self._changes:
+            changes, self._changes = self._changes, []
+            self.touched.written(changes)
+            follow(self, changes)
+
+    def sweep(self, keys: Collection[str], now: int) -> None:
+        """Admit those of these gates that are due."""
+        try:
+            self._hint(admit_due(self, keys, now))
+        finally:
+            del self.touched
+
+    def end(self) -> None:
+        """Do what follows from what was written, and then admit the gates that were touched."""
+        self.settle()
+        while self._ended_tasks.lost:
+            follow_deletes(self, [self._ended_tasks.lost.pop()])
+        if "touched" not in vars(self):  # most verbs touch nothing
+            return
+        touched = self.touched
+        for queue in touched.given_back.keys() & self.paused:
+            touched.park(touched.given_back[queue], queue)
+        try:
+            self._hint(admit_touched(self, refused=False))
+        finally:
+            del self.touched
+        if followed := touched.followed:
+            if names := followed.all_ended:
+                self._listeners.notify(ENDED, names)
+            self.heard(followed)
+
+    def _hint(self, admitted: Admitted | None) -> None:
+        if admitted is not None and admitted.has_next_at:
+            self._listeners.notify(GATES)

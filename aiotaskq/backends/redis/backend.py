@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
+from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.listeners import CANCEL, GATES, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
@@ -147,7 +148,7 @@ class RedisBackend(Backend):
         def body(tx: RedisTransaction) -> None:
             if not all(tx.update(room.instead)):
                 raise queue_full(room.maxsize, 0)
-            tx.insert(tasks, refused=True)
+            push(tx, tasks)
 
         _, answer = await self._transactions.run(body, room=room, repeatable=True)
         return answer[1:]

@@ -9,9 +9,9 @@ from aiotaskq.backends.base import Room
 from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.flow.groups import (
     Ends,
-    Followed,
     add_tasks,
     as_cancelled,
+    fill,
     flag_cancelled,
     lost_parents,
     parents_of,
@@ -19,6 +19,7 @@ from aiotaskq.backends.flow.groups import (
     to_children,
     to_groups,
 )
+from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -34,7 +35,7 @@ from aiotaskq.core.coded import encoded
 from aiotaskq.core.errors import NotSupported, queue_full
 from aiotaskq.core.groups import GroupState, Member, Plan, Tally
 from aiotaskq.core.task import PENDING, RUNNING, Task
-from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.core.usage import Usage
 
 
 class RedisGroups(Groups):
@@ -73,11 +74,8 @@ class RedisGroups(Groups):
                 return task is not None and known is not None and known.seq == task.seq
             if room is not None and not all(tx.update(room.instead)):
                 raise queue_full(room.maxsize, 0)
-            tx.insert(plan.tasks, refused=True)
-            tx.add_members(plan.members)
-            tx.write(plan.groups)
-            for group_id in plan.used_up:
-                tx.close(budget_gate(group_id))
+            tx.add_groups(plan.groups, plan.members)
+            fill(tx, plan)
             return True
 
         made, _ = await self._transactions.run(body, room=room, repeatable=True)
@@ -154,7 +152,7 @@ class RedisGroups(Groups):
         def body(tx: RedisTransaction) -> tuple[int, list[str]]:
             groups = [each for each in tx.groups(ids).values() if each.then is not None or each.on_failure is not None]
             anew = {each.group_id: recoded_group(each, codec) for each in groups}
-            tx.write(written := [group for group in anew.values() if group is not None])
+            tx.write_groups(written := [group for group in anew.values() if group is not None])
             return len(written), [group_id for group_id, group in anew.items() if group is None]
 
         return (await self._transactions.run(body, repeatable=True))[0]
@@ -180,7 +178,7 @@ def _mend_children(tx: RedisTransaction, ids: Sequence[str], now: int) -> int:
     children = [task for task in tx.look(ids).values() if task.waits]
     lost = lost_parents(children, tx.look(sorted({parent for child in children for parent in parents_of(child)})))
     tx.tasks(list(lost))  # is compared, and the end of a parent writes it, too
-    tx.follows(to_groups(tx, to_children(tx, as_cancelled(lost), now), now))
+    to_groups(tx, to_children(tx, as_cancelled(lost), now), now)
     return len(lost)
 
 
@@ -195,5 +193,5 @@ def _mend_group(tx: RedisTransaction, group_id: str, now: int) -> int:
         return 0
     missing = group.remaining - live
     tallies = {group_id: Tally(ended=missing, cancelled=max(0, missing))}
-    tx.follows(to_groups(tx, Ends(tallies, []), now))
+    to_groups(tx, Ends(tallies, []), now)
     return 1

@@ -22,14 +22,16 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, Room, holds
-from aiotaskq.backends.flow.groups import Followed, again, concerns, follow, is_tied, parents_first, waits_again
+from aiotaskq.backends.flow.groups import again, concerns, follow, follow_deletes, is_tied, parents_first, waits_again
+from aiotaskq.backends.flow.touched import USED_UP, Followed
+from aiotaskq.backends.flow.transaction import Rows
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, to_tasks_or_none
 from aiotaskq.core.errors import gate_full, queue_full
-from aiotaskq.core.groups import GroupState, Member, deleted
-from aiotaskq.core.ids import next_seq
+from aiotaskq.core.gate import Gate
+from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, budget_gate
@@ -115,8 +117,8 @@ class Reads:
         self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
 
-class RedisTransaction:
-    """The ``Transaction`` of one run of a function."""
+class RedisTransaction(Rows):
+    """The rows of one run of a function; the gates that it touches are admitted by the script."""
 
     def __init__(self, reads: Reads, messages: Messages, refused: Container[int]) -> None:
         """``refused``: which of the changes of ``update`` do not hold, since the script has said so."""
@@ -133,13 +135,10 @@ class RedisTransaction:
         self._inserted: list[Task] = []
         self._members: dict[str, list[Member]] = {}
         self._usage: dict[str, Usage] = {}
-        self._closed: dict[str, bool] = {}  # by the keys of the gates of budgets
+        self._bounded: set[str] = set()  # tasks that are refused where too many would wait at a gate
         self._notes: list[Any] = []
-        self._now = 0
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
         self.room: Room | None = None
-        self.followed: Followed | None = None
-        """What followed from its writes."""
 
     def need(self, **names: Collection[str]) -> None:
         """Read what of this is not read yet: names by kind."""
@@ -180,15 +179,27 @@ class RedisTransaction:
         found = {**self._read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
         return {group_id: group for group_id, group in found.items() if group is not None}
 
-    def write(self, groups: Sequence[GroupState]) -> None:
+    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
+        if self.groups([group.group_id for group in groups]).get(groups[0].group_id) is not None:
+            return False
+        self.add_members(members)
+        self.write_groups(groups)
+        return True
+
+    def write_groups(self, groups: Sequence[GroupState]) -> None:
         self._groups.update({group.group_id: group for group in groups})
 
     def drop(self, ids: Sequence[str]) -> None:
         """Delete groups that were read."""
         self._groups.update(dict.fromkeys(ids))
 
-    def insert(self, tasks: Sequence[Task], refused: bool = False) -> None:
-        (self._pushed if refused else self._inserted).extend(tasks)
+    def check_push(self, tasks: Sequence[Task]) -> None:
+        self._bounded.update(task.task_id for task in tasks)  # by the script
+
+    def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        for task in tasks:
+            (self._pushed if task.task_id in self._bounded else self._inserted).append(task)
+        return tasks
 
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         return self.tasks(ids).keys()
@@ -204,14 +215,8 @@ class RedisTransaction:
         """Read all members of groups that are there."""
         return self._read("members", ids)
 
-    def budget_changed(self, group: GroupState, now: int) -> None:
-        self.write([group])
-        self._closed[budget_gate(group.group_id)] = group.used_up
-        self._now = now
-
-    def close(self, gate: str) -> None:
-        """Close the gate of a new group."""
-        self._closed[gate] = True
+    def add_gates(self, gates: Sequence[Gate]) -> None:
+        pass  # the script makes those that it closes
 
     # ---- what the verbs of the backend do ----
 
@@ -238,7 +243,7 @@ class RedisTransaction:
                 after = after.replace(flow=row.flow)
             if waits_again(row, after):
                 self._follow()  # it reads what follows from the changes before it
-                after = again(after, self)
+                after = again(self, after)
             self.updates[len(self._changes)] = self._looked
             self._write(replace(change, after=after))
             if concerns(row, after):
@@ -248,30 +253,18 @@ class RedisTransaction:
         self._follow()
         return held
 
-    def delete(self, tasks: Iterable[Task]) -> int:
+    def delete(self, tasks: Sequence[Task]) -> int:
         """Delete tasks that were read, and do what follows; return how many."""
-        now = next_seq(0)
         for task in tasks:
             self._deleted.append(task.task_id)
             self._tasks[task.task_id] = None
-            now = max(now, task.seq, task.began_at or 0)
-            after = deleted(task, now)
-            if after is not task and is_tied(task):
-                self._ends.append((task, after))
-        self._follow(now)
+        follow_deletes(self, tasks)
         return len(self._deleted)
 
-    def _follow(self, now: int = 0) -> None:
+    def _follow(self) -> None:
         if self._ends:
             ends, self._ends = self._ends, []
-            self.follows(follow(self, ends, now))
-
-    def follows(self, more: Followed) -> None:
-        """Note what followed from a write."""
-        if self.followed is None:
-            self.followed = more
-        else:
-            self.followed.add(more)
+            follow(self, ends)
 
     def use(self, task: Task, usage: Usage) -> None:
         """Store what a task that was read has used up."""
@@ -287,9 +280,9 @@ class RedisTransaction:
     def hints(self) -> dict[str, list[str]]:
         """Return the hints of what it writes, with their names."""
         ended = [change.after.task_id for change in self._changes if change.after.final]
-        ended += [] if self.followed is None else self.followed.ended_groups
+        ended += self.touched.followed.ended_groups
         hints = {ENDED: list(dict.fromkeys(ended))} if ended else {}
-        if self._changes or self._deleted or self._pushed or self._inserted or self._closed:
+        if self._changes or self._deleted or self._pushed or self._inserted or self.touched.changes:
             hints[READY] = []
         return hints
 
@@ -301,7 +294,7 @@ class RedisTransaction:
         changes = list(changed_rows(self._changes)) if self._changes else []
         pushed = list(new_rows(self._pushed)) if self._pushed else []
         inserted = list(new_rows(self._inserted)) if self._inserted else []
-        if not (fields or changes or pushed or inserted or self._deleted or self._notes or self._closed):
+        if not (fields or changes or pushed or inserted or self._deleted or self._notes or self.touched.changes):
             return None
         compared = {
             key: [name for name in found if key not in self._compared or name in self._compared[key]]
@@ -318,9 +311,9 @@ class RedisTransaction:
             "lists": self._member_words(),
             "unlinked": unlinked,
             "notes": self._notes,
-            "closed": [key for key, closed in self._closed.items() if closed],
-            "opened": [key for key, closed in self._closed.items() if not closed],
-            "now": str(self._now if self.room is None else self.room.now),
+            "closed": [key for key, change in self.touched.changes if change is USED_UP],
+            "opened": [key for key, change in self.touched.changes if change is not USED_UP],
+            "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
         return [pack(head), *changes, *pushed, *inserted]
@@ -425,8 +418,8 @@ class RedisTransactions:
             (self._listeners.receive if hint else self._listeners.notify)(GATES)
         for kind, names in hints.items():
             self._listeners.receive(kind, names)
-        if tx.followed is not None:
-            self.followed(tx.followed)
+        if tx.touched.followed:
+            self.followed(tx.touched.followed)
         return result, answer
 
     @contextlib.asynccontextmanager

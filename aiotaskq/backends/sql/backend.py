@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from asyncio import Future, get_running_loop
+from asyncio import Future
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
+from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.max_waiting import check_max_waiting
+from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
-from aiotaskq.backends.max_waiting import check_max_waiting
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
+from aiotaskq.backends.sql import push as push_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
-from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_named
-from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
@@ -32,7 +32,7 @@ from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.steps import SqlSteps
-from aiotaskq.backends.sql.transaction import SqlTransactions
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.parking import any_flow
@@ -63,19 +63,18 @@ class SqlBackend(Backend):
         )
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
-        self.transactions = SqlTransactions(self.database, self.gates)
-        self.notes = Notes(self.transactions, self.side, self.listeners)
+        self.notes = Notes(self.gates, self.side, self.listeners)
         dialect = self._dialect = self.database.dialect
         self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
-    def _followed(self, touched: Touched) -> None:
+    def _followed(self, followed: Followed) -> None:
         self.groups.used = True
-        if names := touched.followed.all_ended:
+        if names := followed.all_ended:
             self.listeners.notify(ENDED, names)
         if self.groups.heard is not None:
-            self.groups.heard(touched.followed)
+            self.groups.heard(followed)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)
@@ -122,21 +121,19 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, *_ = await self.gates.write(lambda c, touched: push_bounded(c, tasks, room, touched))
+            stored, *_ = await self.gates.write(lambda tx: push_bounded(tx, tasks, room))
             self.notify_updated(room.instead, [True] * len(room.instead))
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            stored, _, ready = await self.gates.write(
-                lambda c, touched: tasks_sql.push(c, tasks, touched=touched, first=True)
-            )
+            stored, _, ready = await self.gates.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
-        stored = await self.database.write(lambda c: tasks_sql.push(c, tasks, notify), autocommit) if tasks else []
+        stored = await self.database.write(lambda c: push_sql.push(c, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.listeners.receive(READY)
             return stored
@@ -152,47 +149,35 @@ class SqlBackend(Backend):
         committed: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> list[Task]:
-        touched, loop = Touched(self.groups.messages), get_running_loop()
         self._notifier.bind()  # the commit may come in another thread
 
-        def body(connection: Connection) -> list[Task]:
-            self._enter(connection)
+        def body(tx: SqlTransaction) -> list[Task]:
+            self._enter(tx.connection)
             if any_flow(tasks):
-                check_max_waiting(SqlCounts(connection), tasks)
-            if room is not None:
-                return push_bounded(connection, tasks, room, touched)
-            return tasks_sql.push(connection, tasks, touched=touched)
+                check_max_waiting(tx, tasks)
+            return push(tx, tasks) if room is None else push_bounded(tx, tasks, room)
 
         def wake() -> None:
-            if touched:
-                self.gates.after_commit(touched, loop)
-            if touched.grouped:
-                self._followed(touched)
             self.listeners.notify(READY)
             committed()
 
-        return await run_in(session, self.database.url, body, wake)
+        return await self.gates.write_in(session, body, wake)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         held: list[bool] = []
-        touched, loop = Touched(self.groups.messages), get_running_loop()
         self._notifier.bind()
 
         def wake() -> None:
-            if touched:
-                self.gates.after_commit(touched, loop)
             self.notify_updated(changes, held)
-            if touched.grouped:
-                self._followed(touched)
             committed()
 
-        def body(connection: Connection) -> list[bool]:
+        def body(tx: SqlTransaction) -> list[bool]:
             self.database.check_file()
-            return tasks_sql.update_tasks(connection, changes, touched)
+            return tasks_sql.update_tasks(tx, changes)
 
-        held += await run_in(session, self.database.url, body, wake)
+        held += await self.gates.write_in(session, body, wake)
         return held
 
     async def claim(
@@ -228,11 +213,12 @@ class SqlBackend(Backend):
         if not changes:
             return []
         if _touch_gates(changes):
-            held, _, ready = await self.gates.write(lambda c, touched: tasks_sql.update_tasks(c, changes, touched))
+            held, _, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes))
             self._notify_admitted(changes, held, ready)
             return held
         held = await self.database.write(
-            lambda c: tasks_sql.update_tasks(c, changes), autocommit=self._dialect.autocommit and in_one(changes)
+            lambda c: tasks_sql.update_tasks(SqlTransaction(c), changes),
+            autocommit=self._dialect.autocommit and in_one(changes),
         )
         self.notify_updated(changes, held)
         return held
@@ -248,16 +234,14 @@ class SqlBackend(Backend):
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
         def body(connection: Connection) -> tuple[list[bool], list[Task]]:
-            held = tasks_sql.update_tasks(connection, changes)
+            held = tasks_sql.update_tasks(SqlTransaction(connection), changes)
             return held, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
 
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         if _touch_gates(changes):
             claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
-            held, tasks, ready = await self.gates.write(
-                lambda c, touched: tasks_sql.update_tasks(c, changes, touched), claim
-            )
+            held, tasks, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
@@ -288,16 +272,14 @@ class SqlBackend(Backend):
         lease_until: int | None = None,
     ) -> tuple[list[Task], list[Task]]:
         def body(connection: Connection) -> tuple[list[Task], list[Task]]:
-            stored = tasks_sql.push(connection, tasks)
+            stored = push_sql.push(connection, tasks)
             return stored, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
 
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         if any_flow(tasks):
             claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
-            stored, claimed, _ = await self.gates.write(
-                lambda c, touched: tasks_sql.push(c, tasks, touched=touched, first=True), claim
-            )
+            stored, claimed, _ = await self.gates.write(lambda tx: push(tx, tasks), claim)
         else:
             stored, claimed = await self.database.write(body)
         self._hint_left(tasks, claimed)
@@ -368,16 +350,16 @@ class SqlBackend(Backend):
         return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        deleted, passed = await self.database.write(lambda c: tasks_sql.purge(c, where, limit))
+        deleted, passed = await self.database.write(lambda c: tasks_sql.purge(SqlTransaction(c), where, limit))
         while passed is not None and deleted < limit:
             more, passed = await self.database.write(
-                lambda c, left=limit - deleted, behind=passed: tasks_sql.purge(c, where, left, behind)  # type: ignore[misc]
+                lambda c, left=limit - deleted, behind=passed: tasks_sql.purge(SqlTransaction(c), where, left, behind)  # type: ignore[misc]
             )
             deleted += more
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
-        deleted, *_ = await self.gates.write(lambda c, touched: tasks_sql.delete_tasks(c, ids, touched, ended))
+        deleted, *_ = await self.gates.write(lambda tx: tasks_sql.delete_tasks(tx, ids, ended))
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

@@ -11,39 +11,36 @@ from collections.abc import Container, Sequence
 from sqlalchemy import Connection, func, select
 
 from aiotaskq.backends.base import Room
-from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.push import conflicts
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.tasks import conflicts, holding, push, update_tasks
+from aiotaskq.backends.sql.tasks import holding, update_tasks
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import Task, same_push
 
 c = TASKS.c
 
 
-def push_bounded(
-    connection: Connection, tasks: Sequence[Task], room: Room, touched: Touched | None = None
-) -> list[Task]:
+def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written."""
-    connection.execute(dialect_of(connection).lock_pushes)
-    size, leaving = _size_without(connection, room)
+    connection = tx.connection
+    connection.execute(tx.dialect.lock_pushes)
+    size, leaving = _size_without(tx, room)
     if size + len(tasks) <= room.maxsize:
-        update_tasks(connection, room.instead, touched)
-        return push(connection, tasks, touched=touched) if tasks else []
+        update_tasks(tx, room.instead)
+        return push(tx, tasks) if tasks else []
     rows = conflicts(connection, tasks)
     new = _new(tasks, rows, leaving)
     if new and size + len(new) > room.maxsize:
         raise queue_full(room.maxsize, size + len(new) - room.maxsize)
-    update_tasks(connection, room.instead, touched)
+    update_tasks(tx, room.instead)
     # Only these: a row in conflict with another task may have ended since.
-    stored = (
-        {task.task_id: row for task, row in zip(new, push(connection, new, touched=touched), strict=True)}
-        if new
-        else {}
-    )
+    stored = {task.task_id: row for task, row in zip(new, push(tx, new), strict=True)} if new else {}
     answer = []
     for task, row in zip(tasks, rows, strict=True):
         there = stored.get(task.task_id, row)
@@ -53,21 +50,22 @@ def push_bounded(
     return answer
 
 
-def check_bound(connection: Connection, count: int, room: Room) -> None:
+def check_bound(tx: SqlTransaction, count: int, room: Room) -> None:
     """Raise QueueFull if there is no room for so many new tasks, behind ``lock_pushes``."""
-    size, _ = _size_without(connection, room)
+    size, _ = _size_without(tx, room)
     if count and size + count > room.maxsize:
         raise queue_full(room.maxsize, size + count - room.maxsize)
 
 
-def _size_without(connection: Connection, room: Room) -> tuple[int, list[str]]:
+def _size_without(tx: SqlTransaction, room: Room) -> tuple[int, list[str]]:
     """Count the ready tasks without those of ``room.instead``, and return the ids of these.
 
     Raises QueueFull if one of these changes does not hold.
     """
-    if room.instead and not all(holding(connection, room.instead)):
+    if room.instead and not all(holding(tx, room.instead)):
         raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]
+    connection = tx.connection
     at = _latest(connection, room.now)
     return ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now), leaving
 

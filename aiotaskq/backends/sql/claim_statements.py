@@ -103,14 +103,6 @@ EMPTY: Final = and_(*_NOTHING, c.crashes == literal_column("0"), not_(c.cancel_r
 """The condition of a row that has nothing in the columns that a claim does not read."""
 READ: Final = (*(c[name] for name in CLAIM), case((EMPTY, null()), else_=literal_column("1")))
 """What a claim reads; the last column is NULL where all the others are empty."""
-_FLOOR: Final = bindparam("floor", type_=BigInteger)
-_DUE_AT: Final = func.coalesce(c.due_at, bindparam("gate_now", type_=BigInteger))
-UNPARKED: Final = (
-    ("run_at", case((_DUE_AT > _FLOOR, _DUE_AT), else_=_FLOOR)),
-    ("due_at", null()),
-)
-"""What a task becomes that passes its last gate, for the parameters ``gate_now`` and ``floor``. In this order: MySQL
-assigns one after the other."""
 
 
 def queue_values(queues: Sequence[str] | None) -> dict[str, str]:

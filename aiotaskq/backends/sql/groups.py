@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from aiotaskq.backends.flow.groups import (
     Ends,
     add_tasks,
     as_cancelled,
+    fill,
     flag_cancelled,
     lost_parents,
     parents_of,
@@ -21,21 +21,17 @@ from aiotaskq.backends.flow.groups import (
     to_children,
     to_groups,
 )
+from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
-from aiotaskq.backends.max_waiting import check_max_waiting
-from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.bounded_push import check_bound
-from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gate_counts import SqlCounts
 from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.sql.group_rows import GroupRows, add_group, add_members, to_group, write_callbacks
+from aiotaskq.backends.sql.group_rows import to_group, write_callbacks
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, read_flow
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.tasks import push, update_tasks
-from aiotaskq.backends.sql.usage import add_closed
+from aiotaskq.backends.sql.tasks import update_tasks
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.groups import GroupState, Member, Plan, Tally
 from aiotaskq.core.task import Task
@@ -65,55 +61,42 @@ class SqlGroups(Groups):
         plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
         dropped = [] if room is None else [change.after.task_id for change in room.instead]
 
-        def body(connection: Connection, touched: Touched) -> bool:
-            first, *others = plan.groups
+        def body(tx: SqlTransaction) -> bool:
             if room is not None:  # before anything is written: the transaction may be the caller's
-                connection.execute(dialect_of(connection).lock_pushes)
-                if connection.execute(select(g.group_id).where(g.group_id == first.group_id)).first():
+                tx.connection.execute(tx.dialect.lock_pushes)
+                if tx.connection.execute(select(g.group_id).where(g.group_id == plan.groups[0].group_id)).first():
                     return False
-                check_bound(connection, len(plan.entering), room)
-            if not add_group(connection, first):
+                check_bound(tx, len(plan.entering), room)
+            if not tx.add_groups(plan.groups, plan.members):
                 return False
             if room is not None:
-                update_tasks(connection, room.instead, touched)
-            for group in others:
-                add_group(connection, group)
-            add_members(connection, plan.members)
-            if used_up := plan.used_up:  # before the tasks, so that none passes
-                add_closed(connection, used_up)
-            if plan.tasks:
-                push(connection, plan.tasks, touched=touched)
+                update_tasks(tx, room.instead)
+            fill(tx, plan)
             return True
 
-        if session is None:
-            made, *_ = await self._gates.write(body)
-            if made and dropped:
-                self._listeners.notify(ENDED, dropped)
-            self._listeners.notify(READY)
-            return made
-        touched, loop = Touched(self.messages), get_running_loop()
-
-        def inside(connection: Connection) -> bool:
-            self._enter(connection)
-            check_max_waiting(SqlCounts(connection), plan.tasks)
-            return body(connection, touched)
+        def inside(tx: SqlTransaction) -> bool:
+            self._enter(tx.connection)
+            check_max_waiting(tx, plan.tasks)
+            return body(tx)
 
         def wake() -> None:
-            if touched:
-                self._gates.after_commit(touched, loop)
-            if touched.grouped:
-                self._gates.followed(touched)
             if dropped:
                 self._listeners.notify(ENDED, dropped)
             self._listeners.notify(READY)
             committed()
 
-        return await run_in(session, self._database.url, inside, wake)
+        if session is not None:
+            return await self._gates.write_in(session, inside, wake)
+        made, *_ = await self._gates.write(body)
+        if made:
+            wake()
+        else:
+            self._listeners.notify(READY)
+        return made
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
-
-        added, *_ = await self._gates.write(lambda c, touched: add_tasks(GroupRows(c, touched, push), group_id, sent))
+        added, *_ = await self._gates.write(lambda tx: add_tasks(tx, group_id, sent))
         self._listeners.notify(READY)
         return added
 
@@ -162,17 +145,12 @@ class SqlGroups(Groups):
         ]
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
-        def body(connection: Connection, touched: Touched) -> tuple[GroupState | None, GroupRows]:
-            rows = GroupRows(connection, touched, push)
-            return replace_budget(rows, group_id, budget, now), rows
-
-        (group, rows), *_ = await self._gates.write(body)
-        await self._gates.follow_up(rows.admitted, rows.freed)
+        group, *_ = await self._gates.write(lambda tx: replace_budget(tx, group_id, budget, now))
         self._listeners.notify(READY)
         return group
 
     async def request_cancel(self, group_id: str) -> bool:
-        return await self._database.write(lambda c: flag_cancelled(GroupRows(c, Touched(), push), group_id))
+        return await self._database.write(lambda c: flag_cancelled(SqlTransaction(c), group_id))
 
     async def cancelling(self, limit: int) -> list[str]:
         query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)
@@ -187,8 +165,8 @@ class SqlGroups(Groups):
                 # One that was brought back meanwhile stays.
                 gone = select(g.group_id).where(g.group_id.in_(part), *over).order_by(g.group_id)
                 ids = list(connection.execute(gone.with_for_update()).scalars().all())
-                rows, level = GroupRows(connection, Touched(), push), ids
-                while level := rows.inner_groups(level):
+                tx, level = SqlTransaction(connection), ids
+                while level := tx.inner_groups(level):
                     ids += level
                 for each in chunks(ids):
                     connection.execute(delete(MEMBERS).where(m.group_id.in_(each)))
@@ -203,7 +181,7 @@ class SqlGroups(Groups):
             return await super().recode(ids)
 
         def body(connection: Connection) -> tuple[int, list[str]]:
-            found = GroupRows(connection, Touched(), push).groups(sorted(ids))
+            found = SqlTransaction(connection).groups(sorted(ids))
             groups = [group for group in found.values() if group.then is not None or group.on_failure is not None]
             anew = [(group, recoded_group(group, codec)) for group in groups]
             written = [group for _, group in anew if group is not None]
@@ -215,7 +193,7 @@ class SqlGroups(Groups):
     async def mend(self, now: int) -> int:
         wrong = 0
         while True:
-            children, *_ = await self._gates.write(lambda c, touched: mend_children(c, touched, now))
+            children, *_ = await self._gates.write(lambda tx: mend_children(tx, now))
             wrong += children
             if children < MENDED:
                 break
@@ -225,21 +203,20 @@ class SqlGroups(Groups):
             ids = await self._database.read(lambda c, query=query: c.execute(query.limit(MENDED)).scalars().all())  # type: ignore[misc]
             if not ids:
                 return wrong
-            counted, *_ = await self._gates.write(lambda c, touched, ids=ids: _mend_groups(c, touched, ids, now))  # type: ignore[misc]
+            counted, *_ = await self._gates.write(lambda tx, ids=ids: _mend_groups(tx, ids, now))  # type: ignore[misc]
             wrong += counted
             last = ids[-1]
 
 
-def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], now: int) -> int:
-    rows = GroupRows(connection, touched, push)
+def _mend_groups(tx: SqlTransaction, ids: Sequence[str], now: int) -> int:
     # With the groups locked: an end that is not committed yet has not been subtracted, and counts as live.
-    groups = rows.groups(ids)
+    groups = tx.groups(ids)
     live = dict.fromkeys(groups, 0)
     tasks = select(m.group_id, func.count()).join(TASKS, c.task_id == m.member_id).where(c.status.in_(LIVE))
     inner = GROUPS.alias()
     nested = select(m.group_id, func.count()).join(inner, inner.c.group_id == m.member_id)
     for query in (tasks, nested.where(m.is_group == true(), inner.c.ended_at.is_(None))):
-        for group_id, count in connection.execute(query.where(m.group_id.in_(ids)).group_by(m.group_id)):
+        for group_id, count in tx.connection.execute(query.where(m.group_id.in_(ids)).group_by(m.group_id)):
             if group_id in live:
                 live[group_id] += count
     tallies = {
@@ -247,14 +224,14 @@ def _mend_groups(connection: Connection, touched: Touched, ids: Sequence[str], n
         for group_id, group in groups.items()
         if group.ended_at is None and group.remaining != live[group_id]
     }
-    rows.followed(to_groups(rows, Ends(tallies, []), now))
+    to_groups(tx, Ends(tallies, []), now)
     return len(tallies)
 
 
-def mend_children(connection: Connection, touched: Touched, now: int) -> int:
+def mend_children(tx: SqlTransaction, now: int) -> int:
     """End children that wait for parents which are gone; return how many: at least ``MENDED``, or all of them."""
-    rows = GroupRows(connection, touched, push)
-    waiting = (dialect_of(connection).pending[-1], c.live_gate.is_(None), c.waits > 0)
+    connection = tx.connection
+    waiting = (tx.dialect.pending[-1], c.live_gate.is_(None), c.waits > 0)
     query = select(c.task_id, c.waits, c.flow).where(*waiting).order_by(c.task_id)
     lost: dict[str, str] = {}
     for part in chunks(connection.execute(query).fetchall()):
@@ -265,11 +242,11 @@ def mend_children(connection: Connection, touched: Touched, now: int) -> int:
             continue
         # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
-        locked = [task for task in rows.tasks(list(found)).values() if task.parked]
+        locked = [task for task in tx.tasks(list(found)).values() if task.parked]
         lost |= lost_parents(locked, _parents(connection, locked))
         if len(lost) >= MENDED:
             break
-    rows.followed(to_groups(rows, to_children(rows, as_cancelled(lost), now), now))
+    to_groups(tx, to_children(tx, as_cancelled(lost), now), now)
     return len(lost)
 
 

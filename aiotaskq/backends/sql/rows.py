@@ -67,7 +67,7 @@ def stored_run_at(task: Task) -> int:
     """Return the column ``run_at`` of a task.
 
     Of one that waits at a gate and was not due when it was pushed, it is ``PARKED`` and the due time together: so the
-    index of the gate has these behind all others, in the order of time, until ``gate_statements.promote``.
+    index of the gate has these behind all others, in the order of time, until ``Transaction.release``.
     """
     if task.run_at == PARKED and is_later(task):
         return PARKED + (task.due_at or 0)

@@ -11,8 +11,8 @@ from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.listeners import READY, Listeners
-from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
@@ -30,7 +30,7 @@ from aiotaskq.backends.sql.rows import (
     to_schedule,
 )
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
-from aiotaskq.backends.sql.tasks import push
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.schedule import Schedule
@@ -85,13 +85,13 @@ class SqlSchedules(Schedules):
 
             return await self._database.write_session(body)
 
-        def fire(connection: Connection, touched: Touched | None = None) -> None:
-            """Push the tasks that the changes fire, as any tasks are pushed; ``touched`` for those with gates."""
+        def fire(tx: SqlTransaction) -> None:
+            """Push the tasks that the changes fire, as any tasks are pushed."""
             if tasks := [task for item, ok in zip(sent, held, strict=True) if ok for task in item.tasks]:
-                push(connection, tasks, touched=touched)
+                push(tx, tasks)
 
         def fire_and_claim(connection: Connection) -> list[Task]:
-            fire(connection)
+            fire(SqlTransaction(connection))
             return [] if claim is None else claim_tasks(connection, *claim)
 
         if any(task.flow is not None for item in changes for task in item.tasks):

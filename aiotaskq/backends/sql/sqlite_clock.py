@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from aiotaskq.backends.sql import gate_statements
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.gate import PARKED, set_back
 from aiotaskq.core.task import SECOND
@@ -37,6 +37,7 @@ def clock_set(connection: Connection, anchor: int, back: int, now: int) -> bool:
     for words in _MOVES if back else ():
         connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _LEFT})
     if back:
-        gates = [(gate, set_back(gate, back, now)) for gate in gate_statements.read(connection, None, _ALL)]
-        gate_statements.write(connection, [after for before, after in gates if after != before])
+        tx = SqlTransaction(connection)
+        gates = [(gate, set_back(gate, back, now)) for gate in tx.find_gates(_ALL)]
+        tx.write_gates([after for before, after in gates if after != before])
     return back > 0

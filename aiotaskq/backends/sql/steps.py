@@ -6,7 +6,6 @@ the other, and sees what that has written. The locks of a transaction are taken 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +14,6 @@ from sqlalchemy import Connection, bindparam, delete, exists, func, or_, select,
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.coded import encoded_change
-from aiotaskq.backends.sql.admission import Touched
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
@@ -26,6 +24,7 @@ from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
 from aiotaskq.core.task import SECOND, Status, Task
@@ -42,7 +41,7 @@ _EVENT = select(e.key, e.value, e.at, e.expires_at).where(e.at.is_not(None))
 _AWAITED = 86_400 * SECOND
 """After so long the row of an event that did not come may go: it is only there to be locked."""
 KEYS = 100  # events mended at a time
-Update = Callable[[Connection, Sequence[Change], Touched], list[bool]]
+Update = Callable[[SqlTransaction, Sequence[Change]], list[bool]]
 Emitted = tuple[list[EventValue], Sequence[Change], list[bool]]
 Hints = Callable[[Sequence[Change], Sequence[bool]], None]
 
@@ -99,7 +98,8 @@ class SqlSteps(Steps):
         return (new.task_id, new.seq, step.kind, step.name, step.number, step.n, value, step.at, step.version)
 
     async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
-        def body(connection: Connection, touched: Touched) -> tuple[list[Change], list[bool]]:
+        def body(tx: SqlTransaction) -> tuple[list[Change], list[bool]]:
+            connection = tx.connection
             waits = [wait for leave in leaves for wait in leave.waits]
             events = _locked(connection, {wait.step.name: wait.step.at for wait in waits})
             was_answered = _answered(connection, [wait for wait in waits if wait.fence > 1])
@@ -111,7 +111,7 @@ class SqlSteps(Steps):
                 for leave in leaves
             ]
             changes = [change for change, _, _ in met]
-            held = self._update(connection, [self._encoded(change) for change in changes], touched)
+            held = self._update(tx, [self._encoded(change) for change in changes])
             kept = [(leave, *each) for leave, each, ok in zip(leaves, met, held, strict=True) if ok]
             new = [step for leave, _, found, _ in kept for step in (*leave.new, *found)]
             if new:
@@ -130,32 +130,27 @@ class SqlSteps(Steps):
     async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
         stored = [self._stored_event(event) for event in events]
 
-        def body(connection: Connection, touched: Touched) -> Emitted:
-            return self._emit(connection, stored, touched)
-
-        (found, changes, held), *_ = await self._gates.write(body)
+        (found, changes, held), *_ = await self._gates.write(lambda tx: self._emit(tx, stored))
         self._hints(changes, held)
         return self._plain_events(events, stored, found)
 
     async def emit_with(
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
     ) -> EventValue:
-        stored, touched, loop = [self._stored_event(event)], Touched(), asyncio.get_running_loop()
+        stored = [self._stored_event(event)]
         woke: list[tuple[Sequence[Change], Sequence[bool]]] = []
 
-        def body(connection: Connection) -> list[EventValue]:
-            self._enter(connection)
-            found, changes, held = self._emit(connection, stored, touched, keep=True)
+        def body(tx: SqlTransaction) -> list[EventValue]:
+            self._enter(tx.connection)
+            found, changes, held = self._emit(tx, stored, keep=True)
             woke.append((changes, held))
             return found
 
         def wake() -> None:
-            if touched:
-                self._gates.after_commit(touched, loop)
             self._hints(*woke[0])
             committed()
 
-        found = await run_in(session, self._database.url, body, wake)
+        found = await self._gates.write_in(session, body, wake)
         return self._plain_events([event], stored, found)[0]
 
     def _plain_events(
@@ -164,14 +159,12 @@ class SqlSteps(Steps):
         each = zip(events, stored, found, strict=True)
         return [event if there is new else self._plain_event(there) for event, new, there in each]
 
-    def _emit(
-        self, connection: Connection, events: Sequence[EventValue], touched: Touched, keep: bool = False
-    ) -> Emitted:
+    def _emit(self, tx: SqlTransaction, events: Sequence[EventValue], keep: bool = False) -> Emitted:
         """Store events; return those that are there, and the changes of the tasks that waited for new ones.
 
         The rows of the waits of tasks with gates are ``kept`` where their gates are made due in a later transaction.
         """
-        known = _locked(connection, {event.key: event.at for event in events})
+        known = _locked(tx.connection, {event.key: event.at for event in events})
         found, new = [], {}
         for event in events:
             there = _there(known.get(event.key), event.at)
@@ -180,18 +173,18 @@ class SqlSteps(Steps):
             found.append(there)
         if not new:
             return found, (), []
-        replace(connection, _E, [_event_row(event) for event in new.values()])
-        return found, *self._wake(connection, new, touched, keep)
+        replace(tx.connection, _E, [_event_row(event) for event in new.values()])
+        return found, *self._wake(tx, new, keep)
 
     def _wake(
         self,
-        connection: Connection,
+        tx: SqlTransaction,
         events: Mapping[str, EventValue],
-        touched: Touched,
         keep: bool = False,
         mend_at: int | None = None,
     ) -> tuple[Sequence[Change], list[bool]]:
         """Store the values of events for the tasks that wait for them, and let these go on."""
+        connection = tx.connection
         keys = sorted(events)
         # Locked, so that the newest rows are read whatever the isolation of a caller's transaction is.
         waits = [row for part in chunks(keys) for row in connection.execute(_WAITING_FOR, {"keys": part})]
@@ -213,10 +206,9 @@ class SqlSteps(Steps):
                     changes.setdefault(row.task_id, Change(row, after))
                 # It is due already: a caller has woken it, whose process may have died before its gate was admitted.
                 elif mend_at is not None and row.parked and row.gate is not None and row.flow is not None:
-                    touched.known.update(row.flow.gates)
-                    touched.due[row.gate] = None
+                    tx.touched.make_due([row.gate], dict(row.flow.gates))
         written = list(changes.values())
-        held = self._update(connection, written, touched) if written else []
+        held = self._update(tx, written) if written else []
         if answers:
             insert_new(connection, _S, _COLUMNS, answers)
         kept = {each for each, change in changes.items() if keep and change.before.flow is not None}
@@ -310,10 +302,10 @@ class SqlSteps(Steps):
         if not keys:
             return 0
 
-        def body(connection: Connection, touched: Touched) -> tuple[Sequence[Change], list[bool]]:
-            events = _locked(connection, dict.fromkeys(keys, now))
+        def body(tx: SqlTransaction) -> tuple[Sequence[Change], list[bool]]:
+            events = _locked(tx.connection, dict.fromkeys(keys, now))
             there = {key: event for key, event in events.items() if event.there(now)}
-            return self._wake(connection, there, touched, mend_at=now)
+            return self._wake(tx, there, mend_at=now)
 
         (changes, held), *_ = await self._gates.write(body)
         self._hints(changes, held)

@@ -27,26 +27,31 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.base import Change, has_moved, holds
-from aiotaskq.backends.flow.groups import is_tied, parents_first, staying, waits_again
-from aiotaskq.backends.sql.admission import Touched
+from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.groups import (
+    again,
+    follow,
+    follow_deletes,
+    is_tied,
+    parents_first,
+    staying,
+    waits_again,
+)
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
-from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, new_rows, read_flow, read_run_at, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
-from aiotaskq.core.task import FINAL, Status, Task, TaskFilter, same_push
-from aiotaskq.errors import TaskConflict
+from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
 
 c = TASKS.c
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 # No plan shall read all rows in the order of an index to find some.
 _NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
-TRIES = 10
 MOST_QUEUES = 100  # in which the latest ends are looked for
-"""Of a push in conflict with rows that are gone when it reads them."""
 # No row is read, but the statement fails where a table is missing.
 _EXISTING = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
 
@@ -57,126 +62,70 @@ def clock(connection: Connection) -> int | None:
     return None if answer is None else int(answer)
 
 
-def push(
-    connection: Connection,
-    tasks: Sequence[Task],
-    notify: tuple[str, str] | None = None,
-    tries: int = TRIES,
-    touched: Touched | None = None,
-    refused: bool = True,
-    first: bool = False,
-) -> list[Task]:
-    """Push; ``touched`` is needed for tasks with gates, which are ``refused`` later where too many would wait.
-
-    ``first`` is whether the transaction has locked no row yet.
-    """
-    enters = first and touched is not None and dialect_of(connection).waits_for_keys_only
-    new = touched.enter(connection, tasks) if touched is not None and enters else tasks
-    if insert_new(connection, TASKS, *new_rows(new), notify) == len(tasks):
-        if touched is not None:
-            touched.pushed(tasks, refused)
-        return list(tasks)
-    # Some conflict with other rows.
-    if touched is not None and enters:
-        touched.collided()
-    rows = conflicts(connection, tasks)
-    if gone := [task for task, row in zip(tasks, rows, strict=True) if row is None]:
-        # The row that was in conflict has ended, or given up its key, before it was read.
-        if not tries:
-            raise TaskConflict("push: a key is held by a task that this transaction does not see; begin a new one")
-        again = {task.task_id: row for task, row in zip(gone, push(connection, gone, None, tries - 1), strict=True)}
-        rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
-    stored = [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
-    if touched is not None:
-        touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
-    return stored
-
-
-def conflicts(connection: Connection, tasks: Sequence[Task]) -> list[Task | None]:
-    """Return the row with the id or a key of each task, perhaps its own; None where there is none."""
-    found: dict[str, Task] = {}
-    by_key: dict[tuple[str, str | None], Task] = {}
-    for part in chunks(tasks):
-        keys = [task.unique_key for task in part if task.unique_key is not None]
-        onces = [task.idempotency_key for task in part if task.idempotency_key is not None]
-        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(onces))
-        for row in connection.execute(select(TASKS).where(where)):
-            task = to_task(row)
-            found[task.task_id] = task
-            if task.status in LIVE and task.unique_key is not None:
-                by_key["unique", task.unique_key] = task
-            if task.idempotency_key is not None:
-                by_key["idempotency", task.idempotency_key] = task
-    place = {(task.task_id, task.seq): number for number, task in reversed(list(enumerate(tasks)))}
-    met: list[Task | None] = []
-    for number, task in enumerate(tasks):
-        once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
-        rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
-        # A row inserted later in this call was no conflict.
-        rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
-        met.append(rows[0] if rows else None)
-    return met
-
-
-def _rows(connection: Connection, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
+def _rows(tx: SqlTransaction, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
     columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested, c.run_at, c.gate)
     found = {}
     for part in chunks(sorted(set(ids))):
-        query = dialect_of(connection).by_id(select(*columns).where(c.task_id.in_(part)))
+        query = tx.dialect.by_id(select(*columns).where(c.task_id.in_(part)))
         if lock is not None:
             query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
-        found.update({row.task_id: row for row in connection.execute(query)})
+        found.update({row.task_id: row for row in tx.connection.execute(query)})
     return found
 
 
-def update_tasks(connection: Connection, changes: Sequence[Change], touched: Touched | None = None) -> list[bool]:
-    """Update; ``touched`` is needed for tasks with a flow."""
-    if touched is None or not any(waits_again(change.before, change.after) for change in changes):
-        return _update(connection, changes, touched)
-    rows = GroupRows(connection, touched, push)
+def update_tasks(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
+    """Write the changes whose guard holds; return which did."""
+    if not any(waits_again(change.before, change.after) for change in changes):
+        return _update(tx, changes)
 
     def each(ordered: Sequence[Change]) -> list[bool]:
-        return [held for change in ordered for held in _update(connection, [rows.waiting_again(change)], touched)]
+        return [held for change in ordered for held in _update(tx, [_waiting_again(tx, change)])]
 
     return parents_first(changes, each)
 
 
-def _update(connection: Connection, changes: Sequence[Change], touched: Touched | None) -> list[bool]:
+def _waiting_again(tx: SqlTransaction, change: Change) -> Change:
+    return replace(change, after=again(tx, change.after)) if waits_again(change.before, change.after) else change
+
+
+def _update(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
     if not changes:
         return []
     ids = [change.before.task_id for change in changes]
     revived = any(change.before.final and change.after.unique_key is not None for change in changes)
     if len(changes) > 1 and (revived or len(set(ids)) < len(ids)):
         # Each sees the one before.
-        return [held for change in changes for held in _update(connection, [change], touched)]
+        return [held for change in changes for held in _update(tx, [change])]
     held = None
     rows: dict[str, Any] = {}
-    moves = touched is not None and any(change.before.flow is not None and _is_pending(change) for change in changes)
+    moves = any(change.before.flow is not None and _is_pending(change) for change in changes)
     if not (revived or moves or any(change.lease_over for change in changes)):
-        held = dialect_of(connection).write_guarded(connection, changes)
+        held = tx.dialect.write_guarded(tx.connection, changes)
     if held is None:
-        rows, held = _guarded(connection, changes)
+        rows, held = _guarded(tx, changes)
         if revived and held[0]:
             # A dead letter that is retried must not break the uniqueness of a newer task.
             after = changes[0].after
             newer = select(c.task_id).where(c.live_key == after.unique_key, c.task_id != after.task_id)
-            held[0] = after.final or connection.execute(newer).first() is None
+            held[0] = after.final or tx.connection.execute(newer).first() is None
         if passed := [change for change, ok in zip(changes, held, strict=True) if ok]:
-            dialect_of(connection).write(connection, passed)
+            tx.dialect.write(tx.connection, passed)
     if then := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.then]:
-        push(connection, then, touched=touched, refused=False)
-    if touched is not None:
-        flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
-        written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]
-        touched.written(connection, [(_as_it_was(change, rows), change.after) for change in written])
-        GroupRows(connection, touched, push).changed([(change.before, change.after) for change in written])
+        push(tx, then, refused=False)
+    flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
+    written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]
+    if written:
+        moved = [(_as_it_was(change, rows), change.after) for change in written]
+        tx.note_slots(moved)
+        tx.touched.written(moved)
+        follow(tx, [(change.before, change.after) for change in written])
     return held
 
 
-def holding(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+def holding(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
     """Lock the rows, and return whether the guard of each change holds."""
-    return _guarded(connection, changes)[1]
+    return _guarded(tx, changes)[1]
 
 
 def _is_pending(change: Change) -> bool:
@@ -191,24 +140,24 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)
 
 
-def _guarded(connection: Connection, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
+def _guarded(tx: SqlTransaction, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
     """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
     # one would delay all the others. A worker's change of its own task must not be lost, and waits.
-    rows = _rows(connection, [change.before.task_id for change in changes if not change.lease_over], "wait")
-    rows |= _rows(connection, [change.before.task_id for change in changes if change.lease_over], "skip")
+    rows = _rows(tx, [change.before.task_id for change in changes if not change.lease_over], "wait")
+    rows |= _rows(tx, [change.before.task_id for change in changes if change.lease_over], "skip")
     found = [(rows.get(change.before.task_id), change) for change in changes]
     held = [row is not None and holds(row, change) and not has_moved(row, change) for row, change in found]
     return rows, held
 
 
-def _running(connection: Connection, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+def _running(tx: SqlTransaction, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Read the running ones of these rows; and return which of them are locked, as by a handler's own transaction.
 
     These are not waited for: the progress of all the others would wait as well.
     """
-    ours = _rows(connection, ids, "skip")
-    taken = _rows(connection, [task_id for task_id in ids if task_id not in ours], None)
+    ours = _rows(tx, ids, "skip")
+    taken = _rows(tx, [task_id for task_id in ids if task_id not in ours], None)
     running = {i: row for i, row in (ours | taken).items() if row.status == Status.RUNNING}
     return running, running.keys() - ours.keys()
 
@@ -218,7 +167,8 @@ _REPORT = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bi
 
 
 def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-    running, taken = _running(connection, [task_id for task_id, _, _ in progress])
+    tx = SqlTransaction(connection)
+    running, taken = _running(tx, [task_id for task_id, _, _ in progress])
     held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
     values = [
         {"b_id": i, "progress": json_text(value)}
@@ -226,16 +176,17 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
         if ok and i not in taken
     ]
     if values:
-        limit = dialect_of(connection).statement_limit(connection)
+        limit = tx.dialect.statement_limit(connection)
         check_rows(limit, ("b_id", "progress"), [tuple(row.values()) for row in values])
         connection.execute(_REPORT, values)
     return held
 
 
 def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
+    tx = SqlTransaction(connection)
     # A locked row is waited for: afterwards the task has ended, or can be flagged.
-    running = [i for i, row in _rows(connection, ids, "wait").items() if row.status == Status.RUNNING]
-    dialect_of(connection).set_on(connection, _REQUEST_CANCEL, running, {})
+    running = [i for i, row in _rows(tx, ids, "wait").items() if row.status == Status.RUNNING]
+    tx.dialect.set_on(connection, _REQUEST_CANCEL, running, {})
     return [task_id in running for task_id in ids]
 
 
@@ -393,14 +344,12 @@ class Passed(NamedTuple):
     """How many rows that ended then were left."""
 
 
-def purge(
-    connection: Connection, where: TaskFilter, limit: int, passed: Passed | None = None
-) -> tuple[int, Passed | None]:
+def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | None = None) -> tuple[int, Passed | None]:
     """Delete up to ``limit`` rows; return how many, and where to go on, None at the end.
 
     A transaction ends behind the rows that it has left: there may be many.
     """
-    deleted = 0
+    connection, deleted = tx.connection, 0
     for place in _places(connection, where, passed):
         status = place.status
         dated = c.completed_at.is_not(None) if place.dated else c.completed_at.is_(None)
@@ -410,14 +359,13 @@ def purge(
             there.append(c.completed_at >= behind.completed_at)
         oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
         page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
-        rows = GroupRows(connection, Touched(), push)
         tied = _tied(page, status)
-        stay = _staying(connection, rows, tied, where.completed_before)
+        stay = _staying(tx, tied, where.completed_before)
         for part in chunks([row.task_id for row in page if row.task_id not in stay]):
             # A task that was retried meanwhile stays.
             deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), c.status == str(status))).rowcount
             drop_beside(connection, part)
-        rows.deleted([task for task_id, task in tied.items() if task_id not in stay and task.status is Status.FAILED])
+        follow_deletes(tx, [task for i, task in tied.items() if i not in stay and task.status is Status.FAILED])
         if stay:
             ends = [row.completed_at for row in page if row.task_id in stay]
             left = ends.count(ends[-1])
@@ -450,7 +398,7 @@ def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
     return {task.task_id: task for task in tasks if is_tied(task)}
 
 
-def _staying(connection: Connection, rows: GroupRows, tied: Mapping[str, Task], before: int | None) -> set[str]:
+def _staying(tx: SqlTransaction, tied: Mapping[str, Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended rows that a purge leaves: see ``groups.staying``.
 
     Their rows are locked before their groups, as everywhere; one that another transaction has stays.
@@ -458,9 +406,9 @@ def _staying(connection: Connection, rows: GroupRows, tied: Mapping[str, Task], 
     stay = set(tied)
     for part in chunks(sorted(tied)):
         there = [c.status == str(tied[part[0]].status), c.task_id.in_(part)]
-        query = dialect_of(connection).by_id(select(c.task_id).where(*there).order_by(c.task_id))
-        stay.difference_update(connection.execute(query.with_for_update(skip_locked=True)).scalars())
-    return stay | staying(rows, [tied[task_id] for task_id in tied.keys() - stay], before)
+        query = tx.dialect.by_id(select(c.task_id).where(*there).order_by(c.task_id))
+        stay.difference_update(tx.connection.execute(query.with_for_update(skip_locked=True)).scalars())
+    return stay | staying(tx, [tied[task_id] for task_id in tied.keys() - stay], before)
 
 
 def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:
@@ -472,20 +420,20 @@ def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) 
         value = connection.execute(query.where(column > value)).scalar()
 
 
-def delete_tasks(connection: Connection, ids: Sequence[str], touched: Touched, ended: bool) -> int:
+def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:
     """Delete rows, only those that have ended if ``ended``; return how many."""
     there = [c.status.in_([str(status) for status in FINAL])] if ended else []
     flowing = select(TASKS).where(c.flow.is_not(None), *there).order_by(c.task_id).with_for_update()
     tied: list[Task] = []
     for part in chunks(sorted(ids)):
-        rows = connection.execute(dialect_of(connection).by_id(flowing.where(c.task_id.in_(part))))
+        rows = tx.connection.execute(tx.dialect.by_id(flowing.where(c.task_id.in_(part))))
         tied += [to_task(row) for row in rows]
-    touched.dropped(connection, [task for task in tied if not task.final])
+    tx.remove_slots([task.task_id for task in tied if not task.final])
     deleted = 0
     for part in chunks(ids):
-        deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), *there)).rowcount
-        drop_beside(connection, part)
-    GroupRows(connection, touched, push).deleted(tied)
+        deleted += tx.connection.execute(delete(TASKS).where(c.task_id.in_(part), *there)).rowcount
+        drop_beside(tx.connection, part)
+    follow_deletes(tx, tied)
     return deleted
 
 

@@ -1,36 +1,77 @@
-"""The transactions of ``backends.flow`` in a database, as far as they read and write what is beside tasks."""
+"""A transaction in SQL: the rows of a database, read and written by the statements of one connection."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select, update
 
-from aiotaskq.backends.flow.transaction import Beside, Run
-from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.base import Change
+from aiotaskq.backends.flow.groups import spend
+from aiotaskq.backends.flow.transaction import Run, Transaction
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.gate_rows import GateRows
+from aiotaskq.backends.sql.group_rows import GroupRows
+from aiotaskq.backends.sql.push import push
+from aiotaskq.backends.sql.rows import TASKS, json_text, read_flow, read_usage, stored_run_at, to_task
 from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.usage import Known, write_usage
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Status
+from aiotaskq.core.task import Status, Task
+from aiotaskq.core.usage import Usage, risen, summed
 
-T = TypeVar("T")
-
+Messages = Callable[[Sequence[Task], int], list[Task]]
 c = TASKS.c
 _RUNS = select(c.task_id, c.status, c.fence)
+_USAGE = select(c.task_id, c.usage, c.flow)
+_USE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
+_PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
+"""The columns of a task that goes on waiting, or waits no longer."""
 
 
-class SqlTransaction:
-    """The rows in the transaction of a connection."""
+def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
+    return []
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self.side = connection, SqlOwnedRows(connection)
-        self.freed: Known = {}
-        """Gates whose slots are free since a budget is used up; see ``SqlGates.follow_up``."""
+
+class SqlTransaction(GateRows, GroupRows, Transaction):
+    """The rows of a database, in the transaction of a connection."""
+
+    def __init__(self, connection: Connection, messages: Messages = _no_messages) -> None:
+        self.connection, self.dialect, self.messages = connection, dialect_of(connection), messages
+
+    def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
+        found: dict[str, Task] = {}
+        for part in chunks(ids):
+            query = select(TASKS).where(c.task_id.in_(part)).order_by(c.task_id).with_for_update()
+            found |= {row.task_id: to_task(row) for row in self.connection.execute(self.dialect.by_id(query))}
+        return found
+
+    def existing(self, ids: Sequence[str]) -> set[str]:
+        queries = (select(c.task_id).where(c.task_id.in_(part)) for part in chunks(ids))
+        return {row[0] for query in queries for row in self.connection.execute(query)}
+
+    def insert(self, tasks: Sequence[Task]) -> list[Task]:
+        return push(self.connection, tasks) if tasks else []
+
+    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
+        if ended := [Change(before, after) for before, after in changes if after.final]:
+            self.dialect.write(self.connection, ended)
+        moved = [
+            (after.waits or None, stored_run_at(after), after.due_at, after.gate, after.gate, after.task_id)
+            for _, after in changes
+            if not after.final
+        ]
+        if moved:
+            self.dialect.set_each(self.connection, _PLACE, moved)
+        self.note_slots(changes)
+
+    # ---- what is beside tasks ----
+
+    @functools.cached_property
+    def side(self) -> SqlOwnedRows:
+        """See ``Beside``."""
+        return SqlOwnedRows(self.connection)
 
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
         found = self._runs(ids, lock=True, wait=wait)
@@ -44,28 +85,24 @@ class SqlTransaction:
             query = _RUNS.where(c.task_id.in_(part))
             if lock:
                 locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
-                query = dialect_of(self._connection).by_id(locked)
-            for row in self._connection.execute(query):
+                query = self.dialect.by_id(locked)
+            for row in self.connection.execute(query):
                 found[row.task_id] = Run(Status(row.status or Status.PENDING), row.fence)
         return found
 
     def spend(self, new: Sequence[NewNotes]) -> None:
-        self.freed = write_usage(self._connection, new)
-
-
-class SqlTransactions:
-    """The transactions of one database."""
-
-    def __init__(self, database: Database, gates: SqlGates) -> None:
-        self._database, self._gates = database, gates
-
-    async def transact(self, body: Callable[[Beside], T]) -> T:
-        """Do as ``Store.transact``."""
-
-        def inside(connection: Connection) -> tuple[T, SqlTransaction]:
-            tx = SqlTransaction(connection)
-            return body(tx), tx
-
-        answer, tx = await self._database.write(inside)
-        await self._gates.follow_up(None, tx.freed)
-        return answer
+        reported = {each.task_id: each.usage for each in new}
+        rows = []
+        by_group: dict[str, Usage] = {}
+        for part in chunks(list(reported)):
+            for task_id, text, flow_text in self.connection.execute(_USAGE.where(c.task_id.in_(part))):
+                usage, more = risen(None if text is None else read_usage(text), reported[task_id])
+                if not more:
+                    continue
+                rows.append({"b_id": task_id, "usage": json_text(usage)})
+                flow, _ = read_flow(flow_text)
+                if flow is not None and flow.group is not None:
+                    by_group[flow.group] = summed(by_group.get(flow.group, {}), more)
+        if rows:
+            self.connection.execute(_USE, rows)
+        spend(self, by_group)

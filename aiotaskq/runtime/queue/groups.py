@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.backends.flow.groups import Followed
+from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id

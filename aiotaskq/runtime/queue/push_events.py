@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.flow.groups import Followed
+from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.running_loop import running_loop_or_none

@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.sql import gate_statements as sql
-from aiotaskq.backends.sql.admission import SqlAdmission
+from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.sql.claim import stats
-from aiotaskq.backends.sql.gate_statements import ReadAhead
-from aiotaskq.backends.sql.gates import park_paused
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows
 from aiotaskq.backends.sql.tasks import find
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, TaskFilter
@@ -53,7 +51,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     _fill(made, HELD, "busy-", "hot", **held)
     _fill(made, HELD * GATES, "held-", gate_of, **held)
     with made.begin() as connection:
-        sql.add(connection, [Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
+        SqlTransaction(connection).add_gates([Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
         insert_new(connection, SLOTS, ("gate", "task_id"), [("wide", f"held-{n}") for n in range(HELD * GATES)])
     analyze(made)
     yield made
@@ -75,12 +73,17 @@ def by_indexes(found: Cost, *more: str) -> bool:
 
 def admit(*keys: str) -> Verb:
     def verb(connection: sa.Connection) -> set[str]:
-        admission = SqlAdmission(connection, NOW, {})
-        admission.lock_known(keys)
-        admission.admit(keys)
-        return set(admission.end().ready)
+        return set(admitted(connection, *keys).ready)
 
     return verb
+
+
+def admitted(connection: sa.Connection, *keys: str) -> Admitted:
+    tx = SqlTransaction(connection)
+    tx.touched.now, tx.touched.keys, tx.touched.known = NOW, dict.fromkeys(keys), dict.fromkeys(keys)
+    found = admit_touched(tx)
+    assert found is not None
+    return found
 
 
 def test_a_slot_of_a_gate_at_which_many_wait_costs_no_look_at_them(engine: sa.Engine) -> None:
@@ -127,16 +130,6 @@ def test_many_gates_are_admitted_by_as_many_statements_as_one(engine: sa.Engine)
     assert len(found.statements) <= len(alone.statements) + 1 <= 5
 
 
-def test_slots_are_counted_before_a_push_by_the_index(engine: sa.Engine) -> None:
-    full, free, none = ReadAhead(HELD, 100, 0), ReadAhead(HELD + 2, 100, 0), ReadAhead(2, 100, 0)
-    aheads = {"hot": full, "new": none, **dict.fromkeys(SMALL, free)}
-    answer, found = cost(engine, lambda c: sql.held_where_none_waits(c, aheads))
-    assert answer == {"hot": HELD, "new": 0}
-    assert by_indexes(found), (found.indexes, found.detours)
-    assert found.reads <= 60 * GATES, found.statements
-    assert len(found.statements) <= 3
-
-
 def _asleep(engine: sa.Engine) -> None:
     """Ready tasks of one queue behind as many gates as there are: half of them have passed another gate before."""
     rows = []
@@ -148,7 +141,7 @@ def _asleep(engine: sa.Engine) -> None:
         rows.append(row | {"flow": flow, "gate": key, "live_gate": key})
     with engine.begin() as connection:
         connection.execute(sa.insert(TASKS), rows)
-        sql.add(connection, [Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
+        SqlTransaction(connection).add_gates([Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
         insert_new(connection, SLOTS, ("gate", "task_id"), [(f"first:{n}", f"asleep-{n}") for n in range(0, GATES, 2)])
 
 
@@ -157,7 +150,14 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 
     def verb(count: int) -> Verb:
         keys = sorted(f"asleep:{n}" for n in range(count))
-        return lambda connection: len(park_paused(connection, keys, "asleep"))
+
+        def parked(connection: sa.Connection) -> int:
+            tx = SqlTransaction(connection)
+            tx.touched.park(keys, "asleep")
+            admit_touched(tx)
+            return len(tx.touched.due)
+
+        return parked
 
     freed, few = cost(engine, verb(2))
     assert freed == 3
@@ -169,9 +169,8 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 
 def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
     def verb(connection: sa.Connection) -> Any:
-        return sql.held(connection, ["hot", "wide"]), sql.with_more_waiting(
-            connection, {"hot": 5, "none": 0, SMALL[1]: 30}
-        )
+        tx = SqlTransaction(connection)
+        return tx.held(["hot", "wide"]), tx.with_more_waiting({"hot": 5, "none": 0, SMALL[1]: 30})
 
     answer, found = cost(engine, verb)
     assert answer == ({"hot": HELD, "wide": HELD * GATES}, {"hot"})
@@ -180,7 +179,7 @@ def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
 
 
 def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engine: sa.Engine) -> None:
-    answer, found = cost(engine, lambda c: sql.held_and_waiting(c, ["hot", "none", "wide", SMALL[1]]))
+    answer, found = cost(engine, lambda c: SqlTransaction(c).held_and_waiting(["hot", "none", "wide", SMALL[1]]))
     held = {"hot": HELD, "none": 0, "wide": HELD * GATES, SMALL[1]: HELD}
     assert answer == (held, {"hot": WAITING, "none": 0, "wide": 0, SMALL[1]: 20})
     assert by_indexes(found), (found.indexes, found.detours)
@@ -195,7 +194,7 @@ def test_the_starts_of_a_rate_are_found_by_the_index(engine: sa.Engine) -> None:
         connection.execute(started)
         waits = sa.update(TASKS).where(TASKS.c.task_id.in_(["busy-1", "held-1"])).values(status="pending")
         connection.execute(waits)
-        return sql.starts(connection, gates, NOW)
+        return SqlTransaction(connection).starts(gates, NOW)
 
     answer, found = cost(engine, verb)
     assert answer == dict.fromkeys(("hot", "wide"), Starts(1, [(NOW, 1)]))
@@ -210,16 +209,14 @@ def test_tasks_that_are_not_due_cost_nothing_whatever_their_priorities(engine: s
         flow = Flow(gates=(("hot", BOUNDS),))
         delayed = [new(task_id=f"late-{n}", flow=flow, priority=-1 - n, seq=NOW) for n in range(count)]
 
-        def admitted(connection: sa.Connection) -> tuple[set[str], int | None]:
+        def late(connection: sa.Connection) -> tuple[set[str], int | None]:
             insert_new(connection, TASKS, *new_rows([parked(task, NOW + 60 * SECOND) for task in delayed]))
             connection.execute(sa.update(GATE_ROWS).where(GATE_ROWS.c.key == "hot").values(next_at=NOW - 1))
-            admission = SqlAdmission(connection, NOW, {})
-            admission.lock_known(["hot"])
-            admission.admit(["hot"])
-            assert admission.gates["hot"].next_at == NOW + 60 * SECOND
-            return set(admission.end().ready), sql.next_due(connection, "hot")
+            done = admitted(connection, "hot")
+            assert done.gates["hot"].next_at == NOW + 60 * SECOND
+            return set(done.ready), SqlTransaction(connection).next_due("hot")
 
-        return admitted
+        return late
 
     answer, few = cost(engine, verb(2))
     assert answer == ({"hot-0", "hot-1"}, NOW + 60 * SECOND)

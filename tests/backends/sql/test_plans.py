@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
-from aiotaskq.backends.sql import claim_statements, migrations
+from aiotaskq.backends.sql import claim_statements, migrations, transaction
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
@@ -82,7 +82,7 @@ def claim(limit: int, queues: list[str] | None = None) -> Verb:
 
 def push(engine: sa.Engine, *tasks: Any) -> None:
     with engine.begin() as connection:
-        sql_tasks.push(connection, tasks)
+        transaction.SqlTransaction(connection).insert(tasks)
 
 
 # ---- claiming -------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
         "overdue": lambda c: overdue(c, NOW, 100),
         "find": lambda c: sql_tasks.find(c, TaskFilter(), 50),
         "active": lambda c: sql_tasks.active(c, ["s"]),
-        "purge": lambda c: sql_tasks.purge(c, TaskFilter(), 500),
+        "purge": lambda c: sql_tasks.purge(transaction.SqlTransaction(c), TaskFilter(), 500),
     }
     backend = SqlBackend(engine.url.render_as_string(hide_password=False) + pooler)
     try:
@@ -274,7 +274,7 @@ def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
                 tasks = sql_claim.claim(connection, "o", NOW, 500, None, LEASE)
                 assert len(tasks) == 500
                 done = [Change(t, t.replace(status=Status.COMPLETED, completed_at=1, lease_until=None)) for t in tasks]
-                assert all(sql_tasks.update_tasks(connection, done))
+                assert all(sql_tasks.update_tasks(transaction.SqlTransaction(connection), done))
         push(engine, new(task_id="due-1", priority=0), new(task_id="due-2", priority=1))
         with engine.connect() as connection:
             sent: list[tuple[str, Any]] = []
@@ -397,7 +397,7 @@ def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> Non
     ids=["all", "completed", "old", "of-a-queue"],
 )
 def test_a_batch_is_purged_without_sorting_the_rest(engine: sa.Engine, where: TaskFilter) -> None:  # F23
-    (deleted, _), found = cost(engine, lambda c: sql_tasks.purge(c, where, 1_000))
+    (deleted, _), found = cost(engine, lambda c: sql_tasks.purge(transaction.SqlTransaction(c), where, 1_000))
     assert deleted == 1_000
     assert found.indexes - PRIMARY == {"ix_task_queue_ended"}
     assert found.detours == []

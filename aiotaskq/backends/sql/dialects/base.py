@@ -26,6 +26,7 @@ from sqlalchemy import (
     func,
     make_url,
     select,
+    text,
     true,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -42,7 +43,7 @@ from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks
 from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
-from aiotaskq.backends.sql.statements import Result, run
+from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 
 __all__ = ["Dialect", "Transactions"]
@@ -85,6 +86,12 @@ def for_one_key(query: PerKey) -> Select[Any]:
 @functools.cache
 def _on_ids(update: Update) -> Update:
     return update.where(TASKS.c.task_id.in_(bindparam("ids", expanding=True)))
+
+
+@functools.cache
+def _set_by_id(names: tuple[str, ...]) -> TextClause:
+    assignments = ", ".join(f"{name} = :{name}" for name in names)
+    return text(f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id")  # noqa: S608 - our own names
 
 
 class Dialect(ABC):
@@ -135,8 +142,6 @@ class Dialect(ABC):
     """Whether the row count of an update, executed for many rows, tells how many of them it has found."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
-    waits_for_keys_only: ClassVar[bool] = False
-    """Whether the insert of a row without keys waits for no other transaction."""
     single_writer: ClassVar[bool] = False
     """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
 
@@ -259,6 +264,10 @@ class Dialect(ABC):
         for part in chunks(ids):
             connection.execute(statement, {"ids": part, **values})
 
+    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        """Set columns of ``task_queue``; each row has their values, and at its end the id. The rows are locked."""
+        run_many(connection, _set_by_id(names), (*names, "b_id"), rows)
+
     def begins_with(self, column: ColumnElement[Any], prefix: str) -> list[ColumnElement[bool]]:
         """Return the conditions that a text begins with another one; where it can be, a range of an index."""
         begins = func.substr(column, 1, len(prefix)) == prefix
@@ -278,20 +287,6 @@ class Dialect(ABC):
     ) -> Result:
         """Execute a statement with a condition of ``among``, which is kept for ever."""
         return connection.execute(statement, {name: list(among), **values})
-
-    def each_with_count(
-        self,
-        connection: Connection,
-        count: Callable[[ColumnElement[str]], Select[Any]],
-        query: PerKey,
-        aheads: Mapping[str, tuple[int, int, int]],
-    ) -> list[Any] | None:
-        """Return for each key its count with each row of its query, or with one row of NULL if there is none.
-
-        ``aheads`` are ``core.gate.ReadAhead`` by key. They say how many rows: what the count leaves of ``slots``, at
-        most ``batch``, and one more; ``if_full`` where the count leaves nothing. None where that takes two statements.
-        """
-        return None
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         """Return the rows of a query for each key with its limit."""

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.sql.changes import GUARD, groups
+from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
@@ -236,12 +236,20 @@ class MysqlDialect(Dialect):
 
         An insert that updates what is there would be shorter, and lock the gaps in each unique index.
         """
-        limit = self.statement_limit(connection)
-        for group, columns in [(g, part) for g in groups(changes) for part in parts(g.names + GUARD, g.columns, limit)]:
-            ids = list(columns[len(group.names)])
+        for group in groups(changes):
+            ids = group.columns[len(group.names)]
+            self._set(connection, group.names, [*group.columns[: len(group.names)], ids])
+
+    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        self._set(connection, names, list(zip(*rows, strict=True)))
+
+    def _set(self, connection: Connection, names: tuple[str, ...], columns: Columns) -> None:
+        """Set columns of rows, whose ids are the last of ``columns``."""
+        for part in parts((*names, "b_id"), columns, self.statement_limit(connection)):
+            ids = list(part[-1])
             cases = " ".join(["WHEN %s THEN %s"] * len(ids))
             assignments, values = [], []
-            for name, column in zip(group.names, columns, strict=False):
+            for name, column in zip(names, part, strict=False):
                 if column == column[:1] * len(column):
                     assignments.append(f"{name} = %s")
                     values.append(column[0])

@@ -57,6 +57,7 @@ from aiotaskq.backends.sql.postgresql_rows import (
     guarded_statement,
     insert_held_statement,
     insert_statement,
+    set_each_statement,
     varying_values,
 )
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
@@ -135,20 +136,6 @@ def _lateral(query: PerKey) -> Select[Any]:
     return select(found).select_from(keys.join(found, true()))
 
 
-_AHEAD: Final = ("key_", "slots", "batch", "if_full")
-
-
-@functools.cache
-def _lateral_with_count(count: Callable[[ColumnElement[str]], Select[Any]], query: PerKey) -> Select[Any]:
-    aheads = func.json_to_recordset(cast(bindparam("aheads", type_=Text), JSON))
-    columns = [column(name, Text if name == "key_" else BigInteger) for name in _AHEAD]
-    keys = aheads.table_valued(*columns).render_derived(with_types=True)
-    counted = count(keys.c.key_).lateral("counted")
-    free = func.least(keys.c.slots - next(iter(counted.c)), keys.c.batch)
-    found = query(keys.c.key_, case((free > 0, free + 1), else_=keys.c.if_full)).lateral("found")
-    return select(keys.c.key_, counted, found).select_from(keys.join(counted, true()).outerjoin(found, true()))
-
-
 async def _connect(dsn: str, prepare: bool = True, settings: str = "") -> Any:
     """Return an asyncpg connection, for a ``postgresql://`` URL as libpq takes it. Raises OSError.
 
@@ -202,7 +189,6 @@ class PostgresqlDialect(Dialect):
     ids_by_bytes = False  # the order is that of the database's language
     in_push_order = TASKS.c.status == PENDING
     claims_in_one_statement = True
-    waits_for_keys_only = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
     session_settings = "SET enable_seqscan = off; SET jit = off"
@@ -289,15 +275,12 @@ class PostgresqlDialect(Dialect):
         for part in chunks(ids):
             self.run_among(connection, _on_ids(update), "ids", part, values)
 
-    def each_with_count(
-        self,
-        connection: Connection,
-        count: Callable[[ColumnElement[str]], Select[Any]],
-        query: PerKey,
-        aheads: Mapping[str, tuple[int, int, int]],
-    ) -> list[Any]:
-        rows = [dict(zip(_AHEAD, (key, *ahead), strict=True)) for key, ahead in aheads.items()]
-        return list(run(connection, _lateral_with_count(count, query), {"aheads": json_text(rows)}).fetchall())
+    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+        for part in chunks(rows):
+            values, varying, columns = hoisted((*names, "b_id"), list(zip(*part, strict=True)))
+            if varying:
+                values |= varying_values(varying, columns)
+            run(connection, set_each_statement(names, varying), values)
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])

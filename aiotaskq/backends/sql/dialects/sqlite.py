@@ -122,7 +122,6 @@ class SqliteDialect(Dialect):
     counts_updates = True
     pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
     sorts_pending = True
-    waits_for_keys_only = True
     single_writer = True
     clock = "NULL"
     # A statement that writes takes the write lock, though it finds no row: no queue has the empty name.

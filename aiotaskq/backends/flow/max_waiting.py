@@ -2,38 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Collection, Iterable, Sequence
 
+from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import Bounds, Gate, Starts, admit, declared
 from aiotaskq.core.parking import at_gate, passed, passing_order, pushed_at, tokens
 from aiotaskq.core.task import Task
-
-
-class Counts(Protocol):
-    """What this module reads of the gates of a store."""
-
-    def stored(self, keys: Collection[str]) -> Mapping[str, Gate]:
-        """Return those of these gates that exist."""
-
-    def held(self, keys: Collection[str]) -> Mapping[str, int]:
-        """Count the tasks that hold a slot of each of these gates."""
-
-    def starts(self, gates: Collection[Gate], now: int) -> Mapping[str, Starts]:
-        """Return the starts of the tasks that hold a slot of these gates, which have rates."""
-
-    def paused_queues(self) -> Collection[str]:
-        """Return the queues that are paused: their tasks pass no gate."""
-
-    def with_due(self, keys: Collection[str], now: int) -> Collection[str]:
-        """Return those of these gates at which a task waits that is due at ``now``, in microseconds UTC.
-
-        Tasks of paused queues, and expired ones, do not count: others pass before them.
-        """
-
-    def with_more_waiting(self, counts: Mapping[str, int]) -> Collection[str]:
-        """Return those of these gates at which more tasks wait than its count."""
 
 
 class _Trial:
@@ -59,7 +34,7 @@ class _Trial:
         return found
 
 
-def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
+def check_max_waiting(tx: Transaction, tasks: Iterable[Task]) -> None:
     """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
     here: dict[str, list[Task]] = {}
     bounds: dict[str, Bounds] = {}
@@ -72,13 +47,13 @@ def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
                 bounds.update(task.flow.gates)
     if not here:
         return
-    found = counts.stored(bounds)
+    found = tx.stored_gates(bounds)
     stored = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
     max_waiting = {key: bound for key, gate in stored.items() if (bound := gate.bounds.max_waiting) is not None}
     if not max_waiting:
         return
-    held, waited, paused = counts.held(bounds), counts.with_due(bounds, now), counts.paused_queues()
-    starts = counts.starts([gate for gate in stored.values() if gate.bounds.interval is not None], now)
+    held, waited, paused = tx.held(bounds), tx.with_due(bounds, now), tx.paused_queues()
+    starts = tx.starts([gate for gate in stored.values() if gate.bounds.interval is not None], now)
     trials = {key: _Trial(gate, held[key], starts.get(key, Starts()), key in waited) for key, gate in stored.items()}
     while here:
         behind: dict[str, list[Task]] = {}
@@ -89,7 +64,7 @@ def check_max_waiting(counts: Counts, tasks: Iterable[Task]) -> None:
                     behind.setdefault(next_key, []).append(after)
         here = behind
     room = {key: bound - trials[key].staying for key, bound in max_waiting.items()}
-    full = counts.with_more_waiting({key: count for key, count in room.items() if count >= 0})
+    full = tx.with_more_waiting({key: count for key, count in room.items() if count >= 0})
     for key, count in room.items():
         if count < 0 or key in full:
             raise gate_full(key, max_waiting[key])

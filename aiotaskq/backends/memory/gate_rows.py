@@ -1,0 +1,195 @@
+"""The gates in memory: the tasks that wait at each, in the order in which they pass, and those that hold a slot."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from heapq import heapify, heappop, heappush
+
+from aiotaskq.backends.flow.transaction import Waiting
+from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
+from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
+from aiotaskq.core.task import PENDING, RUNNING, Task
+
+Entry = tuple[tuple[int, int, int], int, Task]
+"""Passing order, a number that only this entry has (so that tasks are never compared), and the task."""
+_numbers = itertools.count()
+
+
+class Line:
+    """A gate, the ids of the tasks that hold a slot, and the tasks that wait.
+
+    An entry whose task is no longer the one under its id in ``waiting`` is dropped when it comes up.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.gate = Gate(key=key)
+        self.held: dict[str, None] = {}
+        self.waiting: dict[str, Task] = {}
+        self._in_order: deque[Entry] = deque()  # nearly all tasks are pushed in this order
+        self._out_of_order: list[Entry] = []  # a heap of those that come before the last in order
+        self._later: list[tuple[int, int, Task]] = []  # a heap of those that were not due, by when they are
+
+    def add(self, task: Task) -> None:
+        """Add a task that waits."""
+        self.waiting[task.task_id] = task
+        due = task.due_at or 0
+        if due > task.seq:
+            heappush(self._later, (due, next(_numbers), task))
+        else:
+            self._put(task)
+
+    def _put(self, task: Task) -> None:
+        entry = (passing_order(task), next(_numbers), task)
+        if not self._in_order or self._in_order[-1] < entry:
+            self._in_order.append(entry)
+        else:
+            heappush(self._out_of_order, entry)
+
+    def remove(self, task: Task) -> None:
+        """Forget a task that waits no longer."""
+        if self.waiting.pop(task.task_id, None) is not None:
+            entries = len(self._in_order) + len(self._out_of_order) + len(self._later)
+            if entries > 1000 + 3 * len(self.waiting):
+                self._in_order = deque(
+                    sorted(filter(self._is_live, itertools.chain(self._in_order, self._out_of_order)))
+                )
+                self._out_of_order = []
+                self._later = list(filter(self._is_live, self._later))
+                heapify(self._later)
+
+    def _is_live(self, entry: tuple[object, int, Task]) -> bool:
+        task = entry[2]
+        return self.waiting.get(task.task_id) is task
+
+    def release(self, now: int) -> None:
+        """Put the tasks that are due by now among those that may pass."""
+        while self._later and self._later[0][0] <= now:
+            entry = heappop(self._later)
+            if self._is_live(entry):
+                self._put(entry[2])
+
+    def first(self, limit: int, now: int, paused: Collection[str]) -> Waiting:
+        """Return the first tasks in passing order that have not expired, and are in no paused queue."""
+        self.release(now)
+        found: list[Task] = []
+        seen: list[Entry] = []
+        next_due: int | None = None
+        in_order, heap = self._in_order, self._out_of_order
+        while len(found) < limit and (in_order or heap):
+            first = heappop(heap) if heap and (not in_order or heap[0] < in_order[0]) else in_order.popleft()
+            if not self._is_live(first):
+                continue
+            task = first[2]
+            if task.due_at is not None and task.due_at > now:  # a clock ahead has pushed it
+                heappush(self._later, (task.due_at, next(_numbers), task))
+                next_due = min(task.due_at, next_due or task.due_at)
+                continue
+            seen.append(first)
+            if task.queue not in paused and (task.expires_at or PARKED) > now:
+                found.append(task)
+        in_order.extendleft(reversed(seen))
+        return Waiting(found, next_due)
+
+    def next_due(self) -> int | None:
+        """Return when the next of the tasks is due that were not due."""
+        while self._later and not self._is_live(self._later[0]):
+            heappop(self._later)
+        return self._later[0][0] if self._later else None
+
+    def starts(self, rows: Mapping[str, Task]) -> Starts:
+        """Return the starts of the tasks that hold a slot."""
+        key = self.gate.key
+        held = [rows[task_id] for task_id in self.held]
+        return Starts(
+            sum(tokens(row, key) for row in held if row.status is PENDING),
+            [(row.began_at, tokens(row, key)) for row in held if row.status is RUNNING and row.began_at is not None],
+        )
+
+
+class GateRows:
+    """The part of a transaction in memory that reads and writes gates."""
+
+    def __init__(self, rows: Mapping[str, Task], paused: Set[str]) -> None:
+        """``rows`` are those of the backend, ``paused`` the names of the queues that are."""
+        self.rows, self.paused = rows, paused
+        self.lines: dict[str, Line] = {}
+        """The lines by the keys of their gates."""
+
+    def line(self, key: str, bounds: Bounds | None = None) -> Line:
+        """Return the line of a gate, which is made if there is none."""
+        line = self.lines.get(key)
+        if line is None:
+            line = self.lines[key] = Line(key)
+            line.gate = Gate(key=key, bounds=bounds or Bounds())
+        return line
+
+    def _known(self, key: str) -> Line:
+        return self.lines.get(key) or Line(key)  # a read makes no gate
+
+    def enter(self, task: Task) -> None:
+        """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
+        if task.flow is None or task.final:
+            return
+        for key, bounds in task.flow.gates:
+            if key not in self.lines:
+                self.line(key, bounds)
+        for key in slots(task):
+            self.lines[key].held[task.task_id] = None
+        if (at := at_gate(task)) is not None:
+            self.line(at).add(task)
+
+    def leave(self, task: Task) -> None:
+        """Forget a row with gates."""
+        for key in slots(task):
+            self.lines[key].held.pop(task.task_id, None)
+        if (at := at_gate(task)) is not None and at in self.lines:
+            self.lines[at].remove(task)
+
+    # ---- as a transaction ----
+
+    def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
+        return {key: self.line(key, bounds).gate for key, bounds in known.items()}
+
+    def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
+        return {key: self.lines[key].gate for key in keys if key in self.lines}
+
+    def add_gates(self, gates: Sequence[Gate]) -> None:
+        for gate in gates:
+            if gate.key not in self.lines:
+                self.line(gate.key).gate = gate
+
+    def write_gates(self, gates: Sequence[Gate]) -> None:
+        for gate in gates:
+            self.lines[gate.key].gate = gate
+
+    def held(self, keys: Collection[str]) -> dict[str, int]:
+        return {key: len(self._known(key).held) for key in keys}
+
+    def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
+        return {gate.key: self._known(gate.key).starts(self.rows) for gate in gates}
+
+    def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
+        return {key: self._known(key).first(limit, now, self.paused) for key, limit in limits.items()}
+
+    def release(self, keys: Collection[str], now: int) -> None:
+        for key in keys:
+            self._known(key).release(now)
+
+    def next_due(self, key: str) -> int | None:
+        return self._known(key).next_due()
+
+    def with_due(self, keys: Collection[str], now: int) -> set[str]:
+        return {key for key, (tasks, _) in self.waiting(dict.fromkeys(keys, 1), now).items() if tasks}
+
+    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
+        return {key for key, count in counts.items() if len(self._known(key).waiting) > count}
+
+    def paused_queues(self) -> Collection[str]:
+        return self.paused
+
+    def unstarted(self, keys: Collection[str], queue: str | None) -> list[Task]:
+        ids: Iterable[str] = dict.fromkeys(task_id for key in keys for task_id in self._known(key).held)
+        found = [self.rows[task_id] for task_id in ids]
+        return [row for row in found if row.status is PENDING and queue in (None, row.queue)]

@@ -1,0 +1,87 @@
+"""The groups in memory, and the lists of their members."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aiotaskq.backends.memory.ended import Ended
+from aiotaskq.core.groups import GroupState, Member
+
+
+class GroupRows:
+    """The part of a transaction in memory that reads and writes groups; of the ended ones it keeps the latest."""
+
+    def __init__(self, ended: Ended, dropped: Callable[[str], object]) -> None:
+        """``ended`` has the ended tasks, and as many ended groups stay; ``dropped`` is called with the ids of others
+        that had budgets.
+        """
+        self._ended_tasks, self._dropped = ended, dropped
+        self.kept: dict[str, GroupState] = {}
+        """Every group, the oldest first."""
+        self.members: dict[str, list[Member]] = {}
+        # Those that are in no other group: whether they go on, and whether a task needs them.
+        self._outermost: dict[str, tuple[bool, bool]] = {}
+        self._ended: dict[str, None] = {}  # those of these that may be dropped
+
+    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+        return {group_id: self.kept[group_id] for group_id in ids if group_id in self.kept}
+
+    def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
+        if groups[0].group_id in self.kept:
+            return False
+        self.add_members(members)
+        self.write_groups(groups)
+        return True
+
+    def write_groups(self, groups: Sequence[GroupState]) -> None:
+        for group in groups:
+            self.kept[group.group_id] = group
+        for group in groups:
+            if group.parent_id not in self.kept:
+                self._keep_members(group)
+        while len(self._ended) > self._ended_tasks.keep:
+            self.drop(next(iter(self._ended)))
+
+    def _keep_members(self, group: GroupState) -> None:
+        """Keep the ended members of a group that is in no other one, or keep them no more."""
+        group_id = group.group_id
+        state = (group.ended_at is None, group.needed_by > 0)
+        if self._outermost.get(group_id) == state:
+            return
+        self._outermost[group_id] = state
+        tree = self._tree(group_id)
+        members = [member.member_id for each in tree for member in self.members.get(each, ())]
+        self._ended_tasks.keep_members(tree, members, group)
+        if any(state):
+            self._ended.pop(group_id, None)
+        else:
+            self._ended[group_id] = None
+
+    def _tree(self, group_id: str) -> list[str]:
+        """Return the ids of a group and of the groups in it."""
+        tree = [group_id]
+        for each in tree:
+            tree += self.inner_groups([each])
+        return tree
+
+    def add_members(self, members: Sequence[Member]) -> None:
+        for member in members:
+            self.members.setdefault(member.group_id, []).append(member)
+
+    def inner_groups(self, ids: Sequence[str]) -> list[str]:
+        return [m.member_id for group_id in ids for m in self.members.get(group_id, ()) if m.is_group]
+
+    def purge_groups(self, before: int, limit: int) -> int:
+        """Do as ``Groups.purge``."""
+        old = [group_id for group_id in self._ended if (self.kept[group_id].ended_at or 0) < before][:limit]
+        return sum(map(self.drop, old))
+
+    def drop(self, group_id: str) -> int:
+        """Drop a group that is in no other one, and the groups in it; return how many."""
+        del self._ended[group_id], self._outermost[group_id]
+        tree = self._tree(group_id)
+        for each in tree:
+            if (group := self.kept.pop(each, None)) is not None and group.budget:
+                self._dropped(each)
+            self.members.pop(each, None)
+        return len(tree)
