@@ -8,7 +8,7 @@ transaction after this one admits it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -34,6 +34,8 @@ BATCH: Final = 500
 """Gates visited with one set of reads: it bounds their size."""
 LOCKED_RETRY: Final = 100_000
 """Microseconds until a gate is admitted again at which another transaction had locked a task: time for its commit."""
+
+_NO_STARTS: Final = Starts()
 
 
 class Admitted(NamedTuple):
@@ -117,29 +119,33 @@ class Visit:
     ``note_passed`` are called in turn until no task was locked.
     """
 
-    def __init__(self, gate: Gate, held: int, ahead: ReadAhead) -> None:
-        """``held`` is the number of tasks that hold a slot; ``ahead`` is ``core.gate.read_ahead`` of the gate."""
-        self.key, self.held = gate.key, held
-        self.before = gate
-        """The gate as it was before the visit."""
-        self.gate = gate
-        """The gate after the admission of ``passed`` and ``passing``."""
-        self.starts = Starts()
-        """Only a rate needs them."""
+    __slots__ = (
+        *("before", "gate", "held", "key", "locked", "may_pass", "next_due", "next_gates", "passed", "passing"),
+        *("repeat", "starts", "wanted"),
+    )
+
+    def __init__(self, gate: Gate, held: int, ahead: ReadAhead, starts: Starts = _NO_STARTS) -> None:
+        """``held`` is the number of tasks that hold a slot; ``ahead`` is ``core.gate.read_ahead`` of the gate.
+
+        Only a rate needs ``starts``.
+        """
+        self.key, self.held, self.starts = gate.key, held, starts
+        self.before = self.gate = gate
+        """The gate as it was before the visit, and after the admission of ``passed`` and ``passing``."""
         self.may_pass = ahead.may_pass(held)
         """The most tasks that pass in this visit."""
         more = gate.bounds.interval is not None or self.may_pass == ahead.batch
         self.wanted = 1 if ahead.if_full else self.may_pass + more if self.may_pass else 0
         """How many tasks are read. One more than may pass tells when it may, or that more may; it is not needed where
         it passes only at the end of another task."""
-        self.passed: list[Task] = []
-        self.passing: list[Task] = []
+        self.passed: Sequence[Task] = ()
+        self.passing: Sequence[Task] = ()
         """The tasks that may pass, and have not."""
-        self.locked: set[str] = set()
+        self.locked: Set[str] = frozenset()
         """The ids of tasks that may pass, but that other transactions have locked."""
         self.next_due: int | None = None
         """When the next of the tasks is due that were read and are not due."""
-        self.next_gates: list[str] = []
+        self.next_gates: Sequence[str] = ()
         """The gates behind this one, to which ``passed`` and ``passing`` go."""
         self.repeat = False
         """Whether the gate has to be visited again, since all tasks that were read pass."""
@@ -155,8 +161,8 @@ class Visit:
 
     def note_passed(self, ids: Collection[str]) -> bool:
         """Note that the tasks with these ids have passed; return whether any of ``passing`` was locked."""
-        self.passed += [task for task in self.passing if task.task_id in ids]
         locked = {task.task_id for task in self.passing if task.task_id not in ids}
+        self.passed = [*self.passed, *[task for task in self.passing if task.task_id in ids]]
         self.locked |= locked
         return bool(locked)
 
@@ -221,7 +227,7 @@ class _Admission:
         for key, change in self.touched.changes:
             # First the starts of before: they took their tokens by the bounds of before.
             gate = self.gates[key]
-            gate = charged(gate, self._starts([gate]).get(key, Starts()), self.now)
+            gate = charged(gate, self._starts([gate]).get(key, _NO_STARTS), self.now)
             gate = self.gates[key] = changed(gate, change, self.now)
             if change is USED_UP:
                 self.gates[key] = replace(gate, next_at=gate.closed_until)
@@ -288,11 +294,13 @@ class _Admission:
             tx.release(later, now)
         if uncounted := [key for key in keys if key not in self._held]:
             self._held.update(tx.held(uncounted))
-        visits = [Visit(self.gates[key], self._held[key], read_ahead(self.gates[key], now)) for key in keys]
-        starts = self._starts([visit.before for visit in visits])
+        gates = [self.gates[key] for key in keys]
+        starts = self._starts(gates)
+        visits = [
+            Visit(gate, self._held[gate.key], read_ahead(gate, now), starts.get(gate.key, _NO_STARTS)) for gate in gates
+        ]
         undecided = []
         for visit in visits:
-            visit.starts = starts.get(visit.key, visit.starts)
             if visit.wanted:
                 undecided.append(visit)
             else:
