@@ -239,3 +239,20 @@ def test_the_facade_decides_nothing() -> None:
                     continue
                 branches = [node for node in ast.walk(method) if isinstance(node, ast.If | ast.While | ast.Match)]
                 assert not branches, f"{module}.{kind.name}.{method.name}"
+
+
+@pytest.mark.parametrize("store", ["memory", "sql"])
+def test_a_store_applies_no_rule_of_gates_and_groups(store: str) -> None:
+    """It keeps rows and their order. ``backends.flow`` applies the rules, once for every store."""
+    rules = {"aiotaskq.core.gate", "aiotaskq.core.parking", "aiotaskq.core.groups"}
+    # They tell where a row belongs, how it is ordered, and how long it is kept.
+    of_rows = {"any_flow", "at_gate", "is_idle", "passing_order", "set_back", "slots", "stays", "tokens"}
+    found = {
+        (module, name)
+        for module, path in modules_in(PACKAGE / "backends" / store).items()
+        for imported, names, _ in imports_of(path)
+        if imported in rules
+        for name in names
+        if name.islower()
+    }
+    assert [(module, name) for module, name in sorted(found) if name not in of_rows] == []
