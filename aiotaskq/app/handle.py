@@ -84,6 +84,13 @@ class TaskCall(GroupMember[T_co]):
         return f"<TaskCall {self.type}>"
 
 
+class MakesCalls(Protocol):
+    """A task of a framework, which may stand for the name of a type."""
+
+    def to_call(self, params: Any, options: PushOptions) -> TaskCall[Any]:
+        """Return the call with these params; ``options`` replace its own."""
+
+
 class ThreadPusher(Protocol):
     """What ``push_sync`` pushes through, from a thread."""
 

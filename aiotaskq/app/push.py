@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from msgspec.structs import replace
 
-from aiotaskq.app.handle import PushOptions, TaskCall, with_defaults
+from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.foreign_names import unknown_options
@@ -193,12 +193,17 @@ def rules_of(
     return found
 
 
-def named_call(type: str, params: Any, options: PushOptions, handlers: Mapping[str, Handler]) -> TaskCall[Any]:
+def named_call(
+    type: str | MakesCalls, params: Any, options: PushOptions, handlers: Mapping[str, Handler]
+) -> TaskCall[Any]:
     """Return a call by the name of a type; params are checked and converted if the handler is registered.
 
     Raises ValidationError.
     """
     if not isinstance(type, str):
+        if (to_call := getattr(type, "to_call", None)) is not None:
+            made: TaskCall[Any] = to_call(params, options)
+            return made
         raise ValidationError(
             f"type: the name of a task type is needed (got {type.__class__.__name__}); "
             "f.push(…) and tq.push_many push calls, tq.start pushes workflows"

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 
 from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.groups import GroupPushes
-from aiotaskq.app.handle import PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.app.handle import MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
 from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.running import Running
@@ -202,7 +202,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     # ---- pushing ----
 
     async def push(
-        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+        self, type: str | MakesCalls, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
     ) -> TaskHandle[Any]:
         """Push a task by the name of its type; when this returns on a durable store, the task is on disk.
 
@@ -240,7 +240,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         # Middleware may have put another one there.
         return self._handle(row.task_id, row is tasks[0])
 
-    def call(self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]) -> TaskCall[Any]:
+    def call(
+        self, type: str | MakesCalls, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskCall[Any]:
         """Return a call by the name of its type, as ``f.call(…)`` does: for ``push_many``, groups and workflows.
 
         Options as of ``push``. Raises ValidationError for params with which the registered handler cannot be called.

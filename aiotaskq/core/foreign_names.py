@@ -132,6 +132,31 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
             "nothing: a task is always settled after its run": "acks_late reject_on_worker_lost",
         },
     },
+    "Django task": {
+        "django": {
+            "task.enqueue(…)": "delay push send kiq defer",
+            "task.using(run_after=…).enqueue(…)": (
+                "apply_async options send_with_options enqueue_in enqueue_at schedule"
+            ),
+            "task.using(…).enqueue(…)": "kicker configure",
+            "task.enqueue(…) in atomic()": "delay_on_commit apply_async_on_commit",
+            "task.func(…)": "apply call_local fn run",
+            "tq.call(task, {…})": "s si signature subtask message",
+            "task.get_result(id)": "AsyncResult",
+            "raise an exception (backoff=…), or current_task().snooze(60)": "retry",
+        },
+    },
+    "option of a Django task": {
+        "django": {
+            "takes_context=True": "bind pass_context context ctx",
+            "queue_name=…": "queue routing_key",
+            "task.using(run_after=…)": "countdown eta delay at _defer_by _defer_until",
+            "nothing: its name is the path of the function": "name task_name actor_name",
+            "tq.push(task, {…}, task_id=…)": "task_id job_id _job_id",
+            "unique_key=…": "queueing_lock unique",
+            '@schedule(cron="0 2 * * *")': "cron schedule run_every",
+        },
+    },
     "push option": {
         "tasks": {
             "delay=60": "countdown _defer_by schedule_in",
@@ -242,6 +267,10 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 """By the place of the names and the page of the manual: what says the same here, and the names elsewhere."""
 
 
+_BASES = {"option of a Django task": "task option"}
+"""Places whose other names are those of another place."""
+
+
 class Word(NamedTuple):
     """What says the same here, and the page of the manual about it."""
 
@@ -255,7 +284,7 @@ def word(place: str, name: str) -> Word | None:
         for here, names in words.items():
             if name in names.split():
                 return Word(here, page)
-    return None
+    return word(_BASES[place], name) if place in _BASES else None
 
 
 def unknown_options(where: str, place: str, unknown: Collection[str], known: Collection[str]) -> ValidationError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from django.core import checks
 from django.db.utils import ConnectionDoesNotExist
 from django.utils import timezone
 
+from aiotaskq.app.handle import PushOptions
 from aiotaskq.backends.url import kind_of
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
@@ -30,8 +31,8 @@ from aiotaskq.integrations.django.framework import (
     TaskResultStatus,
     task_enqueued,
 )
-from aiotaskq.integrations.django.results import aware, result_of, task_at
-from aiotaskq.integrations.django.task import READ_BY_WORKERS, Task, push_options, stored
+from aiotaskq.integrations.django.results import result_of
+from aiotaskq.integrations.django.task import Task, call_of
 from aiotaskq.sync import TaskQ
 
 __all__ = ["TasksBackend"]
@@ -95,6 +96,10 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
             if not 0 < len(name) <= MAX_NAME:
                 raise InvalidTask(f"{what}: at most {MAX_NAME} characters are possible (got {name[:200]!r})")
         if isinstance(task, Task):
+            if task.max_retries is None and not self.options.get("max_retries"):
+                for name, default in (("backoff", None), ("retry_on", Exception)):
+                    if getattr(task, name) is not default:
+                        raise InvalidTask(f"{name}: the task is not retried; give max_retries, too")
             try:
                 task.check()
             except ValidationError as error:
@@ -103,21 +108,11 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """Push a task. In a transaction of Django's on the same database it exists exactly if that is committed."""
         self.validate_task(task)
-        params, alias, path = stored(args, kwargs), self.using, task.module_path
-        defined = task_at(path)
-        if changed := [name for name in READ_BY_WORKERS if _differs(task, defined, name)]:
-            raise InvalidTask(f"{', '.join(changed)}: workers read it where the task is defined; give it to @task")
-        options: dict[str, Any] = {
-            "queue": task.queue_name,
-            "priority": -task.priority,  # the smaller number is claimed first
-            "max_retries": self.max_retries,
-            **push_options(task),
-        }
-        if task.run_after is not None:
-            options["at"] = aware(task.run_after)
+        alias, options = self.using, {}
         if alias is not None and in_transaction(alias):
             options["session"] = session(alias)
-        handle = self.taskq.push(path, params, **options)
+        call = call_of(self, task, args, kwargs, cast(PushOptions, options))
+        handle = self.taskq.push_call(call)
         result = TaskResult(
             task=task,
             id=handle.task_id,
@@ -126,7 +121,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
             started_at=None,
             last_attempted_at=None,
             finished_at=None,
-            **params,
+            **call.params,
             backend=self.alias,
             errors=[],
             worker_ids=[],
@@ -182,7 +177,3 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
 
     def _error(self, text: str, number: str) -> checks.CheckMessage:
         return checks.Error(f"TASKS[{self.alias!r}]: {text}", id=f"aiotaskq.{number}")
-
-
-def _differs(task: Any, defined: Any, name: str) -> bool:
-    return isinstance(defined, Task) and bool(getattr(task, name, None) != getattr(defined, name))

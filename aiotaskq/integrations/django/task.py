@@ -6,32 +6,39 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from msgspec.structs import replace
 
+from aiotaskq.app.handle import PushOptions, TaskCall
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.backoff import Backoff, make_backoff
+from aiotaskq.core.conversion import resolved
+from aiotaskq.core.foreign_names import Hinted, unknown_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, Spec, specs_of
+from aiotaskq.core.parent import PARENT, declared_parent
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.django import framework
-from aiotaskq.integrations.django.framework import normalize_json
-from aiotaskq.runtime.handler import make_handler
+from aiotaskq.integrations.django.framework import InvalidTask, normalize_json
+from aiotaskq.integrations.django.results import aware, task_at
+from aiotaskq.runtime.handler import INJECTED, make_handler
 
-__all__ = ["Declared", "Task", "declared", "handler_options", "push_options", "schedule", "stored"]
+__all__ = ["Declared", "Task", "call_of", "declared", "handler_of", "handler_options", "schedule"]
 
 T = TypeVar("T")
 READ_BY_WORKERS = ("backoff", "retry_on")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Task(framework.Task):  # type: ignore[misc]  # Django has no types
+class Task(Hinted, framework.Task):  # type: ignore[misc]  # Django has no types
     """A task of Django's with options, as ``@task(max_retries=5, timeout=30)``; each may be left out.
 
     They are those of ``TaskQ.task`` and ``push``. A key or weight is the name of a parameter of the function, or a
     function of its bound arguments as they are stored.
     """
+
+    _place: ClassVar[str] = "Django task"
 
     max_retries: int | None = None
     """Default the ``max_retries`` of ``OPTIONS``."""
@@ -54,6 +61,13 @@ class Task(framework.Task):  # type: ignore[misc]  # Django has no types
     idempotency_key: str | None = None
     """One task while its row is kept."""
 
+    def __new__(cls, *_args: Any, **options: Any) -> Self:
+        """Make a task. Raises InvalidTask for an unknown option."""
+        if unknown := options.keys() - (known := [field.name for field in dataclasses.fields(cls)]):
+            raise InvalidTask(str(unknown_options("task", "option of a Django task", unknown, known)))
+        made: Self = object.__new__(cls)
+        return made
+
     def using(
         self,
         *,
@@ -74,7 +88,7 @@ class Task(framework.Task):  # type: ignore[misc]  # Django has no types
         options = handler_options(self)
         make_handler(
             self.module_path,
-            stored,
+            handler_of(self, lambda **_params: None),
             backoff=make_backoff(self.backoff),
             retry_on=self.retry_on,
             pushed=push_defaults(stored, {name: options.get(name) for name in ("debounce", "max_wait", "throttle")}),
@@ -82,10 +96,77 @@ class Task(framework.Task):  # type: ignore[misc]  # Django has no types
             **{name: options[name] for name in ("max_retries", "timeout", "expires") if name in options},
         )
 
+    def to_call(self, params: Any, options: PushOptions) -> TaskCall[Any]:
+        """Return the call with the params ``args`` and ``kwargs``; ``options`` of the plain API replace its own."""
+        if unknown := (params := params or {}).keys() - {"args", "kwargs"}:
+            raise ValidationError(f"params: those of a task of Django's are args and kwargs (got {min(unknown)!r:.40})")
+        return call_of(self.get_backend(), self, params.get("args", ()), params.get("kwargs", {}), options)
+
 
 def stored(args: Any = (), kwargs: Any = None) -> dict[str, Any]:
     """Return the params of a task with these arguments. Raises TypeError for what has no JSON form."""
     return {"args": normalize_json(list(args)), "kwargs": normalize_json(kwargs or {})}
+
+
+def fitting(task: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    """Return the same if the function takes these arguments. Raises TypeError if it does not."""
+    try:
+        inspect.Signature(_parameters(task)).bind(*args, **(kwargs or {}))
+    except TypeError as error:
+        raise TypeError(f"{task.module_path}() {error}") from None
+    return stored(args, kwargs)
+
+
+def call_of(backend: Any, task: Any, args: Any, kwargs: Any, options: PushOptions) -> TaskCall[Any]:
+    """Return a call of a task, with its options where ``options`` has no others.
+
+    Raises TypeError for arguments that the function does not take, and InvalidTask.
+    """
+    defined = task_at(task.module_path)
+    if changed := [name for name in READ_BY_WORKERS if _differs(task, defined, name)]:
+        raise InvalidTask(f"{', '.join(changed)}: workers read it where the task is defined; give it to @task")
+    own: dict[str, Any] = {
+        "queue": task.queue_name,
+        "priority": -task.priority,  # the smaller number is claimed first
+        "max_retries": getattr(backend, "max_retries", 0),
+        **_push_options(task),
+    }
+    if task.run_after is not None:
+        own["at"] = aware(task.run_after)
+    return TaskCall(task.module_path, fitting(task, args, kwargs), cast(PushOptions, {**own, **options}))
+
+
+def _differs(task: Any, defined: Any, name: str) -> bool:
+    return isinstance(defined, Task) and bool(getattr(task, name, None) != getattr(defined, name))
+
+
+def handler_of(task: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of stored params with the parameter of the task that gets earlier ones, where it has that.
+
+    Raises ValidationError for another parameter with ``injected()``.
+    """
+    parameters = list(inspect.signature(stored).parameters.values())
+    for each in inspect.signature(task.func).parameters.values():
+        if each.default is not INJECTED:
+            continue
+        try:
+            found = resolved(each.annotation, getattr(inspect.unwrap(task.func), "__globals__", {}), {})
+        except NameError as error:
+            raise ValidationError(f"parameter {each.name!r}: {error}, as its annotation says") from None
+        if each.name != PARENT or declared_parent(found, needed=True) is None:
+            raise ValidationError(
+                f"parameter {each.name!r}: a task of Django's gets no resources by injected(), only earlier tasks: "
+                "'parent: Parent[…] = injected()'; open what it needs in the function"
+            )
+        parameters.append(each.replace(kind=each.KEYWORD_ONLY, annotation=found))
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return function
+
+
+def _parameters(task: Any) -> list[inspect.Parameter]:
+    """Return the parameters that a call gives."""
+    every = list(inspect.signature(task.func).parameters.values())[task.takes_context :]
+    return [each for each in every if each.default is not INJECTED]
 
 
 def handler_options(task: Any) -> dict[str, Any]:
@@ -93,7 +174,7 @@ def handler_options(task: Any) -> dict[str, Any]:
     return {name: getattr(task, name) for name in READ_BY_WORKERS if isinstance(task, Task)} | _options(task)
 
 
-def push_options(task: Any) -> dict[str, Any]:
+def _push_options(task: Any) -> dict[str, Any]:
     """Return those of the options of a task that a push takes. Raises ValidationError for a wrong key."""
     keys = {name: getattr(task, name, None) for name in ("unique_key", "idempotency_key")}
     return {name: value for name, value in keys.items() if value is not None} | _options(task)
@@ -129,7 +210,7 @@ def _translated(task: Task, spec: Spec) -> Spec:
 
 
 def _of(task: Task, field: str, of: Of) -> Callable[[dict[str, Any]], Any]:
-    parameters = list(inspect.signature(task.func).parameters.values())[task.takes_context :]
+    parameters = _parameters(task)
     if isinstance(of, str) and of not in (names := [each.name for each in parameters]):
         raise ValidationError(
             f"{field}: {task.func.__name__}() has no parameter {of!r:.40}; there is: {', '.join(names) or 'none'}"
@@ -171,7 +252,7 @@ def schedule(*, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = Non
     def declare(task: T) -> T:
         if not isinstance(task, framework.Task):
             raise ValidationError("schedule: it is that of a task; write it in the line above @task")
-        params = stored(args, kwargs)
+        params = fitting(task, args, kwargs)
         TaskQ("memory://").schedule(params=params, **options)(stored)
         declared.append(Declared(task, params, options))
         return task

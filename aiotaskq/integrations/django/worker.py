@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +16,9 @@ from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.errors import ValidationError
+from aiotaskq.core.notes import Note
+from aiotaskq.core.task import Status, Task
+from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.connections import closing_connections
@@ -26,7 +29,7 @@ from aiotaskq.integrations.django.framework import (
     task_started,
 )
 from aiotaskq.integrations.django.results import raised, result_of, task_at
-from aiotaskq.integrations.django.task import declared, handler_options
+from aiotaskq.integrations.django.task import declared, handler_of, handler_options
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.events import Event
@@ -63,7 +66,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     async def ended(event: Event) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
             notes = await tq.handle(event.task.task_id).notes() if event.task.attempts else []
-            await sync_to_async(_send_finished)(backend, result_of(event.task, backend.alias, notes))
+            await sync_to_async(_send_finished)(backend, event.task, notes)
 
     tq.on("completed", ended)
     tq.on("failed", ended)
@@ -110,16 +113,16 @@ class _Registrar:
             "max_retries": self._backend.max_retries,
             **handler_options(task),
         }
-        handler = _coroutine if inspect.iscoroutinefunction(task.func) else _plain
-        self.functions[path] = self._tq.task(name=path, **options)(closing_connections(handler(self._backend, task)))
+        run = (_coroutine if inspect.iscoroutinefunction(task.func) else _plain)(self._backend, task)
+        self.functions[path] = self._tq.task(name=path, **options)(closing_connections(handler_of(task, run)))
 
 
 def _plain(backend: TasksBackend, task: Any) -> Callable[..., Any]:
-    def run(args: Any = (), kwargs: Any = None) -> Any:
+    def run(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
         try:
             result = _started(backend)
             task_started.send(sender=type(backend), task_result=result)
-            return normalize_json(task.func(*_first(task, result), *args, **(kwargs or {})))
+            return normalize_json(task.func(*_first(task, result), *args, **(kwargs or {}), **parent))
         except Exception as error:
             _note(error)
             raise
@@ -128,11 +131,11 @@ def _plain(backend: TasksBackend, task: Any) -> Callable[..., Any]:
 
 
 def _coroutine(backend: TasksBackend, task: Any) -> Callable[..., Any]:
-    async def run(args: Any = (), kwargs: Any = None) -> Any:
+    async def run(args: Any = (), kwargs: Any = None, **parent: Any) -> Any:
         try:
             result = _started(backend)
             await task_started.asend(sender=type(backend), task_result=result)
-            return normalize_json(await task.func(*_first(task, result), *args, **(kwargs or {})))
+            return normalize_json(await task.func(*_first(task, result), *args, **(kwargs or {}), **parent))
         except Exception as error:
             _note(error)
             raise
@@ -155,5 +158,12 @@ def _note(error: Exception) -> None:
 
 
 @closing_connections
-def _send_finished(backend: TasksBackend, result: Any) -> None:
-    task_finished.send(sender=type(backend), task_result=result)
+def _send_finished(backend: TasksBackend, task: Task, notes: Sequence[Note]) -> None:
+    send = functools.partial(task_finished.send, type(backend), task_result=result_of(task, backend.alias, notes))
+    try:
+        if task.status is not Status.COMPLETED:
+            raise TaskFailed(task)
+    except TaskFailed:  # receivers, Django's log among them, look for an exception that is being handled
+        send()
+    else:
+        send()

@@ -6,7 +6,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connection
 
-from aiotaskq import Backoff, Limit
+from aiotaskq import Backoff, Limit, Parent, injected
 from aiotaskq.integrations.django import schedule
 from tests.apps.django_shop.models import Order
 
@@ -80,3 +80,15 @@ def look() -> None:
     """Use the connection of the thread, and show it."""
     Order.objects.count()
     ran.append(connection.connection)
+
+
+@task
+def total(start: int, parent: list[Parent[int]] = injected()) -> int:
+    """Add up the results of a group."""
+    return start + sum(each.result for each in parent)
+
+
+@task
+async def next_one(parent: Parent[int] = injected()) -> int:
+    """Count on from the task before in a chain."""
+    return parent.result + 1

@@ -56,6 +56,20 @@ def work(results: Sequence[Any], by: Any = None, **options: Any) -> list[Any]:
     return [(by or backend()).get_result(result.id) for result in results]
 
 
+def work_all() -> None:
+    """Run a worker until every task has ended."""
+    from aiotaskq.integrations.django.worker import worker_of
+
+    tq = worker_of(backend())
+
+    async def until_ended() -> None:
+        async with tq.running(concurrency=2, scheduler=False), asyncio.timeout(watchdog()):
+            while (counts := (await tq.stats()).counts)["pending"] + counts["running"]:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(until_ended())
+
+
 def tasks() -> Any:
     from tests.apps.django_shop import tasks
 

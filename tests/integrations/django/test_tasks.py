@@ -117,11 +117,14 @@ def test_signals_tell_of_each_stage(sqlite: Path) -> None:
     from aiotaskq.integrations.django import TasksBackend, framework
 
     heard: list[Any] = []
+    handled: dict[str, str] = {}
     ended = threading.Event()
 
     def listen(name: str) -> Any:
         def hear(sender: Any, task_result: Any, **_given: Any) -> None:
             heard.append((name, sender, task_result.id, task_result.status))
+            if name == "finished":
+                handled[task_result.id] = str(sys.exception())
             if len(heard) == 6:
                 ended.set()
 
@@ -141,6 +144,8 @@ def test_signals_tell_of_each_stage(sqlite: Path) -> None:
     finally:
         for sent, hear in listeners.items():
             sent.disconnect(hear)
+    assert handled[booked.id] == "None"
+    assert "failed: Refused: 1" in handled[failed.id]  # as Django's own backends do it, for its log
     of_each = {result.id: [each for each in heard if each[2] == result.id] for result in (booked, failed)}
     assert [(name, status) for name, _, _, status in of_each[booked.id]] == [
         ("enqueued", "READY"),
