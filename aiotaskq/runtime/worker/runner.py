@@ -155,9 +155,13 @@ class Runner:
         CancelledError when the loop ends, and KeyboardInterrupt.
         """
         task = execution.task
-        handler = self._look_up(execution)
-        if not isinstance(handler, Handler):
-            return handler
+        handler = self._handlers.get(task.type)
+        if handler is None or execution.reason is not None or task.undecodable is not None or task.cancel_requested:
+            return self._not_run(execution)
+        if gate.open:
+            log.task("start", task)
+        if self._events.wanted and "started" in self._events:
+            self._events.emit("started", self._clock.now(), task)
         if handler.versioned:
             found = await self._of_version(execution, handler)
             if not isinstance(found, Handler):
@@ -190,8 +194,8 @@ class Runner:
                 self._deadlines.cancel(timeout, execution)
         return self._judge(execution, handler, result, steps)
 
-    def _look_up(self, execution: Execution) -> Handler | Outcome | None:
-        """Return the handler of a task, or the outcome of one that is not to be run here."""
+    def _not_run(self, execution: Execution) -> Outcome | None:
+        """Return the outcome of a task that is not to be run here."""
         task = execution.task
         if execution.reason is not None:  # interrupted before it began
             return self._interrupted(execution)
@@ -199,13 +203,7 @@ class Runner:
             return Failed(f"undecodable: {task.undecodable}", retryable=False)
         if task.cancel_requested:
             return Cancelled()
-        if (handler := self._handlers.get(task.type)) is None:
-            return self._unknown(task)
-        if gate.open:
-            log.task("start", task)
-        if self._events.wanted and "started" in self._events:
-            self._events.emit("started", self._clock.now(), task)
-        return handler
+        return self._unknown(task)
 
     def _judge(self, execution: Execution, handler: Handler, result: Any, steps: RunSteps | None) -> Outcome | None:
         """Return the outcome of a handler that has returned."""
