@@ -18,7 +18,8 @@ from tests.support.machine import within
 def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> None:  # E14, B5
     place.app("import sys\nif 'always::DeprecationWarning' in sys.warnoptions:\n    say('flagged')")
     run = place.run_app(3)
-    place.push("short", 30)
+    run.wait_for_line("concurrency", 3)
+    place.push("short", 30, seconds=within(1))  # no more than the three can take at once
     run.until(lambda: len(set(run.said("short"))) == 3, "work in three processes")
 
     place.push("long")
@@ -31,7 +32,8 @@ def test_processes_share_the_work_and_a_dead_one_is_replaced(place: Place) -> No
     assert task.crashes >= 1 and task.retry_count == 0 and task.fence == task.crashes + 1
     place.push("quitting")
     run.wait_for_line("failed quitting")  # and it ends no worker
-    place.push("short", 60, seconds=0.7)  # more than the others can take at once
+    run.wait_for_line("concurrency", 4)
+    place.push("short", 60, seconds=within(1))  # more than the others can take at once
     run.until(lambda: fourth in run.said("short"), "work in the new process")
     assert {line[:4] for line in run.lines if "concurrency" in line} == {"[1] ", "[2] ", "[3] "}
     assert not any("fork" in line for line in run.lines)  # which Python warns of beside threads
