@@ -15,6 +15,7 @@ from aiotaskq.backends.url import kind_of
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
 from aiotaskq.integrations.django.borrowed import (
+    advising_migrate,
     alias_of,
     in_transaction,
     may_join,
@@ -112,7 +113,8 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         if alias is not None and in_transaction(alias):
             options["session"] = session(alias)
         call = call_of(self, task, args, kwargs, cast(PushOptions, options))
-        handle = self.taskq.push_call(call)
+        with advising_migrate():
+            handle = self.taskq.push_call(call)
         result = TaskResult(
             task=task,
             id=handle.task_id,
@@ -137,7 +139,8 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         """
         handle = self.taskq.handle(result_id)
         try:
-            row = handle.task()
+            with advising_migrate():
+                row = handle.task()
             notes = handle.notes() if row.attempts else []
         except (NotFound, ValidationError):
             raise TaskResultDoesNotExist(result_id) from None

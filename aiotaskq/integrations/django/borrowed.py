@@ -6,8 +6,10 @@ commit, roll back or close, and leave a connection as Django has set it up.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
@@ -24,12 +26,14 @@ from sqlalchemy.orm import Session
 from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.migrations import up_to_date
 from aiotaskq.backends.url import SQL, kind_of, scheme_of
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.django.framework import ImproperlyConfigured
 
-__all__ = ["alias_of", "in_transaction", "may_join", "refuse_own_lock", "session", "url_of"]
+__all__ = ["advising_migrate", "alias_of", "in_transaction", "may_join", "refuse_own_lock", "session", "url_of"]
 
 _PORTS = {"postgresql": 5432, "mysql": 3306}
 _LOCAL = {"", "localhost", "127.0.0.1", "::1"}
+_NO_DDL = re.compile("permission denied for (schema|database)|CREATE command denied")
 _MYSQL_SSL = ("ca", "capath", "cert", "key", "cipher")
 
 
@@ -163,6 +167,17 @@ def refuse_own_lock(url: str, name: str, args: tuple[Any, ...], kwargs: dict[str
             f"{name}: the store of aiotaskq in the database {alias!r} cannot be opened in a transaction, which has the "
             "lock that is needed to prepare it; run `manage.py migrate` before"
         )
+
+
+@contextlib.contextmanager
+def advising_migrate() -> Iterator[None]:
+    """Say in the error about a role that cannot create the tables what creates them."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        if _NO_DDL.search(str(error)):
+            error.args = (f"{error}; run `manage.py migrate` as a role that can create tables",)
+        raise
 
 
 def _transaction_on(url: str) -> str | None:

@@ -172,7 +172,8 @@ def test_migrate_makes_the_tables(database: str) -> None:
 
 
 def test_a_role_without_rights_to_make_tables_is_enough_after_migrate() -> None:
-    from django.db import connection
+    from django.core.management import call_command
+    from django.db import connection, transaction
 
     url = make_url(postgresql(durable=False).create("django_roles"))
     place = {"ENGINE": "django.db.backends.postgresql", "NAME": url.database, "HOST": url.host, "PORT": url.port}
@@ -181,6 +182,19 @@ def test_a_role_without_rights_to_make_tables_is_enough_after_migrate() -> None:
         cursor.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         cursor.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO shop_writer")
         cursor.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO shop_writer")
+    empty = make_url(postgresql(durable=False).create("django_no_tables")).database
+    nowhere = {**place, "NAME": empty, "USER": "shop_writer", "PASSWORD": "of a test"}
+    with default(nowhere, migrated=False):
+        actions: list[Callable[[], Any]] = [
+            lambda: tasks().book.enqueue("of a role"),
+            lambda: tasks().book.get_result("unknown"),
+            lambda: call_command("aiotaskq_worker"),
+        ]
+        for action in actions:
+            with pytest.raises(Exception, match=r"run `manage\.py migrate` as a role"):
+                action()
+        with pytest.raises(Exception, match=r"run `manage\.py migrate` as a role"), transaction.atomic():
+            tasks().book.enqueue("of a role")
     with default({**place, "USER": "shop_writer", "PASSWORD": "of a test"}, migrated=False):
         with pytest.raises(Exception, match="permission denied"), connection.cursor() as cursor:
             cursor.execute("CREATE TABLE more (n int)")

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.integrations.django.backend import TasksBackend
+from aiotaskq.integrations.django.borrowed import advising_migrate
 from aiotaskq.integrations.django.framework import task_backends
 from aiotaskq.integrations.django.worker import worker_of
 from aiotaskq.runtime.worker.worker import ExitCode
@@ -45,7 +46,8 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
             tq = worker_of(backend)
             self.stderr.write(f"aiotaskq works on {mask(backend.url)}; Ctrl-C or SIGTERM stops it")
             work = tq.run(options["concurrency"], queues=queues or None, drain=options["drain"], grace=options["grace"])
-            code = asyncio.run(work)
+            with advising_migrate():
+                code = asyncio.run(work)
         except AiotaskqError as error:
             raise CommandError(str(error)) from error
         if code is ExitCode.ABANDONED:  # the interpreter would wait for the threads
