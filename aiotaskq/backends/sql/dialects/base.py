@@ -142,6 +142,8 @@ class Dialect(ABC):
     """Whether the row count of an update, executed for many rows, tells how many of them it has found."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
+    keeps_entries: ClassVar[bool] = False
+    """Whether an index keeps an entry of each row as it was before, until the table is cleaned up."""
     single_writer: ClassVar[bool] = False
     """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
 
