@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from importlib import import_module
+from types import ModuleType
 from typing import Any, cast
 
+from django.apps import apps
 from django.core import checks
 from django.db.utils import ConnectionDoesNotExist
 from django.utils import timezone
+from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import PushOptions
 from aiotaskq.backends.url import kind_of
@@ -149,6 +153,11 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
             raise TaskResultDoesNotExist(result_id)
         return found
 
+    def import_modules(self) -> list[ModuleType]:
+        """Import the modules with tasks; return those that the applications do not name."""
+        autodiscover_modules("tasks")
+        return [import_module(name) for name in self.options.get("modules", ())]
+
     def make_tables(self) -> None:
         """Create or migrate the tables of the store; nothing happens where they are there."""
         with TaskQ(self.url):  # not `taskq`, whose users would find it closed
@@ -167,6 +176,13 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         modules = self.options.get("modules", ())
         if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
             found.append(self._error("modules: a list of names is needed", "E003"))
+        elif not found:
+            try:
+                self.import_modules()
+            except Exception as error:
+                found.append(self._error(f"its modules with tasks: {type(error).__name__}: {error}", "E006"))
+        if not apps.is_installed("aiotaskq.integrations.django"):
+            found.append(self._error("INSTALLED_APPS lacks 'aiotaskq.integrations.django'", "E007"))
         try:
             url = self.url
             if kind_of(url) == "memory":

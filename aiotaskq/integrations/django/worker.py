@@ -6,13 +6,11 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.conf import settings
-from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ
@@ -45,8 +43,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     The modules ``tasks`` of the applications, and those of the option ``modules``, are imported. Any other task is
     found when it is to be run.
     """
-    autodiscover_modules("tasks")
-    modules = [import_module(name) for name in backend.options.get("modules", ())]
+    modules = backend.import_modules()
     modules += [sys.modules[name] for each in apps.get_app_configs() if (name := f"{each.name}.tasks") in sys.modules]
     tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
     registrar = _Registrar(tq, backend)

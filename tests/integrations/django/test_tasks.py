@@ -228,6 +228,7 @@ def test_wrong_tasks_are_refused(sqlite: Path) -> None:
         ({"speed": 9}, ["E001"]),
         ({"max_retries": -1}, ["E002"]),
         ({"modules": "shop"}, ["E003"]),
+        ({"modules": ["nope.tasks"]}, ["E006"]),
         ({"url": "memory://"}, ["E004"]),
         ({"url": "ftp://x"}, ["E004"]),
         ({"using": "another"}, ["E004"]),
@@ -236,6 +237,27 @@ def test_wrong_tasks_are_refused(sqlite: Path) -> None:
 )
 def test_checks_name_what_is_wrong_with_the_options(sqlite: Path, options: dict[str, Any], wrong: list[str]) -> None:
     assert [error.id for error in backend(**options).check()] == [f"aiotaskq.{number}" for number in wrong]
+
+
+def test_checks_name_a_wrong_task_and_an_application_that_is_missing(
+    sqlite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.test import override_settings
+
+    monkeypatch.syspath_prepend(tmp_path)
+    wrong = "from aiotaskq.integrations.django import schedule\nfrom tests.apps.django_shop.tasks import look\n"
+    (tmp_path / "wrong_tasks.py").write_text(f"{wrong}schedule(cron='61 * * * *')(look)\n")
+    (error,) = backend(modules=["wrong_tasks"]).check()
+    assert error.id == "aiotaskq.E006" and "cron" in error.msg
+    with override_settings(INSTALLED_APPS=["tests.apps.django_shop"]):
+        assert [error.id for error in backend().check()] == ["aiotaskq.E007"]
+
+
+def test_the_command_refuses_unknown_queues(sqlite: Path) -> None:
+    from django.core.management import CommandError, call_command
+
+    with pytest.raises(CommandError, match=r"--queues: 'nope' is not in QUEUES of TASKS\['default'\]: default, mail"):
+        call_command("aiotaskq_worker", queues="mail,nope")
 
 
 def test_a_database_in_memory_is_refused() -> None:
@@ -270,5 +292,5 @@ def test_the_command_runs_tasks_until_a_signal(tmp_path: Path, sqlite: Path) -> 
             program.send_signal(signal.SIGTERM)
             _, said = program.communicate(timeout=watchdog())
     assert program.returncode == 0, said
-    assert f"aiotaskq works on sqlite:///{sqlite}" in said
+    assert f"aiotaskq starts on sqlite:///{sqlite}" in said
     assert orders("command") == 1

@@ -42,9 +42,12 @@ class Command(BaseCommand):  # type: ignore[misc]  # Django has no types
         if not isinstance(backend, TasksBackend):
             raise CommandError(f"TASKS[{options['backend']!r}] is no backend of aiotaskq")
         queues = [name.strip() for name in (options["queues"] or "").split(",") if name.strip()]
+        if backend.queues and (unknown := [name for name in queues if name not in backend.queues]):
+            known = ", ".join(sorted(backend.queues))
+            raise CommandError(f"--queues: {unknown[0]!r} is not in QUEUES of TASKS[{options['backend']!r}]: {known}")
         try:
             tq = worker_of(backend)
-            self.stderr.write(f"aiotaskq works on {mask(backend.url)}; Ctrl-C or SIGTERM stops it")
+            self.stderr.write(f"aiotaskq starts on {mask(backend.url)}; Ctrl-C or SIGTERM stops it")
             work = tq.run(options["concurrency"], queues=queues or None, drain=options["drain"], grace=options["grace"])
             with advising_migrate():
                 code = asyncio.run(work)
