@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -119,7 +120,9 @@ def run(*arguments: str, **environment: str) -> tuple[int, list[str]]:
     """Run pytest with the hooks of the suite in a process of its own; return its exit code and its last lines."""
     kept = {name: value for name, value in os.environ.items() if name not in ("CI", BARE, "PYTEST_ADDOPTS")}
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "no:cacheprovider", "-q", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # of its own: a run removes what earlier ones have left beside it
+        command.append(f"--basetemp={folder}/temp")
+        done = subprocess.run(command, cwd=ROOT, env={**kept, **environment}, capture_output=True, text=True)
     assert not done.stderr
     return done.returncode, done.stdout.splitlines()
 

@@ -12,7 +12,6 @@ from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first
-from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGates
@@ -50,8 +49,7 @@ class MemoryBackend(DirectBackend):
         self.keep_beside(side)
         self._tasks: dict[str, Task] = {}
         self.queues = Queues(self._tasks, self._lock)
-        self._lock.enter = self._insert
-        self.enqueue = self.queues.enqueue
+        self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
         self._running = Running(self._tasks, objects)
         self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
         self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self.steps.by_task, self._lock)
@@ -65,7 +63,7 @@ class MemoryBackend(DirectBackend):
             self.listeners,
             self._insert,
             self._move,
-            self._check_push,
+            self._reads,
         )
         self.notes = Notes(self._tx, side, self.listeners)
         self.gates: MemoryGates = MemoryGates(self._tx, self._lock, self.listeners)
@@ -78,7 +76,7 @@ class MemoryBackend(DirectBackend):
         with self._lock:
             if room is not None:
                 self._make_room(tasks, room)
-            stored = self._push(tasks)
+            stored = push(self._tx, tasks) if any_flow(tasks) else [self._insert(task) for task in tasks]
             self._tx.end()
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
@@ -88,22 +86,15 @@ class MemoryBackend(DirectBackend):
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
         if room.instead:
-            self._check_push(tasks)  # nothing is written yet
+            self._tx.check_push(tasks)  # nothing is written yet
         self._update(room.instead)
-
-    def _check_push(self, tasks: Sequence[Task]) -> None:
-        check_max_waiting(self._tx, self._reads.new_gated(tasks))
-
-    def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        """Insert tasks; the caller admits gates then."""
-        return push(self._tx, tasks) if any_flow(tasks) else [self._insert(task) for task in tasks]
 
     def insert(self, task: Task) -> Task:
         with self._lock:
             if task.flow is None:
                 stored = self._insert(task)
             else:
-                (stored,) = self._push([task])
+                (stored,) = push(self._tx, [task])
                 self._tx.end()
         if READY in self.listeners.by_kind:
             self.listeners.notify(READY)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
+from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
@@ -49,7 +50,7 @@ class DurableFake(MemoryBackend):
     def insert(self, task: Task) -> Task:
         self.check([task])
         with self._lock:
-            (stored,) = self._push([task])
+            (stored,) = push(self._tx, [task])
             self._tx.end()
         self.listeners.notify(READY)
         return stored
@@ -81,7 +82,7 @@ class DurableFake(MemoryBackend):
             new = list(entered.values())
             with self._lock:
                 self._update(() if room is None else room.instead)
-                new = [task for task, row in zip(new, self._push(new), strict=True) if row is task]
+                new = [task for task, row in zip(new, push(self._tx, new), strict=True) if row is task]
                 self._tx.end()
             for task in new:
                 self.on_commit(task)

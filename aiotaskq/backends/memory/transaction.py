@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from aiotaskq.backends.flow.gates import Admitted, admit_due, admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
+from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.flow.transaction import Beside, Run, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, Listeners
@@ -14,6 +15,7 @@ from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Task
@@ -35,19 +37,19 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         listeners: Listeners,
         insert: Callable[[Task], Task],
         replace: Callable[[Task, Task], None],
-        check_push: Callable[[Sequence[Task]], None],
+        reads: Reads,
     ) -> None:
-        """``insert``, ``replace`` and ``check_push`` are those of the backend: for one row, with its indexes."""
+        """``insert`` and ``replace`` are those of the backend: for one row, with its indexes."""
         GateRows.__init__(self, rows, paused)
         GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
         self._lock, self._own, self.side, self._listeners = lock, rows, side, listeners
-        self._insert, self._replace, self._check_push = insert, replace, check_push
+        self._insert, self._replace, self._reads = insert, replace, reads
         self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
         self.heard: Callable[[Followed], None] = lambda followed: None
         """Called with what followed."""
 
     def check_push(self, tasks: Sequence[Task]) -> None:
-        self._check_push(tasks)
+        check_max_waiting(self, self._reads.new_gated(tasks))
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
