@@ -16,20 +16,19 @@ from typing import Any, ClassVar
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
-from aiotaskq.backends.listeners import CANCEL, GATES, READY
+from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
-from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
+from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.rows import (
-    PLAIN,
-    TIED,
     changed_rows,
     filter_of,
+    has_flow,
     json_text,
     number,
     pack,
@@ -38,7 +37,6 @@ from aiotaskq.backends.redis.rows import (
     recoded_rows,
     to_tasks,
     to_tasks_or_none,
-    way_of,
 )
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
@@ -47,9 +45,9 @@ from aiotaskq.backends.redis.steps import RedisSteps
 from aiotaskq.backends.redis.transaction import READ, RedisTransaction, RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.values import SideValues
-from aiotaskq.core.errors import gate_full, queue_full
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -84,10 +82,12 @@ class RedisBackend(Backend):
         self.workers = RedisWorkers(self._redis)
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message)
         self.notes = RedisNotes(self._redis, self.listeners, self._transactions)
-        self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated)
-        self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._notifier.ready)
+        self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated, self._transactions)
+        self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._transactions)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self._transactions)
-        self.schedules: RedisSchedules = RedisSchedules(self._redis, self.listeners, self.gates, self._notifier.ready)
+        self.schedules: RedisSchedules = RedisSchedules(
+            self._redis, self.listeners, self._transactions, self._notifier.ready
+        )
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -122,36 +122,17 @@ class RedisBackend(Backend):
     # ---- tasks ----
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
+        if room is not None or any_flow(tasks):
+            # A repeated push is the same push, whether or not the first one has reached the server.
+            return await self._transactions.run(lambda tx: _push(tx, tasks, room), room=room, repeatable=True)
         stored = list(tasks)
         if tasks:
-            # A repeated push is the same push, whether or not the first one has reached the server.
-            if room is None:
-                order, words, gated = pushed_rows(stored)
-                words.insert(0, self._notifier.ready)
-                script = scripts.PUSH_GATED if gated else scripts.PUSH
-                numbers, rows, *later = await self._redis.run(script, *words, repeatable=True)
-            else:
-                order = range(len(stored))
-                numbers, rows, *later = await self._push_bounded(stored, room)
-            if later and type(later[0]) is bytes:
-                raise gate_full(later[0].decode(), int(later[1]))
+            order, words = pushed_rows(stored)
+            numbers, rows = await self._redis.run(scripts.PUSH, self._notifier.ready, *words, repeatable=True)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[order[number - 1]] = task
-            if later and later[0]:
-                self.listeners.receive(GATES)
-                if len(tasks) > MAX_GATES:
-                    await self.gates.admit_rest(max(map(pushed_at, filter(_is_gated, tasks)), default=0))
         self.listeners.receive(READY)
         return stored
-
-    async def _push_bounded(self, tasks: Sequence[Task], room: Room) -> list[Any]:
-        def body(tx: RedisTransaction) -> None:
-            if not all(tx.update(room.instead)):
-                raise queue_full(room.maxsize, 0)
-            push(tx, tasks)
-
-        _, answer = await self._transactions.run(body, room=room, repeatable=True)
-        return answer[1:]
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
@@ -161,20 +142,12 @@ class RedisBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
             return []
-        if (way := way_of(changes)) == TIED:
-            return await self._update_tied(changes)
-        hints = self.hints_of_update(changes, [True] * len(changes))
-        script = scripts.UPDATE if way == PLAIN else scripts.UPDATE_GATED
-        try:
-            flags = await self._redis.run(script, self._notifier.message(hints), *changed_rows(changes))
-        except FlowRequired:
-            return await self._update_tied(changes)
-        return self.updated(changes, hints, flags)
-
-    async def _update_tied(self, changes: Sequence[Change]) -> list[bool]:
-        """Update tasks of groups: in a transaction with all that follows."""
-        held, _ = await self._transactions.run(lambda tx: tx.update(changes))
-        return held
+        if not has_flow(changes):
+            hints = self.hints_of_update(changes, [True] * len(changes))
+            with contextlib.suppress(FlowRequired):
+                flags = await self._redis.run(scripts.UPDATE, self._notifier.message(hints), *changed_rows(changes))
+                return self.updated(changes, hints, flags)
+        return await self._transactions.run(lambda tx: tx.update(changes))
 
     async def exchange(
         self,
@@ -186,22 +159,17 @@ class RedisBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
-        if changes and limit and (way := way_of(changes)) != TIED:
+        if changes and limit and not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
             words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
-            script = scripts.EXCHANGE if way == PLAIN else scripts.EXCHANGE_GATED
             with contextlib.suppress(FlowRequired):
-                flags, claimed = await self._redis.run(script, *words, *changed_rows(changes))
+                flags, claimed = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
                 return self.updated(changes, hints, flags), to_tasks(claimed)
         return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
 
     def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
         held = [flag == 1 for flag in flags]
-        if len(held) > len(changes):
-            if held[len(changes)]:
-                self.listeners.receive(GATES)
-            del held[len(changes) :]
         for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
             self.listeners.receive(kind, names)
         return held
@@ -343,37 +311,37 @@ class RedisBackend(Backend):
                         # One that was retried meanwhile stays.
                         return tx.delete([task for task in tx.tasks(ids[:left]).values() if task.final])
 
-                    more, _ = await self._transactions.run(body)
+                    more = await self._transactions.run(body)
                     deleted, passed = deleted + more, passed - more
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
         for start in range(0, len(ids), READ):
-            more, later, tied = await self._redis.run(scripts.DELETE, int(ended), *ids[start : start + READ])
+            more, tied = await self._redis.run(scripts.DELETE, int(ended), *ids[start : start + READ])
             deleted += more
-            if later:
-                self.listeners.notify(GATES)
             names = [name.decode(errors="backslashreplace") for name in tied]
 
             def body(tx: RedisTransaction, names: list[str] = names) -> int:
                 return tx.delete([task for task in tx.tasks(names).values() if task.final or not ended])
 
             if names:
-                deleted += (await self._transactions.run(body))[0]
+                deleted += await self._transactions.run(body)
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        if await self._redis.run(scripts.PAUSE, queue, int(paused)) and await self.gates.pause(queue, paused):
-            self.listeners.notify(GATES)
+        if await self._redis.run(scripts.PAUSE, queue, int(paused)):
+            await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
 
 
-def _is_gated(task: Task) -> bool:
-    return task.flow is not None
+def _push(tx: RedisTransaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
+    if room is not None and not all(tx.update(room.instead)):
+        raise queue_full(room.maxsize, 0)
+    return push(tx, tasks)
 
 
 def _packed(queues: Sequence[str] | None) -> bytes:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, TypeVar
 
 from aiotaskq.backends.redis.address import CONNECT_TIMEOUT, Address
-from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, GATES_REQUIRED, Script
+from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, Script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
@@ -24,7 +24,7 @@ MAX_COMMAND = 1024 * 1024 * 1024  # bytes: a server's default
 
 
 class FlowRequired(Exception):
-    """A script has met a row of a group whose change needs a transaction, and has written nothing."""
+    """A script has met a row whose change needs a transaction, and has written nothing."""
 
 
 class RedisConnections:
@@ -188,9 +188,7 @@ class RedisConnections:
         except ResponseError as error:
             if FLOW_REQUIRED in str(error):
                 raise FlowRequired from None
-            if script.with_gates is None or GATES_REQUIRED not in str(error):
-                raise
-            return await self.evaluate(script.with_gates, *args)
+            raise
 
     def _check_sizes(self, words: tuple[bytes | str | int, ...], packed: bytes) -> None:
         """Raise ValidationError where the server would cut the connection, which would look like an outage."""

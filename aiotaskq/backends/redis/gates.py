@@ -1,131 +1,123 @@
-"""Gates in Redis. Tasks pass in the scripts that write rows, and in those of this module; ``lua/include/gates.lua``."""
+"""Gates in Redis: ``backends.flow.gates`` in transactions."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
-import msgspec
-
+from aiotaskq.backends.flow.gates import admit_due
 from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.listeners import GATES, READY, Listeners
-from aiotaskq.backends.redis import scripts
+from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.backends.redis.gate_rows import Wanted, read_gate, sized
+from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.core.gate import Gate, GateChange, GateState, is_idle, read_ahead
 
-MAX_GATES = 1_000  # gates in one call of a script: the server runs no other command meanwhile
-MAX_LANES = 100  # lanes read for the tasks that wait at a gate: an answer for people, not for a rule
-MAX_LATER = 10_000  # tasks read of those that were not due
-ADMITTED = 500  # gates admitted in one call of a script, for the same reason
-
-_decode = msgspec.json.Decoder(Bounds).decode
-_encode = msgspec.json.Encoder().encode
+READ = 1_000  # gates in one answer: the server runs no other command meanwhile
+PART = 200  # gates in one transaction that looks at their tasks
+QUEUES = 100  # of which the tasks are read that wait at a gate: an answer for people, not for a rule
+LATER = 10_000  # tasks read of those that were not due
 
 
 class RedisGates(Gates):
     """The gates of one namespace."""
 
-    def __init__(self, redis: RedisConnections, listeners: Listeners, hint: bytes) -> None:
-        """``hint``: the message that tasks became ready, which the scripts send to other processes."""
-        self._redis, self._listeners, self._hint = redis, listeners, hint
+    def __init__(self, redis: RedisConnections, listeners: Listeners, transactions: RedisTransactions) -> None:
+        self._redis, self._listeners, self._transactions = redis, listeners, transactions
 
     async def admit(self, now: int, limit: int) -> int | None:
-        first, any_due = await self._redis.run(scripts.GATES_ADMIT, self._hint, now, limit)
-        if any_due:
-            self._listeners.receive(READY)
-        return None if first is None else int(float(first))
+        key = f"{self._redis.root}gates:due"
+        due = await self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, limit)
+        if due:
+            keys = sorted(name.decode() for name in due)
+            await self._transactions.run(lambda tx: _sweep(tx, keys, now))
+            self._listeners.notify(READY)
+        first = await self._redis.command("ZRANGE", key, 0, 0, "WITHSCORES")
+        return int(float(first[1])) if first else None
 
-    async def admit_rest(self, now: int) -> None:
-        """Admit the gates that are due at ``now``, in microseconds UTC: a script has left them, since they are many.
-
-        If the server cannot be reached, nothing is raised: what they belong to is written, and a sweep goes on.
-        """
-        with contextlib.suppress(DatabaseUnavailable):
-            while (first := await self.admit(now, ADMITTED)) is not None and first <= now:
-                pass
-
-    async def pause(self, queue: str, paused: bool) -> bool:
-        """Adapt the gates to a queue that was paused or resumed; return whether some are due."""
-        keys, any_due = await self._keys(), False
-        cursor: bytes | str = "0"
-        while keys:
-            part = keys[:MAX_GATES]
-            done, cursor, later = await self._redis.run(scripts.PAUSE_GATES, queue, int(paused), cursor, *part)
-            del keys[:done]
-            any_due = any_due or later == 1
-        return any_due
+    async def pause(self, queue: str, paused: bool) -> None:
+        """Adapt the gates to a queue that was paused or resumed."""
+        keys = await self._keys()
+        for start in range(0, len(keys), PART):
+            part = keys[start : start + PART]
+            await self._transactions.run(lambda tx, part=part: _adapt(tx, part, queue, paused))  # type: ignore[misc]
 
     async def mend(self, now: int) -> int:
-        count, any_due = 0, False
         for queue in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"):
-            any_due = await self.pause(queue.decode(), True) or any_due
-        keys = await self._keys()
-        while keys:
-            due, done = await self._redis.run(scripts.GATES_MEND, now, *keys[:MAX_GATES])
-            count += due
-            del keys[:done]
-        if count or any_due:
-            self._listeners.notify(GATES)
+            await self.pause(queue.decode(), True)
+        count, keys = 0, await self._keys()
+        for start in range(0, len(keys), PART):
+            part = keys[start : start + PART]
+            count += await self._transactions.run(lambda tx, part=part: _mend(tx, part, now))  # type: ignore[misc]
         return count
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         wanted = sorted(key for key in await self._keys() if key.startswith(prefix)) if keys is None else keys
         found: list[GateState] = []
-        for start in range(0, len(wanted), MAX_GATES):
-            part = wanted[start : start + MAX_GATES]
-            words = iter(await self._redis.run(scripts.GATES_FIND, *part))
-            for key, text, held, waiting in zip(part, words, words, words, strict=True):
-                if text:
-                    found.append(GateState(gate=_gate(key, text), held=held, waiting=waiting))
+        for start in range(0, len(wanted), READ):
+            part = wanted[start : start + READ]
+            texts = await self._redis.command("HMGET", f"{self._redis.root}gates", *part)
+            for key, text in zip(part, texts, strict=True):
+                if text is not None:
+                    gate, _, held, waiting = read_gate(key, text)
+                    assert gate is not None
+                    found.append(GateState(gate=gate, held=held, waiting=waiting))
             if len(found) >= limit:
                 break
         return found[:limit]
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
-        root, name = self._redis.root.encode(), key.encode()
-        slot_list = await self._redis.command("HGET", root + b"slots", name)
-        if slot_list == b"":  # they are in a set
-            held = await self._redis.command("SRANDMEMBER", root + b"slots:" + name, limit)
-        else:
-            held = [] if slot_list is None else slot_list.split(b"\n")[:limit]
-        waiting: list[tuple[int, float, bytes]] = []
-        for lane in await self._redis.command("ZRANGE", root + b"lines:" + name, 0, MAX_LANES - 1):
-            line = b"%bwait:%d:%b:%b" % (root, len(lane), lane, name)
-            words = iter(await self._redis.command("ZRANGE", line, 0, limit - 1, "WITHSCORES"))
-            priority = int(lane.partition(b":")[0])
-            waiting += [(priority, float(due), stamp) for stamp, due in zip(words, words, strict=True)]
-        words = iter(await self._redis.command("ZRANGE", root + b"later:" + name, 0, MAX_LATER - 1, "WITHSCORES"))
-        for member, due in zip(words, words, strict=True):
+        root, slots = self._redis.root, sized(key)
+        words = ("ZRANGE", f"{root}slots", f"[{slots}:", f"({slots};", "BYLEX", "LIMIT", 0, limit)
+        held = [member[len(slots.encode()) + 1 :] for member in await self._redis.command(*words)]
+        waiting: list[bytes] = []
+        for queue in await self._redis.command("ZRANGE", f"{root}lines:{key}", 0, QUEUES - 1):
+            line = b"%bwait:%d:%b:%b" % (root.encode(), len(queue), queue, key.encode())
+            waiting += await self._redis.command("ZRANGE", line, 0, limit - 1)
+        for member in await self._redis.command("ZRANGE", f"{root}later:{key}", 0, LATER - 1):
             length, _, rest = member.partition(b":")
-            waiting.append((int(rest.partition(b":")[0]), float(due), rest[int(length) :]))
-        ids = [stamp[20:] for _, _, stamp in sorted(waiting)[:limit]]
-        return [each.decode() for each in sorted(held)], [each.decode() for each in ids]
+            waiting.append(rest[int(length) :])
+        return [each.decode() for each in held], [each[48:].decode() for each in sorted(waiting)[:limit]]
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        bounds = _encode(change.bounds) if change.bounds else b""
-        closed = "" if change.closed_until is None else change.closed_until
-        words = (self._hint, key, now, bounds, int(change.declared), closed, change.closed_at_least, change.charge)
-        text, later = await self._redis.run(scripts.GATES_CHANGE, *words, int(change.unless_fixed))
-        self._listeners.receive(READY)
-        if later:
-            self._listeners.receive(GATES)
-            await self.admit_rest(now)
-        return _gate(key, text)
+        def body(tx: RedisTransaction) -> Gate:
+            tx.touched.changed(key, change, now)
+            tx.settle()
+            return tx.gates({key: None})[key]
+
+        gate = await self._transactions.run(body)
+        self._listeners.notify(READY)
+        return gate
 
     async def _keys(self) -> list[str]:
         return [key.decode() for key in await self._redis.command("HKEYS", f"{self._redis.root}gates")]
 
 
-def _gate(key: str, text: bytes) -> Gate:
-    """Return a gate as ``lua/include/gate.lua`` writes it."""
-    tat, closed, next_at, charged, fixed, bounds = text.split(b" ", 5)
-    return Gate(
-        key=key,
-        bounds=_decode(bounds),
-        fixed=fixed == b"1",
-        tat=int(tat),
-        charged_until=int(charged),
-        closed_until=int(closed),
-        next_at=None if next_at == b"-" else int(next_at),
-    )
+def _sweep(tx: RedisTransaction, keys: Sequence[str], now: int) -> None:
+    tx.want(Wanted(gates=keys, waiting=dict.fromkeys(keys, 2), later=dict.fromkeys(keys, now)))
+    tx.admitted = admit_due(tx, keys, now)
+
+
+def _adapt(tx: RedisTransaction, keys: Sequence[str], queue: str, paused: bool) -> None:
+    tx.want(Wanted(paused=True))
+    if (queue in tx.paused_queues()) != paused:
+        return  # changed again
+    if paused:
+        tx.want(Wanted(gates=keys, holders=keys))
+        tx.touched.park(keys, queue)
+    else:
+        tx.touched.make_due(tx.awaited(keys, queue))
+
+
+def _mend(tx: RedisTransaction, keys: Sequence[str], now: int) -> int:
+    """Do as ``Gates.mend`` for these gates; the counts that are wrong are corrected, too."""
+    tx.want(Wanted(gates=keys, holders=keys, counted=keys))
+    due = []
+    for key, gate in tx.stored_gates(keys).items():
+        is_wrong = tx.recount(key)
+        held, waiting = tx.counts(key)
+        if held == waiting == 0 and is_idle(gate, now):
+            tx.drop_gate(key)
+        elif waiting and gate.next_at is None and (is_wrong or read_ahead(gate, now).may_pass(held)):
+            due.append(key)
+    tx.touched.make_due(due)
+    return len(due)

@@ -78,13 +78,11 @@ class RedisGroups(Groups):
             fill(tx, plan)
             return True
 
-        made, _ = await self._transactions.run(body, room=room, repeatable=True)
-        return made
+        return await self._transactions.run(body, room=room, repeatable=True)
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
-        added, _ = await self._transactions.run(lambda tx: add_tasks(tx, group_id, sent))
-        return added
+        return await self._transactions.run(lambda tx: add_tasks(tx, group_id, sent))
 
     async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
         found: list[GroupState | None] = []
@@ -117,12 +115,10 @@ class RedisGroups(Groups):
         return to_members(group_id, await self._redis.command("LRANGE", key, start, start + limit - 1), start)
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
-        group, _ = await self._transactions.run(lambda tx: replace_budget(tx, group_id, budget, now))
-        return group
+        return await self._transactions.run(lambda tx: replace_budget(tx, group_id, budget, now))
 
     async def request_cancel(self, group_id: str) -> bool:
-        found, _ = await self._transactions.run(lambda tx: flag_cancelled(tx, group_id))
-        return found
+        return await self._transactions.run(lambda tx: flag_cancelled(tx, group_id))
 
     async def cancelling(self, limit: int) -> list[str]:
         names = await self._redis.command("ZRANGE", f"{self._redis.root}groups:cancelling", 0, limit - 1)
@@ -143,7 +139,7 @@ class RedisGroups(Groups):
             tx.drop(gone)
             return len(gone)
 
-        return (await self._transactions.run(body))[0] if ids else 0
+        return await self._transactions.run(body) if ids else 0
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         if (codec := self.codec) is None:
@@ -155,7 +151,7 @@ class RedisGroups(Groups):
             tx.write_groups(written := [group for group in anew.values() if group is not None])
             return len(written), [group_id for group_id, group in anew.items() if group is None]
 
-        return (await self._transactions.run(body, repeatable=True))[0]
+        return await self._transactions.run(body, repeatable=True)
 
     async def mend(self, now: int) -> int:
         wrong = 0
@@ -163,14 +159,14 @@ class RedisGroups(Groups):
         while True:
             last, names = await self._redis.run(scripts.GROUPS_WAITING, last, READ)
             ids = [name.decode() for name in names]
-            wrong += (await self._transactions.run(lambda tx, ids=ids: _mend_children(tx, ids, now)))[0]  # type: ignore[misc]
+            wrong += await self._transactions.run(lambda tx, ids=ids: _mend_children(tx, ids, now))  # type: ignore[misc]
             if not last:
                 break
         after = None
         while groups := await self.find(READ, after=after, ended=False):
             for group in groups:
                 after = group.group_id
-                wrong += (await self._transactions.run(lambda tx, each=after: _mend_group(tx, each, now)))[0]  # type: ignore[misc]
+                wrong += await self._transactions.run(lambda tx, each=after: _mend_group(tx, each, now))  # type: ignore[misc]
         return wrong
 
 

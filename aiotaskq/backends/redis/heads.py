@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +16,6 @@ from aiotaskq.errors import ValidationError
 NO_KEYS = (None, None, None)
 
 _encode = msgspec.json.Encoder().encode
-_ONE_GATE = re.compile(r'(?!.*"interval":)[^}]*\}\]\]\}', re.DOTALL).fullmatch  # without a rate
 
 
 def json_of(piece: Any) -> str:
@@ -94,12 +92,11 @@ def _place(
 ) -> tuple[str, int, str]:
     """Return the lane of a task with a flow, the length in bytes of its names without due_at, and these."""
     text = json_of(flow)
-    only = "!" if text.startswith(f'{{"gates":[["{gate}",{{') and _ONE_GATE(text) else ""
     long: int | str = "-" if gate is None else _bytes(gate)
     if waits and gate is None:
         long = f"w{waits:04d}"
     plain = json_of([type_name, *keys] if any(keys) else [type_name])
-    names = f" {long} {_bytes(text)}{only} {gate or ''}{text}{plain}"
+    names = f" {long} {_bytes(text)} {gate or ''}{text}{plain}"
     return f"{priority}:{queue}", _bytes(names), names
 
 

@@ -27,7 +27,7 @@ class RedisNotes(Notes):
             return []
         texts = [[word for note in each.notes for word in self._words(note)] for each in new]
         if any(each.usage is not None for each in new):
-            held, _ = await self._transactions.run(lambda tx: _add(tx, new, texts, last))
+            held = await self._transactions.run(lambda tx: _add(tx, new, texts, last))
         else:
             words: list[int | str] = [MAX_NOTES, MAX_SIZE, int(last)]
             for each, text in zip(new, texts, strict=True):

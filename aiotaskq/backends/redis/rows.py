@@ -14,17 +14,13 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.flow.groups import concerns
 from aiotaskq.backends.redis.heads import NO_KEYS, head, json_of, keys_of, lease_word
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
-from aiotaskq.core.parking import settled_at
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
-from aiotaskq.errors import ValidationError
 
-PLAIN, GATED, TIED = range(3)
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
-MOST_GATED = 50_000  # tasks in a push with gates: a script handles each by itself, and nothing else runs meanwhile
 ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
@@ -166,31 +162,21 @@ def row_words(task: Task) -> tuple[str, str, str]:
     return task.task_id, _body(task), _state(task)
 
 
-def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int], bool]:
-    """Return the order in which a push sends these tasks, as their positions, the arguments of its script, and whether
-    a task has gates.
+def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int]]:
+    """Return the order in which a push sends these tasks without a flow, as their positions, and its arguments.
 
     First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
-    the order of the commands, so that the script handles no row by itself. A push of tasks with gates may be refused,
-    so it has none. Raises ValidationError as ``new_rows``.
+    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``new_rows``.
     """
     lanes: dict[str, list[int]] = {}
     others: list[int] = []
     distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
     for at, task in enumerate(tasks):
-        plain = distinct and task.status is Status.PENDING and task.expires_at is None and task.flow is None
+        plain = distinct and task.status is Status.PENDING and task.expires_at is None
         if plain and keys_of(task) == NO_KEYS:
             lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
         else:
             others.append(at)
-    gated = bool(others) and any(tasks[at].flow is not None for at in others)
-    if gated:
-        if len(tasks) > MOST_GATED:
-            raise ValidationError(
-                f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
-                f"{MOST_GATED:,} that Redis takes; push fewer at a time"
-            )
-        lanes, others = {}, list(range(len(tasks)))
     order: list[int] = []
     words: list[bytes | str | int] = []
     count = 0
@@ -202,7 +188,7 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
     if others:
         order += others
         words += new_rows(tasks[at] for at in others)
-    return order, [count, *words], gated
+    return order, [count, *words]
 
 
 def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
@@ -228,22 +214,16 @@ def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
     return packed(map(changed_words, changes))
 
 
-def way_of(changes: Iterable[Change]) -> int:
-    """Return how these changes are written: by a script that knows no gates, by one that does, or in a transaction.
+def has_flow(changes: Iterable[Change]) -> bool:
+    """Whether these changes are written in a transaction, since a task has gates or a group.
 
-    A row may have gates, or a group, of which the reader does not know: it was damaged, or deleted and pushed again. A
-    script tells that before it writes.
+    A row may have a flow of which the reader does not know: it was damaged, or deleted and pushed again. A script tells
+    that before it writes.
     """
-    way = PLAIN
-    for change in changes:
-        before, after = change.before, change.after
-        if before.flow is not None or after.flow is not None:
-            if concerns(before, after):
-                return TIED
-            way = GATED
-        elif change.then and any(task.flow is not None for task in change.then):
-            way = GATED
-    return way
+    return any(
+        change.before.flow is not None or change.after.flow is not None or (change.then and any_flow(change.then))
+        for change in changes
+    )
 
 
 def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
@@ -277,7 +257,6 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         more["lease"] = lease_word(before.lease_owner if before.status is RUNNING else None, before.lease_until)
     if not final and before.final:
         more["revived"] = True
-    gated = before.flow is not None or after.flow is not None
     if before.undecodable is not None:
         more["undecodable"] = True
     freed = after.unique_key is None and before.unique_key is not None
@@ -293,12 +272,8 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and after.seq == before.seq
         and (after.queue, after.priority) == (before.queue, before.priority)
         and keys_of(after) == NO_KEYS
-        and (not gated or after.ended_at is not None)
     ):
-        ended = "+inf" if after.completed_at is None else str(after.completed_at)
-        return f"{ended} {after.ended_at}" if gated else ended
-    if gated and (at := settled_at(before, after)) is not None:
-        more["at"] = str(at)
+        return "+inf" if after.completed_at is None else str(after.completed_at)
     return more or False
 
 

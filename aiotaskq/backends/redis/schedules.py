@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
-from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gates import MAX_GATES, RedisGates
 from aiotaskq.backends.redis.rows import packed
 from aiotaskq.backends.redis.rows import row_words as task_words
 from aiotaskq.backends.redis.schedule_rows import (
@@ -19,9 +19,9 @@ from aiotaskq.backends.redis.schedule_rows import (
     row_words,
     to_schedule,
 )
+from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
 from aiotaskq.core.coded import encoded
-from aiotaskq.core.errors import gate_full
-from aiotaskq.core.parking import pushed_at
+from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import SECOND
 
@@ -31,9 +31,11 @@ READ = 1_000  # rows in one answer of the server: it runs no other command meanw
 class RedisSchedules(Schedules):
     """The keys ``schedules…``."""
 
-    def __init__(self, redis: RedisConnections, listeners: Listeners, gates: RedisGates, hint: bytes) -> None:
+    def __init__(
+        self, redis: RedisConnections, listeners: Listeners, transactions: RedisTransactions, hint: bytes
+    ) -> None:
         """``hint``: the message that tasks became ready, which the script sends to other processes."""
-        self._redis, self._listeners, self._gates, self._hint = redis, listeners, gates, hint
+        self._redis, self._listeners, self._transactions, self._hint = redis, listeners, transactions, hint
         self._key = f"{redis.root}schedules"
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -53,19 +55,27 @@ class RedisSchedules(Schedules):
         damaged = [item.before.task_id for item in changes if isinstance(item.before, UndecodableSchedule)]
         texts = dict(zip(damaged, await self._read(damaged), strict=True)) if damaged else {}
         rows = [self._changed(item, texts.get(item.before.task_id)) for item in changes]
-        tasks = [task for item in changes for task in item.tasks]
-        gated = [task for task in tasks if task.flow is not None]
-        script = scripts.SCHEDULES_CHANGE_GATED if gated else scripts.SCHEDULES_CHANGE
-        answer = await self._redis.run(script, self._hint, *packed(rows))
-        if type(answer[0]) is bytes:
-            raise gate_full(answer[0].decode(), int(answer[1]))
-        held = [flag == 1 for flag in answer[:-1]]
+        if any(any_flow(item.tasks) for item in changes):
+            return await self._transactions.run(lambda tx: self._fire(tx, changes, rows))
+        held = [flag == 1 for flag in await self._redis.run(scripts.SCHEDULES_CHANGE, self._hint, *packed(rows))]
         if any(ok and item.tasks for ok, item in zip(held, changes, strict=True)):
             self._listeners.receive(READY)
-        if answer[-1]:
-            self._listeners.receive(GATES)
-            if len(tasks) > MAX_GATES:
-                await self._gates.admit_rest(max(map(pushed_at, gated)))
+        return held
+
+    def _fire(
+        self, tx: RedisTransaction, changes: Sequence[ScheduleChange], rows: Sequence[tuple[Any, ...]]
+    ) -> list[bool]:
+        """Do as ``change`` where tasks with a flow are fired."""
+        texts = tx.texts("schedules", [row[0] for row in rows])
+        held = []
+        for item, (name, guard, text, due, updated, outbox, _) in zip(changes, rows, strict=True):
+            held.append((texts[name] or b"").startswith(guard.encode()))
+            if held[-1]:
+                texts[name] = text.encode()
+                tx.set_fields("schedules", {name: text})
+                for index, score in (("due", due), ("written", updated), ("outbox", "0" if outbox else "")):
+                    tx.put(f"schedules:{index}", name, None if score == "" else int(score))
+                push(tx, item.tasks if (codec := self.codec) is None else [encoded(task, codec) for task in item.tasks])
         return held
 
     def _changed(self, item: ScheduleChange, text: bytes | None) -> tuple[Any, ...]:

@@ -1,10 +1,8 @@
 """The Lua scripts of the Redis backend: one file each in ``lua/``, and what they share in ``lua/include/``.
 
 The server runs a script as one step. A line ``-- include: NAME`` in a script stands for the text of
-``lua/include/NAME.lua``; included files include nothing. A script with lines ``-- include with gates: NAME`` has two
-variants: that without these files is for calls that name no task with gates, since the server would spend time on each
-function of a script. The first lines of a script say what it takes and returns, and ``lua/include/base.lua`` which keys
-there are. ``nox -s lua`` checks the files with luacheck.
+``lua/include/NAME.lua``; included files include nothing. The first lines of a script say what it takes and returns, and
+``lua/include/base.lua`` which keys there are. ``nox -s lua`` checks the files with luacheck.
 """
 
 from __future__ import annotations
@@ -17,26 +15,18 @@ FORMAT = 1
 """The number of the layout in Redis; a namespace with a higher one was written by a newer version."""
 
 FOLDER = Path(__file__).parent / "lua"
-GATES_REQUIRED = "GATES REQUIRED"
-"""In the error of a script that has met a row with gates which the caller did not know, and has written nothing."""
-
 FLOW_REQUIRED = "FLOW REQUIRED"
-"""The same of a script that has met a row of a group whose end, or return, needs a transaction."""
+"""In the error of a script that has met a row with gates, or of a group, and has written nothing."""
 
-_INCLUDE = re.compile(r"^-- include( with gates)?: (\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
 class Script:
     """A Lua script with its includes, and the hash by which a server knows it."""
 
-    def __init__(self, name: str, with_gates: Script | None = None) -> None:
-        """Read the script ``lua/NAME.lua``; the variant without gates if there is one ``with_gates`` for them."""
-        self.with_gates = with_gates
-
-        def included(found: re.Match[str]) -> str:
-            return "" if found[1] and with_gates else _text(f"include/{found[2]}")
-
-        self.source = _INCLUDE.sub(included, _text(name))
+    def __init__(self, name: str) -> None:
+        """Read the script ``lua/NAME.lua``."""
+        self.source = _INCLUDE.sub(lambda found: _text(f"include/{found[1]}"), _text(name))
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -46,25 +36,18 @@ def _text(name: str) -> str:
 
 OPEN = Script("open")
 
-PUSH_GATED = Script("push")
-PUSH = Script("push", PUSH_GATED)
+PUSH = Script("push")
 COMMIT = Script("commit")
 UNLOCK = Script("unlock")
-UPDATE_GATED = Script("update")
-UPDATE = Script("update", UPDATE_GATED)
+UPDATE = Script("update")
 CLAIM = Script("claim")
-EXCHANGE_GATED = Script("exchange")
-EXCHANGE = Script("exchange", EXCHANGE_GATED)
+EXCHANGE = Script("exchange")
 REPORT = Script("report")
 CANCEL = Script("cancel")
 PURGE = Script("purge")
 DELETE = Script("delete")
 RECODE = Script("recode")
 PAUSE = Script("pause")
-PAUSE_GATES = Script("pause_gates")
-GATES_ADMIT = Script("gates_admit")
-GATES_CHANGE = Script("gates_change")
-GATES_MEND = Script("gates_mend")
 WORKER_WRITE = Script("worker_write")
 WORKER_REMOVE = Script("worker_remove")
 WORKER_STEER = Script("worker_steer")
@@ -77,13 +60,13 @@ STEPS_RECODE = Script("steps_recode")
 STEPS_WOKEN = Script("steps_woken")
 EVENTS_EXPIRE = Script("events_expire")
 SCHEDULES_ADD = Script("schedules_add")
-SCHEDULES_CHANGE_GATED = Script("schedules_change")
-SCHEDULES_CHANGE = Script("schedules_change", SCHEDULES_CHANGE_GATED)
+SCHEDULES_CHANGE = Script("schedules_change")
 SCHEDULES_DELETE = Script("schedules_delete")
 SCHEDULES_RECODE = Script("schedules_recode")
 
 # These only read, and drop entries of an index whose row is gone.
 GET = Script("get")
+GATES_READ = Script("gates_read")
 READ = Script("read")
 CANCELLING = Script("cancelling")
 FIND = Script("find")
@@ -92,7 +75,6 @@ LEAST_READY = Script("least_ready")
 LOOK = Script("look")
 HELD = Script("held")
 WORKERS_READ = Script("workers_read")
-GATES_FIND = Script("gates_find")
 STEPS_ORPHANS = Script("steps_orphans")
 NOTES_READ = Script("notes_read")
 GROUPS_FIND = Script("groups_find")

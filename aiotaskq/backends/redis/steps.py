@@ -19,7 +19,8 @@ from aiotaskq.backends.change import Change
 from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import changed_words, pack
+from aiotaskq.backends.redis.rows import changed_words, has_flow, pack
+from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
 from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order, woken
 from aiotaskq.core.task import Task
@@ -35,9 +36,17 @@ class RedisSteps(Steps):
 
     mends = True
 
-    def __init__(self, backend: Backend, redis: RedisConnections, message: Message, updated: Updated) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        redis: RedisConnections,
+        message: Message,
+        updated: Updated,
+        transactions: RedisTransactions,
+    ) -> None:
         """``message`` returns hints as they are published, ``updated`` passes those of an update on in this process."""
         self._backend, self._redis, self._message, self._updated = backend, redis, message, updated
+        self._transactions = transactions
 
     async def read(self, task_id: str, seq: int) -> list[Step]:
         found = await self._redis.command("HGETALL", f"{self._redis.root}steps:{task_id}")
@@ -75,24 +84,42 @@ class RedisSteps(Steps):
 
     async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
         changes = [leave.change for leave in leaves]
+        if has_flow(changes):
+            return await self._transactions.run(lambda tx: self._suspend(tx, leaves))
         hints = self._backend.hints_of_update(changes, [True] * len(changes))
         words = [pack(self._words(leave)) for leave in leaves]
         flags = await self._redis.run(scripts.STEPS_SUSPEND, self._message(hints), *words)
         return self._updated(changes, hints, flags)
 
     def _words(self, leave: Leave) -> list[Any]:
+        changes = [leave.change, *([] if leave.woken is None else [Change(leave.change.before, leave.woken)])]
+        return [*self._rows_of(leave), *(list(changed_words(each)) for each in self._coded(changes))]
+
+    def _coded(self, changes: list[Change]) -> list[Change]:
+        return changes if (codec := self.codec) is None else [encoded_change(each, codec) for each in changes]
+
+    def _suspend(self, tx: RedisTransaction, leaves: Sequence[Leave]) -> list[bool]:
+        """Do as ``suspend`` for tasks with a flow."""
+        changes = []
+        for leave in leaves:
+            before = leave.change.before
+            came = before.task_id in tx.came and leave.woken is not None
+            changes.append(leave.change if not came or leave.woken is None else Change(before, leave.woken))
+        held = tx.update(self._coded(changes))
+        for leave, ok in zip(leaves, held, strict=True):
+            if ok:
+                tx.leaves.append([*self._rows_of(leave), leave.change.before.task_id in tx.came])
+        return held
+
+    def _rows_of(self, leave: Leave) -> list[Any]:
         before = leave.change.before
-        changes = [leave.change, *([] if leave.woken is None else [Change(before, leave.woken)])]
-        if self.codec is not None:
-            changes = [encoded_change(each, self.codec) for each in changes]
         steps = [word for new in leave.new for word in (_field(new), self._value(new.step))]
         waits = [
             word
             for each in leave.waits
             for word in (each.step.name, str(each.step.number), _wait(each, before.began_at or 0))
         ]
-        written = [list(changed_words(each)) for each in changes]
-        return [before.task_id, str(max(new.step.at for new in leave.new)), steps, waits, *written]
+        return [before.task_id, str(max(new.step.at for new in leave.new)), steps, waits]
 
     async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
         words: list[bytes | str | int] = []

@@ -21,19 +21,20 @@ from weakref import WeakValueDictionary
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, Room, holds
+from aiotaskq.backends.base import Change, Room, has_moved, holds
+from aiotaskq.backends.flow.gates import Admitted, admit_touched, push
 from aiotaskq.backends.flow.groups import again, concerns, follow, follow_deletes, is_tied, parents_first, waits_again
-from aiotaskq.backends.flow.touched import USED_UP, Followed
-from aiotaskq.backends.flow.transaction import Rows
+from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.gate_rows import GateReads, GateRows, Wanted
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, to_tasks_or_none
-from aiotaskq.core.errors import gate_full, queue_full
-from aiotaskq.core.gate import Gate
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
-from aiotaskq.core.task import Task
+from aiotaskq.core.parking import slots
+from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.core.usage import Usage, budget_gate
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ OPTIMISTIC = 3
 LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
 LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
 
+_KEPT = ("flow", "attempts")
 _encode = msgspec.json.Encoder().encode
 _group = msgspec.json.Decoder(GroupState).decode
 _callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
@@ -55,10 +57,10 @@ _ids = msgspec.json.Decoder(list[str]).decode
 class _Unread(Exception):
     """What a transaction needs is not read yet."""
 
-    def __init__(self, names: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
         """``names``: by kind, which is the name of a method of ``Reads``."""
         super().__init__()
-        self.names = names
+        self.names, self.gates = names, gates
 
 
 class Reads:
@@ -69,19 +71,23 @@ class Reads:
         self.found: dict[str, dict[str, Any]] = {}
         self.digests: dict[str, dict[str, str]] = {}
         """By key and field; those of rows count where a transaction asks for them."""
+        self.gates = GateReads()
 
-    async def fetch(self, names: Mapping[str, Collection[str]]) -> None:
+    async def fetch(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
         """Read these names, by kind; first what the commit compares, since the rest must be no older."""
+        if gates is not None:
+            gates.read(await self._redis.run(scripts.GATES_READ, pack(gates.words())), self.gates)
         parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
         for compared in (True, False):
-            now = [(kind, part) for kind, part in parts if (kind in ("tasks", "groups")) == compared]
+            now = [(kind, part) for kind, part in parts if (kind in ("tasks", "groups", "schedules")) == compared]
             await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in now))
 
     async def again(self) -> None:
         """Read all of it again."""
         names = {kind: [*found] for kind, found in self.found.items()}
-        self.found, self.digests = {}, {}
-        await self.fetch(names)
+        gates = self.gates.wanted_again().beside(GateReads())
+        self.found, self.digests, self.gates = {}, {}, GateReads()
+        await self.fetch(names, gates)
 
     def _note(self, kind: str, names: Sequence[str], values: Iterable[Any]) -> None:
         self.found.setdefault(kind, {}).update(zip(names, values, strict=True))
@@ -103,6 +109,9 @@ class Reads:
         texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))
         self._note("groups", ids, map(to_group, ids, texts, callbacks))
 
+    async def _read_schedules(self, ids: Sequence[str]) -> None:
+        self._note("schedules", ids, await self._texts("schedules", ids))
+
     async def _read_inner(self, ids: Sequence[str]) -> None:
         texts = await self._texts("groups:inner", ids, compared=False)
         self._note("inner", ids, (_ids(text) if text else [] for text in texts))
@@ -117,28 +126,40 @@ class Reads:
         self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
 
-class RedisTransaction(Rows):
-    """The rows of one run of a function; the gates that it touches are admitted by the script."""
+class RedisTransaction(GateRows):
+    """The rows of one run of a function."""
 
-    def __init__(self, reads: Reads, messages: Messages, refused: Container[int]) -> None:
-        """``refused``: which of the changes of ``update`` do not hold, since the script has said so."""
-        self._reads, self.messages, self._refused = reads, messages, refused
+    def __init__(
+        self, reads: Reads, messages: Messages, refused: Container[int] = (), conflicts: Mapping[str, str] = {}
+    ) -> None:
+        """``refused``: which of the changes of ``update`` do not hold, since the script has said so.
+
+        ``conflicts``: the ids of the rows that have the id or a key of new ones, by the ids of these, for the same
+        reason; ``""`` where a push is repeated.
+        """
+        GateRows.__init__(self, reads.gates)
+        self._reads, self.messages, self._refused, self._conflicts = reads, messages, refused, conflicts
         self._looked = 0  # how many changes of `update` were looked at
-        self.updates: dict[int, int] = {}
-        """Which changes of ``update`` those that the script gets are, by their places there."""
+        self.updates: dict[str, int] = {}
+        """Which changes of ``update`` are those of the tasks with these ids."""
         self._compared: dict[str, set[str]] = {"state": set(), "usage": set()}
         self._tasks: dict[str, Task | None] = {}  # as they were written
         self._groups: dict[str, GroupState | None] = {}  # the same
         self._deleted: list[str] = []
-        self._changes: list[Change] = []
-        self._pushed: list[Task] = []
-        self._inserted: list[Task] = []
+        self._changes: dict[str, Change] = {}
+        self._new: dict[str, Task] = {}
         self._members: dict[str, list[Member]] = {}
         self._usage: dict[str, Usage] = {}
-        self._bounded: set[str] = set()  # tasks that are refused where too many would wait at a gate
         self._notes: list[Any] = []
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
+        self._fields: list[Any] = []
         self.room: Room | None = None
+        self.admitted: Admitted | None = None
+        """What was done at gates."""
+        self.came: Container[str] = ()
+        """The ids of the tasks that are left, for which an event is there: the script has said so."""
+        self.leaves: list[Any] = []
+        """Tasks that wait for events, as ``lua/include/leaves.lua`` takes them, and whether an event is there."""
 
     def need(self, **names: Collection[str]) -> None:
         """Read what of this is not read yet: names by kind."""
@@ -146,6 +167,10 @@ class RedisTransaction(Rows):
         unread = {kind: dict.fromkeys(each).keys() - known.get(kind, {}).keys() for kind, each in names.items()}
         if any(unread.values()):
             raise _Unread({kind: sorted(each) for kind, each in unread.items() if each})
+
+    def want(self, wanted: Wanted) -> None:
+        if (unread := wanted.beside(self._reads.gates)) is not None:
+            raise _Unread({}, unread)
 
     def _read(self, kind: str, names: Collection[str]) -> dict[str, Any]:
         self.need(**{kind: names})
@@ -167,13 +192,19 @@ class RedisTransaction(Rows):
         """Read the statuses of tasks, None where there is none; their changes until the commit do not matter."""
         return self._read("statuses", ids)
 
-    def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
-        for before, after in changes:
-            self._write(Change(before, after))
+    def write(self, before: Task, after: Task, is_due: bool) -> None:
+        self._write(Change(before, after), before, is_due)
 
-    def _write(self, change: Change) -> None:
-        self._changes.append(change)
-        self._tasks[change.after.task_id] = change.after
+    def _write(self, change: Change, row: Task, is_due: bool = False) -> None:
+        task_id, after = row.task_id, change.after
+        self.post(row, after, is_due)
+        self._tasks[task_id] = after
+        if task_id in self._new:
+            self._new[task_id] = after
+        elif (known := self._changes.get(task_id)) is not None:
+            self._changes[task_id] = replace(known, after=after)
+        else:
+            self._changes[task_id] = change
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         found = {**self._read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
@@ -193,13 +224,21 @@ class RedisTransaction(Rows):
         """Delete groups that were read."""
         self._groups.update(dict.fromkeys(ids))
 
-    def check_push(self, tasks: Sequence[Task]) -> None:
-        self._bounded.update(task.task_id for task in tasks)  # by the script
+    def insert(self, tasks: Sequence[Task]) -> list[Task]:
+        return [self._insert(task) for task in tasks]
 
-    def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        for task in tasks:
-            (self._pushed if task.task_id in self._bounded else self._inserted).append(task)
-        return tasks
+    def _insert(self, task: Task) -> Task:
+        task_id = task.task_id
+        if (known := self._new.get(task_id)) is not None:
+            return known
+        if (other := self._conflicts.get(task_id)) is not None:
+            if not other:
+                return task.replace()
+            if (row := self.look([other]).get(other)) is not None:
+                return row
+        self._new[task_id] = self._tasks[task_id] = task
+        self.post(None, task)
+        return task
 
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         return self.tasks(ids).keys()
@@ -215,28 +254,39 @@ class RedisTransaction(Rows):
         """Read all members of groups that are there."""
         return self._read("members", ids)
 
-    def add_gates(self, gates: Sequence[Gate]) -> None:
-        pass  # the script makes those that it closes
-
     # ---- what the verbs of the backend do ----
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``, and what follows."""
-        tied = [change.before for change in changes if change.before.flow is not None and is_tied(change.before)]
-        flows = [task.flow for task in tied if task.flow is not None]
+        flows = [before.flow for change in changes if (before := change.before).flow is not None and is_tied(before)]
         self.need(
-            tasks=[*(change.before.task_id for change in changes), *(i for flow in flows for i, _ in flow.children)],
+            tasks=[
+                *(change.before.task_id for change in changes if not _is_certain(change)),
+                *(child for flow in flows for child, _ in flow.children),
+            ],
             groups=[group_id for flow in flows if (group_id := flow.group or flow.source)],
         )
+        ends: dict[str, int] = {}
+        for change in changes:
+            if change.before.flow is not None:
+                for key, _ in change.before.flow.gates:
+                    ends[key] = ends.get(key, 1) + 1
+        if ends:
+            self.want(Wanted(gates=ends, waiting=ends))
         return parents_first(changes, self._update)
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
         held = []
         for change in changes:
             before, after = change.before, change.after
-            row = self.tasks([before.task_id]).get(before.task_id)
+            task_id = before.task_id
+            row = self._tasks[task_id] if task_id in self._tasks else before if _is_certain(change) else None
+            if row is None:
+                row = self.tasks([task_id]).get(task_id)
             self._looked += 1
             held.append(row is not None and holds(row, change) and self._looked not in self._refused)
+            if held[-1] and row is not None and row.flow is not None and has_moved(row, change):
+                held[-1] = False
             if row is None or not held[-1]:
                 continue
             if row.flow != before.flow:  # the reader knew another row, or could not decode it: the stored flow stays
@@ -244,8 +294,14 @@ class RedisTransaction(Rows):
             if waits_again(row, after):
                 self._follow()  # it reads what follows from the changes before it
                 after = again(self, after)
-            self.updates[len(self._changes)] = self._looked
-            self._write(replace(change, after=after))
+            self.updates.setdefault(task_id, self._looked)
+            self._write(replace(change, after=after, then=()), row)
+            if row is not before:  # the rules tell by identity what has not changed
+                same = {name: value for name in _KEPT if (value := getattr(before, name)) == getattr(row, name)}
+                row = row.replace(**same)
+            self.touched.written([(row, after)])
+            if change.then:
+                push(self, change.then, refused=False)
             if concerns(row, after):
                 self._ends.append((row, after))
             if row.final and not after.final:
@@ -258,6 +314,7 @@ class RedisTransaction(Rows):
         for task in tasks:
             self._deleted.append(task.task_id)
             self._tasks[task.task_id] = None
+            self.post(task, None)
         follow_deletes(self, tasks)
         return len(self._deleted)
 
@@ -275,48 +332,78 @@ class RedisTransaction(Rows):
         """Append notes to a task, given as ``lua/include/notes.lua`` takes them."""
         self._notes += (task_id, words, len(words) // 3, MAX_NOTES, MAX_SIZE)
 
+    def set_fields(self, key: str, fields: Mapping[str, str | bytes]) -> None:
+        """Write fields of a hash."""
+        for field, value in fields.items():
+            self._fields += (key, field, value)
+
+    def texts(self, key: str, names: Sequence[str]) -> dict[str, bytes | None]:
+        """Read fields of a hash, which the commit compares."""
+        return self._read(key, names)
+
     # ---- the commit ----
+
+    def settle(self) -> None:
+        """Let tasks pass the gates that were touched."""
+        if self.admitted is None and "touched" in vars(self):
+            touched = self.touched
+            if touched.given_back:
+                for queue in touched.given_back.keys() & set(self.paused_queues()):
+                    touched.park(touched.given_back[queue], queue)
+            self.admitted = admit_touched(self)
 
     def hints(self) -> dict[str, list[str]]:
         """Return the hints of what it writes, with their names."""
-        ended = [change.after.task_id for change in self._changes if change.after.final]
+        ended = [change.after.task_id for change in self._changes.values() if change.after.final]
         ended += self.touched.followed.ended_groups
         hints = {ENDED: list(dict.fromkeys(ended))} if ended else {}
-        if self._changes or self._deleted or self._pushed or self._inserted or self.touched.changes:
+        if self._changes or self._deleted or self._new or self.moved or self.touched.changes:
             hints[READY] = []
+        if self.admitted is not None and self.admitted.has_next_at:
+            hints[GATES] = []
         return hints
 
-    def words(self) -> list[bytes] | None:
+    def words(self) -> list[str | bytes] | None:
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
         fields, scores, unlinked = self._group_words()
+        fields += self._fields
         for task_id, usage in self._usage.items():
             fields += ("usage", task_id, _text(usage))
-        changes = list(changed_rows(self._changes)) if self._changes else []
-        pushed = list(new_rows(self._pushed)) if self._pushed else []
-        inserted = list(new_rows(self._inserted)) if self._inserted else []
-        if not (fields or changes or pushed or inserted or self._deleted or self._notes or self.touched.changes):
+        writes, moved, lanes = self.gate_words()
+        changes = list(changed_rows(self._changes.values())) if self._changes else []
+        inserted = list(new_rows(self._new.values())) if self._new else []
+        if not (fields or changes or inserted or self._deleted or self._notes or writes or moved or self.leaves):
             return None
-        compared = {
-            key: [name for name in found if key not in self._compared or name in self._compared[key]]
-            for key, found in self._reads.digests.items()
-        }
         digests = self._reads.digests
+        checks = []
+        for key, found in digests.items():
+            names = [name for name in found if key not in self._compared or name in self._compared[key]]
+            checks.append([key, names, [found[name] for name in names]])
+        states = {row.task.task_id: _digest(row.text) for row, _ in self.moved.values()}
+        known = self._reads.gates.texts
+        checks.append(["state", list(states), list(states.values())])
+        checks.append(["gates", list(known), list(map(_digest, known.values()))])
         head = {
-            "checks": [[key, names, [digests[key][name] for name in names]] for key, names in compared.items()],
+            "checks": checks,
             "changes": len(changes),
-            "refused": len(pushed),
             "deleted": self._deleted,
             "fields": fields,
             "scores": scores,
             "lists": self._member_words(),
             "unlinked": unlinked,
             "notes": self._notes,
-            "closed": [key for key, change in self.touched.changes if change is USED_UP],
-            "opened": [key for key, change in self.touched.changes if change is not USED_UP],
+            "moved": len(moved),
+            "writes": writes,
+            "lanes": lanes,
+            "leaves": self.leaves,
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
-        return [pack(head), *changes, *pushed, *inserted]
+        return [pack(head), *moved, *changes, *inserted]
+
+    def changed_id(self, number: int) -> str:
+        """Return the id of the task with a change of this number in ``words``."""
+        return list(self._changes)[number]
 
     def _member_words(self) -> list[Any]:
         words: list[Any] = []
@@ -343,10 +430,7 @@ class RedisTransaction(Rows):
                 for key in ("groups", "groups:then", "groups:inner"):
                     fields += (key, group_id, False)
                 if before is not None and before.budget:
-                    gate = budget_gate(group_id)
-                    fields += ("gates", gate, False, "slots", gate, False)
-                    scores += ("gates:due", gate, False)
-                    unlinked += [f"{name}:{gate}" for name in ("lines", "later", "started")]
+                    self.drop_gate(budget_gate(group_id))
                 continue
             fields += ("groups", group_id, _text(replace(after, then=None, on_failure=None)))
             then, on_failure = (None, None) if before is None else (before.then, before.on_failure)
@@ -372,8 +456,8 @@ class RedisTransactions:
 
     async def run(
         self, body: Callable[[RedisTransaction], T], *, room: Room | None = None, repeatable: bool = False
-    ) -> tuple[T, list[Any]]:
-        """Run ``body`` in one transaction, and write what it has decided; return its result, and what the script says.
+    ) -> T:
+        """Run ``body`` in one transaction, write what it has decided, and return its result.
 
         ``body`` may run several times. With ``room`` the tasks that it pushes have to fit. ``repeatable``: the commit
         is sent again if its connection is lost, since ``body`` finds what it has written. Raises QueueFull, and what
@@ -383,22 +467,32 @@ class RedisTransactions:
         async with contextlib.AsyncExitStack() as locks:
             conflicts = 0
             refused: set[int] = set()
+            others: dict[str, str] = {}
+            came: set[str] = set()
             while True:
-                tx = RedisTransaction(reads, self.messages, refused)
-                tx.room = room
+                tx = RedisTransaction(reads, self.messages, refused, others)
+                tx.room, tx.came = room, came
                 try:
                     result = body(tx)
+                    tx.settle()
+                    words = tx.words()
                 except _Unread as unread:
-                    await reads.fetch(unread.names)
+                    await reads.fetch(unread.names, unread.gates)
                     continue
-                words = tx.words()
                 if words is None:
-                    return result, [1, [], [], 0]
+                    return result
                 hints = tx.hints()
                 hint = self._message(hints)
                 answer = await self._redis.run(scripts.COMMIT, hint, *words, repeatable=repeatable)
+                if answer[0] == -2:
+                    refused.update(tx.updates[tx.changed_id(number)] for number in answer[1])
+                    continue
                 if answer[0] == -3:
-                    refused.add(tx.updates[answer[1]])
+                    parts = [[name.decode(errors="backslashreplace") for name in part] for part in answer[1:]]
+                    others.update(zip(*parts, strict=True))
+                    continue
+                if answer[0] == -4:
+                    came ^= {name.decode(errors="backslashreplace") for name in answer[1]}
                     continue
                 if answer[0]:
                     break
@@ -409,18 +503,15 @@ class RedisTransactions:
                 if conflicts == OPTIMISTIC:
                     await locks.enter_async_context(self._locked(name))
                 refused.clear()
+                others.clear()
                 await reads.again()
         if answer[0] == -1 and room is not None:
             raise queue_full(room.maxsize, answer[1])
-        if answer[0] == -2:
-            raise gate_full(answer[1].decode(), int(answer[2]))
-        if answer[3]:
-            (self._listeners.receive if hint else self._listeners.notify)(GATES)
         for kind, names in hints.items():
             self._listeners.receive(kind, names)
         if tx.touched.followed:
             self.followed(tx.touched.followed)
-        return result, answer
+        return result
 
     @contextlib.asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[None]:
@@ -434,6 +525,22 @@ class RedisTransactions:
             yield
         finally:
             await self._redis.run(scripts.UNLOCK, key, owner)
+
+
+def _is_certain(change: Change) -> bool:
+    """Whether the row that a change writes is known but for what the script compares: it runs, and its run ends.
+
+    What a row passes and waits for does not change while it runs.
+    """
+    before, after = change.before, change.after
+    return (
+        before.status is RUNNING
+        and before.undecodable is None
+        and before.flow is not None
+        and bool(before.flow.gates)
+        and not concerns(before, after)
+        and slots(before) != ()
+    )
 
 
 def _digest(text: bytes | None) -> str:

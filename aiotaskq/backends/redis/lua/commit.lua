@@ -1,30 +1,28 @@
--- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), packed lists of changes, of rows
--- whose push may be refused, and of other rows. Everything is written, or nothing.
--- Returns 1, the numbers of the rows that may be refused and were not inserted because another row has their id or a
--- key of theirs, those other rows, and 1 or 0 as an update. If something has changed since it was read: 0, and its key
--- and field. If there is no room: -1, and how many rows are too many. If too many rows would wait at a gate: -2, its
--- key, and how many may wait. If a change does not hold: -3, and how many are before it.
+-- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose
+-- place changes, and packed lists of changes, and of new rows. Everything is written, or nothing.
+-- Returns 1. If something has changed since it was read: 0, and its key and field. If there is no room: -1, and how many
+-- rows are too many. If changes do not hold: -2, and the numbers of those. If new rows have the id or a key of another
+-- row: -3, their ids, and those of the other rows, '' where the push is repeated. If events of tasks that are left came, or are gone: -4, the tasks.
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: index
 -- include: flush
--- include: answer
--- include: gate
--- include: gates
--- include: declare
 -- include: insert
 -- include: change
+-- include: update_rows
 -- include: lanes
 -- include: room
 -- include: remove
--- include: budgets
 -- include: notes
+-- include: events
+-- include: leaves
 
 in_transaction = true
-local given, at, applied = cmsgpack.unpack(ARGV[2]), 3, 0
+local given = cmsgpack.unpack(ARGV[2])
+local at, moved = 3 + given.moved, {}
+for i = 3, at - 1 do moved[i - 2] = ARGV[i] end
 
 for _, check in ipairs(given.checks) do
   local key, fields, digests = unpack(check)
@@ -36,7 +34,6 @@ for _, check in ipairs(given.checks) do
     if (value and redis.sha1hex(value) or '') ~= digests[i] then return {0, key .. ' ' .. field} end
   end
 end
-if given.refused == 0 then call('DEL', root .. 'room') end  -- as in when_full.lua
 
 -- How many rows are ready, of a push with a bound.
 local ready, instant, now = 0, nil, tonumber(given.now)
@@ -53,44 +50,55 @@ local function is_ready(row)
     and (row.expires == '-' or tonumber(row.expires) > now)
 end
 
+local leaves, wrong = {}, {}
+for _, leave in ipairs(given.leaves) do
+  local id, seen = leave[1], leave[5]
+  local there, write = look_at_leave(unpack(leave, 1, 4))
+  leaves[#leaves + 1] = write
+  if there ~= seen then wrong[#wrong + 1] = id end
+end
+if wrong[1] then return {-4, wrong} end
+
 load_states(given.deleted)
 for _, id in ipairs(given.deleted) do
   local row = parse(states[id])
-  if row then remove(id, row) end
+  if row then remove(id, row) else set_state(id, false) end
 end
-for n = at, at + given.changes - 1 do
-  local changes, ids = cmsgpack.unpack(ARGV[n]), {}
+local changes = unpacked(at, at + given.changes - 1)
+if given.maxsize then
+  local ids = {}
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
-  for i = 1, #changes, 6 do
-    if given.maxsize and is_ready(row_of(changes[i])) then ready = ready - 1 end
-    if not apply_change(unpack(changes, i, i + 5)) then return {-3, applied} end
-    applied = applied + 1
+  for _, id in ipairs(ids) do
+    if is_ready(row_of(id)) then ready = ready - 1 end
   end
 end
-at = at + given.changes
-for n = at, at + given.refused - 1 do insert_list(cmsgpack.unpack(ARGV[n])) end
+local held, write_changes = note_changes(changes)
+for i = 1, #held do
+  if held[i] == 0 then wrong[#wrong + 1] = i - 1 end
+end
+if wrong[1] then return {-2, wrong} end
+local rows = unpacked(at + given.changes, #ARGV)
+insert_list(rows)
+if others[1] then
+  for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
+  return {-3, wrong, others}
+end
 if given.maxsize and entering > 0 and ready + entering > given.maxsize then
   return {-1, ready + entering - given.maxsize}
 end
-if given.refused > 0 then
-  local full, most = admission.declare()
-  if full then return {-2, full, most} end
-end
-for n = at + given.refused, #ARGV do
-  local rows = cmsgpack.unpack(ARGV[n])
-  for i = 1, #rows, 3 do insert(rows[i], rows[i + 1], rows[i + 2]) end
-end
-admission.declare(true)
 
+if not rows[1] then call('DEL', root .. 'room') end  -- as in when_full.lua
+write_changes()
+call_in_chunks('HSET', 'state', moved)
+for _, write in ipairs(given.writes) do call_in_chunks(write[1], write[2], write[3]) end
 for i = 1, #given.fields, 3 do set_field(given.fields[i], given.fields[i + 1], given.fields[i + 2]) end
 for i = 1, #given.scores, 3 do set_score(given.scores[i], given.scores[i + 1], given.scores[i + 2]) end
 for i = 1, #given.lists, 2 do call_in_chunks('RPUSH', given.lists[i], given.lists[i + 1]) end
 for _, key in ipairs(given.unlinked) do call('UNLINK', root .. key) end
 for i = 1, #given.notes, 5 do append_notes(given.notes[i], given.notes[i + 1], 1, unpack(given.notes, i + 2, i + 4)) end
-for i = 1, #given.closed do close_budget(given.closed[i]) end
-for i = 1, #given.opened do open_budget(given.opened[i], now) end
+for _, lane in ipairs(given.lanes) do changed_lanes[lane] = true end
+for _, write in ipairs(leaves) do write() end
 flush()
-local later = admission.admit()
-publish(ARGV[1], later)
-return {1, numbers, read_rows(others), later and 1 or 0}
+publish(ARGV[1])
+return {1}

@@ -3,8 +3,7 @@
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 
 local first = ARGV[2] == '' and '[' .. ARGV[1] .. ' ' or '(' .. ARGV[2]
 local members = call('ZRANGE', root .. 'held', first, '(' .. ARGV[1] .. '!', 'BYLEX', 'LIMIT', 0, ARGV[3])

@@ -2,8 +2,7 @@
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: index
 -- include: flush
 -- include: answer

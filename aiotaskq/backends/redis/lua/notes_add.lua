@@ -4,8 +4,7 @@
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: notes
 -- include: when_full
 

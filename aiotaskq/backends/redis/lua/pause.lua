@@ -1,4 +1,4 @@
--- ARGV: queue, 1 to pause it or 0 to resume it. Returns 1 if there are gates: pause_gates.lua then adapts them.
+-- ARGV: queue, 1 to pause it or 0 to resume it. Returns 1 if there are gates: they are adapted then.
 -- include: constants
 -- include: base
 -- include: when_full

@@ -4,14 +4,10 @@
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: index
 -- include: flush
 -- include: filter
--- include: gate
--- include: gates
--- include: declare
 -- include: insert
 -- include: remove
 -- include: when_full
@@ -28,11 +24,11 @@ for _, id in ipairs(page) do
     set_score(ended, id, false)
   elseif not matches(row, id) then
     kept = kept + 1
-  elseif not row.flow or not gated.place_of(row).tied then
+  elseif not row.flow or not is_tied(row) then
     remove(id, row)
     deleted = deleted + 1
   else
-    tied[#tied + 1], tied[#tied + 2] = id, gated.place_of(row).group or ''
+    tied[#tied + 1], tied[#tied + 2] = id, cjson.decode(place_of(row).flow).group or ''
     kept = kept + 1
   end
 end

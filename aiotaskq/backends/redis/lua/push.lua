@@ -1,9 +1,7 @@
 -- ARGV: hint, the number of lists of plain rows, these lists, then packed lists of other rows, each as id, body and
 -- state. A list of plain rows is its length, the lane, the first run_at, and the words of the commands that look for
 -- the ids and write the rows. Returns the numbers of the rows that were not inserted because another row has their id
--- or a key of theirs, and those other rows; then 1 if the time has changed at which a gate may let a row pass. If too
--- many rows would wait at a gate, nothing is written, and its key and how many may wait come behind two empty lists;
--- a push of rows with gates has no lists of plain rows.
+-- or a key of theirs, and those other rows.
 
 local lists, at = {}, 3
 do  -- Most pushes end here, before what is included below.
@@ -34,14 +32,10 @@ end
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: index
 -- include: flush
 -- include: answer
--- include with gates: gate
--- include with gates: gates
--- include with gates: declare
 -- include: insert
 
 for _, list in ipairs(lists) do
@@ -52,21 +46,7 @@ for _, list in ipairs(lists) do
   end
   if list.free then number = number + length else insert_list(rows) end
 end
-local together = {}  -- rows of which some may pass their gates: all lists as one, since they take slots from each other
-for n = at, #ARGV do
-  local rows = cmsgpack.unpack(ARGV[n])
-  if admission then
-    for i = 1, #rows do together[#together + 1] = rows[i] end
-  else
-    insert_list(rows)
-  end
-end
-if admission then
-  insert_list(admission.enter(together))
-  local full, most = admission.declare()
-  if full then return {{}, {}, full, most} end
-end
+for n = at, #ARGV do insert_list(cmsgpack.unpack(ARGV[n])) end
 flush()
-local later = admission and admission.admit()
-publish(ARGV[1], later)
-return {numbers, read_rows(others), later and 1 or nil}
+publish(ARGV[1])
+return {numbers, read_rows(others)}

@@ -1,18 +1,12 @@
 -- ARGV: hint, then packed lists of changes, each as id, guard, new row, due or '', updated_at or '', '1' if its outbox
 -- has tasks, and the rows of the tasks that it fires: id, body and state of each. The guard is the beginning of the
--- row. Returns 1 or 0 for each: whether its guard held and it is written; then 1 if the time has changed at which a
--- gate may let a row pass. If too many rows would wait at a gate, nothing is written, and its key and how many may wait
--- are returned.
+-- row. Returns 1 or 0 for each: whether its guard held and it is written.
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: index
 -- include: flush
--- include with gates: gate
--- include with gates: gates
--- include with gates: declare
 -- include: insert
 -- include: schedules
 
@@ -39,19 +33,12 @@ for n = 2, #ARGV do
   end
 end
 
-local later
 if fires then
-  if admission then
-    local full, most = admission.declare()
-    if full then return {full, most} end
-  end
   flush()  -- the tasks first: a server whose memory is full refuses them, and then nothing is changed
-  later = admission and admission.admit()
 else
   call('DEL', root .. 'room')  -- as in when_full.lua: a schedule can be paused then
 end
 for _, change in ipairs(changed) do set_schedule(unpack(change)) end
 flush()
-if fires then publish(ARGV[1], later) end
-held[#held + 1] = later and 1 or 0
+if fires then publish(ARGV[1]) end
 return held

@@ -3,8 +3,7 @@
 -- include: constants
 -- include: base
 -- include: head
--- include: slots
--- include: gated_rows
+-- include: flow
 -- include: events
 -- include: when_full
 

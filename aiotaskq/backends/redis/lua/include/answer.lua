@@ -5,7 +5,7 @@ local function head_as_json(row)
   return ',"status":"' .. row.status .. '","fence":' .. row.fence
     .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
     .. (row.cancel == '1' and ',"cancel_requested":true' or '')
-    .. (row.flow and gated.place_as_json(row.run_at, gated.place_of(row) and row.due, row.place) or '')
+    .. (row.flow and flow_as_json(row) or '')
 end
 
 -- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has

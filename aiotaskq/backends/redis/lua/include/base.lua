@@ -24,20 +24,15 @@
 -- active               hash: schedule to the number of its pending and running rows
 -- fired:<id>           the seq of a schedule's task that was deleted; it expires after an hour
 -- paused               set of queues
--- gates                hash: gate to its state; see gates.lua
+-- gates                hash: gate to its state: see gate_rows.py; each change of what is below gives it a new version
 -- gates:due            sorted set: the gates that have a next_at, by it
--- wait:<n>:<lane>:<gate>  sorted set: the stamps of the rows of a lane (n bytes long) that are parked there, by due_at
--- lines:<gate>         sorted set: the lanes with rows that are parked there, and perhaps others, by priority
+-- slots                sorted set: the rows that hold a slot of a gate, each as the length of the gate, a colon, the
+--                      gate, a colon and the id (all scores are 0)
+-- wait:<n>:<queue>:<gate>  sorted set: the rows of a queue (n bytes long) that are parked there, each as its place in the
+--                      order in which they pass, and its id (all scores are 0)
+-- lines:<gate>         sorted set: the queues with rows that are parked there, and perhaps others (all scores are 0)
 -- later:<gate>         sorted set: the rows there that were not due when they were pushed, by due_at, until they are:
---                      each as the length of its lane, a colon, the lane and the stamp; and those that have expired
--- waited               set of the gates at which rows are parked, and perhaps others
--- slots                hash: gate to the ids of the few rows that hold a slot, one a line; '' if they are in a set; and
---                      a field that is too wide for a list of fields, which the server would search from its start
--- slots:<gate>         set: the ids of the rows that hold a slot, of a gate of which there were more than a few
--- unstarted            hash: gate to the sum of the weights of those of them that are pending, where there is a rate
--- started:<gate>       sorted set: tokens, a blank and the id of each row that was claimed and not charged yet, by when
--- rated                set of the gates for which an operator has set a rate
--- timed                set of the gates that have a rate
+--                      each as the length of its queue, a colon, the queue and a member of wait:…
 -- notes:<id>           list: the notes of a task, each with a blank between its words; see notes.lua
 -- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
 -- steps:<id>           hash: the steps of a task; see steps.py
@@ -78,14 +73,8 @@
 -- A server that has reached maxmemory refuses a command that needs memory, unless its script has written before. Verbs
 -- that must work then (all but the pushes) begin with a write that needs no memory: include/when_full.lua.
 
--- These come first, since few functions use them: to make a function takes the server the longer, the more variables
--- that other functions use are declared behind those that it uses.
-local gated, use_gates  -- what is there for rows with gates: see gated_rows.lua
--- What lets rows pass gates; nil in the variant of a script that is without gates.lua and declare.lua. Where a change
--- of a row needs it, that variant ends with an error: it has written nothing, and the client runs the other one.
-local admission
--- Whether the client has decided what follows from the ends of rows in groups. Where it has not, a script that meets
--- such an end stops with an error: it has written nothing, and the client does it in a transaction.
+-- Whether the client has decided what follows from the changes of rows with a flow. Where it has not, a script that
+-- meets one stops with an error: it has written nothing, and the client does it in a transaction.
 local in_transaction = false
 
 local root, call = KEYS[1], redis.call

@@ -94,13 +94,9 @@ local function flush()
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
   written, bodies, zsets, sets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}, {}
-  if gated then gated.flush() end
 end
 
--- Send a hint ('' for none) to other processes; it is no error if it is lost. With `gates`, another one says that the
--- time has changed at which a gate may let a row pass; the sender is that of the first.
-local function publish(hint, gates)
+-- Send a hint ('' for none) to other processes; it is no error if it is lost.
+local function publish(hint)
   if hint ~= '' then redis.pcall('PUBLISH', root .. 'hints', hint) end
-  local sender = gates and match(hint, '^%["%w*",')
-  if sender then redis.pcall('PUBLISH', root .. 'hints', sender .. '{"gates":[]}]') end
 end

@@ -2,7 +2,7 @@
 
 -- The names of a row: its type, and its keys where it has them.
 local function names_of(row)
-  local ok, names = pcall(cjson.decode, row.flow and gated.names_json(row) or row.names)
+  local ok, names = pcall(cjson.decode, names_json(row))
   if not ok or type(names) ~= 'table' then return {} end
   for i = 1, 4 do
     if type(names[i]) ~= 'string' then names[i] = nil end
@@ -35,7 +35,6 @@ end
 
 local function unindex(id, row)
   local stamp = row.seq .. id
-  if row.flow then gated.index_gates(id, row, stamp, false) end
   if row.status == 'pending' then
     set_score('is:live', stamp, false)
     if not row.flow or row.run_at ~= PARKED then remove_from_lane(row.lane, stamp) end
@@ -61,7 +60,6 @@ end
 
 local function index(id, row)
   local stamp = row.seq .. id
-  if row.flow then gated.index_gates(id, row, stamp, true) end
   if row.status == 'pending' then
     set_score('is:live', stamp, '0')
     if not row.flow or row.run_at ~= PARKED then

@@ -57,47 +57,28 @@ local function due_lanes(now)
   end
 
   for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
-    if is_open(queue_of(lane)) then
-      if gated and gated.for_claim[lane] then gated.for_claim[lane].stored = true end
-      add(lane)
-    end
-  end
-  for lane, rows in pairs(gated and gated.for_claim or {}) do
-    if not rows.sorted then table.sort(rows, by_run_at) end
-    rows.sorted = true
-    if not rows.stored and is_open(queue_of(lane)) then add(lane) end
+    if is_open(queue_of(lane)) then add(lane) end
   end
   table.sort(priorities)
   return lanes, priorities
 end
 
 -- Return the first due rows of lanes of one priority, in claim order; with several lanes it may be more than the limit.
--- Those with a shape are in no index yet: see gated_rows.lua.
 local function due_rows(lanes, now, limit)
-  local found, for_claim, n = {}, gated and gated.for_claim or {}, 0
-  if #lanes == 1 and not for_claim[lanes[1]] then
+  local found, n = {}, 0
+  if #lanes == 1 then
     for i, stamp in ipairs(call('ZRANGEBYSCORE', root .. 'lane:' .. lanes[1], '-inf', now, 'LIMIT', 0, limit)) do
       found[i] = {lane = lanes[1], stamp = stamp}
     end
     return found
   end
-  local latest, sorted = tonumber(now), #lanes == 1
   for _, lane in ipairs(lanes) do
-    local rows = for_claim[lane]
-    for i = rows and rows.first or 1, rows and math.min(rows.n, rows.first + limit - 1) or 0 do
-      if rows[i].at > latest then break end
+    local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+    for i = 1, #part, 2 do
       n = n + 1
-      found[n] = rows[i]
-    end
-    if not rows or rows.stored then
-      sorted = false
-      local part = call('ZRANGEBYSCORE', root .. 'lane:' .. lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-      for i = 1, #part, 2 do
-        n = n + 1
-        found[n] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])}
-      end
+      found[n] = {lane = lane, stamp = part[i], at = tonumber(part[i + 1])}
     end
   end
-  if not sorted then table.sort(found, by_run_at) end
+  table.sort(found, by_run_at)
   return found
 end

@@ -1,12 +1,6 @@
 -- Delete a row and its keys.
 local function remove(id, row)
   unindex(id, row)
-  if row.flow then
-    local keys, n = gated.slots_of(row)
-    for i = 1, n do gated.touch(keys[i]) end
-    local left = gated.holds_back(row)
-    if left then gated.touch(left) end
-  end
   set_state(id, false)
   if not row.keyed then return end
   local names = names_of(row)
