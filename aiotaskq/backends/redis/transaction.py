@@ -148,6 +148,7 @@ class RedisTransaction(GateRows):
         self._deleted: list[str] = []
         self._changes: dict[str, Change] = {}
         self._new: dict[str, Task] = {}
+        self._bounded: set[str] = set()  # the new tasks that count for the bound of a push
         self._members: dict[str, list[Member]] = {}
         self._usage: dict[str, Usage] = {}
         self._notes: list[Any] = []
@@ -223,6 +224,9 @@ class RedisTransaction(GateRows):
     def drop(self, ids: Sequence[str]) -> None:
         """Delete groups that were read."""
         self._groups.update(dict.fromkeys(ids))
+
+    def check_push(self, tasks: Sequence[Task]) -> None:
+        self._bounded.update(task.task_id for task in tasks)  # by the script
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return [self._insert(task) for task in tasks]
@@ -371,8 +375,11 @@ class RedisTransaction(GateRows):
             fields += ("usage", task_id, _text(usage))
         writes, moved, lanes = self.gate_words()
         changes = list(changed_rows(self._changes.values())) if self._changes else []
-        inserted = list(new_rows(self._new.values())) if self._new else []
-        if not (fields or changes or inserted or self._deleted or self._notes or writes or moved or self.leaves):
+        parts: tuple[list[Task], list[Task]] = ([], [])
+        for task_id, task in self._new.items():
+            parts[task_id in self._bounded].append(task)
+        others, bounded = (list(new_rows(part)) if part else [] for part in parts)
+        if not (fields or changes or self._new or self._deleted or self._notes or writes or moved or self.leaves):
             return None
         digests = self._reads.digests
         checks = []
@@ -393,13 +400,14 @@ class RedisTransaction(GateRows):
             "unlinked": unlinked,
             "notes": self._notes,
             "moved": len(moved),
+            "bounded": len(bounded),
             "writes": writes,
             "lanes": lanes,
             "leaves": self.leaves,
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
-        return [pack(head), *moved, *changes, *inserted]
+        return [pack(head), *moved, *changes, *bounded, *others]
 
     def changed_id(self, number: int) -> str:
         """Return the id of the task with a change of this number in ``words``."""

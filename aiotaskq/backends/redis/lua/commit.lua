@@ -1,5 +1,6 @@
--- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose
--- place changes, and packed lists of changes, and of new rows. Everything is written, or nothing.
+-- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose place
+-- changes, and packed lists of changes, of new rows that count for the bound of a push, and of other new rows.
+-- Everything is written, or nothing.
 -- Returns 1. If something has changed since it was read: 0, and its key and field. If there is no room: -1, and how many
 -- rows are too many. If changes do not hold: -2, and the numbers of those. If new rows have the id or a key of another
 -- row: -3, their ids, and those of the other rows, '' where the push is repeated. If events of tasks that are left came, or are gone: -4, the tasks.
@@ -78,14 +79,20 @@ for i = 1, #held do
   if held[i] == 0 then wrong[#wrong + 1] = i - 1 end
 end
 if wrong[1] then return {-2, wrong} end
-local rows = unpacked(at + given.changes, #ARGV)
-insert_list(rows)
+at = at + given.changes
+local rows, needed = {}, nil
+for _, last in ipairs({at + given.bounded - 1, #ARGV}) do
+  local part = unpacked(at, last)
+  insert_list(part)
+  for i = 1, #part do rows[#rows + 1] = part[i] end
+  at, needed = last + 1, needed or entering
+end
 if others[1] then
   for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
   return {-3, wrong, others}
 end
-if given.maxsize and entering > 0 and ready + entering > given.maxsize then
-  return {-1, ready + entering - given.maxsize}
+if given.maxsize and needed > 0 and ready + needed > given.maxsize then
+  return {-1, ready + needed - given.maxsize}
 end
 
 if not rows[1] then call('DEL', root .. 'room') end  -- as in when_full.lua
