@@ -49,9 +49,10 @@ from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
+MOST_GATED = 50_000  # tasks in a push with gates: one script writes them, and the server runs nothing else meanwhile
 LANES = 100  # of which pending rows are counted by type
 
 
@@ -123,6 +124,7 @@ class RedisBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None or any_flow(tasks):
+            _check_count(tasks)
             # A repeated push is the same push, whether or not the first one has reached the server.
             return await self._transactions.run(lambda tx: _push(tx, tasks, room), room=room, repeatable=True)
         stored = list(tasks)
@@ -336,6 +338,14 @@ class RedisBackend(Backend):
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
+
+
+def _check_count(tasks: Sequence[Task]) -> None:
+    if len(tasks) > MOST_GATED and any_flow(tasks):
+        raise ValidationError(
+            f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
+            f"{MOST_GATED:,} that Redis takes; push fewer at a time"
+        )
 
 
 def _push(tx: RedisTransaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:

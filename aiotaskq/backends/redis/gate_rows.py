@@ -19,6 +19,7 @@ from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.task import PENDING, Status, Task
 
 LATER = 1_000  # tasks that are released at a time: those that were not due
+MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other command during its script
 GROWTH = 4  # how many times as many tasks are read where those that were read did not do
 
 _encode = msgspec.json.Encoder().encode
@@ -316,6 +317,12 @@ class GateRows(Transaction):
         self._holding: dict[str, dict[str, bool]] = {}  # changes of who holds a slot, by gate
         self._later: dict[str, dict[str, Place]] = {}  # those that wait and were not due when they were written
         self._released: set[str] = set()
+        self._passed = 0
+        self.is_partial = False
+        """Whether gates were made due, since another transaction goes on with what waits there."""
+        self._lines: dict[str, tuple[str, str]] = {}  # gate and queue, by the keys of what waits
+        self._stored: set[tuple[str, str]] = set()  # members that may be in those sets already
+        self.unlinked: list[str] = []
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
 
@@ -331,7 +338,13 @@ class GateRows(Transaction):
 
     def put(self, key: str, member: str, score: int | None) -> None:
         """Put a member into a sorted set, or remove it."""
-        self._sets.setdefault(key, {})[member] = score
+        members = self._sets.setdefault(key, {})
+        if score is None and members.get(member) is not None and (key, member) not in self._stored:
+            del members[member]  # it was put there by this transaction
+            return
+        if score is None:
+            self._stored.add((key, member))
+        members[member] = score
 
     def post(self, before: Task | None, after: Task | None, is_due: bool = False) -> None:
         """Note the index entries of a task that is written; whether it ``is_due`` where it waits."""
@@ -385,9 +398,8 @@ class GateRows(Transaction):
         if is_later:
             self.put(f"later:{place.gate}", queue + place.order, score)
         else:
-            self.put(f"wait:{queue}:{place.gate}", place.order, score)
-            if score is not None:
-                self.put(f"lines:{place.gate}", place.queue, 0)
+            self.put(name := f"wait:{queue}:{place.gate}", place.order, score)
+            self._lines[name] = place.gate, place.queue
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]], is_due: bool = False) -> None:
         for before, after in changes:
@@ -401,6 +413,7 @@ class GateRows(Transaction):
                 self.write(before, after, is_due)
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
+        self._passed += len(changes)
         self.rewrite(changes, is_due=True)
         return {after.task_id for _, after in changes}
 
@@ -431,6 +444,9 @@ class GateRows(Transaction):
         writes: list[Any] = [["HSET", "gates", fields]] if fields else []
         if self._deleted_gates:
             writes.append(["HDEL", "gates", list(self._deleted_gates)])
+        for name, (key, queue) in self._lines.items():
+            if any(score is not None for score in self._sets[name].values()):
+                self.put(f"lines:{key}", queue, 0)
         for name, members in self._sets.items():
             gone = [member for member, score in members.items() if score is None]
             put = [word for member, score in members.items() if score is not None for word in (str(score), member)]
@@ -469,6 +485,7 @@ class GateRows(Transaction):
     def drop_gate(self, key: str) -> None:
         """Delete a gate at which no task is."""
         self._deleted_gates.add(key)
+        self.unlinked.append(f"lines:{key}")
         self.put("gates:due", key, None)
 
     # ---- slots ----
@@ -541,6 +558,10 @@ class GateRows(Transaction):
         self.want(Wanted(waiting=wanted, paused=True))
         found, more, paused = {}, {}, self.paused_queues()
         for key, limit in limits.items():
+            if self._goes_on_later(key, now):
+                self.is_partial = True
+                found[key] = Waiting([], 1)  # makes the gate due: any instant that has passed
+                continue
             read = self._gate_reads.waiting.get(key) if key in wanted else None
             stored = [] if read is None else read.rows
             rows = [row.task for row in stored if row.task.task_id not in self._now]
@@ -571,6 +592,13 @@ class GateRows(Transaction):
         self.want(Wanted(gates=keys, waiting=dict.fromkeys(keys, 1)))
         read = self._gate_reads.waiting
         return [key for key in keys if any(row.task.queue == queue for row in read[key].rows)]
+
+    def _goes_on_later(self, key: str, now: int) -> bool:
+        """Whether enough tasks have passed, or some that are due are not among those that may pass."""
+        later = self._gate_reads.later.get(key) if key in self._released else None
+        return self._passed >= MOST_PASSING or (
+            later is not None and later.next_due is not None and later.next_due <= now
+        )
 
     def _gates_waiting(self, key: str) -> bool:
         """Whether tasks wait at a gate that the transaction has not written."""

@@ -23,16 +23,21 @@ class RedisGates(Gates):
 
     def __init__(self, redis: RedisConnections, listeners: Listeners, transactions: RedisTransactions) -> None:
         self._redis, self._listeners, self._transactions = redis, listeners, transactions
+        transactions.go_on = self._go_on
 
     async def admit(self, now: int, limit: int) -> int | None:
         key = f"{self._redis.root}gates:due"
         due = await self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, limit)
         if due:
             keys = sorted(name.decode() for name in due)
-            await self._transactions.run(lambda tx: _sweep(tx, keys, now))
+            await self._transactions.run(lambda tx: _sweep(tx, keys, now), goes_on=False)
             self._listeners.notify(READY)
         first = await self._redis.command("ZRANGE", key, 0, 0, "WITHSCORES")
         return int(float(first[1])) if first else None
+
+    async def _go_on(self, now: int) -> None:
+        while (first := await self.admit(now, PART)) is not None and first <= now:
+            pass
 
     async def pause(self, queue: str, paused: bool) -> None:
         """Adapt the gates to a queue that was paused or resumed."""
@@ -98,11 +103,14 @@ def _sweep(tx: RedisTransaction, keys: Sequence[str], now: int) -> None:
 
 
 def _adapt(tx: RedisTransaction, keys: Sequence[str], queue: str, paused: bool) -> None:
-    tx.want(Wanted(paused=True))
+    tx.want(
+        Wanted(
+            gates=keys, holders=keys if paused else (), waiting={} if paused else dict.fromkeys(keys, 1), paused=True
+        )
+    )
     if (queue in tx.paused_queues()) != paused:
         return  # changed again
     if paused:
-        tx.want(Wanted(gates=keys, holders=keys))
         tx.touched.park(keys, queue)
     else:
         tx.touched.make_due(tx.awaited(keys, queue))

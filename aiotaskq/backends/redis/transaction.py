@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -36,6 +36,7 @@ from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
 from aiotaskq.core.parking import slots
 from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
@@ -397,7 +398,7 @@ class RedisTransaction(GateRows):
             "fields": fields,
             "scores": scores,
             "lists": self._member_words(),
-            "unlinked": unlinked,
+            "unlinked": [*unlinked, *self.unlinked],
             "notes": self._notes,
             "moved": len(moved),
             "bounded": len(bounded),
@@ -461,14 +462,22 @@ class RedisTransactions:
         """As ``Groups.messages``."""
         self.followed: Callable[[Followed], None] = lambda _more: None
         """Called with what has followed, after the commit."""
+        self.go_on: Callable[[int], Awaitable[None]]
+        """Called to admit the gates that are due, since a transaction has left them."""
 
     async def run(
-        self, body: Callable[[RedisTransaction], T], *, room: Room | None = None, repeatable: bool = False
+        self,
+        body: Callable[[RedisTransaction], T],
+        *,
+        room: Room | None = None,
+        repeatable: bool = False,
+        goes_on: bool = True,
     ) -> T:
         """Run ``body`` in one transaction, write what it has decided, and return its result.
 
         ``body`` may run several times. With ``room`` the tasks that it pushes have to fit. ``repeatable``: the commit
-        is sent again if its connection is lost, since ``body`` finds what it has written. Raises QueueFull, and what
+        is sent again if its connection is lost, since ``body`` finds what it has written. ``goes_on``: the gates are
+        admitted after it that it has left, since too many tasks pass. Raises QueueFull, and what
         ``body`` raises.
         """
         reads = Reads(self._redis)
@@ -519,6 +528,9 @@ class RedisTransactions:
             self._listeners.receive(kind, names)
         if tx.touched.followed:
             self.followed(tx.touched.followed)
+        if goes_on and tx.is_partial:
+            with contextlib.suppress(DatabaseUnavailable):  # what was asked for is written; a sweep goes on
+                await self.go_on(tx.touched.now)
         return result
 
     @contextlib.asynccontextmanager

@@ -50,13 +50,17 @@ local function rows_at(key, members, ids)
   return rows
 end
 
-local texts = read_fields('gates', given.gates)
-for i, text in ipairs(texts) do texts[i] = text or '- ' .. counts_of(given.gates[i]) end
+local texts, text_of = read_fields('gates', given.gates), {}
+for i, text in ipairs(texts) do
+  text_of[given.gates[i]] = text
+  texts[i] = text or '- ' .. counts_of(given.gates[i])
+end
 local waiting, later, holders, counted = {}, {}, {}, {}
 for i = 1, #given.waiting, 2 do
   local key, limit = given.waiting[i], given.waiting[i + 1]
   local rows, is_whole = nil, 1
-  for _, queue in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
+  local is_empty = text_of[key] and find(text_of[key], '^%d+ %d+ 0 ')
+  for _, queue in ipairs(is_empty and {} or call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
     if not is_paused[queue] then
       local at = root .. wait_key(key, queue)
       local found, ids = call('ZRANGE', at, 0, limit - 1), {}
