@@ -84,8 +84,8 @@ TARGETS = [
     Target("backends/flow/touched.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("backends/sql/gate_rows.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
     *(
-        Target(f"backends/redis/lua/include/{name}.lua", [_contract("redis", *GATES), REDIS_TESTS])
-        for name in ("gate", "gated_rows", "gates", "slots", "declare")
+        Target(f"backends/redis/{name}", [_contract("redis", *GATES), REDIS_TESTS])
+        for name in ("gate_texts.py", "gate_reads.py", "gate_rows.py", "lua/commit.lua", "lua/gates_read.lua")
     ),
     Target("core/serialize.py", [("tests/core", "-k", "results"), WORKER]),
     Target("core/task_dict.py", [("tests/core", "-k", "test_task"), QUEUE]),

@@ -25,6 +25,7 @@ from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
+from aiotaskq.backends.redis.reads import READ
 from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
@@ -42,7 +43,7 @@ from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.steps import RedisSteps
-from aiotaskq.backends.redis.transaction import READ, RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import queue_full

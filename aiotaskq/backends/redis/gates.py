@@ -8,7 +8,8 @@ from aiotaskq.backends.flow.gates import admit_due
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_rows import Wanted, read_gate, sized
+from aiotaskq.backends.redis.gate_reads import Wanted
+from aiotaskq.backends.redis.gate_texts import read_gate, sized
 from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
 from aiotaskq.core.gate import Gate, GateChange, GateState, is_idle, read_ahead
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Container, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -28,8 +27,10 @@ from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_rows import GateReads, GateRows, Wanted
-from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, to_tasks_or_none
+from aiotaskq.backends.redis.gate_reads import Wanted
+from aiotaskq.backends.redis.gate_rows import GateRows
+from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
+from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
@@ -42,89 +43,12 @@ T = TypeVar("T")
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 Messages = Callable[[Sequence[Task], int], list[Task]]
 
-READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 OPTIMISTIC = 3
 LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
 LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
 
 _KEPT = ("flow", "attempts")
 _encode = msgspec.json.Encoder().encode
-_group = msgspec.json.Decoder(GroupState).decode
-_callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
-_member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
-_ids = msgspec.json.Decoder(list[str]).decode
-
-
-class _Unread(Exception):
-    """What a transaction needs is not read yet."""
-
-    def __init__(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
-        """``names``: by kind, which is the name of a method of ``Reads``."""
-        super().__init__()
-        self.names, self.gates = names, gates
-
-
-class Reads:
-    """What was read for a transaction, by kind and name, and the digests of its texts."""
-
-    def __init__(self, redis: RedisConnections) -> None:
-        self._redis = redis
-        self.found: dict[str, dict[str, Any]] = {}
-        self.digests: dict[str, dict[str, str]] = {}
-        """By key and field; those of rows count where a transaction asks for them."""
-        self.gates = GateReads()
-
-    async def fetch(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
-        """Read these names, by kind; first what the commit compares, since the rest must be no older."""
-        if gates is not None:
-            gates.read(await self._redis.run(scripts.GATES_READ, pack(gates.words())), self.gates)
-        parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
-        for compared in (True, False):
-            now = [(kind, part) for kind, part in parts if (kind in ("tasks", "groups", "schedules")) == compared]
-            await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in now))
-
-    async def again(self) -> None:
-        """Read all of it again."""
-        names = {kind: [*found] for kind, found in self.found.items()}
-        gates = self.gates.wanted_again().beside(GateReads())
-        self.found, self.digests, self.gates = {}, {}, GateReads()
-        await self.fetch(names, gates)
-
-    def _note(self, kind: str, names: Sequence[str], values: Iterable[Any]) -> None:
-        self.found.setdefault(kind, {}).update(zip(names, values, strict=True))
-
-    async def _texts(self, key: str, names: Sequence[str], compared: bool = True) -> list[bytes | None]:
-        texts: list[bytes | None] = await self._redis.command("HMGET", self._redis.root + key, *names)
-        if compared:
-            self.digests.setdefault(key, {}).update(zip(names, map(_digest, texts), strict=True))
-        return texts
-
-    async def _read_tasks(self, ids: Sequence[str]) -> None:
-        rows, digests = await self._redis.run(scripts.READ, *ids)
-        texts = [digest.decode() for digest in digests]
-        self.digests.setdefault("state", {}).update(zip(ids, texts[::2], strict=True))
-        self.digests.setdefault("usage", {}).update(zip(ids, texts[1::2], strict=True))
-        self._note("tasks", ids, to_tasks_or_none(rows))
-
-    async def _read_groups(self, ids: Sequence[str]) -> None:
-        texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))
-        self._note("groups", ids, map(to_group, ids, texts, callbacks))
-
-    async def _read_schedules(self, ids: Sequence[str]) -> None:
-        self._note("schedules", ids, await self._texts("schedules", ids))
-
-    async def _read_inner(self, ids: Sequence[str]) -> None:
-        texts = await self._texts("groups:inner", ids, compared=False)
-        self._note("inner", ids, (_ids(text) if text else [] for text in texts))
-
-    async def _read_members(self, ids: Sequence[str]) -> None:
-        for group_id in ids:
-            texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
-            self._note("members", [group_id], [to_members(group_id, texts)])
-
-    async def _read_statuses(self, ids: Sequence[str]) -> None:
-        texts = await self._texts("state", ids, compared=False)
-        self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
 
 class RedisTransaction(GateRows):
@@ -168,11 +92,11 @@ class RedisTransaction(GateRows):
         known = self._reads.found
         unread = {kind: dict.fromkeys(each).keys() - known.get(kind, {}).keys() for kind, each in names.items()}
         if any(unread.values()):
-            raise _Unread({kind: sorted(each) for kind, each in unread.items() if each})
+            raise Unread({kind: sorted(each) for kind, each in unread.items() if each})
 
     def want(self, wanted: Wanted) -> None:
         if (unread := wanted.beside(self._reads.gates)) is not None:
-            raise _Unread({}, unread)
+            raise Unread({}, unread)
 
     def _read(self, kind: str, names: Collection[str]) -> dict[str, Any]:
         self.need(**{kind: names})
@@ -387,10 +311,10 @@ class RedisTransaction(GateRows):
         for key, found in digests.items():
             names = [name for name in found if key not in self._compared or name in self._compared[key]]
             checks.append([key, names, [found[name] for name in names]])
-        states = {row.task.task_id: _digest(row.text) for row, _ in self.moved.values()}
+        states = {row.task.task_id: digest(row.text) for row, _ in self.moved.values()}
         known = self._reads.gates.texts
         checks.append(["state", list(states), list(states.values())])
-        checks.append(["gates", list(known), list(map(_digest, known.values()))])
+        checks.append(["gates", list(known), list(map(digest, known.values()))])
         head = {
             "checks": checks,
             "changes": len(changes),
@@ -428,7 +352,7 @@ class RedisTransaction(GateRows):
         unlinked: list[str] = []
         for group_id, after in self._groups.items():
             before = self._reads.found.get("groups", {}).get(group_id)
-            left, entered = _postings(before), _postings(after)
+            left, entered = postings_of(before), postings_of(after)
             for key, member in left.keys() - entered.keys():
                 scores += (key, member, False)
             for (key, member), score in entered.items():
@@ -493,7 +417,7 @@ class RedisTransactions:
                     result = body(tx)
                     tx.settle()
                     words = tx.words()
-                except _Unread as unread:
+                except Unread as unread:
                     await reads.fetch(unread.names, unread.gates)
                     continue
                 if words is None:
@@ -563,43 +487,5 @@ def _is_certain(change: Change) -> bool:
     )
 
 
-def _digest(text: bytes | None) -> str:
-    return "" if text is None else hashlib.sha1(text, usedforsecurity=False).hexdigest()
-
-
 def _text(value: Any) -> str:
     return _encode(value).decode()
-
-
-def _postings(group: GroupState | None) -> dict[tuple[str, str], str]:
-    """Return the entries of a group in sorted sets: their scores by key and member."""
-    if group is None:
-        return {}
-    live, outer = group.ended_at is None, group.parent_id is None
-    found = {(f"groups:{'live' if live else 'ended'}", stamp_of(group)): "0"}
-    if not live and outer and not group.needed_by:
-        found["groups:done", group.group_id] = str(group.ended_at)
-    if live and group.cancel_requested:
-        found["groups:cancelling", group.group_id] = "0"
-    return found
-
-
-def stamp_of(group: GroupState) -> str:
-    """Return the member of a group in ``groups:live`` and ``groups:ended``."""
-    return f"{group.created_at:020d}{group.group_id}"
-
-
-def to_group(_id: str, text: bytes | None, callbacks: bytes | None) -> GroupState | None:
-    """Return the group with these texts, None where there is none."""
-    if text is None or callbacks is None:
-        return None if text is None else _group(text)
-    then, on_failure = _callbacks(callbacks)
-    return replace(_group(text), then=then, on_failure=on_failure)
-
-
-def to_members(group_id: str, texts: Iterable[bytes], start: int = 0) -> list[Member]:
-    """Return the members of a group with these texts, of which the first has the position ``start``."""
-    return [
-        Member(group_id=group_id, position=position, member_id=member_id, name=name, is_group=is_group)
-        for position, (member_id, name, is_group) in enumerate(map(_member, texts), start)
-    ]

@@ -1,8 +1,9 @@
 -- ARGV: a packed table of what is read of gates: `gates`, keys; `waiting`, keys and limits; `later`, keys, instants and
--- limits; `holders`, keys; `counted`, keys. Returns a list with as many parts: the texts of gates, where there is none
--- '- ' and how many rows hold a slot and wait; for each key 1 if these are all rows, and ids and states of the first
--- ones of each queue; for each key when the next row is due after those that are by then, and ids and states of these; for each key ids and states of the rows that hold a slot; for each key how many hold one and wait; and the
--- queues that are paused, whose rows are left out.
+-- limits; `holders`, keys; `counted`, keys.
+-- Returns a list with as many parts: the texts of gates, where there is none '- ' and how many rows hold a slot and
+-- wait; for each key 1 if these are all rows, and ids and states of the first ones of each queue; for each key when the
+-- next row is due after those that are by then, and ids and states of these; for each key ids and states of the rows
+-- that hold a slot; for each key how many hold one and wait; and the queues that are paused, whose rows are left out.
 -- include: constants
 -- include: base
 
@@ -12,7 +13,10 @@ for _, name in ipairs(names) do is_paused[name] = true end
 
 local function wait_key(key, queue) return 'wait:' .. #queue .. ':' .. queue .. ':' .. key end
 
-local function slots_of(key) return root .. 'slots', '[' .. #key .. ':' .. key .. ':', '(' .. #key .. ':' .. key .. ';' end
+local function slots_of(key)
+  local sized = #key .. ':' .. key
+  return root .. 'slots', '[' .. sized .. ':', '(' .. sized .. ';'
+end
 
 local function counts_of(key)
   local count = call('ZCARD', root .. 'later:' .. key)

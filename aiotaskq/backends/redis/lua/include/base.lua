@@ -28,8 +28,8 @@
 -- gates:due            sorted set: the gates that have a next_at, by it
 -- slots                sorted set: the rows that hold a slot of a gate, each as the length of the gate, a colon, the
 --                      gate, a colon and the id (all scores are 0)
--- wait:<n>:<queue>:<gate>  sorted set: the rows of a queue (n bytes long) that are parked there, each as its place in the
---                      order in which they pass, and its id (all scores are 0)
+-- wait:<n>:<queue>:<gate>  sorted set: the rows of a queue (n bytes long) that are parked there, each as its place in
+--                      the order in which they pass, and its id (all scores are 0)
 -- lines:<gate>         sorted set: the queues with rows that are parked there, and perhaps others (all scores are 0)
 -- later:<gate>         sorted set: the rows there that were not due when they were pushed, by due_at, until they are:
 --                      each as the length of its queue, a colon, the queue and a member of wait:…
@@ -78,12 +78,12 @@
 local in_transaction = false
 
 local root, call = KEYS[1], redis.call
-local sub, match, find, byte = string.sub, string.match, string.find, string.byte
+local sub, match, find = string.sub, string.match, string.find
 local LIVE = {pending = true, running = true}
 
 -- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
--- member), members of sets (whether they are in it), fields of hashes (a value, or false to remove the field).
-local states, written, bodies, zsets, sets, hashes = {}, {}, {}, {}, {}, {}
+-- member), fields of hashes (a value, or false to remove the field).
+local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
 -- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
 local changed_lanes, count_deltas, active_deltas = {}, {}, {}
 
@@ -100,17 +100,6 @@ local function read_fields(key, fields)
   for i = 1, #fields, MAX_WORDS do
     for _, value in ipairs(call('HMGET', root .. key, unpack(fields, i, math.min(i + MAX_WORDS - 1, #fields)))) do
       found[#found + 1] = value
-    end
-  end
-  return found
-end
-
--- Return 1 or 0 for each: whether it is in a set.
-local function read_flags(key, members)
-  local found = {}
-  for i = 1, #members, MAX_WORDS do
-    for _, flag in ipairs(call('SMISMEMBER', root .. key, unpack(members, i, math.min(i + MAX_WORDS - 1, #members)))) do
-      found[#found + 1] = flag
     end
   end
   return found
@@ -138,11 +127,6 @@ local function set_score(key, member, score)
     zsets[key] = set
   end
   set[member] = score
-end
-
-local function set_member(key, member, is_in)
-  local set = sets[key]
-  if set then set[member] = is_in else sets[key] = {[member] = is_in} end
 end
 
 local function set_field(key, field, value)

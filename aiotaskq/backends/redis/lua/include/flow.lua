@@ -1,4 +1,4 @@
--- Rows with a flow (with gates, in a group): what their heads say of it. Only commit.lua changes it, as its client says.
+-- Rows with a flow (with gates, in a group): what their heads say of it. Only commit.lua changes it, as it is told.
 
 -- The place of a row with a flow: the gate at which it is (false if at none), for how many parents it waits, the flow
 -- as text, and the JSON of its names.

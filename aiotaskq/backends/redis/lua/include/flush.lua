@@ -31,21 +31,6 @@ local function flush()
     if removed then call_in_chunks('ZREM', key, removed) end
     adding[key] = added
   end
-  local joining = {}
-  for key, members in pairs(sets) do
-    local joined, left = nil, nil
-    for member, is_in in pairs(members) do
-      if is_in then
-        joined = joined or {}
-        joined[#joined + 1] = member
-      else
-        left = left or {}
-        left[#left + 1] = member
-      end
-    end
-    if left then call_in_chunks('SREM', key, left) end
-    joining[key] = joined
-  end
   call_in_chunks('HDEL', 'state', deleted)
   call_in_chunks('HDEL', 'body', deleted)
   call_in_chunks('HDEL', 'progress', deleted)
@@ -69,7 +54,6 @@ local function flush()
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)
   for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end
-  for key, joined in pairs(joining) do call_in_chunks('SADD', key, joined) end
   for key, fields in pairs(hashes) do
     local values, dropped = {}, {}
     for field, value in pairs(fields) do
@@ -93,7 +77,7 @@ local function flush()
     for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
-  written, bodies, zsets, sets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}, {}
+  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
 end
 
 -- Send a hint ('' for none) to other processes; it is no error if it is lost.

@@ -4,9 +4,10 @@
 -- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
 -- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
 -- '-'. The names of a row with a flow (with gates, in a group) begin with due_at or '-', the length of its gate or '-',
--- that of its flow, the gate, and the flow as JSON. For a child that waits for its parents 'w' and their number in four digits are in place of the length of a gate. Its run_at,
--- due_at, gate, waits and flow are those here, whatever the JSON behind the head says; for a row that is not parked,
--- any due_at that begins with '-' is none.
+-- that of its flow, the gate, and the flow as JSON. For a child that
+-- waits for its parents 'w' and their number in four digits are in place of the length of a gate. Its run_at, due_at,
+-- gate, waits and flow are those here, whatever the JSON behind the head says; for a row that is not parked, any due_at
+-- that begins with '-' is none.
 local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.

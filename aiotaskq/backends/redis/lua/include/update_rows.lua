@@ -10,7 +10,8 @@ local function note_changes(changes)
   local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
   local final, final_word, lease_before, held_key, holder_word  -- of the row before: many are alike, and end together
   for i = 1, #changes, 6 do
-    local id, state, more, held = changes[i], changes[i + 4], changes[i + 5], nil
+    local id, state, more = changes[i], changes[i + 4], changes[i + 5]
+    local held
     local short = type(more) == 'string' and not written[id]
     local status, fence, _, lease, _, _, keyed, seq, _, _, long, _, at = match(states[id] or '', HEAD)
     if short and status == 'running' and (keyed == '0' or keyed == '2') then

@@ -1,0 +1,168 @@
+"""The texts of gates in Redis, of where tasks wait at them, and of the rows of these tasks.
+
+The text of a gate has a version and the numbers of the tasks that hold a slot and wait. Each transaction that changes
+one of these, or what waits there, writes the text; so its comparison at the commit sees all of that.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import NamedTuple
+
+import msgspec
+
+from aiotaskq.core.gate import Bounds, Flow, Gate
+from aiotaskq.core.parking import at_gate
+from aiotaskq.core.task import Status, Task
+
+_encode = msgspec.json.Encoder().encode
+_STATUSES = {str(status).encode(): status for status in Status}
+_PRIORITY_BIAS = 2**63  # so that the order of the texts of priorities is that of the numbers
+_HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
+_NAMES = re.compile(rb"(\S+) (\S+) (\d+) ").match
+
+
+class _Began(msgspec.Struct):
+    began_at: int | None = None
+
+
+_began = msgspec.json.Decoder(_Began).decode
+
+
+class StoredGate(NamedTuple):
+    """A gate as it was read."""
+
+    gate: Gate | None
+    """None where there is none."""
+    version: int
+    held: int
+    waiting: int
+
+
+_bounds_of = functools.lru_cache(1_000)(msgspec.json.Decoder(Bounds).decode)
+_bounds_text = functools.lru_cache(1_000)(lambda bounds: _encode(bounds).decode())
+
+
+@functools.lru_cache(4_000)
+def _flow_of(text: bytes) -> Flow:
+    """Return the flow of a task with gates; most tasks at a gate have the same."""
+    try:
+        return msgspec.json.decode(text, type=Flow)
+    except (msgspec.DecodeError, ValueError):
+        return Flow()  # it is told where the row is read as a whole
+
+
+def read_gate(key: str, text: bytes) -> StoredGate:
+    """Return the gate with this text, as ``lua/gates_read.lua`` returns it."""
+    if text.startswith(b"-"):
+        _, held, waiting = text.split(b" ")
+        return StoredGate(None, 0, int(held), int(waiting))
+    version, held, waiting, tat, closed, next_at, charged, fixed, bounds = text.split(b" ", 8)
+    gate = Gate(
+        key=key,
+        bounds=_bounds_of(bounds),
+        fixed=fixed == b"1",
+        tat=int(tat),
+        charged_until=int(charged),
+        closed_until=int(closed),
+        next_at=None if next_at == b"-" else int(next_at),
+    )
+    return StoredGate(gate, int(version), int(held), int(waiting))
+
+
+def gate_text(gate: Gate, version: int, held: int, waiting: int) -> str:
+    """Return the text of a gate."""
+    next_at = "-" if gate.next_at is None else gate.next_at
+    return (
+        f"{version} {held} {waiting} {gate.tat} {gate.closed_until} {next_at} {gate.charged_until} {int(gate.fixed)} "
+        f"{_bounds_text(gate.bounds)}"
+    )
+
+
+def sized(name: str) -> str:
+    """Return a name behind its length in bytes and a colon."""
+    return f"{len(name) if name.isascii() else len(name.encode())}:{name}"
+
+
+class Place(NamedTuple):
+    """Where a task waits."""
+
+    gate: str
+    queue: str
+    order: str
+    """A member of ``wait:…``."""
+    due: int
+    is_later: bool
+    """Whether it was not due when it was written."""
+
+
+def place_of(task: Task | None) -> Place | None:
+    """Return where a task waits, None if it is at no gate."""
+    if task is None or (gate := at_gate(task)) is None:
+        return None
+    due = task.due_at or 0
+    order = f"{task.priority + _PRIORITY_BIAS:016x}{max(0, due):016x}{max(0, task.seq):016x}{task.task_id}"
+    return Place(gate, task.queue, order, due, due > task.seq)
+
+
+class StateText:
+    """The state of a row with a flow, and its task without what it does not need to pass gates."""
+
+    __slots__ = ("_after", "_before", "_flow_to", "_json", "_middle", "_tail", "task", "text")
+
+    def __init__(self, task_id: str, text: bytes) -> None:
+        """Raises ValueError for a text that has no flow, or cannot be read."""
+        head = _HEAD(text)
+        if head is None or head[6] not in (b"2", b"3"):
+            raise ValueError("the row has no flow")
+        lane_at = head.end()
+        names_at = lane_at + int(head[10])
+        json_at = names_at + int(head[11])
+        names = _NAMES(text, names_at, json_at)
+        if names is None:
+            raise ValueError("the flow cannot be read")
+        gate_at = names.end()
+        flow_at = gate_at + (int(names[2]) if names[2].isdigit() else 0)
+        flow_to = flow_at + int(names[3])
+        priority, _, queue = text[lane_at:names_at].partition(b":")
+        run_at, due = int(head[8]), names[1]
+        self.text = text
+        self._before, self._middle = text[: head.start(8)], text[head.end(8) : head.start(11)]
+        self._after, self._tail = text[lane_at:names_at], text[names.end(2) : gate_at]
+        self._flow_to, self._json = text[flow_at:json_at], text[json_at:]
+        self.task = Task(
+            task_id=task_id,
+            type="",
+            status=_STATUSES[head[1]],
+            priority=int(priority),
+            fence=int(head[2]),
+            queue=queue.decode(),
+            run_at=run_at,
+            seq=int(head[7]),
+            expires_at=None if head[5] == b"-" else int(head[5]),
+            due_at=None if due.startswith(b"-") else int(due),
+            gate=text[gate_at:flow_at].decode() if flow_at > gate_at else None,
+            flow=_flow_of(text[flow_at:flow_to]),
+        )
+
+    def at(self, after: Task) -> bytes:
+        """Return the text of the row where it is at another place."""
+        gate = (after.gate or "").encode()
+        due = b"-" if after.due_at is None else b"%d" % after.due_at
+        names = b"%b %b%b%b%b" % (due, b"%d" % len(gate) if gate else b"-", self._tail, gate, self._flow_to)
+        return b"%b%d%b%d %b%b%b" % (
+            *(self._before, after.run_at, self._middle, len(names), self._after, names, self._json),
+        )
+
+    def began_at(self) -> int | None:
+        """Return when the run began that the row has, in microseconds UTC."""
+        return _began(b"{%b}" % self._json[1:]).began_at
+
+
+def read_state(task_id: str, text: bytes) -> StateText | None:
+    """Return the state of a row, None if there is none, or none with a flow."""
+    try:
+        return StateText(task_id, text) if text else None
+    except (ValueError, KeyError):
+        return None
