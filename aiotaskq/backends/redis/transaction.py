@@ -205,7 +205,7 @@ class RedisTransaction(GateRows):
         return parents_first(changes, self._update)
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
-        held = []
+        held, written = [], []
         for change in changes:
             before, after = change.before, change.after
             task_id = before.task_id
@@ -224,17 +224,21 @@ class RedisTransaction(GateRows):
                 self._follow()  # it reads what follows from the changes before it
                 after = again(self, after)
             self.updates.setdefault(task_id, self._looked)
-            self._write(replace(change, after=after, then=()), row)
+            if change.then or after is not change.after:
+                self._write(replace(change, after=after, then=()), row)
+            else:
+                self._write(change, row)
             if row is not before:  # the rules tell by identity what has not changed
                 same = {name: value for name in _KEPT if (value := getattr(before, name)) == getattr(row, name)}
                 row = row.replace(**same)
-            self.touched.written([(row, after)])
+            written.append((row, after))
             if change.then:
                 push(self, change.then, refused=False)
             if concerns(row, after):
                 self._ends.append((row, after))
             if row.final and not after.final:
                 self._follow()
+        self.touched.written(written)
         self._follow()
         return held
 
