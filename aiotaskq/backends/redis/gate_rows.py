@@ -7,11 +7,12 @@ from typing import Any
 
 from aiotaskq.backends.flow.transaction import Transaction, Waiting
 from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
-from aiotaskq.backends.redis.gate_texts import Place, StateText, gate_text, place_of, sized
+from aiotaskq.backends.redis.gate_texts import StateText, gate_text, is_later, order_text, sized
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.task import PENDING, Task
 
+NONE_WAITS = Waiting(())
 MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other command during its script
 
 
@@ -25,17 +26,20 @@ class GateRows(Transaction):
         self._waits: dict[str, int] = {}
         self._changed: dict[str, None] = {}  # the gates that are to be written
         self._deleted_gates: set[str] = set()
+        self._before: dict[str, Task | None] = {}  # as they were read
         self._now: dict[str, Task | None] = {}  # tasks with gates as they were written
         self._entered: dict[str, dict[str, Task]] = {}  # those that wait, by gate
         self._holding: dict[str, dict[str, bool]] = {}  # changes of who holds a slot, by gate
-        self._later: dict[str, dict[str, Place]] = {}  # those that wait and were not due when they were written
+        self._later: dict[
+            str, dict[str, int]
+        ] = {}  # when those are due that wait and were not due when they were written
         self._released: set[str] = set()
         self._passed = 0
         self.is_partial = False
         """Whether gates were made due, since another transaction goes on with what waits there."""
-        self._lines: dict[str, tuple[str, str]] = {}  # gate and queue, by the keys of what waits
-        self._stored: set[tuple[str, str]] = set()  # members that may be in those sets already
         self.unlinked: list[str] = []
+        self.commands: list[Any] = []  # name, key and words of each
+        self._lanes: dict[str, None] = {}  # whose first row may change
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
 
@@ -51,68 +55,84 @@ class GateRows(Transaction):
 
     def put(self, key: str, member: str, score: int | None) -> None:
         """Put a member into a sorted set, or remove it."""
-        members = self._sets.setdefault(key, {})
-        if score is None and members.get(member) is not None and (key, member) not in self._stored:
-            del members[member]  # it was put there by this transaction
-            return
-        if score is None:
-            self._stored.add((key, member))
+        members = self._sets.get(key)
+        if members is None:
+            members = self._sets[key] = {}
         members[member] = score
 
     def post(self, before: Task | None, after: Task | None, is_due: bool = False) -> None:
-        """Note the index entries of a task that is written; whether it ``is_due`` where it waits."""
+        """Note the place at gates of a task that is written; whether it ``is_due`` where it waits."""
         task = after if before is None else before
         assert task is not None
         if task.flow is None and (after is None or after.flow is None):
             return
         task_id = task.task_id
-        had, has = (() if each is None else slots(each) for each in (before, after))
-        for key in had:
-            if key not in has:
-                self._hold(key, task_id, False)
-        for key in has:
-            if key not in had:
-                self._hold(key, task_id, True)
-        left, entered = place_of(before), place_of(after)
-        if left != entered:
-            if left is not None:
-                self._leave(left, task_id)
-            if entered is not None:
-                self._enter(entered, task_id, entered.is_later and not is_due)
+        self._before.setdefault(task_id, before)
+        self._now[task_id] = after
+        had = () if before is None else slots(before)
+        has = () if after is None else slots(after)
+        if had != has:
+            for key in had:
+                if key not in has:
+                    self._hold(key, task_id, False)
+            for key in has:
+                if key not in had:
+                    self._hold(key, task_id, True)
+        left = None if before is None else at_gate(before)
+        entered = None if after is None else at_gate(after)
+        if left is not None:
+            self._entered.get(left, {}).pop(task_id, None)
+            self._later.get(left, {}).pop(task_id, None)
+            self._waits[left] = self._waits.get(left, 0) - 1
+            self._changed[left] = None
         if entered is not None:
             assert after is not None
-            self._entered.setdefault(entered.gate, {})[task_id] = after
-        self._now[task_id] = after
+            waiting = self._entered.get(entered)
+            if waiting is None:
+                waiting = self._entered[entered] = {}
+            waiting[task_id] = after
+            self._waits[entered] = self._waits.get(entered, 0) + 1
+            self._changed[entered] = None
+            if not is_due and is_later(after):
+                self._later.setdefault(entered, {})[task_id] = after.due_at or 0
 
     def _hold(self, key: str, task_id: str, holds: bool) -> None:
-        self.put("slots", f"{sized(key)}:{task_id}", 0 if holds else None)
         self._held[key] = self._held.get(key, 0) + (1 if holds else -1)
-        self._holding.setdefault(key, {})[task_id] = holds
+        changes = self._holding.get(key)
+        if changes is None:
+            changes = self._holding[key] = {}
+        changes[task_id] = holds
         self._changed[key] = None
 
-    def _leave(self, place: Place, task_id: str) -> None:
-        self._entered.get(place.gate, {}).pop(task_id, None)
-        self._later.get(place.gate, {}).pop(task_id, None)
-        self._put_place(place, False, None)
-        if place.is_later:
-            self._put_place(place, True, None)
-        self._waits[place.gate] = self._waits.get(place.gate, 0) - 1
-        self._changed[place.gate] = None
+    def _put_places(self) -> None:
+        """Name the index entries of the tasks that were written."""
+        for task_id, before in self._before.items():
+            after = self._now[task_id]
+            had = () if before is None else slots(before)
+            has = () if after is None else slots(after)
+            if had != has:
+                for key in had:
+                    if key not in has:
+                        self.put("slots", f"{sized(key)}:{task_id}", None)
+                for key in has:
+                    if key not in had:
+                        self.put("slots", f"{sized(key)}:{task_id}", 0)
+            if before is not None and (left := at_gate(before)) is not None:
+                self._put_place(before, left, False, None)
+                if is_later(before):
+                    self._put_place(before, left, True, None)
+            if after is not None and (entered := at_gate(after)) is not None:
+                later = task_id in self._later.get(entered, ())
+                self._put_place(after, entered, later, (after.due_at or 0) if later else 0)
 
-    def _enter(self, place: Place, task_id: str, is_later: bool) -> None:
-        self._put_place(place, is_later, place.due if is_later else 0)
+    def _put_place(self, task: Task, gate: str, is_later: bool, score: int | None) -> None:
+        queue, order = sized(task.queue), order_text(task)
         if is_later:
-            self._later.setdefault(place.gate, {})[task_id] = place
-        self._waits[place.gate] = self._waits.get(place.gate, 0) + 1
-        self._changed[place.gate] = None
-
-    def _put_place(self, place: Place, is_later: bool, score: int | None) -> None:
-        queue = sized(place.queue)
-        if is_later:
-            self.put(f"later:{place.gate}", queue + place.order, score)
+            self.put(f"later:{gate}", queue + order, score)
         else:
-            self.put(name := f"wait:{queue}:{place.gate}", place.order, score)
-            self._lines[name] = place.gate, place.queue
+            self.put(f"wait:{queue}:{gate}", order, score)
+            if score is not None:
+                self.put(f"lines:{gate}", task.queue, 0)
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]], is_due: bool = False) -> None:
         for before, after in changes:
@@ -130,6 +150,12 @@ class GateRows(Transaction):
         self.rewrite(changes, is_due=True)
         return {after.task_id for _, after in changes}
 
+    def put_into_lane(self, task: Task, seq: str) -> None:
+        """Put a task into its lane if it is ready, else remove it."""
+        lane = f"{task.priority}:{task.queue}"
+        self.put(f"lane:{lane}", seq + task.task_id, None if task.parked else task.run_at)
+        self._lanes[lane] = None
+
     def gate_words(self) -> tuple[list[Any], list[str | bytes], list[str]]:
         """Return commands that write, ids and states of rows, and lanes whose first row may change."""
         wanted = [key for key in self._changed if key not in self._deleted_gates]
@@ -144,22 +170,19 @@ class GateRows(Transaction):
             if gate.next_at != (None if stored.gate is None else stored.gate.next_at):
                 self.put("gates:due", key, gate.next_at)
         states: list[str | bytes] = []
-        lanes: dict[str, None] = {}
         for row, after in self.moved.values():
             states += (after.task_id, row.at(after))
-            lane, stamp = f"{after.priority}:{after.queue}", f"{after.seq:020d}{after.task_id}"
             if not row.task.parked or not after.parked:
-                self.put(f"lane:{lane}", stamp, None if after.parked else after.run_at)
-                lanes[lane] = None
+                self.put_into_lane(after, f"{after.seq:020d}")
             if after.expires_at is not None and not after.parked:
                 self.put("expiring", after.task_id, after.expires_at)
                 self.put("expired", after.task_id, None)
-        writes: list[Any] = [["HSET", "gates", fields]] if fields else []
+        writes: list[Any] = [*self.commands]
+        if fields:
+            writes.append(["HSET", "gates", fields])
         if self._deleted_gates:
             writes.append(["HDEL", "gates", list(self._deleted_gates)])
-        for name, (key, queue) in self._lines.items():
-            if any(score is not None for score in self._sets[name].values()):
-                self.put(f"lines:{key}", queue, 0)
+        self._put_places()
         for name, members in self._sets.items():
             gone = [member for member, score in members.items() if score is None]
             put = [word for member, score in members.items() if score is not None for word in (str(score), member)]
@@ -167,7 +190,7 @@ class GateRows(Transaction):
                 writes.append(["ZREM", name, gone])
             if put:
                 writes.append(["ZADD", name, put])
-        return writes, states, list(lanes)
+        return writes, states, list(self._lanes)
 
     # ---- gates ----
 
@@ -276,6 +299,9 @@ class GateRows(Transaction):
                 found[key] = Waiting([], 1)  # makes the gate due: any instant that has passed
                 continue
             read = self._gate_reads.waiting.get(key) if key in wanted else None
+            if read is None and not self._entered.get(key):
+                found[key] = NONE_WAITS
+                continue
             stored = [] if read is None else read.rows
             rows = [row.task for row in stored if row.task.task_id not in self._now]
             rows = [task for task in rows if at_gate(task) == key]
@@ -323,20 +349,20 @@ class GateRows(Transaction):
         stored = [key for key in keys if self._gates_waiting(key)]
         self.want(Wanted(later=dict.fromkeys(stored, now)))
         for key in keys:
-            places = [(i, place) for i, place in self._later.get(key, {}).items() if place.due <= now]
-            for task_id, _ in places:
-                del self._later[key][task_id]
+            later = self._later.get(key, {})
+            for task_id in [task_id for task_id, due in later.items() if due <= now]:
+                del later[task_id]
             if key in stored and key not in self._released:
                 self._released.add(key)
                 rows = [row.task for row in self._gate_reads.later[key].rows if row.task.task_id not in self._now]
-                places += [(task.task_id, place) for task in rows if (place := place_of(task)) and place.gate == key]
-            for _, place in places:
-                self._put_place(place, True, None)
-                self._put_place(place, False, 0)
-                self._changed[key] = None
+                for task in rows:
+                    if at_gate(task) == key:
+                        self._put_place(task, key, True, None)
+                        self._put_place(task, key, False, 0)
+                        self._changed[key] = None
 
     def next_due(self, key: str) -> int | None:
-        found = [place.due for place in self._later.get(key, {}).values()]
+        found = [*self._later.get(key, {}).values()]
         if self._gates_waiting(key):
             if key not in self._gate_reads.later:
                 self.want(Wanted(later={key: 0}))

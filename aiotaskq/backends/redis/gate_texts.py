@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 
 from aiotaskq.core.gate import Bounds, Flow, Gate
-from aiotaskq.core.parking import at_gate
 from aiotaskq.core.task import Status, Task
 
 _encode = msgspec.json.Encoder().encode
@@ -85,25 +84,15 @@ def sized(name: str) -> str:
     return f"{len(name) if name.isascii() else len(name.encode())}:{name}"
 
 
-class Place(NamedTuple):
-    """Where a task waits."""
-
-    gate: str
-    queue: str
-    order: str
-    """A member of ``wait:…``."""
-    due: int
-    is_later: bool
-    """Whether it was not due when it was written."""
+def order_text(task: Task) -> str:
+    """Return the member of ``wait:…`` of a task: its place in the order in which tasks pass a gate, and its id."""
+    due = max(0, task.due_at or 0)
+    return f"{task.priority + _PRIORITY_BIAS:016x}{due:016x}{max(0, task.seq):016x}{task.task_id}"
 
 
-def place_of(task: Task | None) -> Place | None:
-    """Return where a task waits, None if it is at no gate."""
-    if task is None or (gate := at_gate(task)) is None:
-        return None
-    due = task.due_at or 0
-    order = f"{task.priority + _PRIORITY_BIAS:016x}{max(0, due):016x}{max(0, task.seq):016x}{task.task_id}"
-    return Place(gate, task.queue, order, due, due > task.seq)
+def is_later(task: Task) -> bool:
+    """Whether a task that waits was not due when it was written."""
+    return (task.due_at or 0) > task.seq
 
 
 class StateText:

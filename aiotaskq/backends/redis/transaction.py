@@ -29,13 +29,14 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
+from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack
+from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, row_words
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
 from aiotaskq.core.parking import slots
-from aiotaskq.core.task import RUNNING, Task
+from aiotaskq.core.task import PENDING, RUNNING, Task
 from aiotaskq.core.usage import Usage, budget_gate
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -64,6 +65,7 @@ class RedisTransaction(GateRows):
         """
         GateRows.__init__(self, reads.gates)
         self._reads, self.messages, self._refused, self._conflicts = reads, messages, refused, conflicts
+        self._certain: set[int] = set()  # the changes of `update` whose rows need not be read, by identity
         self._looked = 0  # how many changes of `update` were looked at
         self.updates: dict[str, int] = {}
         """Which changes of ``update`` are those of the tasks with these ids."""
@@ -187,10 +189,11 @@ class RedisTransaction(GateRows):
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``, and what follows."""
+        self._certain.update(id(change) for change in changes if _is_certain(change))
         flows = [before.flow for change in changes if (before := change.before).flow is not None and is_tied(before)]
         self.need(
             tasks=[
-                *(change.before.task_id for change in changes if not _is_certain(change)),
+                *(change.before.task_id for change in changes if id(change) not in self._certain),
                 *(child for flow in flows for child, _ in flow.children),
             ],
             groups=[group_id for flow in flows if (group_id := flow.group or flow.source)],
@@ -209,7 +212,7 @@ class RedisTransaction(GateRows):
         for change in changes:
             before, after = change.before, change.after
             task_id = before.task_id
-            row = self._tasks[task_id] if task_id in self._tasks else before if _is_certain(change) else None
+            row = self._tasks[task_id] if task_id in self._tasks else before if id(change) in self._certain else None
             if row is None:
                 row = self.tasks([task_id]).get(task_id)
             self._looked += 1
@@ -302,12 +305,10 @@ class RedisTransaction(GateRows):
         fields += self._fields
         for task_id, usage in self._usage.items():
             fields += ("usage", task_id, _text(usage))
+        fresh, keyed = self._put_new()
         writes, moved, lanes = self.gate_words()
         changes = list(changed_rows(self._changes.values())) if self._changes else []
-        parts: tuple[list[Task], list[Task]] = ([], [])
-        for task_id, task in self._new.items():
-            parts[task_id in self._bounded].append(task)
-        others, bounded = (list(new_rows(part)) if part else [] for part in parts)
+        others, bounded = ([*new_rows(part)] if part else [] for part in keyed)
         if not (fields or changes or self._new or self._deleted or self._notes or writes or moved or self.leaves):
             return None
         digests = self._reads.digests
@@ -330,6 +331,9 @@ class RedisTransaction(GateRows):
             "notes": self._notes,
             "moved": len(moved),
             "bounded": len(bounded),
+            "fresh": list(fresh),
+            "stamps": list(fresh.values()),
+            "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             "writes": writes,
             "lanes": lanes,
             "leaves": self.leaves,
@@ -337,6 +341,35 @@ class RedisTransaction(GateRows):
             "maxsize": False if self.room is None else self.room.maxsize,
         }
         return [pack(head), *moved, *changes, *bounded, *others]
+
+    def _put_new(self) -> tuple[dict[str, str], tuple[list[Task], list[Task]]]:
+        """Name the index entries of new rows that only their ids may be in conflict with; return these, and the others.
+
+        Of these the push stamps by id; the others without and with those that count for the bound of a push.
+        """
+        fresh: dict[str, str] = {}
+        keyed: tuple[list[Task], list[Task]] = ([], [])
+        states: list[str] = []
+        bodies: list[str] = []
+        counts: dict[str, int] = {}
+        for task_id, task in self._new.items():
+            if task.status is not PENDING or keys_of(task) != NO_KEYS:
+                keyed[task_id in self._bounded].append(task)
+                continue
+            _, body, state = row_words(task)
+            states += (task_id, state)
+            bodies += (task_id, body)
+            seq = fresh[task_id] = f"{task.seq:020d}"
+            counts[task.queue] = counts.get(task.queue, 0) + 1
+            self.put("is:live", seq + task_id, 0)
+            if not task.parked or task.flow is None:
+                self.put_into_lane(task, seq)
+            if task.expires_at is not None:
+                self.put("expiring", task_id, task.expires_at)
+        if fresh:
+            self.commands += (["HSET", "state", states], ["HSET", "body", bodies])
+            self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
+        return fresh, keyed
 
     def changed_id(self, number: int) -> str:
         """Return the id of the task with a change of this number in ``words``."""

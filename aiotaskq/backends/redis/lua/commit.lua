@@ -85,17 +85,25 @@ for _, last in ipairs({at + given.bounded - 1, #ARGV}) do
   local part = unpacked(at, last)
   insert_list(part)
   for i = 1, #part do rows[#rows + 1] = part[i] end
-  at, needed = last + 1, needed or entering
+  at, needed = last + 1, needed or entering + given.entering
+end
+for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
+load_states(given.fresh)
+for i, id in ipairs(given.fresh) do
+  if states[id] then
+    local row = parse(states[id])
+    wrong[#wrong + 1] = id
+    others[#others + 1] = row and row.seq == given.stamps[i] and '' or id
+  end
 end
 if others[1] then
-  for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
   return {-3, wrong, others}
 end
 if given.maxsize and needed > 0 and ready + needed > given.maxsize then
   return {-1, ready + needed - given.maxsize}
 end
 
-if not rows[1] then call('DEL', root .. 'room') end  -- as in when_full.lua
+if not (rows[1] or given.fresh[1]) then call('DEL', root .. 'room') end  -- as in when_full.lua
 write_changes()
 call_in_chunks('HSET', 'state', moved)
 for _, write in ipairs(given.writes) do call_in_chunks(write[1], write[2], write[3]) end
