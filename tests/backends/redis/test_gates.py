@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.parking import parked
@@ -152,3 +156,38 @@ async def test_a_rate_of_an_operator_counts_what_has_passed_before(backend: Redi
     await backend.gates.change("g", GateChange(bounds={"interval": None}, declared=True), NOW + 9 * SECOND)
     await backend.claim("o", NOW + 9 * SECOND, 1, lease_until=LEASE)
     assert (await backend.gates.change("g", GateChange(bounds=rate), NOW + 20 * SECOND)).tat == NOW + 20 * SECOND
+
+
+async def test_a_transaction_decides_anew_where_a_gate_has_changed_since_it_was_read(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = 0
+    original = RedisConnections.evaluate
+
+    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+        nonlocal commits
+        commits += script is scripts.COMMIT
+        if script is scripts.COMMIT and commits == 1:
+            await other.push([gated("g", Bounds(cap=1))])
+        return await original(redis, script, *args)
+
+    other = backend.another()
+    await other.open()
+    monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
+    await backend.push([gated("g", Bounds(cap=1))])
+    await other.close()
+    assert commits == 3
+    assert await backend.count_ready(NOW + SECOND) == 1
+    assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(1, 1)]
+
+
+async def test_mending_counts_what_waits_anew(server: Valkey, backend: RedisBackend, prefix: str) -> None:
+    rows = [gated("g", Bounds(cap=1)) for _ in range(3)]
+    await backend.push(rows)
+    server.ask("HDEL", f"{{{prefix}}}:state", rows[1].task_id)
+    (task,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert await backend.update([Change(task, settle(task, Completed(), NOW + SECOND))]) == [True]
+    await backend.gates.mend(NOW + SECOND)
+    assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(1, 0)]
+    (last,) = await backend.claim("o", NOW + SECOND, 10, lease_until=LEASE)
+    assert last.task_id == rows[2].task_id
