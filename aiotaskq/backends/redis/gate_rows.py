@@ -30,9 +30,7 @@ class GateRows(Transaction):
         self._now: dict[str, Task | None] = {}  # tasks with gates as they were written
         self._entered: dict[str, dict[str, Task]] = {}  # those that wait, by gate
         self._holding: dict[str, dict[str, bool]] = {}  # changes of who holds a slot, by gate
-        self._later: dict[
-            str, dict[str, int]
-        ] = {}  # when those are due that wait and were not due when they were written
+        self._later: dict[str, dict[str, int]] = {}  # of those that were not due when they were written, when they are
         self._released: set[str] = set()
         self._passed = 0
         self.is_partial = False
@@ -249,7 +247,7 @@ class GateRows(Transaction):
         held, waiting = reads.counted[key]
         stored, held = reads.gates[key], held - len(lost)
         if (held, waiting) != (stored.held, stored.waiting):
-            reads.gates[key] = stored._replace(held=held, waiting=waiting)
+            self._held[key], self._waits[key] = held - stored.held, waiting - stored.waiting
             self._changed[key] = None
         return bool(lost)
 
