@@ -20,6 +20,7 @@ from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
+from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
@@ -350,6 +351,8 @@ def _check_count(tasks: Sequence[Task]) -> None:
 
 
 def _push(tx: RedisTransaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
+    # At once, and first: a transaction begins anew where something is not read.
+    tx.want(Wanted(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates}))
     if room is not None and not all(tx.update(room.instead)):
         raise queue_full(room.maxsize, 0)
     return push(tx, tasks)
