@@ -46,7 +46,7 @@ ENGINES = ("tests/backends/sql/test_engines.py", "tests/backends/sql/migrations/
 LUA = ("include/base", "include/head", "include/index", "include/flush", "include/answer", "include/change")
 LUA += ("include/claim_rows", "include/insert", "include/lanes", "include/update_rows")
 LUA += ("find", "overdue", "purge", "commit")
-STEPS_LUA = ("steps_add", "steps_emit", "steps_suspend")
+STEPS_LUA = ("steps_add", "steps_emit", "include/leaves")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
 REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
 QUEUE: Tests = ("tests/runtime/queue",)

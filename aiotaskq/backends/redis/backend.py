@@ -44,7 +44,8 @@ from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.steps import RedisSteps
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import queue_full

@@ -10,7 +10,8 @@ from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_texts import read_gate, sized
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.gate import Gate, GateChange, GateState, is_idle, read_ahead
 
 READ = 1_000  # gates in one answer: the server runs no other command meanwhile

@@ -24,7 +24,8 @@ from aiotaskq.backends.groups import Groups, encoded_plan, recoded_group
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import READ, stamp_of, to_group, to_members
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.errors import NotSupported, queue_full
 from aiotaskq.core.groups import GroupState, Member, Plan, Tally

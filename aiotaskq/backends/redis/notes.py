@@ -11,7 +11,8 @@ from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes, Note
 from aiotaskq.core.usage import Usage, risen, summed
 

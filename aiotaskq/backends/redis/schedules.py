@@ -19,7 +19,8 @@ from aiotaskq.backends.redis.schedule_rows import (
     row_words,
     to_schedule,
 )
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule

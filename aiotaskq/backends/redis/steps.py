@@ -20,7 +20,8 @@ from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import changed_words, has_flow, pack
-from aiotaskq.backends.redis.transaction import RedisTransaction, RedisTransactions
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.steps import Leave, Steps, recoded, step_name
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order, woken
 from aiotaskq.core.task import Task

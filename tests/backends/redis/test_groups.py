@@ -15,7 +15,7 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import Script
-from aiotaskq.backends.redis.transaction import OPTIMISTIC
+from aiotaskq.backends.redis.transactions import OPTIMISTIC
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Requeued, settle

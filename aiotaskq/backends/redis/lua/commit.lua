@@ -1,9 +1,9 @@
 -- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose place
 -- changes, and packed lists of changes, of new rows that count for the bound of a push, and of other new rows.
 -- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
--- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their numbers. If new rows have
--- the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated. If events
--- of tasks that are left came, or are gone: -4, and the ids of these tasks.
+-- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their numbers. If new rows
+-- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated. If
+-- events of tasks that are left came, or are gone: -4, and the ids of these tasks.
 -- include: constants
 -- include: base
 -- include: head

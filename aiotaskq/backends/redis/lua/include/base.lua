@@ -54,7 +54,7 @@
 -- groups:done          sorted set: the ids of those that are in no other group, by ended_at
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
 -- members:<group>      list: each member as JSON
--- lock:<key> <field>   the owner of a lock, for a second: see transaction.py
+-- lock:<key> <field>   the owner of a lock, for a second: see transactions.py
 -- schedules            hash: id of a schedule to its row; see schedule_rows.py
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
