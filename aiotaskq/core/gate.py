@@ -201,7 +201,7 @@ def is_charged(at: int, charged_until: int, now: int) -> bool:
 def due_by(gate: Gate, at: int) -> Gate:
     """Return the gate with a ``next_at`` no later than ``at``, or than the instant at which it opens."""
     at = max(at, gate.closed_until)
-    return replace(gate, next_at=min(at, gate.next_at or at))
+    return replace(gate, next_at=at if gate.next_at is None else min(at, gate.next_at))
 
 
 def changed(gate: Gate, change: GateChange, now: int) -> Gate:

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from aiotaskq.core.gate import Bounds, Flow, Gate, GateChange, Starts, admit, changed, charged, is_idle, set_back
+from aiotaskq.core.gate import (
+    Bounds,
+    Flow,
+    Gate,
+    GateChange,
+    Starts,
+    admit,
+    changed,
+    charged,
+    due_by,
+    is_idle,
+    set_back,
+)
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
 from aiotaskq.core.parking import gates_to_admit, is_end_of_run, settled_at
 from aiotaskq.core.task import SECOND, Status, Task
@@ -22,6 +34,12 @@ def test_a_gate_that_does_not_open_by_time_stays_closed_when_the_clock_is_set_ba
     assert set_back(closed, 2 * SECOND, 5 * SECOND).closed_until == 7 * SECOND
     used_up = replace(closed, closed_until=USED_UP_UNTIL)
     assert set_back(used_up, 2 * SECOND, 5 * SECOND) == used_up
+
+
+def test_a_gate_that_is_due_stays_due() -> None:
+    assert due_by(Gate(key="g", next_at=0), 5 * SECOND).next_at == 0
+    assert due_by(Gate(key="g"), 5 * SECOND).next_at == 5 * SECOND
+    assert due_by(Gate(key="g", closed_until=7 * SECOND), 5 * SECOND).next_at == 7 * SECOND
 
 
 class Rated:
