@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -29,8 +30,8 @@ class GateRows(Transaction):
         self._before: dict[str, Task | None] = {}  # as they were read
         self._now: dict[str, Task | None] = {}  # tasks with gates as they were written
         self._entered: dict[str, dict[str, Task]] = {}  # those that wait, by gate
-        self._holding: dict[str, dict[str, bool]] = {}  # changes of who holds a slot, by gate
-        self._later: dict[str, dict[str, int]] = {}  # of those that were not due when they were written, when they are
+        self._holding: dict[str, dict[str, bool]] = {}  # by gate and task id: tasks took a slot, or gave it back
+        self._later: dict[str, dict[str, int]] = {}  # by gate and task id: when tasks are due that are not due yet
         self._released: set[str] = set()
         self._passed = 0
         self.is_partial = False
@@ -41,13 +42,13 @@ class GateRows(Transaction):
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
 
+    @abstractmethod
     def want(self, wanted: Wanted) -> None:
         """Read what of this is not read yet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, before: Task, after: Task, is_due: bool) -> None:
         """Write a task that was read, or written, as a whole."""
-        raise NotImplementedError
 
     # ---- what is written ----
 
@@ -104,17 +105,11 @@ class GateRows(Transaction):
 
     def _put_places(self) -> None:
         """Name the index entries of the tasks that were written."""
+        for key, changes in self._holding.items():
+            for task_id, holds in changes.items():
+                self.put("slots", f"{sized(key)}:{task_id}", 0 if holds else None)
         for task_id, before in self._before.items():
             after = self._now[task_id]
-            had = () if before is None else slots(before)
-            has = () if after is None else slots(after)
-            if had != has:
-                for key in had:
-                    if key not in has:
-                        self.put("slots", f"{sized(key)}:{task_id}", None)
-                for key in has:
-                    if key not in had:
-                        self.put("slots", f"{sized(key)}:{task_id}", 0)
             if before is not None and (left := at_gate(before)) is not None:
                 self._put_place(before, left, False, None)
                 if is_later(before):
@@ -288,13 +283,13 @@ class GateRows(Transaction):
     # ---- what waits ----
 
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
-        wanted = {key: limit for key, limit in limits.items() if self._gates_waiting(key)}
+        wanted = {key: limit for key, limit in limits.items() if self._stored_waiting(key)}
         self.want(Wanted(waiting=wanted, paused=True))
         found, more, paused = {}, {}, self.paused_queues()
         for key, limit in limits.items():
             if self._goes_on_later(key, now):
                 self.is_partial = True
-                found[key] = Waiting([], 1)  # makes the gate due: any instant that has passed
+                found[key] = Waiting([], now)  # the gate is due again
                 continue
             read = self._gate_reads.waiting.get(key) if key in wanted else None
             if read is None and not self._entered.get(key):
@@ -337,14 +332,14 @@ class GateRows(Transaction):
             later is not None and later.next_due is not None and later.next_due <= now
         )
 
-    def _gates_waiting(self, key: str) -> bool:
-        """Whether tasks wait at a gate that the transaction has not written."""
+    def _stored_waiting(self, key: str) -> bool:
+        """Whether tasks waited at a gate when it was read."""
         if key not in self._gate_reads.gates:
             self.want(Wanted(gates=[key]))
         return self._gate_reads.gates[key].waiting > 0
 
     def release(self, keys: Collection[str], now: int) -> None:
-        stored = [key for key in keys if self._gates_waiting(key)]
+        stored = [key for key in keys if self._stored_waiting(key)]
         self.want(Wanted(later=dict.fromkeys(stored, now)))
         for key in keys:
             later = self._later.get(key, {})
@@ -361,7 +356,7 @@ class GateRows(Transaction):
 
     def next_due(self, key: str) -> int | None:
         found = [*self._later.get(key, {}).values()]
-        if self._gates_waiting(key):
+        if self._stored_waiting(key):
             if key not in self._gate_reads.later:
                 self.want(Wanted(later={key: 0}))
             read = self._gate_reads.later[key]

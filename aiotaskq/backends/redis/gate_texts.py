@@ -98,7 +98,7 @@ def is_later(task: Task) -> bool:
 class StateText:
     """The state of a row with a flow, and its task without what it does not need to pass gates."""
 
-    __slots__ = ("_after", "_before", "_flow_to", "_json", "_middle", "_tail", "task", "text")
+    __slots__ = ("_after", "_before", "_flow_text", "_json", "_middle", "_tail", "task", "text")
 
     def __init__(self, task_id: str, text: bytes) -> None:
         """Raises ValueError for a text that has no flow, or cannot be read."""
@@ -119,7 +119,7 @@ class StateText:
         self.text = text
         self._before, self._middle = text[: head.start(8)], text[head.end(8) : head.start(11)]
         self._after, self._tail = text[lane_at:names_at], text[names.end(2) : gate_at]
-        self._flow_to, self._json = text[flow_at:json_at], text[json_at:]
+        self._flow_text, self._json = text[flow_at:json_at], text[json_at:]
         self.task = Task(
             task_id=task_id,
             type="",
@@ -139,7 +139,7 @@ class StateText:
         """Return the text of the row where it is at another place."""
         gate = (after.gate or "").encode()
         due = b"-" if after.due_at is None else b"%d" % after.due_at
-        names = b"%b %b%b%b%b" % (due, b"%d" % len(gate) if gate else b"-", self._tail, gate, self._flow_to)
+        names = b"%b %b%b%b%b" % (due, b"%d" % len(gate) if gate else b"-", self._tail, gate, self._flow_text)
         return b"%b%d%b%d %b%b%b" % (
             *(self._before, after.run_at, self._middle, len(names), self._after, names, self._json),
         )
