@@ -18,6 +18,7 @@ from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import executions, runs_of, zombie_writes
 from tests.chaos.harness import Fleet, Report
 from tests.chaos.places import Place
+from tests.support.machine import within
 
 Scenario = Callable[..., Awaitable[Report]]
 
@@ -272,6 +273,7 @@ async def terms(
     **common: Any,
 ) -> Report:
     """A rolling deploy that never ends, over handlers of every kind: each exit in its bound, no retry consumed."""
+    grace = within(grace)  # a handler that stops when it is told to does so in time on a slow machine, too
     async with Fleet(place, folder, "terms", concurrency=slots, drain=drain, grace=grace, **common) as fleet:
         await fleet.booted(await fleet.start("worker", workers))
         kinds = {"short": 1.0, "cooperative": 1.0, "stubborn": 1.0, "thread": 1.0, "flaky": 1.0}
@@ -279,7 +281,7 @@ async def terms(
         producing = await fleet.start("producer", count=tasks, rate=rate, kinds=kinds, seconds=(0.05, 1.2), batch=4)
         (endless,) = await fleet.push("cooperative", 1, 3600.0)
         stops: list[asyncio.Task[float]] = []
-        bound = fleet.allowed(drain + grace + 2.0)
+        bound = fleet.allowed(drain + 2.0) + grace
         terminated: set[int] = set()
         for _ in range(terms):
             await asyncio.sleep(fleet.chance.uniform(0.5, 1.5) * every)
