@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, event, func, insert, literal_column, select, text
 
-from aiotaskq.backends.sql.claim import claim
+from aiotaskq.backends.sql.claim import Claim, claim
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import NEW, TASKS, new_row
 from aiotaskq.core.task import SECOND, Status, Task, new_task
+from tests.support.sql import tx_on
 
 BASE = 1_000
 c = TASKS.c
@@ -80,7 +81,7 @@ def _statements(engine: Engine, connection: Connection, now: int) -> list[tuple[
             asked.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", listen)
-    (task,) = claim(connection, "planner", now, 1, None, now + SECOND)
+    (task,) = claim(tx_on(connection), Claim("planner", now, 1, None, now + SECOND))
     event.remove(engine, "before_cursor_execute", listen)
     assert task.task_id == "due"
     return asked

@@ -21,6 +21,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new, new_schedule, read, worker_info
+from tests.support.sql import tx_on
 
 AT_ONCE = 3.0  # seconds; a lock is waited for longer
 
@@ -220,7 +221,7 @@ async def test_the_clock_is_utc_whatever_the_zone(server: Store) -> None:  # C12
     with engine.connect() as connection:
         for zone in zones:
             connection.exec_driver_sql(f"SET time_zone = '{zone}'" if mysql else f"SET TIME ZONE '{zone}'")
-            there = clock(connection)
+            there = clock(tx_on(connection))
             assert there is not None and abs(there - here) < 60 * SECOND
     engine.dispose()
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection, make_url
 
@@ -20,12 +21,11 @@ from aiotaskq.backends.sql import push as push_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
+from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.groups import SqlGroups
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
-from aiotaskq.backends.sql.pending_types import pending_types
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
@@ -35,9 +35,14 @@ from aiotaskq.backends.sql.steps import SqlSteps
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.values import SideValues
+from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
+
+T = TypeVar("T")
+EVERY: Final = 2**31
+"""As a limit: more gates than there are."""
 
 
 class SqlBackend(Backend):
@@ -51,7 +56,9 @@ class SqlBackend(Backend):
         super().__init__()
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
-        self.single_writer = dialect_named(self.database.url.get_backend_name()).single_writer
+        dialect = self._dialect = self.database.dialect
+        self.single_writer = self.hands_over = dialect.single_writer
+        self.has_clock = dialect.has_clock
         self.keep_beside(SqlSideRows(self.database))
         self.values = SideValues(self.side)
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
@@ -64,9 +71,6 @@ class SqlBackend(Backend):
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
         self.notes = Notes(self.gates, self.side, self.listeners)
-        dialect = self._dialect = self.database.dialect
-        self.hands_over = dialect.single_writer
-        self.has_clock = dialect.has_clock
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
     def _followed(self, followed: Followed) -> None:
@@ -92,6 +96,12 @@ class SqlBackend(Backend):
             self._upgrade(connection)
         self.database.check_file()
 
+    async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
+        return await self.database.read(lambda connection: body(SqlTransaction(connection)))
+
+    async def _write(self, body: Callable[[SqlTransaction], T], autocommit: bool = False) -> T:
+        return await self.database.write(lambda connection: body(SqlTransaction(connection)), autocommit)
+
     async def open(self) -> None:
         await self.database.open()
 
@@ -101,13 +111,20 @@ class SqlBackend(Backend):
         await self.database.close()
 
     async def ping(self) -> int | None:
-        return await self.database.read(tasks_sql.clock)
+        return await self._read(tasks_sql.clock)
 
     async def tidy(self) -> None:
         await self.database.trim()
 
     async def clock_set(self, anchor: int, back: int, now: int) -> None:
-        if not self.has_clock and await self.database.write(lambda c: self._dialect.clock_set(c, anchor, back, now)):
+        def body(tx: SqlTransaction) -> bool:
+            moved = self._dialect.clock_set(tx.connection, anchor, back, now)
+            if moved:
+                gates = [(gate, set_back(gate, back, now)) for gate in tx.find_gates(EVERY)]
+                tx.write_gates([after for before, after in gates if after != before])
+            return moved
+
+        if not self.has_clock and await self._write(body):
             self.listeners.notify(READY)
 
     def another(self, patience: float | None = None) -> SqlBackend:
@@ -133,7 +150,7 @@ class SqlBackend(Backend):
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
-        stored = await self.database.write(lambda c: push_sql.push(c, tasks, notify), autocommit) if tasks else []
+        stored = await self._write(lambda tx: push_sql.push(tx.connection, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.listeners.receive(READY)
             return stored
@@ -183,31 +200,26 @@ class SqlBackend(Backend):
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
+        wanted = Claim(owner, now, limit, queues, lease_until)
         if not self._dialect.autocommit:
-            return await self.database.write(lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until))
+            return await self._write(lambda tx: claim_sql.claim(tx, wanted))
         if not limit:
             return []
-        tasks, more = await self.database.write(
-            lambda c: claim_sql.claim_first(c, owner, now, limit, queues, lease_until), autocommit=True
-        )
+        tasks, more = await self._write(lambda tx: claim_sql.claim_first(tx, wanted), autocommit=True)
         if more:
             try:
-                tasks += await self._claim_more(owner, now, limit - len(tasks), queues, lease_until)
+                tasks += await self._claim_more(wanted._replace(limit=limit - len(tasks)))
             except DatabaseUnavailable:
                 if not tasks:
                     raise  # else return the claimed tasks, which must not be lost; the next claim raises
         return tasks
 
-    async def _claim_more(
-        self, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
-    ) -> list[Task]:
+    async def _claim_more(self, wanted: Claim) -> list[Task]:
         # The heads are read without a lock: tasks pushed before them meanwhile come with the next claim.
-        heads = await self.database.read(lambda c: list(claim_sql.due_heads(c, now)))
+        heads = await self._read(lambda tx: list(claim_sql.due_heads(tx, wanted.now)))
         if not heads:
             return []
-        return await self.database.write(
-            lambda c: claim_sql.claim(c, owner, now, limit, queues, lease_until, heads), autocommit=len(heads) == 1
-        )
+        return await self._write(lambda tx: claim_sql.claim(tx, wanted, heads), autocommit=len(heads) == 1)
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
@@ -216,10 +228,8 @@ class SqlBackend(Backend):
             held, _, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes))
             self._notify_admitted(changes, held, ready)
             return held
-        held = await self.database.write(
-            lambda c: tasks_sql.update_tasks(SqlTransaction(c), changes),
-            autocommit=self._dialect.autocommit and in_one(changes),
-        )
+        autocommit = self._dialect.autocommit and in_one(changes)
+        held = await self._write(lambda tx: tasks_sql.update_tasks(tx, changes), autocommit)
         self.notify_updated(changes, held)
         return held
 
@@ -233,20 +243,16 @@ class SqlBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
-        def body(connection: Connection) -> tuple[list[bool], list[Task]]:
-            held = tasks_sql.update_tasks(SqlTransaction(connection), changes)
-            return held, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
-
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        claim = Claim(owner, now, limit, queues, lease_until)
         if _touch_gates(changes):
-            claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
             held, tasks, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
             return held, tasks
-        held, tasks = await self.database.write(body)
+        held, tasks = await self._write(lambda tx: (tasks_sql.update_tasks(tx, changes), claim_sql.claim(tx, claim)))
         self.notify_updated(changes, held)
         return held, tasks
 
@@ -271,17 +277,13 @@ class SqlBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[Task], list[Task]]:
-        def body(connection: Connection) -> tuple[list[Task], list[Task]]:
-            stored = push_sql.push(connection, tasks)
-            return stored, claim_sql.claim(connection, owner, now, limit, queues, lease_until)
-
         if not (self.hands_over and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
+        claim = Claim(owner, now, limit, queues, lease_until)
         if any_flow(tasks):
-            claim = claim_sql.Claim(owner, now, limit, queues, lease_until)
             stored, claimed, _ = await self.gates.write(lambda tx: push(tx, tasks), claim)
         else:
-            stored, claimed = await self.database.write(body)
+            stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, claim)))
         self._hint_left(tasks, claimed)
         return stored, claimed
 
@@ -290,7 +292,7 @@ class SqlBackend(Backend):
     ) -> tuple[list[bool], list[Task]]:
         if not self.hands_over:
             return await super().fire_and_claim(changes, owner, now, limit, **options)
-        claim = claim_sql.Claim(owner, now, limit, options.get("queues"), options.get("lease_until"))
+        claim = Claim(owner, now, limit, options.get("queues"), options.get("lease_until"))
         held, claimed = await self.schedules.change_and(changes, claim)
         self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)
         return held, claimed
@@ -300,61 +302,60 @@ class SqlBackend(Backend):
             self.listeners.notify(READY)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-        return await self.database.write(lambda c: tasks_sql.report(c, progress))
+        return await self._write(lambda tx: tasks_sql.report(tx, progress))
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
-        flagged = await self.database.write(lambda c: tasks_sql.request_cancel(c, ids))
+        flagged = await self._write(lambda tx: tasks_sql.request_cancel(tx, ids))
         self.listeners.notify(CANCEL, ids)
         return flagged
 
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
-        return await self.database.read(lambda c: tasks_sql.cancelling(c, ids)) if ids else []
+        return await self._read(lambda tx: tasks_sql.cancelling(tx, ids)) if ids else []
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        return await self.database.read(lambda c: tasks_sql.get(c, ids))
+        return await self._read(lambda tx: tasks_sql.get(tx, ids))
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self.database.write(lambda c: recode_tasks(c, ids, codec))
+        return await self._write(lambda tx: recode_tasks(tx, ids, codec))
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        return await self.database.read(lambda c: tasks_sql.find(c, where, limit))
+        return await self._read(lambda tx: tasks_sql.find(tx, where, limit))
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
-        return await self.database.read(lambda c: tasks_sql.last_ended(c, status, limit))
+        return await self._read(lambda tx: tasks_sql.last_ended(tx, status, limit))
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
-        return await self.database.read(lambda c: tasks_sql.ids_with_prefix(c, prefixes, limit))
+        return await self._read(lambda tx: tasks_sql.ids_with_prefix(tx, prefixes, limit))
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        return await self.database.read(lambda c: overdue(c, now, limit))
+        return await self._read(lambda tx: overdue(tx, now, limit))
 
     async def pending_types(self, now: int, limit: int) -> list[PendingType]:
-        return await self.database.read(lambda c: pending_types(c, now, limit))
+        return await self._read(lambda tx: claim_sql.pending_types(tx, now, limit))
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
-        return await self.database.read(lambda c: claim_sql.next_run_at(c, now, queues))
+        return await self._read(lambda tx: claim_sql.next_run_at(tx, now, queues))
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
-        return await self.database.read(lambda c: claim_sql.count_ready(c, now, queues))
+        return (await self._read(lambda tx: claim_sql.ready(tx, now, queues)))[0]
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
-        return await self.database.read(lambda c: least_ready(c, now, limit))
+        return await self._read(lambda tx: least_ready(tx, now, limit))
 
     async def stats(self, now: int) -> QueueStats:
-        return await self.database.read(lambda c: claim_sql.stats(c, now))
+        return await self._read(lambda tx: claim_sql.stats(tx, now))
 
     async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
-        return await self.database.read(lambda c: tasks_sql.active(c, schedule_ids))
+        return await self._read(lambda tx: tasks_sql.active(tx, schedule_ids))
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        deleted, passed = await self.database.write(lambda c: tasks_sql.purge(SqlTransaction(c), where, limit))
+        deleted, passed = await self._write(lambda tx: tasks_sql.purge(tx, where, limit))
         while passed is not None and deleted < limit:
-            more, passed = await self.database.write(
-                lambda c, left=limit - deleted, behind=passed: tasks_sql.purge(SqlTransaction(c), where, left, behind)  # type: ignore[misc]
-            )
+            left, behind = limit - deleted, passed
+            more, passed = await self._write(partial(tasks_sql.purge, where=where, limit=left, passed=behind))
             deleted += more
         return deleted
 

@@ -1,6 +1,6 @@
 """The push into a bounded queue: counts and inserts under one lock, so that no other push comes in between.
 
-Plain functions over a SQLAlchemy connection, in the backend's own transactions or in the caller's. A push is refused
+Plain functions over a transaction, in the backend's own transactions or in the caller's. A push is refused
 before anything is written, since the transaction may be the caller's.
 """
 
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 
 from aiotaskq.backends.base import Room
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.push import conflicts
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
@@ -65,9 +65,8 @@ def _size_without(tx: SqlTransaction, room: Room) -> tuple[int, list[str]]:
     if room.instead and not all(holding(tx, room.instead)):
         raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]
-    connection = tx.connection
-    at = _latest(connection, room.now)
-    return ready(connection, at, None, room.now)[0] - _ready_of(connection, leaving, at, room.now), leaving
+    at = _latest(tx, room.now)
+    return ready(tx, at, None, room.now)[0] - _ready_of(tx, leaving, at, room.now), leaving
 
 
 def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[str]) -> list[Task]:
@@ -83,29 +82,29 @@ def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[
     return new
 
 
-def _latest(connection: Connection, now: int) -> int:
+def _latest(tx: Tx, now: int) -> int:
     """Return the instant at which tasks count: a task pushed without delay is due by its push stamp, on any clock."""
-    latest = select(func.max(c.seq)).where(dialect_of(connection).in_push_order)  # of what waits, or of all
-    return max(now, connection.execute(latest).scalar() or 0)
+    latest = select(func.max(c.seq)).where(tx.dialect.in_push_order)  # of what waits, or of all
+    return max(now, tx.connection.execute(latest).scalar() or 0)
 
 
-def _ready_of(connection: Connection, ids: Sequence[str], at: int, now: int) -> int:
+def _ready_of(tx: Tx, ids: Sequence[str], at: int, now: int) -> int:
     """Count which of these tasks are ready."""
     there = (c.status == PENDING, c.run_at <= at, *open_queues(None), alive(now))
     return sum(
-        connection.execute(select(func.count()).where(c.task_id.in_(part), *there)).scalar() or 0
+        tx.connection.execute(select(func.count()).where(c.task_id.in_(part), *there)).scalar() or 0
         for part in chunks(ids)
     )
 
 
-def least_ready(connection: Connection, now: int, limit: int) -> list[Task]:
+def least_ready(tx: Tx, now: int, limit: int) -> list[Task]:
     """Read ready tasks, the largest priority number first, and of one priority the oldest first."""
-    at = _latest(connection, now)
+    at = _latest(tx, now)
     tasks: list[Task] = []
-    heads = list(due_heads(connection, at))
+    heads = list(due_heads(tx, at))
     for head in sorted(heads, key=lambda head: -(head.priority or 0)):
         query = select(TASKS).where(*from_head(head), c.run_at <= at, *open_queues(None), alive(now))
-        rows = connection.execute(query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks)))
+        rows = tx.connection.execute(query.order_by(c.run_at, c.seq, c.task_id).limit(limit - len(tasks)))
         tasks += map(to_task, rows)
         if len(tasks) == limit:
             break

@@ -15,7 +15,6 @@ from typing import Any, Final
 from sqlalchemy import (
     BigInteger,
     CompoundSelect,
-    Connection,
     Delete,
     Select,
     String,
@@ -36,7 +35,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, PAUSED, PENDING, RUNNING
-from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
+from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Tx
 from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow, read_run_at
 from aiotaskq.backends.sql.statement_size import chunks
@@ -204,11 +203,8 @@ def _free(dialect: Dialect) -> Select[Any]:
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
-class GateRows:
+class GateRows(Tx):
     """Gates, their slots, and what waits there, in the transaction of a connection."""
-
-    connection: Connection
-    dialect: Dialect
 
     def rows_for(self, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
         """Return the rows of a statement with the condition ``Dialect.among`` on ``keys``, for these keys or ids."""

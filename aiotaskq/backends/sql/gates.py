@@ -111,7 +111,7 @@ class SqlGates(Gates):
             tx = SqlTransaction(connection, self.messages)
             answer = body(tx)
             admitted = admit_touched(tx)
-            return answer, admitted, [] if claim is None else claim_tasks(connection, *claim), tx
+            return answer, admitted, [] if claim is None else claim_tasks(tx, claim), tx
 
         answer, admitted, tasks, tx = await (write or self._database.write)(whole)
         followed, given_back = tx.touched.followed, tx.touched.given_back

@@ -1,4 +1,4 @@
-"""Rewriting the coded columns of rows with the present codec; plain functions over a SQLAlchemy connection.
+"""Rewriting the coded columns of rows with the present codec; plain functions over a transaction.
 
 The rows are locked while they are read and written, so that no other write comes in between.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import bindparam, select, update
 
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import SCHEDULES, TASKS, coded_schedule, json_text, to_schedule, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.codec import Codec
@@ -20,7 +20,7 @@ from aiotaskq.core.schedule import UndecodableSchedule
 _SCHEDULE_COLUMNS = ("params", "outbox")
 
 
-def recode_tasks(connection: Connection, ids: Sequence[str], codec: Codec) -> list[bool | None]:
+def recode_tasks(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
     """Rewrite the rows of these tasks; return for each as ``Backend.recode``."""
 
     def columns(row: Any) -> dict[str, Any] | None:
@@ -30,10 +30,10 @@ def recode_tasks(connection: Connection, ids: Sequence[str], codec: Codec) -> li
         new = verbatim(encoded(task, codec))
         return {name: _text(name, getattr(new, name)) for name in COLUMNS}
 
-    return _rewrite(connection, TASKS, COLUMNS, ids, columns)
+    return _rewrite(tx, TASKS, COLUMNS, ids, columns)
 
 
-def recode_schedules(connection: Connection, ids: Sequence[str], codec: Codec) -> list[bool | None]:
+def recode_schedules(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
     """Rewrite the rows of these schedules; return for each as ``Backend.recode``."""
 
     def columns(row: Any) -> dict[str, Any] | None:
@@ -43,7 +43,7 @@ def recode_schedules(connection: Connection, ids: Sequence[str], codec: Codec) -
         new = coded_schedule(schedule, codec)
         return {"params": json_text(new.params), "outbox": json_text(new.outbox) if schedule.outbox else None}
 
-    return _rewrite(connection, SCHEDULES, _SCHEDULE_COLUMNS, ids, columns)
+    return _rewrite(tx, SCHEDULES, _SCHEDULE_COLUMNS, ids, columns)
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -52,17 +52,17 @@ def _text(name: str, value: Any) -> str | None:
 
 
 def _rewrite(
-    connection: Connection,
+    tx: Tx,
     table: Any,
     names: tuple[str, ...],
     ids: Sequence[str],
     columns: Callable[[Any], dict[str, Any] | None],
 ) -> list[bool | None]:
-    key = table.c.task_id
+    key, connection = table.c.task_id, tx.connection
     statement = update(table).where(key == bindparam("b_id")).values({name: bindparam(name) for name in names})
     done: dict[str, bool | None] = {}
     for part in chunks(sorted(set(ids))):
-        query = dialect_of(connection).by_id(select(table).where(key.in_(part)).order_by(key))
+        query = tx.dialect.by_id(select(table).where(key.in_(part)).order_by(key))
         there = {row.task_id: row for row in connection.execute(query.with_for_update(skip_locked=True))}
         rows = []
         for task_id, row in there.items():
@@ -71,7 +71,7 @@ def _rewrite(
             if new is not None:
                 rows.append({**new, "b_id": task_id})
         if rows:
-            limit = dialect_of(connection).statement_limit(connection)
+            limit = tx.dialect.statement_limit(connection)
             check_rows(limit, tuple(rows[0]), [tuple(each.values()) for each in rows])
             connection.execute(statement, rows)
         missing = [task_id for task_id in part if task_id not in there]

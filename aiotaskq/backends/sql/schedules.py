@@ -91,8 +91,9 @@ class SqlSchedules(Schedules):
                 push(tx, tasks)
 
         def fire_and_claim(connection: Connection) -> list[Task]:
-            fire(SqlTransaction(connection))
-            return [] if claim is None else claim_tasks(connection, *claim)
+            tx = SqlTransaction(connection)
+            fire(tx)
+            return [] if claim is None else claim_tasks(tx, claim)
 
         if any(task.flow is not None for item in changes for task in item.tasks):
             _, claimed, _ = await self._gates.write(fire, claim, write)
@@ -109,7 +110,7 @@ class SqlSchedules(Schedules):
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self._database.write(lambda connection: recode_schedules(connection, ids, codec))
+        return await self._database.write(lambda connection: recode_schedules(SqlTransaction(connection), ids, codec))
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         return await self._schedules(_ALL.where(c.enabled) if enabled_only else _ALL, {})

@@ -39,7 +39,7 @@ from aiotaskq.backends.flow.groups import (
 )
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
@@ -56,13 +56,13 @@ MOST_QUEUES = 100  # in which the latest ends are looked for
 _EXISTING = "".join(f", (SELECT 1 FROM {name} LIMIT 0)" for name in OUR_TABLES)  # noqa: S608 - our own names
 
 
-def clock(connection: Connection) -> int | None:
+def clock(tx: Tx) -> int | None:
     """Return the database's time in microseconds UTC, None on SQLite. Raises if one of our tables is missing."""
-    answer = connection.execute(text(f"SELECT {dialect_of(connection).clock}{_EXISTING}")).scalar()
+    answer = tx.connection.execute(text(f"SELECT {tx.dialect.clock}{_EXISTING}")).scalar()
     return None if answer is None else int(answer)
 
 
-def _rows(tx: SqlTransaction, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
+def _rows(tx: Tx, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
     columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested, c.run_at, c.gate)
     found = {}
@@ -123,7 +123,7 @@ def _update(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
     return held
 
 
-def holding(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
+def holding(tx: Tx, changes: Sequence[Change]) -> list[bool]:
     """Lock the rows, and return whether the guard of each change holds."""
     return _guarded(tx, changes)[1]
 
@@ -140,7 +140,7 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)
 
 
-def _guarded(tx: SqlTransaction, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
+def _guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
     """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
     # one would delay all the others. A worker's change of its own task must not be lost, and waits.
@@ -151,7 +151,7 @@ def _guarded(tx: SqlTransaction, changes: Sequence[Change]) -> tuple[dict[str, A
     return rows, held
 
 
-def _running(tx: SqlTransaction, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
+def _running(tx: Tx, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
     """Read the running ones of these rows; and return which of them are locked, as by a handler's own transaction.
 
     These are not waited for: the progress of all the others would wait as well.
@@ -166,8 +166,7 @@ _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
 _REPORT = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
 
 
-def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-    tx = SqlTransaction(connection)
+def report(tx: Tx, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
     running, taken = _running(tx, [task_id for task_id, _, _ in progress])
     held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
     values = [
@@ -176,34 +175,33 @@ def report(connection: Connection, progress: Sequence[tuple[str, int, dict[str, 
         if ok and i not in taken
     ]
     if values:
-        limit = tx.dialect.statement_limit(connection)
+        limit = tx.dialect.statement_limit(tx.connection)
         check_rows(limit, ("b_id", "progress"), [tuple(row.values()) for row in values])
-        connection.execute(_REPORT, values)
+        tx.connection.execute(_REPORT, values)
     return held
 
 
-def request_cancel(connection: Connection, ids: Sequence[str]) -> list[bool]:
-    tx = SqlTransaction(connection)
+def request_cancel(tx: Tx, ids: Sequence[str]) -> list[bool]:
     # A locked row is waited for: afterwards the task has ended, or can be flagged.
     running = [i for i, row in _rows(tx, ids, "wait").items() if row.status == Status.RUNNING]
-    tx.dialect.set_on(connection, _REQUEST_CANCEL, running, {})
+    tx.dialect.set_on(tx.connection, _REQUEST_CANCEL, running, {})
     return [task_id in running for task_id in ids]
 
 
-def cancelling(connection: Connection, ids: Sequence[str]) -> list[str]:
+def cancelling(tx: Tx, ids: Sequence[str]) -> list[str]:
     asked = (c.status == str(Status.RUNNING), c.cancel_requested)
     return [
         row[0]
         for part in chunks(ids)
-        for row in connection.execute(select(c.task_id).where(c.task_id.in_(part), *asked))
+        for row in tx.connection.execute(select(c.task_id).where(c.task_id.in_(part), *asked))
     ]
 
 
-def get(connection: Connection, ids: Sequence[str]) -> list[Task | None]:
+def get(tx: Tx, ids: Sequence[str]) -> list[Task | None]:
     found = {
         row.task_id: to_task(row)
         for part in chunks(ids)
-        for row in connection.execute(select(TASKS).where(c.task_id.in_(part)))
+        for row in tx.connection.execute(select(TASKS).where(c.task_id.in_(part)))
     }
     return [found.get(task_id) for task_id in ids]
 
@@ -242,27 +240,27 @@ def _of_status(status: Status) -> ColumnElement[bool]:
     return c.status == known[status] if status in known else and_(c.status == str(status), ENDED)
 
 
-def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
+def find(tx: Tx, where: TaskFilter, limit: int) -> list[Task]:
     conditions, behind = _conditions(where), list[ColumnElement[bool]]()
     if where.after is not None:
-        last = connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
+        last = tx.connection.execute(select(c.seq).where(c.task_id == where.after)).scalar()
         if last is not None:
             behind = [c.seq <= last, or_(c.seq < last, c.task_id < where.after)]
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
     one_each: list[tuple[ColumnElement[bool], Status | None]] = []
-    pending, sorts = dialect_of(connection).pending, dialect_of(connection).sorts_pending
+    pending, sorts = tx.dialect.pending, tx.dialect.sorts_pending
     for status in dict.fromkeys(where.status):
         one_each += [(part, status) for part in (pending if status is Status.PENDING else [_of_status(status)])]
     queries = []
-    for rows, name in one_each or [(rows, None) for rows in _each(connection)]:
+    for rows, name in one_each or [(rows, None) for rows in _each(tx)]:
         there = [rows, *behind]
         sort = sorts and name is Status.PENDING
         order = _NEWEST_SORTED if sort else _NEWEST
         if where.newest is not None:
             # A statement of its own, so that the next one is planned for the number that it has found.
             oldest = select(c.seq).where(*there).order_by(*order).offset(where.newest - 1).limit(1)
-            if (first := connection.execute(oldest).scalar()) is not None:
+            if (first := tx.connection.execute(oldest).scalar()) is not None:
                 there.append(c.seq >= first)
         query = select(TASKS).where(*there, *conditions).order_by(*order).limit(limit)
         if sort:
@@ -272,36 +270,33 @@ def find(connection: Connection, where: TaskFilter, limit: int) -> list[Task]:
     found: Any = queries[0]
     if len(queries) > 1:
         found = union_all(*[select(query.subquery(f"page_{number}")) for number, query in enumerate(queries)])
-    newest = sorted(connection.execute(found), key=lambda row: (row.seq, row.task_id), reverse=True)
+    newest = sorted(tx.connection.execute(found), key=lambda row: (row.seq, row.task_id), reverse=True)
     return [to_task(row) for row in newest[:limit]]
 
 
-def _each(connection: Connection) -> list[ColumnElement[bool]]:
+def _each(tx: Tx) -> list[ColumnElement[bool]]:
     """Return conditions that part all rows, so that an index has the rows of each in the order of their pushes."""
-    dialect = dialect_of(connection)
-    waiting = dialect.in_push_order
+    waiting = tx.dialect.in_push_order
     if waiting is true():
         return [waiting]
-    named = ENDED if dialect.partial_indexes else c.status.is_not(None)
-    foreign = [status for status in _distinct(connection, c.status, named) if status not in (*FINAL, *LIVE)]
+    named = ENDED if tx.dialect.partial_indexes else c.status.is_not(None)
+    foreign = [status for status in _distinct(tx, c.status, named) if status not in (*FINAL, *LIVE)]
     ended = [c.status.is_(None), *(c.status == status for status in (*sorted(map(str, FINAL)), *foreign))]
     return [waiting, c.status == RUNNING, *(and_(status, ENDED) for status in ended)]
 
 
-def last_ended(connection: Connection, status: Status, limit: int) -> list[str]:
+def last_ended(tx: Tx, status: Status, limit: int) -> list[str]:
     there, found = _of_status(status), list[Any]()
-    for queue in islice(_distinct(connection, c.queue, there), MOST_QUEUES):  # the index has the ends of each queue
+    for queue in islice(_distinct(tx, c.queue, there), MOST_QUEUES):  # the index has the ends of each queue
         query = select(c.completed_at, c.seq, c.task_id).where(there, c.queue == queue, c.completed_at.is_not(None))
-        found += connection.execute(query.order_by(c.completed_at.desc()).limit(limit)).all()
+        found += tx.connection.execute(query.order_by(c.completed_at.desc()).limit(limit)).all()
     return [task_id for _, _, task_id in sorted(map(tuple, found), reverse=True)[:limit]]
 
 
-def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int) -> list[list[str]]:
-    if dialect_of(connection).ids_by_bytes:
-        queries = [
-            select(c.task_id).where(*dialect_of(connection).begins_with(c.task_id, prefix)) for prefix in prefixes
-        ]
-        found = [connection.execute(query.order_by(c.task_id).limit(limit)).scalars().all() for query in queries]
+def ids_with_prefix(tx: Tx, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+    if tx.dialect.ids_by_bytes:
+        queries = [select(c.task_id).where(*tx.dialect.begins_with(c.task_id, prefix)) for prefix in prefixes]
+        found = [tx.connection.execute(query.order_by(c.task_id).limit(limit)).scalars().all() for query in queries]
         return [list(ids) for ids in found]
     # In the order of a language there is no such range: all ids are read, once for the prefixes of each length.
     by_prefix: dict[str, list[str]] = {prefix: [] for prefix in prefixes}
@@ -311,17 +306,17 @@ def ids_with_prefix(connection: Connection, prefixes: Sequence[str], limit: int)
         part = [prefix for prefix in by_prefix if len(prefix) == length]
         numbered = select(c.task_id, start.label("start"), number).where(start.in_(part)).subquery()
         query = select(numbered.c.start, numbered.c.task_id).where(numbered.c.number <= limit)
-        for prefix, task_id in connection.execute(query):
+        for prefix, task_id in tx.connection.execute(query):
             by_prefix[prefix].append(task_id)
     return [sorted(by_prefix[prefix]) for prefix in prefixes]
 
 
-def active(connection: Connection, schedule_ids: Sequence[str]) -> dict[str, int]:
+def active(tx: Tx, schedule_ids: Sequence[str]) -> dict[str, int]:
     found = dict.fromkeys(schedule_ids, 0)
     for part in chunks(schedule_ids):
         where = (c.scheduler_task_id.in_(part), c.status.in_([str(status) for status in LIVE]))
         query = select(c.scheduler_task_id, func.count()).where(*where).group_by(c.scheduler_task_id)
-        found.update((row[0], row[1]) for row in connection.execute(query))
+        found.update((row[0], row[1]) for row in tx.connection.execute(query))
     return found
 
 
@@ -350,7 +345,7 @@ def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | No
     A transaction ends behind the rows that it has left: there may be many.
     """
     connection, deleted = tx.connection, 0
-    for place in _places(connection, where, passed):
+    for place in _places(tx, where, passed):
         status = place.status
         dated = c.completed_at.is_not(None) if place.dated else c.completed_at.is_(None)
         there = [_of_status(status), c.queue == place.queue, dated, *_conditions(where)]
@@ -377,13 +372,13 @@ def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | No
     return deleted, None
 
 
-def _places(connection: Connection, where: TaskFilter, passed: Passed | None) -> Iterator[Place]:
+def _places(tx: Tx, where: TaskFilter, passed: Passed | None) -> Iterator[Place]:
     """Yield where a purge has to look, from where it has come on."""
     statuses = list(dict.fromkeys(status for status in where.status or FINAL if status in FINAL))
     for status in statuses if passed is None else statuses[statuses.index(passed.place.status) :]:
         here = passed.place if passed is not None and passed.place.status is status else None
         rest = [] if here is None else [c.queue >= here.queue]
-        queues = _distinct(connection, c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
+        queues = _distinct(tx, c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
         for queue in queues:
             if here is None or here.queue != queue or here.dated:
                 yield Place(status, queue, True)
@@ -411,13 +406,13 @@ def _staying(tx: SqlTransaction, tied: Mapping[str, Task], before: int | None) -
     return stay | staying(tx, [tied[task_id] for task_id in tied.keys() - stay], before)
 
 
-def _distinct(connection: Connection, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:
+def _distinct(tx: Tx, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:
     """Yield the values of an indexed column in these rows, without reading the rows."""
     query = select(column).where(*where).order_by(column).limit(1)
-    value = connection.execute(query).scalar()
+    value = tx.connection.execute(query).scalar()
     while value is not None:
         yield value
-        value = connection.execute(query.where(column > value)).scalar()
+        value = tx.connection.execute(query.where(column > value)).scalar()
 
 
 def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:

@@ -38,7 +38,8 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
     """The rows of a database, in the transaction of a connection."""
 
     def __init__(self, connection: Connection, messages: Messages = _no_messages) -> None:
-        self.connection, self.dialect, self.messages = connection, dialect_of(connection), messages
+        super().__init__(connection, dialect_of(connection))
+        self.messages = messages
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         found: dict[str, Task] = {}

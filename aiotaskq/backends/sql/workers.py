@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Connection, Select, String, bindparam, delete
 
 from aiotaskq.backends.sql.claim_statements import RUNNING
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import chunks
@@ -127,7 +127,8 @@ def _owners(connection: Connection) -> list[str]:
     return owners
 
 
-def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
+def overdue(tx: Tx, now: int, limit: int) -> list[Task]:
+    connection = tx.connection
     # The owners before the workers: an owner of a task was registered before, and is there unless it was removed.
     owners = _owners(connection)
     workers = {row[0] for row in connection.execute(select(_W.c.owner))} if owners else set()
@@ -136,7 +137,7 @@ def overdue(connection: Connection, now: int, limit: int) -> list[Task]:
     orphans = [_of(owner).where(c.lease_until.is_(None)) for owner in gone]
     found = _read(connection, orphans, limit)
     queries = [_of(owner).where(c.lease_until <= now).order_by(c.lease_until) for owner in gone]
-    queries += dialect_of(connection).expired(now)
+    queries += tx.dialect.expired(now)
     late = _read(connection, queries, limit) if len(found) < limit else []
     late.sort(key=lambda task: (task.expires_at if task.status is Status.PENDING else task.lease_until) or 0)
     return (found + late)[:limit]

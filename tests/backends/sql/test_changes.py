@@ -14,11 +14,11 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.changes import ENDING, GUARD, groups, hoisted, in_one
 from aiotaskq.backends.sql.rows import CLAIM, CONTENT, FLOW, OTHERS, STATE, TASKS, content, flow_columns, state
 from aiotaskq.backends.sql.tasks import get, update_tasks
-from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, HandedBack, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from tests.backends.sql.plans import POSTGRESQL, analyze, cost, fill, sqlite_counted, start
 from tests.support.rows import LEASE, NOW, new
+from tests.support.sql import tx_on
 
 RUNNING = {"status": Status.RUNNING, "fence": 3, "lease_owner": "o", "lease_until": LEASE, "began_at": NOW}
 BEFORE: tuple[dict[str, Any], ...] = (
@@ -111,9 +111,7 @@ def test_on_sqlite_they_read_only_their_rows(results: list[Any], tmp_path: Path)
         backend = SqlBackend(f"sqlite:///{tmp_path / 'changes'}.db")
         tasks = [task for task in await backend.get([f"held-{n}" for n in range(100)]) if task is not None]
         done = [Change(t, settle(t, Completed(r), NOW)) for t, r in zip(tasks, results, strict=True)]
-        written = await backend.database.write(
-            lambda c: sqlite_counted(c, lambda c: update_tasks(SqlTransaction(c), done))
-        )
+        written = await backend.database.write(lambda c: sqlite_counted(c, lambda c: update_tasks(tx_on(c), done)))
         assert await backend.get([task.task_id for task in tasks]) == [change.after for change in done]
         await backend.close()
         return written
@@ -137,10 +135,10 @@ def test_on_postgresql_they_are_found_by_their_ids(name: str, many: int, rows: i
     fill(engine, rows, "held-", status="running", fence=1, lease_owner="o", run_at=NOW, began_at=NOW)
     for _ in ("before", "after"):
         with engine.connect() as connection:
-            tasks = [task for task in get(connection, [f"held-{n}" for n in range(many)]) if task is not None]
+            tasks = [task for task in get(tx_on(connection), [f"held-{n}" for n in range(many)]) if task is not None]
         for outcome in (Completed(), Failed("ValueError: no")):
             done = [Change(task, settle(task, outcome, NOW)) for task in tasks]
-            held, found = cost(engine, lambda c, done=done: update_tasks(SqlTransaction(c), done))  # type: ignore[misc]
+            held, found = cost(engine, lambda c, done=done: update_tasks(tx_on(c), done))  # type: ignore[misc]
             assert held == [True] * many
             assert found.indexes == {"task_queue_pkey"} and set(found.detours) <= (BY_IDS if many > 1 else set())
             # The index has entries of rows as they were before, which the first visit finds dead.

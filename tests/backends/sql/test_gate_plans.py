@@ -15,12 +15,12 @@ from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows
 from aiotaskq.backends.sql.tasks import find
-from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from tests.backends.sql.plans import DATABASES, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
 from tests.support.rows import NOW, new
+from tests.support.sql import tx_on
 
 WAITING = 20_000
 GATES = 100
@@ -51,7 +51,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     _fill(made, HELD, "busy-", "hot", **held)
     _fill(made, HELD * GATES, "held-", gate_of, **held)
     with made.begin() as connection:
-        SqlTransaction(connection).add_gates([Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
+        tx_on(connection).add_gates([Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
         insert_new(connection, SLOTS, ("gate", "task_id"), [("wide", f"held-{n}") for n in range(HELD * GATES)])
     analyze(made)
     yield made
@@ -79,7 +79,7 @@ def admit(*keys: str) -> Verb:
 
 
 def admitted(connection: sa.Connection, *keys: str) -> Admitted:
-    tx = SqlTransaction(connection)
+    tx = tx_on(connection)
     tx.touched.now, tx.touched.keys, tx.touched.known = NOW, dict.fromkeys(keys), dict.fromkeys(keys)
     found = admit_touched(tx)
     assert found is not None
@@ -108,11 +108,11 @@ def test_parked_tasks_are_counted_and_listed_by_the_index_of_their_gates(engine:
         child = new(task_id="child", run_at=PARKED, seq=NOW + 1, waits=1)
         insert_new(connection, TASKS, *new_rows([child.replace(flow=Flow(parents=(("parent", "p"),)))]))
     try:
-        counted, found = cost(engine, lambda c: stats(c, NOW))
+        counted, found = cost(engine, lambda c: stats(tx_on(c), NOW))
         assert counted.counts["pending"] == WAITING + 20 * GATES + 3 * 2_000 + 1
         assert {"ix_task_queue_ready", "ix_task_queue_gate"} <= found.indexes
         assert by_one_index(found), found.detours
-        page, found = cost(engine, lambda c: find(c, TaskFilter(status=(Status.PENDING,)), 10))
+        page, found = cost(engine, lambda c: find(tx_on(c), TaskFilter(status=(Status.PENDING,)), 10))
         assert page[0].task_id == "child" and len(page) == 10
         assert by_one_index(found), found.detours
     finally:
@@ -141,7 +141,7 @@ def _asleep(engine: sa.Engine) -> None:
         rows.append(row | {"flow": flow, "gate": key, "live_gate": key})
     with engine.begin() as connection:
         connection.execute(sa.insert(TASKS), rows)
-        SqlTransaction(connection).add_gates([Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
+        tx_on(connection).add_gates([Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
         insert_new(connection, SLOTS, ("gate", "task_id"), [(f"first:{n}", f"asleep-{n}") for n in range(0, GATES, 2)])
 
 
@@ -152,7 +152,7 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
         keys = sorted(f"asleep:{n}" for n in range(count))
 
         def parked(connection: sa.Connection) -> int:
-            tx = SqlTransaction(connection)
+            tx = tx_on(connection)
             tx.touched.park(keys, "asleep")
             admit_touched(tx)
             return len(tx.touched.due)
@@ -169,7 +169,7 @@ def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: 
 
 def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
     def verb(connection: sa.Connection) -> Any:
-        tx = SqlTransaction(connection)
+        tx = tx_on(connection)
         return tx.held(["hot", "wide"]), tx.with_more_waiting({"hot": 5, "none": 0, SMALL[1]: 30})
 
     answer, found = cost(engine, verb)
@@ -179,7 +179,7 @@ def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
 
 
 def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engine: sa.Engine) -> None:
-    answer, found = cost(engine, lambda c: SqlTransaction(c).held_and_waiting(["hot", "none", "wide", SMALL[1]]))
+    answer, found = cost(engine, lambda c: tx_on(c).held_and_waiting(["hot", "none", "wide", SMALL[1]]))
     held = {"hot": HELD, "none": 0, "wide": HELD * GATES, SMALL[1]: HELD}
     assert answer == (held, {"hot": WAITING, "none": 0, "wide": 0, SMALL[1]: 20})
     assert by_indexes(found), (found.indexes, found.detours)
@@ -194,7 +194,7 @@ def test_the_starts_of_a_rate_are_found_by_the_index(engine: sa.Engine) -> None:
         connection.execute(started)
         waits = sa.update(TASKS).where(TASKS.c.task_id.in_(["busy-1", "held-1"])).values(status="pending")
         connection.execute(waits)
-        return SqlTransaction(connection).starts(gates, NOW)
+        return tx_on(connection).starts(gates, NOW)
 
     answer, found = cost(engine, verb)
     assert answer == dict.fromkeys(("hot", "wide"), Starts(1, [(NOW, 1)]))
@@ -214,7 +214,7 @@ def test_tasks_that_are_not_due_cost_nothing_whatever_their_priorities(engine: s
             connection.execute(sa.update(GATE_ROWS).where(GATE_ROWS.c.key == "hot").values(next_at=NOW - 1))
             done = admitted(connection, "hot")
             assert done.gates["hot"].next_at == NOW + 60 * SECOND
-            return set(done.ready), SqlTransaction(connection).next_due("hot")
+            return set(done.ready), tx_on(connection).next_due("hot")
 
         return late
 

@@ -1,7 +1,6 @@
 """Each statement of the SQL backend reads little more than it answers, however many rows there are: plans and counts.
 
-The plans are those of the statements that the verbs really sent. The databases are filled before PostgreSQL and
-MySQL have collected statistics, and measured before and after.
+The plans are those of the statements that are sent, before and after PostgreSQL and MySQL have collected statistics.
 """
 
 from __future__ import annotations
@@ -17,13 +16,12 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import claim as sql_claim
-from aiotaskq.backends.sql import claim_statements, migrations, transaction
+from aiotaskq.backends.sql import claim_statements, migrations, workers
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.workers import overdue
 from aiotaskq.core.task import SECOND, Status, TaskFilter
 from aiotaskq.models import Base
 from tests.backends.sql.plans import (
@@ -49,6 +47,7 @@ from tests.backends.sql.plans import (
 )
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new
+from tests.support.sql import tx_on
 
 # ---- the databases --------------------------------------------------------------------------------------------------
 
@@ -76,13 +75,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 # ---- what a verb costs ----------------------------------------------------------------------------------------------
 
 
-def claim(limit: int, queues: list[str] | None = None) -> Verb:
-    return lambda connection: sql_claim.claim(connection, "o", NOW, limit, queues, LEASE)
+def claim(limit: int, queues: list[str] | None = None, at: int = NOW) -> Verb:
+    return lambda connection: sql_claim.claim(tx_on(connection), Claim("o", at, limit, queues, LEASE))
 
 
 def push(engine: sa.Engine, *tasks: Any) -> None:
     with engine.begin() as connection:
-        transaction.SqlTransaction(connection).insert(tasks)
+        tx_on(connection).insert(tasks)
 
 
 # ---- claiming -------------------------------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def test_usually_a_claim_is_two_or_three_statements(engine: sa.Engine) -> None:
 @pytest.mark.parametrize("queues", [None, ["default"]])
 def test_the_first_priority_is_claimed_in_one_statement(engine: sa.Engine, queues: list[str] | None) -> None:
     def claim_first(limit: int) -> Verb:
-        return lambda connection: sql_claim.claim_first(connection, "o", NOW, limit, queues, LEASE)
+        return lambda connection: sql_claim.claim_first(tx_on(connection), Claim("o", NOW, limit, queues, LEASE))
 
     (tasks, more), found = cost(engine, claim_first(10))
     assert (tasks, more) == ([], True)
@@ -170,15 +169,15 @@ async def test_no_statement_is_compiled(engine: sa.Engine, pooler: str) -> None:
     verbs: dict[str, Verb] = {
         "claim": claim(10),
         "claim of queues": claim(10, ["default", "mail"]),
-        "claim of the first": lambda c: sql_claim.claim_first(c, "o", NOW, 10, None, LEASE),
-        "report": lambda c: sql_tasks.report(c, [(name, fence, {"n": 1}) for name, fence in held]),
-        "request_cancel": lambda c: sql_tasks.request_cancel(c, [name for name, _ in held]),
-        "next_run_at": lambda c: sql_claim.next_run_at(c, NOW, ["mail"]),
-        "stats": lambda c: sql_claim.stats(c, NOW),
-        "overdue": lambda c: overdue(c, NOW, 100),
-        "find": lambda c: sql_tasks.find(c, TaskFilter(), 50),
-        "active": lambda c: sql_tasks.active(c, ["s"]),
-        "purge": lambda c: sql_tasks.purge(transaction.SqlTransaction(c), TaskFilter(), 500),
+        "claim of the first": lambda c: sql_claim.claim_first(tx_on(c), Claim("o", NOW, 10, None, LEASE)),
+        "report": lambda c: sql_tasks.report(tx_on(c), [(name, fence, {"n": 1}) for name, fence in held]),
+        "request_cancel": lambda c: sql_tasks.request_cancel(tx_on(c), [name for name, _ in held]),
+        "next_run_at": lambda c: sql_claim.next_run_at(tx_on(c), NOW, ["mail"]),
+        "stats": lambda c: sql_claim.stats(tx_on(c), NOW),
+        "overdue": lambda c: workers.overdue(tx_on(c), NOW, 100),
+        "find": lambda c: sql_tasks.find(tx_on(c), TaskFilter(), 50),
+        "active": lambda c: sql_tasks.active(tx_on(c), ["s"]),
+        "purge": lambda c: sql_tasks.purge(tx_on(c), TaskFilter(), 500),
     }
     backend = SqlBackend(engine.url.render_as_string(hide_password=False) + pooler)
     try:
@@ -198,9 +197,8 @@ def test_nothing_but_one_priority(name: str, tmp_path: Path) -> None:
     engine = start(name, tmp_path, "plans_one")
 
     def first(limit: int) -> tuple[int, bool]:
-        with engine.connect() as connection:
-            tasks, more = sql_claim.claim_first(connection, "o", NOW, limit, None, LEASE)
-            connection.rollback()
+        with engine.connect() as connection:  # what it writes is rolled back
+            tasks, more = sql_claim.claim_first(tx_on(connection), Claim("o", NOW, limit, None, LEASE))
         return len(tasks), more
 
     push(engine, *(new(task_id=f"due-{n}", priority=3) for n in range(5)))
@@ -237,8 +235,8 @@ def test_a_task_without_a_priority_is_claimed_too(engine: sa.Engine) -> None:
     push(engine, new(task_id="due-5", priority=5))
     try:
         tasks, found = cost(engine, claim(10))
-        assert cost(engine, lambda c: sql_claim.next_run_at(c, NOW, None))[0] == NOW
-        assert cost(engine, lambda c: sql_claim.count_ready(c, NOW, None))[0] == 2
+        assert cost(engine, lambda c: sql_claim.next_run_at(tx_on(c), NOW, None))[0] == NOW
+        assert cost(engine, lambda c: sql_claim.ready(tx_on(c), NOW, None))[0][0] == 2
     finally:
         remove(engine, "due-%")
     assert ids(tasks) == ["due-null", "due-5"]  # as a list it is in claim order, where none is 0
@@ -271,15 +269,15 @@ def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
         for batch in range(churned // 500):
             push(engine, *(new(run_at=NOW - 10_000 + batch) for _ in range(500)))
             with engine.begin() as connection:
-                tasks = sql_claim.claim(connection, "o", NOW, 500, None, LEASE)
+                tasks = claim(500)(connection)
                 assert len(tasks) == 500
                 done = [Change(t, t.replace(status=Status.COMPLETED, completed_at=1, lease_until=None)) for t in tasks]
-                assert all(sql_tasks.update_tasks(transaction.SqlTransaction(connection), done))
+                assert all(sql_tasks.update_tasks(tx_on(connection), done))
         push(engine, new(task_id="due-1", priority=0), new(task_id="due-2", priority=1))
         with engine.connect() as connection:
             sent: list[tuple[str, Any]] = []
             sa.event.listen(engine, "before_cursor_execute", lambda *a: sent.append((a[2], a[3])))
-            assert ids(sql_claim.claim(connection, "o", NOW, 2, None, LEASE)) == ["due-1", "due-2"]
+            assert ids(claim(2)(connection)) == ["due-1", "due-2"]
             connection.rollback()
             touched = []
             for statement, parameters in sent[:3]:
@@ -299,7 +297,7 @@ def test_entries_that_a_snapshot_holds_are_passed_once(  # F10
 
 def test_next_run_at(engine: sa.Engine) -> None:
     for queues in (None, ["default"]):
-        at, found = cost(engine, lambda c, queues=queues: sql_claim.next_run_at(c, NOW, queues))  # type: ignore[misc]
+        at, found = cost(engine, lambda c, queues=queues: sql_claim.next_run_at(tx_on(c), NOW, queues))  # type: ignore[misc]
         assert at == NOW + 3600 * SECOND
         assert found.indexes - PRIMARY == {READY} and found.detours == []
         assert found.reads <= 60
@@ -308,8 +306,8 @@ def test_next_run_at(engine: sa.Engine) -> None:
 def test_next_run_at_of_tasks_that_do_not_expire_reads_the_heads_alone(engine: sa.Engine) -> None:
     push(engine, new(task_id="due-1", run_at=NOW + 5))
     try:
-        at, found = cost(engine, lambda c: sql_claim.next_run_at(c, NOW, None))
-        _, heads = cost(engine, lambda c: list(dialect_of(c).heads(c)))
+        at, found = cost(engine, lambda c: sql_claim.next_run_at(tx_on(c), NOW, None))
+        _, heads = cost(engine, lambda c: list(tx_on(c).dialect.heads(c)))
     finally:
         remove(engine, "due-%")
     assert at == NOW + 5
@@ -322,7 +320,7 @@ def test_next_run_at_behind_rows_that_cannot_be_claimed(engine: sa.Engine) -> No
         engine, *gone, new(task_id="due-b", queue="b", run_at=NOW + 5), new(task_id="due-c", queue="c", run_at=NOW + 9)
     )
     try:
-        at, found = cost(engine, lambda c: sql_claim.next_run_at(c, NOW, ["c", "default"]))
+        at, found = cost(engine, lambda c: sql_claim.next_run_at(tx_on(c), NOW, ["c", "default"]))
     finally:
         remove(engine, "due-%")
     assert at == NOW + 9
@@ -332,7 +330,7 @@ def test_next_run_at_behind_rows_that_cannot_be_claimed(engine: sa.Engine) -> No
 def test_counting_reads_what_is_ready(engine: sa.Engine) -> None:
     push(engine, *(new(task_id=f"due-{n}", priority=n % 2) for n in range(50)))
     try:
-        count, found = cost(engine, lambda c: sql_claim.count_ready(c, NOW, None))
+        (count, _), found = cost(engine, lambda c: sql_claim.ready(tx_on(c), NOW, None))
     finally:
         remove(engine, "due-%")
     assert count == 50
@@ -352,7 +350,7 @@ def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:
     fill(engine, 1, "dead-left-", status="pending", expires_at=NOW - 9, lease_owner="w1")
     fill(engine, 1, "dead-until-", status="pending", expires_at=NOW - 8, lease_until=NOW)
     try:
-        late, found = cost(engine, lambda c: register(c, "w1", "w2") or overdue(c, NOW, 500))
+        late, found = cost(engine, lambda c: register(c, "w1", "w2") or workers.overdue(tx_on(c), NOW, 500))
     finally:
         remove(engine, "held-%")
         remove(engine, "dead-%")
@@ -377,7 +375,7 @@ def test_overdue_rows_are_found_among_many_live_ones(engine: sa.Engine) -> None:
 )
 @WITH_STATISTICS
 def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> None:
-    page, found = cost(engine, lambda c: sql_tasks.find(c, where, 50))
+    page, found = cost(engine, lambda c: sql_tasks.find(tx_on(c), where, 50))
     expected = 0 if where.status == (Status.FAILED,) else 50
     assert len(page) == expected
     assert [task.seq for task in page] == sorted((task.seq for task in page), reverse=True)
@@ -397,7 +395,7 @@ def test_a_page_reads_only_its_rows(engine: sa.Engine, where: TaskFilter) -> Non
     ids=["all", "completed", "old", "of-a-queue"],
 )
 def test_a_batch_is_purged_without_sorting_the_rest(engine: sa.Engine, where: TaskFilter) -> None:  # F23
-    (deleted, _), found = cost(engine, lambda c: sql_tasks.purge(transaction.SqlTransaction(c), where, 1_000))
+    (deleted, _), found = cost(engine, lambda c: sql_tasks.purge(tx_on(c), where, 1_000))
     assert deleted == 1_000
     assert found.indexes - PRIMARY == {"ix_task_queue_ended"}
     assert found.detours == []
@@ -407,7 +405,7 @@ def test_a_batch_is_purged_without_sorting_the_rest(engine: sa.Engine, where: Ta
 def test_runs_of_a_schedule_that_still_go_on(engine: sa.Engine) -> None:
     push(engine, *(new(task_id=f"due-{n}", scheduler_task_id="s") for n in range(3)))
     try:
-        counts, found = cost(engine, lambda c: sql_tasks.active(c, ["s", "t"]))
+        counts, found = cost(engine, lambda c: sql_tasks.active(tx_on(c), ["s", "t"]))
     finally:
         remove(engine, "due-%")
     assert counts == {"s": 3, "t": 0} and found.indexes == {"ix_task_queue_fired"} and found.reads <= 60
@@ -415,12 +413,12 @@ def test_runs_of_a_schedule_that_still_go_on(engine: sa.Engine) -> None:
 
 def test_stats_read_no_rows_but_those_of_an_index(engine: sa.Engine) -> None:
     with engine.begin() as connection:
-        stats = sql_claim.stats(connection, NOW)
+        stats = sql_claim.stats(tx_on(connection), NOW)
     assert stats.counts["completed"] == FINISHED and stats.counts["pending"] == 3 * FUTURE
     assert stats.queues["mail"] == {"completed": FINISHED // 4} and (stats.ready, stats.oldest) == (0, None)
     if engine.dialect.name == "postgresql":
         return  # rows as short as these it reads as fast from the table
-    _, found = cost(engine, lambda c: sql_claim.stats(c, NOW))
+    _, found = cost(engine, lambda c: sql_claim.stats(tx_on(c), NOW))
     assert {READY, "ix_task_queue_ended"} <= found.indexes
     assert not any(each.startswith("ALL") for each in found.detours)
 
@@ -435,8 +433,8 @@ def test_mysql_finds_ids_one_by_one_in_a_small_table_too(tmp_path: Path) -> None
     sent: list[tuple[str, Any]] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *a: sent.append((a[2], a[3])))
     with engine.connect() as connection:
-        assert sql_tasks.report(connection, [(*key, {}) for key in held]) == [True] * 299
-        assert sql_tasks.request_cancel(connection, [task_id for task_id, _ in held]) == [True] * 299
+        assert sql_tasks.report(tx_on(connection), [(*key, {}) for key in held]) == [True] * 299
+        assert sql_tasks.request_cancel(tx_on(connection), [task_id for task_id, _ in held]) == [True] * 299
         ways = []
         for statement, parameters in sent[:]:
             ways += connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).mappings().all()
@@ -490,7 +488,9 @@ def test_a_claim_among_a_million(name: str, tmp_path: Path) -> None:
         for _ in range(300 if limit == 1 else 100):
             start_at = time.perf_counter()
             with engine.begin() as connection:
-                tasks = sql_claim.claim(connection, "o", NOW if limit else NOW - 10**12, limit or 10, None, LEASE)
+                tasks = sql_claim.claim(
+                    tx_on(connection), Claim("o", NOW if limit else NOW - 10**12, limit or 10, None, LEASE)
+                )
             spent.append(time.perf_counter() - start_at)
             assert len(tasks) == limit
         spent.sort()

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.core.task import Status, Task, TaskFilter
 from tests.backends.sql.plans import FUTURE, WITH_STATISTICS, Cost, Filled, analyze, cost, on
+from tests.support.sql import tx_on
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def engine(request: pytest.FixtureRequest, databases: Filled) -> sa.Engine:
 @WITH_STATISTICS
 def test_a_filter_without_an_index_reads_a_window(engine: sa.Engine, where: TaskFilter) -> None:
     def looked_for() -> tuple[list[Task], Cost, list[str]]:
-        page, found = cost(engine, lambda c: sql_tasks.find(c, replace(where, newest=1_000), 50))
+        page, found = cost(engine, lambda c: sql_tasks.find(tx_on(c), replace(where, newest=1_000), 50))
         # PostgreSQL may read the window, which `reads` bounds, by a bitmap, and sort what matches.
         return page, found, [each for each in found.detours if not each.startswith("Bitmap")]
 
@@ -58,7 +59,7 @@ def test_a_filter_without_an_index_reads_a_window(engine: sa.Engine, where: Task
 @pytest.mark.parametrize("newest", [None, 1_000])
 def test_pending_rows_are_sorted_by_their_index(engine: sa.Engine, newest: int | None) -> None:
     where = TaskFilter(status=(Status.PENDING,), newest=newest)
-    page, found = cost(engine, lambda c: sql_tasks.find(c, where, 50))
+    page, found = cost(engine, lambda c: sql_tasks.find(tx_on(c), where, 50))
     assert len(page) == 50
     assert "ix_task_queue_ready" in found.indexes
     # And the parked ones: there are none.

@@ -46,7 +46,7 @@ from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 
-__all__ = ["Dialect", "Transactions"]
+__all__ = ["Dialect", "Transactions", "Tx"]
 
 T = TypeVar("T")
 S = TypeVar("S", Select[Any], Update)
@@ -341,7 +341,10 @@ class Dialect(ABC):
         """Write changes whose guard is known to hold: the rows are locked."""
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
-        """Do what ``Backend.clock_set`` says where the database has no clock; return whether rows were moved."""
+        """Do what ``Backend.clock_set`` says for tasks and workers where the database has no clock.
+
+        Return whether rows were moved: then the gates are to be moved as well.
+        """
         return False
 
     # ---- migrations ----
@@ -373,3 +376,10 @@ class Dialect(ABC):
     def text_encoding(self, connection: Connection) -> str:
         """Return the encoding of the bytes that ``raw_value`` returns for texts."""
         return "UTF-8"
+
+
+class Tx:
+    """A connection in a transaction, with the dialect of its database."""
+
+    def __init__(self, connection: Connection, dialect: Dialect) -> None:
+        self.connection, self.dialect = connection, dialect
