@@ -17,7 +17,7 @@ import yaml
 from typer.main import get_command
 
 from aiotaskq import TaskQ
-from aiotaskq.backends.sql import sqlite_engine
+from aiotaskq.backends.sql import sqlite_file
 from aiotaskq.cli.commands import app_for
 from aiotaskq.errors import DatabaseUnavailable
 from tests.support.machine import within
@@ -132,7 +132,7 @@ def test_quoted_errors_are_what_the_code_says(quoted: str) -> None:
 
 
 async def test_a_locked_database_is_told_in_sqlites_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.1)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.1)
     async with TaskQ(f"sqlite:///{tmp_path}/x.db") as tq:
         other = sqlite3.connect(tmp_path / "x.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

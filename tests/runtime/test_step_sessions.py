@@ -10,7 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import current_task, sleep_for, step
-from aiotaskq.backends.sql import sqlite_engine
+from aiotaskq.backends.sql import sqlite_file
 from aiotaskq.testing import virtual
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY
@@ -53,7 +53,7 @@ async def test_a_step_beside_an_open_transaction_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{tmp_path}/app.db"
-    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.05)
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
     async with virtual(url=url, history=False, retention=None) as kit, asyncio.timeout(within(30)):
         async with engine.begin() as connection:

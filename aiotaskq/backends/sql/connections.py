@@ -1,11 +1,11 @@
-"""The protocol of the connections to one database, of which ``Database`` has an object for each event loop."""
+"""The connections to one database, of which ``Database`` has an object for each event loop, and its notifier."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
 
 T = TypeVar("T")
@@ -52,3 +52,45 @@ class Connections(Protocol):
 
     def abandon(self) -> None:
         """Let go of every connection without waiting, for a loop that is gone."""
+
+
+class Transactions(Protocol):
+    """What a notifier needs of a ``Database``."""
+
+    url: URL
+    shown: str
+    patience: float | None
+    """The most seconds for one statement, on a server, if less than the usual ones."""
+    writing: Callable[[], None]
+    """Called when a transaction has the lock of a database with a single writer; on any thread."""
+    written: Callable[[], None]
+    """Called when that transaction has ended."""
+
+    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
+        """Run the body in one transaction and commit it."""
+
+
+class Notifier:
+    """Passes no hints: for a database without a channel, where other processes are heard of by polling only.
+
+    A hint may be lost, so no method raises for want of a connection.
+    """
+
+    def bind(self) -> None:
+        """Belong to the running loop, which sends the hints of other threads."""
+
+    def listen(self) -> None:
+        """Pass on what other processes tell, in the running loop, until ``stop``; idempotent."""
+
+    async def stop(self) -> None:
+        """Send what is waiting, and close every connection; idempotent."""
+
+    def along(self, kind: str, count: int) -> tuple[str, str] | None:
+        """Return the channel and the message of a notification about ``count`` tasks, if one may be sent now.
+
+        The caller sends it in the statement that it is about, and does not forward the hint.
+        """
+        return None
+
+    def weigh(self, kind: str, count: int) -> None:
+        """Count ``count`` tasks towards the load beside those that the next hint names."""

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.read_limit import read_limit, too_long
-from aiotaskq.backends.sql import sqlite_engine, statements
+from aiotaskq.backends.sql import sqlite_file, statements
 from aiotaskq.backends.sql.connections import SessionBody
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
@@ -233,7 +233,7 @@ class _Call(Generic[T]):
 
 def _patiently(function: Callable[[], T], cancelled: Sequence[None]) -> T:
     """Call the function again while another connection has the file locked: nothing was done then."""
-    end = time.monotonic() + sqlite_engine.BUSY_TIMEOUT
+    end = time.monotonic() + sqlite_file.BUSY_TIMEOUT
     while True:
         try:
             with outside_of_forks:
@@ -284,9 +284,9 @@ class SqliteConnections:
 
         ``shown`` is the URL for messages.
         """
-        sqlite_engine.quiet_aiosqlite()
+        sqlite_file.quiet_aiosqlite()
         self._shown = shown
-        self.sync_engine: Engine = sqlite_engine.sqlite_engine(url, poolclass=NullPool)
+        self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool)
         self.sync_engine.dialect.execution_ctx_cls = _Execution
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
@@ -472,6 +472,6 @@ def _connect(file: SqliteFile, dialect: Any, _record: object, arguments: Sequenc
 def _on_connect(connection: Any, record: object) -> None:
     # The driver would begin deferred transactions; here they are begun by ``begin_immediate``.
     connection.isolation_level = None
-    connection.text_factory = sqlite_engine.lenient_text
-    sqlite_engine.on_connect(connection, record)
+    connection.text_factory = sqlite_file.lenient_text
+    sqlite_file.on_connect(connection, record)
     connection.execute(f"PRAGMA busy_timeout = {int(BUSY_POLLING * 1000)}").close()

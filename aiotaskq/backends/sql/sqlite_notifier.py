@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from aiotaskq.backends.listeners import ENDED, NOTED, READY, TAKEN, Listeners
-from aiotaskq.backends.sql.inotify import WriteWatch
-from aiotaskq.backends.sql.notifier import Notifier
+from aiotaskq.backends.sql.connections import Notifier
 from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
@@ -30,6 +31,8 @@ IDENTITY: Final = 50
 """Polls after which it is checked that the open file is still the one at the path."""
 RETRY: Final = 1.0
 """Seconds between attempts to open a file that cannot be opened or read now."""
+
+_IN_MODIFY: Final = 0x2  # of inotify(7)
 
 
 class FileWatch(Notifier):
@@ -170,3 +173,34 @@ class FileWatch(Notifier):
         connection, self._connection, self._seen = self._connection, None, 0
         if connection is not None:
             connection.close()
+
+
+class WriteWatch:
+    """A file descriptor that is readable once a file has been written to, by any process of this host."""
+
+    def __init__(self, path: str) -> None:
+        """Watch the file at the path. Raises OSError if it is missing, or the system cannot watch it."""
+        self.fd = -1
+        if sys.platform != "linux":
+            raise OSError("only Linux has inotify")
+        import ctypes  # only where it is used: it takes a while
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "inotify_init1")
+        if libc.inotify_add_watch(self.fd, os.fsencode(path), _IN_MODIFY) < 0:
+            raise OSError(ctypes.get_errno(), "inotify_add_watch")
+
+    def clear(self) -> None:
+        """Read what is there, so that only a later write makes it readable again."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 65_536)
+
+    def close(self) -> None:
+        """Close the descriptor; idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close

@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -36,9 +36,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
-from aiotaskq.backends.sql.connections import Connections
+from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks
@@ -46,27 +45,11 @@ from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 
-__all__ = ["Dialect", "Transactions", "Tx"]
+__all__ = ["Dialect", "Tx"]
 
 T = TypeVar("T")
 S = TypeVar("S", Select[Any], Update)
 Open = Callable[..., Awaitable[Any]]
-
-
-class Transactions(Protocol):
-    """What a notifier needs of a ``Database``."""
-
-    url: URL
-    shown: str
-    patience: float | None
-    """The most seconds for one statement, on a server, if less than the usual ones."""
-    writing: Callable[[], None]
-    """Called when a transaction has the lock of a database with a single writer; on any thread."""
-    written: Callable[[], None]
-    """Called when that transaction has ended."""
-
-    async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
-        """Run the body in one transaction and commit it."""
 
 
 PerKey = Callable[[ColumnElement[str], ColumnElement[int]], Select[Any]]

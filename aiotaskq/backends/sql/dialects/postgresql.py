@@ -48,9 +48,9 @@ from aiotaskq.backends.sql.claim_statements import (
     ready_from_head,
 )
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, Transactions
+from aiotaskq.backends.sql.connections import Notifier, Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.postgresql_rows import (
     HOLDER,

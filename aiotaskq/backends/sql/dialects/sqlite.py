@@ -34,13 +34,12 @@ from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked
 from aiotaskq.backends.sql.connecting import create
-from aiotaskq.backends.sql.connections import Connections
-from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Transactions
+from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.notifier import Notifier
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
-from aiotaskq.backends.sql.sqlite_engine import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
+from aiotaskq.backends.sql.sqlite_file import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import Result, command, run, run_many

@@ -16,10 +16,9 @@ import pytest
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY, TAKEN
-from aiotaskq.backends.sql import notify_gap as sql_gap
+from aiotaskq.backends.sql import postgresql_notifier as sql_gap
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT
-from aiotaskq.backends.sql.postgresql_notifier import CHANNEL, SIZE, messages
+from aiotaskq.backends.sql.postgresql_notifier import BURST, BUSY, CHANNEL, LONG, SHORT, SIZE, messages
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.errors import ValidationError
 from tests.backends.sql.notifiers.watched import Ears, listeners, watching

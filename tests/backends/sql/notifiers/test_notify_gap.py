@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.backends.sql.notify_gap import BURST, BUSY, LONG, SHORT, Gap
+from aiotaskq.backends.sql.postgresql_notifier import BURST, BUSY, LONG, SHORT, Gap
 
 EXACT = 1e-9
 

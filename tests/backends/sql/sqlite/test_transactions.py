@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.sql import sqlite_engine
+from aiotaskq.backends.sql import sqlite_file
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.sqlite import INSERTED
@@ -123,7 +123,7 @@ async def test_another_program_holds_the_write_lock(backend: SqlBackend, path: P
 async def test_another_program_holds_it_for_too_long(  # F2
     monkeypatch: pytest.MonkeyPatch, url: str, path: Path
 ) -> None:
-    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.2)
     backend = SqlBackend(url)
     await backend.open()
     process = await hold_lock(path, within(1.2))
@@ -139,7 +139,7 @@ async def test_another_program_holds_it_for_too_long(  # F2
 async def test_another_program_holds_it_for_too_long_while_the_file_is_opened(
     monkeypatch: pytest.MonkeyPatch, url: str, path: Path
 ) -> None:
-    monkeypatch.setattr(sqlite_engine, "BUSY_TIMEOUT", 0.2)
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.2)
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE other (n INTEGER)")
         other.execute("BEGIN IMMEDIATE")
