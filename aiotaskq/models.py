@@ -430,3 +430,7 @@ class MemberRow(Base):
     member_id: Mapped[str] = mapped_column(Name(36))
     name: Mapped[str | None] = mapped_column(Name(100))
     is_group: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+
+
+OUR_TABLES = tuple(Base.metadata.tables)
+"""The names of the tables of this package. An application may have more on ``Base``."""

@@ -7,7 +7,8 @@ import re
 import sys
 from pathlib import Path
 
-from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
+from aiotaskq.backends.sql.migrations import VERSION_TABLE
+from aiotaskq.models import OUR_TABLES
 from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT

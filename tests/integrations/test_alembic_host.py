@@ -15,9 +15,10 @@ from alembic.config import Config
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
+from aiotaskq.backends.sql.migrations import VERSION_TABLE
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.alembic import include_name
+from aiotaskq.models import OUR_TABLES
 from tests.support.command import Cli
 from tests.support.servers import mariadb, postgresql
 

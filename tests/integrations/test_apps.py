@@ -22,7 +22,8 @@ import sqlalchemy as sa
 
 from aiotaskq import Status, TaskQ
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.migrations import OUR_TABLES, VERSION_TABLE
+from aiotaskq.backends.sql.migrations import VERSION_TABLE
+from aiotaskq.models import OUR_TABLES
 from tests.support import nursery
 from tests.support.machine import watchdog, within
 from tests.support.programs import ROOT

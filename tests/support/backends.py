@@ -18,9 +18,9 @@ from sqlalchemy import Engine, text
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.url import DURABLE_FAKE, kind_of
 from aiotaskq.backends.values import Values
+from aiotaskq.models import OUR_TABLES
 from tests.support.servers import Server, mariadb, valkey
 from tests.support.servers import postgresql as postgresql_server
 from tests.support.servers import postgresql_jit as postgresql_jit_server

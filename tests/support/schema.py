@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.migrations.adopt import Report
+from aiotaskq.models import OUR_TABLES
 
-TABLES = (*migrations.OUR_TABLES, migrations.VERSION_TABLE)
+TABLES = (*OUR_TABLES, migrations.VERSION_TABLE)
 
 
 def schema(connection: sa.Connection) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.error_codes import hint
 from aiotaskq.backends.url import SQL
 from aiotaskq.errors import ValidationError
@@ -25,7 +25,9 @@ Body = Callable[[Connection], T]
 _NEEDED = "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed (got {})"
 
 
-async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], None] | None = None) -> T:
+async def run_in(
+    session: Any, url: URL, dialect: Dialect, body: Body[T], committed: Callable[[], None] | None = None
+) -> T:
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
     ``committed`` is called when a session has committed. A connection has no event after its commit, only one before;
@@ -37,10 +39,10 @@ async def run_in(session: Any, url: URL, body: Body[T], committed: Callable[[], 
     if committed is not None and isinstance(session, AsyncConnection | Connection):
         committed = _delayed(committed)
     if isinstance(session, AsyncSession | AsyncConnection):
-        return await session.run_sync(lambda inner: _run(inner, url, body, committed))
+        return await session.run_sync(lambda inner: _run(inner, url, dialect, body, committed))
     # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
     if isinstance(session, Session | Connection):
-        return await asyncio.to_thread(_run, session, url, body, committed)
+        return await asyncio.to_thread(_run, session, url, dialect, body, committed)
     raise ValidationError(_NEEDED.format(type(session).__name__))
 
 
@@ -79,22 +81,24 @@ def _begin(target: Session | Connection) -> None:
         target.begin()
 
 
-def _run(target: Session | Connection, url: URL, body: Body[T], committed: Callable[[], None] | None) -> T:
+def _run(
+    target: Session | Connection, url: URL, dialect: Dialect, body: Body[T], committed: Callable[[], None] | None
+) -> T:
     connection = target.connection() if isinstance(target, Session) else target
-    _check_same(connection, url)
-    answer = _hiding_parameters(body, connection)
+    _check_same(connection, url, dialect)
+    answer = _hiding_parameters(body, connection, dialect)
     if committed is not None:
         _call_at_commit(target, committed)
     return answer
 
 
-def _hiding_parameters(body: Body[T], connection: Connection) -> T:
+def _hiding_parameters(body: Body[T], connection: Connection, dialect: Dialect) -> T:
     """Run the body. An error of the database shows no parameters: they are the params of tasks."""
     try:
         return body(connection)
     except StatementError as error:
         error.hide_parameters, error.params = True, None
-        if remedy := hint(error, dialect_of(connection).codes):
+        if remedy := hint(error, dialect.codes):
             error.add_note("aiotaskq: " + remedy.removeprefix("; "))
         raise
 
@@ -151,10 +155,9 @@ def _taken(target: Any) -> list[Callable[[], None]]:
     return taken
 
 
-def _check_same(connection: Connection, url: URL) -> None:
+def _check_same(connection: Connection, ours: URL, dialect: Dialect) -> None:
     """Refuse another database, as far as the two URLs tell: a pooler may stand at another address."""
-    theirs, ours = connection.engine.url, url
-    dialect = dialect_named(ours.get_backend_name())
+    theirs = connection.engine.url
     known = SQL.get(theirs.get_backend_name()) == SQL[ours.get_backend_name()]
     if not (known and dialect.same_database(theirs, ours)):
         raise ValidationError(

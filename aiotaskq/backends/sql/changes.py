@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.sql.rows import CONTENT, FLOW, STATE, content, flow_columns, json_text, result_of, state
 from aiotaskq.backends.sql.statement_size import Columns, small_enough
 from aiotaskq.core.parking import any_flow

@@ -55,7 +55,7 @@ class Connections(Protocol):
 
 
 class Transactions(Protocol):
-    """What a notifier needs of a ``Database``."""
+    """What a ``Database`` is to those who write to it and read."""
 
     url: URL
     shown: str
@@ -68,6 +68,9 @@ class Transactions(Protocol):
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run the body in one transaction and commit it."""
+
+    async def read(self, body: Callable[[Connection], T]) -> T:
+        """Run a body that only reads."""
 
 
 class Notifier:

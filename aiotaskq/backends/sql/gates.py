@@ -172,7 +172,7 @@ class SqlGates(Gates):
                 self.followed(touched.followed)
             committed()
 
-        return await run_in(session, self._database.url, inside, wake)
+        return await run_in(session, self._database.url, self._database.dialect, inside, wake)
 
     def _start(self, touched: Touched) -> None:
         task = asyncio.get_running_loop().create_task(self._follow(touched))

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
-from aiotaskq.backends.base import Room
+from aiotaskq.backends.change import Room
 from aiotaskq.backends.coded import encoded_room
 from aiotaskq.backends.flow.groups import (
     Ends,

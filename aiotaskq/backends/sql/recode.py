@@ -11,7 +11,8 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.rows import SCHEDULES, TASKS, coded_schedule, json_text, to_schedule, to_task
+from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
+from aiotaskq.backends.sql.schedule_rows import SCHEDULES, coded_schedule, to_schedule
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim

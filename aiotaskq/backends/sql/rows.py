@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import ScheduleChange
-from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import NO_CODEC, from_stored, is_coded, to_stored, verbatim
-from aiotaskq.core.firing_record import FiringRecord
+from aiotaskq.core.coded import NO_CODEC, is_coded, verbatim
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.core.usage import Usage
 from aiotaskq.core.usage import decode as decode_usage
-from aiotaskq.models import GateRow, GroupRow, MemberRow, SchedulerTask, SlotRow, TaskQueue
+from aiotaskq.models import GateRow, GroupRow, MemberRow, SlotRow, TaskQueue
 
 TASKS: Any = TaskQueue.__table__  # a Table; the declarative stubs say only FromClause
-SCHEDULES: Any = SchedulerTask.__table__
 GATES: Any = GateRow.__table__
 SLOTS: Any = SlotRow.__table__
 GROUPS: Any = GroupRow.__table__
 MEMBERS: Any = MemberRow.__table__
 LIVE = (Status.PENDING, Status.RUNNING)
 
-_encode = msgspec.json.encode
 _decode = msgspec.json.Decoder().decode
 decode_flow = msgspec.json.Decoder(Flow).decode
 _decode_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
@@ -39,7 +32,7 @@ _STATUS: dict[object, Any] = {str(status): status for status in Status} | {None:
 
 def json_text(value: Any) -> str:
     """Return JSON text."""
-    return _encode(value).decode()
+    return msgspec.json.encode(value).decode()
 
 
 _CONTENT = ("created_at", "scheduler_task_id", "timeout", "on_success", "on_failure")
@@ -159,7 +152,7 @@ def _claimed(row: Sequence[Any], runs: dict[str | None, tuple[Task, str | None]]
         fence, *_,
     ) = row
     # fmt: on
-    decoded, problem = _object("params", params)
+    decoded, problem = read_object("params", params)
     if flow not in runs:  # the tasks of a gate often have one flow
         found, unknown = read_flow(flow)
         # It has passed all of its gates.
@@ -200,8 +193,8 @@ def to_task(row: Sequence[Any]) -> Task:
     texts = {name: values[name] for name in _TEXTS}
     problems: dict[str, str | None] = {}
     for name in ("params", "extra"):
-        values[name], problems[name] = _object(name, texts[name])
-    values["attempts"], problems["attempts"] = _tuple("attempts", texts["attempts"], _decode_attempts)
+        values[name], problems[name] = read_object(name, texts[name])
+    values["attempts"], problems["attempts"] = read_tuple("attempts", texts["attempts"], _decode_attempts)
     values["progress"], _ = _value("progress", texts["progress"])
     values["result"], problems["result"] = _value("result", texts["result"])
     values["flow"], unknown = read_flow(values["flow"])
@@ -238,7 +231,8 @@ def result_of(task: Task) -> Any:
     return task.result if task.coded is None else task.coded.get("result", task.result)
 
 
-def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
+def read_object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
+    """Return the JSON object of a column, or why it cannot be read."""
     if not text:  # NULL, or the empty text, which the documented system read as no params, too
         return {}, None
     try:
@@ -250,9 +244,10 @@ def _object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:
     return value, None
 
 
-def _tuple(
+def read_tuple(
     column: str, text: str | None, decode: Callable[[str], tuple[Any, ...]]
 ) -> tuple[tuple[Any, ...], str | None]:
+    """Return the JSON list of a column, or why it cannot be read."""
     try:
         return ((), None) if text is None else (decode(text), None)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
@@ -280,94 +275,3 @@ def read_usage(text: str) -> Usage | None:
         return decode_usage(text)
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
         return None
-
-
-_tasks = msgspec.json.Decoder(tuple[Task, ...]).decode
-
-
-_NAMES = tuple(column.name for column in SCHEDULES.columns)
-SCHEDULE_FIELDS = Schedule.__struct_fields__
-_PARAMS = SCHEDULE_FIELDS.index("params")
-_LISTS = ("outbox", "blackout", "history")  # NULL where they are empty
-_LIST_INDEXES = tuple(map(SCHEDULE_FIELDS.index, _LISTS))
-_windows = msgspec.json.Decoder(tuple[str, ...]).decode
-_history = msgspec.json.Decoder(tuple[FiringRecord, ...]).decode
-
-
-def schedule_row(schedule: Schedule) -> tuple[Any, ...]:
-    """Return all columns of a schedule, in the order of ``SCHEDULE_FIELDS``."""
-    row = list(msgspec.structs.astuple(schedule))
-    row[_PARAMS] = json_text(schedule.params)
-    for index in _LIST_INDEXES:
-        row[index] = json_text(row[index]) if row[index] else None
-    return tuple(row)
-
-
-_FIELDS = tuple(name for name in _NAMES if name not in ("task_id", "version"))
-
-
-SCHEDULE_GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
-"""The columns of a schedule by which a write knows that it is as it was read.
-
-The version rises with each write of this package; the other columns show the writes of other programs.
-"""
-
-
-def schedule_changes(changes: Iterable[ScheduleChange]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """Return what to write, by columns, with the id as ``b_id`` at the end.
-
-    Only what is changed: another program may have changed the rest without a new version.
-    """
-    rows: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for item in changes:
-        row = _changed_columns(item.before, item.after) | {"version": item.before.version + 1}
-        row["b_id"] = item.before.task_id
-        rows[tuple(row)].append(row)
-    return rows
-
-
-def _changed_columns(before: Schedule, after: Schedule) -> dict[str, Any]:
-    """Return the columns of a schedule that differ."""
-    row = {name: new for name in _FIELDS if (new := getattr(after, name)) != getattr(before, name)}
-    row["enabled"] = after.enabled  # a row that cannot be decoded was read as a disabled one
-    if "params" in row:
-        row["params"] = json_text(after.params)
-    for name in _LISTS:
-        if name in row:
-            row[name] = json_text(row[name]) if row[name] else None
-    return row
-
-
-_DEFAULTS = (("run_count", 0), ("max_runs", 0), ("misfire", "fire_once"), ("overlap", "allow"))
-
-
-def coded_schedule(schedule: Schedule, codec: Codec, before: Schedule | None = None) -> Schedule:
-    """Return the schedule with its params and its outbox as a codec makes them, where they differ from ``before``."""
-    texts = {}
-    for name in ("params", "outbox"):
-        value = getattr(schedule, name)
-        if value and (before is None or value != getattr(before, name)):
-            texts[name] = msgspec.Raw(to_stored(_encode(value), codec))
-    return schedule.replace(**texts) if texts else schedule
-
-
-def to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
-    """Return the schedule of a full row of ``scheduler_task``; one that cannot be decoded is not enabled."""
-    values = dict(zip(_NAMES, row, strict=True))
-    lost = False
-    for name in ("params", "outbox"):
-        if is_coded(values[name]):
-            try:
-                values[name] = from_stored(values[name], codec).decode()
-            except Exception:  # the codec is the application's, and may raise anything
-                values[name], lost = None, True
-    values["params"], problem = _object("params", values["params"])
-    values["outbox"] = _tasks(values["outbox"]) if values["outbox"] else ()
-    values["history"], _ = _tuple("history", values["history"], _history)  # without it the schedule still works
-    values["blackout"], unread = _tuple("blackout", values["blackout"], _windows)
-    problem = problem or unread
-    values["enabled"] = bool(values["enabled"]) and problem is None and not lost
-    for name, default in _DEFAULTS:
-        if values[name] is None:
-            values[name] = default
-    return UndecodableSchedule(**values) if lost or problem is not None else Schedule(**values)

@@ -20,7 +20,7 @@ from aiotaskq.backends.sql.dialects import Dialect
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.recode import recode_schedules
-from aiotaskq.backends.sql.rows import (
+from aiotaskq.backends.sql.schedule_rows import (
     SCHEDULE_FIELDS,
     SCHEDULE_GUARD,
     SCHEDULES,

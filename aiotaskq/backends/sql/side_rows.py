@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select
 
 from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
-from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
@@ -24,7 +24,7 @@ _COLUMNS = ("kind", "owner", "name", "value", "expires_at")
 class SqlSideRows(SideRows):
     """The table ``aiotaskq_side``."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Transactions) -> None:
         self._database = database
 
     async def put(self, kind: str, rows: Sequence[SideRow]) -> None:

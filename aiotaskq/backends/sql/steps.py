@@ -89,7 +89,7 @@ class SqlSteps(Steps):
             self._enter(connection)
             return _add(connection, [new], [self._row(new)])[0]
 
-        step = await run_in(session, self._database.url, body)
+        step = await run_in(session, self._database.url, self._database.dialect, body)
         return None if step is None else self._plain_step(step)
 
     def _row(self, new: NewStep) -> tuple[Any, ...]:

@@ -41,11 +41,11 @@ from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.insert import insert_new
-from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
+from aiotaskq.models import OUR_TABLES
 
 c = TASKS.c
 _NEWEST = (c.seq.desc(), c.task_id.desc())

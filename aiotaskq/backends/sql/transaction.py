@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, bindparam, select, update
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.groups import spend
 from aiotaskq.backends.flow.transaction import Run, Transaction
 from aiotaskq.backends.sql.dialects import dialect_of

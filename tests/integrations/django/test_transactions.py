@@ -166,7 +166,7 @@ def test_calls_that_read_are_answered_in_a_transaction_that_has_the_lock(sqlite:
 def test_migrate_makes_the_tables(database: str) -> None:
     from django.db import connection
 
-    from aiotaskq.backends.sql.migrations import OUR_TABLES
+    from aiotaskq.models import OUR_TABLES
 
     assert set(OUR_TABLES) <= set(connection.introspection.table_names())
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive

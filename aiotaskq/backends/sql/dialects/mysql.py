@@ -12,7 +12,7 @@ from sqlalchemy import URL, Column, Connection, Select, String, TextClause, exc,
 from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT

@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import GUARD, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import (

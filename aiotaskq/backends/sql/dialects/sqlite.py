@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked

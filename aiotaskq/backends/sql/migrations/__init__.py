@@ -32,15 +32,16 @@ from sqlalchemy import (
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
+from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import LIMIT, Report, examine
 from aiotaskq.backends.sql.statement_watch import PATIENCE
 from aiotaskq.backends.url import SQL
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.errors import SchemaTooNew, ValidationError
+from aiotaskq.models import OUR_TABLES, Base
 
 __all__ = [
     "HEAD",
-    "OUR_TABLES",
     "VERSION_TABLE",
     "current",
     "invalid_rows",
@@ -56,12 +57,6 @@ __all__ = [
 REVISIONS: Final = ("0001_documented", "0002_aiotaskq")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
-OUR_TABLES: Final = (
-    *("task_queue", "scheduler_task", "aiotaskq_side", "aiotaskq_queue", "aiotaskq_worker"),
-    *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member"),
-    *("aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
-)
-"""An application may have more tables on ``Base``."""
 
 # As Alembic makes it, but for a name of the primary key, of which MySQL warns that it is ignored, and for `adopted`.
 _VERSION: Final = Table(
@@ -103,8 +98,6 @@ def make_missing(connection: Connection) -> list[str]:
 
     ``upgrade`` does nothing on a database at ``HEAD``.
     """
-    from aiotaskq.models import Base
-
     gone = missing(connection)
     Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in gone if name in OUR_TABLES])
     return gone
@@ -153,9 +146,6 @@ def sql_ddl(dialect_name: str) -> str:
     """
     from sqlalchemy.schema import CreateIndex, CreateTable
 
-    from aiotaskq.backends.sql.indexes import indexes_of
-    from aiotaskq.models import Base
-
     if dialect_name not in SQL:
         raise ValidationError(f"dialect: use one of {', '.join(SQL)} (got {dialect_name!r:.40})")
     dialect = dialect_named(dialect_name).compiler(dialect_name)
@@ -170,8 +160,6 @@ def sql_ddl(dialect_name: str) -> str:
 
 def _create(connection: Connection) -> None:
     """Do what ``migrate`` does where there is none of our tables, without Alembic."""
-    from aiotaskq.models import Base
-
     # On MySQL, where each table is committed by itself, what a crash leaves half done is completed by the revisions.
     Base.metadata.create_all(connection, [Base.metadata.tables[name] for name in OUR_TABLES], checkfirst=False)
     dialect_of(connection).tune_tasks(connection)

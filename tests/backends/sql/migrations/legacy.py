@@ -17,7 +17,7 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.indexes import indexes_of
-from aiotaskq.models import Base
+from aiotaskq.models import OUR_TABLES, Base
 from tests.support import nursery
 from tests.support.documented import LEGACY
 from tests.support.programs import ROOT
@@ -122,7 +122,7 @@ def assert_schema(engine: sa.Engine) -> None:
     from alembic.migration import MigrationContext
 
     def ours(name: str | None, kind: str, parents: object) -> bool:
-        return kind != "table" or name in migrations.OUR_TABLES
+        return kind != "table" or name in OUR_TABLES
 
     with engine.begin() as connection:
         schema = connection.execute(sa.text("SELECT sql FROM sqlite_master WHERE name = 'task_queue'")).scalar()

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.indexes import WHOLE
 from aiotaskq.errors import SchemaTooNew, ValidationError
-from aiotaskq.models import Base
+from aiotaskq.models import OUR_TABLES, Base
 from tests.backends.sql.migrations.legacy import (
     NOW,
     assert_schema,
@@ -58,7 +58,7 @@ def test_an_empty_database_and_one_up_to_date_need_no_alembic(path: Path, engine
 
 
 def test_create_all_first(engine: sa.Engine) -> None:
-    ours = [Base.metadata.tables[name] for name in migrations.OUR_TABLES]
+    ours = [Base.metadata.tables[name] for name in OUR_TABLES]
     Base.metadata.create_all(engine, tables=ours)
     with engine.begin() as connection:
         columns = "task_id, task_type, params, created_at, run_at, seq"

@@ -20,7 +20,7 @@ from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.task import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
-from aiotaskq.models import Base
+from aiotaskq.models import OUR_TABLES, Base
 from tests.backends.sql.migrations.legacy import NOW, NOW_S, found, made_on
 from tests.support import nursery
 from tests.support.documented import LEGACY
@@ -86,7 +86,7 @@ def assert_schema(engine: sa.Engine) -> None:
     from alembic.migration import MigrationContext
 
     def ours(name: str | None, kind: str, parents: object) -> bool:
-        return kind != "table" or name in migrations.OUR_TABLES
+        return kind != "table" or name in OUR_TABLES
 
     with engine.begin() as connection:
         options = {
@@ -136,7 +136,7 @@ def test_second_upgrade_is_one_look(engine: sa.Engine) -> None:
 
 
 def test_create_all_first(engine: sa.Engine) -> None:
-    Base.metadata.create_all(engine, tables=[Base.metadata.tables[name] for name in migrations.OUR_TABLES])
+    Base.metadata.create_all(engine, tables=[Base.metadata.tables[name] for name in OUR_TABLES])
     assert upgrade(engine) == []
     assert_schema(engine)
 

@@ -15,9 +15,9 @@ from aiotaskq import TaskQ
 from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.migrations import OUR_TABLES
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.models import OUR_TABLES
 from tests.support.rows import NOW, new
 
 SUFFIXES = ("", "-wal", "-shm")

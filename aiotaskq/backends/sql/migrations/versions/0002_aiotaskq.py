@@ -9,19 +9,13 @@ import sqlalchemy as sa
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
-from aiotaskq.models import Base
+from aiotaskq.models import OUR_TABLES, Base
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
 
 revision = "0002_aiotaskq"
 down_revision = "0001_documented"
-
-TABLES = (
-    *("task_queue", "scheduler_task", "aiotaskq_side", "aiotaskq_queue", "aiotaskq_worker"),
-    *("aiotaskq_gate", "aiotaskq_slot", "aiotaskq_group", "aiotaskq_member"),
-    *("aiotaskq_step", "aiotaskq_event", "aiotaskq_wait"),
-)
 
 
 def upgrade(op: Operations, report: Report, now: int) -> None:
@@ -32,7 +26,7 @@ def upgrade(op: Operations, report: Report, now: int) -> None:
     """
     connection = op.get_bind()
     inspector = sa.inspect(connection)
-    tables = [Base.metadata.tables[name] for name in TABLES]
+    tables = [Base.metadata.tables[name] for name in OUR_TABLES]
     for table in tables:
         if not inspector.has_table(table.name):
             table.create(connection)
