@@ -52,28 +52,30 @@ async def at_commit(session: Any, committed: Callable[[], None]) -> None:
     One is begun where there is none. For a connection the call comes a moment before the commit, since there is no
     event after it. Raises ValidationError for an object that is no SQLAlchemy session or connection.
     """
-    if isinstance(session, async_scoped_session | scoped_session):
-        session = session()
-    if isinstance(session, AsyncSession):
-        session = session.sync_session
     if isinstance(session, AsyncConnection):
         await session.run_sync(_begin)
-        session = session.sync_connection
-    if not isinstance(session, Session | Connection):
+    target = _synchronous(session)
+    if target is None:
         raise ValidationError(_NEEDED.format(type(session).__name__))
-    _begin(session)  # else a rollback would be no event, and what it undoes would be done by the next commit
-    _call_at_commit(session, committed)
+    _begin(target)  # else a rollback would be no event, and what it undoes would be done by the next commit
+    _call_at_commit(target, committed)
 
 
 def waiting_for_commit(session: Any) -> list[Callable[[], None]]:
     """Return what ``at_commit`` is going to call when the transaction of a session or connection commits."""
+    target = _synchronous(session)
+    return [] if target is None else list(_callbacks.get(target, ()))
+
+
+def _synchronous(session: Any) -> Session | Connection | None:
+    """Return the session or connection under an asynchronous or scoped one; None for another object."""
     if isinstance(session, async_scoped_session | scoped_session):
         session = session()
     if isinstance(session, AsyncSession):
         session = session.sync_session
     if isinstance(session, AsyncConnection):
         session = session.sync_connection
-    return list(_callbacks.get(session, ())) if isinstance(session, Session | Connection) else []
+    return session if isinstance(session, Session | Connection) else None
 
 
 def _begin(target: Session | Connection) -> None:

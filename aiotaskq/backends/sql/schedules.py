@@ -190,8 +190,6 @@ async def _written(
     if len(set(ids)) < len(changes):
         # Each sees the one before.
         return [held for item in changes for held in await _written(session, dialect, [item], codec)]
-    if dialect.counts_updates and await _all_written(session, changes):
-        return [True] * len(changes)
     rows: dict[str, Any] = {}
     for part in chunks(sorted(ids)):
         rows.update({row.task_id: row for row in await session.execute(_GUARDS, {"ids": part})})
@@ -205,27 +203,6 @@ async def _written(
         check_rows(limit, names, [tuple(row.values()) for row in alike])
         await session.execute(_update(names), alike)
     return held
-
-
-async def _all_written(session: AsyncSession, changes: Sequence[ScheduleChange]) -> bool:
-    """Write all of the changes, with their guards in the statement, so that these need not be read; or none of them."""
-    befores = {item.before.task_id: item.before for item in changes}
-    savepoint = await session.begin_nested() if len(changes) > 1 else None
-    count = 0
-    for names, rows in schedule_changes(changes).items():
-        for row in rows:
-            row.update((f"b_{name}", getattr(befores[row["b_id"]], name)) for name in SCHEDULE_GUARD)
-        result: Any = await session.execute(_guarded_update(names), rows)
-        count += result.rowcount
-    held = count == len(changes)
-    if savepoint is not None:
-        await (savepoint.commit() if held else savepoint.rollback())
-    return held
-
-
-@functools.lru_cache(maxsize=64)
-def _guarded_update(names: tuple[str, ...]) -> Any:
-    return _update(names).where(*[c[name].is_not_distinct_from(bindparam(f"b_{name}")) for name in SCHEDULE_GUARD])
 
 
 @functools.lru_cache(maxsize=64)

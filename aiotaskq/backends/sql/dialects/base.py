@@ -121,8 +121,6 @@ class Dialect(ABC):
     autocommit: ClassVar[bool] = False
     """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
     ``insert`` and ``write`` put many rows in one statement."""
-    counts_updates: ClassVar[bool] = False
-    """Whether the row count of an update, executed for many rows, tells how many of them it has found."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
     keeps_entries: ClassVar[bool] = False

@@ -40,7 +40,7 @@ SCHEDULE_COLUMNS: Final = (
 )  # fmt: skip
 
 _attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
-_REFUSED: Final = "its attempts cannot be read; it will be failed as undecodable when claimed, with the text kept"
+_REFUSED: Final = "its {} cannot be read; it will be failed as undecodable when claimed, with the text kept"
 _DAY: Final = 86_400
 _STATUSES: Final = frozenset(str(status) for status in Status)
 _UNITS: Final = (
@@ -176,10 +176,7 @@ class Verdict:
             try:
                 _attempts(raw)
             except (msgspec.DecodeError, TypeError, ValueError, RecursionError) as error:
-                refused = (
-                    "its attempts cannot be read; it will be failed as undecodable when claimed, with the text kept"
-                )
-                self.keep("attempts", f"is not JSON ({printable(error, 100)})", refused)
+                self.keep("attempts", f"is not JSON ({printable(error, 100)})", _REFUSED.format("attempts"))
 
 
 def judge_task(row: Row, now: int) -> Verdict:
@@ -188,8 +185,7 @@ def judge_task(row: Row, now: int) -> Verdict:
     keep, put = verdict.keep, verdict.set
     verdict.text("task_id", needed=True)
     verdict.text("task_type", needed=True)
-    refused = "its params cannot be read; it will be failed as undecodable when claimed, with the text kept"
-    verdict.params(lambda column, problem: keep(column, problem, refused))
+    verdict.params(lambda column, problem: keep(column, problem, _REFUSED.format(column)))
     verdict.attempts()
     status = verdict.text("status")
     if row["status"] is None:
