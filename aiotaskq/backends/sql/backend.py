@@ -222,16 +222,7 @@ class SqlBackend(Backend):
         return await self._write(lambda tx: claim_sql.claim(tx, wanted, heads), autocommit=len(heads) == 1)
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
-        if not changes:
-            return []
-        if _touch_gates(changes):
-            held, _, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes))
-            self._notify_admitted(changes, held, ready)
-            return held
-        autocommit = self._dialect.autocommit and in_one(changes)
-        held = await self._write(lambda tx: tasks_sql.update_tasks(tx, changes), autocommit)
-        self.notify_updated(changes, held)
-        return held
+        return (await self._update(changes))[0] if changes else []
 
     async def exchange(
         self,
@@ -245,14 +236,22 @@ class SqlBackend(Backend):
     ) -> tuple[list[bool], list[Task]]:
         if not changes or not limit:
             return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        claim = Claim(owner, now, limit, queues, lease_until)
+        return await self._update(changes, Claim(owner, now, limit, queues, lease_until))
+
+    async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
+        """Write the changes, and claim in the same transaction."""
         if _touch_gates(changes):
             held, tasks, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
             return held, tasks
-        held, tasks = await self._write(lambda tx: (tasks_sql.update_tasks(tx, changes), claim_sql.claim(tx, claim)))
+
+        def body(tx: SqlTransaction) -> tuple[list[bool], list[Task]]:
+            held = tasks_sql.update_tasks(tx, changes)
+            return held, [] if claim is None else claim_sql.claim(tx, claim)
+
+        held, tasks = await self._write(body, claim is None and self._dialect.autocommit and in_one(changes))
         self.notify_updated(changes, held)
         return held, tasks
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,44 +14,46 @@ SessionBody: TypeAlias = Callable[[AsyncSession], Coroutine[Any, Any, T]]
 """What a transaction does with its session. It awaits nothing else: on SQLite it runs on a thread without a loop."""
 
 
-class Connections(Protocol):
+class Connections(ABC):
     """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``, or coroutines over a session."""
 
-    needs_shield: bool
+    needs_shield: ClassVar[bool]
     """Whether a cancelled caller would interrupt a transaction, so that it must run in an asyncio task of its own."""
+    sync_engine: Engine
 
-    @property
-    def sync_engine(self) -> Engine:
-        """The engine of the connections."""
-
-    async def open(self) -> None:
+    async def open(self) -> None:  # noqa: B027 - there may be nothing to do
         """Prepare the database for connections."""
 
+    @abstractmethod
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run the body in one transaction that writes, and commit it.
 
         With ``autocommit`` all that the body writes is one statement, which may go without BEGIN and COMMIT.
         """
 
+    @abstractmethod
     async def read(self, body: Callable[[Connection], T]) -> T:
         """Run a body that only reads; each statement sees what is committed when it begins."""
 
+    @abstractmethod
     async def write_session(self, body: SessionBody[T]) -> T:
         """Do as ``write``, with an ``AsyncSession``, which commits."""
 
+    @abstractmethod
     async def read_session(self, body: SessionBody[T]) -> T:
         """Do as ``read``, with an ``AsyncSession``."""
 
-    async def trim(self) -> None:
+    async def trim(self) -> None:  # noqa: B027
         """Give back disk space that is not needed any more."""
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027
         """Raise DatabaseUnavailable if the connections lead to another database than at first."""
 
+    @abstractmethod
     async def dispose(self) -> None:
         """Close every connection, after what runs."""
 
-    def abandon(self) -> None:
+    def abandon(self) -> None:  # noqa: B027 - sockets go with their loop
         """Let go of every connection without waiting, for a loop that is gone."""
 
 

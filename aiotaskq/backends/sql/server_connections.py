@@ -10,13 +10,13 @@ from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Connection, exc
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.util import greenlet_spawn
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT
-from aiotaskq.backends.sql.connections import SessionBody
+from aiotaskq.backends.sql.connections import Connections, SessionBody
 from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_cancelled
 from aiotaskq.backends.sql.statement_watch import Watch, cut_all, is_lost, watch_over
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -28,7 +28,7 @@ TRIES: Final = 20
 """Attempts at a transaction that ends in favour of another: by a deadlock, as a rule, or by a key just taken."""
 
 
-class ServerConnections:
+class ServerConnections(Connections):
     """An async engine on a server, and the transactions on it."""
 
     needs_shield = True
@@ -47,7 +47,7 @@ class ServerConnections:
         ``limited`` lets the server cancel each statement of a transaction that takes longer than so many seconds.
         ``patience``: the most seconds for a statement, if less than STATEMENT_TIMEOUT.
         """
-        self._engine = engine
+        self._engine, self.sync_engine = engine, engine.sync_engine
         self._shown = shown
         self._codes = codes
         self._idle: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -56,13 +56,6 @@ class ServerConnections:
         self._patience = patience
         self._alone = engine.execution_options(isolation_level="AUTOCOMMIT") if autocommit else None
         self._reading = self._alone or engine
-
-    @property
-    def sync_engine(self) -> Engine:
-        return self._engine.sync_engine
-
-    async def open(self) -> None:
-        """Connections are opened when they are needed."""
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run and commit the body. With ``autocommit``, a statement whose connection is lost is executed once more."""
@@ -103,12 +96,6 @@ class ServerConnections:
                 raise too_long(self._shown, seconds) from error
             raise
 
-    async def trim(self) -> None:
-        """A server looks after its own disk space."""
-
-    def check(self) -> None:
-        """The URL of a server leads where it leads."""
-
     async def _repeated(self, transaction: Callable[[Watch], Awaitable[T]]) -> T:
         """Run a transaction; again if it gave way to another, and once more if it was lost before its COMMIT."""
         lost = 0
@@ -141,9 +128,6 @@ class ServerConnections:
             await self._engine.dispose()
         finally:
             timer.cancel()
-
-    def abandon(self) -> None:
-        """Sockets have gone with their loop."""
 
 
 async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
-from aiotaskq.backends.sql.connections import SessionBody
+from aiotaskq.backends.sql.connections import Connections, SessionBody
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
@@ -271,7 +271,7 @@ class _Execution(SQLiteExecutionContext):
         return self._dbapi_connection.cursor(_Cursor)
 
 
-class SqliteConnections:
+class SqliteConnections(Connections):
     """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
 
     A transaction that has begun ends with its commit or its rollback, even if the loop that waits for it ends before.
