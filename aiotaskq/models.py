@@ -17,7 +17,6 @@ from aiotaskq.core.gate import PARKED
 
 __all__ = [
     "Base",
-    "EventRow",
     "GateRow",
     "GroupRow",
     "LongText",
@@ -27,9 +26,7 @@ __all__ = [
     "SchedulerTask",
     "SideRowModel",
     "SlotRow",
-    "StepRow",
     "TaskQueue",
-    "WaitRow",
     "WorkerRow",
     "mysql_collation",
 ]
@@ -242,9 +239,9 @@ class SideRowModel(Base):
 
     __tablename__ = "aiotaskq_side"
 
-    # Of what it is a part: ``value``, ``audit``, ``history`` or ``note``.
+    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event`` or ``wait``.
     kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
-    # The id of the task that it goes with, say; empty for none.
+    # The task that it goes with, or the event for which a task waits; empty for nothing.
     owner: Mapped[str] = mapped_column(Name(255), primary_key=True)
     # Sorted by bytes, so that those with one prefix lie next to each other.
     name: Mapped[str] = mapped_column(
@@ -289,63 +286,6 @@ class WorkerRow(Base):
     types: Mapped[str | None] = mapped_column(LongText)
     # The limits that its handlers declare, likewise.
     limits: Mapped[str | None] = mapped_column(LongText)
-
-
-class StepRow(Base):
-    """A row of ``aiotaskq_step``: a step of a task; see ``core.steps.Step``."""
-
-    __tablename__ = "aiotaskq_step"
-
-    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
-    # The push stamp of the task: one that was pushed again under its id has other steps.
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
-    name: Mapped[str] = mapped_column(Name(255), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    # Its place among the steps of the task.
-    n: Mapped[int] = mapped_column(Integer)
-    value: Mapped[str] = mapped_column(LongText)
-    # In microseconds UTC.
-    at: Mapped[int] = mapped_column(BigInteger)
-    # The version of the handler that made it.
-    version: Mapped[int] = mapped_column(Integer)
-
-
-class EventRow(Base):
-    """A row of ``aiotaskq_event``: an event; or, without a value, one for which tasks wait.
-
-    Instants are in microseconds UTC.
-    """
-
-    __tablename__ = "aiotaskq_event"
-
-    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
-    value: Mapped[str | None] = mapped_column(LongText)
-    at: Mapped[int | None] = mapped_column(BigInteger)
-    expires_at: Mapped[int | None] = mapped_column(BigInteger)
-    # When it was last emitted or waited for. That write locks the row, so that of the two one sees the other.
-    touched_at: Mapped[int] = mapped_column(BigInteger, default=0, server_default=text("0"))
-
-    __table_args__ = (Index("ix_aiotaskq_event_expiry", "expires_at"),)
-
-
-class WaitRow(Base):
-    """A row of ``aiotaskq_wait``: an event for which a task waits; it has what the step of the event will have."""
-
-    __tablename__ = "aiotaskq_wait"
-
-    task_id: Mapped[str] = mapped_column(Name(36), primary_key=True)
-    key: Mapped[str] = mapped_column(Name(255), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    seq: Mapped[int] = mapped_column(BigInteger)
-    n: Mapped[int] = mapped_column(Integer)
-    version: Mapped[int] = mapped_column(Integer)
-    # When the wait ends without the event, in microseconds UTC.
-    ends_at: Mapped[int] = mapped_column(BigInteger)
-    # When the run began that was left to wait, in microseconds UTC. Not its fence, which an edit raises.
-    began_at: Mapped[int] = mapped_column(BigInteger)
-
-    __table_args__ = (Index("ix_aiotaskq_wait_key", "key"),)
 
 
 class GateRow(Base):

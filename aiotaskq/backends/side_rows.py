@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 NOTE: Final = "note"
-OF_TASKS: Final = (NOTE,)
+STEP: Final = "step"
+OF_TASKS: Final = (NOTE, STEP)
 """The kinds whose owners are tasks, by their ids: they are deleted with the row of their task."""
 
 
-class SideRow(msgspec.Struct, frozen=True):
+class SideRow(msgspec.Struct, frozen=True, gc=False):
     """A text under a name."""
 
     name: str
@@ -44,12 +45,39 @@ class OwnedRows(ABC):
         """Return the first names of an owner behind ``after``."""
 
     @abstractmethod
+    def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> Sequence[SideRow]:
+        """Read the rows of these owners; without ``texts`` each text is empty."""
+
+    @abstractmethod
+    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> Sequence[str]:
+        """Return the first owners that have rows, whose names begin with ``prefix`` and lie behind ``after``."""
+
+    @abstractmethod
+    def page(self, kind: str, after: tuple[str, str], limit: int) -> Sequence[SideRow]:
+        """Read the first rows behind an owner and a name, in the order of both; each text is empty."""
+
+    @abstractmethod
+    def lock(self, kind: str, names: Sequence[str]) -> Mapping[str, str]:
+        """Read texts without an owner by name, and lock these names until the transaction ends, also the missing ones.
+
+        In their order. A name that is missing may get a row that has expired from the first.
+        """
+
+    @abstractmethod
     def get(self, kind: str, owner: str, name: str) -> str | None:
         """Read the text of a row; None where there is none."""
 
     @abstractmethod
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         """Store rows; one whose owner and name are there stays as it is."""
+
+    @abstractmethod
+    def put(self, kind: str, rows: Sequence[SideRow]) -> None:
+        """Store rows; each replaces the one of its owner and name."""
+
+    @abstractmethod
+    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
+        """Delete the rows of these owners, except those with one of the names ``but``."""
 
     @abstractmethod
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:

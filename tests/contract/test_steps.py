@@ -122,8 +122,8 @@ async def test_a_codec_encodes_the_texts(durable_store: Store) -> None:
     assert (await steps.read(task.task_id, task.seq))[0].text == secret
     assert await steps.event("s", NOW) == (await steps.events(NOW, 1))[0] == key
     if durable_store.is_sql:
-        for table in ("aiotaskq_step", "aiotaskq_event"):
-            ((stored,),) = durable_store.execute(f"SELECT value FROM {table}")
+        for kind in ("step", "event"):
+            ((stored,),) = durable_store.execute("SELECT value FROM aiotaskq_side WHERE kind = :kind", kind=kind)
             assert "secret" not in stored
     steps.codec = None
     # What cannot be decoded is kept, and told.

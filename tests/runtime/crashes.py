@@ -13,7 +13,8 @@ import pytest
 from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.memory.gates import MemoryGates
 from aiotaskq.backends.memory.groups import MemoryGroups
-from aiotaskq.backends.memory.steps import MemorySteps
+from aiotaskq.backends.memory.side_rows import MemorySideRows
+from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.errors import DatabaseUnavailable
@@ -22,7 +23,8 @@ VERBS = {
     DurableFake: ("push", "claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
     MemoryGates: ("admit", "mend", "change"),
     MemoryGroups: ("push", "add", "request_cancel", "purge", "mend"),
-    MemorySteps: ("add", "suspend", "emit", "expire", "mend"),
+    MemorySideRows: ("expire",),
+    MemoryTransactions: ("transact", "add_held"),
     MemoryWorkers: ("register", "heartbeat", "remove"),
     Database: ("write",),
 }
@@ -31,7 +33,8 @@ READS = {
     DurableFake: ("get", "find", "overdue", "next_run_at"),
     MemoryGates: ("find",),
     MemoryGroups: ("get", "members", "cancelling"),
-    MemorySteps: ("read", "read_many", "get_events", "events"),
+    MemorySideRows: ("get", "range"),
+    MemoryTransactions: ("look",),
     MemoryWorkers: ("all", "held"),
     Database: ("read",),
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.touched import Touched
-from aiotaskq.backends.side_rows import OwnedRows
+from aiotaskq.backends.side_rows import OwnedRows, SideRow
 from aiotaskq.core.gate import Bounds, Gate, Starts
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import NewNotes
@@ -161,8 +162,15 @@ class Run(NamedTuple):
 
     status: Status
     fence: int
+    seq: int
+    """The push stamp of the task."""
+    began_at: int | None
     taken: bool = False
     """Whether another transaction has locked the row of the task."""
+
+
+Holder = tuple[int, int]
+"""A run that stores something for its task: its fence, and the push stamp of the task."""
 
 
 class Beside(Protocol):
@@ -178,6 +186,34 @@ class Beside(Protocol):
         Without ``wait`` those that another transaction has locked are read only, and are ``taken``.
         """
 
+    def tasks(self, ids: Sequence[str]) -> Mapping[str, Task]:
+        """As ``Transaction.tasks``."""
+
+    def existing(self, ids: Sequence[str]) -> Collection[str]:
+        """As ``Transaction.existing``."""
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        """Do as ``Backend.update``."""
+
+    def touch(self, task: Task) -> None:
+        """Let the next sweep look at the gate at which a task is parked."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a caller's: then gates are admitted after its commit."""
+
+    def orphans(self, kind: str, limit: int) -> list[str]:
+        """Return up to ``limit`` ids of tasks that have side rows of this kind, and no row."""
+
+    def drop(self, ids: Sequence[str]) -> None:
+        """Delete the side rows of those of these tasks that have no row."""
+
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Store rows of tasks that run so, as ``OwnedRows.add``; return the text that is there now of each.
+
+        None where the task does not run so.
+        """
+
     def spend(self, new: Sequence[NewNotes]) -> None:
         """Store what these tasks report that they have used up, whose rows are locked: see ``Notes.add``."""
 
@@ -187,3 +223,16 @@ class Store(Protocol):
 
     async def transact(self, body: Callable[[Beside], T]) -> T:
         """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written."""
+
+    async def look(self, body: Callable[[Beside], T]) -> T:
+        """Run ``body``, which reads only, without locks."""
+
+    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Do as ``Beside.add_held`` in a transaction of its own."""
+
+
+class JoiningStore(Store, Protocol):
+    """One that can take part in a transaction of its caller."""
+
+    async def transact_with(self, session: Any, body: Callable[[Beside], T], committed: Callable[[], None]) -> T:
+        """Run ``body`` in the transaction of a session; once that commits, do the rest and call ``committed``."""

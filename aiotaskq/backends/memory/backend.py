@@ -22,11 +22,12 @@ from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.steps import MemorySteps
 from aiotaskq.backends.memory.transaction import MemoryTransaction
+from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.backends.side_steps import SideSteps
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, Status, Task, TaskFilter, same_push
@@ -45,27 +46,18 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
-        side = MemorySideRows(self._lock)
-        self.keep_beside(side)
+        self.keep_beside(side := MemorySideRows(self._lock))
         self._tasks: dict[str, Task] = {}
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
         self._running = Running(self._tasks, objects)
-        self.steps: MemorySteps = MemorySteps(self._tasks, self._lock, self._update, self.notify_updated)
-        self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self.steps.by_task, self._lock)
+        self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queues)
         self._tx = MemoryTransaction(
-            self._lock,
-            self._tasks,
-            self.queues.paused,
-            self._ended,
-            side.owned,
-            self.listeners,
-            self._insert,
-            self._move,
-            self._reads,
+            self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self._reads
         )
-        self.notes = Notes(self._tx, side, self.listeners)
+        self.transactions = MemoryTransactions(self._tx, side, self._lock, self._update, self.notify_updated)
+        self.steps, self.notes = SideSteps(self.transactions, side), Notes(self.transactions, side, self.listeners)
         self.gates: MemoryGates = MemoryGates(self._tx, self._lock, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(self._tx, self._lock, self._make_room, self.listeners)
 
@@ -281,7 +273,7 @@ class MemoryBackend(DirectBackend):
                 if (row := self._tasks.get(task_id)) is not None and (row.final or not ended):
                     del self._tasks[task_id]
                     self._leave(row)
-                    self._ended.drop_beside(task_id)
+                    self._ended.drop_of(task_id)
                     self.queues.done(row)
                     if row.flow is not None:
                         follow_deletes(self._tx, [row])

@@ -12,16 +12,21 @@ from typing import Any, ClassVar
 import msgspec
 
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
+from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
+from aiotaskq.backends.side_rows import STEP, SideRows
+from aiotaskq.backends.side_steps import SideSteps
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Task, same_push
+from aiotaskq.core.steps import EventValue, NewStep, Step
+from aiotaskq.core.task import RUNNING, SECOND, Task, same_push
 
 KEEP = 1_000_000  # ended tasks: more than a test makes
 
@@ -37,7 +42,7 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self.groups.push_with = self._push_plan
-        self.steps.at_commit = write_at_commit
+        self.steps = DurableFakeSteps(self.transactions, self.side)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -185,6 +190,42 @@ class DurableFake(MemoryBackend):
         if row is None or change.after.params is not change.before.params:
             return change
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
+
+
+class DurableFakeSteps(SideSteps):
+    """The steps of a durable fake: in the transaction of a session they are stored when that commits."""
+
+    def __init__(self, transactions: MemoryTransactions, side: SideRows) -> None:
+        super().__init__(transactions, side)
+        self._transactions = transactions
+
+    async def add_with(self, session: Any, new: NewStep) -> Step | None:
+        rows, holder = self._rows([new]), (new.fence, new.seq)
+        runs, text = self._transactions.run(
+            lambda tx: (tx.runs([new.task_id]), tx.side.get(STEP, new.task_id, rows[0].name))
+        )
+        run = runs.get(new.task_id)
+        if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
+            return None
+
+        def store() -> None:
+            self._transactions.run(lambda tx: tx.add_held(STEP, rows, [holder]))
+
+        if text is None:
+            await write_at_commit(session, store)
+        return self._there([new], rows, [text or rows[0].text])[0]
+
+    async def emit_with(
+        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
+    ) -> EventValue:
+        def store() -> None:
+            stored = [self._stored_event(event)]
+            self._transactions.run(lambda tx: flow.emit(tx, stored, self._stored))
+            committed()
+
+        if (there := await self.event(event.key, event.at)) is None:
+            await write_at_commit(session, store)
+        return there or event
 
 
 class DurableFakeSchedules(Schedules):

@@ -40,16 +40,15 @@ class Ended:
         rows: dict[str, Task],
         keys: Keys,
         drop_of: Callable[[str], None],
-        steps: dict[str, Any],
         lock: AbstractContextManager[Any],
     ) -> None:
         """Make an empty index of the ended tasks among these rows, which are by id; ``keep`` bounds each kind.
 
-        What is beside a row that is dropped goes with it: ``drop_of`` is called with its id, and ``steps`` are by id.
+        What is beside a row that is dropped goes with it: ``drop_of`` is called with its id.
         """
         self.keep = keep
         self._rows = rows
-        self._keys, self._drop_of, self._steps = keys, drop_of, steps
+        self._keys, self.drop_of = keys, drop_of
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
         self._outermost: dict[str, GroupState] = {}  # around each group whose ended members may stay
@@ -90,15 +89,10 @@ class Ended:
                 self._keys.remove(oldest)
             if oldest.status is FAILED and oldest.flow is not None:
                 self.lost.append(oldest)
-            self.drop_beside(oldest.task_id)
+            self.drop_of(oldest.task_id)
             if not kind.drops:
                 kind.drops = True
                 self.unlogged.append(oldest)
-
-    def drop_beside(self, task_id: str) -> None:
-        """Drop what is beside a row that is deleted."""
-        self._drop_of(task_id)
-        self._steps.pop(task_id, None)
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""

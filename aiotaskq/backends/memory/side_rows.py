@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -16,23 +16,37 @@ class _Rows:
 
     def __init__(self) -> None:
         self.rows: dict[str, SideRow] = {}
-        self.names: list[str] = []  # sorted
+        self._names: list[str] = []
+        self._sorted = True
+
+    @property
+    def names(self) -> list[str]:
+        """The names in their order."""
+        if not self._sorted:
+            self._names.sort()
+            self._sorted = True
+        return self._names
 
     def live(self, now: int) -> Iterator[SideRow]:
         return (row for row in self.rows.values() if _is_live(row, now))
 
     def put(self, row: SideRow) -> None:
-        if row.name not in self.rows:
-            if not self.names or row.name > self.names[-1]:
-                self.names.append(row.name)
-            else:
-                insort(self.names, row.name)
+        if row.name in self.rows:
+            self.rows[row.name] = row
+        else:
+            self.add(row)
+
+    def add(self, row: SideRow) -> None:
+        """Store a row whose name is new."""
+        if self._sorted and self._names and row.name < self._names[-1]:
+            self._sorted = False
+        self._names.append(row.name)
         self.rows[row.name] = row
 
     def remove(self, names: Sequence[str]) -> None:
         gone = {name for name in names if self.rows.pop(name, None) is not None}
         if gone:
-            self.names = [name for name in self.names if name not in gone]
+            self._names = [name for name in self._names if name not in gone]
 
 
 class MemorySideRows(SideRows):
@@ -132,6 +146,30 @@ class MemoryOwnedRows(OwnedRows):
         there = self._kinds[kind]
         return {owner: rows.names[-1] for owner in owners if (rows := there.get(owner)) is not None and rows.names}
 
+    def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
+        there = self._kinds[kind]
+        return [rows.rows[name] for owner in owners if (rows := there.get(owner)) is not None for name in rows.names]
+
+    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
+        return sorted(owner for owner in self._kinds[kind] if owner > after and owner.startswith(prefix))[:limit]
+
+    def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
+        owners = sorted(owner for owner in self._kinds[kind] if owner >= after[0])
+        return list(islice((row for row in self.of(kind, owners) if (row.owner, row.name) > after), limit))
+
+    def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+        there = self._kinds[kind][""].rows
+        return {name: there[name].text for name in names if name in there}
+
+    def put(self, kind: str, rows: Sequence[SideRow]) -> None:
+        for row in rows:
+            self._kinds[kind][row.owner].put(row)
+
+    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
+        for owner in owners:
+            if (there := self._kinds[kind].get(owner)) is not None:
+                self.delete(kind, owner, [name for name in there.names if name not in but])
+
     def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
         if (there := self._kinds[kind].get(owner)) is None:
             return []
@@ -144,11 +182,21 @@ class MemoryOwnedRows(OwnedRows):
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
-            if row.name not in (there := self._kinds[kind][row.owner]).rows:
-                there.put(row)
+            self.first(kind, row)
+
+    def first(self, kind: str, row: SideRow) -> SideRow:
+        """Store a row unless there is one; return the one that is there now."""
+        there = self._kinds[kind][row.owner]
+        if (stored := there.rows.get(row.name)) is not None:
+            return stored
+        there.add(row)
+        return row
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
-        self._kinds[kind][owner].remove(names)
+        there = self._kinds[kind][owner]
+        there.remove(names)
+        if not there.rows:
+            del self._kinds[kind][owner]
 
 
 def _is_live(row: SideRow, now: int) -> bool:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence, Set
-from typing import TypeVar
 
 from aiotaskq.backends.flow.gates import Admitted, admit_due, admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
 from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
-from aiotaskq.backends.flow.transaction import Beside, Run, Transaction
+from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, Listeners
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
-from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
-from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import budget_gate, risen
-
-T = TypeVar("T")
 
 
 class MemoryTransaction(GateRows, GroupRows, Transaction):
@@ -29,11 +24,9 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
 
     def __init__(
         self,
-        lock: BriefLock,
         rows: dict[str, Task],
         paused: Set[str],
         ended: Ended,
-        side: MemoryOwnedRows,
         listeners: Listeners,
         insert: Callable[[Task], Task],
         replace: Callable[[Task, Task], None],
@@ -42,7 +35,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         """``insert`` and ``replace`` are those of the backend: for one row, with its indexes."""
         GateRows.__init__(self, rows, paused)
         GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
-        self._lock, self._own, self.side, self._listeners = lock, rows, side, listeners
+        self._own, self._listeners = rows, listeners
         self._insert, self._replace, self._reads = insert, replace, reads
         self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
         self.heard: Callable[[Followed], None] = lambda followed: None
@@ -67,16 +60,6 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
         self.rewrite(changes)
         return {after.task_id for _, after in changes}
-
-    async def transact(self, body: Callable[[Beside], T]) -> T:
-        """Do as ``Store.transact``."""
-        with self._lock:
-            answer = body(self)
-            self.end()
-            return answer
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        return {task_id: Run(row.status, row.fence) for task_id, row in self.tasks(ids).items()}
 
     def spend(self, new: Sequence[NewNotes]) -> None:
         for each in new:

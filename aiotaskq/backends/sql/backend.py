@@ -16,6 +16,7 @@ from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.backends.side_steps import SideSteps
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import push as push_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -31,8 +32,8 @@ from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.steps import SqlSteps
 from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.gate import set_back
@@ -65,12 +66,13 @@ class SqlBackend(Backend):
         self.gates.followed = self._followed
         self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
         self.gates.messages = self.groups.messages
-        self.steps: SqlSteps = SqlSteps(
-            self.database, self.gates, update=tasks_sql.update_tasks, enter=self._enter, hints=self.notify_updated
-        )
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
         self.workers = SqlWorkers(self.database)
-        self.notes = Notes(self.gates, self.side, self.listeners)
+        self.transactions = SqlTransactions(
+            self.database, self.gates, self.notify_updated, self._enter, lambda: self.codec
+        )
+        self.steps = SideSteps(self.transactions, self.side, self.transactions)
+        self.notes = Notes(self.transactions, self.side, self.listeners)
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
     def _followed(self, followed: Followed) -> None:

@@ -9,16 +9,12 @@ from sqlalchemy import Connection, delete, exists, select
 
 from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.models import SideRowModel, StepRow, WaitRow
+from aiotaskq.models import SideRowModel
 
 _S: Any = SideRowModel.__table__
-_TABLES: tuple[Any, ...] = (StepRow.__table__, WaitRow.__table__)
 
 
 def drop_beside(connection: Connection, ids: Sequence[str]) -> None:
     """Delete what belongs to those of these tasks whose rows are gone."""
     gone = ~exists(select(TASKS.c.task_id).where(TASKS.c.task_id == _S.c.owner))
     connection.execute(delete(_S).where(_S.c.kind.in_(OF_TASKS), _S.c.owner.in_(ids), gone))
-    for table in _TABLES:
-        gone = ~exists(select(TASKS.c.task_id).where(TASKS.c.task_id == table.c.task_id))
-        connection.execute(delete(table).where(table.c.task_id.in_(ids), gone))

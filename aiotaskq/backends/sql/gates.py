@@ -11,7 +11,6 @@ from sqlalchemy import BigInteger, Connection, String, bindparam, delete, false,
 
 from aiotaskq.backends.flow.gates import Admitted, admit_due, admit_touched
 from aiotaskq.backends.flow.touched import Followed, Touched
-from aiotaskq.backends.flow.transaction import Beside
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql.caller_session import run_in
@@ -121,11 +120,6 @@ class SqlGates(Gates):
         if given_back:
             await self._park_given_back(given_back)
         return answer, tasks, None if followed else () if admitted is None else admitted.ready
-
-    async def transact(self, body: Callable[[Beside], T]) -> T:
-        """Do as ``Store.transact``."""
-        answer, *_ = await self.write(body)
-        return answer
 
     async def settle(self, touched: Touched) -> Admitted:
         """Admit the gates that another transaction has touched, and those that this one misses."""

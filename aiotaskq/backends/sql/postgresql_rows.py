@@ -17,8 +17,12 @@ from aiotaskq.core.task import RUNNING
 # executemany has no count, and for arrays asyncpg looks up their types on each new connection. What is the same in all
 # rows is a parameter. Strings are not cast to their width: that would cut them.
 _TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
-_GUARD_TYPES: Final = dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True))
-HOLDER: Final = ("task_id", "seq", "b_fence")
+_GUARD_TYPES: Final = {
+    **dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True)),
+    "b_task": "text",
+    "b_seq": "bigint",
+}
+HOLDER: Final = ("b_task", "b_seq", "b_fence")
 """The columns of ``insert_held_statement`` that say which run of which task a row is of; they are in each row."""
 
 
@@ -106,18 +110,18 @@ def insert_held_statement(table: Any, names: tuple[str, ...], varying: tuple[str
     The answer is their number and, unless it is all, which runs have their task. A task is locked before its row is
     compared: one that another transaction has is waited for, and compared as that leaves it.
     """
-    source = Source(table, (*names, HOLDER[-1]), HOLDER + varying)
+    source = Source(table, (*names, *HOLDER), HOLDER + varying)
     held = (
-        "SELECT t.task_id, t.seq, t.fence FROM task_queue AS t WHERE t.task_id = ANY (ARRAY(SELECT task_id FROM r)) "  # noqa: S608
+        "SELECT t.task_id, t.seq, t.fence FROM task_queue AS t WHERE t.task_id = ANY (ARRAY(SELECT b_task FROM r)) "  # noqa: S608
         # A shared lock: a handler's own transaction may have one as well, by a step of it.
         f"AND t.status || '' = '{RUNNING.value}' ORDER BY t.task_id FOR SHARE"
     )
-    mine = "r JOIN held ON held.task_id = r.task_id AND held.seq = r.seq AND held.fence = r.b_fence"
+    mine = "r JOIN held ON held.task_id = r.b_task AND held.seq = r.b_seq AND held.fence = r.b_fence"
     new = (
         f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
         f"SELECT {', '.join(source.values[name] for name in names)} FROM {mine} ON CONFLICT DO NOTHING RETURNING 1"
     )
-    which = f"SELECT coalesce(json_agg(json_build_array(r.task_id, r.seq, r.b_fence)), '[]') FROM {mine}"  # noqa: S608
+    which = f"SELECT coalesce(json_agg(json_build_array(r.b_task, r.b_seq, r.b_fence)), '[]') FROM {mine}"  # noqa: S608
     return text(
         f"WITH r AS MATERIALIZED (SELECT * FROM {source.rows}), held AS MATERIALIZED ({held}), new AS ({new}) "  # noqa: S608
         f"SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN CAST(({which}) AS text) END FROM new"

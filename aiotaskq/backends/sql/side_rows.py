@@ -6,19 +6,24 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal, or_, select
 
+from aiotaskq.backends.flow.transaction import Holder
 from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
 from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.dialects.base import PerKey
+from aiotaskq.backends.sql.dialects.base import Dialect, PerKey
 from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.statements import run
 from aiotaskq.models import SideRowModel
 
 _S: Any = SideRowModel.__table__
 c = _S.c
-_COLUMNS = ("kind", "owner", "name", "value", "expires_at")
+_KEY = ("kind", "owner", "name")
+LOCK = 0
+"""When rows expire that are only there to be locked."""
+_COLUMNS = (*_KEY, "value", "expires_at")
 
 
 class SqlSideRows(SideRows):
@@ -106,11 +111,17 @@ class SqlSideRows(SideRows):
         return await self._database.write(body)
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
-        # The names stay in the database. MySQL takes a LIMIT only in a derived table.
-        old = (*_of(kind), c.expires_at <= now)
-        late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()
-        statement = delete(_S).where(*old, c.name.in_(select(late.c.name)))
-        return await self._database.write(lambda connection: int(connection.execute(statement).rowcount))
+        def body(connection: Connection, first: int, last: int) -> int:
+            # The names stay in the database. MySQL takes a LIMIT only in a derived table.
+            old = (*_of(kind), c.expires_at > first, c.expires_at <= last)
+            late = select(c.name).where(*old).order_by(c.expires_at).limit(limit).subquery()
+            return int(connection.execute(delete(_S).where(*old, c.name.in_(select(late.c.name)))).rowcount)
+
+        def both(connection: Connection) -> int:
+            body(connection, LOCK - 1, LOCK)  # they are nothing that anybody has stored
+            return body(connection, LOCK, now)
+
+        return await self._database.write(both)
 
     async def trim(self, kind: str, most: int) -> None:
         last = select(c.name).where(*_of(kind)).order_by(c.name.desc()).offset(most).limit(1)
@@ -128,8 +139,53 @@ class SqlSideRows(SideRows):
 class SqlOwnedRows(OwnedRows):
     """The same rows in the transaction of a connection."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, locks: bool = True) -> None:
+        """``locks``: whether what ``of`` reads is locked, so that it is the newest whatever a caller's isolation is."""
+        self._connection, self._locks = connection, locks
+
+    def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
+        dialect, statement = dialect_of(self._connection), _rows_of(kind, texts, self._locks and texts)
+        if len(owners) == 1:
+            found = run(self._connection, _of_one(statement), {"b_owner": owners[0]}).fetchall()
+            return [SideRow(name, text, None, owner) for owner, name, text in found]
+        rows: list[SideRow] = []
+        for part in chunks(owners):
+            found = dialect.run_among(self._connection, _among(dialect, statement), "owners", part, {}).fetchall()
+            rows += [SideRow(name, text, None, owner) for owner, name, text in found]
+        return rows
+
+    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
+        query = select(c.owner).distinct().where(c.kind == kind, c.owner > after).order_by(c.owner).limit(limit)
+        if prefix:
+            query = query.where(*dialect_of(self._connection).begins_with(c.owner, prefix))
+        return list(self._connection.execute(query).scalars())
+
+    def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
+        owner, name = after
+        behind = or_(c.owner > owner, and_(c.owner == owner, c.name > name))
+        query = select(c.name, literal(""), c.expires_at, c.owner).where(c.kind == kind, c.owner >= owner, behind)
+        rows = self._connection.execute(query.order_by(c.owner, c.name).limit(limit))
+        return [SideRow(*row) for row in rows]
+
+    def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+        dialect = dialect_of(self._connection)
+        found: dict[str, str] = {}
+        for part in chunks(sorted(set(names))):
+            if not dialect.single_writer:
+                # Nothing is changed where there is a row, and it is locked.
+                rows = [dict(zip(_COLUMNS, (kind, "", name, "", LOCK), strict=True)) for name in part]
+                self._connection.execute(dialect.upsert(_S, _KEY, ["kind"]), rows)
+            texts = self._connection.execute(_LOCKED, {"b_kind": kind, "names": part})
+            found |= {name: text for name, text in texts if text}
+        return found
+
+    def put(self, kind: str, rows: Sequence[SideRow]) -> None:
+        _put(self._connection, kind, rows)
+
+    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
+        for part in chunks(owners):
+            statement = _DELETE_OF.where(c.name.not_in(but)) if but else _DELETE_OF
+            self._connection.execute(statement, {"b_kind": kind, "owners": part})
 
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
         rows = dialect_of(self._connection).each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
@@ -144,13 +200,26 @@ class SqlOwnedRows(OwnedRows):
         return self._connection.execute(query).scalar()
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
-        if rows:
-            values = [(kind, row.owner, row.name, row.text, row.until) for row in rows]
-            insert_new(self._connection, _S, _COLUMNS, values)
+        self.insert(kind, rows)
+
+    def insert(self, kind: str, rows: Sequence[SideRow]) -> int:
+        """Do as ``add``; return the number of rows if all are new, else a smaller one."""
+        values = [(kind, row.owner, row.name, row.text, row.until) for row in rows]
+        return insert_new(self._connection, _S, _COLUMNS, values) if values else 0
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
         for part in chunks(names):
             self._connection.execute(delete(_S).where(*_of(kind, owner), c.name.in_(part)))
+
+
+def insert_held(
+    connection: Connection, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]
+) -> tuple[int, list[bool]] | None:
+    """Insert rows of tasks that run so: see ``Dialect.insert_held``."""
+    values = [(kind, row.owner, row.name, row.text) for row in rows]
+    own = [(row.owner, seq, fence) for row, (fence, seq) in zip(rows, holders, strict=True)]
+    columns, runs = list(zip(*values, strict=True)), list(zip(*own, strict=True))
+    return dialect_of(connection).insert_held(connection, _S, _COLUMNS[:4], columns, runs)
 
 
 def _put(connection: Connection, kind: str, rows: Sequence[SideRow]) -> None:
@@ -160,6 +229,27 @@ def _put(connection: Connection, kind: str, rows: Sequence[SideRow]) -> None:
     }
     if values:
         replace(connection, _S, list(values.values()))
+
+
+_NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == "")
+_LOCKED = _NAMED.where(c.name.in_(bindparam("names", expanding=True))).order_by(c.name).with_for_update()
+_DELETE_OF = delete(_S).where(c.kind == bindparam("b_kind"), c.owner.in_(bindparam("owners", expanding=True)))
+
+
+@functools.cache
+def _rows_of(kind: str, texts: bool, locked: bool) -> Select[Any]:
+    query = select(c.owner, c.name, c.value if texts else literal("")).where(c.kind == kind)
+    return query.with_for_update(read=True) if locked else query
+
+
+@functools.cache
+def _of_one(query: Select[Any]) -> Select[Any]:
+    return query.where(c.owner == bindparam("b_owner")).order_by(c.name)
+
+
+@functools.cache
+def _among(dialect: Dialect, query: Select[Any]) -> Select[Any]:
+    return query.where(dialect.among(c.owner, "owners")).order_by(c.owner, c.name)
 
 
 @functools.cache

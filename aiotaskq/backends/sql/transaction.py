@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, bindparam, select, update
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.groups import spend
-from aiotaskq.backends.flow.transaction import Run, Transaction
+from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.push import push
 from aiotaskq.backends.sql.rows import TASKS, json_text, read_flow, read_usage, stored_run_at, to_task
-from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, risen, summed
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 c = TASKS.c
-_RUNS = select(c.task_id, c.status, c.fence)
 _USAGE = select(c.task_id, c.usage, c.flow)
 _USE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
@@ -66,30 +63,6 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         if moved:
             self.dialect.set_each(self.connection, _PLACE, moved)
         self.note_slots(changes)
-
-    # ---- what is beside tasks ----
-
-    @functools.cached_property
-    def side(self) -> SqlOwnedRows:
-        """See ``Beside``."""
-        return SqlOwnedRows(self.connection)
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        found = self._runs(ids, lock=True, wait=wait)
-        if not wait and (taken := [task_id for task_id in ids if task_id not in found]):
-            found |= {task_id: run._replace(taken=True) for task_id, run in self._runs(taken, lock=False).items()}
-        return found
-
-    def _runs(self, ids: Sequence[str], *, lock: bool, wait: bool = True) -> dict[str, Run]:
-        found: dict[str, Run] = {}
-        for part in chunks(ids):
-            query = _RUNS.where(c.task_id.in_(part))
-            if lock:
-                locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
-                query = self.dialect.by_id(locked)
-            for row in self.connection.execute(query):
-                found[row.task_id] = Run(Status(row.status or Status.PENDING), row.fence)
-        return found
 
     def spend(self, new: Sequence[NewNotes]) -> None:
         reported = {each.task_id: each.usage for each in new}

@@ -296,13 +296,13 @@ class Dialect(ABC):
         """
 
     def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, fences: Sequence[int]
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
     ) -> tuple[int, list[bool]] | None:
-        """Insert rows of tasks that run with these fences and conflict with no other, in one statement.
+        """Insert rows of tasks that run so and conflict with no other, in one statement.
 
         Return their number, and of each row whether its task does. None where one statement does not tell both: then
-        some of the rows may be there. The first columns are ``task_id`` and ``seq``. The tasks stay locked until the
-        transaction ends.
+        some of the rows may be there. ``runs`` are the ids, the push stamps and the fences of the tasks, which stay
+        locked until the transaction ends.
         """
         return None
 

@@ -57,10 +57,10 @@ def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
 
 @functools.cache
 def _insert_held(table: Any, names: tuple[str, ...], collation: str) -> TextClause:
-    """Return the insert of JSON ``rows``, each with its fence at its end, whose tasks run with these fences."""
-    types = [*[_json_type(table.c[name].type) for name in names], "BIGINT"]
+    """Return the insert of JSON ``rows``, each with the id, the push stamp and the fence of its task first."""
+    types = ["VARCHAR(36)", "BIGINT", "BIGINT", *[_json_type(table.c[name].type) for name in names]]
     columns = ", ".join(f"c{place} {kind} PATH '$[{place}]'" for place, kind in enumerate(types))
-    at = {name: f"r.c{place}" for place, name in enumerate((*names, "fence"))}
+    at = {name: f"r.c{place}" for place, name in enumerate(("task_id", "seq", "fence", *names))}
     return text(
         f"INSERT INTO {table.name} (`{'`, `'.join(names)}`) "  # noqa: S608 - our own names
         # The rows first, in their order, so that two writers of the same ones wait for each other in one direction.
@@ -213,12 +213,12 @@ class MysqlDialect(Dialect):
         return 0
 
     def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, fences: Sequence[int]
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
     ) -> tuple[int, list[bool]] | None:
-        if len(fences) > CHUNK or not surely_fit(self.statement_limit(connection), names, columns):
+        if len(runs[0]) > CHUNK or not surely_fit(self.statement_limit(connection), names, columns):
             return None
         statement = _insert_held(table, names, mysql_collation(connection.dialect))
-        rows = sorted(zip(*columns, fences, strict=True))
+        rows = sorted(zip(*runs, *columns, strict=True))
         try:
             count = run(connection, statement, {"rows": json_text(rows)}).rowcount
         except exc.IntegrityError as error:

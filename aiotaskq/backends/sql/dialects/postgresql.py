@@ -303,17 +303,16 @@ class PostgresqlDialect(Dialect):
         return int(row[0])
 
     def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, fences: Sequence[int]
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
     ) -> tuple[int, list[bool]]:
-        inserted, held = 0, [True] * len(fences)
+        inserted, held = 0, [True] * len(runs[0])
         start = 0
         for part in parts(names, columns, None):
             count = len(part[0])
-            own = len(HOLDER) - 1
-            values, varying, rest = hoisted(names[own:], part[own:])
-            holders = [*part[:own], tuple(fences[start : start + count])]
+            values, varying, rest = hoisted(names, part)
+            holders = [column[start : start + count] for column in runs]
             values |= varying_values(HOLDER + varying, [*holders, *rest]) | {"count": count}
-            statement = insert_held_statement(table, HOLDER[:own] + names[own:], varying)
+            statement = insert_held_statement(table, names, varying)
             ((some, which),) = run(connection, statement, values).fetchall()
             inserted += some
             if which is not None:

@@ -1,0 +1,182 @@
+"""The transactions in a database that read and write what is beside tasks.
+
+The locks of a transaction are taken in one order: events, then tasks, then groups, then gates.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, exists, select
+
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.coded import encoded_change
+from aiotaskq.backends.flow.transaction import Beside, Holder, Run
+from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.sql.beside import drop_beside
+from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Dialect
+from aiotaskq.backends.sql.gates import SqlGates
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
+from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.tasks import update_tasks
+from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.task import RUNNING, Status, Task
+from aiotaskq.models import SideRowModel
+
+T = TypeVar("T")
+Hints = Callable[[Sequence[Change], Sequence[bool]], None]
+
+c, s = TASKS.c, SideRowModel.__table__.c
+_RUNS = select(c.task_id, c.status, c.fence, c.seq, c.began_at)
+_NO_TASK = ~exists(select(c.task_id).where(c.task_id == s.owner))
+
+
+@functools.cache
+def _guard(dialect: Dialect) -> Any:
+    # A shared lock: a handler's own transaction may have one as well, by a step of it.
+    query = _RUNS.where(dialect.among(c.task_id, "ids")).order_by(c.task_id).with_for_update(read=True)
+    return dialect.by_id(query)
+
+
+class SqlBeside:
+    """What is beside tasks in the transaction of a database."""
+
+    def __init__(
+        self, tx: SqlTransaction, codec: Codec | None = None, *, joined: bool = False, locks: bool = True
+    ) -> None:
+        """``codec`` encodes changes; ``joined``: whether it is a caller's; ``locks``: whether it may write."""
+        self._tx, self._connection, self._codec = tx, tx.connection, codec
+        self.joined, self._locks = joined, locks
+        self.side = SqlOwnedRows(tx.connection, locks)
+        self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
+        self.written: list[tuple[Sequence[Change], list[bool]]] = []
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        codec = self._codec
+        held = update_tasks(self._tx, changes if codec is None else [encoded_change(each, codec) for each in changes])
+        self.written.append((changes, held))
+        return held
+
+    def touch(self, task: Task) -> None:
+        if task.flow is not None and task.gate is not None:
+            self._tx.touched.make_due([task.gate], dict(task.flow.gates))
+
+    def orphans(self, kind: str, limit: int) -> list[str]:
+        query = select(s.owner).distinct().where(s.kind == kind, _NO_TASK).limit(limit)
+        return list(self._connection.execute(query).scalars())
+
+    def drop(self, ids: Sequence[str]) -> None:
+        for part in chunks(sorted(ids)):
+            drop_beside(self._connection, part)
+
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        found = insert_held(self._connection, kind, rows, holders)
+        if found is None:
+            runs = self._guarded(sorted({row.owner for row in rows}))
+            held = [
+                (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
+                for row, holder in zip(rows, holders, strict=True)
+            ]
+            found = self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]), held
+        inserted, held = found
+        if inserted == sum(held):
+            return [row.text if ok else None for row, ok in zip(rows, held, strict=True)]
+        # Of each the first write stays.
+        there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
+        return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
+
+    def _guarded(self, ids: Sequence[str]) -> dict[str, Run]:
+        dialect = dialect_of(self._connection)
+        parts = [dialect.run_among(self._connection, _guard(dialect), "ids", part, {}) for part in chunks(ids)]
+        return _runs(row for part in parts for row in part.fetchall())
+
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
+        found = self._read_runs(ids, lock=self._locks, wait=wait)
+        if not wait and (taken := [task_id for task_id in ids if task_id not in found]):
+            elsewhere = self._read_runs(taken, lock=False)
+            found |= {task_id: run._replace(taken=True) for task_id, run in elsewhere.items()}
+        return found
+
+    def _read_runs(self, ids: Sequence[str], *, lock: bool, wait: bool = True) -> dict[str, Run]:
+        found: dict[str, Run] = {}
+        for part in chunks(ids):
+            query = _RUNS.where(c.task_id.in_(part))
+            if lock:
+                locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
+                query = dialect_of(self._connection).by_id(locked)
+            found |= _runs(self._connection.execute(query))
+        return found
+
+
+def _runs(rows: Any) -> dict[str, Run]:
+    return {
+        task_id: Run(Status(status or Status.PENDING), fence, seq, began_at)
+        for task_id, status, fence, seq, began_at in rows
+    }
+
+
+class SqlTransactions:
+    """The transactions of one database."""
+
+    def __init__(
+        self,
+        database: Database,
+        gates: SqlGates,
+        hints: Hints,
+        enter: Callable[[Connection], None],
+        codec: Callable[[], Codec | None],
+    ) -> None:
+        """``hints`` sends those of changes, ``enter`` begins in that of a caller, ``codec`` is that of the backend."""
+        self._database, self._gates, self._hints, self._enter = database, gates, hints, enter
+        self._codec = codec
+
+    async def transact(self, body: Callable[[Beside], T]) -> T:
+        """Do as ``Store.transact``."""
+
+        def inside(tx: SqlTransaction) -> tuple[T, SqlBeside]:
+            beside = SqlBeside(tx, self._codec())
+            return body(beside), beside
+
+        (answer, beside), *_ = await self._gates.write(inside)
+        self._send(beside)
+        return answer
+
+    def _send(self, beside: SqlBeside) -> None:
+        for changes, held in beside.written:
+            self._hints(changes, held)
+
+    async def transact_with(
+        self, session: Any, body: Callable[[Beside], T], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Do as ``JoiningStore.transact_with``."""
+        ran: list[SqlBeside] = []
+
+        def inside(tx: SqlTransaction) -> T:
+            self._enter(tx.connection)
+            ran.append(SqlBeside(tx, self._codec(), joined=True))
+            return body(ran[-1])
+
+        def wake() -> None:
+            self._send(ran[-1])
+            committed()
+
+        return await self._gates.write_in(session, inside, wake)
+
+    async def look(self, body: Callable[[Beside], T]) -> T:
+        """Do as ``Store.look``."""
+        return await self._database.read(lambda connection: body(SqlBeside(SqlTransaction(connection), locks=False)))
+
+    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Do as ``Store.add_held``."""
+
+        def body(connection: Connection) -> list[str | None]:
+            return SqlBeside(SqlTransaction(connection)).add_held(kind, rows, holders)
+
+        # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
+        return await self._database.write(body, self._database.dialect.autocommit)
