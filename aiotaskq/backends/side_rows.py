@@ -76,8 +76,8 @@ class OwnedRows(ABC):
         """Store rows; each replaces the one of its owner and name."""
 
     @abstractmethod
-    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
-        """Delete the rows of these owners, except those with one of the names ``but``."""
+    def delete_of(self, kind: str, owners: Sequence[str]) -> None:
+        """Delete the rows of these owners."""
 
     @abstractmethod
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:

@@ -1,58 +1,28 @@
-"""The contract of durable steps and events; ``core.steps`` has the rules."""
+"""Durable steps and events: side rows of one store; ``flow.steps`` and ``core.steps`` have the rules."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.flow import steps as flow
+from aiotaskq.backends.flow.steps import EVENT, WAIT, Leave, event_row, step_row, to_event, to_step
+from aiotaskq.backends.side_rows import STEP, SideRow, SideRows
 from aiotaskq.core.coded import from_stored, is_coded, to_stored
-from aiotaskq.core.steps import answered
+from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
 from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.flow.transaction import Beside, JoiningStore, Store
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.steps import EventValue, NewStep, Step
     from aiotaskq.core.task import Task
 
-
-class Leave(msgspec.Struct, frozen=True):
-    """A running task whose handler is left, since it sleeps or waits for events."""
-
-    change: Change
-    new: Sequence[NewStep]
-    """The sleeps and waits that are to be stored; each wait names its event."""
-    woken: Task | None = None
-    """What the task becomes if one of the events is there; None where it waits for none."""
-
-    @property
-    def waits(self) -> list[NewStep]:
-        """The waits among its steps."""
-        return [each for each in self.new if each.step.kind == "wait"]
-
-    def meets(
-        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
-    ) -> tuple[Change, list[NewStep], list[NewStep]]:
-        """Return the change to write, the steps that events become which are there, and the waits that are left.
-
-        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
-        """
-        found, left = [], []
-        for wait in self.waits:
-            if (event := event_of(wait)) is not None:
-                found.append(answered(wait, event))
-            elif not was_answered(wait):
-                left.append(wait)
-        if self.woken is None or len(left) == len(self.waits):
-            return self.change, [], left
-        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
+PAGE = 1_000  # owners of side rows that are looked at together
 
 
-class Steps(ABC):
+class Steps:
     """The steps of the tasks of one store, and the events that they wait for. Each method is atomic.
 
     Steps are deleted with their task. Of two writes of the same step, and of two events of the same key, the first one
@@ -61,32 +31,74 @@ class Steps(ABC):
 
     codec: Codec | None = None
     """That of the backend: it encodes the texts."""
-    mends = False
-    """Whether a process that dies amid an ``emit`` may leave tasks to ``mend``."""
     used = False
     """Whether this process uses them: else it looks only now and then for what is to be deleted."""
 
-    @abstractmethod
+    def __init__(self, store: Store, side: SideRows, joining: JoiningStore | None = None) -> None:
+        """``joining`` is the store where it can take part in transactions of callers."""
+        self._store, self._side, self._joining = store, side, joining
+        self.mends = store.wakes_later
+        """Whether a process that dies amid an ``emit`` may leave tasks to ``mend``."""
+        self._looked_at = ("", "")  # behind this wait the next look for those of tasks that are gone begins
+
     async def read(self, task_id: str, seq: int) -> list[Step]:
         """Read the steps of a task that has this push stamp, in their order."""
+        rows = await self._store.look(lambda tx: tx.side.of(STEP, [task_id]))
+        found = map(to_step, rows)
+        return in_order(self._plain_step(step) for stamp, step in found if stamp == seq)
 
     async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
         """Read the steps of several tasks, of each in their order."""
-        return [await self.read(task.task_id, task.seq) for task in tasks]
+        ids = sorted({task.task_id for task in tasks})
+        found: dict[tuple[str, int], list[Step]] = {(task.task_id, task.seq): [] for task in tasks}
+        for row in await self._store.look(lambda tx: tx.side.of(STEP, ids)):
+            seq, step = to_step(row)
+            if (row.owner, seq) in found:
+                found[row.owner, seq].append(self._plain_step(step))
+        return [in_order(found[task.task_id, task.seq]) for task in tasks]
 
-    @abstractmethod
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
         """Store steps; return for each the one that is there, None if the task does not run with this fence."""
-
-    @abstractmethod
-    async def put(self, new: Sequence[NewStep]) -> None:
-        """Store the steps of tasks that are about to be pushed, whatever their fences; those that are there stay."""
+        if not new:
+            return []
+        rows = self._rows(new)
+        texts = await self._store.add_held(STEP, rows, [(each.fence, each.seq) for each in new])
+        if texts == [row.text for row in rows]:  # as nearly always
+            return [each.step for each in new]
+        return self._there(new, rows, texts)
 
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         """``add`` in the caller's transaction, which the caller commits. Raises as ``Backend.push_with``."""
-        raise NotSupported("session: this store cannot join a transaction; call step() without it, or use a SQL store")
+        if self._joining is None:
+            raise NotSupported(
+                "session: this store cannot join a transaction; call step() without it, or use a SQL store"
+            )
+        rows = self._rows([new])
+        texts = await self._joining.transact_with(
+            session, lambda tx: tx.add_held(STEP, rows, [(new.fence, new.seq)]), lambda: None
+        )
+        return self._there([new], rows, texts)[0]
 
-    @abstractmethod
+    async def put(self, new: Sequence[NewStep]) -> None:
+        """Store the steps of tasks that are about to be pushed, whatever their fences; those that are there stay."""
+        if rows := self._rows(new):
+            await self._store.transact(lambda tx: tx.side.add(STEP, rows), repeatable=True)
+
+    def _rows(self, new: Sequence[NewStep]) -> list[SideRow]:
+        if self.codec is None:
+            return [step_row(each, each.step.text) for each in new]
+        return [step_row(each, self._stored(each.step.text)) for each in new]
+
+    def _there(self, new: Sequence[NewStep], rows: Sequence[SideRow], texts: Sequence[str | None]) -> list[Step | None]:
+        return [
+            None
+            if text is None
+            else each.step
+            if text == row.text
+            else self._plain_step(to_step(replace(row, text=text))[1])
+            for each, row, text in zip(new, rows, texts, strict=True)
+        ]
+
     async def suspend(self, leaves: Sequence[Leave]) -> list[bool]:
         """``Backend.update`` of running tasks that sleep or wait, and store their steps; return which of them held.
 
@@ -94,8 +106,8 @@ class Steps(ABC):
         stored as ``core.steps.answered`` says. The task waits for the others, as long as it lives, until the next call
         for it. A wait is stored only once: that of an earlier run may have been answered by an event since.
         """
+        return await self._store.transact(lambda tx: flow.suspend(tx, leaves, self._stored))
 
-    @abstractmethod
     async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
         """Store events, each unless there is one of its key at its ``at``; return those that are there.
 
@@ -103,68 +115,143 @@ class Steps(ABC):
         left since the same run, it becomes due, as ``core.steps.woken``. An edit, which raises the fence, does not end
         a wait: ``began_at`` tells the runs apart. No event is missed. Sends the hint ``ready`` if a task becomes due.
         """
+        stored = [self._stored_event(event) for event in events]
+        wakes = not self.mends
+        found = await self._store.transact(lambda tx: flow.emit(tx, stored, self._stored, wakes), repeatable=True)
+        if not wakes:
+            await self._wake(sorted({event.key for event in events}), max((event.at for event in events), default=0))
+        return self._plain_events(events, stored, found)
 
     async def emit_with(
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
     ) -> EventValue:
         """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
-        raise NotSupported("session: this store cannot join a transaction; emit after the commit, or use a SQL store")
+        if self._joining is None:
+            raise NotSupported(
+                "session: this store cannot join a transaction; emit after the commit, or use a SQL store"
+            )
+        stored = [self._stored_event(event)]
+        found = await self._joining.transact_with(session, lambda tx: flow.emit(tx, stored, self._stored), committed)
+        return self._plain_events([event], stored, found)[0]
 
-    @abstractmethod
+    def _plain_events(
+        self, events: Sequence[EventValue], stored: Sequence[EventValue], found: Sequence[EventValue]
+    ) -> list[EventValue]:
+        each = zip(events, stored, found, strict=True)
+        return [event if there is new else self._plain_event(there) for event, new, there in each]
+
     async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
         """Read events by key; None where there is none at ``now``."""
+        found = await self._side.get(EVENT, keys, now)
+        return [
+            None if text is None else self._plain_event(to_event(key, text))
+            for key, text in zip(keys, found, strict=True)
+        ]
 
     async def event(self, key: str, now: int) -> EventValue | None:
         """Read the event of a key; None if there is none at ``now``."""
         return (await self.get_events([key], now))[0]
 
-    @abstractmethod
     async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
         """Read events, in the order of their keys, whose keys begin with ``prefix`` and are behind ``after``."""
+        rows = await self._side.range(EVENT, now, limit, prefix=prefix, after=after or "")
+        return [self._plain_event(to_event(row.name, row.text)) for row in rows]
 
-    @abstractmethod
     async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
         """Count the tasks that wait for each of these events."""
+        return await self._store.look(lambda tx: flow.count(tx, keys))
 
-    @abstractmethod
     async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
         """Count the tasks that wait for events, by the keys of the first ``limit`` of these that begin with ``prefix``.
 
         In the order of the keys; a key of which all tasks have gone on may count against the limit.
         """
 
-    @abstractmethod
+        def body(tx: Beside) -> dict[str, int]:
+            return flow.count(tx, tx.side.owners(WAIT, limit, prefix=prefix))
+
+        counts = await self._store.look(body)
+        return {key: counts[key] for key in sorted(counts) if counts[key]}
+
     async def expire(self, now: int, limit: int) -> int:
         """Delete up to ``limit`` events that do not exist at ``now`` any more; return how many were deleted."""
+        if self.mends:
+            await self.mend(now)  # what an event was emitted for goes on, though it has expired
+        after = self._looked_at
+        self._looked_at = await self._store.transact(lambda tx: flow.forget(tx, after, limit))
+        return await self._side.expire(EVENT, now, limit)
 
-    @abstractmethod
     async def mend(self, now: int) -> int:
         """Make tasks due whose event has come, though they wait; return how many.
 
         For events whose transaction was committed by a process that died before it could let the tasks pass.
         """
+        count, after = 0, ""
+        while keys := await self._store.look(lambda tx, last=after: tx.side.owners(WAIT, PAGE, after=last)):  # type: ignore[misc]
+            found = await self._side.get(EVENT, keys, 0)  # those that have expired, too
+            if there := [key for key, text in zip(keys, found, strict=True) if text is not None]:
+                count += await self._wake(there, now)
+            if len(keys) < PAGE:
+                break
+            after = keys[-1]
+        return count
 
-    @abstractmethod
+    async def _wake(self, keys: Sequence[str], now: int) -> int:
+        """Let go on what waits for those of these events that have come; return how many tasks have become due."""
+        count, left = 0, True
+        while left:
+            more, left = await self._store.transact(lambda tx: flow.mend(tx, keys, self._stored, now), repeatable=True)
+            count += more
+        return count
+
     async def orphans(self, limit: int) -> list[str]:
         """Return the ids of up to ``limit`` tasks that have steps and no row.
 
         Its row was deleted by another program, or is about to be pushed: ``put`` comes first.
         """
+        found: list[str] = []
+        after, last = "", False
+        while len(found) < limit and not last:
+            ids, there = await self._store.look(lambda tx, after=after: flow.stepped(tx, after, PAGE))  # type: ignore[misc]
+            found += [task_id for task_id in ids if task_id not in there]
+            after, last = ids[-1] if ids else "", len(ids) < PAGE
+        return found[:limit]
 
-    @abstractmethod
     async def drop(self, ids: Sequence[str]) -> None:
-        """Delete the steps and waits of those of these tasks that have no row."""
+        """Delete the side rows of those of these tasks that have no row."""
+        await self._store.transact(lambda tx: flow.drop(tx, ids), repeatable=True)
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of the steps of these tasks anew with the codec.
 
         Return how many were written, and which cannot be decoded and stay. Raises NotSupported where there is no codec.
         """
-        raise NotSupported("recode: these steps have no codec; give the TaskQ one, on a durable store")
+        if self.codec is None:
+            raise NotSupported("recode: these steps have no codec; give the TaskQ one, on a durable store")
+
+        def body(tx: Beside) -> list[tuple[str, bool]]:
+            read = [(row, *to_step(row)) for row in tx.side.of(STEP, ids)]
+            anew = [(row, seq, step, self._anew(step.text)) for row, seq, step in read if step.text]
+            written = [
+                step_row(NewStep(row.owner, seq, 0, step), text) for row, seq, step, text in anew if text is not None
+            ]
+            tx.side.put(STEP, written)
+            return [(step_name(row.owner, step), text is not None) for row, _, step, text in anew]
+
+        return recoded(await self._store.transact(body, repeatable=True))
 
     async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of these events anew; as ``recode``."""
-        raise NotSupported("recode: these events have no codec; give the TaskQ one, on a durable store")
+        if self.codec is None:
+            raise NotSupported("recode: these events have no codec; give the TaskQ one, on a durable store")
+
+        def body(tx: Beside) -> list[tuple[str, bool]]:
+            found = [to_event(key, text) for key, text in tx.side.lock(EVENT, keys).items()]
+            anew = [(event, self._anew(event.text)) for event in found]
+            tx.side.put(EVENT, [event_row(replace(event, text=text)) for event, text in anew if text is not None])
+            return [(event.key, text is not None) for event, text in anew]
+
+        return recoded(await self._store.transact(body, repeatable=True))
 
     def _stored(self, text: str) -> str:
         if self.codec is None or not text or is_coded(text):  # one that could not be decoded is coded still

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff

@@ -15,8 +15,8 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of, rules_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.flow.steps import Leave
 from aiotaskq.backends.sql.engines import parse_url
-from aiotaskq.backends.steps import Leave
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow

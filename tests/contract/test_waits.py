@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.steps import event_row
+from aiotaskq.backends.flow.steps import Leave, event_row
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow

@@ -46,7 +46,7 @@ ENGINES = ("tests/backends/sql/test_engines.py", "tests/backends/sql/migrations/
 LUA = ("include/base", "include/head", "include/index", "include/flush", "include/answer", "include/change")
 LUA += ("include/claim_rows", "include/insert", "include/lanes", "include/update_rows")
 LUA += ("find", "overdue", "purge", "commit")
-STEPS_LUA = ("steps_add", "steps_emit", "include/leaves")
+STEPS_LUA = ("side_add", "include/side")
 MEMORY_TESTS: Tests = ("tests/backends/memory",)
 REDIS_TESTS: Tests = ("tests/backends/redis", "--ignore=tests/backends/redis/faults")
 QUEUE: Tests = ("tests/runtime/queue",)
@@ -104,8 +104,7 @@ TARGETS = [
     Target("core/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite or redis", *STEPS)]),
     Target("runtime/run_steps.py", [_contract("memory or sqlite", *STEPS), STEP_RUNS]),
     Target("backends/flow/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
-    Target("backends/side_steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
-    Target("backends/redis/steps.py", [_contract("redis", *STEPS), REDIS_TESTS]),
+    Target("backends/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
     Target(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.steps import Leave, Steps
+from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.steps import Steps
 from aiotaskq.core.steps import EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.rows import LEASE, NOW

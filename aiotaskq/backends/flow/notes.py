@@ -59,8 +59,10 @@ def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[Note]:
 
 def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:
     """Do as ``Notes.add``; ``texts`` are those of the notes as they are stored."""
+    ids = [each.task_id for each in new]
+    tx.foresee(ids, lambda: tx.side.last(NOTE, ids))
     # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
-    runs = tx.runs(sorted(each.task_id for each in new), wait=last)
+    runs = tx.runs(sorted(ids), wait=last)
     held = [_holds(runs.get(each.task_id), each, last) for each in new]
     if kept := [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok and part]:
         newest = tx.side.last(NOTE, [each.task_id for each, _ in kept])

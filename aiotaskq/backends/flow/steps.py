@@ -9,19 +9,53 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.side_rows import STEP, SideRow
+from aiotaskq.backends.side_rows import OF_TASKS, STEP, SideRow
 from aiotaskq.core.steps import EventValue, NewStep, Step, answered, woken
 from aiotaskq.core.task import PENDING, Task
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Beside
-    from aiotaskq.backends.steps import Leave
 
 Stored = Callable[[str], str]
 
 EVENT = "event"
 WAIT = "wait"
+MOST_WOKEN = 1_000  # waits of one transaction that wakes what waits
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """A running task whose handler is left, since it sleeps or waits for events."""
+
+    change: Change
+    new: Sequence[NewStep]
+    """The sleeps and waits that are to be stored; each wait names its event."""
+    woken: Task | None = None
+    """What the task becomes if one of the events is there; None where it waits for none."""
+
+    @property
+    def waits(self) -> list[NewStep]:
+        """The waits among its steps."""
+        return [each for each in self.new if each.step.kind == "wait"]
+
+    def meets(
+        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
+    ) -> tuple[Change, list[NewStep], list[NewStep]]:
+        """Return the change to write, the steps that events become which are there, and the waits that are left.
+
+        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
+        """
+        found, left = [], []
+        for wait in self.waits:
+            if (event := event_of(wait)) is not None:
+                found.append(answered(wait, event))
+            elif not was_answered(wait):
+                left.append(wait)
+        if self.woken is None or len(left) == len(self.waits):
+            return self.change, [], left
+        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
 
 
 class Wait(NamedTuple):
@@ -35,6 +69,7 @@ class Wait(NamedTuple):
     n: int
     version: int
     until: int
+    at: int
 
     def as_step(self, fence: int) -> NewStep:
         """Return it as the step that was stored with it."""
@@ -72,7 +107,7 @@ def to_event(key: str, stored: str) -> EventValue:
 
 def _wait_row(new: NewStep, task: Task) -> SideRow:
     step = new.step
-    text = f"{task.began_at or 0} {new.seq} {step.n} {step.version} {step.until}"
+    text = f"{task.began_at or 0} {new.seq} {step.n} {step.version} {step.until} {step.at}"
     return SideRow(f"{step.number} {new.task_id}", text, owner=step.name)
 
 
@@ -84,8 +119,11 @@ def _to_wait(row: SideRow) -> Wait:
 def suspend(tx: Beside, leaves: Sequence[Leave], stored: Stored) -> list[bool]:
     """Do as ``Steps.suspend``; ``stored`` returns a text as it is stored."""
     waits = [wait for leave in leaves for wait in leave.waits]
-    events = _events(tx, [wait.step.name for wait in waits])
+    keys = [wait.step.name for wait in waits]
     late = sorted({wait.task_id for wait in waits if wait.fence > 1})
+    ids = [leave.change.before.task_id for leave in leaves]
+    tx.foresee(ids, lambda: _events(tx, keys), lambda: tx.side.of(STEP, late, texts=False))
+    events = _events(tx, keys)
     there = {(row.owner, row.name) for row in tx.side.of(STEP, late, texts=False)} if late else set()
 
     def event_of(wait: NewStep) -> EventValue | None:
@@ -108,8 +146,11 @@ def suspend(tx: Beside, leaves: Sequence[Leave], stored: Stored) -> list[bool]:
     return held
 
 
-def emit(tx: Beside, events: Sequence[EventValue], stored: Stored) -> list[EventValue]:
-    """Do as ``Steps.emit``, but for the texts of events: they are given, and returned, as they are stored."""
+def emit(tx: Beside, events: Sequence[EventValue], stored: Stored, wakes: bool = True) -> list[EventValue]:
+    """Do as ``Steps.emit``, but for the texts of events: they are given, and returned, as they are stored.
+
+    ``wakes``: whether what waits goes on, which else is left to ``mend``.
+    """
     known = _events(tx, [event.key for event in events])
     found, new = [], {}
     for event in events:
@@ -119,23 +160,35 @@ def emit(tx: Beside, events: Sequence[EventValue], stored: Stored) -> list[Event
         found.append(there)
     if new:
         tx.side.put(EVENT, [event_row(event) for event in new.values()])
-        _wake(tx, new, stored)
+        if wakes:
+            _wake(tx, new, _waits(tx, sorted(new)), stored)
     return found
 
 
-def mend(tx: Beside, keys: Sequence[str], stored: Stored, now: int) -> int:
-    """Let go on what waits for those of these events that are there; return how many tasks have become due."""
-    return _wake(tx, {key: event for key, event in _events(tx, keys).items() if event.there(now)}, stored, now)
+def mend(tx: Beside, keys: Sequence[str], stored: Stored, now: int) -> tuple[int, bool]:
+    """Let go on what waits for those of these events that are there; return how many tasks have become due.
+
+    And whether others are left: up to ``MOST_WOKEN`` are looked at.
+    """
+    tx.foresee((), lambda: _events(tx, keys), lambda: _waits(tx, keys))
+    events = _events(tx, keys)
+    waits = _waits(tx, sorted(events))
+    met = [wait for wait in waits if events[wait.key].there(wait.at)]  # it may have expired since
+    return _wake(tx, events, met[:MOST_WOKEN], stored, now), len(met) > MOST_WOKEN
 
 
 def _events(tx: Beside, keys: Sequence[str]) -> dict[str, EventValue]:
     return {key: to_event(key, text) for key, text in tx.side.lock(EVENT, keys).items()} if keys else {}
 
 
-def _wake(tx: Beside, events: Mapping[str, EventValue], stored: Stored, mend_at: int | None = None) -> int:
+def _waits(tx: Beside, keys: Sequence[str]) -> list[Wait]:
+    return [_to_wait(row) for row in tx.side.of(WAIT, keys)] if keys else []
+
+
+def _wake(
+    tx: Beside, events: Mapping[str, EventValue], waits: Sequence[Wait], stored: Stored, mend_at: int | None = None
+) -> int:
     """Store the values of events for the tasks that wait for them, and let these go on; return how many do."""
-    keys = sorted(events)
-    waits = [_to_wait(row) for row in tx.side.of(WAIT, keys)]
     if not waits:
         return 0
     rows = tx.tasks(sorted({wait.task_id for wait in waits}))
@@ -157,13 +210,18 @@ def _wake(tx: Beside, events: Mapping[str, EventValue], stored: Stored, mend_at:
     tx.side.add(STEP, answers)
     # Those of tasks whose gates are admitted after the commit, if the process lives so long, are left for ``mend``.
     kept = {task_id for task_id, change in changes.items() if tx.joined and change.before.flow is not None}
-    tx.side.delete_of(WAIT, keys, but=[f"{wait.number} {wait.task_id}" for wait in waits if wait.task_id in kept])
+    over: dict[str, list[str]] = {}
+    for wait in waits:
+        if wait.task_id not in kept:
+            over.setdefault(wait.key, []).append(f"{wait.number} {wait.task_id}")
+    for key, names in over.items():
+        tx.side.delete(WAIT, key, names)
     return sum(held)
 
 
 def count(tx: Beside, keys: Sequence[str]) -> dict[str, int]:
     """Count the tasks that wait for each of these events."""
-    waits = [_to_wait(row) for row in tx.side.of(WAIT, keys)] if keys else []
+    waits = _waits(tx, keys)
     runs = tx.runs(sorted({wait.task_id for wait in waits}))
     found: dict[str, set[str]] = {key: set() for key in keys}
     for wait in waits:
@@ -182,3 +240,16 @@ def forget(tx: Beside, after: tuple[str, str], limit: int) -> tuple[str, str]:
         if task_id not in there:
             tx.side.delete(WAIT, key, [name])
     return (rows[-1].owner, rows[-1].name) if len(rows) == limit else ("", "")
+
+
+def stepped(tx: Beside, after: str, limit: int) -> tuple[Sequence[str], Collection[str]]:
+    """Return the first ids behind ``after`` of tasks that have steps, and which of these tasks there are."""
+    ids = tx.side.owners(STEP, limit, after=after)
+    return ids, tx.existing(ids)
+
+
+def drop(tx: Beside, ids: Sequence[str]) -> None:
+    """Delete the side rows of those of these tasks that have no row."""
+    there = tx.existing(ids)
+    for kind in OF_TASKS:
+        tx.side.delete_of(kind, [task_id for task_id in ids if task_id not in there])

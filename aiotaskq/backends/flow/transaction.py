@@ -180,6 +180,9 @@ class Beside(Protocol):
     def side(self) -> OwnedRows:
         """The side rows."""
 
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        """Read these tasks, and what ``reads`` do, in one round trip, where a transaction locks nothing."""
+
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> Mapping[str, Run]:
         """Read which runs have these tasks, by id, and lock the tasks until the transaction ends.
 
@@ -202,37 +205,42 @@ class Beside(Protocol):
     def joined(self) -> bool:
         """Whether it is a caller's: then gates are admitted after its commit."""
 
-    def orphans(self, kind: str, limit: int) -> list[str]:
-        """Return up to ``limit`` ids of tasks that have side rows of this kind, and no row."""
-
-    def drop(self, ids: Sequence[str]) -> None:
-        """Delete the side rows of those of these tasks that have no row."""
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        """Store rows of tasks that run so, as ``OwnedRows.add``; return the text that is there now of each.
-
-        None where the task does not run so.
-        """
-
     def spend(self, new: Sequence[NewNotes]) -> None:
         """Store what these tasks report that they have used up, whose rows are locked: see ``Notes.add``."""
+
+
+class Joined(Beside, Protocol):
+    """The same in the transaction of a caller."""
+
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Do as ``Store.add_held``."""
 
 
 class Store(Protocol):
     """What runs transactions."""
 
-    async def transact(self, body: Callable[[Beside], T]) -> T:
-        """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written."""
+    @property
+    def wakes_later(self) -> bool:
+        """Whether what waits for an event is woken by transactions after the one that stores the event."""
+
+    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+        """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written.
+
+        ``repeatable``: it may run again after a commit whose answer was lost.
+        """
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Run ``body``, which reads only, without locks."""
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        """Do as ``Beside.add_held`` in a transaction of its own."""
+        """Store rows of tasks that run so, as ``OwnedRows.add``; return the text that is there now of each.
+
+        None where the task does not run so.
+        """
 
 
 class JoiningStore(Store, Protocol):
     """One that can take part in a transaction of its caller."""
 
-    async def transact_with(self, session: Any, body: Callable[[Beside], T], committed: Callable[[], None]) -> T:
+    async def transact_with(self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None]) -> T:
         """Run ``body`` in the transaction of a session; once that commits, do the rest and call ``committed``."""

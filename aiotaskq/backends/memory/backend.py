@@ -27,7 +27,7 @@ from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.side_steps import SideSteps
+from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, Status, Task, TaskFilter, same_push
@@ -57,7 +57,7 @@ class MemoryBackend(DirectBackend):
             self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self._reads
         )
         self.transactions = MemoryTransactions(self._tx, side, self._lock, self._update, self.notify_updated)
-        self.steps, self.notes = SideSteps(self.transactions, side), Notes(self.transactions, side, self.listeners)
+        self.steps, self.notes = Steps(self.transactions, side), Notes(self.transactions, side, self.listeners)
         self.gates: MemoryGates = MemoryGates(self._tx, self._lock, self.listeners)
         self.groups: MemoryGroups = MemoryGroups(self._tx, self._lock, self._make_room, self.listeners)
 

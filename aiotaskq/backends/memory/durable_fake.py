@@ -21,7 +21,7 @@ from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.backends.side_rows import STEP, SideRows
-from aiotaskq.backends.side_steps import SideSteps
+from aiotaskq.backends.steps import Steps
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
@@ -192,7 +192,7 @@ class DurableFake(MemoryBackend):
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
 
 
-class DurableFakeSteps(SideSteps):
+class DurableFakeSteps(Steps):
     """The steps of a durable fake: in the transaction of a session they are stored when that commits."""
 
     def __init__(self, transactions: MemoryTransactions, side: SideRows) -> None:

@@ -165,10 +165,9 @@ class MemoryOwnedRows(OwnedRows):
         for row in rows:
             self._kinds[kind][row.owner].put(row)
 
-    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
+    def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for owner in owners:
-            if (there := self._kinds[kind].get(owner)) is not None:
-                self.delete(kind, owner, [name for name in there.names if name not in but])
+            self._kinds[kind].pop(owner, None)
 
     def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
         if (there := self._kinds[kind].get(owner)) is None:

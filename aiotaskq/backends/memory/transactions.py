@@ -24,10 +24,13 @@ class MemoryBeside:
     joined = False
 
     def __init__(self, tx: MemoryTransaction, side: MemorySideRows, update: Update) -> None:
-        self._rows, self._beside, self._update = tx.rows, side, update
+        self._rows, self._update = tx.rows, update
         self.side = side.owned
         self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
+
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        """Nothing is far."""
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         held = self._update(changes)
@@ -37,21 +40,12 @@ class MemoryBeside:
     def touch(self, task: Task) -> None:
         """Gates are admitted with each change."""
 
-    def orphans(self, kind: str, limit: int) -> list[str]:
-        return [each for each in self.side.owners(kind, None) if each not in self._rows][:limit]
-
-    def drop(self, ids: Sequence[str]) -> None:
-        for task_id in ids:
-            if task_id not in self._rows:
-                self._beside.drop_of(task_id)
-
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         texts: list[str | None] = []
-        first = self.side.first
         for row, (fence, seq) in zip(rows, holders, strict=True):
             task = self._rows.get(row.owner)
             runs = task is not None and task.status is RUNNING and task.fence == fence and task.seq == seq
-            texts.append(first(kind, row).text if runs else None)
+            texts.append(self.side.first(kind, row).text if runs else None)
         return texts
 
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
@@ -62,6 +56,8 @@ class MemoryBeside:
 class MemoryTransactions:
     """Each is under the lock, and one object is the transaction of all."""
 
+    wakes_later = False
+
     def __init__(
         self, tx: MemoryTransaction, side: MemorySideRows, lock: BriefLock, update: Update, notify: Notify
     ) -> None:
@@ -69,11 +65,11 @@ class MemoryTransactions:
         self._tx, self._lock, self._notify = tx, lock, notify
         self._beside = MemoryBeside(tx, side, update)
 
-    async def transact(self, body: Callable[[Beside], T]) -> T:
+    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
         return self.run(body)
 
-    def run(self, body: Callable[[Beside], T]) -> T:
+    def run(self, body: Callable[[MemoryBeside], T]) -> T:
         """Do so without a coroutine."""
         with self._lock:
             answer = body(self._beside)

@@ -17,6 +17,7 @@ from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.listeners import CANCEL, READY
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
@@ -24,7 +25,6 @@ from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.groups import RedisGroups
 from aiotaskq.backends.redis.heads import lease_word
-from aiotaskq.backends.redis.notes import RedisNotes
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ
 from aiotaskq.backends.redis.rows import (
@@ -43,10 +43,10 @@ from aiotaskq.backends.redis.rows import (
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
 from aiotaskq.backends.redis.side_rows import RedisSideRows
-from aiotaskq.backends.redis.steps import RedisSteps
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
+from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
@@ -66,7 +66,7 @@ class RedisBackend(Backend):
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
     gates: RedisGates
-    steps: RedisSteps
+    steps: Steps
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
         """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.
@@ -84,9 +84,9 @@ class RedisBackend(Backend):
         self.keep_beside(RedisSideRows(self._redis))
         self.values = SideValues(self.side)
         self.workers = RedisWorkers(self._redis)
-        self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message)
-        self.notes = RedisNotes(self._redis, self.listeners, self._transactions)
-        self.steps = RedisSteps(self, self._redis, self._notifier.message, self.updated, self._transactions)
+        self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
+        self.steps = Steps(self._transactions, self.side)
+        self.notes = Notes(self._transactions, self.side, self.listeners)
         self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._transactions)
         self.groups: RedisGroups = RedisGroups(self.name, self._redis, self._transactions)
         self.schedules: RedisSchedules = RedisSchedules(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -19,6 +19,8 @@ from aiotaskq.core.task import Task
 
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
+_AFTERWARDS = ("inner", "members", "statuses", "side", "names")
+"""What the commit does not compare as a whole."""
 _group = msgspec.json.Decoder(GroupState).decode
 _callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
 _member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
@@ -32,6 +34,16 @@ class Unread(Exception):
         """``names``: by kind, which is the name of a method of ``Reads``."""
         super().__init__()
         self.names, self.gates = names, gates
+
+
+class Names(NamedTuple):
+    """Members of a sorted set that are wanted, in their order."""
+
+    key: str
+    low: str
+    """As a bound of ZRANGEBYLEX."""
+    high: str
+    limit: int
 
 
 class Reads:
@@ -50,8 +62,8 @@ class Reads:
             gates.read(await self._redis.run(scripts.GATES_READ, pack(gates.words())), self.gates)
         parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
         for compared in (True, False):
-            now = [(kind, part) for kind, part in parts if (kind in ("tasks", "groups", "schedules")) == compared]
-            await asyncio.gather(*(getattr(self, f"_read_{kind}")(part) for kind, part in now))
+            now = [(kind, part) for kind, part in parts if (kind not in _AFTERWARDS) == compared]
+            await asyncio.gather(*(getattr(self, f"_read_{kind}", self._read_fields)(kind, part) for kind, part in now))
 
     async def again(self) -> None:
         """Read all of it again."""
@@ -60,41 +72,68 @@ class Reads:
         self.found, self.digests, self.gates = {}, {}, GateReads()
         await self.fetch(names, gates)
 
-    def _note(self, kind: str, names: Sequence[str], values: Iterable[Any]) -> None:
+    def _note(self, kind: str, names: Sequence[Any], values: Iterable[Any]) -> None:
         self.found.setdefault(kind, {}).update(zip(names, values, strict=True))
 
     async def _texts(self, key: str, names: Sequence[str], compared: bool = True) -> list[bytes | None]:
         texts: list[bytes | None] = await self._redis.command("HMGET", self._redis.root + key, *names)
         if compared:
-            self.digests.setdefault(key, {}).update(zip(names, map(digest, texts), strict=True))
+            self._compare(key, names, map(digest, texts))
         return texts
 
-    async def _read_tasks(self, ids: Sequence[str]) -> None:
+    def _compare(self, key: str, names: Sequence[str], digests: Iterable[str]) -> None:
+        known = self.digests.setdefault(key, {})
+        for name, each in zip(names, digests, strict=True):
+            known.setdefault(name, each)  # if it was read twice, and has changed, the commit must not hold
+
+    async def _read_tasks(self, _kind: str, ids: Sequence[str]) -> None:
         rows, digests = await self._redis.run(scripts.READ, *ids)
         texts = [digest.decode() for digest in digests]
-        self.digests.setdefault("state", {}).update(zip(ids, texts[::2], strict=True))
-        self.digests.setdefault("usage", {}).update(zip(ids, texts[1::2], strict=True))
+        self._compare("state", ids, texts[::2])
+        self._compare("usage", ids, texts[1::2])
         self._note("tasks", ids, to_tasks_or_none(rows))
 
-    async def _read_groups(self, ids: Sequence[str]) -> None:
+    async def _read_groups(self, _kind: str, ids: Sequence[str]) -> None:
         texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))
         self._note("groups", ids, map(to_group, ids, texts, callbacks))
 
-    async def _read_schedules(self, ids: Sequence[str]) -> None:
-        self._note("schedules", ids, await self._texts("schedules", ids))
+    async def _read_fields(self, key: str, names: Sequence[str]) -> None:
+        self._note(key, names, await self._texts(key, names))
 
-    async def _read_inner(self, ids: Sequence[str]) -> None:
+    async def _read_inner(self, _kind: str, ids: Sequence[str]) -> None:
         texts = await self._texts("groups:inner", ids, compared=False)
         self._note("inner", ids, (_ids(text) if text else [] for text in texts))
 
-    async def _read_members(self, ids: Sequence[str]) -> None:
+    async def _read_members(self, _kind: str, ids: Sequence[str]) -> None:
         for group_id in ids:
             texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
             self._note("members", [group_id], [to_members(group_id, texts)])
 
-    async def _read_statuses(self, ids: Sequence[str]) -> None:
+    async def _read_statuses(self, _kind: str, ids: Sequence[str]) -> None:
         texts = await self._texts("state", ids, compared=False)
         self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
+
+    async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
+        found = await self._many(("ZRANGE", f"names:{place}", "-1", "-1") for place in places)
+        self._compare("last", places, (digest(names[0] if names else None) for names in found))
+        self._note("last", places, (_name(names[0]) if names else None for names in found))
+
+    async def _read_side(self, _kind: str, places: Sequence[str]) -> None:
+        found = await self._many(("HGETALL", f"side:{place}") for place in places)
+        rows = (zip(map(_name, words[::2]), words[1::2], strict=True) for words in found)
+        self._note("side", places, map(dict, rows))
+
+    async def _read_names(self, _kind: str, wanted: Sequence[Names]) -> None:
+        words = (("ZRANGEBYLEX", each.key, each.low, each.high, "LIMIT", "0", str(each.limit)) for each in wanted)
+        self._note("names", wanted, (list(map(_name, names)) for names in await self._many(words)))
+
+    async def _many(self, commands: Iterable[Sequence[str]]) -> list[list[bytes]]:
+        found: list[list[bytes]] = await self._redis.run(scripts.READ_MANY, pack([*commands]))
+        return found
+
+
+def _name(word: bytes) -> str:
+    return word.decode(errors="backslashreplace")  # another program may have written it
 
 
 def digest(text: bytes | None) -> str:

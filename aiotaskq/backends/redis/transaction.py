@@ -10,7 +10,16 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, Room, has_moved, holds
 from aiotaskq.backends.flow.gates import Admitted, admit_touched, push
-from aiotaskq.backends.flow.groups import again, concerns, follow, follow_deletes, is_tied, parents_first, waits_again
+from aiotaskq.backends.flow.groups import (
+    again,
+    concerns,
+    follow,
+    follow_deletes,
+    is_tied,
+    parents_first,
+    spend,
+    waits_again,
+)
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
@@ -18,10 +27,10 @@ from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, row_words
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE
+from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import slots
 from aiotaskq.core.task import PENDING, RUNNING, Task
-from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.core.usage import Usage, budget_gate, risen, summed
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 
@@ -56,18 +65,15 @@ class RedisTransaction(GateRows):
         self._bounded: set[str] = set()  # the new tasks that count for the bound of a push
         self._members: dict[str, list[Member]] = {}
         self._usage: dict[str, Usage] = {}
-        self._notes: list[Any] = []
+        self._side: list[str] = []  # how, place, name, text and instant of each side row
+        self._side_read: dict[str, dict[str, str]] = {}  # digests of those that were read and are written
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
         self._fields: list[Any] = []
         self.room: Room | None = None
         self.admitted: Admitted | None = None
         """What was done at gates."""
-        self.came: Container[str] = ()
-        """The ids of the tasks that are left, for which an event is there: the script has said so."""
-        self.leaves: list[Any] = []
-        """Tasks that wait for events, as ``lua/include/leaves.lua`` takes them, and whether an event is there."""
 
-    def need(self, **names: Collection[str]) -> None:
+    def need(self, **names: Collection[Any]) -> None:
         """Read what of this is not read yet: names by kind."""
         known = self._reads.found
         unread = {kind: dict.fromkeys(each).keys() - known.get(kind, {}).keys() for kind, each in names.items()}
@@ -78,7 +84,8 @@ class RedisTransaction(GateRows):
         if (unread := wanted.beside(self._reads.gates)) is not None:
             raise Unread({}, unread)
 
-    def _read(self, kind: str, names: Collection[str]) -> dict[str, Any]:
+    def read(self, kind: str, names: Collection[Any]) -> dict[Any, Any]:
+        """Read names of a kind; see ``Reads``."""
         self.need(**{kind: names})
         found = self._reads.found.get(kind, {})
         return {name: found[name] for name in names}
@@ -91,12 +98,12 @@ class RedisTransaction(GateRows):
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
         """Read tasks whose changes until the commit do not matter."""
-        found = {**self._read("tasks", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
+        found = {**self.read("tasks", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
         return {task_id: task for task_id, task in found.items() if task is not None}
 
     def statuses(self, ids: Sequence[str]) -> dict[str, str | None]:
         """Read the statuses of tasks, None where there is none; their changes until the commit do not matter."""
-        return self._read("statuses", ids)
+        return self.read("statuses", ids)
 
     def write(self, before: Task, after: Task, is_due: bool) -> None:
         self._write(Change(before, after), before, is_due)
@@ -113,7 +120,7 @@ class RedisTransaction(GateRows):
             self._changes[task_id] = change
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
-        found = {**self._read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
+        found = {**self.read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
         return {group_id: group for group_id, group in found.items() if group is not None}
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
@@ -150,18 +157,20 @@ class RedisTransaction(GateRows):
         return task
 
     def existing(self, ids: Sequence[str]) -> Collection[str]:
-        return self.tasks(ids).keys()
+        self._compared["state"].update(ids)
+        found = {**self.read("state", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
+        return {task_id for task_id, row in found.items() if row is not None}
 
     def add_members(self, members: Sequence[Member]) -> None:
         for member in members:
             self._members.setdefault(member.group_id, []).append(member)
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
-        return [each for inner in self._read("inner", ids).values() for each in inner]
+        return [each for inner in self.read("inner", ids).values() for each in inner]
 
     def members(self, ids: Sequence[str]) -> dict[str, list[Member]]:
         """Read all members of groups that are there."""
-        return self._read("members", ids)
+        return self.read("members", ids)
 
     # ---- what the verbs of the backend do ----
 
@@ -237,14 +246,25 @@ class RedisTransaction(GateRows):
             ends, self._ends = self._ends, []
             follow(self, ends)
 
-    def use(self, task: Task, usage: Usage) -> None:
-        """Store what a task that was read has used up."""
-        self._compared["usage"].add(task.task_id)
-        self._usage[task.task_id] = usage
+    def spend(self, new: Sequence[NewNotes]) -> None:
+        """Store what these tasks report that they have used up: see ``Notes.add``."""
+        rows = self.tasks([each.task_id for each in new])
+        by_group: dict[str, Usage] = {}
+        for each in new:
+            row = rows[each.task_id]
+            usage, more = risen(row.usage, each.usage)
+            if more:
+                self._compared["usage"].add(row.task_id)
+                self._usage[row.task_id] = usage
+                if row.flow is not None and (group_id := row.flow.group) is not None:
+                    by_group[group_id] = summed(by_group.get(group_id, {}), more)
+        spend(self, by_group)
 
-    def note(self, task_id: str, words: Sequence[str]) -> None:
-        """Append notes to a task, given as ``lua/include/notes.lua`` takes them."""
-        self._notes += (task_id, words, len(words) // 3, MAX_NOTES, MAX_SIZE)
+    def write_side(self, how: str, place: str, name: str, text: str = "", until: str = "") -> None:
+        """``put``, ``add`` or ``remove`` a side row, given as in ``lua/include/side.lua``."""
+        self._side += (how, place, name, text, until)
+        if how != "add" and (known := self._reads.found.get("side", {}).get(place, {}).get(name)) is not None:
+            self._side_read.setdefault(place, {})[name] = digest(known)
 
     def set_fields(self, key: str, fields: Mapping[str, str | bytes]) -> None:
         """Write fields of a hash."""
@@ -253,7 +273,7 @@ class RedisTransaction(GateRows):
 
     def texts(self, key: str, names: Sequence[str]) -> dict[str, bytes | None]:
         """Read fields of a hash, which the commit compares."""
-        return self._read(key, names)
+        return self.read(key, names)
 
     # ---- the commit ----
 
@@ -287,13 +307,15 @@ class RedisTransaction(GateRows):
         writes, moved, lanes = self.gate_words()
         changes = list(changed_rows(self._changes.values())) if self._changes else []
         others, bounded = ([*new_rows(part)] if part else [] for part in keyed)
-        if not (fields or changes or self._new or self._deleted or self._notes or writes or moved or self.leaves):
+        if not (fields or changes or self._new or self._deleted or self._side or writes or moved or self.unlinked):
             return None
         digests = self._reads.digests
         checks = []
         for key, found in digests.items():
             names = [name for name in found if key not in self._compared or name in self._compared[key]]
             checks.append([key, names, [found[name] for name in names]])
+        for place, each in self._side_read.items():
+            checks.append([f"side:{place}", list(each), list(each.values())])
         states = {row.task.task_id: digest(row.text) for row, _ in self.moved.values()}
         known = self._reads.gates.texts
         checks.append(["state", list(states), list(states.values())])
@@ -306,7 +328,7 @@ class RedisTransaction(GateRows):
             "scores": scores,
             "lists": self._member_words(),
             "unlinked": [*unlinked, *self.unlinked],
-            "notes": self._notes,
+            "side": self._side,
             "moved": len(moved),
             "bounded": len(bounded),
             "fresh": list(fresh),
@@ -314,7 +336,6 @@ class RedisTransaction(GateRows):
             "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             "writes": writes,
             "lanes": lanes,
-            "leaves": self.leaves,
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }

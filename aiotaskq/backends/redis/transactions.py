@@ -14,17 +14,24 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from aiotaskq.backends.base import Room
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.coded import encoded_change
 from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Beside, Holder, Run
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Reads, Unread
+from aiotaskq.backends.redis.side_rows import RedisOwnedRows
 from aiotaskq.backends.redis.transaction import Messages, RedisTransaction
+from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import queue_full
+from aiotaskq.core.task import Task
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -35,12 +42,49 @@ LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed i
 LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
 
 
+class RedisBeside:
+    """What is beside tasks in a transaction."""
+
+    joined = False
+
+    def __init__(self, tx: RedisTransaction, codec: Codec | None) -> None:
+        """``codec`` encodes changes."""
+        self._tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
+        self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
+
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        names: dict[str, set[Any]] = {}
+        for read in (lambda: self._tx.need(tasks=ids), *reads):
+            try:
+                read()
+            except Unread as unread:
+                for kind, each in unread.names.items():
+                    names.setdefault(kind, set()).update(each)
+        if names:
+            raise Unread(names)
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        codec = self._codec
+        return self._tx.update(changes if codec is None else [encoded_change(each, codec) for each in changes])
+
+    def touch(self, task: Task) -> None:
+        """Gates are admitted with each change."""
+
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
+        rows = self.tasks(ids)
+        return {task_id: Run(row.status, row.fence, row.seq, row.began_at) for task_id, row in rows.items()}
+
+
 class RedisTransactions:
     """Runs functions in transactions of one namespace."""
 
-    def __init__(self, redis: RedisConnections, listeners: Listeners, message: Message) -> None:
-        """``message`` returns hints as they are published."""
-        self._redis, self._listeners, self._message = redis, listeners, message
+    wakes_later = True  # one emit does not keep the server busy, nor repeat while tasks begin to wait
+
+    def __init__(
+        self, redis: RedisConnections, listeners: Listeners, message: Message, codec: Callable[[], Codec | None]
+    ) -> None:
+        """``message`` returns hints as they are published, ``codec`` the one of the backend."""
+        self._redis, self._listeners, self._message, self._codec = redis, listeners, message, codec
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by what has changed
         self.messages: Messages = lambda _ended, _now: []
         """As ``Groups.messages``."""
@@ -69,10 +113,9 @@ class RedisTransactions:
             conflicts = 0
             refused: set[int] = set()
             others: dict[str, str] = {}
-            came: set[str] = set()
             while True:
                 tx = RedisTransaction(reads, self.messages, refused, others)
-                tx.room, tx.came = room, came
+                tx.room = room
                 try:
                     result = body(tx)
                     tx.settle()
@@ -91,9 +134,6 @@ class RedisTransactions:
                 if answer[0] == -3:
                     parts = [[name.decode(errors="backslashreplace") for name in part] for part in answer[1:]]
                     others.update(zip(*parts, strict=True))
-                    continue
-                if answer[0] == -4:
-                    came ^= {name.decode(errors="backslashreplace") for name in answer[1]}
                     continue
                 if answer[0]:
                     break
@@ -116,6 +156,22 @@ class RedisTransactions:
             with contextlib.suppress(DatabaseUnavailable):  # what was asked for is written; a sweep goes on
                 await self.go_on(tx.touched.now)
         return result
+
+    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+        """Do as ``Store.transact``."""
+        return await self.run(lambda tx: body(RedisBeside(tx, self._codec())), repeatable=repeatable)
+
+    async def look(self, body: Callable[[Beside], T]) -> T:
+        """Do as ``Store.look``."""
+        return await self.transact(body)
+
+    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Do as ``Store.add_held``."""
+        words: list[str | int] = []
+        for row, (fence, seq) in zip(rows, holders, strict=True):
+            words += (row.owner, fence, seq, row.name, row.text)
+        found = await self._redis.run(scripts.SIDE_ADD, kind, *words, repeatable=True)
+        return [None if text is None else text.decode() for text in found]
 
     @contextlib.asynccontextmanager
     async def _locked(self, name: str) -> AsyncIterator[None]:

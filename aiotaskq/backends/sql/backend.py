@@ -16,7 +16,6 @@ from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.side_steps import SideSteps
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import push as push_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -35,6 +34,7 @@ from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
+from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
@@ -71,7 +71,7 @@ class SqlBackend(Backend):
         self.transactions = SqlTransactions(
             self.database, self.gates, self.notify_updated, self._enter, lambda: self.codec
         )
-        self.steps = SideSteps(self.transactions, self.side, self.transactions)
+        self.steps = Steps(self.transactions, self.side, self.transactions)
         self.notes = Notes(self.transactions, self.side, self.listeners)
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 

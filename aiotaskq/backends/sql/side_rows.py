@@ -182,10 +182,9 @@ class SqlOwnedRows(OwnedRows):
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
         _put(self._connection, kind, rows)
 
-    def delete_of(self, kind: str, owners: Sequence[str], but: Sequence[str] = ()) -> None:
+    def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for part in chunks(owners):
-            statement = _DELETE_OF.where(c.name.not_in(but)) if but else _DELETE_OF
-            self._connection.execute(statement, {"b_kind": kind, "owners": part})
+            self._connection.execute(delete(_S).where(c.kind == kind, c.owner.in_(part)))
 
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
         rows = dialect_of(self._connection).each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
@@ -233,7 +232,6 @@ def _put(connection: Connection, kind: str, rows: Sequence[SideRow]) -> None:
 
 _NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == "")
 _LOCKED = _NAMED.where(c.name.in_(bindparam("names", expanding=True))).order_by(c.name).with_for_update()
-_DELETE_OF = delete(_S).where(c.kind == bindparam("b_kind"), c.owner.in_(bindparam("owners", expanding=True)))
 
 
 @functools.cache

@@ -9,15 +9,13 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, select
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.coded import encoded_change
-from aiotaskq.backends.flow.transaction import Beside, Holder, Run
+from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.rows import TASKS
@@ -27,14 +25,12 @@ from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.task import RUNNING, Status, Task
-from aiotaskq.models import SideRowModel
 
 T = TypeVar("T")
 Hints = Callable[[Sequence[Change], Sequence[bool]], None]
 
-c, s = TASKS.c, SideRowModel.__table__.c
+c = TASKS.c
 _RUNS = select(c.task_id, c.status, c.fence, c.seq, c.began_at)
-_NO_TASK = ~exists(select(c.task_id).where(c.task_id == s.owner))
 
 
 @functools.cache
@@ -57,6 +53,9 @@ class SqlBeside:
         self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        """Statements lock what they read, in one order."""
+
     def update(self, changes: Sequence[Change]) -> list[bool]:
         codec = self._codec
         held = update_tasks(self._tx, changes if codec is None else [encoded_change(each, codec) for each in changes])
@@ -66,14 +65,6 @@ class SqlBeside:
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:
             self._tx.touched.make_due([task.gate], dict(task.flow.gates))
-
-    def orphans(self, kind: str, limit: int) -> list[str]:
-        query = select(s.owner).distinct().where(s.kind == kind, _NO_TASK).limit(limit)
-        return list(self._connection.execute(query).scalars())
-
-    def drop(self, ids: Sequence[str]) -> None:
-        for part in chunks(sorted(ids)):
-            drop_beside(self._connection, part)
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         found = insert_held(self._connection, kind, rows, holders)
@@ -92,7 +83,7 @@ class SqlBeside:
         return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
 
     def _guarded(self, ids: Sequence[str]) -> dict[str, Run]:
-        dialect = dialect_of(self._connection)
+        dialect = self._tx.dialect
         parts = [dialect.run_among(self._connection, _guard(dialect), "ids", part, {}) for part in chunks(ids)]
         return _runs(row for part in parts for row in part.fetchall())
 
@@ -109,7 +100,7 @@ class SqlBeside:
             query = _RUNS.where(c.task_id.in_(part))
             if lock:
                 locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
-                query = dialect_of(self._connection).by_id(locked)
+                query = self._tx.dialect.by_id(locked)
             found |= _runs(self._connection.execute(query))
         return found
 
@@ -124,6 +115,8 @@ def _runs(rows: Any) -> dict[str, Run]:
 class SqlTransactions:
     """The transactions of one database."""
 
+    wakes_later = False
+
     def __init__(
         self,
         database: Database,
@@ -136,7 +129,7 @@ class SqlTransactions:
         self._database, self._gates, self._hints, self._enter = database, gates, hints, enter
         self._codec = codec
 
-    async def transact(self, body: Callable[[Beside], T]) -> T:
+    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
 
         def inside(tx: SqlTransaction) -> tuple[T, SqlBeside]:
@@ -152,7 +145,7 @@ class SqlTransactions:
             self._hints(changes, held)
 
     async def transact_with(
-        self, session: Any, body: Callable[[Beside], T], committed: Callable[[], None] = lambda: None
+        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
     ) -> T:
         """Do as ``JoiningStore.transact_with``."""
         ran: list[SqlBeside] = []

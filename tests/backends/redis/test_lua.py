@@ -38,7 +38,7 @@ def lint(folder: Path, *scripts: str) -> subprocess.CompletedProcess[str]:
         ("cancel.lua", "cancel.lua", "return undefined", "accessing undefined variable 'undefined'"),
         ("include/base.lua", "cancel.lua", "local unused = 1", "unused variable 'unused'"),
         ("include/claim_rows.lua", "claim.lua", "taken = 1", "setting non-standard global variable 'taken'"),
-        ("steps_woken.lua", "steps_woken.lua", "if true then", "expected 'end'"),
+        ("unlock.lua", "unlock.lua", "if true then", "expected 'end'"),
     ],
 )
 def test_the_linter_names_file_and_line_of_a_fault(

@@ -1,4 +1,4 @@
-"""Redis: an event is stored by a script, and what waits for it is woken after that."""
+"""Redis: an event is stored in one transaction, and what waits for it is woken in others after it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.flow import steps as flow
+from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.backends.steps import Leave
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
 from aiotaskq.core.task import Status, Task
@@ -35,11 +37,11 @@ async def waiting(backend: RedisBackend, at: int = NOW) -> Task:
 async def emit_and_die(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch, event: EventValue = PAID) -> None:
     """Emit the event, and lose the process before it has woken what waits."""
 
-    async def away(changes: Any) -> Any:
+    async def away(*_: Any) -> Any:
         raise DatabaseUnavailable("the process has died")
 
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "update", away)
+        patch.setattr(backend.steps, "_wake", away)
         with pytest.raises(DatabaseUnavailable):
             await backend.steps.emit([event])
 
@@ -67,6 +69,43 @@ async def test_what_was_not_woken_by_an_event_that_has_expired_is_mended(
     assert await backend.steps.mend(NOW + 3) == 0
 
 
+async def test_an_event_that_has_expired_is_not_deleted_before_it_has_woken_what_waits(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, short = await waiting(backend), EventValue(key="paid", text="7", at=NOW, expires_at=NOW + 1)
+    await emit_and_die(backend, monkeypatch, short)
+    assert await backend.steps.expire(NOW + 2, 9) == 1
+    assert (await read(backend, task)).run_at == NOW + 2
+
+
+async def test_what_waits_is_woken_in_parts(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [await waiting(backend) for _ in range(5)]
+    monkeypatch.setattr(flow, "MOST_WOKEN", 2)
+    await backend.steps.emit([PAID])
+    assert [(await read(backend, task)).run_at for task in tasks] == [NOW] * 5
+
+
+async def test_what_begins_to_wait_does_not_keep_an_event_from_being_stored(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [await waiting(backend)]
+    await backend.steps.emit([EventValue(key="other", text="1", at=NOW)])
+    evaluate, commits = backend._redis.evaluate, 0
+
+    async def meanwhile(script: Any, *words: Any) -> Any:
+        nonlocal commits
+        if script is scripts.COMMIT:
+            commits += 1
+            if commits == 1:
+                tasks.append(await waiting(backend))
+        return await evaluate(script, *words)
+
+    monkeypatch.setattr(backend._redis, "evaluate", meanwhile)
+    await backend.steps.emit([PAID])
+    assert [(await read(backend, task)).run_at for task in tasks] == [NOW] * 2
+    assert commits == 3, "the event, the wait that came meanwhile, and what both waits become"
+
+
 async def test_an_emit_that_is_repeated_wakes_the_rest(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     task = await waiting(backend)
     await emit_and_die(backend, monkeypatch)
@@ -89,27 +128,16 @@ async def test_a_wait_of_an_earlier_run_hides_no_later_one(
     assert (await read(backend, task)).run_at == NOW + 6
 
 
-async def test_a_key_is_awaited_as_long_as_a_task_waits(backend: RedisBackend, server: Server, prefix: str) -> None:
+async def test_the_waits_of_tasks_that_are_gone_are_deleted(backend: RedisBackend, server: Server, prefix: str) -> None:
     def awaited() -> list[bytes]:
-        return list(server.ask("SMEMBERS", f"{{{prefix}}}:awaited"))
+        return list(server.ask("ZRANGE", f"{{{prefix}}}:owners:wait", "0", "-1"))
 
-    deleted, late = await waiting(backend), await waiting(backend)
+    deleted, stays = await waiting(backend), await waiting(backend)
     assert await backend.delete([deleted.task_id]) == 1
-    assert awaited() == [b"paid"]
-    row = await read(backend, late)
-    assert await backend.update([Change(row, row.replace(run_at=NOW))]) == [True]
-    (task,) = await backend.claim("w", NOW + 1, 1, lease_until=LEASE)
-    asleep = row.replace(fence=task.fence, began_at=task.began_at)
-    sleep = NewStep(task.task_id, task.seq, task.fence, Step(name="night", text=str(NEVER), kind="sleep", at=NOW))
-    assert await backend.steps.suspend([Leave(Change(task, asleep), [sleep])]) == [True]
-    assert awaited() == []
-    last = await waiting(backend)
-    assert awaited() == [b"paid"]
-    assert await backend.delete([last.task_id]) == 1
-    assert awaited() == []
-    lost = await waiting(backend)
-    server.ask("HDEL", f"{{{prefix}}}:state", lost.task_id)
-    await backend.steps.drop(await backend.steps.orphans(9))
+    await backend.steps.expire(NOW, 9)
+    assert (awaited(), await backend.steps.awaited(9)) == ([b"paid"], {"paid": 1})
+    assert await backend.delete([stays.task_id]) == 1
+    await backend.steps.expire(NOW, 9)
     assert awaited() == []
 
 

@@ -2,8 +2,7 @@
 -- changes, and packed lists of changes, of new rows that count for the bound of a push, and of other new rows.
 -- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
 -- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their numbers. If new rows
--- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated. If
--- events of tasks that are left came, or are gone: -4, and the ids of these tasks.
+-- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
 -- include: constants
 -- include: base
 -- include: head
@@ -16,9 +15,7 @@
 -- include: lanes
 -- include: room
 -- include: remove
--- include: notes
--- include: events
--- include: leaves
+-- include: side
 
 in_transaction = true
 local given = cmsgpack.unpack(ARGV[2])
@@ -28,10 +25,12 @@ for i = 3, at - 1 do moved[i - 2] = ARGV[i] end
 for _, check in ipairs(given.checks) do
   local key, fields, digests = unpack(check)
   if key == 'state' then load_states(fields) end
-  local values = key ~= 'state' and read_fields(key, fields)
+  local values = key ~= 'state' and key ~= 'last' and read_fields(key, fields)
   for i, field in ipairs(fields) do
     local value
-    if values then value = values[i] else value = states[field] end
+    if values then value = values[i]
+    elseif key == 'last' then value = call('ZRANGE', root .. 'names:' .. field, -1, -1)[1]
+    else value = states[field] end
     if (value and redis.sha1hex(value) or '') ~= digests[i] then return {0, key .. ' ' .. field} end
   end
 end
@@ -51,15 +50,6 @@ local function is_ready(row)
     and (row.expires == '-' or tonumber(row.expires) > now)
 end
 
-local leaves, wrong = {}, {}
-for _, leave in ipairs(given.leaves) do
-  local id, seen = leave[1], leave[5]
-  local there, write = look_at_leave(unpack(leave, 1, 4))
-  leaves[#leaves + 1] = write
-  if there ~= seen then wrong[#wrong + 1] = id end
-end
-if wrong[1] then return {-4, wrong} end
-
 load_states(given.deleted)
 for _, id in ipairs(given.deleted) do
   local row = parse(states[id])
@@ -74,6 +64,7 @@ if given.maxsize then
     if is_ready(row_of(id)) then ready = ready - 1 end
   end
 end
+local wrong = {}
 local held, write_changes = note_changes(changes)
 for i = 1, #held do
   if held[i] == 0 then wrong[#wrong + 1] = i - 1 end
@@ -111,9 +102,15 @@ for i = 1, #given.fields, 3 do set_field(given.fields[i], given.fields[i + 1], g
 for i = 1, #given.scores, 3 do set_score(given.scores[i], given.scores[i + 1], given.scores[i + 2]) end
 for i = 1, #given.lists, 2 do call_in_chunks('RPUSH', given.lists[i], given.lists[i + 1]) end
 for _, key in ipairs(given.unlinked) do call('UNLINK', root .. key) end
-for i = 1, #given.notes, 5 do append_notes(given.notes[i], given.notes[i + 1], 1, unpack(given.notes, i + 2, i + 4)) end
+for i = 1, #given.side, 5 do
+  local how, place, name, text, expires = unpack(given.side, i, i + 4)
+  if how == 'remove' then
+    remove_side(place, name)
+  elseif how == 'put' or call('HEXISTS', root .. 'side:' .. place, name) == 0 then
+    put_side(place, name, text, expires)
+  end
+end
 for _, lane in ipairs(given.lanes) do changed_lanes[lane] = true end
-for _, write in ipairs(leaves) do write() end
 flush()
 publish(ARGV[1])
 return {1}

@@ -1,4 +1,3 @@
--- ARGV: kind, now. Returns the number of rows.
--- include: side
-
-return call('HLEN', side) - call('ZCOUNT', expiry, '-inf', ARGV[2])
+-- ARGV: kind, now. Returns the number of rows without an owner.
+local expired = redis.call('ZCOUNT', KEYS[1] .. 'until:' .. ARGV[1], '-inf', ARGV[2])
+return redis.call('HLEN', KEYS[1] .. 'side:' .. ARGV[1] .. ':') - expired

@@ -1,9 +1,10 @@
--- ARGV: kind, now, then names. Returns 1 or 0 for each: whether it existed.
+-- ARGV: kind, now, then names of rows without an owner. Returns 1 or 0 for each: whether it existed.
+local root, call = KEYS[1], redis.call
 -- include: side
 
 local answer = {}
 for i = 3, #ARGV do
-  local was_live = is_live(ARGV[i], ARGV[2])
-  answer[i - 2] = remove(ARGV[i]) and was_live and 1 or 0
+  local at = call('ZSCORE', root .. 'until:' .. ARGV[1], ARGV[i])
+  answer[i - 2] = remove_side(ARGV[1] .. ':', ARGV[i]) and not (at and tonumber(at) <= tonumber(ARGV[2])) and 1 or 0
 end
 return answer

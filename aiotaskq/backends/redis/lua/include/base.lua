@@ -33,19 +33,6 @@
 -- lines:<gate>         sorted set: the queues with rows that are parked there, and perhaps others (all scores are 0)
 -- later:<gate>         sorted set: the rows there that were not due when they were pushed, by due_at, until they are:
 --                      each as the length of its queue, a colon, the queue and a member of wait:…
--- notes:<id>           list: the notes of a task, each with a blank between its words; see notes.lua
--- noted                hash: id of a task with notes to the number of its last one, and the bytes of the texts
--- steps:<id>           hash: the steps of a task; see steps.py
--- stepped              set: the ids of the tasks with steps
--- events               hash: the key of an event to its instants and its value; see steps.py
--- events:keys          sorted set: the keys of the events (all scores are 0)
--- events:until         sorted set: the keys of those that expire, by expires_at
--- waits:<key>          hash: the number of a wait for this event, a blank and the id of the task to the began_at of the
---                      run that was left, the seq of the task, place and version of the step, and the end of the wait
--- waiting:<id>         set: the waits of a task, each as the number, a blank and the key of the event
--- awaited              set: the keys of events for which tasks wait
--- woken:<key>          hash: as waits:<key>, of tasks that are to be made due, since the event has come
--- woken                set: the keys of these events
 -- groups               hash: group to JSON, without its callbacks; see groups.py
 -- groups:then          hash: group to JSON: its two callbacks
 -- groups:inner         hash: group to JSON: the ids of the groups in it
@@ -59,7 +46,10 @@
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
--- side:<kind>          hash: the name of a side row to its text; side:<kind>:names and side:<kind>:until: see side.lua
+-- side:<kind>:<owner>  hash: the name of a side row to its text; the owner may be ''
+-- names:<kind>:<owner> sorted set: these names (all scores are 0)
+-- owners:<kind>        sorted set: the owners of rows (all scores are 0)
+-- until:<kind>         sorted set: the names of rows without an owner that expire, by until
 -- format               the number of this layout (FORMAT in scripts.py)
 --
 -- A stamp is the row's seq in twenty digits, followed by its id. An owner is one word without '!'.

@@ -35,20 +35,12 @@ local function flush()
   call_in_chunks('HDEL', 'body', deleted)
   call_in_chunks('HDEL', 'progress', deleted)
   call_in_chunks('HDEL', 'usage', deleted)
-  if deleted[1] and call('EXISTS', root .. 'noted') == 1 then
-    call_in_chunks('HDEL', 'noted', deleted)
-    for _, id in ipairs(deleted) do call('UNLINK', root .. 'notes:' .. id) end
-  end
-  if deleted[1] and call('EXISTS', root .. 'stepped') == 1 then
-    call_in_chunks('SREM', 'stepped', deleted)
-    for _, id in ipairs(deleted) do
-      call('UNLINK', root .. 'steps:' .. id)
-      for _, wait in ipairs(call('SMEMBERS', root .. 'waiting:' .. id)) do
-        local number, key = match(wait, '^(%S+) (.*)$')
-        call('HDEL', root .. 'waits:' .. key, number .. ' ' .. id)
-        if call('EXISTS', root .. 'waits:' .. key) == 0 then call('SREM', root .. 'awaited', key) end
+  for _, kind in ipairs(deleted[1] and OF_TASKS or {}) do
+    if call('EXISTS', root .. 'owners:' .. kind) == 1 then
+      call_in_chunks('ZREM', 'owners:' .. kind, deleted)
+      for _, id in ipairs(deleted) do
+        call('UNLINK', root .. 'side:' .. kind .. ':' .. id, root .. 'names:' .. kind .. ':' .. id)
       end
-      call('UNLINK', root .. 'waiting:' .. id)
     end
   end
   call_in_chunks('HSET', 'state', rows)

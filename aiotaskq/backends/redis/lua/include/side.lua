@@ -1,20 +1,27 @@
--- The side rows of one kind: a hash of the texts, and sorted sets of the names (all scores are 0) and of the instants.
-local side, call = KEYS[1] .. 'side:' .. ARGV[1], redis.call
-local names, expiry = side .. ':names', side .. ':until'
+-- Side rows: those of one kind and owner, '<kind>:<owner>', are a hash of the texts and a sorted set of the names (all
+-- scores are 0); those without an owner have a sorted set of their instants, too. Needs root and call.
 
-local function put(name, text, at)
-  call('HSET', side, name, text)
-  call('ZADD', names, 0, name)
-  if at == '' then call('ZREM', expiry, name) else call('ZADD', expiry, at, name) end
+local function put_side(place, name, text, at)
+  call('HSET', root .. 'side:' .. place, name, text)
+  call('ZADD', root .. 'names:' .. place, 0, name)
+  local kind, owner = string.match(place, '^([^:]*):(.*)$')
+  if owner ~= '' then
+    call('ZADD', root .. 'owners:' .. kind, 0, owner)
+  elseif at == '' then
+    call('ZREM', root .. 'until:' .. kind, name)
+  else
+    call('ZADD', root .. 'until:' .. kind, at, name)
+  end
 end
 
-local function remove(name)
-  call('ZREM', expiry, name)
-  call('ZREM', names, name)
-  return call('HDEL', side, name) == 1
-end
-
-local function is_live(name, now)
-  local at = call('ZSCORE', expiry, name)
-  return not at or tonumber(at) > tonumber(now)
+local function remove_side(place, name)
+  local kind, owner = string.match(place, '^([^:]*):(.*)$')
+  local was_there = call('HDEL', root .. 'side:' .. place, name) == 1
+  call('ZREM', root .. 'names:' .. place, name)
+  if owner == '' then
+    call('ZREM', root .. 'until:' .. kind, name)
+  elseif call('EXISTS', root .. 'side:' .. place) == 0 then
+    call('ZREM', root .. 'owners:' .. kind, owner)
+  end
+  return was_there
 end
