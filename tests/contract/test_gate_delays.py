@@ -6,7 +6,6 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import Bounds
 from aiotaskq.core.outcome import Cancelled, Expired, settle
 from aiotaskq.core.parking import parked
@@ -15,6 +14,7 @@ from aiotaskq.errors import QueueFull
 from tests.support.backends import Store
 from tests.support.gated import CAP_1, MINUTE, claimed, counts, gated, settled, state
 from tests.support.rows import NOW, ids, read
+from tests.support.sql import tx_on
 
 LATE = NOW + MINUTE
 
@@ -169,11 +169,9 @@ async def test_a_push_in_the_transaction_of_a_caller_sees_what_is_due_by_then(sq
     assert isinstance(backend, SqlBackend)
     await backend.push([gated(due=LATE), gated(("expiring", CAP_1), due=LATE, expires_at=LATE + SECOND)])
     for now, found in ((LATE - 1, set()), (LATE, {"g", "expiring"}), (LATE + SECOND, {"g"})):
-        assert (
-            await backend.database.read(lambda c, now=now: SqlTransaction(c).with_due(["g", "expiring"], now)) == found
-        )
+        assert await backend.database.read(lambda c, now=now: tx_on(c).with_due(["g", "expiring"], now)) == found
     await backend.set_paused("default", True)
-    assert await backend.database.read(lambda c: SqlTransaction(c).with_due(["g", "expiring"], LATE)) == set()
+    assert await backend.database.read(lambda c: tx_on(c).with_due(["g", "expiring"], LATE)) == set()
 
 
 async def test_delayed_tasks_of_a_paused_queue_hold_back_no_others(backend: Backend) -> None:

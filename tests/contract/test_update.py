@@ -20,6 +20,7 @@ from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
+from tests.support.sql import tx_on
 
 FINAL = [Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED]
 
@@ -367,7 +368,7 @@ async def test_a_key_that_is_taken_between_the_read_and_the_write_is_read_again(
         attempts.extend(change.before.task_id for change in changes)
         if attempts.count(dead[1].task_id) == 1 and changes[0].before is dead[1]:
             with other.begin() as theirs:
-                push(theirs, [newer])
+                push(tx_on(theirs), [newer])
         write(connection, changes)
 
     monkeypatch.setattr(dialect, "write", late)

@@ -60,7 +60,7 @@ class SqlBackend(Backend):
         dialect = self._dialect = self.database.dialect
         self.single_writer = self.hands_over = dialect.single_writer
         self.has_clock = dialect.has_clock
-        self.keep_beside(SqlSideRows(self.database))
+        self.keep_beside(SqlSideRows(self.database, dialect))
         self.values = SideValues(self.side)
         self.gates: SqlGates = SqlGates(self.database, self.listeners)
         self.gates.followed = self._followed
@@ -99,10 +99,10 @@ class SqlBackend(Backend):
         self.database.check_file()
 
     async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self.database.read(lambda connection: body(SqlTransaction(connection)))
+        return await self.database.read(lambda connection: body(self.gates.tx(connection)))
 
     async def _write(self, body: Callable[[SqlTransaction], T], autocommit: bool = False) -> T:
-        return await self.database.write(lambda connection: body(SqlTransaction(connection)), autocommit)
+        return await self.database.write(lambda connection: body(self.gates.tx(connection)), autocommit)
 
     async def open(self) -> None:
         await self.database.open()
@@ -152,7 +152,7 @@ class SqlBackend(Backend):
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
-        stored = await self._write(lambda tx: push_sql.push(tx.connection, tasks, notify), autocommit) if tasks else []
+        stored = await self._write(lambda tx: push_sql.push(tx, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.listeners.receive(READY)
             return stored
@@ -365,7 +365,7 @@ class SqlBackend(Backend):
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        if await self.database.write(lambda c: tasks_sql.set_paused(c, queue, paused)):
+        if await self._write(lambda tx: tasks_sql.set_paused(tx, queue, paused)):
             await (self.gates.pause(queue) if paused else self.gates.resume(queue))
         self.listeners.notify(READY)
 
@@ -373,7 +373,7 @@ class SqlBackend(Backend):
         return await self.database.read(is_adopted)
 
     async def paused(self) -> list[str]:
-        return await self.database.read(tasks_sql.paused)
+        return await self._read(tasks_sql.paused)
 
 
 def _touch_gates(changes: Iterable[Change]) -> bool:

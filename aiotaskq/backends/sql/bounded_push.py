@@ -34,7 +34,7 @@ def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[
     if size + len(tasks) <= room.maxsize:
         update_tasks(tx, room.instead)
         return push(tx, tasks) if tasks else []
-    rows = conflicts(connection, tasks)
+    rows = conflicts(tx, tasks)
     new = _new(tasks, rows, leaving)
     if new and size + len(new) > room.maxsize:
         raise queue_full(room.maxsize, size + len(new) - room.maxsize)
@@ -45,7 +45,7 @@ def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[
     for task, row in zip(tasks, rows, strict=True):
         there = stored.get(task.task_id, row)
         if there is None or there.task_id in leaving:  # it conflicts with another task of this call
-            (there,) = [other or task for other in conflicts(connection, [task])]
+            (there,) = [other or task for other in conflicts(tx, [task])]
         answer.append(task if same_push(there, task) else there)
     return answer
 

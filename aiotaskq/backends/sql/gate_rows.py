@@ -36,7 +36,6 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.sql.claim_statements import BELOW_ALL, PAUSED, PENDING, RUNNING
 from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey, Tx
-from aiotaskq.backends.sql.insert import insert_new, replace
 from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow, read_run_at
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
@@ -244,7 +243,7 @@ class GateRows(Tx):
 
     def _add(self, gates: Sequence[Gate]) -> bool:
         rows = [tuple(gate_row(gate).values()) for gate in gates]
-        return insert_new(self.connection, GATES, COLUMNS + STATE, rows) == len(rows)
+        return self.insert_new(GATES, COLUMNS + STATE, rows) == len(rows)
 
     def add_gates(self, gates: Sequence[Gate]) -> None:
         if gates:
@@ -252,7 +251,7 @@ class GateRows(Tx):
 
     def write_gates(self, gates: Sequence[Gate]) -> None:
         if gates:
-            replace(self.connection, GATES, [gate_row(gate) for gate in gates])
+            self.replace(GATES, [gate_row(gate) for gate in gates])
 
     def due_gates(self, now: int, limit: int) -> list[str]:
         """Return the keys of gates whose ``next_at`` has come, the longest due first."""
@@ -398,5 +397,5 @@ class GateRows(Tx):
         if moved:
             places = [(PARKED, after.due_at, after.gate, after.gate, after.task_id) for _, after in moved]
             self.dialect.set_each(self.connection, ("run_at", "due_at", "gate", "live_gate"), places)
-            insert_new(self.connection, SLOTS, ("gate", "task_id"), [(gate, after.task_id) for gate, after in moved])
+            self.insert_new(SLOTS, ("gate", "task_id"), [(gate, after.task_id) for gate, after in moved])
         return ids

@@ -44,13 +44,17 @@ class SqlGates(Gates):
         self.messages: Messages = lambda ended, now: []
         """See ``Groups.messages``."""
 
+    def tx(self, connection: Connection) -> SqlTransaction:
+        """Return the transaction in which a connection is."""
+        return SqlTransaction(connection, self._database.dialect, self.messages)
+
     async def admit(self, now: int, limit: int) -> int | None:
         at = await self._read(SqlTransaction.next_at)
         if at is None or at > now:
             return at
         due = await self._read(lambda tx: tx.due_gates(now, limit))
         if due:  # else another process has just admitted them
-            await self._after(await self._database.write(lambda c: admit_due(SqlTransaction(c), due, now)))
+            await self._after(await self._database.write(lambda c: admit_due(self.tx(c), due, now)))
             self._listeners.notify(READY)
         return await self._read(SqlTransaction.next_at)
 
@@ -59,7 +63,7 @@ class SqlGates(Gates):
             await self.pause(queue)
         forgotten = await self._database.read(_forgotten)
         await self._make_due(forgotten)
-        await self._database.write(lambda c: _drop_unused(c, now))
+        await self._database.write(lambda c: _drop_unused(self.tx(c), now))
         return len(forgotten)
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
@@ -85,7 +89,7 @@ class SqlGates(Gates):
         return admitted.gates[key]
 
     async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self._database.read(lambda connection: body(SqlTransaction(connection)))
+        return await self._database.read(lambda connection: body(self.tx(connection)))
 
     # ---- for the backend ----
 
@@ -107,7 +111,7 @@ class SqlGates(Gates):
         """
 
         def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlTransaction]:
-            tx = SqlTransaction(connection, self.messages)
+            tx = self.tx(connection)
             answer = body(tx)
             admitted = admit_touched(tx)
             return answer, admitted, [] if claim is None else claim_tasks(tx, claim), tx
@@ -125,7 +129,7 @@ class SqlGates(Gates):
         """Admit the gates that another transaction has touched, and those that this one misses."""
 
         def body(connection: Connection) -> Admitted | None:
-            tx = SqlTransaction(connection, self.messages)
+            tx = self.tx(connection)
             tx.touched = touched
             return admit_touched(tx, refused=False)
 
@@ -154,7 +158,7 @@ class SqlGates(Gates):
         touched, loop = Touched(), asyncio.get_running_loop()
 
         def inside(connection: Connection) -> T:
-            tx = SqlTransaction(connection, self.messages)
+            tx = self.tx(connection)
             tx.touched = touched
             return body(tx)
 
@@ -278,9 +282,9 @@ def _forgotten(connection: Connection) -> dict[str, Bounds | None]:
     return found
 
 
-def _drop_unused(connection: Connection, now: int) -> None:
+def _drop_unused(tx: SqlTransaction, now: int) -> None:
     """Delete the gates at which nothing waits or holds a slot, and that are as new ones at ``now``; and lost slots."""
-    tx = SqlTransaction(connection)
+    connection = tx.connection
     unused = [row[0] for row in run(connection, _UNUSED, {"now": now}).fetchall()]
     for part in chunks(unused):
         locked = tx.gates(dict.fromkeys(part), wait=False)

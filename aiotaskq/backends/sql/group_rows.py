@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, bindparam, select, true, update
 
-from aiotaskq.backends.sql.insert import insert_new
+from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, json_text, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.groups import GroupState, Member
@@ -58,10 +58,8 @@ def _state(group: GroupState) -> tuple[Any, ...]:
     return (*counts, *(json_text(found) if (found := getattr(group, name)) else None for name in _SUMS))
 
 
-class GroupRows:
+class GroupRows(Tx):
     """Groups and their members, in the transaction of a connection."""
-
-    connection: Connection
 
     def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
         found: dict[str, GroupState] = {}
@@ -73,7 +71,7 @@ class GroupRows:
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         for group in groups:
             row = (group.group_id, group.name, group.parent_id, group.created_at, *_texts(group), *_state(group))
-            if not insert_new(self.connection, GROUPS, _NAMES, [row]) and group is groups[0]:
+            if not self.insert_new(GROUPS, _NAMES, [row]) and group is groups[0]:
                 return False
         self.add_members(members)
         return True
@@ -86,7 +84,7 @@ class GroupRows:
     def add_members(self, members: Sequence[Member]) -> None:
         rows = [(each.group_id, each.position, each.member_id, each.name, each.is_group) for each in members]
         if rows:
-            insert_new(self.connection, MEMBERS, ("group_id", "position", "member_id", "name", "is_group"), rows)
+            self.insert_new(MEMBERS, ("group_id", "position", "member_id", "name", "is_group"), rows)
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         inner = select(m.member_id).where(m.is_group == true())

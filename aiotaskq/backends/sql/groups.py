@@ -150,7 +150,7 @@ class SqlGroups(Groups):
         return group
 
     async def request_cancel(self, group_id: str) -> bool:
-        return await self._database.write(lambda c: flag_cancelled(SqlTransaction(c), group_id))
+        return await self._database.write(lambda c: flag_cancelled(self._gates.tx(c), group_id))
 
     async def cancelling(self, limit: int) -> list[str]:
         query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)
@@ -165,7 +165,7 @@ class SqlGroups(Groups):
                 # One that was brought back meanwhile stays.
                 gone = select(g.group_id).where(g.group_id.in_(part), *over).order_by(g.group_id)
                 ids = list(connection.execute(gone.with_for_update()).scalars().all())
-                tx, level = SqlTransaction(connection), ids
+                tx, level = self._gates.tx(connection), ids
                 while level := tx.inner_groups(level):
                     ids += level
                 for each in chunks(ids):
@@ -181,7 +181,7 @@ class SqlGroups(Groups):
             return await super().recode(ids)
 
         def body(connection: Connection) -> tuple[int, list[str]]:
-            found = SqlTransaction(connection).groups(sorted(ids))
+            found = self._gates.tx(connection).groups(sorted(ids))
             groups = [group for group in found.values() if group.then is not None or group.on_failure is not None]
             anew = [(group, recoded_group(group, codec)) for group in groups]
             written = [group for _, group in anew if group is not None]

@@ -16,9 +16,8 @@ from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import Dialect
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.recode import recode_schedules
 from aiotaskq.backends.sql.schedule_rows import (
     SCHEDULE_FIELDS,
@@ -55,7 +54,7 @@ class SqlSchedules(Schedules):
         async def body(session: AsyncSession) -> list[Schedule]:
             # As tasks are inserted: each database has its own quick way to insert many rows that may be there before.
             if not schedules or await session.run_sync(
-                lambda inner: insert_new(inner.connection(), SCHEDULES, SCHEDULE_FIELDS, values)
+                lambda inner: self._gates.tx(inner.connection()).insert_new(SCHEDULES, SCHEDULE_FIELDS, values)
             ) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
@@ -91,7 +90,7 @@ class SqlSchedules(Schedules):
                 push(tx, tasks)
 
         def fire_and_claim(connection: Connection) -> list[Task]:
-            tx = SqlTransaction(connection)
+            tx = self._gates.tx(connection)
             fire(tx)
             return [] if claim is None else claim_tasks(tx, claim)
 
@@ -110,7 +109,7 @@ class SqlSchedules(Schedules):
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self._database.write(lambda connection: recode_schedules(SqlTransaction(connection), ids, codec))
+        return await self._database.write(lambda connection: recode_schedules(self._gates.tx(connection), ids, codec))
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         return await self._schedules(_ALL.where(c.enabled) if enabled_only else _ALL, {})

@@ -11,9 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delet
 from aiotaskq.backends.flow.transaction import Holder
 from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
 from aiotaskq.backends.sql.connections import Transactions
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.dialects.base import Dialect, PerKey
-from aiotaskq.backends.sql.insert import insert_new, replace
+from aiotaskq.backends.sql.dialects.base import Dialect, PerKey, Tx
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.models import SideRowModel
@@ -29,12 +27,12 @@ _COLUMNS = (*_KEY, "value", "expires_at")
 class SqlSideRows(SideRows):
     """The table ``aiotaskq_side``."""
 
-    def __init__(self, database: Transactions) -> None:
-        self._database = database
+    def __init__(self, database: Transactions, dialect: Dialect) -> None:
+        self._database, self._dialect = database, dialect
 
     async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
         if rows:
-            await self._database.write(lambda connection: _put(connection, kind, rows))
+            await self._database.write(lambda connection: _put(Tx(connection, self._dialect), kind, rows))
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         def body(connection: Connection) -> dict[str, str]:
@@ -105,7 +103,7 @@ class SqlSideRows(SideRows):
                 return False
             for which in ids:
                 connection.execute(delete(_S).where(*which))
-            _put(connection, kind, rows)
+            _put(Tx(connection, self._dialect), kind, rows)
             return True
 
         return await self._database.write(body)
@@ -139,12 +137,12 @@ class SqlSideRows(SideRows):
 class SqlOwnedRows(OwnedRows):
     """The same rows in the transaction of a connection."""
 
-    def __init__(self, connection: Connection, locks: bool = True) -> None:
+    def __init__(self, tx: Tx, locks: bool = True) -> None:
         """``locks``: whether what ``of`` reads is locked, so that it is the newest whatever a caller's isolation is."""
-        self._connection, self._locks = connection, locks
+        self._tx, self._connection, self._locks = tx, tx.connection, locks
 
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
-        dialect, statement = dialect_of(self._connection), _rows_of(kind, texts, self._locks and texts)
+        dialect, statement = self._tx.dialect, _rows_of(kind, texts, self._locks and texts)
         if len(owners) == 1:
             found = run(self._connection, _of_one(statement), {"b_owner": owners[0]}).fetchall()
             return [SideRow(name, text, None, owner) for owner, name, text in found]
@@ -157,7 +155,7 @@ class SqlOwnedRows(OwnedRows):
     def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
         query = select(c.owner).distinct().where(c.kind == kind, c.owner > after).order_by(c.owner).limit(limit)
         if prefix:
-            query = query.where(*dialect_of(self._connection).begins_with(c.owner, prefix))
+            query = query.where(*self._tx.dialect.begins_with(c.owner, prefix))
         return list(self._connection.execute(query).scalars())
 
     def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
@@ -168,7 +166,7 @@ class SqlOwnedRows(OwnedRows):
         return [SideRow(*row) for row in rows]
 
     def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
-        dialect = dialect_of(self._connection)
+        dialect = self._tx.dialect
         found: dict[str, str] = {}
         for part in chunks(sorted(set(names))):
             if not dialect.single_writer:
@@ -180,14 +178,14 @@ class SqlOwnedRows(OwnedRows):
         return found
 
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        _put(self._connection, kind, rows)
+        _put(self._tx, kind, rows)
 
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for part in chunks(owners):
             self._connection.execute(delete(_S).where(c.kind == kind, c.owner.in_(part)))
 
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
-        rows = dialect_of(self._connection).each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
+        rows = self._tx.dialect.each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
         return {owner: name for owner, name in rows}  # noqa: C416 - rows of a database
 
     def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
@@ -204,30 +202,28 @@ class SqlOwnedRows(OwnedRows):
     def insert(self, kind: str, rows: Sequence[SideRow]) -> int:
         """Do as ``add``; return the number of rows if all are new, else a smaller one."""
         values = [(kind, row.owner, row.name, row.text, row.until) for row in rows]
-        return insert_new(self._connection, _S, _COLUMNS, values) if values else 0
+        return self._tx.insert_new(_S, _COLUMNS, values) if values else 0
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
         for part in chunks(names):
             self._connection.execute(delete(_S).where(*_of(kind, owner), c.name.in_(part)))
 
 
-def insert_held(
-    connection: Connection, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]
-) -> tuple[int, list[bool]] | None:
+def insert_held(tx: Tx, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> tuple[int, list[bool]] | None:
     """Insert rows of tasks that run so: see ``Dialect.insert_held``."""
     values = [(kind, row.owner, row.name, row.text) for row in rows]
     own = [(row.owner, seq, fence) for row, (fence, seq) in zip(rows, holders, strict=True)]
     columns, runs = list(zip(*values, strict=True)), list(zip(*own, strict=True))
-    return dialect_of(connection).insert_held(connection, _S, _COLUMNS[:4], columns, runs)
+    return tx.dialect.insert_held(tx.connection, _S, _COLUMNS[:4], columns, runs)
 
 
-def _put(connection: Connection, kind: str, rows: Sequence[SideRow]) -> None:
+def _put(tx: Tx, kind: str, rows: Sequence[SideRow]) -> None:
     values = {
         (row.owner, row.name): dict(zip(_COLUMNS, (kind, row.owner, row.name, row.text, row.until), strict=True))
         for row in rows
     }
     if values:
-        replace(connection, _S, list(values.values()))
+        tx.replace(_S, list(values.values()))
 
 
 _NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == "")

@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple, cast
 
 from msgspec.structs import replace
 from sqlalchemy import (
-    Connection,
     and_,
     bindparam,
     delete,
@@ -40,7 +39,6 @@ from aiotaskq.backends.flow.groups import (
 from aiotaskq.backends.sql.beside import drop_beside
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
@@ -432,12 +430,12 @@ def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:
     return deleted
 
 
-def set_paused(connection: Connection, queue: str, paused: bool) -> bool:
+def set_paused(tx: Tx, queue: str, paused: bool) -> bool:
     """Pause or resume a queue, and return whether there are gates."""
-    if not insert_new(connection, QUEUES, ("name", "paused"), [(queue, paused)]):
-        connection.execute(update(QUEUES).where(QUEUES.c.name == queue).values(paused=paused))
-    return connection.execute(select(GATES.c.key).limit(1)).first() is not None
+    if not tx.insert_new(QUEUES, ("name", "paused"), [(queue, paused)]):
+        tx.connection.execute(update(QUEUES).where(QUEUES.c.name == queue).values(paused=paused))
+    return tx.connection.execute(select(GATES.c.key).limit(1)).first() is not None
 
 
-def paused(connection: Connection) -> list[str]:
-    return [row[0] for row in connection.execute(PAUSED.order_by(QUEUES.c.name))]
+def paused(tx: Tx) -> list[str]:
+    return [row[0] for row in tx.connection.execute(PAUSED.order_by(QUEUES.c.name))]

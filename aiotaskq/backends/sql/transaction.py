@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, select, update
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.groups import spend
 from aiotaskq.backends.flow.transaction import Transaction
-from aiotaskq.backends.sql.dialects import dialect_of
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.group_rows import GroupRows
 from aiotaskq.backends.sql.push import push
@@ -34,8 +34,8 @@ def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
 class SqlTransaction(GateRows, GroupRows, Transaction):
     """The rows of a database, in the transaction of a connection."""
 
-    def __init__(self, connection: Connection, messages: Messages = _no_messages) -> None:
-        super().__init__(connection, dialect_of(connection))
+    def __init__(self, connection: Connection, dialect: Dialect, messages: Messages = _no_messages) -> None:
+        super().__init__(connection, dialect)
         self.messages = messages
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
@@ -50,7 +50,7 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         return {row[0] for query in queries for row in self.connection.execute(query)}
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
-        return push(self.connection, tasks) if tasks else []
+        return push(self, tasks) if tasks else []
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         if ended := [Change(before, after) for before, after in changes if after.final]:

@@ -49,7 +49,7 @@ class SqlBeside:
         """``codec`` encodes changes; ``joined``: whether it is a caller's; ``locks``: whether it may write."""
         self._tx, self._connection, self._codec = tx, tx.connection, codec
         self.joined, self._locks = joined, locks
-        self.side = SqlOwnedRows(tx.connection, locks)
+        self.side = SqlOwnedRows(tx, locks)
         self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
@@ -67,7 +67,7 @@ class SqlBeside:
             self._tx.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        found = insert_held(self._connection, kind, rows, holders)
+        found = insert_held(self._tx, kind, rows, holders)
         if found is None:
             runs = self._guarded(sorted({row.owner for row in rows}))
             held = [
@@ -163,13 +163,13 @@ class SqlTransactions:
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
-        return await self._database.read(lambda connection: body(SqlBeside(SqlTransaction(connection), locks=False)))
+        return await self._database.read(lambda connection: body(SqlBeside(self._gates.tx(connection), locks=False)))
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
 
         def body(connection: Connection) -> list[str | None]:
-            return SqlBeside(SqlTransaction(connection)).add_held(kind, rows, holders)
+            return SqlBeside(self._gates.tx(connection)).add_held(kind, rows, holders)
 
         # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
         return await self._database.write(body, self._database.dialect.autocommit)

@@ -11,7 +11,6 @@ from sqlalchemy import BigInteger, Connection, Select, String, bindparam, delete
 from aiotaskq.backends.sql.claim_statements import RUNNING
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.workers import Workers
@@ -35,10 +34,11 @@ class SqlWorkers(Workers):
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._dialect = database.dialect
         self._autocommit = database.dialect.autocommit  # each write is one statement
 
     async def register(self, worker: WorkerInfo) -> None:
-        await self._database.write(lambda c: replace(c, _W, [_row(worker)]))
+        await self._database.write(lambda c: Tx(c, self._dialect).replace(_W, [_row(worker)]))
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         values = {**_row(worker), "b_owner": worker.owner}

@@ -15,12 +15,12 @@ from msgspec.structs import asdict
 
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.insert import replace
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND
 from aiotaskq.models import WorkerRow
 from tests.support.rows import NOW, worker_info
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
+from tests.support.sql import tx_on
 
 FINISHED = 100_000
 
@@ -70,7 +70,7 @@ def fill(engine: sa.Engine, count: int, prefix: str, **columns: Any) -> None:
 
 def register(connection: sa.Connection, *owners: str) -> None:
     """Add workers to the registry."""
-    replace(connection, WorkerRow.__table__, [asdict(worker_info(owner)) for owner in owners])
+    tx_on(connection).replace(WorkerRow.__table__, [asdict(worker_info(owner)) for owner in owners])
 
 
 def fill_all(engine: sa.Engine, finished: int = FINISHED, future: int = FUTURE) -> None:

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import TASKS, new_rows
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
@@ -21,6 +20,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from tests.backends.sql.plans import POSTGRESQL, SERVERS
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new
+from tests.support.sql import tx_on
 
 LATER = NOW + SECOND
 LOCK = sa.text("SELECT 1 FROM aiotaskq_gate WHERE key = 'hot' FOR UPDATE")
@@ -85,7 +85,7 @@ def gated(number: int, cap: int = 1, key: str = "hot", **fields: Any) -> Task:
 
 
 def insert(task: Task) -> Any:
-    return lambda connection: insert_new(connection, TASKS, *new_rows([task]))
+    return lambda connection: tx_on(connection).insert_new(TASKS, *new_rows([task]))
 
 
 def end(task: Task) -> Any:

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.sql.claim import stats
-from aiotaskq.backends.sql.insert import insert_new
 from aiotaskq.backends.sql.rows import GATES as GATE_ROWS
 from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows
 from aiotaskq.backends.sql.tasks import find
@@ -52,7 +51,7 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     _fill(made, HELD * GATES, "held-", gate_of, **held)
     with made.begin() as connection:
         tx_on(connection).add_gates([Gate(key=key, bounds=BOUNDS) for key in ("hot", *SMALL)])
-        insert_new(connection, SLOTS, ("gate", "task_id"), [("wide", f"held-{n}") for n in range(HELD * GATES)])
+        tx_on(connection).insert_new(SLOTS, ("gate", "task_id"), [("wide", f"held-{n}") for n in range(HELD * GATES)])
     analyze(made)
     yield made
     made.dispose()
@@ -106,7 +105,7 @@ def test_parked_tasks_are_counted_and_listed_by_the_index_of_their_gates(engine:
         assert f"+run_at < {PARKED}" in str(connection.execute(ready).scalar())
         # A child waits for its parents at no gate.
         child = new(task_id="child", run_at=PARKED, seq=NOW + 1, waits=1)
-        insert_new(connection, TASKS, *new_rows([child.replace(flow=Flow(parents=(("parent", "p"),)))]))
+        tx_on(connection).insert_new(TASKS, *new_rows([child.replace(flow=Flow(parents=(("parent", "p"),)))]))
     try:
         counted, found = cost(engine, lambda c: stats(tx_on(c), NOW))
         assert counted.counts["pending"] == WAITING + 20 * GATES + 3 * 2_000 + 1
@@ -142,7 +141,9 @@ def _asleep(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(sa.insert(TASKS), rows)
         tx_on(connection).add_gates([Gate(key=f"asleep:{n}", bounds=BOUNDS) for n in range(GATES)])
-        insert_new(connection, SLOTS, ("gate", "task_id"), [(f"first:{n}", f"asleep-{n}") for n in range(0, GATES, 2)])
+        tx_on(connection).insert_new(
+            SLOTS, ("gate", "task_id"), [(f"first:{n}", f"asleep-{n}") for n in range(0, GATES, 2)]
+        )
 
 
 def test_a_queue_with_many_gates_is_paused_by_as_many_statements_as_one(engine: sa.Engine) -> None:
@@ -210,7 +211,7 @@ def test_tasks_that_are_not_due_cost_nothing_whatever_their_priorities(engine: s
         delayed = [new(task_id=f"late-{n}", flow=flow, priority=-1 - n, seq=NOW) for n in range(count)]
 
         def late(connection: sa.Connection) -> tuple[set[str], int | None]:
-            insert_new(connection, TASKS, *new_rows([parked(task, NOW + 60 * SECOND) for task in delayed]))
+            tx_on(connection).insert_new(TASKS, *new_rows([parked(task, NOW + 60 * SECOND) for task in delayed]))
             connection.execute(sa.update(GATE_ROWS).where(GATE_ROWS.c.key == "hot").values(next_at=NOW - 1))
             done = admitted(connection, "hot")
             assert done.gates["hot"].next_at == NOW + 60 * SECOND

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 
 from aiotaskq.backends.sql.groups import mend_children
 from aiotaskq.backends.sql.rows import TASKS, json_text
-from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.task import SECOND
 from tests.backends.sql.plans import DATABASES, cost, start
 from tests.support.rows import NOW
+from tests.support.sql import tx_on
 
 CHILDREN = 60
 
@@ -39,10 +39,10 @@ def test_children_are_looked_at_together(engine: sa.Engine) -> None:
         parent = {"task_id": "here", "task_type": "t", "params": "{}", "queue": "q", "created_at": 0, "priority": 0}
         connection.execute(sa.insert(TASKS), [parent | {"status": "running", "seq": NOW, "run_at": NOW}])
     _wait(engine, "here", CHILDREN)
-    none, found = cost(engine, lambda c: mend_children(SqlTransaction(c), NOW))
+    none, found = cost(engine, lambda c: mend_children(tx_on(c), NOW))
     assert none == 0
     assert len(found.statements) == 2, found.statements
     _wait(engine, "gone", 2)
-    few, found = cost(engine, lambda c: mend_children(SqlTransaction(c), NOW))
+    few, found = cost(engine, lambda c: mend_children(tx_on(c), NOW))
     assert few == 2
     assert len(found.statements) <= 12, found.statements

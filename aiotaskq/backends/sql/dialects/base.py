@@ -38,9 +38,9 @@ from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, hea
 from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.rows import TASKS, to_task
+from aiotaskq.backends.sql.rows import DEFAULTS, TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
-from aiotaskq.backends.sql.statement_size import Columns, chunks
+from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
 from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
@@ -364,3 +364,28 @@ class Tx:
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self.connection, self.dialect = connection, dialect
+
+    def insert_new(
+        self, table: Any, names: Sequence[str], rows: Sequence[tuple[Any, ...]], notify: tuple[str, str] | None = None
+    ) -> int:
+        """Insert the rows that conflict with no other. Return their number if it is all of them, else a smaller number.
+
+        With ``notify`` (see ``Dialect.insert``) the rows must fit one statement.
+        """
+        # Without the columns that are what they are by default in all of the rows, as most of a task's are.
+        found = zip(names, zip(*rows, strict=True), strict=True)
+        kept = {name: values for name, values in found if values != (DEFAULTS.get(name),) * len(rows)}
+        names, columns = tuple(kept), list(kept.values())
+        limit = self.dialect.statement_limit(self.connection)
+        pieces = [columns] if notify is not None else parts(names, columns, limit)
+        return sum([self.dialect.insert(self.connection, table, names, piece, notify) for piece in pieces])
+
+    def replace(self, table: Any, rows: list[dict[str, Any]]) -> None:
+        """Insert the rows; one whose primary key is there already takes the place of the old one."""
+        keys, names = table.primary_key.columns.keys(), tuple(rows[0])
+        statement = self.dialect.upsert(table, keys, [name for name in names if name not in keys])
+        # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
+        values = [tuple(row.values()) for row in sorted(rows, key=lambda row: [row[key] for key in keys])]
+        for part in parts(names, list(zip(*values, strict=True)), self.dialect.statement_limit(self.connection)):
+            found = [dict(zip(names, row, strict=True)) for row in zip(*part, strict=True)]
+            self.connection.execute(statement, found)
