@@ -18,10 +18,9 @@ from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.rows import TASKS, json_text
-from aiotaskq.backends.sql.statement_size import CHUNK, Columns, parts, surely_fit
-from aiotaskq.backends.sql.statements import run, run_many, run_union
-from aiotaskq.core.task import RUNNING
+from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.statement_size import Columns, parts
+from aiotaskq.backends.sql.statements import run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
 
@@ -53,33 +52,6 @@ _SESSION: Final = (
 def _insert(table: str, names: tuple[str, ...], conflict: str) -> TextClause:
     values = ", ".join(f":{name}" for name in names)
     return text(f"INSERT INTO {table} (`{'`, `'.join(names)}`) VALUES ({values}){conflict}")  # noqa: S608 - our own names
-
-
-@functools.cache
-def _insert_held(table: Any, names: tuple[str, ...], collation: str) -> TextClause:
-    """Return the insert of JSON ``rows``, each with the id, the push stamp and the fence of its task first."""
-    types = ["VARCHAR(36)", "BIGINT", "BIGINT", *[_json_type(table.c[name].type) for name in names]]
-    columns = ", ".join(f"c{place} {kind} PATH '$[{place}]'" for place, kind in enumerate(types))
-    at = {name: f"r.c{place}" for place, name in enumerate(("task_id", "seq", "fence", *names))}
-    return text(
-        f"INSERT INTO {table.name} (`{'`, `'.join(names)}`) "  # noqa: S608 - our own names
-        # The rows first, in their order, so that two writers of the same ones wait for each other in one direction.
-        f"SELECT STRAIGHT_JOIN {', '.join(at[name] for name in names)} "
-        f"FROM JSON_TABLE(:rows, '$[*]' COLUMNS ({columns})) AS r JOIN task_queue AS t FORCE INDEX (PRIMARY) "
-        f"ON t.task_id = {at['task_id']} COLLATE {collation} AND t.seq = {at['seq']} AND t.fence = {at['fence']} "
-        # Without the lock it would compare what was committed when the statement began.
-        f"AND t.status = '{RUNNING.value}' LOCK IN SHARE MODE"
-    )
-
-
-def _json_type(kind: Any) -> str:
-    if isinstance(kind, LongText):
-        return "LONGTEXT"
-    return f"VARCHAR({kind.length})" if isinstance(kind, String) else "BIGINT"
-
-
-def _is_duplicate(error: exc.IntegrityError) -> bool:
-    return bool(getattr(error.orig, "args", (0,))[0] == _DUPLICATE_KEY)
 
 
 @functools.cache
@@ -204,28 +176,13 @@ class MysqlDialect(Dialect):
             run_many(connection, _insert(table.name, names, ""), names, rows)
             return len(rows)
         except exc.IntegrityError as error:
-            if not _is_duplicate(error):
+            if getattr(error.orig, "args", (0,))[0] != _DUPLICATE_KEY:
                 raise
         # IGNORE would pass over every other fault, too. To set a key to itself changes nothing.
         key = table.primary_key.columns.keys()[0]
         conflict = f" ON DUPLICATE KEY UPDATE `{key}` = {table.name}.`{key}`"
         run_many(connection, _insert(table.name, names, conflict), names, rows)
         return 0
-
-    def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
-    ) -> tuple[int, list[bool]] | None:
-        if len(runs[0]) > CHUNK or not surely_fit(self.statement_limit(connection), names, columns):
-            return None
-        statement = _insert_held(table, names, mysql_collation(connection.dialect))
-        rows = sorted(zip(*runs, *columns, strict=True))
-        try:
-            count = run(connection, statement, {"rows": json_text(rows)}).rowcount
-        except exc.IntegrityError as error:
-            if not _is_duplicate(error):
-                raise
-            return None
-        return (count, [True] * count) if count == len(rows) else None
 
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)
