@@ -98,8 +98,8 @@ class Backend(ABC):
     history: History
     audit: AuditLog
     notes: Notes
-    steps: Steps | None = None
-    """Where the handlers' steps and events are; None where the store cannot hold them."""
+    steps: Steps
+    """The handlers' steps, and events."""
     schedules: Schedules | None = None
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
@@ -168,9 +168,7 @@ class Backend(ABC):
 
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
-        self.codec = self.groups.codec = self.notes.codec = codec
-        if self.steps is not None:
-            self.steps.codec = codec
+        self.codec = self.groups.codec = self.notes.codec = self.steps.codec = codec
         if self.schedules is not None:
             self.schedules.codec = codec
         return self

@@ -236,7 +236,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
             steps.version = version
 
     def run_steps(self) -> RunSteps:
-        """Return the steps of this run, for ``step`` and its like. Raises NotSupported if the store cannot hold any."""
+        """Return the steps of this run, for ``step`` and its like."""
         used = self._use()
         if used.steps is None:
             used.steps = RunSteps(self.task, self._host.steps, self.version)

@@ -191,7 +191,7 @@ async def _copy_tasks(
         done.tasks += 1
         done.released += task.task_id in began
         left.discard(task.task_id)
-    if left and target.steps is not None:
+    if left:
         await target.steps.drop(sorted(left))
 
 
@@ -348,8 +348,6 @@ async def copy_events(source: Backend, target: Backend, now: int) -> list[tuple[
 
     Return the keys of those that cannot be decoded, and so are not copied, and why.
     """
-    if source.steps is None or target.steps is None:
-        return []
     left, last = [], None
     while page := await source.steps.events(now, PAGE, after=last):
         for event in page:
@@ -363,7 +361,7 @@ async def copy_events(source: Backend, target: Backend, now: int) -> list[tuple[
 
 async def steps_of(source: Backend, task: Task) -> list[Step]:
     """Return the steps that a further run of a task would read. Raises ValidationError if one cannot be decoded."""
-    if source.steps is None or not task.fence or task.status is COMPLETED:
+    if not task.fence or task.status is COMPLETED:
         return []
     steps = await source.steps.read(task.task_id, task.seq)
     for step in steps:
@@ -377,7 +375,7 @@ async def copy_steps(target: Backend, task: Task, steps: Sequence[Step], now: in
 
     One that waits for an event becomes due: it waits again, there, for as long as it still has.
     """
-    if not steps or target.steps is None:
+    if not steps:
         return task
     await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
     waits = left_at(task, steps) is not None and any(step.kind == "wait" for step in open_steps(steps))

@@ -51,16 +51,14 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
         if not page:
             break
         done.tasks += await _written(backend.recode, page, clock, done)
-        if backend.steps is not None:
-            count, left = await backend.steps.recode(page)
-            done.steps += count
-            done.undecodable += left
+        count, left = await backend.steps.recode(page)
+        done.steps += count
+        done.undecodable += left
         done.last = page[-1]
         looked += len(page)
         progress(looked, max(total, looked))
     await _recode_groups(backend.groups, done)
-    if backend.steps is not None:
-        await _recode_events(backend.steps, clock, done)
+    await _recode_events(backend.steps, clock, done)
     if backend.schedules is not None:
         await recode_schedules(backend.schedules, clock, done)
 

@@ -59,7 +59,7 @@ class Retention:
         self._look_from = 0  # ticks: for events that have expired
         self._orphans_from = 0  # ticks: for steps without a task
         self._orphans: set[str] = set()  # the ids of tasks that had steps and no row at the last look
-        self._mends = backend.steps is not None and backend.steps.mends
+        self._mends = backend.steps.mends
         self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
@@ -94,15 +94,14 @@ class Retention:
             before = self._clock.now() - int(max(ages) * SECOND)
             full |= await self._backend.groups.purge(before, PURGE_CHUNK) == PURGE_CHUNK
         steps = self._backend.steps
-        if steps is not None:
-            now = self._clock.now()
-            if steps.used or self._clock.ticks() >= self._look_from:
-                self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
-                full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
-            if self._clock.ticks() >= self._orphans_from:
-                self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
-                await self._drop_orphans(steps)
-            await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
+        now = self._clock.now()
+        if steps.used or self._clock.ticks() >= self._look_from:
+            self._look_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+            full |= await steps.expire(now, PURGE_CHUNK) == PURGE_CHUNK
+        if self._clock.ticks() >= self._orphans_from:
+            self._orphans_from = self._clock.ticks() + int(ROLL_INTERVAL * SECOND)
+            await self._drop_orphans(steps)
+        await steps.mend(now)  # though this process has no steps: the one that has stored the event is gone
         interval = self._pause if self._ages or self._mends else max(ROLL_INTERVAL, self._interval)
         return PAUSE if full else interval * random.uniform(0.8, 1.2)
 

@@ -31,7 +31,7 @@ async def run_now(queue: Queue, task: Task) -> Task:
                 f"task {printable(task.task_id)} is due already; it waits at the gate {printable(task.gate)}"
             )
         raise TaskConflict(f"task {printable(task.task_id)} is due already")
-    if found is not None and found.reason == "sleeping" and queue.backend.steps is not None:
+    if found is not None and found.reason == "sleeping":
         steps = seen.steps[task.task_id]
         sleep = left_at(task, steps)
         # Before the task is due, or its handler would sleep again. If the edit fails, the sleep ends at its time.

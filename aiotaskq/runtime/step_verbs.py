@@ -19,7 +19,7 @@ from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.steps import EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
-from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported
+from aiotaskq.errors import DatabaseUnavailable, NotFound
 from aiotaskq.log import log, named
 
 I = TypeVar("I")  # noqa: E741 - item
@@ -54,11 +54,7 @@ class StepVerbs:
 
     @property
     def store(self) -> Steps:
-        """Where they are. Raises NotSupported where the store cannot hold any."""
-        if self._backend.steps is None:
-            raise NotSupported(
-                f"steps: {self._backend.name} cannot hold steps and events; use a SQL database, or memory://"
-            )
+        """Where they are."""
         self._backend.steps.used = True
         return self._backend.steps
 

@@ -50,7 +50,7 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, session: 
 
     Raises NotFound outside of a handler, ValidationError for a step inside of a step, another function under the same
     name, or a value that JSON cannot hold, LeaseLost if the task is no longer this worker's, and NotSupported where the
-    store cannot hold steps, or join the session.
+    store cannot join the session.
     """
     context, steps = run_steps("step")
     if inspect.iscoroutine(function):

@@ -145,7 +145,7 @@ async def look(
     ready = bool(keys) or any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
     left = [task for task in pending if (task.due > now and _was_left(task)) or (_put_off(task) and task.attempts)]
-    steps = await backend.steps.read_many(left) if left and backend.steps is not None else []
+    steps = await backend.steps.read_many(left) if left else []
     return Seen(
         paused=names,
         workers=found,

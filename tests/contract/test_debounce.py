@@ -56,7 +56,6 @@ async def waiting(backend: Backend) -> list[Task]:
 async def test_a_task_that_has_steps_is_not_changed(backend: Backend, queue: Queue) -> None:
     (first,) = await called(queue, [{"n": 1}], key="k")
     (claimed,) = await backend.claim("w", NOW + 3 * SECOND, 1)
-    assert backend.steps is not None
     sleep = NewStep(first.task_id, first.seq, claimed.fence, Step(name="night", kind="sleep", text=str(LATER)))
     asleep = settle(claimed, Released("sleeps", ran=True, suspended=Suspension(LATER, (sleep,))), NOW)
     assert await backend.steps.suspend([Leave(Change(claimed, asleep), [sleep])]) == [True]

@@ -30,7 +30,6 @@ def back(task: Task) -> Change:
 
 @pytest.fixture
 def steps(sql_store: Store) -> Steps:
-    assert sql_store.backend.steps is not None
     return sql_store.backend.steps
 
 

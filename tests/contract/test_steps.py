@@ -12,12 +12,12 @@ from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import NotSupported, ValidationError
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, new, pushed, running
-from tests.support.step_rows import LATER, again, emit, event, of, steps_of, wait
+from tests.support.step_rows import LATER, again, emit, event, of, wait
 
 
 @pytest.fixture
 def steps(backend: Backend) -> Steps:
-    return steps_of(backend)
+    return backend.steps
 
 
 # ---- steps -----------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ async def test_steps_go_with_their_task(backend: Backend, steps: Steps) -> None:
 
 async def test_a_codec_encodes_the_texts(durable_store: Store) -> None:
     backend = durable_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     task = await running(backend)
     steps.codec = Zlib(over=0)
     secret, key = '"' + "secret " * 100 + '"', event("s", '"' + "secret " * 100 + '"')
@@ -175,7 +175,7 @@ class Xor:
 
 async def test_steps_and_events_are_written_anew_with_another_key(durable_store: Store) -> None:
     backend = durable_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     task, other, plain = await running(backend), await running(backend), await running(backend)
     with pytest.raises(NotSupported, match="these steps have no codec"):
         await steps.recode([task.task_id])

@@ -24,13 +24,13 @@ from aiotaskq.runtime.step_verbs import StepVerbs
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, completed, read, running
-from tests.support.step_rows import LATER, asleep, emit, event, of, steps_of, suspend, wait
+from tests.support.step_rows import LATER, asleep, emit, event, of, suspend, wait
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
 def steps(backend: Backend) -> Steps:
-    return steps_of(backend)
+    return backend.steps
 
 
 async def test_a_task_that_sleeps_is_pending_until_then(backend: Backend, steps: Steps) -> None:
@@ -282,7 +282,7 @@ async def test_a_task_that_is_edited_still_waits(
 async def test_no_wake_up_is_lost(shared_store: Store) -> None:
     """A task that begins to wait, and an event that comes in that moment, from two processes."""
     backends = [shared_store.backend, await shared_store.another()]
-    first, second = map(steps_of, backends)
+    first, second = (backend.steps for backend in backends)
     async with asyncio.timeout(within(60)):
         for number in range(10):
             key = f"k{number}"
@@ -302,7 +302,7 @@ async def test_no_wake_up_is_lost(shared_store: Store) -> None:
 
 async def test_in_a_transaction_of_the_caller(sql_store: Store) -> None:
     backend = sql_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     task, waiting, sleeping = [await running(backend) for _ in range(3)]
     assert await wait(steps, waiting, until=NEVER)
     assert await wait(steps, sleeping, "other", NEVER)
@@ -328,7 +328,7 @@ async def test_in_a_transaction_of_the_caller(sql_store: Store) -> None:
 
 async def test_what_a_caller_woke_and_could_not_let_pass_is_mended(sql_store: Store) -> None:
     backend = sql_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     task = await running(backend)
     assert await wait(steps, task, until=NEVER)
     assert await steps.mend(NOW) == 0
@@ -341,7 +341,7 @@ async def test_what_a_caller_woke_and_could_not_let_pass_is_mended(sql_store: St
 
 async def test_a_task_with_gates_that_a_caller_wakes_passes_them_after_the_commit(sql_store: Store) -> None:
     backend = sql_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     flow = Flow(gates=(("openai", Bounds(cap=1)),))
     task = await running(backend, flow=flow, run_at=PARKED, due_at=NOW - 2_000 * SECOND, gate="openai")
     back = asleep(task, PARKED).replace(due_at=NEVER)
@@ -363,7 +363,7 @@ async def test_a_task_with_gates_that_a_caller_wakes_passes_them_after_the_commi
 
 async def test_the_row_of_an_event_that_did_not_come_goes_and_the_wait_stays(sql_store: Store) -> None:
     backend = sql_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     task = await running(backend)
     assert await wait(steps, task, until=NEVER)
     await steps.expire(NOW, 9)
@@ -377,7 +377,7 @@ async def test_a_gate_that_a_caller_could_not_admit_is_mended(
 ) -> None:
     """The process dies behind the commit of the caller; the gate would be looked at when the timeout is over."""
     backend = sql_store.backend
-    steps = steps_of(backend)
+    steps = backend.steps
     flow = Flow(gates=(("openai", Bounds(cap=1)),))
     task = await running(backend, flow=flow, run_at=PARKED, due_at=NOW - 2_000 * SECOND, gate="openai")
     back = asleep(task, PARKED).replace(due_at=LATER)

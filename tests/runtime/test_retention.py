@@ -145,7 +145,6 @@ async def test_only_ended_tasks_are_retried_or_purged(tq: TaskQ) -> None:
 
 async def test_steps_of_tasks_that_are_gone_go_at_the_second_look(tq: TaskQ) -> None:
     clock, backend = virtual(tq), tq.queue.backend
-    assert backend.steps is not None
     gone, late = (new_task("t", {}, now=clock.now()) for _ in range(2))
     async with tq:
         await backend.steps.put([NewStep(each.task_id, each.seq, 1, Step(name="a", text="1")) for each in (gone, late)])

@@ -20,7 +20,6 @@ from aiotaskq import (
     LeaseLost,
     Limit,
     NotFound,
-    NotSupported,
     Status,
     TaskFailed,
     ValidationError,
@@ -251,24 +250,6 @@ async def test_mistakes_have_a_message(fake: Kit) -> None:
         await fake.tq.emit("")
     with pytest.raises(ValidationError, match="value: "):
         await fake.tq.emit("x", float("nan"))
-
-
-async def test_a_store_without_steps_says_so_before_anything_is_done(
-    fake: Kit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-
-    @fake.tq.task(max_retries=0)
-    async def work() -> None:
-        await step("a", calls.append, "a")
-
-    monkeypatch.setattr(fake.tq.queue.backend, "steps", None)
-    assert await failure(fake, work) == (
-        "NotSupported: steps: durable fake cannot hold steps and events; use a SQL database, or memory://"
-    )
-    assert calls == []
-    with pytest.raises(NotSupported, match="cannot hold steps and events"):
-        await fake.tq.emit("x")
 
 
 async def test_a_short_sleep_keeps_its_slot(fake: Kit) -> None:

@@ -14,11 +14,6 @@ from tests.support.rows import LEASE, NOW
 LATER = NOW + 3 * 86_400 * SECOND
 
 
-def steps_of(backend: Backend) -> Steps:
-    assert backend.steps is not None
-    return backend.steps
-
-
 def of(task: Task, name: str = "charge", text: str = "1", **fields: Any) -> NewStep:
     return NewStep(task.task_id, task.seq, task.fence, Step(name=name, text=text, **{"at": NOW, **fields}))
 

@@ -71,7 +71,7 @@ class Debounced:
     async def _begun(self, rows: Sequence[Task]) -> set[str]:
         """Return the ids of those of these tasks that have steps."""
         ran = [row for row in rows if row.status is PENDING and row.attempts]
-        if not ran or self._backend.steps is None:
+        if not ran:
             return set()
         found = await self._backend.steps.read_many(ran)
         return {row.task_id for row, steps in zip(ran, found, strict=True) if steps}

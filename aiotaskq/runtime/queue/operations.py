@@ -86,26 +86,25 @@ class Operations(ABC, Generic[Retried_co]):
         never been. ``session`` is the SQLAlchemy session or connection in whose transaction it is stored; it exists
         when that is committed. In a handler it waits while the store cannot be reached, as a step does.
 
-        Raises ValidationError for a value that is not JSON, and NotSupported where the store cannot hold events, or
-        join the session.
+        Raises ValidationError for a value that is not JSON, and NotSupported where the store cannot join the session.
         """
         return await self._operated.step_verbs.emit(key, value, expires, session, patient=current.get() is not None)
 
     async def get_event(self, key: str) -> EventValue | None:
-        """Return the event of a key; None if there is none. Raises ValidationError and NotSupported."""
+        """Return the event of a key; None if there is none. Raises ValidationError."""
         return await self._operated.step_verbs.event(key)
 
     async def list_events(self, prefix: str = "", limit: int = 1_000, after: str | None = None) -> list[EventValue]:
         """Return events in the order of their keys, those that begin with ``prefix``, behind the key ``after``.
 
-        Raises ValidationError and NotSupported.
+        Raises ValidationError.
         """
         return await self._operated.step_verbs.events(prefix, limit, after)
 
     async def steps(self, task_id: str) -> list[Step]:
         """Return what the handler of a task has done, slept and waited for, in this order.
 
-        Raises NotFound, and NotSupported where the store cannot hold steps.
+        Raises NotFound.
         """
         return await self._operated.step_verbs.steps_of(await self.get(task_id))
 

@@ -95,7 +95,6 @@ async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Brows
     assert "<dt>Due</dt>" not in (await browse.get("task?id=put+off")).text
     assert "1/4" not in (await browse.get("tasks?type=legacy")).text, "no attempt has begun"
     began = Step(name="a", text="1", version=3)
-    assert tq.queue.backend.steps is not None
     await tq.queue.backend.steps.put([NewStep(row.task_id, row.seq, 1, began)])
     assert "No worker has version 3 of legacy" in (await browse.get("task?id=put+off")).text
     assert "no worker has version 3" in (await browse.get("tasks")).text

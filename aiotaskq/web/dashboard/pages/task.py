@@ -140,8 +140,7 @@ def during(runs: Sequence[Attempt], at: int) -> int | None:
 
 async def _steps(view: View, task: Task) -> list[Step]:
     """Return what its handler has done step by step; a task that was never claimed has done nothing."""
-    store = view.tq.queue.backend.steps
-    return [] if store is None or not task.fence else await store.read(task.task_id, task.seq)
+    return await view.tq.queue.backend.steps.read(task.task_id, task.seq) if task.fence else []
 
 
 async def _run(view: View, task: Task) -> Run | None:

@@ -42,16 +42,12 @@ class EventKeys(msgspec.Struct, kw_only=True):
     """The filter: only keys that begin so."""
     more: str | None
     """The last key where there are more behind it."""
-    steps: bool
-    """Whether the store can hold events."""
 
 
 @pages("waits", marked("Durable events"), "key", "after")
 async def waits(view: View) -> EventKeys:
     """Read the keys that are waited for, and one page of the events that are there."""
     store, key = view.tq.queue.backend.steps, view.text("key") or ""
-    if store is None:
-        return EventKeys(awaited=[], more_awaited=False, emitted=[], key=key, more=None, steps=False)
     awaited = await view.keep(f"awaited {key}", KEEP, lambda: store.awaited(ROWS + 1, prefix=key))
     found = await store.events(view.now, ROWS + 1, prefix=key, after=view.text("after"))
     return EventKeys(
@@ -60,7 +56,6 @@ async def waits(view: View) -> EventKeys:
         emitted=[_emitted(each, view.show_args) for each in found[:ROWS]],
         key=key,
         more=found[ROWS - 1].key if len(found) > ROWS else None,
-        steps=True,
     )
 
 
