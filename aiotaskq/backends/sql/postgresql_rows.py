@@ -91,19 +91,6 @@ def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextC
 
 
 @functools.cache
-def set_each_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
-    """Return the update of rows that are locked."""
-    source = Source(TASKS, (*names, "b_id"), varying)
-    write = ", ".join(f"{name} = {source.values[name]}" for name in names)
-    among = f"t.task_id = {source.values['b_id']}"
-    if "b_id" not in varying:
-        return text(f"UPDATE task_queue AS t SET {write} {source.from_rows} WHERE {among}")  # noqa: S608
-    among += " AND t.task_id = ANY (ARRAY(SELECT b_id FROM r))"
-    rows = f"WITH r AS MATERIALIZED (SELECT * FROM {source.rows})"  # noqa: S608
-    return text(f"{rows} UPDATE task_queue AS t SET {write} FROM r WHERE {among}")  # noqa: S608
-
-
-@functools.cache
 def insert_held_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
     """Insert the rows of tasks that run with these fences; one that conflicts with another stays out.
 

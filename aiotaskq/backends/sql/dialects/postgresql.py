@@ -57,7 +57,6 @@ from aiotaskq.backends.sql.postgresql_rows import (
     guarded_statement,
     insert_held_statement,
     insert_statement,
-    set_each_statement,
     varying_values,
 )
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
@@ -275,13 +274,6 @@ class PostgresqlDialect(Dialect):
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         for part in chunks(ids):
             self.run_among(connection, _on_ids(update), "ids", part, values)
-
-    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        for part in chunks(rows):
-            values, varying, columns = hoisted((*names, "b_id"), list(zip(*part, strict=True)))
-            if varying:
-                values |= varying_values(varying, columns)
-            run(connection, set_each_statement(names, varying), values)
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])
