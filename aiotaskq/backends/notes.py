@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiotaskq.backends.flow.notes import append, behind, to_notes
 from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.side_rows import NOTE, SideRow, SideRows
-from aiotaskq.core.coded import from_stored, is_coded, to_stored
+from aiotaskq.core.coded import plain_text, stored_text
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Store
@@ -41,7 +41,7 @@ class Notes:
         """
         if not new:
             return []
-        texts = [[self._stored(note.text) for note in each.notes] for each in new]
+        texts = [[stored_text(note.text, self.codec) for note in each.notes] for each in new]
         held = await self._store.transact(lambda tx: append(tx, new, texts, last))
         if written := [each.task_id for each, ok in zip(new, held, strict=True) if ok]:
             self._listeners.notify(NOTED, written)
@@ -58,16 +58,4 @@ class Notes:
         return self._of(rows[::-1])[-limit:]
 
     def _of(self, rows: Sequence[SideRow]) -> list[Note]:
-        return [note for row in rows for note in to_notes(row, self._plain)]
-
-    def _stored(self, text: str) -> str:
-        return text if self.codec is None else to_stored(text.encode(), self.codec).decode()
-
-    def _plain(self, text: str) -> str:
-        """Return a text as it was given; one that cannot be decoded is returned as it is stored."""
-        if not is_coded(text):
-            return text
-        try:
-            return from_stored(text, self.codec).decode()
-        except Exception:  # the codec is the application's, and may raise anything
-            return text
+        return [note for row in rows for note in to_notes(row, lambda text: plain_text(text, self.codec)[0])]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.steps import EVENT, WAIT, Leave, event_row, step_row, to_event, to_step
 from aiotaskq.backends.side_rows import STEP, SideRow, SideRows
-from aiotaskq.core.coded import from_stored, is_coded, to_stored
+from aiotaskq.core.coded import is_coded, plain_text, stored_text
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
 from aiotaskq.errors import NotSupported
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.task import Task
 
+S = TypeVar("S", Step, EventValue)
 PAGE = 1_000  # owners of side rows that are looked at together
 
 
@@ -45,7 +46,7 @@ class Steps:
         """Read the steps of a task that has this push stamp, in their order."""
         rows = await self._store.look(lambda tx: tx.side.of(STEP, [task_id]))
         found = map(to_step, rows)
-        return in_order(self._plain_step(step) for stamp, step in found if stamp == seq)
+        return in_order(self._plain(step) for stamp, step in found if stamp == seq)
 
     async def read_many(self, tasks: Sequence[Task]) -> list[list[Step]]:
         """Read the steps of several tasks, of each in their order."""
@@ -54,7 +55,7 @@ class Steps:
         for row in await self._store.look(lambda tx: tx.side.of(STEP, ids)):
             seq, step = to_step(row)
             if (row.owner, seq) in found:
-                found[row.owner, seq].append(self._plain_step(step))
+                found[row.owner, seq].append(self._plain(step))
         return [in_order(found[task.task_id, task.seq]) for task in tasks]
 
     async def add(self, new: Sequence[NewStep]) -> list[Step | None]:
@@ -95,7 +96,7 @@ class Steps:
             if text is None
             else each.step
             if text == row.text
-            else self._plain_step(to_step(replace(row, text=text))[1])
+            else self._plain(to_step(replace(row, text=text))[1])
             for each, row, text in zip(new, rows, texts, strict=True)
         ]
 
@@ -138,14 +139,13 @@ class Steps:
         self, events: Sequence[EventValue], stored: Sequence[EventValue], found: Sequence[EventValue]
     ) -> list[EventValue]:
         each = zip(events, stored, found, strict=True)
-        return [event if there is new else self._plain_event(there) for event, new, there in each]
+        return [event if there is new else self._plain(there) for event, new, there in each]
 
     async def get_events(self, keys: Sequence[str], now: int) -> list[EventValue | None]:
         """Read events by key; None where there is none at ``now``."""
         found = await self._side.get(EVENT, keys, now)
         return [
-            None if text is None else self._plain_event(to_event(key, text))
-            for key, text in zip(keys, found, strict=True)
+            None if text is None else self._plain(to_event(key, text)) for key, text in zip(keys, found, strict=True)
         ]
 
     async def event(self, key: str, now: int) -> EventValue | None:
@@ -155,7 +155,7 @@ class Steps:
     async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
         """Read events, in the order of their keys, whose keys begin with ``prefix`` and are behind ``after``."""
         rows = await self._side.range(EVENT, now, limit, prefix=prefix, after=after or "")
-        return [self._plain_event(to_event(row.name, row.text)) for row in rows]
+        return [self._plain(to_event(row.name, row.text)) for row in rows]
 
     async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
         """Count the tasks that wait for each of these events."""
@@ -254,38 +254,22 @@ class Steps:
         return recoded(await self._store.transact(body, repeatable=True))
 
     def _stored(self, text: str) -> str:
-        if self.codec is None or not text or is_coded(text):  # one that could not be decoded is coded still
-            return text
-        return to_stored(text.encode(), self.codec).decode()
-
-    def _plain(self, text: str) -> tuple[str, str | None]:
-        """Return a text as it was given; if it cannot be decoded, as it is stored, with the type of the error."""
-        if not is_coded(text):
-            return text, None
-        try:
-            return from_stored(text, self.codec).decode(), None
-        except Exception as error:  # the codec is the application's, and may raise anything
-            return text, type(error).__name__
+        return stored_text(text, self.codec)
 
     def _anew(self, text: str) -> str | None:
         """Return a stored text as the codec makes it now; None if it cannot be decoded."""
-        plain, error = self._plain(text)
+        plain, error = plain_text(text, self.codec)
         return None if error is not None else self._stored(plain)
-
-    def _plain_step(self, step: Step) -> Step:
-        if not is_coded(step.text):
-            return step
-        text, error = self._plain(step.text)
-        return replace(step, text=text, undecodable=error)
 
     def _stored_event(self, event: EventValue) -> EventValue:
         return event if self.codec is None else replace(event, text=self._stored(event.text))
 
-    def _plain_event(self, event: EventValue) -> EventValue:
-        if not is_coded(event.text):
-            return event
-        text, error = self._plain(event.text)
-        return replace(event, text=text, undecodable=error)
+    def _plain(self, stored: S) -> S:
+        """Return a step or an event with its text as it was given."""
+        if not is_coded(stored.text):
+            return stored
+        text, error = plain_text(stored.text, self.codec)
+        return replace(stored, text=text, undecodable=error)
 
 
 def recoded(answers: Iterable[tuple[str, bool]]) -> tuple[int, list[str]]:

@@ -60,6 +60,21 @@ def is_coded(text: object) -> bool:
     return text.startswith(PREFIX) if isinstance(text, str) else isinstance(text, bytes) and text.startswith(_PREFIX)
 
 
+def stored_text(text: str, codec: Codec | None) -> str:
+    """Return a text as it is stored; one that is coded still, since it could not be decoded, stays as it is."""
+    return text if codec is None or not text or is_coded(text) else to_stored(text.encode(), codec).decode()
+
+
+def plain_text(text: str, codec: Codec | None) -> tuple[str, str | None]:
+    """Return a stored text as it was given; if it cannot be decoded, as it is stored, with the type of the error."""
+    if not is_coded(text):
+        return text, None
+    try:
+        return from_stored(text, codec).decode(), None
+    except Exception as error:  # the codec is the application's, and may raise anything
+        return text, type(error).__name__
+
+
 def encoded(task: Task, codec: Codec, names: Iterable[str] = COLUMNS) -> Task:
     """Return the task with the texts of these columns in ``coded`` and not in their fields.
 
