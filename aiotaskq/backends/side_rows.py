@@ -49,7 +49,7 @@ class OwnedRows(ABC):
         """Read the rows of these owners; without ``texts`` each text is empty."""
 
     @abstractmethod
-    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> Sequence[str]:
+    def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> Sequence[str]:
         """Return the first owners that have rows, whose names begin with ``prefix`` and lie behind ``after``."""
 
     @abstractmethod

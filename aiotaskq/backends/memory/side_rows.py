@@ -150,7 +150,7 @@ class MemoryOwnedRows(OwnedRows):
         there = self._kinds[kind]
         return [rows.rows[name] for owner in owners if (rows := there.get(owner)) is not None for name in rows.names]
 
-    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
+    def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
         return sorted(owner for owner in self._kinds[kind] if owner > after and owner.startswith(prefix))[:limit]
 
     def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:

@@ -97,8 +97,8 @@ class RedisOwnedRows(OwnedRows):
     def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
         return self._names(Names(f"names:{kind}:{owner}", *bounds("", after), limit))
 
-    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
-        return self._names(Names(f"owners:{kind}", *bounds(prefix, after), -1 if limit is None else limit))
+    def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
+        return self._names(Names(f"owners:{kind}", *bounds(prefix, after), limit))
 
     def _names(self, wanted: Names) -> list[str]:
         found: list[str] = self._tx.read("names", [wanted])[wanted]

@@ -152,7 +152,7 @@ class SqlOwnedRows(OwnedRows):
             rows += [SideRow(name, text, None, owner) for owner, name, text in found]
         return rows
 
-    def owners(self, kind: str, limit: int | None, *, prefix: str = "", after: str = "") -> list[str]:
+    def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
         query = select(c.owner).distinct().where(c.kind == kind, c.owner > after).order_by(c.owner).limit(limit)
         if prefix:
             query = query.where(*self._tx.dialect.begins_with(c.owner, prefix))
