@@ -24,7 +24,7 @@ from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
-from aiotaskq.backends.pending_types import PendingType, count_types
+from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
@@ -364,7 +364,7 @@ class Backend(ABC):
         include what workers put off, again and again, since they have no handler of its type. A store with more
         priorities or queues than that has its share of each.
         """
-        return count_types(await self.find(TaskFilter(status=(PENDING,), newest=limit), limit), now)
+        return count_types(first_of(await self.find(TaskFilter(status=(PENDING,)), MOST_COUNTED), now, limit), now)
 
     @abstractmethod
     async def stats(self, now: int) -> QueueStats:

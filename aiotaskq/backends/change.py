@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.core.coded import COLUMNS, STATE, encoded
 from aiotaskq.core.task import Task
+
+if TYPE_CHECKING:
+    from aiotaskq.core.codec import Codec
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -31,3 +38,23 @@ class Room(msgspec.Struct, frozen=True):
     maxsize: int
     now: int
     instead: tuple[Change, ...] = ()
+
+
+def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
+    """Return the room of a push with the coded columns of its changes as they are stored."""
+    if room is None or codec is None:
+        return room
+    return replace(room, instead=tuple(encoded_change(change, codec) for change in room.instead))
+
+
+def encoded_change(change: Change, codec: Codec) -> Change:
+    """Return a change with the coded columns of its tasks as they are stored."""
+    before, after = change.before, change.after
+    same = after.params is before.params and after.extra is before.extra  # then they are not written
+    same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them
+    after = encoded(after, codec, STATE if same else COLUMNS)
+    texts = after.coded or {}
+    if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
+        # With the same text, or it would look like another one and be written.
+        before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
+    return replace(change, before=before, after=after, then=tuple(encoded(task, codec) for task in change.then))

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.core.coded import COLUMNS, STATE, decoded, encoded, to_stored
+from aiotaskq.backends.change import encoded_change, encoded_room
+from aiotaskq.core.coded import decoded, encoded, to_stored
 from aiotaskq.core.task import Task, TaskFilter
 
 if TYPE_CHECKING:
-    from aiotaskq.core.codec import Codec
+    pass
 
 
 class CodedBackend(Backend):
@@ -132,26 +132,6 @@ class CodedBackend(Backend):
     def _changes(self, changes: Sequence[Change]) -> list[Change]:
         assert self.codec is not None
         return [encoded_change(change, self.codec) for change in changes]
-
-
-def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
-    """Return the room of a push with the coded columns of its changes as they are stored."""
-    if room is None or codec is None:
-        return room
-    return replace(room, instead=tuple(encoded_change(change, codec) for change in room.instead))
-
-
-def encoded_change(change: Change, codec: Codec) -> Change:
-    """Return a change with the coded columns of its tasks as they are stored."""
-    before, after = change.before, change.after
-    same = after.params is before.params and after.extra is before.extra  # then they are not written
-    same = same and after.unique_key == before.unique_key  # a key that is given up may be beside them
-    after = encoded(after, codec, STATE if same else COLUMNS)
-    texts = after.coded or {}
-    if before.attempts and change.after.attempts is before.attempts and "attempts" in texts:
-        # With the same text, or it would look like another one and be written.
-        before = replace(before, attempts=(), coded={**(before.coded or {}), "attempts": texts["attempts"]})
-    return replace(change, before=before, after=after, then=tuple(encoded(task, codec) for task in change.then))
 
 
 @functools.cache

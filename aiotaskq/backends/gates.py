@@ -1,16 +1,57 @@
-"""The contract for gates: how parked tasks pass them. ``core.gate`` and ``core.parking`` have the rules."""
+"""The gates of a store: how parked tasks pass them. ``core.gate`` and ``core.parking`` have the rules."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from aiotaskq.backends.flow.gates import mend_gates
+
 if TYPE_CHECKING:
-    from aiotaskq.core.gate import Gate, GateChange, GateState
+    from aiotaskq.backends.flow.transaction import Beside, Store
+    from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
+
+PART = 200  # gates looked at in one transaction
 
 
-class Gates(ABC):
+class GateReads(ABC):
+    """What a store reads of gates and of the tasks there, outside of transactions and without locks."""
+
+    @abstractmethod
+    async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
+        """Return the keys of up to ``limit`` gates whose ``next_at`` has come, the longest due first.
+
+        And the earliest ``next_at`` of all gates, None if no gate has one.
+        """
+
+    @abstractmethod
+    async def known(self) -> Mapping[str, Bounds | None]:
+        """Return the keys of all gates. Also of missing ones at which tasks wait, with bounds that these declare."""
+
+    async def of_queue(self, queue: str, held: bool) -> Collection[str]:
+        """Return the gates at which tasks of a queue wait, or of which with ``held`` tasks of it hold a slot that have
+        not started; and perhaps others. This one returns all.
+        """
+        return await self.known()
+
+    @abstractmethod
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
+        """Read these gates, or the first ones whose keys begin with ``prefix``, in the order of their keys.
+
+        One that does not exist is left out.
+        """
+
+    @abstractmethod
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        """Read the ids of up to ``limit`` tasks that hold a slot of a gate, and of as many that wait there.
+
+        Those that wait come in the order of their priorities, then of their due times; each list is empty for a gate
+        that does not exist.
+        """
+
+
+class Gates:
     """The gates of one backend; ``admitting`` a gate means to let pass the first tasks there that may pass.
 
     The tasks at a gate pass in claim order, by their due times: one that is not due, has expired, or is in a paused
@@ -30,41 +71,58 @@ class Gates(ABC):
     until its commit has made their gates due. Where a gate has a ``next_at``, the hint ``gates`` is sent.
     """
 
-    @abstractmethod
+    def __init__(self, store: Store, reads: GateReads) -> None:
+        self._store, self._reads = store, reads
+        self.find, self.tasks = reads.find, reads.tasks
+
     async def admit(self, now: int, limit: int) -> int | None:
         """Admit up to ``limit`` gates whose ``next_at`` has come, at ``now`` in microseconds UTC.
 
         Return the earliest ``next_at`` after that, None if no gate has one. Sends the hint ``ready`` if a task passed.
         """
+        due, next_at = await self._reads.due(now, limit)
+        if not due:
+            return next_at
+        await self._store.transact(lambda at: at.tx.touched.sweep(due, now))
+        return (await self._reads.due(now, 0))[1]
 
-    @abstractmethod
+    async def pause(self, queue: str, paused: bool) -> None:
+        """Do what follows at gates from a pause of a queue, or from its end, which is written."""
+
+        def body(at: Beside, part: Sequence[str]) -> None:
+            if (queue in at.tx.paused_queues()) != paused:
+                return  # changed again
+            if paused:
+                at.tx.touched.park(part, queue)
+            else:
+                at.tx.touched.make_due(part)
+
+        keys = sorted(await self._reads.of_queue(queue, paused))
+        for start in range(0, len(keys), PART):
+            await self._store.transact(lambda at, part=keys[start : start + PART]: body(at, part))  # type: ignore[misc]
+
     async def mend(self, now: int) -> int:
-        """Make the gates due at which tasks wait without a ``next_at``; return how many. Delete those without a use.
+        """Make the gates due at which tasks wait without a ``next_at`` and may pass; return how many.
 
-        First a pause is brought to its end whose process died. For tasks whose push was committed by a process that
-        died, and for slots of rows that other programs deleted. A gate is without a use if no task is there or holds a
-        slot, its bounds are not fixed, and at ``now``, in microseconds UTC, it is not closed and all tokens of its rate
-        are there: a new one would let pass the same.
+        First a pause is brought to its end whose process died; gates without a use are deleted. For tasks whose push
+        was committed by a process that died, and for slots of rows that other programs deleted. A gate is without a use
+        if no task is there or holds a slot, its bounds are not fixed, and at ``now``, in microseconds UTC, it is not
+        closed and all tokens of its rate are there: a new one would let pass the same.
         """
+        for queue in await self._store.transact(lambda at: list(at.tx.paused_queues())):
+            await self.pause(queue, True)
+        known = await self._reads.known()
+        keys, count = sorted(known), 0
+        for start in range(0, len(keys), PART):
+            part = {key: known[key] for key in keys[start : start + PART]}
+            count += await self._store.transact(lambda at, part=part: mend_gates(at.tx, part, now))  # type: ignore[misc]
+        return count
 
-    @abstractmethod
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
-        """Read these gates, or the first ones whose keys begin with ``prefix``, in the order of their keys.
-
-        One that does not exist is left out.
-        """
-
-    @abstractmethod
-    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
-        """Read the ids of up to ``limit`` tasks that hold a slot of a gate, and of as many that wait there.
-
-        Those that wait come in the order of their priorities, then of their due times; each list is empty for a gate
-        that does not exist.
-        """
-
-    @abstractmethod
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
-        """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it.
+        """Write ``core.gate.changed`` of a gate, which is made if there is none, and admit it; return it as it is then.
 
         It is read and written under one lock: of two changes at the same time both count.
         """
+        await self._store.transact(lambda at: at.tx.touched.changed(key, change, now))
+        (state,) = await self.find([key])
+        return state.gate

@@ -1,21 +1,24 @@
-"""The contract for groups, chains and graphs; ``core.groups`` has the rules, ``backends.flow`` applies them."""
+"""The groups, chains and graphs of a store; ``core.groups`` has the rules, ``backends.flow`` applies them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from aiotaskq.core.coded import anew, encoded
+from aiotaskq.backends.change import encoded_room
+from aiotaskq.backends.flow import groups as flow
+from aiotaskq.core.coded import encoded
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
     from aiotaskq.backends.flow.touched import Followed
+    from aiotaskq.backends.flow.transaction import JoiningStore, Store
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
@@ -23,10 +26,49 @@ if TYPE_CHECKING:
     from aiotaskq.core.webhooks import Webhook
 
 SCANNED = 1_000  # groups read at a time
+MENDED = 500  # groups, or children, that are mended in one transaction
+MEMBERS = 10_000  # members that are counted in one transaction, beside those of one group
 
 
-class Groups(ABC):
-    """The groups of one backend.
+class GroupReads(ABC):
+    """What a store reads of groups and their members, outside of transactions and without locks."""
+
+    @abstractmethod
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        """Read groups by id; None where there is none."""
+
+    @abstractmethod
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        """Read groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
+
+    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
+        """Return up to ``limit`` ids that begin so. This one reads all groups."""
+        found: list[str] = []
+        last: str | None = None
+        while len(found) < limit and (page := await self.find(SCANNED, after=last)):
+            found += [group.group_id for group in page if group.group_id.startswith(prefix)]
+            last = page[-1].group_id
+        return found[:limit]
+
+    @abstractmethod
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        """Read up to ``limit`` members of a group from a position on, in their order."""
+
+    @abstractmethod
+    async def cancelling(self, limit: int) -> list[str]:
+        """Return ids of groups that were cancelled and have not ended."""
+
+    @abstractmethod
+    async def over(self, before: int, limit: int) -> list[str]:
+        """Return ids of groups that ended before an instant, are in no other one, and that no task needs."""
+
+    @abstractmethod
+    async def children(self, limit: int, after: str) -> tuple[list[str], str]:
+        """Return ids of tasks that wait for others, and where to go on: ``""`` at the end, and to begin."""
+
+
+class Groups:
+    """The groups of one backend. Each method that writes is atomic, but for ``mend``.
 
     The verbs on tasks do their part in the transaction that writes the tasks, for tasks whose flow says so:
 
@@ -53,6 +95,12 @@ class Groups(ABC):
     used = False
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
 
+    def __init__(self, store: Store, reads: GroupReads, joining: JoiningStore | None = None) -> None:
+        """``joining`` is the store where it can take part in transactions of callers."""
+        self._store, self._joining, self._reads = store, joining, reads
+        self.get, self.find, self.members = reads.get, reads.find, reads.members
+        self.ids_with_prefix, self.cancelling = reads.ids_with_prefix, reads.cancelling
+
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         """Return the messages about children that have ended, as they are to be stored; ``now`` in microseconds UTC."""
         if not self.webhooks:
@@ -60,7 +108,12 @@ class Groups(ABC):
         told = [message for task in ended for message in messages(self.webhooks, task, now)]
         return told if (codec := self.codec) is None else [encoded(message, codec) for message in told]
 
-    @abstractmethod
+    def note(self, followed: Followed) -> None:
+        """Take note of what has followed from a write of this process, after its commit."""
+        self.used = True
+        if self.heard is not None:
+            self.heard(followed)
+
     async def push(
         self,
         plan: Plan,
@@ -73,56 +126,45 @@ class Groups(ABC):
         ``session`` and ``committed`` as for ``Backend.push_with``, ``room`` as for ``Backend.push``: it is for the
         tasks that wait for no others. The gates of ``plan.used_up`` are closed. Sends the hint ``ready``.
         """
+        self.used = True
+        plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
+        if session is None:
+            made = await self._store.transact(lambda at: flow.push_plan(at, plan, room), repeatable=True)
+            if made:
+                committed()
+            return made
+        if self._joining is None:
+            raise NotSupported(
+                "session: this store cannot join a transaction; push after the commit, or use a SQL store"
+            )
+        return await self._joining.transact_with(session, lambda at: flow.push_plan(at, plan, room), committed)
 
-    @abstractmethod
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         """Push tasks as further members of a group that has not ended; return how many did not exist before.
 
         None if there is no such group, or it has ended, or was cancelled; then nothing is written.
         """
+        sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
+        return await self._store.transact(lambda at: flow.add_tasks(at.tx, group_id, sent))
 
-    @abstractmethod
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        """Read groups by id; None where there is none."""
-
-    @abstractmethod
-    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
-        """Read groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
-
-    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
-        """Return up to ``limit`` ids that begin so. This one reads all groups."""
-        found: list[str] = []
-        last: str | None = None
-        while len(found) < limit and (page := await self.find(SCANNED, after=last)):
-            found += [group.group_id for group in page if group.group_id.startswith(prefix)]
-            last = page[-1].group_id
-        return found[:limit]
-
-    @abstractmethod
-    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
-        """Read up to ``limit`` members of a group from a position on, in their order."""
-
-    @abstractmethod
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         """Give a group another budget; return it then, None if there is no such group, or it never had one.
 
         In the same transaction its gate opens, and its tasks pass at ``now``, in microseconds UTC, or closes: see
         ``Notes.add``.
         """
+        return await self._store.transact(lambda at: flow.replace_budget(at.tx, group_id, budget, now))
 
-    @abstractmethod
     async def request_cancel(self, group_id: str) -> bool:
         """Mark a group, and the groups in it, as cancelled; return False if it has ended, or there is none."""
+        return await self._store.transact(lambda at: flow.flag_cancelled(at.tx, group_id))
 
-    @abstractmethod
-    async def cancelling(self, limit: int) -> list[str]:
-        """Return ids of groups that were cancelled and have not ended."""
-
-    @abstractmethod
     async def purge(self, before: int, limit: int) -> int:
         """Delete up to ``limit`` groups that ended before that instant, and that no task needs, each with the groups in
         it, and their lists of members; return how many groups. A group in another one goes with that.
         """
+        ids = await self._reads.over(before, limit)
+        return await self._store.transact(lambda at: flow.purge_groups(at.tx, ids, before)) if ids else 0
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         """Write the callbacks of these groups anew with the codec.
@@ -130,22 +172,40 @@ class Groups(ABC):
         Return of how many groups they were written, and the ids of those of which one cannot be decoded: they stay.
         Raises NotSupported where there is no codec.
         """
-        raise NotSupported("recode: these groups have no codec; give the TaskQ one, on a durable store")
+        if (codec := self.codec) is None:
+            raise NotSupported("recode: these groups have no codec; give the TaskQ one, on a durable store")
+        return await self._store.transact(lambda at: flow.recode_groups(at.tx, ids, codec), repeatable=True)
 
-    @abstractmethod
     async def mend(self, now: int) -> int:
         """Recount the unfinished members of each group, and parents of each child; return how many counts were wrong.
 
         For rows that other programs deleted. What ends by it ends as if the missing tasks had been cancelled.
         """
+        wrong, after, goes_on = 0, "", True
+        while goes_on:
+            ids, after = await self._reads.children(MENDED, after)
+            wrong += await self._store.transact(lambda at, ids=ids: flow.mend_children(at.tx, ids, now))  # type: ignore[misc]
+            goes_on = after != ""
+        last: str | None = None
+        while groups := await self._reads.find(SCANNED, after=last, ended=False):
+            last = groups[-1].group_id
+            for part in _parts(groups):
+                wrong += await self._store.transact(lambda at, ids=part: flow.mend_groups(at.tx, ids, now))  # type: ignore[misc]
+        return wrong
 
 
-def recoded_group(group: GroupState, codec: Codec) -> GroupState | None:
-    """Return a group with its callbacks written anew with the codec; None if one cannot be decoded."""
-    then = None if group.then is None else anew(group.then, codec)
-    on_failure = None if group.on_failure is None else anew(group.on_failure, codec)
-    lost = (group.then is not None and then is None) or (group.on_failure is not None and on_failure is None)
-    return None if lost else replace(group, then=then, on_failure=on_failure)
+def _parts(groups: Sequence[GroupState]) -> Iterator[list[str]]:
+    """Yield the ids of groups in parts that have not too many members."""
+    part: list[str] = []
+    size = 0
+    for group in groups:
+        if part and (len(part) == MENDED or size + group.total > MEMBERS):
+            yield part
+            part, size = [], 0
+        part.append(group.group_id)
+        size += group.total
+    if part:
+        yield part
 
 
 def encoded_plan(plan: Plan, codec: Codec | None) -> Plan:

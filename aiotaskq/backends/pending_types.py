@@ -12,6 +12,9 @@ import msgspec
 from aiotaskq.core.outcome import due_since
 from aiotaskq.core.task import Task
 
+MOST_COUNTED = 50_000
+"""Pending tasks among which some are counted by type."""
+
 
 class PendingType(msgspec.Struct, frozen=True, order=True):
     """How many pending tasks of one type are in one queue."""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.memory.gates import MemoryGates
-from aiotaskq.backends.memory.groups import MemoryGroups
+from aiotaskq.backends.memory.gates import MemoryGateReads
+from aiotaskq.backends.memory.groups import MemoryGroupReads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.workers import MemoryWorkers
@@ -21,8 +21,6 @@ from aiotaskq.errors import DatabaseUnavailable
 
 VERBS = {
     DurableFake: ("push", "claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
-    MemoryGates: ("admit", "mend", "change"),
-    MemoryGroups: ("push", "add", "request_cancel", "purge", "mend"),
     MemorySideRows: ("expire",),
     MemoryTransactions: ("transact", "add_held"),
     MemoryWorkers: ("register", "heartbeat", "remove"),
@@ -31,8 +29,8 @@ VERBS = {
 """What writes; each is one transaction."""
 READS = {
     DurableFake: ("get", "find", "overdue", "next_run_at"),
-    MemoryGates: ("find",),
-    MemoryGroups: ("get", "members", "cancelling"),
+    MemoryGateReads: ("due", "known", "of_queue", "find"),
+    MemoryGroupReads: ("get", "find", "members", "cancelling", "over", "children"),
     MemorySideRows: ("get", "range"),
     MemoryTransactions: ("look",),
     MemoryWorkers: ("all", "held"),

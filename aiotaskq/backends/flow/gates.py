@@ -17,6 +17,7 @@ from aiotaskq.backends.flow.touched import USED_UP, Touched
 from aiotaskq.backends.flow.transaction import Rows, Transaction
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
+    Bounds,
     Gate,
     ReadAhead,
     Starts,
@@ -25,6 +26,7 @@ from aiotaskq.core.gate import (
     charged,
     declared,
     due_by,
+    is_idle,
     read_ahead,
 )
 from aiotaskq.core.parking import next_gate, parked_again, passed, slots, tokens
@@ -62,6 +64,7 @@ def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
     if refused:
         tx.check_push(tasks)
     stored = list(tx.insert(tasks))
+    tx.touched.wakes = True
     tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
     return stored
 
@@ -69,6 +72,7 @@ def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
 def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
     """Write tasks that were read so, and note what that means for their gates."""
     tx.rewrite(changes)
+    tx.touched.wakes = True
     tx.touched.written(changes)
 
 
@@ -87,22 +91,30 @@ def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
         _park(tx, keys, queue)
     admission.lock_free([key for key in touched.known if key not in admission.gates])
     admission.note_delayed()
-    admission.admit(touched.keys)
+    due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
+    admission.admit([*touched.keys, *sorted(due)])
     admission.make_due([key for key in touched.due if key not in closed])
     if refused:
         admission.check_waiting()
     return admission.end()
 
 
-def admit_due(tx: Transaction, keys: Iterable[str], now: int) -> Admitted:
-    """Admit those of these gates whose ``next_at`` has come."""
-    touched = tx.touched
-    touched.now, touched.known = now, dict.fromkeys(keys)
-    admission = _Admission(tx, touched)
-    admission.lock(touched.known)
-    due = [key for key, gate in admission.gates.items() if gate.next_at is not None and gate.next_at <= now]
-    admission.admit(sorted(due))
-    return admission.end()
+def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) -> int:
+    """Do as ``Gates.mend`` for these gates, given with the bounds of those that may not exist."""
+    lost = tx.recount(list(known))
+    stored = tx.stored_gates(known)
+    counts = tx.counts(stored)
+    if unused := [key for key, gate in stored.items() if counts[key] == (0, 0) and is_idle(gate, now)]:
+        locked = tx.gates(dict.fromkeys(unused), wait=False)
+        left = tx.counts(locked)  # what was pushed before the locks counts, too
+        tx.drop_gates([key for key, gate in locked.items() if left[key] == (0, 0) and is_idle(gate, now)])
+    due = [key for key, bounds in known.items() if bounds is not None and key not in stored]
+    for key, gate in stored.items():
+        held, waiting = counts[key]
+        if waiting and gate.next_at is None and (key in lost or read_ahead(gate, now).may_pass(held)):
+            due.append(key)
+    tx.touched.make_due(due, known)
+    return len(due)
 
 
 def _park(tx: Transaction, keys: Collection[str], queue: str | None) -> None:
@@ -329,6 +341,7 @@ class _Admission:
             if not after.parked:
                 if after.task_id in ids:
                     self._ready.add(after.task_id)
+                    self.touched.wakes = True
             elif before.flow is not None:
                 self.touched.known.update(before.flow.gates)
         return ids

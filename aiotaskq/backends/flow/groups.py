@@ -7,9 +7,13 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.change import Room
 from aiotaskq.backends.flow.gates import push, rewrite
 from aiotaskq.backends.flow.touched import NOT_USED_UP, USED_UP, Followed
-from aiotaskq.backends.flow.transaction import Rows
+from aiotaskq.backends.flow.transaction import Beside, Rows
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import anew
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import (
     CANCEL,
@@ -61,6 +65,25 @@ def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
     return len(new)
 
 
+def push_plan(at: Beside, plan: Plan, room: Room | None) -> bool:
+    """Do as ``Groups.push``."""
+    tx = at.tx
+    if plan.groups[0].group_id in tx.groups([group.group_id for group in plan.groups], lock=False):
+        # This very push has made it, if the first of its tasks is there.
+        first = next(iter(plan.tasks), None)
+        known = None if first is None else tx.look([first.task_id]).get(first.task_id)
+        return first is not None and known is not None and known.seq == first.seq
+    if room is not None:
+        at.check_room(plan.entering, room)
+    tx.check_push(plan.tasks)
+    if not tx.add_groups(plan.groups, plan.members):
+        return False
+    if room is not None and not all(at.update(room.instead)):
+        raise queue_full(room.maxsize, 0)
+    fill(tx, plan)
+    return True
+
+
 def flag_cancelled(tx: Rows, group_id: str) -> bool:
     """Do as ``Groups.request_cancel``."""
     level = [group_id]
@@ -80,6 +103,64 @@ def fill(tx: Rows, plan: Plan) -> None:
     for key in closed:
         tx.touched.changed(key, USED_UP)
     push(tx, plan.tasks)
+
+
+def purge_groups(tx: Rows, ids: Sequence[str], before: int) -> int:
+    """Delete those of these groups that ended before an instant and are kept by nothing; return how many groups.
+
+    Each with the groups in it.
+    """
+    found = tx.groups(sorted(ids)).values()
+    # One that was brought back meanwhile stays.
+    over = [each for each in found if each.parent_id is None and not each.needed_by]
+    gone = level = [each.group_id for each in over if each.ended_at is not None and each.ended_at < before]
+    while level := list(tx.groups(sorted(tx.inner_groups(level)))):
+        gone = gone + level
+    tx.drop_groups(gone)
+    return len(gone)
+
+
+def recode_groups(tx: Rows, ids: Sequence[str], codec: Codec) -> tuple[int, list[str]]:
+    """Do as ``Groups.recode``."""
+    groups = [each for each in tx.groups(sorted(ids)).values() if each.then is not None or each.on_failure is not None]
+    new = {each.group_id: recoded_group(each, codec) for each in groups}
+    tx.write_groups(written := [group for group in new.values() if group is not None], callbacks=True)
+    return len(written), [group_id for group_id, group in new.items() if group is None]
+
+
+def recoded_group(group: GroupState, codec: Codec) -> GroupState | None:
+    """Return a group with its callbacks written anew with the codec; None if one cannot be decoded."""
+    then = None if group.then is None else anew(group.then, codec)
+    on_failure = None if group.on_failure is None else anew(group.on_failure, codec)
+    lost = (group.then is not None and then is None) or (group.on_failure is not None and on_failure is None)
+    return None if lost else replace(group, then=then, on_failure=on_failure)
+
+
+def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
+    """End those of these tasks that wait for parents which are gone; return how many."""
+    lost = _lost(tx, tx.look(ids).values())
+    if lost:
+        # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
+        # one that has not been subtracted counts as live, since its end is not committed yet.
+        lost = _lost(tx, tx.tasks(sorted(lost)).values())
+        to_groups(tx, to_children(tx, as_cancelled(lost), now), now)
+    return len(lost)
+
+
+def _lost(tx: Rows, tasks: Iterable[Task]) -> dict[str, str]:
+    children = [task for task in tasks if task.waits and task.parked]
+    return lost_parents(children, tx.look(sorted({parent for child in children for parent in parents_of(child)})))
+
+
+def mend_groups(tx: Rows, ids: Sequence[str], now: int) -> int:
+    """Correct the numbers of unfinished members of these groups; return how many were wrong."""
+    # First the groups: an end of a member that is not committed yet has not been subtracted, and counts as live.
+    groups = {key: group for key, group in tx.groups(sorted(ids)).items() if group.ended_at is None}
+    live = tx.count_live(list(groups))
+    missing = {key: by for key, group in groups.items() if (by := group.remaining - live[key])}
+    tallies = {key: Tally(ended=by, cancelled=max(0, by)) for key, by in missing.items()}
+    to_groups(tx, Ends(tallies, []), now)
+    return len(tallies)
 
 
 def replace_budget(tx: Rows, group_id: str, budget: Usage, now: int) -> GroupState | None:

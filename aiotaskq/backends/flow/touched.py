@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -82,14 +82,19 @@ class Touched:
         """Changes of gates."""
         self.parked: list[tuple[Collection[str], str | None]] = []
         """Gates whose tasks are parked again that have not started, of one queue or of all."""
+        self.swept: Sequence[str] = ()
+        """Gates to admit if their ``next_at`` has come at ``now``."""
         self.bounded: set[str] = set()
         """Gates at which pushed tasks may be too many."""
+        self.wakes = False
+        """Whether tasks may have become ready."""
         self.followed = Followed()
         """What followed for groups and children."""
 
     def __bool__(self) -> bool:
         """Whether there are gates to look at."""
-        return bool(self.keys or self.due or self.declared or self.redeclared or self.changes or self.parked)
+        noted = self.declared or self.redeclared or self.changes or self.parked or self.swept
+        return bool(self.keys or self.due or noted)
 
     def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
         """Note new rows; whether they are ``refused`` where too many would wait."""
@@ -150,9 +155,15 @@ class Touched:
         """Note a change of a gate, which is made if there is none, at ``now``."""
         self.known.setdefault(key, None)
         self.changes.append((key, change))
+        self.wakes = True
         self.now = max(self.now, now)
         if change is USED_UP:
             self.park([key])
+
+    def sweep(self, keys: Sequence[str], now: int) -> None:
+        """Note gates that are to be admitted if they are due at ``now``."""
+        self.known |= {key: self.known.get(key) for key in keys}
+        self.swept, self.now = keys, max(self.now, now)
 
     def park(self, keys: Collection[str], queue: str | None = None) -> None:
         """Note that the tasks of these gates are to be parked again that have not started, of one queue or of all."""

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.touched import Touched
 from aiotaskq.backends.side_rows import OwnedRows, SideRow
 from aiotaskq.core.gate import Bounds, Gate, Starts
@@ -49,6 +49,10 @@ class Rows(ABC):
         """Read tasks by id."""
 
     @abstractmethod
+    def look(self, ids: Sequence[str]) -> dict[str, Task]:
+        """Read tasks by id without a lock: whether they change before the commit does not matter."""
+
+    @abstractmethod
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         """Return those of these ids of tasks that there are."""
 
@@ -63,16 +67,27 @@ class Rows(ABC):
     # ---- groups ----
 
     @abstractmethod
-    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
-        """Read groups by id."""
+    def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
+        """Read groups by id; without ``lock`` in a database none is locked, nor the place of one that is missing."""
 
     @abstractmethod
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         """Insert groups and their members; return False, and write nothing, if there is the first of these groups."""
 
     @abstractmethod
-    def write_groups(self, groups: Sequence[GroupState]) -> None:
-        """Write groups that were read so."""
+    def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
+        """Write groups that were read so; whether their ``callbacks`` have changed, too."""
+
+    @abstractmethod
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        """Delete groups that were read, the lists of their members and the gates of their budgets.
+
+        With a group all groups in it are given, behind it.
+        """
+
+    @abstractmethod
+    def count_live(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Count the members that have not ended of each of these groups, which were read."""
 
     @abstractmethod
     def add_members(self, members: Sequence[Member]) -> None:
@@ -122,8 +137,20 @@ class Transaction(Rows):
         """Write gates that were read by ``gates``."""
 
     @abstractmethod
+    def drop_gates(self, keys: Collection[str]) -> None:
+        """Delete gates that were read by ``gates``, at which no task is."""
+
+    @abstractmethod
+    def counts(self, keys: Collection[str]) -> Mapping[str, tuple[int, int]]:
+        """Count the tasks that hold a slot of each of these gates, and those that wait there."""
+
     def held(self, keys: Collection[str]) -> Mapping[str, int]:
         """Count the tasks that hold a slot of each of these gates."""
+        return {key: held for key, (held, _) in self.counts(keys).items()}
+
+    def recount(self, keys: Collection[str]) -> Collection[str]:
+        """Correct what is stored of the slots of these gates by the tasks that there are; return where any was lost."""
+        return ()
 
     @abstractmethod
     def starts(self, gates: Collection[Gate], now: int) -> Mapping[str, Starts]:
@@ -144,13 +171,13 @@ class Transaction(Rows):
     def next_due(self, key: str) -> int | None:
         """Return when the next of the tasks at a gate is due that ``release`` has not found due."""
 
-    @abstractmethod
     def with_due(self, keys: Collection[str], now: int) -> Collection[str]:
         """Return those of these gates at which a task waits that is due, as for ``waiting``, without a lock."""
+        return {key for key, (tasks, _) in self.waiting(dict.fromkeys(keys, 1), now).items() if tasks}
 
-    @abstractmethod
-    def with_more_waiting(self, counts: Mapping[str, int]) -> Collection[str]:
-        """Return those of these gates at which more tasks wait than its count."""
+    def with_more_waiting(self, most: Mapping[str, int]) -> Collection[str]:
+        """Return those of these gates at which more tasks wait than this."""
+        return {key for key, (_, waiting) in self.counts(most).items() if waiting > most[key]}
 
     @abstractmethod
     def paused_queues(self) -> Collection[str]:
@@ -174,7 +201,24 @@ Holder = tuple[int, int]
 
 
 class Beside(Protocol):
-    """The rows beside tasks inside a transaction, and what they depend on."""
+    """A transaction: the rows of tasks, groups and gates, and those beside tasks."""
+
+    @property
+    def tx(self) -> Transaction:
+        """Their rows."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a caller's: then gates are admitted after its commit."""
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        """Do as ``Backend.update``."""
+
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        """Raise QueueFull if there is no room for new tasks, before anything is written or, if it can be undone, later.
+
+        The changes of ``room.instead`` are written next; that one of them does not hold is found here, too.
+        """
 
     @property
     def side(self) -> OwnedRows:
@@ -195,15 +239,8 @@ class Beside(Protocol):
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         """As ``Transaction.existing``."""
 
-    def update(self, changes: Sequence[Change]) -> list[bool]:
-        """Do as ``Backend.update``."""
-
     def touch(self, task: Task) -> None:
         """Let the next sweep look at the gate at which a task is parked."""
-
-    @property
-    def joined(self) -> bool:
-        """Whether it is a caller's: then gates are admitted after its commit."""
 
     def spend(self, new: Sequence[NewNotes]) -> None:
         """Store what these tasks report that they have used up, whose rows are locked: see ``Notes.add``."""
@@ -226,7 +263,7 @@ class Store(Protocol):
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written.
 
-        ``repeatable``: it may run again after a commit whose answer was lost.
+        ``repeatable``: it may run again after a commit whose answer was lost, since it finds what it has written.
         """
 
     async def look(self, body: Callable[[Beside], T]) -> T:

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds
+from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matches
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.groups import follow_deletes, parents_first
+from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
-from aiotaskq.backends.memory.gates import MemoryGates
-from aiotaskq.backends.memory.groups import MemoryGroups
+from aiotaskq.backends.memory.gates import MemoryGateReads
+from aiotaskq.backends.memory.groups import MemoryGroupReads
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
@@ -56,10 +58,16 @@ class MemoryBackend(DirectBackend):
         self._tx = MemoryTransaction(
             self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self._reads
         )
-        self.transactions = MemoryTransactions(self._tx, side, self._lock, self._update, self.notify_updated)
+        self.transactions = MemoryTransactions(
+            self._tx, side, self._lock, self._update, self.notify_updated, self.listeners
+        )
         self.steps, self.notes = Steps(self.transactions, side), Notes(self.transactions, side, self.listeners)
-        self.gates: MemoryGates = MemoryGates(self._tx, self._lock, self.listeners)
-        self.groups: MemoryGroups = MemoryGroups(self._tx, self._lock, self._make_room, self.listeners)
+        self.gates = Gates(self.transactions, MemoryGateReads(self._tx, self._lock))
+        self._keep_groups(Groups(self.transactions, MemoryGroupReads(self._tx, self._lock)))
+
+    def _keep_groups(self, groups: Groups) -> None:
+        self.groups = groups
+        self._tx.messages, self._tx.heard = groups.messages, groups.note
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)
@@ -264,7 +272,9 @@ class MemoryBackend(DirectBackend):
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         with self._lock:
-            return await self.delete(self.groups.purged(self._ended.tasks(), where)[:limit])
+            found = [task for task in self._ended.tasks() if matches(task, where)]
+            stay = staying(self._tx, found, where.completed_before)
+            return await self.delete([task.task_id for task in found if task.task_id not in stay][:limit])
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
@@ -283,7 +293,7 @@ class MemoryBackend(DirectBackend):
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         self.queues.pause(queue, paused)
-        self.gates.pause(queue, paused)
+        await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:

@@ -7,21 +7,25 @@ the process, and nothing waits for a disk. It has schedules, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.groups import parents_first
+from aiotaskq.backends.flow.groups import parents_first, push_plan
+from aiotaskq.backends.flow.transaction import Beside
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.groups import MemoryGroupReads
 from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
 from aiotaskq.backends.side_rows import STEP, SideRows
 from aiotaskq.backends.steps import Steps
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
@@ -41,7 +45,7 @@ class DurableFake(MemoryBackend):
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
-        self.groups.push_with = self._push_plan
+        self._keep_groups(DurableFakeGroups(self, MemoryGroupReads(self._tx, self._lock)))
         self.steps = DurableFakeSteps(self.transactions, self.side)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
@@ -125,27 +129,6 @@ class DurableFake(MemoryBackend):
         await write_at_commit(session, AtCommit(self, rows, store))
         return held
 
-    async def _push_plan(self, plan: Plan, session: Any, committed: Callable[[], None], room: Room | None) -> bool:
-        self.check(plan.tasks)
-        group_id = plan.groups[0].group_id
-        if makes_group(session, self, group_id) or (await self.groups.get([group_id]))[0] is not None:
-            return False
-        if room is not None:
-            with self._lock:
-                self._reads.check_room(plan.entering, room)
-
-        def store() -> None:
-            with self._lock:
-                self._update(() if room is None else room.instead)
-                new = plan.tasks if self.groups.enter(plan) else ()
-            for task in new:
-                self.on_commit(task)
-            self.listeners.notify(READY)
-            committed()
-
-        await write_at_commit(session, AtCommit(self, {}, store, group_id))
-        return True
-
     def _insert(self, task: Task) -> Task:
         row = self._copy(task)
         stored = super()._insert(row)
@@ -185,11 +168,60 @@ class DurableFake(MemoryBackend):
         for task in tasks:
             self._copy(task)
 
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        """Raise QueueFull if there is no room for tasks."""
+        with self._lock:
+            self._reads.check_room(tasks, room)
+
+    def coded_by(self, codec: Codec | None) -> Self:
+        super().coded_by(codec)
+        self.groups.codec = None  # as for tasks: a codec is for what leaves the process
+        return self
+
     def _without_params(self, change: Change) -> Change:
         row = self._tasks.get(change.before.task_id)
         if row is None or change.after.params is not change.before.params:
             return change
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
+
+
+class DurableFakeGroups(Groups):
+    """The groups of a durable fake: one of the transaction of a session is written when that commits.
+
+    A codec is used where tasks are inserted.
+    """
+
+    def __init__(self, backend: DurableFake, reads: MemoryGroupReads) -> None:
+        super().__init__(backend.transactions, reads)
+        self._backend = backend
+
+    async def push(
+        self,
+        plan: Plan,
+        session: Any = None,
+        committed: Callable[[], None] = lambda: None,
+        room: Room | None = None,
+    ) -> bool:
+        backend, group_id = self._backend, plan.groups[0].group_id
+        backend.check(plan.tasks)
+        if session is None:
+            return await super().push(plan, None, committed, room)
+        if makes_group(session, backend, group_id) or (await self.get([group_id]))[0] is not None:
+            return False
+        if room is not None:
+            backend.check_room(plan.entering, room)
+
+        def write(at: Beside) -> bool:
+            at.update(() if room is None else room.instead)
+            return push_plan(at, plan, None)
+
+        def store() -> None:
+            for task in plan.tasks if backend.transactions.run(write) else ():
+                backend.on_commit(task)
+            committed()
+
+        await write_at_commit(session, AtCommit(backend, {}, store, group_id))
+        return True
 
 
 class DurableFakeSteps(Steps):

@@ -164,8 +164,13 @@ class GateRows:
         for gate in gates:
             self.lines[gate.key].gate = gate
 
-    def held(self, keys: Collection[str]) -> dict[str, int]:
-        return {key: len(self._known(key).held) for key in keys}
+    def drop_gates(self, keys: Collection[str]) -> None:
+        for key in keys:
+            del self.lines[key]
+
+    def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
+        lines = {key: self._known(key) for key in keys}
+        return {key: (len(line.held), len(line.waiting)) for key, line in lines.items()}
 
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
         return {gate.key: self._known(gate.key).starts(self.rows) for gate in gates}
@@ -179,12 +184,6 @@ class GateRows:
 
     def next_due(self, key: str) -> int | None:
         return self._known(key).next_due()
-
-    def with_due(self, keys: Collection[str], now: int) -> set[str]:
-        return {key for key, (tasks, _) in self.waiting(dict.fromkeys(keys, 1), now).items() if tasks}
-
-    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for key, count in counts.items() if len(self._known(key).waiting) > count}
 
     def paused_queues(self) -> Collection[str]:
         return self.paused

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.core.groups import GroupState, Member
+from aiotaskq.core.task import Task
 
 
 class GroupRows:
     """The part of a transaction in memory that reads and writes groups; of the ended ones it keeps the latest."""
+
+    rows: Mapping[str, Task]
 
     def __init__(self, ended: Ended, dropped: Callable[[str], object]) -> None:
         """``ended`` has the ended tasks, and as many ended groups stay; ``dropped`` is called with the ids of others
@@ -23,7 +26,7 @@ class GroupRows:
         self._outermost: dict[str, tuple[bool, bool]] = {}
         self._ended: dict[str, None] = {}  # those of these that may be dropped
 
-    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+    def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         return {group_id: self.kept[group_id] for group_id in ids if group_id in self.kept}
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
@@ -33,14 +36,14 @@ class GroupRows:
         self.write_groups(groups)
         return True
 
-    def write_groups(self, groups: Sequence[GroupState]) -> None:
+    def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         for group in groups:
             self.kept[group.group_id] = group
         for group in groups:
             if group.parent_id not in self.kept:
                 self._keep_members(group)
         while len(self._ended) > self._ended_tasks.keep:
-            self.drop(next(iter(self._ended)))
+            self.drop_groups(self._tree(next(iter(self._ended))))
 
     def _keep_members(self, group: GroupState) -> None:
         """Keep the ended members of a group that is in no other one, or keep them no more."""
@@ -71,17 +74,22 @@ class GroupRows:
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         return [m.member_id for group_id in ids for m in self.members.get(group_id, ()) if m.is_group]
 
-    def purge_groups(self, before: int, limit: int) -> int:
-        """Do as ``Groups.purge``."""
-        old = [group_id for group_id in self._ended if (self.kept[group_id].ended_at or 0) < before][:limit]
-        return sum(map(self.drop, old))
+    def over(self, before: int) -> list[str]:
+        """Do as ``GroupReads.over``."""
+        return [group_id for group_id in self._ended if (self.kept[group_id].ended_at or 0) < before]
 
-    def drop(self, group_id: str) -> int:
-        """Drop a group that is in no other one, and the groups in it; return how many."""
-        del self._ended[group_id], self._outermost[group_id]
-        tree = self._tree(group_id)
-        for each in tree:
-            if (group := self.kept.pop(each, None)) is not None and group.budget:
-                self._dropped(each)
-            self.members.pop(each, None)
-        return len(tree)
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        for group_id in ids:
+            if (group := self.kept.pop(group_id, None)) is not None and group.budget:
+                self._dropped(group_id)
+            self.members.pop(group_id, None)
+            self._ended.pop(group_id, None)
+            self._outermost.pop(group_id, None)
+
+    def count_live(self, ids: Sequence[str]) -> dict[str, int]:
+        return {group_id: sum(map(self._is_live, self.members.get(group_id, ()))) for group_id in ids}
+
+    def _is_live(self, member: Member) -> bool:
+        if member.is_group:
+            return (group := self.kept.get(member.member_id)) is not None and group.ended_at is None
+        return (row := self.rows.get(member.member_id)) is not None and not row.final

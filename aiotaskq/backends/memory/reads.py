@@ -11,13 +11,10 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import Queues
-from aiotaskq.backends.pending_types import PendingType, count_types, first_of
+from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import PENDING, Task, TaskFilter
-
-MOST_COUNTED = 50_000
-"""Pending tasks among which some are counted by type."""
 
 
 class Reads:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 
-from aiotaskq.backends.flow.gates import Admitted, admit_due, admit_touched
+from aiotaskq.backends.change import Room
+from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
 from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
@@ -41,11 +42,17 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         self.heard: Callable[[Followed], None] = lambda followed: None
         """Called with what followed."""
 
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        self._reads.check_room(tasks, room)
+
     def check_push(self, tasks: Sequence[Task]) -> None:
         check_max_waiting(self, self._reads.new_gated(tasks))
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
+
+    def look(self, ids: Sequence[str]) -> dict[str, Task]:
+        return self.tasks(ids)
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         return {task_id for task_id in ids if task_id in self.rows}
@@ -92,32 +99,27 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
             self.touched.written(changes)
             follow(self, changes)
 
-    def sweep(self, keys: Collection[str], now: int) -> None:
-        """Admit those of these gates that are due."""
-        try:
-            self._hint(admit_due(self, keys, now))
-        finally:
-            del self.touched
+    def end(self) -> bool:
+        """Do what follows from what was written, and then admit the gates that were touched.
 
-    def end(self) -> None:
-        """Do what follows from what was written, and then admit the gates that were touched."""
+        Return whether tasks may have become ready by it.
+        """
         self.settle()
         while self._ended_tasks.lost:
             follow_deletes(self, [self._ended_tasks.lost.pop()])
         if "touched" not in vars(self):  # most verbs touch nothing
-            return
+            return False
         touched = self.touched
         for queue in touched.given_back.keys() & self.paused:
             touched.park(touched.given_back[queue], queue)
         try:
-            self._hint(admit_touched(self, refused=False))
+            admitted = admit_touched(self, refused=False)
         finally:
             del self.touched
+        if admitted is not None and admitted.has_next_at:
+            self._listeners.notify(GATES)
         if followed := touched.followed:
             if names := followed.all_ended:
                 self._listeners.notify(ENDED, names)
             self.heard(followed)
-
-    def _hint(self, admitted: Admitted | None) -> None:
-        if admitted is not None and admitted.has_next_at:
-            self._listeners.notify(GATES)
+        return touched.wakes

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.transaction import Beside, Holder, Run
+from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
@@ -24,9 +25,9 @@ class MemoryBeside:
     joined = False
 
     def __init__(self, tx: MemoryTransaction, side: MemorySideRows, update: Update) -> None:
-        self._rows, self._update = tx.rows, update
+        self.tx, self._rows, self._update = tx, tx.rows, update
         self.side = side.owned
-        self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
+        self.tasks, self.existing, self.spend, self.check_room = tx.tasks, tx.existing, tx.spend, tx.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
@@ -59,10 +60,16 @@ class MemoryTransactions:
     wakes_later = False
 
     def __init__(
-        self, tx: MemoryTransaction, side: MemorySideRows, lock: BriefLock, update: Update, notify: Notify
+        self,
+        tx: MemoryTransaction,
+        side: MemorySideRows,
+        lock: BriefLock,
+        update: Update,
+        notify: Notify,
+        listeners: Listeners,
     ) -> None:
         """``update`` writes changes under the lock, ``notify`` sends their hints."""
-        self._tx, self._lock, self._notify = tx, lock, notify
+        self._tx, self._lock, self._notify, self._listeners = tx, lock, notify, listeners
         self._beside = MemoryBeside(tx, side, update)
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
@@ -73,10 +80,12 @@ class MemoryTransactions:
         """Do so without a coroutine."""
         with self._lock:
             answer = body(self._beside)
-            self._tx.end()
+            wakes = self._tx.end()
             written, self._beside.written = self._beside.written, []
         for changes, held in written:
             self._notify(changes, held)
+        if wakes:
+            self._listeners.notify(READY)
         return answer
 
     async def look(self, body: Callable[[Beside], T]) -> T:

@@ -16,14 +16,16 @@ from typing import Any, ClassVar
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.gate_reads import Wanted
-from aiotaskq.backends.redis.gates import RedisGates
-from aiotaskq.backends.redis.groups import RedisGroups
+from aiotaskq.backends.redis.gates import RedisGateReads
+from aiotaskq.backends.redis.groups import RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ
@@ -65,7 +67,6 @@ class RedisBackend(Backend):
     name: ClassVar[str] = "redis"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
-    gates: RedisGates
     steps: Steps
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
@@ -87,8 +88,10 @@ class RedisBackend(Backend):
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
         self.steps = Steps(self._transactions, self.side)
         self.notes = Notes(self._transactions, self.side, self.listeners)
-        self.gates: RedisGates = RedisGates(self._redis, self.listeners, self._transactions)
-        self.groups: RedisGroups = RedisGroups(self.name, self._redis, self._transactions)
+        self.gates = Gates(self._transactions, RedisGateReads(self._redis))
+        self._transactions.admit = self.gates.admit
+        self.groups = Groups(self._transactions, RedisGroupReads(self._redis))
+        self._transactions.messages, self._transactions.followed = self.groups.messages, self.groups.note
         self.schedules: RedisSchedules = RedisSchedules(
             self._redis, self.listeners, self._transactions, self._notifier.ready
         )
@@ -129,7 +132,7 @@ class RedisBackend(Backend):
         if room is not None or any_flow(tasks):
             _check_count(tasks)
             # A repeated push is the same push, whether or not the first one has reached the server.
-            return await self._transactions.run(lambda tx: _push(tx, tasks, room), room=room, repeatable=True)
+            return await self._transactions.run(lambda tx: _push(tx, tasks, room), repeatable=True)
         stored = list(tasks)
         if tasks:
             order, words = pushed_rows(stored)
@@ -354,8 +357,10 @@ def _check_count(tasks: Sequence[Task]) -> None:
 def _push(tx: RedisTransaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
     # At once, and first: a transaction begins anew where something is not read.
     tx.want(Wanted(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates}))
-    if room is not None and not all(tx.update(room.instead)):
-        raise queue_full(room.maxsize, 0)
+    if room is not None:
+        tx.check_room(tasks, room)
+        if not all(tx.update(room.instead)):
+            raise queue_full(room.maxsize, 0)
     return push(tx, tasks)
 
 

@@ -211,29 +211,27 @@ class GateRows(Transaction):
             self._gates[gate.key] = gate
             self._changed[gate.key] = None
 
-    def drop_gate(self, key: str) -> None:
-        """Delete a gate at which no task is."""
-        self._deleted_gates.add(key)
-        self.unlinked.append(f"lines:{key}")
-        self.put("gates:due", key, None)
+    def drop_gates(self, keys: Collection[str]) -> None:
+        for key in keys:
+            self._deleted_gates.add(key)
+            self.unlinked.append(f"lines:{key}")
+            self.put("gates:due", key, None)
 
     # ---- slots ----
 
-    def held(self, keys: Collection[str]) -> dict[str, int]:
+    def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         self.want(Wanted(gates=keys))
-        return {key: self._gate_reads.gates[key].held + self._held.get(key, 0) for key in keys}
+        stored = {key: self._gate_reads.gates[key] for key in keys}
+        return {
+            key: (gate.held + self._held.get(key, 0), gate.waiting + self._waits.get(key, 0))
+            for key, gate in stored.items()
+        }
 
-    def counts(self, key: str) -> tuple[int, int]:
-        """Return how many tasks hold a slot of a gate, and wait there."""
-        self.want(Wanted(gates=[key]))
-        stored = self._gate_reads.gates[key]
-        return stored.held + self._held.get(key, 0), stored.waiting + self._waits.get(key, 0)
+    def recount(self, keys: Collection[str]) -> list[str]:
+        self.want(Wanted(gates=keys, holders=keys, counted=keys))
+        return [key for key in keys if self._recount(key)]
 
-    def recount(self, key: str) -> bool:
-        """Correct the numbers of a gate by what there is, and drop the slots that no task has; return whether any were.
-
-        Its ``holders`` and what is ``counted`` are read.
-        """
+    def _recount(self, key: str) -> bool:
         reads = self._gate_reads
         lost = [row.task.task_id for row in reads.holders[key] if key not in slots(row.task)]
         lost += reads.lost[key]
@@ -319,12 +317,6 @@ class GateRows(Transaction):
             self.want(Wanted(waiting=more))
         return found
 
-    def awaited(self, keys: Collection[str], queue: str) -> list[str]:
-        """Return those of these gates at which tasks of a queue wait that is not paused."""
-        self.want(Wanted(gates=keys, waiting=dict.fromkeys(keys, 1)))
-        read = self._gate_reads.waiting
-        return [key for key in keys if any(row.task.queue == queue for row in read[key].rows)]
-
     def _goes_on_later(self, key: str, now: int) -> bool:
         """Whether enough tasks have passed, or some that are due are not among those that may pass."""
         later = self._gate_reads.later.get(key) if key in self._released else None
@@ -365,12 +357,6 @@ class GateRows(Transaction):
             if key not in self._released:
                 found += [row.task.due_at or 0 for row in read.rows]
         return min(found, default=None)
-
-    def with_due(self, keys: Collection[str], now: int) -> set[str]:
-        return {key for key, (tasks, _) in self.waiting(dict.fromkeys(keys, 1), now).items() if tasks}
-
-    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for key, count in counts.items() if self.counts(key)[1] > count}
 
     def paused_queues(self) -> Collection[str]:
         self.want(Wanted(paused=True))

@@ -97,13 +97,8 @@ class RedisTransaction(GateRows):
         return self.look(ids)
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
-        """Read tasks whose changes until the commit do not matter."""
         found = {**self.read("tasks", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
         return {task_id: task for task_id, task in found.items() if task is not None}
-
-    def statuses(self, ids: Sequence[str]) -> dict[str, str | None]:
-        """Read the statuses of tasks, None where there is none; their changes until the commit do not matter."""
-        return self.read("statuses", ids)
 
     def write(self, before: Task, after: Task, is_due: bool) -> None:
         self._write(Change(before, after), before, is_due)
@@ -119,7 +114,7 @@ class RedisTransaction(GateRows):
         else:
             self._changes[task_id] = change
 
-    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+    def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         found = {**self.read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
         return {group_id: group for group_id, group in found.items() if group is not None}
 
@@ -130,12 +125,24 @@ class RedisTransaction(GateRows):
         self.write_groups(groups)
         return True
 
-    def write_groups(self, groups: Sequence[GroupState]) -> None:
+    def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         self._groups.update({group.group_id: group for group in groups})
 
-    def drop(self, ids: Sequence[str]) -> None:
-        """Delete groups that were read."""
+    def drop_groups(self, ids: Sequence[str]) -> None:
         self._groups.update(dict.fromkeys(ids))
+
+    def count_live(self, ids: Sequence[str]) -> dict[str, int]:
+        # Behind the groups, which are compared: see Reads.fetch. The end of a member writes its group, too.
+        members = self.read("members", ids)
+        all_members = [member for found in members.values() for member in found]
+        inner = self.groups([member.member_id for member in all_members if member.is_group])
+        statuses = self.read("statuses", [member.member_id for member in all_members if not member.is_group])
+        live = {group_id for group_id, group in inner.items() if group.ended_at is None}
+        live.update(task_id for task_id, status in statuses.items() if status in (PENDING, RUNNING))
+        return {group_id: sum(member.member_id in live for member in found) for group_id, found in members.items()}
+
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        self.room = room  # the script counts
 
     def check_push(self, tasks: Sequence[Task]) -> None:
         self._bounded.update(task.task_id for task in tasks)  # by the script
@@ -167,10 +174,6 @@ class RedisTransaction(GateRows):
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         return [each for inner in self.read("inner", ids).values() for each in inner]
-
-    def members(self, ids: Sequence[str]) -> dict[str, list[Member]]:
-        """Read all members of groups that are there."""
-        return self.read("members", ids)
 
     # ---- what the verbs of the backend do ----
 
@@ -284,6 +287,9 @@ class RedisTransaction(GateRows):
             if touched.given_back:
                 for queue in touched.given_back.keys() & set(self.paused_queues()):
                     touched.park(touched.given_back[queue], queue)
+            if swept := touched.swept:  # at once
+                each = dict.fromkeys(swept, 2)
+                self.want(Wanted(gates=swept, waiting=each, later=dict.fromkeys(swept, touched.now)))
             self.admitted = admit_touched(self)
 
     def hints(self) -> dict[str, list[str]]:
@@ -399,7 +405,7 @@ class RedisTransaction(GateRows):
                 for key in ("groups", "groups:then", "groups:inner"):
                     fields += (key, group_id, False)
                 if before is not None and before.budget:
-                    self.drop_gate(budget_gate(group_id))
+                    self.drop_gates([budget_gate(group_id)])
                 continue
             fields += ("groups", group_id, _text(replace(after, then=None, on_failure=None)))
             then, on_failure = (None, None) if before is None else (before.then, before.on_failure)

@@ -17,9 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from aiotaskq.backends.base import Room
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.coded import encoded_change
+from aiotaskq.backends.change import Change, encoded_change
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.flow.transaction import Beside, Holder, Run
 from aiotaskq.backends.listeners import Listeners
@@ -39,6 +37,7 @@ Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 
 OPTIMISTIC = 3
 LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
+SWEPT = 200  # gates that are admitted in one transaction
 LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
 
 
@@ -49,12 +48,12 @@ class RedisBeside:
 
     def __init__(self, tx: RedisTransaction, codec: Codec | None) -> None:
         """``codec`` encodes changes."""
-        self._tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
-        self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
+        self.tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
+        self.tasks, self.existing, self.spend, self.check_room = tx.tasks, tx.existing, tx.spend, tx.check_room
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         names: dict[str, set[Any]] = {}
-        for read in (lambda: self._tx.need(tasks=ids), *reads):
+        for read in (lambda: self.tx.need(tasks=ids), *reads):
             try:
                 read()
             except Unread as unread:
@@ -65,7 +64,7 @@ class RedisBeside:
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         codec = self._codec
-        return self._tx.update(changes if codec is None else [encoded_change(each, codec) for each in changes])
+        return self.tx.update(changes if codec is None else [encoded_change(each, codec) for each in changes])
 
     def touch(self, task: Task) -> None:
         """Gates are admitted with each change."""
@@ -90,23 +89,20 @@ class RedisTransactions:
         """As ``Groups.messages``."""
         self.followed: Callable[[Followed], None] = lambda _more: None
         """Called with what has followed, after the commit."""
-        self.go_on: Callable[[int], Awaitable[None]]
-        """Called to admit the gates that are due, since a transaction has left them."""
+        self.admit: Callable[[int, int], Awaitable[int | None]]
+        """As ``Gates.admit``."""
 
     async def run(
         self,
         body: Callable[[RedisTransaction], T],
         *,
-        room: Room | None = None,
         repeatable: bool = False,
-        goes_on: bool = True,
     ) -> T:
         """Run ``body`` in one transaction, write what it has decided, and return its result.
 
-        ``body`` may run several times. With ``room`` the tasks that it pushes have to fit. ``repeatable``: the commit
-        is sent again if its connection is lost, since ``body`` finds what it has written. ``goes_on``: the gates are
-        admitted after it that it has left, since too many tasks pass. Raises QueueFull, and what
-        ``body`` raises.
+        ``body`` may run several times. ``repeatable``: the commit is sent again if its connection is lost, since
+        ``body`` finds what it has written. The gates that it has left, since too many tasks pass, are admitted after
+        it. Raises QueueFull, and what ``body`` raises.
         """
         reads = Reads(self._redis)
         async with contextlib.AsyncExitStack() as locks:
@@ -115,7 +111,6 @@ class RedisTransactions:
             others: dict[str, str] = {}
             while True:
                 tx = RedisTransaction(reads, self.messages, refused, others)
-                tx.room = room
                 try:
                     result = body(tx)
                     tx.settle()
@@ -146,15 +141,17 @@ class RedisTransactions:
                 refused.clear()
                 others.clear()
                 await reads.again()
-        if answer[0] == -1 and room is not None:
-            raise queue_full(room.maxsize, answer[1])
+        if answer[0] == -1 and tx.room is not None:
+            raise queue_full(tx.room.maxsize, answer[1])
         for kind, names in hints.items():
             self._listeners.receive(kind, names)
         if tx.touched.followed:
             self.followed(tx.touched.followed)
-        if goes_on and tx.is_partial:
+        if tx.is_partial and not tx.touched.swept:
             with contextlib.suppress(DatabaseUnavailable):  # what was asked for is written; a sweep goes on
-                await self.go_on(tx.touched.now)
+                now = tx.touched.now
+                while (next_at := await self.admit(now, SWEPT)) is not None and next_at <= now:
+                    pass
         return result
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:

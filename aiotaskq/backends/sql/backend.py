@@ -11,8 +11,9 @@ from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.gates import Gates
+from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
@@ -23,8 +24,8 @@ from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.gates import SqlGates
-from aiotaskq.backends.sql.groups import SqlGroups
+from aiotaskq.backends.sql.gates import SqlGateReads
+from aiotaskq.backends.sql.groups import SqlGroupReads
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
@@ -34,6 +35,7 @@ from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
+from aiotaskq.backends.sql.writes import SqlWrites
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import SideValues
 from aiotaskq.core.gate import set_back
@@ -62,25 +64,24 @@ class SqlBackend(Backend):
         self.has_clock = dialect.has_clock
         self.keep_beside(SqlSideRows(self.database, dialect))
         self.values = SideValues(self.side)
-        self.gates: SqlGates = SqlGates(self.database, self.listeners)
-        self.gates.followed = self._followed
-        self.groups: SqlGroups = SqlGroups(self.database, self.gates, self.listeners, self._enter)
-        self.gates.messages = self.groups.messages
-        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.gates)
+        self._writes = SqlWrites(self.database, self.listeners)
+        self._writes.followed = self._followed
+        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)
         self.workers = SqlWorkers(self.database)
         self.transactions = SqlTransactions(
-            self.database, self.gates, self.notify_updated, self._enter, lambda: self.codec
+            self.database, self._writes, self.listeners, self.notify_updated, self._enter, lambda: self.codec
         )
+        self.gates = Gates(self.transactions, SqlGateReads(self.database))
+        self.groups = Groups(self.transactions, SqlGroupReads(self.database), self.transactions)
+        self._writes.messages = self.groups.messages
         self.steps = Steps(self.transactions, self.side, self.transactions)
         self.notes = Notes(self.transactions, self.side, self.listeners)
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
     def _followed(self, followed: Followed) -> None:
-        self.groups.used = True
         if names := followed.all_ended:
             self.listeners.notify(ENDED, names)
-        if self.groups.heard is not None:
-            self.groups.heard(followed)
+        self.groups.note(followed)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)
@@ -99,17 +100,17 @@ class SqlBackend(Backend):
         self.database.check_file()
 
     async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self.database.read(lambda connection: body(self.gates.tx(connection)))
+        return await self.database.read(lambda connection: body(self._writes.tx(connection)))
 
     async def _write(self, body: Callable[[SqlTransaction], T], autocommit: bool = False) -> T:
-        return await self.database.write(lambda connection: body(self.gates.tx(connection)), autocommit)
+        return await self.database.write(lambda connection: body(self._writes.tx(connection)), autocommit)
 
     async def open(self) -> None:
         await self.database.open()
 
     async def close(self) -> None:
         await self._notifier.stop()
-        await self.gates.close()
+        await self._writes.close()
         await self.database.close()
 
     async def ping(self) -> int | None:
@@ -136,16 +137,16 @@ class SqlBackend(Backend):
         self._notifier.listen()
 
     def pending(self) -> Iterable[Future[Any]]:
-        return self.database.pending | self.gates.pending
+        return self.database.pending | self._writes.pending
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, *_ = await self.gates.write(lambda tx: push_bounded(tx, tasks, room))
+            stored, *_ = await self._writes.write(lambda tx: push_bounded(tx, tasks, room))
             self.notify_updated(room.instead, [True] * len(room.instead))
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            stored, _, ready = await self.gates.write(lambda tx: push(tx, tasks))
+            stored, _, ready = await self._writes.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
@@ -172,15 +173,9 @@ class SqlBackend(Backend):
 
         def body(tx: SqlTransaction) -> list[Task]:
             self._enter(tx.connection)
-            if any_flow(tasks):
-                check_max_waiting(tx, tasks)
             return push(tx, tasks) if room is None else push_bounded(tx, tasks, room)
 
-        def wake() -> None:
-            self.listeners.notify(READY)
-            committed()
-
-        return await self.gates.write_in(session, body, wake)
+        return await self._writes.write_in(session, body, committed)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
@@ -196,7 +191,7 @@ class SqlBackend(Backend):
             self.database.check_file()
             return tasks_sql.update_tasks(tx, changes)
 
-        held += await self.gates.write_in(session, body, wake)
+        held += await self._writes.write_in(session, body, wake)
         return held
 
     async def claim(
@@ -243,7 +238,7 @@ class SqlBackend(Backend):
     async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
         """Write the changes, and claim in the same transaction."""
         if _touch_gates(changes):
-            held, tasks, ready = await self.gates.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
+            held, tasks, ready = await self._writes.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
@@ -282,7 +277,7 @@ class SqlBackend(Backend):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         claim = Claim(owner, now, limit, queues, lease_until)
         if any_flow(tasks):
-            stored, claimed, _ = await self.gates.write(lambda tx: push(tx, tasks), claim)
+            stored, claimed, _ = await self._writes.write(lambda tx: push(tx, tasks), claim)
         else:
             stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, claim)))
         self._hint_left(tasks, claimed)
@@ -361,12 +356,12 @@ class SqlBackend(Backend):
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
-        deleted, *_ = await self.gates.write(lambda tx: tasks_sql.delete_tasks(tx, ids, ended))
+        deleted, *_ = await self._writes.write(lambda tx: tasks_sql.delete_tasks(tx, ids, ended))
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         if await self._write(lambda tx: tasks_sql.set_paused(tx, queue, paused)):
-            await (self.gates.pause(queue) if paused else self.gates.resume(queue))
+            await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def keeps_ended(self) -> bool:

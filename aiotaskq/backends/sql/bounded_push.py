@@ -28,8 +28,7 @@ c = TASKS.c
 
 def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[Task]:
     """Push if there is room. Raises QueueFull before anything is written."""
-    connection = tx.connection
-    connection.execute(tx.dialect.lock_pushes)
+    tx.check_push(tasks)
     size, leaving = _size_without(tx, room)
     if size + len(tasks) <= room.maxsize:
         update_tasks(tx, room.instead)
@@ -51,7 +50,7 @@ def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[
 
 
 def check_bound(tx: SqlTransaction, count: int, room: Room) -> None:
-    """Raise QueueFull if there is no room for so many new tasks, behind ``lock_pushes``."""
+    """Raise QueueFull if there is no room for so many new tasks."""
     size, _ = _size_without(tx, room)
     if count and size + count > room.maxsize:
         raise queue_full(room.maxsize, size + count - room.maxsize)
@@ -60,8 +59,9 @@ def check_bound(tx: SqlTransaction, count: int, room: Room) -> None:
 def _size_without(tx: SqlTransaction, room: Room) -> tuple[int, list[str]]:
     """Count the ready tasks without those of ``room.instead``, and return the ids of these.
 
-    Raises QueueFull if one of these changes does not hold.
+    No other push with a bound comes in between. Raises QueueFull if one of these changes does not hold.
     """
+    tx.connection.execute(tx.dialect.lock_pushes)
     if room.instead and not all(holding(tx, room.instead)):
         raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]

@@ -121,6 +121,12 @@ def _remove(dialect: Dialect) -> Delete:
     return delete(SLOTS).where(dialect.among(s.task_id, "ids"))
 
 
+@functools.cache
+def _lost_slots(dialect: Dialect) -> Select[Any]:
+    there = select(c.task_id).where(c.task_id == s.task_id, LIVE)
+    return select(s.gate, s.task_id).where(dialect.among(s.gate, "keys"), ~there.exists())
+
+
 def _waits(key: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
     """Return the condition of the tasks that wait at a gate, but for those that were not due."""
     return c.live_gate == key, c.run_at == PARKED_AT, STATUS == PENDING
@@ -269,10 +275,19 @@ class GateRows(Tx):
             return dict(self.each(_held_of, dict.fromkeys(keys, 0)))
         return self._counts(keys, False)[0]
 
-    def held_and_waiting(self, keys: Collection[str]) -> tuple[dict[str, int], dict[str, int]]:
-        """Count the tasks that hold a slot of each of these gates, and those that wait there."""
+    def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         # In one statement, so in one snapshot: else a task that passes meanwhile would be in neither count, or in both.
-        return self._counts(keys, True)
+        held, waiting = self._counts(keys, True)
+        return {key: (held[key], waiting[key]) for key in keys}
+
+    def recount(self, keys: Collection[str]) -> set[str]:
+        lost = self.rows_for(_lost_slots(self.dialect), list(keys), {})
+        self.remove_slots([task_id for _, task_id in lost])
+        return {key for key, _ in lost}
+
+    def drop_gates(self, keys: Collection[str]) -> None:
+        for part in chunks(list(keys)):
+            self.connection.execute(delete(GATES).where(g.key.in_(part)))
 
     def _counts(self, keys: Collection[str], both: bool) -> tuple[dict[str, int], dict[str, int]]:
         waiting, held = dict.fromkeys(keys, 0), dict.fromkeys(keys, 0)
@@ -368,8 +383,8 @@ class GateRows(Tx):
         rest = dict.fromkeys([key for key in keys if key not in waits], now)
         return waits | {key for (key,) in self.each(_one_due_by_now, rest)}
 
-    def with_more_waiting(self, counts: Mapping[str, int]) -> set[str]:
-        return {key for (key,) in self.each(_one_beyond, counts)}
+    def with_more_waiting(self, most: Mapping[str, int]) -> set[str]:
+        return {key for (key,) in self.each(_one_beyond, most)}
 
     def release(self, keys: Collection[str], now: int) -> None:
         # A task that another transaction has locked is left out.

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, bindparam, select, true, update
+from sqlalchemy import bindparam, delete, func, select, true, update
 
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, json_text, read_usage
+from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, json_text, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
+from aiotaskq.core.usage import budget_gate
 
 g, m = GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
@@ -42,13 +43,6 @@ def to_group(row: Any) -> GroupState:
     )
 
 
-def write_callbacks(connection: Connection, groups: Sequence[GroupState]) -> None:
-    """Write the callbacks of groups anew."""
-    if groups:
-        rows = [{"b_id": each.group_id, **dict(zip(_CALLBACKS, _texts(each), strict=True))} for each in groups]
-        connection.execute(_CALL, rows)
-
-
 def _texts(group: GroupState) -> list[str | None]:
     return [None if task is None else json_text(task) for task in (group.then, group.on_failure)]
 
@@ -61,10 +55,12 @@ def _state(group: GroupState) -> tuple[Any, ...]:
 class GroupRows(Tx):
     """Groups and their members, in the transaction of a connection."""
 
-    def groups(self, ids: Sequence[str]) -> dict[str, GroupState]:
+    def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         found: dict[str, GroupState] = {}
         for part in chunks(ids):
-            query = select(GROUPS).where(g.group_id.in_(part)).order_by(g.group_id).with_for_update()
+            query = select(GROUPS).where(g.group_id.in_(part))
+            if lock:
+                query = query.order_by(g.group_id).with_for_update()
             found |= {row.group_id: to_group(row) for row in self.connection.execute(query)}
         return found
 
@@ -76,10 +72,32 @@ class GroupRows(Tx):
         self.add_members(members)
         return True
 
-    def write_groups(self, groups: Sequence[GroupState]) -> None:
+    def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         if groups:
             rows = [{"b_id": each.group_id, **dict(zip(_STATE, _state(each), strict=True))} for each in groups]
             self.connection.execute(_WRITE, rows)
+        if groups and callbacks:
+            rows = [{"b_id": each.group_id, **dict(zip(_CALLBACKS, _texts(each), strict=True))} for each in groups]
+            self.connection.execute(_CALL, rows)
+
+    def drop_groups(self, ids: Sequence[str]) -> None:
+        for part in chunks(ids):
+            self.connection.execute(delete(MEMBERS).where(m.group_id.in_(part)))
+            self.connection.execute(delete(GATES).where(GATES.c.key.in_(list(map(budget_gate, part)))))
+            self.connection.execute(delete(GROUPS).where(g.group_id.in_(part)))
+
+    def count_live(self, ids: Sequence[str]) -> dict[str, int]:
+        live = dict.fromkeys(ids, 0)
+        count = select(m.group_id, func.count())
+        tasks = count.join(TASKS, TASKS.c.task_id == m.member_id).where(TASKS.c.status.in_(LIVE))
+        inner = GROUPS.alias()
+        nested = count.join(inner, inner.c.group_id == m.member_id).where(m.is_group == true())
+        for query in (tasks, nested.where(inner.c.ended_at.is_(None))):
+            for part in chunks(ids):
+                found = self.connection.execute(query.where(m.group_id.in_(part)).group_by(m.group_id))
+                for group_id, number in found:
+                    live[group_id] += number
+        return live
 
     def add_members(self, members: Sequence[Member]) -> None:
         rows = [(each.group_id, each.position, each.member_id, each.name, each.is_group) for each in members]

@@ -17,7 +17,6 @@ from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
-from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.recode import recode_schedules
 from aiotaskq.backends.sql.schedule_rows import (
     SCHEDULE_FIELDS,
@@ -30,6 +29,7 @@ from aiotaskq.backends.sql.schedule_rows import (
 )
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.writes import SqlWrites
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.schedule import Schedule
@@ -42,8 +42,8 @@ T = TypeVar("T")
 class SqlSchedules(Schedules):
     """Schedules in the table ``scheduler_task``."""
 
-    def __init__(self, database: Database, listeners: Listeners, gates: SqlGates) -> None:
-        self._database, self._gates = database, gates
+    def __init__(self, database: Database, listeners: Listeners, writes: SqlWrites) -> None:
+        self._database, self._writes = database, writes
         self._listeners = listeners
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
@@ -54,7 +54,7 @@ class SqlSchedules(Schedules):
         async def body(session: AsyncSession) -> list[Schedule]:
             # As tasks are inserted: each database has its own quick way to insert many rows that may be there before.
             if not schedules or await session.run_sync(
-                lambda inner: self._gates.tx(inner.connection()).insert_new(SCHEDULES, SCHEDULE_FIELDS, values)
+                lambda inner: self._writes.tx(inner.connection()).insert_new(SCHEDULES, SCHEDULE_FIELDS, values)
             ) == len(schedules):
                 return list(schedules)
             # Some ids were there before, or come twice.
@@ -90,12 +90,12 @@ class SqlSchedules(Schedules):
                 push(tx, tasks)
 
         def fire_and_claim(connection: Connection) -> list[Task]:
-            tx = self._gates.tx(connection)
+            tx = self._writes.tx(connection)
             fire(tx)
             return [] if claim is None else claim_tasks(tx, claim)
 
         if any(task.flow is not None for item in changes for task in item.tasks):
-            _, claimed, _ = await self._gates.write(fire, claim, write)
+            _, claimed, _ = await self._writes.write(fire, claim, write)
         else:
             claimed = await write(fire_and_claim)
         return held, claimed
@@ -109,7 +109,7 @@ class SqlSchedules(Schedules):
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self._database.write(lambda connection: recode_schedules(self._gates.tx(connection), ids, codec))
+        return await self._database.write(lambda connection: recode_schedules(self._writes.tx(connection), ids, codec))
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         return await self._schedules(_ALL.where(c.enabled) if enabled_only else _ALL, {})

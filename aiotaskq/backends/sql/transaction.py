@@ -8,6 +8,7 @@ from sqlalchemy import Connection, bindparam, select, update
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.groups import spend
+from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gate_rows import GateRows
@@ -34,6 +35,9 @@ def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
 class SqlTransaction(GateRows, GroupRows, Transaction):
     """The rows of a database, in the transaction of a connection."""
 
+    joined = False
+    """Whether the transaction is a caller's."""
+
     def __init__(self, connection: Connection, dialect: Dialect, messages: Messages = _no_messages) -> None:
         super().__init__(connection, dialect)
         self.messages = messages
@@ -44,6 +48,14 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
             query = select(TASKS).where(c.task_id.in_(part)).order_by(c.task_id).with_for_update()
             found |= {row.task_id: to_task(row) for row in self.connection.execute(self.dialect.by_id(query))}
         return found
+
+    def look(self, ids: Sequence[str]) -> dict[str, Task]:
+        queries = (select(TASKS).where(c.task_id.in_(part)) for part in chunks(ids))
+        return {row.task_id: to_task(row) for query in queries for row in self.connection.execute(query)}
+
+    def check_push(self, tasks: Sequence[Task]) -> None:
+        if self.joined:
+            check_max_waiting(self, tasks)
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         queries = (select(c.task_id).where(c.task_id.in_(part)) for part in chunks(ids))

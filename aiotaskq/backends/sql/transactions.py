@@ -11,18 +11,19 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.coded import encoded_change
+from aiotaskq.backends.change import Change, Room, encoded_change
 from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run
+from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.sql.bounded_push import check_bound
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
-from aiotaskq.backends.sql.gates import SqlGates
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.writes import SqlWrites
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.task import RUNNING, Status, Task
 
@@ -47,7 +48,7 @@ class SqlBeside:
         self, tx: SqlTransaction, codec: Codec | None = None, *, joined: bool = False, locks: bool = True
     ) -> None:
         """``codec`` encodes changes; ``joined``: whether it is a caller's; ``locks``: whether it may write."""
-        self._tx, self._connection, self._codec = tx, tx.connection, codec
+        self.tx, self._connection, self._codec = tx, tx.connection, codec
         self.joined, self._locks = joined, locks
         self.side = SqlOwnedRows(tx, locks)
         self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
@@ -58,16 +59,19 @@ class SqlBeside:
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         codec = self._codec
-        held = update_tasks(self._tx, changes if codec is None else [encoded_change(each, codec) for each in changes])
+        held = update_tasks(self.tx, changes if codec is None else [encoded_change(each, codec) for each in changes])
         self.written.append((changes, held))
         return held
 
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        check_bound(self.tx, len(tasks), room)
+
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:
-            self._tx.touched.make_due([task.gate], dict(task.flow.gates))
+            self.tx.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        found = insert_held(self._tx, kind, rows, holders)
+        found = insert_held(self.tx, kind, rows, holders)
         if found is None:
             runs = self._guarded(sorted({row.owner for row in rows}))
             held = [
@@ -83,7 +87,7 @@ class SqlBeside:
         return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
 
     def _guarded(self, ids: Sequence[str]) -> dict[str, Run]:
-        dialect = self._tx.dialect
+        dialect = self.tx.dialect
         parts = [dialect.run_among(self._connection, _guard(dialect), "ids", part, {}) for part in chunks(ids)]
         return _runs(row for part in parts for row in part.fetchall())
 
@@ -100,7 +104,7 @@ class SqlBeside:
             query = _RUNS.where(c.task_id.in_(part))
             if lock:
                 locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
-                query = self._tx.dialect.by_id(locked)
+                query = self.tx.dialect.by_id(locked)
             found |= _runs(self._connection.execute(query))
         return found
 
@@ -120,14 +124,15 @@ class SqlTransactions:
     def __init__(
         self,
         database: Database,
-        gates: SqlGates,
+        writes: SqlWrites,
+        listeners: Listeners,
         hints: Hints,
         enter: Callable[[Connection], None],
         codec: Callable[[], Codec | None],
     ) -> None:
         """``hints`` sends those of changes, ``enter`` begins in that of a caller, ``codec`` is that of the backend."""
-        self._database, self._gates, self._hints, self._enter = database, gates, hints, enter
-        self._codec = codec
+        self._database, self._writes, self._listeners, self._hints = database, writes, listeners, hints
+        self._enter, self._codec = enter, codec
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
@@ -136,8 +141,10 @@ class SqlTransactions:
             beside = SqlBeside(tx, self._codec())
             return body(beside), beside
 
-        (answer, beside), *_ = await self._gates.write(inside)
+        (answer, beside), _, ready = await self._writes.write(inside)
         self._send(beside)
+        if ready is None or ready or beside.tx.touched.wakes:
+            self._listeners.notify(READY)
         return answer
 
     def _send(self, beside: SqlBeside) -> None:
@@ -159,17 +166,17 @@ class SqlTransactions:
             self._send(ran[-1])
             committed()
 
-        return await self._gates.write_in(session, inside, wake)
+        return await self._writes.write_in(session, inside, wake)
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
-        return await self._database.read(lambda connection: body(SqlBeside(self._gates.tx(connection), locks=False)))
+        return await self._database.read(lambda connection: body(SqlBeside(self._writes.tx(connection), locks=False)))
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
 
         def body(connection: Connection) -> list[str | None]:
-            return SqlBeside(self._gates.tx(connection)).add_held(kind, rows, holders)
+            return SqlBeside(self._writes.tx(connection)).add_held(kind, rows, holders)
 
         # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
         return await self._database.write(body, self._database.dialect.autocommit)

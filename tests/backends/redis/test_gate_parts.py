@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.redis import backend as redis_backend
 from aiotaskq.backends.redis import gate_rows, scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gates import RedisGates
 from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
@@ -52,11 +52,11 @@ async def test_a_push_to_many_gates_is_one_transaction(backend: RedisBackend, ca
 async def test_a_sweep_goes_on_with_what_a_push_has_left(
     backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dies(now: int) -> None:
+    async def dies(now: int, limit: int) -> None:
         return None
 
     monkeypatch.setattr(gate_rows, "MOST_PASSING", 600)
-    monkeypatch.setattr(backend._transactions, "go_on", dies)
+    monkeypatch.setattr(backend._transactions, "admit", dies)
     await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(1_100)])
     passed = await backend.count_ready(LATER)
     assert 600 <= passed < 1_100
@@ -93,12 +93,12 @@ async def test_a_pause_parks_in_parts(backend: RedisBackend, called: list[Script
 async def test_mending_parks_what_a_pause_that_was_cut_off_has_left(
     backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def dies(gates: RedisGates, queue: str, paused: bool) -> None:
+    async def dies(gates: Gates, queue: str, paused: bool) -> None:
         return None
 
     first, second = gated("g", Bounds(cap=1), queue="paused"), gated("g", Bounds(cap=1))
     await backend.push([first, second])
-    monkeypatch.setattr(RedisGates, "pause", dies)
+    monkeypatch.setattr(Gates, "pause", dies)
     await backend.set_paused("paused", True)
     monkeypatch.undo()
     await backend.gates.mend(LATER)
