@@ -5,7 +5,7 @@ Each command is in the file, or the folder, of its name, as ``commands`` lists t
 - the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
 - what is printed: ``output``, ``layout`` (of tables), ``tasks_table``, ``schedules_table``, ``steps`` (of a task),
   ``times`` (durations, instants)
-- what is told of changes: ``noted``
+- commands of the operations in the table: ``door``; what is told of other changes: ``noted``
 - translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``names`` (for
   completion), ``tables`` (of a SQL database)

@@ -40,7 +40,7 @@ GROUPS = {
     "store": tr("List, read, set and delete public values."),
     "events": tr("List, show and emit events, for which tasks wait."),
     "queues": tr("List, pause and resume queues."),
-    "limits": tr("List, set, close and open limits, rates and fair shares."),
+    "limits": tr("List, set, pause and resume limits, rates and fair shares."),
     "groups": tr("List, show, cancel and retry groups, chains and workflows."),
     "db": tr("Create, check and print the tables; copy a store."),
 }

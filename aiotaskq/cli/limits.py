@@ -1,123 +1,51 @@
-"""``aiotaskq limits``: lists the gates of limits, rates and fair shares; sets, closes and opens them."""
+"""``aiotaskq limits``: how limits are shown, and what a task waits for."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
-
-import msgspec
-import typer
-from msgspec import UNSET
+from datetime import datetime
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli import names
+from aiotaskq.cli.door import command
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.noted import noted
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
-from aiotaskq.cli.output import echo, echo_json, echo_table
-from aiotaskq.cli.store_access import instant, with_tq
+from aiotaskq.cli.options import group
+from aiotaskq.cli.output import echo, echo_table
 from aiotaskq.cli.times import duration, local
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.limits import Rate
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.limits import MOST_LISTED, LimitState
-from aiotaskq.runtime.waiting import ENDLESS, waiting
+from aiotaskq.operations.limits import LimitPage, LimitView, limits
+from aiotaskq.runtime.waiting import waiting
 
 app = group()
-Key = Annotated[
-    str,
-    typer.Argument(metavar="KEY", help=tr("As limits list shows it: tenant:42, openai."), autocompletion=names.limits),
-]
 
 
-@app.command("list", cls=Command, help=tr("List limits, rates and fair shares, and how many tasks wait for them."))
-def list_limits(
-    db: Db = DEFAULT_DB,
-    limit: Annotated[int, option(min=1, max=MOST_LISTED, metavar="N", help=tr("Maximum number of limits."))] = 1_000,
-    json: Json = False,
-) -> None:
-    more = with_tq(db, lambda tq: tq.limits.list(min(limit + 1, MOST_LISTED)))
-    found = more[:limit]
-    if json:
-        echo_json([_as_dict(each) for each in found])
-        return
-    if not found:
+def _show_all(page: LimitPage) -> None:
+    if not page.limits:
         echo(tr("no limits"))
         return
-    now = SystemClock().now()
-    rows = [[each.key, bounds_text(each), each.held, each.waiting, _state(each, now)] for each in found]
+    rows = [[each.key, bounds_text(each), each.held, each.waiting, _state(each)] for each in page.limits]
     headers = [marked("KEY"), marked("LIMIT"), marked("HELD"), marked("WAITING"), marked("STATE")]
     echo_table(columns_of(headers, rows, key=16))
-    if len(more) > limit:
-        echo(tr("the first {count} by their keys; for more: --limit", count=limit))
+    if page.more:
+        echo(tr("the first {count} by their keys; for more: --limit", count=len(page.limits)))
 
 
-@app.command("set", cls=Command, help=tr("Set a limit in all processes, whatever pushes declare, until reset."))
-def set_limit(
-    key: Key,
-    cap: Annotated[int | None, typer.Argument(metavar="N", help=tr("The most tasks at a time; 0 is none."))] = None,
-    rate: Annotated[int | None, option(min=1, metavar="N", help=tr("The most tokens in --per seconds."))] = None,
-    per: Annotated[float, option(min=0.001, metavar="SECONDS", help=tr("The seconds of --rate."))] = 1.0,
-    burst: Annotated[int | None, option(min=1, metavar="N", help=tr("The most saved tokens of --rate."))] = None,
-    window: Annotated[int | None, option(min=1, metavar="N", help=tr("The window of a fair share."))] = None,
-    max_waiting: Annotated[
-        int | None, option(min=0, metavar="N", help=tr("The most tasks that may wait; a push of more fails."))
-    ] = None,
-    db: Db = DEFAULT_DB,
-    json: Json = False,
-) -> None:
-    if cap is rate is window is max_waiting is None:
-        raise ValidationError(tr("name what to set: N, --rate, --window or --max-waiting"))
-    paced = UNSET if rate is None else Rate(rate, per, burst=burst)
-    given = {"cap": cap, "window": window, "max_waiting": max_waiting}
-    options: dict[str, Any] = {name: UNSET if value is None else value for name, value in given.items()}
-    _change("set-limit", key, db, json, lambda tq: tq.limits.set(key, rate=paced, **options))
+def _show(limit: LimitView) -> None:
+    bounds = bounds_text(limit) or tr("no bounds; no push has declared it")
+    echo(printable(tr("{key}: {state}", key=limit.key, state=_joined([bounds, _state(limit)]))))
 
 
-@app.command("close", cls=Command, help=tr("Let no more tasks pass, for some seconds or until open. Others go on."))
-def close(
-    key: Key,
-    seconds: Annotated[float | None, typer.Argument(metavar="SECONDS", min=0)] = None,
-    db: Db = DEFAULT_DB,
-    json: Json = False,
-) -> None:
-    _change("close-limit", key, db, json, lambda tq: tq.limits.close(key, seconds))
+command(app, limits["list"], _show_all)
+command(app, limits["get"], _show)
+command(app, limits["set"], _show, arguments=["cap"])
+command(app, limits["pause"], _show, arguments=["seconds"])
+command(app, limits["resume"], _show)
+command(app, limits["reset"], _show)
 
 
-@app.command("open", cls=Command, help=tr("Open a closed limit."))
-def open_limit(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    _change("open-limit", key, db, json, lambda tq: tq.limits.open(key))
-
-
-@app.command("reset", cls=Command, help=tr("Take what pushes declare again."))
-def reset(key: Key, db: Db = DEFAULT_DB, json: Json = False) -> None:
-    _change("reset-limit", key, db, json, lambda tq: tq.limits.reset(key))
-
-
-def _change(action: str, key: str, db: str, as_json: bool, change: Callable[[TaskQ], Awaitable[LimitState]]) -> None:
-    async def work(tq: TaskQ) -> LimitState:
-        after = await change(tq)
-        await noted(tq, action, key)
-        return after
-
-    after = with_tq(db, work)
-    if as_json:
-        echo_json(_as_dict(after))
-        return
-    bounds = bounds_text(after) or tr("no bounds; no push has declared it")
-    echo(printable(tr("{key}: {state}", key=after.key, state=_joined([bounds, _state(after, SystemClock().now())]))))
-
-
-def _as_dict(state: LimitState) -> dict[str, Any]:
-    known: dict[str, Any] = msgspec.to_builtins(state)
-    return known | {name: instant(known[name]) for name in ("closed_until", "next_at")}
-
-
-def bounds_text(state: LimitState) -> str:
-    """Return the bounds of a gate in few words."""
+def bounds_text(state: LimitView) -> str:
+    """Return the bounds of a limit in few words."""
     if state.budget_of is not None:
         return tr("budget of group {group}", group=state.budget_of)
     parts = [] if state.cap is None else [tr("{count} at a time", count=state.cap)]
@@ -134,14 +62,16 @@ def _joined(parts: list[str]) -> str:
     return tr(", ").join(part for part in parts if part)
 
 
-def _state(state: LimitState, now: int) -> str:
+def _state(limit: LimitView) -> str:
     parts = []
-    if state.used_up:
+    if limit.state == "used_up":
         parts.append(tr("used up"))
-    elif state.closed_until is not None:
-        left = state.closed_until - now
-        parts.append(tr("closed until opened") if left > ENDLESS else tr("closed for {time}", time=duration(left)))
-    if state.fixed:
+    elif limit.state == "paused" and limit.paused_until is None:
+        parts.append(tr("paused until resumed"))
+    elif limit.paused_until is not None:
+        left = round(datetime.fromisoformat(limit.paused_until).timestamp() * SECOND) - SystemClock().now()
+        parts.append(tr("paused for {time}", time=duration(left)))
+    if limit.fixed:
         parts.append(tr("set by hand"))
     return _joined(parts)
 
@@ -152,7 +82,7 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
     if found is None:
         return None
     left = 0 if found.until is None else max(SECOND // 1000, found.until - SystemClock().now())
-    gate = found.gate
+    limit = found.limit
     match found.reason:
         case "paused":
             return tr("queue {queue} is paused", queue=task.queue)
@@ -177,23 +107,23 @@ async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
             return tr("tasks before it in its workflow: {count}", count=len(found.parents))
         case "ready":
             return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
-    if gate is None:
+    if limit is None:
         return None
     if found.reason == "budget":
         return tr("the budget of group {group} is used up", group=found.group)
-    if found.reason == "closed" and found.until is None:
-        return tr("{key}: closed until opened", key=gate.key)
-    if found.reason == "closed":
-        return tr("{key}: closed until {time}", key=gate.key, time=local(found.until, utc))
+    if found.reason == "limit_paused" and found.until is None:
+        return tr("{key}: paused until resumed", key=limit.key)
+    if found.reason == "limit_paused":
+        return tr("{key}: paused until {time}", key=limit.key, time=local(found.until, utc))
     if found.reason == "rate":
-        return tr("{key}: its rate, next in {time}", key=gate.key, time=duration(left))
+        return tr("{key}: its rate, next in {time}", key=limit.key, time=duration(left))
     if found.reason == "full":
-        most = min(each for each in (gate.cap, gate.window) if each is not None)
+        most = min(each for each in (limit.cap, limit.window) if each is not None)
         return tr(
             "{key}: {held} of {most} are taken, {count} wait",
-            key=gate.key,
-            held=gate.held,
+            key=limit.key,
+            held=limit.held,
             most=most,
-            count=gate.waiting,
+            count=limit.waiting,
         )
-    return tr("{key}: it is about to pass", key=gate.key)
+    return tr("{key}: it is about to pass", key=limit.key)

@@ -69,7 +69,7 @@ def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> 
     budgets = budgets_of(task.flow)
     if _keys(task.flow)[len(budgets) :] != _keys(gated(bare).flow):
         raise ValidationError(
-            f"params: the gates of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
+            f"params: the limits of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
             "the new params are not known; cancel it, and push another task"
         )
     new = gated(replace(bare, params=params)).flow or Flow()

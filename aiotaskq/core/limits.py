@@ -308,7 +308,7 @@ def check_shared(type: str, gating: Gating, others: Iterable[tuple[str, Gating]]
         for name in mine.keys() & declared.keys():
             if mine[name] != declared[name]:
                 raise ValidationError(
-                    f"{type}: the gate {name.rstrip(':')!r} is shared with {other}, which declares it differently; "
+                    f"{type}: the limit {name.rstrip(':')!r} is shared with {other}, which declares it differently; "
                     "declare it alike, or give one of them another name"
                 )
         _note_order(behind, other, list(declared))
@@ -319,7 +319,7 @@ def check_shared(type: str, gating: Gating, others: Iterable[tuple[str, Gating]]
                 for first, second in pairwise([*circle, name])
             )
             raise ValidationError(
-                f"{type}: shared gates would be passed in a circle ({steps}); list shared gates in the same order"
+                f"{type}: shared limits would be passed in a circle ({steps}); list shared limits in the same order"
             )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
@@ -18,11 +19,13 @@ from aiotaskq.core.extras import missing
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.operations.limits import limit_view, limits
+from aiotaskq.operations.table import Access, Operation, parameters, perform, read
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.task_ids import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.web.hidden import error_filter
-from aiotaskq.web.views import limit_view, schedule_view, task_view, worker_view
+from aiotaskq.web.views import schedule_view, task_view, worker_view
 
 try:
     from mcp.server import MCPServer
@@ -74,23 +77,25 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     server: MCPServer[Any] = MCPServer("aiotaskq", version=version, instructions=instructions, log_level="WARNING")
     tools = _Tools(tq, show_args)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    for read in (
+    for each in (
         tools.overview,
         tools.list_tasks,
         tools.show_task,
         tools.why_waiting,
         tools.list_workers,
         tools.list_schedules,
-        tools.list_limits,
     ):
-        server.add_tool(_told(read), annotations=reads)
+        server.add_tool(_told(each), annotations=reads)
+    changes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
     if write:
-        changes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
         stops = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
         server.add_tool(_told(tools.retry_tasks), annotations=changes)
         server.add_tool(_told(tools.cancel_task), annotations=stops)
         server.add_tool(_told(tools.pause_queue), annotations=changes)
         server.add_tool(_told(tools.resume_queue), annotations=changes)
+    for operation in limits.all.values():
+        if write or not operation.changes:
+            server.add_tool(_told(_tool(operation, tq, show_args)), annotations=changes if operation.changes else reads)
     return server
 
 
@@ -105,6 +110,26 @@ def _told(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
             raise ToolError(str(error)) from error
 
     return call
+
+
+def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitable[Json]]:
+    """Return the tool of an operation in the table."""
+
+    async def tool(**given: Any) -> Json:
+        params = read(operation, {name: value for name, value in given.items() if value is not None})
+        return _json(await perform(operation, Access(tq, show), params, "mcp", ACTOR))
+
+    taken = []
+    for each in parameters(operation):
+        told = Field(description=each.description, ge=each.least, le=each.most)
+        kind: Any = Annotated[each.kind if each.required else each.kind | None, told]
+        default: Any = inspect.Parameter.empty if each.required else each.default
+        taken.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    tool.__name__ = operation.name.replace(".", "_")
+    tool.__doc__ = f"{operation.summary} {operation.description}".strip()
+    tool.__signature__ = inspect.Signature(taken, return_annotation=Json)  # type: ignore[attr-defined]
+    tool.__annotations__ = {**{each.name: each.annotation for each in taken}, "return": Json}
+    return tool
 
 
 class _Tools:
@@ -148,7 +173,7 @@ class _Tools:
 
         ``reason``: paused (its queue), delayed or retry (until ``until``), sleeping (its handler, until ``until``),
         event (the ``event`` of this key has not come), unknown_type (no worker has its handler, or the ``version`` of
-        it that began the task), parents (tasks before it in a workflow), closed, full or rate (its limit, in ``gate``),
+        it that began the task), parents (tasks before it in a workflow), limit_paused, full or rate (see ``limit``),
         passing (about to be ready), ready (a free worker: see ``workers``, ``slots``, ``busy``, ``ahead``), or null if
         it is not pending.
         """
@@ -165,11 +190,6 @@ class _Tools:
         """List the schedules with their next due times, in the order in which they were added, and their number."""
         found = await self._tq.scheduler.list()
         return {"schedules": [_json(schedule_view(s, show=self._show)) for s in found[:limit]], "count": len(found)}
-
-    async def list_limits(self, limit: Limit = 50) -> Json:
-        """List the limits and rates: how many slots are held, how many tasks wait, whether one is closed."""
-        found = await self._tq.limits.list(limit=limit)
-        return {"limits": [_json(limit_view(each)) for each in found]}
 
     # ---- changes ----
 
@@ -250,6 +270,6 @@ def _waiting(found: Waiting | None) -> Json | None:
     if found is None:
         return None
     told = _json(found) | {"until": to_iso(found.until)}
-    if found.gate is not None:
-        told["gate"] = _json(limit_view(found.gate))
+    if found.limit is not None:
+        told["limit"] = _json(limit_view(found.limit))
     return told

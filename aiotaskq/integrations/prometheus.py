@@ -63,7 +63,7 @@ class Metrics:
     Without it nothing is measured. Labels are bounded: a type is that of a registered handler (or one
     named by ``tq.elsewhere``), a queue is that of a handler or one of ``queues``; all others, and all pairs of
     type and queue beyond ``limit``, are ``other``. Never ids, params or error texts; but the key of a limit, as
-    ``tenant:42``, has the value of a parameter: ``gates=0`` shows none.
+    ``tenant:42``, has the value of a parameter: ``limits=0`` shows none.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Metrics:
         sample_interval: float | timedelta = 15.0,
         buckets: Iterable[float] = BUCKETS,
         limit: int = 200,
-        gates: int = 10,
+        limits: int = 10,
     ) -> None:
         """Attach to a TaskQ.
 
@@ -94,7 +94,7 @@ class Metrics:
             sample_interval: seconds between two counts of the store's rows, while workers run.
             buckets: upper bounds of the histograms, in seconds.
             limit: number of pairs of type and queue with series of their own.
-            gates: number of limits, rates and fair shares with series of their own: those at which most tasks wait.
+            limits: number of limits, rates and fair shares with series of their own: those at which most tasks wait.
 
         Raises:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
@@ -110,11 +110,11 @@ class Metrics:
         self._known: dict[tuple[Any, tuple[str, str]], Any] = {}
         self.serving: int | None = None
         """The port, while it is served."""
-        self._gates = _Gates(namespace, check_int("gates", gates, 0, 1_000))
+        self._limits = _Limits(namespace, check_int("limits", limits, 0, 1_000))
         tq.resource(self._while_workers_run)
         try:
             self._make(namespace, tuple(buckets))
-            self.registry.register(self._gates)
+            self.registry.register(self._limits)
         except ValueError as error:
             raise ValidationError(f"registry, namespace: {error}; give each TaskQ a namespace of its own") from None
         self._listen(tq.on)
@@ -268,7 +268,7 @@ class Metrics:
             self._up.set(0)
             raise
         self._up.set(1)
-        self._gates.found = found
+        self._limits.found = found
         self._ready.set(stats.ready)
         self._oldest.set(stats.oldest_age or 0.0)
         counts = {(printable(queue), status): 0 for queue in self._labels.queues() for status in OPEN}
@@ -331,8 +331,8 @@ def _close(server: Any, thread: threading.Thread) -> None:
     server.server_close()
 
 
-class _Gates:
-    """Collects the gates as last counted. Series of a gauge would stay when other gates are the fullest."""
+class _Limits:
+    """Collects the limits as last counted. Series of a gauge would stay when other limits are the fullest."""
 
     def __init__(self, namespace: str, number: int) -> None:
         self._prefix = f"{namespace}_"
@@ -342,20 +342,20 @@ class _Gates:
     def describe(self) -> list[GaugeMetricFamily]:
         """Return the families without samples: by their names the registry finds another one with the same."""
         texts = {
-            "gate_waiting": "Tasks that wait at a limit, a rate or a fair share, as last counted.",
-            "gate_held": "Tasks that have passed it and have not ended, as last counted.",
+            "limit_waiting": "Tasks that wait at a limit, a rate or a fair share, as last counted.",
+            "limit_held": "Tasks that have passed it and have not ended, as last counted.",
         }
         sums = {
-            "closed_gates": "Limits that are closed, as last counted.",
+            "paused_limits": "Limits that are paused, as last counted.",
             "used_up_budgets": "Groups with tasks that wait since its budget is used up, as last counted.",
         }
         return [
-            *(GaugeMetricFamily(f"{self._prefix}{name}", text, labels=("gate",)) for name, text in texts.items()),
+            *(GaugeMetricFamily(f"{self._prefix}{name}", text, labels=("limit",)) for name, text in texts.items()),
             *(GaugeMetricFamily(f"{self._prefix}{name}", text) for name, text in sums.items()),
         ]
 
     def collect(self) -> list[GaugeMetricFamily]:
-        """Return the families: a sample for each of the fullest gates, and one for all others together."""
+        """Return the families: a sample for each of the fullest limits, and one for all others together."""
         waiting, held, closed, used_up = self.describe()
         found = [each for each in self.found if each.budget_of is None]
         fullest = nlargest(self._number, found, key=lambda each: (each.waiting, each.held))
@@ -368,8 +368,8 @@ class _Gates:
         for label, (waits, holds) in sums.items():
             waiting.add_metric((label,), waits)
             held.add_metric((label,), holds)
-        closed.add_metric((), sum(each.closed_until is not None for each in found))
-        used_up.add_metric((), sum(each.used_up and each.waiting > 0 for each in self.found))
+        closed.add_metric((), sum(each.state != "open" for each in found))
+        used_up.add_metric((), sum(each.state == "used_up" and each.waiting > 0 for each in self.found))
         return [waiting, held, closed, used_up]
 
 

@@ -161,15 +161,15 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         """Leave the handler now, and run the task again after ``seconds``; that costs no retry."""
         raise SnoozeRequested(int(check_seconds("seconds", seconds) * SECOND))
 
-    async def close(self, key: str, seconds: float | timedelta) -> None:
-        """Let no task pass a gate for so long, as after an HTTP 429; one that is closed for longer stays so.
+    async def pause_limit(self, key: str, seconds: float | timedelta) -> None:
+        """Let no task pass a limit for so long, as after an HTTP 429; one that is paused for longer stays so.
 
         ``key`` as in ``tq.limits``: ``openai``, ``tenant:42``. This task goes on: ``snooze`` it to repeat it.
         """
-        await self._host.limits.close_for(key, seconds)
+        await self._host.limits.pause_for(key, seconds)
 
     async def charge(self, key: str, tokens: int) -> None:
-        """Take tokens from the rate of a gate in addition, as what was used less what was estimated; may be negative.
+        """Take tokens from the rate of a limit in addition, as what was used less what was estimated; may be negative.
 
         Raises ValidationError.
         """

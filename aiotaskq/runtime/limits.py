@@ -1,10 +1,11 @@
-"""Limits, rates and fair shares at run time: their gates are listed, changed, closed and opened again."""
+"""Limits, rates and fair shares at run time: they are listed, changed, paused and resumed."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -23,10 +24,12 @@ from aiotaskq.log import log, printable
 from aiotaskq.runtime.handler import Handler, declared_bounds, told_limits
 
 MOST_LISTED = 100_000
+ENDLESS = TEN_YEARS * SECOND // 2
+"""Microseconds: a limit that is paused for longer is paused until it is resumed."""
 
 
 class LimitState(msgspec.Struct, frozen=True, kw_only=True):
-    """A gate as it is now: its bounds, and how many tasks it holds and keeps waiting. Instants in microseconds UTC."""
+    """A limit as it is now: its bounds, and how many tasks it holds and keeps waiting. Instants in microseconds UTC."""
 
     key: str
     """As ``tenant:42``, or ``openai``."""
@@ -41,26 +44,23 @@ class LimitState(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int | None = None
     """The most tasks that may wait here."""
     held: int = 0
-    """How many tasks run or are ready, and those that wait at a later gate."""
+    """How many tasks run or are ready, and those that wait at a later limit."""
     waiting: int = 0
     """How many tasks wait here."""
     fixed: bool = False
     """Whether the bounds were set by an operator: pushes do not change them until ``reset``."""
-    closed_until: int | None = None
-    """When it opens again; None where it is open."""
+    state: Literal["open", "paused", "used_up"] = "open"
+    """Whether tasks pass; ``used_up``: the budget of its group is used up."""
+    paused_until: int | None = None
+    """Until when it is paused; None also where it is paused until it is resumed."""
     next_at: int | None = None
     """When a task that waits may pass without the end of another one; None if none waits for that."""
     budget_of: str | None = None
-    """The id of the group whose budget it keeps; None for the gates of limits, rates and fair shares."""
-
-    @property
-    def used_up(self) -> bool:
-        """Whether it is closed since the budget of its group is used up."""
-        return self.budget_of is not None and self.closed_until == USED_UP_UNTIL
+    """The id of the group whose budget it keeps; None for those of types."""
 
 
 class Limits:
-    """``tq.limits``: the gates of a store, by their keys, ``openai`` or ``tenant:42``. Changes hold in all processes.
+    """``tq.limits``: those of a store, by their keys, ``openai`` or ``tenant:42``. Changes hold in all processes.
 
     Those of the budgets of groups are listed, but not changed here: that raises ValidationError.
     """
@@ -73,7 +73,7 @@ class Limits:
         self._handlers = handlers
 
     async def list(self, limit: int = 1_000, *, prefix: str = "") -> list[LimitState]:
-        """Return the first gates that are in use or were set, by their keys; with ``prefix`` those that begin so.
+        """Return the first limits that are in use or were set, by their keys; with ``prefix`` those that begin so.
 
         Raises ValidationError.
         """
@@ -81,18 +81,18 @@ class Limits:
         return [self._state(each) for each in found]
 
     async def get(self, key: str) -> LimitState:
-        """Return one gate. Raises NotFound where no task has passed, and nothing was set."""
+        """Return one limit. Raises NotFound where no task has passed, and nothing was set."""
         found = await self._gates.find([check_key("key", key)])
         if not found:
             raise NotFound(f"there is no limit {printable(key)}")
         return self._state(found[0])
 
     async def some(self, keys: Sequence[str]) -> Sequence[LimitState]:
-        """Return those of these gates that are there."""
+        """Return those of these limits that are there."""
         return [self._state(each) for each in await self._gates.find(keys)]
 
     async def tasks(self, key: str, limit: int = 100) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the ids of up to ``limit`` tasks that hold a slot of a gate, and of the first ones that wait there.
+        """Return the ids of up to ``limit`` tasks that hold a slot of a limit, and of the first ones that wait there.
 
         Raises ValidationError.
         """
@@ -107,7 +107,7 @@ class Limits:
         window: int | UnsetType | None = UNSET,
         max_waiting: int | UnsetType | None = UNSET,
     ) -> LimitState:
-        """Set bounds of a gate, now and until ``reset``, whatever pushes declare; what is not named stays.
+        """Set bounds of a limit, now and until ``reset``, whatever pushes declare; what is not named stays.
 
         None takes a bound away; a cap of 0 lets nothing pass. Tasks that have passed are not stopped. Raises
         ValidationError, also where no bound is named.
@@ -145,40 +145,42 @@ class Limits:
         gates = [gate for task in rows if task is not None and task.flow is not None for gate in task.flow.gates]
         return next((bounds for name, bounds in gates if name == key), None)
 
-    async def close(
+    async def pause(
         self,
         key: str,
         seconds: float | timedelta | None = None,
         *,
         until: float | datetime | None = None,
     ) -> LimitState:
-        """Let no task pass for so many seconds, or until an instant, or without both until ``open``.
+        """Let no task pass for so many seconds, or until an instant, or without both until ``resume``.
 
         ``until`` is an aware datetime or epoch seconds. Tasks that have passed go on. Raises ValidationError, and
-        NotFound where nothing has declared the gate.
+        NotFound where nothing has declared the limit.
         """
-        return await self._change_known(key, GateChange(closed_until=self._until(seconds, until)), "close")
+        return await self._change_known(key, GateChange(closed_until=self._until(seconds, until)), "pause")
 
-    async def close_for(self, key: str, seconds: float | timedelta) -> LimitState:
-        """As ``close``, but a gate that is closed for longer stays so: for handlers that are told to slow down."""
-        return await self._change_known(key, GateChange(closed_at_least=self._until(seconds, None)), "close")
+    async def pause_for(self, key: str, seconds: float | timedelta) -> LimitState:
+        """As ``pause``, but a limit that is paused for longer stays so: for handlers that are told to slow down."""
+        return await self._change_known(key, GateChange(closed_at_least=self._until(seconds, None)), "pause")
 
-    async def open(self, key: str) -> LimitState:
-        """Open a closed gate now. Raises ValidationError for the gate of a budget, as each verb that changes a gate.
+    async def resume(self, key: str) -> LimitState:
+        """Let tasks pass a paused limit again.
+
+        Raises ValidationError for the limit of a budget, as each verb that changes a limit.
 
         Raises NotFound where nothing has declared it.
         """
-        return await self._change_known(key, GateChange(closed_until=0), "open")
+        return await self._change_known(key, GateChange(closed_until=0), "resume")
 
     async def charge(self, key: str, tokens: int) -> LimitState:
-        """Take tokens from the rate of a gate in addition; less than 0 gives some back.
+        """Take tokens from the rate of a limit in addition; less than 0 gives some back.
 
-        Raises ValidationError, also for a gate without a rate, and NotFound where nothing has declared it.
+        Raises ValidationError, also for a limit without a rate, and NotFound where nothing has declared it.
         """
         return await self._change_known(key, GateChange(charge=check_int("tokens", tokens, -INT32)), "charge")
 
     async def declare(self) -> None:
-        """Give the gates without a key that are in use the bounds that the handlers of this process declare.
+        """Give the limits without a key that are in use the bounds that the handlers of this process declare.
 
         What an operator has set stays. So a backlog has the limits of the code that runs.
         """
@@ -198,7 +200,7 @@ class Limits:
         return self._clock.now() + int((TEN_YEARS if seconds is None else check_seconds("seconds", seconds)) * SECOND)
 
     async def _change_known(self, key: str, change: GateChange, verb: str) -> LimitState:
-        """Change a gate that is in use, or that handlers of this process, or of a worker, declare."""
+        """Change a limit that is in use, or that handlers of this process, or of a worker, declare."""
         await self._check_no_budget(check_key("key", key))
         found = await self._gates.find([key])
         if not found and not any(names_gate(label, key) for label in told_limits(self._handlers)):
@@ -215,7 +217,7 @@ class Limits:
         return await self._change(key, change, verb)
 
     async def _check_told(self, key: str) -> None:
-        """Raise NotFound for a gate that is not there and that no worker tells of."""
+        """Raise NotFound for a limit that is not there and that no worker tells of."""
         known = set(told_limits(self._handlers))
         for worker in await self._backend.workers.all() if self._backend.workers is not None else ():
             if worker.limits is None or any(names_gate(label, key) for label in worker.limits):
@@ -236,19 +238,20 @@ class Limits:
         return await self.get(key)
 
     async def _check_no_budget(self, key: str) -> None:
-        """Raise ValidationError for the gate of a group's budget: what is set here would let its members pass."""
+        """Raise ValidationError for the limit of a group's budget: what is set here would let its members pass."""
         if not key.startswith(BUDGET):
             return
         group_id = key.removeprefix(BUDGET)
         (group,) = await self._backend.groups.get([group_id])
         if group is not None and group.budget:
             raise ValidationError(
-                f"{printable(key)}: this gate is opened and closed by the budget of group {printable(group_id)} alone; "
+                f"{printable(key)}: only the budget of group {printable(group_id)} pauses and resumes this limit; "
                 "give the group another budget instead: aiotaskq groups budget GROUP NAME=NUMBER"
             )
 
     def _state(self, found: GateState) -> LimitState:
         gate, bounds, now = found.gate, found.gate.bounds, self._clock.now()
+        budget_of, paused = group_of_budget(gate.key, bounds), gate.closed_until > now
         return LimitState(
             key=gate.key,
             cap=bounds.cap,
@@ -259,7 +262,8 @@ class Limits:
             held=found.held,
             waiting=found.waiting,
             fixed=gate.fixed,
-            closed_until=gate.closed_until if gate.closed_until > now else None,
+            state="open" if not paused else "used_up" if budget_of and gate.closed_until == USED_UP_UNTIL else "paused",
+            paused_until=gate.closed_until if paused and gate.closed_until - now <= ENDLESS else None,
             next_at=None if gate.next_at is None else max(gate.next_at, now),  # 0 is for the next look at the gate
-            budget_of=group_of_budget(gate.key, bounds),
+            budget_of=budget_of,
         )

@@ -28,7 +28,7 @@ async def run_now(queue: Queue, task: Task) -> Task:
             raise TaskConflict(f"task {printable(task.task_id)} is due already; it waits for the tasks before it")
         if task.parked and task.gate is not None:
             raise TaskConflict(
-                f"task {printable(task.task_id)} is due already; it waits at the gate {printable(task.gate)}"
+                f"task {printable(task.task_id)} is due already; it waits at the limit {printable(task.gate)}"
             )
         raise TaskConflict(f"task {printable(task.task_id)} is due already")
     if found is not None and found.reason == "sleeping":

@@ -12,13 +12,9 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import live_parents
 from aiotaskq.core.steps import NEVER, Step, left_at
-from aiotaskq.core.task import PENDING, SECOND, Status, Task
-from aiotaskq.core.validation import TEN_YEARS
+from aiotaskq.core.task import PENDING, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
-
-ENDLESS = TEN_YEARS * SECOND // 2
-"""Microseconds: a gate that is closed for longer is closed until it is opened."""
 
 Reason = Literal[
     "paused",
@@ -29,7 +25,7 @@ Reason = Literal[
     "unknown_type",
     "parents",
     "budget",
-    "closed",
+    "limit_paused",
     "full",
     "rate",
     "passing",
@@ -45,7 +41,7 @@ class Store(Protocol):
 
     @property
     def limits(self) -> Limits:
-        """The gates of its store."""
+        """The limits of its store."""
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -65,8 +61,8 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     ``sleeping``, ``event``: its handler sleeps, or waits for an event.
     ``unknown_type``: no worker that claims from its queue has a handler of its type, or the ``version`` of it that
     began the task. ``parents``: tasks before it in its workflow. ``budget``: that of its ``group`` is
-    used up. ``closed``, ``full``, ``rate``: its gate.
-    ``passing``: its gate is about to let it pass. ``ready``: a free worker."""
+    used up. ``limit_paused``, ``full``, ``rate``: its limit.
+    ``passing``: its limit is about to let it pass. ``ready``: a free worker."""
     until: int | None = None
     """When it may go on at the earliest; None where that is not known, or depends on an operator or another task."""
     event: str | None = None
@@ -75,7 +71,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the group whose budget is used up: its own, or one around it."""
     version: int | None = None
     """The version of the handler that began the task, and that no worker has; None where it has no steps."""
-    gate: LimitState | None = None
+    limit: LimitState | None = None
     parents: tuple[Parent, ...] = ()
     """Those that hold it up."""
     behind: int = 0
@@ -102,11 +98,11 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     paused: Collection[str]
     workers: Sequence[WorkerInfo] | None = None
     """Those that claim tasks; None where the store has no registry, or no task is due."""
-    gates: Mapping[str, LimitState] = {}
+    limits: Mapping[str, LimitState] = {}
     steps: Mapping[str, Sequence[Step]] = {}
     """By the ids of the tasks whose handlers have left them."""
     read_at: int = 0
-    """When the gates had been read, in microseconds UTC."""
+    """When the limits had been read, in microseconds UTC."""
 
     def of_queue(self, queue: str) -> list[WorkerInfo]:
         """Return the workers that claim from a queue."""
@@ -140,7 +136,7 @@ async def look(
     names = await backend.paused() if paused is None else paused
     pending = [task for task in tasks if task.status is PENDING and task.queue not in names]
     keys = {task.gate for task in pending if task.parked and not task.waits and task.due <= now and task.gate}
-    gates = await store.limits.some(sorted(keys)) if keys else []
+    limits = await store.limits.some(sorted(keys)) if keys else []
     read_at = store.clock.now()
     ready = bool(keys) or any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
@@ -149,7 +145,7 @@ async def look(
     return Seen(
         paused=names,
         workers=found,
-        gates={state.key: state for state in gates},
+        limits={state.key: state for state in limits},
         steps={task.task_id: each for task, each in zip(left, steps, strict=False)},
         read_at=read_at,
     )
@@ -164,10 +160,10 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
     if task.parked and task.waits:
         return Waiting(reason="parents", behind=task.waits)
     if task.parked and task.due <= now:
-        found = _at_a_gate(seen.gates.get(task.gate or ""), max(now, seen.read_at))
+        found = _at_a_limit(seen.limits.get(task.gate or ""), max(now, seen.read_at))
         # Workers let it pass, and claim it: without one it is not about to.
         unseen = found.reason == "passing" and seen.workers is not None and not seen.of_queue(task.queue)
-        return Waiting(reason="ready", gate=found.gate, workers=0, slots=0, busy=0) if unseen else found
+        return Waiting(reason="ready", limit=found.limit, workers=0, slots=0, busy=0) if unseen else found
     if _put_off(task):
         steps = seen.steps.get(task.task_id)
         version = steps[0].version if steps else None
@@ -246,17 +242,16 @@ async def _parents(store: Store, child_id: str, named: Sequence[tuple[str, str]]
     )
 
 
-def _at_a_gate(state: LimitState | None, now: int) -> Waiting:
-    """Return what a task waits for that is parked at a gate."""
+def _at_a_limit(state: LimitState | None, now: int) -> Waiting:
+    """Return what a task at a limit waits for."""
     if state is None:
         return Waiting(reason="passing")
-    if state.used_up:
-        return Waiting(reason="budget", group=state.budget_of, gate=state)
-    if state.closed_until is not None and state.closed_until > now:
-        until = None if state.closed_until - now > ENDLESS else state.closed_until
-        return Waiting(reason="closed", until=until, gate=state)
+    if state.state == "used_up":
+        return Waiting(reason="budget", group=state.budget_of, limit=state)
+    if state.state == "paused" and (state.paused_until is None or state.paused_until > now):
+        return Waiting(reason="limit_paused", until=state.paused_until, limit=state)
     if any(most is not None and state.held >= most for most in (state.cap, state.window)):
-        return Waiting(reason="full", gate=state)
+        return Waiting(reason="full", limit=state)
     if state.next_at is not None and state.next_at > now:
-        return Waiting(reason="rate", until=state.next_at, gate=state)
-    return Waiting(reason="passing", gate=state)
+        return Waiting(reason="rate", until=state.next_at, limit=state)
+    return Waiting(reason="passing", limit=state)

@@ -40,16 +40,16 @@ async def _give_back(queue: Any, task: dict[str, Any] | None) -> None:
 
 
 class Limits(Facade[Any]):
-    """Gates of one store; see ``aiotaskq.runtime.limits.Limits``."""
+    """Limits of one store; see ``aiotaskq.runtime.limits.Limits``."""
 
     list = blocking(AsyncLimits.list)
     get = blocking(AsyncLimits.get)
     tasks = blocking(AsyncLimits.tasks)
     set = blocking(AsyncLimits.set)
     reset = blocking(AsyncLimits.reset)
-    close = blocking(AsyncLimits.close)
-    close_for = blocking(AsyncLimits.close_for)
-    open = blocking(AsyncLimits.open)
+    pause = blocking(AsyncLimits.pause)
+    pause_for = blocking(AsyncLimits.pause_for)
+    resume = blocking(AsyncLimits.resume)
     charge = blocking(AsyncLimits.charge)
 
 
@@ -87,7 +87,7 @@ class Operations(Facade[Any]):
 
     @property
     def limits(self) -> Limits:
-        """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
+        """Limits, rates and fair shares: listed, changed, paused and resumed."""
         return cast(Limits, facade_of(Limits, Part(self.reach, lambda made: made.limits)))
 
     @property

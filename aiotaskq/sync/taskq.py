@@ -417,9 +417,9 @@ class TaskContext(Hinted):
     def snooze(self, seconds: float | timedelta) -> None:
         self._context.snooze(seconds)
 
-    @documented_as(aiotaskq.runtime.context.TaskContext.close)
-    def close(self, key: str, seconds: float | timedelta) -> None:
-        self._run(self._context.close, key, seconds)
+    @documented_as(aiotaskq.runtime.context.TaskContext.pause_limit)
+    def pause_limit(self, key: str, seconds: float | timedelta) -> None:
+        self._run(self._context.pause_limit, key, seconds)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.charge)
     def charge(self, key: str, tokens: int) -> None:

@@ -98,7 +98,7 @@ class Inline(Harness):
         if not row.parked or row.gate is None or row.due > self.clock.now():
             return None
         state = await self.tq.limits.get(row.gate)
-        return state.next_at if state.closed_until is None else None
+        return state.next_at if state.state == "open" else None
 
     async def _claim(self) -> None:
         """Claim every due task, since a store cannot claim a certain one."""

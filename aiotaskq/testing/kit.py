@@ -190,10 +190,10 @@ class Kit(Harness):
             if counts:
                 names = ", ".join(f"{count} x {printable(name)}" for name, count in sorted(counts.items()))
                 lines.append(f"  {status}: {names}")
-        for gate in await self.tq.limits.list(limit=100_000):
-            if gate.waiting:
-                closed = ", closed" if gate.closed_until else ""
-                lines.append(f"  gate {printable(gate.key)}: {gate.waiting} wait, {gate.held} hold a slot{closed}")
+        for limit in await self.tq.limits.list(limit=100_000):
+            if limit.waiting:
+                paused = "" if limit.state == "open" else ", paused"
+                lines.append(f"  limit {printable(limit.key)}: {limit.waiting} wait, {limit.held} hold a slot{paused}")
         if "scheduler" in vars(self.tq):
             schedules = await self.tq.scheduler.list(enabled_only=True)
             if schedules:

@@ -14,8 +14,8 @@ from aiotaskq.core.schedule import Schedule, check_timing
 from aiotaskq.core.validation import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
+from aiotaskq.operations.fields import Count, Instant, Name, Seconds
 from aiotaskq.runtime.queue.edits import TaskChanges
-from aiotaskq.web.schemas.fields import Count, Instant, Name, Seconds
 from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
 from aiotaskq.web.views import body_options, plain
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -33,8 +34,9 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
             _check_change(policy, request.headers)
         query = _query(operation, policy, request.query)
         body = None if operation.body is None else await _body(operation.body, policy, request)
-        call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping)
-        return await (_changed(operation, call, request) if operation.changes else operation.run(call))
+        actor = functools.partial(actor_of, policy.actor, request.original)
+        call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping, actor)
+        return await (_changed(operation, call) if operation.changes and not operation.tells else operation.run(call))
     except ProblemError as refused:
         return problem_response(refused.problem)
     except AiotaskqError as error:
@@ -46,9 +48,9 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
         return problem_response(problem)
 
 
-async def _changed(operation: Operation, call: Call, request: Request) -> ApiResponse:
+async def _changed(operation: Operation, call: Call) -> ApiResponse:
     """Run an operation that changes something, and tell of it; also of what was done before an error."""
-    actor, action = await actor_of(call.policy.actor, request.original), operation.name.replace("_", "-")
+    actor, action = await call.actor(), operation.name.replace("_", "-")
     try:
         response = await operation.run(call)
     except BaseException as error:  # a cancelled request, too, has done what it has done

@@ -63,6 +63,8 @@ class Call(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     is_stopping: Callable[[], bool]
     """Whether the server waits for the end of open responses, to stop."""
+    actor: Callable[[], Awaitable[str]]
+    """Returns the name of the visitor."""
     targets: list[str] = []
     """What was changed so far, where the path does not name it; for the event ``operated``."""
 
@@ -106,6 +108,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     own_problems: tuple[int, ...] = ()
     public: bool = False
     """Whether it is answered without a token: it discloses nothing."""
+    tells: bool = False
+    """Whether its function tells of its changes by itself."""
 
     @property
     def changes(self) -> bool:

@@ -15,10 +15,8 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.runtime.limits import LimitState
 from aiotaskq.web.hidden import error_type, visible_progress
 from aiotaskq.web.schemas.events import StepView
-from aiotaskq.web.schemas.limits import LimitView
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
 from aiotaskq.web.schemas.workers import WorkerView
@@ -108,12 +106,6 @@ def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
         start=to_iso(record.start),
         task_id=task_id,
     )
-
-
-def limit_view(state: LimitState) -> LimitView:
-    """Return the view of a limit."""
-    known = {name: getattr(state, name) for name in LimitView.__struct_fields__}
-    return LimitView(**{**known, "closed_until": to_iso(state.closed_until), "next_at": to_iso(state.next_at)})
 
 
 def worker_view(info: WorkerInfo) -> WorkerView:

@@ -180,5 +180,5 @@ async def test_inline_pushes_pass_gates_before_they_return() -> None:
         began = mode.clock.now()
         assert [await (await call.push(n)).result() for n in range(3)] == [0, 1, 2]
         assert mode.clock.now() - began == 120_000_000
-        await tq.limits.close("call")
+        await tq.limits.pause("call")
         assert await (await call.push(3)).status() == "pending"

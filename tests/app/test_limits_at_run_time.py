@@ -62,8 +62,8 @@ async def test_wrong_values() -> None:
         (limits.set("g", window=0), "window: 0 is not in 1"),
         (limits.set("g", rate=5), r"rate: Rate\(100, per=60\) is needed"),
         (limits.set("", 5), "key: must not be empty"),
-        (limits.close("g", 5, until=5.0), "seconds, until: give one of the two"),
-        (limits.close("g", -5), "seconds: must be at least 0"),
+        (limits.pause("g", 5, until=5.0), "seconds, until: give one of the two"),
+        (limits.pause("g", -5), "seconds: must be at least 0"),
         (limits.charge("g", 0.5), "tokens: an int is needed"),
         (limits.list(0), "limit: 0 is not in 1"),
     ]
@@ -75,9 +75,9 @@ async def test_wrong_values() -> None:
 async def test_a_closed_gate_opens_by_itself_or_by_hand() -> None:
     tq = app()
     async with virtual(tq) as kit:
-        await tq.limits.close("tenant:a", timedelta(minutes=1))
-        await tq.limits.close("tenant:b", until=kit.now + timedelta(hours=1))
-        await tq.limits.close("tenant:c")
+        await tq.limits.pause("tenant:a", timedelta(minutes=1))
+        await tq.limits.pause("tenant:b", until=kit.now + timedelta(hours=1))
+        await tq.limits.pause("tenant:c")
         for tenant in "abc":
             await tq.push("export", {"tenant": tenant})
         await kit.advance(59)
@@ -85,13 +85,13 @@ async def test_a_closed_gate_opens_by_itself_or_by_hand() -> None:
         await kit.advance(1)
         assert await completed(kit) == 1
         state = await tq.limits.get("tenant:b")
-        assert state.closed_until == (kit.clock.now() + 3540 * SECOND)
-        await tq.limits.open("tenant:c")
+        assert state.paused_until == (kit.clock.now() + 3540 * SECOND)
+        await tq.limits.resume("tenant:c")
         await kit.drain()
         assert await completed(kit) == 2
         await kit.drain(delayed=True)
         assert await completed(kit) == 3
-        assert (await tq.limits.get("tenant:b")).closed_until is None
+        assert (await tq.limits.get("tenant:b")).state == "open"
 
 
 async def test_a_handler_closes_and_charges_a_gate() -> None:
@@ -102,8 +102,8 @@ async def test_a_handler_closes_and_charges_a_gate() -> None:
     async def call(what: str) -> None:
         calls.append((what, kit.now))
         if what == "busy":
-            await current_task().close("api", 60)
-            await current_task().close("api", 5)  # the gate stays closed for longer
+            await current_task().pause_limit("api", 60)
+            await current_task().pause_limit("api", 5)  # the gate stays closed for longer
         if what == "large":
             await current_task().charge("api", 5)
 
@@ -123,17 +123,17 @@ async def test_from_threads() -> None:
 
     @tq.task(limit=Limit(1, name="api"), rate=Rate(1_000, name="api", burst=100))
     def call() -> None:
-        aiotaskq.sync.current_task().close("api", 3600)
+        aiotaskq.sync.current_task().pause_limit("api", 3600)
         aiotaskq.sync.current_task().charge("api", 1)
 
     def work() -> LimitState:
         with tq, tq.running():
             tq.limits.set("api", 2)
             call.push().result(within(10))
-            assert tq.limits.get("api").closed_until is not None
+            assert tq.limits.get("api").state == "paused"
             waits = call.push()
             assert tq.limits.tasks("api") == ([], [waits.task_id])
-            return tq.queue.limits.open("api")
+            return tq.queue.limits.resume("api")
 
     state = await asyncio.to_thread(work)
-    assert (state.cap, state.closed_until) == (2, None)
+    assert (state.cap, state.state) == (2, "open")

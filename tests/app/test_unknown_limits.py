@@ -16,9 +16,9 @@ from tests.support.waiting import eventually
 
 Verb = Callable[[Limits, str], Awaitable[Any]]
 VERBS: dict[str, Verb] = {
-    "close": lambda limits, key: limits.close(key, 60),
-    "close_for": lambda limits, key: limits.close_for(key, 60),
-    "open": lambda limits, key: limits.open(key),
+    "pause": lambda limits, key: limits.pause(key, 60),
+    "pause_for": lambda limits, key: limits.pause_for(key, 60),
+    "resume": lambda limits, key: limits.resume(key),
     "reset": lambda limits, key: limits.reset(key),
     "charge": lambda limits, key: limits.charge(key, 5),
 }
@@ -45,7 +45,7 @@ async def test_a_key_that_nothing_declared_is_refused_with_the_nearest_one(verb:
         assert await tq.limits.list() == []
 
 
-@pytest.mark.parametrize("verb", ["close", "open", "reset"])
+@pytest.mark.parametrize("verb", ["pause", "resume", "reset"])
 async def test_what_handlers_of_this_process_declare_is_known(verb: str) -> None:
     async with app() as tq:
         for key in ("openai", "tenant:42"):
@@ -89,9 +89,9 @@ async def test_what_a_worker_declares_is_known_to_other_processes(tmp_path: Path
     url = f"sqlite:///{tmp_path}/x.db"
     async with TaskQ(url) as operator, app(url).running(scheduler=False):
         for key in ("openai", "tenant:42"):
-            assert (await operator.limits.close(key, 1)).key == key
+            assert (await operator.limits.pause(key, 1)).key == key
         with pytest.raises(NotFound, match=r"did you mean 'openai'\?"):
-            await operator.limits.close("opanai", 1)
+            await operator.limits.pause("opanai", 1)
         with pytest.raises(ValidationError, match="charge: limit openai has no rate"):
             await operator.limits.charge("openai", 1)  # nothing has been pushed: its rate is known there alone
 
@@ -101,7 +101,7 @@ async def test_a_handler_that_closes_an_unknown_limit_fails_with_the_reason() ->
 
     @tq.task(limit=Limit(1, name="openai"), max_retries=0)
     async def call() -> None:
-        await current_task().close("opanai", 60)
+        await current_task().pause_limit("opanai", 60)
 
     async with tq.running():
         handle = await call.push()

@@ -17,13 +17,14 @@ PACKAGE = Path(aiotaskq.__file__).parent
 
 # The folders and files at the root of the package; "" is its __init__. A module imports lower layers and its own.
 LAYERS = {
-    "cli": 7,
-    "__main__": 7,
-    "": 6,
-    "integrations": 6,
-    "testing": 6,
-    "sync": 5,
-    "web": 5,
+    "cli": 8,
+    "__main__": 8,
+    "": 7,
+    "integrations": 7,
+    "testing": 7,
+    "sync": 6,
+    "web": 6,
+    "operations": 5,
     "app": 4,
     "database": 4,
     "runtime": 3,

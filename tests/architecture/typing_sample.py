@@ -146,7 +146,7 @@ def legacy() -> None:
     double.push(n="one")  # type: ignore[arg-type]
     aiotaskq.sync.push_task({"type": "x"}, priority=1)
     aiotaskq.sync.push_task({"type": "x"}, priority="high")  # type: ignore[arg-type]
-    assert_type(blocking.limits.close("openai", 30), LimitState)
+    assert_type(blocking.limits.pause("openai", 30), LimitState)
     popped = aiotaskq.sync.get_queue().pop_task(timeout=1)
     assert_type(popped, dict[str, Any] | None)
 

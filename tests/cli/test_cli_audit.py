@@ -41,7 +41,7 @@ def test_each_command_that_changes_something_is_in_the_audit_log(cli: Cli) -> No
         cli.out("schedules", verb, "ping", *(["--yes"] if verb == "delete" else []))
     found = cli.json("audit")
     assert [each["action"] for each in reversed(found)] == [
-        *("cancel-task", "retry-tasks", "pause-queue", "resume-queue", "set-limit", "add-schedule"),
+        *("cancel-task", "retry-tasks", "pause-queue", "resume-queue", "limits.set", "add-schedule"),
         *("pause-schedule", "resume-schedule", "run-schedule", "delete-schedule"),
     ]
     assert {each["door"] for each in found} == {"cli"}

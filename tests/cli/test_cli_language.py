@@ -15,6 +15,8 @@ import pytest
 from aiotaskq.cli import i18n as language
 from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
+from aiotaskq.operations.everything import OPERATIONS
+from aiotaskq.operations.table import parameters
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, raised
 
@@ -34,7 +36,14 @@ def sentences() -> Iterator[tuple[str, str]]:
                     yield f"{path.name}:{node.lineno}", text.value
 
 
-SAID = {sentence: where for where, sentence in sentences()}
+def operated() -> Iterator[tuple[str, str]]:
+    """What is said of the operations in the table: as help of commands."""
+    for name, operation in OPERATIONS.items():
+        yield name, operation.summary
+        yield from ((f"{name} {each.name}", each.description) for each in parameters(operation))
+
+
+SAID = {sentence: where for where, sentence in [*sentences(), *operated()]}
 CHINESE = {english: chinese for (context, english), chinese in entries().items() if context == SENTENCES}
 PLACES = re.compile(r"\{(\w*)(?::[^}]*)?\}")
 

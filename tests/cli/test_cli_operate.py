@@ -354,12 +354,12 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
     assert '{"tokens": 12, "cost": 0.5}' in cli.out("tasks", "show", running)
     assert cli.json("tasks", "show", waits)["waits_for"] == "the budget of group g is used up"
-    assert cli.fails("tasks", "run-now", waits).endswith("is due already; it waits at the gate budget:g\n")
+    assert cli.fails("tasks", "run-now", waits).endswith("is due already; it waits at the limit budget:g\n")
     assert "is running; only a pending one can be made due" in cli.fails("tasks", "run-now", running)
     row = " ".join(cli.out("limits", "list").splitlines()[1].split())
     assert row == "budget:g budget of group g 1 1 used up"
-    assert cli.json("limits", "list")[0]["budget_of"] == "g"
-    assert "give the group another budget instead" in cli.fails("limits", "open", "budget:g", code=2)
+    assert cli.json("limits", "list")["limits"][0]["budget_of"] == "g"
+    assert "give the group another budget instead" in cli.fails("limits", "resume", "budget:g", code=2)
     assert cli.out("groups", "budget", "g", "tokens=12") == "the new budget of group g is used up already\n"
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
@@ -375,7 +375,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     cli.out("groups", "budget", "g", "tokens=1")
     assert "its budget is used up" not in cli.out("groups", "show", "g")
     assert "its tasks have ended already" in cli.out("groups", "budget", "g", "tokens=40")
-    assert "by the budget of group g alone" in cli.fails("limits", "set", "budget:g", "3", code=2)
+    assert "only the budget of group g" in cli.fails("limits", "set", "budget:g", "3", code=2)
 
 
 def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:

@@ -362,21 +362,21 @@ async def test_only_a_larger_budget_opens_its_gate(store: Store) -> None:
         await spend(tq.queue.backend, first, tokens=10)
         key = f"budget:{handle.group_id}"
         for change in (
-            tq.limits.close(key, 0),
-            tq.limits.close_for(key, 1),
+            tq.limits.pause(key, 0),
+            tq.limits.pause_for(key, 1),
             tq.limits.set(key, 5),
             tq.limits.reset(key),
             tq.limits.charge(key, 1),
-            tq.limits.open(key),
+            tq.limits.resume(key),
         ):
-            with pytest.raises(ValidationError, match=f"by the budget of group {handle.group_id} alone"):
+            with pytest.raises(ValidationError, match=f"only the budget of group {handle.group_id}"):
                 await change
-        assert (await tq.limits.get(key)).used_up
+        assert (await tq.limits.get(key)).state == "used_up"
         assert not await handle.set_budget({"tokens": 11})
-        with pytest.raises(ValidationError, match="alone"):
-            await tq.limits.open(key)
+        with pytest.raises(ValidationError, match="only the budget"):
+            await tq.limits.resume(key)
         assert (await tq.limits.set("budget:other", 5)).cap == 5  # a gate of a limit whose parameter is named so
-        assert (await tq.limits.close("budget:other", 60)).closed_until is not None
+        assert (await tq.limits.pause("budget:other", 60)).state == "paused"
 
 
 async def test_a_member_that_is_edited_keeps_its_budget(store: Store) -> None:

@@ -184,13 +184,13 @@ async def test_params_are_not_changed_where_the_gates_are_not_declared(
     gated: Queue, queue: Queue, backend: Backend
 ) -> None:
     task = await of(gated, "one")
-    with pytest.raises(ValidationError, match="the gates of task"):
+    with pytest.raises(ValidationError, match="the limits of task"):
         await queue.edit(task.task_id, params={"tenant": "two"})
     assert await read(backend, task) == task
     await queue.edit(task.task_id, priority=2)
     assert (await read(backend, task)).flow == task.flow
     plain = await pushed(backend, params={"tenant": "one"})
-    with pytest.raises(ValidationError, match="the gates of task"):
+    with pytest.raises(ValidationError, match="the limits of task"):
         await gated.edit(plain.task_id, params={"tenant": "two"})
 
 

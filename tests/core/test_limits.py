@@ -230,7 +230,7 @@ def test_shared_gates_are_declared_alike() -> None:
     check_shared("b", Gating("b", [Limit(4, key="api")]), [("a", first)])  # the gates api: and api are two
     both = Gating("a", [Limit(5, name="api"), Rate(9, name="api")])
     for specs, known in (([Limit(4, name="api")], first), ([Limit(5, name="api"), Rate(8, name="api")], both)):
-        with pytest.raises(ValidationError, match="b: the gate 'api' is shared with a, which declares it differently"):
+        with pytest.raises(ValidationError, match="b: the limit 'api' is shared with a, which declares it differently"):
             check_shared("b", Gating("b", specs), [("a", known)])
 
 
@@ -238,8 +238,8 @@ def test_shared_gates_are_passed_in_one_order() -> None:
     x, y, z = (Limit(1, name=name) for name in "xyz")
     known = [("a", Gating("a", [x, y])), ("b", Gating("b", [y, z]))]
     check_shared("c", Gating("c", [x, z]), known)
-    circle = r"\(c: 'z' → 'x'; a: 'x' → 'y'; b: 'y' → 'z'\); list shared gates in the same order$"
-    with pytest.raises(ValidationError, match="^c: shared gates would be passed in a circle " + circle):
+    circle = r"\(c: 'z' → 'x'; a: 'x' → 'y'; b: 'y' → 'z'\); list shared limits in the same order$"
+    with pytest.raises(ValidationError, match="^c: shared limits would be passed in a circle " + circle):
         check_shared("c", Gating("c", [z, x]), known)
 
 

@@ -29,8 +29,18 @@ LATE = {
     "aiotaskq.integrations.mcp": ["mcp_server"],
 }
 
-READS = {"overview", "list_tasks", "show_task", "why_waiting", "list_workers", "list_schedules", "list_limits"}
+READS = {
+    "overview",
+    "list_tasks",
+    "show_task",
+    "why_waiting",
+    "list_workers",
+    "list_schedules",
+    "limits_list",
+    "limits_get",
+}
 WRITES = {"retry_tasks", "cancel_task", "pause_queue", "resume_queue"}
+WRITES |= {"limits_set", "limits_pause", "limits_resume", "limits_reset"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -115,7 +125,7 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
         ]
         assert (await ask("why_waiting", task_id="shelved-1"))["reason"] == "paused"
         full = await ask("why_waiting", task_id="waiting")  # the beginning of an id
-        assert (full["task_id"], full["reason"], full["gate"]["held"]) == ("waiting-1", "full", 1)
+        assert (full["task_id"], full["reason"], full["limit"]["held"]) == ("waiting-1", "full", 1)
         assert await ask("why_waiting", task_id="running-1") == {
             "task_id": "running-1",
             "status": "running",
@@ -123,7 +133,7 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
         }
         shown = await ask("show_task", task_id="waiting-1")
         assert (shown["status"], shown["waiting"]["reason"]) == ("pending", "full")
-        (limit,) = (await ask("list_limits"))["limits"]
+        (limit,) = (await ask("limits_list"))["limits"]
         assert (limit["held"], limit["waiting"]) == (1, 1)
         await kit.tq.scheduler.add_scheduler_task(
             "nightly", "charge", "cron", cron_expression="0 3 * * *", params={"card": "1"}

@@ -277,11 +277,11 @@ async def test_depth_age_wait_and_run_are_measured_by_the_clock_of_the_queue() -
     assert read(registry)["worker_slots",] == 0, "no worker runs any more"
 
 
-@pytest.mark.parametrize("gates", [0, 2, 10])
-async def test_the_fullest_gates_have_series_and_the_others_are_one(gates: int) -> None:
+@pytest.mark.parametrize("limits", [0, 2, 10])
+async def test_the_fullest_limits_have_series_and_the_others_are_one(limits: int) -> None:
     clock, registry = VirtualClock(), CollectorRegistry()
     tq = TaskQ("memory://", clock=clock)
-    metrics = Metrics(tq, registry, gates=gates)
+    metrics = Metrics(tq, registry, limits=limits)
 
     @tq.task(limit=Limit(1, key="tenant"))
     async def work(tenant: str) -> None: ...
@@ -290,21 +290,21 @@ async def test_the_fullest_gates_have_series_and_the_others_are_one(gates: int) 
         return {labels[0]: value for (each, *labels), value in read(registry).items() if each == name}
 
     async with tq, metrics.sampling():
-        assert series("gate_waiting") == {}
+        assert series("limit_waiting") == {}
         for tenant, count in (("a", 2), ("b", 5), ("c", 4), ("d", 1)):
             await tq.push_many([work.call(tenant) for _ in range(count)])
-        await tq.limits.close("tenant:d", 60)
+        await tq.limits.pause("tenant:d", 60)
         await clock.advance(16)
         waiting = {"tenant:b": 4, "tenant:c": 3, "tenant:a": 1, "tenant:d": 0}
-        labels = list(waiting)[:gates]
+        labels = list(waiting)[:limits]
         named = {label: waiting[label] for label in labels}
-        assert series("gate_waiting") == {**named, "other": 8 - sum(named.values())}
-        assert series("gate_held") == {**dict.fromkeys(labels, 1), "other": 4 - len(labels)}
-        assert read(registry)["closed_gates",] == 1
+        assert series("limit_waiting") == {**named, "other": 8 - sum(named.values())}
+        assert series("limit_held") == {**dict.fromkeys(labels, 1), "other": 4 - len(labels)}
+        assert read(registry)["paused_limits",] == 1
         await tq.limits.set("tenant:a", 3)  # its tasks pass
         await tq.push_many([work.call("d") for _ in range(9)])
         await clock.advance(16)
-        assert series("gate_waiting").get("tenant:d") == (9 if gates else None)
+        assert series("limit_waiting").get("tenant:d") == (9 if limits else None)
 
 
 async def test_follow_ups_count_as_pushed(tmp_path: Path) -> None:

@@ -89,17 +89,17 @@ async def test_a_paused_queue_comes_first(tq: TaskQ) -> None:
     assert (await why(tq, task_id)).reason == "paused"
 
 
-async def test_a_gate_is_full_closed_or_its_rate_is_used_up(tq: TaskQ) -> None:
+async def test_a_limit_is_full_paused_or_its_rate_is_used_up(tq: TaskQ) -> None:
     _, second = [await pushed(tq, "limited", {"tenant": "a"}) for _ in range(2)]
     found = await why(tq, second)
-    assert found.reason == "full" and found.gate is not None
-    assert (found.gate.key, found.gate.held, found.gate.waiting) == ("tenant:a", 1, 1)
-    await tq.limits.close("tenant:a")
+    assert found.reason == "full" and found.limit is not None
+    assert (found.limit.key, found.limit.held, found.limit.waiting) == ("tenant:a", 1, 1)
+    await tq.limits.pause("tenant:a")
     closed = await why(tq, second)
-    assert (closed.reason, closed.until) == ("closed", None)
-    await tq.limits.close("tenant:a", 100)
+    assert (closed.reason, closed.until) == ("limit_paused", None)
+    await tq.limits.pause("tenant:a", 100)
     bounded = await why(tq, second)
-    assert bounded.reason == "closed" and bounded.until is not None
+    assert bounded.reason == "limit_paused" and bounded.until is not None
     _, later = [await pushed(tq, "rated", {"api": "x"}) for _ in range(2)]
     rate = await why(tq, later)
     assert rate.reason == "rate" and rate.until is not None
@@ -165,7 +165,7 @@ async def test_why_several_tasks_wait_takes_few_reads(tq: TaskQ) -> None:
     tasks = [await tq.get(task_id) for task_id in ids]
     now = tq.queue.clock.now()
     seen = await look(tq.queue, tasks, now)
-    assert sorted(seen.gates) == ["tenant:a", "tenant:b", "tenant:c"]
+    assert sorted(seen.limits) == ["tenant:a", "tenant:b", "tenant:c"]
     found = [reasons(task, seen, now) for task in tasks]
     reason = ["ready", "full"] * 3 + ["delayed", "ready", "parents", "paused"]
     assert [each and each.reason for each in found] == reason
@@ -185,7 +185,7 @@ async def test_a_task_whose_rate_would_let_it_pass_waits_for_a_worker(tmp_path: 
         assert (await why(tq, task_id)).reason == "rate"
         await clock.advance(10)
         found = await why(tq, task_id)
-        assert (found.reason, found.workers, found.gate is not None) == ("ready", 0, True)
+        assert (found.reason, found.workers, found.limit is not None) == ("ready", 0, True)
         registry = tq.queue.backend.workers
         assert registry is not None
         await registry.register(worker_info("a", lease_until=clock.now() + 60 * SECOND))

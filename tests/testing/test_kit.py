@@ -82,7 +82,7 @@ async def test_what_is_not_claimed_expires_at_its_instant(kit: Kit) -> None:
     @kit.tq.task(limit=Limit(1))
     async def work(n: int) -> None: ...
 
-    await kit.tq.limits.close("work")
+    await kit.tq.limits.pause("work")
     for n, seconds in enumerate((10, 70)):
         await work.options(expires=seconds).push(n=n)
     await kit.advance(60)
@@ -90,7 +90,7 @@ async def test_what_is_not_claimed_expires_at_its_instant(kit: Kit) -> None:
     await kit.drain(delayed=True)
     assert expired[1:] == [(START + timedelta(seconds=70), 1)]
     await work.push(n=2)
-    with pytest.raises(AssertionError, match=r"pending: 1 x work\n  gate work: 1 wait, 0 hold a slot, closed"):
+    with pytest.raises(AssertionError, match=r"pending: 1 x work\n  limit work: 1 wait, 0 hold a slot, paused"):
         await kit.drain(delayed=True)
 
 

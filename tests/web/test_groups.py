@@ -47,7 +47,7 @@ async def test_the_budget_of_a_group_is_raised(ask: Ask, tq: TaskQ) -> None:
     changed = (await ask.post("groups/g/budget", json={"budget": {"tokens": 20, "cost": 0.5}})).json()
     assert (changed["budget"], changed["used_up"]) == ({"tokens": 20, "cost": 0.5}, False)
     assert (await ask.post("groups/g/budget", json={"budget": {"tokens": 0}})).json()["used_up"] is True
-    assert [state.closed_until is not None for state in await tq.limits.some(["budget:g"])] == [True]
+    assert [state.state for state in await tq.limits.some(["budget:g"])] == ["used_up"]
     refused(
         await ask.post("groups/free/budget", json={"budget": {"tokens": 1}}), 409, "TaskConflict", "without a budget"
     )

@@ -316,7 +316,7 @@ async def test_stats_queues_and_health(ask: Ask, tq: TaskQ) -> None:
 
 
 async def test_limits_are_listed_and_changed(ask: Ask, tq: TaskQ) -> None:
-    assert (await ask.get("limits")).json() == {"limits": []}
+    assert (await ask.get("limits")).json() == {"limits": [], "more": False}
     refused(await ask.get("limits/openai"), 404, "NotFound", "there is no limit openai")
     shown = (await ask.put("limits/openai", json={"cap": 3, "rate": 100, "per": 10, "burst": 4})).json()
     assert (shown["cap"], shown["rate"], shown["burst"], shown["fixed"]) == (3, 10, 4, True)
@@ -324,11 +324,11 @@ async def test_limits_are_listed_and_changed(ask: Ask, tq: TaskQ) -> None:
     assert (shown["cap"], shown["rate"], shown["max_waiting"]) == (3, None, 9)
     refused(await ask.put("limits/openai", json={}), 422, "ValidationError", "name what to set")
     refused(await ask.put("limits/openai", json={"per": 5}), 422, "ValidationError", "per, burst: they are about rate")
-    assert (await ask.post("limits/openai/close", json={"seconds": 60})).json()["closed_until"].endswith("Z")
-    assert (await ask.post("limits/openai/open")).json()["closed_until"] is None
+    assert (await ask.post("limits/openai/pause", json={"seconds": 60})).json()["paused_until"].endswith("Z")
+    assert (await ask.post("limits/openai/resume")).json()["state"] == "open"
     assert (await ask.post("limits/openai/reset")).json()["fixed"] is False
-    for verb in ("close", "open", "reset"):
-        answer = await ask.post(f"limits/opanai/{verb}", json={} if verb == "close" else None)
+    for verb in ("pause", "resume", "reset"):
+        answer = await ask.post(f"limits/opanai/{verb}", json={} if verb == "pause" else None)
         refused(answer, 404, "NotFound", "did you mean 'openai'?")
     assert [each["key"] for each in (await ask.get("limits")).json()["limits"]] == ["openai"]
 

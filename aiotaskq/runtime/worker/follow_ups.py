@@ -33,5 +33,5 @@ def follow_ups(
         try:
             task = handler.gating.gated(task)
         except ValidationError as error:  # it is pushed without gates: to refuse it would undo the end of its task
-            log.error("the follow-up {} of {} passes no gate: {}", printable(name), named(after), error)
+            log.error("the follow-up {} of {} passes no limit: {}", printable(name), named(after), error)
     return (task, *told)

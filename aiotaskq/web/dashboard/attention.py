@@ -11,14 +11,14 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.operations.limits import LimitView
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.web.dashboard.rows import GateRow, gate_row
+from aiotaskq.web.dashboard.rows import LimitRow, limit_row
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.limits import LimitView
 
-MOST_GATES, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
-LOOKED_AT = 1_000  # gates
+MOST_LIMITS, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
+LOOKED_AT = 1_000  # limits
 LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""
 
@@ -56,10 +56,10 @@ async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
         counted = await tq.queue.backend.pending_types(now, PENDING_LOOKED_AT)
         awake = [each for each in alive if not each.quiet]
         unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
-    gates = [gate_row(each, now) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
+    limits = [limit_row(each) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
     schedules = tq.open_schedules
     late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
-    return Looked(unclaimed, stuck_gates(gates), late_schedules(late))
+    return Looked(unclaimed, stuck_limits(limits), late_schedules(late))
 
 
 def attention(looked: Looked, stats: Stats, failed: int) -> list[Notice]:
@@ -146,31 +146,31 @@ def paused_queues(stats: Stats) -> list[Notice]:
     ]
 
 
-def stuck_gates(rows: Sequence[GateRow]) -> list[Notice]:
-    """Return the closed and the full gates at which tasks wait: closed ones first, then those with the most."""
-    shut = marked("The gate {key} is closed, and {number} task waits at it.")
-    shut_many = marked("The gate {key} is closed, and {number} tasks wait at it.")
-    full = marked("The gate {key} is full, and {number} task waits at it.")
-    full_many = marked("The gate {key} is full, and {number} tasks wait at it.")
-    stuck = [row for row in rows if row.limit.waiting and (row.closed or (row.share is not None and row.share >= 1))]
-    stuck.sort(key=lambda row: (not row.closed, -row.limit.waiting, row.limit.key))
+def stuck_limits(rows: Sequence[LimitRow]) -> list[Notice]:
+    """Return the paused and the full limits at which tasks wait: paused ones first, then those with the most."""
+    shut = marked("The limit {key} is paused, and {number} task waits at it.")
+    shut_many = marked("The limit {key} is paused, and {number} tasks wait at it.")
+    full = marked("The limit {key} is full, and {number} task waits at it.")
+    full_many = marked("The limit {key} is full, and {number} tasks wait at it.")
+    stuck = [row for row in rows if row.limit.waiting and (row.stopped or (row.share is not None and row.share >= 1))]
+    stuck.sort(key=lambda row: (not row.stopped, -row.limit.waiting, row.limit.key))
     found = [
         _used_up(row.limit)
-        if row.used_up
+        if row.limit.state == "used_up"
         else Notice(
-            level="closed" if row.closed else "waiting",
-            one=shut if row.closed else full,
-            many=shut_many if row.closed else full_many,
+            level="paused" if row.stopped else "waiting",
+            one=shut if row.stopped else full,
+            many=shut_many if row.stopped else full_many,
             number=row.limit.waiting,
             values={"key": row.limit.key},
-            page="gate",
+            page="limit",
             query={"key": row.limit.key},
         )
-        for row in stuck[:MOST_GATES]
+        for row in stuck[:MOST_LIMITS]
     ]
-    if (more := len(stuck) - MOST_GATES) > 0:
-        one, many = marked("Tasks wait at {number} other gate."), marked("Tasks wait at {number} other gates.")
-        found.append(Notice(level="waiting", one=one, many=many, number=more, page="gates"))
+    if (more := len(stuck) - MOST_LIMITS) > 0:
+        one, many = marked("Tasks wait at {number} other limit."), marked("Tasks wait at {number} other limits.")
+        found.append(Notice(level="waiting", one=one, many=many, number=more, page="limits"))
     return found
 
 

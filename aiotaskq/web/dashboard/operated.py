@@ -23,8 +23,7 @@ PAGES = {
     "task": ("task", "id"),
     "tasks": ("task", "id"),
     "queue": ("queue", "name"),
-    "gate": ("gate", "key"),
-    "limit": ("gate", "key"),
+    "limits": ("limit", "key"),
     "schedule": ("schedule", "id"),
     "group": ("group", "id"),
     "worker": ("worker", "id"),
@@ -79,7 +78,7 @@ def operated_of(entry: AuditEntry) -> Operated:
 
 def noun_of(action: str) -> str:
     """Return of what kind the things are that a change is about."""
-    return action.rpartition("-")[2]
+    return action.partition(".")[0] if "." in action else action.rpartition("-")[2]
 
 
 def _target(action: str, text: str, first: bool) -> Target:

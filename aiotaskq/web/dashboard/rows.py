@@ -1,4 +1,4 @@
-"""What several pages show: queues, gates, values as JSON, how long tasks have run, and why they wait."""
+"""What several pages show: queues, limits, values as JSON, how long tasks have run, and why they wait."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import msgspec
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.runtime.waiting import ENDLESS, Waiting
-from aiotaskq.web.schemas.limits import LimitView
-from aiotaskq.web.views import limit_view, plain
+from aiotaskq.runtime.waiting import Waiting
+from aiotaskq.web.views import plain
 
 
 class ParentView(msgspec.Struct):
@@ -33,7 +33,7 @@ class WaitingView(msgspec.Struct):
     version: int | None
     event: str | None
     group: str | None
-    gate: LimitView | None
+    limit: LimitView | None
     parents: list[ParentView]
     behind: int
     ahead: int | None
@@ -52,7 +52,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
         version=found.version,
         event=found.event,
         group=found.group,
-        gate=None if found.gate is None else limit_view(found.gate),
+        limit=None if found.limit is None else limit_view(found.limit),
         parents=[
             ParentView(each.task_id, each.name, None if each.status is None else str(each.status))
             for each in found.parents
@@ -88,26 +88,25 @@ def queue_row(stats: Stats, name: str) -> QueueRow:
     return QueueRow(name, name in stats.paused, empty | stats.queues.get(name, {}))
 
 
-class GateRow(msgspec.Struct):
-    """One gate."""
+class LimitRow(msgspec.Struct):
+    """One limit."""
 
     limit: LimitView
     share: float | None
     """How full it is, from 0 to 1; None where nothing bounds what it holds."""
-    closed: bool
-    endless: bool
-    """Whether it is closed until it is opened."""
-    used_up: bool
-    """Whether it is closed since the budget of a group is used up."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no task passes: it is paused, or the budget of its group is used up."""
+        return self.limit.state != "open"
 
 
-def gate_row(state: LimitState, now: int) -> GateRow:
-    """Return the row of a gate; ``now`` in microseconds UTC."""
+def limit_row(state: LimitState) -> LimitRow:
+    """Return the row of a limit."""
     bounds = [each for each in (state.cap, state.window) if each is not None]
     most = min(bounds, default=None)
-    left = 0 if state.closed_until is None else state.closed_until - now
     share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return GateRow(limit_view(state), share, left > 0, left > ENDLESS, state.used_up)
+    return LimitRow(limit_view(state), share)
 
 
 def json_text(value: Any) -> str:

@@ -357,7 +357,8 @@ class Dashboard:
         return self._problem(visit, problem, stopped.done.message)
 
     async def _changed(self, action: Action, targets: Sequence[str], actor: str) -> None:
-        await audit(self._tq.queue, "dashboard", action.name, actor, targets)
+        if not action.tells:
+            await audit(self._tq.queue, "dashboard", action.name, actor, targets)
         self._counts.forget()
         self._kept.forget()
 

@@ -224,6 +224,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     form: str | None = None
     """The page that has its form: input that is refused is shown there again, with what was wrong."""
+    tells: bool = False
+    """Whether its function tells of the change by itself."""
 
 
 class Actions:
@@ -232,11 +234,11 @@ class Actions:
     def __init__(self) -> None:
         self.all: dict[str, Action] = {}
 
-    def __call__(self, name: str, *, form: str | None = None) -> Callable[[Run], Run]:
+    def __call__(self, name: str, *, form: str | None = None, tells: bool = False) -> Callable[[Run], Run]:
         """Register the function of an action; ``form`` is the page that has its form."""
 
         def register(run: Run) -> Run:
-            self.all[name] = Action(name=name, run=run, form=form)
+            self.all[name] = Action(name=name, run=run, form=form, tells=tells)
             return run
 
         return register

@@ -48,12 +48,13 @@ EVENTS = (
 """Names of events, as words that are translated."""
 CHANGES = (
     *("add-schedule", "add-task", "backfill-schedule", "cancel-group", "cancel-task", "cancel-tasks"),
-    *("change-schedule", "close-gate", "close-limit", "delete-schedule", "delete-task"),
+    *("change-schedule", "delete-schedule", "delete-task"),
     *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
-    *("open-gate", "open-limit", "pause-queue", "pause-schedule", "purge-tasks"),
-    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "reset-gate", "run-task"),
-    *("reset-limit", "resize-worker", "resume-queue", "resume-schedule", "retry-group"),
-    *("retry-task", "retry-tasks", "run-schedule", "set-budget", "set-gate", "set-limit"),
+    *("pause-queue", "pause-schedule", "purge-tasks"),
+    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "run-task"),
+    *("resize-worker", "resume-queue", "resume-schedule", "retry-group"),
+    *("retry-task", "retry-tasks", "run-schedule", "set-budget"),
+    *("limits.pause", "limits.reset", "limits.resume", "limits.set"),
     *("set-value", "wake-worker", "wake-workers"),
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""

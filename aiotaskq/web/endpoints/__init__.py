@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
+from aiotaskq.operations.limits import limits
+from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
-from aiotaskq.web.endpoints.limits import limits
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import queues, tasks
 from aiotaskq.web.endpoints.values import values
@@ -20,7 +21,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *tasks.all,
     *queues.all,
     *groups.all,
-    *limits.all,
+    *endpoints(limits),
     *workers.all,
     *history.all,
     *audit.all,

@@ -8,13 +8,13 @@ from msgspec import Meta, Struct
 
 from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
 from aiotaskq.core.instants import to_iso
+from aiotaskq.operations.fields import Count, Time
 from aiotaskq.runtime.audit import audited
 from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.fields import Count, Time
 
 Target = Annotated[
-    str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, gate, schedule or group")
+    str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, limit, schedule or group")
 ]
 
 

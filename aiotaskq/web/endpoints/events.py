@@ -8,6 +8,7 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
+from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.events import (
     Emitted,
@@ -17,7 +18,6 @@ from aiotaskq.web.schemas.events import (
     EventView,
     StepsQuery,
 )
-from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.views import plain
 
 events = Operations("aiotaskq events")

@@ -7,9 +7,9 @@ from typing import Any
 from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.groups import (
     GroupDetail,
     GroupPage,

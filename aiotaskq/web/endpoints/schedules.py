@@ -10,10 +10,10 @@ from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.preview import preview, upcoming, zone_of
 from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.errors import NotFound
+from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.changes import change_schedule as changed
 from aiotaskq.web.changes import create_schedule
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.schedules import (
     BackfillBody,
     Backfilled,

@@ -10,12 +10,12 @@ import msgspec
 from aiotaskq.core.task import FINAL, Status
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
+from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.changes import EditBody, change_task
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.events import StepList, StepsQuery
-from aiotaskq.web.schemas.fields import MAX_PAGE
 from aiotaskq.web.schemas.tasks import (
     Counted,
     PurgeBody,

@@ -9,8 +9,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Limit
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
-from aiotaskq.web.schemas.fields import MAX_PAGE, Cursor, Limit
 from aiotaskq.web.views import plain
 
 

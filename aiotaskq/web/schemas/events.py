@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.core.validation import MAX_KEY
-from aiotaskq.web.schemas.fields import Cursor, Limit, Show, Time
+from aiotaskq.operations.fields import Cursor, Limit, Show, Time
 
 Expires = Annotated[float, Meta(gt=0, description="Seconds; null: for ever, left out: 30 days")]
 

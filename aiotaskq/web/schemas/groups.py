@@ -9,7 +9,7 @@ from msgspec import Meta, Struct
 from aiotaskq.core.groups import CallbackKind
 from aiotaskq.core.task import Status
 from aiotaskq.core.validation import INT32
-from aiotaskq.web.schemas.fields import MAX_PAGE, Cursor, Limit, Time
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Limit, Time
 
 GroupStatus = Literal["running", "completed", "failed", "cancelled"]
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from aiotaskq.core.backfill import LIMIT as BACKFILL
 from aiotaskq.core.backfill import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.schedule import MAX_JITTER
-from aiotaskq.web.schemas.fields import Count, Cursor, Id, Instant, Limit, Name, Show, Time
+from aiotaskq.operations.fields import Count, Cursor, Id, Instant, Limit, Name, Show, Time
 
 Kind = Literal["interval", "cron", "once"]
 Misfire = Literal["fire_once", "skip", "fire_all"]

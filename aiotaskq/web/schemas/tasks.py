@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from aiotaskq.core.task import Status
-from aiotaskq.web.schemas.fields import NO_NUL, Count, Cursor, Id, Instant, Key, Limit, Name, Seconds, Show, Time
+from aiotaskq.operations.fields import NO_NUL, Count, Cursor, Id, Instant, Key, Limit, Name, Seconds, Show, Time
 
 Lifetime = Annotated[
     float | Annotated[datetime, Meta(tz=True)], Meta(description="Seconds from its time on, or RFC 3339 with an offset")

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from aiotaskq.core.history import KEEP_DAYS
-from aiotaskq.web.schemas.fields import Name, Time
+from aiotaskq.operations.fields import Name, Time
 
 Moment = Annotated[
     float | Annotated[datetime, Meta(tz=True)],

@@ -126,10 +126,10 @@ async def test_a_schedule_whose_gate_is_full_makes_no_other_late(taskq_virtual: 
         ran["good"] += 1
 
     async with taskq_virtual(tq, f"sqlite:///{tmp_path}/schedules.db") as kit:
-        await tq.limits.close("slow")
+        await tq.limits.pause("slow")
         await kit.advance(90.5)
         assert ran == {"good": 90}
-        await tq.limits.open("slow")
+        await tq.limits.resume("slow")
         await kit.advance(5)
         assert ran == {"good": 95, "slow": 1}
 

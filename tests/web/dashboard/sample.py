@@ -33,7 +33,7 @@ class Sample:
         """Ids by what they are examples of."""
         self.groups: list[str] = []
         self.schedules: list[str] = []
-        self.gates: list[str] = []
+        self.limits: list[str] = []
         self.values: list[str] = []
         self.workers: list[str] = []
         self.names: list[str] = ["say", "default"]
@@ -47,8 +47,8 @@ class Sample:
                 known = {"tasks": [*self.tasks.values()], "groups": self.groups, "schedules": self.schedules}
                 known["workers"] = self.workers
                 found += [f"{name}?{urlencode({'id': each})}" for each in known[page.section]]
-            elif "key" in page.parameters and name not in ("gates", "waits"):
-                keys = {"gates": self.gates, "values": self.values}[page.section]
+            elif "key" in page.parameters and name not in ("limits", "waits"):
+                keys = {"limits": self.limits, "values": self.values}[page.section]
                 found += [f"{name}?{urlencode({'key': each})}" for each in keys]
             elif name in ("queue", "type"):
                 found += [f"{name}?{urlencode({'name': each})}" for each in self.names]
@@ -117,7 +117,7 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     sample.tasks |= {f"{kind} {place}": handle.task_id for kind, handle in pushed.items()}
     await pushed["cancelled"].cancel()
     await audit(tq.queue, "api", "retry-tasks", text, [text, pushed["failed"].task_id, f"filter: {text}"])
-    for action, target in (("close-limit", f"tenant:{key}"), ("pause-queue", f"{name[:-1]}!")):
+    for action, target in (("limits.pause", f"tenant:{key}"), ("pause-queue", f"{name[:-1]}!")):
         await audit(tq.queue, "cli", action, text, [target])
     await tq.pause(f"{name[:-1]}!")
     workflow = Workflow(key[:90]).add(key[:90], call).add(f"{key[:90]} after", failing, after=[key[:90]])
@@ -125,8 +125,8 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     sample.groups.append((await tq.group([call], name=key[:90])).group_id)
     sample.values.append(f"{key} {place}")
     await tq.store.set_public(sample.values[-1], {text: [text]})
-    sample.gates += [f"tenant:{key}", f"tenant:{key} closed"]
-    await tq.limits.close(sample.gates[-1])
+    sample.limits += [f"tenant:{key}", f"tenant:{key} closed"]
+    await tq.limits.pause(sample.limits[-1])
     timings: list[dict[str, Any]] = [{"schedule_type": "cron", "cron_expression": "0 2 * * *"}]
     timings += [{"schedule_type": "interval", "interval_seconds": 3600, "max_runs": 5}]
     for timing in timings:

@@ -121,7 +121,7 @@ async def test_the_table_says_why_each_task_waits(browse: Browse, tq: TaskQ) -> 
         await push(tq, queue="mail"): "no worker for its queue",
         await push(tq, "legacy"): "no worker knows this type",
         (await group.task("second")).task_id: "behind one task",
-        gated[1]: "gate tenant:a is full",
+        gated[1]: "limit tenant:a is full",
     }
     await tq.pause("held")
     page = await browse.get("tasks?status=pending")
@@ -155,19 +155,19 @@ async def test_a_gate_lists_what_holds_it_and_what_waits(browse: Browse, tq: Tas
     async def bounded(tenant: str) -> None: ...
 
     first, second, third = [(await tq.push("bounded", {"tenant": "a"})).task_id for _ in range(3)]
-    data = (await browse.get("gate?key=tenant:a&format=json")).json()
+    data = (await browse.get("limit?key=tenant:a&format=json")).json()
     assert [each["task_id"] for each in data["holding"]] == [first]
     assert [each["task_id"] for each in data["waiting"]] == [second, third]
-    page = await browse.get("gate?key=tenant:a")
+    page = await browse.get("limit?key=tenant:a")
     assert all(f'href="task?id={task_id}"' in page.text for task_id in (first, second, third))
     assert '<meter class="full"' in page.text and '<span class="full-word">full</span>' in page.text
     assert "primary" not in page.text.split("Set bounds</h2>")[0]
-    assert page.text.index("Close the gate</button>") > page.text.index("Set bounds</button>")
-    assert 'class="button danger">Close the gate' in re.sub(r"\s+>", ">", page.text)
-    asked = await send(browse, "close-gate", "gate?key=tenant:a", key="tenant:a")
-    assert asked.status_code == 200 and "Close the gate tenant:a?" in text_of(asked)
-    for action in ("close-gate", "open-gate", "reset-gate"):
-        refused = await send(browse, action, "gate?key=tenant:a", key="tenent:", sure="yes")
+    assert page.text.index("Pause the limit</button>") > page.text.index("Set bounds</button>")
+    assert 'class="button danger">Pause the limit' in re.sub(r"\s+>", ">", page.text)
+    asked = await send(browse, "limits.pause", "limit?key=tenant:a", key="tenant:a")
+    assert asked.status_code == 200 and "Pause the limit tenant:a?" in text_of(asked)
+    for action in ("limits.pause", "limits.resume", "limits.reset"):
+        refused = await send(browse, action, "limit?key=tenant:a", key="tenent:", sure="yes")
         assert refused.status_code == 404 and "no handler declares it" in text_of(refused)
 
 

@@ -27,7 +27,7 @@ AT_ONCE = 100  # writes in flight
 PAGE = 0.3  # seconds of a core
 TABS, SHARE, WATCHED = 20, 0.05, 60.0
 FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
-OTHERS = ("gates?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?schedule=none")
+OTHERS = ("limits?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?schedule=none")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -22,7 +22,7 @@ from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.events import NAMES, Events
 from aiotaskq.web.dashboard import feed as feed_module
-from aiotaskq.web.dashboard.attention import LATE, MOST_GATES, unclaimed
+from aiotaskq.web.dashboard.attention import LATE, MOST_LIMITS, unclaimed
 from aiotaskq.web.dashboard.feed import MOST, Feed
 from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, in_starlette, send
@@ -136,14 +136,14 @@ async def test_gates_that_keep_tasks_need_attention(browse: Browse, tq: TaskQ) -
     async def load(tenant: int) -> None: ...
 
     await register(tq, worker(tq))
-    for tenant in range(MOST_GATES + 2):
+    for tenant in range(MOST_LIMITS + 2):
         await tq.push_many([("load", {"tenant": tenant})] * 2)
-    await tq.limits.close("tenant:3")
+    await tq.limits.pause("tenant:3")
     found = await notices(browse)
-    assert found[0] == "The gate tenant:3 is closed, and 1 task waits at it."
-    assert found[1] == "The gate tenant:0 is full, and 1 task waits at it."
-    assert len(found) == MOST_GATES + 1 and found[-1] == "Tasks wait at 2 other gates."
-    assert 'href="gate?key=tenant%3A3"' in (await browse.get("")).text
+    assert found[0] == "The limit tenant:3 is paused, and 1 task waits at it."
+    assert found[1] == "The limit tenant:0 is full, and 1 task waits at it."
+    assert len(found) == MOST_LIMITS + 1 and found[-1] == "Tasks wait at 2 other limits."
+    assert 'href="limit?key=tenant%3A3"' in (await browse.get("")).text
 
 
 async def test_a_used_up_budget_needs_attention(browse: Browse, tq: TaskQ) -> None:
@@ -158,11 +158,11 @@ async def test_a_used_up_budget_needs_attention(browse: Browse, tq: TaskQ) -> No
     assert await notices(browse) == [text]
     assert f'href="group?id={group.group_id}"' in (await browse.get("")).text
     for state in ("used up", "open"):
-        listed, shown = await browse.get("gates"), await browse.get(f"gate?key=budget:{group.group_id}")
+        listed, shown = await browse.get("limits"), await browse.get(f"limit?key=budget:{group.group_id}")
         for page in (listed, shown):
             assert state in page.text and "budget of a group" in page.text
             assert f'href="group?id={group.group_id}"' in page.text
-            assert not any(f'action="{verb}-gate"' in page.text for verb in ("open", "close", "set"))
+            assert not any(f'action="limits.{verb}"' in page.text for verb in ("resume", "pause", "set"))
         about = "no further member starts until it is raised" in (await browse.get(f"group?id={group.group_id}")).text
         assert about is (state == "used up")
         await group.set_budget({"tokens": 20})
@@ -367,7 +367,7 @@ async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: T
 
 async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, tq: TaskQ) -> None:
     task = await tq.push("greet", {"name": "x"}, delay=60)
-    for action, target in (("pause-queue", "default"), ("close-gate", "default"), ("run-task", task.task_id)):
+    for action, target in (("pause-queue", "default"), ("limits.pause", "default"), ("run-task", task.task_id)):
         await audit(tq.queue, "api", action, "mara", [target])
     (pause,) = (await browse.get("queue?name=default&format=json")).json()["changes"]
     assert (pause["action"], pause["actor"]) == ("pause-queue", "mara")
@@ -387,7 +387,7 @@ async def test_entries_that_cannot_be_read_are_listed_and_hide_no_page(browse: B
     task = await tq.push("greet", {"name": "x"})
     schedule = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
     await tq.limits.set("k", cap=1)
-    for path in ("events", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "gate?key=k"):
+    for path in ("events", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "limit?key=k"):
         assert (await browse.get(path)).status_code == 200, path
     assert "an entry that cannot be read" in (await browse.get("events")).text
     assert "无法读取的条目" in (await browse.get("events", headers=CHINESE)).text

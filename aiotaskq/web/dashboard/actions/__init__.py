@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.web.dashboard.actions import events, gates, groups, many_tasks, queues, schedules, tasks, values, workers
+from aiotaskq.web.dashboard.actions import events, groups, limits, many_tasks, queues, schedules, tasks, values, workers
 from aiotaskq.web.dashboard.view import actions
 
-__all__ = ["actions", "events", "gates", "groups", "many_tasks", "queues", "schedules", "tasks", "values", "workers"]
+__all__ = ["actions", "events", "groups", "limits", "many_tasks", "queues", "schedules", "tasks", "values", "workers"]

@@ -35,7 +35,7 @@ def _check_readable(tq: TaskQ, task: Task) -> None:
     gated = task.flow is not None and len(task.flow.gates) > len(budgets_of(task.flow))  # the copy is in no group
     if gated and task.type not in tq.registered.handlers:
         raise TaskConflict(
-            f"task {task.task_id!r} has gates, and its type {task.type!r} is not registered here, so they would be "
+            f"task {task.task_id!r} has limits, and its type {task.type!r} is not registered here, so they would be "
             "lost; run the dashboard in the application"
         )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiotaskq.web.dashboard.pages import (
     events,
-    gates,
     groups,
+    limits,
     overview,
     queues,
     schedules,
@@ -23,8 +23,8 @@ from aiotaskq.web.dashboard.view import pages
 __all__ = [
     "MENU",
     "events",
-    "gates",
     "groups",
+    "limits",
     "overview",
     "pages",
     "queues",
@@ -45,7 +45,7 @@ MENU = (
     "types",
     "queues",
     "workers",
-    "gates",
+    "limits",
     "groups",
     "schedules",
     "waits",

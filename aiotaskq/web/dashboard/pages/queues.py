@@ -52,7 +52,7 @@ class QueuePage(msgspec.Struct, kw_only=True):
     ready: int
     """Tasks that can be claimed now; none of a paused queue."""
     later: int
-    """Pending tasks that cannot: delayed, waiting for a retry or at a gate, or held by the pause."""
+    """Pending tasks that cannot: delayed, waiting for a retry or at a limit, or held by the pause."""
     workers: int | None
     """How many workers claim from it; None where the store has no registry."""
     claiming: list[Claiming]

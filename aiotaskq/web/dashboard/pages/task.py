@@ -61,8 +61,8 @@ class TaskPage(msgspec.Struct, kw_only=True):
     task: TaskView
     waiting: WaitingView | None
     """Why it does not run; None if it is not pending."""
-    gates: list[str]
-    """The gates that it passes, in their order."""
+    limits: list[str]
+    """The limits that it passes, in their order."""
     group: str | None
     """The group whose member it is."""
     source: str | None
@@ -113,7 +113,7 @@ async def task(view: View) -> TaskPage:
         ran=attempts[-1].number if attempts else 0,
         runs=await _run(view, found),
         can_run_now=waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
-        gates=[] if flow is None else [key for key, _ in flow.gates],
+        limits=[] if flow is None else [key for key, _ in flow.gates],
         group=None if flow is None else flow.group,
         source=None if flow is None else flow.source,
         parents=[] if flow is None else list(flow.parents),

@@ -21,7 +21,7 @@ async def test_no_text_runs_leaves_the_page_or_breaks_its_layout(browser: Browse
         visitor(browser, home, width=360) as seen,
     ):
         seen.page.on("dialog", lambda dialog: seen.problems.append(f"dialog: {dialog.message}"))
-        some = [*chosen_addresses(sample), *(each for each in sample.addresses() if each.startswith("gate?"))]
+        some = [*chosen_addresses(sample), *(each for each in sample.addresses() if each.startswith("limit?"))]
         some += [f"task?id={id}" for kind, id in sample.tasks.items() if kind.split()[0] in ("failed", "delayed")]
         for address in some:
             page = await seen.open(address)

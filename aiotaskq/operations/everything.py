@@ -1,0 +1,8 @@
+"""Every operation, by its name."""
+
+from __future__ import annotations
+
+from aiotaskq.operations.limits import limits
+from aiotaskq.operations.table import Operation
+
+OPERATIONS: dict[str, Operation] = {each.name: each for nouns in (limits,) for each in nouns.all.values()}

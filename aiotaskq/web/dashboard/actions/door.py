@@ -1,0 +1,51 @@
+"""The actions of the operations in the table: a form is read, a question asked where one is to be, and a page shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
+
+
+def _by_name(operation: Operation) -> Callable[[Change], dict[str, Any]]:
+    def values(change: Change) -> dict[str, Any]:
+        given = {name: change.text(name) for name in operation.params.__struct_fields__}
+        return {name: text for name, text in given.items() if text is not None}
+
+    return values
+
+
+def action(
+    operation: Operation,
+    page: str,
+    said: str,
+    *,
+    question: str = "",
+    button: str = "",
+    values: Callable[[Change], dict[str, Any]] | None = None,
+) -> None:
+    """Register the action of an operation on one thing.
+
+    Args:
+        page: the page of the thing, which is shown afterwards.
+        said: what is said there. A sentence of the catalogue, with the name of the thing, as ``question``.
+        question: asked before; none if it is empty.
+        button: the answer yes.
+        values: reads the form; default each parameter from the field of its name.
+    """
+    thing = operation.thing
+    assert thing is not None
+    values = values or _by_name(operation)
+
+    async def run(change: Change) -> Question | Done:
+        name = change.needed(thing)
+        back = link(page, **{thing: name})
+        if question and not change.sure:
+            return Question(question, {thing: name}, button, back)
+        access = Access(change.tq, change.show_args)
+        await perform(operation, access, read(operation, values(change), strict=False), "dashboard", change.actor)
+        return done(said, back, **{thing: name})
+
+    actions(operation.name, tells=True)(run)
