@@ -6,10 +6,10 @@ import atexit
 from collections.abc import Iterator
 
 from sqlalchemy import Engine
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.app.settings import settings
-from aiotaskq.backends.sql.engines import sync_engine, sync_session_factory
+from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.lazy_engine import LazyEngine
 from aiotaskq.models import Base
 
@@ -23,7 +23,7 @@ def _make() -> Engine:
 
 
 engine: Engine = LazyEngine(_make)
-SessionLocal = sync_session_factory(engine)
+SessionLocal = sessionmaker(bind=engine, autoflush=False)
 
 
 def get_db() -> Iterator[Session]:

@@ -15,7 +15,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.push import push
+from aiotaskq.backends.sql.transaction import insert
 from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
@@ -368,7 +368,7 @@ async def test_a_key_that_is_taken_between_the_read_and_the_write_is_read_again(
         attempts.extend(change.before.task_id for change in changes)
         if attempts.count(dead[1].task_id) == 1 and changes[0].before is dead[1]:
             with other.begin() as theirs:
-                push(tx_on(theirs), [newer])
+                insert(tx_on(theirs), [newer])
         write(connection, changes)
 
     monkeypatch.setattr(dialect, "write", late)

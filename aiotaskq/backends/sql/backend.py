@@ -18,7 +18,6 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
-from aiotaskq.backends.sql import push as push_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
@@ -32,7 +31,7 @@ from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.transaction import SqlTransaction, insert
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.sql.writes import SqlWrites
@@ -153,7 +152,7 @@ class SqlBackend(Backend):
         # A push that is repeated is the same push, whether or not the first one was committed.
         autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
-        stored = await self._write(lambda tx: push_sql.push(tx, tasks, notify), autocommit) if tasks else []
+        stored = await self._write(lambda tx: insert(tx, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.listeners.receive(READY)
             return stored

@@ -15,11 +15,10 @@ from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.push import conflicts
 from aiotaskq.backends.sql.rows import TASKS, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import holding, update_tasks
-from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.transaction import SqlTransaction, conflicts
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.task import Task, same_push
 

@@ -7,14 +7,13 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Engine, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
-from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.backends.sql.dialects import Dialect, dialect_named
 from aiotaskq.backends.url import SQL, scheme_of
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 
-__all__ = ["async_engine", "dialect_of_url", "parse_url", "pool_options", "sync_engine", "sync_session_factory"]
+__all__ = ["async_engine", "dialect_of_url", "parse_url", "pool_options", "sync_engine"]
 
 _TRUTH: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _POOL: Final = {"pool_size": 0, "max_overflow": -1, "pool_recycle": -1}
@@ -93,8 +92,3 @@ def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **opt
     """
     url, pool = pool_options(url)
     return dialect_of_url(url).async_engine(url, connected, **{**options, **pool})
-
-
-def sync_session_factory(engine: Engine) -> sessionmaker[Session]:
-    """Return the documented ``SessionLocal`` for an engine."""
-    return sessionmaker(bind=engine, autoflush=False)

@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     literal_column,
     or_,
@@ -36,16 +37,17 @@ from aiotaskq.backends.flow.groups import (
     staying,
     waits_again,
 )
-from aiotaskq.backends.sql.beside import drop_beside
+from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
-from aiotaskq.models import OUR_TABLES
+from aiotaskq.models import OUR_TABLES, SideRowModel
 
 c = TASKS.c
+_SIDE: Any = SideRowModel.__table__
 _NEWEST = (c.seq.desc(), c.task_id.desc())
 # No plan shall read all rows in the order of an index to find some.
 _NEWEST_SORTED = ((c.seq + literal_column("0")).desc(), c.task_id.desc())
@@ -357,7 +359,7 @@ def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | No
         for part in chunks([row.task_id for row in page if row.task_id not in stay]):
             # A task that was retried meanwhile stays.
             deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), c.status == str(status))).rowcount
-            drop_beside(connection, part)
+            _drop_beside(tx, part)
         follow_deletes(tx, [task for i, task in tied.items() if i not in stay and task.status is Status.FAILED])
         if stay:
             ends = [row.completed_at for row in page if row.task_id in stay]
@@ -425,9 +427,15 @@ def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:
     deleted = 0
     for part in chunks(ids):
         deleted += tx.connection.execute(delete(TASKS).where(c.task_id.in_(part), *there)).rowcount
-        drop_beside(tx.connection, part)
+        _drop_beside(tx, part)
     follow_deletes(tx, tied)
     return deleted
+
+
+def _drop_beside(tx: Tx, ids: Sequence[str]) -> None:
+    """Delete the side rows of those of these tasks whose rows are gone."""
+    gone = ~exists(select(c.task_id).where(c.task_id == _SIDE.c.owner))
+    tx.connection.execute(delete(_SIDE).where(_SIDE.c.kind.in_(OF_TASKS), _SIDE.c.owner.in_(ids), gone))
 
 
 def set_paused(tx: Tx, queue: str, paused: bool) -> bool:

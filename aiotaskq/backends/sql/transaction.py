@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.groups import spend
 from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
-from aiotaskq.backends.sql.dialects.base import Dialect
+from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.group_rows import GroupRows
-from aiotaskq.backends.sql.push import push
-from aiotaskq.backends.sql.rows import TASKS, json_text, read_flow, read_usage, stored_run_at, to_task
+from aiotaskq.backends.sql.rows import LIVE, TASKS, json_text, new_rows, read_flow, read_usage, stored_run_at, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Task, same_push
 from aiotaskq.core.usage import Usage, risen, summed
+from aiotaskq.errors import TaskConflict
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 c = TASKS.c
@@ -62,7 +62,7 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         return {row[0] for query in queries for row in self.connection.execute(query)}
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
-        return push(self, tasks) if tasks else []
+        return insert(self, tasks) if tasks else []
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         if ended := [Change(before, after) for before, after in changes if after.final]:
@@ -92,3 +92,50 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         if rows:
             self.connection.execute(_USE, rows)
         spend(self, by_group)
+
+
+# ---- pushes ----
+
+TRIES = 10
+"""Of a push in conflict with rows that are gone when it reads them."""
+
+
+def insert(tx: Tx, tasks: Sequence[Task], notify: tuple[str, str] | None = None, tries: int = TRIES) -> list[Task]:
+    """Insert tasks; return each, or the row that it conflicts with. ``notify``: see ``Dialect.insert``."""
+    if tx.insert_new(TASKS, *new_rows(tasks), notify) == len(tasks):
+        return list(tasks)
+    # Some conflict with other rows.
+    rows = conflicts(tx, tasks)
+    if gone := [task for task, row in zip(tasks, rows, strict=True) if row is None]:
+        # The row that was in conflict has ended, or given up its key, before it was read.
+        if not tries:
+            raise TaskConflict("push: a key is held by a task that this transaction does not see; begin a new one")
+        again = {task.task_id: row for task, row in zip(gone, insert(tx, gone, None, tries - 1), strict=True)}
+        rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
+    return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
+
+
+def conflicts(tx: Tx, tasks: Sequence[Task]) -> list[Task | None]:
+    """Return the row with the id or a key of each task, perhaps its own; None where there is none."""
+    found: dict[str, Task] = {}
+    by_key: dict[tuple[str, str | None], Task] = {}
+    for part in chunks(tasks):
+        keys = [task.unique_key for task in part if task.unique_key is not None]
+        onces = [task.idempotency_key for task in part if task.idempotency_key is not None]
+        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(onces))
+        for row in tx.connection.execute(select(TASKS).where(where)):
+            task = to_task(row)
+            found[task.task_id] = task
+            if task.status in LIVE and task.unique_key is not None:
+                by_key["unique", task.unique_key] = task
+            if task.idempotency_key is not None:
+                by_key["idempotency", task.idempotency_key] = task
+    place = {(task.task_id, task.seq): number for number, task in reversed(list(enumerate(tasks)))}
+    met: list[Task | None] = []
+    for number, task in enumerate(tasks):
+        once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
+        rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
+        # A row inserted later in this call was no conflict.
+        rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
+        met.append(rows[0] if rows else None)
+    return met

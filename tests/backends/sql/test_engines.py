@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Integer, bindparam, event, select, text
+from sqlalchemy.orm import sessionmaker
 from sqlalchemy.sql.elements import CompilerElement
 
 from aiotaskq.backends import connect
@@ -22,7 +23,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql import connecting
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.engines import parse_url, sync_engine, sync_session_factory
+from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.task import Status
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
@@ -212,7 +213,7 @@ async def test_the_blocking_engine_works_on_the_same_rows(url: str) -> None:
     backend = SqlBackend(url)
     await backend.push([new(task_id="a")])
     engine = sync_engine(url)
-    with sync_session_factory(engine)() as session:
+    with sessionmaker(bind=engine, autoflush=False)() as session:
         session.execute(text("UPDATE task_queue SET priority = 5"))
         session.commit()
     (row,) = await backend.get(["a"])

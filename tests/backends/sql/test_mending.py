@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.sql.groups import mend_children
+from aiotaskq.backends.flow.groups import mend_children
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.task import SECOND
@@ -39,10 +39,10 @@ def test_children_are_looked_at_together(engine: sa.Engine) -> None:
         parent = {"task_id": "here", "task_type": "t", "params": "{}", "queue": "q", "created_at": 0, "priority": 0}
         connection.execute(sa.insert(TASKS), [parent | {"status": "running", "seq": NOW, "run_at": NOW}])
     _wait(engine, "here", CHILDREN)
-    none, found = cost(engine, lambda c: mend_children(tx_on(c), NOW))
+    none, found = cost(engine, lambda c: mend_children(tx_on(c), [f"here-{number}" for number in range(CHILDREN)], NOW))
     assert none == 0
     assert len(found.statements) == 2, found.statements
     _wait(engine, "gone", 2)
-    few, found = cost(engine, lambda c: mend_children(tx_on(c), NOW))
+    few, found = cost(engine, lambda c: mend_children(tx_on(c), ["gone-0", "gone-1"], NOW))
     assert few == 2
     assert len(found.statements) <= 12, found.statements

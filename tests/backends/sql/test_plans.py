@@ -20,10 +20,9 @@ from aiotaskq.backends.sql import claim_statements, migrations, workers
 from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.claim import Claim
-from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.core.task import SECOND, Status, TaskFilter
-from aiotaskq.models import Base
+from aiotaskq.models import Base, indexes_of
 from tests.backends.sql.plans import (
     DATABASES,
     FINISHED,

@@ -32,13 +32,12 @@ from sqlalchemy import (
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
-from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import LIMIT, Report, examine
 from aiotaskq.backends.sql.statement_watch import PATIENCE
 from aiotaskq.backends.url import SQL
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.errors import SchemaTooNew, ValidationError
-from aiotaskq.models import OUR_TABLES, Base
+from aiotaskq.models import OUR_TABLES, Base, indexes_of
 
 __all__ = [
     "HEAD",

@@ -16,8 +16,7 @@ import sqlalchemy as sa
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.dialects import dialect_named
-from aiotaskq.backends.sql.indexes import indexes_of
-from aiotaskq.models import OUR_TABLES, Base
+from aiotaskq.models import OUR_TABLES, Base, indexes_of
 from tests.support import nursery
 from tests.support.documented import LEGACY
 from tests.support.programs import ROOT

@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql import migrations
-from aiotaskq.backends.sql.indexes import WHOLE
 from aiotaskq.errors import SchemaTooNew, ValidationError
-from aiotaskq.models import OUR_TABLES, Base
+from aiotaskq.models import OUR_TABLES, WHOLE, Base
 from tests.backends.sql.migrations.legacy import (
     NOW,
     assert_schema,

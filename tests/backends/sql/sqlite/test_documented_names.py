@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import sessionmaker
 
 from aiotaskq import database as database_module
-from aiotaskq.backends.sql.engines import sync_engine, sync_session_factory
+from aiotaskq.backends.sql.engines import sync_engine
 from tests.backends.sql.sqlite.stores import ENV
 from tests.support import nursery
 from tests.support.machine import within
@@ -55,6 +56,6 @@ def test_the_documented_names(url: str, path: Path) -> None:
 
 def test_the_blocking_session(url: str) -> None:
     engine = sync_engine(url)
-    with sync_session_factory(engine)() as session:
+    with sessionmaker(bind=engine, autoflush=False)() as session:
         assert session.execute(text("SELECT 1")).scalar() == 1
     engine.dispose()

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.indexes import indexes_of
 from aiotaskq.backends.sql.migrations.adopt import Report, adopt
-from aiotaskq.models import OUR_TABLES, Base
+from aiotaskq.models import OUR_TABLES, Base, indexes_of
 
 if TYPE_CHECKING:
     from alembic.operations import Operations
