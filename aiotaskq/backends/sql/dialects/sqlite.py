@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,10 +52,18 @@ from aiotaskq.models import SQLITE_AT_GATE, SQLITE_READY
 __all__ = ["DIALECT", "SqliteDialect"]
 
 
+INSERTED: Final = 20
+"""Rows of one insert. SQLite opens each index of the table once for a statement. More rows gain little, and would have
+more parameters than older versions take, which is 999."""
+
+
 @functools.cache
-def insert_statement(table: str, names: tuple[str, ...]) -> TextClause:
-    values = f"({', '.join(names)}) VALUES (:{', :'.join(names)})"
-    return text(f"INSERT INTO {table} {values} ON CONFLICT DO NOTHING")
+def insert_statement(table: str, names: tuple[str, ...], rows: int) -> tuple[TextClause, tuple[str, ...]]:
+    """Return the insert of so many rows, and the names of its parameters, row by row."""
+    parameters = [[f"{name}_{number}" for name in names] for number in range(rows)]
+    values = ", ".join(f"(:{', :'.join(row)})" for row in parameters)
+    statement = text(f"INSERT INTO {table} ({', '.join(names)}) VALUES {values} ON CONFLICT DO NOTHING")  # noqa: S608
+    return statement, tuple(chain.from_iterable(parameters))
 
 
 @functools.cache
@@ -207,7 +216,14 @@ class SqliteDialect(Dialect):
         notify: tuple[str, str] | None = None,
     ) -> int:
         rows = list(zip(*columns, strict=True))
-        return run_many(connection, insert_statement(table.name, names), names, rows).rowcount
+        full = len(rows) - len(rows) % INSERTED
+        count = 0
+        if full:
+            many = [tuple(chain.from_iterable(rows[at : at + INSERTED])) for at in range(0, full, INSERTED)]
+            count = run_many(connection, *insert_statement(table.name, names, INSERTED), many).rowcount
+        if full < len(rows):
+            count += run_many(connection, *insert_statement(table.name, names, 1), rows[full:]).rowcount
+        return count
 
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)

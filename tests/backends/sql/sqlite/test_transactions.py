@@ -17,6 +17,7 @@ import pytest
 from aiotaskq.backends.sql import sqlite_file
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
+from aiotaskq.backends.sql.dialects.sqlite import INSERTED
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections
 from aiotaskq.errors import (
     DatabaseUnavailable,
@@ -60,15 +61,15 @@ async def test_every_write_transaction_begins_immediate(backend: SqlBackend) -> 
     assert not any(writing.values())
 
 
-async def test_of_many_rows_those_in_conflict_are_passed_over(backend: SqlBackend) -> None:
+async def test_many_rows_are_inserted_by_one_statement(backend: SqlBackend) -> None:
     old = new(unique_key="one")
     await backend.push([old])
-    tasks = [new() for _ in range(43)]
+    tasks = [new() for _ in range(2 * INSERTED + 3)]
     tasks[1] = new(unique_key="one")
     tasks[-1] = tasks[-2]
     seen = await trace(backend.database)
     stored = await backend.push(tasks)
-    assert [statement.split()[0] for _, statement in seen].count("COMMIT") == 1
+    assert sum(statement.startswith("INSERT INTO task_queue") for _, statement in seen) == 2 + 3
     ids = [task.task_id for task in tasks]
     assert [task.task_id for task in stored] == [ids[0], old.task_id, *ids[2:]]
     assert [task is None for task in await backend.get(ids)] == [place == 1 for place in range(len(ids))]
