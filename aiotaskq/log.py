@@ -26,8 +26,7 @@ from loguru import _defaults
 from loguru import logger as _loguru
 
 from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
-from aiotaskq.concurrency.loop_bound import after_fork
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import after_fork, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
 from aiotaskq.core.errors import ValidationError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
@@ -18,7 +18,9 @@ from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.note_stream import next_notes, note_stream
-from aiotaskq.runtime.queue.queue import Queue
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,8 +18,7 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, kind_of, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
-from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
 from aiotaskq.core.schedule import Schedule

@@ -18,13 +18,11 @@ from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import KINDS, Gating, specs_of
-from aiotaskq.core.task import SECOND, Task, new_task
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, gating_of, unknown
-
-_DEFAULTS = {"queue": "default", "priority": 0, "max_retries": 3}
 
 
 def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Task:
@@ -33,17 +31,14 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     handler = handlers.get(call.type)
     if handler is None and handlers and isinstance(call.type, str) and call.type not in registered.elsewhere:
         raise unknown(call.type, [*handlers, *registered.elsewhere])
-    if handler is not None and not call.options:
+    if handler is not None and not call.options and type(handler.template) is registered.kind:
         # The usual call: all but the params was checked when the handler was registered. The checks below would take
         # longer than the rest of a push into memory.
-        task = registered.kind(
+        task = replace(
+            handler.template,
             task_id=new_id() if not scopes.open else child_id(handler.name) or new_id(),
-            type=handler.name,
             params=check_params(call.params),
-            priority=handler.priority,
-            max_retries=handler.max_retries,
             created_at=second_of(now),
-            queue=handler.queue,
             run_at=now,
             seq=next_seq(now),
             expires_at=None if handler.expires is None else now + int(handler.expires * SECOND),
@@ -60,9 +55,9 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
     if rerun and options.get("task_id") is None:
         raise ValidationError("rerun: it is about an id that has ended; give its task_id, too")
     debounced = _take_debounce(call.type, call.params, options, rerun, now)
-    for name, default in _DEFAULTS.items():
-        if options.get(name) is None:
-            options[name] = default if handler is None else getattr(handler, name)
+    options = {name: value for name, value in options.items() if value is not None or name not in RUN_OPTIONS}
+    if handler is not None:
+        options = run_options(handler.template) | options
     for name in ("on_success", "on_failure"):
         follow_up = options[name] = getattr(options.get(name), "name", options.get(name))
         if handlers and isinstance(follow_up, str) and not registered.knows(follow_up):

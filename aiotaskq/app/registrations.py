@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+import inspect
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +13,7 @@ from aiotaskq.core.alerts import Rules
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import Webhook
+from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, with_versions
 
@@ -54,3 +58,26 @@ class Registrations:
     def knows(self, type: str) -> bool:
         """Return whether a task type has a handler here, or is declared to have one elsewhere."""
         return type in self.handlers or type in self.elsewhere
+
+
+def kind_of(factory: Callable[..., Any]) -> Any:
+    """Return the type of a factory's resource, from its return annotation. Raises ValidationError without one."""
+    given = typing.get_type_hints(factory).get("return")
+    if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
+        arguments = typing.get_args(given)
+        given = arguments[0] if arguments else None
+    if given is None or given is type(None):
+        raise ValidationError(f"resource {factory.__name__}: annotate what it gives, as '-> AsyncIterator[Client]'")
+    return given
+
+
+async def open_resource(factory: Callable[[], Any], stack: contextlib.AsyncExitStack) -> Any:
+    """Make one resource; the stack closes generators. Errors of the factory propagate."""
+    if inspect.isasyncgenfunction(factory):
+        make: Callable[[], AsyncIterator[Any]] = factory
+        return await stack.enter_async_context(contextlib.asynccontextmanager(make)())
+    if inspect.isgeneratorfunction(factory):
+        make_sync: Callable[[], Iterator[Any]] = factory
+        return stack.enter_context(contextlib.contextmanager(make_sync)())
+    made = factory()
+    return await made if inspect.isawaitable(made) else made

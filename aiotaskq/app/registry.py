@@ -12,8 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overloa
 
 from aiotaskq.app.handle import BatchFunction, Key, One, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
 from aiotaskq.app.push import push_defaults
-from aiotaskq.app.registrations import PushMiddleware, Registrations
-from aiotaskq.app.resources import kind_of
+from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.firing import NAMESPACE
@@ -329,10 +328,8 @@ class Registry(Hinted, ABC):
                     calendar_rule=calendar_rule,
                     blackout=blackout,
                     blackout_policy=blackout_policy,
-                    priority=handler.priority,
-                    queue=handler.queue,
-                    max_retries=handler.max_retries,
                     timeout=handler.timeout,
+                    **{name: getattr(handler.template, name) for name in ("priority", "queue", "max_retries")},
                     task_id=str(uuid.uuid5(NAMESPACE, f"declared:{label}")),
                     declared=True,
                     now=self._clock.now(),

@@ -1,4 +1,4 @@
-"""Running workers and the scheduler of a TaskQ: inside an application, or until a signal."""
+"""Running workers and the scheduler of a TaskQ: inside an application, or until a signal; and the options of that."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any, Self
 
+import msgspec
+from msgspec.structs import force_setattr
+
+from aiotaskq.app.registrations import open_resource
 from aiotaskq.app.registry import Registry
-from aiotaskq.app.resources import open_resource
-from aiotaskq.app.run_options import RunOptions
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
 from aiotaskq.core.task import SECOND, Status, new_task
-from aiotaskq.core.validation import INT32
+from aiotaskq.core.validation import INT32, check_seconds
 from aiotaskq.core.webhooks import alert_messages
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
@@ -310,3 +312,27 @@ async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now:
                 if first is not None and first <= behind:
                     unclaimed.append(name)
     return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)
+
+
+class RunOptions(msgspec.Struct, frozen=True):
+    """How workers and the scheduler run. Raises ValidationError for a wrong ``drain`` or ``grace``."""
+
+    concurrency: int = 10
+    """Handlers at a time; checked by the worker."""
+    queues: Sequence[str] | None = None
+    """Names of the queues that are worked on; None means every queue."""
+    scheduler: bool = True
+    """Whether schedules are fired."""
+    drain: float | timedelta = 25.0
+    """Seconds, or a timedelta, that handlers get to end by themselves when the run stops."""
+    grace: float | timedelta = 5.0
+    """Seconds, or a timedelta, that they get after that to end once they are cancelled."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "drain", check_seconds("drain", self.drain))
+        force_setattr(self, "grace", check_seconds("grace", self.grace))
+
+    @property
+    def times(self) -> tuple[float, float]:
+        """``drain`` and ``grace`` in seconds."""
+        return float(self.drain), float(self.grace)  # type: ignore[arg-type]  # the constructor has converted timedeltas

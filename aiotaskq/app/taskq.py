@@ -15,8 +15,7 @@ from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
-from aiotaskq.app.run_options import RunOptions
-from aiotaskq.app.running import Running
+from aiotaskq.app.running import Running, RunOptions
 from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow, Schedules
@@ -27,8 +26,8 @@ from aiotaskq.core.codec import Codec
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
-from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported
+from aiotaskq.core.validation import check_seconds, kind_name
+from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
 from aiotaskq.runtime.handler import fitted
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
@@ -410,3 +409,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
 def _clock_of(backend: Backend) -> Clock:
     return SteadyClock() if backend.steady else StoreClock() if backend.has_clock else SystemClock()
+
+
+def check_taskq(argument: str, tq: object) -> None:
+    """Raise ValidationError unless ``tq`` is a task queue of an event loop; ``argument`` begins the message."""
+    if not isinstance(tq, TaskQ):
+        kind = kind_name(tq)
+        raise ValidationError(
+            f"{argument}: an aiotaskq.TaskQ is needed (got {kind}); make it with `from aiotaskq import TaskQ`, and "
+            "push with tq.sync.push(…) or task.push_sync(…) in `def` endpoints and threads"
+        )

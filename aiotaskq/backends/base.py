@@ -470,14 +470,12 @@ def has_moved(row: Any, change: Change) -> bool:
     return bool(row.run_at == PARKED)
 
 
-def matches(task: Task, where: TaskFilter) -> bool:
-    """Whether a task matches the filter, except ``after``, which is for paging."""
-    before = where.completed_before
-    return (
+def matching(where: TaskFilter) -> Callable[[Task], bool]:
+    """Return the test that is true of a task that matches the filter, except ``after``, which is for paging."""
+    before, equal = where.completed_before, list(where.equal.items())
+    return lambda task: (
         (not where.status or task.status in where.status)
-        and (where.type is None or task.type == where.type)
-        and (where.queue is None or task.queue == where.queue)
-        and (where.scheduler_task_id is None or task.scheduler_task_id == where.scheduler_task_id)
+        and all(getattr(task, name) == value for name, value in equal)
         and (before is None or (task.completed_at is not None and task.completed_at < before))
         and (where.created_since is None or task.created_at >= where.created_since)
         and (where.error is None or (task.error_message is not None and where.error in task.error_message))

@@ -3,12 +3,12 @@
 Each command is in the file, or the folder, of its name, as ``commands`` lists them. The other files:
 
 - the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
-- what is printed: ``output``, ``layout`` (of tables), ``tasks_table``, ``schedules_table``, ``steps`` (of a task),
-  ``times`` (durations, instants)
-- commands of the operations in the table: ``door``; what is told of other changes: ``noted``
+- what is printed: ``output``, ``layout`` (of tables), ``tasks_table`` (and the steps of a task),
+  ``schedules_table``, ``times`` (durations, instants)
+- commands of the operations in the table: ``door``
 - translation: ``i18n``
-- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL), ``ids`` (prefixes), ``names`` (for
-  completion), ``tables`` (of a SQL database)
+- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; the audit log), ``ids`` (prefixes),
+  ``names`` (for completion), ``tables`` (of a SQL database)
 - ``run``: ``worker_process``, ``supervisor``, ``shutdown``
 """
 

@@ -13,7 +13,7 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.base import InvalidRow
+from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
@@ -22,12 +22,12 @@ from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, Target, che
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.gate import GateState
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.copy import Copied
 from aiotaskq.runtime.copy import copy as copy_all
-from aiotaskq.runtime.mend import Mended, mend
 from aiotaskq.runtime.recode import Recoded, recode_schedules
 from aiotaskq.runtime.recode import recode as recode_all
 
@@ -279,3 +279,32 @@ def _say_recoded(done: Recoded) -> None:
         if ids:
             shown = tr(", ").join(map(printable, ids[:SHOWN])) + ("…" if len(ids) > SHOWN else "")
             echo(tr(said, count=f"{len(ids):,}", ids=shown))
+
+
+MOST_GATES = 100_000
+
+
+class Mended(msgspec.Struct, frozen=True):
+    """What was mended: how many counts of groups and children, and the keys of gates at which tasks waited in vain."""
+
+    counts: int
+    gates: list[str]
+
+
+async def mend(backend: Backend, now: int) -> Mended:
+    """Count groups anew, and make the gates due that have room for tasks that wait, and that no sweep would look at.
+
+    None while a queue is paused, whose tasks wait at gates with room.
+    """
+    counts = await backend.groups.mend(now)
+    states = [] if await backend.paused() else await backend.gates.find(limit=MOST_GATES)
+    stuck = sorted(state.gate.key for state in states if _is_stuck(state))
+    if stuck:
+        await backend.gates.mend(now)
+    return Mended(counts, stuck)
+
+
+def _is_stuck(state: GateState) -> bool:
+    bounds = state.gate.bounds
+    full = any(bound is not None and state.held >= bound for bound in (bounds.cap, bounds.window))
+    return state.waiting > 0 and state.gate.next_at is None and not full

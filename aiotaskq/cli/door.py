@@ -12,10 +12,9 @@ import typer
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import names
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.noted import actor
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
 from aiotaskq.cli.output import echo_json
-from aiotaskq.cli.store_access import with_tq
+from aiotaskq.cli.store_access import actor, with_tq
 from aiotaskq.core.validation import INT32
 from aiotaskq.operations.table import Access, Operation, Parameter, parameters, perform, read
 

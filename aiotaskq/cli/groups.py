@@ -13,15 +13,14 @@ from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import group_id_of
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
-from aiotaskq.cli.store_access import with_tq
+from aiotaskq.cli.store_access import noted, with_tq
 from aiotaskq.core.groups import GroupState
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.groups import PAGE, STATUSES
-from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.schemas.groups import GroupDetail, MemberView
+from aiotaskq.web.views import group_detail, group_view
 
 app = group()
 GROUP_ID, NAME, STATUS, TOTAL, COMPLETED = map(marked, ("GROUP_ID", "NAME", "STATUS", "TOTAL", "COMPLETED"))

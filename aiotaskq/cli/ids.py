@@ -9,7 +9,7 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.runtime.task_ids import ids_named
+from aiotaskq.runtime.queue.bulk import ids_named
 
 SHORTEST = 8
 """Characters to which an id is shortened at most."""

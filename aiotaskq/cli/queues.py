@@ -10,10 +10,9 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import names
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group
 from aiotaskq.cli.output import echo, echo_json, echo_table
-from aiotaskq.cli.store_access import with_tq
+from aiotaskq.cli.store_access import noted, with_tq
 from aiotaskq.log import printable
 
 app = group()

@@ -14,7 +14,6 @@ from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.i18n import Message, marked, tr
 from aiotaskq.cli.ids import schedule_id_of, short_schedule_ids
 from aiotaskq.cli.layout import width_of_output
-from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -31,7 +30,7 @@ from aiotaskq.cli.options import (
 )
 from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
 from aiotaskq.cli.schedules_table import SECONDS, as_dict, columns, history_columns, in_seconds, record_dict
-from aiotaskq.cli.store_access import each, hidden, instant, read_params, read_time, with_tq
+from aiotaskq.cli.store_access import each, hidden, instant, noted, read_params, read_time, with_tq
 from aiotaskq.cli.times import Utc, local
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.backfill import LIMIT, MAX_LIMIT

@@ -1,12 +1,15 @@
-"""Opens stores for commands, applies an operation to many ids, and reads and prints values and times."""
+"""Opens stores for commands, applies an operation to many ids, writes the audit log, and prints values."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import json
+import os
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -21,6 +24,7 @@ from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
+from aiotaskq.runtime.audit import audit
 
 T = TypeVar("T")
 
@@ -187,3 +191,34 @@ def instant(microseconds: int | None) -> str | None:
 def hidden(value: Any) -> str:
     """Return the text that is printed instead of params: how many there are, and how to see them."""
     return tr("{count} hidden; --params shows them", count=len(value) if isinstance(value, dict) else 1)
+
+
+async def noted(tq: TaskQ, action: str, *targets: str) -> None:
+    """Tell of a change that was made."""
+    await audit(tq.queue, "cli", action, actor(), targets)
+
+
+async def counted(tq: TaskQ, action: str, where: Mapping[str, Any], change: Awaitable[int]) -> int:
+    """Await a change of the tasks that match, tell of it, also where an error stops it, and return how many."""
+    words = " ".join(f"{name}={_word(value)}" for name, value in where.items()) or "all"
+    try:
+        count = await change
+    except BaseException as error:  # an interrupted command, too, has done what it has done
+        await noted(tq, action, f"filter: {words}", f"stopped by: {type(error).__name__}")
+        raise
+    if count:
+        await noted(tq, action, f"filter: {words}", f"count: {count}")
+    return count
+
+
+def actor() -> str:
+    """Return the user and the host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may have no name for its user
+        user = str(os.getuid()) if hasattr(os, "getuid") else "?"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -16,7 +16,6 @@ from aiotaskq.cli.ids import short_ids, task_id_of
 from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.limits import waits_for
 from aiotaskq.cli.names import LiveStatusNames, QueueName, StatusNames, TypeName
-from aiotaskq.cli.noted import counted, noted
 from aiotaskq.cli.options import (
     DEFAULT_DB,
     App,
@@ -32,9 +31,8 @@ from aiotaskq.cli.options import (
     store_of,
 )
 from aiotaskq.cli.output import echo, echo_json, echo_stderr, echo_table, json_text, progress_bar
-from aiotaskq.cli.steps import show_steps
-from aiotaskq.cli.store_access import each, hidden, instant, read_params, with_tq
-from aiotaskq.cli.tasks_table import columns, first_line, run_time
+from aiotaskq.cli.store_access import counted, each, hidden, instant, noted, read_params, with_tq
+from aiotaskq.cli.tasks_table import columns, first_line, run_time, show_steps
 from aiotaskq.cli.times import Utc, local, read_since
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.attempts import attempts_of
@@ -47,7 +45,7 @@ from aiotaskq.core.steps import Step
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.runtime.run_now import run_now
+from aiotaskq.runtime.queue.bulk import run_now
 
 app = group()
 TASK_ID = marked("A task id, or the beginning of one.")
@@ -81,20 +79,10 @@ MICROSECONDS = ("run_at", "due_at", "began_at", "ended_at", "lease_until", "expi
 SECONDS = ("created_at", "started_at", "completed_at")
 
 
-def filters(
-    *,
-    status: list[str] | None = None,
-    type: str | None = None,
-    queue: str | None = None,
-    since: str | None = None,
-    error: str | None = None,
-    older_than: float | None = None,
-    utc: bool = False,
-) -> dict[str, Any]:
+def filters(*, since: str | None = None, utc: bool = False, **given: Any) -> dict[str, Any]:
     """Return the filters that were given, as the verbs of a queue take them. Raises BadParameter for a wrong time."""
     time = None if since is None else read_since(since, SystemClock().now(), utc)
-    given = {"status": status, "type": type, "queue": queue, "since": time, "error": error, "older_than": older_than}
-    return {name: value for name, value in given.items() if value not in (None, [])}
+    return {name: value for name, value in {**given, "since": time}.items() if value not in (None, [])}
 
 
 @app.command("list", cls=Command, help=tr("List tasks, newest first."))

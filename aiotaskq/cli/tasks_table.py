@@ -1,4 +1,4 @@
-"""The table of ``aiotaskq tasks list``."""
+"""The table of ``aiotaskq tasks list``, and the steps of ``aiotaskq tasks steps``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import Column, style_of_status
-from aiotaskq.cli.output import json_text
-from aiotaskq.cli.times import duration
+from aiotaskq.cli.layout import Column, columns_of, style_of_status
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
+from aiotaskq.cli.store_access import instant
+from aiotaskq.cli.times import duration, local
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.outcome import owner_of
-from aiotaskq.core.steps import NEVER
+from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.log import printable
 from aiotaskq.runtime.owner import read_owner
 
 TASK_ID, TYPE, STATUS, ATTEMPT, AGE, DUE = map(marked, ("TASK_ID", "TYPE", "STATUS", "ATTEMPT", "AGE", "DUE"))
@@ -89,3 +91,53 @@ def worker_text(task: Task) -> str:
 def first_line(error: str | None) -> str:
     lines = (error or "").strip().splitlines()
     return lines[0] if lines else ""
+
+
+def show_steps(found: Sequence[Step], values: bool, utc: bool, as_json: bool) -> None:
+    """Print steps in their order, with what they returned only if ``values``."""
+    if as_json:
+        echo_json([_as_dict(step, values) for step in found])
+        return
+    if not found:
+        echo(tr("no steps"))
+        return
+    headers = [marked("AT"), marked("KIND"), marked("NAME"), marked("VALUE")]
+    rows = [
+        [local(step.at, utc, short=True), _kind(step), printable(step.label), _value(step, values, utc)]
+        for step in found
+    ]
+    echo_table(columns_of(headers, rows, name=16, value=16))
+
+
+def _kind(step: Step) -> str:
+    kinds = {"step": tr("step"), "sleep": tr("sleep"), "wake": tr("wake"), "wait": tr("wait"), "event": tr("event")}
+    return kinds[step.kind]
+
+
+def _value(step: Step, values: bool, utc: bool) -> str:
+    if step.undecodable is not None:
+        return tr("not decodable: {error}", error=step.undecodable)
+    if step.timed_out:
+        return tr("did not come in time")
+    if step.kind == "wake":
+        return tr("ended early")
+    if step.kind in ("sleep", "wait"):
+        if step.until >= NEVER:
+            return tr("no timeout")
+        return tr("until {time}", time=local(step.until, utc, short=True))
+    return printable(step.text, 1_000) if values else ""
+
+
+def _as_dict(step: Step, values: bool) -> dict[str, Any]:
+    known: dict[str, Any] = {"kind": step.kind, "name": step.name, "number": step.number, "at": instant(step.at)}
+    if step.undecodable is not None:
+        known["undecodable"] = step.undecodable
+    elif step.kind in ("sleep", "wait"):
+        known["until"] = None if step.until >= NEVER else instant(step.until)
+    elif step.timed_out:
+        known["timed_out"] = True
+    elif values and step.kind != "wake":
+        known["value"] = step.value
+    if step.version != 1:
+        known["version"] = step.version
+    return known

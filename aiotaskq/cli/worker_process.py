@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 
-from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.running import RunOptions
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load
 from aiotaskq.cli.i18n import marked, tr

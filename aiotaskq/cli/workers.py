@@ -12,10 +12,9 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.ids import worker_id_of
 from aiotaskq.cli.layout import Column
-from aiotaskq.cli.noted import noted
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, group, option
 from aiotaskq.cli.output import echo, echo_json, echo_table
-from aiotaskq.cli.store_access import instant, with_tq
+from aiotaskq.cli.store_access import instant, noted, with_tq
 from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import owner_of

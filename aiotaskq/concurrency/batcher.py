@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.shielded_task import ShieldedTask
+from aiotaskq.concurrency.uninterrupted import ShieldedTask
 from aiotaskq.core.errors import DatabaseUnavailable
 
 I = TypeVar("I")  # noqa: E741 - item

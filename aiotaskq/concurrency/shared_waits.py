@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import running_loop_or_none
 
 R = TypeVar("R")
 

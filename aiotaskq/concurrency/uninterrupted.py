@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import threading
 from _thread import get_ident
 from collections.abc import Callable
@@ -57,3 +58,15 @@ def _settle(answer: CrossThreadFuture[T], section: Callable[[], T]) -> None:
         answer.set_result(section())
     except BaseException as error:
         answer.set_exception(error)
+
+
+class ShieldedTask(asyncio.Task[T]):
+    """An asyncio task that is given to no code that might cancel it; only the end of the loop does.
+
+    A transaction in it needs no task and no ``asyncio.shield`` of its own, which saves iterations of the loop.
+    """
+
+
+def in_shielded_task() -> bool:
+    """Whether the running coroutine is in a ShieldedTask."""
+    return isinstance(asyncio.current_task(), ShieldedTask)

@@ -6,9 +6,8 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.firing import derived_id, task_for
+from aiotaskq.core.firing import derived_id, planned, task_for
 from aiotaskq.core.firing_record import FiringRecord, has_made, recorded
-from aiotaskq.core.planning import planned
 from aiotaskq.core.schedule import Schedule, cron_of, step_of
 from aiotaskq.core.task import SECOND, Task
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import TaskConflict, ValidationError
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import PENDING, SECOND, Task
+from aiotaskq.core.task import PENDING, SECOND, Task, run_options
 from aiotaskq.core.validation import check_key
 
 MERGES = ("last", "list")
@@ -60,10 +60,7 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         row,
         params=params,
         extra=call.extra,
-        priority=call.priority,
-        queue=call.queue,
-        timeout=call.timeout,
-        max_retries=call.max_retries,
+        **run_options(call),
         expires_at=call.expires_at,
         on_success=call.on_success,
         on_failure=call.on_failure,

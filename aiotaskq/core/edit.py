@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypedDict
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
 from aiotaskq.core.errors import TaskConflict, ValidationError
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, parked
-from aiotaskq.core.task import PENDING, Task
-
-
-class Edit(TypedDict, total=False):
-    """New values of fields of a pending task, already checked; what is absent stays."""
-
-    params: dict[str, Any]
-    priority: int
-    queue: str
-    due: int
-    """Microseconds UTC."""
-    max_retries: int
-    timeout: float | None
+from aiotaskq.core.task import PENDING, RUN_OPTIONS, Task
 
 
 def check_editable(task: Task) -> None:
@@ -35,8 +23,10 @@ def check_editable(task: Task) -> None:
         raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); cancel it")
 
 
-def edited(task: Task, edit: Edit, gated: Callable[[Task], Task]) -> Task:
-    """Return the task with the new values; its fence rises, so that of two edits of what was read one does not hold.
+def edited(task: Task, edit: Mapping[str, Any], gated: Callable[[Task], Task]) -> Task:
+    """Return the task with the new values, already checked: ``params``, ``due`` (microseconds UTC), ``RUN_OPTIONS``.
+
+    What is absent stays. Its fence rises, so that of two edits of what was read one does not hold.
 
     ``gated`` returns a task without gates with those of its type. With a new due time, another queue or other gates a
     task parks at its first gate again, so that it holds no slot while it waits. Raises ValidationError for new params
@@ -48,10 +38,7 @@ def edited(task: Task, edit: Edit, gated: Callable[[Task], Task]) -> Task:
     after = replace(
         task,
         params=dict(params),  # a new object, since the timeout is stored beside the params
-        priority=edit.get("priority", task.priority),
-        queue=edit.get("queue", task.queue),
-        max_retries=edit.get("max_retries", task.max_retries),
-        timeout=edit.get("timeout", task.timeout),
+        **{name: edit[name] for name in RUN_OPTIONS if name in edit},
         flow=flow,
         fence=task.fence + 1,
         coded=None,

@@ -10,6 +10,8 @@ from typing import Final
 
 import msgspec
 
+SCHEDULED_FOR: Final = "scheduled_for"
+"""The key in a task's ``extra`` of the due time, in microseconds UTC, for which it was fired."""
 MAX_RECORDS: Final = 50
 """The most records that a schedule keeps; the oldest are dropped."""
 RECENT: Final = 10

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -226,6 +226,11 @@ def callback_of(group: GroupState, now: int) -> Task | None:
 def derived_id(*parts: object) -> str:
     """Return the id that always follows from these parts."""
     return str(uuid.uuid5(_NAMESPACE, "/".join(map(str, parts))))
+
+
+def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
+    """Return the ids of the groups that these are in, without those that are known, sorted."""
+    return sorted({up for each in groups.values() if (up := each.parent_id) is not None and up not in known})
 
 
 def outermost(groups: Mapping[str, GroupState]) -> dict[str, GroupState]:

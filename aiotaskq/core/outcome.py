@@ -20,7 +20,7 @@ from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import budgets_of, has_budget, parked
 from aiotaskq.core.steps import Suspension
-from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task
+from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Status, Task, run_options
 from aiotaskq.core.validation import clip
 
 MAX_CRASHES = 3
@@ -221,11 +221,8 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 noted(task, "released", "pushed again while it ran", now),
                 type=new.type,
                 params=new.params,
-                priority=new.priority,
                 retry_count=new.retry_count,
-                max_retries=new.max_retries,
-                queue=new.queue,
-                timeout=new.timeout,
+                **run_options(new),
                 expires_at=new.expires_at,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,

@@ -9,9 +9,15 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from aiotaskq.core.errors import NotFound
+
 T = TypeVar("T")
 PARENT = "parent"
 """The name of a handler's parameter that gets earlier tasks, where its annotation has ``Parent``."""
+
+
+class ParentDeleted(NotFound):
+    """The result of a parent is gone with its row; a retry would not bring it back."""
 
 
 @dataclass(frozen=True, slots=True)

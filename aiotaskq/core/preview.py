@@ -12,8 +12,8 @@ import msgspec
 
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.firing import planned
 from aiotaskq.core.instants import instant, to_datetime
-from aiotaskq.core.planning import planned
 from aiotaskq.core.schedule import Schedule, check_skips, following
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import check_int, check_whole_seconds

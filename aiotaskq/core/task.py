@@ -8,8 +8,10 @@ Documented fields keep epoch **seconds**; every added time is integer **microsec
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
@@ -177,6 +179,41 @@ def of_objects(task: Task) -> Task:
     return task if isinstance(task, TaskOfObjects) else TaskOfObjects(**msgspec.structs.asdict(task))
 
 
+RUN_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "queue": lambda value: check_key("queue", value, MAX_NAME),
+    "priority": lambda value: check_int("priority", value),
+    "max_retries": lambda value: check_int("max_retries", value, 0),
+    "timeout": lambda value: None if value is None else check_seconds("timeout", value, zero=False),
+}
+"""The fields that say how a task runs, and what checks each: a handler declares them, a push and an edit set them."""
+
+
+def run_options(task: Task) -> dict[str, Any]:
+    """Return these fields of a task."""
+    return {name: getattr(task, name) for name in RUN_OPTIONS}
+
+
+class Filters(TypedDict, total=False):
+    """The filters of the verbs on many tasks, but for their status; see ``TaskQ.find``."""
+
+    type: str | None
+    queue: str | None
+    scheduler_task_id: str | None
+    since: float | datetime | None
+    error: str | None
+    error_type: str | None
+
+
+class Where(Filters, total=False):
+    """The filters, and the status of the tasks."""
+
+    status: str | Iterable[str] | None
+
+
+EQUAL = ("type", "queue", "scheduler_task_id")
+"""The fields of a filter whose value a task has to have."""
+
+
 class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which tasks are meant; a field that is not set does not restrict. An empty ``error`` is in every error."""
 
@@ -201,6 +238,11 @@ class TaskFilter(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     @property
+    def equal(self) -> dict[str, str]:
+        """The fields of ``EQUAL`` that are set."""
+        return {name: value for name in EQUAL if (value := getattr(self, name)) is not None}
+
+    @property
     def restricted(self) -> bool:
         """Whether it leaves out tasks of a wanted status."""
         return self != TaskFilter(status=self.status, after=self.after)
@@ -217,12 +259,8 @@ def new_task(
     *,
     now: int,
     task_id: object = None,
-    priority: object = 0,
-    queue: object = "default",
     retry_count: object = 0,
-    max_retries: object = 3,
     run_at: int | None = None,
-    timeout: object = None,
     expires_at: int | None = None,
     unique_key: object = None,
     idempotency_key: object = None,
@@ -232,12 +270,13 @@ def new_task(
     extra: dict[str, Any] | None = None,
     any_id: bool = False,
     kind: type[Task] = Task,
+    **options: object,
 ) -> Task:
-    """Return a pending task made from unchecked input; ``now`` and ``run_at`` in microseconds, ``timeout`` in seconds.
+    """Return a pending task made from unchecked input; ``now`` and ``run_at`` in microseconds.
 
-    It is of this ``kind``, or a TaskOfObjects if a follow-up is a function, or the id is no text: with ``any_id`` that
-    may be any hashable value, as in memory. Raises ValidationError naming the field. That params are JSON is checked by
-    durable queues, not here.
+    ``options`` are of ``RUN_OPTIONS``; ``timeout`` in seconds. The task is of this ``kind``, or a TaskOfObjects if a
+    follow-up is a function, or the id is no text: with ``any_id`` that may be any hashable value, as in memory. Raises
+    ValidationError naming the field. That params are JSON is checked by durable queues, not here.
     """
     if task_id is None:
         known_id = new_id()
@@ -249,14 +288,10 @@ def new_task(
         task_id=known_id,
         type=check_key("type", type, MAX_NAME),
         params=check_params(params),
-        priority=check_int("priority", priority),
         retry_count=check_int("retry_count", retry_count, 0),
-        max_retries=check_int("max_retries", max_retries, 0),
         created_at=second_of(now),
-        queue="default" if queue == "default" else check_key("queue", queue, MAX_NAME),
         run_at=now if run_at is None else run_at,
         seq=next_seq(now),
-        timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
         expires_at=expires_at,
         unique_key=None if unique_key is None else check_key("unique_key", unique_key),
         idempotency_key=None if idempotency_key is None else check_key("idempotency_key", idempotency_key),
@@ -264,22 +299,16 @@ def new_task(
         on_success=on_success,
         on_failure=on_failure,
         extra=extra or {},
+        **{name: RUN_OPTIONS[name](value) for name, value in options.items()},
     )
+
+
+_CONTENT = ("type", "params", "retry_count", "scheduler_task_id", "extra", *RUN_OPTIONS)
 
 
 def same_content(a: Task, b: Task) -> bool:
     """Whether a push of ``b`` would change nothing about ``a``."""
-    return (
-        a.type == b.type
-        and a.params == b.params
-        and a.priority == b.priority
-        and a.retry_count == b.retry_count
-        and a.max_retries == b.max_retries
-        and a.queue == b.queue
-        and a.timeout == b.timeout
-        and a.scheduler_task_id == b.scheduler_task_id
-        and a.extra == b.extra
-    )
+    return all(getattr(a, name) == getattr(b, name) for name in _CONTENT)
 
 
 def same_push(row: Task, task: Task) -> bool:

@@ -9,17 +9,16 @@ from datetime import timedelta
 from importlib import metadata
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow, CheckUser, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
-from aiotaskq.web.policy import MAX_BODY, Policy, check_taskq, make_policy
+from aiotaskq.web.policy import MAX_BODY, Actor, Policy, make_policy
 from aiotaskq.web.problem_details import unmatched
 
 try:

@@ -11,17 +11,16 @@ from typing import Annotated, Any, Unpack
 import msgspec
 
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
-from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow, CheckUser
 from aiotaskq.web.endpoints import OPERATIONS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
 from aiotaskq.web.operation import Operation
-from aiotaskq.web.policy import MAX_BODY, check_taskq, make_policy
+from aiotaskq.web.policy import MAX_BODY, Actor, make_policy
 
 try:
     from fastapi import APIRouter, Depends, Request, Response

@@ -22,7 +22,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.operations.limits import limit_view, limits
 from aiotaskq.operations.table import Access, Operation, parameters, perform, read
 from aiotaskq.runtime.audit import audit
-from aiotaskq.runtime.task_ids import ids_named
+from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.views import schedule_view, task_view, worker_view

@@ -252,7 +252,7 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         """Make the series of the registered handlers: without them ``rate`` and alerts miss the first increment."""
         for handler in self._tq().registered.handlers.values():
-            labels = self._labels.pair(handler.name, handler.queue)
+            labels = self._labels.pair(handler.name, handler.template.queue)
             for counter in (*self._counters.values(), self._disabled, self._exhausted):
                 self._series(counter, labels)
 
@@ -415,6 +415,6 @@ class _Labels:
         handlers = self._tq().registered.handlers
         if len(handlers) != self._registered:
             self._registered = len(handlers)
-            names = sorted({handler.queue for handler in handlers.values()})
+            names = sorted({handler.template.queue for handler in handlers.values()})
             self._queues = self._named | set(names[: self._limit])
         return self._queues

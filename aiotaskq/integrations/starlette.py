@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.audit import Actor
-from aiotaskq.web.policy import check_taskq
+from aiotaskq.web.policy import Actor
 
 try:
     from starlette.applications import Starlette

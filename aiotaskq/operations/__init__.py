@@ -2,5 +2,5 @@
 
 ``table`` says what an operation is; the other files have those on one kind of thing each. The doors are the command
 line (``cli.door``), the HTTP API (``web.door``), the MCP server (``integrations.mcp``) and the actions of the
-dashboard (``web.dashboard.actions.door``).
+dashboard (``web.dashboard.door``).
 """

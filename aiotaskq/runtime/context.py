@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
-from aiotaskq.core.firing import SCHEDULED_FOR
+from aiotaskq.core.firing_record import SCHEDULED_FOR
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
@@ -19,10 +19,10 @@ from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.current import apart, batch, current
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.run_steps import RunSteps
-from aiotaskq.runtime.step_verbs import StepVerbs
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.groups import GroupVerbs, MemberResult
+    from aiotaskq.runtime.step_verbs import StepVerbs
 
 
 class SnoozeRequested(Exception):

@@ -22,7 +22,7 @@ from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversi
 from aiotaskq.core.gate import Bounds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -51,9 +51,8 @@ class Handler(msgspec.Struct, frozen=True):
     name: str
     function: Callable[..., Any]
     executor: str
-    queue: str = "default"
-    priority: int = 0
-    max_retries: int = 3
+    template: Task
+    """What its tasks have in common where a push does not say otherwise: type, queue, priority, retries."""
     backoff: Backoff = Backoff()
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     timeout: float | None = None
@@ -133,9 +132,6 @@ def make_handler(
     function: Callable[..., Any],
     *,
     executor: str | None = None,
-    queue: str = "default",
-    priority: int = 0,
-    max_retries: int = 3,
     backoff: Backoff,
     retry_on: Collection[type[BaseException]] | type[BaseException] = Exception,
     timeout: float | timedelta | None = None,
@@ -146,8 +142,11 @@ def make_handler(
     specs: Sequence[Spec] = (),
     objects: bool = False,
     version: int = 1,
+    **defaults: object,
 ) -> Handler:
     """Return the handler of a function; with ``objects`` its params and results are passed as they are.
+
+    ``defaults`` are fields of its tasks, of ``RUN_OPTIONS``.
 
     Raises ValidationError naming the argument, or the parameter whose type has no JSON form, and MissingExtra.
     """
@@ -182,13 +181,13 @@ def make_handler(
     items = "" if batch is None else _items(function, declared)
     conversions, others, returns = ({}, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
+    checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
+    known = check_key("name", name or _default_name(function), MAX_NAME)
     handler = Handler(
-        name=check_key("name", name or _default_name(function), MAX_NAME),
+        name=known,
         function=function,
         executor="loop" if is_async else executor or "thread",
-        queue=check_key("queue", queue, MAX_NAME),
-        priority=check_int("priority", priority),
-        max_retries=check_int("max_retries", max_retries, 0),
+        template=(TaskOfObjects if objects else Task)(task_id="", type=known, **checked),
         backoff=backoff,
         retry_on=kinds,
         timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),

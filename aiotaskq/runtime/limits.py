@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.gate import Bounds, GateChange, GateState
 from aiotaskq.core.instants import instant
@@ -22,6 +21,9 @@ from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, che
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.handler import Handler, declared_bounds, told_limits
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 MOST_LISTED = 100_000
 ENDLESS = TEN_YEARS * SECOND // 2

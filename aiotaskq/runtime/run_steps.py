@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import CodeType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
@@ -21,7 +21,9 @@ from aiotaskq.core.validation import check_key, check_seconds
 from aiotaskq.errors import EventTimeout, LeaseLost, ValidationError
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import result_conversion
-from aiotaskq.runtime.step_verbs import StepVerbs
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.step_verbs import StepVerbs
 
 QUIET = 10
 """Iterations of the loop without a step, after which a handler is left. A coroutine that waits for several others goes

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from aiotaskq.backends.values import PlainValues, Values
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.concurrency.running_loop import NEEDS_LOOP
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import (
     INT64,

@@ -62,8 +62,11 @@ from aiotaskq.sync.facades import (
     pop_task,
     push_task,
     set_public,
+    sleep_for,
+    sleep_until,
+    step,
+    wait_event,
 )
-from aiotaskq.sync.steps import sleep_for, sleep_until, step, wait_event
 from aiotaskq.sync.taskq import GroupHandle, TaskContext, TaskFunction, TaskHandle, TaskQ, current_batch, current_task
 
 if typing.TYPE_CHECKING:

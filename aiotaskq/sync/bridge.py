@@ -16,9 +16,8 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
+from aiotaskq.concurrency.loop_bound import NEEDS_LOOP, NoRunningLoop, after_fork, keep_alive, running_loop_or_none
 from aiotaskq.concurrency.loop_thread import LoopThread
-from aiotaskq.concurrency.running_loop import NEEDS_LOOP, NoRunningLoop, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
 from aiotaskq.errors import ClosedError
 from aiotaskq.log import log

@@ -1,22 +1,26 @@
-"""The blocking facades of queues, public stores and schedulers, and those of the process-wide ones."""
+"""The blocking facades of queues, public stores and schedulers, those of the process-wide ones, and durable steps."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from datetime import timedelta
-from typing import Any, cast
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
 
 import aiotaskq.app.legacy as awaited
+import aiotaskq.runtime.steps
+from aiotaskq.concurrency.loop_bound import NEEDS_LOOP, running_loop_or_none
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
-from aiotaskq.concurrency.running_loop import NEEDS_LOOP, running_loop_or_none
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers as AsyncWorkers
 from aiotaskq.runtime.limits import Limits as AsyncLimits
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
+from aiotaskq.runtime.run_steps import loaded, returned_by
 from aiotaskq.runtime.scheduler.scheduler import Scheduler as AsyncScheduler
+from aiotaskq.runtime.steps import run_steps, running
 from aiotaskq.runtime.store import Store as AsyncStore
 from aiotaskq.sync.bridge import (
     Facade,
@@ -28,6 +32,7 @@ from aiotaskq.sync.bridge import (
     blocking,
     documented_as,
     facade_of,
+    in_worker_loop,
     may_lock,
     reading,
     run,
@@ -319,3 +324,44 @@ def get_scheduler() -> Scheduler:
 
 async def _start_scheduler() -> None:
     await (await _process_scheduler.reach.enter()).start()
+
+
+T = TypeVar("T")
+
+
+@documented_as(aiotaskq.runtime.steps.step)
+def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = None, **kwargs: Any) -> T:
+    refuse_running_loop("aiotaskq.step")
+    context, steps = run_steps("step")
+    conversion = returned_by(function)
+    number, found = in_worker_loop(context.loop, steps.begin(name, function))
+    if found is None:
+        try:
+            with running(context, name, number):
+                value = function(*args, **kwargs)
+            found = in_worker_loop(context.loop, steps.end(name, number, value, conversion, session))
+        finally:
+            in_worker_loop(context.loop, steps.over())
+    return loaded(found, conversion)  # type: ignore[no-any-return]
+
+
+@documented_as(aiotaskq.runtime.steps.sleep_for)
+def sleep_for(
+    name: str, seconds: float | timedelta = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
+) -> None:
+    _run("sleep_for", aiotaskq.runtime.steps.sleep_for(name, seconds, minutes=minutes, hours=hours, days=days))
+
+
+@documented_as(aiotaskq.runtime.steps.sleep_until)
+def sleep_until(name: str, when: datetime | float) -> None:
+    _run("sleep_until", aiotaskq.runtime.steps.sleep_until(name, when))
+
+
+@documented_as(aiotaskq.runtime.steps.wait_event)
+def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
+    return _run("wait_event", aiotaskq.runtime.steps.wait_event(key, timeout))
+
+
+def _run(verb: str, coro: Coroutine[Any, Any, T]) -> T:
+    refuse_running_loop(f"aiotaskq.{verb}")
+    return in_worker_loop(current_task().loop, coro)

@@ -16,7 +16,7 @@ import aiotaskq.app.taskq
 import aiotaskq.runtime.context
 from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
-from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.running import RunOptions
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import Note

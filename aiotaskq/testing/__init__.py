@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.testing.harness import START
 from aiotaskq.testing.inline import Inline, inline
-from aiotaskq.testing.kit import START, Kit, virtual
+from aiotaskq.testing.kit import Kit, virtual
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 

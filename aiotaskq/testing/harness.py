@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
@@ -20,6 +21,8 @@ from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import override
 from aiotaskq.testing.recorder import Pushes
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
+"""When virtual time begins by default."""
 IDLE = 86_400.0
 """Virtual seconds between two rounds of a background loop that has nothing to do: each stops virtual time. What is due
 is done at its instant all the same."""

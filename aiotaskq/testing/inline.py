@@ -13,8 +13,7 @@ from aiotaskq.core.outcome import Released
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.worker.worker import Worker
-from aiotaskq.testing.harness import Harness, PushCall, RunCall, opened, seconds
-from aiotaskq.testing.kit import START
+from aiotaskq.testing.harness import START, Harness, PushCall, RunCall, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
 INLINE = "aiotaskq.inline"  # the queue of the worker, which claims nothing by itself

@@ -18,11 +18,9 @@ from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.events import Event
-from aiotaskq.testing.harness import Harness, Run, opened, seconds
+from aiotaskq.testing.harness import START, Harness, Run, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-"""When virtual time begins by default."""
 MAX_JUMPS = 10_000  # of `drain(delayed=True)`; after these it is taken to be endless
 
 

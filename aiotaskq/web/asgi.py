@@ -6,15 +6,14 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
-from aiotaskq.web.audit import Actor
 from aiotaskq.web.dashboard.reply import Reply, is_encrypted
 from aiotaskq.web.dispatch import dispatch
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
-from aiotaskq.web.policy import MAX_BODY, Policy, check_taskq, make_policy
+from aiotaskq.web.policy import MAX_BODY, Actor, Policy, make_policy
 from aiotaskq.web.problem_details import ProblemError, unmatched
 
 try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.schedule import Schedule, check_timing
 from aiotaskq.core.validation import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
@@ -18,6 +17,9 @@ from aiotaskq.operations.fields import Count, Instant, Name, Seconds
 from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
 from aiotaskq.web.views import body_options, plain
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 
 class EditBody(Struct, forbid_unknown_fields=True):

@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 from aiotaskq.runtime.audit import audit
 from aiotaskq.web.access import is_same_origin
-from aiotaskq.web.audit import actor_of, with_error
 from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
-from aiotaskq.web.policy import Policy
+from aiotaskq.web.policy import Policy, actor_of, with_error
 from aiotaskq.web.problem_details import ProblemError, problem_of
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 BODY_TIMEOUT = 10.0  # seconds in which a body has to arrive
 

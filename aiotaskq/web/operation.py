@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.web.policy import Policy
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 JSON = "application/json"
 METHODS_THAT_CHANGE = frozenset({"POST", "PUT", "PATCH", "DELETE"})

@@ -1,15 +1,15 @@
-"""What the host of the API allows: changes, the display of params and results, other origins, body sizes."""
+"""What the host of the API allows: changes, params and results, other origins, body sizes; who the visitor is."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.validation import check_int, kind_name
+from aiotaskq.core.validation import check_int
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.audit import Actor
 
 MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer
 
@@ -66,11 +66,18 @@ def make_policy(
     )
 
 
-def check_taskq(argument: str, tq: object) -> None:
-    """Raise ValidationError unless ``tq`` is a task queue of an event loop; ``argument`` begins the message."""
-    if not isinstance(tq, TaskQ):
-        kind = kind_name(tq)
-        raise ValidationError(
-            f"{argument}: an aiotaskq.TaskQ is needed (got {kind}); make it with `from aiotaskq import TaskQ`, and "
-            "push with tq.sync.push(…) or task.push_sync(…) in `def` endpoints and threads"
-        )
+Actor = Callable[[Any], str | Awaitable[str]]
+"""Called with the framework's request: the name of the visitor. It may be a coroutine function."""
+
+
+async def actor_of(actor: Actor | None, request: Any) -> str:
+    """Return the name of the visitor, "" where nothing tells it."""
+    if actor is None:
+        return ""
+    found = actor(request)
+    return str(await found if inspect.isawaitable(found) else found)
+
+
+def with_error(targets: Sequence[str], error: BaseException) -> list[str]:
+    """Return the targets of a change that an error has stopped midway."""
+    return [*targets, f"stopped by: {type(error).__name__}"]

@@ -8,9 +8,8 @@ import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.extras import missing
 from aiotaskq.core.validation import check_int
@@ -26,6 +25,9 @@ from aiotaskq.web.http_protocol import connection_limits, limited_protocol
 from aiotaskq.web.operation import ApiResponse, problem_response
 from aiotaskq.web.policy import MAX_BODY
 from aiotaskq.web.problem_details import make_problem
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 try:
     import uvicorn

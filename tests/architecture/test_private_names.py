@@ -21,7 +21,7 @@ ALLOWED = {
     ("backends/redis/wire.py", "_writer"): "redis-py has no public way to the stream of a connection",
     ("backends/sql/connecting.py", "_transport"): "the drivers have no public way to the socket of a connection",
     ("cli/supervisor.py", "_args_from_interpreter_flags"): "the interpreter's flags, as multiprocessing passes them on",
-    ("concurrency/running_loop.py", "_get_running_loop"): "the public function raises, which costs too much per call",
+    ("concurrency/loop_bound.py", "_get_running_loop"): "the public function raises, which costs too much per call",
     ("log.py", "_core"): "loguru's lowest level is not public; the pinned range is tested",
     ("log.py", "_defaults"): "whether loguru added its default sink is not public; the pinned range is tested",
 }

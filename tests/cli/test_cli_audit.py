@@ -11,7 +11,7 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.backends.audit import KIND
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.cli import noted
+from aiotaskq.cli import store_access
 from aiotaskq.runtime.audit import audit
 from tests.support.command import Cli, prepared
 
@@ -82,7 +82,7 @@ def test_a_user_without_a_name_is_a_number(monkeypatch: pytest.MonkeyPatch) -> N
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.setattr(getpass, "getuser", nobody)
-    assert noted.actor().partition("@")[0].isdecimal()
+    assert store_access.actor().partition("@")[0].isdecimal()
 
 
 def test_a_change_that_an_error_stops_is_told(cli: Cli) -> None:
@@ -92,7 +92,7 @@ def test_a_change_that_an_error_stops_is_told(cli: Cli) -> None:
 
         async with TaskQ(cli.url) as tq:
             with pytest.raises(RuntimeError):
-                await noted.counted(tq, "purge-tasks", {"status": ["failed", "expired"], "type": "x"}, fails())
+                await store_access.counted(tq, "purge-tasks", {"status": ["failed", "expired"], "type": "x"}, fails())
 
     asyncio.run(change())
     (found,) = cli.json("audit")

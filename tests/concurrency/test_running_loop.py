@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aiotaskq.concurrency.running_loop import NoRunningLoop, running_loop
+from aiotaskq.concurrency.loop_bound import NoRunningLoop, running_loop
 
 
 async def test_it_is_the_loop_that_runs_the_caller() -> None:

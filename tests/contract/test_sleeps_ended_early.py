@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Limit, Status, TaskConflict, TaskHandle, sleep_for, step, wait_event
-from aiotaskq.runtime.run_now import run_now
+from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.testing import Kit, virtual
 from tests.support.backends import Store

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from aiotaskq.backends.base import Change, matches
+from aiotaskq.backends.base import Change, matching
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.outcome import (
     Cancelled,
@@ -157,7 +157,7 @@ class Model:
         return min(waiting, default=None)
 
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        return sorted((t for t in self.rows.values() if matches(t, where)), key=lambda t: -t.seq)[:limit]
+        return sorted(filter(matching(where), self.rows.values()), key=lambda t: -t.seq)[:limit]
 
 
 queues = st.none() | st.lists(st.sampled_from(QUEUES), unique=True)
@@ -396,7 +396,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 3), status=st.sampled_from([(), (Status.FAILED,), (Status.PENDING,)]))
     def purge(self, limit: int, status: tuple[Status, ...]) -> None:
         where = TaskFilter(status=status)
-        candidates = [task for task in self.model.rows.values() if task.final and matches(task, where)]
+        candidates = [task for task in self.model.rows.values() if task.final and matching(where)(task)]
         assert self.do(self.backend.purge(where, limit)) == min(limit, len(candidates))
         left = self.do(self.backend.get([task.task_id for task in candidates]))
         for task, row in zip(candidates, left, strict=True):

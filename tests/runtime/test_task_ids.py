@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.runtime.task_ids import ids_named
+from aiotaskq.runtime.queue.bulk import ids_named
 from tests.support.rows import pushed
 
 

@@ -18,8 +18,7 @@ import pytest
 
 from aiotaskq import GroupHandle, TaskQ, current_task, step
 from aiotaskq.runtime.audit import audit
-from aiotaskq.web.dashboard.actions import actions
-from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.pages import actions, pages
 from aiotaskq.web.endpoints import OPERATIONS
 from tests.support.late import import_late
 from tests.support.machine import within

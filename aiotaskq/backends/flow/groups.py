@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from msgspec.structs import replace
@@ -22,6 +22,7 @@ from aiotaskq.core.groups import (
     Plan,
     Tally,
     after_parents,
+    around,
     callback_of,
     counted,
     deleted,
@@ -187,11 +188,6 @@ def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
             if group.parent_id is not None:
                 above[group.parent_id] = summed(above.get(group.parent_id, {}), more[group.group_id])
         more = above
-
-
-def around(groups: Mapping[str, GroupState], known: Container[str]) -> list[str]:
-    """Return the ids of the groups that these are in, without those that are known, sorted."""
-    return sorted({up for each in groups.values() if (up := each.parent_id) is not None and up not in known})
 
 
 def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:

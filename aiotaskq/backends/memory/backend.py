@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matches
+from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matching
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
@@ -272,7 +272,7 @@ class MemoryBackend(DirectBackend):
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         with self._lock:
-            found = [task for task in self._ended.tasks() if matches(task, where)]
+            found = list(filter(matching(where), self._ended.tasks()))
             stay = staying(self._tx, found, where.completed_before)
             return await self.delete([task.task_id for task in found if task.task_id not in stay][:limit])
 

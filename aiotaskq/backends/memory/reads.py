@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from aiotaskq.backends.base import QueueStats, Room, holds, matches, stats_of
+from aiotaskq.backends.base import QueueStats, Room, holds, matching, stats_of
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
@@ -40,7 +40,8 @@ class Reads:
 
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
         """List tasks, the newest push first."""
-        found = sorted((-task.seq, task.task_id) for task in self._rows.values() if matches(task, where))
+        match = matching(where)
+        found = sorted((-task.seq, task.task_id) for task in self._rows.values() if match(task))
         last = self._rows.get(where.after)  # type: ignore[arg-type]  # None is no id
         return [self._rows[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
 

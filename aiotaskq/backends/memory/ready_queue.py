@@ -10,8 +10,7 @@ from weakref import WeakValueDictionary, ref
 
 from aiotaskq.backends.memory.lane import Lane
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.concurrency.loop_bound import after_fork
-from aiotaskq.concurrency.running_loop import running_loop
+from aiotaskq.concurrency.loop_bound import after_fork, running_loop
 from aiotaskq.concurrency.shared_waits import in_steps, wake
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order

@@ -9,6 +9,7 @@ answers a row as four words: its id, body, state without the head, and progress.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -23,26 +24,6 @@ from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
-
-
-class _Body(msgspec.Struct, omit_defaults=True):
-    """The fields that are written once. Params and extra come last: if they are damaged, the rest can be read."""
-
-    task_id: str
-    type: str
-    created_at: int
-    scheduler_task_id: str | None = None
-    timeout: float | None = None
-    unique_key: str | None = None
-    idempotency_key: str | None = None
-    on_success: Any = None
-    on_failure: Any = None
-    progress: dict[str, Any] | None = None  # of a task that was pushed with some; reported progress overrides it
-    usage: dict[str, float] | None = None  # the same
-    params: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    undecodable: str | None = None  # NO_CODEC where there is something coded: what a reader without a codec is to say
-    coded_body: dict[str, str] | None = None
 
 
 class _State(msgspec.Struct, omit_defaults=True):
@@ -70,6 +51,23 @@ class _State(msgspec.Struct, omit_defaults=True):
     coded_state: dict[str, str] | None = None
 
 
+_HEAD = ("status", "fence", "cancel_requested", "lease_until", "flow", "waits")
+_OBJECTS = ("progress", "usage", "params", "extra")  # params and extra last: if they are damaged, the rest can be read
+_ELSEWHERE = {*_State.__struct_fields__, *_HEAD, *_OBJECTS, "coded"}
+_WRITTEN_ONCE = (*(name for name in Task.__struct_fields__ if name not in _ELSEWHERE), *_OBJECTS)
+# Its progress and usage are those of the push; what is reported later overrides them. `undecodable` is NO_CODEC where
+# there is something coded: what a reader without a codec is to say.
+_Body: Any = msgspec.defstruct(
+    "_Body",
+    [
+        *((name, Any, {} if name in ("params", "extra") else None) for name in _WRITTEN_ONCE),
+        *((name, Any, None) for name in ("undecodable", "coded_body")),
+    ],
+    omit_defaults=True,
+)
+_once = attrgetter(*_WRITTEN_ONCE)
+
+
 class _Coded(msgspec.Struct):
     """The texts of a codec in a row."""
 
@@ -93,24 +91,7 @@ _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
 def _body(task: Task) -> str:
-    return json_of(
-        _Body(
-            task.task_id,
-            task.type,
-            task.created_at,
-            task.scheduler_task_id,
-            task.timeout,
-            task.unique_key,
-            task.idempotency_key,
-            task.on_success,
-            task.on_failure,
-            task.progress,
-            task.usage,
-            task.params,
-            task.extra,
-            *(() if task.coded is None else _texts(task, _BODY)),
-        )
-    )[:-1]
+    return json_of(_Body(*_once(task), *(() if task.coded is None else _texts(task, _BODY))))[:-1]
 
 
 def _texts(task: Task, names: Iterable[str]) -> tuple[str | None, dict[str, str] | None]:
@@ -306,9 +287,7 @@ def filter_of(where: TaskFilter) -> bytes:
     """Return the filter for a script, without the statuses."""
     return pack(
         {
-            "type": where.type,
-            "queue": where.queue,
-            "scheduler_task_id": where.scheduler_task_id,
+            **where.equal,
             "before": None if where.completed_before is None else str(where.completed_before),
             "since": where.created_since,
             "error": where.error,

@@ -12,7 +12,7 @@ from aiotaskq.backends.sql.connections import Connections, SessionBody
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, pool_options
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
-from aiotaskq.concurrency.shielded_task import in_shielded_task
+from aiotaskq.concurrency.uninterrupted import in_shielded_task
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, WrongLoop
 

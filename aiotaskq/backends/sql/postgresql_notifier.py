@@ -16,8 +16,7 @@ from aiotaskq.backends.sql.connecting import in_time
 from aiotaskq.backends.sql.connections import Notifier, Transactions
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.concurrency.failure_backoff import backoff
-from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 

@@ -30,14 +30,28 @@ _decode_attempts = msgspec.json.Decoder(tuple[Attempt, ...]).decode
 _STATUS: dict[object, Any] = {str(status): status for status in Status} | {None: Status.PENDING}
 
 
+def column_of(field: str) -> str:
+    """Return the column of a field of a task."""
+    return "task_type" if field == "type" else field
+
+
 def json_text(value: Any) -> str:
     """Return JSON text."""
     return msgspec.json.encode(value).decode()
 
 
-_CONTENT = ("created_at", "scheduler_task_id", "timeout", "on_success", "on_failure")
-CONTENT = (*_CONTENT, "task_type", "params", "extra")
+_STATE = (
+    *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
+    *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
+)
+STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attempts")
+FLOW = ("flow", "gate", "live_gate", "waits")
+_OWN = ("task_id", "idempotency_key", "progress", "usage")
+_CODED = ("task_type", "params", "extra")
+_CONTENT = tuple(each.name for each in TASKS.columns if each.name not in {*_OWN, *_CODED, *STATE, *FLOW})
+CONTENT = (*_CONTENT, *_CODED)
 _content_of = attrgetter(*_CONTENT)
+_state_of = attrgetter(*_STATE)
 
 
 def content(task: Task) -> tuple[Any, ...]:
@@ -46,14 +60,6 @@ def content(task: Task) -> tuple[Any, ...]:
         task = verbatim(task)
     extra = json_text(task.extra) if task.extra else None
     return (*_content_of(task), task.type, json_text(task.params), extra)
-
-
-_STATE = (
-    *("priority", "retry_count", "max_retries", "started_at", "completed_at", "began_at", "ended_at", "error_message"),
-    *("queue", "run_at", "due_at", "seq", "expires_at", "crashes", "lease_owner", "lease_until", "cancel_requested"),
-)
-STATE = (*_STATE, "status", "fence", "unique_key", "live_key", "result", "attempts")
-_state_of = attrgetter(*_STATE)
 
 
 def stored_run_at(task: Task) -> int:
@@ -94,9 +100,6 @@ def state(task: Task) -> tuple[Any, ...]:
     )
 
 
-FLOW = ("flow", "gate", "live_gate", "waits")
-
-
 def flow_columns(task: Task) -> tuple[Any, ...]:
     """Return the columns of gates and groups. They are left out of the writes of tasks that have no flow."""
     flow = None if task.flow is None else json_text(task.flow)
@@ -105,7 +108,7 @@ def flow_columns(task: Task) -> tuple[Any, ...]:
 
 DEFAULTS = {"queue": "default", "fence": 0, "crashes": 0, "cancel_requested": False}
 """What added columns are that are left out; a table of the documented columns may have other defaults for these."""
-NEW = ("task_id", "idempotency_key", "progress", "usage", *CONTENT, *STATE)
+NEW = (*_OWN, *CONTENT, *STATE)
 
 
 def new_rows(tasks: Sequence[Task]) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
@@ -131,10 +134,11 @@ CLAIM = (
     *("seq", "timeout", "flow", "fence"),
 )
 """The columns of a task that can be claimed and has nothing in the others; most have not."""
-OTHERS = (
-    *("completed_at", "error_message", "scheduler_task_id", "due_at", "expires_at", "ended_at", "unique_key"),
-    *("idempotency_key", "result", "progress", "usage", "on_success", "on_failure", "extra", "attempts"),
+_RUN = (
+    *("status", "started_at", "began_at", "lease_owner", "lease_until", "crashes", "cancel_requested", "live_key"),
+    *("gate", "live_gate", "waits"),
 )
+OTHERS = tuple(each.name for each in TASKS.columns if each.name not in {*CLAIM, *_RUN})
 """What else a pending task may have, beside ``crashes`` and ``cancel_requested``."""
 
 

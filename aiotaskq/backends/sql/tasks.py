@@ -40,10 +40,10 @@ from aiotaskq.backends.flow.groups import (
 from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, json_text, read_flow, read_run_at, to_task
+from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, column_of, json_text, read_flow, read_run_at, to_task
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.core.task import FINAL, Status, Task, TaskFilter
+from aiotaskq.core.task import EQUAL, FINAL, Status, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
 
 c = TASKS.c
@@ -208,15 +208,11 @@ def get(tx: Tx, ids: Sequence[str]) -> list[Task | None]:
 
 def _conditions(where: TaskFilter) -> list[ColumnElement[bool]]:
     """Return the conditions of a filter, without its status."""
-    conditions: list[ColumnElement[bool]] = []
-    if where.type is not None:
-        conditions.append(c.task_type == where.type)
-    if where.queue is not None:
+    columns = {name: c[column_of(name)] for name in EQUAL}
+    if where.newest is not None:
         # A window is read by the order of its rows: by the index of a queue, all of its rows would be sorted.
-        queue = c.queue if where.newest is None else func.coalesce(c.queue, "")
-        conditions.append(queue == where.queue)
-    if where.scheduler_task_id is not None:
-        conditions.append(c.scheduler_task_id == where.scheduler_task_id)
+        columns["queue"] = func.coalesce(c.queue, "")
+    conditions: list[ColumnElement[bool]] = [columns[name] == value for name, value in where.equal.items()]
     if where.completed_before is not None:
         conditions.append(c.completed_at < where.completed_before)
     if where.created_since is not None:

@@ -1,4 +1,4 @@
-"""Verbs for many tasks at once: their filter, count, and in small transactions cancel, retry and purge."""
+"""Verbs for many tasks: their filter, count, and in small transactions cancel, retry, purge; ids by a beginning."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.groups import around
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.groups import GroupState, group_of, outermost, stays
+from aiotaskq.core.groups import GroupState, around, group_of, outermost, stays
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.serialize import check_error_type
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.steps import awakened, left_at
+from aiotaskq.core.task import EQUAL, FINAL, PENDING, SECOND, Status, Task, TaskFilter, Where
 from aiotaskq.core.validation import check_seconds
-from aiotaskq.errors import NotFound, ValidationError
-from aiotaskq.log import log
+from aiotaskq.errors import NotFound, TaskConflict, ValidationError
+from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
+from aiotaskq.runtime.waiting import look, why
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 ENDED = tuple(status for status in Status if status in FINAL)
@@ -65,6 +67,10 @@ class Operated(Settled, Protocol):
     def groups(self) -> Registered:
         """The verbs on groups, which know the registered handlers."""
 
+    @property
+    def limits(self) -> Limits:
+        """The gates of limits, rates and fair shares."""
+
 
 def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(Status)) -> tuple[Status, ...]:
     """Return the statuses of these names, none for None. Raises ValidationError for one that is not ``known``."""
@@ -84,15 +90,16 @@ def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(
 
 def task_filter(
     *,
-    status: str | Iterable[str] | None,
-    type: str | None,
-    queue: str | None,
+    status: str | Iterable[str] | None = None,
     since: float | datetime | None = None,
     error: str | None = None,
     error_type: str | None = None,
     before: int | None = None,
+    **equal: str | None,
 ) -> TaskFilter:
-    """Return the filter of a verb; ``before`` in epoch seconds. Raises ValidationError."""
+    """Return the filter of a verb; ``before`` in epoch seconds, ``equal`` of ``EQUAL``. Raises ValidationError."""
+    if wrong := equal.keys() - EQUAL:
+        raise TypeError(f"unknown filter {min(wrong)!r}; use {', '.join(Where.__annotations__)}")
     if error is not None:
         if not isinstance(error, str):
             raise ValidationError(f"error: a text is needed (got {error.__class__.__name__})")
@@ -104,12 +111,11 @@ def task_filter(
     after = None if since is None else instant("since", since) // SECOND
     return TaskFilter(
         status=statuses(status),
-        type=type,
-        queue=queue,
         completed_before=before,
         created_since=after,
         error=error,
         error_type=error_type,
+        **equal,  # type: ignore[arg-type]  # the names of three texts
     )
 
 
@@ -263,3 +269,46 @@ def _of_ended(where: TaskFilter) -> TaskFilter:
 def ended_before(seconds: float | timedelta | None, clock: Clock) -> int | None:
     """Return the epoch second before which a task that is older than ``seconds`` has ended. Raises ValidationError."""
     return None if seconds is None else (clock.now() - int(check_seconds("older_than", seconds) * SECOND)) // SECOND
+
+
+async def ids_named(backend: Backend, text: str, most: int = 2) -> list[str]:
+    """Return the ids that a text can mean: itself where a task has this id, else up to ``most`` that begin with it.
+
+    An empty text means none.
+    """
+    if not text:
+        return []
+    if (await backend.get([text]))[0] is not None:
+        return [text]
+    (found,) = await backend.ids_with_prefix([text], most)
+    return found
+
+
+async def run_now(operated: Operated, task: Task) -> Task:
+    """Make a pending task due that was just read, and is delayed, waits for its next attempt, or sleeps in its handler.
+
+    A sleep ends as if its time had come. Return what the task is now. Raises TaskConflict if it is not pending, has
+    changed meanwhile, is due, or waits for an event: its handler goes on with that.
+    """
+    now = operated.clock.now()
+    if task.status is not PENDING:
+        raise TaskConflict(f"task {printable(task.task_id)} is {task.status}; only a pending one can be made due")
+    seen = await look(operated, [task], now, paused=())
+    found = why(task, seen, now)
+    if found is not None and found.reason == "event":
+        raise TaskConflict(f"task {printable(task.task_id)} waits for an event in its handler; emit the event")
+    if found is not None and task.due <= now:
+        if task.waits:
+            raise TaskConflict(f"task {printable(task.task_id)} is due already; it waits for the tasks before it")
+        if task.parked and task.gate is not None:
+            raise TaskConflict(
+                f"task {printable(task.task_id)} is due already; it waits at the limit {printable(task.gate)}"
+            )
+        raise TaskConflict(f"task {printable(task.task_id)} is due already")
+    if found is not None and found.reason == "sleeping":
+        steps = seen.steps[task.task_id]
+        sleep = left_at(task, steps)
+        # Before the task is due, or its handler would sleep again. If the edit fails, the sleep ends at its time.
+        if sleep is not None:
+            await operated.backend.steps.put([awakened(task, sleep, steps, now)])
+    return await operated.edits.edit(task, {"delay": 0})

@@ -1,21 +1,22 @@
-"""The bound of a queue: how many ready tasks it may hold, and what a push does that finds it full."""
+"""The bound of a queue: how many ready tasks it may hold, and what a push does that finds it full; who waits there."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.backends.listeners import ENDED, TAKEN
+from aiotaskq.backends.listeners import ENDED, GATES, READY, TAKEN
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.events import Events
-from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.task_log import log_outcome
 
 WHEN_FULL = ("wait", "raise", "drop_oldest")
@@ -126,3 +127,67 @@ class Capacity:
 
     def _room(self, instead: tuple[Change, ...] = ()) -> Room:
         return Room(self.maxsize, self._clock.now(), instead)
+
+
+class Waiters:
+    """Wakes waiting coroutines in their own loops. A wakeup is only a hint: the coroutine looks itself, and polls."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._listeners = backend.listeners
+        self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id, so that a hint finds its waiters directly
+        self._stop: Callable[[], None] | None = None
+        self._lock = threading.Lock()  # threads and event loops may share a queue in memory
+
+    @contextlib.contextmanager
+    def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
+        """Yield a wakeup that hints of these kinds set."""
+        wakeup = LoopWakeup()
+        stop = self._listeners.listen(lambda _kind, _names: wakeup(), *kinds)
+        try:
+            yield wakeup
+        finally:
+            stop()
+
+    @contextlib.contextmanager
+    def woken_by_tasks(self) -> Iterator[Wakeup]:
+        """Yield a wakeup that tasks set which can be claimed, or for which the time at a gate has changed."""
+        arrivals = self._backend.arrivals()
+        if arrivals is None:
+            with self.woken_by(READY, GATES) as wakeup:
+                yield wakeup
+        else:
+            with contextlib.closing(arrivals), self._calling(arrivals):
+                yield arrivals
+
+    @contextlib.contextmanager
+    def _calling(self, wakeup: Wakeup) -> Iterator[None]:
+        stop = self._listeners.listen(lambda _kind, _names: wakeup(), GATES)
+        try:
+            yield
+        finally:
+            stop()
+
+    @contextlib.contextmanager
+    def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:
+        """Yield a wakeup that the end of one task sets."""
+        wakeup = LoopWakeup()
+        with self._lock:
+            self._ends[task_id] = (*self._ends.get(task_id, ()), wakeup)
+            if self._stop is None:
+                self._stop = self._listeners.listen(self._hear_end, ENDED)
+        try:
+            yield wakeup
+        finally:
+            with self._lock:
+                left = tuple(other for other in self._ends.pop(task_id) if other is not wakeup)
+                if left:
+                    self._ends[task_id] = left
+                if not self._ends and self._stop is not None:
+                    self._stop()
+                    self._stop = None
+
+    def _hear_end(self, _kind: str, names: Sequence[str]) -> None:
+        for task_id in names or list(self._ends):
+            for wakeup in self._ends.get(task_id, ()):
+                wakeup()

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.shielded_task import ShieldedTask, in_shielded_task
+from aiotaskq.concurrency.uninterrupted import ShieldedTask, in_shielded_task
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.task import Task
 from aiotaskq.log import log

@@ -8,10 +8,10 @@ from typing import Any, TypedDict
 
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.edit import Edit, check_editable, edited
+from aiotaskq.core.edit import check_editable, edited
 from aiotaskq.core.instants import instant
-from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_params, check_seconds
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
+from aiotaskq.core.validation import check_params, check_seconds
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.log import log, printable
 
@@ -59,25 +59,16 @@ class Edits:
         log.task("edit", after)
         return after
 
-    def _checked(self, task: Task, changes: TaskChanges) -> Edit:
+    def _checked(self, task: Task, changes: TaskChanges) -> dict[str, Any]:
         if not changes or (wrong := changes.keys() - TaskChanges.__annotations__.keys()):
             known = ", ".join(TaskChanges.__annotations__)
             raise ValidationError(
                 f"edit: unknown {', '.join(sorted(wrong))}; use {known}" if changes else f"edit: give one of {known}"
             )
-        found: Edit = {}
+        found = {name: check(changes[name]) for name, check in RUN_OPTIONS.items() if name in changes}  # type: ignore[literal-required]
         if "params" in changes:
             params = check_params(changes["params"])
             found["params"] = params if self._prepare is None else check_params(self._prepare(task.type, params))
-        if "priority" in changes:
-            found["priority"] = check_int("priority", changes["priority"])
-        if "queue" in changes:
-            found["queue"] = check_key("queue", changes["queue"], MAX_NAME)
-        if "max_retries" in changes:
-            found["max_retries"] = check_int("max_retries", changes["max_retries"], 0)
-        if "timeout" in changes:
-            timeout = changes["timeout"]
-            found["timeout"] = None if timeout is None else check_seconds("timeout", timeout, zero=False)
         if "at" in changes and "delay" in changes:
             raise ValidationError("delay, at: give one of the two")
         now = self._clock.now()

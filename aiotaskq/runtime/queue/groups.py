@@ -15,7 +15,7 @@ from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
-from aiotaskq.core.parent import Parent
+from aiotaskq.core.parent import Parent, ParentDeleted
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.task import SECOND, Status, Task, same_push
 from aiotaskq.core.usage import checked_budget
@@ -33,10 +33,9 @@ from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
-from aiotaskq.runtime.queue.capacity import Capacity
+from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
-from aiotaskq.runtime.queue.waiters import Waiters
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000
@@ -67,10 +66,6 @@ class MemberResult(Redacted, frozen=True, kw_only=True):
     def completed(self) -> bool:
         """Whether it has a result."""
         return self.status is Status.COMPLETED
-
-
-class ParentDeleted(NotFound):
-    """The result of a parent is gone with its row; a retry would not bring it back."""
 
 
 class GroupProgress(msgspec.Struct, frozen=True):

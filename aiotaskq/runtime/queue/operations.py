@@ -14,7 +14,7 @@ from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, wid
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
 from aiotaskq.core.steps import EventValue, Step
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Filters, Status, Task, Where
 from aiotaskq.core.validation import check_id, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
@@ -118,19 +118,15 @@ class Operations(ABC, Generic[Retried_co]):
     async def find(
         self,
         *,
-        status: str | Iterable[str] | None = None,
-        type: str | None = None,
-        queue: str | None = None,
-        scheduler_task_id: str | None = None,
-        since: float | datetime | None = None,
-        error: str | None = None,
-        error_type: str | None = None,
         limit: int = 100,
         after: str | None = None,
+        **where: Unpack[Where],
     ) -> list[Task]:
         """List tasks, the newest first; ``after`` continues behind that task id.
 
         Args:
+            status: only tasks of this status, or of one of several.
+            type, queue, scheduler_task_id: only tasks of this type, in this queue, fired by this schedule.
             since: only tasks that were created then or later; epoch seconds or an aware datetime.
             error: only tasks whose stored error contains this text, in the message or the traceback; upper and lower
                 case differ.
@@ -138,12 +134,11 @@ class Operations(ABC, Generic[Retried_co]):
 
         Raises ValidationError, and NotFound when there is no such task (any more).
         """
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, error_type=error_type)
-        where = msgspec.structs.replace(where, scheduler_task_id=scheduler_task_id, after=after)
+        found = msgspec.structs.replace(task_filter(**where), after=after)
         check_int("limit", limit, 1, 100_000)
         if after is not None:
             await self.get(after)  # a page behind a task that is gone would be the first page again
-        return await self._operated.backend.find(where, limit)
+        return await self._operated.backend.find(found, limit)
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
@@ -164,19 +159,16 @@ class Operations(ABC, Generic[Retried_co]):
         self,
         *,
         status: str | Iterable[str] = ("pending", "running"),
-        type: str | None = None,
-        queue: str | None = None,
-        since: float | datetime | None = None,
         progress: Callable[[int], None] | None = None,
+        **where: Unpack[Filters],
     ) -> int:
         """Cancel pending tasks that match, and ask running ones to stop, the newest first; return how many.
 
-        ``progress`` is called with how many so far; ``since`` as for ``find``. Raises ValidationError for a status of
-        tasks that have ended.
+        ``progress`` is called with how many so far; the filters are those of ``find``. Raises ValidationError for a
+        status of tasks that have ended.
         """
-        where = task_filter(status=status, type=type, queue=queue, since=since)
         total = 0
-        async for tasks in live_pages(self._operated.backend, where):
+        async for tasks in live_pages(self._operated.backend, task_filter(status=status, **where)):
             total += await cancel_page(self._operated, tasks, self.cancel)
             if progress is not None:
                 progress(total)
@@ -225,35 +217,26 @@ class Operations(ABC, Generic[Retried_co]):
         self,
         *,
         status: str | Iterable[str] = "failed",
-        type: str | None = None,
-        queue: str | None = None,
-        since: float | datetime | None = None,
-        error: str | None = None,
-        error_type: str | None = None,
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
+        **where: Unpack[Filters],
     ) -> int:
         """Put ended tasks that match back, the newest first, at most ``limit``; return how many. As ``retry``.
 
-        ``progress`` is called with how many so far; ``since`` and errors as for ``find``. Raises ValidationError for
-        a status other than failed, cancelled and expired.
+        ``progress`` is called with how many so far; the filters are those of ``find``. Raises ValidationError
+        for a status other than failed, cancelled and expired.
         """
         left = None if limit is None else check_int("limit", limit, 1)
-        where = task_filter(status=status, type=type, queue=queue, since=since, error=error, error_type=error_type)
-        return await retry_all(self._operated.backend, self._operated.clock, where, left, progress)
+        found = task_filter(status=status, **where)
+        return await retry_all(self._operated.backend, self._operated.clock, found, left, progress)
 
     async def purge(
         self,
         *,
-        status: str | Iterable[str] | None = None,
-        type: str | None = None,
-        queue: str | None = None,
         older_than: float | timedelta | None = None,
-        since: float | datetime | None = None,
-        error: str | None = None,
-        error_type: str | None = None,
         dry_run: bool = False,
         progress: Callable[[int], None] | None = None,
+        **where: Unpack[Where],
     ) -> int:
         """Delete ended tasks that match, in small transactions; return how many. ``older_than`` in seconds.
 
@@ -261,35 +244,21 @@ class Operations(ABC, Generic[Retried_co]):
         dead letters or a callback that has not ended. Dead letters that match are deleted first.
 
         Args:
-            since: as for ``find``, and so are ``error`` and ``error_type``.
             dry_run: only count what would be deleted.
             progress: called with how many so far.
+            where: the filters of ``find``.
 
         Raises ValidationError.
         """
-        before = ended_before(older_than, self._operated.clock)
-        errors = {"error": error, "error_type": error_type}
-        where = task_filter(status=status, type=type, queue=queue, since=since, before=before, **errors)
+        found = task_filter(**where, before=ended_before(older_than, self._operated.clock))
         if dry_run:
-            return await count_purged(self._operated.backend, self._operated.clock, where)
-        return await purge_all(self._operated.backend, where, progress)
+            return await count_purged(self._operated.backend, self._operated.clock, found)
+        return await purge_all(self._operated.backend, found, progress)
 
-    async def count(
-        self,
-        *,
-        status: str | Iterable[str] | None = None,
-        type: str | None = None,
-        queue: str | None = None,
-        older_than: float | timedelta | None = None,
-        since: float | datetime | None = None,
-        error: str | None = None,
-        error_type: str | None = None,
-    ) -> int:
+    async def count(self, *, older_than: float | timedelta | None = None, **where: Unpack[Where]) -> int:
         """Count tasks that match, as for ``purge``. If more than status and queue is named, matching rows are read."""
-        before = ended_before(older_than, self._operated.clock)
-        errors = {"error": error, "error_type": error_type}
-        where = task_filter(status=status, type=type, queue=queue, since=since, before=before, **errors)
-        return await count_all(self._operated.backend, self._operated.clock, where)
+        found = task_filter(**where, before=ended_before(older_than, self._operated.clock))
+        return await count_all(self._operated.backend, self._operated.clock, found)
 
     async def pause(self, queue: str = "default") -> None:
         """Stop handing out tasks of a queue, in every process; pushes go on."""

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.loop_bound import LoopBound
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import gate, log

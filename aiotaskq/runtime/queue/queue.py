@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.running_loop import NEEDS_LOOP
+from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
 from aiotaskq.core.outcome import POP_OWNER, Completed, Expired, Failed, HandedBack, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
@@ -24,7 +24,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import fresh_owner
-from aiotaskq.runtime.queue.capacity import Capacity
+from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.edits import Edits
@@ -35,7 +35,6 @@ from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
-from aiotaskq.runtime.queue.waiters import Waiters
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.waiting import unserved

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from aiotaskq.concurrency.running_loop import running_loop_or_none
+from aiotaskq.concurrency.loop_bound import running_loop_or_none
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_id
 from aiotaskq.errors import NoOpenTask

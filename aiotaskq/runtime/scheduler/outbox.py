@@ -7,6 +7,7 @@ they removed from the outbox. If the scheduler dies in between, another one push
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
@@ -14,7 +15,9 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import QueueFull
 from aiotaskq.log import log
-from aiotaskq.runtime.queue.queue import Queue
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
 
 LIMIT = 1_000  # schedules whose outboxes are read at a time
 RECOVERY = 5  # seconds after which a scheduler that has not pushed what it fired is taken for dead

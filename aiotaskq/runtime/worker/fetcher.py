@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.direct import DirectBackend
@@ -18,12 +18,14 @@ from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, 
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
-from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.worker.batches import Batches
 from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host
 from aiotaskq.runtime.worker.heartbeat import TRY_WITHIN, Heartbeat
 from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Buffer, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
+    from aiotaskq.runtime.worker.batches import Batches
 
 R = TypeVar("R")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiotaskq.core.parent import PARENT, Parent
-from aiotaskq.core.task import Status, Task, TaskOfObjects, new_task
+from aiotaskq.core.task import Status, Task, TaskOfObjects, new_task, run_options
 from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, named, printable
@@ -26,7 +26,7 @@ def follow_ups(
     parent = Parent(after.task_id, after.type, after.result, after.error_message)
     params = {PARENT: parent if isinstance(after, TaskOfObjects) else parent.as_params()}
     handler = handlers.get(name)
-    options: dict[str, Any] = {} if handler is None else {"queue": handler.queue, "max_retries": handler.max_retries}
+    options: dict[str, Any] = {} if handler is None else run_options(handler.template)
     trace = {key: value for key, value in after.extra.items() if key in _TRACE}  # it belongs to the same trace
     task = new_task(name, params, now=now, extra=trace, kind=type(after), **options)
     if handler is not None and handler.gating is not None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
@@ -16,12 +17,14 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.log import log
 from aiotaskq.runtime.clock_steps import HostClock
-from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_lost, log_outcome
 from aiotaskq.runtime.worker.execution import FENCED, Host
-from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
 from aiotaskq.runtime.worker.tally import Tally
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
+    from aiotaskq.runtime.worker.fetcher import Fetcher
 
 
 class Leases:

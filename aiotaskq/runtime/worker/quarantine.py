@@ -18,6 +18,7 @@ Nothing is kept apart without a mark: the death of a process in which several ta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import Clock
@@ -26,7 +27,9 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named
 from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host
-from aiotaskq.runtime.worker.fetcher import Fetcher
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.worker.fetcher import Fetcher
 
 RETRY = 1.0  # seconds between tries to take a mark back
 SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison

@@ -26,7 +26,7 @@ from aiotaskq.core.outcome import (
     passed_on,
     unstorable,
 )
-from aiotaskq.core.parent import PARENT
+from aiotaskq.core.parent import PARENT, ParentDeleted
 from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
@@ -35,7 +35,6 @@ from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
-from aiotaskq.runtime.queue.groups import ParentDeleted
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
@@ -16,6 +15,9 @@ from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.rows import LimitRow, limit_row
 from aiotaskq.web.dashboard.words import marked
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 MOST_LIMITS, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
 LOOKED_AT = 1_000  # limits

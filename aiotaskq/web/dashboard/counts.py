@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 from aiotaskq.runtime.queue.operations import Stats
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 EXACT = 50_000
 """Tasks: of no more than these the counts are read for each page."""

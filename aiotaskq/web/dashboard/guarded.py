@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.dashboard.reply import CheckUser
-from aiotaskq.web.policy import check_taskq
 
 if TYPE_CHECKING:
     from aiotaskq.web.dashboard.site import Dashboard

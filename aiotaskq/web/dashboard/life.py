@@ -7,11 +7,14 @@ each kind; what happened before and between is counted, and not listed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.web.dashboard.happened import Happened, first_line, key_of, newest_first, pushed_at
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 MOST = 1_000
 """Events that are kept."""

@@ -11,15 +11,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import EQUAL, Status, Task
 from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.views import plain
 
 _PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
 MOST_VALUES = 10_000
 """Values that a path with ``*`` looks at in one task."""
-WITHOUT_INDEX = ("type", "queue", "error", "error_type")
-FILTERS = ("status", "type", "queue", "schedule", "error")
+EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
+"""The filters of an address that are fields of a task, and these."""
+FILTERS = ("status", *EQUAL_TO, "error")
 
 
 class Texts(Protocol):
@@ -35,12 +36,10 @@ class Texts(Protocol):
 
 def filters_of(view: Texts) -> dict[str, Any]:
     """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
-    found: dict[str, Any] = {name: view.text(name) for name in ("type", "queue") if view.text(name)}
+    found: dict[str, Any] = {name: text for label, name in EQUAL_TO.items() if (text := view.text(label))}
     found |= error_filter(view.text("error"), view.show_args)
     if (status := view.text("status")) in set(map(str, Status)):
         found["status"] = status
-    if schedule := view.text("schedule"):
-        found["scheduler_task_id"] = schedule
     return found
 
 

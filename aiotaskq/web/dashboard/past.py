@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.cron import local_timezone
 from aiotaskq.core.history import (
     DAY,
@@ -27,6 +26,9 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
 from aiotaskq.web.dashboard.words import marked
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 MOST_KEPT = 64
 """Answers that are kept: spans of queues and types."""

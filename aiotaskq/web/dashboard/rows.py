@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.operations.limits import LimitView, limit_view
@@ -15,6 +14,9 @@ from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.waiting import Waiting
 from aiotaskq.web.views import plain
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 
 class ParentView(msgspec.Struct):

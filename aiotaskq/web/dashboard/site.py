@@ -10,12 +10,11 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
@@ -23,22 +22,23 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
 from aiotaskq.runtime.audit import audit
 from aiotaskq.web.access import is_same_origin
-from aiotaskq.web.audit import Actor, actor_of, with_error
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.actions import actions
 from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import Live
 from aiotaskq.web.dashboard.login import Login
-from aiotaskq.web.dashboard.pages import MENU, pages
+from aiotaskq.web.dashboard.pages import MENU, actions, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
 from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Kept, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.policy import MAX_BODY
+from aiotaskq.web.policy import MAX_BODY, Actor, actor_of, with_error
 from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import urlencode
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.past import Past
@@ -22,6 +21,9 @@ from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
 from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.problem_details import ProblemError
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE
-from aiotaskq.web.group_views import group_detail, group_view
 from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.groups import (
     GroupDetail,
@@ -20,6 +19,7 @@ from aiotaskq.web.schemas.groups import (
     Mended,
     NewBudget,
 )
+from aiotaskq.web.views import group_detail, group_view
 
 groups = Operations("aiotaskq groups")
 

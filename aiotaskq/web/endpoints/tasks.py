@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.core.task import FINAL, Status
+from aiotaskq.core.task import EQUAL, FINAL, Attempt, Status, Task
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.operations.fields import MAX_PAGE
@@ -28,6 +28,7 @@ from aiotaskq.web.schemas.tasks import (
     TaskQuery,
     TaskState,
     TaskView,
+    TaskWhere,
 )
 from aiotaskq.web.views import body_options, step_view, task_view
 
@@ -36,44 +37,35 @@ queues = Operations("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 ERROR = "ConnectionError: the mail server does not answer"
-ATTEMPT: dict[str, Any] = {
-    "number": 4,
-    "began_at": "2026-01-31T08:00:14.500000Z",
-    "ended_at": "2026-01-31T08:00:15Z",
-    "run_time": 0.5,
-    "outcome": "failed",
-    "error": ERROR,
-}
 EVENTS = (
     'id: 1\nevent: log\ndata: {"at":"2026-01-31T08:00:14.500000Z","text":"begun"}\n\n'
     'id: 2\ndata: {"token":"Hello"}\n\nid: 2.end\nevent: end\ndata: {"status":"completed"}\n\n'
 )
-VIEW: dict[str, Any] = {
-    "task_id": ID,
-    "type": "send_mail",
-    "status": "failed",
-    "queue": "default",
-    "priority": 0,
-    "retry_count": 3,
-    "max_retries": 3,
-    "crashes": 0,
-    "created_at": "2026-01-31T08:00:00Z",
-    "run_at": "2026-01-31T08:00:14.250000Z",
-    "started_at": "2026-01-31T08:00:14Z",
-    "completed_at": "2026-01-31T08:00:15Z",
-    "run_time": 0.5,
-    "cancel_requested": False,
-    "error": "ConnectionError",
-    "scheduler_task_id": None,
-    "unique_key": None,
-    "idempotency_key": "order-17",
-    "timeout": 30.0,
-    "expires_at": None,
-    "lease_owner": None,
-    "lease_until": None,
-    "progress": {"done": 1, "total": 2},
-    "usage": {"tokens": 1200, "cost": 0.018},
-}
+_EXAMPLE = Task(
+    task_id=ID,
+    type="send_mail",
+    status=Status.FAILED,
+    retry_count=3,
+    created_at=1_769_846_400,
+    run_at=1_769_846_414_250_000,
+    started_at=1_769_846_414,
+    began_at=1_769_846_414_500_000,
+    completed_at=1_769_846_415,
+    ended_at=1_769_846_415_000_000,
+    error_message=ERROR,
+    attempts=(
+        Attempt(
+            number=4, began_at=1_769_846_414_500_000, ended_at=1_769_846_415_000_000, outcome="failed", error=ERROR
+        ),
+    ),
+    params={"to": "you@example.com"},
+    idempotency_key="order-17",
+    timeout=30.0,
+    progress={"done": 1, "total": 2},
+    usage={"tokens": 1200, "cost": 0.018},
+)
+VIEW: dict[str, Any] = msgspec.to_builtins(task_view(_EXAMPLE, one=False, show=False))
+SHOWN: dict[str, Any] = msgspec.to_builtins(task_view(_EXAMPLE, one=True, show=True))
 
 
 @tasks(
@@ -117,19 +109,13 @@ async def list_tasks(call: Call) -> ApiResponse:
     query: TaskQuery = call.query
     limit = min(query.limit, MAX_PAGE)
     show = call.may_show("params" in query.show)
-    for field, value, longest in (("type", query.type, MAX_NAME), ("queue", query.queue, MAX_NAME)):
-        if value is not None:
-            check_key(field, value, longest)
     for field, value in (("schedule", query.schedule), ("cursor", query.cursor)):
         if value is not None:
             check_key(field, value, MAX_ID)
     found = await call.tq.find(
         status=query.status or None,
-        type=query.type,
-        queue=query.queue,
         scheduler_task_id=query.schedule,
-        since=query.since,
-        **error_filter(query.error, call.policy.show_args),
+        **_where(call, query),
         limit=limit + 1,
         after=query.cursor,
     )
@@ -185,9 +171,14 @@ def _filters(call: Call) -> dict[str, Any]:
     if not found:
         names = ", ".join(name for name in body.__struct_fields__ if name != "dry_run")
         raise ValidationError(f"body: at least one of {names} is needed, or every task would match")
-    for field in ("type", "queue"):
-        if field in found:
-            check_key(field, found[field], MAX_NAME)
+    return {name: value for name, value in found.items() if name != "error"} | _where(call, body)
+
+
+def _where(call: Call, given: TaskWhere) -> dict[str, Any]:
+    """Return the filters that are set, but for the status. Raises ValidationError."""
+    found = {name: value for name in TaskWhere.__struct_fields__ if (value := getattr(given, name)) is not None}
+    for field in found.keys() & set(EQUAL):
+        check_key(field, found[field], MAX_NAME)
     return found | error_filter(found.pop("error", None), call.policy.show_args)
 
 
@@ -277,7 +268,7 @@ async def task_events(call: Call) -> ApiResponse:
 @tasks(
     "GET",
     "/tasks/{task_id}",
-    Success(200, "The task", TaskView, VIEW | {"error": ERROR, "attempts": [ATTEMPT]}),
+    Success(200, "The task", TaskView, SHOWN),
     problems=(404,),
 )
 async def show_task(call: Call) -> ApiResponse:

@@ -62,38 +62,35 @@ ErrorPart = Annotated[
 DryRun = Annotated[bool, Meta(description="Only count the tasks that match")]
 
 
-class RetryBody(Struct, forbid_unknown_fields=True):
+class TaskWhere(Struct):
+    """The filters of tasks, but for their status."""
+
+    type: Name | None = None
+    queue: Name | None = None
+    since: Since | None = None
+    error: ErrorPart | None = None
+
+
+class RetryBody(TaskWhere, forbid_unknown_fields=True):
     """Which ended tasks are retried; at least one of status, type, queue, since and error."""
 
     status: list[Literal["failed", "cancelled", "expired"]] | None = None
-    type: Name | None = None
-    queue: Name | None = None
-    since: Since | None = None
-    error: ErrorPart | None = None
     dry_run: DryRun = False
 
 
-class PurgeBody(Struct, forbid_unknown_fields=True):
+class PurgeBody(TaskWhere, forbid_unknown_fields=True):
     """Which ended tasks are deleted; at least one of status, type, queue, since, error and older_than."""
 
     status: list[Literal["completed", "failed", "cancelled", "expired"]] | None = None
-    type: Name | None = None
-    queue: Name | None = None
-    since: Since | None = None
-    error: ErrorPart | None = None
     older_than: Annotated[float, Meta(ge=0, description="Only tasks that ended so many seconds ago")] | None = None
     dry_run: DryRun = False
 
 
-class TaskQuery(Struct):
+class TaskQuery(TaskWhere):
     """Which tasks are listed."""
 
     status: list[Status] | None = None
-    type: Name | None = None
-    queue: Name | None = None
     schedule: Id | None = None
-    since: Since | None = None
-    error: ErrorPart | None = None
     limit: Limit = 100
     cursor: Cursor | None = None
     show: Show = []

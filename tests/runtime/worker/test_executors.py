@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import ExitCode, TaskFailed, TaskQ, current_task
-from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.running import RunOptions
 from aiotaskq.core.task import Status
 from aiotaskq.errors import ValidationError
 from tests.support.machine import within

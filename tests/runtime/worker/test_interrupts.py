@@ -9,7 +9,7 @@ import time
 import pytest
 
 from aiotaskq import TaskFailed, TaskQ
-from aiotaskq.app.run_options import RunOptions
+from aiotaskq.app.running import RunOptions
 from aiotaskq.core.task import Status
 from tests.support.machine import within
 from tests.support.waiting import eventually

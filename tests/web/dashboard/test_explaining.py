@@ -14,7 +14,7 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.steps import NEVER, NewStep, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
-from aiotaskq.runtime.run_now import run_now
+from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
 from aiotaskq.web.dashboard.pages.task import timeline
 from aiotaskq.web.schemas.tasks import AttemptView

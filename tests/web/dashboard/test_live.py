@@ -13,7 +13,7 @@ from aiotaskq import DatabaseUnavailable, TaskQ
 from aiotaskq.core.task import SECOND
 from aiotaskq.testing import VirtualClock
 from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.feed import Feed
+from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import (
     ALLOWED,

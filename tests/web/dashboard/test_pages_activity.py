@@ -21,9 +21,9 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.events import NAMES, Events
-from aiotaskq.web.dashboard import feed as feed_module
+from aiotaskq.web.dashboard import happened as feed_module
 from aiotaskq.web.dashboard.attention import LATE, MOST_LIMITS, unclaimed
-from aiotaskq.web.dashboard.feed import MOST, Feed
+from aiotaskq.web.dashboard.happened import MOST, Feed
 from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 

@@ -12,8 +12,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.actions import actions
-from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.pages import actions, pages
 from aiotaskq.web.dashboard.reply import POLICY
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 

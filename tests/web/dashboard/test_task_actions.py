@@ -14,7 +14,6 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue import bulk
-from aiotaskq.web.dashboard.actions import many_tasks
 from aiotaskq.web.dashboard.pages import tasks as tasks_page
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
@@ -310,7 +309,7 @@ async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fie
 
 
 async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(many_tasks, "MOST", 2)
+    monkeypatch.setattr(tasks_page, "MOST", 2)
     for _ in range(3):
         await end(tq)
     assert "more than 2?" in await act(browse, "delete-tasks", sure=False, which="all", type="greet")
@@ -320,7 +319,7 @@ async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: 
 async def test_what_is_left_after_the_time_limit_is_said(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(many_tasks, "SECONDS", 0.0)
+    monkeypatch.setattr(tasks_page, "SECONDS", 0.0)
     monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
     ids = [await end(tq, Status.FAILED) for _ in range(3)]
     said = await act(browse, "retry-tasks", which=which, task=ids, status="failed")

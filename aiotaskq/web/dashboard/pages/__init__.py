@@ -1,4 +1,4 @@
-"""Every page: each file registers its own."""
+"""Every page, and what can be changed there: each file registers its own."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from aiotaskq.web.dashboard.pages import (
     schedules,
     settings,
     task,
-    task_form,
     tasks,
     types,
     values,
     waits,
     workers,
 )
-from aiotaskq.web.dashboard.view import pages
+from aiotaskq.web.dashboard.view import actions, pages
 
 __all__ = [
     "MENU",
+    "actions",
     "events",
     "groups",
     "limits",
@@ -31,7 +31,6 @@ __all__ = [
     "schedules",
     "settings",
     "task",
-    "task_form",
     "tasks",
     "types",
     "values",

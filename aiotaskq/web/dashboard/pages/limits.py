@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
+from aiotaskq.errors import ValidationError
+from aiotaskq.operations.limits import limits as operations
+from aiotaskq.web.dashboard.door import action
+from aiotaskq.web.dashboard.fields import number
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import LimitRow, limit_row
-from aiotaskq.web.dashboard.view import View, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 200
@@ -69,3 +76,36 @@ async def limit(view: View) -> LimitPage:
 def _at_limit(task: Task) -> AtLimit:
     since = task.began_at if task.status is Status.RUNNING else task.due
     return AtLimit(task.task_id, task.type, str(task.status), to_iso(since))
+
+
+def _bounds(change: Change) -> dict[str, Any]:
+    """Return the bounds of the form; an empty field takes one away."""
+    given: dict[str, Any] = {name: change.text(name) for name in ("key", "cap", "window", "max_waiting", "rate")}
+    burst = change.text("burst")
+    if given["rate"] is not None:
+        given["rate"], given["per"] = _rate(number("rate", given["rate"]))
+        if burst is not None:
+            given["burst"] = burst
+    elif burst is not None:
+        raise ValidationError("burst: it is about a rate; give that, too")
+    return given
+
+
+def _rate(rate: float) -> tuple[int, float]:
+    """Return tokens and seconds of a rate of a form, which holds six digits of what was set: it must stay the same."""
+    near = round(rate, 3)  # a limit has whole microseconds for each token: 3 per second is shown as 2.99999
+    if math.isclose(near, rate, rel_tol=1e-5):
+        rate = near
+    return (int(rate), 1.0) if rate.is_integer() else (1, 1 / rate)
+
+
+action(
+    operations["pause"],
+    "limit",
+    marked("The limit {key} is paused."),
+    question=marked("Pause the limit {key}? No task passes until it is resumed; tasks that run go on."),
+    button=marked("Pause the limit"),
+)
+action(operations["resume"], "limit", marked("The limit {key} lets tasks pass."))
+action(operations["reset"], "limit", marked("The limit {key} takes the bounds that pushes declare."))
+action(operations["set"], "limit", marked("The bounds of the limit {key} are set."), values=_bounds)

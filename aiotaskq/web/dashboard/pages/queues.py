@@ -1,4 +1,4 @@
-"""The queues: what each holds, whether it is paused, and what workers did with its tasks."""
+"""The queues: what each holds, whether it is paused, and what workers did with its tasks; they are paused here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
 from aiotaskq.web.dashboard.rows import QueueRow, queue_row, queue_rows
-from aiotaskq.web.dashboard.view import View, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
@@ -113,3 +113,24 @@ async def _firsts(view: View, queues: Iterable[str]) -> dict[str, int | None]:
 
 def _age(view: View, first: int | None) -> float | None:
     return (view.now - first) / SECOND if first is not None and first <= view.now else None
+
+
+def _page(change: Change, name: str) -> str:
+    """Return the page from which the change was asked for."""
+    return link("queue", name=name) if change.text("back") == "queue" else "queues"
+
+
+@actions("pause-queue")
+async def pause(change: Change) -> Done:
+    """Stop handing out tasks of a queue."""
+    name = change.needed("queue")
+    await change.tq.pause(name)
+    return done(marked("The queue {queue} is paused."), _page(change, name), queue=name)
+
+
+@actions("resume-queue")
+async def resume(change: Change) -> Done:
+    """Hand out its tasks again."""
+    name = change.needed("queue")
+    await change.tq.resume(name)
+    return done(marked("The queue {queue} runs again."), _page(change, name), queue=name)

@@ -19,7 +19,7 @@ from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
-from aiotaskq.concurrency.shielded_task import ShieldedTask
+from aiotaskq.concurrency.uninterrupted import ShieldedTask
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import (
