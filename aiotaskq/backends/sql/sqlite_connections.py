@@ -307,12 +307,9 @@ class SqliteConnections(Connections):
         return await self.read(lambda c: c.exec_driver_sql(f"PRAGMA {pragma}").scalar())
 
     def check(self) -> None:
-        """Raise DatabaseUnavailable if the open file was deleted, moved or replaced."""
         self.file.check()
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
-        """Run the body in one transaction that writes, and commit it; one statement needs a transaction, too."""
-
         def in_connection(store: StoreConnection) -> T:
             # SQLAlchemy's own transaction takes longer to begin and commit than SQLite's. The body begins one unnoticed
             # if it executes a statement of SQLAlchemy's.
@@ -332,8 +329,6 @@ class SqliteConnections(Connections):
         return await self._write(in_connection)
 
     async def write_session(self, body: SessionBody[T]) -> T:
-        """Do the same with an ``AsyncSession``, which the body awaits on the thread; the session commits."""
-
         def in_session(session: AsyncSession, store: StoreConnection) -> T:
             session.sync_session.bind = store.connection
             try:
@@ -363,8 +358,6 @@ class SqliteConnections(Connections):
         self._writing()
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        """Run a body that only reads; each statement sees what is committed when it begins, and waits for no writer."""
-
         def in_connection(store: StoreConnection) -> T:
             try:
                 return body(store.connection)
@@ -374,8 +367,6 @@ class SqliteConnections(Connections):
         return await self._read(in_connection)
 
     async def read_session(self, body: SessionBody[T]) -> T:
-        """Do the same with an ``AsyncSession``, which the body awaits on the thread."""
-
         def in_session(session: AsyncSession, store: StoreConnection) -> T:
             session.sync_session.bind = store.connection
             try:
@@ -421,7 +412,6 @@ class SqliteConnections(Connections):
             await self.read(_empty_wal)
 
     async def dispose(self) -> None:
-        """Close every connection, after what runs, and end the threads."""
         try:
             for store in (*self.readers, self.writer):
                 await store.close()
@@ -429,7 +419,6 @@ class SqliteConnections(Connections):
             self.abandon()
 
     def abandon(self) -> None:
-        """Do as ``dispose`` without waiting, for a loop that is gone."""
         for store in (*self.readers, self.writer):
             store.abandon()
 
