@@ -17,6 +17,7 @@ ABOUT = {
     "sql_store": [name for name, kind in STORES.items() if kind.sql],
     "shared_store": SHARED,
     "durable_store": SHARED,
+    "process_store": [name for name, kind in STORES.items() if kind.processes],
     "direct": [name for name, kind in STORES.items() if kind.direct],
     "registry": [*SHARED, "durable_fake"],
     "schedules": [name for name, kind in STORES.items() if kind.schedules],
@@ -80,6 +81,13 @@ def schedules(store: Store) -> Schedules:
 @pytest.fixture
 def durable_store(store: Store) -> Store:
     """A store whose writes are on disk."""
+    assert store.backend.durable
+    return store
+
+
+@pytest.fixture
+def process_store(store: Store) -> Store:
+    """A store that other processes reach, and whose writes are on disk."""
     assert store.backend.durable
     return store
 

@@ -422,13 +422,13 @@ DROPPER = """
 
 
 @pytest.mark.heavy
-async def test_a_killed_process_that_drops_leaves_no_running_row(durable_store: Store, tmp_path: Path) -> None:
+async def test_a_killed_process_that_drops_leaves_no_running_row(process_store: Store, tmp_path: Path) -> None:
     with programs_in(tmp_path) as program:
-        dropper = program(DROPPER, durable_store.url)
+        dropper = program(DROPPER, process_store.url)
         assert dropper.popen.stdout is not None
         for _ in range(60):
             dropper.popen.stdout.readline()
         dropper.signal(signal.SIGKILL)
         dropper.popen.wait()
-    counts = (await durable_store.backend.stats(NOW)).counts
+    counts = (await process_store.backend.stats(NOW)).counts
     assert counts["running"] == 0 and counts["pending"] == 5 and counts["cancelled"] >= 50

@@ -224,13 +224,13 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
 
 @pytest.mark.heavy
 @pytest.mark.promise("several processes")
-async def test_claimers_in_many_processes_get_each_task_once(shared_store: Store) -> None:  # A8
+async def test_claimers_in_many_processes_get_each_task_once(process_store: Store) -> None:  # A8
     count = 1_000
-    await shared_store.backend.push([new() for _ in range(count)])
+    await process_store.backend.push([new() for _ in range(count)])
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [
         nursery.Popen(
-            [sys.executable, "-c", CLAIMER, shared_store.url, f"owner-{batch}", str(NOW), str(batch)],
+            [sys.executable, "-c", CLAIMER, process_store.url, f"owner-{batch}", str(NOW), str(batch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=env,

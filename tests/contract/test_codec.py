@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from msgspec.structs import replace
@@ -33,6 +34,7 @@ from tests.support.backends import Store
 from tests.support.codecs import Keyed
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, new_schedule, read
+from tests.support.small_store.rows import STORES
 
 SECRET = "a secret 🙂"
 PARAMS = {"text": SECRET}
@@ -67,6 +69,9 @@ async def stored_text(store: Store) -> str:
     """Everything that the store keeps about tasks and schedules."""
     if store.is_sql:
         return str([store.execute(f"SELECT * FROM {table}") for table in ("task_queue", "scheduler_task")])
+    if store.name == "small":
+        rows = STORES[store.url]
+        return str(msgspec.json.encode([rows.tasks, rows.schedules]))
     redis: Any = store.backend
     root = redis._redis.root
     keys = ("body", "state", "progress", "schedules")
@@ -422,6 +427,7 @@ async def test_a_locked_row_is_left_for_later(opened: Opened, sql_store: Store) 
 # ---- schedules ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.stores("sqlite", "postgresql", "mysql", "redis")  # those whose schedules have a codec
 async def test_schedules_and_what_they_fire(opened: Opened, schedules: Schedules, durable_store: Store) -> None:
     backend = await opened(Keyed("old"))
     assert backend.schedules is not None

@@ -60,21 +60,21 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 
 
 async def test_acknowledged_pushes_of_a_killed_producer_are_on_disk(  # A20
-    durable_store: Store, program: Callable[..., Program]
+    process_store: Store, program: Callable[..., Program]
 ) -> None:
-    producer = program(PRODUCER, durable_store.url)
+    producer = program(PRODUCER, process_store.url)
     assert producer.popen.stdout is not None
     told = [producer.popen.stdout.readline().strip() for _ in range(300)]
     producer.signal(signal.SIGKILL)
     told += producer.popen.stdout.read().split()
     if not told[-1].partition("-")[2]:
         told.pop()  # cut in the middle of the line
-    backend = durable_store.backend
+    backend = process_store.backend
     rows = await backend.find(TaskFilter(), 100_000)
     assert set(told) <= {row.task_id for row in rows}
     assert set(Counter(row.task_id for row in rows).values()) == {1}
     assert len(rows) - len(told) <= 8, "more than was under way"
-    async with TaskQ(durable_store.url) as tq:  # the last pushes may or may not be stored: push the same again
+    async with TaskQ(process_store.url) as tq:  # the last pushes may or may not be stored: push the same again
         last = max(rows, key=lambda row: row.seq)
         again = await tq.push(last.type, last.params, task_id=last.task_id)
         assert not again.created
@@ -83,15 +83,15 @@ async def test_acknowledged_pushes_of_a_killed_producer_are_on_disk(  # A20
 
 @pytest.mark.promise("survives kill -9 of the process")
 async def test_tasks_of_a_killed_worker_run_again(  # A1, A10, A12, B5
-    durable_store: Store, program: Callable[..., Program]
+    process_store: Store, program: Callable[..., Program]
 ) -> None:
-    first = program(WORKER, durable_store.url)
-    async with TaskQ(durable_store.url, poll_interval=0.1) as tq:
+    first = program(WORKER, process_store.url)
+    async with TaskQ(process_store.url, poll_interval=0.1) as tq:
         handle = await tq.push("long", {}, timeout=3600)
         first.wait_for("started")
         before = await handle.task()
         first.signal(signal.SIGKILL)
-        second = program(WORKER, durable_store.url)
+        second = program(WORKER, process_store.url)
         assert await handle.result(within(30)) == second.popen.pid
         after = await handle.task()
     assert (after.fence, after.crashes, after.retry_count) == (2, 1, 0)
@@ -102,16 +102,16 @@ async def test_tasks_of_a_killed_worker_run_again(  # A1, A10, A12, B5
 
 
 async def test_a_task_that_kills_its_process_ends_as_poison(  # A4
-    durable_store: Store, program: Callable[..., Program]
+    process_store: Store, program: Callable[..., Program]
 ) -> None:
-    async with TaskQ(durable_store.url, poll_interval=0.1) as tq:
+    async with TaskQ(process_store.url, poll_interval=0.1) as tq:
         handle = await tq.push("deadly", {})
         for _ in range(3):
-            victim: Any = program(WORKER, durable_store.url)
+            victim: Any = program(WORKER, process_store.url)
             victim.wait_for("started")
             victim.popen.wait(within(40))
         good = await tq.push("long", {}, task_id="good")
-        last = program(WORKER, durable_store.url)
+        last = program(WORKER, process_store.url)
         task = await tq.queue.wait_for_end(handle.task_id, within(30))
         assert (task.status, task.crashes) == (Status.FAILED, 3)
         assert "poison" in (task.error_message or "")

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.url import DURABLE_FAKE, kind_of
+from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, kind_of
 from aiotaskq.backends.values import Values
 from aiotaskq.models import OUR_TABLES
 from tests.support.servers import Server, mariadb, valkey
@@ -164,6 +164,15 @@ async def redis(folder: Path) -> AsyncIterator[Store]:
     server.execute("FLUSHDB")
 
 
+BACKENDS["small"] = "tests.support.small_store.backend:SmallStore"
+
+
+@contextlib.asynccontextmanager
+async def small(folder: Path) -> AsyncIterator[Store]:
+    async with _opened("small", f"small://{folder}") as store:
+        yield store
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of store for the tests: how a fresh one is opened, and what is true of it."""
@@ -171,6 +180,8 @@ class Kind:
     open: Callable[[Path], AbstractAsyncContextManager[Store]]
     shared: bool = False
     """Whether several processes share it, and its rows outlive them."""
+    processes: bool = False
+    """Whether other processes of this machine reach it."""
     sql: bool = False
     schedules: bool = False
     direct: bool = False
@@ -186,9 +197,10 @@ class Kind:
 STORES = {
     "memory": Kind(memory, direct=True),
     "durable_fake": Kind(durable_fake, schedules=True, direct=True),
-    "sqlite": Kind(sqlite, shared=True, sql=True, schedules=True),
-    "postgresql": Kind(postgresql, shared=True, sql=True, schedules=True),
-    "postgresql_jit": Kind(postgresql_jit, shared=True, sql=True, schedules=True, same_as="postgresql"),
-    "mysql": Kind(mysql, shared=True, sql=True, schedules=True),
-    "redis": Kind(redis, shared=True, schedules=True),
+    "sqlite": Kind(sqlite, shared=True, processes=True, sql=True, schedules=True),
+    "postgresql": Kind(postgresql, shared=True, processes=True, sql=True, schedules=True),
+    "postgresql_jit": Kind(postgresql_jit, shared=True, processes=True, sql=True, schedules=True, same_as="postgresql"),
+    "mysql": Kind(mysql, shared=True, processes=True, sql=True, schedules=True),
+    "redis": Kind(redis, shared=True, processes=True, schedules=True),
+    "small": Kind(small, shared=True, schedules=True),
 }
