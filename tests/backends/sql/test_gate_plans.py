@@ -180,9 +180,8 @@ def test_what_is_waited_for_is_counted_by_the_index(engine: sa.Engine) -> None:
 
 
 def test_what_holds_and_what_waits_is_counted_by_the_index_in_one_statement(engine: sa.Engine) -> None:
-    answer, found = cost(engine, lambda c: tx_on(c).held_and_waiting(["hot", "none", "wide", SMALL[1]]))
-    held = {"hot": HELD, "none": 0, "wide": HELD * GATES, SMALL[1]: HELD}
-    assert answer == (held, {"hot": WAITING, "none": 0, "wide": 0, SMALL[1]: 20})
+    answer, found = cost(engine, lambda c: tx_on(c).counts(["hot", "none", "wide", SMALL[1]]))
+    assert answer == {"hot": (HELD, WAITING), "none": (0, 0), "wide": (HELD * GATES, 0), SMALL[1]: (HELD, 20)}
     assert by_indexes(found), (found.indexes, found.detours)
     assert len(found.statements) == 1, found.statements
 
