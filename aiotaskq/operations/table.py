@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.audit import Door
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.audit import audit
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 P = TypeVar("P", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, Door, audit_entry
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import OPERATED, Events
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 BY_PROGRAMS = frozenset({"push-task", "set-value", "delete-value", "emit-event"})
 """Changes that are the daily work of programs: by the operations API and commands, they have no entry."""

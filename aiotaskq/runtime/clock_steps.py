@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from aiotaskq.backends.base import Backend
+from typing import TYPE_CHECKING
+
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 SAME_STEP = 30 * SECOND  # ticks within which scheduler and worker of a process may notice the same step
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends import workers as registry
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import STEER
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotFound, NotSupported
 from aiotaskq.log import log, printable
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 
 class Workers:

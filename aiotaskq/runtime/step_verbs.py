@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.steps import Leave
 from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.batcher import Batcher
@@ -21,6 +21,9 @@ from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, NotFound
 from aiotaskq.log import log, named
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import live_parents
 from aiotaskq.core.steps import NEVER, Step, left_at
 from aiotaskq.core.task import PENDING, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 Reason = Literal[
     "paused",

@@ -7,11 +7,11 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import GroupState, around, group_of, outermost, stays
 from aiotaskq.core.instants import instant
@@ -28,6 +28,9 @@ from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.waiting import look, why
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 ENDED = tuple(status for status in Status if status in FINAL)

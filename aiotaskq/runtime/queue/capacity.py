@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.listeners import ENDED, GATES, READY, TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
@@ -18,6 +18,9 @@ from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.task_log import log_outcome
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 WHEN_FULL = ("wait", "raise", "drop_oldest")
 DROPPED = "dropped: the queue is full"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.debounce import Debounce, after_call
 from aiotaskq.core.task import PENDING, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import log, named
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 Push = Callable[[list[Task]], Awaitable[list[Task]]]
 

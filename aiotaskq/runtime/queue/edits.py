@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.edit import check_editable, edited
 from aiotaskq.core.instants import instant

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.task import SECOND
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 LIMIT = 500  # gates admitted in one transaction
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind

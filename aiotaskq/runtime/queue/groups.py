@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, Change, Room
+from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.coded import readable_result
@@ -36,6 +36,9 @@ from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000

@@ -6,15 +6,18 @@ A key of the caller's that an expired task holds is free.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.outcome import Rerun, settle
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.push_events import PushedEvents
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 
 def expired_conflicts(tasks: Sequence[Task], stored: Sequence[Task], now: int) -> dict[int, Task]:

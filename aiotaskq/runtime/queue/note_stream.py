@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import SECOND, Task
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 PAGE = 200  # notes read at a time
 

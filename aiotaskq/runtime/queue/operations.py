@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import msgspec
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
@@ -34,6 +33,9 @@ from aiotaskq.runtime.queue.bulk import (
 )
 from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.runtime.step_verbs import EVENT_AGE
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
@@ -14,6 +14,9 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import gate, log
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.task_log import log_not_started, log_pushed
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 
 class PushedEvents:

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
@@ -38,6 +38,9 @@ from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.waiting import unserved
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops

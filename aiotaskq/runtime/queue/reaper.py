@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted
@@ -13,6 +14,9 @@ from aiotaskq.log import log
 from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 LIMIT = 500  # tasks settled in one round
 
