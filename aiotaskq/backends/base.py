@@ -19,16 +19,9 @@ import msgspec
 from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Room as Room
-from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
-from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
-from aiotaskq.backends.side_rows import SideRows
-from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import Values
-from aiotaskq.backends.workers import Workers
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import slots
 from aiotaskq.core.task import FINAL, PENDING, Status, Task, TaskFilter
@@ -37,6 +30,13 @@ from aiotaskq.errors import NotSupported
 if TYPE_CHECKING:
     from asyncio import Future
 
+    from aiotaskq.backends.gates import Gates
+    from aiotaskq.backends.groups import Groups
+    from aiotaskq.backends.notes import Notes
+    from aiotaskq.backends.side_rows import SideRows
+    from aiotaskq.backends.steps import Steps
+    from aiotaskq.backends.values import Values
+    from aiotaskq.backends.workers import Workers
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.schedule import Schedule
