@@ -408,7 +408,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
 
 def _clock_of(backend: Backend) -> Clock:
-    return SteadyClock() if backend.steady else StoreClock() if backend.has_clock else SystemClock()
+    if not backend.durable:
+        return SteadyClock()  # nothing outlives the process, and a clock that cannot be set back is at hand
+    return SystemClock() if backend.embedded else StoreClock()
 
 
 def check_taskq(argument: str, tq: object) -> None:

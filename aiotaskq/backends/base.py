@@ -80,16 +80,12 @@ class Backend(ABC):
     """Whether params and results may be any Python objects, and not only JSON values."""
     shared: ClassVar[bool]
     """Whether other processes see the same rows."""
-    has_clock = True
-    """Whether ``ping`` returns the clock of the store."""
-    steady: ClassVar[bool] = False
-    """Whether instants come from a clock that cannot be set back. Only where nothing outlives the process."""
-    single_writer: bool = False
-    """Whether an open transaction of the application that has written keeps everything else from writing."""
-    grouped: ClassVar[bool] = True
-    """Whether one call with many rows is cheaper than many: then calls are batched, and may suspend; else none does."""
-    hands_over: bool = False
-    """Whether ``push_and_claim`` costs hardly more than ``push``, and ``fire_and_claim`` than ``change``."""
+    suspends: ClassVar[bool] = True
+    """Whether its methods may suspend: then calls are batched, since one with many rows is cheaper than many."""
+    embedded: bool = False
+    """Whether it is a file of this host: one transaction writes at a time, and keeps everything else from writing; one
+    that does two things is cheaper than two; and instants come from the clock of the host.
+    """
     values: Values
     gates: Gates
     groups: Groups
@@ -284,7 +280,7 @@ class Backend(ABC):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[Task], list[Task]]:
-        """``push``, then ``claim``; in one transaction where it ``hands_over``. Sends the hint ``ready``."""
+        """``push``, then ``claim``; in one transaction where it is ``embedded``. Sends the hint ``ready``."""
         stored = await self.push(tasks)
         return stored, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
 

@@ -13,7 +13,7 @@ from aiotaskq.core.task import Task
 class DirectBackend(Backend):
     """A store whose methods never suspend, and which any thread may call; there is nothing to open."""
 
-    grouped: ClassVar[bool] = False
+    suspends: ClassVar[bool] = False
     enqueue: Callable[[Task], None]
     """Pushes a task with a new id and no other key; in the main thread without a lock."""
 

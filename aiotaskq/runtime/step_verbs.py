@@ -51,9 +51,9 @@ class StepVerbs:
         self._read: One[Task, list[Step]] = self._together(lambda tasks: self.store.read_many(tasks))
 
     @property
-    def single_writer(self) -> bool:
-        """As ``Backend.single_writer``."""
-        return self._backend.single_writer
+    def embedded(self) -> bool:
+        """As ``Backend.embedded``."""
+        return self._backend.embedded
 
     @property
     def store(self) -> Steps:
@@ -66,7 +66,7 @@ class StepVerbs:
         batcher = Batcher(verb)
 
         async def one(item: I) -> R:
-            return (await (batcher.add([item]) if self._backend.grouped else verb([item])))[0]
+            return (await (batcher.add([item]) if self._backend.suspends else verb([item])))[0]
 
         return one
 
@@ -96,7 +96,7 @@ class StepVerbs:
                 return await verb()
             except DatabaseUnavailable as error:
                 failures += 1
-                if failures > 1 and self.single_writer and "locked" in str(error):
+                if failures > 1 and self.embedded and "locked" in str(error):
                     raise DatabaseUnavailable(
                         f"{what}: the database stays locked; if the handler has written in a transaction of its own, "
                         "commit that before, or pass it as session="

@@ -21,7 +21,7 @@ VERBS = 80
 """What stores are asked for outside of transactions, with what only one that never suspends has."""
 ROWS = 25
 """What they are asked for inside of one."""
-FLAGS = {"name", "durable", "shared", "objects", "has_clock", "steady", "single_writer", "grouped", "hands_over"}
+FLAGS = {"name", "durable", "shared", "objects", "suspends", "embedded"}
 SMALL = 900
 """Lines of a store that has all of it, and no speed; without its imports."""
 OTHERS = ("aiotaskq.backends.memory", "aiotaskq.backends.sql", "aiotaskq.backends.redis")

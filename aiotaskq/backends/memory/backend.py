@@ -42,7 +42,6 @@ class MemoryBackend(DirectBackend):
     name: ClassVar[str] = "memory"
     durable: ClassVar[bool] = False
     shared: ClassVar[bool] = False
-    steady: ClassVar[bool] = True
 
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()

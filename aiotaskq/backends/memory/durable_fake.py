@@ -41,7 +41,6 @@ class DurableFake(MemoryBackend):
     name: ClassVar[str] = "durable fake"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
-    steady: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)

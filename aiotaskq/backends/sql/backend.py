@@ -59,8 +59,7 @@ class SqlBackend(Backend):
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         dialect = self._dialect = self.database.dialect
-        self.single_writer = self.hands_over = dialect.single_writer
-        self.has_clock = dialect.has_clock
+        self.embedded = dialect.single_writer
         self.keep_beside(SqlSideRows(self.database, dialect))
         self.values = SideValues(self.side)
         self._writes = SqlWrites(self.database, self.listeners)
@@ -94,7 +93,7 @@ class SqlBackend(Backend):
 
         Raises DatabaseUnavailable if the open file of SQLite was deleted or replaced.
         """
-        if self._dialect.single_writer and not self.database.is_open:
+        if self.embedded and not self.database.is_open:
             self._upgrade(connection)
         self.database.check_file()
 
@@ -126,7 +125,7 @@ class SqlBackend(Backend):
                 tx.write_gates([after for before, after in gates if after != before])
             return moved
 
-        if not self.has_clock and await self._write(body):
+        if self.embedded and await self._write(body):
             self.listeners.notify(READY)
 
     def another(self, patience: float | None = None) -> SqlBackend:
@@ -272,7 +271,7 @@ class SqlBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[Task], list[Task]]:
-        if not (self.hands_over and tasks):
+        if not (self.embedded and tasks):
             return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
         claim = Claim(owner, now, limit, queues, lease_until)
         if any_flow(tasks):
@@ -285,7 +284,7 @@ class SqlBackend(Backend):
     async def fire_and_claim(
         self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[bool], list[Task]]:
-        if not self.hands_over:
+        if not self.embedded:
             return await super().fire_and_claim(changes, owner, now, limit, **options)
         claim = Claim(owner, now, limit, options.get("queues"), options.get("lease_until"))
         held, claimed = await self.schedules.change_and(changes, claim)

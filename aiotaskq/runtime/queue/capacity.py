@@ -65,7 +65,7 @@ class Capacity:
         self._told = told
         # Without a lock, pushes of one process would choose the same tasks to drop, and all but one would choose again.
         # The memory backend never suspends, and may be used by several loops.
-        self._dropping = asyncio.Lock() if backend.grouped else contextlib.nullcontext()
+        self._dropping = asyncio.Lock() if backend.suspends else contextlib.nullcontext()
 
     async def push(self, tasks: Sequence[Task], session: Any, committed: Callable[[], None] | None) -> list[Task]:
         """Push as the backend does, as soon as there is room; with a session in its transaction.

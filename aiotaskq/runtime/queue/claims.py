@@ -74,7 +74,7 @@ class Claims:
             verb = self._backend.exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
         else:
             verb = self._claim(owner, now, limit, queues=queues, lease_until=lease_until)
-        if not self._backend.grouped:  # it never suspends, so it cannot be cancelled
+        if not self._backend.suspends:  # it never suspends, so it cannot be cancelled
             answer = await verb
         else:
             exchange = ShieldedTask(verb)

@@ -98,9 +98,9 @@ class Queue(Operations[Task]):
         self.capacity = Capacity(
             backend, clock, self.events, self._waiters, maxsize, when_full, self.poll_interval, self.told
         )
-        direct = isinstance(backend, DirectBackend) and not (backend.grouped or self.capacity.maxsize)
+        direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
         self._direct = cast(DirectBackend, backend) if direct else None
-        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.hands_over)
+        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.embedded)
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
@@ -112,7 +112,7 @@ class Queue(Operations[Task]):
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
         self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
-        update = self._updates.add if backend.grouped else backend.update
+        update = self._updates.add if backend.suspends else backend.update
         self.debounced = Debounced(backend, clock, update)
         self.edits = Edits(clock, update, prepare=prepare, gated=self.gated, check=self._check_pushed)
         self.groups = GroupVerbs(
@@ -147,7 +147,7 @@ class Queue(Operations[Task]):
             self._check_storable(tasks)
         try:
             if session is None and not self.capacity.maxsize:
-                stored = await (self._pushes.add(tasks) if self.backend.grouped else self.backend.push(tasks))
+                stored = await (self._pushes.add(tasks) if self.backend.suspends else self.backend.push(tasks))
             else:
                 stored = []
                 committed = None if session is None else self._pushed.at_commit(tasks, stored)
@@ -417,7 +417,7 @@ class Queue(Operations[Task]):
         while True:
             after = settle(task, outcome, self.clock.now())
             change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
-            (held,) = await (self._updates.add([change]) if self.backend.grouped else self.backend.update([change]))
+            (held,) = await (self._updates.add([change]) if self.backend.suspends else self.backend.update([change]))
             if held:
                 self._pushed.emit(change.then, change.then)
                 return after
@@ -466,7 +466,7 @@ class Queue(Operations[Task]):
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none; reads of the same moment may share a statement."""
         check_id(task_id, any_id=not self.backend.durable)
-        (task,) = await (self._reads.add([task_id]) if self.backend.grouped else self.backend.get([task_id]))
+        (task,) = await (self._reads.add([task_id]) if self.backend.suspends else self.backend.get([task_id]))
         return task
 
     async def wait_for_end(self, task_id: str, timeout: float | timedelta | None = None) -> Task:

@@ -107,7 +107,7 @@ class Fetcher:
         await self._poller.start()
         if self._arrivals is None:
             self._stop_listening = self._backend.listeners.listen(self.wake, READY)
-        if self._backend.hands_over:
+        if self._backend.embedded:
             self._queue.takers.append(self)
 
     def _make_wakeup(self) -> Wakeup:
@@ -386,7 +386,7 @@ class Fetcher:
             return self._pause() if self.batches is None or not self._room(False) else 0.0
         if self._arrivals is not None:
             self._arrivals.wanted = True
-        if not self._backend.grouped:
+        if not self._backend.suspends:
             return await self._until_due(now)
         # While hints come, each is followed by a claim: only after a lull is the next due time worth a query.
         self._lull = True

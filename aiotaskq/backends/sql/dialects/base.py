@@ -116,8 +116,6 @@ class Dialect(ABC):
 
     # ---- connections ----
 
-    has_clock: ClassVar[bool] = True
-    """Whether the database runs on a machine with a clock of its own."""
     autocommit: ClassVar[bool] = False
     """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
     ``insert`` and ``write`` put many rows in one statement."""

@@ -137,7 +137,6 @@ class SqliteDialect(Dialect):
     async_driver = "aiosqlite"
     sync_driver = "pysqlite"
     codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
-    has_clock = False
     pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
     sorts_pending = True
     single_writer = True
