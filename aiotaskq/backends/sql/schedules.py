@@ -14,7 +14,6 @@ from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.claim import Claim
-from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.recode import recode_schedules
@@ -89,15 +88,7 @@ class SqlSchedules(Schedules):
             if tasks := [task for item, ok in zip(sent, held, strict=True) if ok for task in item.tasks]:
                 push(tx, tasks)
 
-        def fire_and_claim(connection: Connection) -> list[Task]:
-            tx = self._writes.tx(connection)
-            fire(tx)
-            return [] if claim is None else claim_tasks(tx, claim)
-
-        if any(task.flow is not None for item in changes for task in item.tasks):
-            _, claimed, _ = await self._writes.write(fire, claim, write)
-        else:
-            claimed = await write(fire_and_claim)
+        _, claimed, _ = await self._writes.write(fire, claim, write)
         return held, claimed
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:

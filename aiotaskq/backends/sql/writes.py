@@ -18,12 +18,10 @@ from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.transaction import Messages, SqlTransaction
-from aiotaskq.core.gate import Bounds
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
-Known = Mapping[str, Bounds | None]
 Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 
