@@ -71,8 +71,8 @@ async def test_of_the_verbs_of_operators_at_once_each_counts(store: Store) -> No
             two.set("g", max_waiting=n),
             one.set("g", rate=Rate(n, burst=n)),
             two.set("g", window=n),
-            one.close_for("g", 10 * n),
-            two.close_for("g", 5 * n),
+            one.pause_for("g", 10 * n),
+            two.pause_for("g", 5 * n),
         )
         gate = await _gate(store)
         assert gate.bounds == Bounds(cap=n, max_waiting=n, interval=-(-SECOND // n), burst=n, window=n)
@@ -314,5 +314,5 @@ async def test_a_worker_gives_the_backlog_the_limits_of_its_code(store: Store, c
 def handler_of(name: str, limit: Limit) -> Handler:
     async def run(tenant: str = "a") -> None: ...
 
-    handler = Handler(name=name, function=run, executor="loop")
+    handler = Handler(name=name, function=run, executor="loop", template=new(type=name))
     return replace(handler, gating=gating_of(handler, [limit]))

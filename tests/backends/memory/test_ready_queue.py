@@ -98,7 +98,7 @@ async def test_a_worker_waits_in_the_queue_for_its_named_queues() -> None:
         async def handle(name: str = name) -> None:
             ran.append(name)
 
-        handler = Handler("t", handle, "loop")
+        handler = Handler("t", handle, "loop", new(type="t"))
         tq[name] = Worker(queue, backend, clock, {"t": handler}, queues=[name], poll_interval=3600)
         await tq[name].start()
     await settled()
@@ -118,7 +118,7 @@ async def test_a_worker_without_a_free_slot_leaves_the_next_task_to_a_pop() -> N
     backend, clock = MemoryBackend(), VirtualClock()
     queue = Queue(backend, clock)
     free = asyncio.Event()
-    handler = Handler("t", free.wait, "loop")
+    handler = Handler("t", free.wait, "loop", new(type="t"))
     worker = Worker(queue, backend, clock, {"t": handler}, concurrency=1, poll_interval=3600)
     await worker.start()
     await queue.add([new(task_id="first", run_at=0)])
