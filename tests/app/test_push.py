@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from aiotaskq import TaskQ
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.backoff import Backoff
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Status, Task, new_task
 from aiotaskq.runtime.handler import make_handler
+from aiotaskq.runtime.worker.follow_ups import follow_ups
 
 NOW = 1_750_000_000_250_000
 
@@ -28,3 +30,24 @@ def test_a_call_without_options_makes_the_task_of_one_whose_options_are_not_set(
         return task.replace(task_id="any", seq=0)
 
     assert made({}) == made({"delay": None})
+
+
+def test_a_follow_up_runs_as_its_handler_says() -> None:
+    handler = make_handler("after", work, backoff=Backoff(), queue="slow", priority=7, max_retries=1)
+    ended = new_task("first", now=NOW, on_success="after").replace(status=Status.COMPLETED)
+    (task,) = follow_ups(ended, {"after": handler}, {}, NOW)
+    assert (task.queue, task.priority, task.max_retries, task.timeout) == ("slow", 7, 1, None)
+
+
+async def test_each_verb_on_many_tasks_has_each_filter() -> None:
+    async with TaskQ("memory://") as tq:
+        tasks = [new_task("a", now=NOW, task_id=name, scheduler_task_id=name) for name in ("s1", "s2", "s3")]
+        await tq.queue.add(tasks)
+        assert await tq.cancel_many(scheduler_task_id="s1") == 1
+        assert [task.task_id for task in await tq.find(scheduler_task_id="s1", status="cancelled")] == ["s1"]
+        assert await tq.count(scheduler_task_id="s2") == 1
+        assert await tq.retry_many(status="cancelled", scheduler_task_id="s2") == 0
+        assert await tq.purge(scheduler_task_id="s1") == 1
+        assert sorted(task.task_id for task in await tq.find()) == ["s2", "s3"]
+        with pytest.raises(TypeError, match="unknown filter 'scheduler'; use type, queue, scheduler_task_id"):
+            await tq.find(scheduler="s2")  # type: ignore[call-arg]
