@@ -13,8 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from aiotaskq.app.settings import settings
-from aiotaskq.backends.sql.engines import async_engine, parse_url
-from aiotaskq.backends.sql.lazy_engine import LazyAsyncEngine
+from aiotaskq.backends.sql.engines import LazyAsyncEngine, async_engine, parse_url
 from aiotaskq.models import Base
 
 __all__ = ["Base", "SessionLocal", "engine", "get_db"]

@@ -9,8 +9,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from aiotaskq.app.settings import settings
-from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.lazy_engine import LazyEngine
+from aiotaskq.backends.sql.engines import LazyEngine, sync_engine
 from aiotaskq.models import Base
 
 __all__ = ["Base", "SessionLocal", "engine", "get_db"]
