@@ -19,7 +19,7 @@ from aiotaskq.backends.flow.transaction import Beside, Store
 ROOT = Path(__file__).parents[2]
 VERBS = 80
 """What stores are asked for outside of transactions, with what only one that never suspends has."""
-ROWS = 25
+ROWS = 22
 """What they are asked for inside of one."""
 FLAGS = {"name", "durable", "shared", "objects", "suspends", "embedded"}
 SMALL = 900

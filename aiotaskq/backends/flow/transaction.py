@@ -48,13 +48,13 @@ class Rows(ABC):
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         """Read tasks by id."""
 
-    @abstractmethod
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
         """Read tasks by id without a lock: whether they change before the commit does not matter."""
+        return self.tasks(ids)
 
-    @abstractmethod
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         """Return those of these ids of tasks that there are."""
+        return self.tasks(ids).keys()
 
     @abstractmethod
     def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
@@ -110,9 +110,10 @@ class Rows(ABC):
 class Transaction(Rows):
     """The rows of a store in one transaction, those of gates, too."""
 
-    @abstractmethod
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
         """Write tasks of ``waiting`` that pass a gate; return the ids of those that no other transaction has locked."""
+        self.rewrite(changes)
+        return {after.task_id for _, after in changes}
 
     @abstractmethod
     def unstarted(self, keys: Collection[str], queue: str | None) -> Sequence[Task]:

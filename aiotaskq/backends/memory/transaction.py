@@ -51,22 +51,12 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
 
-    def look(self, ids: Sequence[str]) -> dict[str, Task]:
-        return self.tasks(ids)
-
-    def existing(self, ids: Sequence[str]) -> set[str]:
-        return {task_id for task_id in ids if task_id in self.rows}
-
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return list(map(self._insert, tasks))
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         for before, after in changes:
             self._replace(before, after)
-
-    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
-        self.rewrite(changes)
-        return {after.task_id for _, after in changes}
 
     def spend(self, new: Sequence[NewNotes]) -> None:
         for each in new:

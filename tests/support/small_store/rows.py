@@ -148,8 +148,6 @@ class SmallTransaction(Transaction):
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows.tasks[task_id] for task_id in ids if task_id in self.rows.tasks}
 
-    look = existing = tasks
-
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return [self._insert(task) for task in tasks]
 
@@ -356,10 +354,6 @@ class SmallTransaction(Transaction):
         since = self.rows.released.get(key, 0)
         dues = ((row.due_at or 0, row.seq) for _, row in self._at([key]))
         return min((due for due, seq in dues if due > max(since, seq)), default=None)
-
-    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
-        self.rewrite(changes)
-        return {after.task_id for _, after in changes}
 
     def paused_queues(self) -> Collection[str]:
         return list(self.rows.paused)
