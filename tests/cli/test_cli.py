@@ -82,7 +82,7 @@ VERBS = {
     "store": ("list", "get", "set", "delete"),
     "events": ("list", "show", "emit"),
     "queues": ("list", "pause", "resume"),
-    "limits": ("list", "set", "close", "open", "reset"),
+    "limits": ("list", "get", "set", "pause", "resume", "reset"),
     "groups": ("list", "show", "cancel", "budget", "retry", "mend"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip

@@ -232,7 +232,7 @@ def test_completion_of_the_names_in_a_store(cli: Cli) -> None:
     assert completed("aiotaskq tasks cancel --status ", 4) == ["pending", "running"]
     assert completed("aiotaskq queues pause ", 3) == ["mails", "maps"]
     assert completed("aiotaskq schedules pause n", 3) == ["nightly"]
-    assert completed("aiotaskq limits close te", 3) == ["tenant:42"]
+    assert completed("aiotaskq limits pause te", 3) == ["tenant:42"]
     prepared(cli.home / "other.db")
     url = f"sqlite:///{cli.home}/other.db"
     assert completed(f"aiotaskq push --db {url} ", 4) == [], "the store of the command line"

@@ -38,6 +38,6 @@ async def test_what_tasks_use_up_is_counted_and_budgets_are_no_limits() -> None:
     text = generate_latest(registry).decode()
     assert text.count("\naiotaskq_usage_total{") == MAX_NAMES + 1
     assert used("other") == 12
-    assert registry.get_sample_value("aiotaskq_closed_gates") == 0
+    assert registry.get_sample_value("aiotaskq_paused_limits") == 0
     assert registry.get_sample_value("aiotaskq_used_up_budgets") == 1
     assert "budget:" not in text  # no ids in labels
