@@ -17,47 +17,54 @@ _decode = msgspec.json.decode
 _DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 
 
-class Values(ABC):
+class Values:
     """A store of public values. ``expires_at`` is in microseconds, None for never; at that instant a value is gone."""
 
-    @abstractmethod
+    def __init__(self, rows: SideRows) -> None:
+        self._rows = rows
+
     async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
         """Store values, each as key, value and expires_at; each replaces the value of its key."""
+        await self._rows.put(KIND, [SideRow(key, _encode(value).decode(), until) for key, value, until in items])
 
-    @abstractmethod
     async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
         """Read values, each as a 1-tuple, or None where it is missing or expired."""
+        found = await self._rows.get(KIND, keys, now)
+        return [None if text is None else _read(key, text) for key, text in zip(keys, found, strict=True)]
 
-    @abstractmethod
     async def expires_at(self, key: str, now: int) -> int | None:
         """Return when a live value expires; None for never, and where there is none."""
+        # Of the names that begin with a key, the key is the first one.
+        found = await self._rows.range(KIND, now, 1, prefix=key, texts=False)
+        return found[0].until if found and found[0].name == key else None
 
-    @abstractmethod
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
         """Delete values; return for each whether there was a live one."""
+        return await self._rows.delete(KIND, keys, now)
 
-    @abstractmethod
     async def keys(self, now: int) -> list[str]:
         """Return the live keys, sorted."""
+        return [row.name for row in await self._rows.range(KIND, now, texts=False)]
 
-    @abstractmethod
     async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
         """Return up to ``limit`` live keys that begin with ``prefix``, in their order, behind ``after``."""
+        rows = await self._rows.range(KIND, now, limit, prefix=prefix, after=after or "", texts=False)
+        return [row.name for row in rows]
 
-    @abstractmethod
     async def count(self, now: int) -> int:
         """Count the live keys."""
+        return await self._rows.count(KIND, now)
 
-    @abstractmethod
     async def expire(self, now: int, limit: int) -> int:
         """Remove up to ``limit`` expired values; return how many. Other coroutines run in between."""
+        return await self._rows.expire(KIND, now, limit)
 
-    @abstractmethod
     async def clear(self) -> None:
         """Remove every public value."""
+        await self._rows.clear(KIND)
 
 
-class PlainValues(Values):
+class PlainValues(Values, ABC):
     """Values that are objects of this process: any thread may set and read one by a plain function, without a loop."""
 
     @abstractmethod
@@ -67,44 +74,6 @@ class PlainValues(Values):
     @abstractmethod
     def read(self, key: str, now: int) -> Any:
         """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
-
-
-class SideValues(Values):
-    """The values of a store with side rows."""
-
-    def __init__(self, rows: SideRows) -> None:
-        self._rows = rows
-
-    async def put(self, items: Sequence[tuple[str, Any, int | None]]) -> None:
-        await self._rows.put(KIND, [SideRow(key, _encode(value).decode(), until) for key, value, until in items])
-
-    async def get(self, keys: Sequence[str], now: int) -> list[tuple[Any] | None]:
-        found = await self._rows.get(KIND, keys, now)
-        return [None if text is None else _read(key, text) for key, text in zip(keys, found, strict=True)]
-
-    async def expires_at(self, key: str, now: int) -> int | None:
-        # Of the names that begin with a key, the key is the first one.
-        found = await self._rows.range(KIND, now, 1, prefix=key, texts=False)
-        return found[0].until if found and found[0].name == key else None
-
-    async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
-        return await self._rows.delete(KIND, keys, now)
-
-    async def keys(self, now: int) -> list[str]:
-        return [row.name for row in await self._rows.range(KIND, now, texts=False)]
-
-    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
-        rows = await self._rows.range(KIND, now, limit, prefix=prefix, after=after or "", texts=False)
-        return [row.name for row in rows]
-
-    async def count(self, now: int) -> int:
-        return await self._rows.count(KIND, now)
-
-    async def expire(self, now: int, limit: int) -> int:
-        return await self._rows.expire(KIND, now, limit)
-
-    async def clear(self) -> None:
-        await self._rows.clear(KIND)
 
 
 def _read(key: str, text: str) -> tuple[Any] | None:

@@ -49,7 +49,7 @@ from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import SideValues
+from aiotaskq.backends.values import Values
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
@@ -83,7 +83,7 @@ class RedisBackend(Backend):
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self.keep_beside(RedisSideRows(self._redis))
-        self.values = SideValues(self.side)
+        self.values = Values(self.side)
         self.workers = RedisWorkers(self._redis)
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
         self.steps = Steps(self._transactions, self.side)

@@ -36,7 +36,7 @@ from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.sql.writes import SqlWrites
 from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import SideValues
+from aiotaskq.backends.values import Values
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Status, Task, TaskFilter
@@ -61,7 +61,7 @@ class SqlBackend(Backend):
         dialect = self._dialect = self.database.dialect
         self.embedded = dialect.single_writer
         self.keep_beside(SqlSideRows(self.database, dialect))
-        self.values = SideValues(self.side)
+        self.values = Values(self.side)
         self._writes = SqlWrites(self.database, self.listeners)
         self._writes.followed = self._followed
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)

@@ -28,7 +28,7 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import SideValues
+from aiotaskq.backends.values import Values
 from aiotaskq.core.coded import anew, decoded, is_coded
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
@@ -60,7 +60,7 @@ class SmallStore(Backend):
         self._is_closed = self._watches = False
         self.listeners.forward = self._forward
         self.keep_beside(SmallSideRows(self))
-        self.values = SideValues(self.side)
+        self.values = Values(self.side)
         self.notes, self.steps = Notes(self, self.side, self.listeners), Steps(self, self.side)
         self.groups, self.gates = Groups(self, SmallGroupReads(self)), Gates(self, SmallGateReads(self))
         self.workers, self.schedules = SmallWorkers(self), SmallSchedules(self)
