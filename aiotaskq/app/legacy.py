@@ -16,7 +16,7 @@ import aiotaskq.runtime.scheduler.scheduler
 from aiotaskq.app.settings import schedules_elsewhere, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, kind_of, memory_options, scheme_of
+from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, has_tables, is_shared, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.core.masking import mask
@@ -96,7 +96,7 @@ class DatabaseQueue(StoredQueue):
         Raises ValidationError for a URL that names no SQL database, or a wrong value.
         """
         place = settings().database_url if url is None else url
-        if kind_of(place) != "sql":
+        if not has_tables(place):
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
         super().__init__(
             place,
@@ -124,7 +124,7 @@ class RedisQueue(StoredQueue):
 
         Raises ValidationError for a wrong URL or value, and MissingExtra when the extra ``redis`` is not installed.
         """
-        if kind_of(url) != "redis":
+        if has_tables(url) or not is_shared(url):
             raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
         super().__init__(
             url,
@@ -224,7 +224,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
 
 def _place_of_schedules(queue: Any) -> str:
     beside: str | None = getattr(queue, "url", None)
-    if beside is not None and kind_of(beside) == "redis" and not schedules_elsewhere(beside):
+    if beside is not None and is_shared(beside) and not has_tables(beside) and not schedules_elsewhere(beside):
         return beside
     return settings().database_url
 
@@ -254,8 +254,8 @@ def make_queue() -> AnyQueue:
     Raises ValidationError for a wrong URL, and MissingExtra.
     """
     url = settings().queue_url
-    if (kind := kind_of(url)) != "memory":
-        return RedisQueue(url) if kind == "redis" else DatabaseQueue(url)
+    if is_shared(url):
+        return DatabaseQueue(url) if has_tables(url) else RedisQueue(url)
     with _lock:
         if not _memory:
             _memory.append(MemoryQueue(keep_ended=memory_options(url).keep_ended))
@@ -264,7 +264,7 @@ def make_queue() -> AnyQueue:
 
 def _queue_here() -> AnyQueue | None:
     """Return the process-wide queue for the running loop; None if it is durable and no loop runs."""
-    if scheme_of(settings().queue_url) == "memory":
+    if not is_shared(settings().queue_url):
         return make_queue()
     loop = running_loop_or_none()
     if loop is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.url import DURABLE_FAKE, kind_of, memory_options, scheme_of
+from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, is_shared, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_seconds
@@ -56,7 +56,7 @@ def configure(*, database_url: str | None = None, queue_url: str | None = None) 
     """
     names = {DATABASE: ("database_url", database_url), QUEUE: ("queue_url", queue_url)}
     given = {variable: _checked(name, url) for variable, (name, url) in names.items() if url is not None}
-    if DATABASE in given and kind_of(given[DATABASE]) != "sql":
+    if DATABASE in given and not has_tables(given[DATABASE]):
         scheme = scheme_of(given[DATABASE])
         raise ValidationError(f"database_url: a SQL database is needed, as in sqlite:///app.db (got {scheme}://)")
     with _lock:
@@ -90,11 +90,10 @@ def schedules_elsewhere(url: str) -> bool:
     So it is for a queue in memory, and for one in Redis where ``configure()`` or a variable names a SQL database. No
     settings are fixed. Raises ValidationError.
     """
-    kind = kind_of(url)
-    if kind == "memory":
+    if not is_shared(url):
         return url.partition("?")[0] != DURABLE_FAKE
     known = _settings or _resolve(_given)
-    return kind == "redis" and known.named and kind_of(known.database_url) == "sql"
+    return not has_tables(url) and known.named and has_tables(known.database_url)
 
 
 def visibility_timeout() -> float:
@@ -114,7 +113,7 @@ def _resolve(given: dict[str, str]) -> Settings:
         if (text := given.get(name) or os.environ.get(name))
     }
     queue = urls.get(QUEUE, "memory://")
-    sql = kind_of(queue) == "sql"
+    sql = has_tables(queue)
     database = urls.get(DATABASE) or (queue if sql else "sqlite:///aiotaskq.db")
     place = _absolute(database)
     if sql and _absolute(queue) != place:
@@ -128,7 +127,7 @@ def _checked(name: str, url: object) -> str:
     except ValidationError as error:
         raise ValidationError(f"{name}: {str(error).removeprefix('url: ')}") from None
     text = str(url)
-    if scheme_of(text) == "sqlite" and text.partition("://")[2].partition("?")[0].strip("/") in ("", ":memory:"):
+    if is_lost_at_close(text):
         raise ValidationError(
             f"{name}: an in-memory SQLite database is lost with its connection; name a file, as in sqlite:///app.db"
         )

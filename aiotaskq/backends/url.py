@@ -10,7 +10,8 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import NotSupported, ValidationError
 
-__all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "kind_of", "memory_options", "scheme_of"]
+__all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "has_tables", "is_lost_at_close", "is_shared"]
+__all__ += ["memory_options", "scheme_of"]
 
 DURABLE_FAKE = "memory://durable-fake"
 """The URL of a store in memory that behaves as a durable one: for tests."""
@@ -31,7 +32,7 @@ SQL = {
 """The SQL databases: the scheme of a URL, or SQLAlchemy's name of a dialect, and the module in ``sql.dialects``."""
 
 
-# A new backend is one row here. Its second folder, as ``redis``, is its kind.
+# A new backend is one row here.
 BACKENDS = {
     "memory": "aiotaskq.backends.memory.backend:MemoryBackend",
     DURABLE_FAKE: "aiotaskq.backends.memory.durable_fake:DurableFake",
@@ -41,9 +42,19 @@ BACKENDS = {
 """Module and class of the backend for each scheme."""
 
 
-def kind_of(url: str) -> str:
-    """Return what kind of store a URL names: ``memory``, ``sql`` or ``redis``; raises ValidationError."""
-    return BACKENDS[scheme_of(url)].split(".")[2]
+def is_shared(url: str) -> bool:
+    """Return whether other processes reach the store that a URL names; raises ValidationError."""
+    return scheme_of(url) != "memory"
+
+
+def has_tables(url: str) -> bool:
+    """Return whether a URL names a SQL database, whose transactions a push may join; raises ValidationError."""
+    return scheme_of(url) in SQL
+
+
+def is_lost_at_close(url: str) -> bool:
+    """Return whether a URL names a database of SQLite in memory, which is lost with its connection."""
+    return scheme_of(url) == "sqlite" and url.partition("://")[2].partition("?")[0].strip("/") in ("", ":memory:")
 
 
 def scheme_of(url: str) -> str:

@@ -17,7 +17,7 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, sync_engine
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
-from aiotaskq.backends.url import kind_of, scheme_of
+from aiotaskq.backends.url import has_tables, is_shared, scheme_of
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import DatabaseUnavailable, NotFound, NotSupported, ValidationError
@@ -51,8 +51,8 @@ def version_and_invalid_rows(url: str) -> tuple[str | None, list[InvalidRow]]:
 
 
 def describe(url: str) -> dict[str, str | None]:
-    """Return the versions of the server and of the tables; nothing for Redis. Raises as ``refuse_unready``."""
-    if kind_of(url) == "redis":
+    """Return the versions of the server and of the tables, if there are any. Raises as ``refuse_unready``."""
+    if is_shared(url) and not has_tables(url):
         return {}
     _refuse_absent(url)
 
@@ -69,7 +69,7 @@ def refuse_unready(url: str, *, new: bool = False) -> None:
 
     A ``new`` database, which has none of the tables, is accepted if that is said.
     """
-    if kind_of(url) == "redis":
+    if is_shared(url) and not has_tables(url):
         return  # there are no tables
     if new and version_of(url) is None:
         return
@@ -102,9 +102,9 @@ def _refuse_absent(url: str) -> None:
 
 
 def _refuse_memory(url: str) -> None:
-    if (kind := kind_of(url)) == "memory":
+    if not is_shared(url):
         raise NotSupported(tr("memory:// exists only inside one process; name a database, as sqlite:///app.db"))
-    if kind != "sql":
+    if not has_tables(url):
         scheme = scheme_of(url)
         raise ValidationError(tr("{scheme} has no tables; name a database, as sqlite:///app.db", scheme=scheme))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, kind_of
+from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import kind_name
@@ -51,7 +51,7 @@ def override(
     url = stand_in(tq) if url is None else url
     if schedules_elsewhere(url):
         # By default they are in the process's database, which no test may open.
-        own["schedules"] = url if kind_of(url) == "redis" else DURABLE_FAKE
+        own["schedules"] = url if is_shared(url) else DURABLE_FAKE
     options = {**own, **options}
     other = TaskQ(url, clock=clock, **options)
     other.adopt(tq)

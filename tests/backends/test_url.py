@@ -7,7 +7,7 @@ from importlib import import_module
 import pytest
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, kind_of, scheme_of
+from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, has_tables, is_shared, scheme_of
 from aiotaskq.errors import ValidationError
 from tests.support.backends import STORES
 
@@ -19,24 +19,24 @@ def test_each_scheme_names_a_backend(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "scheme", "kind"),
+    ("url", "scheme", "shared", "tables"),
     [
-        ("memory://", "memory", "memory"),
-        (DURABLE_FAKE, "memory", "memory"),
-        ("sqlite:///app.db", "sqlite", "sql"),
-        ("POSTGRES://host/app", "postgres", "sql"),
-        ("mysql+pymysql://host/app", "mysql", "sql"),
-        ("rediss://host/0", "rediss", "redis"),
-        ("valkey://host", "valkey", "redis"),
+        ("memory://", "memory", False, False),
+        (DURABLE_FAKE, "memory", False, False),
+        ("sqlite:///app.db", "sqlite", True, True),
+        ("POSTGRES://host/app", "postgres", True, True),
+        ("mysql+pymysql://host/app", "mysql", True, True),
+        ("rediss://host/0", "rediss", True, False),
+        ("valkey://host", "valkey", True, False),
     ],
 )
-def test_scheme_and_kind(url: str, scheme: str, kind: str) -> None:
-    assert (scheme_of(url), kind_of(url)) == (scheme, kind)
+def test_what_a_url_tells(url: str, scheme: str, shared: bool, tables: bool) -> None:
+    assert (scheme_of(url), is_shared(url), has_tables(url)) == (scheme, shared, tables)
 
 
 @pytest.mark.parametrize("url", ["ftp://host", "app.db", ":memory:"])
 def test_an_unknown_scheme_is_refused(url: str) -> None:
-    for function in (scheme_of, kind_of):
+    for function in (scheme_of, is_shared, has_tables):
         with pytest.raises(ValidationError, match=r"^url: unknown scheme in '.*'; use memory://, "):
             function(url)
 

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiotaskq.backends.url import kind_of
+from aiotaskq.backends.url import has_tables
 from tests.support import servers
 from tests.support.servers import Server
 
@@ -47,7 +47,7 @@ class Place:
     @property
     def sql(self) -> bool:
         """Whether the store is SQL: it can fill itself, explain its plans, and take the caller's transaction."""
-        return kind_of(self.url) == "sql"
+        return has_tables(self.url)
 
     @property
     def host(self) -> tuple[str, int]:

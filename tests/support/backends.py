@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, kind_of
+from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, has_tables
 from aiotaskq.backends.values import Values
 from aiotaskq.models import OUR_TABLES
 from tests.support.servers import Server, mariadb, valkey
@@ -50,7 +50,7 @@ class Store:
     @property
     def is_sql(self) -> bool:
         """Whether ``execute`` works."""
-        return kind_of(self.url) == "sql"
+        return has_tables(self.url)
 
     async def another(self) -> Backend:
         """One more opened backend on the same rows, as another process would have it. Closed with the store."""

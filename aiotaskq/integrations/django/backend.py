@@ -15,7 +15,7 @@ from django.utils import timezone
 from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import PushOptions
-from aiotaskq.backends.url import kind_of
+from aiotaskq.backends.url import is_shared
 from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
 from aiotaskq.integrations.django.borrowed import (
@@ -185,7 +185,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
             found.append(self._error("INSTALLED_APPS lacks 'aiotaskq.integrations.django'", "E007"))
         try:
             url = self.url
-            if kind_of(url) == "memory":
+            if not is_shared(url):
                 found.append(self._error("url: memory:// is in one process; workers are in others", "E004"))
             _taskq(url)  # for a driver that is missing, or an option of the URL that is wrong
             if "using" in self.options and not may_join(url, self.options["using"]):

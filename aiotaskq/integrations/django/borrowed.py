@@ -25,7 +25,7 @@ from sqlalchemy.orm import Session
 
 from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.migrations import up_to_date
-from aiotaskq.backends.url import SQL, kind_of, scheme_of
+from aiotaskq.backends.url import SQL, has_tables, scheme_of
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.django.framework import ImproperlyConfigured
 
@@ -84,7 +84,7 @@ def _server(vendor: str, settings: Mapping[str, Any]) -> URL:
 
 def alias_of(url: str) -> str | None:
     """Return Django's default database if a store is the same one, else None."""
-    if kind_of(url) != "sql":
+    if not has_tables(url):
         return None
     connection = connections[DEFAULT_DB_ALIAS]
     if connection.vendor != SQL[scheme_of(url)] or (connection.vendor == "sqlite" and connection.is_in_memory_db()):
@@ -95,7 +95,7 @@ def alias_of(url: str) -> str | None:
 def may_join(url: str, alias: str) -> bool:
     """Whether a store may be a database of Django's; a pooler may stand at another address."""
     vendor = connections[alias].vendor
-    if kind_of(url) != "sql" or vendor != SQL[scheme_of(url)]:
+    if not has_tables(url) or vendor != SQL[scheme_of(url)]:
         return False
     return dialect_named(vendor).same_database(make_url(url_of(alias)), make_url(url))
 
@@ -182,7 +182,7 @@ def advising_migrate() -> Iterator[None]:
 
 def _transaction_on(url: str) -> str | None:
     """Return the alias of a transaction of this thread on the SQLite file of a store."""
-    if kind_of(url) != "sql" or SQL[scheme_of(url)] != "sqlite":
+    if not has_tables(url) or SQL[scheme_of(url)] != "sqlite":
         return None
     for each in connections.all(initialized_only=True):
         on_file = each.vendor == "sqlite" and not each.is_in_memory_db() and in_transaction(each.alias)
