@@ -63,7 +63,8 @@ async def test_each_verb_that_writes_is_one_script(backend: RedisBackend, sent: 
     held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])
     assert (held, len(more)) == ([True] * 50, 100)
     await sends(backend.delete(ids(claimed)), ["EVALSHA"])
-    await sends(backend.set_paused("q1", True), ["EVALSHA", "HKEYS", "EVALSHA"])
+    # What follows at gates is read as the rule asks for it, and committed only if something changes.
+    await sends(backend.set_paused("q1", True), ["EVALSHA", "HKEYS", *["EVALSHA"] * 3])
     await sends(backend.values.put([(f"k{n}", n, NOW) for n in range(200)]), ["EVALSHA"])
     await sends(backend.values.expire(NOW, 100), ["EVALSHA"])
     await sends(backend.values.delete([f"k{n}" for n in range(200)], NOW), ["EVALSHA"])
