@@ -26,7 +26,7 @@ def mcp(
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,
     write: Annotated[
-        bool, option("--write", help=tr("Also let it retry and cancel tasks, and pause and resume queues."))
+        bool, option("--write", help=tr("Also let it retry and cancel tasks, and change queues and limits."))
     ] = False,
     show_args: ShowArgs = False,
 ) -> None:

@@ -19,7 +19,8 @@ from aiotaskq.core.extras import missing
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.operations.limits import limit_view, limits
+from aiotaskq.operations.everything import OPERATIONS
+from aiotaskq.operations.limits import limit_view
 from aiotaskq.operations.table import Access, Operation, parameters, perform, read
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.queue.bulk import ids_named
@@ -68,7 +69,7 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     """Return a server with the tools of an open TaskQ.
 
     Args:
-        write: also the tools that retry and cancel tasks, and pause and resume queues. Each change is logged and
+        write: also the tools that retry and cancel tasks, and change queues and limits. Each change is logged and
             emitted as an ``operated`` event with the actor ``mcp``.
         show_args: tools return params, results and messages of errors, which may hold personal data.
     """
@@ -91,9 +92,7 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
         stops = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
         server.add_tool(_told(tools.retry_tasks), annotations=changes)
         server.add_tool(_told(tools.cancel_task), annotations=stops)
-        server.add_tool(_told(tools.pause_queue), annotations=changes)
-        server.add_tool(_told(tools.resume_queue), annotations=changes)
-    for operation in limits.all.values():
+    for operation in OPERATIONS.values():
         if write or not operation.changes:
             server.add_tool(_told(_tool(operation, tq, show_args)), annotations=changes if operation.changes else reads)
     return server
@@ -233,18 +232,6 @@ class _Tools:
             await self._audit("cancel-task", found)
         task = await self._tq.get(found)
         return {"task_id": found, "status": str(task.status), "count": int(cancelled), "dry_run": False}
-
-    async def pause_queue(self, queue: Annotated[str, Field(description="The name of a queue.")]) -> Json:
-        """Stop the claims of a queue. What runs goes on; what is pushed waits until the queue is resumed."""
-        await self._tq.pause(queue)
-        await self._audit("pause-queue", queue)
-        return {"queue": queue, "paused": True}
-
-    async def resume_queue(self, queue: Annotated[str, Field(description="The name of a queue.")]) -> Json:
-        """Let the tasks of a paused queue be claimed again."""
-        await self._tq.resume(queue)
-        await self._audit("resume-queue", queue)
-        return {"queue": queue, "paused": False}
 
     async def _audit(self, action: str, *targets: str) -> None:
         await audit(self._tq.queue, "mcp", action, ACTOR, targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.operations.limits import limits
+from aiotaskq.operations.queues import queues
 from aiotaskq.operations.table import Operation
 
-OPERATIONS: dict[str, Operation] = {each.name: each for nouns in (limits,) for each in nouns.all.values()}
+OPERATIONS: dict[str, Operation] = {each.name: each for nouns in (queues, limits) for each in nouns.all.values()}

@@ -41,13 +41,13 @@ def test_each_command_that_changes_something_is_in_the_audit_log(cli: Cli) -> No
         cli.out("schedules", verb, "ping", *(["--yes"] if verb == "delete" else []))
     found = cli.json("audit")
     assert [each["action"] for each in reversed(found)] == [
-        *("cancel-task", "retry-tasks", "pause-queue", "resume-queue", "limits.set", "add-schedule"),
+        *("cancel-task", "retry-tasks", "queues.pause", "queues.resume", "limits.set", "add-schedule"),
         *("pause-schedule", "resume-schedule", "run-schedule", "delete-schedule"),
     ]
     assert {each["door"] for each in found} == {"cli"}
     assert found[-1]["targets"] == [task_id] and found[-2]["targets"] == ["filter: status=cancelled", "count: 1"]
     assert all(each["actor"].startswith(f"{getpass.getuser()}@") for each in found)
-    assert [each["action"] for each in cli.json("audit", "mail")] == ["resume-queue", "pause-queue"]
+    assert [each["action"] for each in cli.json("audit", "mail")] == ["queues.resume", "queues.pause"]
     assert [each["action"] for each in cli.json("audit", task_id[:-1])] == ["cancel-task"]
     assert len(cli.json("audit", "--limit", "3")) == 3
 
@@ -71,7 +71,7 @@ def test_an_entry_that_cannot_be_read_is_listed_as_such(cli: Cli) -> None:
     asyncio.run(damage())
     cli.out("queues", "pause", "mail")
     lines = cli.out("audit").splitlines()
-    assert len(lines) == 3 and "pause-queue" in lines[1] and "an entry that cannot be read" in lines[2]
+    assert len(lines) == 3 and "queues.pause" in lines[1] and "an entry that cannot be read" in lines[2]
     good, bad = cli.json("audit")
     assert good["undecodable"] is None and bad["undecodable"]
     assert len(cli.json("audit", "mail")) == 1

@@ -301,7 +301,7 @@ def test_public_values(cli: Cli) -> None:
 def test_queues(cli: Cli) -> None:
     assert cli.out("queues", "list") == "no queues\n"
     assert cli.out("queues", "pause", "slow") == "queue slow is paused\n"
-    assert cli.json("queues", "list") == [{"queue": "slow", "paused": True, "pending": 0, "running": 0}]
+    assert cli.json("queues", "list")["queues"] == [{"queue": "slow", "paused": True, "pending": 0, "running": 0}]
     assert "paused, and empty: slow" in cli.out("stats")
     assert cli.json("queues", "resume", "slow") == {"queue": "slow", "paused": False}
     assert cli.out("queues", "pause") == "queue default is paused\n"

@@ -38,8 +38,9 @@ READS = {
     "list_schedules",
     "limits_list",
     "limits_get",
+    "queues_list",
 }
-WRITES = {"retry_tasks", "cancel_task", "pause_queue", "resume_queue"}
+WRITES = {"retry_tasks", "cancel_task", "queues_pause", "queues_resume"}
 WRITES |= {"limits_set", "limits_pause", "limits_resume", "limits_reset"}
 
 
@@ -169,14 +170,14 @@ async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
         assert await ask("retry_tasks", error="ValueError", dry_run=False) == {"count": 1, "dry_run": False}
         assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["status"] == "cancelled"
         assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["count"] == 0
-        await ask("resume_queue", queue="shelf")
-        await ask("pause_queue", queue="default")
+        await ask("queues_resume", queue="shelf")
+        await ask("queues_pause", queue="default")
     assert await kit.tq.paused() == ["default"]
     assert [(event.detail["action"], event.detail["actor"]) for event in events] == [
         ("retry-tasks", "mcp"),
         ("cancel-task", "mcp"),
-        ("resume-queue", "mcp"),
-        ("pause-queue", "mcp"),
+        ("queues.resume", "mcp"),
+        ("queues.pause", "mcp"),
     ]
 
 

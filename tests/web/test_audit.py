@@ -40,7 +40,7 @@ async def test_each_door_tells_who_has_changed_what(door: Door, tq: TaskQ) -> No
         assert (await ask.get("stats", headers={"X-User": "mara"})).status_code == 200
         (entry,) = (await ask.get("audit", params={"target": "mail"})).json()["entries"]
         assert (await ask.get("audit", params={"target": "mai"})).json() == {"entries": []}
-    assert details == [{"action": "pause-queue", "actor": "mara", "targets": ["mail"]}]
+    assert details == [{"action": "queues.pause", "actor": "mara", "targets": ["mail"]}]
     assert entry.pop("at").endswith("Z")
     assert entry == {"door": "api", "count": 1, "undecodable": None, **details[0]}
 
@@ -50,7 +50,7 @@ async def test_an_entry_that_cannot_be_read_is_listed_as_such(tq: TaskQ) -> None
     async with in_starlette(tq) as ask:
         assert (await ask.post("queues/mail/pause")).status_code == 200
         good, bad = (await ask.get("audit")).json()["entries"]
-        assert good["action"] == "pause-queue"
+        assert good["action"] == "queues.pause"
         assert (bad["at"], bad["door"], bad["action"], bad["targets"]) == (to_iso(NOW), "unknown", "", [])
         assert bad["undecodable"]
         assert len((await ask.get("audit", params={"target": "mail"})).json()["entries"]) == 1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aiotaskq.operations.table import Access, Operation, perform, read
-from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done, link
+from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done
 
 
 def _by_name(operation: Operation) -> Callable[[Change], dict[str, Any]]:
@@ -19,7 +19,7 @@ def _by_name(operation: Operation) -> Callable[[Change], dict[str, Any]]:
 
 def action(
     operation: Operation,
-    page: str,
+    page: Callable[[Change, str], str],
     said: str,
     *,
     question: str = "",
@@ -29,7 +29,7 @@ def action(
     """Register the action of an operation on one thing.
 
     Args:
-        page: the page of the thing, which is shown afterwards.
+        page: returns the address of the page that is shown afterwards, from the name of the thing.
         said: what is said there. A sentence of the catalogue, with the name of the thing, as ``question``.
         question: asked before; none if it is empty.
         button: the answer yes.
@@ -41,11 +41,10 @@ def action(
 
     async def run(change: Change) -> Question | Done:
         name = change.needed(thing)
-        back = link(page, **{thing: name})
         if question and not change.sure:
-            return Question(question, {thing: name}, button, back)
+            return Question(question, {thing: name}, button, page(change, name))
         access = Access(change.tq, change.show_args)
         await perform(operation, access, read(operation, values(change), strict=False), "dashboard", change.actor)
-        return done(said, back, **{thing: name})
+        return done(said, page(change, name), **{thing: name})
 
     actions(operation.name, tells=True)(run)

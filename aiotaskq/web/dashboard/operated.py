@@ -22,7 +22,7 @@ DOORS = {
 PAGES = {
     "task": ("task", "id"),
     "tasks": ("task", "id"),
-    "queue": ("queue", "name"),
+    "queues": ("queue", "name"),
     "limits": ("limit", "key"),
     "schedule": ("schedule", "id"),
     "group": ("group", "id"),

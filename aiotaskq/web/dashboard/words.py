@@ -50,11 +50,11 @@ CHANGES = (
     *("add-schedule", "add-task", "backfill-schedule", "cancel-group", "cancel-task", "cancel-tasks"),
     *("change-schedule", "delete-schedule", "delete-task"),
     *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
-    *("pause-queue", "pause-schedule", "purge-tasks"),
+    *("pause-schedule", "purge-tasks"),
     *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "run-task"),
-    *("resize-worker", "resume-queue", "resume-schedule", "retry-group"),
+    *("resize-worker", "resume-schedule", "retry-group"),
     *("retry-task", "retry-tasks", "run-schedule", "set-budget"),
-    *("limits.pause", "limits.reset", "limits.resume", "limits.set"),
+    *("limits.pause", "limits.reset", "limits.resume", "limits.set", "queues.pause", "queues.resume"),
     *("set-value", "wake-worker", "wake-workers"),
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""

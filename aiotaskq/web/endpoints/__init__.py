@@ -6,20 +6,22 @@ from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits
+from aiotaskq.operations.queues import queues
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.schedules import schedules
-from aiotaskq.web.endpoints.tasks import queues, tasks
+from aiotaskq.web.endpoints.tasks import counts, tasks
 from aiotaskq.web.endpoints.values import values
 from aiotaskq.web.endpoints.workers import history, workers
 from aiotaskq.web.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     *tasks.all,
-    *queues.all,
+    *counts.all,
+    *endpoints(queues),
     *groups.all,
     *endpoints(limits),
     *workers.all,

@@ -48,7 +48,7 @@ audit = Operations("aiotaskq audit")
 EXAMPLE: dict[str, Any] = {
     "at": "2026-01-05T09:00:00Z",
     "door": "dashboard",
-    "action": "pause-queue",
+    "action": "queues.pause",
     "actor": "mara",
     "targets": ["mail"],
     "count": 1,

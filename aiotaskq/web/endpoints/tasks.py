@@ -21,7 +21,6 @@ from aiotaskq.web.schemas.tasks import (
     PurgeBody,
     PushBody,
     Pushed,
-    QueueState,
     RetryBody,
     StatsView,
     TaskPage,
@@ -33,7 +32,7 @@ from aiotaskq.web.schemas.tasks import (
 from aiotaskq.web.views import body_options, step_view, task_view
 
 tasks = Operations("aiotaskq tasks")
-queues = Operations("aiotaskq queues")
+counts = Operations("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 ERROR = "ConnectionError: the mail server does not answer"
@@ -303,7 +302,7 @@ async def delete_task(call: Call) -> ApiResponse:
     return respond(status=204)
 
 
-@queues(
+@counts(
     "GET",
     "/stats",
     Success(
@@ -323,27 +322,3 @@ async def stats(call: Call) -> ApiResponse:
     """Count tasks by status and queue, and what is ready."""
     found = await call.tq.stats()
     return respond(StatsView(**msgspec.structs.asdict(found)))
-
-
-@queues(
-    "POST",
-    "/queues/{queue}/pause",
-    Success(200, "Paused, for every process", QueueState, {"queue": "mail", "paused": True}),
-)
-async def pause_queue(call: Call) -> ApiResponse:
-    """Stop handing out tasks of a queue, in every process; pushes go on."""
-    queue = check_key("queue", call.path["queue"], MAX_NAME)
-    await call.tq.pause(queue)
-    return respond(QueueState(queue, True))
-
-
-@queues(
-    "POST",
-    "/queues/{queue}/resume",
-    Success(200, "Not paused", QueueState, {"queue": "mail", "paused": False}),
-)
-async def resume_queue(call: Call) -> ApiResponse:
-    """Hand out tasks of a paused queue again."""
-    queue = check_key("queue", call.path["queue"], MAX_NAME)
-    await call.tq.resume(queue)
-    return respond(QueueState(queue, False))

@@ -169,13 +169,6 @@ class TaskState(Struct):
     cancel_requested: bool
 
 
-class QueueState(Struct):
-    """Whether a queue is paused."""
-
-    queue: str
-    paused: bool
-
-
 class StatsView(Struct):
     """What the queue holds: counts by status, in all and by queue, and what is ready to be claimed now."""
 

@@ -28,13 +28,13 @@ async def test_the_button_of_a_queue_is_right_where_counts_are_kept(
     monkeypatch.setattr(counts, "EXACT", 0)
     monkeypatch.setattr(counts, "SHARE", 10**9)
     await tq.push("greet", {"name": "x"})
-    assert 'action="pause-queue"' in (await browse.get("queues")).text
+    assert 'action="queues.pause"' in (await browse.get("queues")).text
     async with TaskQ(tq.url) as other:
         await other.pause()
         page = (await browse.get("queues")).text
-        assert 'action="resume-queue"' in page and "≈" in page
+        assert 'action="queues.resume"' in page and "≈" in page
         await other.resume()
-        assert 'action="pause-queue"' in (await browse.get("queue?name=default")).text
+        assert 'action="queues.pause"' in (await browse.get("queue?name=default")).text
 
 
 async def test_the_counts_of_few_tasks_are_exact_however_long_they_take(

@@ -68,7 +68,7 @@ async def test_each_way_of_the_manual_lets_its_users_in_and_nobody_else(module: 
         async def closed() -> None:
             for path in ("tasks", "live?page=tasks", "tasks?format=json"):
                 assert [(await browse.get(path)).status_code] == refused, path
-            assert (await browse.post("pause-queue", data={"queue": "q"}, headers=SAME)).status_code in (*refused, 403)
+            assert (await browse.post("queues.pause", data={"queue": "q"}, headers=SAME)).status_code in (*refused, 403)
             assert await module.tq.paused() == []
 
         await closed()
@@ -77,10 +77,10 @@ async def test_each_way_of_the_manual_lets_its_users_in_and_nobody_else(module: 
         await log_in(browse, module.__name__, "correct horse")
         for path in ("tasks", "live?page=tasks", "tasks?format=json"):
             assert (await browse.get(path)).status_code == 200, path
-        done = await send(browse, "pause-queue", "queues", queue="q")
+        done = await send(browse, "queues.pause", "queues", queue="q")
         assert done.status_code == 303 and await module.tq.paused() == ["q"]
         (entry,) = await module.tq.queue.backend.audit.read(10)
-        assert (entry.action, entry.actor) == ("pause-queue", "mara")
+        assert (entry.action, entry.actor) == ("queues.pause", "mara")
 
 
 # ---- the form of the dashboard --------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Users:
 def seen_by(seen: list[Any]) -> Callable[[Any, str], bool]:
     def allow(request: Any, action: str) -> bool:
         seen.append(request[USER] if isinstance(request, web.Request) else request.state.aiotaskq_user)
-        return action in ("view", "pause-queue")
+        return action in ("view", "queues.pause")
 
     return allow
 
@@ -121,7 +121,7 @@ async def test_a_user_logs_in_and_out(name: str, tq: TaskQ) -> None:
         page = await browse.get("tasks")
         assert page.status_code == 200 and "Log out" in page.text
         assert set(seen) == {"mära"}
-        assert (await send(browse, "pause-queue", "queues", queue="q")).status_code == 303
+        assert (await send(browse, "queues.pause", "queues", queue="q")).status_code == 303
         (entry,) = await tq.queue.backend.audit.read(10)
         assert entry.actor == "mära"
         kept = browse.cookies["aiotaskq_session"]

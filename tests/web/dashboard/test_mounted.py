@@ -56,11 +56,11 @@ async def test_the_login_of_the_host_guards_every_path(
     async with contextlib.asynccontextmanager(host)(tq) as browse:
         for path in [*pages.all, "live?page=tasks", "tasks?format=json", "static/dashboard.js", "nowhere"]:
             assert (await browse.get(path)).status_code == 401, path
-        for path in ("pause-queue", "preferences", "login"):
+        for path in ("queues.pause", "preferences", "login"):
             assert (await browse.post(path, data={"queue": "q"})).status_code == 401, path
         browse.cookies.set("login", "mara")
         assert (await browse.get("tasks")).status_code == 200
-        assert (await send(browse, "pause-queue", "queues", queue="q")).status_code == 303
+        assert (await send(browse, "queues.pause", "queues", queue="q")).status_code == 303
         assert await tq.paused() == ["q"]
         assert browse.cookies["login"] == "mara"
 
@@ -73,11 +73,11 @@ async def test_a_form_of_one_process_is_accepted_by_another(tq: TaskQ) -> None:
         token = form_token(await first.get("queues"))
         second.cookies = first.cookies  # a balancer sends the next request of the same visitor elsewhere
         headers = {"Sec-Fetch-Site": "same-origin"}
-        done = await second.post("pause-queue", data={"form_token": token, "queue": "q"}, headers=headers)
+        done = await second.post("queues.pause", data={"form_token": token, "queue": "q"}, headers=headers)
         assert done.status_code == 303
         first.cookies = second.cookies
         shown = await first.get(done.headers["location"])
-        assert "The queue q is paused." in shown.text and "resume-queue" in shown.text
+        assert "The queue q is paused." in shown.text and "queues.resume" in shown.text
 
 
 # ---- a proxy that rewrites the path ---------------------------------------------------------------------------------

@@ -274,11 +274,11 @@ async def test_a_queue_shows_its_depth_and_is_paused_from_its_page(browse: Brows
     assert found["queue"]["next_age"] is not None
     rows = (await data(browse, "queues"))["queues"]
     assert [row["name"] for row in rows if row["next_age"] is not None] == ["batch"]
-    done = await send(browse, "pause-queue", "queue?name=batch", queue="batch", back="queue")
+    done = await send(browse, "queues.pause", "queue?name=batch", queue="batch", back="queue")
     assert done.headers["location"] == "queue?name=batch" and await tq.paused() == ["batch"]
     page = (await browse.get("queue?name=batch")).text
     assert "Held by the pause" in page
-    await send(browse, "resume-queue", "queues", queue="batch")
+    await send(browse, "queues.resume", "queues", queue="batch")
     assert await tq.paused() == []
 
 
@@ -352,12 +352,12 @@ async def test_events_are_listed_with_what_was_before_the_first_look(browse: Bro
 
 
 async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: TaskQ) -> None:
-    await send(browse, "pause-queue", "queues", queue="default")
+    await send(browse, "queues.pause", "queues", queue="default")
     async with TaskQ(tq.url) as elsewhere:
         await audit(elsewhere.queue, "cli", "retry-tasks", "mara@db1", [f"task {number}" for number in range(60)])
     both = (await browse.get("events", params={"format": "json", "name": "operated"})).json()["events"]
     bulk, pause = (each["change"] for each in both)
-    assert (pause["action"], pause["door"], pause["targets"][0]["text"]) == ("pause-queue", "dashboard", "default")
+    assert (pause["action"], pause["door"], pause["targets"][0]["text"]) == ("queues.pause", "dashboard", "default")
     assert (bulk["actor"], bulk["targets"][2]["text"], bulk["more"]) == ("mara@db1", "task 2", 57)
     page = (await browse.get("events")).text
     assert '<a class="id" href="task?id=task+0" title="task 0">task 0</a>' in page
@@ -367,10 +367,10 @@ async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: T
 
 async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, tq: TaskQ) -> None:
     task = await tq.push("greet", {"name": "x"}, delay=60)
-    for action, target in (("pause-queue", "default"), ("limits.pause", "default"), ("run-task", task.task_id)):
+    for action, target in (("queues.pause", "default"), ("limits.pause", "default"), ("run-task", task.task_id)):
         await audit(tq.queue, "api", action, "mara", [target])
     (pause,) = (await browse.get("queue?name=default&format=json")).json()["changes"]
-    assert (pause["action"], pause["actor"]) == ("pause-queue", "mara")
+    assert (pause["action"], pause["actor"]) == ("queues.pause", "mara")
     assert "by mara · operations API" in (await browse.get("queue?name=default")).text
     run, pushed = (await browse.get(f"task?id={task.task_id}&format=json")).json()["moments"]
     assert (run["kind"], run["change"]["action"], pushed["kind"]) == ("operated", "run-task", "pushed")
@@ -378,7 +378,7 @@ async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, t
 
 
 async def test_entries_that_cannot_be_read_are_listed_and_hide_no_page(browse: Browse, tq: TaskQ) -> None:
-    await audit(tq.queue, "api", "pause-queue", "mara", ["default"])
+    await audit(tq.queue, "api", "queues.pause", "mara", ["default"])
     (known,) = await tq.queue.backend.audit.read(1)
     odd = [replace(known, at=at, action="{x} %s") for at in (10**30, -(10**30))]  # readable, and never written by us
     texts = ["{", *(msgspec.json.encode(each).decode() for each in odd)]

@@ -41,7 +41,7 @@ async def test_no_action_is_taken_for_a_page_of_another_site(browse: Browse, sit
 )
 async def test_no_form_of_another_origin_is_taken(browse: Browse, tq: TaskQ, origin: str) -> None:
     token = form_token(await browse.get(""))
-    done = await browse.post("pause-queue", data={"form_token": token, "queue": "q"}, headers={"Origin": origin})
+    done = await browse.post("queues.pause", data={"form_token": token, "queue": "q"}, headers={"Origin": origin})
     assert done.status_code == 403 and await tq.paused() == []
 
 
@@ -49,7 +49,7 @@ async def test_other_origins_can_be_let_in(tq: TaskQ) -> None:
     async with in_starlette(tq, origins=["https://ops.example"]) as browse:
         token = form_token(await browse.get(""))
         headers = {"Origin": "https://ops.example", "Sec-Fetch-Site": "cross-site"}
-        done = await browse.post("pause-queue", data={"form_token": token, "queue": "q"}, headers=headers)
+        done = await browse.post("queues.pause", data={"form_token": token, "queue": "q"}, headers=headers)
         assert done.status_code == 303 and await tq.paused() == ["q"]
 
 
@@ -63,7 +63,7 @@ async def test_only_forms_of_these_pages_are_read(door: Door, tq: TaskQ) -> None
             ("multipart/form-data; boundary=x", part),
             ("", f"queue=q&form_token={token}"),
         ):
-            done = await browse.post("pause-queue", content=body, headers=SAME | {"Content-Type": media_type})
+            done = await browse.post("queues.pause", content=body, headers=SAME | {"Content-Type": media_type})
             assert done.status_code == 415 and await tq.paused() == [], media_type
 
 
@@ -80,7 +80,7 @@ async def test_other_methods_are_refused(door: Door, tq: TaskQ) -> None:
     async with door(tq) as browse:
         await browse.get("")
         for method in ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
-            done = await browse.request(method, "pause-queue?queue=q", headers=SAME)
+            done = await browse.request(method, "queues.pause?queue=q", headers=SAME)
             assert done.status_code in (403, 405) and await tq.paused() == [], method
 
 
@@ -112,7 +112,7 @@ async def test_no_body_breaks_a_form(door: Door, tq: TaskQ) -> None:
         await browse.get("")
         headers = SAME | {"Content-Type": "application/x-www-form-urlencoded"}
         for body, status in BODIES:
-            done = await browse.post("pause-queue", content=body, headers=headers)
+            done = await browse.post("queues.pause", content=body, headers=headers)
             assert done.status_code == status and await tq.paused() == [], body[:40]
 
 
@@ -196,7 +196,7 @@ async def test_no_cookie_breaks_a_page(door: Door, tq: TaskQ) -> None:
             headers = [(b"Cookie", cookie.encode("latin-1")), (b"Sec-Fetch-Site", b"same-origin")]
             reply = await browse.get("", headers=headers)
             assert reply.status_code == 200 and "<script>" not in reply.text, cookie[:40]
-            assert (await browse.post("pause-queue", data={"form_token": "x"}, headers=headers)).status_code == 403
+            assert (await browse.post("queues.pause", data={"form_token": "x"}, headers=headers)).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -217,12 +217,12 @@ async def test_a_made_up_message_is_not_shown(browse: Browse, text: str, values:
 
 async def test_cookies_of_the_host_do_not_hide_the_session(browse: Browse, tq: TaskQ) -> None:
     browse.cookies.set("theirs", '{"a": [1, "x"], "b": (c)}', path="/any/where/")
-    assert (await send(browse, "pause-queue", "queues", queue="q")).status_code == 303
+    assert (await send(browse, "queues.pause", "queues", queue="q")).status_code == 303
     assert await tq.paused() == ["q"]
 
 
 async def test_a_long_name_fits_into_the_message(browse: Browse) -> None:
-    done = await send(browse, "pause-queue", "queues", queue="中" * 100)
+    done = await send(browse, "queues.pause", "queues", queue="中" * 100)
     assert done.status_code == 303 and len(done.headers["set-cookie"]) < 1_000
     assert "中" * 100 in (await browse.get("queues")).text
 
@@ -309,7 +309,9 @@ async def test_a_rebound_name_is_not_served(tq: TaskQ, host: str) -> None:
     async with standalone(tq) as browse:
         token = form_token(await browse.get(""))
         assert (await browse.get("", headers={"Host": host})).status_code == 403
-        done = await browse.post("pause-queue", data={"form_token": token, "queue": "q"}, headers=SAME | {"Host": host})
+        done = await browse.post(
+            "queues.pause", data={"form_token": token, "queue": "q"}, headers=SAME | {"Host": host}
+        )
         assert done.status_code == 403 and await tq.paused() == []
 
 

@@ -105,14 +105,14 @@ async def test_a_form_without_the_token_of_its_session_changes_nothing(browse: B
     token = form_token(await browse.get("queues"))
     same = {"Sec-Fetch-Site": "same-origin"}
     whole = {"queue": "default", "form_token": token}
-    cross = await browse.post("pause-queue", data=whole, headers={"Sec-Fetch-Site": "cross-site"})
-    foreign = await browse.post("pause-queue", data=whole, headers={"Origin": "https://evil.example"})
-    without = await browse.post("pause-queue", data={"queue": "default"}, headers=same)
-    wrong = await browse.post("pause-queue", data={"queue": "default", "form_token": "0" * 64}, headers=same)
+    cross = await browse.post("queues.pause", data=whole, headers={"Sec-Fetch-Site": "cross-site"})
+    foreign = await browse.post("queues.pause", data=whole, headers={"Origin": "https://evil.example"})
+    without = await browse.post("queues.pause", data={"queue": "default"}, headers=same)
+    wrong = await browse.post("queues.pause", data={"queue": "default", "form_token": "0" * 64}, headers=same)
     browse.cookies.clear()
-    stolen = await browse.post("pause-queue", data={"queue": "default", "form_token": token}, headers=same)
+    stolen = await browse.post("queues.pause", data={"queue": "default", "form_token": token}, headers=same)
     assert [each.status_code for each in (cross, foreign, without, wrong, stolen)] == [403] * 5
-    assert (await browse.get("pause-queue?queue=default")).status_code == 404
+    assert (await browse.get("queues.pause?queue=default")).status_code == 404
     assert await tq.paused() == []
 
 
@@ -129,15 +129,15 @@ async def test_the_host_says_who_may_do_what(tq: TaskQ, task_id: str) -> None:
 
     async def allow(request: Any, action: str) -> bool:
         asked.append((request.url.path.rpartition("/")[2], action))
-        return action in ("view", "pause-queue")
+        return action in ("view", "queues.pause")
 
     async with in_starlette(tq, allow=allow) as browse:
         page = await browse.get("queues")
-        assert 'action="pause-queue"' in page.text
+        assert 'action="queues.pause"' in page.text
         assert 'action="cancel-task"' not in (await browse.get(f"task?id={task_id}")).text
         assert (await send(browse, "cancel-task", id=task_id, sure="yes")).status_code == 403
-        assert (await send(browse, "pause-queue", "queues", queue="default")).status_code == 303
-    assert ("queues", "view") in asked and ("pause-queue", "pause-queue") in asked
+        assert (await send(browse, "queues.pause", "queues", queue="default")).status_code == 303
+    assert ("queues", "view") in asked and ("queues.pause", "queues.pause") in asked
     async with in_starlette(tq, allow=lambda _request, _action: False) as browse:
         assert (await browse.get("")).status_code == 403
         assert (await browse.get("tasks?format=json")).status_code == 403
@@ -149,8 +149,8 @@ async def test_a_change_is_an_event_with_its_actor(tq: TaskQ, task_id: str) -> N
     tq.on("operated")(lambda event: seen.append(event.detail))
     async with in_starlette(tq, actor=lambda request: request.headers["x-user"]) as browse:
         browse.headers["x-user"] = "mara"
-        await send(browse, "pause-queue", "queues", queue="default")
-    assert seen == [{"action": "pause-queue", "actor": "mara", "targets": ["default"]}]
+        await send(browse, "queues.pause", "queues", queue="default")
+    assert seen == [{"action": "queues.pause", "actor": "mara", "targets": ["default"]}]
 
 
 @pytest.mark.parametrize("module", [starlette_door, fastapi_door, aiohttp_door])
@@ -168,7 +168,7 @@ async def test_the_standalone_server_asks_for_its_token(tq: TaskQ) -> None:
         assert login.status_code == 401 and 'name="token"' in login.text and "greet" not in login.text
         assert (await browse.get("tasks?format=json")).status_code == 401
         assert (await browse.get("live?page=tasks")).status_code == 401
-        assert (await send(browse, "pause-queue", queue="default")).status_code == 401
+        assert (await send(browse, "queues.pause", queue="default")).status_code == 401
         before = browse.cookies["aiotaskq_session"]
         wrong = await send(browse, "login", token="wrong-wrong-wrong-wrong")
         assert wrong.status_code == 401 and "not the token" in wrong.text

@@ -15,7 +15,7 @@ from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import number
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import LimitRow, limit_row
-from aiotaskq.web.dashboard.view import Change, View, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 200
@@ -78,6 +78,10 @@ def _at_limit(task: Task) -> AtLimit:
     return AtLimit(task.task_id, task.type, str(task.status), to_iso(since))
 
 
+def _page(_: Change, key: str) -> str:
+    return link("limit", key=key)
+
+
 def _bounds(change: Change) -> dict[str, Any]:
     """Return the bounds of the form; an empty field takes one away."""
     given: dict[str, Any] = {name: change.text(name) for name in ("key", "cap", "window", "max_waiting", "rate")}
@@ -101,11 +105,11 @@ def _rate(rate: float) -> tuple[int, float]:
 
 action(
     operations["pause"],
-    "limit",
+    _page,
     marked("The limit {key} is paused."),
     question=marked("Pause the limit {key}? No task passes until it is resumed; tasks that run go on."),
     button=marked("Pause the limit"),
 )
-action(operations["resume"], "limit", marked("The limit {key} lets tasks pass."))
-action(operations["reset"], "limit", marked("The limit {key} takes the bounds that pushes declare."))
-action(operations["set"], "limit", marked("The bounds of the limit {key} are set."), values=_bounds)
+action(operations["resume"], _page, marked("The limit {key} lets tasks pass."))
+action(operations["reset"], _page, marked("The limit {key} takes the bounds that pushes declare."))
+action(operations["set"], _page, marked("The bounds of the limit {key} are set."), values=_bounds)

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 import msgspec
 
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations import queues as operations
+from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.past import Activity, TypeSums
 from aiotaskq.web.dashboard.rows import QueueRow, queue_row, queue_rows
-from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
@@ -102,7 +104,7 @@ async def queue(view: View) -> QueuePage:
         ],
         activity=await view.past.activity(view.text("span"), queue=name),
         types=await view.past.types(view.text("span"), queue=name),
-        changes=await operated_on(view, name, ("queue",)),
+        changes=await operated_on(view, name, ("queues",)),
     )
 
 
@@ -120,17 +122,5 @@ def _page(change: Change, name: str) -> str:
     return link("queue", name=name) if change.text("back") == "queue" else "queues"
 
 
-@actions("pause-queue")
-async def pause(change: Change) -> Done:
-    """Stop handing out tasks of a queue."""
-    name = change.needed("queue")
-    await change.tq.pause(name)
-    return done(marked("The queue {queue} is paused."), _page(change, name), queue=name)
-
-
-@actions("resume-queue")
-async def resume(change: Change) -> Done:
-    """Hand out its tasks again."""
-    name = change.needed("queue")
-    await change.tq.resume(name)
-    return done(marked("The queue {queue} runs again."), _page(change, name), queue=name)
+action(operations.queues["pause"], _page, marked("The queue {queue} is paused."))
+action(operations.queues["resume"], _page, marked("The queue {queue} runs again."))
