@@ -98,12 +98,12 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
         echo(tr("no invalid rows"))
     if mended is not None and mended.counts:
         echo(tr("counts mended: {count}", count=mended.counts))
-    if mended is not None and mended.gates:
-        keys = tr(", ").join(printable(key) for key in mended.gates[:SHOWN])
+    if mended is not None and mended.limits:
+        keys = tr(", ").join(printable(key) for key in mended.limits[:SHOWN])
         echo(
             tr(
                 "limits at which tasks waited though there was room: {count} ({keys})",
-                count=len(mended.gates),
+                count=len(mended.limits),
                 keys=keys,
             )
         )
@@ -194,12 +194,12 @@ def _say_copied(done: Copied) -> None:
             schedules_there=f"{done.schedules_there:,}",
         )
     )
-    if done.groups or done.groups_there or done.gates:
+    if done.groups or done.groups_there or done.limits:
         echo(
             tr(
                 "copied: groups {groups}, limits {gates}; there already: groups {groups_there}",
                 groups=f"{done.groups:,}",
-                gates=f"{done.gates:,}",
+                gates=f"{done.limits:,}",
                 groups_there=f"{done.groups_there:,}",
             )
         )
@@ -285,16 +285,16 @@ MOST_GATES = 100_000
 
 
 class Mended(msgspec.Struct, frozen=True):
-    """What was mended: how many counts of groups and children, and the keys of gates at which tasks waited in vain."""
+    """What was mended: how many counts of groups and children, and the keys of limits at which tasks waited in vain."""
 
     counts: int
-    gates: list[str]
+    limits: list[str]
 
 
 async def mend(backend: Backend, now: int) -> Mended:
-    """Count groups anew, and make the gates due that have room for tasks that wait, and that no sweep would look at.
+    """Count groups anew, and make the limits due that have room for tasks that wait, and that no sweep would look at.
 
-    None while a queue is paused, whose tasks wait at gates with room.
+    None while a queue is paused, whose tasks wait at limits with room.
     """
     counts = await backend.groups.mend(now)
     states = [] if await backend.paused() else await backend.gates.find(limit=MOST_GATES)

@@ -24,7 +24,7 @@ from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.audit import audit
+from aiotaskq.runtime.audit import audit, with_error
 
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ async def counted(tq: TaskQ, action: str, where: Mapping[str, Any], change: Awai
     try:
         count = await change
     except BaseException as error:  # an interrupted command, too, has done what it has done
-        await noted(tq, action, f"filter: {words}", f"stopped by: {type(error).__name__}")
+        await noted(tq, action, *with_error([f"filter: {words}"], error))
         raise
     if count:
         await noted(tq, action, f"filter: {words}", f"count: {count}")

@@ -10,7 +10,7 @@ import msgspec
 
 from aiotaskq.core.audit import Door
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.audit import audit
+from aiotaskq.runtime.audit import audit, with_error
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -148,8 +148,7 @@ async def perform(operation: Operation, access: Access, params: msgspec.Struct, 
         answer = await operation.run(access, params)
     except BaseException as error:  # one that is cancelled, too, has done what it has done
         if access.changed:
-            stopped = [*access.changed, f"stopped by: {type(error).__name__}"]
-            await audit(access.tq.queue, door, operation.name, actor, stopped)
+            await audit(access.tq.queue, door, operation.name, actor, with_error(access.changed, error))
         raise
     named = [] if operation.thing is None else [str(getattr(params, operation.thing))]
     if targets := access.changed or named:  # none of a dry run

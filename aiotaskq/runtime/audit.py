@@ -39,6 +39,11 @@ async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Se
         log.error("{}: {} was done, but the audit log has no entry of it", door, action, cause=error)
 
 
+def with_error(targets: Sequence[str], error: BaseException) -> list[str]:
+    """Return the targets of a change that an error has stopped midway."""
+    return [*targets, f"stopped by: {type(error).__name__}"]
+
+
 async def audited(backend: Backend, limit: int, target: str | None = None, shortened: bool = False) -> list[AuditEntry]:
     """Return the latest changes, the newest first; with ``target`` those of the thing with this id or name.
 

@@ -46,7 +46,7 @@ class Copied(msgspec.Struct):
     released: int = 0
     groups: int = 0
     groups_there: int = 0
-    gates: int = 0
+    limits: int = 0
     schedules: int = 0
     schedules_there: int = 0
     queues_paused: int = 0
@@ -93,7 +93,7 @@ async def copy(
         progress(looked, max(total, looked))
     await _copy_schedules(target, schedules, now, done)
     await open_gates(target, gates, now)
-    done.gates = len(gates)
+    done.limits = len(gates)
     return done
 
 

@@ -11,10 +11,10 @@ import msgspec
 
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
-from aiotaskq.runtime.audit import audit
+from aiotaskq.runtime.audit import audit, with_error
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
-from aiotaskq.web.policy import Policy, actor_of, with_error
+from aiotaskq.web.policy import Policy, actor_of
 from aiotaskq.web.problem_details import ProblemError, problem_of
 
 if TYPE_CHECKING:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from aiotaskq.operations import table
 from aiotaskq.web.operation import ApiResponse, Call, Operation, Success, respond
+from aiotaskq.web.views import body_options
 
-METHODS = {"list": "GET", "get": "GET", "set": "PUT", "edit": "PATCH", "delete": "DELETE"}
-"""Methods of verbs that are no part of the path; the others are POST, and ``add`` and ``push`` are no part, either."""
-WITHOUT_PART = {*METHODS, "add", "push"}
+METHODS = {"list": "GET", "get": "GET", "set": "PUT"}
+"""Methods of the verbs that are no part of the path; the others are, and are POST where they change something."""
 
 
 def endpoints(operations: table.Operations) -> list[Operation]:
@@ -25,13 +24,14 @@ def _endpoint(operation: table.Operation) -> Operation:
     path = f"/{operation.noun}"
     if operation.thing is not None:
         path += f"/{{{operation.thing}}}"
-    if operation.verb not in WITHOUT_PART:
+    if operation.verb not in METHODS:
         path += f"/{operation.verb}"
-    given, answer = operation.example
+    example, answer = operation.example
     schema = _without_path(operation)
 
     async def run(call: Call) -> ApiResponse:
-        values = {**call.path, **_options(call.query), **_options(call.body)}
+        given = call.body if operation.changes else call.query
+        values = {**call.path, **({} if given is None else body_options(given))}
         access = table.Access(call.tq, call.policy.show_args, call.targets)
         return respond(await table.perform(operation, access, table.read(operation, values), "api", await call.actor()))
 
@@ -45,8 +45,8 @@ def _endpoint(operation: table.Operation) -> Operation:
         run=run,
         query=None if operation.changes else schema,
         body=schema if operation.changes else None,
-        example=given,
-        successes=(Success(200, operation.answer.__name__, operation.answer, answer),),
+        example=example,
+        successes=(Success(200, _first_sentence(operation.answer), operation.answer, answer),),
         tells=True,
     )
 
@@ -68,6 +68,5 @@ def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
     return msgspec.defstruct(name, rest, forbid_unknown_fields=True, namespace=doc)
 
 
-def _options(given: Any) -> dict[str, Any]:
-    values = {} if given is None else {name: getattr(given, name) for name in given.__struct_fields__}
-    return {name: value for name, value in values.items() if value is not UNSET}
+def _first_sentence(kind: type[msgspec.Struct]) -> str:
+    return (kind.__doc__ or "").partition(".")[0]

@@ -1,9 +1,9 @@
-"""What the host of the API allows: changes, params and results, other origins, body sizes; who the visitor is."""
+"""What the host of the API allows: changes, params and results, other origins, body sizes, the visitor's name."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import msgspec
@@ -76,8 +76,3 @@ async def actor_of(actor: Actor | None, request: Any) -> str:
         return ""
     found = actor(request)
     return str(await found if inspect.isawaitable(found) else found)
-
-
-def with_error(targets: Sequence[str], error: BaseException) -> list[str]:
-    """Return the targets of a change that an error has stopped midway."""
-    return [*targets, f"stopped by: {type(error).__name__}"]

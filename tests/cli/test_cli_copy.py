@@ -313,9 +313,9 @@ async def test_groups_edges_and_gates_are_copied_with_their_state(
         assert [(g.gate.key, g.held, g.waiting) for g in before[2]] == [("closed", 0, 0), ("g", 1, 1), ("paced", 0, 0)]
         for source, target in ((here, middle), (middle, back)):
             done = await copy(source, target, NOW + SECOND)
-            assert (done.tasks, done.groups, done.gates, done.uncopied) == (4, 1, 3, [])
+            assert (done.tasks, done.groups, done.limits, done.uncopied) == (4, 1, 3, [])
             again = await copy(source, target, NOW + SECOND)
-            assert (again.tasks, again.groups, again.groups_there, again.gates, again.uncopied) == (0, 0, 1, 0, [])
+            assert (again.tasks, again.groups, again.groups_there, again.limits, again.uncopied) == (0, 0, 1, 0, [])
         after = await flow_of(back)
         assert after == before
         # What is copied goes on: the last end calls back, and the slot is handed on.
@@ -333,7 +333,7 @@ async def test_a_copy_that_was_interrupted_leaves_gates_closed(tmp_path: Path) -
         await close_gates(here, there, NOW)
         await there.push([row for row in await here.find(TaskFilter(), 9) if row.task_id == "y"])
         assert await there.claim("w", NOW + SECOND, 9, lease_until=NOW + 2**40) == []
-        assert (await copy(here, there, NOW + SECOND)).gates == 3
+        assert (await copy(here, there, NOW + SECOND)).limits == 3
         assert await flow_of(there) == await flow_of(here)
 
 

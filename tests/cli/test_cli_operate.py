@@ -468,12 +468,12 @@ def test_db_check_mends_counts_and_limits_after_sql(cli: Cli) -> None:
                 await tq.queue.backend.push([parked(made, 0)])
 
     asyncio.run(push())
-    assert cli.json("db", "check")["mended"] == {"counts": 0, "gates": []}
+    assert cli.json("db", "check")["mended"] == {"counts": 0, "limits": []}
     with sqlite3.connect(cli.url.removeprefix("sqlite:///")) as connection:
         connection.execute("DELETE FROM task_queue WHERE task_type = 'a' OR task_id = 'holds'")
     connection.close()
     said = cli.out("db", "check")
     assert "counts mended: 1\n" in said
     assert "limits at which tasks waited though there was room: 1 (tenant)\n" in said
-    assert cli.json("db", "check")["mended"] == {"counts": 0, "gates": []}
+    assert cli.json("db", "check")["mended"] == {"counts": 0, "limits": []}
     assert cli.json("groups", "show", "g")["cancelled"] == 1

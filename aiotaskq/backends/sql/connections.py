@@ -58,7 +58,7 @@ class Connections(ABC):
 
 
 class Transactions(Protocol):
-    """What a ``Database`` is to those who write to it and read."""
+    """The transactions and reads of a ``Database``, as the classes of a store call them."""
 
     url: URL
     shown: str

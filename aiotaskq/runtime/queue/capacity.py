@@ -1,4 +1,4 @@
-"""The bound of a queue: how many ready tasks it may hold, and what a push does that finds it full; who waits there."""
+"""The bound of a queue: how many ready tasks it may hold, what a push does that finds it full, and waiting pushes."""
 
 from __future__ import annotations
 

@@ -198,10 +198,10 @@ class Operations(ABC, Generic[Retried_co]):
 
         Changes: ``params`` (all of them; checked by the registered handler, as at a push), ``priority``, ``queue``,
         ``at`` (epoch seconds or an aware datetime) or ``delay`` (seconds from now) until it is due, ``max_retries`` and
-        ``timeout`` (None for that of the handler). New params have the gates that the type declares for them.
+        ``timeout`` (None for that of the handler). New params have the limits that the type declares for them.
 
-        Raises ValidationError (also for params of a task with gates that its type does not declare here), NotFound, and
-        TaskConflict if it is not pending, waits for the tasks before it in its workflow, or has changed meanwhile.
+        Raises ValidationError (also for params of a task with limits that its type does not declare here), NotFound,
+        and TaskConflict if it is not pending, waits for the tasks before it in its workflow, or has changed meanwhile.
         """
         return self._retried(await self._operated.edits.edit(await self.get(task_id), changes))
 

@@ -20,7 +20,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
-from aiotaskq.runtime.audit import audit
+from aiotaskq.runtime.audit import audit, with_error
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.counts import Counts
@@ -34,7 +34,7 @@ from aiotaskq.web.dashboard.render import render
 from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Kept, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.policy import MAX_BODY, Actor, actor_of, with_error
+from aiotaskq.web.policy import MAX_BODY, Actor, actor_of
 from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
 
 if TYPE_CHECKING:

@@ -287,7 +287,7 @@ async def show_task(call: Call) -> ApiResponse:
 async def edit_task(call: Call) -> ApiResponse:
     """Change a pending task; 409 if it is not pending, waits for other tasks, or has changed meanwhile.
 
-    The params are checked by the handler where it is registered. New params have the gates that the type declares for
+    The params are checked by the handler where it is registered. New params have the limits that the type declares for
     them; 422 where the type of a task with gates is not registered.
     """
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
