@@ -28,7 +28,7 @@ class QueueList(Struct):
 
 
 class All(Struct, forbid_unknown_fields=True):
-    """Nothing is to be said."""
+    """No parameters."""
 
 
 class Named(Struct, forbid_unknown_fields=True):

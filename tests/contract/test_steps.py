@@ -12,7 +12,7 @@ from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import NotSupported, ValidationError
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, new, pushed, running
-from tests.support.step_rows import LATER, again, emit, event, of, wait
+from tests.support.step_rows import LATER, again, asleep, emit, event, of, suspend, wait
 
 
 @pytest.fixture
@@ -171,6 +171,22 @@ class Xor:
         if data[0] not in self._keys:
             raise LookupError(f"no key {data[0]}")
         return bytes(each ^ data[0] for each in data[1:])
+
+
+class Broken(Xor):
+    """A codec that writes nothing."""
+
+    def encode(self, data: bytes, /) -> bytes:
+        raise LookupError("no key")
+
+
+async def test_a_task_is_not_left_without_its_sleep_where_the_codec_raises(backend: Backend, steps: Steps) -> None:
+    task = await running(backend)
+    steps.codec = Broken()
+    with pytest.raises(LookupError, match="no key"):
+        await suspend(steps, task, asleep(task), of(task, "nag", str(LATER), kind="sleep"))
+    assert await backend.get([task.task_id]) == [task]
+    assert await steps.read(task.task_id, task.seq) == []
 
 
 async def test_steps_and_events_are_written_anew_with_another_key(durable_store: Store) -> None:

@@ -1,7 +1,8 @@
-"""What durable steps, events and the waits for them are as side rows, and what follows from an event.
+"""Durable steps, events and the waits for events, as side rows; and what follows from an event.
 
-A step is a row of its task. An event is a row under its key. A wait is a row of the key of its event: whoever waits for
-an event and whoever emits it lock its row first, so that of the two one sees what the other has written.
+A step is a row of its task. An event is a row under its key. A wait is a row of the key of its event. The transaction
+that begins to wait and the transaction that emits both lock the row of the event first, so the later of the two sees
+what the earlier one has written.
 """
 
 from __future__ import annotations
@@ -134,15 +135,15 @@ def suspend(tx: Beside, leaves: Sequence[Leave], stored: Stored) -> list[bool]:
         return (wait.task_id, f"{wait.seq} event {wait.step.number} {wait.step.name}") in there
 
     met = [leave.meets(event_of, was_answered) for leave in leaves]
+    # Before the update: a codec may raise, and not every store undoes what was written by then.
+    steps = [
+        [step_row(new, stored(new.step.text)) for new in (*leave.new, *found)]
+        for leave, (_, found, _) in zip(leaves, met, strict=True)
+    ]
     held = tx.update([change for change, _, _ in met])
-    steps: list[SideRow] = []
-    left: list[SideRow] = []
-    for leave, (change, found, still), ok in zip(leaves, met, held, strict=True):
-        if ok:
-            steps += [step_row(new, stored(new.step.text)) for new in (*leave.new, *found)]
-            left += [_wait_row(wait, change.before) for wait in still]
-    tx.side.add(STEP, steps)
-    tx.side.put(WAIT, left)
+    tx.side.add(STEP, [row for rows, ok in zip(steps, held, strict=True) if ok for row in rows])
+    waiting = [(wait, change.before) for (change, _, left), ok in zip(met, held, strict=True) if ok for wait in left]
+    tx.side.put(WAIT, [_wait_row(wait, before) for wait, before in waiting])
     return held
 
 

@@ -31,7 +31,7 @@ class MemoryBeside:
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        """Nothing is far."""
+        """Read nothing ahead: all rows are in this process."""
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         held = self._update(changes)
@@ -55,7 +55,7 @@ class MemoryBeside:
 
 
 class MemoryTransactions:
-    """Each is under the lock, and one object is the transaction of all."""
+    """Transactions of one store in memory: one at a time, under its lock."""
 
     wakes_later = False
 
@@ -79,9 +79,9 @@ class MemoryTransactions:
     def run(self, body: Callable[[MemoryBeside], T]) -> T:
         """Do so without a coroutine."""
         with self._lock:
+            written = self._beside.written = []
             answer = body(self._beside)
             wakes = self._tx.end()
-            written, self._beside.written = self._beside.written, []
         for changes, held in written:
             self._notify(changes, held)
         if wakes:
