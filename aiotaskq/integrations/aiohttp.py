@@ -15,9 +15,9 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow, CheckUser, is_encrypted
 from aiotaskq.web.dispatch import dispatch
+from aiotaskq.web.endpoint import ApiResponse, Endpoint, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
 from aiotaskq.web.policy import MAX_BODY, Actor, Policy, make_policy
 from aiotaskq.web.problem_details import unmatched
 
@@ -180,7 +180,7 @@ async def _send_stream(
     return response
 
 
-def _handler(operation: Operation, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _handler(operation: Endpoint, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         response = await dispatch(operation, tq, policy, _Request(request))
         if response.stream is None:

@@ -14,12 +14,12 @@ from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHand
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
-from aiotaskq.web.asgi import asgi_path, dashboard_endpoint, endpoint
+from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow, CheckUser
-from aiotaskq.web.endpoints import OPERATIONS, selected
+from aiotaskq.web.endpoint import Endpoint
+from aiotaskq.web.endpoints import ENDPOINTS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
-from aiotaskq.web.operation import Operation
 from aiotaskq.web.policy import MAX_BODY, Actor, make_policy
 
 try:
@@ -124,7 +124,7 @@ def router(
     made = APIRouter(dependencies=list(dependencies), generate_unique_id_function=_operation_id)
     models, describe = _components()
     for operation in selected(operations):
-        respond_to = endpoint(operation, tq, policy)
+        respond_to = handler(operation, tq, policy)
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
 
         async def run(request: Request, respond_to: Callable[[Request], Any] = respond_to) -> Response:
@@ -189,7 +189,7 @@ def dashboard(
         tags=["aiotaskq dashboard"],  # applications read the tags of every route
         generate_unique_id_function=_operation_id,
     )
-    respond_to = dashboard_endpoint(pages)
+    respond_to = dashboard_handler(pages)
 
     async def run(request: Request) -> Response:
         response: Response = await respond_to(request)
@@ -213,12 +213,12 @@ class _NoContent(Response):
         super().__init__(content, status_code)
 
 
-def _status(operation: Operation) -> dict[str, Any]:
+def _status(operation: Endpoint) -> dict[str, Any]:
     status = operation.successes[0].status
     return {"response_class": _NoContent} if status == 204 else {"response_class": Response, "status_code": status}
 
 
-def _extra(operation: Operation, describe: Describe) -> dict[str, Any]:
+def _extra(operation: Endpoint, describe: Describe) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if found := parameters(operation):
         extra["parameters"] = found
@@ -233,7 +233,7 @@ def _components() -> tuple[dict[str, type[BaseModel]], Describe]:
 
     FastAPI makes the components of its document from models. Of these, only the names and the references are used.
     """
-    schemas, describe = named_schemas(OPERATIONS)
+    schemas, describe = named_schemas(ENDPOINTS)
     models: dict[str, type[BaseModel]] = {}
 
     def model(name: str) -> type[BaseModel]:

@@ -20,7 +20,7 @@ except ModuleNotFoundError:
 
 from starlette.routing import Route
 
-from aiotaskq.web.asgi import application, dashboard_endpoint, routes  # below: it needs starlette as well
+from aiotaskq.web.asgi import application, dashboard_handler, routes  # below: it needs starlette as well
 from aiotaskq.web.dashboard.guarded import guarded_dashboard
 from aiotaskq.web.dashboard.reply import Allow, CheckUser
 
@@ -58,7 +58,7 @@ def dashboard(
     pages = guarded_dashboard(
         tq, guarded or allow is not None, "allow=…, guarded=True where middleware checks who comes in", **options
     )
-    return [Route("/{name:path}", dashboard_endpoint(pages), methods=["GET", "POST"], name="aiotaskq:dashboard")]
+    return [Route("/{name:path}", dashboard_handler(pages), methods=["GET", "POST"], name="aiotaskq:dashboard")]
 
 
 def setup(

@@ -10,9 +10,9 @@ from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.web.dashboard.reply import Reply, is_encrypted
 from aiotaskq.web.dispatch import dispatch
+from aiotaskq.web.endpoint import ApiResponse, Endpoint, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.operation import ApiResponse, Operation, problem_response, respond
 from aiotaskq.web.policy import MAX_BODY, Actor, Policy, make_policy
 from aiotaskq.web.problem_details import ProblemError, unmatched
 
@@ -28,9 +28,9 @@ except ModuleNotFoundError:
 if TYPE_CHECKING:
     from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2, which the operations API does not
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["application", "asgi_path", "dashboard_endpoint", "endpoint", "response_of", "routes"]
+__all__ = ["application", "asgi_path", "dashboard_handler", "handler", "response_of", "routes"]
 
 
 def routes(
@@ -63,7 +63,7 @@ def routes(
         actor=actor,
     )
     return [
-        Route(asgi_path(each.path), endpoint(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
+        Route(asgi_path(each.path), handler(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
         for each in selected(operations)
     ]
 
@@ -94,7 +94,7 @@ def application(
     if dashboard is not None:
         all_routes.append(Route("/", _to_dashboard, methods=["GET"]))
         all_routes.append(Route("/dashboard", _to_dashboard, methods=["GET"]))
-        all_routes.append(Route("/dashboard/{name:path}", dashboard_endpoint(dashboard), methods=["GET", "POST"]))
+        all_routes.append(Route("/dashboard/{name:path}", dashboard_handler(dashboard), methods=["GET", "POST"]))
     return Starlette(
         routes=all_routes,
         exception_handlers={HTTPException: refused},
@@ -110,11 +110,11 @@ def asgi_path(path: str) -> str:
     return path.replace("}", ":path}")
 
 
-def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
-    """Return the endpoint of an operation."""
+def handler(endpoint: Endpoint, tq: TaskQ, policy: Policy) -> Handler:
+    """Return the handler of an endpoint."""
 
     async def respond_to(request: Request) -> Response:
-        response = await dispatch(operation, tq, policy, _Request(request))
+        response = await dispatch(endpoint, tq, policy, _Request(request))
         if response.stream is None:
             return response_of(response)
         if request.method == "HEAD":  # Starlette routes it here, and would wait for the end of the stream
@@ -125,8 +125,8 @@ def endpoint(operation: Operation, tq: TaskQ, policy: Policy) -> Endpoint:
     return respond_to
 
 
-def dashboard_endpoint(dashboard: Dashboard) -> Endpoint:
-    """Return the endpoint of every page and action, for a route with ``{name:path}``."""
+def dashboard_handler(dashboard: Dashboard) -> Handler:
+    """Return the handler of every page and action, for a route with ``{name:path}``."""
 
     async def respond_to(request: Request) -> Response:
         return _response_of_reply(await dashboard.respond(_PageRequest(request)))

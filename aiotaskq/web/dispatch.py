@@ -1,4 +1,4 @@
-"""From a request to a response: checks the origin, the query and the body, and runs the operation."""
+"""From a request to a response: checks the origin, the query and the body, and runs the endpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
 from aiotaskq.runtime.audit import audit, with_error
 from aiotaskq.web.access import is_same_origin
-from aiotaskq.web.operation import JSON, ApiResponse, Call, Operation, Request, problem_response
+from aiotaskq.web.endpoint import JSON, ApiResponse, Call, Endpoint, Request, problem_response
 from aiotaskq.web.policy import Policy, actor_of
 from aiotaskq.web.problem_details import ProblemError, problem_of
 
@@ -25,19 +25,19 @@ BODY_TIMEOUT = 10.0  # seconds in which a body has to arrive
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Request) -> ApiResponse:
-    """Check a request and run the operation; a request that is refused gets a problem as its response.
+async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Request) -> ApiResponse:
+    """Check a request and run the endpoint; a request that is refused gets a problem as its response.
 
     An error that the client cannot have caused is raised, so that the framework's error handling reports it.
     """
     try:
-        if operation.changes:
+        if endpoint.changes:
             _check_change(policy, request.headers)
-        query = _query(operation, policy, request.query)
-        body = None if operation.body is None else await _body(operation.body, policy, request)
+        query = _query(endpoint, policy, request.query)
+        body = None if endpoint.body is None else await _body(endpoint.body, policy, request)
         actor = functools.partial(actor_of, policy.actor, request.original)
         call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping, actor)
-        return await (_changed(operation, call) if operation.changes and not operation.tells else operation.run(call))
+        return await (_changed(endpoint, call) if endpoint.changes and not endpoint.tells else endpoint.run(call))
     except ProblemError as refused:
         return problem_response(refused.problem)
     except AiotaskqError as error:
@@ -45,15 +45,15 @@ async def dispatch(operation: Operation, tq: TaskQ, policy: Policy, request: Req
         if problem is None:
             raise
         if problem.status >= 500:
-            log.warning("{} {}: {}: {}", operation.method, operation.path, type(error).__name__, error)
+            log.warning("{} {}: {}: {}", endpoint.method, endpoint.path, type(error).__name__, error)
         return problem_response(problem)
 
 
-async def _changed(operation: Operation, call: Call) -> ApiResponse:
-    """Run an operation that changes something, and tell of it; also of what was done before an error."""
-    actor, action = await call.actor(), operation.name.replace("_", "-")
+async def _changed(endpoint: Endpoint, call: Call) -> ApiResponse:
+    """Run an endpoint that changes something, and tell of it; also of what was done before an error."""
+    actor, action = await call.actor(), endpoint.name.replace("_", "-")
     try:
-        response = await operation.run(call)
+        response = await endpoint.run(call)
     except BaseException as error:  # a cancelled request, too, has done what it has done
         if call.targets:
             await audit(call.tq.queue, "api", action, actor, with_error(call.targets, error))
@@ -73,11 +73,11 @@ def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:
         )
 
 
-def _query(operation: Operation, policy: Policy, pairs: list[tuple[str, str]]) -> Any:
-    """Return the checked query parameters, None where the operation has none."""
-    kind = operation.query
+def _query(endpoint: Endpoint, policy: Policy, pairs: list[tuple[str, str]]) -> Any:
+    """Return the checked query parameters, None where the endpoint has none."""
+    kind = endpoint.query
     known = () if kind is None else kind.__struct_encode_fields__
-    if not operation.public:  # a probe may send what it likes
+    if not endpoint.public:  # a probe may send what it likes
         # A misspelt filter must not mean every task.
         for name, _ in pairs:
             if name not in known and name not in policy.own_query:

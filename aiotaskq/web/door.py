@@ -7,19 +7,19 @@ from typing import Any
 import msgspec
 
 from aiotaskq.operations import table
-from aiotaskq.web.operation import ApiResponse, Call, Operation, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
 from aiotaskq.web.views import body_options
 
 METHODS = {"list": "GET", "get": "GET", "set": "PUT"}
 """Methods of the verbs that are no part of the path; the others are, and are POST where they change something."""
 
 
-def endpoints(operations: table.Operations) -> list[Operation]:
+def endpoints(operations: table.Operations) -> list[Endpoint]:
     """Return the endpoints of the operations on one kind of thing."""
     return [_endpoint(each) for each in operations.all.values()]
 
 
-def _endpoint(operation: table.Operation) -> Operation:
+def _endpoint(operation: table.Operation) -> Endpoint:
     method = METHODS.get(operation.verb, "POST" if operation.changes else "GET")
     path = f"/{operation.noun}"
     if operation.thing is not None:
@@ -35,7 +35,7 @@ def _endpoint(operation: table.Operation) -> Operation:
         access = table.Access(call.tq, call.policy.show_args, call.targets)
         return respond(await table.perform(operation, access, table.read(operation, values), "api", await call.actor()))
 
-    return Operation(
+    return Endpoint(
         name=operation.name,
         method=method,
         path=path,

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the operations, and the parts of it that a framework puts into its own."""
+"""The OpenAPI document of the endpoints, and the parts of it that a framework puts into its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
-from aiotaskq.web.operation import JSON, Operation
+from aiotaskq.web.endpoint import JSON, Endpoint
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, make_problem
 
 _PATH = {
@@ -41,8 +41,8 @@ Describe = Callable[[Any], dict[str, Any]]
 """Returns a reference to the schema of a type, or the schema of one that has no name."""
 
 
-def parameters(operation: Operation) -> list[dict[str, Any]]:
-    """Return the OpenAPI parameters of an operation."""
+def parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
+    """Return the OpenAPI parameters of an endpoint."""
     found: list[dict[str, Any]] = [
         {
             "name": name,
@@ -50,36 +50,36 @@ def parameters(operation: Operation) -> list[dict[str, Any]]:
             "required": True,
             "schema": {"type": "string", "minLength": 1, "maxLength": _PATH[name], "pattern": _NO_CONTROL},
         }
-        for name in re.findall(r"{(\w+)}", operation.path)
+        for name in re.findall(r"{(\w+)}", endpoint.path)
     ]
-    if operation.query is not None:
-        schema = schema_of(operation.query)
+    if endpoint.query is not None:
+        schema = schema_of(endpoint.query)
         required = schema.get("required", ())
         for name, each in schema["properties"].items():
             found.append({"name": name, "in": "query", "required": name in required, "schema": _not_null(each)})
     return found
 
 
-def body(operation: Operation, describe: Describe) -> dict[str, Any] | None:
-    """Return the OpenAPI request body of an operation, None where it takes none."""
-    if operation.body is None:
+def body(endpoint: Endpoint, describe: Describe) -> dict[str, Any] | None:
+    """Return the OpenAPI request body of an endpoint, None where it takes none."""
+    if endpoint.body is None:
         return None
     return {
         "required": True,
-        "content": {JSON: {"schema": describe(operation.body), "example": operation.example}},
+        "content": {JSON: {"schema": describe(endpoint.body), "example": endpoint.example}},
     }
 
 
-def responses(operation: Operation, describe: Describe, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI responses of an operation by status; ``also`` are statuses of middleware in front of it."""
+def responses(endpoint: Endpoint, describe: Describe, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI responses of an endpoint by status; ``also`` are statuses of middleware in front of it."""
     found: dict[int | str, dict[str, Any]] = {}
-    for success in operation.successes:
+    for success in endpoint.successes:
         entry = found[success.status] = {"description": success.description}
         if success.type is not None:
             entry["content"] = {success.media_type: {"schema": describe(success.type), "example": success.example}}
         if "Location" in success.description:
             entry["headers"] = {"Location": {"schema": {"type": "string", "format": "uri-reference"}}}
-    for status in sorted({*operation.problems, *also} - found.keys()):
+    for status in sorted({*endpoint.problems, *also} - found.keys()):
         code, detail = _WORDS[status]
         example = make_problem(status, code, detail)
         found[status] = {
@@ -89,31 +89,31 @@ def responses(operation: Operation, describe: Describe, also: Collection[int] = 
     return found
 
 
-def document(operations: Sequence[Operation], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
-    """Return a whole OpenAPI 3.1 document. ``server`` is where the operations are mounted, seen from the document.
+def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", token: bool = False) -> dict[str, Any]:
+    """Return a whole OpenAPI 3.1 document. ``server`` is where the endpoints are mounted, seen from the document.
 
     Its names begin with ``aiotaskq``, so that a host application can merge it into its own.
     """
-    schemas, describe = named_schemas(operations)
+    schemas, describe = named_schemas(endpoints)
     paths: dict[str, dict[str, Any]] = {}
-    for operation in operations:
-        guarded = token and not operation.public
-        responded = responses(operation, describe, (401, 429) if guarded else ())
+    for endpoint in endpoints:
+        guarded = token and not endpoint.public
+        responded = responses(endpoint, describe, (401, 429) if guarded else ())
         entry: dict[str, Any] = {
-            "operationId": f"aiotaskq_{operation.name}",
-            "tags": [operation.tag],
-            "summary": operation.summary,
+            "operationId": f"aiotaskq_{endpoint.name}",
+            "tags": [endpoint.tag],
+            "summary": endpoint.summary,
             "responses": {str(status): each for status, each in responded.items()},
         }
-        if operation.description:
-            entry["description"] = operation.description
-        if found := parameters(operation):
+        if endpoint.description:
+            entry["description"] = endpoint.description
+        if found := parameters(endpoint):
             entry["parameters"] = found
-        if (taken := body(operation, describe)) is not None:
+        if (taken := body(endpoint, describe)) is not None:
             entry["requestBody"] = taken
         if guarded:
             entry["security"] = [{"aiotaskq_token": []}]
-        paths.setdefault(operation.path, {})[operation.method.lower()] = entry
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = entry
     whole: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "aiotaskq operations", "version": version},
@@ -126,17 +126,17 @@ def document(operations: Sequence[Operation], version: str, *, server: str = "",
     return whole
 
 
-def named_schemas(operations: Sequence[Operation]) -> tuple[dict[str, Any], Describe]:
+def named_schemas(endpoints: Sequence[Endpoint]) -> tuple[dict[str, Any], Describe]:
     """Return the schemas of all bodies and responses by name, and what refers to one of them."""
-    kinds = list(dict.fromkeys(kind for operation in operations for kind in kinds_of(operation)))
+    kinds = list(dict.fromkeys(kind for endpoint in endpoints for kind in kinds_of(endpoint)))
     found, known = msgspec.json.schema_components(kinds, ref_template=f"{SCHEMAS}Aiotaskq{{name}}")
     references = dict(zip(kinds, found, strict=True))
     return {f"Aiotaskq{name}": schema for name, schema in known.items()}, references.__getitem__
 
 
-def kinds_of(operation: Operation) -> list[Any]:
-    """Return the types of the bodies of an operation's requests and responses."""
-    kinds = [Problem if operation.problems else None, operation.body, *(each.type for each in operation.successes)]
+def kinds_of(endpoint: Endpoint) -> list[Any]:
+    """Return the types of the bodies of an endpoint's requests and responses."""
+    kinds = [Problem if endpoint.problems else None, endpoint.body, *(each.type for each in endpoint.successes)]
     return [kind for kind in kinds if kind is not None]
 
 

@@ -20,9 +20,9 @@ from aiotaskq.web.asgi import application, response_of
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.login import TokenLogin
 from aiotaskq.web.dashboard.site import Dashboard
-from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.endpoint import ApiResponse, problem_response
+from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
-from aiotaskq.web.operation import ApiResponse, problem_response
 from aiotaskq.web.policy import MAX_BODY
 from aiotaskq.web.problem_details import make_problem
 
@@ -41,7 +41,7 @@ PORT = 8765
 SHUTDOWN_TIMEOUT = 5  # seconds that open requests get when the server stops
 BACKLOG = 64  # connections that wait to be accepted; asyncio accepts all of them at once
 
-_PUBLIC = frozenset(operation.path for operation in OPERATIONS if operation.public)
+_PUBLIC = frozenset(operation.path for operation in ENDPOINTS if operation.public)
 _CLOCK = SystemClock()
 
 

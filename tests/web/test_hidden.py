@@ -19,7 +19,7 @@ import pytest
 from aiotaskq import GroupHandle, TaskQ, current_task, step
 from aiotaskq.runtime.audit import audit
 from aiotaskq.web.dashboard.pages import actions, pages
-from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.late import import_late
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -86,7 +86,7 @@ def takes_text(kind: Any) -> bool:
 
 def operations(ask: httpx.AsyncClient) -> Iterator[tuple[str, Ask]]:
     """Every text parameter of every operation that reads, or only counts."""
-    for each in OPERATIONS:
+    for each in ENDPOINTS:
         kind = each.body if each.changes else each.query
         known = {} if kind is None else typing.get_type_hints(kind, include_extras=True)
         if each.changes and "dry_run" not in known:

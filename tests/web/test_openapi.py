@@ -16,15 +16,15 @@ from aiotaskq import TaskQ, ValidationError
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
-from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.endpoint import Endpoint
+from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.openapi import document, schema_of
-from aiotaskq.web.operation import Operation
 from aiotaskq.web.problem_details import Problem
 from tests.web.applications import DOORS, Ask, in_aiohttp, refused
 
 
 def test_every_example_is_what_its_schema_says() -> None:
-    for operation in OPERATIONS:
+    for operation in ENDPOINTS:
         assert operation.summary and operation.tag and operation.successes, operation.name
         if operation.body is not None:
             assert operation.example, operation.name
@@ -37,7 +37,7 @@ def test_every_example_is_what_its_schema_says() -> None:
 
 
 def test_each_schema_is_there_once_under_a_name_of_ours() -> None:
-    whole = document(OPERATIONS, "1", token=True)
+    whole = document(ENDPOINTS, "1", token=True)
     schemas = whole["components"]["schemas"]
     assert {"AiotaskqProblem", "AiotaskqTaskView", "AiotaskqTaskPage", "AiotaskqPushBody"} <= schemas.keys()
     text = json.dumps(whole)
@@ -68,7 +68,7 @@ async def test_the_documents_are_the_same(tq: TaskQ) -> None:
     app = FastAPI(generate_unique_id_function=of_template)
     app.include_router(fastapi_door.router(tq), prefix="/ops")
     app.include_router(fastapi_door.router(tq, operations=["healthz"]))
-    theirs, ours = app.openapi(), document(OPERATIONS, "1")
+    theirs, ours = app.openapi(), document(ENDPOINTS, "1")
     assert set(theirs["paths"]) == {f"/ops{path}" for path in ours["paths"]} | {"/healthz"}
     for path, methods in ours["paths"].items():
         assert set(theirs["paths"][f"/ops{path}"]) == set(methods)
@@ -86,8 +86,8 @@ async def test_the_documents_are_the_same(tq: TaskQ) -> None:
     assert served["paths"] == json.loads(json.dumps(ours["paths"]))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
-def test_the_document_of_one_operation_is_complete(operation: Operation) -> None:
+@pytest.mark.parametrize("operation", ENDPOINTS, ids=lambda operation: operation.name)
+def test_the_document_of_one_operation_is_complete(operation: Endpoint) -> None:
     app = FastAPI()
     app.include_router(fastapi_door.router(TaskQ("memory://"), operations=[operation.name]))
     whole = app.openapi()

@@ -15,7 +15,7 @@ import pytest
 
 import aiotaskq.web.dispatch as dispatch_module
 from aiotaskq import TaskQ
-from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.machine import within
 from tests.web.applications import Ask, in_aiohttp, refused
 
@@ -37,12 +37,12 @@ async def filled(tq: TaskQ) -> None:
 async def test_get_changes_nothing(ask: Ask, tq: TaskQ) -> None:  # J4
     await filled(tq)
     before = await rows(tq)
-    for operation in OPERATIONS:
+    for operation in ENDPOINTS:
         for method in ("GET", "HEAD"):
             answer = await ask.request(method, operation.path.format(**FILLED)[1:])
             assert answer.status_code < 500
     assert await rows(tq) == before
-    assert {each.method for each in OPERATIONS if each.name.partition("_")[0] in ("list", "show", "get", "stats")} == {
+    assert {each.method for each in ENDPOINTS if each.name.partition("_")[0] in ("list", "show", "get", "stats")} == {
         "GET"
     }
 
@@ -60,7 +60,7 @@ CROSS = [
 async def changes(ask: Ask, headers: dict[str, str]) -> dict[str, httpx.Response]:
     """Ask for every change that there is, rightly."""
     answers = {}
-    for operation in OPERATIONS:
+    for operation in ENDPOINTS:
         if operation.changes:
             path = operation.path.format(**FILLED)[1:]
             body = None if operation.example is None else json.dumps(operation.example)

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from aiotaskq import TaskQ
-from aiotaskq.web.endpoints import OPERATIONS
-from aiotaskq.web.operation import Operation
+from aiotaskq.web.endpoint import Endpoint
+from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.server import serve_until
 from tests.support.machine import within
 
-CASES = [(each, right) for each in OPERATIONS for right in (True, False) if right or each.query or each.body]
+CASES = [(each, right) for each in ENDPOINTS for right in (True, False) if right or each.query or each.body]
 """Each operation with right and wrong requests; a path alone cannot be wrong."""
 
 
@@ -75,7 +75,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ("operation", "right"), CASES, ids=[f"{each.name}-{'right' if right else 'wrong'}" for each, right in CASES]
 )
 def test_every_response_is_documented_and_no_request_crashes(  # J6, J7, J14
-    api: Any, operation: Operation, right: bool
+    api: Any, operation: Endpoint, right: bool
 ) -> None:
     from schemathesis import GenerationMode
 

@@ -1,4 +1,4 @@
-"""Every operation of the API, in the order in which paths are matched."""
+"""Every endpoint of the API, in the order in which paths are matched."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
 from aiotaskq.web.door import endpoints
+from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.groups import groups
@@ -16,9 +17,8 @@ from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import counts, tasks
 from aiotaskq.web.endpoints.values import values
 from aiotaskq.web.endpoints.workers import history, workers
-from aiotaskq.web.operation import Operation
 
-OPERATIONS: tuple[Operation, ...] = (
+ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
     *counts.all,
     *endpoints(queues),
@@ -34,12 +34,12 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
-def selected(names: Collection[str] | None) -> tuple[Operation, ...]:
-    """Return the operations with these names; None selects all. Raises ValidationError for an unknown name."""
+def selected(names: Collection[str] | None) -> tuple[Endpoint, ...]:
+    """Return the endpoints of these names; None selects all. Raises ValidationError for an unknown name."""
     if names is None:
-        return OPERATIONS
-    known = {operation.name for operation in OPERATIONS}
+        return ENDPOINTS
+    known = {each.name for each in ENDPOINTS}
     if isinstance(names, str) or (unknown := sorted(set(names) - known)):
         what = repr(names) if isinstance(names, str) else ", ".join(unknown)
         raise ValidationError(f"operations: a list of {', '.join(sorted(known))} is needed (got {what:.60})")
-    return tuple(operation for operation in OPERATIONS if operation.name in names)
+    return tuple(each for each in ENDPOINTS if each.name in names)

@@ -10,8 +10,8 @@ from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
 from aiotaskq.core.instants import to_iso
 from aiotaskq.operations.fields import Count, Time
 from aiotaskq.runtime.audit import audited
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.hidden import visible_entry
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 
 Target = Annotated[
     str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, limit, schedule or group")
@@ -43,7 +43,7 @@ class AuditList(Struct):
     entries: list[AuditView]
 
 
-audit = Operations("aiotaskq audit")
+audit = Endpoints("aiotaskq audit")
 
 EXAMPLE: dict[str, Any] = {
     "at": "2026-01-05T09:00:00Z",

@@ -9,7 +9,7 @@ from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.operations.fields import MAX_PAGE
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.schemas.events import (
     Emitted,
     EventBody,
@@ -20,7 +20,7 @@ from aiotaskq.web.schemas.events import (
 )
 from aiotaskq.web.views import plain
 
-events = Operations("aiotaskq events")
+events = Endpoints("aiotaskq events")
 
 AT = "2026-01-05T09:00:00Z"
 EXAMPLE = {"key": "approved:17", "at": AT, "expires_at": "2026-02-04T09:00:00Z"}

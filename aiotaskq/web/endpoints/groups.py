@@ -8,7 +8,7 @@ from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.schemas.groups import (
     GroupDetail,
     GroupPage,
@@ -21,7 +21,7 @@ from aiotaskq.web.schemas.groups import (
 )
 from aiotaskq.web.views import group_detail, group_view
 
-groups = Operations("aiotaskq groups")
+groups = Endpoints("aiotaskq groups")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 CHARGE = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b12"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 
 
 class Health(Struct):
@@ -16,7 +16,7 @@ class Health(Struct):
     parts: dict[str, Literal["ok", "failing"]]
 
 
-health = Operations("aiotaskq health")
+health = Endpoints("aiotaskq health")
 
 
 @health("GET", "/healthz", Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)

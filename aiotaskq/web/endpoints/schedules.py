@@ -13,7 +13,7 @@ from aiotaskq.errors import NotFound
 from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.changes import change_schedule as changed
 from aiotaskq.web.changes import create_schedule
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.schemas.schedules import (
     BackfillBody,
     Backfilled,
@@ -32,7 +32,7 @@ from aiotaskq.web.schemas.schedules import (
 )
 from aiotaskq.web.views import firing_view, schedule_view
 
-schedules = Operations("aiotaskq schedules")
+schedules = Endpoints("aiotaskq schedules")
 
 ID = "nightly-report"
 VIEW: dict[str, Any] = {

@@ -12,9 +12,9 @@ from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.web.changes import EditBody, change_task
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.hidden import error_filter
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
 from aiotaskq.web.schemas.events import StepList, StepsQuery
 from aiotaskq.web.schemas.tasks import (
     Counted,
@@ -31,8 +31,8 @@ from aiotaskq.web.schemas.tasks import (
 )
 from aiotaskq.web.views import body_options, step_view, task_view
 
-tasks = Operations("aiotaskq tasks")
-counts = Operations("aiotaskq queues")
+tasks = Endpoints("aiotaskq tasks")
+counts = Endpoints("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 ERROR = "ConnectionError: the mail server does not answer"

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.operations.fields import MAX_PAGE, Cursor, Limit
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.views import plain
 
 
@@ -45,7 +45,7 @@ class Value(Struct):
     ttl: Annotated[float | None, Meta(description="The seconds that it has left; null: for ever")] = None
 
 
-values = Operations("aiotaskq store")
+values = Endpoints("aiotaskq store")
 
 
 def _key(call: Call) -> str:

@@ -8,7 +8,7 @@ from msgspec import structs
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.operation import ApiResponse, Call, Operations, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.schemas.workers import (
     HistoryPage,
     HistoryQuery,
@@ -22,8 +22,8 @@ from aiotaskq.web.schemas.workers import (
 )
 from aiotaskq.web.views import worker_view
 
-workers = Operations("aiotaskq workers")
-history = Operations("aiotaskq history")
+workers = Endpoints("aiotaskq workers")
+history = Endpoints("aiotaskq history")
 
 MOST_PERIODS = 20_000
 OWNER = "worker-db1-4242-0b5c1f"

@@ -16,7 +16,7 @@ from aiotaskq.core.catalogue import parse
 from aiotaskq.runtime.events import NAMES
 from aiotaskq.web.dashboard.pages import actions
 from aiotaskq.web.dashboard.words import CATALOGUE, CHANGES, EVENTS, STATES, Words, language_of
-from aiotaskq.web.endpoints import OPERATIONS
+from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.problem_details import DETAILS
 
 FOLDER = Path(package.__file__).parent
@@ -65,7 +65,7 @@ def test_every_sentence_is_in_the_catalogue_and_no_other() -> None:
 
 def test_each_event_and_each_change_has_a_word() -> None:
     assert set(NAMES) == set(EVENTS)
-    changes = {each.name.replace("_", "-") for each in OPERATIONS if each.changes}
+    changes = {each.name.replace("_", "-") for each in ENDPOINTS if each.changes}
     assert set(CHANGES) == changes | set(actions.all)
 
 

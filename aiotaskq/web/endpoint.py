@@ -1,4 +1,4 @@
-"""One operation of the API: its method, path, parameters, responses and documentation, independent of a framework."""
+"""One endpoint of the API: its method, path, parameters, responses and documentation, independent of a framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS_THAT_CHANGE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Request(Protocol):
-    """What an operation needs to know of an HTTP request; each framework's adapter provides it."""
+    """What an endpoint needs to know of an HTTP request; each framework's adapter provides it."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -55,7 +55,7 @@ class ApiResponse(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A checked request, as an operation gets it."""
+    """A checked request, as an endpoint gets it."""
 
     tq: TaskQ
     policy: Policy
@@ -71,7 +71,7 @@ class Call(msgspec.Struct, frozen=True):
     """What was changed so far, where the path does not name it; for the event ``operated``."""
 
     def many(self, done: int) -> None:
-        """Note how many things the operation has changed so far."""
+        """Note how many things the endpoint has changed so far."""
         given = {} if self.body is None else msgspec.structs.asdict(self.body)
         words = " ".join(f"{name}={value}" for name, value in given.items() if value and value is not msgspec.UNSET)
         self.targets[:] = [*([f"filter: {words}"] if words else []), f"count: {done}"]
@@ -93,7 +93,7 @@ class Success(msgspec.Struct, frozen=True):
     media_type: str = JSON
 
 
-class Operation(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One method on one path, with its documentation."""
 
     name: str
@@ -133,12 +133,12 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(statuses))
 
 
-class Operations:
-    """A table of operations that a decorator fills, in the order in which they are matched."""
+class Endpoints:
+    """A table of endpoints that a decorator fills, in the order in which they are matched."""
 
     def __init__(self, tag: str) -> None:
         self.tag = tag
-        self.all: list[Operation] = []
+        self.all: list[Endpoint] = []
 
     def __call__(
         self,
@@ -156,7 +156,7 @@ class Operations:
         def register(run: Callable[[Call], Awaitable[ApiResponse]]) -> Callable[[Call], Awaitable[ApiResponse]]:
             summary, _, description = (run.__doc__ or "").strip().partition("\n")
             self.all.append(
-                Operation(
+                Endpoint(
                     name=run.__name__,
                     method=method,
                     path=path,
