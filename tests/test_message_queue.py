@@ -7,11 +7,10 @@ import tempfile
 import threading
 from pathlib import Path
 
+from aiotaskq.errors import NoOpenTask, TaskConflict
 from aiotaskq.sync import (
     DatabaseQueue,
     MemoryQueue,
-    NoOpenTask,
-    TaskConflict,
     delete_public,
     get_public,
     get_queue,

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.sync import MemoryQueue, NotFound, Scheduler
+from aiotaskq.errors import NotFound
+from aiotaskq.sync import MemoryQueue, Scheduler
 
 PATIENCE = 60  # seconds to wait for what must happen
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
+from aiotaskq.errors import ValidationError
 from aiotaskq.testing import virtual
 from tests.support.machine import within
 

@@ -15,11 +15,12 @@ import aiotaskq.integrations.aiohttp
 import aiotaskq.integrations.starlette
 import aiotaskq.sync
 import aiotaskq.testing
-from aiotaskq import Backoff, Rate, TaskQ, ValidationError
+from aiotaskq import Backoff, Rate, TaskQ
 from aiotaskq.app.handle import PushOptions
 from aiotaskq.app.registry import TaskOptions
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.runtime.store import Store
 from tests.support.rows import NOW

@@ -11,14 +11,10 @@ import pytest
 
 from aiotaskq import (
     Limit,
-    NotFound,
     Parent,
     ResultTimeout,
-    TaskConflict,
     TaskFailed,
     TaskQ,
-    UnknownHandler,
-    ValidationError,
     Workflow,
     chain,
     current_task,
@@ -27,6 +23,7 @@ from aiotaskq import (
 )
 from aiotaskq.backends.base import Change
 from aiotaskq.core.task import Status
+from aiotaskq.errors import NotFound, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.testing.inline import inline
 from aiotaskq.testing.kit import Kit, virtual

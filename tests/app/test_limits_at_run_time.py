@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import Limit, LimitState, NotFound, Rate, TaskQ, ValidationError, current_task
+from aiotaskq import Limit, Rate, TaskQ, current_task
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.testing import Kit, virtual
+from aiotaskq.types import LimitState
 from tests.support.machine import within
 
 pytestmark = pytest.mark.asyncio

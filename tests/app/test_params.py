@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Task, TaskQ, ValidationError, injected, sync
+from aiotaskq import TaskQ, injected, sync
 from aiotaskq.core.task import Status, new_task
+from aiotaskq.errors import ValidationError
+from aiotaskq.types import Task
 from tests.support.machine import within
 
 RUN: list[str] = []

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Parent, TaskFailed, TaskQ, ValidationError, Workflow, chain, group, injected
+from aiotaskq import Parent, TaskFailed, TaskQ, Workflow, chain, group, injected
+from aiotaskq.errors import ValidationError
 from aiotaskq.testing.kit import Kit, virtual
 from tests.support.machine import within
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import Backoff, NotFound, TaskQ, ValidationError
+from aiotaskq import Backoff, TaskQ
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.handler import make_handler
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.testing import Kit, virtual

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aiotaskq import NotSupported, TaskQ, ValidationError, injected
+from aiotaskq import TaskQ, injected
+from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.testing import override
 from tests.support.machine import within
 

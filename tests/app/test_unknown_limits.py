@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Fair, Limit, NotFound, Rate, TaskQ, ValidationError, current_task
+from aiotaskq import Fair, Limit, Rate, TaskQ, current_task
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.limits import Limits
 from tests.support.machine import within
 from tests.support.waiting import eventually

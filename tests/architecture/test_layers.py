@@ -20,6 +20,7 @@ LAYERS = {
     "cli": 8,
     "__main__": 8,
     "": 7,
+    "types": 7,
     "integrations": 7,
     "testing": 7,
     "sync": 6,
@@ -29,6 +30,7 @@ LAYERS = {
     "database": 4,
     "runtime": 3,
     "backends": 2,
+    "codecs": 2,
     "errors": 2,
     "models": 2,
     "concurrency": 1,
@@ -131,7 +133,19 @@ def test_imports_go_to_lower_layers_or_the_same(module: str) -> None:
 
 
 def test_examples_import_what_is_public() -> None:
-    public = {"", "sync", "models", "database", "log", "errors", "testing", "web.server"}
+    public = {
+        "",
+        "sync",
+        "types",
+        "sync.types",
+        "errors",
+        "codecs",
+        "models",
+        "database",
+        "log",
+        "testing",
+        "web.server",
+    }
     for path in EXAMPLES.rglob("*.py"):
         for imported, _, line in imports(ast.parse(path.read_text(encoding="utf-8"))):
             inside = imported.removeprefix("aiotaskq").removeprefix(".")

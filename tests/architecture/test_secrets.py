@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry, generate_latest
 
-from aiotaskq import Event, Schedule, Task, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.core.outcome import Completed, Failed
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import Status, new_task
@@ -24,6 +24,7 @@ from aiotaskq.integrations.logging import bind_task, loguru_to_standard
 from aiotaskq.integrations.opentelemetry import Tracing
 from aiotaskq.integrations.prometheus import Metrics
 from aiotaskq.log import logger, output
+from aiotaskq.types import Event, Schedule, Task
 from tests.support.machine import within
 
 SECRET = "S3CRET"

@@ -12,8 +12,9 @@ from typing import Any, assert_type
 import pydantic
 
 import aiotaskq.sync
-from aiotaskq import Fair, Limit, LimitState, Parent, Rate, TaskFunction, TaskHandle, TaskQ, injected
+from aiotaskq import Fair, Limit, Parent, Rate, TaskQ, injected
 from aiotaskq.core.task import Status, Task
+from aiotaskq.types import LimitState, TaskFunction, TaskHandle
 
 tq = TaskQ("memory://")
 
@@ -98,7 +99,7 @@ async def main() -> None:
     await pay.push({"id": "x"})  # type: ignore[arg-type]
     await pay.push(order, tags={1})  # type: ignore[arg-type]
     members = await tq.group([add.call(a=1), add.call(a=2)], then=shout.call("x"))
-    assert_type(members, aiotaskq.GroupHandle[int])
+    assert_type(members, aiotaskq.types.GroupHandle[int])
     assert_type(await members.result(), list[int])
     assert_type((await members.progress()).failed, int)
     flow = aiotaskq.Workflow("w").add("a", add.call(a=1)).add("b", shout.call("x"), after={"a": "run"})

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq import Status, Task, TaskQ
+from aiotaskq import Status, TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
+from aiotaskq.types import Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
 from tests.support.rows import worker_info

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-from aiotaskq import QueueFull, TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change, Room
 from aiotaskq.backends.sql.engines import parse_url
@@ -20,6 +20,7 @@ from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.errors import QueueFull, ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.programs import programs_in

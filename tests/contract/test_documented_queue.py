@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import TaskConflict, TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
+from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.logs import logged

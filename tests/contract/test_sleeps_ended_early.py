@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Limit, Status, TaskConflict, TaskHandle, sleep_for, step, wait_event
+from aiotaskq import Limit, Status, sleep_for, step, wait_event
+from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.runtime.waiting import waiting
 from aiotaskq.testing import Kit, virtual
+from aiotaskq.types import TaskHandle
 from tests.support.backends import Store
 from tests.support.machine import within
 

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Backoff, Event, Status, TaskHandle, TaskQ, ValidationError, current_task, sleep_for, step
+from aiotaskq import Backoff, Status, TaskQ, current_task, sleep_for, step
+from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.testing import Kit, virtual
+from aiotaskq.types import Event, TaskHandle
 from tests.support.backends import Store
 from tests.support.machine import within
 

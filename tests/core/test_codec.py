@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aiotaskq import Chain, Codec, Fernet, MissingExtra, ValidationError, Zlib, Zstd
+from aiotaskq.codecs import Chain, Codec, Fernet, Zlib, Zstd
 from aiotaskq.core.coded import COLUMNS, PREFIX, decoded, encoded, from_stored, is_coded, to_stored
 from aiotaskq.core.task import Attempt, Task
+from aiotaskq.errors import MissingExtra, ValidationError
 from tests.support.codecs import Keyed
 
 CODECS: dict[str, Codec] = {

@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import aiotaskq.sync
-from aiotaskq import ClosedError, Status, TaskQ, ValidationError, WrongLoop
+from aiotaskq import Status, TaskQ
+from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import SessionPush, router, session_push, setup
 from aiotaskq.testing import override
 from tests.support.waiting import wait_until

@@ -11,8 +11,9 @@ import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from aiotaskq import TaskHandle, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.integrations.fastapi import router
+from aiotaskq.types import TaskHandle
 from tests.support.machine import within
 
 

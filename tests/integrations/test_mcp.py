@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from aiotaskq import Event, Limit, Status, TaskQ
+from aiotaskq import Limit, Status, TaskQ
 from aiotaskq.testing import Kit, virtual
+from aiotaskq.types import Event
 from tests.support.late import import_late
 from tests.support.machine import within
 

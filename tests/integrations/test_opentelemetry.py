@@ -15,10 +15,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
-from aiotaskq import Status, Task, TaskFailed, TaskQ, current_task
+from aiotaskq import Status, TaskFailed, TaskQ, current_task
 from aiotaskq.core.task import new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.opentelemetry import Tracing
+from aiotaskq.types import Task
 from tests.support.machine import within
 
 TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[0-9a-f]")

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import NotFound, QueueFull, Status, TaskQ, sleep_for, step, wait_event
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq import Status, TaskQ, sleep_for, step, wait_event
+from aiotaskq.errors import DatabaseUnavailable, NotFound, QueueFull
 from aiotaskq.runtime.copy import copy
 from aiotaskq.testing import virtual
 from tests.support.machine import within

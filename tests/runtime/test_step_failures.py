@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, Status, sleep_for, step, wait_event
+from aiotaskq import Status, sleep_for, step, wait_event
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import Kit, virtual
 
 

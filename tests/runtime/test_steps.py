@@ -19,10 +19,8 @@ from aiotaskq import (
     EventTimeout,
     LeaseLost,
     Limit,
-    NotFound,
     Status,
     TaskFailed,
-    ValidationError,
     current_task,
     sleep_for,
     sleep_until,
@@ -30,6 +28,7 @@ from aiotaskq import (
     wait_event,
 )
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.testing import START, Kit, inline, virtual
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY

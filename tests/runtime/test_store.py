@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import MemoryQueue, ValidationError
+from aiotaskq import MemoryQueue
 from aiotaskq.backends import connect
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
+from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.store import Store
 
 

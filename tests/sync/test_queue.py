@@ -15,6 +15,7 @@ import pytest
 import aiotaskq
 import aiotaskq.sync
 import aiotaskq.sync.bridge
+import aiotaskq.types
 from aiotaskq.core.task import Status
 from aiotaskq.errors import (
     NoOpenTask,
@@ -146,7 +147,7 @@ def test_a_cancel_that_has_a_listener_goes_through_the_loop() -> None:
     tq = aiotaskq.sync.TaskQ("memory://")
     heard = threading.Event()
 
-    async def listen(event: aiotaskq.sync.Event) -> None:
+    async def listen(event: aiotaskq.types.Event) -> None:
         heard.set()
 
     tq.on("cancelled", listen)

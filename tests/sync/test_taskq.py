@@ -18,6 +18,8 @@ import pytest
 
 import aiotaskq
 import aiotaskq.sync
+import aiotaskq.sync.types
+import aiotaskq.types
 from aiotaskq.app.registry import injected
 from aiotaskq.core.task import Status
 from aiotaskq.errors import (
@@ -52,16 +54,16 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         yield {"mark": "!"}
 
     @tq.on("completed")
-    def note(event: aiotaskq.sync.Event) -> None:
+    def note(event: aiotaskq.types.Event) -> None:
         events.append(event.name)
 
     @tq.middleware
-    async def twice(task: aiotaskq.sync.Task, call_next: Any) -> Any:
+    async def twice(task: aiotaskq.types.Task, call_next: Any) -> Any:
         events.append(f"run {task.type}")
         return await call_next(task)
 
     assert asyncio.run(double(2)) == 4 and shout("a", {"mark": "?"}) == "A?"
-    assert isinstance(double, aiotaskq.sync.TaskFunction) and double.name == "double"
+    assert isinstance(double, aiotaskq.sync.types.TaskFunction) and double.name == "double"
     tq.elsewhere("other")
     with tq, tq.running(concurrency=2) as same:
         assert same is tq
@@ -109,12 +111,12 @@ def test_declared_schedules_run_and_the_actor_lists_them(tq: aiotaskq.sync.TaskQ
     def tick() -> None:
         ran.set()
 
-    assert isinstance(tick, aiotaskq.sync.TaskFunction)
+    assert isinstance(tick, aiotaskq.sync.types.TaskFunction)
 
     @tq.schedule(interval=3600)
     async def hourly() -> None: ...
 
-    assert isinstance(hourly, aiotaskq.sync.TaskFunction)
+    assert isinstance(hourly, aiotaskq.sync.types.TaskFunction)
     with tq.running():
         assert ran.wait(watchdog())
         listed = {each.name: each for each in tq.scheduler.list()}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import aiotaskq
+import aiotaskq.errors
 import aiotaskq.sync
 from aiotaskq.core.task import Status
 from aiotaskq.errors import (
@@ -95,7 +96,7 @@ async def test_a_thread_handler_of_an_asyncio_app_reports_progress_to_its_own_lo
         for number in range(count):
             context.progress(number + 1, count, message="busy")
         seen.append((context.task.type, context.cancel_requested))
-        with pytest.raises(aiotaskq.ValidationError, match="session: a SQLAlchemy"):
+        with pytest.raises(aiotaskq.errors.ValidationError, match="session: a SQLAlchemy"):
             context.complete(session=None)
         return threading.current_thread().name
 

@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, current_task
 from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.task import SECOND, Status
+from aiotaskq.errors import ValidationError
 from aiotaskq.testing import START, Kit, override, virtual
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY

@@ -12,8 +12,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import aiotaskq.sync
-from aiotaskq import QueueFull, TaskQ, ValidationError, WrongLoop, current_task
+from aiotaskq import TaskQ, current_task
 from aiotaskq.core.task import Task
+from aiotaskq.errors import QueueFull, ValidationError, WrongLoop
 from aiotaskq.testing import Kit, VirtualClock, override, virtual
 from aiotaskq.testing.harness import opened
 

@@ -7,8 +7,9 @@ import hmac
 import httpx
 import pytest
 
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from aiotaskq.web.access import (
     MAX_ADDRESSES,
     MAX_WRONG,

@@ -16,8 +16,9 @@ import httpx
 import msgspec
 import pytest
 
-from aiotaskq import GroupHandle, TaskQ, current_task, step
+from aiotaskq import TaskQ, current_task, step
 from aiotaskq.runtime.audit import audit
+from aiotaskq.types import GroupHandle
 from aiotaskq.web.dashboard.pages import actions, pages
 from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.late import import_late

@@ -12,7 +12,8 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
+from aiotaskq.errors import ValidationError
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Attempt, Task, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status
+from aiotaskq.types import Attempt, Task
 from tests.web.applications import DOORS, SECRET, Ask, refused
 
 

@@ -20,7 +20,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
-from aiotaskq import Status, TaskQ, ValidationError, WrongLoop
+from aiotaskq import Status, TaskQ
+from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.integrations.fastapi import router
 from aiotaskq.web import http_protocol
 from aiotaskq.web.server import serve, serve_until

@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiotaskq import Backoff, Event, Task, TaskQ, injected
+from aiotaskq import Backoff, TaskQ, injected
+from aiotaskq.types import Event, Task
 
 tq = TaskQ("sqlite:///work.db")
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aiotaskq.sync
-from aiotaskq import MemoryQueue, NotFound, NotSupported, TaskQ, ValidationError
+from aiotaskq import MemoryQueue, TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Room
 from aiotaskq.backends.memory.backend import MemoryBackend
@@ -24,6 +24,7 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.errors import NotFound, NotSupported, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.machine import within
 from tests.support.programs import programs_in
@@ -84,7 +85,8 @@ def test_keep_ended_in_url_and_argument_is_refused() -> None:
 
 def test_the_process_wide_queue_takes_it_from_its_url(tmp_path: Path) -> None:
     script = """
-from aiotaskq.sync import ValidationError, configure, get_queue, pop_task, push_task
+from aiotaskq.errors import ValidationError
+from aiotaskq.sync import configure, get_queue, pop_task, push_task
 for wrong in ("memory://?keep_ended=0", "memory://?keep_ended=x"):
     try:
         configure(queue_url=wrong)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, ValidationError
 from aiotaskq.backends import connect
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import TaskFilter
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.backends.redis.stores import every_verb, hears, opened, own_server
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read
 from tests.support.servers import Server

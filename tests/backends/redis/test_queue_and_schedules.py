@@ -9,8 +9,9 @@ import pytest
 
 import aiotaskq
 import aiotaskq.sync
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.core.task import Status
+from aiotaskq.errors import ValidationError
 from tests.support.machine import watchdog
 
 

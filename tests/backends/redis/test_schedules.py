@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import aiotaskq
+import aiotaskq.errors
 import aiotaskq.sync
-from aiotaskq import DatabaseUnavailable, QueueFull, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.app import settings
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.redis.backend import RedisBackend
@@ -22,6 +23,7 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import parked
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.errors import DatabaseUnavailable, QueueFull
 from tests.backends.redis.stores import opened, own_server
 from tests.support.rows import NOW, new, new_schedule
 from tests.support.servers import Server
@@ -94,9 +96,9 @@ async def test_a_database_that_is_named_holds_the_schedules(
 @pytest.mark.parametrize("kind", [aiotaskq.TaskQ, aiotaskq.sync.TaskQ])
 def test_a_store_in_memory_holds_none(kind: Any) -> None:
     tq = kind("redis://me:sesame@localhost:1/0", schedules="memory://")
-    with pytest.raises(aiotaskq.NotSupported, match=r"memory:// cannot hold them; name a SQL database or Redis"):
+    with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them; name a SQL database or Redis"):
         tq.scheduler.get("x")
-    with pytest.raises(aiotaskq.NotSupported, match=r"memory:// cannot hold them"):
+    with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them"):
         aiotaskq.Scheduler(queue=aiotaskq.RedisQueue("redis://localhost:1/0"), url="memory://")
 
 

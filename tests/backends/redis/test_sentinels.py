@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.redis.address import Address
 from aiotaskq.backends.redis.sentinels import Sentinels
 from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.backends.redis.stores import every_verb, hears, opened
 from tests.support.rows import LEASE, NOW, pushed
 from tests.support.sentinels import ValkeySentinel

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from aiotaskq import DatabaseUnavailable, Parent, TaskFailed, TaskQ, ValidationError, current_task
+from aiotaskq import Parent, TaskFailed, TaskQ, current_task
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
@@ -19,6 +19,7 @@ from aiotaskq.backends.sql.dialects.mysql import LEAST_PACKET
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import Server, Valkey, mariadb
 

@@ -84,7 +84,7 @@ def test_wrong_keys_of_a_task_are_refused(sqlite: Path) -> None:
 def test_a_task_in_the_plain_api_has_its_options(sqlite: Path) -> None:
     from django.db import transaction
 
-    from aiotaskq import ValidationError
+    from aiotaskq.errors import ValidationError
     from aiotaskq.integrations.django import session
 
     module, tq = tasks(), backend().taskq

@@ -8,18 +8,11 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import (
-    NotFound,
-    ResultTimeout,
-    Status,
-    TaskConflict,
-    TaskQ,
-    UnknownHandler,
-    ValidationError,
-)
+from aiotaskq import ResultTimeout, Status, TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import IllegalTransition
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import NotFound, TaskConflict, UnknownHandler, ValidationError
 from tests.runtime.queue.reaping import reap
 
 

@@ -11,16 +11,9 @@ from unittest.mock import AsyncMock
 import pytest
 
 import aiotaskq.sync
-from aiotaskq import (
-    DatabaseUnavailable,
-    MemoryQueue,
-    NoOpenTask,
-    QueueFull,
-    Status,
-    TaskConflict,
-    ValidationError,
-)
+from aiotaskq import MemoryQueue, Status
 from aiotaskq.core.task import new_task
+from aiotaskq.errors import DatabaseUnavailable, NoOpenTask, QueueFull, TaskConflict, ValidationError
 from aiotaskq.runtime.queue.unacked import Unacked
 from tests.support.machine import within
 from tests.support.rows import new

@@ -7,14 +7,8 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import (
-    DatabaseQueue,
-    MemoryQueue,
-    NoOpenTask,
-    Status,
-    TaskConflict,
-    ValidationError,
-)
+from aiotaskq import DatabaseQueue, MemoryQueue, Status
+from aiotaskq.errors import NoOpenTask, TaskConflict, ValidationError
 from tests.support.kinds import Level
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 import aiotaskq
-from aiotaskq import MemoryQueue, Scheduler, TaskQ, ValidationError
+from aiotaskq import MemoryQueue, Scheduler, TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from tests.support.logs import logged
 from tests.support.machine import within
 

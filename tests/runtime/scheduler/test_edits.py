@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Limit, NotFound, TaskQ, ValidationError
+from aiotaskq import Limit, TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import NotFound, ValidationError
 from tests.runtime.scheduler.passing import START, fired, passes
 
 

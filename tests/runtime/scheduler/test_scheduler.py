@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from aiotaskq.testing import START as START_OF_TESTS
 from aiotaskq.testing import virtual
 from tests.runtime.scheduler.passing import START, fired, passes

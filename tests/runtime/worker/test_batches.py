@@ -14,19 +14,18 @@ import pytest
 
 from aiotaskq import (
     BatchFailed,
-    NotFound,
     Parent,
     Status,
-    Task,
     TaskFailed,
     TaskQ,
-    ValidationError,
     chain,
     current_batch,
     current_task,
     injected,
 )
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.testing import Kit, inline, virtual
+from aiotaskq.types import Task
 from tests.support.machine import within
 from tests.testing.backoffs import STEADY
 

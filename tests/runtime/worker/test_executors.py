@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq import ExitCode, TaskFailed, TaskQ, current_task
+from aiotaskq import TaskFailed, TaskQ, current_task
 from aiotaskq.app.running import RunOptions
 from aiotaskq.core.task import Status
 from aiotaskq.errors import ValidationError
+from aiotaskq.types import ExitCode
 from tests.support.machine import within
 from tests.support.programs import ROOT
 from tests.support.waiting import eventually

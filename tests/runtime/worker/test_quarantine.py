@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskHandle
 from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import ALONE, MAX_CRASHES
 from aiotaskq.core.task import FINAL, Status
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import Kit, virtual
+from aiotaskq.types import TaskHandle
 
 LEASE = 60.0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import Backoff, Event, current_task
+from aiotaskq import Backoff, current_task
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, TimedOut
 from aiotaskq.core.task import SECOND, Status, Task
@@ -18,6 +18,7 @@ from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, make_handler
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.runner import NOT_COMMITTED, Runner, Unconfirmed
+from aiotaskq.types import Event
 
 FIXED = Backoff(base=5, factor=1, jitter=False)
 

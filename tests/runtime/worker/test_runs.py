@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import aiotaskq
+import aiotaskq.errors
 from aiotaskq import Backoff, TaskFailed, TaskQ, current_task
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.testing import virtual
@@ -123,7 +124,7 @@ async def test_progress_and_snooze(tq: TaskQ) -> None:
         assert await handle.progress() == {"done": 2, "total": 2, "message": "half \\udce9"}
         assert (await handle.task()).retry_count == 0
     assert runs == [1, 2]
-    with pytest.raises(aiotaskq.NotFound):
+    with pytest.raises(aiotaskq.errors.NotFound):
         current_task()
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import ExitCode, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.core.task import Status
 from aiotaskq.runtime.queue.claims import Claims
+from aiotaskq.types import ExitCode
 from tests.runtime.worker.workers import started
 from tests.support.machine import within
 from tests.support.waiting import eventually

@@ -14,13 +14,14 @@ from typing import Any, cast
 
 import pytest
 
-from aiotaskq import Event, Status, TaskFailed, TaskQ
+from aiotaskq import Status, TaskFailed, TaskQ
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.task import new_task
 from aiotaskq.log import logger
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.watchdog import Occupancy, StallWatch
+from aiotaskq.types import Event
 from tests.support.machine import within
 from tests.support.waiting import eventually
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import VirtualClock
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.happened import Feed

@@ -16,8 +16,9 @@ import httpx
 import pytest
 from aiohttp import web
 
-from aiotaskq import TaskQ, ValidationError
+from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.aiohttp import USER
 from aiotaskq.web.access import MAX_WRONG
 from aiotaskq.web.dashboard import session

@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from aiotaskq import DatabaseUnavailable
 from aiotaskq.backends.redis.backend import RedisBackend
+from aiotaskq.errors import DatabaseUnavailable
 from tests.support.machine import watchdog
 from tests.support.proxy import Proxy
 

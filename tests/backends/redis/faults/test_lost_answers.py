@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskConflict, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.errors import DatabaseUnavailable, TaskConflict
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable, TaskQ
+from aiotaskq import TaskQ
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.redis import connection, notifier
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.machine import watchdog, within
 from tests.support.proxy import Proxy

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from aiotaskq import DatabaseUnavailable
 from aiotaskq.backends.base import Change
+from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.proxy import Proxy
 from tests.support.rows import NOW, completed, new, pushed, read, running, worker_info

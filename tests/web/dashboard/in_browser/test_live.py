@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from aiotaskq import DatabaseUnavailable, TaskQ
+from aiotaskq import TaskQ
+from aiotaskq.errors import DatabaseUnavailable
 from tests.support.machine import within
 from tests.web.dashboard.browser import served, visitor
 

@@ -1,0 +1,57 @@
+"""The records that calls return, and the types of what they take: for annotations.
+
+The blocking twins of the handles are in ``aiotaskq.sync.types``.
+"""
+
+from __future__ import annotations
+
+from aiotaskq.app.groups import GroupHandle
+from aiotaskq.app.handle import BoundTask, PushOptions, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.backends.base import InvalidRow
+from aiotaskq.core.firing_record import FiringRecord
+from aiotaskq.core.groups import GroupState
+from aiotaskq.core.history import Period
+from aiotaskq.core.notes import Note
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.steps import EventValue, Step
+from aiotaskq.core.task import Attempt, Filters, Task
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.limits import Limits, LimitState
+from aiotaskq.runtime.queue.edits import TaskChanges
+from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.runtime.worker.worker import ExitCode
+
+__all__ = [
+    "Attempt",
+    "BoundTask",
+    "Event",
+    "EventValue",
+    "ExitCode",
+    "Filters",
+    "FiringRecord",
+    "GroupHandle",
+    "GroupProgress",
+    "GroupState",
+    "InvalidRow",
+    "LimitState",
+    "Limits",
+    "MemberResult",
+    "Note",
+    "Period",
+    "PushOptions",
+    "Schedule",
+    "Stats",
+    "Step",
+    "Task",
+    "TaskCall",
+    "TaskChanges",
+    "TaskContext",
+    "TaskFunction",
+    "TaskHandle",
+    "WorkerInfo",
+    "Workers",
+]
