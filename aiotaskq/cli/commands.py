@@ -62,12 +62,20 @@ def app_for(words: Collection[str] | None) -> typer.Typer:
             app.command(name, cls=Command, help=help)(_not_imported)
     for name, help in GROUPS.items():
         imported = words is None or name in words
-        app.add_typer(_app(name) if imported else group(), name=name, help=help)
+        app.add_typer(_group(name) if imported else group(), name=name, help=help)
     return app
 
 
 def _app(name: str) -> typer.Typer:
     app: typer.Typer = importlib.import_module(f"aiotaskq.cli.{name}").app
+    return app
+
+
+def _group(name: str) -> typer.Typer:
+    from aiotaskq.cli.door import add_others
+
+    app = _app(name)
+    add_others(app, name)
     return app
 
 

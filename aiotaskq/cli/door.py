@@ -3,69 +3,153 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli import names
+from aiotaskq.cli import ids, names
 from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
-from aiotaskq.cli.output import echo_json
-from aiotaskq.cli.store_access import actor, with_tq
+from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
+from aiotaskq.cli.store_access import actor, read_json, with_tq
+from aiotaskq.cli.times import Utc, read_since
+from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.validation import INT32
+from aiotaskq.log import printable
+from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import Access, Operation, Parameter, parameters, perform, read
 
-COMPLETIONS = {"limits": names.limits, "queues": names.queues}
-"""What completes the name of a thing."""
+COMPLETIONS = {"limits": names.limits, "queue": names.queues, "queues": names.queues, "type": names.types}
+"""What completes a parameter, or the name of a thing."""
+FOUND: dict[str, Callable[[TaskQ, str], Awaitable[str]]] = {"groups": ids.group_id_of}
+"""What returns the id of the thing that is named by the beginning of its id."""
 
 
 def command(
-    app: typer.Typer, operation: Operation, show: Callable[[Any], None], *, arguments: Sequence[str] = ()
+    app: typer.Typer,
+    operation: Operation,
+    show: Callable[..., None] | None = None,
+    *,
+    name: str | None = None,
+    arguments: Sequence[str] = (),
+    utc: bool = False,
+    code: Callable[[Any], int] = lambda _answer: 0,
 ) -> None:
     """Register the command of an operation.
 
     Args:
-        show: prints the answer; with ``--json`` it is printed as the HTTP API sends it.
+        show: prints the answer; with ``--json`` it is printed as the HTTP API sends it. Default ``show_plainly``.
+        name: default the verb.
         arguments: parameters that are given by their places; the others are options.
+        utc: there are times to be shown; ``show`` gets whether they are to be in UTC, too.
+        code: returns the exit code from the answer.
     """
     places = [*([] if operation.thing is None else [operation.thing]), *arguments]
     known = {each.name: each for each in parameters(operation)}
-    taken = [_parameter(operation, known[name], name in places) for name in dict.fromkeys((*places, *known))]
+    ordered = [known[each] for each in dict.fromkeys((*places, *known))]
+    taken = [_parameter(operation, each, each.name in places) for each in ordered]
+    taken += [_keyword("utc", Utc, False)] if utc else []
     taken += [_keyword("db", Db, DEFAULT_DB), _keyword("json", Json, False)]
 
     def run(db: str, json: bool, **given: Any) -> None:
-        params = read(operation, {name: value for name, value in given.items() if value is not None})
+        in_utc = given.pop("utc", False)
+        values = {
+            name: _value(known[name], value, name in places, in_utc)
+            for name, value in given.items()
+            if value not in (None, [])
+        }
 
         async def work(tq: TaskQ) -> Any:
-            return await perform(operation, Access(tq), params, "cli", actor())
+            if operation.thing is not None and operation.noun in FOUND:
+                values[operation.thing] = await FOUND[operation.noun](tq, values[operation.thing])
+            return await perform(operation, Access(tq, True), read(operation, values), "cli", actor())
 
+        read(operation, values)  # before the store is opened
         answer = with_tq(db, work)
         if json:
             echo_json(msgspec.to_builtins(answer))
         else:
-            show(answer)
+            (show or show_plainly)(answer, **({"utc": in_utc} if utc else {}))
+        if code(answer):
+            raise typer.Exit(code(answer))
 
     # typer reads the signature and the annotations.
     run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in taken}
-    app.command(operation.verb, cls=Command, help=tr(operation.summary))(run)
+    app.command(name or operation.verb, cls=Command, help=tr(operation.summary))(run)
+
+
+def add_others(app: typer.Typer, noun: str) -> None:
+    """Register the operations on these things that have no command yet, each with a plain layout."""
+    there = {each.name for each in app.registered_commands}
+    for operation in OPERATIONS.values():
+        if operation.noun == noun and operation.verb not in there:
+            command(app, operation)
+
+
+def show_plainly(answer: msgspec.Struct) -> None:
+    """Print an answer that has no layout of its own: each field in a line, a list of things as a table."""
+    for name, value in msgspec.structs.asdict(answer).items():
+        if isinstance(value, list) and value and all(isinstance(each, msgspec.Struct) for each in value):
+            rows = [[_cell(each) for each in msgspec.to_builtins(row).values()] for row in value]
+            echo_table(columns_of([each.upper() for each in value[0].__struct_encode_fields__], rows))
+        else:
+            echo(f"{name}: {printable(_cell(msgspec.to_builtins(value)) or '-')}")
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int)) else json_text(value)
 
 
 def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
+_KINDS: dict[Any, Any] = {list: list[str], dict: list[str], datetime: str, Any: str}
+
+
 def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect.Parameter:
     most = None if told.most == INT32 else told.most  # that is no bound that a user would meet
     bounds: dict[str, Any] = {"min": told.least, "max": most}
+    complete = COMPLETIONS.get(operation.noun if told.name == operation.thing else told.name)
+    if told.words:
+        complete = names.words(told.words)
+    help = tr(told.description)
+    metavar = {int: "N", float: "NUMBER", dict: "NAME=NUMBER…", datetime: "TIME", Any: "JSON"}.get(told.kind)
     if by_place:
-        complete = COMPLETIONS.get(operation.noun) if told.name == operation.thing else None
-        metavar = "N" if told.kind is int else told.name.upper()
-        given: Any = typer.Argument(metavar=metavar, help=tr(told.description), autocompletion=complete, **bounds)
+        given: Any = typer.Argument(metavar=metavar or told.name.upper(), help=help, autocompletion=complete, **bounds)
+    elif told.kind is bool:
+        flag = told.name.replace("_", "-")
+        given = option(f"--{flag}/--no-{flag}" if told.default else f"--{flag}", help=help)
     else:
-        given = option(f"--{told.name.replace('_', '-')}", help=tr(told.description), **bounds)
-    kind = told.kind if told.required or told.default is not None else told.kind | None
+        flag = f"--{told.name.replace('_', '-')}"
+        given = option(flag, help=help, metavar=metavar, autocompletion=complete, **bounds)
+    kind = _KINDS.get(told.kind, told.kind)
+    if not told.required and told.default is None:
+        kind |= None
     return _keyword(told.name, Annotated[kind, given], inspect.Parameter.empty if told.required else told.default)
+
+
+def _value(told: Parameter, value: Any, by_place: bool, utc: bool) -> Any:
+    """Return a parameter as the operation takes it."""
+    if told.kind is datetime:
+        return read_since(value, SystemClock().now(), utc, f"--{told.name}")
+    if told.kind is dict:
+        return dict(map(_pair, value))
+    return read_json(told.name, value) if told.kind is Any else value
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        if name:
+            return name, json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    raise typer.BadParameter(tr("{text}: NAME=NUMBER is needed, as tokens=2000000", text=text))

@@ -68,8 +68,8 @@ def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | 
     return shown.removesuffix("+00:00") + "Z" if utc else shown
 
 
-def read_since(text: str, now: int, utc: bool) -> datetime:
-    """Return the instant of ``--since``: a duration before now, as 2h or 1d12h, or a date or time of ISO 8601.
+def read_since(text: str, now: int, utc: bool, hint: str = "--since") -> datetime:
+    """Return the instant of an option: a duration before now, as 2h or 1d12h, or a date or time of ISO 8601.
 
     A time without an offset is local, or in UTC with ``utc``. Raises BadParameter.
     """
@@ -84,4 +84,4 @@ def read_since(text: str, now: int, utc: bool) -> datetime:
         return time if time.tzinfo else time.replace(tzinfo=UTC) if utc else time.astimezone()
     except (ValueError, OverflowError, OSError):
         said = tr("{text} is no duration, as 2h, 30m or 1d12h, and no time, as 2026-03-28T12:00", text=repr(text))
-        raise typer.BadParameter(said, param_hint="--since") from None
+        raise typer.BadParameter(said, param_hint=hint) from None

@@ -9,6 +9,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import msgspec
@@ -111,6 +112,9 @@ def _told(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return call
 
 
+_KINDS = {list: list[str], dict: dict[str, Any], datetime: float | str}
+
+
 def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitable[Json]]:
     """Return the tool of an operation in the table."""
 
@@ -121,7 +125,11 @@ def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitabl
     taken = []
     for each in parameters(operation):
         told = Field(description=each.description, ge=each.least, le=each.most)
-        kind: Any = Annotated[each.kind if each.required else each.kind | None, told]
+        kind = _KINDS.get(each.kind, each.kind)
+        if each.words:
+            word = Literal.__getitem__(each.words)
+            kind = list[word] if each.kind is list else word  # type: ignore[valid-type]
+        kind = Annotated[kind if each.required else kind | None, told]
         default: Any = inspect.Parameter.empty if each.required else each.default
         taken.append(inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     tool.__name__ = operation.name.replace(".", "_")

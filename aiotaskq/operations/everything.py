@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
-from aiotaskq.operations.table import Operation
+from aiotaskq.operations.table import Operation, Operations
 
-OPERATIONS: dict[str, Operation] = {each.name: each for nouns in (queues, limits) for each in nouns.all.values()}
+NOUNS: tuple[Operations, ...] = (queues, limits)
+OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

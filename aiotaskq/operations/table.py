@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import msgspec
 
 from aiotaskq.core.audit import Door
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.runtime.audit import audit, with_error
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
+
+
+class NotShown(AiotaskqError):
+    """Params or values were asked for where they are not shown."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,12 @@ class Access:
     """Whether params, results and messages of errors may be shown."""
     changed: list[str] = field(default_factory=list)
     """Ids and names of what was changed so far, where that is not the thing that the parameters name."""
+
+    def may_show(self, asked: bool) -> bool:
+        """Return whether params are shown: only if asked for. Raises NotShown where that is not allowed."""
+        if asked and not self.show_args:
+            raise NotShown("params and values are not shown here: that takes show_args=True")
+        return asked
 
 
 Run = Callable[[Access, Any], Awaitable[Any]]
@@ -46,6 +57,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it changes something. Then it is told of, and refused where only reads are allowed."""
     thing: str | None = None
     """The parameter that names the one thing that it is about."""
+    raises: tuple[type[AiotaskqError], ...] = ()
+    """Its refusals, beside those of wrong parameters and of a thing that is not there."""
     example: tuple[Any, Any] = (None, None)
     """Parameters and an answer, for the documentation."""
 
@@ -74,7 +87,10 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     """One parameter, as every door needs to know it."""
 
     name: str
-    kind: type
+    kind: Any
+    """int, float, str or bool; ``list`` of texts; ``datetime``, also epoch seconds; ``dict`` or ``Any`` of JSON."""
+    words: tuple[str, ...]
+    """The only texts that it may be, or have in its list; empty where others may be."""
     description: str
     least: float | None
     most: float | None
@@ -88,12 +104,15 @@ def parameters(operation: Operation) -> list[Parameter]:
     found = []
     for each in msgspec.structs.fields(operation.params):
         schema = msgspec.json.schema(each.type)
-        known = next((kind for kind in schema.get("anyOf", ()) if kind["type"] != "null"), schema)
+        kinds = [_named(kind, schema) for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        known = kinds[0]
+        kind = datetime if any("format" in each for each in kinds) else KINDS[known.get("type", "")]
         found.append(
             Parameter(
                 name=each.name,
-                kind=KINDS[known["type"]],
-                description=known.get("description", ""),
+                kind=kind,
+                words=tuple(known.get("enum") or _named(known.get("items", {}), schema).get("enum", ())),
+                description=known.get("description") or schema.get("description", ""),
                 least=known.get("minimum"),
                 most=known.get("maximum"),
                 required=each.required,
@@ -103,7 +122,23 @@ def parameters(operation: Operation) -> list[Parameter]:
     return found
 
 
-KINDS = {"integer": int, "number": float, "string": str}
+def _named(kind: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema to which one refers."""
+    if "$ref" not in kind:
+        return kind
+    named: dict[str, Any] = schema["$defs"][kind["$ref"].rpartition("/")[2]]
+    return named | {name: each for name, each in kind.items() if name != "$ref"}
+
+
+KINDS: dict[str, Any] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": bool,
+    "array": list,
+    "object": dict,
+    "": Any,
+}
 
 
 class Operations:
@@ -114,7 +149,12 @@ class Operations:
         self.all: dict[str, Operation] = {}
 
     def __call__(
-        self, *, changes: bool = False, thing: str | None = None, example: tuple[Any, Any] = (None, None)
+        self,
+        *,
+        changes: bool = False,
+        thing: str | None = None,
+        raises: tuple[type[AiotaskqError], ...] = (),
+        example: tuple[Any, Any] = (None, None),
     ) -> Callable[[Callable[[Access, P], Awaitable[A]]], Callable[[Access, P], Awaitable[A]]]:
         """Register a function: its name is the verb, its annotations are the parameters and the answer."""
 
@@ -130,6 +170,7 @@ class Operations:
                 answer=answer,
                 changes=changes,
                 thing=thing,
+                raises=raises,
                 example=example,
             )
             return run

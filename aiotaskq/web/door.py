@@ -8,15 +8,17 @@ import msgspec
 
 from aiotaskq.operations import table
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
+from aiotaskq.web.problem_details import status_of
 from aiotaskq.web.views import body_options
 
-METHODS = {"list": "GET", "get": "GET", "set": "PUT"}
+METHODS = {"list": "GET", "show": "GET", "get": "GET", "set": "PUT", "add": "POST", "delete": "DELETE"}
 """Methods of the verbs that are no part of the path; the others are, and are POST where they change something."""
 
 
 def endpoints(operations: table.Operations) -> list[Endpoint]:
     """Return the endpoints of the operations on one kind of thing."""
-    return [_endpoint(each) for each in operations.all.values()]
+    found = [_endpoint(each) for each in operations.all.values()]
+    return sorted(found, key=lambda endpoint: "{" in endpoint.path)  # the others would be the names of things
 
 
 def _endpoint(operation: table.Operation) -> Endpoint:
@@ -47,6 +49,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         body=schema if operation.changes else None,
         example=example,
         successes=(Success(200, _first_sentence(operation.answer), operation.answer, answer),),
+        own_problems=tuple(status_of(each) for each in operation.raises),
         tells=True,
     )
 

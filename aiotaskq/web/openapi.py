@@ -18,7 +18,6 @@ _PATH = {
     "group_id": MAX_ID,
     "queue": MAX_NAME,
     "worker_id": MAX_NAME,
-    "key": MAX_KEY,
 }
 _NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"
 _WORDS = {
@@ -48,7 +47,7 @@ def parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH[name], "pattern": _NO_CONTROL},
+            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH.get(name, MAX_KEY), "pattern": _NO_CONTROL},
         }
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]

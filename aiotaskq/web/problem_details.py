@@ -22,6 +22,7 @@ from aiotaskq.errors import (
     WrongLoop,
 )
 from aiotaskq.log import printable
+from aiotaskq.operations.table import NotShown
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -29,6 +30,7 @@ MEDIA_TYPE = "application/problem+json"
 _STATUSES: tuple[tuple[type[AiotaskqError], int, str | None], ...] = (
     (ValidationError, 422, None),
     (NotFound, 404, None),
+    (NotShown, 403, None),
     (TaskConflict, 409, None),
     (NotSupported, 501, None),
     (QueueFull, 503, "the queue is full; push later"),
@@ -65,6 +67,11 @@ class ProblemError(Exception):
 def make_problem(status: int, code: str, detail: str) -> Problem:
     """Return a problem; its detail becomes one printable line of at most 500 characters."""
     return Problem(HTTPStatus(status).phrase, status, printable(detail, 500), code)
+
+
+def status_of(kind: type[AiotaskqError]) -> int:
+    """Return the status with which an error of this class is answered."""
+    return next(status for each, status, _ in _STATUSES if issubclass(kind, each))
 
 
 def problem_of(error: AiotaskqError) -> Problem | None:

@@ -15,6 +15,7 @@ from aiotaskq.core.cron import local_timezone
 from aiotaskq.core.instants import to_datetime, to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations.everything import OPERATIONS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 CATALOGUE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "dashboard.po"
@@ -54,7 +55,7 @@ CHANGES = (
     *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "run-task"),
     *("resize-worker", "resume-schedule", "retry-group"),
     *("retry-task", "retry-tasks", "run-schedule", "set-budget"),
-    *("limits.pause", "limits.reset", "limits.resume", "limits.set", "queues.pause", "queues.resume"),
+    *(name for name, operation in OPERATIONS.items() if operation.changes),
     *("set-value", "wake-worker", "wake-workers"),
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from aiotaskq.errors import ValidationError
-from aiotaskq.operations.limits import limits
-from aiotaskq.operations.queues import queues
+from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.audit import audit
@@ -21,9 +20,8 @@ from aiotaskq.web.endpoints.workers import history, workers
 ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
     *counts.all,
-    *endpoints(queues),
     *groups.all,
-    *endpoints(limits),
+    *(each for nouns in NOUNS for each in endpoints(nouns)),
     *workers.all,
     *history.all,
     *audit.all,
