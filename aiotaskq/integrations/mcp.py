@@ -21,12 +21,12 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.operations.everything import OPERATIONS
+from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.limits import limit_view
 from aiotaskq.operations.table import Access, Operation, parameters, perform, read
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
-from aiotaskq.web.hidden import error_filter
 from aiotaskq.web.views import schedule_view, task_view, worker_view
 
 try:

@@ -14,9 +14,10 @@ from aiotaskq.core.validation import MAX_ID, check_json, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import Count, Instant, Name, Seconds
+from aiotaskq.operations.hidden import plain
 from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.web.schemas.schedules import ScheduleBody, ScheduleChanges
-from aiotaskq.web.views import body_options, plain
+from aiotaskq.web.views import body_options
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ

@@ -16,8 +16,8 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.operations.hidden import error_type, plain, visible_progress
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
-from aiotaskq.web.hidden import error_type, visible_progress
 from aiotaskq.web.schemas.events import StepView
 from aiotaskq.web.schemas.groups import CallbackView, EdgeView, GroupDetail, GroupView, MemberView
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
@@ -101,14 +101,6 @@ def worker_view(info: WorkerInfo) -> WorkerView:
     lists = {name: getattr(info, name) for name in ("queues", "types", "limits")}
     known |= {name: None if found is None else list(found) for name, found in lists.items()}
     return WorkerView(id=info.owner, **known)
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON; an object that JSON cannot express, as a queue in memory may hold, as its type's name."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return f"<{type(value).__name__}>"
 
 
 def body_options(body: Struct) -> dict[str, Any]:

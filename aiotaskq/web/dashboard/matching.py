@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from aiotaskq.core.task import EQUAL, Status, Task
-from aiotaskq.web.hidden import error_filter
-from aiotaskq.web.views import plain
+from aiotaskq.operations.hidden import error_filter, plain
 
 _PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
 MOST_VALUES = 10_000

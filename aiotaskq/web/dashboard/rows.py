@@ -9,11 +9,11 @@ import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.waiting import Waiting
-from aiotaskq.web.views import plain
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ

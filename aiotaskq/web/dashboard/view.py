@@ -12,6 +12,7 @@ import msgspec
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
@@ -19,7 +20,6 @@ from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
-from aiotaskq.web.hidden import visible_entry
 from aiotaskq.web.problem_details import ProblemError
 
 if TYPE_CHECKING:

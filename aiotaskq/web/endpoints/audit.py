@@ -9,9 +9,9 @@ from msgspec import Meta, Struct
 from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
 from aiotaskq.core.instants import to_iso
 from aiotaskq.operations.fields import Count, Time
+from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.runtime.audit import audited
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
-from aiotaskq.web.hidden import visible_entry
 
 Target = Annotated[
     str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, limit, schedule or group")

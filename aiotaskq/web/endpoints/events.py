@@ -9,6 +9,7 @@ from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.operations.fields import MAX_PAGE
+from aiotaskq.operations.hidden import plain
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.schemas.events import (
     Emitted,
@@ -18,7 +19,6 @@ from aiotaskq.web.schemas.events import (
     EventView,
     StepsQuery,
 )
-from aiotaskq.web.views import plain
 
 events = Endpoints("aiotaskq events")
 

@@ -10,8 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.operations.fields import MAX_PAGE, Cursor, Limit
+from aiotaskq.operations.hidden import plain
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
-from aiotaskq.web.views import plain
 
 
 class ValueBody(Struct, forbid_unknown_fields=True):

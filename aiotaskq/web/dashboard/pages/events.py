@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from aiotaskq.operations.hidden import error_type
 from aiotaskq.runtime.events import NAMES, OPERATED
 from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
 from aiotaskq.web.dashboard.operated import operated_of
 from aiotaskq.web.dashboard.view import View, log_of, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.hidden import error_type
 
 ROWS = 100
 KEEP = 0.9

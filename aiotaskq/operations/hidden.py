@@ -9,7 +9,7 @@ import msgspec
 from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.serialize import check_error_type, error_type
 
-__all__ = ["error_filter", "error_type", "visible_entry", "visible_progress"]
+__all__ = ["error_filter", "error_type", "plain", "visible_entry", "visible_progress"]
 
 
 def error_filter(text: str | None, show: bool) -> dict[str, str]:
@@ -20,6 +20,14 @@ def error_filter(text: str | None, show: bool) -> dict[str, str]:
     if text is None:
         return {}
     return {"error": text} if show else {"error_type": check_error_type("error", text)}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON; an object that JSON cannot express, as a queue in memory may hold, as its type's name."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return f"<{type(value).__name__}>"
 
 
 def visible_progress(progress: dict[str, Any] | None, show: bool) -> dict[str, Any] | None:
