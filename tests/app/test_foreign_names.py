@@ -79,7 +79,7 @@ HABITS: list[tuple[str, str, str]] = [
 def typed_in(library: Any, typed: str) -> None:
     tq = library.TaskQ("memory://")
     f = tq.task(name="f")(_handler)
-    made = eval(typed, {"tq": tq, "f": f, "handle": library.TaskHandle(tq, "a"), "TaskQ": library.TaskQ})
+    made = eval(typed, {"tq": tq, "f": f, "handle": tq.handle("a"), "TaskQ": library.TaskQ})
     if inspect.iscoroutine(made):
         asyncio.run(made)
     else:
