@@ -141,7 +141,11 @@ def _value(told: Parameter, value: Any, by_place: bool, utc: bool) -> Any:
     if told.kind is datetime:
         return read_since(value, SystemClock().now(), utc, f"--{told.name}")
     if told.kind is dict:
-        return dict(map(_pair, value))
+        pairs = [_pair(each) for each in value]
+        for name, _ in pairs:
+            if sum(name == each for each, _ in pairs) > 1:
+                raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
+        return dict(pairs)
     return read_json(told.name, value) if told.kind is Any else value
 
 

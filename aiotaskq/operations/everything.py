@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from aiotaskq.operations.groups import groups
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
 from aiotaskq.operations.table import Operation, Operations
 
-NOUNS: tuple[Operations, ...] = (queues, limits)
+NOUNS: tuple[Operations, ...] = (queues, groups, limits)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

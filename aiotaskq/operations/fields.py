@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
@@ -23,3 +23,7 @@ Count = Annotated[int, Meta(ge=0)]
 Limit = Annotated[int, Meta(ge=1, description=f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}")]
 Cursor = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="`next` of the page before")]
 Show = Annotated[list[Literal["params"]], Meta(description="Also params and results, where that is allowed")]
+
+
+class Nothing(Struct, forbid_unknown_fields=True):
+    """No parameters."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from aiotaskq.operations.fields import Count, Name
+from aiotaskq.operations.fields import Count, Name, Nothing
 from aiotaskq.operations.table import Access, Operations
 
 queues = Operations("queues")
@@ -27,10 +27,6 @@ class QueueList(Struct):
     queues: list[QueueView]
 
 
-class All(Struct, forbid_unknown_fields=True):
-    """No parameters."""
-
-
 class Named(Struct, forbid_unknown_fields=True):
     """A queue."""
 
@@ -45,7 +41,7 @@ class QueueState(Struct):
 
 
 @queues(example=(None, {"queues": [{"queue": "mail", "paused": False, "pending": 2, "running": 1}]}))
-async def list_(access: Access, given: All) -> QueueList:
+async def list_(access: Access, given: Nothing) -> QueueList:
     """List the queues that have tasks or are paused."""
     found = await access.tq.stats()
     names = sorted({*found.queues, *found.paused})

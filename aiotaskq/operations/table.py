@@ -205,6 +205,11 @@ def read(operation: Operation, values: Mapping[str, Any], *, strict: bool = True
     try:
         return msgspec.convert(values, operation.params, strict=strict)
     except msgspec.ValidationError as error:
+        for each in parameters(operation):
+            given = values.get(each.name)
+            for word in given if isinstance(given, list) else [given]:
+                if each.words and isinstance(word, str) and word not in each.words:
+                    raise ValidationError(f"{each.name}: {word!r} is unknown; use {', '.join(each.words)}") from None
         raise ValidationError(told(error)) from None
 
 

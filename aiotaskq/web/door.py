@@ -60,10 +60,9 @@ def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
     for each in msgspec.structs.fields(operation.params):
         if each.name == operation.thing:
             continue
-        if each.required:
-            rest.append((each.name, each.type))
-        else:
-            rest.append((each.name, each.type, each.default))
+        made = each.default_factory is not msgspec.NODEFAULT
+        default = msgspec.field(default_factory=each.default_factory) if made else each.default
+        rest.append((each.name, each.type) if each.required else (each.name, each.type, default))
     if not rest:
         return None
     name = "".join(part.title() for part in operation.name.split("."))

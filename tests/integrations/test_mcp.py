@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aiotaskq import Limit, Status, TaskQ
+from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.testing import Kit, virtual
 from aiotaskq.types import Event
 from tests.support.late import import_late
@@ -37,12 +38,13 @@ READS = {
     "why_waiting",
     "list_workers",
     "list_schedules",
-    "limits_list",
-    "limits_get",
-    "queues_list",
+    *(name.replace(".", "_") for name, each in OPERATIONS.items() if not each.changes),
 }
-WRITES = {"retry_tasks", "cancel_task", "queues_pause", "queues_resume"}
-WRITES |= {"limits_set", "limits_pause", "limits_resume", "limits_reset"}
+WRITES = {
+    "retry_tasks",
+    "cancel_task",
+    *(name.replace(".", "_") for name, each in OPERATIONS.items() if each.changes),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

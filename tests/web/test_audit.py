@@ -83,7 +83,7 @@ async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> N
         ("cancel-task", [task_id]),
         ("retry-tasks", ["filter: status=['cancelled']", "count: 1"]),
         ("quiet-workers", ["*"]),
-        ("mend-groups", ["count: 0"]),
+        ("groups.mend", ["count: 0"]),
     ]
 
 

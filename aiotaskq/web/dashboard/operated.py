@@ -25,7 +25,7 @@ PAGES = {
     "queues": ("queue", "name"),
     "limits": ("limit", "key"),
     "schedule": ("schedule", "id"),
-    "group": ("group", "id"),
+    "groups": ("group", "id"),
     "worker": ("worker", "id"),
     "value": ("value", "key"),
 }

@@ -48,13 +48,13 @@ EVENTS = (
 )
 """Names of events, as words that are translated."""
 CHANGES = (
-    *("add-schedule", "add-task", "backfill-schedule", "cancel-group", "cancel-task", "cancel-tasks"),
+    *("add-schedule", "add-task", "backfill-schedule", "cancel-task", "cancel-tasks"),
     *("change-schedule", "delete-schedule", "delete-task"),
-    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event", "mend-groups"),
+    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event"),
     *("pause-schedule", "purge-tasks"),
     *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "run-task"),
-    *("resize-worker", "resume-schedule", "retry-group"),
-    *("retry-task", "retry-tasks", "run-schedule", "set-budget"),
+    *("resize-worker", "resume-schedule"),
+    *("retry-task", "retry-tasks", "run-schedule"),
     *(name for name, operation in OPERATIONS.items() if operation.changes),
     *("set-value", "wake-worker", "wake-workers"),
 )

@@ -10,7 +10,6 @@ from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.events import events
-from aiotaskq.web.endpoints.groups import groups
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import counts, tasks
@@ -20,7 +19,6 @@ from aiotaskq.web.endpoints.workers import history, workers
 ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
     *counts.all,
-    *groups.all,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
     *workers.all,
     *history.all,

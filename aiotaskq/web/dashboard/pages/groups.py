@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.errors import ValidationError
+from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView, group_detail, group_view
+from aiotaskq.operations.groups import groups as operations
+from aiotaskq.web.dashboard.door import action
+from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.graph import Drawing, Zoom, drawing, zoom_of
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.groups import GroupDetail, GroupView, MemberView
-from aiotaskq.web.views import group_detail, group_view
 
 ROWS = 50
 MEMBERS = 300
@@ -71,7 +71,7 @@ async def group(view: View) -> GroupPageData:
     return GroupPageData(
         group=found,
         zoom=zoom_of(view.text("zoom")),
-        changes=await operated_on(view, found.group_id, ("group",)),
+        changes=await operated_on(view, found.group_id, ("groups",)),
         drawing=drawing([each.task_id for each in tasks], children) if whole else None,
         members={each.task_id: each for each in tasks},
         can_cancel=found.status == "running",
@@ -83,40 +83,24 @@ async def group(view: View) -> GroupPageData:
     )
 
 
-@actions("cancel-group")
-async def cancel(change: Change) -> Question | Done:
-    """Cancel the members that have not ended."""
-    group_id = change.needed("id")
-    if not change.sure:
-        left = (await change.tq.queue.groups.get(group_id)).remaining
-        text = marked("Cancel the group {id}? {count} of its members have not ended; its callback is not pushed.")
-        return Question(text, {"id": group_id, "count": left}, marked("Cancel the group"), link("group", id=group_id))
-    if await change.tq.group_handle(group_id).cancel():
-        said = Message(marked("The group {id} is cancelled."), {"id": group_id})
-    else:
-        said = Message(marked("The group {id} has ended already."), {"id": group_id}, problem=True)
-    return Done(said, link("group", id=group_id), (group_id,))
+def _page(_: Change, group_id: str) -> str:
+    return link("group", id=group_id)
 
 
-@actions("set-budget")
-async def set_budget(change: Change) -> Done:
-    """Give a group another budget."""
-    group_id = change.needed("id")
-    try:
-        budget = msgspec.json.decode(change.needed("budget"))
-    except msgspec.DecodeError:
-        raise ValidationError("budget: a JSON object of names and numbers is needed") from None
-    group = await change.tq.queue.groups.set_budget(group_id, budget)
-    text = marked("The budget of the group {id} is set, and is used up already.")
-    if not group.used_up:
-        text = marked("The budget of the group {id} is set; its members go on.")
-    return Done(Message(text, {"id": group_id}), link("group", id=group_id), (group_id,))
+def _budget(change: Change) -> dict[str, object]:
+    return {"group_id": change.needed("group_id"), "budget": json_of("budget", change.needed("budget"))}
 
 
-@actions("retry-group")
-async def retry(change: Change) -> Done:
-    """Put back the members that did not complete."""
-    group_id = change.needed("id")
-    count = await change.tq.group_handle(group_id).retry_failed()
-    said = Message(marked("{count} members of the group {id} are pending again."), {"id": group_id, "count": count})
-    return Done(said, link("group", id=group_id), (group_id,))
+action(
+    operations["cancel"],
+    _page,
+    marked("The group {group_id} is cancelled."),
+    question=marked(
+        "Cancel the group {group_id}? Its members that have not ended are cancelled, and it pushes no callback."
+    ),
+    button=marked("Cancel the group"),
+)
+action(operations["budget"], _page, marked("The budget of the group {group_id} is set."), values=_budget)
+action(
+    operations["retry"], _page, marked("The members of the group {group_id} that did not complete are pending again.")
+)

@@ -1,0 +1,333 @@
+"""Operations on groups, chains and workflows: list, show, cancel, set the budget, retry, mend."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, to_builtins
+
+from aiotaskq.core.groups import CallbackKind, GroupState, Member
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.task import Status, Task
+from aiotaskq.core.validation import INT32, MAX_ID, check_key
+from aiotaskq.errors import NotFound, TaskConflict
+from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time
+from aiotaskq.operations.hidden import error_type, visible_progress
+from aiotaskq.operations.table import Access, Operations
+from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
+
+groups = Operations("groups")
+GroupStatus = Literal["running", "completed", "failed", "cancelled"]
+GroupId = Annotated[Id, Meta(description="The id of a group")]
+
+
+class Listed(Struct, forbid_unknown_fields=True):
+    """Which groups are listed."""
+
+    status: Annotated[list[GroupStatus], Meta(description="Only groups of these states")] = []
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    """A group."""
+
+    group_id: GroupId
+
+
+class Shown(Struct, forbid_unknown_fields=True):
+    """A group, and which of its members are shown."""
+
+    group_id: GroupId
+    limit: Limit = MAX_PAGE
+    cursor: Annotated[int, Meta(ge=0, le=INT32, description="`next` of the page before")] = 0
+
+
+class Budgeted(Struct, forbid_unknown_fields=True):
+    """A group and its new budget."""
+
+    group_id: GroupId
+    budget: Annotated[dict[str, int | float], Meta(description="By name; a name that is left out has no bound")]
+
+
+class GroupView(Struct):
+    """A group, chain or workflow, and how many of its members have ended."""
+
+    group_id: str
+    name: str | None
+    status: Annotated[GroupStatus, Meta(description="running until the last member has ended")]
+    total: int
+    completed: int
+    failed: int
+    cancelled: Annotated[int, Meta(description="Also those that have expired, or were deleted before their end")]
+    remaining: int
+    generation: Annotated[int, Meta(description="How often it has ended, from 1, the present time included")]
+    parent_id: Annotated[str, Meta(description="The group whose member it is")] | None
+    cancel_requested: bool
+    usage: Annotated[dict[str, float], Meta(description="What its members have used up, by name")]
+    budget: Annotated[dict[str, float], Meta(description="How much they may use up; empty without a budget")]
+    used_up: Annotated[bool, Meta(description="Whether its budget is used up, so that no further member starts")]
+    created_at: Time | None
+    ended_at: Time | None
+
+
+class GroupPage(Struct):
+    """One page of groups, the newest first; ``next`` is the cursor of the page behind, null on the last one."""
+
+    groups: list[GroupView]
+    next: str | None
+
+
+class EdgeView(Struct):
+    """A task that waits for another one, and what becomes of it if that one does not complete."""
+
+    task_id: str
+    on_failure: Literal["cancel", "fail", "run"]
+
+
+class MemberView(Struct):
+    """A member of a group: a task, or a group with the type ``group``. Type and status are null once it was deleted."""
+
+    task_id: Annotated[str, Meta(description="Of a group its group_id")]
+    position: Annotated[int, Meta(description="From 0, in the order of the calls")]
+    is_group: bool
+    name: Annotated[str, Meta(description="Its name in a workflow, or that of the group")] | None
+    type: str | None
+    status: Status | None
+    error: Annotated[str, Meta(description="The kind of error")] | None
+    waits: Annotated[int, Meta(description="For how many of its parents it waits")]
+    parents: Annotated[list[str], Meta(description="The tasks for whose end it waits, or has waited")]
+    children: Annotated[list[EdgeView], Meta(description="The tasks that wait for its end")]
+    started_at: Time | None
+    ended_at: Time | None
+    progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None
+    usage: Annotated[dict[str, float], Meta(description="What it has used up, by name")]
+
+
+class CallbackView(Struct):
+    """A task that a group pushes at its end."""
+
+    kind: Annotated[
+        CallbackKind,
+        Meta(description="Pushed when all members have completed; when all have ended, and not all have completed"),
+    ]
+    type: str
+    task_id: Annotated[str, Meta(description="Null if it is not pushed")] | None
+    status: Status | None
+
+
+class GroupDetail(GroupView):
+    """A group and one page of its members, in their order; ``next`` is the cursor of the page behind."""
+
+    callbacks: list[CallbackView]
+    members: list[MemberView]
+    next: int | None
+
+
+class MembersRetried(Struct):
+    """How many members of a group, and of the groups in it, are pending again."""
+
+    group_id: str
+    retried: int
+
+
+class Mended(Struct):
+    """How many counts were wrong."""
+
+    mended: int
+
+
+ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
+CHARGE = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b12"
+SEND = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b13"
+VIEW: dict[str, Any] = {
+    "group_id": ID,
+    "name": "order 1",
+    "status": "failed",
+    "total": 2,
+    "completed": 0,
+    "failed": 1,
+    "cancelled": 1,
+    "remaining": 0,
+    "generation": 1,
+    "parent_id": None,
+    "cancel_requested": False,
+    "usage": {"tokens": 1200, "cost": 0.018},
+    "budget": {"tokens": 1000000},
+    "used_up": False,
+    "created_at": "2026-01-31T08:00:00Z",
+    "ended_at": "2026-01-31T08:00:15Z",
+}
+MEMBERS: list[dict[str, Any]] = [
+    {
+        "task_id": CHARGE,
+        "position": 0,
+        "is_group": False,
+        "name": "charge",
+        "type": "charge",
+        "status": "failed",
+        "error": "ConnectionError",
+        "waits": 0,
+        "parents": [],
+        "children": [{"task_id": SEND, "on_failure": "cancel"}],
+        "started_at": "2026-01-31T08:00:14Z",
+        "ended_at": "2026-01-31T08:00:15Z",
+        "progress": None,
+        "usage": {"tokens": 1200, "cost": 0.018},
+    },
+    {
+        "task_id": SEND,
+        "position": 1,
+        "is_group": False,
+        "name": "send",
+        "type": "send",
+        "status": "cancelled",
+        "error": "not started",
+        "waits": 1,
+        "parents": [CHARGE],
+        "children": [],
+        "started_at": None,
+        "ended_at": "2026-01-31T08:00:15Z",
+        "progress": None,
+        "usage": {},
+    },
+]
+SHOWN = VIEW | {
+    "callbacks": [{"kind": "then", "type": "mail_receipt", "task_id": None, "status": None}],
+    "members": MEMBERS,
+    "next": None,
+}
+
+
+@groups(raises=(NotFound,), example=(None, {"groups": [VIEW], "next": ID}))
+async def list_(access: Access, given: Listed) -> GroupPage:
+    """List groups, chains and workflows, the newest first."""
+    limit = min(given.limit, MAX_PAGE)
+    after = None if given.cursor is None else check_key("cursor", given.cursor, MAX_ID)
+    found = await access.tq.groups(status=given.status or None, limit=limit + 1, after=after)
+    more = found[limit - 1].group_id if len(found) > limit else None
+    return GroupPage([group_view(each) for each in found[:limit]], more)
+
+
+@groups(thing="group_id", example=(None, SHOWN))
+async def show(access: Access, given: Shown) -> GroupDetail:
+    """Show a group, and its members with their states and the edges between them."""
+    return await group_detail(_verbs(access), _id(given), min(given.limit, MAX_PAGE), given.cursor)
+
+
+@groups(
+    changes=True,
+    thing="group_id",
+    raises=(TaskConflict,),
+    example=(None, VIEW | {"status": "running", "remaining": 1, "cancel_requested": True, "ended_at": None}),
+)
+async def cancel(access: Access, given: Named) -> GroupView:
+    """Cancel the members of a group that wait, and ask those that run to stop; a conflict if it has ended."""
+    group_id = _id(given)
+    cancelled = await _verbs(access).cancel(group_id)
+    group = await _verbs(access).get(group_id)
+    if not cancelled:
+        raise TaskConflict(f"group {printable(group_id)} has ended already: {group.status}")
+    return group_view(group)
+
+
+@groups(
+    changes=True,
+    thing="group_id",
+    raises=(TaskConflict,),
+    example=({"budget": {"tokens": 2_000_000}}, VIEW | {"status": "running", "ended_at": None}),
+)
+async def budget(access: Access, given: Budgeted) -> GroupView:
+    """Give a group another budget, as tokens=2000000; its tasks go on if that is not used up.
+
+    A conflict if it was pushed without one.
+    """
+    return group_view(await _verbs(access).set_budget(_id(given), given.budget))
+
+
+@groups(changes=True, thing="group_id", example=(None, {"group_id": ID, "retried": 2}))
+async def retry(access: Access, given: Named) -> MembersRetried:
+    """Put back the members of a group that did not complete; they wait for each other as before.
+
+    When all have ended, the group pushes its callback again.
+    """
+    group_id = _id(given)
+    return MembersRetried(group_id, await _verbs(access).retry_failed(group_id))
+
+
+@groups(changes=True, example=(None, {"mended": 0}))
+async def mend(access: Access, given: Nothing) -> Mended:
+    """Count anew what remains of each group, after rows were deleted by SQL.
+
+    What ends by it ends as if the deleted tasks had been cancelled.
+    """
+    mended = await _verbs(access).mend()
+    access.changed.append(f"count: {mended}")
+    return Mended(mended)
+
+
+def _verbs(access: Access) -> GroupVerbs:
+    return access.tq.queue.groups
+
+
+def _id(given: Named | Shown | Budgeted) -> str:
+    return check_key("group_id", given.group_id, MAX_ID)
+
+
+def group_view(group: GroupState) -> GroupView:
+    """Return the view of a group in a list."""
+    return GroupView(**_known(group))
+
+
+async def group_detail(verbs: GroupVerbs, group_id: str, limit: int, start: int = 0) -> GroupDetail:
+    """Return a group and up to ``limit`` members from a place on, with the edges of its graph. Raises NotFound."""
+    group = await verbs.get(group_id)
+    found = await verbs.page(group_id, limit + 1, start)
+    more = found[limit][0].position if len(found) > limit else None
+    callbacks = [
+        CallbackView(kind, task.type, *((None, None) if pushed is None else (pushed.task_id, pushed.status)))
+        for kind, task, pushed in await verbs.callbacks(group)
+    ]
+    members = [member_view(*each) for each in found[:limit]]
+    return GroupDetail(**_known(group), callbacks=callbacks, members=members, next=more)
+
+
+def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
+    """Return the view of a member; ``what`` is its task or its group, None if that is gone."""
+    view = MemberView(
+        task_id=member.member_id,
+        position=member.position,
+        is_group=member.is_group,
+        name=member.name,
+        type=None,
+        status=None,
+        error=None,
+        waits=0,
+        parents=[],
+        children=[],
+        started_at=None,
+        ended_at=None,
+        progress=None,
+        usage={},
+    )
+    if isinstance(what, Task):
+        view.type, view.status, view.waits = what.type, what.status, what.waits
+        view.error = error_type(what.error_message or what.undecodable)
+        if what.flow is not None:
+            view.parents = [task_id for task_id, _ in what.flow.parents]
+            view.children = [EdgeView(*each) for each in what.flow.children]  # type: ignore[arg-type]
+        view.started_at, view.ended_at = to_iso(what.began_at), to_iso(what.ended_at)
+        view.progress, view.usage = visible_progress(what.progress, False), what.usage or {}
+    elif what is not None:
+        view.name = member.name or what.name
+        view.type, view.status = "group", what.status
+        view.started_at, view.ended_at = to_iso(what.created_at), to_iso(what.ended_at)
+        view.progress, view.usage = to_builtins(progress_of(what)), what.usage
+    return view
+
+
+def _known(group: GroupState) -> dict[str, Any]:
+    known = {name: getattr(group, name) for name in GroupView.__struct_fields__}
+    known |= {name: to_iso(known[name]) for name in ("created_at", "ended_at")}
+    return known | {"status": str(group.status)}
