@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -12,23 +12,32 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli import ids, names
-from aiotaskq.cli.i18n import tr
+from aiotaskq.cli import names
+from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
-from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
+from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, Yes, confirm, option
+from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
 from aiotaskq.cli.store_access import actor, read_json, with_tq
 from aiotaskq.cli.times import Utc, read_since
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.validation import INT32
+from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import Access, Operation, Parameter, parameters, perform, read
+from aiotaskq.operations.table import (
+    MANY,
+    Access,
+    Counted,
+    Operation,
+    Parameter,
+    parameters,
+    perform,
+    perform_each,
+    read,
+)
 
 COMPLETIONS = {"limits": names.limits, "queue": names.queues, "queues": names.queues, "type": names.types}
 """What completes a parameter, or the name of a thing."""
-FOUND: dict[str, Callable[[TaskQ, str], Awaitable[str]]] = {"groups": ids.group_id_of}
-"""What returns the id of the thing that is named by the beginning of its id."""
 
 
 def command(
@@ -66,9 +75,8 @@ def command(
         }
 
         async def work(tq: TaskQ) -> Any:
-            if operation.thing is not None and operation.noun in FOUND:
-                values[operation.thing] = await FOUND[operation.noun](tq, values[operation.thing])
-            return await perform(operation, Access(tq, True), read(operation, values), "cli", actor())
+            params = read(operation, values)
+            return await perform(operation, Access(tq, True), params, "cli", actor(), shortened=True)
 
         read(operation, values)  # before the store is opened
         answer = with_tq(db, work)
@@ -82,14 +90,117 @@ def command(
     # typer reads the signature and the annotations.
     run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
     run.__annotations__ = {each.name: each.annotation for each in taken}
-    app.command(name or operation.verb, cls=Command, help=tr(operation.summary))(run)
+    app.command(name or operation.verb.replace("_", "-"), cls=Command, help=tr(operation.summary))(run)
+
+
+def command_on_several(
+    app: typer.Typer, operation: Operation, say: Callable[[Any], str], *, ask: str = "", done: str = ""
+) -> None:
+    """Register the command of an operation on several things, or with options on all that match, where it is possible.
+
+    Args:
+        say: returns what is printed of one thing, from the answer; with ``--json`` that is printed as the HTTP API
+            sends it.
+        ask: asked before it is done to all that match, with ``{count}``; nothing if it is empty.
+        done: said after that, with ``{count}``.
+    """
+    thing, of_many = str(operation.thing), operation.many
+    (told,) = parameters(operation)
+    filters = [] if of_many is None else parameters(of_many)
+    complete = COMPLETIONS.get(operation.noun)
+    given = typer.Argument(metavar=thing.upper(), help=tr(told.description), autocompletion=complete)
+    kind: Any = list[str] if of_many is None else list[str] | None
+    taken = [_keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
+    taken += [_parameter(operation, each, False) for each in filters]
+    if len(filters) == 1:
+        taken.append(_keyword("all", Annotated[bool, option("--all", help=tr("All that are there now."))], False))
+    taken += [_keyword("yes", Yes, False)] if ask else []
+    taken += [_keyword("utc", Utc, False)] if any(each.kind is datetime for each in filters) else []
+    taken += [_keyword("db", Db, DEFAULT_DB), _keyword("json", Json, False)]
+
+    def run(db: str, json: bool, things: list[str] | None, **given: Any) -> None:
+        values = {
+            each.name: _value(each, given[each.name], False, given.get("utc", False))
+            for each in filters
+            if given[each.name] not in (None, [], False)
+        }
+        if of_many is None:
+            raise typer.Exit(_each(operation, things or [], db, json, say))
+        if not things and not values and not given.get("all", False):
+            raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
+        if things:
+            if values or given.get("all", False):
+                raise typer.BadParameter(tr("name things, or choose them by options, not both"))
+            raise typer.Exit(_each(operation, things, db, json, say))
+        counted = _many(of_many, values, db, ask="" if given.get("yes", False) else ask, as_json=json)
+        if json:
+            echo_json(msgspec.to_builtins(counted))
+        else:
+            echo(tr(marked("that match: {count}") if counted.dry_run else done, count=f"{counted.count:,}"))
+
+    run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in taken}
+    help = " ".join(tr(each.summary) for each in (operation, of_many) if each is not None)
+    name = operation.verb.replace("_", "-")
+    app.command(name, cls=Command, help=help, short_help=tr(operation.summary))(run)
+
+
+def _each(operation: Operation, things: Sequence[str], db: str, as_json: bool, say: Callable[[Any], str]) -> int:
+    """Do it to each thing, also after one was refused; print each outcome; return the exit code."""
+
+    async def work(tq: TaskQ) -> list[tuple[str, Any]]:
+        return await perform_each(operation, Access(tq, True), things, "cli", actor(), shortened=True)
+
+    answers = with_tq(db, work)
+    if as_json:
+        echo_json([{str(operation.thing): name} | _outcome(answer) for name, answer in answers])
+    for name, answer in answers:
+        if isinstance(answer, AiotaskqError):
+            echo_error(answer)
+        elif not as_json:
+            echo(f"{printable(name)}  {say(answer)}")
+    return int(any(isinstance(answer, AiotaskqError) for _, answer in answers))
+
+
+def _outcome(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, AiotaskqError):
+        return {"error": str(answer)}
+    found: dict[str, Any] = {} if answer is None else msgspec.to_builtins(answer)
+    return found
+
+
+def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, as_json: bool) -> Counted:
+    """Do it to all that match; with ``ask`` count them before, and ask."""
+
+    def work(values: dict[str, Any], move: Callable[[int], None] | None = None) -> Counted:
+        params = read(operation, values)
+
+        async def main(tq: TaskQ) -> Counted:
+            access = Access(tq, True) if move is None else Access(tq, True, progress=move)
+            counted: Counted = await perform(operation, access, params, "cli", actor())
+            return counted
+
+        return with_tq(db, main)
+
+    if values.get("dry_run"):
+        return work(values)
+    total = work(values | {"dry_run": True}).count if ask else None
+    if total:
+        confirm(tr(ask, count=f"{total:,}"), False, as_json)
+    bar, moved = progress_bar(operation.word, total, quiet=as_json)
+    with bar:
+        return work(values, moved)
 
 
 def add_others(app: typer.Typer, noun: str) -> None:
     """Register the operations on these things that have no command yet, each with a plain layout."""
     there = {each.name for each in app.registered_commands}
     for operation in OPERATIONS.values():
-        if operation.noun == noun and operation.verb not in there:
+        if (
+            operation.noun == noun
+            and operation.verb.replace("_", "-") not in there
+            and not operation.verb.endswith(MANY)
+        ):
             command(app, operation)
 
 

@@ -28,35 +28,6 @@ async def task_id_of(tq: TaskQ, text: str) -> str:
     return found[0] if found else text
 
 
-async def group_id_of(tq: TaskQ, text: str) -> str:
-    """Return the id of the group that has this id, or of the only one whose id begins so.
-
-    Raises NotFound, which lists the matches if there are several.
-    """
-    groups = tq.queue.backend.groups
-    if text and (await groups.get([text]))[0] is None:
-        found = await groups.ids_with_prefix(text, LISTED + 1)
-        if len(found) > 1:
-            raise _ambiguous(marked("{text}: several group ids begin with it: {ids}; type more of one"), text, found)
-        if found:
-            return found[0]
-    return text
-
-
-async def worker_id_of(tq: TaskQ, text: str) -> str:
-    """Return the id of the worker that has this id, or of the only one whose id begins so.
-
-    Raises NotFound, which lists the matches if there are several; NotSupported where there is no registry.
-    """
-    ids = [worker.owner for worker in await tq.workers.list()]
-    found = [each for each in ids if text and each.startswith(text)]
-    if text in ids or not found:
-        return text
-    if len(found) > 1:
-        raise _ambiguous(marked("{text}: several workers' ids begin with it: {ids}; type more of one"), text, found)
-    return found[0]
-
-
 async def schedule_id_of(tq: TaskQ, text: str) -> str:
     """Return the id of the schedule that has this id, or else this name, or else is the only one whose id begins so.
 

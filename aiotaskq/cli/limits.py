@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.door import command
 from aiotaskq.cli.i18n import marked, tr
@@ -12,6 +10,7 @@ from aiotaskq.cli.options import group
 from aiotaskq.cli.output import echo, echo_table
 from aiotaskq.cli.times import duration, local
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import printable
 from aiotaskq.operations.limits import LimitPage, LimitView, limits
@@ -69,7 +68,7 @@ def _state(limit: LimitView) -> str:
     elif limit.state == "paused" and limit.paused_until is None:
         parts.append(tr("paused until resumed"))
     elif limit.paused_until is not None:
-        left = round(datetime.fromisoformat(limit.paused_until).timestamp() * SECOND) - SystemClock().now()
+        left = from_iso(limit.paused_until) - SystemClock().now()
         parts.append(tr("paused for {time}", time=duration(left)))
     if limit.fixed:
         parts.append(tr("set by hand"))

@@ -10,7 +10,8 @@ import typer
 
 from aiotaskq.cli.i18n import chinese, marked, tr
 from aiotaskq.cli.options import option
-from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso, to_datetime, to_iso
 from aiotaskq.core.task import SECOND
 
 Utc = Annotated[bool, option("--utc", help=tr("Times are in UTC, not in the local time zone."))]
@@ -47,6 +48,11 @@ def duration(microseconds: int) -> str:
                 text += ("" if chinese() else " ") + tr(UNIT[_UNITS[number + 1][0]], count=smaller)
             return text
     raise AssertionError("the last unit is a second")
+
+
+def ago(text: str | None) -> str:
+    """Return for how long it has been since a time of an answer; "" for none."""
+    return "" if text is None else duration(SystemClock().now() - from_iso(text))
 
 
 def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | None:

@@ -51,3 +51,8 @@ def to_iso(instant: int | None) -> str | None:
     except OverflowError:  # a stored number may be anything
         return None
     return text.replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> int:
+    """Return the instant of a text of ``to_iso``."""
+    return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND

@@ -6,6 +6,7 @@ from aiotaskq.operations.groups import groups
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
 from aiotaskq.operations.table import Operation, Operations
+from aiotaskq.operations.workers import workers
 
-NOUNS: tuple[Operations, ...] = (queues, groups, limits)
+NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

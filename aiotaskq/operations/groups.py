@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
@@ -14,10 +15,19 @@ from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time
 from aiotaskq.operations.hidden import error_type, visible_progress
-from aiotaskq.operations.table import Access, Operations
+from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
 
-groups = Operations("groups")
+
+async def find(tq: TaskQ, text: str) -> str:
+    """Return the id of the group that has this id, or of the only one whose id begins so."""
+    known = tq.queue.backend.groups
+    if not text or (await known.get([text]))[0] is not None:
+        return text
+    return only(text, await known.ids_with_prefix(text, LISTED + 1))
+
+
+groups = Operations("groups", find)
 GroupStatus = Literal["running", "completed", "failed", "cancelled"]
 GroupId = Annotated[Id, Meta(description="The id of a group")]
 

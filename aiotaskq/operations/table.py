@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import msgspec
 
 from aiotaskq.core.audit import Door
-from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.errors import AiotaskqError, NotFound, TaskConflict, ValidationError
+from aiotaskq.log import printable
 from aiotaskq.runtime.audit import audit, with_error
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 P = TypeVar("P", bound=msgspec.Struct)
-A = TypeVar("A", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct | None)
+OF_ONE = (NotFound, TaskConflict, ValidationError)
+"""Errors that are about one thing: others can be done nevertheless."""
+LISTED = 5
+"""Ids that are listed where several begin with a text."""
 
 
 class NotShown(AiotaskqError):
     """Params or values were asked for where they are not shown."""
+
+
+class Enough(Exception):
+    """Raised by ``Access.progress`` to end an operation on many things before all are done."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Access:
     """Whether params, results and messages of errors may be shown."""
     changed: list[str] = field(default_factory=list)
     """Ids and names of what was changed so far, where that is not the thing that the parameters name."""
+    progress: Callable[[int], None] = lambda _count: None
+    """Told how many things were changed so far."""
 
     def may_show(self, asked: bool) -> bool:
         """Return whether params are shown: only if asked for. Raises NotShown where that is not allowed."""
@@ -41,7 +52,16 @@ class Access:
         return asked
 
 
+class Counted(msgspec.Struct):
+    """How many things were changed, or, in a dry run, match."""
+
+    count: int
+    dry_run: bool
+
+
 Run = Callable[[Access, Any], Awaitable[Any]]
+Find = Callable[["TaskQ", str], Awaitable[str]]
+"""Returns the id that a text names, also by its beginning. Raises NotFound where several begin so."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,11 +72,15 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     params: type[msgspec.Struct]
     """Its parameters: types, bounds, defaults, and a description of each."""
-    answer: type[msgspec.Struct]
+    answer: type[msgspec.Struct] | None
     changes: bool = False
     """Whether it changes something. Then it is told of, and refused where only reads are allowed."""
     thing: str | None = None
     """The parameter that names the one thing that it is about."""
+    find: Find | None = None
+    """What resolves a shortened name of that, for doors that take one."""
+    many: Operation | None = None
+    """The same, done to all things that match."""
     raises: tuple[type[AiotaskqError], ...] = ()
     """Its refusals, beside those of wrong parameters and of a thing that is not there."""
     example: tuple[Any, Any] = (None, None)
@@ -71,6 +95,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def verb(self) -> str:
         """What it does."""
         return self.name.partition(".")[2]
+
+    @property
+    def word(self) -> str:
+        """What the audit log calls it: the same for one thing and for many."""
+        return self.name.removesuffix(MANY)
 
     @property
     def summary(self) -> str:
@@ -141,11 +170,70 @@ KINDS: dict[str, Any] = {
 }
 
 
+MANY = "_many"
+DryRun = Annotated[bool, msgspec.Meta(description="Only count what matches")]
+
+
+class Many(msgspec.Struct, frozen=True):
+    """How an operation is done to all things that match."""
+
+    where: type[msgspec.Struct]
+    """The filters, of which at least one is to be set, if there are any. Its docstring is that of the operation."""
+    count: Run
+    """Returns how many match."""
+    run: Run
+    """Returns how many were changed, and tells the progress of its access meanwhile."""
+    example: dict[str, Any] = {}
+    """Filters, for the documentation."""
+
+    def operation(self, name: str) -> Operation:
+        """Return the operation, which with ``dry_run`` only counts."""
+        filters = [(each.name, each.type, each.default) for each in msgspec.structs.fields(self.where)]
+        params = msgspec.defstruct(
+            "Many",
+            [*filters, ("dry_run", DryRun, False)],
+            namespace={"__doc__": self.where.__doc__},
+            forbid_unknown_fields=True,
+        )
+
+        async def run(access: Access, given: Any) -> Counted:
+            where = {name: value for name, _, _ in filters if (value := getattr(given, name)) not in (None, [])}
+            if filters and not where:
+                names = ", ".join(name for name, _, _ in filters)
+                raise ValidationError(f"{name}: at least one of {names} is needed, or everything would match")
+            if given.dry_run:
+                return Counted(await self.count(access, given), True)
+            words, count = " ".join(f"{name}={_word(value)}" for name, value in where.items()) or "all", 0
+
+            def progress(now: int) -> None:
+                nonlocal count
+                count = now
+                access.changed[:] = [f"filter: {words}", f"count: {count}"]
+                access.progress(count)
+
+            try:
+                if (total := await self.run(replace(access, progress=progress), given)) != count:
+                    progress(total)
+            except Enough:
+                pass
+            return Counted(count, False)
+
+        run.__doc__ = self.where.__doc__
+        example = self.example | {"dry_run": True}, {"count": 17, "dry_run": True}
+        return Operation(name=f"{name}{MANY}", run=run, params=params, answer=Counted, changes=True, example=example)
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
 class Operations:
     """The operations on one kind of thing, in their order; a decorator fills it."""
 
-    def __init__(self, noun: str) -> None:
+    def __init__(self, noun: str, find: Find | None = None) -> None:
+        """``find`` resolves a shortened name of such a thing."""
         self.noun = noun
+        self.find = find
         self.all: dict[str, Operation] = {}
 
     def __call__(
@@ -153,6 +241,7 @@ class Operations:
         *,
         changes: bool = False,
         thing: str | None = None,
+        many: Many | None = None,
         raises: tuple[type[AiotaskqError], ...] = (),
         example: tuple[Any, Any] = (None, None),
     ) -> Callable[[Callable[[Access, P], Awaitable[A]]], Callable[[Access, P], Awaitable[A]]]:
@@ -163,16 +252,21 @@ class Operations:
             answer = hints.pop("return")
             (_, params) = hints.values()
             verb = run.__name__.rstrip("_")
-            self.all[verb] = Operation(
-                name=f"{self.noun}.{verb}",
+            name = f"{self.noun}.{verb}"
+            made = self.all[verb] = Operation(
+                name=name,
                 run=run,
                 params=params,
-                answer=answer,
+                answer=None if answer is type(None) else answer,
                 changes=changes,
                 thing=thing,
+                find=None if thing is None else self.find,
+                many=None if many is None else many.operation(name),
                 raises=raises,
                 example=example,
             )
+            if made.many is not None:
+                self.all[f"{verb}{MANY}"] = made.many
             return run
 
         return register
@@ -181,20 +275,79 @@ class Operations:
         return self.all[verb]
 
 
-async def perform(operation: Operation, access: Access, params: msgspec.Struct, door: Door, actor: str) -> Any:
-    """Run an operation, and tell of a change; also of what was done before an error. Raises what it raises."""
+async def perform(
+    operation: Operation, access: Access, params: msgspec.Struct, door: Door, actor: str, *, shortened: bool = False
+) -> Any:
+    """Run an operation, and tell of a change; also of what was done before an error. Raises what it raises.
+
+    The name of the thing may be ``shortened``.
+    """
+    if shortened:
+        params = await _found(operation, access, params)
     if not operation.changes:
         return await operation.run(access, params)
     try:
         answer = await operation.run(access, params)
     except BaseException as error:  # one that is cancelled, too, has done what it has done
         if access.changed:
-            await audit(access.tq.queue, door, operation.name, actor, with_error(access.changed, error))
+            await audit(access.tq.queue, door, operation.word, actor, with_error(access.changed, error))
         raise
     named = [] if operation.thing is None else [str(getattr(params, operation.thing))]
     if targets := access.changed or named:  # none of a dry run
-        await audit(access.tq.queue, door, operation.name, actor, targets)
+        await audit(access.tq.queue, door, operation.word, actor, targets)
     return answer
+
+
+async def perform_each(
+    operation: Operation, access: Access, names: Sequence[str], door: Door, actor: str, *, shortened: bool = False
+) -> list[tuple[str, Any]]:
+    """Run an operation on several things; return the name of each, and its answer, or the error that is about it.
+
+    Tells of all changes at once. Raises an error that is about more than one thing.
+    """
+    assert operation.thing is not None
+    found: list[tuple[str, Any]] = []
+    try:
+        for text in names:
+            name, own = text, replace(access, changed=[])
+            try:
+                params = read(operation, {operation.thing: text})
+                if shortened:
+                    params = await _found(operation, access, params)
+                    name = getattr(params, operation.thing)
+                answer = await operation.run(own, params)
+            except OF_ONE as error:
+                answer = error
+            else:
+                access.changed.extend(own.changed or [name])
+            found.append((name, answer))
+            access.progress(len(access.changed))
+    except Enough:
+        pass
+    except BaseException as error:
+        if access.changed:
+            await audit(access.tq.queue, door, operation.word, actor, with_error(access.changed, error))
+        raise
+    if access.changed:
+        await audit(access.tq.queue, door, operation.word, actor, access.changed)
+    return found
+
+
+async def _found(operation: Operation, access: Access, params: msgspec.Struct) -> msgspec.Struct:
+    """Return the parameters with the whole name of the thing."""
+    if operation.find is None or operation.thing is None:
+        return params
+    whole = await operation.find(access.tq, getattr(params, operation.thing))
+    return msgspec.structs.replace(params, **{operation.thing: whole})
+
+
+def only(text: str, found: Sequence[str]) -> str:
+    """Return the only one of the ids that a text names, the text where there is none. Raises NotFound for several."""
+    if len(found) > 1:
+        more = " …" if len(found) > LISTED else ""
+        listed = ", ".join(map(printable, found[:LISTED]))
+        raise NotFound(f"{printable(text)}: several ids begin with it: {listed}{more}; give more of one")
+    return found[0] if found else text
 
 
 def read(operation: Operation, values: Mapping[str, Any], *, strict: bool = True) -> Any:

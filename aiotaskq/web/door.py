@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -11,14 +13,24 @@ from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
 from aiotaskq.web.problem_details import status_of
 from aiotaskq.web.views import body_options
 
-METHODS = {"list": "GET", "show": "GET", "get": "GET", "set": "PUT", "add": "POST", "delete": "DELETE"}
+METHODS = {
+    "list": "GET",
+    "show": "GET",
+    "get": "GET",
+    "set": "PUT",
+    "add": "POST",
+    "push": "POST",
+    "edit": "PATCH",
+    "delete": "DELETE",
+}
 """Methods of the verbs that are no part of the path; the others are, and are POST where they change something."""
 
 
 def endpoints(operations: table.Operations) -> list[Endpoint]:
     """Return the endpoints of the operations on one kind of thing."""
     found = [_endpoint(each) for each in operations.all.values()]
-    return sorted(found, key=lambda endpoint: "{" in endpoint.path)  # the others would be the names of things
+    # The name of a thing may be any text: first the paths without one, at last those that end with one.
+    return sorted(found, key=lambda endpoint: ("{" in endpoint.path, endpoint.path.endswith("}")))
 
 
 def _endpoint(operation: table.Operation) -> Endpoint:
@@ -27,7 +39,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
     if operation.thing is not None:
         path += f"/{{{operation.thing}}}"
     if operation.verb not in METHODS:
-        path += f"/{operation.verb}"
+        path += f"/{operation.verb.removesuffix(table.MANY)}"
     example, answer = operation.example
     schema = _without_path(operation)
 
@@ -35,7 +47,14 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         given = call.body if operation.changes else call.query
         values = {**call.path, **({} if given is None else body_options(given))}
         access = table.Access(call.tq, call.policy.show_args, call.targets)
-        return respond(await table.perform(operation, access, table.read(operation, values), "api", await call.actor()))
+        params = table.read(operation, values)
+        found = await table.perform(operation, access, params, "api", await call.actor())
+        if found is None:
+            return respond(status=204)
+        if operation.verb not in MAKES:
+            return respond(found)
+        location = f"{operation.noun}/{quote(msgspec.structs.astuple(found)[0], safe='')}"
+        return respond(found, 201 if getattr(found, "created", True) else 200, Location=location)
 
     return Endpoint(
         name=operation.name,
@@ -48,10 +67,27 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         query=None if operation.changes else schema,
         body=schema if operation.changes else None,
         example=example,
-        successes=(Success(200, _first_sentence(operation.answer), operation.answer, answer),),
+        successes=_successes(operation, answer),
         own_problems=tuple(status_of(each) for each in operation.raises),
         tells=True,
     )
+
+
+MAKES = ("add", "push")
+"""Verbs that make a thing; the first field of the answer is its id."""
+
+
+def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
+    kind = operation.answer
+    if kind is None:
+        return (Success(204, "Done"),)
+    said = _first_sentence(kind)
+    if operation.verb not in MAKES:
+        return (Success(200, said, kind, example),)
+    made = Success(201, f"{said}; Location is its path", kind, example)
+    if "created" not in kind.__struct_fields__:
+        return (made,)
+    return made, Success(200, "It existed already", kind, example | {"created": False})
 
 
 def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
@@ -65,7 +101,7 @@ def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
         rest.append((each.name, each.type) if each.required else (each.name, each.type, default))
     if not rest:
         return None
-    name = "".join(part.title() for part in operation.name.split("."))
+    name = "".join(part.title() for part in re.split("[._]", operation.name))
     doc = {"__doc__": operation.params.__doc__}
     return msgspec.defstruct(name, rest, forbid_unknown_fields=True, namespace=doc)
 

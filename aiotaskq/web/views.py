@@ -1,4 +1,4 @@
-"""Views: tasks, groups, schedules, limits and workers in the schemas of the API."""
+"""Views: tasks, groups and schedules in the schemas of the API."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
-from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.hidden import error_type, plain, visible_progress
 from aiotaskq.web.schemas.events import StepView
 from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
-from aiotaskq.web.schemas.workers import WorkerView
 
 _SHOWN = ("attempts", "params", "result", "extra")
 _SAME = [name for name in TaskView.__struct_fields__ if name in Task.__struct_fields__ and name not in _SHOWN]
@@ -87,16 +85,6 @@ def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
         start=to_iso(record.start),
         task_id=task_id,
     )
-
-
-def worker_view(info: WorkerInfo) -> WorkerView:
-    """Return the view of a worker."""
-    names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
-    known = {name: getattr(info, name) for name in names}
-    known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
-    lists = {name: getattr(info, name) for name in ("queues", "types", "limits")}
-    known |= {name: None if found is None else list(found) for name, found in lists.items()}
-    return WorkerView(id=info.owner, **known)
 
 
 def body_options(body: Struct) -> dict[str, Any]:

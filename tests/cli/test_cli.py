@@ -76,7 +76,7 @@ VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
     "audit": (), "docs": (), "bench": (), "completion": (),
     "tasks": ("list", "show", "log", "steps", "retry", "run-now", "rerun", "cancel", "purge"),
-    "workers": ("list", "show", "quiet", "wake", "resize"),
+    "workers": ("list", "get", "quiet", "wake", "resize"),
     "history": (),
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "history", "backfill", "preview"),
     "store": ("list", "get", "set", "delete"),

@@ -50,25 +50,26 @@ def registered(cli: Cli) -> str:
 
 def test_a_worker_is_shown_with_what_it_runs(cli: Cli) -> None:
     task_id = registered(cli)
-    shown = cli.json("workers", "show", "worker-a")
-    assert (shown["owner"], shown["tasks"], shown["types"], shown["quiet"]) == ("worker-a-1", 1, ["mail"], False)
+    shown = cli.json("workers", "get", "worker-a")
+    assert (shown["id"], shown["tasks"], shown["task_types"], shown["quiet"]) == ("worker-a-1", 1, ["mail"], False)
     assert [(run["task_id"], run["type"]) for run in shown["running"]] == [(task_id, "mail")]
-    assert task_id in cli.out("workers", "show", "worker-a-1")
-    assert cli.json("workers", "show", "worker-b")["running"] == []
+    assert task_id in cli.out("workers", "get", "worker-a-1")
+    assert cli.json("workers", "get", "worker-b")["running"] == []
 
 
 def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:
     registered(cli)
-    assert cli.out("workers", "quiet", "worker-a") == "asked to be quiet: 1\n"
+    assert cli.out("workers", "quiet", "worker-a") == "worker-a-1  asked to be quiet\n"
     assert cli.json("workers", "resize", "worker-b", "9")["wanted_concurrency"] == 9
-    rows = {row["owner"]: row for row in cli.json("workers", "list")}
+    rows = {row["id"]: row for row in cli.json("workers", "list")["workers"]}
     assert [(rows[name]["quiet"], rows[name]["wanted_concurrency"]) for name in sorted(rows)] == [
         (True, None),
         (False, 9),
     ]
     listed = cli.out("workers", "list")
     assert "quiet" in listed and "4 → 9" in listed
-    assert cli.json("workers", "quiet", "--all") == {"workers": 2, "quiet": True}
+    assert cli.out("workers", "quiet", "--dry-run") == "that match: 2\n"
+    assert cli.json("workers", "quiet", "--all") == {"count": 2, "dry_run": False}
     assert cli.out("workers", "wake", "--all") == "asked to claim again: 2\n"
     assert "quiet" not in cli.out("workers", "list")
     assert cli.out("workers", "resize", "worker-b-2", "3").startswith("worker-b-2: 3 slots")
@@ -77,11 +78,11 @@ def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("quiet",), "name one worker, or --all"),
-        (("wake", "worker-a", "--all"), "name one worker, or --all"),
+        (("quiet",), "which ones? name them, or choose them by options"),
+        (("wake", "worker-a", "--all"), "name things, or choose them by options, not both"),
         (("quiet", "nobody"), "there is no worker nobody"),
-        (("show", "worker-"), "worker-a-1"),
-        (("resize", "worker-", "3"), "several workers"),
+        (("get", "worker-"), "worker-a-1"),
+        (("resize", "worker-", "3"), "several ids begin with it"),
     ],
 )
 def test_a_worker_that_is_not_named_is_refused(cli: Cli, words: tuple[str, ...], message: str) -> None:

@@ -211,7 +211,8 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
         return task(task_id, **{**given, **fields})
 
     one = "worker-web-1-4242-0123456789ab-ba9876543210"
-    assert cli.out("workers", "list") == "no workers and no running tasks\n" and cli.json("workers", "list") == []
+    assert cli.out("workers", "list") == "no workers and no running tasks\n"
+    assert cli.json("workers", "list") == {"workers": []}
     cli.store(
         running("a", one, 30),
         running("b", one + "!alone", 90, type="audio"),
@@ -220,13 +221,13 @@ def test_workers_are_the_owners_of_running_tasks(cli: Cli) -> None:
         *dead(1),
         task("e"),
     )
-    found = cli.json("workers", "list")
-    assert [(each["owner"], each["kind"], each["host"], each["pid"], each["tasks"]) for each in found] == [
+    found = cli.json("workers", "list")["workers"]
+    assert [(each["id"], each["kind"], each["host"], each["pid"], each["tasks"]) for each in found] == [
         (one, "worker", "web-1", 4242, 2),
         ("pop-me-7-0-ba9876543210", "pop", "me", 7, 1),
         ("by hand", None, None, None, 1),
     ]
-    assert found[0]["types"] == ["audio", "mail"]
+    assert found[0]["task_types"] == ["audio", "mail"]
     lines = [line.split() for line in cli.out("workers", "list").splitlines()]
     assert lines[0] == ["HOST", "PID", "TASKS", "SLOTS", "OLDEST", "LEASE", "TYPES", "OWNER"]
     assert lines[1][:4] == ["web-1", "4242", "2", "1m"] and lines[2][:3] == ["me", "7", "1"]
@@ -242,7 +243,7 @@ def test_workers_of_the_registry_are_listed_though_they_wait(cli: Cli) -> None:
         task(f"t-{n}", status=Status.RUNNING, lease_owner=owner) for n, owner in enumerate(("w", "w!alone", "gone"))
     ]
     cli.store(*rows, workers=[idle, busy])
-    found = {each["owner"]: each for each in cli.json("workers", "list")}
+    found = {each["id"]: each for each in cli.json("workers", "list")["workers"]}
     assert {owner: (each["kind"], each["tasks"], each["concurrency"]) for owner, each in found.items()} == {
         "w": ("worker", 2, 20),
         "gone": (None, 1, None),
@@ -256,10 +257,10 @@ def test_workers_of_the_registry_are_listed_though_they_wait(cli: Cli) -> None:
 
 
 def test_more_running_tasks_than_one_page(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiotaskq.cli.workers.PAGE", 3)
+    monkeypatch.setattr("aiotaskq.operations.workers.PAGE", 3)
     rows = [task(f"t-{n}", seq=n, status=Status.RUNNING, lease_owner="w") for n in range(7)]
     cli.store(*rows)
-    assert [(each["owner"], each["tasks"]) for each in cli.json("workers", "list")] == [("w", 7)]
+    assert [(each["id"], each["tasks"]) for each in cli.json("workers", "list")["workers"]] == [("w", 7)]
 
 
 # ---- help, and wrong usage ----

@@ -393,7 +393,7 @@ def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:
     assert [each["group_id"] for each in cli.json("groups", "list", "--status", "cancelled")["groups"]] == ["day"]
     assert "use cancelled, completed, failed, running" in cli.fails("groups", "list", "--status", "pending", code=2)
     said = cli.fails("groups", "retry", "nig")
-    assert "nig: several group ids begin with it: night-1, night-2; type more of one" in said
+    assert "nig: several ids begin with it: night-1, night-2; give more of one" in said
     assert cli.json("groups", "retry", "d") == {"group_id": "day", "retried": 2}
     shown = cli.out("groups", "show", "d")
     assert shown.startswith("group day is running: 0 of 2 completed")

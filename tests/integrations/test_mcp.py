@@ -36,7 +36,6 @@ READS = {
     "list_tasks",
     "show_task",
     "why_waiting",
-    "list_workers",
     "list_schedules",
     *(name.replace(".", "_") for name, each in OPERATIONS.items() if not each.changes),
 }
@@ -144,7 +143,7 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
         )
         schedules = await ask("list_schedules", limit=1)
         assert (schedules["count"], schedules["schedules"][0]["name"]) == (1, "nightly")
-        assert len((await ask("list_workers"))["workers"]) == 1
+        assert len((await ask("workers_list"))["workers"]) == 1
 
 
 async def test_params_and_messages_are_shown_only_where_asked_for(kit: Kit) -> None:

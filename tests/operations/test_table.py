@@ -13,7 +13,18 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.limits import LimitKey
-from aiotaskq.operations.table import Access, Operations, parameters, perform, read
+from aiotaskq.operations.table import (
+    Access,
+    Counted,
+    Enough,
+    Many,
+    Operations,
+    only,
+    parameters,
+    perform,
+    perform_each,
+    read,
+)
 
 things = Operations("things")
 
@@ -38,7 +49,7 @@ async def change(access: Access, given: Given) -> Answer:
 
 
 @things(changes=True)
-async def change_many(access: Access, given: Given) -> Answer:
+async def spoil(access: Access, given: Given) -> Answer:
     """Change things, of which the third fails."""
     access.changed.extend(["a", "b"])
     raise NotFound("c")
@@ -69,10 +80,10 @@ async def test_a_change_is_told_of_and_a_read_is_not(tq: TaskQ) -> None:
 
 
 async def test_what_was_done_before_an_error_is_told_of(tq: TaskQ) -> None:
-    given = read(things["change_many"], {"key": "a"})
+    given = read(things["spoil"], {"key": "a"})
     with pytest.raises(NotFound):
-        await perform(things["change_many"], Access(tq), given, "mcp", "mara")
-    assert await told(tq) == [("mcp", "things.change_many", "mara", ("a", "b", "stopped by: NotFound"))]
+        await perform(things["spoil"], Access(tq), given, "mcp", "mara")
+    assert await told(tq) == [("mcp", "things.spoil", "mara", ("a", "b", "stopped by: NotFound"))]
 
 
 @pytest.mark.parametrize(
@@ -98,6 +109,78 @@ def test_a_parameter_is_told_to_each_door() -> None:
     assert (count.kind, count.description, count.least, count.most) == (int, "How many", 1, 9)
     assert (count.required, count.default) == (False, None)
     assert (things["change"].summary, things["change"].noun) == ("Change a thing. It has no effect.", "things")
+
+
+class Where(Struct):
+    """Touch all that match."""
+
+    color: str | None = None
+    size: list[str] | None = None
+
+
+async def matching(access: Access, given: Where) -> int:
+    return 3
+
+
+async def touched(access: Access, given: Where) -> int:
+    for number in (1, 2, 3):
+        access.progress(number)
+    return 3
+
+
+async def begins(_tq: TaskQ, text: str) -> str:
+    return only(text, [name for name in ("apple", "pear", "peach") if name.startswith(text)])
+
+
+fruits = Operations("fruits", begins)
+
+
+class Fruit(Struct, forbid_unknown_fields=True):
+    """A fruit."""
+
+    name: str
+
+
+@fruits(changes=True, thing="name", many=Many(Where, matching, touched))
+async def touch(access: Access, given: Fruit) -> None:
+    """Touch a fruit."""
+    if given.name not in ("apple", "pear"):
+        raise NotFound(f"there is no {given.name}")
+
+
+async def test_many_are_counted_or_changed_and_told_of_by_the_filter(tq: TaskQ) -> None:
+    many = fruits["touch_many"]
+    assert many is fruits["touch"].many and many.summary == "Touch all that match."
+    with pytest.raises(ValidationError, match=r"^fruits.touch: at least one of color, size is needed"):
+        await perform(many, Access(tq), read(many, {"dry_run": True}), "api", "mara")
+    given = {"color": "red", "size": ["s", "m"]}
+    assert await perform(many, Access(tq), read(many, given | {"dry_run": True}), "api", "mara") == Counted(3, True)
+    assert await told(tq) == []
+    assert await perform(many, Access(tq), read(many, given), "api", "mara") == Counted(3, False)
+    assert await told(tq) == [("api", "fruits.touch", "mara", ("filter: color=red size=s,m", "count: 3"))]
+
+
+async def test_a_door_may_stop_a_change_of_many(tq: TaskQ) -> None:
+    def enough(count: int) -> None:
+        if count == 2:
+            raise Enough
+
+    many = fruits["touch_many"]
+    found = await perform(many, Access(tq, progress=enough), read(many, {"color": "red"}), "dashboard", "mara")
+    assert found == Counted(2, False)
+    assert await told(tq) == [("dashboard", "fruits.touch", "mara", ("filter: color=red", "count: 2"))]
+
+
+async def test_each_of_several_is_changed_also_after_one_that_is_refused(tq: TaskQ) -> None:
+    found = await perform_each(fruits["touch"], Access(tq), ["x", "pe", "app"], "cli", "mara", shortened=True)
+    assert [(name, str(answer)) for name, answer in found] == [
+        ("x", "there is no x"),
+        ("pe", "pe: several ids begin with it: pear, peach; give more of one"),
+        ("apple", "None"),
+    ]
+    assert await told(tq) == [("cli", "fruits.touch", "mara", ("apple",))]
+    ((_, whole),) = await perform_each(fruits["touch"], Access(tq), ["app"], "api", "mara")
+    assert str(whole) == "there is no app", "only some doors take shortened names"
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

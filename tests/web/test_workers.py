@@ -31,14 +31,16 @@ async def test_workers_are_listed_shown_and_steered(ask: Ask, tq: TaskQ) -> None
         )
         assert one["seen_at"].endswith("Z")
         shown = (await ask.get(path)).json()
-        assert [(run["task_id"], run["type"]) for run in shown["tasks"]] == [(handle.task_id, "holds")]
-        assert shown["tasks"][0]["began_at"].endswith("Z")
-        assert (await ask.post(f"{path}/quiet")).json() == {"workers": 1}
+        assert [(run["task_id"], run["type"]) for run in shown["running"]] == [(handle.task_id, "holds")]
+        assert shown["running"][0]["began_at"].endswith("Z")
+        assert (await ask.post(f"{path}/quiet")).json() == {"workers": 1, "quiet": True}
         assert (await ask.get(path)).json()["quiet"] is True
-        assert (await ask.post(f"{path}/wake")).json() == {"workers": 1}
-        assert (await ask.post("workers/quiet")).json() == {"workers": 1}
+        assert (await ask.post(f"{path}/wake")).json() == {"workers": 1, "quiet": False}
+        assert (await ask.post("workers/quiet", json={"dry_run": True})).json() == {"count": 1, "dry_run": True}
+        assert (await ask.get(path)).json()["quiet"] is False
+        assert (await ask.post("workers/quiet", json={})).json() == {"count": 1, "dry_run": False}
         assert (await ask.get(path)).json()["quiet"] is True
-        assert (await ask.post("workers/wake")).json() == {"workers": 1}
+        assert (await ask.post("workers/wake", json={})).json() == {"count": 1, "dry_run": False}
         assert (await ask.post(f"{path}/resize", json={"concurrency": 5})).json()["wanted_concurrency"] == 5
         refused(await ask.post(f"{path}/resize", json={"concurrency": 0}), 422, "ValidationError", "concurrency")
         refused(await ask.get("workers/nobody"), 404, "NotFound", "there is no worker nobody")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.table import Access, Counted, Operation, perform, read
+from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import Change, Done, Question, actions, done
 
 
@@ -48,3 +49,21 @@ def action(
         return done(said, page(change, name), **{thing: name})
 
     actions(operation.name, tells=True)(run)
+
+
+def action_on_all(operation: Operation, page: str, said: str, *, question: str = "", button: str = "") -> None:
+    """Register the action of an operation on all things; texts as of ``action``, with ``{count}``."""
+    many = operation.many
+    assert many is not None
+
+    async def asked(change: Change, **values: Any) -> int:
+        access = Access(change.tq, change.show_args)
+        counted: Counted = await perform(many, access, read(many, values), "dashboard", change.actor)
+        return counted.count
+
+    async def run(change: Change) -> Question | Done:
+        if question and not change.sure:
+            return Question(question, {"count": await asked(change, dry_run=True)}, button, page)
+        return Done(Message(said, {"count": await asked(change)}), page)
+
+    actions(many.name, tells=True)(run)

@@ -26,7 +26,7 @@ PAGES = {
     "limits": ("limit", "key"),
     "schedule": ("schedule", "id"),
     "groups": ("group", "id"),
-    "worker": ("worker", "id"),
+    "workers": ("worker", "id"),
     "value": ("value", "key"),
 }
 """The page of a thing by the noun of the change, and the parameter of its address."""

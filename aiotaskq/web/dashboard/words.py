@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import string
 from collections.abc import Mapping
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiotaskq.core.catalogue import parse, rendered
 from aiotaskq.core.cron import local_timezone
-from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.core.instants import from_iso, to_datetime, to_iso
 from aiotaskq.core.masking import without_passwords
-from aiotaskq.core.task import SECOND
 from aiotaskq.operations.everything import OPERATIONS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
@@ -52,11 +51,11 @@ CHANGES = (
     *("change-schedule", "delete-schedule", "delete-task"),
     *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event"),
     *("pause-schedule", "purge-tasks"),
-    *("push-task", "quiet-worker", "quiet-workers", "rerun-task", "run-task"),
-    *("resize-worker", "resume-schedule"),
+    *("push-task", "rerun-task", "run-task"),
+    "resume-schedule",
     *("retry-task", "retry-tasks", "run-schedule"),
-    *(name for name, operation in OPERATIONS.items() if operation.changes),
-    *("set-value", "wake-worker", "wake-workers"),
+    *(operation.word for operation in OPERATIONS.values() if operation.changes),
+    "set-value",
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
 
@@ -144,7 +143,7 @@ class Words:
 
     def text_time(self, text: str | None) -> str:
         """Return date and time of day of an RFC 3339 text, as the JSON views have it; "" for None."""
-        return "" if text is None else self.time(round(datetime.fromisoformat(text).timestamp() * SECOND))
+        return "" if text is None else self.time(from_iso(text))
 
     def clock(self, instant: int) -> str:
         """Return the time of day, to the minute."""

@@ -14,13 +14,12 @@ from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import counts, tasks
 from aiotaskq.web.endpoints.values import values
-from aiotaskq.web.endpoints.workers import history, workers
+from aiotaskq.web.endpoints.workers import history
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
     *counts.all,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
-    *workers.all,
     *history.all,
     *audit.all,
     *schedules.all,

@@ -12,12 +12,12 @@ from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_json, check_key
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.operations.fields import MAX_PAGE
 from aiotaskq.operations.hidden import error_filter
+from aiotaskq.operations.table import Counted
 from aiotaskq.web.changes import EditBody, change_task
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 from aiotaskq.web.schemas.events import StepList, StepsQuery
 from aiotaskq.web.schemas.tasks import (
-    Counted,
     PurgeBody,
     PushBody,
     Pushed,

@@ -154,13 +154,6 @@ class Pushed(Struct):
     created: bool
 
 
-class Counted(Struct):
-    """How many tasks were changed, or, in a dry run, match."""
-
-    count: int
-    dry_run: bool
-
-
 class TaskState(Struct):
     """The state of a task after a change."""
 

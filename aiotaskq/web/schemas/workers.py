@@ -1,4 +1,4 @@
-"""The JSON schemas of workers and of the history."""
+"""The JSON schemas of the history."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ Step = Annotated[int, Meta(ge=1, le=KEEP_DAYS, description="Seconds of the perio
 Percentile = Annotated[float | None, Meta(description="Seconds, off by at most a sixteenth")]
 
 
-class ResizeBody(Struct, forbid_unknown_fields=True):
-    """How many slots a worker is to have."""
-
-    concurrency: Annotated[int, Meta(ge=1, le=10_000)]
-
-
 class HistoryQuery(Struct, forbid_unknown_fields=True):
     """Which periods are wanted."""
 
@@ -32,51 +26,6 @@ class HistoryQuery(Struct, forbid_unknown_fields=True):
     type: Name | None = None
     queue: Name | None = None
     step: Step | None = None
-
-
-class WorkerView(Struct):
-    """A worker as it was at its last heartbeat, and what it is asked for."""
-
-    id: str
-    host: str
-    pid: int
-    version: str
-    started_at: Time | None
-    seen_at: Time | None
-    lease_until: Time | None
-    queues: list[str] | None
-    concurrency: int
-    busy: int
-    quiet: bool
-    wanted_concurrency: int | None
-    types: Annotated[list[str] | None, Meta(description="What it can run; null where that is not known")]
-    limits: Annotated[list[str] | None, Meta(description="What its handlers declare; null where that is not known")]
-
-
-class WorkerPage(Struct):
-    """The workers of the store."""
-
-    workers: list[WorkerView]
-
-
-class RunView(Struct):
-    """A task that a worker runs."""
-
-    task_id: str
-    type: str
-    began_at: Time | None
-
-
-class WorkerDetail(WorkerView):
-    """A worker and what it runs."""
-
-    tasks: list[RunView] = []
-
-
-class SteeredView(Struct):
-    """How many workers were asked."""
-
-    workers: int
 
 
 class PeriodView(Struct):

@@ -309,21 +309,21 @@ async def test_workers_are_listed_with_what_they_run(browse: Browse, tq: TaskQ) 
 
 async def test_workers_are_quieted_woken_and_resized(browse: Browse, tq: TaskQ) -> None:
     await register(tq, worker(tq))
-    done = await send(browse, "quiet-worker", "workers", id="w1")
+    done = await send(browse, "workers.quiet", "workers", worker_id="w1")
     assert done.headers["location"] == "worker?id=w1" and (await tq.workers.get("w1")).quiet
     assert ">Wake<" in (await browse.get("workers")).text
-    await send(browse, "wake-worker", "workers", id="w1")
+    await send(browse, "workers.wake", "workers", worker_id="w1")
     assert not (await tq.workers.get("w1")).quiet
-    await send(browse, "resize-worker", "worker?id=w1", id="w1", slots="4")
+    await send(browse, "workers.resize", "worker?id=w1", worker_id="w1", concurrency="4")
     assert (await tq.workers.get("w1")).wanted_concurrency == 4
     assert "asked for 4" in (await browse.get("worker?id=w1")).text
-    wrong = await send(browse, "resize-worker", "worker?id=w1", id="w1", slots="many")
+    wrong = await send(browse, "workers.resize", "worker?id=w1", worker_id="w1", concurrency="many")
     assert wrong.status_code == 422 and (await tq.workers.get("w1")).wanted_concurrency == 4
-    asked = await send(browse, "quiet-workers", "workers")
+    asked = await send(browse, "workers.quiet_many", "workers")
     assert "Quiet all workers (1)?" in asked.text and not (await tq.workers.get("w1")).quiet
-    await send(browse, "quiet-workers", "workers", sure="yes")
+    await send(browse, "workers.quiet_many", "workers", sure="yes")
     assert (await tq.workers.get("w1")).quiet
-    await send(browse, "wake-workers", "workers")
+    await send(browse, "workers.wake_many", "workers")
     assert not (await tq.workers.get("w1")).quiet
 
 

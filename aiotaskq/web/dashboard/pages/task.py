@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aiotaskq.core.attempts import attempts_of
-from aiotaskq.core.instants import to_iso
+from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import RETRYABLE, owner_of
 from aiotaskq.core.parking import budgets_of
 from aiotaskq.core.steps import NEVER, Step
@@ -233,7 +232,7 @@ def timeline(
 
 
 def _instant(text: str | None) -> int:
-    return 0 if text is None else round(datetime.fromisoformat(text).timestamp() * SECOND)
+    return 0 if text is None else from_iso(text)
 
 
 _FIELDS = (

@@ -7,11 +7,12 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.web.dashboard.fields import whole
+from aiotaskq.operations.workers import WorkerView, worker_view
+from aiotaskq.operations.workers import workers as operations
+from aiotaskq.web.dashboard.door import action, action_on_all
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, done, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS, MOST_LISTED = 50, 8
@@ -31,28 +32,12 @@ class Runs(msgspec.Struct):
     """Seconds for one run; None where it has none, or the handler is not registered here."""
 
 
-class WorkerRow(msgspec.Struct, kw_only=True):
-    """One worker, as it was at its last heartbeat. Instants are RFC 3339."""
+class WorkerRow(WorkerView, kw_only=True):
+    """One worker, as it was at its last heartbeat."""
 
-    id: str
-    host: str
-    pid: int
-    version: str
-    queues: list[str] | None
-    """None for every queue."""
-    concurrency: int
-    busy: int
-    started_at: str | None
-    seen_at: str | None
-    lease_until: str | None
     alive: bool
     """Whether its lease holds."""
-    quiet: bool
-    wanted: int | None
-    """The number of slots that it is asked to have, where it has not got them yet."""
-    runs: list[Runs]
-    types: list[str] | None
-    """What it can run; None where that is not known."""
+    runs: list[Runs] = msgspec.field(default_factory=list)
 
 
 class WorkerRows(msgspec.Struct, kw_only=True):
@@ -77,24 +62,9 @@ class WorkerPage(msgspec.Struct):
 
 
 def _row(info: WorkerInfo, now: int) -> WorkerRow:
-    wanted = info.wanted_concurrency
-    return WorkerRow(
-        id=info.owner,
-        host=info.host,
-        pid=info.pid,
-        version=info.version,
-        queues=None if info.queues is None else list(info.queues),
-        concurrency=info.concurrency,
-        busy=info.busy,
-        started_at=to_iso(info.started_at),
-        seen_at=to_iso(info.seen_at),
-        lease_until=to_iso(info.lease_until),
-        alive=info.lease_until > now,
-        quiet=info.quiet,
-        wanted=None if wanted == info.concurrency else wanted,
-        runs=[],
-        types=types_told(info.types),
-    )
+    view = worker_view(info)
+    view.types = types_told(view.types)
+    return WorkerRow(**msgspec.structs.asdict(view), alive=info.lease_until > now)
 
 
 async def _read_runs(view: View, rows: list[WorkerRow], most: int) -> None:
@@ -133,48 +103,21 @@ async def worker(view: View) -> WorkerPage:
     found = await view.tq.workers.get(view.needed("id"))
     row = _row(found, view.now)
     await _read_runs(view, [row], 1_000)
-    return WorkerPage(row, await operated_on(view, found.owner, ("worker",)))
+    return WorkerPage(row, await operated_on(view, found.owner, ("workers",)))
 
 
-@actions("quiet-worker")
-async def quiet(change: Change) -> Done:
-    """Let a worker claim nothing more."""
-    worker = change.needed("id")
-    await change.tq.workers.quiet(worker)
-    return done(marked("The worker {worker} is asked to claim nothing more."), link("worker", id=worker), worker=worker)
+def _page(_change: Change, worker_id: str) -> str:
+    return link("worker", id=worker_id)
 
 
-@actions("wake-worker")
-async def wake(change: Change) -> Done:
-    """Let a quiet worker claim again."""
-    worker = change.needed("id")
-    await change.tq.workers.wake(worker)
-    return done(marked("The worker {worker} is asked to claim again."), link("worker", id=worker), worker=worker)
-
-
-@actions("resize-worker")
-async def resize(change: Change) -> Done:
-    """Let a worker have another number of slots."""
-    worker = change.needed("id")
-    await change.tq.workers.resize(worker, whole("slots", change.needed("slots"), 6))
-    return done(
-        marked("The worker {worker} is asked for another number of slots."), link("worker", id=worker), worker=worker
-    )
-
-
-@actions("quiet-workers")
-async def quiet_all(change: Change) -> Question | Done:
-    """Let all workers claim nothing more."""
-    if not change.sure:
-        count = len(await change.tq.workers.list())
-        text = marked("Quiet all workers ({count})? No task starts until they are woken; tasks that run go on.")
-        return Question(text, {"count": count}, marked("Quiet all workers"), "workers")
-    asked = await change.tq.workers.quiet()
-    return Done(Message(marked("Workers asked to claim nothing more: {count}."), {"count": asked}), "workers", ("*",))
-
-
-@actions("wake-workers")
-async def wake_all(change: Change) -> Done:
-    """Let all workers claim again."""
-    asked = await change.tq.workers.wake()
-    return Done(Message(marked("Workers asked to claim again: {count}."), {"count": asked}), "workers", ("*",))
+action(operations["quiet"], _page, marked("The worker {worker_id} is asked to claim nothing more."))
+action(operations["wake"], _page, marked("The worker {worker_id} is asked to claim again."))
+action(operations["resize"], _page, marked("The worker {worker_id} is asked for another number of slots."))
+action_on_all(
+    operations["quiet"],
+    "workers",
+    marked("Workers asked to claim nothing more: {count}."),
+    question=marked("Quiet all workers ({count})? No task starts until they are woken; tasks that run go on."),
+    button=marked("Quiet all workers"),
+)
+action_on_all(operations["wake"], "workers", marked("Workers asked to claim again: {count}."))

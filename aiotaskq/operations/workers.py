@@ -1,0 +1,231 @@
+"""Operations on workers: list, get, quiet, wake, resize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.instants import from_iso, to_iso
+from aiotaskq.core.outcome import owner_of
+from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.errors import NotSupported
+from aiotaskq.operations.fields import Count, Name, Nothing, Time
+from aiotaskq.operations.table import Access, Many, Operations, only
+from aiotaskq.runtime.owner import read_owner
+
+PAGE = 1_000  # running tasks read at a time
+
+
+async def find(tq: TaskQ, text: str) -> str:
+    """Return the id of the worker that has this id, or of the only one whose id begins so."""
+    ids = [worker.owner for worker in await tq.workers.list()]
+    return text if text in ids else only(text, [each for each in ids if text and each.startswith(text)])
+
+
+workers = Operations("workers", find)
+
+
+class RunView(Struct):
+    """A task that a worker runs."""
+
+    task_id: str
+    type: str
+    began_at: Time | None
+
+
+class WorkerView(Struct, kw_only=True):
+    """A worker as it was at its last heartbeat, what it is asked for, and what it runs now.
+
+    Another owner of running tasks, which is not in the registry, has no more than its id and these.
+    """
+
+    id: str
+    kind: Annotated[str | None, Meta(description="worker, or pop for a consumer by hand; null where it is not known")]
+    host: str | None
+    pid: int | None
+    version: str | None = None
+    started_at: Time | None = None
+    seen_at: Time | None = None
+    lease_until: Annotated[Time | None, Meta(description="Of its tasks; of a consumer, the first of its leases")] = None
+    queues: list[str] | None = None
+    concurrency: int | None = None
+    busy: Annotated[int | None, Meta(description="Slots that were busy at its last heartbeat")] = None
+    quiet: bool = False
+    wanted_concurrency: int | None = None
+    types: Annotated[list[str] | None, Meta(description="What it can run; null where that is not known")] = None
+    limits: Annotated[list[str] | None, Meta(description="What its handlers declare; null where not known")] = None
+    tasks: Annotated[int, Meta(ge=0, description="How many it runs now, or has claimed to run next")] = 0
+    task_types: list[str] = []
+    oldest: Annotated[Time | None, Meta(description="When the run of the oldest of these began")] = None
+
+
+class WorkerList(Struct):
+    """Workers and other owners of running tasks, the one with the oldest run first, idle ones last."""
+
+    workers: list[WorkerView]
+
+
+class WorkerDetail(WorkerView):
+    """A worker, and the tasks that it runs."""
+
+    running: list[RunView] = []
+
+
+class Steered(Struct):
+    """How many workers were asked."""
+
+    workers: Count
+    quiet: bool
+
+
+WorkerId = Annotated[Name, Meta(description="The id of a worker")]
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    """A worker."""
+
+    worker_id: WorkerId
+
+
+class Resized(Struct, forbid_unknown_fields=True):
+    """How many slots a worker is to have."""
+
+    worker_id: WorkerId
+    concurrency: Annotated[int, Meta(ge=1, le=10_000, description="The number of slots")]
+
+
+class AllQuiet(Struct):
+    """Let all workers claim nothing more, and go on with what they run."""
+
+
+class AllAwake(Struct):
+    """Let all workers claim again."""
+
+
+def worker_view(info: WorkerInfo) -> WorkerView:
+    """Return the view of a worker, without what it runs."""
+    names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
+    known = {name: getattr(info, name) for name in names}
+    known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
+    lists = {name: getattr(info, name) for name in ("queues", "types", "limits")}
+    known |= {name: None if found is None else list(found) for name, found in lists.items()}
+    return WorkerView(id=info.owner, kind="worker", **known)
+
+
+def _add(found: dict[str, WorkerView], task: Task) -> None:
+    name = owner_of(task)
+    began = task.began_at if task.began_at is not None or task.started_at is None else task.started_at * SECOND
+    if (view := found.get(name)) is None:
+        owner = read_owner(name)
+        view = found[name] = WorkerView(id=name, kind=owner.kind, host=owner.host, pid=owner.pid)
+    view.tasks += 1
+    if task.type not in view.task_types:
+        view.task_types = sorted([*view.task_types, task.type])
+    view.oldest = _earlier(view.oldest, to_iso(began))
+    if task.lease_until is not None:
+        view.lease_until = _earlier(view.lease_until, to_iso(task.lease_until))
+
+
+def _place(view: WorkerView) -> tuple[bool, int, str]:
+    return view.tasks == 0, 0 if view.oldest is None else from_iso(view.oldest), view.id
+
+
+def _earlier(one: str | None, other: str | None) -> str | None:
+    return other if one is None else one if other is None else min(one, other, key=from_iso)
+
+
+OWNER = "worker-db1-4242-0b5c1f"
+EXAMPLE: dict[str, Any] = {
+    "id": OWNER,
+    "kind": "worker",
+    "host": "db1",
+    "pid": 4242,
+    "version": "0.1.0",
+    "started_at": "2026-01-05T08:00:00Z",
+    "seen_at": "2026-01-05T09:00:00Z",
+    "lease_until": "2026-01-05T09:01:00Z",
+    "queues": None,
+    "concurrency": 10,
+    "busy": 1,
+    "quiet": False,
+    "wanted_concurrency": None,
+    "types": ["send"],
+    "limits": ["openai", "tenant:"],
+    "tasks": 1,
+    "task_types": ["send"],
+    "oldest": "2026-01-05T08:59:58Z",
+}
+RUN = {"task_id": "0198a5c2-7a10-7cc3-9d1e-5f0e8d3b2a11", "type": "send", "began_at": "2026-01-05T08:59:58Z"}
+ASKED = {"workers": 1, "quiet": True}
+
+
+@workers(example=(None, {"workers": [EXAMPLE]}))
+async def list_(access: Access, given: Nothing) -> WorkerList:
+    """List the workers, and who else has running tasks.
+
+    These are consumers that pop by hand, and dead workers whose tasks are about to be taken back.
+    """
+    registry = access.tq.queue.backend.workers
+    found = {info.owner: worker_view(info) for info in ([] if registry is None else await registry.all())}
+    after = None
+    while tasks := await access.tq.find(status=Status.RUNNING, limit=PAGE, after=after):
+        for task in tasks:
+            _add(found, task)
+        after = tasks[-1].task_id
+        if len(tasks) < PAGE:
+            break
+    return WorkerList(sorted(found.values(), key=_place))
+
+
+@workers(thing="worker_id", raises=(NotSupported,), example=(None, {**EXAMPLE, "running": [RUN]}))
+async def get(access: Access, given: Named) -> WorkerDetail:
+    """Show one worker, and the tasks that it runs, or has claimed to run next."""
+    info = await access.tq.workers.get(given.worker_id)
+    tasks = await access.tq.workers.tasks(info.owner)
+    view = worker_view(info)
+    for task in tasks:
+        _add({info.owner: view}, task)
+    running = [RunView(task.task_id, task.type, to_iso(task.began_at)) for task in tasks]
+    return WorkerDetail(**structs.asdict(view), running=running)
+
+
+async def _count(access: Access, given: Struct) -> int:
+    return len(await access.tq.workers.list())
+
+
+@workers(
+    changes=True,
+    thing="worker_id",
+    many=Many(AllQuiet, _count, lambda access, _: access.tq.workers.quiet()),
+    raises=(NotSupported,),
+    example=(None, ASKED),
+)
+async def quiet(access: Access, given: Named) -> Steered:
+    """Let a worker claim nothing more. It goes on with what it runs, and stays alive."""
+    return Steered(await access.tq.workers.quiet(given.worker_id), True)
+
+
+@workers(
+    changes=True,
+    thing="worker_id",
+    many=Many(AllAwake, _count, lambda access, _: access.tq.workers.wake()),
+    raises=(NotSupported,),
+    example=(None, ASKED | {"quiet": False}),
+)
+async def wake(access: Access, given: Named) -> Steered:
+    """Let a quiet worker claim again."""
+    return Steered(await access.tq.workers.wake(given.worker_id), False)
+
+
+@workers(
+    changes=True,
+    thing="worker_id",
+    raises=(NotSupported,),
+    example=({"concurrency": 4}, EXAMPLE | {"wanted_concurrency": 4}),
+)
+async def resize(access: Access, given: Resized) -> WorkerView:
+    """Let a worker have so many slots until it ends; tasks that run go on, also where they are more."""
+    return worker_view(await access.tq.workers.resize(given.worker_id, given.concurrency))
