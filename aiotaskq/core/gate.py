@@ -118,29 +118,24 @@ class Starts(NamedTuple):
     """Of the others, when each was claimed and its tokens; those that are accounted for may be left out."""
 
 
-class ReadAhead(NamedTuple):
-    """How many of the tasks that wait at a gate a store reads: those that may pass, and one more."""
+def read_ahead(gate: Gate, held: int, now: int) -> int:
+    """Return how many of the tasks that wait at a gate are needed to admit it at ``now``, in microseconds UTC.
 
-    slots: int
-    """The most tasks that hold a slot."""
-    batch: int
-    """The most tasks that pass at a time."""
-    if_full: int
-    """How many are read where none may pass: 1 if there is a time at which the first one may, else 0."""
-
-    def may_pass(self, held: int) -> int:
-        """Return how many tasks may pass at a time, by the slots alone, while ``held`` tasks hold one."""
-        return max(0, min(self.slots - held, self.batch))
+    ``held`` tasks hold a slot. One more than may pass tells when it may; it is not needed where it passes only at the
+    end of another task.
+    """
+    if now < gate.closed_until:
+        return 1
+    free = min(BATCH, _free(gate.bounds, held))
+    return free if not free or gate.bounds.interval is None else min(free, gate.bounds.burst) + 1
 
 
-def read_ahead(gate: Gate, now: int) -> ReadAhead:
-    """Return how many of the tasks that wait at a gate are needed to admit it at ``now``, in microseconds UTC."""
-    bounds = gate.bounds
-    slots = PARKED if bounds.cap is None else bounds.cap
-    if bounds.window is not None:
-        slots = min(slots, bounds.window)
-    batch = min(BATCH, bounds.burst) if bounds.interval else BATCH
-    return ReadAhead(slots, batch, 1 if now < gate.closed_until else 0)
+def _free(bounds: Bounds, held: int) -> int:
+    """Return how many slots are free."""
+    cap = bounds.cap
+    if cap is None or (bounds.window is not None and bounds.window < cap):
+        cap = bounds.window
+    return PARKED if cap is None else max(0, cap - held)
 
 
 def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
@@ -157,11 +152,7 @@ def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int
     gate = charged(gate, starts, now)
     if now < gate.closed_until:
         return 0, replace(gate, next_at=gate.closed_until if weights else None)
-    free = len(weights)
-    if bounds.cap is not None:
-        free = min(free, max(0, bounds.cap - held))
-    if bounds.window is not None:
-        free = min(free, max(0, bounds.window - held))
+    free = min(len(weights), _free(bounds, held))
     if bounds.interval is None:
         return free, gate if gate.next_at is None else replace(gate, next_at=None)
     tat, count, next_at = gate.tat, 0, None

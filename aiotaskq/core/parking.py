@@ -90,9 +90,9 @@ def next_gate(task: Task) -> str | None:
     """Return the gate behind the one at which the task is parked; None if that is the last."""
     assert task.flow is not None
     gates = task.flow.gates
-    for number, (key, _) in enumerate(gates, 1):
-        if key == task.gate:
-            return gates[number][0] if number < len(gates) else None
+    for number in range(len(gates) - 1):
+        if gates[number][0] == task.gate:
+            return gates[number + 1][0]
     return None
 
 
@@ -103,18 +103,19 @@ def passed(task: Task, now: int) -> Task:
     """
     assert task.flow is not None
     due = now if task.due_at is None else task.due_at
-    if any(bounds.window is not None for _, bounds in task.flow.gates):
-        due = max(due, now)
+    for _, bounds in task.flow.gates:
+        if bounds.window is not None:
+            due = max(due, now)
     key = next_gate(task)
     return replace(task, run_at=due, due_at=None) if key is None else replace(task, gate=key, due_at=due)
 
 
 def slots(task: Task) -> tuple[str, ...]:
     """Return the keys of the gates of which the task holds a slot."""
-    if task.flow is None or task.final:
+    if task.flow is None or task.status in FINAL:
         return ()
-    keys = tuple([key for key, _ in task.flow.gates])
-    if not task.parked:
+    keys = tuple(dict(task.flow.gates))
+    if task.run_at != PARKED or not task.parked:
         return keys
     return keys[: keys.index(task.gate)] if task.gate in keys else ()
 

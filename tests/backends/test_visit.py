@@ -1,30 +1,42 @@
-"""A visit of a gate: others pass in place of tasks that another transaction has locked."""
+"""Visits of gates: of which, and that others pass in place of tasks that another transaction has locked."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from aiotaskq.backends.flow import gates
 from aiotaskq.backends.flow.gates import Visit, independent
+from aiotaskq.backends.flow.transaction import Waiting
+from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.core.gate import Bounds, Gate, read_ahead
-from aiotaskq.core.task import Task
-from tests.support.gated import CAP_1, CAP_2, gated
+from aiotaskq.core.task import SECOND, Task, TaskFilter
+from tests.support.gated import CAP_1, CAP_2, claimed, gated, settled
 from tests.support.rows import NOW, ids
 
 
 def visit_of(key: str, bounds: Bounds) -> Visit:
     gate = Gate(key=key, bounds=bounds)
-    return Visit(gate, 0, read_ahead(gate, NOW))
+    return Visit(gate, 0, read_ahead(gate, 0, NOW))
+
+
+def before(changes: Sequence[tuple[Task, Task]]) -> list[str]:
+    return ids([task for task, _ in changes])
 
 
 def test_the_next_task_passes_in_place_of_a_locked_one() -> None:
     first, locked, third, last = (gated(("g", CAP_2), ("wide", CAP_2)) for _ in range(4))
     visit = visit_of("g", CAP_2)
-    visit.decide([first, locked, third], NOW)
-    assert ids(visit.passing) == ids([first, locked])
+    visit.decide(Waiting([first, locked, third]), NOW)
+    assert before(visit.passing) == ids([first, locked])
     assert visit.note_passed({first.task_id})
     assert visit.locked == {locked.task_id}
-    visit.decide([third, last], NOW)
-    assert ids(visit.passing) == [third.task_id]
+    visit.decide(Waiting([locked, third, last]), NOW)
+    assert before(visit.passing) == [third.task_id]
     assert not visit.note_passed({third.task_id})
-    assert ids(visit.passed) == ids([first, third])
+    assert before(visit.passed) == ids([first, third])
     assert visit.next_gates == ["wide", "wide"]
 
 
@@ -32,17 +44,17 @@ def test_a_locked_task_takes_no_tokens() -> None:
     rate = Bounds(interval=10, burst=5)
     locked, other = gated(("g", rate), weight=5), gated(("g", rate), weight=1)
     visit = visit_of("g", rate)
-    visit.decide([locked, other], NOW)
+    visit.decide(Waiting([locked, other]), NOW)
     assert visit.note_passed(set())
-    visit.decide([other], NOW)
-    assert ids(visit.passing) == [other.task_id]
+    visit.decide(Waiting([other]), NOW)
+    assert before(visit.passing) == [other.task_id]
     assert visit.gate.tat == NOW + 10
 
 
 def test_a_gate_to_which_a_visit_lets_a_task_pass_is_visited_when_the_task_is_there() -> None:
     def visited(key: str, task: Task) -> Visit:
         visit = visit_of(key, CAP_1)
-        visit.decide([task], NOW)
+        visit.decide(Waiting([task]), NOW)
         return visit
 
     wide = ("wide", CAP_1)
@@ -50,3 +62,31 @@ def test_a_gate_to_which_a_visit_lets_a_task_pass_is_visited_when_the_task_is_th
     visits += [visited("wide", gated(wide)), visited("c", gated(("c", CAP_1)))]
     assert visits[0].next_gates == ["wide"]
     assert [visit.key for visit in independent(visits)] == ["a", "b"]
+
+
+async def test_only_gates_at_which_tasks_wait_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: list[str] = []
+
+    def visit(gate: Gate, *args: Any) -> Visit:
+        visited.append(gate.key)
+        return Visit(gate, *args)
+
+    monkeypatch.setattr(gates, "Visit", visit)
+    backend = MemoryBackend()
+    await backend.push([gated((key, CAP_1)) for key in ("a", "b", "b", "c")])
+    assert visited == ["a", "b", "c"]
+    visited.clear()
+    for task in await claimed(backend):
+        await settled(backend, task)
+    assert visited == ["b"]
+
+
+async def test_a_parked_task_is_at_its_gate_alone_and_counted_in_its_queue() -> None:
+    backend = MemoryBackend()
+    await backend.push([gated(("g", CAP_1), expires_at=NOW + 2 * SECOND) for _ in range(3)])
+    queue = backend.queues["default"]
+    assert (queue.pending(), queue.qsize(), queue.entries()) == (3, 1, 5)  # one released, four times of expiry
+    queue.advance(NOW + 3 * SECOND)
+    assert (queue.pending(), queue.qsize(), len(queue.expired(NOW))) == (3, 0, 3)
+    await backend.delete([task.task_id for task in await backend.find(TaskFilter(), 10)])
+    assert queue.pending() == 0

@@ -14,12 +14,11 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from aiotaskq.backends.flow.touched import USED_UP, Touched
-from aiotaskq.backends.flow.transaction import Rows, Transaction
+from aiotaskq.backends.flow.transaction import NO_WAITING, Rows, Transaction, Waiting
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
     Bounds,
     Gate,
-    ReadAhead,
     Starts,
     admit,
     changed,
@@ -29,7 +28,7 @@ from aiotaskq.core.gate import (
     is_idle,
     read_ahead,
 )
-from aiotaskq.core.parking import next_gate, parked_again, passed, slots, tokens
+from aiotaskq.core.parking import parked_again, passed, slots, tokens
 from aiotaskq.core.task import Task
 
 BATCH: Final = 500
@@ -111,7 +110,7 @@ def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) ->
     due = [key for key, bounds in known.items() if bounds is not None and key not in stored]
     for key, gate in stored.items():
         held, waiting = counts[key]
-        if waiting and gate.next_at is None and (key in lost or read_ahead(gate, now).may_pass(held)):
+        if waiting and gate.next_at is None and (key in lost or read_ahead(gate, held, now)):
             due.append(key)
     tx.touched.make_due(due, known)
     return len(due)
@@ -132,27 +131,19 @@ class Visit:
     """
 
     __slots__ = (
-        *("before", "gate", "held", "key", "locked", "may_pass", "next_due", "next_gates", "passed", "passing"),
-        *("repeat", "starts", "wanted"),
+        *("before", "gate", "held", "key", "locked", "next_due", "next_gates", "passed", "passing", "repeat"),
+        *("starts", "wanted"),
     )
 
-    def __init__(self, gate: Gate, held: int, ahead: ReadAhead, starts: Starts = _NO_STARTS) -> None:
-        """``held`` is the number of tasks that hold a slot; ``ahead`` is ``core.gate.read_ahead`` of the gate.
-
-        Only a rate needs ``starts``.
-        """
-        self.key, self.held, self.starts = gate.key, held, starts
+    def __init__(self, gate: Gate, held: int, wanted: int, starts: Starts = _NO_STARTS) -> None:
+        """``held`` tasks hold a slot, and ``wanted`` are read; only a rate needs ``starts``."""
+        self.key, self.held, self.wanted, self.starts = gate.key, held, wanted, starts
         self.before = self.gate = gate
         """The gate as it was before the visit, and after the admission of ``passed`` and ``passing``."""
-        self.may_pass = ahead.may_pass(held)
-        """The most tasks that pass in this visit."""
-        more = gate.bounds.interval is not None or self.may_pass == ahead.batch
-        self.wanted = 1 if ahead.if_full else self.may_pass + more if self.may_pass else 0
-        """How many tasks are read. One more than may pass tells when it may, or that more may; it is not needed where
-        it passes only at the end of another task."""
-        self.passed: Sequence[Task] = ()
-        self.passing: Sequence[Task] = ()
-        """The tasks that may pass, and have not."""
+        self.passed: Sequence[tuple[Task, Task]] = ()
+        """The tasks that have passed, each as it was and as it is."""
+        self.passing: Sequence[tuple[Task, Task]] = ()
+        """The tasks that may pass, and have not, each as it is and as it will be."""
         self.locked: Set[str] = frozenset()
         """The ids of tasks that may pass, but that other transactions have locked."""
         self.next_due: int | None = None
@@ -160,21 +151,27 @@ class Visit:
         self.next_gates: Sequence[str] = ()
         """The gates behind this one, to which ``passed`` and ``passing`` go."""
         self.repeat = False
-        """Whether the gate has to be visited again, since all tasks that were read pass."""
+        """Whether the gate has to be visited again, since all tasks that were read pass, and others may."""
 
-    def decide(self, tasks: Sequence[Task], now: int) -> None:
-        """Set which of these tasks may pass at ``now``, in addition to those that have; they are in claim order."""
-        waiting = [*self.passed, *tasks]
+    def decide(self, found: Waiting, now: int) -> None:
+        """Set which of the tasks that were found may pass at ``now``, in addition to those that have."""
+        tasks, self.next_due = found
+        if self.locked:
+            tasks = [task for task in tasks if task.task_id not in self.locked]
+        waiting = [*[before for before, _ in self.passed], *tasks]
         weights = [tokens(task, self.key) for task in waiting]
         count, self.gate = admit(self.before, self.held, self.starts, now, weights)
-        self.passing = waiting[len(self.passed) : count]
-        self.next_gates = [key for task in waiting[:count] if (key := next_gate(task)) is not None]
-        self.repeat = self.may_pass < count == len(waiting)
+        self.passing = [(task, passed(task, now)) for task in waiting[len(self.passed) : count]]
+        self.next_gates = [after.gate for _, after in (*self.passed, *self.passing) if after.gate and after.parked]
+        all_pass = self.wanted <= len(waiting) == count
+        self.repeat = all_pass and read_ahead(self.gate, self.held + count, now) > 0
 
     def note_passed(self, ids: Collection[str]) -> bool:
         """Note that the tasks with these ids have passed; return whether any of ``passing`` was locked."""
-        locked = {task.task_id for task in self.passing if task.task_id not in ids}
-        self.passed = [*self.passed, *[task for task in self.passing if task.task_id in ids]]
+        if not self.passing:
+            return False
+        locked = {task.task_id for task, _ in self.passing if task.task_id not in ids}
+        self.passed = [*self.passed, *[each for each in self.passing if each[0].task_id not in locked]]
         self.locked |= locked
         return bool(locked)
 
@@ -224,7 +221,7 @@ class _Admission:
 
     def declare(self) -> None:
         """Take the bounds that tasks declare: the later ones count."""
-        for key, bounds in self.touched.declared:
+        for key, bounds in self.touched.declared.items():
             gate = declared(self.gates[key], bounds, self.now)
             if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
                 self.gates[key] = replace(gate, next_at=self.now)
@@ -289,17 +286,18 @@ class _Admission:
             self.lock_free([key for key in part if key not in self.gates])
             for key in [key for key in part if key not in self.gates]:
                 self._missed.keys[key] = todo.pop(key)
-            for visit in self._visit([key for key in part if key in todo]):
+            visits = self._visit([key for key in part if key in self.gates], todo)
+            for visit in visits:
                 del todo[visit.key]
                 todo |= dict.fromkeys(visit.next_gates)
                 if visit.repeat:
                     todo[visit.key] = None
 
-    def _visit(self, keys: Sequence[str]) -> Sequence[Visit]:
+    def _visit(self, keys: Sequence[str], todo: dict[str, None]) -> Sequence[Visit]:
         """Let the first due tasks pass at these gates, which are locked.
 
-        Return visits of the first of them, of one at least. A gate to which one of these visits lets a task pass is
-        left out: it is visited when the task is there.
+        Return visits of the first of them. A gate to which one of these visits lets a task pass is left out: it is
+        visited when the task is there. A gate at which nothing is to be done is removed from ``todo``.
         """
         tx, now = self.tx, self.now
         if later := [key for key in keys if self._may_become_due(key)]:
@@ -308,34 +306,32 @@ class _Admission:
             self._held.update(tx.held(uncounted))
         gates = [self.gates[key] for key in keys]
         starts = self._starts(gates)
-        visits = [
-            Visit(gate, self._held[gate.key], read_ahead(gate, now), starts.get(gate.key, _NO_STARTS)) for gate in gates
-        ]
-        undecided = []
-        for visit in visits:
-            if visit.wanted:
-                undecided.append(visit)
+        wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, self._held[gate.key], now))}
+        found = tx.waiting(wanted, now) if wanted else {}
+        visits = []
+        for gate in gates:
+            key = gate.key
+            if key in found or key in self._delayed or gate.next_at is not None or gate.bounds.interval is not None:
+                visit = Visit(gate, self._held[key], wanted.get(key, 0), starts.get(key, _NO_STARTS))
+                visit.decide(found.get(key, NO_WAITING), now)
+                visits.append(visit)
             else:
-                visit.decide([], now)
-        first_round = True
+                del todo[key]
+        undecided = visits = independent(visits)
         while undecided:
-            found = tx.waiting({visit.key: visit.wanted + len(visit.locked) for visit in undecided}, now)
-            for visit in undecided:
-                tasks, visit.next_due = found[visit.key]
-                visit.decide([task for task in tasks if task.task_id not in visit.locked], now)
-            if first_round:
-                visits = independent(visits)
-                undecided, first_round = [visit for visit in undecided if visit in visits], False
-            ids = self._let_pass([task for visit in undecided for task in visit.passing])
+            ids = self._let_pass([change for visit in undecided for change in visit.passing])
             undecided = [visit for visit in undecided if visit.note_passed(ids)]
+            if undecided:
+                found = tx.waiting({visit.key: visit.wanted + len(visit.locked) for visit in undecided}, now)
+            for visit in undecided:
+                visit.decide(found.get(visit.key, NO_WAITING), now)
         for visit in visits:
             self._end_visit(visit)
         return visits
 
-    def _let_pass(self, tasks: Sequence[Task]) -> Collection[str]:
-        if not tasks:
+    def _let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
+        if not changes:
             return ()
-        changes = [(task, passed(task, self.now)) for task in tasks]
         ids = self.tx.let_pass(changes)
         for before, after in changes:
             if not after.parked:

@@ -207,7 +207,7 @@ def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:
 
 def concerns(before: Task, after: Task) -> bool:
     """Whether a change of a task is one that ``follow`` has to know of."""
-    return before.final != after.final and is_tied(after)
+    return is_tied(after) and before.final != after.final
 
 
 def is_tied(task: Task) -> bool:

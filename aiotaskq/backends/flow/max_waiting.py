@@ -34,6 +34,16 @@ class _Trial:
         return found
 
 
+def bounds_waiting(tx: Transaction, tasks: Iterable[Task]) -> bool:
+    """Whether one of the gates of these new tasks has a ``max_waiting``."""
+    bounds: dict[str, Bounds] = {}
+    for task in tasks:
+        if task.flow is not None:
+            bounds.update(task.flow.gates)
+    every = [*bounds.values(), *[gate.bounds for gate in tx.stored_gates(bounds).values()]]
+    return any(each.max_waiting is not None for each in every)
+
+
 def check_max_waiting(tx: Transaction, tasks: Iterable[Task]) -> None:
     """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
     here: dict[str, list[Task]] = {}

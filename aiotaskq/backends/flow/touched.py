@@ -74,7 +74,7 @@ class Touched:
         """The tasks that ran and hold no slot any more, as they were."""
         self.given_back: dict[str, dict[str, None]] = {}
         """By queue, the last gates of the tasks that are ready again after a run."""
-        self.declared: list[tuple[str, Bounds]] = []
+        self.declared: dict[str, Bounds] = {}
         """The bounds that pushed tasks declare."""
         self.redeclared: list[tuple[str, Bounds, int]] = []
         """Those that changed tasks declare, each with its instant."""
@@ -84,7 +84,7 @@ class Touched:
         """Gates whose tasks are parked again that have not started, of one queue or of all."""
         self.swept: Sequence[str] = ()
         """Gates to admit if their ``next_at`` has come at ``now``."""
-        self.bounded: set[str] = set()
+        self.bounded: dict[str, Bounds] = {}
         """Gates at which pushed tasks may be too many."""
         self.wakes = False
         """Whether tasks may have become ready."""
@@ -102,13 +102,13 @@ class Touched:
             if task.flow is not None and task.flow.gates:
                 gates = task.flow.gates
                 self.known.update(gates)
-                self.declared += gates
+                self.declared.update(gates)
                 self.now = max(self.now, pushed_at(task))
-                if task.parked and task.gate is not None:
+                if task.gate is not None and task.parked:
                     self.keys[task.gate] = None
                     self.waiting.append(task)
                     if refused:
-                        self.bounded.update([key for key, _ in gates])
+                        self.bounded.update(gates)
 
     def written(self, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note changes of tasks, each as the task before and after it."""

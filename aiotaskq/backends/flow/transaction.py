@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.touched import Touched
@@ -25,6 +25,9 @@ class Waiting(NamedTuple):
     """The first tasks that are due, in passing order. Their content may be missing."""
     next_due: int | None = None
     """When the first of the others is due that were read, in microseconds UTC."""
+
+
+NO_WAITING: Final = Waiting(())
 
 
 class Rows(ABC):
@@ -161,7 +164,8 @@ class Transaction(Rows):
     def waiting(self, limits: Mapping[str, int], now: int) -> Mapping[str, Waiting]:
         """Read the first tasks that wait at these gates and are due at ``now``, up to a limit for each.
 
-        What has expired is left out, since it would hold a slot and start nothing; so are tasks of paused queues.
+        What has expired is left out, since it would hold a slot and start nothing; so are tasks of paused queues. A
+        gate at which none waits may be missing.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import COMPLETED, PENDING, RUNNING, Status, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, Status, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
 
@@ -101,8 +101,8 @@ class MemoryBackend(DirectBackend):
 
     def _insert(self, task: Task) -> Task:
         # Most tasks have no keys. To ask the index for each, here and below, would slow a push by a fifth.
-        keyed = task.unique_key is not None or task.idempotency_key is not None or task.flow is not None
-        if not keyed and task.status is PENDING and task.task_id not in self._tasks:
+        keyed = task.unique_key is not None or task.idempotency_key is not None
+        if not keyed and task.flow is None and task.status is PENDING and task.task_id not in self._tasks:
             self._tasks[task.task_id] = task
             if task.expires_at is None and task.run_at <= task.seq:
                 self.queues[task.queue].put_nowait(task)
@@ -197,7 +197,7 @@ class MemoryBackend(DirectBackend):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
-                if row.final and not after.final:
+                if row.status in FINAL and after.status not in FINAL:
                     after = self._tx.brought_back(row, after)
                 self._leave(row)
                 if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile

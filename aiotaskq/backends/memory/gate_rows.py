@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
-from aiotaskq.core.task import PENDING, RUNNING, Task
+from aiotaskq.core.task import FINAL, PENDING, RUNNING, Task
 
 Entry = tuple[tuple[int, int, int], int, Task]
 """Passing order, a number that only this entry has (so that tasks are never compared), and the task."""
@@ -34,9 +34,8 @@ class Line:
     def add(self, task: Task) -> None:
         """Add a task that waits."""
         self.waiting[task.task_id] = task
-        due = task.due_at or 0
-        if due > task.seq:
-            heappush(self._later, (due, next(_numbers), task))
+        if task.due_at is not None and task.due_at > task.seq:
+            heappush(self._later, (task.due_at, next(_numbers), task))
         else:
             self._put(task)
 
@@ -51,7 +50,7 @@ class Line:
         """Forget a task that waits no longer."""
         if self.waiting.pop(task.task_id, None) is not None:
             entries = len(self._in_order) + len(self._out_of_order) + len(self._later)
-            if entries > 1000 + 3 * len(self.waiting):
+            if entries > 1000 and entries > 1000 + 3 * len(self.waiting):
                 self._in_order = deque(
                     sorted(filter(self._is_live, itertools.chain(self._in_order, self._out_of_order)))
                 )
@@ -72,16 +71,17 @@ class Line:
 
     def first(self, limit: int, now: int, paused: Collection[str]) -> Waiting:
         """Return the first tasks in passing order that have not expired, and are in no paused queue."""
-        self.release(now)
+        if self._later:
+            self.release(now)
         found: list[Task] = []
         seen: list[Entry] = []
         next_due: int | None = None
-        in_order, heap = self._in_order, self._out_of_order
+        in_order, heap, waiting = self._in_order, self._out_of_order, self.waiting
         while len(found) < limit and (in_order or heap):
             first = heappop(heap) if heap and (not in_order or heap[0] < in_order[0]) else in_order.popleft()
-            if not self._is_live(first):
-                continue
             task = first[2]
+            if waiting.get(task.task_id) is not task:
+                continue
             if task.due_at is not None and task.due_at > now:  # a clock ahead has pushed it
                 heappush(self._later, (task.due_at, next(_numbers), task))
                 next_due = min(task.due_at, next_due or task.due_at)
@@ -130,27 +130,29 @@ class GateRows:
 
     def enter(self, task: Task) -> None:
         """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
-        if task.flow is None or task.final:
+        if task.flow is None or task.status in FINAL:
             return
+        lines = self.lines
         for key, bounds in task.flow.gates:
-            if key not in self.lines:
+            if key not in lines:
                 self.line(key, bounds)
         for key in slots(task):
-            self.lines[key].held[task.task_id] = None
-        if (at := at_gate(task)) is not None:
+            lines[key].held[task.task_id] = None
+        if task.run_at == PARKED and (at := at_gate(task)) is not None:
             self.line(at).add(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         for key in slots(task):
             self.lines[key].held.pop(task.task_id, None)
-        if (at := at_gate(task)) is not None and at in self.lines:
+        if task.run_at == PARKED and (at := at_gate(task)) is not None and at in self.lines:
             self.lines[at].remove(task)
 
     # ---- as a transaction ----
 
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
-        return {key: self.line(key, bounds).gate for key, bounds in known.items()}
+        lines = self.lines
+        return {key: (lines.get(key) or self.line(key, bounds)).gate for key, bounds in known.items()}
 
     def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
         return {key: self.lines[key].gate for key in keys if key in self.lines}
@@ -172,11 +174,17 @@ class GateRows:
         lines = {key: self._known(key) for key in keys}
         return {key: (len(line.held), len(line.waiting)) for key, line in lines.items()}
 
+    def held(self, keys: Collection[str]) -> dict[str, int]:
+        lines = self.lines
+        return {key: len(lines[key].held) if key in lines else 0 for key in keys}
+
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
         return {gate.key: self._known(gate.key).starts(self.rows) for gate in gates}
 
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
-        return {key: self._known(key).first(limit, now, self.paused) for key, limit in limits.items()}
+        lines = self.lines
+        found = {key: line for key in limits if (line := lines.get(key)) is not None and line.waiting}
+        return {key: line.first(limits[key], now, self.paused) for key, line in found.items()}
 
     def release(self, keys: Collection[str], now: int) -> None:
         for key in keys:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from heapq import heapify, heappop, heappush
 
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import Task, claim_order
 
 Order = tuple[int, int, int]
@@ -39,13 +40,14 @@ class Lane:
         self._out_of_order: list[Entry] = []  # a heap of the released tasks that come before `_last`
         self.delayed: list[Timed] = []  # a heap by run_at
         self._delayed_ids: set[str] = set()
+        self._parked = 0  # pending tasks that no time releases; an expired one is among the expired
         self.expiring: list[Timed] = []  # a heap by expires_at, of released and delayed tasks
         self._expired_ids: set[str] = set()  # they are pending until the reaper settles them, and never claimed
         self._latest = 0  # the latest run_at of the released tasks
 
     def pending(self) -> int:
-        """Return how many tasks are pending: due, delayed or expired."""
-        return self._size + len(self._delayed_ids) + len(self._expired_ids)
+        """Return how many tasks are pending: due, delayed, parked or expired."""
+        return self._size + self._parked + len(self._delayed_ids) + len(self._expired_ids)
 
     def qsize(self) -> int:
         """Return how many tasks are released."""
@@ -61,6 +63,8 @@ class Lane:
             heappush(self.expiring, (task.expires_at, next(_numbers), task))
         if task.run_at <= task.seq:
             self.release(task)
+        elif task.run_at == PARKED:
+            self._parked += 1
         else:
             self.delay(task)
 
@@ -77,14 +81,20 @@ class Lane:
 
     def discard(self, task: Task) -> None:
         """Take note that a task is no longer among the rows."""
-        if task.task_id in self._delayed_ids:
-            self._delayed_ids.remove(task.task_id)
-        elif task.task_id in self._expired_ids:
+        if task.task_id in self._expired_ids:
             self._expired_ids.remove(task.task_id)
         else:
-            self._size -= 1
-        if self.entries() > 1000 + 3 * self.pending():
+            self._uncount(task)
+        if task.run_at != PARKED and self.entries() > 1000 + 3 * self.pending():
             self._drop_removed()
+
+    def _uncount(self, task: Task) -> None:
+        if task.run_at == PARKED:
+            self._parked -= 1
+        elif task.task_id in self._delayed_ids:
+            self._delayed_ids.remove(task.task_id)
+        else:
+            self._size -= 1
 
     def advance(self, now: int) -> None:
         """Release the tasks that are due at ``now``, and mark those that have expired."""
@@ -96,10 +106,7 @@ class Lane:
         while self.expiring and self.expiring[0][0] <= now:
             task = heappop(self.expiring)[2]
             if self._is_live(task):
-                if task.task_id in self._delayed_ids:
-                    self._delayed_ids.remove(task.task_id)
-                else:
-                    self._size -= 1
+                self._uncount(task)
                 self._expired_ids.add(task.task_id)
         if self.expiring and len(self.expiring) > 1000 + 3 * self.pending():
             self._drop_removed()

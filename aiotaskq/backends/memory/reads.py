@@ -13,7 +13,6 @@ from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import PENDING, Task, TaskFilter
 
 
@@ -64,8 +63,7 @@ class Reads:
 
     def next_run_at(self, now: int, queues: Sequence[str] | None) -> int | None:
         """Return when the next task becomes due; what is parked does not."""
-        at = min((at for queue in self._queues.open(queues) if (at := queue.next_at(now)) is not None), default=None)
-        return None if at == PARKED else at
+        return min((at for queue in self._queues.open(queues) if (at := queue.next_at(now)) is not None), default=None)
 
     def stats(self, now: int, others: Iterable[Task]) -> QueueStats:
         """Count the pending tasks, and the ``others``: running and ended ones."""

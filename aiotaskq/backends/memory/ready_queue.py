@@ -64,8 +64,11 @@ class TaskQueue(Lane, asyncio.Queue[Task]):
         self._putters.clear()
 
     def add(self, task: Task) -> None:
-        self.count_unfinished()
-        super().add(task)
+        if task.expires_at is None and task.run_at <= task.seq:
+            self.put_nowait(task)
+        else:
+            self.count_unfinished()
+            super().add(task)
 
     def count_unfinished(self) -> None:
         """Count a task as unfinished before it is put."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence, Set
 from aiotaskq.backends.change import Room
 from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
-from aiotaskq.backends.flow.max_waiting import check_max_waiting
+from aiotaskq.backends.flow.max_waiting import bounds_waiting, check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, Listeners
@@ -16,7 +16,7 @@ from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import FINAL, Task
 from aiotaskq.core.usage import budget_gate, risen
 
 
@@ -46,7 +46,8 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         self._reads.check_room(tasks, room)
 
     def check_push(self, tasks: Sequence[Task]) -> None:
-        check_max_waiting(self, self._reads.new_gated(tasks))
+        if bounds_waiting(self, tasks):
+            check_max_waiting(self, self._reads.new_gated(tasks))
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
@@ -79,7 +80,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         At once where a task is brought back.
         """
         self._changes.append((before, after))
-        if before.final and not after.final:
+        if before.status in FINAL and after.status not in FINAL:
             self.settle()
 
     def settle(self) -> None:
