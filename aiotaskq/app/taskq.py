@@ -19,6 +19,7 @@ from aiotaskq.app.running import Running, RunOptions
 from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow, Schedules
+from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
@@ -102,7 +103,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
         self.backends: dict[str, Backend] = {url: self._backend}
         """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
-        super().__init__(clock or _clock_of(self._backend), timezone, objects=self._backend.objects)
+        super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         quarter = check_seconds("lease", lease, zero=False) / 4

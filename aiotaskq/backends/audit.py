@@ -24,7 +24,9 @@ class AuditLog:
         row = SideRow(f"{entry.at:020d} {entry.id}", _encode(entry).decode(), kept_until(entry.at))
         await self._rows.put(KIND, [row])
         await self._rows.expire(KIND, entry.at, EXPIRED)
-        await self._rows.trim(KIND, MAX_ENTRIES)
+        if (more := await self._rows.count(KIND, 0) - MAX_ENTRIES) > 0:
+            oldest = await self._rows.range(KIND, 0, more, texts=False)
+            await self._rows.delete(KIND, [each.name for each in oldest], 0)
 
     async def read(self, limit: int) -> list[AuditEntry]:
         """Read the newest entries, the newest first; of one instant in the order of their ids, the last first."""

@@ -19,23 +19,25 @@ import msgspec
 from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Room as Room
+from aiotaskq.backends.gates import GateReads, Gates
+from aiotaskq.backends.groups import GroupReads, Groups
 from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
+from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
+from aiotaskq.backends.side_rows import SideRows
+from aiotaskq.backends.steps import Steps
+from aiotaskq.backends.values import Values
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import slots
-from aiotaskq.core.task import FINAL, PENDING, Status, Task, TaskFilter
+from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.validation import INT64
 from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from aiotaskq.backends.gates import Gates
-    from aiotaskq.backends.groups import Groups
-    from aiotaskq.backends.notes import Notes
-    from aiotaskq.backends.side_rows import SideRows
-    from aiotaskq.backends.steps import Steps
-    from aiotaskq.backends.values import Values
+    from aiotaskq.backends.flow.transaction import JoiningStore, Store
     from aiotaskq.backends.workers import Workers
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
@@ -72,12 +74,8 @@ class InvalidRow(msgspec.Struct, frozen=True):
 class Backend(ABC):
     """A store. The constructor opens nothing; ``open`` opens connections, threads and files, ``close`` closes them."""
 
-    name: ClassVar[str]
-    """For messages."""
     durable: ClassVar[bool]
     """Whether rows survive the process."""
-    objects: bool = False
-    """Whether params and results may be any Python objects, and not only JSON values."""
     shared: ClassVar[bool]
     """Whether other processes see the same rows."""
     suspends: ClassVar[bool] = True
@@ -106,10 +104,14 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.listeners = Listeners()
 
-    def keep_beside(self, side: SideRows) -> None:
-        """Give the capabilities that are stored beside the tasks their rows."""
-        self.side = side
-        self.history, self.audit = History(side), AuditLog(side)
+    def keep(
+        self, store: Store, side: SideRows, gates: GateReads, groups: GroupReads, joining: JoiningStore | None = None
+    ) -> None:
+        """Make what stands on transactions and on side rows; ``joining`` as for ``Groups``."""
+        self.side, side.store = side, store
+        self.values, self.history, self.audit = Values(side), History(side), AuditLog(side)
+        self.steps, self.notes = Steps(store, side, joining), Notes(store, side, self.listeners)
+        self.gates, self.groups = Gates(store, gates), Groups(store, groups, joining)
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""
@@ -221,13 +223,13 @@ class Backend(ABC):
         ``committed`` is called after the commit, from any thread. Raises NotSupported where the store is not SQL, and
         ValidationError for a session of another database.
         """
-        raise NotSupported(f"session: {self.name} cannot join a transaction; push after the commit, or use a SQL store")
+        raise NotSupported("session: this store cannot join a transaction; push after the commit, or use a SQL store")
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         """``update`` in the caller's transaction. Raises as ``push_with``."""
-        raise NotSupported(f"session: {self.name} cannot join a transaction; return from the handler instead")
+        raise NotSupported("session: this store cannot join a transaction; return from the handler instead")
 
     @abstractmethod
     async def claim(
@@ -314,7 +316,7 @@ class Backend(ABC):
         Return for each: True if it is written, False if another transaction has it, None if there is no such row or it
         cannot be decoded, and stays as it is. Raises NotSupported where there is no codec.
         """
-        raise NotSupported(f"recode: {self.name} has no codec; give the TaskQ one, on a durable store")
+        raise NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
 
     @abstractmethod
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
@@ -424,17 +426,19 @@ class Schedules(ABC):
     async def due(self, now: int, limit: int) -> list[Schedule]:
         """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
 
-    @abstractmethod
     async def written_after(self, now: int) -> list[Schedule]:
         """Read enabled schedules that were written, and are due, in a later second than that of ``now``."""
+        found, second = await self.all(enabled_only=True), now // SECOND
+        return [each for each in found if each.updated_at > second and (each.due or 0) // SECOND > second]
 
     @abstractmethod
     async def undelivered(self, limit: int) -> list[Schedule]:
         """Read schedules with tasks in their outbox."""
 
-    @abstractmethod
     async def next_due(self) -> int | None:
         """Return the earliest due time of an enabled schedule in microseconds, or None."""
+        found = await self.due(INT64, 1)
+        return found[0].due if found else None
 
     @abstractmethod
     async def delete(self, ids: Sequence[str]) -> list[bool]:

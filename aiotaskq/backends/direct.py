@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.values import at_once
 from aiotaskq.core.task import Task
+from aiotaskq.errors import LeaseLost
 
 
 class DirectBackend(Backend):
     """A store whose methods never suspend, and which any thread may call; there is nothing to open."""
 
     suspends: ClassVar[bool] = False
+    objects: bool = False
+    """Whether params and results may be any Python objects, and not only JSON values."""
     enqueue: Callable[[Task], None]
     """Pushes a task with a new id and no other key; in the main thread without a lock."""
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 
-    @abstractmethod
     def insert(self, task: Task) -> Task:
         """Do as ``push`` with one pending task."""
+        return at_once(self.push([task]))[0]
 
-    @abstractmethod
     def step(
         self,
         owner: str,
@@ -38,3 +41,13 @@ class DirectBackend(Backend):
         Empty ``queues`` claim nothing. The claimed task has no lease. Raises LeaseLost, and does nothing, if the guard
         of the change does not hold.
         """
+        changes = [] if before is None or after is None else [Change(before, after)]
+        held, _ = at_once(self.exchange(changes, owner, now, 0))
+        if not all(held):
+            raise LeaseLost(f"task {changes[0].before.task_id} has changed since it was read")
+        return next(iter(at_once(self.claim(owner, now, int(queues != ()), queues=queues))), None)
+
+
+def holds_objects(backend: Backend) -> bool:
+    """Whether params and results may be any Python objects."""
+    return isinstance(backend, DirectBackend) and backend.objects

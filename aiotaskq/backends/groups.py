@@ -34,10 +34,6 @@ class GroupReads(ABC):
     """What a store reads of groups and their members, outside of transactions and without locks."""
 
     @abstractmethod
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        """Read groups by id; None where there is none."""
-
-    @abstractmethod
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         """Read groups, the newest first, behind the id ``after``; ``ended`` selects those that have ended, or not."""
 
@@ -98,8 +94,13 @@ class Groups:
     def __init__(self, store: Store, reads: GroupReads, joining: JoiningStore | None = None) -> None:
         """``joining`` is the store where it can take part in transactions of callers."""
         self._store, self._joining, self._reads = store, joining, reads
-        self.get, self.find, self.members = reads.get, reads.find, reads.members
+        self.find, self.members = reads.find, reads.members
         self.ids_with_prefix, self.cancelling = reads.ids_with_prefix, reads.cancelling
+
+    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+        """Read groups by id; None where there is none."""
+        found = await self._store.look(lambda at: at.tx.groups(ids, lock=False))
+        return [found.get(group_id) for group_id in ids]
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         """Return the messages about children that have ended, as they are to be stored; ``now`` in microseconds UTC."""

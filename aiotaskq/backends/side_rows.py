@@ -7,10 +7,13 @@ values, the audit log, the history, the log of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import msgspec
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.flow.transaction import Beside, Store
 
 NOTE: Final = "note"
 STEP: Final = "step"
@@ -41,31 +44,19 @@ class OwnedRows(ABC):
         """Return the last name of each of these owners that have rows, by owner."""
 
     @abstractmethod
-    def names(self, kind: str, owner: str, limit: int, after: str = "") -> Sequence[str]:
-        """Return the first names of an owner behind ``after``."""
-
-    @abstractmethod
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> Sequence[SideRow]:
-        """Read the rows of these owners; without ``texts`` each text is empty."""
+        """Read the rows of these owners, of each in the order of the names; without ``texts`` each text is empty."""
 
     @abstractmethod
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> Sequence[str]:
         """Return the first owners that have rows, whose names begin with ``prefix`` and lie behind ``after``."""
 
     @abstractmethod
-    def page(self, kind: str, after: tuple[str, str], limit: int) -> Sequence[SideRow]:
-        """Read the first rows behind an owner and a name, in the order of both; each text is empty."""
-
-    @abstractmethod
-    def lock(self, kind: str, names: Sequence[str]) -> Mapping[str, str]:
-        """Read texts without an owner by name, and lock these names until the transaction ends, also the missing ones.
+    def lock(self, kind: str, names: Sequence[str], owner: str = "") -> Mapping[str, str]:
+        """Read texts of an owner by name, and lock these names until the transaction ends, also the missing ones.
 
         In their order. A name that is missing may get a row that has expired from the first.
         """
-
-    @abstractmethod
-    def get(self, kind: str, owner: str, name: str) -> str | None:
-        """Read the text of a row; None where there is none."""
 
     @abstractmethod
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
@@ -73,7 +64,7 @@ class OwnedRows(ABC):
 
     @abstractmethod
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        """Store rows; each replaces the one of its owner and name."""
+        """Store rows; each replaces the one of its owner and name, and of two with both the same the last one stays."""
 
     @abstractmethod
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
@@ -93,9 +84,8 @@ class SideRows(ABC):
     Names are in the order of their code points. Instants are in microseconds UTC.
     """
 
-    @abstractmethod
-    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        """Store rows; each replaces the one of its name, and of two with one name the last one stays."""
+    store: Store
+    """What runs the transactions that write them."""
 
     @abstractmethod
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
@@ -125,21 +115,46 @@ class SideRows(ABC):
         """Count the rows."""
 
     @abstractmethod
-    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
-        """Delete rows by name; return for each whether it existed."""
-
-    @abstractmethod
-    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
-        """Delete the rows with these names, and store others; return False, and write nothing, if one is missing."""
-
-    @abstractmethod
     async def expire(self, kind: str, now: int, limit: int) -> int:
         """Delete up to ``limit`` rows that do not exist at ``now`` any more; return how many."""
 
-    @abstractmethod
-    async def trim(self, kind: str, most: int) -> None:
-        """Delete all but the last ``most`` rows in the order of their names."""
+    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
+        """Do as ``OwnedRows.put``."""
+        if rows:
+            await self.store.transact(lambda tx: tx.side.put(kind, rows), repeatable=True)
 
-    @abstractmethod
+    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
+        """Delete rows by name; return for each whether it existed. One that has expired is left to ``expire``."""
+        found = await self.get(kind, names, now)
+        live = [name for name, text in zip(names, found, strict=True) if text is not None]
+
+        def body(tx: Beside) -> Collection[str]:
+            there = list(tx.side.lock(kind, live))
+            tx.side.delete(kind, "", there)
+            return there
+
+        deleted = await self.store.transact(body) if live else ()
+        return [name in deleted for name in names]
+
+    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
+        """Delete the rows with these names, and store others; return False, and write nothing, if one is missing."""
+
+        def body(tx: Beside) -> None:
+            if len(tx.side.lock(kind, gone)) < len(gone):
+                raise _Missing  # to take back what locks a name that is missing
+            tx.side.delete(kind, "", gone)
+            tx.side.put(kind, rows)
+
+        try:
+            await self.store.transact(body)
+        except _Missing:
+            return False
+        return True
+
     async def clear(self, kind: str) -> None:
         """Delete every row."""
+        await self.store.transact(lambda tx: tx.side.delete_of(kind, [""]), repeatable=True)
+
+
+class _Missing(Exception):
+    """A row that is to be deleted is not there."""

@@ -40,7 +40,7 @@ class Steps:
         self._store, self._side, self._joining = store, side, joining
         self.mends = store.wakes_later
         """Whether a process that dies amid an ``emit`` may leave tasks to ``mend``."""
-        self._looked_at = ("", "")  # behind this wait the next look for those of tasks that are gone begins
+        self._looked_at = ""  # behind this event the next look for waits of tasks that are gone begins
 
     async def read(self, task_id: str, seq: int) -> list[Step]:
         """Read the steps of a task that has this push stamp, in their order."""
@@ -178,7 +178,7 @@ class Steps:
         if self.mends:
             await self.mend(now)  # what an event was emitted for goes on, though it has expired
         after = self._looked_at
-        self._looked_at = await self._store.transact(lambda tx: flow.forget(tx, after, limit))
+        self._looked_at = await self._store.transact(lambda tx: flow.forget(tx, after))
         return await self._side.expire(EVENT, now, limit)
 
     async def mend(self, now: int) -> int:

@@ -101,7 +101,7 @@ class Workers:
     def _registry(self) -> registry.Workers:
         if (found := self._backend.workers) is None:
             raise NotSupported(
-                f"workers: {self._backend.name} has no registry of workers; its only worker is tq.worker, with "
+                "workers: this store has no registry of workers; its only worker is tq.worker, with "
                 "set_quiet() and resize()"
             )
         return found

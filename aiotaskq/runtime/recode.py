@@ -42,7 +42,7 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
     DatabaseUnavailable.
     """
     if backend.codec is None:
-        raise NotSupported(f"recode: {backend.name} has no codec; give the TaskQ one, on a durable store")
+        raise NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
     total = sum((await backend.stats(clock.now())).counts.values())
     looked, page = 0, [] if done.last is None else [done.last]
     while True:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
@@ -94,4 +95,4 @@ class _Changes:
 def stand_in(tq: TaskQ) -> str:
     """Return the URL of the store in memory with the same rules."""
     backend = tq.queue.backend
-    return DURABLE_FAKE if backend.durable else OBJECTS if backend.objects else "memory://"
+    return DURABLE_FAKE if backend.durable else OBJECTS if holds_objects(backend) else "memory://"

@@ -17,11 +17,11 @@ from aiotaskq.backends.flow import transaction
 from aiotaskq.backends.flow.transaction import Beside, Store
 
 ROOT = Path(__file__).parents[2]
-VERBS = 71
+VERBS = 55
 """What stores are asked for outside of transactions, with what only one that never suspends has."""
 ROWS = 22
 """What they are asked for inside of one."""
-FLAGS = {"name", "durable", "shared", "objects", "suspends", "embedded"}
+FLAGS = {"durable", "shared", "suspends", "embedded"}
 SMALL = 900
 """Lines of a store that has all of it, and no speed; without its imports."""
 OTHERS = ("aiotaskq.backends.memory", "aiotaskq.backends.sql", "aiotaskq.backends.redis")

@@ -120,7 +120,7 @@ async def test_memory_has_no_registry_and_its_worker_is_steered_itself() -> None
     tq = TaskQ("memory://")
     handlers = Handlers(tq)
     async with tq.running(concurrency=1):
-        with pytest.raises(NotSupported, match="memory has no registry of workers"):
+        with pytest.raises(NotSupported, match="this store has no registry of workers"):
             await tq.workers.list()
         worker = tq.worker
         assert worker is not None

@@ -357,7 +357,7 @@ async def test_each_verb_awaits_its_statements_of_one_asynchronous_session(
         "next_due": (0, schedules.next_due),
         "delete": (1, lambda: schedules.delete([before.task_id])),
     }
-    assert set(verbs) == Schedules.__abstractmethods__
+    assert verbs.keys() >= Schedules.__abstractmethods__
 
     def count() -> tuple[int, int]:
         tables = "task_queue", "scheduler_task"

@@ -53,18 +53,9 @@ async def test_kinds_are_apart(backend: Backend) -> None:
     assert await side.delete("x", ["a", "c"], NOW - 1) == [True, False]
     assert await side.expire("x", NOW, 10) == 1
     assert await side.get("y", ["a", "b", "c"], NOW - 1) == ["text of a", None, "text of c"]
-    await side.trim("x", 0)
     await side.clear("x")
     assert await side.count("y", NOW - 1) == 2
     assert await side.get("x", [], NOW) == []
-
-
-async def test_trim_leaves_the_last_names(backend: Backend) -> None:
-    await backend.side.put("x", rows("c", "a", "d", "b"))
-    await backend.side.trim("x", 4)
-    assert names(await backend.side.range("x", NOW)) == ["a", "b", "c", "d"]
-    await backend.side.trim("x", 2)
-    assert names(await backend.side.range("x", NOW)) == ["c", "d"]
 
 
 async def test_a_swap_is_all_or_nothing(backend: Backend) -> None:

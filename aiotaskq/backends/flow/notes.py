@@ -18,7 +18,6 @@ from aiotaskq.core.task import COMPLETED, RUNNING, Status
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Beside, Run
 
-PAGE = 100  # names that are read at a time
 Stored = tuple[int, Kind, int, str]
 """The time, the kind, the bytes of the text and the text of a note, which a codec may have encoded."""
 
@@ -96,21 +95,14 @@ def _added(tx: Beside, new: NewNotes, texts: Sequence[str], newest: str | None) 
 
 def _trim(tx: Beside, task_id: str, last: _Place) -> None:
     """Delete the rows of which all notes go, and store the first one of the others without those that go."""
-    gone: list[str] = []
-    after = ""
-    while page := tx.side.names(NOTE, task_id, PAGE, after):
-        passed = [name for name in page if _place(name).passed(last)]
-        gone += passed
-        if len(passed) < len(page):
-            first = page[len(passed)]
-            stored = _decode(tx.side.get(NOTE, task_id, first) or "[]")
-            stay = _staying(stored, _place(first), last)
-            if len(stay) < len(stored):
-                tx.side.delete(NOTE, task_id, [*gone, first])
-                tx.side.add(NOTE, [SideRow(first, _encode(stay).decode(), owner=task_id)] if stay else [])
-                return
-            break
-        after = page[-1]
+    names = [row.name for row in tx.side.of(NOTE, [task_id], texts=False)]
+    gone = [name for name in names if _place(name).passed(last)]
+    for first in names[len(gone) : len(gone) + 1]:
+        stored = _decode(tx.side.lock(NOTE, [first], task_id)[first])
+        stay = _staying(stored, _place(first), last)
+        if len(stay) < len(stored):
+            tx.side.delete(NOTE, task_id, [first])
+            tx.side.add(NOTE, [SideRow(first, _encode(stay).decode(), owner=task_id)] if stay else [])
     if gone:
         tx.side.delete(NOTE, task_id, gone)
 

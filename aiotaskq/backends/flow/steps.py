@@ -25,6 +25,7 @@ Stored = Callable[[str], str]
 EVENT = "event"
 WAIT = "wait"
 MOST_WOKEN = 1_000  # waits of one transaction that wakes what waits
+FORGOTTEN = 100  # events of one transaction that deletes waits
 
 
 class Leave(msgspec.Struct, frozen=True):
@@ -232,15 +233,18 @@ def count(tx: Beside, keys: Sequence[str]) -> dict[str, int]:
     return {key: len(ids) for key, ids in found.items()}
 
 
-def forget(tx: Beside, after: tuple[str, str], limit: int) -> tuple[str, str]:
-    """Delete the waits of tasks that are gone, among those behind ``after``; return where to go on."""
-    rows = tx.side.page(WAIT, after, limit)
-    waits = {(row.owner, row.name): row.name.split(" ", 1)[1] for row in rows}
-    there: Collection[str] = tx.existing(sorted(set(waits.values())))
-    for (key, name), task_id in waits.items():
+def forget(tx: Beside, after: str) -> str:
+    """Delete the waits of tasks that are gone, for the first events behind ``after``; return where to go on."""
+    keys = tx.side.owners(WAIT, FORGOTTEN, after=after)
+    waits = [(row.owner, row.name, row.name.split(" ", 1)[1]) for row in tx.side.of(WAIT, keys, texts=False)]
+    there: Collection[str] = tx.existing(sorted({task_id for *_, task_id in waits}))
+    gone: dict[str, list[str]] = {}
+    for key, name, task_id in waits:
         if task_id not in there:
-            tx.side.delete(WAIT, key, [name])
-    return (rows[-1].owner, rows[-1].name) if len(rows) == limit else ("", "")
+            gone.setdefault(key, []).append(name)
+    for key, names in gone.items():
+        tx.side.delete(WAIT, key, names)
+    return keys[-1] if len(keys) == FORGOTTEN else ""
 
 
 def stepped(tx: Beside, after: str, limit: int) -> tuple[Sequence[str], Collection[str]]:

@@ -12,7 +12,6 @@ from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, m
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
-from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
@@ -27,9 +26,7 @@ from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.memory.transactions import MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
-from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
-from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, Status, Task, TaskFilter, same_push
@@ -39,15 +36,14 @@ from aiotaskq.errors import LeaseLost
 class MemoryBackend(DirectBackend):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
-    name: ClassVar[str] = "memory"
     durable: ClassVar[bool] = False
     shared: ClassVar[bool] = False
 
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()
         self.objects = objects
-        self.values, self._keys, self._lock = MemoryValues(), Keys(), BriefLock()
-        self.keep_beside(side := MemorySideRows(self._lock))
+        self._keys, self._lock = Keys(), BriefLock()
+        side = MemorySideRows(self._lock)
         self._tasks: dict[str, Task] = {}
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
@@ -60,9 +56,10 @@ class MemoryBackend(DirectBackend):
         self.transactions = MemoryTransactions(
             self._tx, side, self._lock, self._update, self.notify_updated, self.listeners
         )
-        self.steps, self.notes = Steps(self.transactions, side), Notes(self.transactions, side, self.listeners)
-        self.gates = Gates(self.transactions, MemoryGateReads(self._tx, self._lock))
-        self._keep_groups(Groups(self.transactions, MemoryGroupReads(self._tx, self._lock)))
+        gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
+        self.keep(self.transactions, side, gates, groups)
+        self.values = MemoryValues()
+        self._keep_groups(self.groups)
 
     def _keep_groups(self, groups: Groups) -> None:
         self.groups = groups

@@ -30,7 +30,7 @@ from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.steps import EventValue, NewStep, Step
-from aiotaskq.core.task import RUNNING, SECOND, Task, same_push
+from aiotaskq.core.task import RUNNING, Task, same_push
 
 KEEP = 1_000_000  # ended tasks: more than a test makes
 
@@ -38,7 +38,6 @@ KEEP = 1_000_000  # ended tasks: more than a test makes
 class DurableFake(MemoryBackend):
     """The store of one test."""
 
-    name: ClassVar[str] = "durable fake"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
@@ -233,7 +232,7 @@ class DurableFakeSteps(Steps):
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         rows, holder = self._rows([new]), (new.fence, new.seq)
         runs, text = self._transactions.run(
-            lambda tx: (tx.runs([new.task_id]), tx.side.get(STEP, new.task_id, rows[0].name))
+            lambda tx: (tx.runs([new.task_id]), tx.side.lock(STEP, [rows[0].name], new.task_id).get(rows[0].name))
         )
         run = runs.get(new.task_id)
         if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
@@ -302,16 +301,8 @@ class DurableFakeSchedules(Schedules):
     async def due(self, now: int, limit: int) -> list[Schedule]:
         return [self._rows[schedule_id] for due, schedule_id in sorted(self._dues())[:limit] if due <= now]
 
-    async def written_after(self, now: int) -> list[Schedule]:
-        second = now // SECOND
-        rows = [self._rows[schedule_id] for due, schedule_id in self._dues() if due // SECOND > second]
-        return [row for row in rows if row.updated_at > second]
-
     async def undelivered(self, limit: int) -> list[Schedule]:
         return [row for _, row in sorted(self._rows.items()) if row.outbox][:limit]
-
-    async def next_due(self) -> int | None:
-        return min((due for due, _ in self._dues()), default=None)
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         return [self._rows.pop(schedule_id, None) is not None for schedule_id in ids]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.transaction import MemoryTransaction
@@ -15,10 +13,6 @@ class MemoryGroupReads(GroupReads):
 
     def __init__(self, tx: MemoryTransaction, lock: BriefLock) -> None:
         self._tx, self._lock = tx, lock
-
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        with self._lock:
-            return [self._tx.kept.get(group_id) for group_id in ids]
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         with self._lock:

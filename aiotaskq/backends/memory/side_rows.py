@@ -64,11 +64,6 @@ class MemorySideRows(SideRows):
             if rows:
                 rows.pop(task_id, None)
 
-    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        with self._lock:
-            for row in rows:
-                self._kinds[kind][row.owner].put(row)
-
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         with self._lock:
             found = [self._kinds[kind][""].rows.get(name) for name in names]
@@ -102,38 +97,12 @@ class MemorySideRows(SideRows):
         with self._lock:
             return sum(1 for _ in self._kinds[kind][""].live(now))
 
-    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
-        with self._lock:
-            there = self._kinds[kind][""]
-            found = [there.rows.get(name) for name in names]
-            there.remove(names)
-        return [row is not None and _is_live(row, now) for row in found]
-
-    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
-        with self._lock:
-            there = self._kinds[kind][""]
-            if not all(name in there.rows for name in gone):
-                return False
-            there.remove(gone)
-            for row in rows:
-                there.put(row)
-        return True
-
     async def expire(self, kind: str, now: int, limit: int) -> int:
         with self._lock:
             there = self._kinds[kind][""]
             late = [row.name for row in there.rows.values() if not _is_live(row, now)][:limit]
             there.remove(late)
         return len(late)
-
-    async def trim(self, kind: str, most: int) -> None:
-        with self._lock:
-            there = self._kinds[kind][""]
-            there.remove(there.names[: max(0, len(there.names) - most)])
-
-    async def clear(self, kind: str) -> None:
-        with self._lock:
-            self._kinds[kind].pop("", None)
 
 
 class MemoryOwnedRows(OwnedRows):
@@ -153,12 +122,8 @@ class MemoryOwnedRows(OwnedRows):
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
         return sorted(owner for owner in self._kinds[kind] if owner > after and owner.startswith(prefix))[:limit]
 
-    def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
-        owners = sorted(owner for owner in self._kinds[kind] if owner >= after[0])
-        return list(islice((row for row in self.of(kind, owners) if (row.owner, row.name) > after), limit))
-
-    def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
-        there = self._kinds[kind][""].rows
+    def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
+        there = found.rows if (found := self._kinds[kind].get(owner)) is not None else {}
         return {name: there[name].text for name in names if name in there}
 
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
@@ -168,16 +133,6 @@ class MemoryOwnedRows(OwnedRows):
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for owner in owners:
             self._kinds[kind].pop(owner, None)
-
-    def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
-        if (there := self._kinds[kind].get(owner)) is None:
-            return []
-        first = bisect_right(there.names, after)
-        return there.names[first : first + limit]
-
-    def get(self, kind: str, owner: str, name: str) -> str | None:
-        there = self._kinds[kind].get(owner)
-        return None if there is None or (row := there.rows.get(name)) is None else row.text
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:

@@ -46,9 +46,6 @@ class MemoryWorkers(Workers):
             )
             return True
 
-    async def get(self, owner: str) -> WorkerInfo | None:
-        return self._workers.get(owner)
-
     async def remove(self, worker: WorkerInfo) -> bool:
         with self._lock:
             row = self._workers.get(worker.owner)

@@ -16,10 +16,7 @@ from typing import Any, ClassVar
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
-from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, READY
-from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
@@ -48,8 +45,6 @@ from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
-from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import Values
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
@@ -64,10 +59,8 @@ LANES = 100  # of which pending rows are counted by type
 class RedisBackend(Backend):
     """Tasks, schedules and public values in Redis or Valkey. It belongs to the event loop in which it is opened."""
 
-    name: ClassVar[str] = "redis"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
-    steps: Steps
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
         """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.
@@ -82,15 +75,11 @@ class RedisBackend(Backend):
             options = self._redis.address.options
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
-        self.keep_beside(RedisSideRows(self._redis))
-        self.values = Values(self.side)
         self.workers = RedisWorkers(self._redis)
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
-        self.steps = Steps(self._transactions, self.side)
-        self.notes = Notes(self._transactions, self.side, self.listeners)
-        self.gates = Gates(self._transactions, RedisGateReads(self._redis))
+        gates, groups = RedisGateReads(self._redis), RedisGroupReads(self._redis)
+        self.keep(self._transactions, RedisSideRows(self._redis), gates, groups)
         self._transactions.admit = self.gates.admit
-        self.groups = Groups(self._transactions, RedisGroupReads(self._redis))
         self._transactions.messages, self._transactions.followed = self.groups.messages, self.groups.note
         self.schedules: RedisSchedules = RedisSchedules(
             self._redis, self.listeners, self._transactions, self._notifier.ready

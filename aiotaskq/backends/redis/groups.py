@@ -17,7 +17,7 @@ class RedisGroupReads(GroupReads):
     def __init__(self, redis: RedisConnections) -> None:
         self._redis = redis
 
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
+    async def _get(self, ids: Sequence[str]) -> list[GroupState | None]:
         found: list[GroupState | None] = []
         for start in range(0, len(ids), READ):
             part = ids[start : start + READ]
@@ -28,7 +28,7 @@ class RedisGroupReads(GroupReads):
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         which = ["live", "ended"] if ended is None else ["ended" if ended else "live"]
-        (last,) = (None,) if after is None else await self.get([after])
+        (last,) = (None,) if after is None else await self._get([after])
         if last is None and after is not None:
             return []
         found: list[GroupState] = []
@@ -36,7 +36,7 @@ class RedisGroupReads(GroupReads):
             wanted = min(limit - len(found), READ)
             bound = "+" if last is None else f"({stamp_of(last)}"
             ids = [name.decode() for name in await self._redis.run(scripts.GROUPS_FIND, wanted, bound, *which)]
-            page = [group for group in await self.get(ids) if group is not None]
+            page = [group for group in await self._get(ids) if group is not None]
             found += page
             if len(ids) < wanted or not page:
                 break

@@ -42,15 +42,15 @@ def guard_of_damaged(row: bytes) -> str:
         return row[: error.start].decode()
 
 
-def row_words(schedule: Schedule, codec: Codec | None) -> tuple[str, str, str, str, str]:
-    """Return the words of a new row for a script: id, row, due, updated_at, and '1' if its outbox has tasks.
+def row_words(schedule: Schedule, codec: Codec | None) -> tuple[str, str, str, str]:
+    """Return the words of a new row for a script: id, row, due, and '1' if its outbox has tasks.
 
     Raises ValidationError for a schedule that no row can hold.
     """
     return _words(schedule, guard_of(schedule) + _json(schedule, codec))
 
 
-def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> tuple[str, str, str, str, str]:
+def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> tuple[str, str, str, str]:
     """Return the words of a row that becomes ``after`` and could not be decoded: what cannot be read of it is kept."""
     json = before.split(b" ", HEAD)[-1]
     texts = _object(json)
@@ -61,13 +61,12 @@ def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> tuple[
     return _words(after, guard_of(after) + _encode({**new, **kept}).decode())
 
 
-def _words(schedule: Schedule, row: str) -> tuple[str, str, str, str, str]:
+def _words(schedule: Schedule, row: str) -> tuple[str, str, str, str]:
     due, enabled = schedule.due, schedule.enabled
     return (
         schedule.task_id,
         row,
         "" if due is None or not enabled else str(due),
-        str(schedule.updated_at) if enabled else "",
         "1" if schedule.outbox else "",
     )
 

@@ -24,7 +24,6 @@ from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.coded import encoded
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
-from aiotaskq.core.task import SECOND
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
 
@@ -69,12 +68,12 @@ class RedisSchedules(Schedules):
         """Do as ``change`` where tasks with a flow are fired."""
         texts = tx.texts("schedules", [row[0] for row in rows])
         held = []
-        for item, (name, guard, text, due, updated, outbox, _) in zip(changes, rows, strict=True):
+        for item, (name, guard, text, due, outbox, _) in zip(changes, rows, strict=True):
             held.append((texts[name] or b"").startswith(guard.encode()))
             if held[-1]:
                 texts[name] = text.encode()
                 tx.set_fields("schedules", {name: text})
-                for index, score in (("due", due), ("written", updated), ("outbox", "0" if outbox else "")):
+                for index, score in (("due", due), ("outbox", "0" if outbox else "")):
                     tx.put(f"schedules:{index}", name, None if score == "" else int(score))
                 push(tx, item.tasks if (codec := self.codec) is None else [encoded(task, codec) for task in item.tasks])
         return held
@@ -134,18 +133,8 @@ class RedisSchedules(Schedules):
         words = await self._redis.run(scripts.SCHEDULES_FIND, f"schedules:{index}", most, limit)
         return [to_schedule(*pair, self.codec) for pair in zip(words[::2], words[1::2], strict=True)]
 
-    async def written_after(self, now: int) -> list[Schedule]:
-        second = now // SECOND
-        ids = await self._redis.command("ZRANGEBYSCORE", f"{self._key}:written", f"({second}", "+inf")
-        found = await self.get([schedule_id.decode() for schedule_id in ids])
-        return [s for s in found if s is not None and s.updated_at > second and (s.next_run_at or 0) > second]
-
     async def undelivered(self, limit: int) -> list[Schedule]:
         return await self._find("outbox", "+inf", limit)
-
-    async def next_due(self) -> int | None:
-        found = await self._redis.command("ZRANGE", f"{self._key}:due", 0, 0, "WITHSCORES")
-        return int(float(found[1])) if found else None
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         return [was == 1 for was in await self._redis.run(scripts.SCHEDULES_DELETE, *ids)] if ids else []

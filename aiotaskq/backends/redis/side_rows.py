@@ -5,7 +5,8 @@ Redis's own expiry is not used: on every store the ``now`` of the call decides w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
 
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -21,10 +22,6 @@ class RedisSideRows(SideRows):
 
     def __init__(self, redis: RedisConnections) -> None:
         self._redis = redis
-
-    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        if rows:
-            await self._redis.run(scripts.SIDE_SWAP, kind, 0, *_words(rows), repeatable=True)
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         found = await self._redis.run(scripts.SIDE_GET, kind, now, *names)
@@ -62,23 +59,13 @@ class RedisSideRows(SideRows):
         return found
 
     async def count(self, kind: str, now: int) -> int:
-        return int(await self._redis.run(scripts.SIDE_COUNT, kind, now))
-
-    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
-        return [existed == 1 for existed in await self._redis.run(scripts.SIDE_DELETE, kind, now, *names)]
-
-    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
-        return bool(await self._redis.run(scripts.SIDE_SWAP, kind, len(gone), *gone, *_words(rows)))
+        every = self._redis.command("HLEN", f"{self._redis.root}side:{kind}:")
+        late = self._redis.command("ZCOUNT", f"{self._redis.root}until:{kind}", "-inf", now)
+        counts = await asyncio.gather(every, late)
+        return int(counts[0] - counts[1])
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
-        return int(await self._redis.run(scripts.SIDE_TRIM, kind, now, limit))
-
-    async def trim(self, kind: str, most: int) -> None:
-        await self._redis.run(scripts.SIDE_TRIM, kind, "", most)
-
-    async def clear(self, kind: str) -> None:
-        root = self._redis.root
-        await self._redis.command("UNLINK", f"{root}side:{kind}:", f"{root}names:{kind}:", f"{root}until:{kind}")
+        return int(await self._redis.run(scripts.SIDE_EXPIRE, kind, now, limit))
 
 
 class RedisOwnedRows(OwnedRows):
@@ -94,30 +81,16 @@ class RedisOwnedRows(OwnedRows):
         found = self._tx.read("last", [f"{kind}:{owner}" for owner in owners])
         return {owner: name for owner in owners if (name := found[f"{kind}:{owner}"]) is not None}
 
-    def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
-        return self._names(Names(f"names:{kind}:{owner}", *bounds("", after), limit))
-
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
-        return self._names(Names(f"owners:{kind}", *bounds(prefix, after), limit))
-
-    def _names(self, wanted: Names) -> list[str]:
+        wanted = Names(f"owners:{kind}", *bounds(prefix, after), limit)
         found: list[str] = self._tx.read("names", [wanted])[wanted]
         return found
 
-    def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
-        owner, name = after
-        wanted = {owner: Names(f"names:{kind}:{owner}", *bounds("", name), limit)} if owner else {}
-        for other in self.owners(kind, limit, after=owner):
-            wanted[other] = Names(f"names:{kind}:{other}", "-", "+", limit)
-        return self._named(wanted)[:limit]
-
-    def _named(self, wanted: Mapping[str, Names]) -> list[SideRow]:
-        found = self._tx.read("names", wanted.values())
-        return [SideRow(name, "", None, owner) for owner, each in wanted.items() for name in found[each]]
-
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
         if not texts:
-            return self._named({owner: Names(f"names:{kind}:{owner}", "-", "+", -1) for owner in owners})
+            wanted = {owner: Names(f"names:{kind}:{owner}", "-", "+", -1) for owner in owners}
+            found = self._tx.read("names", wanted.values())
+            return [SideRow(name, "", None, owner) for owner, each in wanted.items() for name in found[each]]
         rows = self._tx.read("side", [f"{kind}:{owner}" for owner in owners])
         return [
             SideRow(name, _text(text), None, owner)
@@ -125,13 +98,9 @@ class RedisOwnedRows(OwnedRows):
             for name, text in sorted(rows[f"{kind}:{owner}"].items())
         ]
 
-    def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
-        found = self._tx.texts(f"side:{kind}:", names)
+    def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
+        found = self._tx.texts(f"side:{kind}:{owner}", names)
         return {name: _text(text) for name, text in found.items() if text is not None}
-
-    def get(self, kind: str, owner: str, name: str) -> str | None:
-        text = self._tx.texts(f"side:{kind}:{owner}", [name])[name]
-        return None if text is None else _text(text)
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         self._put("add", kind, rows)
@@ -152,6 +121,7 @@ class RedisOwnedRows(OwnedRows):
         if owners:
             self._tx.commands.append(["ZREM", f"owners:{kind}", list(owners)])
         self._tx.unlinked += [f"{key}:{kind}:{owner}" for owner in owners for key in ("side", "names")]
+        self._tx.unlinked += [f"until:{kind}"] if "" in owners else []
 
 
 def bounds(prefix: str, after: str, before: str | None = None) -> tuple[str, str]:
@@ -162,8 +132,3 @@ def bounds(prefix: str, after: str, before: str | None = None) -> tuple[str, str
 
 def _text(data: bytes) -> str:
     return data.decode(errors="backslashreplace")  # another program may have written it
-
-
-def _words(rows: Sequence[SideRow]) -> Iterator[str | int]:
-    for row in rows:
-        yield from (row.name, row.text, "" if row.until is None else row.until)

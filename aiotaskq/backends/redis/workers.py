@@ -37,19 +37,13 @@ class RedisWorkers(Workers):
         words = ("" if quiet is None else int(quiet), "" if concurrency is None else concurrency)
         return bool(await self._redis.run(scripts.WORKER_STEER, owner_word(owner), *words, repeatable=True))
 
-    async def get(self, owner: str) -> WorkerInfo | None:
-        found = await self._read(owner_word(owner))
-        return found[0] if found else None
-
-    async def _read(self, word: bytes | str) -> list[WorkerInfo]:
-        words = iter(await self._redis.run(scripts.WORKERS_READ, word))
-        return [_info(value, quiet, slots) for value, quiet, slots in zip(words, words, words, strict=True)]
-
     async def remove(self, worker: WorkerInfo) -> bool:
         return bool(await self._redis.run(scripts.WORKER_REMOVE, owner_word(worker.owner), worker.lease_until))
 
     async def all(self) -> list[WorkerInfo]:
-        return sorted(await self._read(""), key=lambda worker: (worker.started_at, worker.owner))
+        words = iter(await self._redis.run(scripts.WORKERS_READ))
+        found = [_info(value, quiet, slots) for value, quiet, slots in zip(words, words, words, strict=True)]
+        return sorted(found, key=lambda worker: (worker.started_at, worker.owner))
 
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
         found: list[tuple[str, int, bool]] = []

@@ -12,10 +12,7 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.touched import Followed
-from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
-from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -35,8 +32,6 @@ from aiotaskq.backends.sql.transaction import SqlTransaction, insert
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.backends.sql.writes import SqlWrites
-from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import Values
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Status, Task, TaskFilter
@@ -50,7 +45,6 @@ EVERY: Final = 2**31
 class SqlBackend(Backend):
     """Tasks, public values and schedules in one SQL database. Belongs to the loop in which it is opened."""
 
-    name: ClassVar[str] = "sql"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
 
@@ -60,8 +54,6 @@ class SqlBackend(Backend):
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         dialect = self._dialect = self.database.dialect
         self.embedded = dialect.single_writer
-        self.keep_beside(SqlSideRows(self.database, dialect))
-        self.values = Values(self.side)
         self._writes = SqlWrites(self.database, self.listeners)
         self._writes.followed = self._followed
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)
@@ -69,11 +61,9 @@ class SqlBackend(Backend):
         self.transactions = SqlTransactions(
             self.database, self._writes, self.listeners, self.notify_updated, self._enter, lambda: self.codec
         )
-        self.gates = Gates(self.transactions, SqlGateReads(self.database))
-        self.groups = Groups(self.transactions, SqlGroupReads(self.database), self.transactions)
+        gates, groups = SqlGateReads(self.database), SqlGroupReads(self.database)
+        self.keep(self.transactions, SqlSideRows(self.database), gates, groups, self.transactions)
         self._writes.messages = self.groups.messages
-        self.steps = Steps(self.transactions, self.side, self.transactions)
-        self.notes = Notes(self.transactions, self.side, self.listeners)
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
 
     def _followed(self, followed: Followed) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from sqlalchemy import Connection, and_, func, or_, select, true
 
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import to_group
 from aiotaskq.backends.sql.rows import GROUPS, MEMBERS, TASKS
-from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.groups import GroupState, Member
 
 c, g, m = TASKS.c, GROUPS.c, MEMBERS.c
@@ -21,17 +18,6 @@ class SqlGroupReads(GroupReads):
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        def body(connection: Connection) -> dict[str, GroupState]:
-            return {
-                row.group_id: to_group(row)
-                for part in chunks(ids)
-                for row in connection.execute(select(GROUPS).where(g.group_id.in_(part)))
-            }
-
-        found = await self._database.read(body)
-        return [found.get(group_id) for group_id in ids]
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         def body(connection: Connection) -> list[GroupState]:

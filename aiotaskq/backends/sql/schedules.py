@@ -109,9 +109,6 @@ class SqlSchedules(Schedules):
         second, part = divmod(now, SECOND)
         return await self._schedules(_DUE, {"second": second, "part": part, "limit": limit})
 
-    async def written_after(self, now: int) -> list[Schedule]:
-        return await self._schedules(_WRITTEN_AFTER, {"second": now // SECOND})
-
     async def undelivered(self, limit: int) -> list[Schedule]:
         return await self._schedules(_UNDELIVERED, {"limit": limit})
 
@@ -121,13 +118,6 @@ class SqlSchedules(Schedules):
             return [to_schedule(row, self.codec) for row in await session.execute(query, values)]
 
         return await self._database.read_session(body)
-
-    async def next_due(self) -> int | None:
-        async def body(session: AsyncSession) -> Any:
-            return (await session.execute(_NEXT)).first()
-
-        row = await self._database.read_session(body)
-        return None if row is None else int(row[0] * SECOND + (row[1] or 0))
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         async def body(session: AsyncSession) -> set[str]:
@@ -142,13 +132,10 @@ class SqlSchedules(Schedules):
 
 _BY_ID = select(SCHEDULES).where(c.task_id.in_(bindparam("ids", expanding=True)))
 _ALL = select(SCHEDULES).order_by(c.created_at, c.task_id)
-_NEXT = select(c.next_run_at, c.next_run_us).where(c.enabled, c.next_run_at.is_not(None))
-_NEXT = _NEXT.order_by(c.next_run_at, c.next_run_us).limit(1)
 _LIMIT: BindParameter[int] = bindparam("limit", type_=Integer)
 _UNDELIVERED = select(SCHEDULES).where(c.outbox.is_not(None)).order_by(c.task_id).limit(_LIMIT)
 # Due at or before a second and a part of it. The loose condition beside it is there for the index.
 _SECOND, _PART = bindparam("second", type_=BigInteger), bindparam("part", type_=Integer)
-_WRITTEN_AFTER = select(SCHEDULES).where(c.enabled, c.updated_at > _SECOND, c.next_run_at > _SECOND)
 _DUE = select(SCHEDULES).where(c.enabled, c.next_run_at <= _SECOND)
 _DUE = _DUE.where(or_(c.next_run_at < _SECOND, (c.next_run_at == _SECOND) & (c.next_run_us <= _PART)))
 _DUE = _DUE.order_by(c.next_run_at, c.next_run_us, c.task_id).limit(_LIMIT)

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, literal, or_, select
 
 from aiotaskq.backends.flow.transaction import Holder
 from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
@@ -27,12 +27,8 @@ _COLUMNS = (*_KEY, "value", "expires_at")
 class SqlSideRows(SideRows):
     """The table ``aiotaskq_side``."""
 
-    def __init__(self, database: Transactions, dialect: Dialect) -> None:
-        self._database, self._dialect = database, dialect
-
-    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        if rows:
-            await self._database.write(lambda connection: _put(Tx(connection, self._dialect), kind, rows))
+    def __init__(self, database: Transactions) -> None:
+        self._database = database
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         def body(connection: Connection) -> dict[str, str]:
@@ -78,36 +74,6 @@ class SqlSideRows(SideRows):
         query = select(every.scalar_subquery() - every.where(c.expires_at <= now).scalar_subquery())
         return await self._database.read(lambda connection: connection.execute(query).scalar()) or 0
 
-    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
-        def body(connection: Connection) -> set[str]:
-            live: set[str] = set()
-            for part in chunks(sorted(names)):
-                which = (*_of(kind), c.name.in_(part))
-                # Locked, in the order of the names: of two calls at a time one finds the row.
-                query = select(c.name).where(*which, _live(now)).order_by(c.name).with_for_update()
-                live.update(connection.execute(query).scalars())
-                connection.execute(delete(_S).where(*which))
-            return live
-
-        live = await self._database.write(body)
-        return [name in live for name in names]
-
-    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
-        def body(connection: Connection) -> bool:
-            ids = [which for part in chunks(sorted(gone)) for which in ((*_of(kind), c.name.in_(part)),)]
-            there = 0
-            for which in ids:
-                query = select(c.name).where(*which).order_by(c.name).with_for_update()
-                there += len(connection.execute(query).all())
-            if there < len(gone):
-                return False
-            for which in ids:
-                connection.execute(delete(_S).where(*which))
-            _put(Tx(connection, self._dialect), kind, rows)
-            return True
-
-        return await self._database.write(body)
-
     async def expire(self, kind: str, now: int, limit: int) -> int:
         def body(connection: Connection, first: int, last: int) -> int:
             # The names stay in the database. MySQL takes a LIMIT only in a derived table.
@@ -120,18 +86,6 @@ class SqlSideRows(SideRows):
             return body(connection, LOCK, now)
 
         return await self._database.write(both)
-
-    async def trim(self, kind: str, most: int) -> None:
-        last = select(c.name).where(*_of(kind)).order_by(c.name.desc()).offset(most).limit(1)
-
-        def body(connection: Connection) -> None:
-            if (name := connection.execute(last).scalar()) is not None:
-                connection.execute(delete(_S).where(*_of(kind), c.name <= name))
-
-        await self._database.write(body)
-
-    async def clear(self, kind: str) -> None:
-        await self._database.write(lambda connection: connection.execute(delete(_S).where(*_of(kind))))
 
 
 class SqlOwnedRows(OwnedRows):
@@ -158,27 +112,25 @@ class SqlOwnedRows(OwnedRows):
             query = query.where(*self._tx.dialect.begins_with(c.owner, prefix))
         return list(self._connection.execute(query).scalars())
 
-    def page(self, kind: str, after: tuple[str, str], limit: int) -> list[SideRow]:
-        owner, name = after
-        behind = or_(c.owner > owner, and_(c.owner == owner, c.name > name))
-        query = select(c.name, literal(""), c.expires_at, c.owner).where(c.kind == kind, c.owner >= owner, behind)
-        rows = self._connection.execute(query.order_by(c.owner, c.name).limit(limit))
-        return [SideRow(*row) for row in rows]
-
-    def lock(self, kind: str, names: Sequence[str]) -> dict[str, str]:
+    def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
         dialect = self._tx.dialect
         found: dict[str, str] = {}
         for part in chunks(sorted(set(names))):
             if not dialect.single_writer:
                 # Nothing is changed where there is a row, and it is locked.
-                rows = [dict(zip(_COLUMNS, (kind, "", name, "", LOCK), strict=True)) for name in part]
+                rows = [dict(zip(_COLUMNS, (kind, owner, name, "", LOCK), strict=True)) for name in part]
                 self._connection.execute(dialect.upsert(_S, _KEY, ["kind"]), rows)
-            texts = self._connection.execute(_LOCKED, {"b_kind": kind, "names": part})
+            texts = self._connection.execute(_LOCKED, {"b_kind": kind, "b_owner": owner, "names": part})
             found |= {name: text for name, text in texts if text}
         return found
 
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        _put(self._tx, kind, rows)
+        values = {
+            (row.owner, row.name): dict(zip(_COLUMNS, (kind, row.owner, row.name, row.text, row.until), strict=True))
+            for row in rows
+        }
+        if values:
+            self._tx.replace(_S, list(values.values()))
 
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for part in chunks(owners):
@@ -187,14 +139,6 @@ class SqlOwnedRows(OwnedRows):
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
         rows = self._tx.dialect.each(self._connection, _last_of(kind), dict.fromkeys(owners, 1))
         return {owner: name for owner, name in rows}  # noqa: C416 - rows of a database
-
-    def names(self, kind: str, owner: str, limit: int, after: str = "") -> list[str]:
-        query = select(c.name).where(*_of(kind, owner), c.name > after).order_by(c.name).limit(limit)
-        return list(self._connection.execute(query).scalars())
-
-    def get(self, kind: str, owner: str, name: str) -> str | None:
-        query = select(c.value).where(*_of(kind, owner), c.name == name)
-        return self._connection.execute(query).scalar()
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         self.insert(kind, rows)
@@ -217,16 +161,7 @@ def insert_held(tx: Tx, kind: str, rows: Sequence[SideRow], holders: Sequence[Ho
     return tx.dialect.insert_held(tx.connection, _S, _COLUMNS[:4], columns, runs)
 
 
-def _put(tx: Tx, kind: str, rows: Sequence[SideRow]) -> None:
-    values = {
-        (row.owner, row.name): dict(zip(_COLUMNS, (kind, row.owner, row.name, row.text, row.until), strict=True))
-        for row in rows
-    }
-    if values:
-        tx.replace(_S, list(values.values()))
-
-
-_NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == "")
+_NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == bindparam("b_owner"))
 _LOCKED = _NAMED.where(c.name.in_(bindparam("names", expanding=True))).order_by(c.name).with_for_update()
 
 

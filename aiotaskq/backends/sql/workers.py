@@ -62,11 +62,6 @@ class SqlWorkers(Workers):
 
         return await self._database.write(body)
 
-    async def get(self, owner: str) -> WorkerInfo | None:
-        query = _READ.where(_W.c.owner == owner)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return _info(rows[0]) if rows else None
-
     async def remove(self, worker: WorkerInfo) -> bool:
         values = {"b_owner": worker.owner, "b_until": worker.lease_until}
         return await self._database.write(lambda c: bool(c.execute(_REMOVE, values).rowcount), self._autocommit)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.direct import DirectBackend, holds_objects
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
@@ -86,7 +86,8 @@ class Queue(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
         self._prepare = prepare
-        self._kind = TaskOfObjects if backend.objects else Task
+        self._objects = holds_objects(backend)
+        self._kind = TaskOfObjects if self._objects else Task
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
@@ -143,7 +144,7 @@ class Queue(Operations[Task]):
         anything is written (also for more than ``maxsize`` tasks), QueueFull (with a session also where it would wait),
         DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
         """
-        if not self.backend.objects:
+        if not self._objects:
             self._check_storable(tasks)
         try:
             if session is None and not self.capacity.maxsize:
@@ -164,7 +165,7 @@ class Queue(Operations[Task]):
 
     def add_now(self, task: Task) -> None:
         """Push a task that has a new id and no other key; only while the queue is ``immediate``. Raises as ``add``."""
-        if not self.backend.objects:
+        if not self._objects:
             check_storable("params", task.params)
         self._direct.insert(task)  # type: ignore[union-attr]  # it is immediate
         if gate.open:
@@ -194,7 +195,7 @@ class Queue(Operations[Task]):
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _check_pushed(self, tasks: Sequence[Task]) -> None:
-        if not self.backend.objects:
+        if not self._objects:
             self._check_storable(tasks)
 
     def _check_storable(self, tasks: Sequence[Task]) -> None:

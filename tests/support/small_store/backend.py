@@ -22,13 +22,8 @@ from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.flow.transaction import Beside, Holder
-from aiotaskq.backends.gates import Gates
-from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
-from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.backends.steps import Steps
-from aiotaskq.backends.values import Values
 from aiotaskq.core.coded import anew, decoded, is_coded
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
@@ -49,7 +44,6 @@ T = TypeVar("T")
 class SmallStore(Backend):
     """The backend. The steps are those of the page; those of the verbs on tasks are 1."""
 
-    name: ClassVar[str] = "small"
     durable: ClassVar[bool] = True
     shared: ClassVar[bool] = True
     wakes_later = False
@@ -59,10 +53,7 @@ class SmallStore(Backend):
         self._url, self._rows = url, STORES.setdefault(url, Rows())
         self._is_closed = self._watches = False
         self.listeners.forward = self._forward
-        self.keep_beside(SmallSideRows(self))
-        self.values = Values(self.side)
-        self.notes, self.steps = Notes(self, self.side, self.listeners), Steps(self, self.side)
-        self.groups, self.gates = Groups(self, SmallGroupReads(self)), Gates(self, SmallGateReads(self))
+        self.keep(self, SmallSideRows(self), SmallGateReads(self), SmallGroupReads(self))
         self.workers, self.schedules = SmallWorkers(self), SmallSchedules(self)
 
     def run(self, body: Callable[[SmallTransaction], T]) -> T:

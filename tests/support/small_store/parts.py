@@ -20,7 +20,7 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.parking import passing_order
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import PENDING, RUNNING, SECOND
+from aiotaskq.core.task import PENDING, RUNNING
 from aiotaskq.core.worker_info import WorkerInfo
 from tests.support.small_store.rows import Names, SmallTransaction
 
@@ -43,10 +43,6 @@ class _Part:
 
 class SmallGroupReads(_Part, GroupReads):
     """Step 2: what is read of groups."""
-
-    async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        found = self._read(lambda tx: tx.groups(ids))
-        return [found.get(group_id) for group_id in ids]
 
     def _all(self) -> list[GroupState]:
         return self._read(lambda tx: list(tx.rows.groups.values()))
@@ -116,9 +112,6 @@ class SmallSideRows(_Part, SideRows):
     def _table(self, kind: str) -> dict[Names, SideRow]:
         return self._read(lambda tx: dict(tx.rows.side.get(kind, {})))
 
-    async def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        self._run(lambda tx: tx.side.put(kind, rows))
-
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         table = self._table(kind)
         rows = [table.get(("", name)) for name in names]
@@ -149,35 +142,11 @@ class SmallSideRows(_Part, SideRows):
     async def count(self, kind: str, now: int) -> int:
         return sum(_is_there(row, now) for row in self._table(kind).values() if not row.owner)
 
-    async def delete(self, kind: str, names: Sequence[str], now: int) -> list[bool]:
-        def body(tx: SmallTransaction) -> list[bool]:
-            rows = [tx.side.table(kind).pop(("", name), None) for name in names]
-            return [row is not None and _is_there(row, now) for row in rows]
-
-        return self._run(body)
-
-    async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
-        def body(tx: SmallTransaction) -> bool:
-            if not all(("", name) in tx.side.table(kind) for name in gone):
-                return False
-            tx.side.delete(kind, "", gone)
-            tx.side.put(kind, rows)
-            return True
-
-        return self._run(body)
-
     async def expire(self, kind: str, now: int, limit: int) -> int:
         rows = self._table(kind).values()
         late = [row.name for row in rows if not row.owner and not _is_there(row, now)][:limit]
         self._run(lambda tx: tx.side.delete(kind, "", late))
         return len(late)
-
-    async def trim(self, kind: str, most: int) -> None:
-        names = sorted(name for owner, name in self._table(kind) if not owner)
-        self._run(lambda tx: tx.side.delete(kind, "", names[: max(0, len(names) - most)]))
-
-    async def clear(self, kind: str) -> None:
-        self._run(lambda tx: tx.side.delete_of(kind, [""]))
 
 
 def _is_there(row: SideRow, now: int) -> bool:
@@ -217,9 +186,6 @@ class SmallWorkers(_Part, Workers):
         there = self._write(owner, lambda row: replace(row, **asked))
         self._store.listeners.notify(STEER, [owner])
         return there
-
-    async def get(self, owner: str) -> WorkerInfo | None:
-        return self._read(lambda tx: tx.rows.workers.get(owner))
 
     async def remove(self, worker: WorkerInfo) -> bool:
         return self._write(worker.owner, lambda row: None if row.lease_until == worker.lease_until else row)
@@ -266,15 +232,8 @@ class SmallSchedules(_Part, base.Schedules):
     async def due(self, now: int, limit: int) -> list[Schedule]:
         return [row for due, _, row in await self._dues() if due <= now][:limit]
 
-    async def written_after(self, now: int) -> list[Schedule]:
-        second = now // SECOND
-        return [row for due, _, row in await self._dues() if due // SECOND > second and row.updated_at > second]
-
     async def undelivered(self, limit: int) -> list[Schedule]:
         return [row for row in await self.all() if row.outbox][:limit]
-
-    async def next_due(self) -> int | None:
-        return min((due for due, *_ in await self._dues()), default=None)
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         return self._run(lambda tx: [tx.rows.schedules.pop(each, None) is not None for each in ids])

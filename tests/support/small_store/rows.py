@@ -81,9 +81,6 @@ class SmallOwnedRows(OwnedRows):
     def last(self, kind: str, owners: Sequence[str]) -> Mapping[str, str]:
         return {row.owner: row.name for row in self._sorted(kind) if row.owner in owners}
 
-    def names(self, kind: str, owner: str, limit: int, after: str = "") -> Sequence[str]:
-        return [row.name for row in self._sorted(kind) if row.owner == owner and row.name > after][:limit]
-
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> Sequence[SideRow]:
         return [row for row in self._sorted(kind) if row.owner in owners]
 
@@ -91,16 +88,9 @@ class SmallOwnedRows(OwnedRows):
         found = {owner for owner, _ in self.table(kind) if owner.startswith(prefix) and owner > after}
         return sorted(found)[:limit]
 
-    def page(self, kind: str, after: Names, limit: int) -> Sequence[SideRow]:
-        return [row for row in self._sorted(kind) if (row.owner, row.name) > after][:limit]
-
-    def lock(self, kind: str, names: Sequence[str]) -> Mapping[str, str]:
+    def lock(self, kind: str, names: Sequence[str], owner: str = "") -> Mapping[str, str]:
         table = self.table(kind)
-        return {name: table["", name].text for name in names if ("", name) in table}
-
-    def get(self, kind: str, owner: str, name: str) -> str | None:
-        row = self.table(kind).get((owner, name))
-        return None if row is None else row.text
+        return {name: table[owner, name].text for name in names if (owner, name) in table}
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
@@ -375,7 +365,7 @@ class SmallTransaction(Transaction):
             task = self.rows.tasks.get(row.owner)
             if runs := task is not None and (task.status, task.fence, task.seq) == (RUNNING, fence, seq):
                 self.side.add(kind, [row])
-            texts.append(self.side.get(kind, row.owner, row.name) if runs else None)
+            texts.append(self.side.lock(kind, [row.name], row.owner)[row.name] if runs else None)
         return texts
 
     def spend(self, new: Sequence[NewNotes]) -> None:

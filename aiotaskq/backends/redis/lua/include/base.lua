@@ -44,7 +44,6 @@
 -- lock:<key> <field>   the owner of a lock, for a second: see transactions.py
 -- schedules            hash: id of a schedule to its row; see schedule_rows.py
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
--- schedules:written    sorted set: the ids of those that are enabled, by updated_at in seconds
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
 -- side:<kind>:<owner>  hash: the name of a side row to its text; the owner may be ''
 -- names:<kind>:<owner> sorted set: these names (all scores are 0)

@@ -1,7 +1,6 @@
 -- Note the row of a schedule and its place in the indexes: '' for none.
-local function set_schedule(id, row, due, updated, outbox)
+local function set_schedule(id, row, due, outbox)
   set_field('schedules', id, row)
   set_score('schedules:due', id, due ~= '' and due)
-  set_score('schedules:written', id, updated ~= '' and updated)
   set_score('schedules:outbox', id, outbox ~= '' and '0')
 end

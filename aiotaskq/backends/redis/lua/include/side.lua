@@ -16,12 +16,11 @@ end
 
 local function remove_side(place, name)
   local kind, owner = string.match(place, '^([^:]*):(.*)$')
-  local was_there = call('HDEL', root .. 'side:' .. place, name) == 1
+  call('HDEL', root .. 'side:' .. place, name)
   call('ZREM', root .. 'names:' .. place, name)
   if owner == '' then
     call('ZREM', root .. 'until:' .. kind, name)
   elseif call('EXISTS', root .. 'side:' .. place) == 0 then
     call('ZREM', root .. 'owners:' .. kind, owner)
   end
-  return was_there
 end
