@@ -7,13 +7,12 @@ values, the audit log, the history, the log of a task.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Beside, Store
+T = TypeVar("T")
 
 NOTE: Final = "note"
 STEP: Final = "step"
@@ -75,6 +74,19 @@ class OwnedRows(ABC):
         """Delete rows of an owner by name."""
 
 
+class WithSide(Protocol):
+    """What of a transaction side rows need."""
+
+    @property
+    def side(self) -> OwnedRows: ...
+
+
+class Transactions(Protocol):
+    """What of a store they need: see ``flow.transaction.Store``."""
+
+    async def transact(self, body: Callable[[WithSide], T], *, repeatable: bool = False) -> T: ...
+
+
 class SideRows(ABC):
     """The side rows of one store. Each method is atomic, and knows one kind, a name of at most 20 characters.
 
@@ -84,7 +96,7 @@ class SideRows(ABC):
     Names are in the order of their code points. Instants are in microseconds UTC.
     """
 
-    store: Store
+    store: Transactions
     """What runs the transactions that write them."""
 
     @abstractmethod
@@ -128,7 +140,7 @@ class SideRows(ABC):
         found = await self.get(kind, names, now)
         live = [name for name, text in zip(names, found, strict=True) if text is not None]
 
-        def body(tx: Beside) -> Collection[str]:
+        def body(tx: WithSide) -> Collection[str]:
             there = list(tx.side.lock(kind, live))
             tx.side.delete(kind, "", there)
             return there
@@ -139,7 +151,7 @@ class SideRows(ABC):
     async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
         """Delete the rows with these names, and store others; return False, and write nothing, if one is missing."""
 
-        def body(tx: Beside) -> None:
+        def body(tx: WithSide) -> None:
             if len(tx.side.lock(kind, gone)) < len(gone):
                 raise _Missing  # to take back what locks a name that is missing
             tx.side.delete(kind, "", gone)

@@ -86,8 +86,9 @@ class Queue(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.events = events if events is not None else Events()
         self._prepare = prepare
-        self._objects = holds_objects(backend)
-        self._kind = TaskOfObjects if self._objects else Task
+        self.objects = holds_objects(backend)
+        """Whether params and results may be any Python objects."""
+        self._kind = TaskOfObjects if self.objects else Task
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
@@ -144,7 +145,7 @@ class Queue(Operations[Task]):
         anything is written (also for more than ``maxsize`` tasks), QueueFull (with a session also where it would wait),
         DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
         """
-        if not self._objects:
+        if not self.objects:
             self._check_storable(tasks)
         try:
             if session is None and not self.capacity.maxsize:
@@ -165,7 +166,7 @@ class Queue(Operations[Task]):
 
     def add_now(self, task: Task) -> None:
         """Push a task that has a new id and no other key; only while the queue is ``immediate``. Raises as ``add``."""
-        if not self._objects:
+        if not self.objects:
             check_storable("params", task.params)
         self._direct.insert(task)  # type: ignore[union-attr]  # it is immediate
         if gate.open:
@@ -195,7 +196,7 @@ class Queue(Operations[Task]):
         return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
 
     def _check_pushed(self, tasks: Sequence[Task]) -> None:
-        if not self._objects:
+        if not self.objects:
             self._check_storable(tasks)
 
     def _check_storable(self, tasks: Sequence[Task]) -> None:

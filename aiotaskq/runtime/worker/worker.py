@@ -11,7 +11,6 @@ from enum import IntEnum
 from typing import Any
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
@@ -111,7 +110,7 @@ class Worker:
             host=self,
             events=queue.events,
             executions=self.executions,
-            objects=holds_objects(backend),
+            objects=queue.objects,
             timed_out=self._watchdog.timed_out,
         )
         self._heartbeat = Heartbeat(
