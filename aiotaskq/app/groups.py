@@ -21,7 +21,7 @@ from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.current import child_id, scopes
-from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
+from aiotaskq.runtime.queue.groups import GroupProgress, GroupStatus, progress_of
 from aiotaskq.runtime.queue.queue import Queue
 
 T = TypeVar("T")
@@ -161,12 +161,12 @@ def group(
 
 
 def chain(
-    *calls: TaskCall[Any],
+    *calls: TaskCall[T],
     then: TaskCall[Any] | None = None,
     on_failure: TaskCall[Any] | None = None,
     name: str | None = None,
     budget: Mapping[str, float] | None = None,
-) -> Workflow[Any]:
+) -> Workflow[T]:
     """Describe calls that run one after the other, to be pushed by ``tq.start``, or as a member of a group.
 
     A handler with a parameter ``parent: Parent[T]`` gets the task before it, with its result. If one does not complete,
@@ -352,7 +352,7 @@ class GroupPushes(ABC, GroupHome):
         return GroupHandle(self, group_id, False)
 
     async def groups(
-        self, *, status: str | Iterable[str] | None = None, limit: int = 100, after: str | None = None
+        self, *, status: GroupStatus | Iterable[GroupStatus] | None = None, limit: int = 100, after: str | None = None
     ) -> list[GroupState]:
         """List groups, the newest first; ``after`` continues behind that group id.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, 
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.debounce import Merge
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import Note
@@ -58,7 +59,7 @@ class PushOptions(TypedDict, total=False):
     session: Any
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
-    merge: str
+    merge: Merge
     throttle: float | timedelta | None
     key: Key
 

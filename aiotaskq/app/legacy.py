@@ -25,6 +25,7 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.store import Store
 
@@ -65,7 +66,7 @@ class MemoryQueue(StoredQueue):
         cleanup_interval: float | timedelta = 60,
         *,
         maxsize: int = 0,
-        when_full: str = "wait",
+        when_full: WhenFull = "wait",
         keep_ended: int = KEEP_ENDED,
     ) -> None:
         """Make a queue. ``cleanup_interval`` in seconds; ``maxsize`` 0 is unbounded; ``when_full`` is ``wait``,
@@ -89,7 +90,7 @@ class DatabaseQueue(StoredQueue):
         *,
         visibility: float | timedelta | None = None,
         maxsize: int = 0,
-        when_full: str = "wait",
+        when_full: WhenFull = "wait",
     ) -> None:
         """Make a queue on a database URL, default ``AIOTASKQ_DATABASE_URL``; ``visibility``: a pop's lease in seconds.
 
@@ -118,7 +119,7 @@ class RedisQueue(StoredQueue):
         *,
         visibility: float | timedelta | None = None,
         maxsize: int = 0,
-        when_full: str = "wait",
+        when_full: WhenFull = "wait",
     ) -> None:
         """Make a queue on a server's URL; ``visibility`` is the seconds of a pop's lease.
 

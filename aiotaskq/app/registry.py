@@ -15,6 +15,7 @@ from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
+from aiotaskq.core.debounce import Merge
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.foreign_names import Hinted, checks_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
@@ -23,8 +24,8 @@ from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
-from aiotaskq.runtime.events import Event
-from aiotaskq.runtime.handler import INJECTED, fitted, make_handler, with_versions
+from aiotaskq.runtime.events import Event, EventName
+from aiotaskq.runtime.handler import INJECTED, Executor, fitted, make_handler, with_versions
 from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -54,10 +55,10 @@ class TaskOptions(TypedDict, total=False):
     retry_on: type[BaseException] | Collection[type[BaseException]]
     timeout: float | timedelta | None
     expires: float | timedelta | None
-    executor: str | None
+    executor: Executor | None
     debounce: float | timedelta | None
     max_wait: float | timedelta | None
-    merge: str | None
+    merge: Merge | None
     throttle: float | timedelta | None
     key: Key | None
     limit: Limit | Sequence[Limit] | None
@@ -166,10 +167,10 @@ class Registry(Hinted, ABC):
         retry_on: type[BaseException] | Collection[type[BaseException]] = Exception,
         timeout: float | timedelta | None = None,
         expires: float | timedelta | None = None,
-        executor: str | None = None,
+        executor: Executor | None = None,
         debounce: float | timedelta | None = None,
         max_wait: float | timedelta | None = None,
-        merge: str | None = None,
+        merge: Merge | None = None,
         throttle: float | timedelta | None = None,
         key: Key | None = None,
         limit: Limit | Sequence[Limit] | None = None,
@@ -422,11 +423,11 @@ class Registry(Hinted, ABC):
         return wrapper
 
     @overload
-    def on(self, event: str, /) -> Callable[[F], F]: ...
+    def on(self, event: EventName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: str, listener: F, /) -> F: ...
+    def on(self, event: EventName, listener: F, /) -> F: ...
 
-    def on(self, event: str, listener: Any = None, /) -> Any:
+    def on(self, event: EventName, listener: Any = None, /) -> Any:
         """Call a listener with each Event of that name, after its commit; usable as a decorator.
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, used (what a

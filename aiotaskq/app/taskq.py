@@ -30,6 +30,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds, kind_name
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
 from aiotaskq.runtime.handler import fitted
+from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Auto, Retention
@@ -65,7 +66,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         cleanup_interval: float | timedelta = 60.0,
         visibility: float | timedelta = 300.0,
         maxsize: int = 0,
-        when_full: str = "wait",
+        when_full: WhenFull = "wait",
         retention: float | timedelta | Auto | None = "auto",
         retention_failed: float | timedelta | None = None,
         keep_ended: int | None = None,

@@ -139,7 +139,7 @@ def show(
         echo_json(values | {"attempts": [_attempt_as_dict(attempt) for attempt in attempts_of(task)]})
         return
     values.update({name: local(getattr(task, name), utc) for name in MICROSECONDS})
-    values["run_at"] = local(task.due, utc)
+    values["run_at"] = local(task.due_us, utc)
     values.update({name: local(_in_microseconds(getattr(task, name)), utc) for name in SECONDS})
     for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
         if values[fine] is not None:
@@ -449,7 +449,7 @@ def _as_dict(task: Task, *, params: bool) -> dict[str, Any]:
     if not params:
         for name in SECRET:
             values.pop(name)
-    values.update({name: instant(getattr(task, name)) for name in MICROSECONDS} | {"run_at": instant(task.due)})
+    values.update({name: instant(getattr(task, name)) for name in MICROSECONDS} | {"run_at": instant(task.due_us)})
     values.update({name: instant(_in_microseconds(getattr(task, name))) for name in SECONDS})
     return values
 

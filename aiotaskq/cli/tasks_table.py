@@ -51,10 +51,10 @@ def _due(task: Task, now: int) -> str:
     """Return in how long a pending task may run, the gate at which it waits, or for how many other tasks."""
     if task.status is not Status.PENDING:
         return ""
-    if task.due >= NEVER:
+    if task.due_us >= NEVER:
         return tr("by an event")
-    if task.due > now:
-        return tr("in {time}", time=duration(task.due - now))
+    if task.due_us > now:
+        return tr("in {time}", time=duration(task.due_us - now))
     if not task.parked:
         return tr("now")
     return tr("at {gate}", gate=task.gate) if task.gate else tr("after {count} others", count=task.waits)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec.structs import replace
@@ -20,7 +20,8 @@ from aiotaskq.core.parking import parked
 from aiotaskq.core.task import PENDING, SECOND, Task, run_options
 from aiotaskq.core.validation import check_key
 
-MERGES = ("last", "list")
+Merge: TypeAlias = Literal["last", "list"]
+MERGES: tuple[Merge, ...] = get_args(Merge)
 
 
 class Debounce(msgspec.Struct, frozen=True):

@@ -43,8 +43,8 @@ def edited(task: Task, edit: Mapping[str, Any], gated: Callable[[Task], Task]) -
         fence=task.fence + 1,
         coded=None,
     )
-    due = edit.get("due", task.due)
-    if flow is task.flow and (due, after.queue) == (task.due, task.queue):
+    due = edit.get("due", task.due_us)
+    if flow is task.flow and (due, after.queue) == (task.due_us, task.queue):
         return after
     after = replace(after, run_at=due, due_at=None, gate=None)
     return after if flow is None else parked(after, due)
@@ -52,7 +52,7 @@ def edited(task: Task, edit: Mapping[str, Any], gated: Callable[[Task], Task]) -
 
 def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> Flow | None:
     """Return the flow of the task with new params: the gates of these, and else what it was."""
-    bare = replace(task, flow=None, gate=None, run_at=task.due, due_at=None)
+    bare = replace(task, flow=None, gate=None, run_at=task.due_us, due_at=None)
     budgets = budgets_of(task.flow)
     if _keys(task.flow)[len(budgets) :] != _keys(gated(bare).flow):
         raise ValidationError(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import uuid
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import next_seq
+from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task
@@ -70,6 +72,16 @@ class GroupState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether it was cancelled: then it pushes no task, and takes no new members."""
     created_at: int = 0
     ended_at: int | None = None
+
+    @property
+    def created(self) -> datetime:
+        """``created_at`` as an aware datetime in UTC."""
+        return to_datetime(self.created_at)
+
+    @property
+    def ended(self) -> datetime | None:
+        """``ended_at`` as an aware datetime in UTC."""
+        return moment(self.ended_at)
 
     @property
     def completed(self) -> int:
@@ -209,7 +221,7 @@ def callback_of(group: GroupState, now: int) -> Task | None:
     template: Task | None = getattr(group, kind)
     if template is None:
         return None
-    first = template.due
+    first = template.due_us
     due = now + max(0, first - template.seq)  # with the delay that its call asked for
     expires = None if template.expires_at is None else due + template.expires_at - first
     task = template.replace(
@@ -305,8 +317,8 @@ _WORDS = {Status.FAILED: "failed", Status.CANCELLED: "was cancelled", Status.EXP
 
 def released(child: Task) -> Task:
     """Return a child that waits for no parent any more: at its first gate, or to be claimed from its due time on."""
-    free = child.replace(waits=0, run_at=child.due, due_at=None)
-    return free if free.flow is None else parked(free, child.due)  # None: it could not be decoded
+    free = child.replace(waits=0, run_at=child.due_us, due_at=None)
+    return free if free.flow is None else parked(free, child.due_us)  # None: it could not be decoded
 
 
 def deleted(task: Task, now: int) -> Task:

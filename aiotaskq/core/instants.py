@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.task import SECOND
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_SECOND: Final = timedelta(seconds=1) // _MICROSECOND
 _LAST: Final = 100_000_000_000  # epoch seconds in the year 5138; as milliseconds it was 1973
 
 
@@ -31,8 +31,8 @@ def instant(field: str, value: object) -> int:
         shown = f"{value:.6g}" if abs(value) < 10**20 else "a huge number"
         raise ValidationError(f"{field}: epoch seconds are needed; {shown} looks like milliseconds, divide by 1000")
     else:
-        found = value * SECOND if isinstance(value, int) else round(value * SECOND)
-    if not 0 <= found <= _LAST * SECOND:
+        found = value * _SECOND if isinstance(value, int) else round(value * _SECOND)
+    if not 0 <= found <= _LAST * _SECOND:
         raise ValidationError(f"{field}: is not in the years 1970 to 5000 (got {value!r:.60})")
     return found
 
@@ -40,6 +40,13 @@ def instant(field: str, value: object) -> int:
 def to_datetime(instant: int, zone: tzinfo = UTC) -> datetime:
     """Return an aware datetime. Raises OverflowError for a year that no datetime has."""
     return (_EPOCH + timedelta(microseconds=instant)).astimezone(zone)
+
+
+def moment(instant: int | None, seconds: int | None = None) -> datetime | None:
+    """Return an aware datetime in UTC, of the epoch seconds where the instant is None; None if both are."""
+    if instant is None:
+        return None if seconds is None else to_datetime(seconds * _SECOND)
+    return to_datetime(instant)
 
 
 def to_iso(instant: int | None) -> str | None:

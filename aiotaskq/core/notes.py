@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.usage import Usage
 from aiotaskq.core.validation import clip
 
@@ -31,6 +33,11 @@ class Note(msgspec.Struct, frozen=True):
     """``log`` or ``data``; ``end`` is the last one of ``events()``, and is stored nowhere."""
     text: str
     """The line of a log, the JSON of data, or the status with which the task has ended."""
+
+    @property
+    def time(self) -> datetime:
+        """``at`` as an aware datetime in UTC."""
+        return to_datetime(self.at)
 
     @property
     def data(self) -> Any:

@@ -244,7 +244,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 usage=task.usage,
                 flow=_regated(task.flow, new.flow),
             )
-            return parked(after, after.due) if has_budget(after) else after
+            return parked(after, after.due_us) if has_budget(after) else after
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
 
 

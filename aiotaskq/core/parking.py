@@ -44,12 +44,12 @@ def with_budgets(task: Task, groups: Iterable[str]) -> Task:
     """Return a new task as a member of these groups with budgets, the widest first: parked at the gates of those."""
     flow = task.flow or Flow()
     gates = (*[(budget_gate(group_id), Bounds()) for group_id in groups], *flow.gates)
-    return task if gates == flow.gates else parked(replace(task, flow=replace(flow, gates=gates)), task.due)
+    return task if gates == flow.gates else parked(replace(task, flow=replace(flow, gates=gates)), task.due_us)
 
 
 def parked_again(task: Task) -> Task:
     """Return a task that has not started parked at the first of its gates; it gives its slots back."""
-    return parked(task, task.due)
+    return parked(task, task.due_us)
 
 
 def passing_order(task: Task) -> tuple[int, int, int]:
@@ -83,7 +83,7 @@ def pushed_at(task: Task) -> int:
     That is its push stamp. After the clock was set back the stamps of a process are ahead of it, and the due time of a
     task without a delay is right.
     """
-    return min(task.seq, task.due)
+    return min(task.seq, task.due_us)
 
 
 def next_gate(task: Task) -> str | None:

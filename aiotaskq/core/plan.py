@@ -103,7 +103,7 @@ def _plan(
             parents = tuple((_id(nodes[parent]), parent) for parent in nodes[name].after)
             flow = replace(what.flow or Flow(), group=outline.group_id, parents=parents, children=tuple(children[name]))
             task = with_budgets(what.replace(flow=flow, seq=next_seq(now)), budgets)
-            tasks.append(waiting(task, len(parents), task.due) if parents else task)
+            tasks.append(waiting(task, len(parents), task.due_us) if parents else task)
     members += [
         Member(
             group_id=outline.group_id,

@@ -6,12 +6,14 @@ A run of the task reads what earlier runs have stored, and does only the rest. E
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import PENDING, SECOND, Task
 
 Kind = Literal["step", "sleep", "wake", "wait", "event"]
@@ -107,6 +109,11 @@ class EventValue(msgspec.Struct, frozen=True, kw_only=True):
     """The type of the error of its codec, where it could not be decoded: the text is as it is stored then."""
 
     @property
+    def time(self) -> datetime:
+        """``at`` as an aware datetime in UTC."""
+        return to_datetime(self.at)
+
+    @property
     def value(self) -> Any:
         """The value. Raises ValidationError if undecodable."""
         if self.undecodable is not None:
@@ -146,7 +153,7 @@ def open_steps(steps: Sequence[Step]) -> list[Step]:
 
 def left_at(task: Task, steps: Sequence[Step]) -> Step | None:
     """Return the sleep or the wait until whose end the handler has left a pending task; None if it has not."""
-    return next((step for step in reversed(open_steps(steps)) if step.until == task.due), None)
+    return next((step for step in reversed(open_steps(steps)) if step.until == task.due_us), None)
 
 
 def answered(wait: NewStep, event: EventValue) -> NewStep | None:
@@ -164,7 +171,7 @@ def awakened(task: Task, sleep: Step, steps: Sequence[Step], now: int) -> NewSte
 
 def woken(task: Task, now: int) -> Task | None:
     """Return a task that waits for an event as it is when that comes; None if it is due, or does not wait."""
-    if task.status is not PENDING or task.due <= now:
+    if task.status is not PENDING or task.due_us <= now:
         return None
     # One with gates passes them again: it is parked at the first one.
     return replace(task, due_at=now) if task.parked else replace(task, run_at=now, due_at=None)

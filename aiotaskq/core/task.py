@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import msgspec
 
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq, second_of
+from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.validation import (
     MAX_ID,
@@ -44,6 +45,9 @@ class Status(StrEnum):
     __hash__ = str.__hash__  # the hash of Enum is a Python function, and sets of statuses are asked about each task
 
 
+StatusName: TypeAlias = Status | Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
+"""A status, or its name."""
+
 FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
 """The statuses of tasks that have ended."""
 
@@ -64,6 +68,16 @@ class Attempt(Redacted, frozen=True, kw_only=True):
     """``completed``, ``failed``, ``timed_out``, ``lost``, ``cancelled`` or ``released``; None while it runs."""
     error: str | None = None
     """Why it did not complete, without a traceback, at most 1 KB."""
+
+    @property
+    def began(self) -> datetime | None:
+        """``began_at`` as an aware datetime in UTC."""
+        return moment(self.began_at)
+
+    @property
+    def ended(self) -> datetime | None:
+        """``ended_at`` as an aware datetime in UTC."""
+        return moment(self.ended_at)
 
     @property
     def seconds(self) -> float | None:
@@ -158,9 +172,29 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
         return self.run_at == PARKED and self.status is PENDING
 
     @property
-    def due(self) -> int:
+    def due_us(self) -> int:
         """When it is due, in microseconds UTC: its ``run_at``, or its ``due_at`` while it waits at a gate."""
         return self.run_at if self.run_at != PARKED or self.due_at is None else self.due_at
+
+    @property
+    def created(self) -> datetime:
+        """``created_at`` as an aware datetime in UTC."""
+        return to_datetime(self.created_at * SECOND)
+
+    @property
+    def started(self) -> datetime | None:
+        """When the latest run was claimed, as an aware datetime in UTC; None before the first."""
+        return moment(self.began_at, self.started_at)
+
+    @property
+    def ended(self) -> datetime | None:
+        """When it ended, whatever the final status, as an aware datetime in UTC; None before that."""
+        return moment(self.ended_at, self.completed_at)
+
+    @property
+    def due(self) -> datetime | None:
+        """From when on it may be claimed, as an aware datetime in UTC; None where only other tasks decide that."""
+        return None if self.due_us >= PARKED else to_datetime(self.due_us)
 
     def replace(self, **changes: Any) -> Task:
         """Return a copy with these fields changed."""
@@ -207,7 +241,7 @@ class Filters(TypedDict, total=False):
 class Where(Filters, total=False):
     """The filters, and the status of the tasks."""
 
-    status: str | Iterable[str] | None
+    status: StatusName | Iterable[StatusName] | None
 
 
 EQUAL = ("type", "queue", "scheduler_task_id")

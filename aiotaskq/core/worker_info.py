@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
+
+from aiotaskq.core.instants import to_datetime
 
 MOST_TYPES = 500
 """Task types, and limits, that a worker tells of: its row is written with each heartbeat."""
@@ -40,6 +43,16 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     limits: tuple[str, ...] | None = None
     """The limits that its handlers declare, sorted, those with a key as ``tenant:``; None where that is not known, or
     they are too many."""
+
+    @property
+    def started(self) -> datetime:
+        """``started_at`` as an aware datetime in UTC."""
+        return to_datetime(self.started_at)
+
+    @property
+    def seen(self) -> datetime:
+        """``seen_at`` as an aware datetime in UTC."""
+        return to_datetime(self.seen_at)
 
     def claims_from(self, queue: str) -> bool:
         """Return whether it claims from this queue."""

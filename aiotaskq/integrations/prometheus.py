@@ -18,7 +18,7 @@ from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.events import Event, EventName
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.worker.watchdog import Occupancy
 
@@ -157,7 +157,7 @@ class Metrics:
 
     # ---- listening ----
 
-    def _listen(self, on: Callable[[str, Callable[[Event], Any]], Any]) -> None:
+    def _listen(self, on: Callable[[EventName, Callable[[Event], Any]], Any]) -> None:
         for name in ("pushed", "completed", "retried", "failed", "cancelled", "expired", "released", "unknown"):
             on(name, self._counting(name))
         on("started", self._started)

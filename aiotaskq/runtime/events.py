@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Any
+from datetime import datetime
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
 from aiotaskq.core.groups import GroupState
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
 
-NAMES = (
+EventName: TypeAlias = Literal[
     "pushed",
     "started",
     "completed",
@@ -39,7 +41,8 @@ NAMES = (
     "group_progress",
     "group_ended",
     "alert",
-)
+]
+NAMES: tuple[EventName, ...] = get_args(EventName)
 OPERATED = "operated"
 """The event of a change made by a user of the dashboard or the HTTP API; a listener of it costs tasks nothing."""
 
@@ -55,6 +58,11 @@ class Event(msgspec.Struct, frozen=True):
     task: Task | None = None
     detail: dict[str, Any] = {}
     group: GroupState | None = None
+
+    @property
+    def time(self) -> datetime:
+        """``at`` as an aware datetime in UTC."""
+        return to_datetime(self.at)
 
 
 class Events:

@@ -12,7 +12,7 @@ import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -27,7 +27,8 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable
 
-EXECUTORS = ("thread", "process", "interpreter")
+Executor: TypeAlias = Literal["thread", "process", "interpreter"]
+EXECUTORS: tuple[Executor, ...] = get_args(Executor)
 MAX_BATCH = 10_000
 
 

@@ -6,7 +6,7 @@ import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from aiotaskq.core.instants import instant
 from aiotaskq.core.validation import check_seconds
@@ -15,6 +15,7 @@ from aiotaskq.runtime.context import TaskContext, current_task
 from aiotaskq.runtime.current import Scope, inside, scopes
 from aiotaskq.runtime.run_steps import RunSteps, loaded, returned_by
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -27,12 +28,15 @@ def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
     return context, context.run_steps()
 
 
+# A keyword-only parameter cannot stand beside a ParamSpec: with a session the arguments are not checked.
 @overload
-async def step(
-    name: str, function: Callable[..., Awaitable[T]], /, *args: Any, session: Any = None, **kwargs: Any
-) -> T: ...
+async def step(name: str, function: Callable[..., Awaitable[T]], /, *args: Any, session: Any, **kwargs: Any) -> T: ...
 @overload
-async def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = None, **kwargs: Any) -> T: ...
+async def step(name: str, function: Callable[..., T], /, *args: Any, session: Any, **kwargs: Any) -> T: ...
+@overload
+async def step(name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+@overload
+async def step(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 async def step(name: str, function: Callable[..., Any], /, *args: Any, session: Any = None, **kwargs: Any) -> Any:
     """Call ``function(*args, **kwargs)`` once in the life of the running task, and return what it returned.
 

@@ -48,7 +48,7 @@ def log_outcome(task: Task, outcome: Outcome, after: Task | None, now: int) -> N
             log.warning("lost {}: {}; it is run again", named(after), _reason(outcome, task, after))
         else:
             attempt = f"attempt {after.retry_count} of {after.max_retries + 1}"
-            wait = f"next in {max(0, after.due - now) / SECOND:.3g} s"
+            wait = f"next in {max(0, after.due_us - now) / SECOND:.3g} s"
             why = f"{_reason(outcome, task, after)}; {attempt}, {wait}"
             log.warning("retried {}: {}", named(after), why, cause=_cause(outcome))
     elif after.status is Status.FAILED:

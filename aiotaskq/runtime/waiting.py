@@ -137,12 +137,12 @@ async def look(
     backend = store.backend
     names = await backend.paused() if paused is None else paused
     pending = [task for task in tasks if task.status is PENDING and task.queue not in names]
-    keys = {task.gate for task in pending if task.parked and not task.waits and task.due <= now and task.gate}
+    keys = {task.gate for task in pending if task.parked and not task.waits and task.due_us <= now and task.gate}
     limits = await store.limits.some(sorted(keys)) if keys else []
     read_at = store.clock.now()
-    ready = bool(keys) or any(not task.parked and (task.due <= now or task.due_at is not None) for task in pending)
+    ready = bool(keys) or any(not task.parked and (task.due_us <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
-    left = [task for task in pending if (task.due > now and _was_left(task)) or (_put_off(task) and task.attempts)]
+    left = [task for task in pending if (task.due_us > now and _was_left(task)) or (_put_off(task) and task.attempts)]
     steps = await backend.steps.read_many(left) if left else []
     return Seen(
         paused=names,
@@ -161,7 +161,7 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
         return Waiting(reason="paused")
     if task.parked and task.waits:
         return Waiting(reason="parents", behind=task.waits)
-    if task.parked and task.due <= now:
+    if task.parked and task.due_us <= now:
         found = _at_a_limit(seen.limits.get(task.gate or ""), max(now, seen.read_at))
         # Workers let it pass, and claim it: without one it is not about to.
         unseen = found.reason == "passing" and seen.workers is not None and not seen.of_queue(task.queue)
@@ -172,9 +172,9 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
         if any(each.types is not None and each.knows(task.type, version) for each in seen.of_queue(task.queue)):
             return Waiting(reason="delayed", until=task.run_at)
         return Waiting(reason="unknown_type", until=task.run_at, version=version)
-    if task.due > now:
+    if task.due_us > now:
         suspended = _suspended(task, seen.steps.get(task.task_id, ()))
-        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due)
+        return suspended or Waiting(reason="retry" if task.retry_count else "delayed", until=task.due_us)
     workers = seen.of_queue(task.queue)
     if workers and not any(each.knows(task.type) for each in workers):
         return Waiting(reason="unknown_type")

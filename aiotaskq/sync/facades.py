@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import aiotaskq.app.legacy as awaited
 import aiotaskq.runtime.steps
@@ -326,11 +326,16 @@ async def _start_scheduler() -> None:
     await (await _process_scheduler.reach.enter()).start()
 
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@overload
+def step(name: str, function: Callable[..., T], /, *args: Any, session: Any, **kwargs: Any) -> T: ...
+@overload
+def step(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 @documented_as(aiotaskq.runtime.steps.step)
-def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = None, **kwargs: Any) -> T:
+def step(name: str, function: Callable[..., Any], /, *args: Any, session: Any = None, **kwargs: Any) -> Any:
     refuse_running_loop("aiotaskq.step")
     context, steps = run_steps("step")
     conversion = returned_by(function)
@@ -342,7 +347,7 @@ def step(name: str, function: Callable[..., T], /, *args: Any, session: Any = No
             found = in_worker_loop(context.loop, steps.end(name, number, value, conversion, session))
         finally:
             in_worker_loop(context.loop, steps.over())
-    return loaded(found, conversion)  # type: ignore[no-any-return]
+    return loaded(found, conversion)
 
 
 @documented_as(aiotaskq.runtime.steps.sleep_for)

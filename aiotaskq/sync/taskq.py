@@ -21,6 +21,7 @@ from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import Note
 from aiotaskq.core.task import Task
+from aiotaskq.runtime.events import EventName
 from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
     Facade,
@@ -316,9 +317,9 @@ class TaskQ(Hinted, Operations):
     alerts = direct(AsyncTaskQ.alerts, _same)
 
     @overload
-    def on(self, event: str, /) -> Callable[[F], F]: ...
+    def on(self, event: EventName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: str, listener: F, /) -> F: ...
+    def on(self, event: EventName, listener: F, /) -> F: ...
 
     @documented_as(AsyncTaskQ.on)
     def on(self, *event_and_listener: Any) -> Any:

@@ -15,7 +15,7 @@ from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.ids import restart_seq
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, StatusName, Task
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import override
@@ -144,7 +144,7 @@ class Harness(Pushes, ABC):
         """Return a task as it is now, by handle or id. Raises NotFound."""
         return await self.tq.get(of if isinstance(of, str) else of.task_id)
 
-    async def tasks(self, status: Status | str | None = None) -> list[Task]:
+    async def tasks(self, status: StatusName | None = None) -> list[Task]:
         """Return the tasks in the store in push order; ``status`` selects."""
         found = await self.tq.find(status=status, limit=100_000)
         return sorted(found, key=lambda task: task.seq)

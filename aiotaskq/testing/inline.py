@@ -94,7 +94,7 @@ class Inline(Harness):
 
     async def _passes_at(self, row: Task) -> int | None:
         """Return when a due task may pass the rate at which it waits; None if it waits for anything else."""
-        if not row.parked or row.gate is None or row.due > self.clock.now():
+        if not row.parked or row.gate is None or row.due_us > self.clock.now():
             return None
         state = await self.tq.limits.get(row.gate)
         return state.next_at if state.state == "open" else None

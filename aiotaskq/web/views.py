@@ -32,7 +32,7 @@ def task_view(task: Task, *, one: bool, show: bool) -> TaskView:
     known = {name: getattr(task, name) for name in _SAME}
     known |= {name: _seconds(getattr(task, name)) for name in ("created_at", "started_at", "completed_at")}
     known |= {name: to_iso(getattr(task, name)) for name in ("expires_at", "lease_until")}
-    known |= {"run_at": to_iso(task.due), "run_time": run_time(task), "error": error}
+    known |= {"run_at": to_iso(task.due_us), "run_time": run_time(task), "error": error}
     view = TaskView(**known | {"progress": visible_progress(task.progress, show)})
     if one:
         view.attempts = [_attempt_view(attempt, whole) for attempt in attempts_of(task)]

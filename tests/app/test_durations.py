@@ -78,7 +78,7 @@ async def test_options_of_a_task_and_of_a_push() -> None:
     assert late.handler.backoff == Backoff(base=60, factor=1, limit=60, jitter=False)
     assert Backoff(base=minute, limit=hour) == Backoff(base=60, limit=3_600)
     task = await (await late.options(delay=hour, timeout=timedelta(seconds=3), expires=minute).push("x")).task()
-    assert (task.timeout, task.expires_at) == (3, task.due + 60 * SECOND)
+    assert (task.timeout, task.expires_at) == (3, task.due_us + 60 * SECOND)
     await tq.edit(task.task_id, timeout=minute, delay=minute)
     assert (await tq.get(task.task_id)).timeout == 60
     with pytest.raises(ValidationError, match="timeout: must be more than 0 seconds"):

@@ -112,7 +112,7 @@ async def test_a_parked_task_shows_when_it_is_due() -> None:
         await tq.push("export")
         task = await (await tq.push("export")).task()
         assert task.parked
-        assert task.due < task.run_at
+        assert task.due_us < task.run_at
 
 
 @pytest.mark.parametrize("url", [None, "memory://"])

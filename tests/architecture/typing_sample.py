@@ -12,9 +12,8 @@ from typing import Any, assert_type
 import pydantic
 
 import aiotaskq.sync
-from aiotaskq import Fair, Limit, Parent, Rate, TaskQ, injected
-from aiotaskq.core.task import Status, Task
-from aiotaskq.types import LimitState, TaskFunction, TaskHandle
+from aiotaskq import Fair, Limit, Parent, Rate, Status, TaskQ, injected, step
+from aiotaskq.types import GroupHandle, LimitState, Task, TaskFunction, TaskHandle
 
 tq = TaskQ("memory://")
 
@@ -96,10 +95,24 @@ async def main() -> None:
     assert_type(await tq.limits.set("tenant:a", 20, rate=Rate(5)), LimitState)
     assert_type(await tq.limits.list(), list[LimitState])
     tq.task(limit=5)  # type: ignore[call-overload]
+    tq.task(executor="proces")  # type: ignore[call-overload]
+    await tq.find(status="bogus")  # type: ignore[arg-type]
+    await tq.find(status=["failed", Status.EXPIRED])
+    await tq.cancel_many(status="bogus")  # type: ignore[arg-type]
+    bills.options(merge="newest")  # type: ignore[arg-type]
+    TaskQ(when_full="block")  # type: ignore[arg-type]
+    tq.on("fail", print)  # type: ignore[call-overload]
+    assert_type(await step("add", add, 1, b=2), int)
+    assert_type(await step("length", len, "text"), int)
+    await step("add", add, "one")  # type: ignore[call-overload]
+    await step("add", add, 1, c=2)  # type: ignore[call-arg]
+    task = await tq.get("id")
+    assert_type(task.created, datetime.datetime)
+    assert_type(task.ended, datetime.datetime | None)
     await pay.push({"id": "x"})  # type: ignore[arg-type]
     await pay.push(order, tags={1})  # type: ignore[arg-type]
     members = await tq.group([add.call(a=1), add.call(a=2)], then=shout.call("x"))
-    assert_type(members, aiotaskq.types.GroupHandle[int])
+    assert_type(members, GroupHandle[int])
     assert_type(await members.result(), list[int])
     assert_type((await members.progress()).failed, int)
     flow = aiotaskq.Workflow("w").add("a", add.call(a=1)).add("b", shout.call("x"), after={"a": "run"})
@@ -107,6 +120,7 @@ async def main() -> None:
     flow.add("c", add.call(a=1), on_failure="never")  # type: ignore[arg-type]
     await (await tq.group([add.call(a=1), aiotaskq.group([add.call(a=2)]), flow])).result()
     await tq.group([add])  # type: ignore[arg-type]
+    assert_type(await tq.start(aiotaskq.chain(add.call(a=1), add.call(a=2))), GroupHandle[int])
     await tq.push_many([add.call(a=1), ("shout", {"text": "x"})])
 
     assert_type(await (await bills.options(debounce=2.0, max_wait=30, merge="last").push(order)).result(), Receipt)

@@ -146,7 +146,7 @@ async def test_what_has_not_started_waits_when_the_budget_is_used_up(backend: Ba
     assert [task.task_id for task in await claimed(backend)] == [other.task_id]
     left = [node.what.task_id for node in made.nodes if node.what.task_id not in {first.task_id, second.task_id}]  # type: ignore[union-attr]
     found = [each for each in await backend.get(left) if each is not None and each.status is Status.PENDING]
-    assert [(each.parked, each.gate, each.due) for each in found] == [(True, f"budget:{group_id}", NOW)] * 2
+    assert [(each.parked, each.gate, each.due_us) for each in found] == [(True, f"budget:{group_id}", NOW)] * 2
     await spend(backend, third, tokens=70)  # what runs goes on
     assert (await state(backend, group_id)).usage == {"tokens": 170, "cost": 4.99, "calls": 1_000}
     assert (await state(backend, group_id)).used_up

@@ -257,7 +257,7 @@ async def test_a_newer_call_gives_back_the_slot_of_another_gate(queue: Queue, ba
     for tenant, gate in (("b", "tenant:b"), (None, None), ("b", "tenant:b"), (None, None)):
         await called(queue, [{"tenant": tenant}], key="k", **PER_TENANT)
         row = await read(backend, held)
-        assert (row.gate, row.parked, row.due) == (gate, gate is not None, NOW + 2 * SECOND)
+        assert (row.gate, row.parked, row.due_us) == (gate, gate is not None, NOW + 2 * SECOND)
     await backend.gates.admit(NOW + 2 * SECOND, 10)
     assert await at_gate(backend, "tenant:a") == (1, 0)
     claimed = await backend.claim("w", NOW + 2 * SECOND, 10, lease_until=LATER)

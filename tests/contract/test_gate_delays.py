@@ -110,7 +110,7 @@ async def test_a_task_that_waits_for_its_time_can_be_moved_cancelled_and_deleted
     assert ids(await claimed(backend, LATE)) == [sooner.task_id]
     await backend.gates.admit(2 * LATE, 10)
     assert ids(await claimed(backend, 2 * LATE)) == [later.task_id]
-    assert (await read(backend, later)).due == 2 * LATE
+    assert (await read(backend, later)).due_us == 2 * LATE
 
 
 async def test_tasks_that_are_not_due_count_among_those_that_wait(backend: Backend) -> None:

@@ -281,7 +281,7 @@ async def test_a_changed_task_raises_the_bound_of_a_gate_that_it_has_not_reached
     await backend.push([waits, later])
     before = await read(backend, later)
     flow = Flow(gates=(narrow, ("all", CAP_1)))
-    after = parked(before.replace(flow=flow, fence=before.fence + 1), before.due)  # as a newer call changes it
+    after = parked(before.replace(flow=flow, fence=before.fence + 1), before.due_us)  # as a newer call changes it
     assert await backend.update([Change(before, after)]) == [True]
     await backend.gates.admit(NOW + SECOND, 10)
     assert ids(await claimed(backend)) == [waits.task_id]
@@ -292,7 +292,7 @@ async def test_a_changed_task_replaces_no_bounds_of_an_operator(backend: Backend
     await backend.push(tasks)
     fixed = await backend.gates.change("g", GateChange(bounds={"cap": 1}), NOW)
     before = await read(backend, tasks[1])
-    after = parked(before.replace(flow=Flow(gates=(("g", CAP_2),)), fence=before.fence + 1), before.due)
+    after = parked(before.replace(flow=Flow(gates=(("g", CAP_2),)), fence=before.fence + 1), before.due_us)
     assert await backend.update([Change(before, after)]) == [True]
     await backend.gates.admit(NOW + SECOND, 10)
     assert (await state(backend)).gate == fixed
@@ -306,7 +306,7 @@ async def test_a_changed_task_gives_a_faster_rate_no_tokens_too_soon(backend: Ba
     (run,) = await claimed(backend, NOW)
     await settled(backend, run, now=NOW)  # its token is charged
     before = await read(backend, second)
-    after = parked(before.replace(flow=Flow(gates=(quick,)), fence=before.fence + 1), before.due)
+    after = parked(before.replace(flow=Flow(gates=(quick,)), fence=before.fence + 1), before.due_us)
     assert await backend.update([Change(before, after)]) == [True]
     await backend.gates.admit(NOW + SECOND, 10)
     assert await claimed(backend, NOW + SECOND) == []

@@ -31,7 +31,7 @@ async def test_the_delay_and_the_expiry_of_a_callback_count_from_the_end(
     await settled(backend, *await claimed(backend), end)
     made = await callback(backend, group_id, kind)
     assert made is not None
-    assert (made.due, made.expires_at) == (LATER + 30 * SECOND, LATER + 90 * SECOND)
+    assert (made.due_us, made.expires_at) == (LATER + 30 * SECOND, LATER + 90 * SECOND)
     assert (made.created_at, made.seq) == (LATER // SECOND, made.seq) and made.seq >= LATER
     for late, ready in ((29, []), (30, ["late"])):
         await backend.gates.admit(LATER + late * SECOND, 10)

@@ -117,7 +117,7 @@ async def test_a_child_with_gates_that_is_brought_back_alone_passes_them_after_i
     await settled(backend, *await claimed(backend), BROKEN)
     for name in "ba":
         await brought_back(backend, made, name)
-    assert ((await rows(backend, made))["b"].due, (await rows(backend, made))["b"].gate) == (LATER, None)
+    assert ((await rows(backend, made))["b"].due_us, (await rows(backend, made))["b"].gate) == (LATER, None)
     await settled(backend, *await claimed(backend))
     await backend.gates.admit(LATER, 10)
     (b,) = await claimed(backend)

@@ -29,7 +29,7 @@ async def kit(store: Store) -> AsyncIterator[Kit]:
 
 async def end_sleep(kit: Kit, handle: TaskHandle[Any]) -> None:
     row = await handle.task()
-    assert (await run_now(kit.tq.queue, row)).due <= kit.tq.queue.clock.now()
+    assert (await run_now(kit.tq.queue, row)).due_us <= kit.tq.queue.clock.now()
 
 
 async def reason(kit: Kit, handle: TaskHandle[Any]) -> str | None:
@@ -55,7 +55,7 @@ async def test_each_sleep_ends_alone_and_what_was_done_is_not_repeated(kit: Kit,
     await kit.advance(hours=1)
     assert (done, await reason(kit, handle)) == (["mail 0", "mail 1"], "sleeping"), "the second sleep is whole"
     row = await handle.task()
-    assert (row.due - kit.tq.queue.clock.now()) / 1e6 > 2.9 * DAY and row.retry_count == 0
+    assert (row.due_us - kit.tq.queue.clock.now()) / 1e6 > 2.9 * DAY and row.retry_count == 0
     found = [(each.kind, each.label) for each in await kit.tq.steps(handle.task_id)]
     assert found == [
         ("step", "mail"),

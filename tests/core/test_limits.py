@@ -259,7 +259,7 @@ def test_types_with_different_narrow_gates_share_a_wide_one() -> None:
 def test_a_gated_task_is_parked_and_keeps_its_due_time() -> None:
     task = Task(task_id="1", type="export", params={"tenant": 1}, run_at=7, seq=5)
     parked = Gating("export", [Limit(1, key="tenant")]).gated(task)
-    assert (parked.run_at, parked.due_at, parked.gate, parked.due) == (PARKED, 7, "tenant:1", 7)
+    assert (parked.run_at, parked.due_at, parked.gate, parked.due_us) == (PARKED, 7, "tenant:1", 7)
     assert Gating("export", [Limit(1, key="tenant")]).gated(task.replace(params={"tenant": None})).flow is None
 
 

@@ -108,7 +108,7 @@ def test_of_an_address_the_host_alone_is_shown() -> None:
 
 def test_one_message_is_sent_to_a_host_at_a_time() -> None:
     (sent,) = messages({"h": make_webhook("https://example.com:8443/hook", SECRET)}, ended(), NOW)
-    assert (sent.parked, sent.gate, sent.due) == (True, f"{WEBHOOK}:example.com", NOW)
+    assert (sent.parked, sent.gate, sent.due_us) == (True, f"{WEBHOOK}:example.com", NOW)
     assert sent.flow == Flow(gates=((f"{WEBHOOK}:example.com", Bounds(cap=1)),))
     (long,) = messages({"h": make_webhook(f"https://{'x' * 1_000}.test/hook", SECRET, name="h")}, ended(), NOW)
     assert long.gate is not None and len(long.gate) <= MAX_KEY

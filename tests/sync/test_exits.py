@@ -21,6 +21,7 @@ AT_ONCE = 8.0  # seconds for an interpreter to end; what it must not wait for ta
 ENDINGS = [("", 0, ""), ("raise ValueError('mine')", 1, "ValueError: mine"), ("sys.exit(5)", 5, "")]
 
 
+NAMES = "MemoryQueue, SessionLocal, TaskQ, get_scheduler, pop_task, set_public"
 USES = {
     "MemoryQueue": "queue = MemoryQueue(); queue.push_task({'type': 'x'}); queue.start_cleanup()",
     "default queue": "threading.Thread(target=pop_task, daemon=True).start(); set_public('k', 1)",
@@ -35,7 +36,7 @@ USES = {
 def test_a_script_that_just_ends_ends_at_once_and_silently(
     use: str, start: Callable[..., Program], tmp_path: Path
 ) -> None:  # E5
-    code = f"import sys, threading, time\nfrom aiotaskq.sync import *\n{USES[use]}\nprint('used')\n"
+    code = f"import sys, threading, time\nfrom aiotaskq.sync import {NAMES}\n{USES[use]}\nprint('used')\n"
     programs = [(start(code + ending), status, err) for ending, status, err in ENDINGS]
     interrupted = start(code + "time.sleep(60)")
     for program, status, err in programs:
@@ -57,7 +58,8 @@ def test_a_script_that_just_ends_ends_at_once_and_silently(
 def test_calls_while_the_interpreter_ends_are_told_in_one_type_of_error(start: Callable[..., Program]) -> None:  # E6
     code = """
         import atexit, threading, time
-        from aiotaskq.sync import *
+        from aiotaskq.errors import ClosedError
+        from aiotaskq.sync import DatabaseQueue, push_task
         queue = DatabaseQueue("sqlite:///x.db")
         queue.push_task({"type": "x"})
         def hammer():
@@ -85,7 +87,7 @@ def test_calls_while_the_interpreter_ends_are_told_in_one_type_of_error(start: C
 def test_ctrl_c_ends_a_wait_within_a_second_and_the_program_goes_on(start: Callable[..., Program]) -> None:  # E9
     code = """
         import time
-        from aiotaskq.sync import *
+        from aiotaskq.sync import MemoryQueue, TaskQ, pop_task
         tq = TaskQ("sqlite:///tq.db")
         handle = tq.push("x")
         calls = [lambda: pop_task(), lambda: MemoryQueue().pop_task(timeout=60), lambda: handle.result()]
@@ -118,7 +120,7 @@ def test_a_task_popped_after_the_caller_has_left_goes_back_at_once(
 ) -> None:  # E10
     code = f"""
         import random, signal, sys, threading, time
-        from aiotaskq.sync import *
+        from aiotaskq.sync import DatabaseQueue, MemoryQueue, pop_task, push_task
         from tests.support.machine import watchdog, within
         sys.unraisablehook = lambda *_: None  # the signal may strike within a weakref's callback
         queue = {kind}
@@ -168,7 +170,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
     code = f"""
         import os, signal, threading, time
         import aiotaskq.runtime.queue.queue
-        from aiotaskq.sync import *
+        from aiotaskq.sync import DatabaseQueue, MemoryQueue, pop_task, push_task
         from tests.support.machine import within
 
         class Left(BaseException): ...
@@ -207,7 +209,7 @@ def test_a_pop_whose_caller_leaves_at_its_last_moment_is_undone(
 def test_run_works_until_a_signal_in_the_main_thread(start: Callable[..., Program]) -> None:
     code = """
         import signal, sys, threading, time
-        from aiotaskq.sync import *
+        from aiotaskq.sync import TaskQ
         tq = TaskQ("sqlite:///tq.db")
         @tq.task
         def work(seconds: float) -> None:

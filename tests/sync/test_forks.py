@@ -16,7 +16,7 @@ from tests.support.programs import Program
 def test_100_forks_beside_threads_in_sqlite_never_stall(start: Callable[..., Program]) -> None:  # E4
     code = """
         import os, sqlite3, sys, threading
-        from aiotaskq.sync import *
+        from aiotaskq.sync import TaskQ
         tq = TaskQ("sqlite:///tq.db")
         handle = tq.push_many([("x", {})] * 300)[0]
         stop = threading.Event()
@@ -47,7 +47,7 @@ def test_a_forked_child_has_a_loop_a_pool_and_an_empty_memory_of_its_own(
 ) -> None:  # E1, E2, E3
     code = """
         import os, sys, threading
-        from aiotaskq.sync import *
+        from aiotaskq.sync import DatabaseQueue, MemoryQueue, SessionLocal, TaskQ, get_queue, get_scheduler, push_task
         from tests.support.machine import watchdog, within
         memory, tq, durable = MemoryQueue(), TaskQ("sqlite:///tq.db"), DatabaseQueue("sqlite:///q.db")
         push_task({"type": "parent"}); memory.push_task({"type": "parent"})

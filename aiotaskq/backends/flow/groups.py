@@ -241,7 +241,7 @@ def again(tx: Rows, after: Task) -> Task:
     assert after.flow is not None
     found = tx.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
     live = live_parents(after.task_id, found.values())
-    return waiting(after, live, after.due) if live else after
+    return waiting(after, live, after.due_us) if live else after
 
 
 class Ends(NamedTuple):
@@ -317,7 +317,7 @@ def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None
     """Do what follows from changes of tasks that are written already: to children, then to groups."""
     found = [(before, after) for before, after in changes if concerns(before, after)]
     if found:
-        now = max(now, *[after.due if after.ended_at is None else after.ended_at for _, after in found])
+        now = max(now, *[after.due_us if after.ended_at is None else after.ended_at for _, after in found])
         to_groups(tx, to_children(tx, found, now), now)
 
 

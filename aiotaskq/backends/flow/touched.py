@@ -126,7 +126,7 @@ class Touched:
             self.known.update(gates)
             if others := redeclared(before, after):
                 self.known.update(others)
-                self.redeclared += [(key, bounds, after.due) for key, bounds in others]
+                self.redeclared += [(key, bounds, after.due_us) for key, bounds in others]
             # The widest first: a task that waits there is before one that only now reaches it.
             keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
             at = settled_at(before, after)

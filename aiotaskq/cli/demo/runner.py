@@ -27,7 +27,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.masking import mask
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Status, StatusName, Task
 from aiotaskq.errors import AiotaskqError, NotSupported
 from aiotaskq.runtime.context import current_task
 
@@ -114,7 +114,7 @@ DRAIN, GRACE = 5.0, 1.0  # seconds
 STOPPED = 130  # exit code
 SAMPLE = 3  # files that are hashed a second time
 ALL = 100_000  # more tasks than a demo ever has
-UNENDED = ("pending", "running")
+UNENDED: tuple[StatusName, ...] = ("pending", "running")
 
 
 class Demo:

@@ -75,13 +75,13 @@ def result_of(row: Task, alias: str, notes: Sequence[Note] = ()) -> Any:
     if task is None:
         return None
     attempts = attempts_of(row)
-    waits = row.status is PENDING and not attempts and row.due >= (row.created_at + 1) * SECOND
+    waits = row.status is PENDING and not attempts and row.due_us >= (row.created_at + 1) * SECOND
     task = dataclasses.replace(
         task,
         priority=min(100, max(-100, -row.priority)),
         queue_name=row.queue,
         backend=alias,
-        run_after=_moment(row.due) if waits else None,
+        run_after=_moment(row.due_us) if waits else None,
     )
     ended = row.ended_at or (row.completed_at and row.completed_at * SECOND)
     result = TaskResult(

@@ -300,7 +300,7 @@ async def run_now(operated: Operated, task: Task) -> Task:
     found = why(task, seen, now)
     if found is not None and found.reason == "event":
         raise TaskConflict(f"task {printable(task.task_id)} waits for an event in its handler; emit the event")
-    if found is not None and task.due <= now:
+    if found is not None and task.due_us <= now:
         if task.waits:
             raise TaskConflict(f"task {printable(task.task_id)} is due already; it waits for the tasks before it")
         if task.parked and task.gate is not None:

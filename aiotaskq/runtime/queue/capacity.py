@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, get_args
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.listeners import ENDED, GATES, READY, TAKEN
@@ -22,7 +22,8 @@ from aiotaskq.runtime.task_log import log_outcome
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
-WHEN_FULL = ("wait", "raise", "drop_oldest")
+WhenFull: TypeAlias = Literal["wait", "raise", "drop_oldest"]
+WHEN_FULL: tuple[WhenFull, ...] = get_args(WhenFull)
 DROPPED = "dropped: the queue is full"
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000
+GroupStatus: TypeAlias = Status | Literal["running", "completed", "failed", "cancelled"]
 STATUSES = (Status.RUNNING, Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 """Those of a group."""
 RESUMED = 100  # groups whose cancel is gone on with at a time

@@ -13,7 +13,7 @@ from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, wid
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
 from aiotaskq.core.steps import EventValue, Step
-from aiotaskq.core.task import SECOND, Filters, Status, Task, Where
+from aiotaskq.core.task import SECOND, Filters, Status, StatusName, Task, Where
 from aiotaskq.core.validation import check_id, check_int, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
@@ -160,7 +160,7 @@ class Operations(ABC, Generic[Retried_co]):
     async def cancel_many(
         self,
         *,
-        status: str | Iterable[str] = ("pending", "running"),
+        status: StatusName | Iterable[StatusName] = ("pending", "running"),
         progress: Callable[[int], None] | None = None,
         **where: Unpack[Filters],
     ) -> int:
@@ -218,7 +218,7 @@ class Operations(ABC, Generic[Retried_co]):
     async def retry_many(
         self,
         *,
-        status: str | Iterable[str] = "failed",
+        status: StatusName | Iterable[StatusName] = "failed",
         limit: int | None = None,
         progress: Callable[[int], None] | None = None,
         **where: Unpack[Filters],

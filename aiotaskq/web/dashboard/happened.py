@@ -25,7 +25,7 @@ _ICONS = {each: each for each in ("completed", "failed", "cancelled", "expired",
     "exhausted": "waiting",
     "quieted": "paused",
 }
-_ORDER = {name: place for place, name in enumerate(NAMES)}
+_ORDER: dict[str, int] = {name: place for place, name in enumerate(NAMES)}
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):

@@ -79,7 +79,7 @@ async def test_a_retry_gives_its_slot_back_and_takes_it_again(backend: RedisBack
     await end(backend, await backend.claim("w", NOW + SECOND, 2, lease_until=LEASE))
     (again,) = await backend.get([first.task_id])
     assert again is not None
-    await backend.gates.admit(again.due, 10)
+    await backend.gates.admit(again.due_us, 10)
     assert await held(backend) == [first.task_id]
 
 

@@ -244,7 +244,7 @@ async def test_a_delayed_task_runs_now(browse: Browse, tq: TaskQ) -> None:
     done = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
     assert (done.status_code, done.headers["location"]) == (303, f"task?id={task_id}")
     task = await tq.get(task_id)
-    assert task.due <= tq.queue.clock.now() and told == [("run-task", [task_id])]
+    assert task.due_us <= tq.queue.clock.now() and told == [("run-task", [task_id])]
     assert "Run now</button>" not in (await browse.get(f"task?id={task_id}")).text
     again = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
     assert again.status_code == 409 and "is due already" in text_of(again)

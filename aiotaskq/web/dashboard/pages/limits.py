@@ -74,7 +74,7 @@ async def limit(view: View) -> LimitPage:
 
 
 def _at_limit(task: Task) -> AtLimit:
-    since = task.began_at if task.status is Status.RUNNING else task.due
+    since = task.began_at if task.status is Status.RUNNING else task.due_us
     return AtLimit(task.task_id, task.type, str(task.status), to_iso(since))
 
 

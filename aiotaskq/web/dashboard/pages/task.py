@@ -224,7 +224,7 @@ def timeline(
             name=step.label,
             until=until,
             timed_out=step.timed_out,
-            now=waits and not task.final and step.until == task.due,
+            now=waits and not task.final and step.until == task.due_us,
             value=step.text or None if show and step.kind in ("step", "event") else None,
         )
         found.append((step.at, 1 + step.n, moment))
