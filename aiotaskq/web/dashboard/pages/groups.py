@@ -6,6 +6,7 @@ import msgspec
 
 from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView, group_detail, group_view
 from aiotaskq.operations.groups import groups as operations
+from aiotaskq.runtime.queue.groups import STATUSES
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.graph import Drawing, Zoom, drawing, zoom_of
@@ -15,7 +16,6 @@ from aiotaskq.web.dashboard.words import marked
 
 ROWS = 50
 MEMBERS = 300
-STATES = ("running", "completed", "failed", "cancelled")
 
 
 class GroupRows(msgspec.Struct):
@@ -32,7 +32,7 @@ class GroupRows(msgspec.Struct):
 async def groups(view: View) -> GroupRows:
     """Read one page of groups, the newest first."""
     status = view.text("status")
-    wanted = status if status in STATES else None
+    wanted = next((each for each in STATUSES if each == status), None)
     found = await view.tq.groups(status=wanted, limit=ROWS + 1, after=view.text("after"))
     more = found[ROWS - 1].group_id if len(found) > ROWS else None
     return GroupRows([group_view(each) for each in found[:ROWS]], wanted or "", more)
