@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from aiotaskq.app.groups import GroupHandle
 from aiotaskq.app.handle import BoundTask, PushOptions, TaskCall, TaskFunction, TaskHandle
+from aiotaskq.app.schedules import Schedules
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.history import Period
 from aiotaskq.core.notes import Note
-from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.schedule import Schedule, ScheduleOptions
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import Attempt, Filters, Task
 from aiotaskq.core.worker_info import WorkerInfo
@@ -44,6 +45,8 @@ __all__ = [
     "Period",
     "PushOptions",
     "Schedule",
+    "ScheduleOptions",
+    "Schedules",
     "Stats",
     "Step",
     "Task",

@@ -8,20 +8,23 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal, Unpack
 
 import msgspec
 
 import aiotaskq.runtime.scheduler.scheduler
+from aiotaskq.app.schedules import check_names
 from aiotaskq.app.settings import schedules_elsewhere, settings, visibility_timeout
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, has_tables, is_shared, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
+from aiotaskq.core.blackout import BlackoutPolicy
+from aiotaskq.core.calendars import CalendarRule
 from aiotaskq.core.masking import mask
 from aiotaskq.core.preview import preview as _preview
-from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import log, printable
@@ -191,24 +194,75 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
                 await backend.open()
 
     async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
-        """Store schedules; see the scheduler of the runtime."""
         await self._reopen()
         return await super().add(schedules)
 
     async def get(self, task_id: str) -> Schedule:
-        """Return one schedule. Raises NotFound."""
         await self._reopen()
         return await super().get(task_id)
 
     async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
-        """Return the schedules, in the order in which they were added."""
         await self._reopen()
         return await super().list(enabled_only)
 
-    async def delete_task(self, task_id: str) -> bool:
-        """Delete a schedule; return whether there was one. The tasks that it has fired stay. Raises ValidationError."""
+    async def delete(self, task_id: str) -> bool:
         await self._reopen()
-        return await super().delete_task(task_id)
+        return await super().delete(task_id)
+
+    # ---- the documented verbs ----
+
+    async def add_scheduler_task(
+        self,
+        name: str,
+        task_type: str,
+        schedule_type: Literal["interval", "cron", "once"],
+        params: dict[str, Any] | None = None,
+        interval_seconds: int | timedelta | None = None,
+        cron_expression: str | None = None,
+        execute_at: float | datetime | None = None,
+        max_runs: int = 0,
+        description: str | None = None,
+        *,
+        task_id: str | None = None,
+        start_at: float | datetime | None = None,
+        **options: Unpack[ScheduleOptions],
+    ) -> str:
+        """Store a schedule and return its id; if the id exists, that schedule stays as it is.
+
+        Args:
+            interval_seconds, cron_expression, execute_at: the timing of that type; one of another type is ignored, with
+                a warning in the log.
+            execute_at, start_at: epoch seconds or an aware datetime; a ``once`` in the past fires now.
+            max_runs: 0 is no limit.
+            options: as of ``Schedules.add``.
+
+        Raises ValidationError naming the field, and MissingExtra for a calendar without the extra ``calendars``.
+        """
+        check_names("add_scheduler_task", options)
+        timing = {
+            "interval_seconds": interval_seconds,
+            "cron_expression": cron_expression,
+            "execute_at": execute_at,
+        }
+        foreign = foreign_timing(schedule_type, **timing)
+        schedule = new_schedule(
+            name,
+            task_type,
+            schedule_type,
+            params,
+            **timing | dict.fromkeys(foreign),
+            max_runs=max_runs,
+            description=description,
+            task_id=task_id,
+            start_at=start_at,
+            now=self.clock.now(),
+            **options,
+        )
+        for field in foreign:
+            title = f"'{printable(name)}' {schedule.task_id}"
+            log.warning("schedule {}: {} is ignored; its type is {}", title, field, schedule.schedule_type)
+        await self.add([schedule])
+        return schedule.task_id
 
     async def list_tasks(self, enabled_only: bool = False) -> builtins.list[dict[str, Any]]:
         """Return the schedules as dicts with the table's columns, in the order in which they were added."""
@@ -221,6 +275,25 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         found = _columns(await self.get(task_id))
         log.debug("get schedule {}", printable(task_id))
         return found
+
+    async def pause_task(self, task_id: str) -> None:
+        """Disable a schedule, in every process. Raises NotFound."""
+        await self.pause(task_id)
+
+    async def resume_task(self, task_id: str) -> None:
+        """Enable a schedule; runs that are overdue follow its misfire policy. Raises NotFound, ValidationError."""
+        await self.resume(task_id)
+
+    async def update_task(self, /, task_id: str, **changes: Any) -> None:
+        """Change columns of a schedule; with another timing its next run is later than now.
+
+        Raises NotFound, ValidationError.
+        """
+        await self.update(task_id, **changes)
+
+    async def delete_task(self, task_id: str) -> bool:
+        """Delete a schedule; return whether there was one. The tasks that it has fired stay. Raises ValidationError."""
+        return await self.delete(task_id)
 
 
 def _place_of_schedules(queue: Any) -> str:
@@ -302,9 +375,9 @@ def preview(
     after: datetime | None = None,
     count: int = 5,
     calendar: str | None = None,
-    calendar_rule: str = "skip_holidays",
+    calendar_rule: CalendarRule = "skip_holidays",
     blackout: str | Sequence[str] = (),
-    blackout_policy: str = "skip",
+    blackout_policy: BlackoutPolicy = "skip",
 ) -> list[datetime]:
     """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
 

@@ -13,19 +13,20 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overloa
 from aiotaskq.app.handle import BatchFunction, Key, One, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
+from aiotaskq.app.schedules import check_names, schedule_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.debounce import Merge
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.foreign_names import Hinted, checks_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
-from aiotaskq.core.schedule import Schedule, new_schedule
+from aiotaskq.core.schedule import Schedule, ScheduleOptions, timing_of
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.events import Event, EventName
-from aiotaskq.runtime.handler import INJECTED, Executor, fitted, make_handler, with_versions
+from aiotaskq.runtime.handler import INJECTED, Executor, make_handler, with_versions
 from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -269,7 +270,6 @@ class Registry(Hinted, ABC):
         """Declare task types that other processes handle, so that they can be pushed by name here."""
         self.registered.elsewhere.update(names)
 
-    @checks_options("schedule", "schedule option")
     def schedule(
         self,
         *,
@@ -279,26 +279,15 @@ class Registry(Hinted, ABC):
         params: dict[str, Any] | None = None,
         name: str | None = None,
         max_runs: int = 0,
-        timezone: str | None = None,
-        misfire: str = "fire_once",
-        overlap: str = "allow",
-        catch_up: int | timedelta | None = None,
-        jitter: int | timedelta = 0,
-        calendar: str | None = None,
-        calendar_rule: str = "skip_holidays",
-        blackout: str | Sequence[str] = (),
-        blackout_policy: str = "skip",
+        **options: Unpack[ScheduleOptions],
     ) -> ScheduleDecorator:
         """Declare a schedule of the decorated task: it is created or updated when the scheduler starts, never doubled.
 
-        Exactly one of ``cron``, ``interval`` (whole seconds or timedelta) and ``at``. ``name`` identifies it across
-        restarts; default the task's name. ``Scheduler.add_scheduler_task`` describes the other options. Raises, when it
-        is declared and not when it runs, ValidationError, and MissingExtra for a calendar without the extra
-        ``calendars``.
+        ``name`` identifies it across restarts; default the task's name. ``Schedules.add`` describes the other options.
+        Raises as that, when it is declared and not when it runs.
         """
-        if sum(each is not None for each in (cron, interval, at)) != 1:
-            raise ValidationError("schedule: exactly one of cron, interval and at is needed")
-        kind = "cron" if cron is not None else "interval" if interval is not None else "once"
+        check_names("schedule", options, ("cron", "interval", "at", "params", "name", "max_runs"))
+        timing = timing_of(cron, interval, at)
 
         def declare(function: Any) -> Any:
             task: TaskFunction[Any, Any, Any] = function if isinstance(function, TaskFunction) else self.task(function)
@@ -307,33 +296,12 @@ class Registry(Hinted, ABC):
                 raise ValidationError(
                     f"name: a schedule {label!r} is declared already; give this one a name of its own"
                 )
-            handler = task.handler
-            stored = fitted(handler, {} if params is None else params)
+            schedule_id = str(uuid.uuid5(NAMESPACE, f"declared:{label}"))
+            given = {"max_runs": max_runs, "task_id": schedule_id, "declared": True, **options}
 
             def make() -> Schedule:
-                return new_schedule(
-                    label,
-                    task.name,
-                    kind,
-                    stored,
-                    interval,
-                    cron,
-                    at,
-                    max_runs,
-                    timezone=timezone or self.timezone,
-                    misfire=misfire,
-                    overlap=overlap,
-                    catch_up=catch_up,
-                    jitter=jitter,
-                    calendar=calendar,
-                    calendar_rule=calendar_rule,
-                    blackout=blackout,
-                    blackout_policy=blackout_policy,
-                    timeout=handler.timeout,
-                    **{name: getattr(handler.template, name) for name in ("priority", "queue", "max_retries")},
-                    task_id=str(uuid.uuid5(NAMESPACE, f"declared:{label}")),
-                    declared=True,
-                    now=self._clock.now(),
+                return schedule_of(
+                    self.registered, self.timezone, self._clock.now(), label, task.name, timing, params, given
                 )
 
             make()

@@ -16,9 +16,11 @@ from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
 from aiotaskq.app.running import Running, RunOptions
+from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, InvalidRow, Schedules
+from aiotaskq.backends.base import Backend, InvalidRow
+from aiotaskq.backends.base import Schedules as StoredSchedules
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
@@ -158,10 +160,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     @functools.cached_property
     def scheduler(self) -> Scheduler:
-        """The scheduler actor; made (and its store opened) only when something uses it.
-
-        Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
-        """
+        """What fires the schedules; made (and its store opened) only when something uses it."""
         url = self._schedules_url
         if self._schedules_elsewhere:
             url = url or settings().database_url
@@ -177,8 +176,15 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             clock,
             check_interval=self._check_interval,
             prepare=self._prepared,
-            timezone=self.timezone,
         )
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules: added, changed, paused, fired and listed.
+
+        Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
+        """
+        return Schedules(self)
 
     def _prepared(self, type: Any, params: Any) -> Any:
         """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
@@ -189,7 +195,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         return task if handler is None or handler.gating is None else handler.gating.gated(task)
 
     @property
-    def open_schedules(self) -> Schedules | None:
+    def open_schedules(self) -> StoredSchedules | None:
         """The store of schedules as far as it is in use: another one than that of the tasks only with the scheduler."""
         if "scheduler" in self.__dict__:
             return self.scheduler.schedules

@@ -33,7 +33,7 @@ async def schedule_id_of(tq: TaskQ, text: str) -> str:
 
     Raises NotFound, which lists the matches if there are several.
     """
-    found = await tq.scheduler.list()
+    found = await tq.schedules.list()
     if any(schedule.task_id == text for schedule in found):
         return text
     if named := [schedule.task_id for schedule in found if schedule.name == text]:

@@ -52,7 +52,7 @@ async def _queues(tq: TaskQ) -> Iterable[str]:
 
 
 async def _schedules(tq: TaskQ) -> Iterable[str]:
-    return [schedule.name for schedule in await tq.scheduler.list()]
+    return [schedule.name for schedule in await tq.schedules.list()]
 
 
 async def _limits(tq: TaskQ) -> Iterable[str]:

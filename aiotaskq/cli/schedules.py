@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -95,7 +95,7 @@ def list_schedules(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    found = with_tq(db, lambda tq: tq.scheduler.list(), schedules)
+    found = with_tq(db, lambda tq: tq.schedules.list(), schedules)
     shown = [schedule for schedule in found if schedule.enabled or not enabled]
     if json:
         echo_json([as_dict(schedule, params) for schedule in shown])
@@ -201,34 +201,37 @@ def add(
     async def work(tq: TaskQ) -> Schedule:
         known = is_handled(tq, task_type, values)
         there = schedule_id is not None and await tq.scheduler.schedules.get([schedule_id]) != [None]
-        schedule = await tq.scheduler.add_scheduler_task(
+        options: Any = {
+            "timezone": timezone,
+            "max_runs": max_runs,
+            "misfire": misfire,
+            "overlap": overlap,
+            "catch_up": catch_up,
+            "jitter": jitter,
+            "calendar": calendar,
+            "calendar_rule": calendar_rule,
+            "blackout": blackout or (),
+            "blackout_policy": blackout_policy,
+            "queue": queue,
+            "priority": priority,
+            "max_retries": max_retries,
+        }
+        made = await tq.schedules.add(
             name,
             task_type,
-            given[0],
-            values,
-            interval,
-            cron,
-            time,
-            timezone=timezone,
-            max_runs=max_runs,
-            misfire=misfire,
-            overlap=overlap,
-            catch_up=catch_up,
-            jitter=jitter,
-            calendar=calendar,
-            calendar_rule=calendar_rule,
-            blackout=blackout or (),
-            blackout_policy=blackout_policy,
-            queue=queue,
-            priority=priority,
-            max_retries=max_retries,
-            task_id=schedule_id,
+            cron=cron,
+            interval=interval,
+            at=time,
+            params=values,
+            schedule_id=schedule_id,
+            **options,
         )
+        schedule = made.task_id
         if not there:
             await noted(tq, "add-schedule", schedule)
         if not known:
             await warn_of_unknown(tq, task_type, queue)
-        return await tq.scheduler.get(schedule)
+        return made
 
     found = with_tq(url, work, schedules, application, adds=True)
     echo_json(as_dict(found, False)) if json else echo(printable(found.task_id))
@@ -240,7 +243,7 @@ def pause(ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None,
 
 
 async def _pause(tq: TaskQ, schedule_id: str) -> Message:
-    await tq.scheduler.pause_task(schedule_id)
+    await tq.schedules.pause(schedule_id)
     await noted(tq, "pause-schedule", schedule_id)
     return Message(marked("paused"))
 
@@ -250,9 +253,9 @@ def resume(
     ids: ScheduleIds, db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, utc: Utc = False, json: Json = False
 ) -> None:
     async def resumed(tq: TaskQ, schedule_id: str) -> Message:
-        await tq.scheduler.resume_task(schedule_id)
+        await tq.schedules.resume(schedule_id)
         await noted(tq, "resume-schedule", schedule_id)
-        due = (await tq.scheduler.get(schedule_id)).due
+        due = (await tq.schedules.get(schedule_id)).due
         return Message(marked("next {time}"), time=instant(due) if json else local(due, utc))
 
     raise typer.Exit(each(db, ids, resumed, schedule_id_of, key="schedule_id", schedules=schedules, as_json=json))
@@ -278,7 +281,7 @@ def delete(
 
 
 async def _delete(tq: TaskQ, schedule_id: str) -> Message:
-    if not await tq.scheduler.delete_task(schedule_id):
+    if not await tq.scheduler.delete(schedule_id):
         raise NotFound(f"there is no schedule {printable(schedule_id)}")
     await noted(tq, "delete-schedule", schedule_id)
     return Message(marked("deleted"))
@@ -327,10 +330,10 @@ def backfill(
     json: Json = False,
 ) -> None:
     async def work(tq: TaskQ) -> Sequence[datetime]:
-        schedule = await tq.scheduler.get(await schedule_id_of(tq, name))
+        schedule = await tq.schedules.get(await schedule_id_of(tq, name))
         begin = read_time("since", since, schedule.timezone)
         end = None if until is None else read_time("until", until, schedule.timezone)
-        times = await tq.scheduler.backfill(schedule.task_id, begin, end, limit=limit, dry_run=dry_run)
+        times = await tq.schedules.backfill(schedule.task_id, begin, end, limit=limit, dry_run=dry_run)
         if times and not dry_run:
             await noted(tq, "backfill-schedule", schedule.task_id, f"count: {len(times)}")
         return times
@@ -410,7 +413,7 @@ def preview(
 
 def _stored(db: str, schedules: str | None, name: str) -> Schedule:
     async def work(tq: TaskQ) -> Schedule:
-        return await tq.scheduler.get(await schedule_id_of(tq, name))
+        return await tq.schedules.get(await schedule_id_of(tq, name))
 
     return with_tq(db, work, schedules)
 

@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final
+from typing import Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,7 +19,7 @@ from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import SECOND
 
-POLICIES: Final = ("skip", "delay")
+BlackoutPolicy = Literal["skip", "delay"]
 MAX_WINDOWS: Final = 100
 
 _DAY: Final = 24 * 60  # minutes

@@ -10,13 +10,13 @@ import difflib
 import functools
 import threading
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.extras import missing
 
 _LOCK: Final = threading.Lock()  # a calendar adds the holidays of a year when it is first asked about it
-RULES: Final = ("skip_holidays", "working_days")
+CalendarRule = Literal["skip_holidays", "working_days"]
 
 
 def check_calendar(field: str, value: object) -> str:

@@ -56,13 +56,13 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
             '@tq.schedule(cron="0 2 * * *")': (
                 "periodic_task periodic cron cron_jobs scheduled_job add_periodic_task add_schedule"
             ),
-            "@tq.schedule(…), or tq.scheduler.add_scheduler_task(…)": "add_job",
-            "tq.scheduler.list()": "get_jobs print_jobs",
-            "tq.scheduler.get(id)": "get_job",
-            "tq.scheduler.delete_task(id)": "remove_job",
-            "tq.scheduler.pause_task(id)": "pause_job",
-            "tq.scheduler.resume_task(id)": "resume_job",
-            "tq.scheduler.update_task(id, …)": "modify_job reschedule_job",
+            "@tq.schedule(…), or tq.schedules.add(…)": "add_job",
+            "tq.schedules.list()": "get_jobs print_jobs",
+            "tq.schedules.get(name)": "get_job",
+            "tq.schedules.delete(name)": "remove_job",
+            "tq.schedules.pause(name)": "pause_job",
+            "tq.schedules.resume(name)": "resume_job",
+            "tq.schedules.update(name, …)": "modify_job reschedule_job",
         },
         "workers": {
             "tq.run()": "worker_main run_worker run_worker_async work listen",
@@ -191,10 +191,6 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
             'overlap="skip"': "max_instances unique",
             'timezone="Asia/Shanghai"': "tz zoneinfo cron_offset",
             "TaskQ(…, schedules=…)": "jobstore",
-        },
-        "tasks": {
-            "@tq.task(queue=…)": "queue",
-            "@tq.task(priority=…)": "priority",
         },
     },
     "constructor": {

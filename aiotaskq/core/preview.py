@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from aiotaskq.core.cron import Cron, check_timezone, local_timezone
+from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.firing import planned
 from aiotaskq.core.instants import instant, to_datetime
-from aiotaskq.core.schedule import Schedule, check_skips, following
-from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import check_int, check_whole_seconds
+from aiotaskq.core.schedule import Schedule, following, new_schedule, timing_of
+from aiotaskq.core.validation import check_int
 
 _WALK: Final = 20_000  # due times that are looked at, of which a calendar or a window may skip any number
 
@@ -39,54 +38,44 @@ def preview(
     timezone: str | None = None,
     after: datetime | None = None,
     count: int = 5,
-    calendar: str | None = None,
-    calendar_rule: str = "skip_holidays",
-    blackout: str | Sequence[str] = (),
-    blackout_policy: str = "skip",
     now: int,
+    **skips: Any,
 ) -> list[datetime]:
-    """The next ``count`` (1 to 1,000) instants of a schedule as aware datetimes in its time zone.
-
-    Those that its calendar or its blackout windows skip are left out; one that a window delays is given by the end of
-    the window.
+    """Return the next ``count`` (1 to 1,000) instants at which tasks start, as aware datetimes in the time zone.
 
     Args:
         cron, interval, at: exactly one; ``interval`` in seconds, ``at`` in epoch seconds or as an aware datetime.
         timezone: an IANA name; default the system's local zone.
         after: an aware datetime, default now; only instants strictly later count.
-        calendar, calendar_rule, blackout, blackout_policy: as of ``Scheduler.add_scheduler_task``.
+        skips: calendar, calendar_rule, blackout and blackout_policy, as of ``new_schedule``.
         now: microseconds UTC.
 
     Raises:
         ValidationError: naming the argument.
         MissingExtra: a calendar is given, and the extra ``calendars`` is not installed.
     """
-    if sum(each is not None for each in (cron, interval, at)) != 1:
-        raise ValidationError("preview: exactly one of cron, interval and at is needed")
+    timing = timing_of(cron, interval, at)
     check_int("count", count, 1, 1000)
-    zone = check_timezone(local_timezone() if timezone is None else timezone)
-    start = now
     if after is not None:
         if not isinstance(after, datetime):
             raise ValidationError(f"after: an aware datetime is needed (got {type(after).__name__})")
-        start = instant("after", after)
-    dues: Iterable[int]
-    if cron is not None:
-        dues = _of_cron(Cron.parse(cron, zone.key), start)
-    elif interval is not None:
-        step = check_whole_seconds("interval", interval, 1) * SECOND
-        dues = itertools.count(start + step, step)
-    else:
-        once = instant("at", at)
-        dues = [once] if once > start else []
-    skips = check_skips(calendar, calendar_rule, blackout, blackout_policy)
-    if skips["calendar"] is not None or skips["blackout"]:
-        rules = Schedule(
-            task_id="", name="", task_type="", schedule_type="", created_at=0, updated_at=0, timezone=zone.key, **skips
-        )
-        runs = (planned(rules, due) for due in itertools.islice(dues, _WALK))
-        dues = (start for start, skipped in runs if skipped is None)
-    return _in_zone(itertools.islice(dues, count), zone)
+        now = instant("after", after)
+    zone = local_timezone() if timezone is None else timezone
+    schedule = new_schedule("preview", "preview", **timing, **skips, timezone=zone, now=now)
+    return starts(schedule, count, after=now)
+
+
+def starts(schedule: Schedule, count: int, *, after: int | None = None) -> list[datetime]:
+    """Return the next instants at which tasks of a schedule start, in its time zone; raises as ``upcoming``.
+
+    ``after``: leave out what is due then or earlier; microseconds UTC.
+    """
+    found = upcoming(schedule, count, fired=True)
+    zone = zone_of(schedule)
+    try:
+        return [to_datetime(run.start, zone) for run in found if after is None or run.due > after]
+    except OverflowError:
+        raise ValidationError(f"count: {count} instants reach beyond the year 9999") from None
 
 
 def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int | None = None) -> list[PlannedRun]:
@@ -128,13 +117,6 @@ def next_start(schedule: Schedule) -> int | None:
     return next((run.start for run in upcoming(schedule, 1, fired=True)), None)
 
 
-def _of_cron(cron: Cron, start: int) -> Iterator[int]:
-    due = start
-    while True:
-        due = cron.next_after(due)
-        yield due
-
-
 def _of_schedule(schedule: Schedule) -> Iterator[int]:
     due = schedule.due
     while due is not None:
@@ -145,11 +127,3 @@ def _of_schedule(schedule: Schedule) -> Iterator[int]:
 def zone_of(schedule: Schedule) -> ZoneInfo:
     """Return the time zone in which the times of a schedule are shown."""
     return check_timezone(schedule.timezone or local_timezone())
-
-
-def _in_zone(dues: Iterable[int], zone: ZoneInfo) -> list[datetime]:
-    dues = list(dues)
-    try:
-        return [to_datetime(due, zone) for due in dues]
-    except OverflowError:
-        raise ValidationError(f"count: {len(dues)} instants reach beyond the year 9999") from None

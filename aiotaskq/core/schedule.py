@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Final, Literal, TypedDict, get_args
 
 import msgspec
 
-from aiotaskq.core.blackout import POLICIES, check_windows
-from aiotaskq.core.calendars import RULES, check_calendar
+from aiotaskq.core.blackout import BlackoutPolicy, check_windows
+from aiotaskq.core.calendars import CalendarRule, check_calendar
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.firing_record import FiringRecord, recorded
@@ -36,10 +37,28 @@ from aiotaskq.core.validation import (
     check_whole_seconds,
 )
 
+Misfire = Literal["fire_once", "skip", "fire_all"]
+Overlap = Literal["allow", "skip", "buffer_one"]
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
-_MISFIRE: Final = ("fire_once", "skip", "fire_all")
-_OVERLAP: Final = ("allow", "skip", "buffer_one")
 MAX_JITTER: Final = 7 * 86_400
+
+
+class ScheduleOptions(TypedDict, total=False):
+    """How a schedule fires, and how its tasks run; see ``Schedule``. Durations in seconds or as timedelta."""
+
+    timezone: str | None
+    misfire: Misfire
+    overlap: Overlap
+    catch_up: int | timedelta | None
+    jitter: int | timedelta
+    calendar: str | None
+    calendar_rule: CalendarRule
+    blackout: str | Sequence[str]
+    blackout_policy: BlackoutPolicy
+    priority: int
+    queue: str
+    max_retries: int
+    timeout: float | timedelta | None
 
 
 class ScheduleStuck(AiotaskqError, RuntimeError):
@@ -142,7 +161,7 @@ class UndecodableSchedule(Schedule, frozen=True, kw_only=True):
 def check_decoded(schedule: Schedule) -> None:
     """Raise ValidationError for a row that cannot be decoded: a task of it might run without its params."""
     if isinstance(schedule, UndecodableSchedule):
-        raise ValidationError("schedule: its row cannot be decoded; correct it with update_task, or delete it")
+        raise ValidationError("schedule: its row cannot be decoded; update its params, or delete it")
 
 
 # ---- making and changing ------------------------------------------------------------------------------------------
@@ -160,6 +179,21 @@ def check_timing(
     if given[_NEEDS[kind]] is None:
         raise ValidationError(f"{_NEEDS[kind]}: missing; schedule_type {kind!r} needs it")
     return kind
+
+
+def timing_of(cron: object = None, interval: object = None, at: object = None) -> dict[str, Any]:
+    """Return the type and the timing of a schedule by the fields of ``Schedule``.
+
+    Raises ValidationError unless exactly one is given, and for a wrong one but for a cron expression.
+    """
+    if sum(each is not None for each in (cron, interval, at)) != 1:
+        raise ValidationError("schedule: exactly one of cron, interval and at is needed")
+    if cron is not None:
+        return {"schedule_type": "cron", "cron_expression": cron}
+    if interval is not None:
+        return {"schedule_type": "interval", "interval_seconds": check_whole_seconds("interval", interval, 1)}
+    instant("at", at)
+    return {"schedule_type": "once", "execute_at": at}
 
 
 def foreign_timing(
@@ -239,8 +273,8 @@ def new_schedule(
         updated_at=now // SECOND,
         description=None if description in (None, "") else check_text("description", description, 10_000),
         timezone=zone,
-        misfire=_choice("misfire", misfire, _MISFIRE),
-        overlap=_choice("overlap", overlap, _OVERLAP),
+        misfire=_choice("misfire", misfire, get_args(Misfire)),
+        overlap=_choice("overlap", overlap, get_args(Overlap)),
         catch_up=None if catch_up is None else check_whole_seconds("catch_up", catch_up, 1, INT32),
         jitter=check_whole_seconds("jitter", jitter, 0, MAX_JITTER),
         **skips,
@@ -261,8 +295,8 @@ def new_schedule(
 
 def check_skips(calendar: object, calendar_rule: object, blackout: object, blackout_policy: object) -> dict[str, Any]:
     """Return these fields of a schedule, checked. Raises ValidationError, MissingExtra for the library of calendars."""
-    rule = _choice("calendar_rule", calendar_rule, RULES)
-    policy = _choice("blackout_policy", blackout_policy, POLICIES)
+    rule = _choice("calendar_rule", calendar_rule, get_args(CalendarRule))
+    policy = _choice("blackout_policy", blackout_policy, get_args(BlackoutPolicy))
     windows = () if blackout is None else check_windows("blackout", blackout)
     if calendar is None and rule != "skip_holidays":
         raise ValidationError("calendar_rule: needs a calendar; give calendar, too, such as 'DE'")
@@ -291,7 +325,7 @@ def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
     """
     for field in changes:
         if field in ("enabled", "next_run_at"):
-            raise ValidationError(f"{field}: cannot be set; pause_task and resume_task do that")
+            raise ValidationError(f"{field}: cannot be set; pause and resume do that")
         if field not in _EDITABLE:
             raise ValidationError(f"{field}: cannot be changed{_guess(field, _EDITABLE)}")
     kept = {field: getattr(schedule, field) for field in _EDITABLE}

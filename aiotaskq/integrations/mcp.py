@@ -190,7 +190,7 @@ class _Tools:
 
     async def list_schedules(self, limit: Limit = 50) -> Json:
         """List the schedules with their next due times, in the order in which they were added, and their number."""
-        found = await self._tq.scheduler.list()
+        found = await self._tq.schedules.list()
         return {"schedules": [_json(schedule_view(s, show=self._show)) for s in found[:limit]], "count": len(found)}
 
     # ---- changes ----

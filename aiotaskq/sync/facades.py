@@ -19,7 +19,6 @@ from aiotaskq.runtime.limits import Limits as AsyncLimits
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
 from aiotaskq.runtime.run_steps import loaded, returned_by
-from aiotaskq.runtime.scheduler.scheduler import Scheduler as AsyncScheduler
 from aiotaskq.runtime.steps import run_steps, running
 from aiotaskq.runtime.store import Store as AsyncStore
 from aiotaskq.sync.bridge import (
@@ -213,26 +212,7 @@ def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) ->
     return Home(make, needs=needs, anew=anew, close=awaited.Scheduler.stop)
 
 
-class SchedulerFacade(Facade[Any]):
-    """Schedules of one store; see ``aiotaskq.runtime.scheduler.scheduler.Scheduler``."""
-
-    start = blocking(AsyncScheduler.start)
-    stop = blocking(AsyncScheduler.stop)
-    add_scheduler_task = blocking(AsyncScheduler.add_scheduler_task)
-    get = blocking(AsyncScheduler.get)
-    list = blocking(AsyncScheduler.list)
-    pause_task = blocking(AsyncScheduler.pause_task)
-    resume_task = blocking(AsyncScheduler.resume_task)
-    update_task = blocking(AsyncScheduler.update_task)
-    delete_task = blocking(AsyncScheduler.delete_task)
-    run_now = blocking(AsyncScheduler.run_now)
-    backfill = blocking(AsyncScheduler.backfill)
-    history = blocking(AsyncScheduler.history)
-    running = reading(AsyncScheduler.running)
-    failures = reading(AsyncScheduler.failures)
-
-
-class Scheduler(SchedulerFacade):
+class Scheduler(Facade[Any]):
     __doc__ = awaited.Scheduler.__doc__
 
     @documented_as(awaited.Scheduler.__init__)
@@ -251,11 +231,16 @@ class Scheduler(SchedulerFacade):
 
     start = blocking(awaited.Scheduler.start)
     stop = blocking(awaited.Scheduler.stop)
-    get = blocking(awaited.Scheduler.get)
-    list = blocking(awaited.Scheduler.list)
-    delete_task = blocking(awaited.Scheduler.delete_task)
+    running = reading(awaited.Scheduler.running)
+    failures = reading(awaited.Scheduler.failures)
+    add_scheduler_task = blocking(awaited.Scheduler.add_scheduler_task)
     list_tasks = blocking(awaited.Scheduler.list_tasks)
     get_task = blocking(awaited.Scheduler.get_task)
+    pause_task = blocking(awaited.Scheduler.pause_task)
+    resume_task = blocking(awaited.Scheduler.resume_task)
+    update_task = blocking(awaited.Scheduler.update_task)
+    delete_task = blocking(awaited.Scheduler.delete_task)
+    run_now = blocking(awaited.Scheduler.run_now)
 
 
 # ---- one of each per process -----------------------------------------------------------------------------------------

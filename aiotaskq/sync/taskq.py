@@ -17,6 +17,7 @@ import aiotaskq.runtime.context
 from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.app.running import RunOptions
+from aiotaskq.app.schedules import Schedules as AsyncSchedules
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import Note
@@ -38,7 +39,7 @@ from aiotaskq.sync.bridge import (
     loop_thread,
     reading,
 )
-from aiotaskq.sync.facades import Operations, Queue, SchedulerFacade, Store
+from aiotaskq.sync.facades import Operations, Queue, Store
 
 AsyncBoundTask = aiotaskq.app.handle.BoundTask
 AsyncHandle = aiotaskq.app.handle.TaskHandle
@@ -170,6 +171,27 @@ class GroupHandle(Facade[Any], Generic[T_co]):
     retry_failed = blocking(AsyncGroupHandle.retry_failed)
 
 
+class Schedules(Facade[AsyncSchedules]):
+    __doc__ = AsyncSchedules.__doc__
+
+    @documented_as(AsyncSchedules.__init__)
+    def __init__(self, tq: TaskQ) -> None:
+        self.reach = Part(tq.reach, lambda reached: reached.schedules)
+        self._tq = tq
+
+    add = blocking(AsyncSchedules.add)
+    update = blocking(AsyncSchedules.update)
+    list = blocking(AsyncSchedules.list)
+    get = blocking(AsyncSchedules.get)
+    pause = blocking(AsyncSchedules.pause)
+    resume = blocking(AsyncSchedules.resume)
+    delete = blocking(AsyncSchedules.delete)
+    run_now = blocking(AsyncSchedules.run_now, lambda self, made: _handle(self._tq, made))
+    backfill = blocking(AsyncSchedules.backfill)
+    history = blocking(AsyncSchedules.history)
+    preview = blocking(AsyncSchedules.preview)
+
+
 class TaskDecorator(Protocol):
     """What ``@tq.task(...)`` returns; see ``aiotaskq.app.registry.TaskDecorator``."""
 
@@ -284,7 +306,6 @@ class TaskQ(Hinted, Operations):
         self.url = self.reach().url
         self.queue: Queue = facade_of(Queue, Part(self.reach, lambda tq: tq.queue))
         self.store: Store = facade_of(Store, Part(self.reach, lambda tq: tq.store))
-        self.scheduler: SchedulerFacade = facade_of(SchedulerFacade, Part(self.reach, lambda tq: tq.scheduler))
 
     def __repr__(self) -> str:
         return repr(self.reach())
@@ -350,6 +371,11 @@ class TaskQ(Hinted, Operations):
     @documented_as(AsyncTaskQ.push_call)
     def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         return self._push_call(call)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The schedules: added, changed, paused, fired and listed."""
+        return Schedules(self)
 
     # ---- living ----
 

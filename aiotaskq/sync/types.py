@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from aiotaskq.sync.facades import Limits, Workers
-from aiotaskq.sync.taskq import BoundTask, GroupHandle, TaskContext, TaskFunction, TaskHandle
+from aiotaskq.sync.taskq import BoundTask, GroupHandle, Schedules, TaskContext, TaskFunction, TaskHandle
 
-__all__ = ["BoundTask", "GroupHandle", "Limits", "TaskContext", "TaskFunction", "TaskHandle", "Workers"]
+__all__ = ["BoundTask", "GroupHandle", "Limits", "Schedules", "TaskContext", "TaskFunction", "TaskHandle", "Workers"]

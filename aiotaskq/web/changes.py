@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 
+COLUMNS = {"cron": "cron_expression", "interval": "interval_seconds", "at": "execute_at"}
+
+
 class EditBody(Struct, forbid_unknown_fields=True):
     """Changes of a pending task; fields left out stay."""
 
@@ -58,12 +61,16 @@ async def create_schedule(tq: TaskQ, body: ScheduleBody) -> str:
     wanted = options["task_id"]
     if wanted is not None:
         try:
-            await tq.scheduler.get(check_key("task_id", wanted, MAX_ID))
+            await tq.schedules.get(check_key("task_id", wanted, MAX_ID))
         except NotFound:
             pass
         else:
             raise TaskConflict(f"task_id: there is a schedule {wanted} already; change that one, or use another id")
-    return await tq.scheduler.add_scheduler_task(**options)
+    timing = {kind: options.pop(name) for kind, name in COLUMNS.items()}
+    name, task = options.pop("name"), options.pop("task_type")
+    del options["schedule_type"]
+    made = await tq.schedules.add(name, task, **timing, schedule_id=options.pop("task_id"), **options)
+    return made.task_id
 
 
 def fields_seen(schedule: Schedule, show_args: bool) -> str:
@@ -93,4 +100,4 @@ async def change_schedule(
     changes = body_options(body)
     if "params" in changes:
         check_json("params", changes["params"])
-    await tq.scheduler.update_task(schedule_id, check, **changes)
+    await tq.scheduler.update(schedule_id, check, **changes)

@@ -169,7 +169,7 @@ async def add_one_aiotaskq(run: Run) -> Sample:
     async with TaskQ(f"sqlite:///{run.place}") as tq:
         start = time.perf_counter()
         for number in range(run.n):
-            await tq.scheduler.add_scheduler_task(f"s{number}", "fire", "interval", {}, 3600)
+            await tq.schedules.add(f"s{number}", "fire", interval=3600)
         return rate(run.n, time.perf_counter() - start)
 
 

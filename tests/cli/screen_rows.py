@@ -65,7 +65,7 @@ async def fill(url: str, now: int) -> None:
     async with TaskQ(url) as tq:
         await tq.queue.backend.push(tasks(now))
         await tq.scheduler.add(schedules)
-        await tq.scheduler.pause_task("cleanup")
+        await tq.schedules.pause("cleanup")
         await tq.pause(QUEUES[1])
 
 

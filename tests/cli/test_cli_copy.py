@@ -86,7 +86,7 @@ def fill(url: str, rows: list[Task], schedules: bool = True) -> None:
                     new_schedule("c", "t", "once", None, None, None, 4_000_000_000, task_id="s-3", now=NOW + SECOND),
                 ]  # fmt: skip
                 await tq.scheduler.add(made)
-                await tq.scheduler.pause_task("s-2")
+                await tq.schedules.pause("s-2")
             await tq.pause("slow")
 
     asyncio.run(main())
@@ -184,7 +184,7 @@ def test_conflicting_rows_are_refused_before_anything_is_written(cli: Cli, way: 
     async def other() -> None:
         async with TaskQ(there) as tq:
             if way == "schedule":
-                await tq.scheduler.add_scheduler_task("other", "t", "interval", interval_seconds=9, task_id="s-1")
+                await tq.schedules.add("other", "t", interval=9, schedule_id="s-1")
             else:
                 name = "task-000000" if way == "id" else "mine"
                 await tq.push("other", {}, task_id=name, **fields)

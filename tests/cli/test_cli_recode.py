@@ -23,7 +23,7 @@ def fill(url: str, key: str) -> str:
     async def main() -> str:
         async with TaskQ(url, codec=Keyed(key)) as tq:
             handles = await tq.push_many([("mail", {"n": n}) for n in range(120)])
-            await tq.scheduler.add_scheduler_task("nightly", "mail", "cron", {"n": 1}, cron_expression="0 2 * * *")
+            await tq.schedules.add("nightly", "mail", params={"n": 1}, cron="0 2 * * *")
             return handles[20].task_id
 
     return asyncio.run(main())
@@ -41,7 +41,7 @@ def test_rows_are_written_anew(cli: Cli) -> None:
 
     async def read() -> list[object]:
         async with TaskQ("sqlite:///app.db", codec=Keyed("new")) as tq:
-            (schedule,) = await tq.scheduler.list()
+            (schedule,) = await tq.schedules.list()
             return [schedule.params, *sorted(task.params["n"] for task in await tq.find(limit=200))]
 
     assert asyncio.run(read()) == [{"n": 1}, *range(120)]

@@ -45,7 +45,7 @@ def fill(cli: Cli) -> None:
         async with TaskQ(cli.url) as tq:
             await tq.queue.backend.push(tasks)
             await tq.scheduler.add(schedules)
-            await tq.scheduler.pause_task("schedule-2")
+            await tq.schedules.pause("schedule-2")
             await tq.pause("slow")
             await tq.store.set_public("greeting", {"text": "你好"})
             await tq.store.set_public("none", None)

@@ -74,12 +74,12 @@ async def check(tq: TaskQ, expected: int, made_up_for: bool = False) -> None:
     assert made_up_for or set(fired.values()) <= {1}, "a due time fired twice"
     assert sum(fired.values()) == expected
     by_schedule = Counter(task.scheduler_task_id for task in await tq.find(limit=10_000))
-    for row in await tq.scheduler.list():
+    for row in await tq.schedules.list():
         assert row.run_count == by_schedule[row.task_id]
 
 
 async def add(tq: TaskQ, name: str = "s", seconds: int = 1, **options: Any) -> str:
-    return await tq.scheduler.add_scheduler_task(name, "t", "interval", interval_seconds=seconds, **options)
+    return (await tq.schedules.add(name, "t", interval=seconds, **options)).task_id
 
 
 async def test_many_processes_whose_clocks_differ_fire_each_due_once(process: Open) -> None:  # C1, C4, C5, C6
@@ -234,15 +234,15 @@ async def test_overlap_counts_the_runs_of_every_process(process: Open) -> None: 
 async def test_pause_edit_and_run_now_hold_for_every_process(process: Open) -> None:  # C10
     one, two = await process(), await process()
     schedule_id = await add(one, seconds=10)
-    await two.scheduler.pause_task(schedule_id)
+    await two.schedules.pause(schedule_id)
     step([one, two], 60)
     await look([one, two])
     assert not await dues(one)
-    task_id = await two.scheduler.run_now(schedule_id)
+    task_id = (await two.schedules.run_now(schedule_id)).task_id
     assert (await one.get(task_id)).scheduler_task_id == schedule_id
-    await one.scheduler.resume_task(schedule_id)
-    await one.scheduler.update_task(schedule_id, interval_seconds=100)
-    row = await two.scheduler.get(schedule_id)
+    await one.schedules.resume(schedule_id)
+    await one.schedules.update(schedule_id, interval=100)
+    row = await two.schedules.get(schedule_id)
     assert row.next_run_at == START // SECOND + 60 + 100
     step([one, two], 99)
     await look([one, two])
@@ -259,15 +259,15 @@ async def test_a_backfill_pushes_each_due_time_that_has_not_fired_once(process: 
     await look([one, two])
     (fired,) = await dues(one)  # at +60 nothing looked, and +120 was made up for
     step([one, two], 15 * 60)
-    await two.scheduler.pause_task(schedule_id)
+    await two.schedules.pause(schedule_id)
     since, until = START // SECOND + 1, START // SECOND + 15 * 60
-    planned = await two.scheduler.backfill(schedule_id, since, until, dry_run=True)
+    planned = await two.schedules.backfill(schedule_id, since, until, dry_run=True)
     assert len(await dues(one)) == 1 and fired[0] == schedule_id
     with pytest.raises(ValidationError, match=r"^limit: 12 due times have not fired, and 11 are allowed"):
-        await two.scheduler.backfill(schedule_id, since, until, limit=11)
-    pushed = await asyncio.gather(*(tq.scheduler.backfill(schedule_id, since, until) for tq in (one, two)))
+        await two.schedules.backfill(schedule_id, since, until, limit=11)
+    pushed = await asyncio.gather(*(tq.schedules.backfill(schedule_id, since, until) for tq in (one, two)))
     assert sorted(map(len, pushed)) == [0, 12] and planned in pushed
-    assert await one.scheduler.backfill(schedule_id, since, until) == []
+    assert await one.schedules.backfill(schedule_id, since, until) == []
     # From 22:13:20: each minute but 22:15:20, which has fired, and 22:26:20, which is in the window.
     assert [f"{due:%H:%M:%S}" for due in planned] == [f"22:{m}:20" for m in range(14, 28) if m not in (15, 26)]
     tasks = await one.find(limit=100)
@@ -276,10 +276,10 @@ async def test_a_backfill_pushes_each_due_time_that_has_not_fired_once(process: 
     ]
     # A task that is deleted counts as fired, too.
     await one.queue.backend.delete([task.task_id for task in tasks])
-    assert await one.scheduler.backfill(schedule_id, since, until) == []
-    newest, *_ = await two.scheduler.history(schedule_id)
+    assert await one.schedules.backfill(schedule_id, since, until) == []
+    newest, *_ = await two.schedules.history(schedule_id)
     assert (newest.outcome, newest.count) == ("backfilled", 12)
-    assert (await one.scheduler.get(schedule_id)).run_count == 1
+    assert (await one.schedules.get(schedule_id)).run_count == 1
 
 
 async def test_the_history_of_a_schedule_is_that_of_every_process(process: Open) -> None:
@@ -287,13 +287,13 @@ async def test_the_history_of_a_schedule_is_that_of_every_process(process: Open)
     schedule_id = await add(one, seconds=60)
     step([one, two], 60)
     await look([one, two])
-    await two.scheduler.pause_task(schedule_id)
+    await two.schedules.pause(schedule_id)
     step([one, two], 185)
-    await one.scheduler.resume_task(schedule_id)
-    task_id = await two.scheduler.run_now(schedule_id)
+    await one.schedules.resume(schedule_id)
+    task_id = (await two.schedules.run_now(schedule_id)).task_id
     step([one, two], 61)
     await look([one, two])
-    found = [(each.outcome, each.reason, each.count) for each in await one.scheduler.history(schedule_id)]
+    found = [(each.outcome, each.reason, each.count) for each in await one.schedules.history(schedule_id)]
     assert found[::-1] == [
         ("fired", None, 1),
         ("paused", None, 1),
@@ -302,7 +302,7 @@ async def test_the_history_of_a_schedule_is_that_of_every_process(process: Open)
         ("skipped", "paused", 3),
         ("fired", None, 1),
     ]
-    assert [each.task_id for each in await two.scheduler.history(schedule_id) if each.task_id] == [task_id]
+    assert [each.task_id for each in await two.schedules.history(schedule_id) if each.task_id] == [task_id]
 
 
 # ---- schedules in a database beside the tasks ---------------------------------------------------------------------

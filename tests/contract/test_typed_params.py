@@ -202,12 +202,12 @@ async def test_the_params_of_a_schedule_are_checked_and_converted(tq: TaskQ) -> 
     with pytest.raises(ValidationError, match=r"^params\.order: "):
         tq.schedule(interval=60, name="other", params={"order": 3})(send)
     async with tq.running():
-        (declared,) = await tq.scheduler.list()
-        added = await tq.scheduler.add_scheduler_task("mine", "send", "interval", {"order": ORDER}, 3600)
+        (declared,) = await tq.schedules.list()
+        added = (await tq.schedules.add("mine", "send", params={"order": ORDER}, interval=3600)).task_id
         with pytest.raises(ValidationError, match=r"^params: send\(\) needs 'order'"):
-            await tq.scheduler.add_scheduler_task("bad", "send", "interval", {}, 3600)
+            await tq.schedules.add("bad", "send", interval=3600)
         with pytest.raises(ValidationError, match=r"^params\.order: "):
-            await tq.scheduler.update_task(added, params={"order": 3})
+            await tq.schedules.update(added, params={"order": 3})
         for schedule_id in (declared.task_id, added):
-            await tq.queue.wait_for_end(await tq.scheduler.run_now(schedule_id), within(30))
+            await (await tq.schedules.run_now(schedule_id)).result(within(30))
     assert ran == [ORDER, ORDER]

@@ -57,8 +57,8 @@ def test_preview_says_what_the_scheduler_does() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "preview: exactly one of cron, interval and at is needed"),
-        ({"cron": "* * * * *", "interval": 5}, "preview: exactly one of cron, interval and at is needed"),
+        ({}, "schedule: exactly one of cron, interval and at is needed"),
+        ({"cron": "* * * * *", "interval": 5}, "schedule: exactly one of cron, interval and at is needed"),
         ({"cron": "0 61 * * *"}, "cron_expression: hour 61 is not in 0-23"),
         ({"interval": 0}, "interval: 0 is not in"),
         ({"interval": timedelta(milliseconds=1500)}, "interval: whole seconds are needed (got 0:00:01.500000)"),

@@ -226,7 +226,7 @@ def test_edits_are_validated() -> None:
         ({"interval_second": 5}, "interval_second: cannot be changed; did you mean 'interval_seconds'?"),
         ({"run_count": 5}, "run_count: cannot be changed"),
         ({"task_id": "x"}, "task_id: cannot be changed"),
-        ({"enabled": False}, "enabled: cannot be set; pause_task and resume_task do that"),
+        ({"enabled": False}, "enabled: cannot be set; pause and resume do that"),
         ({"next_run_at": 5}, "next_run_at: cannot be set"),
         ({"interval_seconds": 0}, "interval_seconds: 0 is not in"),
         ({"cron_expression": "* * * * *"}, "cron_expression: belongs to schedule_type 'cron', not 'interval'"),
@@ -301,7 +301,7 @@ def test_what_another_program_broke_is_not_resumed(
 def test_a_row_that_cannot_be_decoded_is_not_resumed() -> None:
     schedule = paused(make(), NOW)
     fields = {name: getattr(schedule, name) for name in schedule.__struct_fields__}
-    with pytest.raises(ValidationError, match="cannot be decoded; correct it with update_task"):
+    with pytest.raises(ValidationError, match="cannot be decoded; update its params"):
         resumed(UndecodableSchedule(**fields), NOW)
 
 

@@ -138,9 +138,7 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
         assert (shown["status"], shown["waiting"]["reason"]) == ("pending", "full")
         (limit,) = (await ask("limits_list"))["limits"]
         assert (limit["held"], limit["waiting"]) == (1, 1)
-        await kit.tq.scheduler.add_scheduler_task(
-            "nightly", "charge", "cron", cron_expression="0 3 * * *", params={"card": "1"}
-        )
+        await kit.tq.schedules.add("nightly", "charge", cron="0 3 * * *", params={"card": "1"})
         schedules = await ask("list_schedules", limit=1)
         assert (schedules["count"], schedules["schedules"][0]["name"]) == (1, "nightly")
         assert len((await ask("workers_list"))["workers"]) == 1

@@ -211,7 +211,7 @@ async def test_the_real_clock_is_set_back(url: str, monkeypatch: pytest.MonkeyPa
 
     async with asyncio.timeout(within(60)):
         async with tq.running():
-            await tq.scheduler.add_scheduler_task("s", "tick", "interval", interval_seconds=1)
+            await tq.schedules.add("s", "tick", interval=1)
             await fired.wait()
             handle = await tq.push("delayed", delay=2)
             monkeypatch.setattr(time, "time_ns", lambda: real() - BACK * 1_000_000_000)

@@ -75,16 +75,16 @@ class Month:
         self.expected: dict[str, Iterator[datetime]] = {}
         self.ids: dict[str, str] = {}
 
-    async def add(self, name: str, schedule_type: str, expected: Iterator[datetime], **options: Any) -> None:
+    async def add(self, name: str, expected: Iterator[datetime], **options: Any) -> None:
         """Store a schedule of a task of its own, and what has to come of it."""
 
         @self.kit.tq.task(name=name)
         async def noted() -> None:
             self.ran[name].append(self.kit.now)
 
-        self.ids[name] = await self.kit.tq.scheduler.add_scheduler_task(
-            name, name, schedule_type, timezone=options.pop("timezone", "UTC"), **options
-        )
+        self.ids[name] = (
+            await self.kit.tq.schedules.add(name, name, timezone=options.pop("timezone", "UTC"), **options)
+        ).task_id
         self.expected[name] = expected
 
     async def add_all(self) -> None:
@@ -99,13 +99,13 @@ class Month:
             ("*/30 * * * *", berlin, by_cronsim("*/30 * * * *", berlin, start, end)),
         ]
         for expression, zone, expected in cron:
-            await self.add(f"{expression} {zone}", "cron", expected, cron_expression=expression, timezone=zone)
-        await self.add("hourly", "interval", every(start, end, HOUR), interval_seconds=3600)
+            await self.add(f"{expression} {zone}", expected, cron=expression, timezone=zone)
+        await self.add("hourly", every(start, end, HOUR), interval=3600)
         seven = list(every(start, end, 7 * HOUR))[:20]
-        await self.add("seven", "interval", iter(seven), interval_seconds=7 * 3600, max_runs=20)
+        await self.add("seven", iter(seven), interval=7 * 3600, max_runs=20)
         once = start + 0.5 * DAY
-        await self.add("once", "once", iter([once]), execute_at=once)
-        await self.add("past", "once", iter([start]), execute_at=start - DAY)
+        await self.add("once", iter([once]), at=once)
+        await self.add("past", iter([start]), at=start - DAY)
 
     async def add_paused(self, hour: int = 24) -> None:
         """Three that stand still for six and a half hours from then on, each with another misfire policy."""
@@ -116,17 +116,17 @@ class Month:
             expected = (
                 [due for due in whole if due <= began] + made_up * [ended] + [due for due in whole if due > ended]
             )
-            await self.add(policy, "interval", iter(expected), interval_seconds=3600, misfire=policy)
+            await self.add(policy, iter(expected), interval=3600, misfire=policy)
 
     async def standing_still(self) -> None:
-        scheduler, policies = self.kit.tq.scheduler, ("fire_once", "skip", "fire_all")
+        schedules, policies = self.kit.tq.schedules, ("fire_once", "skip", "fire_all")
         began, ended = self.paused
         await self.kit.advance_to(began)
         for policy in policies:
-            await scheduler.pause_task(self.ids[policy])
+            await schedules.pause(self.ids[policy])
         await self.kit.advance_to(ended)
         for policy in policies:
-            await scheduler.resume_task(self.ids[policy])
+            await schedules.resume(self.ids[policy])
 
     def differing(self) -> list[str]:
         """Ask the oracle, which may take longer than the month, what ran otherwise than it says."""
@@ -227,7 +227,7 @@ async def test_the_oracle_finds_a_wrong_firing(fault: str) -> None:
     async with virtual(start=OCTOBER) as kit:
         month = Month(kit, OCTOBER, DAY)
         for name in ("right", "wrong"):
-            await month.add(name, "interval", every(OCTOBER, OCTOBER + DAY, HOUR), interval_seconds=3600)
+            await month.add(name, every(OCTOBER, OCTOBER + DAY, HOUR), interval=3600)
         await kit.advance(DAY)
         ran = month.ran["wrong"]
         assert len(ran) == 24

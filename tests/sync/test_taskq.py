@@ -119,15 +119,16 @@ def test_declared_schedules_run_and_the_actor_lists_them(tq: aiotaskq.sync.TaskQ
     assert isinstance(hourly, aiotaskq.sync.types.TaskFunction)
     with tq.running():
         assert ran.wait(watchdog())
-        listed = {each.name: each for each in tq.scheduler.list()}
-        assert set(listed) == {"once", "hourly"} and tq.scheduler.running and tq.scheduler.failures == 0
-        added = tq.scheduler.add_scheduler_task("x", "tick", "interval", interval_seconds=60)
-        tq.scheduler.update_task(added, interval_seconds=90)
-        assert tq.scheduler.get(added).interval_seconds == 90
-        tq.scheduler.pause_task(added)
-        tq.scheduler.resume_task(added)
-        assert tq.get(tq.scheduler.run_now(added)).scheduler_task_id == added
-        assert tq.scheduler.delete_task(added) is True
+        listed = {each.name: each for each in tq.schedules.list()}
+        assert set(listed) == {"once", "hourly"}
+        assert tq.health()["scheduler"] is None
+        added = tq.schedules.add("x", "tick", interval=60).task_id
+        tq.schedules.update(added, interval=90)
+        assert tq.schedules.get(added).interval_seconds == 90
+        tq.schedules.pause(added)
+        tq.schedules.resume(added)
+        assert tq.schedules.run_now(added).task().scheduler_task_id == added
+        tq.schedules.delete("x")
 
 
 def test_leaving_running_by_an_error_stops_the_workers(tq: aiotaskq.sync.TaskQ) -> None:

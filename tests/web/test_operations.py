@@ -266,9 +266,9 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
 
 async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: Ask, tq: TaskQ) -> None:
     at = 4_000_000_000
-    add = tq.scheduler.add_scheduler_task
-    await add("i", "greet", "interval", {"name": "x"}, interval_seconds=90, start_at=at, timezone="UTC", task_id="i")
-    await add("o", "greet", "once", {"name": "x"}, execute_at=at, timezone="UTC", task_id="o")
+    add = tq.schedules.add
+    await add("i", "greet", params={"name": "x"}, interval=90, start_at=at, timezone="UTC", schedule_id="i")
+    await add("o", "greet", params={"name": "x"}, at=at, timezone="UTC", schedule_id="o")
     first = "2096-10-02T07:06:40+00:00"
     assert (await ask.get("schedules/i/preview?count=2")).json()["times"] == [first, "2096-10-02T07:08:10+00:00"]
     assert (await ask.get("schedules/o/preview")).json()["times"] == [first]
@@ -361,9 +361,9 @@ async def test_an_ended_task_is_deleted(ask: Ask, tq: TaskQ) -> None:
 
 async def test_a_schedule_is_backfilled_and_its_history_shown(ask: Ask, tq: TaskQ) -> None:
     start = int(SystemClock().now() // SECOND // 3600 * 3600) - 5 * 3600
-    options: dict[str, Any] = {"interval_seconds": 3600, "start_at": start, "timezone": "UTC", "task_id": "hourly"}
-    await tq.scheduler.add_scheduler_task("hourly", "greet", "interval", {"name": "h"}, **options)
-    await tq.scheduler.pause_task("hourly")
+    options: dict[str, Any] = {"interval": 3600, "start_at": start, "timezone": "UTC", "schedule_id": "hourly"}
+    await tq.schedules.add("hourly", "greet", params={"name": "h"}, **options)
+    await tq.schedules.pause("hourly")
     span = {"since": to_iso(start * SECOND), "until": to_iso((start + 3 * 3600) * SECOND)}
     dry = (await ask.post("schedules/hourly/backfill", json=span | {"dry_run": True})).json()
     assert len(dry["times"]) == 3 and dry["pushed"] is False and await tq.find(type="greet") == []

@@ -21,7 +21,7 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
         assert await good.result(within(30)) == f"Hello, {SECRET}!"
         with pytest.raises(RuntimeError):
             await bad.result(within(30))
-    await tq.scheduler.add_scheduler_task("s", "greet", "interval", {"name": SECRET}, 60)
+    await tq.schedules.add("s", "greet", params={"name": SECRET}, interval=60)
     async with door(tq) as ask:
         for path in ("tasks", "schedules", "stats", "store", f"tasks/{good.task_id}"):
             answer = await ask.get(path)

@@ -49,7 +49,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         async with tq.running():
             for number in range(3):
                 await tq.push("send_mail", {"to": "you"}, task_id=str(number), delay=number * 3600)
-                await tq.scheduler.add_scheduler_task("s", "report", "interval", {}, 3600, task_id=str(number))
+                await tq.schedules.add("s", "report", interval=3600, schedule_id=str(number))
                 await tq.store.set_public(str(number), number)
             loop = asyncio.get_running_loop()
 

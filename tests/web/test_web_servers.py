@@ -220,7 +220,7 @@ async def test_two_processes_fire_each_schedule_once(database: str, shop: Callab
         await asyncio.to_thread(wait_until, lambda: len(both.said("tick")) >= 3)  # the real clock
         assert await asyncio.to_thread(both.end) < within(12)
     async with TaskQ(database) as tq:
-        (schedule,) = await tq.scheduler.list()
+        (schedule,) = await tq.schedules.list()
         ticks = await tq.find(type="tick")
         orders = await tq.find(type="book")
     assert len(ticks) == schedule.run_count >= 3

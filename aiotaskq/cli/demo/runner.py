@@ -53,14 +53,12 @@ class Dashboard:
         _register_traffic(tq)
         self.open = True
         async with tq.running(8):
-            await tq.scheduler.delete_task(TRAFFIC)
-            await tq.scheduler.add_scheduler_task(
-                "demo traffic", "demo.traffic", "interval", interval_seconds=5, queue=OTHERS, task_id=TRAFFIC
-            )
+            await tq.scheduler.delete(TRAFFIC)
+            await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
             try:
                 await self._server.serve_until(asyncio.Event(), tq, port=self._port, show_args=True, started=_say)
             finally:
-                await tq.scheduler.pause_task(TRAFFIC)
+                await tq.schedules.pause(TRAFFIC)
 
 
 def _say(url: str) -> None:
@@ -213,7 +211,7 @@ class Demo:
         async with TaskQ(self._url) as tq:  # as another process does
             checks = await self._check(tq, counts, scripted, cookie)
             for name in ("every-second", "two-seconds"):
-                await tq.scheduler.pause_task(f"{self._run}-{name}")
+                await tq.schedules.pause(f"{self._run}-{name}")
             await self._save(tq, "finished")
         ok = all(held for held, _ in checks)
         if self._as_json:
@@ -239,7 +237,7 @@ class Demo:
 
     async def _begin(self, tq: TaskQ) -> bool:
         """Go on with the run that was stopped, and return True; or forget what was and begin one."""
-        schedules = await tq.scheduler.list()
+        schedules = await tq.schedules.list()
         if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
             raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
         state = await tq.store.get_public(RUN)
@@ -260,7 +258,7 @@ class Demo:
         await asyncio.gather(*(tq.cancel(task.task_id) for task in await tq.find(status=UNENDED, limit=ALL)))
         await tq.purge()
         for schedule in schedules:
-            await tq.scheduler.delete_task(schedule.task_id)
+            await tq.schedules.delete(schedule.task_id)
         await self._save(tq, "running")
         return False
 
@@ -287,14 +285,15 @@ class Demo:
         elif not self._as_json:
             values = {"count": f"{len(keys):,}", "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
             echo(tr("pushed {count} tasks in one transaction, on disk after {seconds} s", **values))
-        for name, kind, task_type, timing in (
-            ("every-second", "interval", REPORT, {"interval_seconds": 1}),
-            ("two-seconds", "cron", TICK, {"cron_expression": "*/2 * * * * *"}),
-            ("once", "once", TICK, {"execute_at": self._clock.now() / SECOND + 1}),
-        ):
+        timings: tuple[tuple[str, str, dict[str, Any]], ...] = (
+            ("every-second", REPORT, {"interval": 1}),
+            ("two-seconds", TICK, {"cron": "*/2 * * * * *"}),
+            ("once", TICK, {"at": self._clock.now() / SECOND + 1}),
+        )
+        for name, task_type, timing in timings:
             # Before the files in the queue, or the report of the first second would come after the last file.
-            options: dict[str, Any] = {"queue": OTHERS, "priority": -1, "task_id": f"{run}-{name}", **timing}
-            await tq.scheduler.add_scheduler_task(f"demo {name}", task_type, kind, **options)
+            options = {"queue": OTHERS, "priority": -1, "schedule_id": f"{run}-{name}", **timing}
+            await tq.schedules.add(f"demo {name}", task_type, **options)
         return handles[0].task_id
 
     def _report(self, numbers: Numbers) -> None:
@@ -324,7 +323,7 @@ class Demo:
         total, moved, left_then = len(self._files), self._clock.ticks(), -1
         while self._clock.ticks() - moved < PATIENCE * SECOND:
             self._left = left = await tq.queue.count(status=UNENDED, queue=FILES)
-            fired = (await tq.scheduler.get(f"{self._run}-every-second")).run_count
+            fired = (await tq.schedules.get(f"{self._run}-every-second")).run_count
             if not left and fired >= REPORTS and not await tq.queue.count(status=UNENDED, queue=OTHERS):
                 return
             self._bar.update(total - left, report.rate_of(numbers) if left else tr("waiting for the schedules"))
@@ -339,7 +338,7 @@ class Demo:
         found = await tq.find(limit=ALL)
         tasks = {task.idempotency_key or task.task_id: task for task in found}
         completed = {key: task for key, task in tasks.items() if task.status is Status.COMPLETED}
-        schedules = {schedule.task_id: schedule for schedule in await tq.scheduler.list()}
+        schedules = {schedule.task_id: schedule for schedule in await tq.schedules.list()}
         run, checks = self._run, list[tuple[bool, Message]]()
 
         def check(held: bool, claim: str, **values: object) -> None:

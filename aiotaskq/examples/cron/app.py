@@ -43,7 +43,7 @@ async def once(room: str) -> str:
 async def main() -> None:
     """Declare the schedules, and print them."""
     async with tq.running(concurrency=1):
-        for schedule in sorted(await tq.scheduler.list(), key=lambda each: each.name):
+        for schedule in sorted(await tq.schedules.list(), key=lambda each: each.name):
             print(f"{schedule.name}: {schedule.cron_expression or schedule.interval_seconds or 'once'}")
 
 

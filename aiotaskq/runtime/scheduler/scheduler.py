@@ -13,7 +13,6 @@ from aiotaskq.core.backfill import LIMIT as BACKFILL
 from aiotaskq.core.backfill import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.backfill import backfilled, missing_dues
 from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, derived_id, fire, run_now
-from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.schedule import (
@@ -21,8 +20,6 @@ from aiotaskq.core.schedule import (
     changed,
     check_decoded,
     differences,
-    foreign_timing,
-    new_schedule,
     paused,
     resumed,
 )
@@ -59,22 +56,20 @@ class Scheduler:
         clock: Clock,
         *,
         check_interval: float | timedelta = 10.0,
-        prepare: Callable[[Any, Any], Any] | None = None,
-        timezone: str | None = None,
+        prepare: Callable[[Any, Any], Any] = lambda _type, params: params,
     ) -> None:
         """Wire a scheduler.
 
-        ``timezone`` is the IANA name for schedules that name none; None is the system's.
         ``check_interval`` is the longest time in seconds between two looks at the database. ``prepare`` returns the
-        params of a task type as they are stored, or raises ValidationError; None takes them as they are.
+        params of a task type as they are stored, or raises ValidationError.
         """
         self._prepare = prepare
-        self._timezone = timezone
         self.schedules = schedules
         """The store of its schedules."""
         self._queue = queue
         self._queue_backend = queue_backend
-        self._clock = clock
+        self.clock = clock
+        """What says when they are due."""
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         self._poller = Poller("scheduler", self._look, clock)
         self._due_heap = DueHeap()
@@ -111,92 +106,6 @@ class Scheduler:
 
     # ---- schedules ----
 
-    async def add_scheduler_task(
-        self,
-        name: str,
-        task_type: str,
-        schedule_type: str,
-        params: dict[str, Any] | None = None,
-        interval_seconds: int | timedelta | None = None,
-        cron_expression: str | None = None,
-        execute_at: float | datetime | None = None,
-        max_runs: int = 0,
-        description: str | None = None,
-        *,
-        timezone: str | None = None,
-        misfire: str = "fire_once",
-        overlap: str = "allow",
-        catch_up: int | timedelta | None = None,
-        jitter: int | timedelta = 0,
-        calendar: str | None = None,
-        calendar_rule: str = "skip_holidays",
-        blackout: str | Sequence[str] = (),
-        blackout_policy: str = "skip",
-        priority: int = 0,
-        queue: str = "default",
-        max_retries: int = 3,
-        timeout: float | timedelta | None = None,
-        task_id: str | None = None,
-        start_at: float | datetime | None = None,
-    ) -> str:
-        """Store a schedule and return its id; if the id exists, that schedule stays as it is.
-
-        Args:
-            schedule_type: ``interval`` (the first run is one interval from now), ``cron``, or ``once``.
-            interval_seconds, cron_expression, execute_at: the timing of that type; one of another type is ignored, with
-                a warning in the log.
-            execute_at, start_at: epoch seconds or an aware datetime; a ``once`` in the past fires now.
-            max_runs: 0 is no limit.
-            timezone: an IANA name in which a cron expression is evaluated; default the scheduler's, else the system's.
-            misfire, overlap: the policies; see ``Schedule``.
-            catch_up, timeout: seconds.
-            jitter: seconds by which a task may start later than its due time: a part of them, the same in each process.
-            calendar: a country, ``DE``, or a part of one, ``DE-BY``.
-            calendar_rule: ``skip_holidays``, or ``working_days``: due times on all other days are skipped.
-            blackout: windows in which no task starts, such as ``22:00-06:00``, ``2026-12-24``, or
-                ``2026-12-24/2027-01-02``.
-            blackout_policy: ``skip`` what is due in a window, or ``delay`` it to the end.
-
-        Raises:
-            ValidationError: naming the field.
-            MissingExtra: a calendar is given, and the extra ``calendars`` is not installed.
-        """
-        foreign = foreign_timing(schedule_type, interval_seconds, cron_expression, execute_at)
-        schedule = new_schedule(
-            name,
-            task_type,
-            schedule_type,
-            self._prepared(task_type, params),
-            None if "interval_seconds" in foreign else interval_seconds,
-            None if "cron_expression" in foreign else cron_expression,
-            None if "execute_at" in foreign else execute_at,
-            max_runs,
-            description,
-            timezone=self._timezone if timezone is None else timezone,
-            misfire=misfire,
-            overlap=overlap,
-            catch_up=catch_up,
-            jitter=jitter,
-            calendar=calendar,
-            calendar_rule=calendar_rule,
-            blackout=blackout,
-            blackout_policy=blackout_policy,
-            priority=priority,
-            queue=queue,
-            max_retries=max_retries,
-            timeout=timeout,
-            task_id=task_id,
-            start_at=start_at,
-            now=self._clock.now(),
-        )
-        for field in foreign:
-            log.warning("schedule {}: {} is ignored; its type is {}", _named(schedule), field, schedule.schedule_type)
-        await self.add([schedule])
-        return schedule.task_id
-
-    def _prepared(self, task_type: Any, params: Any) -> Any:
-        return params if self._prepare is None else self._prepare(task_type, {} if params is None else params)
-
     async def add(self, schedules: Sequence[Schedule]) -> Sequence[Schedule]:
         """Store schedules in one transaction; return for each the row that is there: the same, or an older one."""
         stored = await self.schedules.add(schedules)
@@ -213,18 +122,20 @@ class Scheduler:
         if any(s.enabled and (s.due or INT64) < self._next_round for s in schedules):
             self._poller.wake()
 
-    async def pause_task(self, task_id: str) -> None:
+    async def pause(self, task_id: str) -> Schedule:
         """Disable a schedule, in every process. Raises NotFound."""
-        log.debug("schedule {} paused", _named(await self._edit(task_id, paused)))
+        return await self._edit(task_id, paused, "paused")
 
-    async def resume_task(self, task_id: str) -> None:
+    async def resume(self, task_id: str) -> Schedule:
         """Enable a schedule; runs that are overdue follow its misfire policy. Raises NotFound, ValidationError."""
-        log.debug("schedule {} resumed", _named(await self._edit(task_id, resumed)))
+        return await self._edit(task_id, resumed, "resumed")
 
-    async def update_task(
+    async def update(
         self, /, task_id: str, check: Callable[[Schedule], None] = lambda _schedule: None, **changes: Any
-    ) -> None:
-        """Change a schedule; with another timing its next run is later than now. Raises NotFound, ValidationError.
+    ) -> Schedule:
+        """Change fields of a schedule; with another timing its next run is later than now.
+
+        Raises NotFound, ValidationError.
 
         ``check`` is called with the schedule of which the change is made, and raises to stop it: what is written
         replaces that one and no other.
@@ -235,12 +146,11 @@ class Scheduler:
             after = changed(schedule, now, **changes)
             if "params" not in changes and "task_type" not in changes:
                 return after
-            return after.replace(params=self._prepared(after.task_type, after.params))
+            return after.replace(params=self._prepare(after.task_type, after.params))
 
-        edited = await self._edit(task_id, edit)
-        log.debug("schedule {} changed", _named(edited))
+        return await self._edit(task_id, edit, "changed")
 
-    async def delete_task(self, task_id: str) -> bool:
+    async def delete(self, task_id: str) -> bool:
         """Delete a schedule; return whether there was one. The tasks that it has fired stay. Raises ValidationError."""
         check_id(task_id)
         (there,) = await self.schedules.delete([task_id])
@@ -252,7 +162,7 @@ class Scheduler:
         while True:
             before = await self.get(task_id)
             check_decoded(before)
-            after, task = run_now(before, self._clock.now(), new_id())
+            after, task = run_now(before, self.clock.now(), new_id())
             self._queue.gated(task)  # raises what would stop the write
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
@@ -285,7 +195,7 @@ class Scheduler:
         begin = instant("since", since)
         check_int("limit", limit, 1, MAX_BACKFILL)
         while True:
-            before, now = await self.get(task_id), self._clock.now()
+            before, now = await self.get(task_id), self.clock.now()
             check_decoded(before)
             dues = missing_dues(before, begin, now if until is None else instant("until", until), now)
             ids = [derived_id(task_id, due) for due in dues]
@@ -300,10 +210,6 @@ class Scheduler:
                 log.debug("schedule {} backfilled: {} tasks", _named(before), len(made))
                 return times
 
-    async def history(self, task_id: str) -> Sequence[FiringRecord]:
-        """Return what the schedule fired and skipped, and when it was paused; the newest first. Raises NotFound."""
-        return (await self.get(task_id)).history[::-1]
-
     async def get(self, task_id: str) -> Schedule:
         """Return one schedule. Raises NotFound, and ValidationError for an id that is not text."""
         check_id(task_id)
@@ -312,21 +218,22 @@ class Scheduler:
             raise NotFound(f"there is no schedule {printable(task_id)}")
         return schedule
 
-    async def _edit(self, task_id: str, edit: Callable[[Schedule, int], Schedule]) -> Schedule:
+    async def _edit(self, task_id: str, edit: Callable[[Schedule, int], Schedule], done: str) -> Schedule:
         while True:
             before = await self.get(task_id)
-            after = edit(before, self._clock.now())
-            if after == before:
-                return after
-            if await self.schedules.change([ScheduleChange(before, after)]) == [True]:
-                self._note([after.replace(version=before.version + 1)])
+            after = edit(before, self.clock.now())
+            if after == before or await self.schedules.change([ScheduleChange(before, after)]) == [True]:
+                if after != before:
+                    after = after.replace(version=before.version + 1)
+                    self._note([after])
+                log.debug("schedule {} {}", _named(after), done)
                 return after
 
     async def declare(self, wanted: Sequence[Schedule]) -> None:
         """Add or change schedules as the code declares them; a paused one stays paused."""
         for schedule, stored in zip(wanted, await self.add(wanted), strict=True):
             if stored is not schedule and (changes := differences(stored, schedule)):
-                await self.update_task(stored.task_id, **changes)
+                await self.update(stored.task_id, **changes)
 
     async def list(self, enabled_only: bool = False) -> Sequence[Schedule]:
         """Return the schedules, in the order in which they were added."""
@@ -335,7 +242,7 @@ class Scheduler:
     # ---- firing ----
 
     async def _look(self) -> float:
-        now, begin = self._clock.now(), self._clock.ticks()
+        now, begin = self.clock.now(), self.clock.ticks()
         self._next_round = 0  # a change during the round need not wake the loop
         if self._outbox is not None:
             await self._outbox.recover(now)
@@ -358,9 +265,9 @@ class Scheduler:
         if len(due) == LIMIT or not self._due_heap.covers(now):
             return 0.0 if due else AHEAD / SECOND  # more may be due already; those that were read wait for room
         delay = await self._until_next()
-        if due and (took := self._clock.ticks() - begin):  # a virtual clock is always exact
+        if due and (took := self.clock.ticks() - begin):  # a virtual clock is always exact
             delay = max(delay, GAP - took / SECOND)
-        self._next_round = self._clock.now() + int(delay * SECOND)
+        self._next_round = self.clock.now() + int(delay * SECOND)
         return delay
 
     async def _bring_near(self, now: int, differ: int) -> None:
@@ -389,7 +296,7 @@ class Scheduler:
             at = await self.schedules.next_due()
         if at is None:
             return self._check_interval
-        return min(self._check_interval, max(0.0, (at - self._clock.now()) / SECOND))
+        return min(self._check_interval, max(0.0, (at - self.clock.now()) / SECOND))
 
     async def _fire(self, due: Sequence[Schedule], now: int) -> None:
         watched = [schedule.task_id for schedule in due if schedule.overlap != "allow"]
@@ -449,7 +356,7 @@ class Scheduler:
             held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
                 for task in fired if ok else ():
-                    self._queue.events.emit("pushed", self._clock.now(), task)
+                    self._queue.events.emit("pushed", self.clock.now(), task)
             return held
         if self._outbox is not None:
             return await self._outbox.write(changes)

@@ -91,7 +91,7 @@ HISTORY = {
 
 
 async def _view(call: Call, schedule_id: str) -> ScheduleView:
-    return schedule_view(await call.tq.scheduler.get(schedule_id), show=call.policy.show_args)
+    return schedule_view(await call.tq.schedules.get(schedule_id), show=call.policy.show_args)
 
 
 def _id(call: Call) -> str:
@@ -131,7 +131,7 @@ async def list_schedules(call: Call) -> ApiResponse:
     """List schedules; 404 if the one that `cursor` names has been deleted since."""
     query: ScheduleQuery = call.query
     show = call.may_show("params" in query.show)
-    found = await call.tq.scheduler.list(query.enabled)
+    found = await call.tq.schedules.list(query.enabled)
     start = 0
     if query.cursor is not None:
         start = 1 + next((n for n, each in enumerate(found) if each.task_id == query.cursor), -2)
@@ -177,7 +177,7 @@ async def preview_schedule(call: Call) -> ApiResponse:
 )
 async def preview_times(call: Call) -> ApiResponse:
     """Preview the next due times of a schedule, with jitter, holidays and blackouts; of a paused one as if resumed."""
-    schedule = await call.tq.scheduler.get(_id(call))
+    schedule = await call.tq.schedules.get(_id(call))
     runs, zone = upcoming(schedule, call.query.count), zone_of(schedule)
     planned = [
         PlannedView(to_datetime(run.due, zone).isoformat(), to_datetime(run.start, zone).isoformat(), run.skipped)
@@ -195,7 +195,7 @@ async def preview_times(call: Call) -> ApiResponse:
 async def schedule_history(call: Call) -> ApiResponse:
     """Show what a schedule fired and skipped, with the reasons, and when it was paused."""
     schedule_id = _id(call)
-    found = await call.tq.scheduler.history(schedule_id)
+    found = await call.tq.schedules.history(schedule_id)
     return respond(FiringHistory([firing_view(schedule_id, each) for each in found]))
 
 
@@ -207,7 +207,7 @@ async def schedule_history(call: Call) -> ApiResponse:
 )
 async def pause_schedule(call: Call) -> ApiResponse:
     """Disable a schedule, for every process."""
-    await call.tq.scheduler.pause_task(_id(call))
+    await call.tq.schedules.pause(_id(call))
     return respond(await _view(call, _id(call)))
 
 
@@ -219,7 +219,7 @@ async def pause_schedule(call: Call) -> ApiResponse:
 )
 async def resume_schedule(call: Call) -> ApiResponse:
     """Enable a schedule; what became due meanwhile follows its misfire policy. 422 if it is finished."""
-    await call.tq.scheduler.resume_task(_id(call))
+    await call.tq.schedules.resume(_id(call))
     return respond(await _view(call, _id(call)))
 
 
@@ -247,7 +247,7 @@ async def run_schedule(call: Call) -> ApiResponse:
 async def backfill_schedule(call: Call) -> ApiResponse:
     """Fire the due times of a past span that have fired no task, each once; 422 if there are more than ``limit``."""
     body: BackfillBody = call.body
-    found = await call.tq.scheduler.backfill(_id(call), body.since, body.until, limit=body.limit, dry_run=body.dry_run)
+    found = await call.tq.schedules.backfill(_id(call), body.since, body.until, limit=body.limit, dry_run=body.dry_run)
     return respond(Backfilled([each.isoformat() for each in found], bool(found) and not body.dry_run))
 
 
@@ -279,6 +279,6 @@ async def change_schedule(call: Call) -> ApiResponse:
 @schedules("DELETE", "/schedules/{schedule_id}", Success(204, "Deleted; tasks that it fired stay"), problems=(404, 501))
 async def delete_schedule(call: Call) -> ApiResponse:
     """Delete a schedule. Tasks that it fired stay."""
-    if not await call.tq.scheduler.delete_task(_id(call)):
+    if not await call.tq.scheduler.delete(_id(call)):
         raise NotFound(f"there is no schedule {_id(call)}")
     return respond(status=204)

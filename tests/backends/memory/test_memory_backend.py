@@ -20,6 +20,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Released, settle
+from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
@@ -195,7 +196,7 @@ async def test_a_fired_task_is_due_at_once_after_the_wall_clock_was_set_forward(
     queue = Queue(backend, steady)
     assert store.schedules is not None
     scheduler = Scheduler(store.schedules, queue, backend, wall)
-    await scheduler.add_scheduler_task("n", "t", "interval", interval_seconds=1)
+    await scheduler.add([new_schedule("n", "t", "interval", interval_seconds=1, now=wall.now())])
     await wall.advance(1)
     await scheduler._look()
     assert await queue.get_queue_size() == 1

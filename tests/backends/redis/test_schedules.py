@@ -54,8 +54,8 @@ async def test_schedules_are_beside_the_tasks_and_nothing_else_is_opened(
     monkeypatch.chdir(tmp_path)
     clock = VirtualClock(NOW)
     async with TaskQ(url, clock=clock) as tq, TaskQ(url, clock=clock) as other:
-        schedule_id = await tq.scheduler.add_scheduler_task("n", "t", "interval", interval_seconds=5)
-        assert [row.task_id for row in await other.scheduler.list()] == [schedule_id]
+        schedule_id = (await tq.schedules.add("n", "t", interval=5)).task_id
+        assert [row.task_id for row in await other.schedules.list()] == [schedule_id]
         clock.step(5)
         await other.scheduler._look()
         assert [task.scheduler_task_id for task in await tq.find()] == [schedule_id]
@@ -97,7 +97,7 @@ async def test_a_database_that_is_named_holds_the_schedules(
 def test_a_store_in_memory_holds_none(kind: Any) -> None:
     tq = kind("redis://me:sesame@localhost:1/0", schedules="memory://")
     with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them; name a SQL database or Redis"):
-        tq.scheduler.get("x")
+        tq.schedules.get("x")
     with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them"):
         aiotaskq.Scheduler(queue=aiotaskq.RedisQueue("redis://localhost:1/0"), url="memory://")
 
@@ -165,8 +165,8 @@ async def test_a_damaged_row_is_disabled_and_can_be_deleted(
         assert await backend.schedules.due(NOW, 5) == []  # nothing looks at it again and again
         if damaged:
             assert re.findall(rb'"params":..|\xff|\[]', damaged)[0] in server.ask("HGET", key, schedule.task_id)
-        assert await tq.scheduler.delete_task(schedule.task_id)
-        assert [row.task_id for row in await tq.scheduler.list()] == [good.task_id]
+        await tq.schedules.delete(schedule.task_id)
+        assert [row.task_id for row in await tq.schedules.list()] == [good.task_id]
 
 
 async def test_an_index_entry_without_a_row_is_dropped(backend: RedisBackend, server: Server, prefix: str) -> None:

@@ -189,7 +189,7 @@ async def test_a_fail_over() -> None:
     with watched() as group:
         async with TaskQ(group.url()) as tq, opened(group.url()) as other:
             backend = tq.queue.backend
-            schedule = await tq.scheduler.add_scheduler_task("n", "t", "interval", interval_seconds=3600)
+            schedule = (await tq.schedules.add("n", "t", interval=3600)).task_id
             there = await pushed(backend, queue="there")
             (running,) = await backend.claim("o", NOW, 1, queues=["there"], lease_until=LEASE)
             group.replicated()
@@ -198,8 +198,8 @@ async def test_a_fail_over() -> None:
             handle = await until_it_works(lambda: tq.push("t", task_id="after"))
             assert handle.task_id == "after" and group.primary is not former
             assert await backend.get([there.task_id]) == [running]
-            assert [row.task_id for row in await tq.scheduler.list()] == [schedule]
-            assert await tq.scheduler.run_now(schedule)
+            assert [row.task_id for row in await tq.schedules.list()] == [schedule]
+            assert await tq.schedules.run_now(schedule)
             await hears(other, backend)
 
 
@@ -222,7 +222,7 @@ async def test_work_goes_on_through_fail_overs() -> None:
     number = 0
     with watched(replicas=2, sentinels=3) as group:
         async with workers(group.url(), ran) as one, workers(group.url(), ran):
-            schedule = await one.scheduler.add_scheduler_task("s", "work", "interval", {"n": -1}, interval_seconds=1)
+            schedule = (await one.schedules.add("s", "work", params={"n": -1}, interval=1)).task_id
 
             async def push(count: int) -> None:
                 nonlocal number
@@ -253,7 +253,7 @@ async def test_work_goes_on_through_fail_overs() -> None:
                 # The former primary has become a replica, whatever it holds.
                 await eventually(lambda: former.ask("ROLE")[0] == b"slave", pause=0.1)  # noqa: B023
             await eventually(lambda: all(ran[n] for n in range(1, number + 1)), pause=0.1)
-            row = await one.scheduler.get(schedule)
+            row = await one.schedules.get(schedule)
             fired = await one.find(scheduler_task_id=schedule, limit=10_000)
             assert len({task.task_id for task in fired}) == len(fired) == row.run_count > 0
             done = await one.queue.backend.find(TaskFilter(status=(Status.COMPLETED,)), 10_000)

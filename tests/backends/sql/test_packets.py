@@ -142,11 +142,11 @@ async def test_params_that_are_too_large_are_refused_at_the_call(server: Server,
         with pytest.raises(ValidationError, match="value: "):
             await tq.store.set_public("k", large)
         with pytest.raises(ValidationError, match="params: "):
-            await tq.scheduler.add_scheduler_task("n", "job", "interval", params=large, interval_seconds=60)
-        schedule = await tq.scheduler.add_scheduler_task("n", "job", "interval", params=small, interval_seconds=60)
+            await tq.schedules.add("n", "job", params=large, interval=60)
+        schedule = (await tq.schedules.add("n", "job", params=small, interval=60)).task_id
         with pytest.raises(ValidationError, match="params: "):
-            await tq.scheduler.update_task(schedule, params=large)
-        assert [row.params for row in await tq.scheduler.list()] == [small]
+            await tq.schedules.update(schedule, params=large)
+        assert [row.params for row in await tq.schedules.list()] == [small]
 
 
 async def test_progress_that_is_too_large_is_refused_at_the_call(server: Server, url: str) -> None:

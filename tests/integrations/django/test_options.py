@@ -175,7 +175,7 @@ def test_schedules_of_tasks_are_declared_and_fired_by_the_worker(sqlite: Path) -
         tq.on("completed", lambda _event: ended.set())
         async with tq.running(), asyncio.timeout(watchdog()):
             await ended.wait()
-            return {each.name: each for each in await tq.scheduler.list()}
+            return {each.name: each for each in await tq.schedules.list()}
 
     found = asyncio.run(main())
     assert module.ran == ["at once"]

@@ -15,7 +15,7 @@ from tests.support.machine import within
 
 
 async def test_clock_set_back_and_far_ahead(tq: TaskQ, clock: VirtualClock) -> None:  # C12, C13
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=60)
+    await tq.schedules.add("s", "t", interval=60)
     await passes(tq, clock, 60, step=60)
     for step in (-120, 120, -3600, 3600, -365 * 86400, 365 * 86400):
         clock.step(step)
@@ -32,14 +32,14 @@ async def test_clock_set_back_and_far_ahead(tq: TaskQ, clock: VirtualClock) -> N
 
 
 async def test_the_clock_is_set_back(tq: TaskQ, clock: VirtualClock) -> None:  # C12
-    add = tq.scheduler.add_scheduler_task
-    second = await add("second", "t", "interval", interval_seconds=1)
-    minute = await add("minute", "t", "interval", interval_seconds=60)
-    cron = await add("cron", "t", "cron", cron_expression="* * * * *", timezone="UTC")
-    once = await add("once", "t", "once", execute_at=START // SECOND + 130)
+    add = tq.schedules.add
+    second = (await add("second", "t", interval=1)).task_id
+    minute = (await add("minute", "t", interval=60)).task_id
+    cron = (await add("cron", "t", cron="* * * * *", timezone="UTC")).task_id
+    once = (await add("once", "t", at=START // SECOND + 130)).task_id
 
     async def counts() -> list[int]:
-        return [(await tq.scheduler.get(each)).run_count for each in (second, minute, cron, once)]
+        return [(await tq.schedules.get(each)).run_count for each in (second, minute, cron, once)]
 
     async def elapse(seconds: int) -> None:
         for _ in range(seconds):
@@ -66,7 +66,7 @@ async def test_the_clock_is_set_back(tq: TaskQ, clock: VirtualClock) -> None:  #
 async def test_a_scheduler_that_starts_after_the_clock_was_set_back(tmp_path: Path, clock: VirtualClock) -> None:  # C12
     url = f"sqlite:///{tmp_path}/s.db"
     async with TaskQ(url, clock=clock) as tq:
-        await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
+        await tq.schedules.add("s", "t", interval=1)
         await passes(tq, clock, 5)
     clock.step(-3600)
     async with TaskQ(url, clock=clock) as tq:
@@ -78,7 +78,7 @@ async def test_two_schedulers_see_the_clock_set_back(tmp_path: Path, clock: Virt
     url = f"sqlite:///{tmp_path}/two.db"
     async with TaskQ(url, clock=clock) as one, TaskQ(url, clock=clock) as two:
         for number in range(20):
-            await one.scheduler.add_scheduler_task(f"s{number}", "t", "interval", interval_seconds=2)
+            await one.schedules.add(f"s{number}", "t", interval=2)
         for _ in range(3):
             clock.step(-3600)
             await asyncio.gather(one.scheduler._look(), two.scheduler._look())
@@ -86,5 +86,5 @@ async def test_two_schedulers_see_the_clock_set_back(tmp_path: Path, clock: Virt
                 await clock.advance(1)
                 await asyncio.gather(one.scheduler._look(), two.scheduler._look())
         tasks = await one.find(limit=1000)
-        runs = [row.run_count for row in await one.scheduler.list()]
+        runs = [row.run_count for row in await one.schedules.list()]
         assert sum(runs) == len(tasks) and all(count in (13, 14, 15) for count in runs)

@@ -22,26 +22,29 @@ from tests.support.machine import within
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"schedule_type": "weekly"}, "schedule_type: "),
-        ({"schedule_type": "interval"}, "interval_seconds: missing"),
-        ({"schedule_type": "interval", "interval_seconds": 0}, "interval_seconds: 0 is not in 1"),
-        ({"schedule_type": "interval", "execute_at": 1}, "interval_seconds: missing"),
-        ({"schedule_type": "cron", "cron_expression": "61 * * * *"}, "cron_expression: minute 61 is not in 0-59"),
-        ({"schedule_type": "cron", "cron_expression": "0 0 31 2 *"}, "cron_expression: "),
-        ({"schedule_type": "cron", "cron_expression": "\uff11 * * * *"}, "cron_expression: "),
-        ({"schedule_type": "cron", "cron_expression": "0 3-3 * * *"}, "cron_expression: "),
-        ({"schedule_type": "cron", "cron_expression": "* * * * *", "timezone": "Mars/Base"}, "timezone: "),
-        ({"schedule_type": "once", "execute_at": datetime(2030, 1, 1)}, "execute_at: "),
-        ({"schedule_type": "once", "execute_at": 1_700_000_000_000}, "execute_at: "),
+        ({"interval": 1, "every": 1}, "schedules.add: there is no option 'every'; here: interval=60"),
+        ({"interval": 1, "misfires": "skip"}, "schedules.add: unknown option misfires; did you mean misfire?"),
+        ({"interval": 1, "misfire": "skp"}, "misfire: must be one of fire_once, skip, fire_all"),
+        ({}, "schedule: exactly one of cron, interval and at is needed"),
+        ({"interval": 0}, "interval: 0 is not in 1"),
+        ({"interval": 0.5}, "interval: "),
+        ({"interval": 1, "at": 1}, "schedule: exactly one of cron, interval and at is needed"),
+        ({"cron": "61 * * * *"}, "cron_expression: minute 61 is not in 0-59"),
+        ({"cron": "0 0 31 2 *"}, "cron_expression: "),
+        ({"cron": "\uff11 * * * *"}, "cron_expression: "),
+        ({"cron": "0 3-3 * * *"}, "cron_expression: "),
+        ({"cron": "* * * * *", "timezone": "Mars/Base"}, "timezone: "),
+        ({"at": datetime(2030, 1, 1)}, "at: "),
+        ({"at": 1_700_000_000_000}, "at: "),
     ],
 )
 async def test_bad_schedules_are_refused_before_anything_is_written(
     tq: TaskQ, arguments: dict[str, Any], message: str
 ) -> None:  # I6, I7, C17
     with pytest.raises(ValidationError) as caught:
-        await tq.scheduler.add_scheduler_task(name="n", task_type="t", **arguments)
+        await tq.schedules.add(name="n", task="t", **arguments)
     assert str(caught.value).startswith(message), caught.value
-    assert await tq.scheduler.list() == []
+    assert await tq.schedules.list() == []
 
 
 async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, clock: VirtualClock) -> None:
@@ -56,7 +59,7 @@ async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, cloc
 
         async with tq:
             await tq.scheduler.declare([make() for make in tq.registered.schedules.values()])
-            (row,) = await tq.scheduler.list()
+            (row,) = await tq.schedules.list()
         return row
 
     first = await start(60, {"n": 1})
@@ -102,7 +105,7 @@ def test_preview_from_the_root() -> None:
 async def test_schedules_that_are_asked_for_by_url_are_fired(tmp_path: Path) -> None:
     database = f"sqlite:///{tmp_path}/apart.db"
     async with TaskQ(database) as other:  # another process's, from before
-        await other.scheduler.add_scheduler_task("s", "t", "once", execute_at=1)
+        await other.schedules.add("s", "t", at=1)
     tq = TaskQ("memory://", schedules=database)
     ran = asyncio.Event()
 
@@ -114,12 +117,18 @@ async def test_schedules_that_are_asked_for_by_url_are_fired(tmp_path: Path) -> 
         await ran.wait()
 
 
-async def test_a_timing_of_another_schedule_type_is_ignored_with_a_warning(tq: TaskQ) -> None:
+async def test_a_timing_of_another_schedule_type_is_ignored_with_a_warning(tmp_path: Path) -> None:
+    scheduler = Scheduler(url=f"sqlite:///{tmp_path}/legacy.db", queue=MemoryQueue())
     with logged() as lines:
-        schedule_id = await tq.scheduler.add_scheduler_task(
+        schedule_id = await scheduler.add_scheduler_task(
             "n", "t", "cron", cron_expression="0 2 * * *", interval_seconds=5, execute_at=-1
         )
-    row = await tq.scheduler.get(schedule_id)
+    with pytest.raises(ValidationError, match=r"^schedule_type: "):
+        await scheduler.add_scheduler_task("n", "t", "weekly")  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"^interval_seconds: missing"):
+        await scheduler.add_scheduler_task("n", "t", "interval", execute_at=1)
+    row = await scheduler.get(schedule_id)
+    await scheduler.stop()
     assert (row.schedule_type, row.cron_expression) == ("cron", "0 2 * * *")
     assert (row.interval_seconds, row.execute_at) == (None, None)
     assert [line.strip() for line in lines] == [

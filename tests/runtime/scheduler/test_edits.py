@@ -20,15 +20,15 @@ from tests.runtime.scheduler.passing import START, fired, passes
 async def test_edits_never_fire_at_once(tq: TaskQ, clock: VirtualClock) -> None:  # C10
     noon = 1_700_049_600_000_000  # 12:00 UTC
     clock.step((noon - clock.now()) / SECOND)
-    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "cron", cron_expression="0 9 * * *", timezone="UTC")
-    await tq.scheduler.update_task(schedule_id, cron_expression="0 16 * * *")
+    schedule_id = (await tq.schedules.add("s", "t", cron="0 9 * * *", timezone="UTC")).task_id
+    await tq.schedules.update(schedule_id, cron="0 16 * * *")
     await tq.scheduler._look()
     assert await fired(tq) == []
-    assert (await tq.scheduler.get(schedule_id)).next_run_at == noon // SECOND + 4 * 3600
-    await tq.scheduler.update_task(schedule_id, timezone="Asia/Shanghai")
-    assert (await tq.scheduler.get(schedule_id)).next_run_at == noon // SECOND + 20 * 3600
+    assert (await tq.schedules.get(schedule_id)).next_run_at == noon // SECOND + 4 * 3600
+    await tq.schedules.update(schedule_id, timezone="Asia/Shanghai")
+    assert (await tq.schedules.get(schedule_id)).next_run_at == noon // SECOND + 20 * 3600
     with pytest.raises(ValidationError, match="cron_expression: hour 61 is not in 0-23"):
-        await tq.scheduler.update_task(schedule_id, cron_expression="0 61 * * *")
+        await tq.schedules.update(schedule_id, cron="0 61 * * *")
 
 
 async def test_another_type_is_held_against_the_params(tq: TaskQ) -> None:
@@ -38,36 +38,33 @@ async def test_another_type_is_held_against_the_params(tq: TaskQ) -> None:
     @tq.task
     async def greet(name: str) -> None: ...
 
-    schedule_id = await tq.scheduler.add_scheduler_task(
-        "s", "count", "interval", interval_seconds=10, params={"number": 3}
-    )
+    schedule_id = (await tq.schedules.add("s", "count", interval=10, params={"number": 3})).task_id
     with pytest.raises(ValidationError, match="name"):
-        await tq.scheduler.update_task(schedule_id, task_type="greet")
-    await tq.scheduler.update_task(schedule_id, task_type="greet", params={"name": "x"})
-    row = await tq.scheduler.get(schedule_id)
+        await tq.schedules.update(schedule_id, task="greet")
+    await tq.schedules.update(schedule_id, task="greet", params={"name": "x"})
+    row = await tq.schedules.get(schedule_id)
     assert (row.task_type, row.params) == ("greet", {"name": "x"})
 
 
 async def test_pause_means_pause_and_resume_follows_the_policy(tq: TaskQ, clock: VirtualClock) -> None:  # C10
-    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
-    await tq.scheduler.pause_task(schedule_id)
+    schedule_id = (await tq.schedules.add("s", "t", interval=10)).task_id
+    await tq.schedules.pause(schedule_id)
     await passes(tq, clock, 86_400, step=3600)
     assert await fired(tq) == []
-    await tq.scheduler.resume_task(schedule_id)
+    await tq.schedules.resume(schedule_id)
     await tq.scheduler._look()
     assert len(await fired(tq)) == 1  # once, not 8,640 times
 
 
 async def test_run_now_and_delete(tq: TaskQ, clock: VirtualClock) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1000)
-    due = (await tq.scheduler.get(schedule_id)).next_run_at
-    task_id = await tq.scheduler.run_now(schedule_id)
-    assert [task.task_id for task in await fired(tq)] == [task_id]
-    row = await tq.scheduler.get(schedule_id)
+    schedule_id = (await tq.schedules.add("s", "t", interval=1000)).task_id
+    due = (await tq.schedules.get(schedule_id)).next_run_at
+    handle = await tq.schedules.run_now(schedule_id)
+    assert [task.task_id for task in await fired(tq)] == [handle.task_id]
+    row = await tq.schedules.get(schedule_id)
     assert (row.run_count, row.next_run_at) == (1, due)
-    assert await tq.scheduler.delete_task(schedule_id) is True
-    assert await tq.scheduler.delete_task(schedule_id) is False
-    for verb in (tq.scheduler.get, tq.scheduler.pause_task, tq.scheduler.run_now):
+    await tq.schedules.delete(schedule_id)
+    for verb in (tq.schedules.get, tq.schedules.pause, tq.schedules.run_now, tq.schedules.delete):
         with pytest.raises(NotFound, match="there is no schedule"):
             await verb(schedule_id)
 
@@ -75,8 +72,8 @@ async def test_run_now_and_delete(tq: TaskQ, clock: VirtualClock) -> None:
 async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
     tq: TaskQ, clock: VirtualClock, tmp_path: Path
 ) -> None:  # C24
-    bad = await tq.scheduler.add_scheduler_task("bad", "t", "interval", interval_seconds=1)
-    good = await tq.scheduler.add_scheduler_task("good", "good", "interval", interval_seconds=1)
+    bad = (await tq.schedules.add("bad", "t", interval=1)).task_id
+    good = (await tq.schedules.add("good", "good", interval=1)).task_id
     disabled: list[str] = []
     tq.on("disabled", lambda event: disabled.append(event.detail["schedule"].task_id))
     with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
@@ -85,8 +82,8 @@ async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
     await passes(tq, clock, 5)
     assert [task.type for task in await fired(tq)] == ["good"] * 5
     assert disabled == [bad]
-    assert (await tq.scheduler.get(bad)).enabled is False
-    assert (await tq.scheduler.get(good)).run_count == 5
+    assert (await tq.schedules.get(bad)).enabled is False
+    assert (await tq.schedules.get(good)).run_count == 5
 
 
 @pytest.mark.parametrize("stores", ["together", "queue in memory", "outbox"])
@@ -100,13 +97,11 @@ async def test_a_schedule_whose_gate_is_full_stops_no_other(
         @tq.task(name="slow", limit=Limit(1, max_waiting=1))
         async def slow() -> None: ...
 
-        ids = [
-            await tq.scheduler.add_scheduler_task(name, name, "interval", interval_seconds=1)
-            for name in ("slow", "good")
-        ]
+        tq.elsewhere("good")
+        ids = [(await tq.schedules.add(name, name, interval=1)).task_id for name in ("slow", "good")]
         await passes(tq, clock, 5)
         assert Counter(task.type for task in await fired(tq)) == {"slow": 2, "good": 5}
-        rows = [await tq.scheduler.get(schedule_id) for schedule_id in ids]
+        rows = [await tq.schedules.get(schedule_id) for schedule_id in ids]
         assert [len(row.outbox) for row in rows] == ([3, 0] if stores == "outbox" else [0, 0])
         assert [row.run_count for row in rows] == ([2, 5] if stores == "together" else [5, 5])
         assert "limit 'slow': more than max_waiting=1" in caplog.text
@@ -141,16 +136,16 @@ async def test_an_outbox_does_not_grow_while_a_gate_is_full(tmp_path: Path, cloc
         @tq.task(limit=Limit(0, max_waiting=0))
         async def slow() -> None: ...
 
-        schedule_id = await tq.scheduler.add_scheduler_task("slow", "slow", "interval", interval_seconds=1)
+        schedule_id = (await tq.schedules.add("slow", "slow", interval=1)).task_id
         for _ in range(30):
             await clock.advance(1)
             await tq.scheduler._look()
-        assert 5 <= len((await tq.scheduler.get(schedule_id)).outbox) <= 6
+        assert 5 <= len((await tq.schedules.get(schedule_id)).outbox) <= 6
         await tq.limits.set("slow", max_waiting=100)
         for _ in range(10):
             await clock.advance(1)
             await tq.scheduler._look()
-        row = await tq.scheduler.get(schedule_id)
+        row = await tq.schedules.get(schedule_id)
         assert row.outbox == ()
         assert row.run_count == len(await fired(tq)) >= 8
 
@@ -162,7 +157,7 @@ async def test_more_schedules_at_full_gates_than_one_read_are_no_reason_to_spin(
     async def slow() -> None: ...
 
     for number in range(3):
-        await tq.scheduler.add_scheduler_task(f"s{number}", "slow", "interval", interval_seconds=1)
+        await tq.schedules.add(f"s{number}", "slow", interval=1)
     for name in ("READ", "LIMIT"):
         monkeypatch.setattr(f"aiotaskq.runtime.scheduler.scheduler.{name}", 2)
     clock.step(1)
@@ -172,36 +167,36 @@ async def test_more_schedules_at_full_gates_than_one_read_are_no_reason_to_spin(
 async def test_no_task_is_made_of_a_schedule_whose_params_cannot_be_decoded(
     tq: TaskQ, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", {"n": 1}, interval_seconds=60)
+    schedule_id = (await tq.schedules.add("s", "t", params={"n": 1}, interval=60)).task_id
     with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
         raw.execute("UPDATE scheduler_task SET params = '{bad'")
         raw.commit()
     clock.step(5)
     with pytest.raises(ValidationError, match=r"^schedule: its row"):
-        await tq.scheduler.run_now(schedule_id)
+        await tq.schedules.run_now(schedule_id)
     with pytest.raises(ValidationError, match=r"^schedule: its row"):
-        await tq.scheduler.backfill(schedule_id, START // SECOND - 130, START // SECOND)
+        await tq.schedules.backfill(schedule_id, START // SECOND - 130, START // SECOND)
     assert await fired(tq) == []
-    await tq.scheduler.update_task(schedule_id, params={"n": 2})
-    await tq.scheduler.run_now(schedule_id)
+    await tq.schedules.update(schedule_id, params={"n": 2})
+    await tq.schedules.run_now(schedule_id)
     assert [task.params for task in await fired(tq)] == [{"n": 2}]
 
 
 async def test_outside_edits_are_seen_and_not_overwritten(tq: TaskQ, clock: VirtualClock, tmp_path: Path) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=100)
+    schedule_id = (await tq.schedules.add("s", "t", interval=100)).task_id
     with contextlib.closing(sqlite3.connect(tmp_path / "schedules.db")) as raw:
         raw.execute("UPDATE scheduler_task SET next_run_at = ?", (START // SECOND + 1,))
         raw.commit()
     await passes(tq, clock, 2)
     assert len(await fired(tq)) == 1
-    assert (await tq.scheduler.get(schedule_id)).run_count == 1
+    assert (await tq.schedules.get(schedule_id)).run_count == 1
 
 
 async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was read ahead, before they did it
     tq: TaskQ, clock: VirtualClock, tmp_path: Path
 ) -> None:
     ids = {
-        name: await tq.scheduler.add_scheduler_task(name, "t", "interval", {"of": name}, 5)
+        name: (await tq.schedules.add(name, "t", params={"of": name}, interval=5)).task_id
         for name in ("paused", "put off", "described", "untouched", "deleted")
     }
     clock.step(4.5)
@@ -221,7 +216,7 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
     await tq.scheduler._look()
     await tq.scheduler._look()
     assert sorted(task.params["of"] for task in await fired(tq)) == ["described", "untouched"]
-    rows = {row.name: row for row in await tq.scheduler.list()}
+    rows = {row.name: row for row in await tq.schedules.list()}
     assert [rows[name].run_count for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]
     assert rows["described"].description == rows["untouched"].description == "theirs"
 
@@ -229,9 +224,9 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
 async def test_a_schedule_without_a_time_zone_has_that_of_the_task_queue(tmp_path: Path) -> None:
     tq = TaskQ(f"sqlite:///{tmp_path}/zone.db", timezone="Asia/Shanghai")
     async with tq:
-        add = tq.scheduler.add_scheduler_task
-        mine = await tq.scheduler.get(await add("a", "t", "cron", cron_expression="0 9 * * *"))
-        other = await tq.scheduler.get(await add("b", "t", "cron", cron_expression="0 9 * * *", timezone="UTC"))
+        add = tq.schedules.add
+        mine = await tq.schedules.get((await add("a", "t", cron="0 9 * * *")).task_id)
+        other = await tq.schedules.get((await add("b", "t", cron="0 9 * * *", timezone="UTC")).task_id)
         assert (mine.timezone, other.timezone) == ("Asia/Shanghai", "UTC")
         with pytest.raises(ValidationError, match="timezone"):
-            await add("c", "t", "cron", cron_expression="0 9 * * *", timezone="")
+            await add("c", "t", cron="0 9 * * *", timezone="")

@@ -21,7 +21,7 @@ from tests.support.machine import within
 
 async def test_firing_takes_one_transaction_and_no_query(tq: TaskQ, clock: VirtualClock) -> None:
     for number in range(5):
-        await tq.scheduler.add_scheduler_task(f"s{number}", "t", "interval", interval_seconds=1)
+        await tq.schedules.add(f"s{number}", "t", interval=1)
     clock.step(1.0)
     await tq.scheduler._look()
     calls = []
@@ -51,8 +51,8 @@ async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(
     tq: TaskQ, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clock, "ticks", itertools.count().__next__)  # a round takes time, as it does in life
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
-    await tq.scheduler.add_scheduler_task("a little later", "t", "once", execute_at=START / SECOND + 10.005)
+    await tq.schedules.add("s", "t", interval=10)
+    await tq.schedules.add("a little later", "t", at=START / SECOND + 10.005)
     assert await tq.scheduler._look() == 10
     clock.step(10)
     assert await tq.scheduler._look() == pytest.approx(aiotaskq.runtime.scheduler.scheduler.GAP, abs=1e-4)
@@ -66,15 +66,15 @@ async def test_a_round_that_takes_long_is_followed_at_once_by_the_next(
 ) -> None:
     monkeypatch.setattr(clock, "ticks", itertools.count(0, 5_000).__next__)  # each round takes a few of these
     for later in (0, 0.002):
-        await tq.scheduler.add_scheduler_task(f"{later}", "t", "once", execute_at=START / SECOND + 10 + later)
+        await tq.schedules.add(f"{later}", "t", at=START / SECOND + 10 + later)
     assert await tq.scheduler._look() == 10
     clock.step(10)
     assert await tq.scheduler._look() == pytest.approx(0.002)
 
 
 async def test_in_virtual_time_nothing_is_late(tq: TaskQ, clock: VirtualClock) -> None:
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=10)
-    await tq.scheduler.add_scheduler_task("a little later", "t", "once", execute_at=START / SECOND + 10.005)
+    await tq.schedules.add("s", "t", interval=10)
+    await tq.schedules.add("a little later", "t", at=START / SECOND + 10.005)
     clock.step(10)
     assert await tq.scheduler._look() == pytest.approx(0.005)
 
@@ -83,9 +83,9 @@ async def test_an_added_schedule_wakes_the_loop_only_if_it_is_due_earlier(tq: Ta
     woken = []
     tq.scheduler._poller.wake = lambda: woken.append(True)  # type: ignore[method-assign]
     assert await tq.scheduler._look() == 10
-    await tq.scheduler.add_scheduler_task("later", "t", "interval", interval_seconds=60)
+    await tq.schedules.add("later", "t", interval=60)
     assert not woken
-    await tq.scheduler.add_scheduler_task("earlier", "t", "interval", interval_seconds=5)
+    await tq.schedules.add("earlier", "t", interval=5)
     assert woken
     clock.step(5)
     await tq.scheduler._look()
@@ -100,7 +100,7 @@ async def test_store_failures_do_not_end_it(tmp_path: Path, together: bool) -> N
     ) as kit:
         scheduler = kit.tq.scheduler
         await scheduler.start()
-        await scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
+        await kit.tq.schedules.add("s", "t", interval=1)
         due = scheduler.schedules.due
         failed: list[int] = []
 
@@ -126,9 +126,7 @@ async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
     tq.on("fired", lambda event: late.append(event.detail["lateness"]))
     async with tq:
         for number in range(1000):
-            await tq.scheduler.add_scheduler_task(
-                f"s{number}", "t", "interval", interval_seconds=1 if number < 20 else 3600
-            )
+            await tq.schedules.add(f"s{number}", "t", interval=1 if number < 20 else 3600)
         await tq.scheduler.start()
         async with asyncio.timeout(within(30)):
             while len(late) < 60:

@@ -20,49 +20,47 @@ from tests.runtime.scheduler.passing import START, fired, passes
 
 
 async def test_interval_fires_from_one_interval_on(tq: TaskQ, clock: VirtualClock) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task(
-        name="ping", task_type="ping", schedule_type="interval", params={"n": 1}, interval_seconds=5
-    )
+    schedule_id = (await tq.schedules.add(name="ping", task="ping", params={"n": 1}, interval=5)).task_id
     await passes(tq, clock, 4)
     assert await fired(tq) == []
     await passes(tq, clock, 11)
     tasks = await fired(tq)
     assert [(task.run_at - START) / SECOND for task in tasks] == [5, 10, 15]
     assert {(task.type, task.params["n"], task.scheduler_task_id) for task in tasks} == {("ping", 1, schedule_id)}
-    row = await tq.scheduler.get(schedule_id)
+    row = await tq.schedules.get(schedule_id)
     assert (row.run_count, row.last_run_at, row.next_run_at) == (3, START // SECOND + 15, START // SECOND + 20)
 
 
 async def test_once_fires_once_and_is_disabled_not_deleted(tq: TaskQ, clock: VirtualClock) -> None:
-    add = tq.scheduler.add_scheduler_task
-    later = await add("later", "t", "once", execute_at=START // SECOND + 10)
+    add = tq.schedules.add
+    later = (await add("later", "t", at=START // SECOND + 10)).task_id
     aware = datetime.fromtimestamp(START // SECOND - 5, UTC)
-    await add("past", "t", "once", execute_at=aware)
+    await add("past", "t", at=aware)
     await passes(tq, clock, 1)
     assert len(await fired(tq)) == 1
     await passes(tq, clock, 30)
     assert len(await fired(tq)) == 2
-    assert [row.enabled for row in await tq.scheduler.list()] == [False, False]
-    assert await tq.scheduler.list(enabled_only=True) == []
-    assert (await tq.scheduler.get(later)).run_count == 1
+    assert [row.enabled for row in await tq.schedules.list()] == [False, False]
+    assert await tq.schedules.list(enabled_only=True) == []
+    assert (await tq.schedules.get(later)).run_count == 1
 
 
 async def test_max_runs_over_restarts(tmp_path: Path, clock: VirtualClock) -> None:  # C27
     url = f"sqlite:///{tmp_path}/m.db"
     for _ in range(4):
         async with TaskQ(url, clock=clock) as tq:
-            if not await tq.scheduler.list():
-                await tq.scheduler.add_scheduler_task("five", "t", "interval", interval_seconds=2, max_runs=5)
+            if not await tq.schedules.list():
+                await tq.schedules.add("five", "t", interval=2, max_runs=5)
             await passes(tq, clock, 4)
     async with TaskQ(url, clock=clock) as tq:
-        (row,) = await tq.scheduler.list()
+        (row,) = await tq.schedules.list()
         assert (row.run_count, row.enabled, len(await tq.find())) == (5, False, 5)
         with pytest.raises(ValidationError, match="max_runs"):
-            await tq.scheduler.resume_task(row.task_id)
+            await tq.schedules.resume(row.task_id)
 
 
 async def test_early_wake_fires_nothing_twice(tq: TaskQ, clock: VirtualClock) -> None:  # C7
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
+    await tq.schedules.add("s", "t", interval=1)
     for early in (0.2, 0.14, 0.001, 0.0):
         clock.step(1 - early)
         await tq.scheduler._look()
@@ -78,13 +76,13 @@ async def test_many_schedulers_fire_each_due_once(tmp_path: Path, clock: Virtual
     async with contextlib.AsyncExitStack() as stack:
         made = [await stack.enter_async_context(TaskQ(url, clock=clock)) for _ in range(8)]
         for number in range(5):
-            await made[0].scheduler.add_scheduler_task(f"s{number}", "t", "interval", interval_seconds=1)
+            await made[0].schedules.add(f"s{number}", "t", interval=1)
         for _ in range(6):
             clock.step(1)
             await asyncio.gather(*[tq.scheduler._look() for tq in made])
         tasks = await made[0].find(limit=1000)
         assert len(tasks) == 5 * 6
-        assert {row.run_count for row in await made[0].scheduler.list()} == {6}
+        assert {row.run_count for row in await made[0].schedules.list()} == {6}
 
 
 async def test_separate_memory_queues_do_not_each_fire(tmp_path: Path, clock: VirtualClock) -> None:  # C1
@@ -93,7 +91,7 @@ async def test_separate_memory_queues_do_not_each_fire(tmp_path: Path, clock: Vi
         TaskQ("memory://", schedules=url, clock=clock) as one,
         TaskQ("memory://", schedules=url, clock=clock) as two,
     ):
-        await one.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
+        await one.schedules.add("s", "t", interval=1)
         for _ in range(10):
             clock.step(1)
             await asyncio.gather(one.scheduler._look(), two.scheduler._look())
@@ -103,9 +101,9 @@ async def test_separate_memory_queues_do_not_each_fire(tmp_path: Path, clock: Vi
 async def test_due_times_missed_while_down(tq: TaskQ, clock: VirtualClock) -> None:  # C18, C20
     skipped: list[Any] = []
     tq.on("skipped", lambda event: skipped.append((event.detail["schedule"].name, event.detail["count"])))
-    add = tq.scheduler.add_scheduler_task
+    add = tq.schedules.add
     for policy in ("fire_once", "skip", "fire_all"):
-        await add(policy, policy, "interval", interval_seconds=120, misfire=policy)
+        await add(policy, policy, interval=120, misfire=policy)
     clock.step(50 * 120 + 90)
     await tq.scheduler._look()
     by_type = [task.type for task in await fired(tq)]
@@ -120,7 +118,7 @@ async def test_due_times_missed_while_down(tq: TaskQ, clock: VirtualClock) -> No
 
 
 async def test_a_suspended_process_applies_the_policy_once(tq: TaskQ, clock: VirtualClock) -> None:  # C14
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=5)
+    await tq.schedules.add("s", "t", interval=5)
     await passes(tq, clock, 5)
     clock.step(600)  # SIGSTOP, or a laptop that slept
     for _ in range(20):
@@ -131,9 +129,9 @@ async def test_a_suspended_process_applies_the_policy_once(tq: TaskQ, clock: Vir
 
 
 async def test_overlap_policies(tq: TaskQ, clock: VirtualClock) -> None:  # H8, C25
-    add = tq.scheduler.add_scheduler_task
+    add = tq.schedules.add
     for policy in ("allow", "skip", "buffer_one"):
-        await add(policy, policy, "interval", interval_seconds=1, overlap=policy)
+        await add(policy, policy, interval=1, overlap=policy)
     await passes(tq, clock, 1)
     await tq.queue.backend.claim("w", clock.now(), 10, lease_until=clock.now() + 10**12)
     await passes(tq, clock, 9)
@@ -146,7 +144,7 @@ async def test_overlap_policies(tq: TaskQ, clock: VirtualClock) -> None:  # H8, 
 
 
 async def test_uniqueness_does_not_live_in_the_task_row_alone(tq: TaskQ, clock: VirtualClock) -> None:  # C8
-    await tq.scheduler.add_scheduler_task("s", "t", "interval", interval_seconds=1)
+    await tq.schedules.add("s", "t", interval=1)
     total = 0
     for _ in range(10):
         clock.step(1)

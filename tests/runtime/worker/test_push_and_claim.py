@@ -95,7 +95,7 @@ async def test_a_schedule_brings_its_task_to_a_free_slot(tmp_path: Path) -> None
         await until_counts(tq, running=0)
         await asyncio.sleep(0.1)  # its first rounds, which find nothing
         counted = Counted(tq.queue.backend, "push", "fire_and_claim", "claim")
-        await tq.scheduler.add_scheduler_task("s", "work", "once", execute_at=1)
+        await tq.schedules.add("s", "work", at=1)
         await eventually(lambda: len(calls) == 4)
         assert counted.calls == {"fire_and_claim": 1}, "no claim of its own"
     assert calls == ["pushed", "fired", "started", "completed"]

@@ -127,13 +127,13 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     await tq.store.set_public(sample.values[-1], {text: [text]})
     sample.limits += [f"tenant:{key}", f"tenant:{key} closed"]
     await tq.limits.pause(sample.limits[-1])
-    timings: list[dict[str, Any]] = [{"schedule_type": "cron", "cron_expression": "0 2 * * *"}]
-    timings += [{"schedule_type": "interval", "interval_seconds": 3600, "max_runs": 5}]
+    timings: list[dict[str, Any]] = [{"cron": "0 2 * * *"}]
+    timings += [{"interval": 3600, "max_runs": 5}]
     for timing in timings:
         about: dict[str, Any] = {"description": text, "queue": name, "params": {"text": text}}
-        sample.schedules.append(await tq.scheduler.add_scheduler_task(name, "say", **timing, **about))
-    await tq.scheduler.run_now(sample.schedules[0])
-    await tq.scheduler.pause_task(sample.schedules[-1])
+        sample.schedules.append((await tq.schedules.add(name, "say", **timing, **about)).task_id)
+    await tq.schedules.run_now(sample.schedules[0])
+    await tq.schedules.pause(sample.schedules[-1])
     await eventually(lambda: _settled(tq, pushed))
 
 

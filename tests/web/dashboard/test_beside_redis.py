@@ -23,7 +23,7 @@ async def tq(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ta
 
 
 async def test_schedules_are_shown_changed_and_late(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    await tq.scheduler.add_scheduler_task("Ping", "greet", "interval", interval_seconds=60, task_id="ping")
+    await tq.schedules.add("Ping", "greet", interval=60, schedule_id="ping")
     page = "schedule?id=ping"
     async with in_starlette(tq) as browse:
         assert await says(browse, "schedules", "Ping") and await says(browse, page, "greet")

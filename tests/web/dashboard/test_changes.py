@@ -81,32 +81,32 @@ def seen_of(page: str) -> str:
 
 
 async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: Browse, tq: TaskQ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     address = f"schedule-form?id={schedule_id}"
     fields = {**SCHEDULE, "id": schedule_id, "seen": seen_of((await browse.get(address)).text)}
     assert (await send(browse, "edit-schedule", address, **fields, priority="4")).status_code == 303
     late = await send(browse, "edit-schedule", address, **fields, queue="mail")
     assert late.status_code == 409 and "changed meanwhile; read it again" in late.text
-    assert ((found := await tq.scheduler.get(schedule_id)).priority, found.queue) == (4, "default")
+    assert ((found := await tq.schedules.get(schedule_id)).priority, found.queue) == (4, "default")
     refused = await send(browse, "edit-schedule", address, **{**fields, "priority": "high"})
     assert refused.status_code == 422 and seen_of(refused.text) == fields["seen"]
     assert (await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id)).status_code == 422
 
 
 async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(browse: Browse, tq: TaskQ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     address = f"schedule-form?id={schedule_id}"
     seen = seen_of((await browse.get(address)).text)
-    await tq.scheduler.run_now(schedule_id)
-    await tq.scheduler.pause_task(schedule_id)
+    await tq.schedules.run_now(schedule_id)
+    await tq.schedules.pause(schedule_id)
     done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, priority="4")
-    assert done.status_code == 303 and (await tq.scheduler.get(schedule_id)).priority == 4
+    assert done.status_code == 303 and (await tq.schedules.get(schedule_id)).priority == 4
 
 
 async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     address = f"schedule-form?id={schedule_id}"
     seen, schedules = seen_of((await browse.get(address)).text), tq.queue.backend.schedules
     assert schedules is not None
@@ -114,12 +114,12 @@ async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write
 
     async def overtaken(changes: Any) -> Any:
         monkeypatch.setattr(schedules, "change", change)
-        await tq.scheduler.update_task(schedule_id, queue="first")
+        await tq.schedules.update(schedule_id, queue="first")
         return await change(changes)
 
     monkeypatch.setattr(schedules, "change", overtaken)
     done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, queue="second")
-    assert done.status_code == 409 and (await tq.scheduler.get(schedule_id)).queue == "first"
+    assert done.status_code == 409 and (await tq.schedules.get(schedule_id)).queue == "first"
 
 
 async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
@@ -153,12 +153,12 @@ async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
 
 
 async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq: TaskQ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     digests = []
     for show in (False, True):
         async with in_starlette(tq, show_args=show) as browse:
             before = seen_of((await browse.get(f"schedule-form?id={schedule_id}")).text)
-            await tq.scheduler.update_task(schedule_id, params={"name": f"{show}"})
+            await tq.schedules.update(schedule_id, params={"name": f"{show}"})
             digests.append(before == seen_of((await browse.get(f"schedule-form?id={schedule_id}")).text))
     assert digests == [True, False]
 

@@ -78,7 +78,7 @@ async def test_lists_are_filtered_by_a_part_of_a_name(browse: Browse, tq: TaskQ)
     for name in ("Mail.send", "mail.drop", "sms"):
         tq.elsewhere(name)
         await tq.push(name, {}, queue=f"queue of {name}")
-        await tq.scheduler.add_scheduler_task(f"each {name}", "greet", "interval", {"name": "x"}, 60)
+        await tq.schedules.add(f"each {name}", "greet", params={"name": "x"}, interval=60)
     for page, rows in (("queues", "queues"), ("schedules", "schedules"), ("types", "idle")):
         for part, count in (("mail", 2), ("m*l.s", 1), ("nothing", 0)):
             reply = await browse.get(page, params={"like": part, "format": "json"})

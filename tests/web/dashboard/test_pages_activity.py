@@ -174,14 +174,7 @@ async def test_a_used_up_budget_needs_attention(browse: Browse, tq: TaskQ) -> No
 
 
 async def test_a_late_schedule_needs_attention(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    await tq.scheduler.add_scheduler_task(
-        name="Ping",
-        task_type="greet",
-        schedule_type="interval",
-        interval_seconds=60,
-        task_id="ping",
-        params={"name": "World"},
-    )
+    await tq.schedules.add(name="Ping", task="greet", interval=60, schedule_id="ping", params={"name": "World"})
     assert await notices(browse) == []
     real = tq.queue.clock.now
     monkeypatch.setattr(tq.queue.clock, "now", lambda: real() + 10 * SECOND + LATE)
@@ -385,7 +378,7 @@ async def test_entries_that_cannot_be_read_are_listed_and_hide_no_page(browse: B
     rows = [SideRow(f"{known.at - number:020d} {number}", text) for number, text in enumerate(texts, 1)]
     await tq.queue.backend.side.put(KIND, rows)
     task = await tq.push("greet", {"name": "x"})
-    schedule = await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+    schedule = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     await tq.limits.set("k", cap=1)
     for path in ("events", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "limit?key=k"):
         assert (await browse.get(path)).status_code == 200, path

@@ -34,7 +34,7 @@ async def test_an_update_takes_few_statements(tq: TaskQ, monkeypatch: pytest.Mon
         await tq.push("greet", {"name": "x"}, queue=f"q{number}")
         await backend.claim(f"w{number}", now + SECOND, 1)
         await tq.push("greet", {"name": "x"}, queue=f"q{number}")
-        await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 60)
+        await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)
     statements = 0
 
     def execute(_statement: str) -> None:
@@ -53,7 +53,7 @@ async def test_an_update_takes_few_statements(tq: TaskQ, monkeypatch: pytest.Mon
 async def test_the_due_times_of_a_schedule_are_computed_once(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    schedule_id = await tq.scheduler.add_scheduler_task("n", "greet", "cron", {"name": "x"}, None, "*/15 * * * *")
+    schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, cron="*/15 * * * *")).task_id
     computed, following = [0], preview.following
 
     def count(schedule: Any, instant: int) -> int:
@@ -66,19 +66,19 @@ async def test_the_due_times_of_a_schedule_are_computed_once(
     computed[0] = 0
     again = (await browse.get("schedules?format=json")).json()["schedules"][0]
     assert len(again["marks"]) >= 95 and computed[0] == 0
-    await tq.scheduler.update_task(schedule_id, cron_expression="0 */6 * * *")
+    await tq.schedules.update(schedule_id, cron="0 */6 * * *")
     changed = (await browse.get("schedules?format=json")).json()["schedules"][0]
     assert len(changed["marks"]) == 4 and computed[0] > 0
-    await tq.scheduler.pause_task(schedule_id)
+    await tq.schedules.pause(schedule_id)
     assert (await browse.get("schedules?format=json")).json()["schedules"][0]["marks"] == []
 
 
 async def test_the_due_times_of_few_schedules_are_kept(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedules, "MOST_KEPT", 3)
     for _ in range(5):
-        await tq.scheduler.add_scheduler_task("n", "greet", "interval", {"name": "x"}, 7_200)
+        await tq.schedules.add("n", "greet", params={"name": "x"}, interval=7_200)
     dues, now = schedules.Dues(), tq.queue.clock.now()
-    found = await dues.of(await tq.scheduler.list(), now + schedules.DAY)
+    found = await dues.of(await tq.schedules.list(), now + schedules.DAY)
     assert [len(each) for each in found] == [11] * 5 or [len(each) for each in found] == [12] * 5
     assert len(dues) == 3
 

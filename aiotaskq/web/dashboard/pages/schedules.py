@@ -119,7 +119,7 @@ def _row(schedule: Schedule, dues: Sequence[int], now: int) -> ScheduleRow:
 async def schedules(view: View) -> ScheduleRows:
     """Read one page of schedules. Raises NotSupported where the store can hold none."""
     like = view.text("like")
-    found = [each for each in await view.tq.scheduler.list() if part_of(like, each.name, each.task_type)]
+    found = [each for each in await view.tq.schedules.list() if part_of(like, each.name, each.task_type)]
     start = view.whole("start", 0, 1_000_000)
     shown = found[start : start + ROWS]
     dues = await _DUES.of(shown, view.now + DAY)
@@ -154,7 +154,7 @@ class SchedulePageData(msgspec.Struct, kw_only=True):
 @pages("schedule", marked("Schedule"), "id", section="schedules")
 async def schedule(view: View) -> SchedulePageData:
     """Read a schedule. Raises NotFound."""
-    found = await view.tq.scheduler.get(view.needed("id"))
+    found = await view.tq.schedules.get(view.needed("id"))
     problem, times = None, []
     try:
         times = upcoming(found, NEXT)
@@ -189,7 +189,7 @@ async def schedule_form(view: View) -> ScheduleForm:
     types = sorted(view.tq.registered.handlers)
     if view.text("id") is None:
         return ScheduleForm(None, "", types, "")
-    found = await view.tq.scheduler.get(view.needed("id"))
+    found = await view.tq.schedules.get(view.needed("id"))
     params = json_text(found.params) if view.show_args else ""
     return ScheduleForm(schedule_view(found, show=False), params, types, fields_seen(found, view.show_args))
 
@@ -249,7 +249,7 @@ async def edit(change: Change) -> Done:
 async def pause(change: Change) -> Done:
     """Disable a schedule."""
     schedule_id = change.needed("id")
-    await change.tq.scheduler.pause_task(schedule_id)
+    await change.tq.schedules.pause(schedule_id)
     return done(marked("The schedule {id} is paused."), link("schedule", id=schedule_id), id=schedule_id)
 
 
@@ -257,7 +257,7 @@ async def pause(change: Change) -> Done:
 async def resume(change: Change) -> Done:
     """Enable a schedule."""
     schedule_id = change.needed("id")
-    await change.tq.scheduler.resume_task(schedule_id)
+    await change.tq.schedules.resume(schedule_id)
     return done(marked("The schedule {id} runs again."), link("schedule", id=schedule_id), id=schedule_id)
 
 
@@ -277,6 +277,6 @@ async def delete(change: Change) -> Question | Done:
     if not change.sure:
         text = marked("Delete the schedule {id}? This cannot be undone; tasks that it fired stay.")
         return Question(text, {"id": schedule_id}, marked("Delete the schedule"), link("schedule", id=schedule_id))
-    if not await change.tq.scheduler.delete_task(schedule_id):
+    if not await change.tq.scheduler.delete(schedule_id):
         raise NotFound(f"there is no schedule {schedule_id}")
     return done(marked("The schedule {id} is deleted."), "schedules", id=schedule_id)
