@@ -37,7 +37,7 @@ GROUPS = {
     "tasks": tr("List, show, retry, rerun, cancel and delete tasks."),
     "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
     "workers": tr("List, show, quiet, wake and resize workers."),
-    "store": tr("List, read, set and delete public values."),
+    "values": tr("List, get, set and delete public values."),
     "events": tr("List, show and emit events, for which tasks wait."),
     "queues": tr("List, pause and resume queues."),
     "limits": tr("List, set, pause and resume limits, rates and fair shares."),

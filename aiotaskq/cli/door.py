@@ -38,6 +38,8 @@ from aiotaskq.operations.table import (
 
 COMPLETIONS = {"limits": names.limits, "queue": names.queues, "queues": names.queues, "type": names.types}
 """What completes a parameter, or the name of a thing."""
+NONE = "none"
+"""What stands for null."""
 
 
 def command(
@@ -232,6 +234,8 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     if told.words:
         complete = names.words(told.words)
     help = tr(told.description)
+    if told.nullable:
+        help, bounds = f"{help}{tr('; none takes it away')}", {}
     metavar = {int: "N", float: "NUMBER", dict: "NAME=NUMBER…", datetime: "TIME", Any: "JSON"}.get(told.kind)
     if by_place:
         given: Any = typer.Argument(metavar=metavar or told.name.upper(), help=help, autocompletion=complete, **bounds)
@@ -241,7 +245,7 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     else:
         flag = f"--{told.name.replace('_', '-')}"
         given = option(flag, help=help, metavar=metavar, autocompletion=complete, **bounds)
-    kind = _KINDS.get(told.kind, told.kind)
+    kind = str if told.nullable else _KINDS.get(told.kind, told.kind)
     if not told.required and told.default is None:
         kind |= None
     return _keyword(told.name, Annotated[kind, given], inspect.Parameter.empty if told.required else told.default)
@@ -257,6 +261,8 @@ def _value(told: Parameter, value: Any, by_place: bool, utc: bool) -> Any:
             if sum(name == each for each, _ in pairs) > 1:
                 raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
         return dict(pairs)
+    if told.nullable:
+        return None if value == NONE else read_json(told.name, value)
     return read_json(told.name, value) if told.kind is Any else value
 
 

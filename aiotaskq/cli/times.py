@@ -74,6 +74,11 @@ def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | 
     return shown.removesuffix("+00:00") + "Z" if utc else shown
 
 
+def shown(text: str | None, utc: bool) -> str:
+    """Return a time of an answer as tables show it; "" for none."""
+    return "" if text is None else local(from_iso(text), utc, short=True) or ""
+
+
 def read_since(text: str, now: int, utc: bool, hint: str = "--since") -> datetime:
     """Return the instant of an option: a duration before now, as 2h or 1d12h, or a date or time of ISO 8601.
 

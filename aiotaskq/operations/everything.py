@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from aiotaskq.operations.events import events
 from aiotaskq.operations.groups import groups
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
 from aiotaskq.operations.table import Operation, Operations
+from aiotaskq.operations.values import values
 from aiotaskq.operations.workers import workers
 
-NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers)
+NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers, events, values)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

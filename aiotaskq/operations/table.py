@@ -124,6 +124,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
     least: float | None
     most: float | None
     required: bool
+    nullable: bool
+    """Whether null says something else than leaving it out."""
     default: Any
     """None where it may be left out."""
 
@@ -145,6 +147,7 @@ def parameters(operation: Operation) -> list[Parameter]:
                 least=known.get("minimum"),
                 most=known.get("maximum"),
                 required=each.required,
+                nullable=each.default is msgspec.UNSET and {"type": "null"} in schema.get("anyOf", ()),
                 default=None if each.default in (msgspec.UNSET, msgspec.NODEFAULT) else each.default,
             )
         )

@@ -14,7 +14,7 @@ from aiotaskq.runtime.events import OPERATED, Events
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
-BY_PROGRAMS = frozenset({"push-task", "set-value", "delete-value", "emit-event"})
+BY_PROGRAMS = frozenset({"push-task", "values.set", "values.delete", "events.emit"})
 """Changes that are the daily work of programs: by the operations API and commands, they have no entry."""
 
 

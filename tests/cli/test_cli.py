@@ -79,7 +79,7 @@ VERBS = {
     "workers": ("list", "get", "quiet", "wake", "resize"),
     "history": (),
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "history", "backfill", "preview"),
-    "store": ("list", "get", "set", "delete"),
+    "values": ("list", "get", "set", "delete"),
     "events": ("list", "show", "emit"),
     "queues": ("list", "pause", "resume"),
     "limits": ("list", "get", "set", "pause", "resume", "reset"),
@@ -266,8 +266,8 @@ def test_a_delayed_task_is_made_due_now(cli: Cli) -> None:
 def test_control_characters_in_json_are_escaped(cli: Cli) -> None:  # J12
     value = {"text": "a\x9b2J\x85b\u202ec \U000e0001 é你好"}
     prepared(cli.home / "app.db")
-    cli.out("store", "set", "k", json.dumps(value), "--db", cli.url)
-    out = cli.out("store", "get", "k", "--db", cli.url)
+    cli.out("values", "set", "k", json.dumps(value), "--db", cli.url)
+    out = cli.out("values", "get", "k", "--db", cli.url)
     assert out.replace("\n", "").isprintable() and "é你好" in out and json.loads(out) == value
 
 

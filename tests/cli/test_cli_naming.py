@@ -283,7 +283,7 @@ def test_help_shows_no_python_types(cli: Cli) -> None:
     [
         *(["tasks", "list", "--nonsense"], ["tasks", "show"], ["tasks", "nonsense"], ["nonsense"], ["stats", "extra"]),
         *(["tasks", "list", "--status", "x"], ["tasks", "list", "--limit", "0"], ["tasks", "list", "--since", "x"]),
-        *(["push", "a", "[]"], ["push", ""], ["push", "a", "--delay", "x"], ["store", "set", "k", "{"]),
+        *(["push", "a", "[]"], ["push", ""], ["push", "a", "--delay", "x"], ["values", "set", "k", "{"]),
         *(
             ["schedules", "add", "a", "b"],
             ["schedules", "add", "a", "b", "--cron", "x"],
@@ -312,7 +312,7 @@ def test_an_option_before_its_command_is_told_where_it_stands(cli: Cli) -> None:
             ["tasks", "show", "nobody"],
             ["tasks", "cancel", "nobody"],
             ["schedules", "show", "nobody"],
-            ["store", "get", "k"],
+            ["values", "get", "k"],
         ),
         *(["stats", "--db", "sqlite:///nowhere.db"], ["stats", "--db", "memory://"]),
     ],

@@ -282,20 +282,19 @@ def test_schedules_in_another_store(cli: Cli) -> None:
 
 
 def test_public_values(cli: Cli) -> None:
-    assert cli.out("store", "set", "k", '{"a": [1]}', "--ttl", "3600") == "stored k\n"
-    assert cli.out("store", "get", "k") == '{\n  "a": [\n    1\n  ]\n}\n'
-    assert cli.json("store", "list") == ["k"]
-    cli.out("store", "set", "k", "2")  # it keeps its time to live
-    found = cli.json("store", "get", "k")
+    assert cli.out("values", "set", "k", '{"a": [1]}', "--ttl", "3600") == "stored k\n"
+    assert cli.out("values", "get", "k") == '{\n  "a": [\n    1\n  ]\n}\n'
+    assert cli.json("values", "list") == {"keys": ["k"], "next": None}
+    cli.out("values", "set", "k", "2")  # it keeps its time to live
+    found = cli.json("values", "get", "k")
     assert found["value"] == 2 and 0 < found["ttl"] <= 3600
-    assert "give one of the two" in cli.fails("store", "set", "k", "3", "--ttl", "5", "--forever", code=2)
-    cli.fails("store", "set", "k", "3", "--no-forever", code=2)
-    cli.out("store", "set", "k", "3", "--forever")
-    assert cli.json("store", "get", "k") == {"key": "k", "value": 3, "ttl": None}
-    assert cli.out("store", "delete", "k") == "deleted k\n"
-    assert "there is no value k" in cli.fails("store", "delete", "k")
-    assert "there is no value k" in cli.fails("store", "get", "k")
-    assert "value: not valid JSON" in cli.fails("store", "set", "k", "plain text", code=2)
+    assert "ttl: " in cli.fails("values", "set", "k", "3", "--ttl", "0", code=2)
+    cli.out("values", "set", "k", "3", "--ttl", "none")
+    assert cli.json("values", "get", "k") == {"key": "k", "value": 3, "ttl": None}
+    assert cli.out("values", "delete", "k") == "deleted k\n"
+    assert "there is no value k" in cli.fails("values", "delete", "k")
+    assert "there is no value k" in cli.fails("values", "get", "k")
+    assert "value: not valid JSON" in cli.fails("values", "set", "k", "plain text", code=2)
 
 
 def test_queues(cli: Cli) -> None:

@@ -92,9 +92,9 @@ SCREENS = {
         Thu 2026-01-01 02:00:00+08:00
         Fri 2026-01-02 02:00:00+08:00
         """,
-    ("store", "list"): "greeting\nnone\n",
-    ("store", "get", "none"): "null\n",
-    ("store", "get", "greeting"): '{\n  "text": "你好"\n}\n',
+    ("values", "list"): "greeting\nnone\n",
+    ("values", "get", "none"): "null\n",
+    ("values", "get", "greeting"): '{\n  "text": "你好"\n}\n',
 }
 
 
@@ -132,7 +132,7 @@ JSON = [
     ("stats",),
     ("queues", "list"),
     ("schedules", "list"),
-    ("store", "list"),
+    ("values", "list"),
     ("db", "check"),
     ("check", "--late", "1e10"),
     ("doctor",),
@@ -155,7 +155,7 @@ def test_reading_commands_have_json_and_show_no_secrets(cli: Cli) -> None:  # J8
     assert (first["next_run_at"], first["enabled"], second["enabled"]) == ("2096-10-02T18:00:00Z", True, False)
     assert "params" not in first
     assert cli.json("schedules", "list", "--params", "--db", cli.url)[0]["params"] == {"key": SECRET}
-    assert cli.json("store", "get", "greeting", "--db", cli.url) == {
+    assert cli.json("values", "get", "greeting", "--db", cli.url) == {
         "key": "greeting",
         "value": {"text": "你好"},
         "ttl": None,
@@ -173,9 +173,9 @@ def test_outputs_in_chinese(cli: Cli) -> None:
         slow     暂停     0     0
         """
     )
-    assert cli.fails("store", "get", "nothing", "--db", cli.url) == "错误：没有键 nothing\n"
+    assert cli.fails("values", "get", "nothing", "--db", cli.url) == "错误：没有键 nothing\n"
     cli.monkeypatch.setenv("LC_ALL", "C")  # which wins
-    assert cli.fails("store", "get", "nothing", "--db", cli.url) == "error: there is no value nothing\n"
+    assert cli.fails("values", "get", "nothing", "--db", cli.url) == "error: there is no value nothing\n"
 
 
 def test_help_in_chinese_fits_the_terminal(cli: Cli) -> None:

@@ -45,7 +45,7 @@ def test_precedence_is_flag_then_environment_then_file(cli: Cli) -> None:
 
 def test_the_file_sets_the_store_of_every_command(cli: Cli) -> None:
     Path("pyproject.toml").write_text(f'[tool.aiotaskq]\ndatabase_url = "{made("x")}"\n')
-    for command in ("stats", "check", "queues list", "store list", "schedules list", "db check"):
+    for command in ("stats", "check", "queues list", "values list", "schedules list", "db check"):
         cli.json(*command.split())
 
 

@@ -86,7 +86,7 @@ async def test_ids_and_keys_may_be_any_text(ask: Ask, tq: TaskQ) -> None:
         found = await ask.get(pushed.headers["location"])
         assert (found.status_code, found.json()["task_id"]) == (200, odd)
         quoted = pushed.headers["location"].removeprefix("tasks/")
-        assert (await ask.put(f"store/{quoted}", json={"value": odd})).status_code == 204
+        assert (await ask.put(f"values/{quoted}", json={"value": odd})).status_code == 200
         assert await tq.store.get_public(odd) == odd
         assert (await ask.post(f"tasks/{quoted}/cancel")).json()["status"] == "cancelled"
 
@@ -283,23 +283,25 @@ async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: As
 async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> None:  # J8
     async with door(tq) as ask:
         for number in range(3):
-            assert (await ask.put(f"store/k{number}", json={"value": SECRET, "ttl": 60})).status_code == 204
-        page = (await ask.get("store?limit=2")).json()
+            assert (await ask.put(f"values/k{number}", json={"value": SECRET, "ttl": 60})).json() == {
+                "key": f"k{number}"
+            }
+        page = (await ask.get("values?limit=2")).json()
         assert page == {"keys": ["k0", "k1"], "next": "k1"}
-        assert (await ask.get("store", params={"cursor": page["next"]})).json() == {"keys": ["k2"], "next": None}
-        refused(await ask.get("store/k0"), 403, "NotShown", "show_args=True")
-        assert (await ask.delete("store/k0")).status_code == 204
-        refused(await ask.delete("store/k0"), 404, "NotFound")
-        refused(await ask.put("store/k0", json={"value": 1, "ttl": 0}), 422, "ValidationError")
-        assert (await ask.put("store/k2", json={"value": 2})).status_code == 204  # it keeps its time to live
+        assert (await ask.get("values", params={"cursor": page["next"]})).json() == {"keys": ["k2"], "next": None}
+        refused(await ask.get("values/k0"), 403, "NotShown", "show_args=True")
+        assert (await ask.delete("values/k0")).json() == {"key": "k0"}
+        refused(await ask.delete("values/k0"), 404, "NotFound")
+        refused(await ask.put("values/k0", json={"value": 1, "ttl": 0}), 422, "ValidationError")
+        assert (await ask.put("values/k2", json={"value": 2})).status_code == 200  # it keeps its time to live
         assert 0 < (await tq.store.get_ttl("k2") or 0) <= 60
         for key, body in (("k1", {"value": SECRET, "ttl": None}), ("new", {"value": 1})):
-            assert (await ask.put(f"store/{key}", json=body)).status_code == 204
+            assert (await ask.put(f"values/{key}", json=body)).status_code == 200
             assert await tq.store.get_ttl(key) is None
     async with door(tq, show_args=True) as ask:
-        assert (await ask.get("store/k1")).json() == {"key": "k1", "value": SECRET, "ttl": None}
-        assert 0 < (await ask.get("store/k2")).json()["ttl"] <= 60
-        refused(await ask.get("store/k0"), 404, "NotFound")
+        assert (await ask.get("values/k1")).json() == {"key": "k1", "value": SECRET, "ttl": None}
+        assert 0 < (await ask.get("values/k2")).json()["ttl"] <= 60
+        refused(await ask.get("values/k0"), 404, "NotFound")
 
 
 async def test_stats_queues_and_health(ask: Ask, tq: TaskQ) -> None:

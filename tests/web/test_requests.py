@@ -127,7 +127,7 @@ async def test_metacharacters_are_text(ask: Ask, tq: TaskQ) -> None:  # J7
             assert (await ask.get("tasks", params={name: odd})).json()["tasks"] == [], name
         for path in ("tasks", "schedules"):
             refused(await ask.get(path, params={"cursor": odd}), 404, "NotFound")
-        assert (await ask.get("store", params={"cursor": odd})).status_code == 200
+        assert (await ask.get("values", params={"cursor": odd})).status_code == 200
         assert await rows(tq) == before
         pushed = await ask.post("tasks", json={"type": "any", "params": {odd: odd}, "queue": odd, "task_id": odd})
         assert pushed.status_code == 201 and (await tq.get(odd)).queue == odd

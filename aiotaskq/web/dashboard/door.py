@@ -21,8 +21,9 @@ def _by_name(operation: Operation) -> Callable[[Change], dict[str, Any]]:
 def action(
     operation: Operation,
     page: Callable[[Change, str], str],
-    said: str,
+    said: str | Callable[[Any], str],
     *,
+    form: str | None = None,
     question: str = "",
     button: str = "",
     values: Callable[[Change], dict[str, Any]] | None = None,
@@ -31,7 +32,9 @@ def action(
 
     Args:
         page: returns the address of the page that is shown afterwards, from the name of the thing.
-        said: what is said there. A sentence of the catalogue, with the name of the thing, as ``question``.
+        said: what is said there, or what returns it from the answer. A sentence of the catalogue, with the name of the
+            thing, as ``question``.
+        form: the page that has its form, if that can be refused.
         question: asked before; none if it is empty.
         button: the answer yes.
         values: reads the form; default each parameter from the field of its name.
@@ -45,10 +48,11 @@ def action(
         if question and not change.sure:
             return Question(question, {thing: name}, button, page(change, name))
         access = Access(change.tq, change.show_args)
-        await perform(operation, access, read(operation, values(change), strict=False), "dashboard", change.actor)
-        return done(said, page(change, name), **{thing: name})
+        given = read(operation, values(change), strict=False)
+        answer = await perform(operation, access, given, "dashboard", change.actor)
+        return done(said if isinstance(said, str) else said(answer), page(change, name), **{thing: name})
 
-    actions(operation.name, tells=True)(run)
+    actions(operation.name, form=form, tells=True)(run)
 
 
 def action_on_all(operation: Operation, page: str, said: str, *, question: str = "", button: str = "") -> None:

@@ -27,7 +27,7 @@ PAGES = {
     "schedule": ("schedule", "id"),
     "groups": ("group", "id"),
     "workers": ("worker", "id"),
-    "value": ("value", "key"),
+    "values": ("value", "key"),
 }
 """The page of a thing by the noun of the change, and the parameter of its address."""
 _NO_THINGS = ("filter: ", "count: ", "stopped by: ")

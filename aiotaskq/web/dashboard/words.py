@@ -49,13 +49,12 @@ EVENTS = (
 CHANGES = (
     *("add-schedule", "add-task", "backfill-schedule", "cancel-task", "cancel-tasks"),
     *("change-schedule", "delete-schedule", "delete-task"),
-    *("delete-tasks", "delete-value", "edit-schedule", "edit-task", "emit-event"),
+    *("delete-tasks", "edit-schedule", "edit-task"),
     *("pause-schedule", "purge-tasks"),
     *("push-task", "rerun-task", "run-task"),
     "resume-schedule",
     *("retry-task", "retry-tasks", "run-schedule"),
     *(operation.word for operation in OPERATIONS.values() if operation.changes),
-    "set-value",
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
 

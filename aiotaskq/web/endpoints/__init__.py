@@ -9,11 +9,9 @@ from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.audit import audit
-from aiotaskq.web.endpoints.events import events
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import counts, tasks
-from aiotaskq.web.endpoints.values import values
 from aiotaskq.web.endpoints.workers import history
 
 ENDPOINTS: tuple[Endpoint, ...] = (
@@ -23,8 +21,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *history.all,
     *audit.all,
     *schedules.all,
-    *events.all,
-    *values.all,
     *health.all,
 )
 

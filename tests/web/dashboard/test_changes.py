@@ -131,7 +131,7 @@ async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
         async def edit(**changed: str) -> Any:
             given = fields((await browse.get("value?key=cookie")).text)
             return await send(
-                browse, "set-value", "value?key=cookie", key="cookie", **{"value": "2", **given, **changed}
+                browse, "values.set", "value?key=cookie", key="cookie", **{"value": "2", **given, **changed}
             )
 
         await tq.store.set_public("cookie", 1, ttl=120)

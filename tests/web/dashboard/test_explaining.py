@@ -294,12 +294,12 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
             await run_now(tq.queue, await tq.get(handle.task_id))
 
         fields = {"key": "paid:7", "task": handle.task_id, "value": '{"by": "Ana"}'}
-        asked = await send(browse, "emit-event", address, **fields)
-        assert "Tasks that wait for it and go on: 1." in text_of(asked)
+        asked = await send(browse, "events.emit", address, **fields)
+        assert "The tasks that wait for it go on" in text_of(asked)
         assert await handle.status() is Status.PENDING
-        wrong = await send(browse, "emit-event", address, **{**fields, "value": "{", "sure": "yes"})
+        wrong = await send(browse, "events.emit", address, **{**fields, "value": "{", "sure": "yes"})
         assert wrong.status_code == 422
-        done = await send(browse, "emit-event", address, **fields, sure="yes")
+        done = await send(browse, "events.emit", address, **fields, sure="yes")
         assert (done.status_code, done.headers["location"]) == (303, address)
         async with asyncio.timeout(within(20)):
             assert await handle.result() == {"by": "Ana"}
@@ -308,7 +308,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
         emitted = (await browse.get("waits?format=json")).json()["emitted"]
         assert [(each["key"], each["value"]) for each in emitted] == [("paid:7", '{"by":"Ana"}')]
         assert (await hidden.get("waits?format=json")).json()["emitted"][0]["value"] is None
-        twice = await send(browse, "emit-event", "waits", key="paid:7", sure="yes")
+        twice = await send(browse, "events.emit", "waits", key="paid:7", sure="yes")
         assert (twice.status_code, twice.headers["location"]) == (303, "waits")
         assert "was emitted before" in (await browse.get("waits")).text
         assert (await browse.get("waits?key=x&format=json")).json()["emitted"] == []

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import check_json
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.errors import ValidationError
+from aiotaskq.operations.values import values as operations
+from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of, number
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, done, link, pages
+from aiotaskq.web.dashboard.view import Change, View, link, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -29,7 +31,7 @@ class Values(msgspec.Struct, kw_only=True):
     """The last key where there are more behind it."""
 
 
-@pages("values", marked("Public store"), "prefix", "after")
+@pages("values", marked("Public values"), "prefix", "after")
 async def values(view: View) -> Values:
     """Read one page of the live keys."""
     prefix, after = view.text("prefix") or "", view.text("after")
@@ -72,28 +74,28 @@ async def value(view: View) -> Value:
     )
 
 
-@actions("set-value", form="value")
-async def set_value(change: Change) -> Done:
-    """Store a value, for ever or for some seconds; where the seconds were not edited it expires when it would have."""
-    key, text, until = change.needed("key"), change.text("ttl"), change.text("until")
-    found = json_of("value", change.needed("value"))
+def _given(change: Change) -> dict[str, Any]:
+    """Return a value and its time to live; where the seconds were not edited it expires when it would have."""
+    text, until = change.text("ttl"), change.text("until")
     ttl = None if text is None else number("ttl", text)
     if until is not None and text is not None and text == change.text("shown"):
         ttl = (number("until", until) - change.now) / SECOND
         if ttl <= 0:
             raise ValidationError("ttl: the value has expired meanwhile; give another time to live, or none")
-    check_json("value", found)
-    await change.tq.store.set_public(key, found, ttl)
-    return done(marked("The value of {key} is stored."), link("value", key=key), key=key)
+    return {"key": change.needed("key"), "value": json_of("value", change.needed("value")), "ttl": ttl}
 
 
-@actions("delete-value")
-async def delete_value(change: Change) -> Question | Done:
-    """Delete a value."""
-    key = change.needed("key")
-    if not change.sure:
-        text = marked("Delete the value of {key}? This cannot be undone.")
-        return Question(text, {"key": key}, marked("Delete the value"), link("value", key=key))
-    if not await change.tq.store.delete_public(key):
-        raise NotFound(f"there is no value under {key}")
-    return done(marked("The value of {key} is deleted."), "values", key=key)
+action(
+    operations["set"],
+    lambda _, key: link("value", key=key),
+    marked("The value of {key} is stored."),
+    form="value",
+    values=_given,
+)
+action(
+    operations["delete"],
+    lambda change, key: "values" if change.sure else link("value", key=key),
+    marked("The value of {key} is deleted."),
+    question=marked("Delete the value of {key}? This cannot be undone."),
+    button=marked("Delete the value"),
+)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.steps import EventValue
-from aiotaskq.core.validation import check_json
+from aiotaskq.operations.events import events as operations
+from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
-from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, done, link, pages
+from aiotaskq.web.dashboard.view import Change, View, link, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -66,20 +68,25 @@ def _emitted(event: EventValue, show: bool) -> Emitted:
     return Emitted(event.key, to_iso(event.at), to_iso(event.expires_at), event.text if show else None)
 
 
-@actions("emit-event")
-async def emit(change: Change) -> Question | Done:
-    """Emit an event: the tasks that wait for it go on, and the first value of a key stays."""
-    key, text = change.needed("key"), change.text("value")
-    value = None if text is None else json_of("value", text)
-    check_json("value", value)
+def _given(change: Change) -> dict[str, Any]:
+    text = change.text("value")
+    return {"key": change.needed("key"), "value": None if text is None else json_of("value", text)}
+
+
+def _page(change: Change, _: str) -> str:
     task_id = change.text("task")
-    back = "waits" if task_id is None else link("task", id=task_id)
-    if not change.sure:
-        store = change.tq.queue.step_verbs.store
-        count = (await store.waiting([key]))[key]
-        text = marked("Emit the event {key}? Tasks that wait for it and go on: {count}. Its value stays as it is then.")
-        return Question(text, {"key": key, "count": count}, marked("Emit the event"), back)
-    if await change.tq.emit(key, value):
-        return done(marked("The event {key} is emitted."), back, key=key)
-    there = Message(marked("The event {key} was emitted before; that value stays."), {"key": key}, problem=True)
-    return Done(there, back, (key,))
+    return "waits" if task_id is None else link("task", id=task_id)
+
+
+action(
+    operations["emit"],
+    _page,
+    lambda found: (
+        marked("The event {key} is emitted.")
+        if found.emitted
+        else marked("The event {key} was emitted before; that value stays.")
+    ),
+    question=marked("Emit the event {key}? The tasks that wait for it go on, and its value stays as it is then."),
+    button=marked("Emit the event"),
+    values=_given,
+)

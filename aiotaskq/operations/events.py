@@ -1,0 +1,104 @@
+"""Operations on events, for which handlers wait: list, show, emit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.steps import EventValue
+from aiotaskq.core.validation import MAX_KEY, check_key
+from aiotaskq.errors import NotFound
+from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Key, Limit, Prefix, Time
+from aiotaskq.operations.hidden import plain
+from aiotaskq.operations.table import Access, Operations
+
+events = Operations("events")
+EventKey = Annotated[Key, Meta(description="The key of an event")]
+
+
+class Listed(Struct, forbid_unknown_fields=True):
+    """Which events are listed."""
+
+    limit: Limit = 100
+    prefix: Prefix = ""
+    cursor: Cursor | None = None
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    """An event."""
+
+    key: EventKey
+
+
+class Given(Struct, forbid_unknown_fields=True):
+    """An event to be stored."""
+
+    key: EventKey
+    value: Annotated[Any, Meta(description="The value, as JSON")] = None
+    expires: (
+        Annotated[float, Meta(gt=0, description="After how many seconds it is deleted; default 30 days")]
+        | UnsetType
+        | None
+    ) = UNSET
+
+
+class EventView(Struct, omit_defaults=True):
+    """An event."""
+
+    key: str
+    at: Time
+    expires_at: Time | None
+    value: Any = UNSET
+    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
+
+
+class EventPage(Struct):
+    """One page of the events, by their keys."""
+
+    events: list[EventView]
+    next: str | None
+
+
+class Emitted(Struct):
+    """What came of an event."""
+
+    key: str
+    emitted: Annotated[bool, Meta(description="False: there was one of this key already, which stays")]
+
+
+EXAMPLE = {"key": "approved:17", "at": "2026-01-05T09:00:00Z", "expires_at": "2026-02-04T09:00:00Z"}
+
+
+@events(example=(None, {"events": [EXAMPLE], "next": None}))
+async def list_(access: Access, given: Listed) -> EventPage:
+    """List the events that were emitted and have not expired, sorted by their keys; values are never listed."""
+    limit = min(given.limit, MAX_PAGE)
+    found = await access.tq.list_events(given.prefix, limit + 1, given.cursor)
+    page = [_view(each, False) for each in found[:limit]]
+    return EventPage(page, page[-1].key if len(found) > limit else None)
+
+
+@events(thing="key", example=(None, EXAMPLE))
+async def show(access: Access, given: Named) -> EventView:
+    """Show one event, and its value where that is allowed; not found if it was not emitted, or has expired."""
+    event = await access.tq.get_event(check_key("key", given.key, MAX_KEY))
+    if event is None:
+        raise NotFound(f"there is no event {printable(given.key)}")
+    return _view(event, access.show_args)
+
+
+@events(changes=True, thing="key", example=({"value": {"by": "boss"}}, {"key": "approved:17", "emitted": True}))
+async def emit(access: Access, given: Given) -> Emitted:
+    """Emit an event: the tasks that wait for it go on. The first value of a key stays."""
+    options = {} if given.expires is UNSET else {"expires": given.expires}
+    return Emitted(given.key, await access.tq.emit(check_key("key", given.key, MAX_KEY), given.value, **options))
+
+
+def _view(event: EventValue, show: bool) -> EventView:
+    at, expires_at = to_iso(event.at) or "", to_iso(event.expires_at)
+    if event.undecodable is not None:
+        return EventView(event.key, at, expires_at, undecodable=event.undecodable)
+    return EventView(event.key, at, expires_at, plain(event.value) if show else UNSET)

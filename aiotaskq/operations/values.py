@@ -1,0 +1,112 @@
+"""Operations on public values: list their keys, get, set, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from aiotaskq.core.validation import MAX_KEY, check_json, check_key
+from aiotaskq.errors import NotFound
+from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Key, Limit, Prefix
+from aiotaskq.operations.hidden import plain
+from aiotaskq.operations.table import Access, NotShown, Operations
+
+values = Operations("values")
+ValueKey = Annotated[Key, Meta(description="The key of a value")]
+
+
+class Listed(Struct, forbid_unknown_fields=True):
+    """Which keys are listed."""
+
+    limit: Limit = 100
+    prefix: Prefix = ""
+    cursor: Cursor | None = None
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    """A public value."""
+
+    key: ValueKey
+
+
+class Given(Struct, forbid_unknown_fields=True):
+    """A public value to be stored."""
+
+    key: ValueKey
+    value: Annotated[Any, Meta(description="The value, as JSON")]
+    ttl: (
+        Annotated[float, Meta(gt=0, description="Seconds that it lives; default as before, or for ever")]
+        | UnsetType
+        | None
+    ) = UNSET
+
+
+class KeyPage(Struct):
+    """One page of the keys, sorted."""
+
+    keys: list[str]
+    next: str | None
+
+
+class Value(Struct):
+    """A public value."""
+
+    key: str
+    value: Any
+    ttl: Annotated[float | None, Meta(description="The seconds that it has left; null: for ever")] = None
+
+
+class ValueName(Struct):
+    """The key of the value that was changed."""
+
+    key: str
+
+
+@values(example=(None, {"keys": ["cookie", "rate:eur"], "next": None}))
+async def list_(access: Access, given: Listed) -> KeyPage:
+    """List the keys of the values that have not expired, sorted; values are never listed."""
+    limit = min(given.limit, MAX_PAGE)
+    keys = await access.tq.store.find_keys(given.prefix, after=given.cursor, limit=limit + 1)
+    return KeyPage(keys[:limit], keys[limit - 1] if len(keys) > limit else None)
+
+
+@values(thing="key", raises=(NotShown,), example=(None, {"key": "rate:eur", "value": 1.08, "ttl": 3600.0}))
+async def get(access: Access, given: Named) -> Value:
+    """Read a public value, where that is allowed; not found if it is missing or has expired."""
+    access.may_show(True)
+    store, key = access.tq.store, _key(given)
+    value = await store.get_public(key)
+    if value is None and await store.find_keys(key, limit=1) != [key]:
+        raise _not_found(key)
+    return Value(key, plain(value), await store.get_ttl(key))
+
+
+@values(changes=True, thing="key", example=({"value": 1.08, "ttl": 3600}, {"key": "rate:eur"}))
+async def set_(access: Access, given: Given) -> ValueName:
+    """Store a public value, for some seconds or for ever; one that is there keeps its time to live if none is given."""
+    key = _key(given)
+    check_json("value", given.value)
+    if given.ttl is UNSET:
+        await access.tq.store.edit_public(key, given.value)
+    else:
+        await access.tq.store.set_public(key, given.value, given.ttl)
+    return ValueName(key)
+
+
+@values(changes=True, thing="key", example=(None, {"key": "rate:eur"}))
+async def delete(access: Access, given: Named) -> ValueName:
+    """Delete a public value."""
+    key = _key(given)
+    if not await access.tq.store.delete_public(key):
+        raise _not_found(key)
+    return ValueName(key)
+
+
+def _key(given: Named | Given) -> str:
+    return check_key("key", given.key, MAX_KEY)
+
+
+def _not_found(key: str) -> NotFound:
+    return NotFound(f"there is no value {printable(key)}")
