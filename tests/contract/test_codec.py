@@ -378,7 +378,7 @@ async def test_what_is_written_meanwhile_is_not_overwritten(opened: Opened) -> N
 
 
 @pytest.mark.stores("redis")  # in SQL the row is locked from the read to the write
-async def test_a_row_that_changes_between_the_read_and_the_write_is_left(
+async def test_a_row_that_changes_between_the_read_and_the_write_is_read_again(
     opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = await opened(Keyed("old"))
@@ -389,24 +389,26 @@ async def test_a_row_that_changes_between_the_read_and_the_write_is_left(
     meddle: list[Callable[[], Awaitable[object]]] = []
 
     async def meddled(script: object, *words: Any, **options: Any) -> Any:
-        if script is scripts.RECODE:
-            await meddle[-1]()
+        if script is scripts.COMMIT and meddle:
+            await meddle.pop()()
         return await run(script, *words, **options)
 
     monkeypatch.setattr(backend._redis, "run", meddled)
     failed = settle(task, Failed("once"), NOW)
     edited = failed.replace(params={"n": 2}, extra={})
     meddle.append(lambda: writer.report([(task.task_id, task.fence, {"done": 7})]))
-    assert await backend.recode([task.task_id]) == [False]
+    assert await backend.recode([task.task_id]) == [True]
     meddle.append(lambda: writer.request_cancel([task.task_id]))
-    assert await backend.recode([task.task_id]) == [True], "a flag is no part of what is written"
+    assert await backend.recode([task.task_id]) == [True]
     task = await read(writer, task)
+    assert task.cancel_requested
     meddle.append(lambda: writer.update([Change(task, failed)]))
     writer.codec = Keyed("old", "new")
-    assert await backend.recode([task.task_id]) == [False]
+    assert await backend.recode([task.task_id]) == [True]
     meddle.append(lambda: writer.update([Change(failed, edited)]))
-    assert await backend.recode([task.task_id]) == [False]
-    row = await read(writer, task)
+    assert await backend.recode([task.task_id]) == [True]
+    row = await read(backend, task)
+    assert meddle == []
     assert (row.retry_count, row.progress, row.params) == (1, {"done": 7}, {"n": 2})
 
 

@@ -1,4 +1,4 @@
-"""The Redis backend (also Valkey): each verb is one Lua script, which the server runs as one step.
+"""The Redis backend (also Valkey): a verb is one Lua script, which the server runs as one step, or a transaction.
 
 A whole namespace has one hash tag, not one for each queue. So a push to several queues is all or nothing, and a claim
 from several queues has an exact order; and in a cluster a namespace is on one node, while several namespaces
@@ -11,6 +11,7 @@ import contextlib
 import re
 from asyncio import Future
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
@@ -25,7 +26,7 @@ from aiotaskq.backends.redis.gates import RedisGateReads
 from aiotaskq.backends.redis.groups import RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notifier import RedisNotifier
-from aiotaskq.backends.redis.reads import READ
+from aiotaskq.backends.redis.reads import READ, read_heads
 from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
@@ -35,7 +36,6 @@ from aiotaskq.backends.redis.rows import (
     pack,
     progress_json,
     pushed_rows,
-    recoded_rows,
     to_tasks,
     to_tasks_or_none,
 )
@@ -75,15 +75,13 @@ class RedisBackend(Backend):
             options = self._redis.address.options
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
-        self.workers = RedisWorkers(self._redis)
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
         gates, groups = RedisGateReads(self._redis), RedisGroupReads(self._redis)
         self.keep(self._transactions, RedisSideRows(self._redis), gates, groups)
         self._transactions.admit = self.gates.admit
         self._transactions.messages, self._transactions.followed = self.groups.messages, self.groups.note
-        self.schedules: RedisSchedules = RedisSchedules(
-            self._redis, self.listeners, self._transactions, self._notifier.ready
-        )
+        self.workers = RedisWorkers(self._redis, self._transactions)
+        self.schedules: RedisSchedules = RedisSchedules(self._redis, self._transactions)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -156,13 +154,16 @@ class RedisBackend(Backend):
         queues: Sequence[str] | None = None,
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
-        if changes and limit and not has_flow(changes):
+        if not changes or not limit:
+            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        if not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
             words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
             with contextlib.suppress(FlowRequired):
                 flags, claimed = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
                 return self.updated(changes, hints, flags), to_tasks(claimed)
-        return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+        held = await self._transactions.run(lambda tx: tx.update(changes))
+        return held, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
 
     def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
@@ -181,8 +182,8 @@ class RedisBackend(Backend):
         return flagged
 
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
-        asked = await self._redis.run(scripts.CANCELLING, *ids)
-        return [task_id for task_id, flag in zip(ids, asked, strict=True) if flag == 1]
+        heads = zip(ids, await read_heads(self._redis, ids), strict=True)
+        return [task_id for task_id, head in heads if head is not None and head.group(1, 3) == (b"running", b"1")]
 
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         found: list[Task | None] = []
@@ -195,10 +196,8 @@ class RedisBackend(Backend):
             return await super().recode(ids)
         done: dict[str, bool | None] = dict.fromkeys(ids)
         for start in range(0, len(ids), READ):
-            names, words = recoded_rows(await self._redis.run(scripts.GET, *ids[start : start + READ]), self.codec)
-            if names:
-                flags = await self._redis.run(scripts.RECODE, *words)
-                done.update({name: flag == 1 for name, flag in zip(names, flags, strict=True)})
+            body = partial(RedisTransaction.recode, ids=ids[start : start + READ], codec=self.codec)
+            done |= await self._transactions.run(body)
         return [done[task_id] for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
@@ -315,15 +314,13 @@ class RedisBackend(Backend):
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
         deleted = 0
         for start in range(0, len(ids), READ):
-            more, tied = await self._redis.run(scripts.DELETE, int(ended), *ids[start : start + READ])
-            deleted += more
-            names = [name.decode(errors="backslashreplace") for name in tied]
 
-            def body(tx: RedisTransaction, names: list[str] = names) -> int:
-                return tx.delete([task for task in tx.tasks(names).values() if task.final or not ended])
+            def body(tx: RedisTransaction, part: Sequence[str] = ids[start : start + READ]) -> int:
+                rows = tx.tasks(part)
+                damaged = [task_id for task_id in tx.existing(part) if task_id not in rows]
+                return tx.delete([row for row in rows.values() if row.final or not ended], damaged)
 
-            if names:
-                deleted += await self._transactions.run(body)
+            deleted += await self._transactions.run(body)
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

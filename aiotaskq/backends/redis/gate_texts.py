@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import msgspec
 
+from aiotaskq.backends.redis.heads import HEAD
 from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.task import Status, Task
 
 _encode = msgspec.json.Encoder().encode
 _STATUSES = {str(status).encode(): status for status in Status}
 _PRIORITY_BIAS = 2**63  # so that the order of the texts of priorities is that of the numbers
-_HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
 _NAMES = re.compile(rb"(\S+) (\S+) (\d+) ").match
 
 
@@ -102,7 +102,7 @@ class StateText:
 
     def __init__(self, task_id: str, text: bytes) -> None:
         """Raises ValueError for a text that has no flow, or cannot be read."""
-        head = _HEAD(text)
+        head = HEAD(text)
         if head is None or head[6] not in (b"2", b"3"):
             raise ValueError("the row has no flow")
         lane_at = head.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from aiotaskq.backends.groups import GroupReads
@@ -34,8 +35,11 @@ class RedisGroupReads(GroupReads):
         found: list[GroupState] = []
         while len(found) < limit:
             wanted = min(limit - len(found), READ)
-            bound = "+" if last is None else f"({stamp_of(last)}"
-            ids = [name.decode() for name in await self._redis.run(scripts.GROUPS_FIND, wanted, bound, *which)]
+            words = ("+" if last is None else f"({stamp_of(last)}", "-", "LIMIT", 0, wanted)
+            keys = [f"{self._redis.root}groups:{name}" for name in which]
+            parts = await asyncio.gather(*(self._redis.command("ZREVRANGEBYLEX", key, *words) for key in keys))
+            stamps = sorted((stamp for part in parts for stamp in part), reverse=True)[:wanted]
+            ids = [stamp[20:].decode() for stamp in stamps]
             page = [group for group in await self._get(ids) if group is not None]
             found += page
             if len(ids) < wanted or not page:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,8 @@ from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.errors import ValidationError
 
 NO_KEYS = (None, None, None)
+HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
+"""Matches the words of a head, as ``lua/include/head.lua`` does; the last two are the lengths of lane and names."""
 
 _encode = msgspec.json.Encoder().encode
 

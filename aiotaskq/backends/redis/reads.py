@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
+from aiotaskq.backends.redis.heads import HEAD
 from aiotaskq.backends.redis.rows import pack, to_tasks_or_none
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
@@ -130,6 +132,12 @@ class Reads:
     async def _many(self, commands: Iterable[Sequence[str]]) -> list[list[bytes]]:
         found: list[list[bytes]] = await self._redis.run(scripts.READ_MANY, pack([*commands]))
         return found
+
+
+async def read_heads(redis: RedisConnections, ids: Sequence[str | bytes]) -> list[re.Match[bytes] | None]:
+    """Return the words of the head of each of these rows; None where there is none, or it cannot be read."""
+    texts = await redis.command("HMGET", f"{redis.root}state", *ids) if ids else ()
+    return [HEAD(text or b"") for text in texts]
 
 
 def _name(word: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis.heads import NO_KEYS, head, json_of, keys_of, lease_word
+from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, head, json_of, keys_of, lease_word
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
 from aiotaskq.core.parking import any_flow
@@ -258,29 +258,21 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     return more or False
 
 
-def recoded_rows(words: Sequence[bytes], codec: Codec) -> tuple[list[str], list[str | bytes]]:
-    """Return the ids of the rows that can be decoded, and for a script their parts as they are and as they become."""
-    names: list[str] = []
-    parts: list[str | bytes] = []
-    pieces = iter(words)
-    for row in zip(pieces, pieces, pieces, pieces, strict=True):
-        task_id, body, state, progress = row
-        task = decoded(_to_task(*row), codec) if state else None
-        if task is None or task.undecodable is not None:
-            continue
-        new = encoded(task, codec)
-        if b',"usage":' in state[state.rfind(b',"status":') :]:  # it has a key of its own
-            new = new.replace(usage=None)
-        reported = progress.removeprefix(b',"progress":')
-        as_reported = reported and progress_json(verbatim(new).progress)
-        if not reported:  # that of the push is in the body
-            as_reported = b""
-        else:
-            new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
-        names.append(task.task_id)
-        old_state = state[: state.rfind(b',"status":')]
-        parts += (task_id, body, _body(new), old_state, _state_json(new), reported, as_reported)
-    return names, parts
+def recoded_row(task: Task, codec: Codec, state: bytes, *, reported: bool) -> tuple[str, str, str | None] | None:
+    """Return body, state and reported progress of a row as the codec makes them now; None if it cannot be decoded.
+
+    ``reported``: whether it has progress beside that of its push.
+    """
+    task = decoded(task, codec)
+    head = HEAD(state)
+    if head is None or task.undecodable is not None:
+        return None
+    new, progress = encoded(task, codec), None
+    if reported:
+        progress = progress_json(verbatim(new).progress).decode()
+        new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
+    json_at = head.end() + int(head[10]) + int(head[11])
+    return _body(new), state[:json_at].decode() + _state_json(new), progress
 
 
 def filter_of(where: TaskFilter) -> bytes:

@@ -20,6 +20,9 @@ from aiotaskq.errors import ValidationError
 HEAD = 4  # words
 CODED = ("params", "outbox")
 
+Row = tuple[str, str, int | None, bool]
+"""The id of a schedule, its row, when it is due if it is enabled, and whether its outbox has tasks."""
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _decode_schedule = msgspec.json.Decoder(Schedule).decode
@@ -42,16 +45,22 @@ def guard_of_damaged(row: bytes) -> str:
         return row[: error.start].decode()
 
 
-def row_words(schedule: Schedule, codec: Codec | None) -> tuple[str, str, str, str]:
-    """Return the words of a new row for a script: id, row, due, and '1' if its outbox has tasks.
+def is_enabled(row: bytes) -> bool:
+    """Whether the head of a row says that the schedule is enabled and due."""
+    words = row.split(b" ", HEAD)
+    return len(words) > HEAD and words[1] != b"-" and words[2] == b"1"
+
+
+def row_words(schedule: Schedule, codec: Codec | None) -> Row:
+    """Return a new row.
 
     Raises ValidationError for a schedule that no row can hold.
     """
     return _words(schedule, guard_of(schedule) + _json(schedule, codec))
 
 
-def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> tuple[str, str, str, str]:
-    """Return the words of a row that becomes ``after`` and could not be decoded: what cannot be read of it is kept."""
+def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> Row:
+    """Return a row that becomes ``after`` and could not be decoded: what cannot be read of it is kept."""
     json = before.split(b" ", HEAD)[-1]
     texts = _object(json)
     if texts is None:
@@ -61,13 +70,13 @@ def changed_words(before: bytes, after: Schedule, codec: Codec | None) -> tuple[
     return _words(after, guard_of(after) + _encode({**new, **kept}).decode())
 
 
-def _words(schedule: Schedule, row: str) -> tuple[str, str, str, str]:
+def _words(schedule: Schedule, row: str) -> Row:
     due, enabled = schedule.due, schedule.enabled
     return (
         schedule.task_id,
         row,
-        "" if due is None or not enabled else str(due),
-        "1" if schedule.outbox else "",
+        due if enabled else None,
+        bool(schedule.outbox),
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from aiotaskq.backends.redis.connection import MAX_ARGUMENT, MAX_COMMAND, RedisConnections, is_refusal
-from aiotaskq.backends.redis.scripts import FORMAT, OPEN
+from aiotaskq.backends.redis.scripts import FORMAT
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew
 from aiotaskq.log import log
 
 
 async def check_format(redis: RedisConnections) -> None:
     """Raise SchemaTooNew if a newer version has written the namespace."""
-    found = int(await redis.evaluate(OPEN, FORMAT))
+    await redis.execute("SET", f"{redis.root}format", FORMAT, "NX")
+    found = int(await redis.execute("GET", f"{redis.root}format"))
     if found > FORMAT:
         raise SchemaTooNew(
             f"{redis.shown}: format {found} of the prefix {redis.address.prefix!r} is newer than {FORMAT}; upgrade"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -25,7 +25,8 @@ from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, row_words
+from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, recoded_row, row_words
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import slots
@@ -235,8 +236,9 @@ class RedisTransaction(GateRows):
         self._follow()
         return held
 
-    def delete(self, tasks: Sequence[Task]) -> int:
-        """Delete tasks that were read, and do what follows; return how many."""
+    def delete(self, tasks: Sequence[Task], damaged: Sequence[str] = ()) -> int:
+        """Delete tasks that were read, and do what follows; return how many. ``damaged``: ids of unreadable ones."""
+        self._deleted += damaged
         for task in tasks:
             self._deleted.append(task.task_id)
             self._tasks[task.task_id] = None
@@ -263,14 +265,32 @@ class RedisTransaction(GateRows):
                     by_group[group_id] = summed(by_group.get(group_id, {}), more)
         spend(self, by_group)
 
+    def recode(self, ids: Sequence[str], codec: Codec) -> dict[str, bool | None]:
+        """Do as ``Backend.recode``, by id."""
+        self.need(tasks=ids, state=ids, progress=ids, usage=ids)
+        rows, progress = self.tasks(ids), self.texts("progress", ids)
+        done: dict[str, bool | None] = dict.fromkeys(ids)
+        for task_id, state in self.texts("state", ids).items():
+            if state is None or task_id not in rows:
+                continue
+            task = rows[task_id]
+            if self.texts("usage", [task_id])[task_id] is not None:  # it has a key of its own
+                task = task.replace(usage=None)
+            if (new := recoded_row(task, codec, state, reported=progress[task_id] is not None)) is not None:
+                for key, value in zip(("body", "state", "progress"), new, strict=True):
+                    if value is not None:
+                        self.set_fields(key, {task_id: value})
+                done[task_id] = True
+        return done
+
     def write_side(self, how: str, place: str, name: str, text: str = "", until: str = "") -> None:
         """``put``, ``add`` or ``remove`` a side row, given as in ``lua/include/side.lua``."""
         self._side += (how, place, name, text, until)
         if how != "add" and (known := self._reads.found.get("side", {}).get(place, {}).get(name)) is not None:
             self._side_read.setdefault(place, {})[name] = digest(known)
 
-    def set_fields(self, key: str, fields: Mapping[str, str | bytes]) -> None:
-        """Write fields of a hash."""
+    def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
+        """Write fields of a hash; False deletes one."""
         for field, value in fields.items():
             self._fields += (key, field, value)
 
@@ -339,6 +359,8 @@ class RedisTransaction(GateRows):
             "bounded": len(bounded),
             "fresh": list(fresh),
             "stamps": list(fresh.values()),
+            # What only adds is refused by a server whose memory is full; what lets tasks end is not.
+            "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
             "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             "writes": writes,
             "lanes": lanes,

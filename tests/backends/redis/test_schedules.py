@@ -169,9 +169,8 @@ async def test_a_damaged_row_is_disabled_and_can_be_deleted(
         assert [row.task_id for row in await tq.schedules.list()] == [good.task_id]
 
 
-async def test_an_index_entry_without_a_row_is_dropped(backend: RedisBackend, server: Server, prefix: str) -> None:
+async def test_an_index_entry_without_a_row_is_passed_over(backend: RedisBackend, server: Server, prefix: str) -> None:
     schedule = await added(backend)
     server.ask("ZADD", f"{{{prefix}}}:schedules:due", 5, "ghost")
-    assert await backend.schedules.next_due() == 5
     assert await backend.schedules.due(NOW, 1) == [schedule]
     assert await backend.schedules.next_due() == NOW

@@ -94,7 +94,7 @@ if given.maxsize and needed > 0 and ready + needed > given.maxsize then
   return {-1, ready + needed - given.maxsize}
 end
 
-if not (rows[1] or given.fresh[1]) then call('DEL', root .. 'room') end  -- as in when_full.lua
+if not given.grows then call('DEL', root .. 'room') end  -- as in when_full.lua
 write_changes()
 call_in_chunks('HSET', 'state', moved)
 for _, write in ipairs(given.writes) do call_in_chunks(write[1], write[2], write[3]) end
