@@ -12,7 +12,7 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.history import Period
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.schedule import Schedule, ScheduleOptions
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import Attempt, Filters, Task
@@ -40,8 +40,8 @@ __all__ = [
     "InvalidRow",
     "LimitState",
     "Limits",
+    "LogEntry",
     "MemberResult",
-    "Note",
     "Period",
     "PushOptions",
     "Schedule",

@@ -13,7 +13,7 @@ from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.debounce import Merge
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import TaskFailed, ValidationError
@@ -172,25 +172,25 @@ class TaskHandle(Hinted, Generic[T_co]):
         """
         return list(attempts_of(await self.task()))
 
-    async def notes(self, after: int = 0, limit: int = 1_000) -> list[Note]:
-        """Return what the handler has written with ``log`` and ``emit``, from the first note behind ``after``."""
+    async def log(self, after: int = 0, limit: int = 1_000) -> list[LogEntry]:
+        """Return what the handler has written with ``log`` and ``stream``, from the first entry behind ``after``."""
         return await self._queue.backend.notes.read(
             self.task_id, check_int("after", after, 0), check_int("limit", limit, 1)
         )
 
-    async def events(self, after: int = 0) -> AsyncIterator[Note]:
-        """Yield the notes of the task as they come, here or from another process; the last one has the kind ``end``.
+    async def stream(self, after: int = 0) -> AsyncIterator[LogEntry]:
+        """Yield the entries of the task log as they come, also from another process; the last one has the kind ``end``.
 
-        ``after`` is the number of the last note that is known. The text of the last one is the status with which the
+        ``after`` is the number of the last entry that is known. The text of the last one is the status with which the
         task has ended. Raises NotFound if the task is deleted.
         """
         async for note in note_stream(self._queue, self.task_id, check_int("after", after, 0)):
             yield note
 
-    async def next_notes(self, after: int = 0, timeout: float | timedelta | None = None) -> list[Note]:
-        """Wait for notes behind ``after``, or the end, and return some; an empty list after ``timeout`` seconds.
+    async def next_log(self, after: int = 0, timeout: float | timedelta | None = None) -> list[LogEntry]:
+        """Wait for entries behind ``after``, or the end, and return some; an empty list after ``timeout`` seconds.
 
-        The last one is as in ``events``. Raises NotFound if the task is deleted.
+        The last one is as in ``stream``. Raises NotFound if the task is deleted.
         """
         wait = None if timeout is None else check_seconds("timeout", timeout)
         return await next_notes(self._queue, self.task_id, check_int("after", after, 0), wait)

@@ -13,7 +13,7 @@ from aiotaskq.core.coded import plain_text, stored_text
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Store
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.notes import NewNotes, Note
+    from aiotaskq.core.notes import LogEntry, NewNotes
 
 
 class Notes:
@@ -47,15 +47,15 @@ class Notes:
             self._listeners.notify(NOTED, written)
         return held
 
-    async def read(self, task_id: str, after: int, limit: int) -> list[Note]:
+    async def read(self, task_id: str, after: int, limit: int) -> list[LogEntry]:
         """Read the first notes of a task whose number is greater than ``after``, in the order of their numbers."""
         rows = await self._side.range(NOTE, 0, limit, owner=task_id, after=behind(after))
         return [note for note in self._of(rows) if note.n > after][:limit]
 
-    async def last(self, task_id: str, limit: int) -> list[Note]:
+    async def last(self, task_id: str, limit: int) -> list[LogEntry]:
         """Read the newest notes of a task, in the order of their numbers."""
         rows = await self._side.range(NOTE, 0, limit, owner=task_id, newest=True)
         return self._of(rows[::-1])[-limit:]
 
-    def _of(self, rows: Sequence[SideRow]) -> list[Note]:
+    def _of(self, rows: Sequence[SideRow]) -> list[LogEntry]:
         return [note for row in rows for note in to_notes(row, lambda text: plain_text(text, self.codec)[0])]

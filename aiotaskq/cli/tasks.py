@@ -39,7 +39,7 @@ from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.attempts import run_time as seconds_of_run
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import without_passwords
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.parking import budgets_of, parked
 from aiotaskq.core.steps import Step
 from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
@@ -160,7 +160,7 @@ def show(
 
 
 Follow = Annotated[bool, option("--follow", "-f", help=tr("Go on until the task has ended."))]
-After = Annotated[int, option("--after", min=0, metavar="N", help=tr("Only notes behind this number."))]
+After = Annotated[int, option("--after", min=0, metavar="N", help=tr("Only entries behind this number."))]
 
 
 @app.command(
@@ -177,7 +177,7 @@ def log(
     utc: Utc = False,
     json: Json = False,
 ) -> None:
-    def show(note: Note) -> None:
+    def show(note: LogEntry) -> None:
         if json:
             echo(json_text({"n": note.n, "at": instant(note.at), "kind": note.kind, "data": note.data}))
             return
@@ -188,10 +188,10 @@ def log(
     async def work(tq: TaskQ) -> None:
         handle, last = tq.handle((await tq.get(await task_id_of(tq, task_id))).task_id), after
         if follow:
-            async for note in handle.events(last):
+            async for note in handle.stream(last):
                 show(note)
             return
-        while notes := await handle.notes(last):
+        while notes := await handle.log(last):
             for note in notes:
                 show(note)
             last = notes[-1].n

@@ -22,15 +22,15 @@ MAX_NOTE = 4 * 1024
 Kind = Literal["log", "data", "end"]
 
 
-class Note(msgspec.Struct, frozen=True):
-    """A note of a task."""
+class LogEntry(msgspec.Struct, frozen=True):
+    """An entry of the log of a task: a line of its log, or data of its stream."""
 
     n: int
-    """It rises with each note of the task, also over its attempts: the ``after`` of the next read."""
+    """It rises with each entry of the task, also over its attempts: the ``after`` of the next read."""
     at: int
     """Microseconds UTC."""
     kind: Kind
-    """``log`` or ``data``; ``end`` is the last one of ``events()``, and is stored nowhere."""
+    """``log`` or ``data``; ``end`` is the last one of ``stream()``, and is stored nowhere."""
     text: str
     """The line of a log, the JSON of data, or the status with which the task has ended."""
 
@@ -41,7 +41,7 @@ class Note(msgspec.Struct, frozen=True):
 
     @property
     def data(self) -> Any:
-        """What ``emit`` was given; of another kind of note the text."""
+        """What ``stream`` was given; of another kind of entry the text."""
         return msgspec.json.decode(self.text) if self.kind == "data" else self.text
 
 
@@ -86,9 +86,9 @@ def data_note(at: int, value: Any) -> NewNote:
     try:
         text = msgspec.json.encode(value)
     except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
-        raise ValidationError(f"emit: the value cannot be stored as JSON: {error}") from None
+        raise ValidationError(f"stream: the value cannot be stored as JSON: {error}") from None
     if len(text) > MAX_NOTE:
         raise ValidationError(
-            f"emit: {len(text):,} bytes of JSON are more than {MAX_NOTE:,}; emit it in parts, or store it elsewhere"
+            f"stream: {len(text):,} bytes of JSON are more than {MAX_NOTE:,}; send it in parts, or store it elsewhere"
         )
     return NewNote(at, "data", text.decode())

@@ -123,14 +123,14 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     def log(self, text: object, /, **fields: object) -> None:
         """Write a line into the task's own log, with ``name=value`` for each field; from any thread, without waiting.
 
-        It is stored within a fraction of a second, and before the task's end: read it by ``handle.events()`` or
-        ``handle.notes()``. A task keeps its newest 1,000 notes, of together 256 KB; a line of more than 4 KB is cut.
+        It is stored within a fraction of a second, and before the task's end: read it by ``handle.stream()`` or
+        ``handle.log()``. A task keeps its newest 1,000 entries, of together 256 KB; a line of more than 4 KB is cut.
         Raises LeaseLost once it is known that the task is no longer this worker's.
         """
         self._note(log_note(self._host.now(), text, fields))
 
-    def emit(self, data: Any) -> None:
-        """Send JSON data to those that follow the task, as tokens of an answer; stored and bounded as ``log``.
+    def stream(self, data: Any) -> None:
+        """Send JSON data to the followers of the task, as tokens of an answer; stored and bounded as ``log``.
 
         Raises ValidationError for what JSON cannot hold, and for more than 4 KB. Raises LeaseLost as ``log``.
         """

@@ -20,7 +20,7 @@ from aiotaskq.app.running import RunOptions
 from aiotaskq.app.schedules import Schedules as AsyncSchedules
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Task
 from aiotaskq.runtime.events import EventName
 from aiotaskq.runtime.queue.groups import MemberResult
@@ -70,12 +70,12 @@ class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
     status = blocking(AsyncHandle.status)
     progress = blocking(AsyncHandle.progress)
     attempts = blocking(AsyncHandle.attempts)
-    notes = blocking(AsyncHandle.notes)
-    next_notes = blocking(AsyncHandle.next_notes)
+    log = blocking(AsyncHandle.log)
+    next_log = blocking(AsyncHandle.next_log)
 
-    @documented_as(AsyncHandle.events)
-    def events(self, after: int = 0) -> Iterator[Note]:
-        return _events(self.next_notes, after)
+    @documented_as(AsyncHandle.stream)
+    def stream(self, after: int = 0) -> Iterator[LogEntry]:
+        return _stream(self.next_log, after)
 
     cancel = blocking(AsyncHandle.cancel)
 
@@ -215,9 +215,9 @@ class ScheduleDecorator(Protocol):
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
 
 
-def _events(next_notes: Callable[[int], list[Note]], after: int) -> Iterator[Note]:
+def _stream(next_log: Callable[[int], list[LogEntry]], after: int) -> Iterator[LogEntry]:
     while True:
-        for note in next_notes(after):
+        for note in next_log(after):
             yield note
             if note.kind == "end":
                 return
@@ -432,9 +432,9 @@ class TaskContext(Hinted):
     def log(self, text: object, /, **fields: object) -> None:
         self._context.log(text, **fields)
 
-    @documented_as(aiotaskq.runtime.context.TaskContext.emit)
-    def emit(self, data: Any) -> None:
-        self._context.emit(data)
+    @documented_as(aiotaskq.runtime.context.TaskContext.stream)
+    def stream(self, data: Any) -> None:
+        self._context.stream(data)
 
     @documented_as(aiotaskq.runtime.context.TaskContext.usage)
     def usage(self, **amounts: float) -> None:

@@ -10,7 +10,7 @@ import msgspec
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import INT64
 from aiotaskq.errors import DatabaseUnavailable, NotFound
@@ -55,7 +55,7 @@ async def event_stream(handle: TaskHandle[Any], after: int, is_stopping: Callabl
     yield RETRY
     while (left := until - clock.ticks()) > 0 and not is_stopping():
         try:
-            notes = await handle.next_notes(after, timeout=min(BEAT, left / SECOND))
+            notes = await handle.next_log(after, timeout=min(BEAT, left / SECOND))
         except NotFound:
             yield _event(f"{after}{_ENDED}", "end", b'{"status":null}')
             return
@@ -68,7 +68,7 @@ async def event_stream(handle: TaskHandle[Any], after: int, is_stopping: Callabl
             after = note.n
 
 
-def _event_of(note: Note) -> bytes:
+def _event_of(note: LogEntry) -> bytes:
     match note.kind:
         case "data":
             return _event(str(note.n), None, note.text.encode())

@@ -109,7 +109,7 @@ async def test_waits_the_store_and_the_operators_verbs() -> None:
         handle = await slow.push()
         with pytest.raises(aiotaskq.ResultTimeout, match=r"after 0\.001 s"):
             await handle.result(timeout=moment)
-        assert await handle.next_notes(timeout=moment) == []
+        assert await handle.next_log(timeout=moment) == []
         await tq.store.set_public("a", 1, ttl=timedelta(hours=1))
         assert await tq.queue.pop_task(moment, visibility=timedelta(minutes=1)) is None
         assert await tq.purge(older_than=timedelta(hours=1)) == 0

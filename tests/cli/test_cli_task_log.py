@@ -27,7 +27,7 @@ def ended(url: str) -> str:
     @tq.task
     async def writes() -> None:
         current_task().log("begun\nhere \x1b[31m", rows=3)
-        current_task().emit({"token": "Hé"})
+        current_task().stream({"token": "Hé"})
 
     async def main() -> str:
         async with tq.running():

@@ -11,7 +11,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import NOTED
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.codec import Zlib
-from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNote, NewNotes, Note
+from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, LogEntry, NewNote, NewNotes
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -39,9 +39,9 @@ async def test_what_is_added_is_read_in_order(backend: Backend) -> None:
     assert await backend.notes.add([NewNotes(one.task_id, one.fence, (data,))]) == [True]
     found = await backend.notes.read(one.task_id, 0, 10)
     assert found == [
-        Note(1, NOW, "log", "a"),
-        Note(2, NOW + 1, "log", "é 🙂\n  b "),
-        Note(3, NOW + 7, "data", '{"token":"w x"}'),
+        LogEntry(1, NOW, "log", "a"),
+        LogEntry(2, NOW + 1, "log", "é 🙂\n  b "),
+        LogEntry(3, NOW + 7, "data", '{"token":"w x"}'),
     ]
     assert found[2].data == {"token": "w x"}
     assert await texts(backend, other) == ["x"]

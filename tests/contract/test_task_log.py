@@ -25,8 +25,8 @@ async def test_a_handler_writes_and_its_handle_reads(store: Store) -> None:
     @tq.task
     async def coroutine() -> str:
         current_task().log("begun", file="a b.csv", rows=3)
-        current_task().emit({"token": "Hé"})
-        current_task().emit("llo")
+        current_task().stream({"token": "Hé"})
+        current_task().stream("llo")
         return "done"
 
     @tq.task
@@ -40,19 +40,19 @@ async def test_a_handler_writes_and_its_handle_reads(store: Store) -> None:
             first, second = await coroutine.push(), await thread.push()
             assert await first.result() == "done"
             # At the end all is there: it is written before the outcome.
-            assert shown(await first.notes()) == [
+            assert shown(await first.log()) == [
                 (1, "log", 'begun file="a b.csv" rows=3'),
                 (2, "data", {"token": "Hé"}),
                 (3, "data", "llo"),
             ]
             await second.result()
-            assert [note.text for note in await second.notes()] == [f"line {number}" for number in range(50)]
+            assert [note.text for note in await second.log()] == [f"line {number}" for number in range(50)]
             end = (3, "end", "completed")
-            assert shown([note async for note in first.events(after=2)]) == [(3, "data", "llo"), end]
-            assert shown([note async for note in first.events(after=3)]) == [end]
+            assert shown([note async for note in first.stream(after=2)]) == [(3, "data", "llo"), end]
+            assert shown([note async for note in first.stream(after=3)]) == [end]
             missing = tq.handle("missing")
             with pytest.raises(NotFound):
-                await missing.next_notes()
+                await missing.next_log()
 
 
 async def test_events_come_while_the_task_runs(store: Store) -> None:
@@ -61,22 +61,22 @@ async def test_events_come_while_the_task_runs(store: Store) -> None:
 
     @tq.task(max_retries=1, backoff=0)
     async def streams() -> None:
-        current_task().emit("a")
+        current_task().stream("a")
         await go_on.wait()
-        current_task().emit("b")
+        current_task().stream("b")
         raise ValueError("no")
 
     async with tq.running():
         async with asyncio.timeout(within(20)):
             handle = await streams.push()
             found = []
-            async for note in handle.events():
+            async for note in handle.stream():
                 found.append(note)
                 go_on.set()
             # The numbers go on in the second run.
             expected = [(1, "data", "a"), (2, "data", "b"), (3, "data", "a"), (4, "data", "b"), (4, "end", "failed")]
             assert shown(found) == expected
-            assert await handle.next_notes(4, timeout=5) == found[-1:]
+            assert await handle.next_log(4, timeout=5) == found[-1:]
             with pytest.raises(TaskFailed):
                 await handle.result()
 
@@ -87,15 +87,15 @@ async def test_another_process_follows(shared_store: Store) -> None:
 
     @worker.task
     async def streams() -> None:
-        current_task().emit(1)
+        current_task().stream(1)
         await go_on.wait()
-        current_task().emit(2)
+        current_task().stream(2)
 
     async with worker.running(), watcher:
         async with asyncio.timeout(within(20)):
             handle = watcher.handle((await streams.push()).task_id)
             found = []
-            async for note in handle.events():
+            async for note in handle.stream():
                 found.append(note)
                 go_on.set()
             assert shown(found) == [(1, "data", 1), (2, "data", 2), (2, "end", "completed")]
@@ -110,8 +110,8 @@ async def test_nothing_comes_for_a_while(store: Store) -> None:
     async with tq:
         async with asyncio.timeout(within(20)):
             handle = await waits.push()
-            assert await handle.next_notes(timeout=0.1) == []
-            assert await handle.notes() == []
+            assert await handle.next_log(timeout=0.1) == []
+            assert await handle.log() == []
 
 
 async def test_what_cannot_be_emitted(store: Store) -> None:
@@ -120,17 +120,17 @@ async def test_what_cannot_be_emitted(store: Store) -> None:
     @tq.task
     async def emits() -> None:
         for wrong in (object(), "x" * MAX_NOTE, {"a": float}):
-            with pytest.raises(ValidationError, match="emit"):
-                current_task().emit(wrong)
+            with pytest.raises(ValidationError, match="stream"):
+                current_task().stream(wrong)
         current_task().log("é" * MAX_NOTE)
         current_task().log("\x00\ud800")
-        current_task().emit("x" * (MAX_NOTE - 2))
+        current_task().stream("x" * (MAX_NOTE - 2))
 
     async with tq.running():
         async with asyncio.timeout(within(20)):
             handle = await emits.push()
             await handle.result()
-            cut, escaped, long = await handle.notes()
+            cut, escaped, long = await handle.log()
             assert len(cut.text.encode()) <= MAX_NOTE
             assert cut.text.endswith("… (truncated)")
             assert escaped.text == "\\x00\\ud800"

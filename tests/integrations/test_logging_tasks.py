@@ -57,7 +57,7 @@ async def texts(tq: TaskQ) -> list[list[str]]:
             await handle.result()
         APP.info("not this")
         logger.info("not this")
-        return [[note.text for note in await handle.notes()] for handle in handles]
+        return [[note.text for note in await handle.log()] for handle in handles]
 
 
 async def test_the_standard_library(standard: None) -> None:
@@ -89,5 +89,5 @@ async def test_a_line_that_cannot_be_formatted_does_not_fail_its_task(capsys: py
     async with tq.running():
         handle = await wrong.push()
         assert await handle.result(within(20)) == "done"
-        assert [note.text for note in await handle.notes()] == ["goes on"]
+        assert [note.text for note in await handle.log()] == ["goes on"]
     assert "rows: %d" in capsys.readouterr().err

@@ -27,11 +27,11 @@ async def test_a_log_in_virtual_time(url: str | None, tmp_path: Path) -> None:
 
         handle = await counts.push()
         await kit.advance(hours=1, minutes=30)
-        begun = await handle.notes()
+        begun = await handle.log()
         assert [note.text for note in begun] == ["hour 0", "hour 1"]
         assert begun[1].at - begun[0].at == 3600 * SECOND
         await kit.advance(hours=2)
-        kinds: list[Any] = [(note.n, note.text) async for note in handle.events(after=1)]
+        kinds: list[Any] = [(note.n, note.text) async for note in handle.stream(after=1)]
         assert kinds == [(2, "hour 1"), (3, "hour 2"), (3, "completed")]
 
 
@@ -43,4 +43,4 @@ async def test_a_log_inline() -> None:
             current_task().log("here")
 
         handle = await logs.push()
-        assert [note.text for note in await handle.notes()] == ["here"]
+        assert [note.text for note in await handle.log()] == ["here"]

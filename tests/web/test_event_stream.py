@@ -37,8 +37,8 @@ def streams(tq: TaskQ) -> TaskQ:
     @tq.task
     async def streams() -> None:
         current_task().log("begun\nhere")
-        current_task().emit("Hé")
-        current_task().emit({"a": 1})
+        current_task().stream("Hé")
+        current_task().stream({"a": 1})
 
     return tq
 
@@ -83,7 +83,7 @@ async def test_events_come_while_the_task_runs(tq: TaskQ, monkeypatch: pytest.Mo
 
     @tq.task
     async def waits() -> None:
-        current_task().emit(1)
+        current_task().stream(1)
         await go_on.wait()
 
     async with tq.running(), asyncio.timeout(within(20)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from aiotaskq.backends.side_rows import NOTE, SideRow
-from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, NewNotes, Note
+from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
 from aiotaskq.core.task import COMPLETED, RUNNING, Status
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def behind(n: int) -> str:
     return f"{n:010d}~"
 
 
-def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[Note]:
+def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[LogEntry]:
     """Return the notes of a row, whose texts ``plain`` decodes."""
     stored = _decode(row.text)
     first = _place(row.name).n - len(stored) + 1
-    return [Note(n, at, kind, plain(text)) for n, (at, kind, _, text) in enumerate(stored, first)]
+    return [LogEntry(n, at, kind, plain(text)) for n, (at, kind, _, text) in enumerate(stored, first)]
 
 
 def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:

@@ -61,7 +61,7 @@ async def checkout() -> int | None:
     if not await once(reserve):
         await once(set_status, order, "cancelled")
         return None
-    current_task().emit("reserved")
+    current_task().stream("reserved")
     if await wait_event(f"payment:{current_task().task.task_id}") == "paid":
         await once(set_status, order, "paid")
         await once(start_dispatch, order)
@@ -129,7 +129,7 @@ setup(app, tq)
 async def buy(key: str) -> str:
     """Start a checkout; the same key starts it once. Answer with the id of the payment, once a widget is reserved."""
     handle = await checkout.options(idempotency_key=key).push()
-    async for note in handle.events():
+    async for note in handle.stream():
         if note.kind == "data":
             return handle.task_id
     raise HTTPException(404, "sold out")

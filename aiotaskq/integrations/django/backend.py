@@ -145,7 +145,7 @@ class TasksBackend(BaseTaskBackend):  # type: ignore[misc]  # Django has no type
         try:
             with advising_migrate():
                 row = handle.task()
-            notes = handle.notes() if row.attempts else []
+            notes = handle.log() if row.attempts else []
         except (NotFound, ValidationError):
             raise TaskResultDoesNotExist(result_id) from None
         found = result_of(row, self.alias, notes)

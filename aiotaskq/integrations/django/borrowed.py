@@ -136,7 +136,7 @@ def session(using: str = DEFAULT_DB_ALIAS) -> Session:
 
 _READING = (
     "attempts close count find find_keys get get_event get_public get_queue_size get_store_size get_ttl groups health "
-    "history is_empty list list_events list_keys next_notes notes open paused preview progress result stats status "
+    "history is_empty list list_events list_keys log next_log open paused preview progress result stats status "
     "steps task tasks usage wait_for_end"
 )
 _PUSHING = "group push push_call push_many start"

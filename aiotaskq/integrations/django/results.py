@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.coded import readable_result
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import PENDING, SECOND, Attempt, Status, Task
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.framework import TaskError, TaskResult, TaskResultStatus
@@ -66,7 +66,7 @@ def raised(attempt: int, error: BaseException) -> str:
     return f"attempt {attempt} raised {type(error).__module__}.{type(error).__qualname__}"
 
 
-def result_of(row: Task, alias: str, notes: Sequence[Note] = ()) -> Any:
+def result_of(row: Task, alias: str, notes: Sequence[LogEntry] = ()) -> Any:
     """Return the result of a stored task, whose notes name the classes of its exceptions.
 
     None if there is no such task in the code.
@@ -109,7 +109,7 @@ def _worker_ids(row: Task, attempts: Sequence[Attempt]) -> list[str]:
     return [UNKNOWN_WORKER] * (attempts[-1].number - 1) + [row.lease_owner or UNKNOWN_WORKER]
 
 
-def _errors(row: Task, attempts: Sequence[Attempt], notes: Sequence[Note]) -> list[Any]:
+def _errors(row: Task, attempts: Sequence[Attempt], notes: Sequence[LogEntry]) -> list[Any]:
     classes = {int(line[1]): line[2] for note in notes if (line := _RAISED.match(note.text))}
     failed = [attempt for attempt in attempts if attempt.outcome in ("failed", "timed_out", "lost")]
     found = []

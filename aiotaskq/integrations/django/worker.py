@@ -14,7 +14,7 @@ from django.conf import settings
 
 from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.integrations.django import framework
@@ -62,7 +62,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
 
     async def ended(event: Event) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
-            notes = await tq.handle(event.task.task_id).notes() if event.task.attempts else []
+            notes = await tq.handle(event.task.task_id).log() if event.task.attempts else []
             await sync_to_async(_send_finished)(backend, event.task, notes)
 
     tq.on("completed", ended)
@@ -155,7 +155,7 @@ def _note(error: Exception) -> None:
 
 
 @closing_connections
-def _send_finished(backend: TasksBackend, task: Task, notes: Sequence[Note]) -> None:
+def _send_finished(backend: TasksBackend, task: Task, notes: Sequence[LogEntry]) -> None:
     send = functools.partial(task_finished.send, type(backend), task_result=result_of(task, backend.alias, notes))
     try:
         if task.status is not Status.COMPLETED:

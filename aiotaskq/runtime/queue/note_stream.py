@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
-from aiotaskq.core.notes import Note
+from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import SECOND, Task
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Noted(Protocol):
         """Return a task. Raises NotFound."""
 
 
-async def next_notes(queue: Noted, task_id: str, after: int, timeout: float | None = None) -> list[Note]:
+async def next_notes(queue: Noted, task_id: str, after: int, timeout: float | None = None) -> list[LogEntry]:
     """Wait for notes of a task with a number greater than ``after``; return some of them, in their order.
 
     Where there are none and the task has ended, that is a note of the kind ``end``, with the number ``after``. An empty
@@ -55,7 +55,7 @@ async def next_notes(queue: Noted, task_id: str, after: int, timeout: float | No
             await queue.clock.wait(wakeup, left)
 
 
-async def note_stream(queue: Noted, task_id: str, after: int = 0) -> AsyncIterator[Note]:
+async def note_stream(queue: Noted, task_id: str, after: int = 0) -> AsyncIterator[LogEntry]:
     """Yield the notes of a task, the last one of the kind ``end``. Raises as ``next_notes``."""
     while True:
         for note in await next_notes(queue, task_id, after):
@@ -65,9 +65,9 @@ async def note_stream(queue: Noted, task_id: str, after: int = 0) -> AsyncIterat
             after = note.n
 
 
-def _end(task: Task, after: int, clock: Clock) -> Note:
+def _end(task: Task, after: int, clock: Clock) -> LogEntry:
     at = task.ended_at if task.ended_at is not None else clock.now()
-    return Note(after, at, "end", str(task.status))
+    return LogEntry(after, at, "end", str(task.status))
 
 
 @contextlib.contextmanager

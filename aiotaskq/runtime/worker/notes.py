@@ -119,7 +119,7 @@ class NoteWriter:
             except DatabaseUnavailable as error:
                 failures += 1
                 if failures == 1:
-                    log.warning("notes: not written yet: {}", error)
+                    log.warning("task log: not written yet: {}", error)
 
     async def finish(self, task: Task) -> None:
         """Write what is left of a run that is about to end, or that has completed in a transaction of its own.
@@ -135,7 +135,7 @@ class NoteWriter:
             except DatabaseUnavailable as error:
                 failures += 1
                 if self._clock.ticks() >= until and not self._unwritten[key].spent:
-                    log.warning("{}: its last notes are lost: {}", named(task), error)
+                    log.warning("{}: the last entries of its log are lost: {}", named(task), error)
                     self._take(key)
                     return
             await self._clock.sleep(backoff(failures, 0.1, 1.0))
@@ -188,6 +188,6 @@ class NoteWriter:
             except DatabaseUnavailable:
                 held.append(None)
             except Exception as error:
-                log.error("task {}: notes of it are lost", printable(each.task_id), cause=error)
+                log.error("task {}: entries of its log are lost", printable(each.task_id), cause=error)
                 held.append(True)
         return held

@@ -140,7 +140,7 @@ def test_calls_that_read_are_answered_in_a_transaction_that_has_the_lock(sqlite:
     tq, reading = backend().taskq, set(_READING.split()) - {"close", "wait_for_end"}
     handle, group = tq.handle(tasks().book.enqueue("kept").id), tq.group([tq.call("report")])
     answered = set()
-    arguments = {"find_keys": ("a",), "next_notes": (0, 0.01), "result": (0.01,)}
+    arguments = {"find_keys": ("a",), "next_log": (0, 0.01), "result": (0.01,)}
     with transaction.atomic():
         Order.objects.create(name="first")
         for each in (tq, handle, group, tq.limits, tq.workers, tq.queue, tq.store, tq.schedules):

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.backends.notes import Notes
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, NewNote, NewNotes, Note
+from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, LogEntry, NewNote, NewNotes
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import TaskContext
@@ -36,10 +36,10 @@ class Store(Notes):
         self.calls.append({each.task_id: [note.text for note in each.notes] for each in written})
         return [self.answers.get(each.task_id, True) for each in new]
 
-    async def read(self, task_id: str, after: int, limit: int) -> list[Note]:
+    async def read(self, task_id: str, after: int, limit: int) -> list[LogEntry]:
         raise NotImplementedError
 
-    async def last(self, task_id: str, limit: int) -> list[Note]:
+    async def last(self, task_id: str, limit: int) -> list[LogEntry]:
         raise NotImplementedError
 
 

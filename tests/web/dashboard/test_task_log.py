@@ -14,7 +14,7 @@ async def test_the_log_of_a_task(tq: TaskQ) -> None:
     async def writes(lines: int) -> None:
         for number in range(lines):
             current_task().log(f"<b>line {number}.</b>")
-        current_task().emit({"token": "Hé"})
+        current_task().stream({"token": "Hé"})
 
     async with tq.running():
         few, many = await writes.push(2), await writes.push(250)
