@@ -261,7 +261,7 @@ async def test_in_memory_it_is_not_used() -> None:
     async with TaskQ("memory://", codec=Broken("k")) as tq:
         handle = await tq.push("t", PARAMS)
         assert (await handle.task()).params == PARAMS
-        with pytest.raises(NotSupported, match="memory has no codec"):
+        with pytest.raises(NotSupported, match="this store has no codec"):
             await tq.queue.backend.recode([handle.task_id])
 
 

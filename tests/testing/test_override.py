@@ -197,6 +197,8 @@ async def test_a_transaction_sees_what_it_has_pushed(tmp_path: Path, url: str | 
             assert [each.created for each in added] == [False, True, False]
             groups = [await tq.group([order.call(end=True)], group_id="g", session=session) for _ in range(2)]
             assert [each.created for each in groups] == [True, False]
+            told = [await tq.emit("told", number, session=session) for number in (1, 2)]
+            assert told == [True, False]
             assert len(await tq.find()) == 1
             await session.rollback()
             (again,) = await tq.push_many([order.options(unique_key="a").call(end=True)], session=session)

@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, m
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
-from aiotaskq.backends.groups import Groups
+from aiotaskq.backends.flow.transaction import JoiningStore
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gates import MemoryGateReads
@@ -43,27 +43,28 @@ class MemoryBackend(DirectBackend):
         super().__init__()
         self.objects = objects
         self._keys, self._lock = Keys(), BriefLock()
-        side = MemorySideRows(self._lock)
+        self._side = MemorySideRows(self._lock)
         self._tasks: dict[str, Task] = {}
         self.queues = Queues(self._tasks, self._lock)
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
         self._running = Running(self._tasks, objects)
-        self._ended = Ended(keep, self._tasks, self._keys, side.drop_of, self._lock)
+        self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
         self._reads = Reads(self._tasks, self._keys, self.queues)
         self._tx = MemoryTransaction(
             self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self._reads
         )
-        self.transactions = MemoryTransactions(
-            self._tx, side, self._lock, self._update, self.notify_updated, self.listeners
-        )
-        gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
-        self.keep(self.transactions, side, gates, groups)
-        self.values = MemoryValues()
-        self._keep_groups(self.groups)
+        self._keep_beside(MemoryTransactions(*self._parts()))
 
-    def _keep_groups(self, groups: Groups) -> None:
-        self.groups = groups
-        self._tx.messages, self._tx.heard = groups.messages, groups.note
+    def _parts(self) -> tuple[Any, ...]:
+        """Return the arguments of ``MemoryTransactions``."""
+        return self._tx, self._side, self._lock, self._update, self.notify_updated, self.listeners
+
+    def _keep_beside(self, store: MemoryTransactions, joining: JoiningStore | None = None) -> None:
+        self.transactions = store
+        gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
+        self.keep(store, self._side, gates, groups, joining)
+        self.values = MemoryValues()
+        self._tx.messages, self._tx.heard = self.groups.messages, self.groups.note
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)

@@ -7,31 +7,25 @@ the process, and nothing waits for a disk. It has schedules, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules, has_moved, holds
-from aiotaskq.backends.flow import steps as flow
+from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.groups import parents_first, push_plan
-from aiotaskq.backends.flow.transaction import Beside
-from aiotaskq.backends.groups import Groups
-from aiotaskq.backends.listeners import READY
+from aiotaskq.backends.flow.groups import parents_first
+from aiotaskq.backends.flow.transaction import Joined
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.memory.groups import MemoryGroupReads
+from aiotaskq.backends.memory.side_rows import MemorySideRows
+from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.memory.transactions import MemoryTransactions
-from aiotaskq.backends.memory.uncommitted import AtCommit, conflicting, makes_group, seen_in, write_at_commit
 from aiotaskq.backends.memory.workers import MemoryWorkers
-from aiotaskq.backends.side_rows import STEP, SideRows
-from aiotaskq.backends.steps import Steps
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
-from aiotaskq.core.groups import Plan
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.steps import EventValue, NewStep, Step
-from aiotaskq.core.task import RUNNING, Task, same_push
+from aiotaskq.core.task import Task
 
+T = TypeVar("T")
 KEEP = 1_000_000  # ended tasks: more than a test makes
 
 
@@ -43,24 +37,19 @@ class DurableFake(MemoryBackend):
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
-        self._keep_groups(DurableFakeGroups(self, MemoryGroupReads(self._tx, self._lock)))
-        self.steps = DurableFakeSteps(self.transactions, self.side)
+        self._tx.check = self.check
+        self._joining = JoiningTransactions(self, *self._parts())
+        self._keep_beside(self._joining, self._joining)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
+        self.inserted: list[Task] | None = None
+        """The new rows of a transaction whose session has committed."""
         self.on_commit: Callable[[Task], object] = lambda task: None
-        """Called with each task of a ``push_with`` when it is stored, in the thread that commits."""
+        """Called with each task of a push in a session when it is stored, in the thread that commits."""
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         self.check(tasks)
         return await super().push(tasks, room)
-
-    def insert(self, task: Task) -> Task:
-        self.check([task])
-        with self._lock:
-            (stored,) = push(self._tx, [task])
-            self._tx.end()
-        self.listeners.notify(READY)
-        return stored
 
     async def keeps_ended(self) -> bool:
         return True  # a test that lets a month pass still reads what came of its tasks
@@ -73,63 +62,45 @@ class DurableFake(MemoryBackend):
         room: Room | None = None,
     ) -> list[Task]:
         """Store the tasks when the session commits, as if they were in its database."""
+
+        def body(at: Joined) -> list[Task]:
+            if room is not None:
+                at.check_room(tasks, room)
+                at.update(room.instead)
+            return push(at.tx, tasks)
+
         self.check(tasks)
-        if room is not None:
-            with self._lock:
-                self._reads.check_room(tasks, room)
-        seen, entered, stored = seen_in(session, self), dict[str, Task](), list[Task]()
-        with self._lock:
-            for task in tasks:
-                row = conflicting(seen | entered, task, self._reads.conflicting(task))
-                if row is None:
-                    entered[task.task_id] = task
-                stored.append(task if row is None or same_push(row, task) else row)
-
-        def store() -> None:
-            new = list(entered.values())
-            with self._lock:
-                self._update(() if room is None else room.instead)
-                new = [task for task, row in zip(new, push(self._tx, new), strict=True) if row is task]
-                self._tx.end()
-            for task in new:
-                self.on_commit(task)
-            self.listeners.notify(READY)
-            committed()
-
-        await write_at_commit(session, AtCommit(self, entered, store))
-        return stored
+        return await self._joining.transact_with(session, body, committed)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         """Write the changes when the session commits; one whose task is changed by others until then is not written."""
         self.check([task for change in changes for task in change.then])
-        seen, held = seen_in(session, self), list[bool]()
-        with self._lock:
-            for change in changes:
-                after = change.after
-                row = seen.get(after.task_id) or self._tasks.get(after.task_id)
-                guard = row is not None and holds(row, change) and not has_moved(row, change)
-                others = {task_id: task for task_id, task in seen.items() if task_id != after.task_id}
-                held.append(guard and (after.final or conflicting(others, after, self._reads.holder(after)) is None))
-                if held[-1]:
-                    seen[after.task_id] = after
+        held = self._joining.rehearse(session, lambda at: parents_first(changes, at.update))
         written = [change for change, ok in zip(changes, held, strict=True) if ok]
-
-        def store() -> None:
-            with self._lock:
-                done = parents_first(written, self._update)
-                self._tx.end()
-            self.notify_updated(written, done)
-            committed()
-
-        rows = {change.after.task_id: change.after for change in written}
-        await write_at_commit(session, AtCommit(self, rows, store))
+        await self._joining.at_commit(session, lambda at: parents_first(written, at.update), committed)
         return held
+
+    def copy(self) -> DurableFake:
+        """Return a store with the same tasks, groups, gates and side rows."""
+        with self._lock:
+            return DurableFake().taking(self._tasks.values(), self.queues.paused, self._tx, self._side)
+
+    def taking(self, rows: Iterable[Task], paused: Iterable[str], tx: MemoryTransaction, side: MemorySideRows) -> Self:
+        """Take over what another store has; this one is empty."""
+        self.queues.paused.update(paused)
+        for row in rows:
+            self._enter(row)
+        self._tx.take(tx)
+        self._side.owned.take(side.owned)
+        return self
 
     def _insert(self, task: Task) -> Task:
         row = self._copy(task)
         stored = super()._insert(row)
+        if stored is row and self.inserted is not None:
+            self.inserted.append(task)
         return task if stored is row else stored
 
     async def claim(
@@ -166,11 +137,6 @@ class DurableFake(MemoryBackend):
         for task in tasks:
             self._copy(task)
 
-    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        """Raise QueueFull if there is no room for tasks."""
-        with self._lock:
-            self._reads.check_room(tasks, room)
-
     def coded_by(self, codec: Codec | None) -> Self:
         super().coded_by(codec)
         self.groups.codec = None  # as for tasks: a codec is for what leaves the process
@@ -183,79 +149,65 @@ class DurableFake(MemoryBackend):
         return msgspec.structs.replace(change, after=change.after.replace(params=row.params))
 
 
-class DurableFakeGroups(Groups):
-    """The groups of a durable fake: one of the transaction of a session is written when that commits.
+class AtCommit(msgspec.Struct, frozen=True):
+    """A transaction that is run when the session of a caller commits. A rollback forgets it."""
 
-    A codec is used where tasks are inserted.
+    store: JoiningTransactions
+    body: Callable[[Joined], object]
+    committed: Callable[[], None]
+
+    def __call__(self) -> None:
+        """Run it."""
+        self.store.commit(self)
+
+
+class JoiningTransactions(MemoryTransactions):
+    """Transactions of a durable fake, which take part in those of sessions.
+
+    One in a session is run at once on a copy of the store, behind what the session has written before. The answer is
+    that of the copy. When the session commits, it is run on the store.
     """
 
-    def __init__(self, backend: DurableFake, reads: MemoryGroupReads) -> None:
-        super().__init__(backend.transactions, reads)
-        self._backend = backend
+    def __init__(self, fake: DurableFake, *parts: Any) -> None:
+        super().__init__(*parts)
+        self._fake = fake
 
-    async def push(
-        self,
-        plan: Plan,
-        session: Any = None,
-        committed: Callable[[], None] = lambda: None,
-        room: Room | None = None,
-    ) -> bool:
-        backend, group_id = self._backend, plan.groups[0].group_id
-        backend.check(plan.tasks)
-        if session is None:
-            return await super().push(plan, None, committed, room)
-        if makes_group(session, backend, group_id) or (await self.get([group_id]))[0] is not None:
-            return False
-        if room is not None:
-            backend.check_room(plan.entering, room)
+    async def transact_with(
+        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Do as ``JoiningStore.transact_with``."""
+        answer = self.rehearse(session, body)
+        await self.at_commit(session, body, committed)
+        return answer
 
-        def write(at: Beside) -> bool:
-            at.update(() if room is None else room.instead)
-            return push_plan(at, plan, None)
+    def rehearse(self, session: Any, body: Callable[[Joined], T]) -> T:
+        """Return what a transaction returns after those that wait for the commit of a session."""
+        from aiotaskq.backends.sql.caller_session import waiting_for_commit
 
-        def store() -> None:
-            for task in plan.tasks if backend.transactions.run(write) else ():
-                backend.on_commit(task)
-            committed()
+        copy = self._fake.copy()
+        for each in waiting_for_commit(session):
+            if isinstance(each, AtCommit) and each.store is self:
+                copy.transactions.run(each.body)
+        return copy.transactions.run(body)
 
-        await write_at_commit(session, AtCommit(backend, {}, store, group_id))
-        return True
+    async def at_commit(self, session: Any, body: Callable[[Joined], object], committed: Callable[[], None]) -> None:
+        """Run a transaction when the session commits."""
+        from aiotaskq.backends.sql.caller_session import at_commit
 
+        await at_commit(session, AtCommit(self, body, committed))
 
-class DurableFakeSteps(Steps):
-    """The steps of a durable fake: in the transaction of a session they are stored when that commits."""
-
-    def __init__(self, transactions: MemoryTransactions, side: SideRows) -> None:
-        super().__init__(transactions, side)
-        self._transactions = transactions
-
-    async def add_with(self, session: Any, new: NewStep) -> Step | None:
-        rows, holder = self._rows([new]), (new.fence, new.seq)
-        runs, text = self._transactions.run(
-            lambda tx: (tx.runs([new.task_id]), tx.side.lock(STEP, [rows[0].name], new.task_id).get(rows[0].name))
-        )
-        run = runs.get(new.task_id)
-        if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
-            return None
-
-        def store() -> None:
-            self._transactions.run(lambda tx: tx.add_held(STEP, rows, [holder]))
-
-        if text is None:
-            await write_at_commit(session, store)
-        return self._there([new], rows, [text or rows[0].text])[0]
-
-    async def emit_with(
-        self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
-    ) -> EventValue:
-        def store() -> None:
-            stored = [self._stored_event(event)]
-            self._transactions.run(lambda tx: flow.emit(tx, stored, self._stored))
-            committed()
-
-        if (there := await self.event(event.key, event.at)) is None:
-            await write_at_commit(session, store)
-        return there or event
+    def commit(self, each: AtCommit) -> None:
+        """Run a transaction whose session has committed."""
+        with self._lock:
+            inserted: list[Task] = []
+            self._fake.inserted = inserted
+            try:
+                self.run(each.body)
+            finally:
+                self._fake.inserted = None
+        for task in inserted:
+            self._fake.on_commit(task)
+        each.committed()
 
 
 class DurableFakeSchedules(Schedules):

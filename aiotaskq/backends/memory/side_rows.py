@@ -109,30 +109,35 @@ class MemoryOwnedRows(OwnedRows):
     """The same rows, under the lock of the backend."""
 
     def __init__(self, kinds: defaultdict[str, defaultdict[str, _Rows]]) -> None:
-        self._kinds = kinds
+        self.kinds = kinds
 
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
-        there = self._kinds[kind]
+        there = self.kinds[kind]
         return {owner: rows.names[-1] for owner in owners if (rows := there.get(owner)) is not None and rows.names}
 
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
-        there = self._kinds[kind]
+        there = self.kinds[kind]
         return [rows.rows[name] for owner in owners if (rows := there.get(owner)) is not None for name in rows.names]
 
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
-        return sorted(owner for owner in self._kinds[kind] if owner > after and owner.startswith(prefix))[:limit]
+        return sorted(owner for owner in self.kinds[kind] if owner > after and owner.startswith(prefix))[:limit]
+
+    def take(self, other: MemoryOwnedRows) -> None:
+        """Take over the rows of another store."""
+        for kind, owners in other.kinds.items():
+            self.put(kind, [row for there in owners.values() for row in there.rows.values()])
 
     def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
-        there = found.rows if (found := self._kinds[kind].get(owner)) is not None else {}
+        there = found.rows if (found := self.kinds[kind].get(owner)) is not None else {}
         return {name: there[name].text for name in names if name in there}
 
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
-            self._kinds[kind][row.owner].put(row)
+            self.kinds[kind][row.owner].put(row)
 
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for owner in owners:
-            self._kinds[kind].pop(owner, None)
+            self.kinds[kind].pop(owner, None)
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
@@ -140,17 +145,17 @@ class MemoryOwnedRows(OwnedRows):
 
     def first(self, kind: str, row: SideRow) -> SideRow:
         """Store a row unless there is one; return the one that is there now."""
-        there = self._kinds[kind][row.owner]
+        there = self.kinds[kind][row.owner]
         if (stored := there.rows.get(row.name)) is not None:
             return stored
         there.add(row)
         return row
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
-        there = self._kinds[kind][owner]
+        there = self.kinds[kind][owner]
         there.remove(names)
         if not there.rows:
-            del self._kinds[kind][owner]
+            del self.kinds[kind][owner]
 
 
 def _is_live(row: SideRow, now: int) -> bool:

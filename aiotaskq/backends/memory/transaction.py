@@ -41,11 +41,21 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
         self.heard: Callable[[Followed], None] = lambda followed: None
         """Called with what followed."""
+        self.check: Callable[[Sequence[Task]], None] = lambda tasks: None
+        """Called with new tasks before they are inserted."""
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         self._reads.check_room(tasks, room)
 
+    def take(self, other: MemoryTransaction) -> None:
+        """Take over the groups and the gates of another store."""
+        self.kept |= other.kept
+        self.members |= {group_id: [*members] for group_id, members in other.members.items()}
+        for key, line in other.lines.items():
+            self.line(key).gate = line.gate
+
     def check_push(self, tasks: Sequence[Task]) -> None:
+        self.check(tasks)
         if bounds_waiting(self, tasks):
             check_max_waiting(self, self._reads.new_gated(tasks))
 
