@@ -234,6 +234,8 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     if told.words:
         complete = names.words(told.words)
     help = tr(told.description)
+    if told.kind is datetime:
+        help += tr("; as 2h, 1d12h, or 2026-03-28T12:00")
     if told.nullable:
         help, bounds = f"{help}{tr('; none takes it away')}", {}
     metavar = {int: "N", float: "NUMBER", dict: "NAME=NUMBER…", datetime: "TIME", Any: "JSON"}.get(told.kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -18,8 +18,9 @@ from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, SECOND, Status
 from aiotaskq.log import printable
-from aiotaskq.runtime.limits import MOST_LISTED
-from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.operations.fields import Nothing
+from aiotaskq.operations.stats import StatsView, show
+from aiotaskq.operations.table import Access
 
 app = typer.Typer()
 STATE = marked("STATE")
@@ -42,36 +43,31 @@ def stats(
     if watch:
         with_tq(db, lambda tq: _watch(tq, count, json))
         return
-    found, waiting = with_tq(db, _read)
+    found = with_tq(db, _read)
     if json:
-        echo_json(_as_json(found, waiting))
+        echo_json(msgspec.to_builtins(found))
         return
     echo_table(_columns(found))
-    for line in _below(found, waiting):
+    for line in _below(found):
         echo(line)
 
 
-async def _read(tq: TaskQ) -> tuple[Stats, int]:
-    """Count the tasks, and those of them that wait at limits."""
-    return await tq.stats(), sum(each.waiting for each in await tq.limits.list(MOST_LISTED))
-
-
-def _as_json(found: Stats, waiting: int) -> dict[str, Any]:
-    return {**msgspec.to_builtins(found), "waiting_at_limits": waiting}
+async def _read(tq: TaskQ) -> StatsView:
+    return await show(Access(tq), Nothing())
 
 
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
     clock = SystemClock()
-    before: tuple[int, Stats] | None = None
+    before: tuple[int, StatsView] | None = None
     left = count
     with LiveText() as board:
         while True:
-            (found, waiting), at = await _read(tq), clock.ticks()
+            found, at = await _read(tq), clock.ticks()
             if as_json:
-                echo(json_text(_as_json(found, waiting)))
+                echo(json_text(msgspec.to_builtins(found)))
             else:
                 lines = plain_lines(_columns(found), width_of_output())
-                board.show([*lines, *_below(found, waiting, _speed(before, at, found))])
+                board.show([*lines, *_below(found, _speed(before, at, found))])
             before = at, found
             left = None if left is None else left - 1
             if left == 0:
@@ -79,7 +75,7 @@ async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
             await asyncio.sleep(INTERVAL)
 
 
-def _speed(before: tuple[int, Stats] | None, at: int, now: Stats) -> str | None:
+def _speed(before: tuple[int, StatsView] | None, at: int, now: StatsView) -> str | None:
     if before is None or at <= before[0]:
         return None
     ended = [sum(stats.counts.get(str(status), 0) for status in FINAL) for stats in (before[1], now)]
@@ -87,7 +83,7 @@ def _speed(before: tuple[int, Stats] | None, at: int, now: Stats) -> str | None:
     return tr("{rate} ended per second", rate=f"{rate:,.0f}")
 
 
-def _columns(found: Stats) -> list[Column]:
+def _columns(found: StatsView) -> list[Column]:
     names = sorted(found.queues)
     counts = [*(found.queues[name] for name in names), found.counts]
     states = [tr("paused") if name in found.paused else None for name in names]
@@ -101,12 +97,12 @@ def _columns(found: Stats) -> list[Column]:
     ]
 
 
-def _below(found: Stats, waiting: int, speed: str | None = None) -> list[str]:
+def _below(found: StatsView, speed: str | None = None) -> list[str]:
     parts = [tr("{count} ready to run", count=f"{found.ready:,}")]
     if found.oldest_age is not None:
         parts.append(tr("the oldest for {time}", time=duration(int(found.oldest_age * SECOND))))
-    if waiting:
-        parts.append(tr("{count} wait at limits", count=f"{waiting:,}"))
+    if found.waiting_at_limits:
+        parts.append(tr("{count} wait at limits", count=f"{found.waiting_at_limits:,}"))
     if speed is not None:
         parts.append(speed)
     lines = [tr(", ").join(parts)]

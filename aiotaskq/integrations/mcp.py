@@ -58,7 +58,8 @@ Limit = Annotated[int, Field(ge=1, le=MOST, description="The longest list to ret
 DryRun = Annotated[bool, Field(description="True only counts. Pass False once the user has agreed to the count.")]
 
 READS = """Reads a store of the task queue aiotaskq: what runs, what waits and why, what failed.
-Begin with overview; list_tasks finds tasks, show_task tells all of one, why_waiting says what a pending one waits for.
+Begin with stats_show; list_tasks finds tasks, show_task tells all of one, why_waiting says what a pending one
+waits for.
 Times are UTC, durations seconds."""
 WRITES = """
 Changes are asked for twice: retry_tasks and cancel_task only count unless dry_run is False. Show the count first."""
@@ -80,7 +81,6 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     tools = _Tools(tq, show_args)
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     for each in (
-        tools.overview,
         tools.list_tasks,
         tools.show_task,
         tools.why_waiting,
@@ -145,10 +145,6 @@ class _Tools:
         self._tq, self._show = tq, show
 
     # ---- reads ----
-
-    async def overview(self) -> Json:
-        """Count the tasks by status and by queue; tell which queues are paused, and how long the oldest ready waits."""
-        return _json(await self._tq.stats())
 
     async def list_tasks(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
@@ -135,7 +135,7 @@ def parameters(operation: Operation) -> list[Parameter]:
     found = []
     for each in msgspec.structs.fields(operation.params):
         schema = msgspec.json.schema(each.type)
-        kinds = [_named(kind, schema) for kind in schema.get("anyOf", [schema]) if kind.get("type") != "null"]
+        kinds = [kind for kind in _kinds(schema, schema) if kind.get("type") != "null"]
         known = kinds[0]
         kind = datetime if any("format" in each for each in kinds) else KINDS[known.get("type", "")]
         found.append(
@@ -152,6 +152,15 @@ def parameters(operation: Operation) -> list[Parameter]:
             )
         )
     return found
+
+
+def _kinds(kind: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of which any fits, each with the description of the whole if it has none."""
+    for each in kind.get("anyOf", [kind]):
+        if "anyOf" in each:
+            yield from ({"description": each.get("description", "")} | inner for inner in _kinds(each, schema))
+        else:
+            yield _named(each, schema)
 
 
 def _named(kind: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, Door, audit_entry
+from aiotaskq.core.audit import Door, audit_entry
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.events import OPERATED, Events
@@ -42,17 +42,3 @@ async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Se
 def with_error(targets: Sequence[str], error: BaseException) -> list[str]:
     """Return the targets of a change that an error has stopped midway."""
     return [*targets, f"stopped by: {type(error).__name__}"]
-
-
-async def audited(backend: Backend, limit: int, target: str | None = None, shortened: bool = False) -> list[AuditEntry]:
-    """Return the latest changes, the newest first; with ``target`` those of the thing with this id or name.
-
-    It may be ``shortened``: if there is none of that, those of what begins so.
-    """
-    if target is None:
-        return await backend.audit.read(min(limit, MAX_ENTRIES))
-    entries = await backend.audit.read(MAX_ENTRIES)
-    found = [each for each in entries if target in each.targets]
-    if shortened and not found:
-        found = [each for each in entries if any(name.startswith(target) for name in each.targets)]
-    return found[:limit]

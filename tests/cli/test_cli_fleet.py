@@ -124,7 +124,7 @@ def test_the_history_is_a_table_with_a_line_of_the_counts(cli: Cli) -> None:
     assert line.split()[:4] == ["default", "mail", "completed", "13"]
     bars = [bar for bar in line if bar in "▁▂▃▄▅▆▇█"]
     assert bars == ["▄", "█", "▁"], "4, 8 and 1, the latest at the right"
-    rows = cli.json("history", "--since", "40m", "--type", "mail")
+    rows = cli.json("history", "--since", "40m", "--type", "mail")["periods"]
     assert [row["n"] for row in rows] == [8, 1]
     assert rows[0]["run_p95"] == pytest.approx(0.25, rel=1 / 16)
-    assert cli.json("history", "--queue", "other") == []
+    assert cli.json("history", "--queue", "other")["periods"] == []

@@ -363,7 +363,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     assert cli.json("groups", "budget", "g", "tokens=20", "cost=2.5")["budget"] == {"tokens": 20, "cost": 2.5}
     assert cli.out("groups", "budget", "g", "tokens=30") == "the tasks of group g go on\n"
     assert "tokens 12 / 30" in cli.out("groups", "list")
-    assert [each["action"] for each in cli.json("audit", "g")] == ["groups.budget"] * 3
+    assert [each["action"] for each in cli.json("audit", "g")["entries"]] == ["groups.budget"] * 3
     assert cli.json("tasks", "show", waits)["waits_for"] != "the budget of group g is used up"
     for wrong in ("tokens", "=3", "tokens=many"):
         assert "NAME=NUMBER is needed" in cli.fails("groups", "budget", "g", wrong, code=2)

@@ -39,7 +39,8 @@ async def test_each_door_tells_who_has_changed_what(door: Door, tq: TaskQ) -> No
         assert (await ask.post("queues/mail/pause", headers={"X-User": "mara"})).status_code == 200
         assert (await ask.get("stats", headers={"X-User": "mara"})).status_code == 200
         (entry,) = (await ask.get("audit", params={"target": "mail"})).json()["entries"]
-        assert (await ask.get("audit", params={"target": "mai"})).json() == {"entries": []}
+        assert len((await ask.get("audit", params={"target": "mai"})).json()["entries"]) == 1
+        assert (await ask.get("audit", params={"target": "ail"})).json() == {"entries": []}
     assert details == [{"action": "queues.pause", "actor": "mara", "targets": ["mail"]}]
     assert entry.pop("at").endswith("Z")
     assert entry == {"door": "api", "count": 1, "undecodable": None, **details[0]}

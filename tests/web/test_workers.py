@@ -49,7 +49,7 @@ async def test_workers_are_listed_shown_and_steered(ask: Ask, tq: TaskQ) -> None
 
 
 async def test_the_history_is_shown(ask: Ask, tq: TaskQ) -> None:
-    assert (await ask.get("history")).json() == {"periods": [], "more": False}
+    assert (await ask.get("history")).json() == {"totals": [], "periods": [], "more": False}
 
     @tq.task
     async def quick() -> None: ...

@@ -8,18 +8,13 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
-from aiotaskq.web.endpoints.audit import audit
 from aiotaskq.web.endpoints.health import health
 from aiotaskq.web.endpoints.schedules import schedules
-from aiotaskq.web.endpoints.tasks import counts, tasks
-from aiotaskq.web.endpoints.workers import history
+from aiotaskq.web.endpoints.tasks import tasks
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
-    *counts.all,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
-    *history.all,
-    *audit.all,
     *schedules.all,
     *health.all,
 )

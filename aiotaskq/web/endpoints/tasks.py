@@ -22,7 +22,6 @@ from aiotaskq.web.schemas.tasks import (
     PushBody,
     Pushed,
     RetryBody,
-    StatsView,
     TaskPage,
     TaskQuery,
     TaskState,
@@ -32,7 +31,6 @@ from aiotaskq.web.schemas.tasks import (
 from aiotaskq.web.views import body_options, step_view, task_view
 
 tasks = Endpoints("aiotaskq tasks")
-counts = Endpoints("aiotaskq queues")
 
 ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
 ERROR = "ConnectionError: the mail server does not answer"
@@ -300,25 +298,3 @@ async def delete_task(call: Call) -> ApiResponse:
     """Delete an ended task; 409 if it has not ended."""
     await call.tq.delete(check_key("task_id", call.path["task_id"], MAX_ID))
     return respond(status=204)
-
-
-@counts(
-    "GET",
-    "/stats",
-    Success(
-        200,
-        "Counted now",
-        StatsView,
-        {
-            "counts": {"pending": 2, "completed": 40},
-            "ready": 1,
-            "oldest_age": 0.25,
-            "queues": {"default": {"pending": 2, "completed": 40}},
-            "paused": [],
-        },
-    ),
-)
-async def stats(call: Call) -> ApiResponse:
-    """Count tasks by status and queue, and what is ready."""
-    found = await call.tq.stats()
-    return respond(StatsView(**msgspec.structs.asdict(found)))

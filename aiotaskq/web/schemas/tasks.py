@@ -160,13 +160,3 @@ class TaskState(Struct):
     task_id: str
     status: Status
     cancel_requested: bool
-
-
-class StatsView(Struct):
-    """What the queue holds: counts by status, in all and by queue, and what is ready to be claimed now."""
-
-    counts: dict[str, int]
-    ready: int
-    oldest_age: Annotated[float, Meta(description="Seconds that the oldest ready task has waited")] | None
-    queues: dict[str, dict[str, int]]
-    paused: list[str]

@@ -10,19 +10,22 @@ from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
 from aiotaskq.core.instants import to_iso
 from aiotaskq.operations.fields import Count, Time
 from aiotaskq.operations.hidden import visible_entry
-from aiotaskq.runtime.audit import audited
-from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
+from aiotaskq.operations.table import Access, Operations
 
-Target = Annotated[
-    str, Meta(max_length=MAX_TEXT, description="Only changes of this task, queue, limit, schedule or group")
-]
+audit = Operations("audit")
 
 
-class AuditQuery(Struct):
+class Listed(Struct, forbid_unknown_fields=True):
     """Which changes are wanted."""
 
-    limit: Annotated[int, Meta(ge=1, description=f"More than {MAX_ENTRIES} are {MAX_ENTRIES}")] = 100
-    target: Target | None = None
+    limit: Annotated[int, Meta(ge=1, description=f"More than {MAX_ENTRIES} are {MAX_ENTRIES}")] = 50
+    target: (
+        Annotated[
+            str,
+            Meta(max_length=MAX_TEXT, description="Only changes of this thing, by its id or name; also its beginning"),
+        ]
+        | None
+    ) = None
 
 
 class AuditView(Struct):
@@ -43,8 +46,6 @@ class AuditList(Struct):
     entries: list[AuditView]
 
 
-audit = Endpoints("aiotaskq audit")
-
 EXAMPLE: dict[str, Any] = {
     "at": "2026-01-05T09:00:00Z",
     "door": "dashboard",
@@ -56,15 +57,16 @@ EXAMPLE: dict[str, Any] = {
 }
 
 
-@audit("GET", "/audit", Success(200, "The newest first", AuditList, {"entries": [EXAMPLE]}), query=AuditQuery)
-async def list_audit(call: Call) -> ApiResponse:
-    """List what operators have changed by the dashboard, this API, the command line and the MCP server."""
-    query: AuditQuery = call.query
-    entries = await audited(call.tq.queue.backend, query.limit, query.target)
-    found = [visible_entry(each, call.policy.show_args) for each in entries]
-    if query.target is not None:  # what is hidden is not found, either
-        found = [each for each in found if query.target in each.targets]
-    return respond(AuditList(list(map(_view, found))))
+@audit(example=(None, {"entries": [EXAMPLE]}))
+async def list_(access: Access, given: Listed) -> AuditList:
+    """Show what operators have changed, by every way and in every process."""
+    read = given.limit if given.target is None else MAX_ENTRIES
+    entries = await access.tq.queue.backend.audit.read(min(read, MAX_ENTRIES))
+    found = [visible_entry(each, access.show_args) for each in entries]
+    if given.target is not None:  # what is hidden is not found, either
+        begun = [each for each in found if any(name.startswith(given.target) for name in each.targets)]
+        found = [each for each in begun if given.target in each.targets] or begun
+    return AuditList(list(map(_view, found[: given.limit])))
 
 
 def _view(entry: AuditEntry) -> AuditView:

@@ -1,0 +1,99 @@
+"""The operation that reads what workers did."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
+
+from aiotaskq.core.history import KEEP_DAYS, Period, added_up
+from aiotaskq.core.instants import to_iso
+from aiotaskq.operations.fields import Instant, Name, Time
+from aiotaskq.operations.table import Access, Operations
+
+history = Operations("history")
+MOST_PERIODS = 20_000
+Percentile = Annotated[float | None, Meta(description="Seconds, off by at most a sixteenth")]
+
+
+class Listed(Struct, forbid_unknown_fields=True):
+    """Which periods are wanted."""
+
+    since: Annotated[Instant, Meta(description="From then on; default an hour ago")] | None = None
+    until: Annotated[Instant, Meta(description="Until then; default now")] | None = None
+    type: Annotated[Name, Meta(description="Only this type")] | None = None
+    queue: Annotated[Name, Meta(description="Only this queue")] | None = None
+    step: (
+        Annotated[int, Meta(ge=1, le=KEEP_DAYS, description="Seconds of the periods; shorter ones are added up")] | None
+    ) = None
+
+
+class TotalView(Struct):
+    """What workers did with the tasks of one queue, one type and one kind of outcome."""
+
+    queue: str
+    type: str
+    kind: str
+    n: int
+    run_seconds: float
+    wait_seconds: float
+    run_p50: Percentile
+    run_p95: Percentile
+    run_p99: Percentile
+    wait_p50: Percentile
+    wait_p95: Percentile
+    wait_p99: Percentile
+    usage: Annotated[dict[str, float], Meta(description="What tasks have used up, by name; of the kind used only")]
+
+
+class PeriodView(TotalView):
+    """The same in one period."""
+
+    at: Time
+    seconds: int
+
+
+class HistoryPage(Struct):
+    """Periods of the history, the earliest first; ``more`` where there are too many for one answer."""
+
+    totals: Annotated[list[TotalView], Meta(description="The sums of these periods")]
+    periods: list[PeriodView]
+    more: bool
+
+
+TOTAL: dict[str, Any] = {
+    "queue": "default",
+    "type": "send",
+    "kind": "completed",
+    "n": 120,
+    "run_seconds": 14.2,
+    "wait_seconds": 3.9,
+    "run_p50": 0.11,
+    "run_p95": 0.3,
+    "run_p99": 0.42,
+    "wait_p50": 0.02,
+    "wait_p95": 0.08,
+    "wait_p99": 0.3,
+    "usage": {},
+}
+EXAMPLE = {"totals": [TOTAL], "periods": [TOTAL | {"at": "2026-01-05T08:59:00Z", "seconds": 60}], "more": False}
+
+
+@history(example=(None, EXAMPLE))
+async def list_(access: Access, given: Listed) -> HistoryPage:
+    """Show what workers did: counts, percentiles of run times and waits, by period, queue, type and outcome."""
+    found = await access.tq.history(**structs.asdict(given))
+    kept = found[:MOST_PERIODS]
+    totals = added_up(structs.replace(each, at=0, seconds=0) for each in kept)
+    periods = [PeriodView(**_numbers(each), at=to_iso(each.at) or "", seconds=each.seconds) for each in kept]
+    return HistoryPage([TotalView(**_numbers(each)) for each in totals], periods, len(found) > MOST_PERIODS)
+
+
+def _numbers(period: Period) -> dict[str, Any]:
+    known = {name: getattr(period, name) for name in TotalView.__struct_fields__ if "_p" not in name}
+    percents = {
+        f"{what}_p{percent}": getattr(period, f"{what}_percentile")(percent)
+        for what in ("run", "wait")
+        for percent in (50, 95, 99)
+    }
+    return known | percents

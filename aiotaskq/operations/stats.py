@@ -1,0 +1,41 @@
+"""The operation that counts the tasks of a store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
+
+from aiotaskq.operations.fields import Count, Nothing
+from aiotaskq.operations.table import Access, Operations
+from aiotaskq.runtime.limits import MOST_LISTED
+
+stats = Operations("stats")
+
+
+class StatsView(Struct):
+    """How many tasks there are, and which queues are paused."""
+
+    counts: Annotated[dict[str, Count], Meta(description="By status")]
+    ready: Annotated[Count, Meta(description="Tasks that can be claimed now")]
+    oldest_age: Annotated[float | None, Meta(description="For how many seconds the oldest of these has waited")]
+    queues: Annotated[dict[str, dict[str, Count]], Meta(description="By queue and status")]
+    paused: list[str]
+    waiting_at_limits: Count
+
+
+EXAMPLE: dict[str, Any] = {
+    "counts": {"pending": 2, "completed": 40},
+    "ready": 1,
+    "oldest_age": 0.25,
+    "queues": {"default": {"pending": 2, "completed": 40}},
+    "paused": [],
+    "waiting_at_limits": 0,
+}
+
+
+@stats(example=(None, EXAMPLE))
+async def show(access: Access, given: Nothing) -> StatsView:
+    """Count tasks by queue and status; tell which queues are paused, and for how long the oldest ready task waits."""
+    found = structs.asdict(await access.tq.stats())
+    return StatsView(**found, waiting_at_limits=sum(each.waiting for each in await access.tq.limits.list(MOST_LISTED)))
