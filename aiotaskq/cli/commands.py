@@ -38,10 +38,10 @@ GROUPS = {
     "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
     "workers": tr("List, show, quiet, wake and resize workers."),
     "values": tr("List, get, set and delete public values."),
-    "events": tr("List, show and emit events, for which tasks wait."),
+    "events": tr("List, get and emit events, for which tasks wait."),
     "queues": tr("List, pause and resume queues."),
     "limits": tr("List, set, pause and resume limits, rates and fair shares."),
-    "groups": tr("List, show, cancel and retry groups, chains and workflows."),
+    "groups": tr("List, get, cancel and retry groups, chains and workflows."),
     "db": tr("Create, check and print the tables; copy a store."),
 }
 

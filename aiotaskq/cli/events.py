@@ -39,5 +39,5 @@ def _show_emitted(found: Emitted) -> None:
 
 
 command(app, events["list"], _show_all, utc=True)
-command(app, events["show"], _show, code=lambda event: int(event.undecodable is not None))
+command(app, events["get"], _show, code=lambda event: int(event.undecodable is not None))
 command(app, events["emit"], _show_emitted, arguments=["value"], code=lambda found: int(not found.emitted))

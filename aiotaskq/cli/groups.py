@@ -116,7 +116,7 @@ def _show_mended(found: Mended) -> None:
 
 
 command(app, groups["list"], _show_all)
-command(app, groups["show"], _show)
+command(app, groups["get"], _show)
 command(app, groups["cancel"], _show_cancelled)
 command(app, groups["budget"], _show_budget, arguments=["budget"])
 command(app, groups["retry"], _show_retried)

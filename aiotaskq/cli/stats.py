@@ -19,7 +19,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, SECOND, Status
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import Nothing
-from aiotaskq.operations.stats import StatsView, show
+from aiotaskq.operations.stats import StatsView, get
 from aiotaskq.operations.table import Access
 
 app = typer.Typer()
@@ -53,7 +53,7 @@ def stats(
 
 
 async def _read(tq: TaskQ) -> StatsView:
-    return await show(Access(tq), Nothing())
+    return await get(Access(tq), Nothing())
 
 
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:

@@ -58,7 +58,7 @@ Limit = Annotated[int, Field(ge=1, le=MOST, description="The longest list to ret
 DryRun = Annotated[bool, Field(description="True only counts. Pass False once the user has agreed to the count.")]
 
 READS = """Reads a store of the task queue aiotaskq: what runs, what waits and why, what failed.
-Begin with stats_show; list_tasks finds tasks, show_task tells all of one, why_waiting says what a pending one
+Begin with stats_get; list_tasks finds tasks, show_task tells all of one, why_waiting says what a pending one
 waits for.
 Times are UTC, durations seconds."""
 WRITES = """

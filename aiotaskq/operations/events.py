@@ -1,4 +1,4 @@
-"""Operations on events, for which handlers wait: list, show, emit."""
+"""Operations on events, for which handlers wait: list, get, emit."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def list_(access: Access, given: Listed) -> EventPage:
 
 
 @events(thing="key", example=(None, EXAMPLE))
-async def show(access: Access, given: Named) -> EventView:
+async def get(access: Access, given: Named) -> EventView:
     """Show one event, and its value where that is allowed; not found if it was not emitted, or has expired."""
     event = await access.tq.get_event(check_key("key", given.key, MAX_KEY))
     if event is None:

@@ -1,4 +1,4 @@
-"""Operations on groups, chains and workflows: list, show, cancel, set the budget, retry, mend."""
+"""Operations on groups, chains and workflows: list, get, cancel, set the budget, retry, mend."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ async def list_(access: Access, given: Listed) -> GroupPage:
 
 
 @groups(thing="group_id", example=(None, SHOWN))
-async def show(access: Access, given: Shown) -> GroupDetail:
+async def get(access: Access, given: Shown) -> GroupDetail:
     """Show a group, and its members with their states and the edges between them."""
     return await group_detail(_verbs(access), _id(given), min(given.limit, MAX_PAGE), given.cursor)
 

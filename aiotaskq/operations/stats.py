@@ -35,7 +35,7 @@ EXAMPLE: dict[str, Any] = {
 
 
 @stats(example=(None, EXAMPLE))
-async def show(access: Access, given: Nothing) -> StatsView:
+async def get(access: Access, given: Nothing) -> StatsView:
     """Count tasks by queue and status; tell which queues are paused, and for how long the oldest ready task waits."""
     found = structs.asdict(await access.tq.stats())
     return StatsView(**found, waiting_at_limits=sum(each.waiting for each in await access.tq.limits.list(MOST_LISTED)))

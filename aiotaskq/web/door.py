@@ -15,7 +15,6 @@ from aiotaskq.web.views import body_options
 
 METHODS = {
     "list": "GET",
-    "show": "GET",
     "get": "GET",
     "set": "PUT",
     "add": "POST",

@@ -80,10 +80,10 @@ VERBS = {
     "history": (),
     "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "history", "backfill", "preview"),
     "values": ("list", "get", "set", "delete"),
-    "events": ("list", "show", "emit"),
+    "events": ("list", "get", "emit"),
     "queues": ("list", "pause", "resume"),
     "limits": ("list", "get", "set", "pause", "resume", "reset"),
-    "groups": ("list", "show", "cancel", "budget", "retry", "mend"),
+    "groups": ("list", "get", "cancel", "budget", "retry", "mend"),
     "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
 WITHOUT_JSON = {

@@ -50,9 +50,9 @@ def test_events_are_emitted_listed_and_shown(cli: Cli) -> None:
     assert cli.json("events", "emit", "b", "--expires", "60") == {"key": "b", "emitted": True}
     again = cli.fails("events", "emit", "approved:17", "2")
     assert "there is an event approved:17 already; its value stays" in again
-    assert cli.json("events", "show", "approved:17")["value"] == {"by": "é"}
-    assert cli.out("events", "show", "b") == "null\n"
-    assert "there is no event none" in cli.fails("events", "show", "none")
+    assert cli.json("events", "get", "approved:17")["value"] == {"by": "é"}
+    assert cli.out("events", "get", "b") == "null\n"
+    assert "there is no event none" in cli.fails("events", "get", "none")
     assert [each["key"] for each in cli.json("events", "list")["events"]] == ["approved:17", "b"]
     assert [each["key"] for each in cli.json("events", "list", "--prefix", "a")["events"]] == ["approved:17"]
     head, first, second = cli.out("events", "list").splitlines()

@@ -308,7 +308,7 @@ def test_queues(cli: Cli) -> None:
 
 def test_groups(cli: Cli) -> None:
     assert cli.out("groups", "list") == "no groups\n"
-    assert "there is no group x" in cli.fails("groups", "show", "x")
+    assert "there is no group x" in cli.fails("groups", "get", "x")
 
     async def push() -> None:
         async with TaskQ(cli.url) as tq:
@@ -317,11 +317,11 @@ def test_groups(cli: Cli) -> None:
 
     asyncio.run(push())
     assert [(each["name"], each["remaining"]) for each in cli.json("groups", "list")["groups"]] == [("night", 2)]
-    assert [each["type"] for each in cli.json("groups", "show", "g")["members"]] == ["a", "b"]
-    assert cli.out("groups", "show", "g").splitlines()[-1].split() == ["then", "report", "not", "pushed"]
+    assert [each["type"] for each in cli.json("groups", "get", "g")["members"]] == ["a", "b"]
+    assert cli.out("groups", "get", "g").splitlines()[-1].split() == ["then", "report", "not", "pushed"]
     assert cli.out("groups", "cancel", "g") == "group g is cancelled\n"
     assert "group g has ended already: cancelled" in cli.fails("groups", "cancel", "g")
-    assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "show", "g")
+    assert "group g is cancelled: 0 of 2 completed, 0 failed, 2 cancelled" in cli.out("groups", "get", "g")
     assert cli.json("groups", "retry", "g") == {"group_id": "g", "retried": 2}
     assert cli.out("groups", "mend") == "counts mended: 0\n"
 
@@ -344,10 +344,10 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     listed = [line.split() for line in cli.out("groups", "list").splitlines()]
     assert [line[-2:] for line in listed if line[0] == "g"] == [["used", "up"]]
     assert listed[0][-1] == "BUDGET"
-    shown = cli.out("groups", "show", "g").splitlines()
+    shown = cli.out("groups", "get", "g").splitlines()
     assert shown[1] == "used up: cost 0.5, tokens 12 / 10"
     assert shown[2].startswith("its budget is used up")
-    members = cli.json("groups", "show", "g")["members"]
+    members = cli.json("groups", "get", "g")["members"]
     (running,) = [each["task_id"] for each in members if each["status"] == "running"]
     (waits,) = [each["task_id"] for each in members if each["status"] == "pending"]
     assert cli.json("tasks", "show", running)["usage"] == {"tokens": 12, "cost": 0.5}
@@ -372,7 +372,7 @@ def test_the_budget_of_a_group(cli: Cli) -> None:
     cli.out("groups", "cancel", "g")
     asyncio.run(end(running))
     cli.out("groups", "budget", "g", "tokens=1")
-    assert "its budget is used up" not in cli.out("groups", "show", "g")
+    assert "its budget is used up" not in cli.out("groups", "get", "g")
     assert "its tasks have ended already" in cli.out("groups", "budget", "g", "tokens=40")
     assert "only the budget of group g" in cli.fails("limits", "set", "budget:g", "3", code=2)
 
@@ -394,7 +394,7 @@ def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:
     said = cli.fails("groups", "retry", "nig")
     assert "nig: several ids begin with it: night-1, night-2; give more of one" in said
     assert cli.json("groups", "retry", "d") == {"group_id": "day", "retried": 2}
-    shown = cli.out("groups", "show", "d")
+    shown = cli.out("groups", "get", "d")
     assert shown.startswith("group day is running: 0 of 2 completed")
     assert [line.split()[1:] for line in shown.splitlines()[1:]] == [
         ["NAME", "TYPE", "STATUS", "AFTER"],
@@ -475,4 +475,4 @@ def test_db_check_mends_counts_and_limits_after_sql(cli: Cli) -> None:
     assert "counts mended: 1\n" in said
     assert "limits at which tasks waited though there was room: 1 (tenant)\n" in said
     assert cli.json("db", "check")["mended"] == {"counts": 0, "limits": []}
-    assert cli.json("groups", "show", "g")["cancelled"] == 1
+    assert cli.json("groups", "get", "g")["cancelled"] == 1

@@ -115,7 +115,7 @@ async def test_tools_that_change_exist_only_where_asked_for(kit: Kit) -> None:
 
 async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
     async with asked(kit) as ask:
-        overview = await ask("stats_show")
+        overview = await ask("stats_get")
         assert overview["paused"] == ["shelf"]
         assert {name: n for name, n in overview["counts"].items() if n} == {"failed": 1, "pending": 2, "running": 1}
         page = await ask("list_tasks", limit=3)
@@ -199,5 +199,5 @@ async def test_the_command_serves_a_store(tmp_path: Path) -> None:
     )
     async with Client(command, read_timeout_seconds=within(30)) as client:
         ask = Asked(client)
-        assert (await ask("stats_show"))["counts"]["pending"] == 1
+        assert (await ask("stats_get"))["counts"]["pending"] == 1
         assert (await ask("cancel_task", task_id="greet", dry_run=False))["status"] == "cancelled"
