@@ -182,7 +182,7 @@ FAMILIES = {
     "mysql": "MySQL (MariaDB), durable",
     "redis": "Redis (Valkey), append-only file synced always",
     "facade": "The blocking facade, from threads",
-    "store": "The public store with time to live",
+    "store": "Public values with time to live",
     "scheduler": "The scheduler",
     "startup": "Imports and start-up",
 }

@@ -28,12 +28,12 @@ from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, ne
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import log, printable
+from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.store import Store
 
 
-class StoredQueue(Queue, Store):
+class StoredQueue(Queue, PublicValues):
     """A queue and a public key-value store in one object."""
 
     def __init__(
@@ -49,7 +49,7 @@ class StoredQueue(Queue, Store):
         self.url = url
         """The store's URL, password included."""
         Queue.__init__(self, backend, clock, **options)
-        Store.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
+        PublicValues.__init__(self, backend.values, clock, durable=backend.durable, cleanup_interval=cleanup_interval)
 
     async def open(self) -> None:
         """Connect, and create or adopt the tables; idempotent. The first use opens it, too, but not after ``close``."""

@@ -25,11 +25,11 @@ from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
-from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import ExitCode, Worker
 
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
@@ -39,7 +39,7 @@ class Running(Registry):
     """What a TaskQ that is wired runs: a worker, the scheduler and the deletion of old tasks."""
 
     queue: Queue
-    store: Store
+    values: PublicValues
     _backend: Backend
     _retention: Retention
     url: str
@@ -217,13 +217,13 @@ class Running(Registry):
             return
         schedules = self.open_schedules
         found = holding(rules, await look(self._backend, schedules, rules, now))
-        known = await self.store.get_public(ALERTS) or {}
+        known = await self.values.get_public(ALERTS) or {}
         made = changes(known, found, now)
         queue = current_task().task.queue
         if told := [task for alert in made for task in alert_messages(self.registered.webhooks, alert, queue, now)]:
             await self.queue.add(told)
         if made:
-            await self.store.set_public(ALERTS, after(known, made))
+            await self.values.set_public(ALERTS, after(known, made))
         for alert in made:
             (log.warning if alert.firing else log.info)(
                 "alert {} {}: {}", alert.rule, "begins" if alert.firing else "is over", printable(alert.text)
@@ -254,7 +254,7 @@ class Running(Registry):
         self.worker = worker
         try:
             await self.open()
-            await self.store.start_cleanup()
+            await self.values.start_cleanup()
             schedules = options.scheduler and self._has_schedules()
             if schedules:
                 await self.scheduler.declare([make() for make in self.registered.schedules.values()])

@@ -32,12 +32,12 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_seconds, kind_name
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
 from aiotaskq.runtime.handler import fitted
+from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Auto, Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
-from aiotaskq.runtime.store import Store
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
@@ -58,7 +58,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         url: str = DEFAULT_URL,
         *,
         schedules: str | None = None,
-        store: str | None = None,
+        values: str | None = None,
         timezone: str | None = None,
         lease: float | timedelta = 60.0,
         heartbeat: float | timedelta | None = None,
@@ -83,7 +83,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
                 ``redis+sentinel://``.
             schedules: URL of the store that holds schedules; default the same place, for ``memory://`` the database of
                 ``AIOTASKQ_DATABASE_URL``, and for Redis, too, where that variable names a SQL database.
-            store: where public values live; default the same place.
+            values: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a worker holds a task without a heartbeat, how often it sends one
                 (default a quarter of the lease), and how often lost tasks are looked for (default a quarter, too).
@@ -130,8 +130,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             webhooks=self.registered.webhooks,
         )
         self._take_groups()
-        home = self._backend if store is None else self._store(store)
-        self.store = Store(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
+        home = self._backend if values is None else self._store(values)
+        self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(
             self._backend,
             self._clock,
@@ -394,7 +394,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         if self.worker is not None:
             await self._stop_running(*options.times)
         await asyncio.gather(
-            self.store.stop_cleanup(),
+            self.values.stop_cleanup(),
             self._clock_poller.stop(SERVICES),
             self.registered.events.idle(CLOSING),
             self.queue.claims.undone(CLOSING),

@@ -68,7 +68,7 @@ class ValueName(Struct):
 async def list_(access: Access, given: Listed) -> KeyPage:
     """List the keys of the values that have not expired, sorted; values are never listed."""
     limit = min(given.limit, MAX_PAGE)
-    keys = await access.tq.store.find_keys(given.prefix, after=given.cursor, limit=limit + 1)
+    keys = await access.tq.values.find_keys(given.prefix, after=given.cursor, limit=limit + 1)
     return KeyPage(keys[:limit], keys[limit - 1] if len(keys) > limit else None)
 
 
@@ -76,7 +76,7 @@ async def list_(access: Access, given: Listed) -> KeyPage:
 async def get(access: Access, given: Named) -> Value:
     """Read a public value, where that is allowed; not found if it is missing or has expired."""
     access.may_show(True)
-    store, key = access.tq.store, _key(given)
+    store, key = access.tq.values, _key(given)
     value = await store.get_public(key)
     if value is None and await store.find_keys(key, limit=1) != [key]:
         raise _not_found(key)
@@ -89,9 +89,9 @@ async def set_(access: Access, given: Given) -> ValueName:
     key = _key(given)
     check_json("value", given.value)
     if given.ttl is UNSET:
-        await access.tq.store.edit_public(key, given.value)
+        await access.tq.values.edit_public(key, given.value)
     else:
-        await access.tq.store.set_public(key, given.value, given.ttl)
+        await access.tq.values.set_public(key, given.value, given.ttl)
     return ValueName(key)
 
 
@@ -99,7 +99,7 @@ async def set_(access: Access, given: Given) -> ValueName:
 async def delete(access: Access, given: Named) -> ValueName:
     """Delete a public value."""
     key = _key(given)
-    if not await access.tq.store.delete_public(key):
+    if not await access.tq.values.delete_public(key):
         raise _not_found(key)
     return ValueName(key)
 

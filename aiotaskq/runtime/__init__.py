@@ -1,1 +1,1 @@
-"""What runs: the queue, the worker, the scheduler, the public store."""
+"""What runs: the queue, the worker, the scheduler, public values."""

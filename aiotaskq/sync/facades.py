@@ -1,4 +1,4 @@
-"""The blocking facades of queues, public stores and schedulers, those of the process-wide ones, and durable steps."""
+"""The blocking facades of queues, public values and schedulers, those of the process-wide ones, and durable steps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers as AsyncWorkers
 from aiotaskq.runtime.limits import Limits as AsyncLimits
+from aiotaskq.runtime.public_values import PublicValues as AsyncPublicValues
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
 from aiotaskq.runtime.run_steps import loaded, returned_by
 from aiotaskq.runtime.steps import run_steps, running
-from aiotaskq.runtime.store import Store as AsyncStore
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -131,35 +131,35 @@ class Queue(Operations):
     wait_for_end = blocking(AsyncQueue.wait_for_end)
 
 
-class Store(Facade[Any]):
-    """Public values of one store; see ``aiotaskq.runtime.store.Store``."""
+class PublicValues(Facade[Any]):
+    """Public values of one store; see ``aiotaskq.runtime.public_values.PublicValues``."""
 
-    _set_public = blocking(AsyncStore.set_public)
-    _get_public = blocking(AsyncStore.get_public)
+    _set_public = blocking(AsyncPublicValues.set_public)
+    _get_public = blocking(AsyncPublicValues.get_public)
 
-    @documented_as(AsyncStore.set_public)
+    @documented_as(AsyncPublicValues.set_public)
     def set_public(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
         done = self.reach().set_now(key, value, ttl) if running_loop_or_none() is None else NEEDS_LOOP
         return self._set_public(key, value, ttl) if done is NEEDS_LOOP else None
 
-    @documented_as(AsyncStore.get_public)
+    @documented_as(AsyncPublicValues.get_public)
     def get_public(self, key: str) -> Any:
         value = self.reach().get_now(key) if running_loop_or_none() is None else NEEDS_LOOP
         return self._get_public(key) if value is NEEDS_LOOP else value
 
-    edit_public = blocking(AsyncStore.edit_public, at_once=True)
-    get_ttl = blocking(AsyncStore.get_ttl, at_once=True)
-    delete_public = blocking(AsyncStore.delete_public, at_once=True)
-    get_store_size = blocking(AsyncStore.get_store_size, at_once=True)
-    list_keys = blocking(AsyncStore.list_keys, at_once=True)
-    find_keys = blocking(AsyncStore.find_keys)
-    clear_store = blocking(AsyncStore.clear_store)
-    cleanup = blocking(AsyncStore.cleanup)
-    start_cleanup = blocking(AsyncStore.start_cleanup)
-    stop_cleanup = blocking(AsyncStore.stop_cleanup)
+    edit_public = blocking(AsyncPublicValues.edit_public, at_once=True)
+    get_ttl = blocking(AsyncPublicValues.get_ttl, at_once=True)
+    delete_public = blocking(AsyncPublicValues.delete_public, at_once=True)
+    get_store_size = blocking(AsyncPublicValues.get_store_size, at_once=True)
+    list_keys = blocking(AsyncPublicValues.list_keys, at_once=True)
+    find_keys = blocking(AsyncPublicValues.find_keys)
+    clear_store = blocking(AsyncPublicValues.clear_store)
+    cleanup = blocking(AsyncPublicValues.cleanup)
+    start_cleanup = blocking(AsyncPublicValues.start_cleanup)
+    stop_cleanup = blocking(AsyncPublicValues.stop_cleanup)
 
 
-class StoredQueue(Queue, Store):
+class StoredQueue(Queue, PublicValues):
     reach: Home[Any]
 
     open = blocking(awaited.StoredQueue.open)

@@ -39,7 +39,7 @@ from aiotaskq.sync.bridge import (
     loop_thread,
     reading,
 )
-from aiotaskq.sync.facades import Operations, Queue, Store
+from aiotaskq.sync.facades import Operations, PublicValues, Queue
 
 AsyncBoundTask = aiotaskq.app.handle.BoundTask
 AsyncHandle = aiotaskq.app.handle.TaskHandle
@@ -305,7 +305,7 @@ class TaskQ(Hinted, Operations):
         self.reach = Home(make, anew=anew, close=_close_fast)
         self.url = self.reach().url
         self.queue: Queue = facade_of(Queue, Part(self.reach, lambda tq: tq.queue))
-        self.store: Store = facade_of(Store, Part(self.reach, lambda tq: tq.store))
+        self.values: PublicValues = facade_of(PublicValues, Part(self.reach, lambda tq: tq.values))
 
     def __repr__(self) -> str:
         return repr(self.reach())

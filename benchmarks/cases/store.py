@@ -1,4 +1,4 @@
-"""The public store: setting and reading values with a time to live, awaited and from a thread, and the sweep."""
+"""Public values: setting and reading values with a time to live, awaited and from a thread, and the sweep."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from aiotaskq.app.registry import TaskOptions
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.edits import TaskChanges
-from aiotaskq.runtime.store import Store
 from tests.support.rows import NOW
 
 DURATIONS = {
@@ -42,7 +42,7 @@ MODULES = (aiotaskq, aiotaskq.sync, aiotaskq.testing, aiotaskq.integrations.star
 def parameters() -> Iterator[tuple[str, str, str]]:
     """Yield the parameters of what is public, each with the name of its function and its annotation."""
     public: list[Any] = [getattr(module, name) for module in MODULES for name in module.__all__]
-    for found in (*public, Store):
+    for found in (*public, PublicValues):
         members = [each for base in getattr(found, "__mro__", ()) for each in vars(base).values()]
         for member in (found, *members):
             name = getattr(member, "__name__", "")
@@ -110,7 +110,7 @@ async def test_waits_the_store_and_the_operators_verbs() -> None:
         with pytest.raises(aiotaskq.ResultTimeout, match=r"after 0\.001 s"):
             await handle.result(timeout=moment)
         assert await handle.next_log(timeout=moment) == []
-        await tq.store.set_public("a", 1, ttl=timedelta(hours=1))
+        await tq.values.set_public("a", 1, ttl=timedelta(hours=1))
         assert await tq.queue.pop_task(moment, visibility=timedelta(minutes=1)) is None
         assert await tq.purge(older_than=timedelta(hours=1)) == 0
         assert await tq.emit("a", expires=timedelta(hours=1))

@@ -78,7 +78,7 @@ AWAITED_ONLY = {
         "settle",
         "told",
     },  # for workers and the facade itself
-    "Store": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
+    "PublicValues": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
     "Scheduler": {"add", "backfill", "declare", "delete", "get", "list", "pause", "resume", "update"},  # for TaskQ
     "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},
@@ -211,7 +211,7 @@ def test_every_function_has_its_blocking_twin(name: str) -> None:
 def test_the_actors_of_a_task_queue_have_their_twins(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/x.db"
     awaited, blocking = aiotaskq.TaskQ(url), aiotaskq.sync.TaskQ(url)
-    for actor in ("queue", "store", "schedules"):
+    for actor in ("queue", "values", "schedules"):
         for method, original in methods(type(getattr(awaited, actor))).items():
             twin = getattr(type(getattr(blocking, actor)), method)
             if inspect.isfunction(original):

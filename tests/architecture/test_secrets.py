@@ -78,7 +78,7 @@ async def test_no_secret_is_shown_anywhere(tmp_path: Path, logged: list[str]) ->
     def scheduled(token: str) -> None: ...
 
     async with tq.running():
-        await tq.store.set_public("cookie", SECRET, ttl=0.01)
+        await tq.values.set_public("cookie", SECRET, ttl=0.01)
         handles = [await each.push(token=SECRET) for each in (refuse, echo, unserializable)]
         rows = [await tq.queue.wait_for_end(handle.task_id, within(20)) for handle in handles]
         schedules = await tq.scheduler.schedules.all()

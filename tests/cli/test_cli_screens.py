@@ -47,8 +47,8 @@ def fill(cli: Cli) -> None:
             await tq.scheduler.add(schedules)
             await tq.schedules.pause("schedule-2")
             await tq.pause("slow")
-            await tq.store.set_public("greeting", {"text": "你好"})
-            await tq.store.set_public("none", None)
+            await tq.values.set_public("greeting", {"text": "你好"})
+            await tq.values.set_public("none", None)
 
     prepared(cli.home / "app.db")
     asyncio.run(main())

@@ -35,12 +35,12 @@ async def test_nothing_is_late_in_virtual_time(store: Store, tmp_path: Path) -> 
             return "done"
 
         handle = await long.push()
-        await kit.tq.store.set_public("key", "value", ttl=3600)
+        await kit.tq.values.set_public("key", "value", ttl=3600)
         await kit.advance(hours=1, by=-0.000001)
-        assert await kit.tq.store.get_public("key") == "value"
+        assert await kit.tq.values.get_public("key") == "value"
         await kit.advance_to(START + timedelta(hours=4.5))
         await kit.drain()
-        assert await kit.tq.store.get_public("key") is None
+        assert await kit.tq.values.get_public("key") is None
         assert await handle.result() == "done" and (await handle.task()).fence == 1
         assert ran == [(hour * 3600 + late, late // 60) for hour in range(1, 5) for late in (0, 60)]
         kit.assert_pushed(hourly, count=4)

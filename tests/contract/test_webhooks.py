@@ -55,7 +55,7 @@ async def test_alerts_begin_and_end_and_one_task_evaluates_them(store: Store, tm
         sent = await tq.find(type=WEBHOOK)
         assert sorted(task.params["body"]["type"] for task in sent) == ["alert.firing", "alert.resolved"]
         assert len({task.params["body"]["data"]["since"] for task in sent}) == 1
-        assert await tq.store.get_public(ALERTS) == {}
+        assert await tq.values.get_public(ALERTS) == {}
 
 
 async def test_the_end_of_a_task_pushes_its_messages(store: Store, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 async def test_missing_tables_are_reported_and_recreated(url: str, cli: Cli) -> None:
     async with TaskQ(url) as tq:
-        await tq.store.set_public("kept", 1)
+        await tq.values.set_public("kept", 1)
     engine = sync_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE task_queue"))

@@ -64,7 +64,7 @@ async def test_every_operation_is_one_line_with_its_type_and_id_only(tmp_path: P
     assert await said(queue.delete_public("cookie")) == ["delete cookie"]
     assert await said(queue.get_store_size()) == ["store size: 0"]
     assert await said(queue.list_keys()) == ["list keys: 0"]
-    assert await said(queue.clear_store()) == ["clear the public store"]
+    assert await said(queue.clear_store()) == ["clear public values"]
     assert await said(queue.get_queue_size()) == ["queue size: 0"]
     assert await said(queue.is_empty()) == ["queue size: 0"]
     add = scheduler.add_scheduler_task("nightly", "mail", "once", {"token": SECRET}, execute_at=1, task_id="s")
@@ -196,9 +196,9 @@ async def test_without_a_sink_no_line_is_made(monkeypatch: pytest.MonkeyPatch) -
     async def work() -> None:
         async with tq.running():
             await (await good.push()).result(within(30))
-        await tq.store.set_public("a", 1)
-        await tq.store.get_public("a")
-        await tq.store.delete_public("a")
+        await tq.values.set_public("a", 1)
+        await tq.values.get_public("a")
+        await tq.values.delete_public("a")
 
     await work()
     assert made == []

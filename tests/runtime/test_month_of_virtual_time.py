@@ -183,15 +183,15 @@ async def a_month(start: datetime) -> float:
         await tq.pause("shelf")
         stale = await tq.push("lost", {}, queue="shelf", expires=DAY)
         for name, ttl in {"hour": HOUR, "day": DAY, "week": 7 * DAY}.items():
-            await tq.store.set_public(name, name, ttl=ttl.total_seconds())
-        await tq.store.set_public("ever", "ever")
+            await tq.values.set_public(name, name, ttl=ttl.total_seconds())
+        await tq.values.set_public("ever", "ever")
 
         await kit.advance(HOUR - timedelta(microseconds=1))
-        assert await tq.store.list_keys() == ["day", "ever", "hour", "week"]
+        assert await tq.values.list_keys() == ["day", "ever", "hour", "week"]
         await kit.advance(timedelta(microseconds=1))
-        assert await tq.store.list_keys() == ["day", "ever", "week"]
+        assert await tq.values.list_keys() == ["day", "ever", "week"]
         await month.standing_still()
-        assert await tq.store.list_keys() == ["ever", "week"]
+        assert await tq.values.list_keys() == ["ever", "week"]
         await kit.advance_to(month.end)
         took = time.process_time() - before
 
@@ -202,7 +202,7 @@ async def a_month(start: datetime) -> float:
         assert handed_out == [start + timedelta(seconds=600)], "its lease was over then"
         assert (await kit.task(left)).status is Status.COMPLETED
         assert (await kit.task(stale)).status is Status.EXPIRED
-        assert await tq.store.list_keys() == ["ever"]
+        assert await tq.values.list_keys() == ["ever"]
         assert len(tq.queue.backend.values._values) == 1  # type: ignore[attr-defined]  # and the rows are gone, too
         assert sum(map(len, month.ran.values())) > 3_000
     return took

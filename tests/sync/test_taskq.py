@@ -93,8 +93,8 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         assert [task.task_id for task in tq.find(status="cancelled")] == [later.task_id]
         assert tq.stats().counts["completed"] == tq.count(status="completed") == tq.queue.count(status="completed") == 7
         assert tq.handle(later.task_id).progress() is None
-        tq.store.set_public("k", 1)
-        assert tq.store.get_public("k") == 1 and tq.invalid_rows == []
+        tq.values.set_public("k", 1)
+        assert tq.values.get_public("k") == 1 and tq.invalid_rows == []
         assert tq.queue.push_task({"type": "other"}) and tq.queue.get_queue_size() in (0, 1)
         assert tq.purge(status="cancelled") == 1
         with pytest.raises(TypeError, match="double"):

@@ -64,7 +64,7 @@ async def tq(tq: TaskQ) -> TaskQ:
         await eventually(lambda: is_over(group))
     await tq.push("tells", {"text": SECRET}, delay=3_600, task_id="waits")
     await tq.schedules.add("s", "tells", params={"text": SECRET}, interval=3_600, schedule_id="schedule")
-    await tq.store.set_public("key", {"text": SECRET}, 3_600)
+    await tq.values.set_public("key", {"text": SECRET}, 3_600)
     await tq.emit("event", {"text": SECRET})
     await audit(tq.queue, "cli", "retry-tasks", "me", [f"{ENTRY}{SECRET}", "count: 1"])
     return tq

@@ -87,7 +87,7 @@ async def test_ids_and_keys_may_be_any_text(ask: Ask, tq: TaskQ) -> None:
         assert (found.status_code, found.json()["task_id"]) == (200, odd)
         quoted = pushed.headers["location"].removeprefix("tasks/")
         assert (await ask.put(f"values/{quoted}", json={"value": odd})).status_code == 200
-        assert await tq.store.get_public(odd) == odd
+        assert await tq.values.get_public(odd) == odd
         assert (await ask.post(f"tasks/{quoted}/cancel")).json()["status"] == "cancelled"
 
 
@@ -294,10 +294,10 @@ async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> Non
         refused(await ask.delete("values/k0"), 404, "NotFound")
         refused(await ask.put("values/k0", json={"value": 1, "ttl": 0}), 422, "ValidationError")
         assert (await ask.put("values/k2", json={"value": 2})).status_code == 200  # it keeps its time to live
-        assert 0 < (await tq.store.get_ttl("k2") or 0) <= 60
+        assert 0 < (await tq.values.get_ttl("k2") or 0) <= 60
         for key, body in (("k1", {"value": SECRET, "ttl": None}), ("new", {"value": 1})):
             assert (await ask.put(f"values/{key}", json=body)).status_code == 200
-            assert await tq.store.get_ttl(key) is None
+            assert await tq.values.get_ttl(key) is None
     async with door(tq, show_args=True) as ask:
         assert (await ask.get("values/k1")).json() == {"key": "k1", "value": SECRET, "ttl": None}
         assert 0 < (await ask.get("values/k2")).json()["ttl"] <= 60

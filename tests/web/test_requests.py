@@ -21,7 +21,7 @@ from tests.web.applications import Ask, in_aiohttp, refused
 
 
 async def rows(tq: TaskQ) -> str:
-    found = [await tq.find(), await tq.schedules.list(), await tq.store.list_keys(), (await tq.stats()).paused]
+    found = [await tq.find(), await tq.schedules.list(), await tq.values.list_keys(), (await tq.stats()).paused]
     return repr(found)
 
 
@@ -31,7 +31,7 @@ FILLED = {"task_id": "t", "schedule_id": "s", "queue": "q", "key": "k", "group_i
 async def filled(tq: TaskQ) -> None:
     await tq.push("greet", {"name": "x"}, task_id="t", delay=3600)
     await tq.schedules.add("s", "greet", params={"name": "x"}, interval=3600, schedule_id="s")
-    await tq.store.set_public("k", 1)
+    await tq.values.set_public("k", 1)
 
 
 async def test_get_changes_nothing(ask: Ask, tq: TaskQ) -> None:  # J4

@@ -50,7 +50,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             for number in range(3):
                 await tq.push("send_mail", {"to": "you"}, task_id=str(number), delay=number * 3600)
                 await tq.schedules.add("s", "report", interval=3600, schedule_id=str(number))
-                await tq.store.set_public(str(number), number)
+                await tq.values.set_public(str(number), number)
             loop = asyncio.get_running_loop()
 
             def started(place: str) -> None:

@@ -240,7 +240,7 @@ class Demo:
         schedules = await tq.schedules.list()
         if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
             raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
-        state = await tq.store.get_public(RUN)
+        state = await tq.values.get_public(RUN)
         if isinstance(state, dict) and state.get("state") == "running" and not self._fresh:
             if state["folder"] != str(self._folder):
                 raise AiotaskqError(
@@ -263,7 +263,7 @@ class Demo:
         return False
 
     async def _save(self, tq: TaskQ, state: str) -> None:
-        await tq.store.set_public(RUN, {"id": self._run, "folder": str(self._folder), "state": state})
+        await tq.values.set_public(RUN, {"id": self._run, "folder": str(self._folder), "state": state})
 
     async def _push(self, tq: TaskQ, numbers: Numbers, resumed: bool) -> str:
         """Push what is not there yet, add the schedules; return the id of the task that fails always."""
@@ -305,15 +305,15 @@ class Demo:
 
     async def _work(self, tq: TaskQ, numbers: Numbers) -> tuple[list[str], tuple[Any, Any]]:
         """Run the tasks; return the keys of the script's, and the cookie at once and after its time to live."""
-        await tq.store.set_public(COOKIE, "session=abc", ttl=COOKIE_TTL)
+        await tq.values.set_public(COOKIE, "session=abc", ttl=COOKIE_TTL)
         set_at = self._clock.ticks()
-        cookie = await tq.store.get_public(COOKIE)
+        cookie = await tq.values.get_public(COOKIE)
         async with tq.running(self._concurrency, queues=[FILES, OTHERS], drain=DRAIN, grace=GRACE):
             scripted = await asyncio.to_thread(push_blocking, self._url, self._run, SCRIPTED)
             await self._until_ended(tq, numbers)
             await self._clock.sleep(max(0.0, COOKIE_TTL - (self._clock.ticks() - set_at) / SECOND))
         await tq.open()
-        return scripted, (cookie, await tq.store.get_public(COOKIE))
+        return scripted, (cookie, await tq.values.get_public(COOKIE))
 
     async def _until_ended(self, tq: TaskQ, numbers: Numbers) -> None:
         """Wait until no task is left, and the first reports were fired.

@@ -48,7 +48,7 @@ async def answer(prompt: str, limit: int = 100, model: FakeModel = injected()) -
     words: list[str] = []
     async for word in model.stream(prompt):
         words.append(word)
-        await tq.store.set_public(f"answer:{task_id}", " ".join(words), ttl=LONGEST)
+        await tq.values.set_public(f"answer:{task_id}", " ".join(words), ttl=LONGEST)
         await current_task().progress(len(words), limit, word)
         if len(words) == limit:
             break
@@ -62,7 +62,7 @@ async def main() -> None:
         second = await answer.push(prompt="a very long story " * 100, limit=400)
         await second.cancel()
         print(await first.result(timeout=30))
-        print(await tq.store.get_public(f"answer:{first.task_id}"))
+        print(await tq.values.get_public(f"answer:{first.task_id}"))
         try:
             await second.result(timeout=30)
         except TaskFailed as failed:

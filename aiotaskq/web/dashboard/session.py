@@ -74,7 +74,7 @@ def user_of(session: str, secret: str, now: int) -> str | None:
 
 
 def logout_key(session: str) -> str:
-    """Return the key in the public store under which a login is noted that was ended before its time."""
+    """Return the key in public values under which a login is noted that was ended before its time."""
     return f"aiotaskq.logout.{hashlib.sha256(session.encode()).hexdigest()[:32]}"
 
 

@@ -192,7 +192,7 @@ class Dashboard:
             request.logged_in(user)
             if request.name == "logout" and changes:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
-                await self._tq.store.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
+                await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
                 return redirect("./", visit.cookie(session.SESSION, "", 0))
         if not await self._may(request, VIEW):
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
@@ -376,7 +376,7 @@ class Dashboard:
     async def _user(self, login: Login, key: str, now: int) -> str | None:
         """Return who has logged in with this session, None for nobody."""
         user = session.user_of(key, login.secret, now)
-        ended = user is not None and await self._tq.store.get_public(session.logout_key(key)) is not None
+        ended = user is not None and await self._tq.values.get_public(session.logout_key(key)) is not None
         return None if ended else user
 
     def _login_page(self, login: Login, visit: _Visit, wrong: bool = False) -> Reply:

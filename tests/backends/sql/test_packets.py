@@ -140,7 +140,7 @@ async def test_params_that_are_too_large_are_refused_at_the_call(server: Server,
         await engine.dispose()
         assert (await tq.stats()).counts["pending"] == 6
         with pytest.raises(ValidationError, match="value: "):
-            await tq.store.set_public("k", large)
+            await tq.values.set_public("k", large)
         with pytest.raises(ValidationError, match="params: "):
             await tq.schedules.add("n", "job", params=large, interval=60)
         schedule = (await tq.schedules.add("n", "job", params=small, interval=60)).task_id

@@ -109,7 +109,7 @@ def test_calls_that_would_wait_for_the_lock_of_their_own_transaction_are_refused
     others: list[Callable[[], Any]] = [
         lambda: tq.cancel(kept.id),
         tq.handle(kept.id).cancel,
-        lambda: tq.store.set_public("a", 1),
+        lambda: tq.values.set_public("a", 1),
         lambda: tq.schedules.pause("a"),
         lambda: tq.limits.reset("a"),
         lambda: tq.running().__enter__(),
@@ -143,7 +143,7 @@ def test_calls_that_read_are_answered_in_a_transaction_that_has_the_lock(sqlite:
     arguments = {"find_keys": ("a",), "next_log": (0, 0.01), "result": (0.01,)}
     with transaction.atomic():
         Order.objects.create(name="first")
-        for each in (tq, handle, group, tq.limits, tq.workers, tq.queue, tq.store, tq.schedules):
+        for each in (tq, handle, group, tq.limits, tq.workers, tq.queue, tq.values, tq.schedules):
             for name in sorted(reading):
                 call = getattr(type(each), name, None)
                 if call is None or (each is tq and name == "task"):

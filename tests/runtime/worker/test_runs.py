@@ -270,7 +270,7 @@ async def test_nothing_secret_is_logged(tmp_path: Path) -> None:  # J8
             raise RuntimeError("a listener's own fault")
 
         async with tq.running(concurrency=1):
-            await tq.store.set_public("cookie", "S3CRET-value", ttl=1)
+            await tq.values.set_public("cookie", "S3CRET-value", ttl=1)
             handle = await fails.push(token="S3CRET-param")
             await tq.queue.wait_for_end(handle.task_id, within(10))
             assert "S3CRET" not in repr(handle) + repr(tq)

@@ -124,7 +124,7 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     sample.groups.append((await tq.start(workflow)).group_id)
     sample.groups.append((await tq.group([call], name=key[:90])).group_id)
     sample.values.append(f"{key} {place}")
-    await tq.store.set_public(sample.values[-1], {text: [text]})
+    await tq.values.set_public(sample.values[-1], {text: [text]})
     sample.limits += [f"tenant:{key}", f"tenant:{key} closed"]
     await tq.limits.pause(sample.limits[-1])
     timings: list[dict[str, Any]] = [{"cron": "0 2 * * *"}]

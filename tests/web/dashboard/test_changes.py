@@ -134,22 +134,22 @@ async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
                 browse, "values.set", "value?key=cookie", key="cookie", **{"value": "2", **given, **changed}
             )
 
-        await tq.store.set_public("cookie", 1, ttl=120)
+        await tq.values.set_public("cookie", 1, ttl=120)
         page = (await browse.get("value?key=cookie")).text
         assert "Expires" in page and fields(page)["ttl"] == fields(page)["shown"] == "120"
         assert (await edit()).status_code == 303
-        left = await tq.store.get_ttl("cookie")
-        assert left is not None and 0 < left <= 120 and await tq.store.get_public("cookie") == 2
+        left = await tq.values.get_ttl("cookie")
+        assert left is not None and 0 < left <= 120 and await tq.values.get_public("cookie") == 2
         late = await edit(until="1000")  # the form was open for longer
         assert late.status_code == 422 and "the value has expired meanwhile" in late.text
         assert (await edit(until="x")).status_code == 422
         assert (await edit(ttl="500")).status_code == 303
-        assert 120 < (await tq.store.get_ttl("cookie") or 0) <= 500
+        assert 120 < (await tq.values.get_ttl("cookie") or 0) <= 500
         assert (await edit(ttl="")).status_code == 303
-        assert await tq.store.get_ttl("cookie") is None
+        assert await tq.values.get_ttl("cookie") is None
         page = (await browse.get("value?key=cookie")).text
         assert "Expires" not in page and fields(page) == {"ttl": "", "shown": "", "until": ""}
-        assert (await edit()).status_code == 303 and await tq.store.get_ttl("cookie") is None
+        assert (await edit()).status_code == 303 and await tq.values.get_ttl("cookie") is None
 
 
 async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq: TaskQ) -> None:

@@ -45,7 +45,7 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             names = [f"k{number:05}" for number in range(first, first + AT_ONCE)]
             change = GateChange(bounds={"cap": 1})
             await asyncio.gather(*(tq.queue.backend.gates.change(name, change, NOW) for name in names))
-            await asyncio.gather(*(tq.store.set_public(name, first) for name in names))
+            await asyncio.gather(*(tq.values.set_public(name, first) for name in names))
         yield tq
 
 

@@ -35,9 +35,9 @@ class Values(msgspec.Struct, kw_only=True):
 async def values(view: View) -> Values:
     """Read one page of the live keys."""
     prefix, after = view.text("prefix") or "", view.text("after")
-    found = await view.tq.store.find_keys(prefix, after=after, limit=ROWS + 1)
+    found = await view.tq.values.find_keys(prefix, after=after, limit=ROWS + 1)
     page = found[:ROWS]
-    total = await view.tq.store.get_store_size()
+    total = await view.tq.values.get_store_size()
     return Values(keys=page, total=total, prefix=prefix, more=page[-1] if len(found) > ROWS else None)
 
 
@@ -61,8 +61,8 @@ class Value(msgspec.Struct, kw_only=True):
 async def value(view: View) -> Value:
     """Read one value."""
     key = view.needed("key")
-    found = await view.tq.store.get_public(key)
-    left = await view.tq.store.get_ttl(key)
+    found = await view.tq.values.get_public(key)
+    left = await view.tq.values.get_ttl(key)
     until = None if left is None else view.now + round(left * SECOND)
     return Value(
         key=key,

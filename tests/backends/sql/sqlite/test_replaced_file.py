@@ -66,7 +66,7 @@ async def test_nothing_is_written_to_a_file_that_is_gone(
     kept = await tq.push("kept")
     assert await tq.health() == {"store": None}
     change(path)
-    calls = (tq.push("t"), tq.push_many([("t", {})]), tq.get(kept.task_id), tq.stats(), tq.store.set_public("k", 1))
+    calls = (tq.push("t"), tq.push_many([("t", {})]), tq.get(kept.task_id), tq.stats(), tq.values.set_public("k", 1))
     for call in calls:
         with pytest.raises(DatabaseUnavailable, match=said) as raised:
             await call

@@ -1,4 +1,4 @@
-"""The public store: values with a time to live. Expiry is computed here; backends compare numbers."""
+"""Public values: values with a time to live. Expiry is computed here; backends compare numbers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FOREVER = INT64  # microseconds: what it is added to does not matter
 SWEEP = 1_000  # expired values removed at a time, so that other coroutines run in between
 
 
-class Store:
+class PublicValues:
     """The public values of one store. An expired value cannot be read, whether or not a cleanup has run."""
 
     def __init__(
@@ -168,7 +168,7 @@ class Store:
 
     async def clear_store(self) -> None:
         """Remove every value."""
-        log.debug("clear the public store")
+        log.debug("clear public values")
         await self._values.clear()
 
     async def cleanup(self) -> int:

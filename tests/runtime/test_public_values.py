@@ -1,4 +1,4 @@
-"""The public store: TTL, cleanup and invalid input, on memory and SQLite."""
+"""Public values: TTL, cleanup and invalid input, on memory and SQLite."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.store import Store
+from aiotaskq.runtime.public_values import PublicValues
 
 
 @pytest.fixture
@@ -30,11 +30,11 @@ def clock() -> VirtualClock:
 @pytest.fixture(params=["memory", "sqlite"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Any:
     backend = connect("memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/s.db")
-    yield Store(backend.values, clock, durable=backend.durable)
+    yield PublicValues(backend.values, clock, durable=backend.durable)
     await backend.close()
 
 
-async def test_values_and_their_end(store: Store, clock: VirtualClock) -> None:
+async def test_values_and_their_end(store: PublicValues, clock: VirtualClock) -> None:
     await store.set_public("cookie", {"a": [1, None, "é"]}, ttl=10)
     await store.set_public("for ever", 0)
     assert await store.get_public("cookie") == {"a": [1, None, "é"]}
@@ -50,7 +50,7 @@ async def test_values_and_their_end(store: Store, clock: VirtualClock) -> None:
     assert await store.get_public("for ever") is None
 
 
-async def test_an_edit_keeps_the_expiry(store: Store, clock: VirtualClock) -> None:
+async def test_an_edit_keeps_the_expiry(store: PublicValues, clock: VirtualClock) -> None:
     await store.set_public("k", 1, ttl=10)
     clock.step(4)
     await store.edit_public("k", 2)
@@ -64,7 +64,7 @@ async def test_an_edit_keeps_the_expiry(store: Store, clock: VirtualClock) -> No
         await store.edit_public([], 1)  # type: ignore[arg-type]
 
 
-async def test_setting_again_moves_the_expiry(store: Store, clock: VirtualClock) -> None:
+async def test_setting_again_moves_the_expiry(store: PublicValues, clock: VirtualClock) -> None:
     await store.set_public("k", 1, ttl=10)
     await store.set_public("k", 2, ttl=100)
     clock.step(50)
@@ -77,7 +77,7 @@ async def test_setting_again_moves_the_expiry(store: Store, clock: VirtualClock)
     assert await store.get_public("gone at once") is None
 
 
-async def test_cleanup_counts_and_clear_empties(store: Store, clock: VirtualClock) -> None:
+async def test_cleanup_counts_and_clear_empties(store: PublicValues, clock: VirtualClock) -> None:
     for number in range(30):
         await store.set_public(f"k{number}", number, ttl=number + 1)
     clock.step(10)
@@ -88,7 +88,7 @@ async def test_cleanup_counts_and_clear_empties(store: Store, clock: VirtualCloc
     assert (await store.get_store_size(), await store.list_keys()) == (0, [])
 
 
-async def test_clock_set_back_does_not_revive(store: Store, clock: VirtualClock) -> None:  # H7
+async def test_clock_set_back_does_not_revive(store: PublicValues, clock: VirtualClock) -> None:  # H7
     await store.set_public("k", 1, ttl=10)
     clock.step(11)
     assert await store.get_public("k") is None
@@ -98,7 +98,7 @@ async def test_clock_set_back_does_not_revive(store: Store, clock: VirtualClock)
 
 async def test_background_cleanup_starts_stops_and_starts_again(clock: VirtualClock) -> None:
     values = MemoryValues()
-    store = Store(values, clock, durable=False, cleanup_interval=60)
+    store = PublicValues(values, clock, durable=False, cleanup_interval=60)
     await store.start_cleanup()
     await store.start_cleanup()
     await store.set_public("k", 1, ttl=5)
@@ -117,7 +117,7 @@ async def test_background_cleanup_starts_stops_and_starts_again(clock: VirtualCl
 
 async def test_what_is_set_again_outlives_its_first_end(clock: VirtualClock) -> None:  # H7
     values = MemoryValues()
-    store = Store(values, clock, durable=False)
+    store = PublicValues(values, clock, durable=False)
     for number in range(3_000):
         await store.set_public(f"k{number}", number, ttl=2)
     await clock.advance(1)
@@ -142,7 +142,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
         return asyncio.run(coro)
 
     async def set_and_read(name: str) -> None:
-        store = Store(values, clock, durable=False)
+        store = PublicValues(values, clock, durable=False)
         count = 0
         while time.monotonic() < end:
             count += 1
@@ -152,7 +152,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
                 wrong.append((name, count, found))
 
     async def disturb() -> None:
-        store, count = Store(values, clock, durable=False), 0
+        store, count = PublicValues(values, clock, durable=False), 0
         while time.monotonic() < end:
             count += 1
             await store.set_public(f"other-{count % 5}", 1, 0.0)
@@ -184,7 +184,7 @@ def test_values_of_threads_survive_sweeps_and_deletions_beside_them() -> None:  
         ("k", True, "ttl: seconds as int, float or timedelta are needed (got bool"),
     ],
 )
-async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None:  # I1, I9
+async def test_bad_input(store: PublicValues, key: Any, ttl: Any, message: str) -> None:  # I1, I9
     with pytest.raises(ValidationError) as caught:
         await store.set_public(key, 1, ttl)
     assert str(caught.value).startswith(message)
@@ -194,11 +194,11 @@ async def test_bad_input(store: Store, key: Any, ttl: Any, message: str) -> None
 @pytest.fixture(params=["durable_fake", "sqlite"])
 async def durable(request: pytest.FixtureRequest, tmp_path: Path, clock: VirtualClock) -> Any:
     backend = connect(DURABLE_FAKE if request.param == "durable_fake" else f"sqlite:///{tmp_path}/s.db")
-    yield Store(backend.values, clock, durable=backend.durable)
+    yield PublicValues(backend.values, clock, durable=backend.durable)
     await backend.close()
 
 
-async def test_durable_values_are_json(durable: Store) -> None:  # I3
+async def test_durable_values_are_json(durable: PublicValues) -> None:  # I3
     for _ in ("new", "known"):
         with pytest.raises(ValidationError, match=r"value\.cookies: set is not JSON"):
             await durable.set_public("k", {"cookies": {1}})
@@ -215,7 +215,7 @@ async def test_durable_values_are_json(durable: Store) -> None:  # I3
         ("a\x00", "key: NUL"),
     ],
 )
-async def test_durable_keys_are_short_text(durable: Store, key: Any, message: str) -> None:  # I1, I9
+async def test_durable_keys_are_short_text(durable: PublicValues, key: Any, message: str) -> None:  # I1, I9
     for verb in (durable.get_public, durable.delete_public, functools.partial(durable.set_public, value=1)):
         with pytest.raises(ValidationError) as caught:
             await verb(key)
@@ -228,7 +228,7 @@ KEYS: list[Any] = ["k" * 10_000, "", " ", "a\x00b\n", "\ud800", 5, 2.5, None, ("
 
 async def test_in_memory_a_key_is_any_hashable_value(clock: VirtualClock) -> None:
     """As the dict of the old store took them."""
-    store = Store(MemoryValues(), clock, durable=False)
+    store = PublicValues(MemoryValues(), clock, durable=False)
     for number, key in enumerate(KEYS):
         for ttl in (None, 5, 60, 5):
             await store.set_public(key, number, ttl)
@@ -248,7 +248,7 @@ async def test_in_memory_a_key_is_any_hashable_value(clock: VirtualClock) -> Non
 @pytest.mark.no_cover  # many times the same lines
 async def test_many_expiring_keys_never_hold_the_loop(clock: VirtualClock) -> None:  # H7
     values = MemoryValues()
-    store = Store(values, clock, durable=False)
+    store = PublicValues(values, clock, durable=False)
     now = clock.now()
     await values.put([(f"key-{n}", n, now + 1_000_000) for n in range(100_000)])
     clock.step(2)
