@@ -162,7 +162,7 @@ class Kit(Harness):
     async def _planned(self, now: int) -> int | None:
         """Return when the next task is due that is known, may pass its gate, or expires; None if none is."""
         backend = self.tq.queue.backend
-        gates = await backend.gates.find(limit=100_000) if not self.tq.queue.gate_sweep.idle else []
+        gates = await backend.gates.find(limit=100_000) if not self.tq.queue.limit_sweep.idle else []
         times = [await backend.next_run_at(now), *(each.gate.next_at for each in gates if each.waiting)]
         if self._expiring:
             found = [task for task in await backend.get(list(self._expiring)) if task is not None]

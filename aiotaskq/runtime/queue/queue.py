@@ -28,9 +28,9 @@ from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
 from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.edits import Edits
-from aiotaskq.runtime.queue.gate_sweep import GateSweep
 from aiotaskq.runtime.queue.groups import GroupVerbs
 from aiotaskq.runtime.queue.known_ids import KnownIds, expired_conflicts
+from aiotaskq.runtime.queue.limit_sweep import LimitSweep
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
 from aiotaskq.runtime.queue.reaper import Reaper
@@ -125,7 +125,7 @@ class Queue(Operations[Task]):
         """The verbs on steps and events."""
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.events, self.settle, self.groups.resume_cancels)
-        self.gate_sweep = GateSweep(backend, clock, self.poll_interval)
+        self.limit_sweep = LimitSweep(backend, clock, self.poll_interval)
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
@@ -303,7 +303,7 @@ class Queue(Operations[Task]):
                     return task
                 now = self.clock.now()
                 pause = self.poll_interval if self.backend.shared else 60.0
-                for at in (await self.backend.next_run_at(now), self.gate_sweep.next_at):
+                for at in (await self.backend.next_run_at(now), self.limit_sweep.next_at):
                     if at is not None:
                         pause = min(pause, max(0.0, (at - now) / SECOND))
                 if end is not None:
@@ -318,7 +318,7 @@ class Queue(Operations[Task]):
             # There may be no worker, so pops look for overdue tasks as well.
             self._next_reap = self.clock.ticks() + int(min(REAP_INTERVAL, visibility / 4) * SECOND)
             await self.reaper.reap()
-        await self.gate_sweep.sweep_if_due()
+        await self.limit_sweep.sweep_if_due()
         now = self.clock.now()
         lease = now + int(visibility * SECOND) if self.backend.durable else None
         _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
@@ -372,7 +372,7 @@ class Queue(Operations[Task]):
         self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None
     ) -> dict[str, Any] | None:
         """Do what ``pop_task`` does, from any thread and without a loop; return NEEDS_LOOP where it has to wait."""
-        if self._direct is None or visibility is not None or not self.gate_sweep.idle:
+        if self._direct is None or visibility is not None or not self.limit_sweep.idle:
             return NEEDS_LOOP  # type: ignore[no-any-return]
         wait = None if timeout is None else check_seconds("timeout", timeout)
         task = self._direct.step(self._pop_owner, self.clock.now())

@@ -223,7 +223,7 @@ class Worker:
             await self.leases.start_looking_for_cancels()
         await self._fetcher.start()
         await self.leases.start_reaping()
-        await self._queue.gate_sweep.start()
+        await self._queue.limit_sweep.start()
         if self.tally is not None:
             await self.tally.start()
         served = "every queue" if self.queues is None else f"queues {', '.join(map(printable, self.queues))}"
@@ -444,7 +444,7 @@ class Worker:
             execution.interrupt("shutdown")
 
     async def _stop(self, drain: float, grace: float) -> ExitCode:
-        await asyncio.gather(self.leases.stop(SERVICES), self._queue.gate_sweep.stop(SERVICES))
+        await asyncio.gather(self.leases.stop(SERVICES), self._queue.limit_sweep.stop(SERVICES))
         self._watchdog.stop()
         self._stop_listening()
         if not await self.until_idle(0.0 if self._hurried else drain):

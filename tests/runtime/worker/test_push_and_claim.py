@@ -74,7 +74,7 @@ async def test_a_push_of_a_process_that_stood_still_waits_for_the_sweep_of_the_g
         await tq.push_many([hold.call(), hold.call()])
         await eventually(lambda: tq.worker is not None and len(tq.worker.tasks) == 2)
         await tq.push_many([call.call(number=number) for number in range(6)])
-        await eventually(lambda: tq.queue.gate_sweep.next_at is not None)
+        await eventually(lambda: tq.queue.limit_sweep.next_at is not None)
         clock._now += 10_000_000  # no timer of this process has rung meanwhile
         release.set()
         await tq.push_many([hold.call(), hold.call()])

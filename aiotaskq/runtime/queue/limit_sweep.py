@@ -18,7 +18,7 @@ LIMIT = 500  # gates admitted in one transaction
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
 
 
-class GateSweep:
+class LimitSweep:
     """Admits the gates that are due: in a loop for a worker, and before a pop by hand, since there may be no worker.
 
     In a store of this process, each change of a time is a hint. In a shared one hints can be lost, so it also polls.
