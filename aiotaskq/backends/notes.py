@@ -1,19 +1,31 @@
-"""The log of a task: what its handler writes while it runs, as side rows; ``core.notes`` has the bounds."""
+"""The log of a task: what its handler writes while it runs, as side rows; ``core.notes`` has the bounds.
+
+The notes of one write are one side row of their task. Its name has the number of the last one, and the bytes of all
+texts of the task until its end, those included that were deleted: names alone tell which rows are to go.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from aiotaskq.backends.flow.notes import append, behind, to_notes
+import msgspec
+
 from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.side_rows import NOTE, SideRow, SideRows
 from aiotaskq.core.coded import plain_text, stored_text
+from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
+from aiotaskq.core.task import COMPLETED, RUNNING, Status
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Store
+    from aiotaskq.backends.flow.transaction import Beside, Run, Store
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.notes import LogEntry, NewNotes
+
+Stored = tuple[int, Kind, int, str]
+"""The time, the kind, the bytes of the text and the text of a note, which a codec may have encoded."""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Stored]).decode
 
 
 class Notes:
@@ -59,3 +71,97 @@ class Notes:
 
     def _of(self, rows: Sequence[SideRow]) -> list[LogEntry]:
         return [note for row in rows for note in to_notes(row, lambda text: plain_text(text, self.codec)[0])]
+
+
+class _Place(NamedTuple):
+    """What the name of a row says."""
+
+    n: int
+    end: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.n:010d} {self.end:016d}"
+
+    def passed(self, last: _Place) -> bool:
+        """Whether all notes until here go where the newest one is ``last``."""
+        return self.n <= last.n - MAX_NOTES or self.end <= last.end - MAX_SIZE
+
+
+def _place(name: str) -> _Place:
+    return _Place(int(name[:10]), int(name[11:]))
+
+
+def behind(n: int) -> str:
+    """Return what lies behind the names of the rows that end with this note, or before."""
+    return f"{n:010d}~"
+
+
+def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[LogEntry]:
+    """Return the notes of a row, whose texts ``plain`` decodes."""
+    stored = _decode(row.text)
+    first = _place(row.name).n - len(stored) + 1
+    return [LogEntry(n, at, kind, plain(text)) for n, (at, kind, _, text) in enumerate(stored, first)]
+
+
+def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:
+    """Do as ``Notes.add``; ``texts`` are those of the notes as they are stored."""
+    ids = [each.task_id for each in new]
+    tx.foresee(ids, lambda: tx.side.last(NOTE, ids))
+    # A handler's own transaction may hold the row of its task: waiting for it would delay the notes of all others.
+    runs = tx.runs(sorted(ids), wait=last)
+    held = [_holds(runs.get(each.task_id), each, last) for each in new]
+    if kept := [(each, part) for each, part, ok in zip(new, texts, held, strict=True) if ok and part]:
+        newest = tx.side.last(NOTE, [each.task_id for each, _ in kept])
+        tx.side.add(NOTE, [_added(tx, each, part, newest.get(each.task_id)) for each, part in kept])
+    if spent := [each for each, ok in zip(new, held, strict=True) if ok and each.usage is not None]:
+        tx.spend(spent)  # last, since it may lock gates
+    return held
+
+
+def may_write(last: bool) -> tuple[Status, ...]:
+    """Return the statuses of a task to which a run with its fence may write notes."""
+    return (RUNNING, COMPLETED) if last else (RUNNING,)
+
+
+def _holds(run: Run | None, new: NewNotes, last: bool) -> bool | None:
+    if run is None or run.fence != new.fence or run.status not in may_write(last):
+        return False
+    return None if run.taken else True
+
+
+def _added(tx: Beside, new: NewNotes, texts: Sequence[str], newest: str | None) -> SideRow:
+    """Return the row of new notes, and delete what goes since they come."""
+    stored = [(note.at, note.kind, note.size, text) for note, text in zip(new.notes, texts, strict=True)]
+    n, end = (0, 0) if newest is None else _place(newest)
+    place = _Place(n + len(stored), end + sum(size for _, _, size, _ in stored))
+    if place.n > MAX_NOTES or place.end > MAX_SIZE:
+        _trim(tx, new.task_id, place)
+        stored = _staying(stored, place, place)
+    return SideRow(place.name, _encode(stored).decode(), owner=new.task_id)
+
+
+def _trim(tx: Beside, task_id: str, last: _Place) -> None:
+    """Delete the rows of which all notes go, and store the first one of the others without those that go."""
+    names = [row.name for row in tx.side.of(NOTE, [task_id], texts=False)]
+    gone = [name for name in names if _place(name).passed(last)]
+    for first in names[len(gone) : len(gone) + 1]:
+        stored = _decode(tx.side.lock(NOTE, [first], task_id)[first])
+        stay = _staying(stored, _place(first), last)
+        if len(stay) < len(stored):
+            tx.side.delete(NOTE, task_id, [first])
+            tx.side.add(NOTE, [SideRow(first, _encode(stay).decode(), owner=task_id)] if stay else [])
+    if gone:
+        tx.side.delete(NOTE, task_id, gone)
+
+
+def _staying(stored: Sequence[Stored], place: _Place, last: _Place) -> list[Stored]:
+    """Return the notes of a row that stay where the newest note is ``last``."""
+    stay: list[Stored] = []
+    n, end = place
+    for note in reversed(stored):
+        if n <= last.n - MAX_NOTES or end - note[2] < last.end - MAX_SIZE:
+            break
+        stay.append(note)
+        n, end = n - 1, end - note[2]
+    return stay[::-1]

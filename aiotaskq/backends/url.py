@@ -35,7 +35,7 @@ SQL = {
 # A new backend is one row here.
 BACKENDS = {
     "memory": "aiotaskq.backends.memory.backend:MemoryBackend",
-    DURABLE_FAKE: "aiotaskq.backends.memory.durable_fake:DurableFake",
+    DURABLE_FAKE: "aiotaskq.testing.durable_fake:DurableFake",
     **dict.fromkeys(SQL, "aiotaskq.backends.sql.backend:SqlBackend"),
     **dict.fromkeys(("redis", "rediss", "valkey"), "aiotaskq.backends.redis.backend:RedisBackend"),
 }

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.direct import holds_objects
-from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError
+from aiotaskq.testing.durable_fake import DurableFake
 from aiotaskq.testing.recorder import Pushes
 
 if TYPE_CHECKING:

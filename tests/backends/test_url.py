@@ -55,5 +55,5 @@ def test_the_contract_suite_runs_on_every_kind() -> None:
         *(name for name, kind in STORES.items() if not kind.sql),
         *("sql" for kind in STORES.values() if kind.sql),
     }
-    ours = {each.split(".")[2] for each in BACKENDS.values() if each.startswith("aiotaskq.")}
+    ours = {each.split(".")[2] for each in BACKENDS.values() if each.startswith("aiotaskq.backends.")}
     assert opened == {"durable_fake", "small", *ours}

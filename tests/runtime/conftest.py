@@ -11,8 +11,8 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends import connect
-from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE
+from aiotaskq.testing.durable_fake import DurableFake
 from tests.runtime.crashes import let_crash
 
 

@@ -10,20 +10,19 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.memory.durable_fake import DurableFake
-from aiotaskq.backends.memory.gates import MemoryGateReads
-from aiotaskq.backends.memory.groups import MemoryGroupReads
+from aiotaskq.backends.memory.gate_rows import MemoryGateReads
+from aiotaskq.backends.memory.group_rows import MemoryGroupReads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transactions import MemoryTransactions
-from aiotaskq.backends.memory.workers import MemoryWorkers
+from aiotaskq.backends.memory.transaction import MemoryTransactions
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.testing.durable_fake import DurableFake, DurableFakeWorkers
 
 VERBS = {
     DurableFake: ("push", "claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
     MemorySideRows: ("expire",),
     MemoryTransactions: ("transact", "add_held"),
-    MemoryWorkers: ("register", "heartbeat", "remove"),
+    DurableFakeWorkers: ("register", "heartbeat", "remove"),
     Database: ("write",),
 }
 """What writes; each is one transaction."""
@@ -33,7 +32,7 @@ READS = {
     MemoryGroupReads: ("get", "find", "members", "cancelling", "over", "children"),
     MemorySideRows: ("get", "range"),
     MemoryTransactions: ("look",),
-    MemoryWorkers: ("all", "held"),
+    DurableFakeWorkers: ("all", "held"),
     Database: ("read",),
 }
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from aiotaskq import Fair, Rate, TaskQ
-from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
+from aiotaskq.testing.durable_fake import DurableFake
 from aiotaskq.testing.harness import opened
 from aiotaskq.testing.kit import Kit
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
-from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.touched import Touched
-from aiotaskq.backends.side_rows import OwnedRows, SideRow
-from aiotaskq.core.gate import Bounds, Gate, Starts
-from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Status, Task
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.change import Change, Room
+    from aiotaskq.backends.side_rows import OwnedRows, SideRow
+    from aiotaskq.core.gate import Bounds, Gate, Starts
+    from aiotaskq.core.groups import GroupState, Member
+    from aiotaskq.core.notes import NewNotes
+    from aiotaskq.core.task import Status, Task
 
 T = TypeVar("T")
 

@@ -15,16 +15,15 @@ from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
 from aiotaskq.backends.flow.transaction import JoiningStore
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
-from aiotaskq.backends.memory.gates import MemoryGateReads
-from aiotaskq.backends.memory.groups import MemoryGroupReads
+from aiotaskq.backends.memory.gate_rows import MemoryGateReads
+from aiotaskq.backends.memory.group_rows import MemoryGroupReads
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transaction import MemoryTransaction
-from aiotaskq.backends.memory.transactions import MemoryTransactions
+from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED

@@ -12,7 +12,6 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.memory.durable_fake import DurableFake
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.poller import MAX_BACKOFF
 from aiotaskq.core.outcome import Released, marked, settle
@@ -21,6 +20,7 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.owner import renewing
 from aiotaskq.runtime.worker.heartbeat import DEAD_AFTER, Heartbeat, Key
+from aiotaskq.testing.durable_fake import DurableFake
 from tests.support.rows import new
 
 LEASE = 2.0

@@ -6,24 +6,27 @@ the process, and nothing waits for a disk. It has schedules, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.flow.transaction import Joined
 from aiotaskq.backends.memory.backend import MemoryBackend
+from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transaction import MemoryTransaction
-from aiotaskq.backends.memory.transactions import MemoryTransactions
-from aiotaskq.backends.memory.workers import MemoryWorkers
+from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
+from aiotaskq.backends.workers import Workers
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
+from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
+from aiotaskq.core.worker_info import WorkerInfo
 
 T = TypeVar("T")
 KEEP = 1_000_000  # ended tasks: more than a test makes
@@ -41,7 +44,7 @@ class DurableFake(MemoryBackend):
         self._joining = JoiningTransactions(self, *self._parts())
         self._keep_beside(self._joining, self._joining)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
-        self.workers: MemoryWorkers = MemoryWorkers(self._tasks, self._running, self._lock)
+        self.workers: DurableFakeWorkers = DurableFakeWorkers(self._tasks, self._running, self._lock)
         self.inserted: list[Task] | None = None
         """The new rows of a transaction whose session has committed."""
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -258,3 +261,61 @@ class DurableFakeSchedules(Schedules):
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         return [self._rows.pop(schedule_id, None) is not None for schedule_id in ids]
+
+
+class DurableFakeWorkers(Workers):
+    """The workers that run tasks of these rows; ``running`` are the ids of the running ones."""
+
+    def __init__(self, rows: Mapping[str, Task], running: Iterable[str], lock: BriefLock) -> None:
+        self._rows = rows
+        self._running = running
+        self._lock = lock
+        self._workers: dict[str, WorkerInfo] = {}
+
+    async def register(self, worker: WorkerInfo) -> None:
+        self._workers[worker.owner] = worker
+
+    async def heartbeat(self, worker: WorkerInfo) -> bool:
+        with self._lock:
+            row = self._workers.get(worker.owner)
+            if row is None:
+                return False
+            asked = {"quiet": row.quiet, "wanted_concurrency": row.wanted_concurrency}
+            self._workers[worker.owner] = replace(worker, **asked)
+            return True
+
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        with self._lock:
+            row = self._workers.get(owner)
+            if row is None:
+                return False
+            self._workers[owner] = replace(
+                row,
+                quiet=row.quiet if quiet is None else quiet,
+                wanted_concurrency=row.wanted_concurrency if concurrency is None else concurrency,
+            )
+            return True
+
+    async def remove(self, worker: WorkerInfo) -> bool:
+        with self._lock:
+            row = self._workers.get(worker.owner)
+            if row is None or row.lease_until != worker.lease_until:
+                return False
+            del self._workers[worker.owner]
+            return True
+
+    async def all(self) -> list[WorkerInfo]:
+        return sorted(self._workers.values(), key=lambda worker: (worker.started_at, worker.owner))
+
+    async def held(self, owner: str) -> list[tuple[str, int, bool]]:
+        with self._lock:
+            rows = [self._rows[task_id] for task_id in self._running]
+        return [(row.task_id, row.fence, row.cancel_requested) for row in rows if owner_of(row) == owner]
+
+    def orphans(self) -> list[Task]:
+        """Return the running tasks whose worker is not there; used under the backend's lock."""
+        rows = [self._rows[task_id] for task_id in self._running]
+        return [row for row in rows if row.lease_until is None and row.lease_owner and self._is_gone(row)]
+
+    def _is_gone(self, row: Task) -> bool:
+        return owner_of(row) not in self._workers
