@@ -1,0 +1,89 @@
+"""A store with one thing of each kind, and an example of each operation on it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiotaskq.app.handle import TaskCall
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.history import MINUTE, Sums, begin_of
+from aiotaskq.core.limits import Limit
+from aiotaskq.core.task import SECOND
+from aiotaskq.runtime.audit import audit
+from tests.support.rows import worker_info
+
+WORKER = "worker-db1-4242-0b5c1f"
+AT = 4_000_000_000  # epoch seconds
+
+
+@dataclass(frozen=True)
+class Example:
+    """One call of an operation, which must be possible on the store of ``fill``."""
+
+    given: dict[str, Any] = field(default_factory=dict)
+    missing: str | None = None
+    """The name of a thing that is not there, where the operation needs one that is."""
+    form: dict[str, str] = field(default_factory=dict)
+    """Fields of the dashboard's form that differ from ``given``."""
+
+
+EXAMPLES: dict[str, Example] = {
+    "queues.list": Example(),
+    "queues.pause": Example({"queue": "mail"}),
+    "queues.resume": Example({"queue": "slow"}),
+    "groups.list": Example({"status": ["running"], "limit": 1}),
+    "groups.get": Example({"group_id": "night"}, "none"),
+    "groups.cancel": Example({"group_id": "night"}, "none"),
+    "groups.budget": Example({"group_id": "night", "budget": {"tokens": 20}}, "none", {"budget": '{"tokens": 20}'}),
+    "groups.retry": Example({"group_id": "night"}, "none"),
+    "groups.mend": Example(),
+    "limits.list": Example({"prefix": "tenant"}),
+    "limits.get": Example({"key": "tenant:42"}, "none"),
+    "limits.set": Example({"key": "tenant:42", "cap": 5, "rate": None}, form={"rate": ""}),
+    "limits.pause": Example({"key": "tenant:42"}),
+    "limits.resume": Example({"key": "tenant:42"}),
+    "limits.reset": Example({"key": "tenant:42"}),
+    "workers.list": Example(),
+    "workers.get": Example({"worker_id": WORKER}, "none"),
+    "workers.quiet": Example({"worker_id": WORKER}, "none"),
+    "workers.quiet_many": Example(),
+    "workers.wake": Example({"worker_id": WORKER}, "none"),
+    "workers.wake_many": Example(),
+    "workers.resize": Example({"worker_id": WORKER, "concurrency": 4}, "none"),
+    "events.list": Example({"prefix": "app"}),
+    "events.get": Example({"key": "approved:17"}, "none"),
+    "events.emit": Example({"key": "approved:18", "value": {"by": "é"}}, form={"value": '{"by": "é"}'}),
+    "values.list": Example({"limit": 1}),
+    "values.get": Example({"key": "cookie"}, "none"),
+    "values.set": Example({"key": "rate", "value": [1.5], "ttl": 60}, form={"value": "[1.5]"}),
+    "values.delete": Example({"key": "cookie"}, "none"),
+    "history.list": Example({"type": "a", "step": 3600}),
+    "audit.list": Example({"target": "mail"}),
+    "stats.get": Example(),
+}
+
+
+def fill(url: str) -> None:
+    """Write the things that the examples are about."""
+
+    async def main() -> None:
+        async with TaskQ(url) as tq:
+            await tq.push("a", {"tenant": 42}, task_id="pending-1", queue="mail", limit=Limit(2, key="tenant"))
+            await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="night", budget={"tokens": 10})
+            await tq.pause("slow")
+            await tq.emit("approved:17", {"by": "boss"})
+            await tq.values.set_public("cookie", {"a": 1})
+            now, registry = tq.queue.clock.now(), tq.queue.backend.workers
+            assert registry is not None
+            await registry.register(
+                worker_info(WORKER, concurrency=2, started_at=now, seen_at=now, lease_until=now + 3600 * SECOND)
+            )
+            sums = Sums()
+            sums.add_runs([250_000], [10_000])
+            at = begin_of(now - MINUTE * SECOND, MINUTE)
+            await tq.queue.backend.history.add([sums.period((at, MINUTE, "mail", "a", "completed"))])
+            await audit(tq.queue, "cli", "queues.pause", "mara", ["mail"])
+
+    asyncio.run(main())
