@@ -168,7 +168,7 @@ def by_mcp(url: str, operation: Operation, given: dict[str, Any], write: bool = 
     async def ask(tq: TaskQ) -> Any:
         async with Client(mcp_server(tq, write=write, show_args=True)) as client:
             answer = await client.call_tool(operation.name.replace(".", "_"), given)
-            return Refused(answer.content[0].text, 1) if answer.is_error else answer.structured_content
+            return Refused(getattr(answer.content[0], "text", ""), 1) if answer.is_error else answer.structured_content
 
     answer = with_tq(url, ask)  # a group of tasks would wrap an error
     if isinstance(answer, Refused):
