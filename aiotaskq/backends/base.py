@@ -18,6 +18,7 @@ import msgspec
 
 from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
+from aiotaskq.backends.change import Claim as Claim
 from aiotaskq.backends.change import Room as Room
 from aiotaskq.backends.gates import GateReads, Gates
 from aiotaskq.backends.groups import GroupReads, Groups
@@ -28,8 +29,6 @@ from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_typ
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
-from aiotaskq.core.gate import PARKED
-from aiotaskq.core.parking import slots
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.core.validation import INT64
 from aiotaskq.errors import NotSupported
@@ -231,7 +230,6 @@ class Backend(ABC):
         """``update`` in the caller's transaction. Raises as ``push_with``."""
         raise NotSupported("session: this store cannot join a transaction; return from the handler instead")
 
-    @abstractmethod
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
     ) -> list[Task]:
@@ -240,6 +238,11 @@ class Backend(ABC):
         Each becomes ``running`` with its fence raised by one, this owner, this lease, ``began_at`` and ``started_at``.
         No two calls get the same task with the same fence. A row that cannot be decoded has ``undecodable`` set.
         """
+        return await self._claim(Claim(owner, now, limit, queues, lease_until))
+
+    @abstractmethod
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        """Do as ``claim``."""
 
     @abstractmethod
     async def update(self, changes: Sequence[Change]) -> list[bool]:
@@ -268,30 +271,33 @@ class Backend(ABC):
         lease_until: int | None = None,
     ) -> tuple[list[bool], list[Task]]:
         """``update``, then ``claim``; in one transaction or round trip where that is cheaper."""
+        return await self._exchange(changes, Claim(owner, now, limit, queues, lease_until))
+
+    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
         held = await self.update(changes) if changes else []
-        tasks = await self.claim(owner, now, limit, queues=queues, lease_until=lease_until) if limit else []
-        return held, tasks
+        return held, await self._claim(wanted) if wanted.limit else []
 
     async def push_and_claim(
-        self,
-        tasks: Sequence[Task],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
+        self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[Task], list[Task]]:
-        """``push``, then ``claim``; in one transaction where it is ``embedded``. Sends the hint ``ready``."""
-        stored = await self.push(tasks)
-        return stored, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        """``push``, then ``claim`` with its options; in one transaction where it is ``embedded``.
+
+        Sends the hint ``ready``.
+        """
+        return await self._push_and_claim(tasks, Claim(owner, now, limit, **options))
+
+    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+        return await self.push(tasks), await self._claim(wanted)
 
     async def fire_and_claim(
         self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[bool], list[Task]]:
-        """``change`` of the schedules of this store, then ``claim`` with its options; as ``push_and_claim``."""
+        """``change`` of the schedules of this store, then ``claim``; as ``push_and_claim``."""
+        return await self._fire_and_claim(changes, Claim(owner, now, limit, **options))
+
+    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         assert self.schedules is not None
-        return await self.schedules.change(changes), await self.claim(owner, now, limit, **options)
+        return await self.schedules.change(changes), await self._claim(wanted)
 
     @abstractmethod
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
@@ -443,31 +449,6 @@ class Schedules(ABC):
     @abstractmethod
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         """Delete schedules; return for each whether there was one. The tasks that were fired stay."""
-
-
-def holds(row: Any, change: Change) -> bool:
-    """Whether the guard of a change holds for a row with status, fence, owner, lease and cancel flag."""
-    before = change.before
-    return (
-        (row.status, row.fence) == (before.status, before.fence)
-        and not (change.lease_over and (row.lease_until, row.lease_owner) != (before.lease_until, before.lease_owner))
-        # A cancel must not be lost with a task that goes on.
-        and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
-    )
-
-
-def has_moved(row: Any, change: Change) -> bool:
-    """Whether a change of a pending task would give it slots that its row, with run_at and gate, does not hold.
-
-    To pass a gate, and to park at the first one again with a paused queue, does not raise the fence. A change to a
-    place without slots is right wherever the task is by now.
-    """
-    after = change.after
-    if change.before.status is not PENDING or not slots(after):
-        return False
-    if after.parked:
-        return bool(row.run_at != PARKED or row.gate != after.gate)
-    return bool(row.run_at == PARKED)
 
 
 def matching(where: TaskFilter) -> Callable[[Task], bool]:

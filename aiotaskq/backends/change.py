@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.coded import COLUMNS, STATE, encoded
-from aiotaskq.core.task import Task
+from aiotaskq.core.gate import PARKED
+from aiotaskq.core.parking import slots
+from aiotaskq.core.task import PENDING, Task
 
 if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
@@ -28,6 +31,16 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     lease_over: bool = False
 
 
+class Claim(NamedTuple):
+    """What a claim is to return: see ``Backend.claim``."""
+
+    owner: str
+    now: int
+    limit: int
+    queues: Sequence[str] | None = None
+    lease_until: int | None = None
+
+
 class Room(msgspec.Struct, frozen=True):
     """The bound of a push: at most ``maxsize`` ready tasks, counted in the transaction of the push.
 
@@ -40,11 +53,41 @@ class Room(msgspec.Struct, frozen=True):
     instead: tuple[Change, ...] = ()
 
 
+def holds(row: Any, change: Change) -> bool:
+    """Whether the guard of a change holds for a row with status, fence, owner, lease and cancel flag."""
+    before = change.before
+    return (
+        (row.status, row.fence) == (before.status, before.fence)
+        and not (change.lease_over and (row.lease_until, row.lease_owner) != (before.lease_until, before.lease_owner))
+        # A cancel must not be lost with a task that goes on.
+        and (change.after.final or bool(row.cancel_requested) == before.cancel_requested)
+    )
+
+
+def has_moved(row: Any, change: Change) -> bool:
+    """Whether a change of a pending task would give it slots that its row, with run_at and gate, does not hold.
+
+    To pass a gate, and to park at the first one again with a paused queue, does not raise the fence. A change to a
+    place without slots is right wherever the task is by now.
+    """
+    after = change.after
+    if change.before.status is not PENDING or not slots(after):
+        return False
+    if after.parked:
+        return bool(row.run_at != PARKED or row.gate != after.gate)
+    return bool(row.run_at == PARKED)
+
+
 def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
     """Return the room of a push with the coded columns of its changes as they are stored."""
     if room is None or codec is None:
         return room
-    return replace(room, instead=tuple(encoded_change(change, codec) for change in room.instead))
+    return replace(room, instead=tuple(encoded_changes(room.instead, codec)))
+
+
+def encoded_changes(changes: Sequence[Change], codec: Codec | None) -> Sequence[Change]:
+    """Return changes with the coded columns of their tasks as they are stored."""
+    return changes if codec is None else [encoded_change(change, codec) for change in changes]
 
 
 def encoded_change(change: Change, codec: Codec) -> Change:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from aiotaskq.backends.base import Backend, Change, Room
-from aiotaskq.backends.change import encoded_change, encoded_room
+from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
+from aiotaskq.backends.change import encoded_changes, encoded_room
 from aiotaskq.core.coded import decoded, encoded, to_stored
 from aiotaskq.core.task import Task, TaskFilter
 
@@ -36,7 +36,7 @@ class CodedBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         sent = self._encoded(tasks)
-        return self._pushed(await self._store.push(sent, self._room(room)), sent, tasks)
+        return self._pushed(await self._store.push(sent, encoded_room(room, self.codec)), sent, tasks)
 
     async def push_with(
         self,
@@ -46,54 +46,31 @@ class CodedBackend(Backend):
         room: Room | None = None,
     ) -> list[Task]:
         sent = self._encoded(tasks)
-        return self._pushed(await self._store.push_with(session, sent, committed, self._room(room)), sent, tasks)
+        room = encoded_room(room, self.codec)
+        return self._pushed(await self._store.push_with(session, sent, committed, room), sent, tasks)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         return cast("list[bool]", await self._store.update_with(session, self._changes(changes), committed))
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
-        return self._decoded(await self._store.claim(owner, now, limit, queues=queues, lease_until=lease_until))
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        return self._decoded(await self._store._claim(wanted))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return cast("list[bool]", await self._store.update(self._changes(changes)))
 
-    async def exchange(
-        self,
-        changes: Sequence[Change],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[bool], list[Task]]:
-        held, tasks = await self._store.exchange(
-            self._changes(changes), owner, now, limit, queues=queues, lease_until=lease_until
-        )
+    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        held, tasks = await self._store._exchange(self._changes(changes), wanted)
         return held, self._decoded(tasks)
 
-    async def push_and_claim(
-        self,
-        tasks: Sequence[Task],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[Task], list[Task]]:
+    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         sent = self._encoded(tasks)
-        stored, claimed = await self._store.push_and_claim(
-            sent, owner, now, limit, queues=queues, lease_until=lease_until
-        )
+        stored, claimed = await self._store._push_and_claim(sent, wanted)
         return self._pushed(stored, sent, tasks), self._decoded(claimed)
 
-    async def fire_and_claim(self, *args: Any, **options: Any) -> tuple[list[bool], list[Task]]:
-        held, claimed = await self._store.fire_and_claim(*args, **options)  # the schedules encode what they fire
+    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        held, claimed = await self._store._fire_and_claim(changes, wanted)  # the schedules encode what they fire
         return held, self._decoded(claimed)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
@@ -126,12 +103,8 @@ class CodedBackend(Backend):
         given = {id(coded): task for coded, task in zip(sent, tasks, strict=True)}
         return [given[id(row)] if id(row) in given else self._decoded([row])[0] for row in stored]
 
-    def _room(self, room: Room | None) -> Room | None:
-        return encoded_room(room, self.codec)
-
-    def _changes(self, changes: Sequence[Change]) -> list[Change]:
-        assert self.codec is not None
-        return [encoded_change(change, self.codec) for change in changes]
+    def _changes(self, changes: Sequence[Change]) -> Sequence[Change]:
+        return encoded_changes(changes, self.codec)
 
 
 @functools.cache

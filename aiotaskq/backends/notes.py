@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from aiotaskq.backends.flow.groups import spend_reported
 from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.side_rows import NOTE, SideRow, SideRows
 from aiotaskq.core.coded import plain_text, stored_text
@@ -115,7 +116,7 @@ def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], 
         newest = tx.side.last(NOTE, [each.task_id for each, _ in kept])
         tx.side.add(NOTE, [_added(tx, each, part, newest.get(each.task_id)) for each, part in kept])
     if spent := [each for each, ok in zip(new, held, strict=True) if ok and each.usage is not None]:
-        tx.spend(spent)  # last, since it may lock gates
+        spend_reported(tx, spent)  # last, since it may lock gates
     return held
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -74,6 +74,20 @@ class OwnedRows(ABC):
         """Delete rows of an owner by name."""
 
 
+class Range(NamedTuple):
+    """Which rows are read: see ``SideRows.range``."""
+
+    kind: str
+    now: int
+    limit: int | None
+    prefix: str
+    after: str
+    before: str | None
+    newest: bool
+    texts: bool
+    owner: str
+
+
 class WithSide(Protocol):
     """What of a transaction side rows need."""
 
@@ -103,7 +117,6 @@ class SideRows(ABC):
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         """Read texts by name; None where there is none."""
 
-    @abstractmethod
     async def range(
         self,
         kind: str,
@@ -121,6 +134,11 @@ class SideRows(ABC):
 
         With ``newest`` in the opposite one. Without ``texts`` each text is empty.
         """
+        return await self.read(Range(kind, now, limit, prefix, after, before, newest, texts, owner))
+
+    @abstractmethod
+    async def read(self, wanted: Range) -> list[SideRow]:
+        """Do as ``range``."""
 
     @abstractmethod
     async def count(self, kind: str, now: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, Room, ScheduleChange, Schedules
+from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.flow.transaction import Joined
@@ -106,11 +106,9 @@ class DurableFake(MemoryBackend):
             self.inserted.append(task)
         return task if stored is row else stored
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
-        tasks = await super().claim(owner, now, limit, queues=queues, lease_until=lease_until)
-        return [self._copy(task) for task in tasks]  # a handler that changes its params must not change the row
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        # A handler that changes its params must not change the row.
+        return [self._copy(task) for task in await super()._claim(wanted)]
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         with self._lock:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import sqlite_connections
 from aiotaskq.backends.sql import tasks as sql_tasks
@@ -66,18 +66,18 @@ def no_fence() -> None:
 
 def late_owner() -> None:
     """A claim sets no owner; a second transaction does, a moment later."""
-    original = SqlBackend.claim
+    original = SqlBackend._claim
 
-    async def claim(self: SqlBackend, owner: str, now: int, limit: int, **options: Any) -> list[Task]:
+    async def claim(self: SqlBackend, wanted: Claim) -> list[Task]:
         nobody: Any = None
-        tasks = await original(self, nobody, now, limit, **options)
-        changes = [Change(task, task.replace(lease_owner=owner)) for task in tasks]
+        tasks = await original(self, wanted._replace(owner=nobody))
+        changes = [Change(task, task.replace(lease_owner=wanted.owner)) for task in tasks]
         if changes:
             await asyncio.sleep(WINDOW)
             await self.update(changes)
         return [change.after for change in changes]
 
-    replace(SqlBackend, "claim", claim)
+    replace(SqlBackend, "_claim", claim)
 
 
 def deferred() -> None:

@@ -19,7 +19,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing.durable_fake import DurableFake, DurableFakeWorkers
 
 VERBS = {
-    DurableFake: ("push", "claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
+    DurableFake: ("push", "_claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
     MemorySideRows: ("expire",),
     MemoryTransactions: ("transact", "add_held"),
     DurableFakeWorkers: ("register", "heartbeat", "remove"),
@@ -29,7 +29,7 @@ VERBS = {
 READS = {
     DurableFake: ("get", "find", "overdue", "next_run_at"),
     MemoryGateReads: ("due", "known", "of_queue", "find"),
-    MemoryGroupReads: ("get", "find", "members", "cancelling", "over", "children"),
+    MemoryGroupReads: ("find", "members", "cancelling", "over", "children"),
     MemorySideRows: ("get", "range"),
     MemoryTransactions: ("look",),
     DurableFakeWorkers: ("all", "held"),

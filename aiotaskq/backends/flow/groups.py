@@ -35,8 +35,9 @@ from aiotaskq.core.groups import (
     waiting,
 )
 from aiotaskq.core.ids import next_seq
+from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Status, Task
-from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, summed
+from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, risen, summed
 
 
 class Changed(Protocol):
@@ -188,6 +189,23 @@ def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
             if group.parent_id is not None:
                 above[group.parent_id] = summed(above.get(group.parent_id, {}), more[group.group_id])
         more = above
+
+
+def spend_reported(at: Beside, new: Sequence[NewNotes]) -> None:
+    """Store what tasks report that they have used up, whose rows are locked, and add it to the sums of their groups."""
+    rows = at.tasks([each.task_id for each in new])
+    usages: dict[str, Usage] = {}
+    by_group: dict[str, Usage] = {}
+    for each in new:
+        row = rows[each.task_id]
+        usage, more = risen(row.usage, each.usage)
+        if more:
+            usages[row.task_id] = usage
+            if row.flow is not None and (group_id := row.flow.group) is not None:
+                by_group[group_id] = summed(by_group.get(group_id, {}), more)
+    if usages:
+        at.write_usage(usages)
+    spend(at.tx, by_group)
 
 
 def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from aiotaskq.backends.side_rows import OwnedRows, SideRow
     from aiotaskq.core.gate import Bounds, Gate, Starts
     from aiotaskq.core.groups import GroupState, Member
-    from aiotaskq.core.notes import NewNotes
     from aiotaskq.core.task import Status, Task
+    from aiotaskq.core.usage import Usage
 
 T = TypeVar("T")
 
@@ -249,8 +249,8 @@ class Beside(Protocol):
     def touch(self, task: Task) -> None:
         """Let the next sweep look at the gate at which a task is parked."""
 
-    def spend(self, new: Sequence[NewNotes]) -> None:
-        """Store what these tasks report that they have used up, whose rows are locked: see ``Notes.add``."""
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        """Store what these tasks have used up, by id, whose rows were read."""
 
 
 class Joined(Beside, Protocol):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Change, QueueStats, Room, has_moved, holds, matching
+from aiotaskq.backends.base import Change, Claim, QueueStats, Room, matching
+from aiotaskq.backends.change import has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
@@ -138,9 +139,8 @@ class MemoryBackend(DirectBackend):
         else:
             self._ended.remove(task)
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        owner, now, limit, queues, lease_until = wanted
         with self._lock:
             return [self._running.start(task, owner, now, lease_until) for task in self.queues.take(now, limit, queues)]
 

@@ -8,7 +8,8 @@ import itertools
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 
-from aiotaskq.backends.base import QueueStats, Room, holds, matching, stats_of
+from aiotaskq.backends.base import QueueStats, Room, matching, stats_of
+from aiotaskq.backends.change import holds
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow, SideRows
+from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, Range, SideRow, SideRows
 
 
 class _Rows:
@@ -69,19 +69,8 @@ class MemorySideRows(SideRows):
             found = [self._kinds[kind][""].rows.get(name) for name in names]
         return [row.text if row is not None and _is_live(row, now) else None for row in found]
 
-    async def range(
-        self,
-        kind: str,
-        now: int,
-        limit: int | None = None,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        newest: bool = False,
-        texts: bool = True,
-        owner: str = "",
-    ) -> list[SideRow]:
+    async def read(self, wanted: Range) -> list[SideRow]:
+        kind, now, limit, prefix, after, before, newest, texts, owner = wanted
         with self._lock:
             if (there := self._kinds[kind].get(owner)) is None:
                 return []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.gates import admit_touched
-from aiotaskq.backends.flow.groups import again, follow, follow_deletes, spend, waits_again
+from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
 from aiotaskq.backends.flow.max_waiting import bounds_waiting, check_max_waiting
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.flow.transaction import Beside, Holder, Run, Transaction
@@ -19,9 +19,8 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import Reads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import FINAL, RUNNING, Task
-from aiotaskq.core.usage import budget_gate, risen
+from aiotaskq.core.usage import Usage, budget_gate
 
 T = TypeVar("T")
 Update = Callable[[Sequence[Change]], list[bool]]
@@ -77,13 +76,9 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         for before, after in changes:
             self._replace(before, after)
 
-    def spend(self, new: Sequence[NewNotes]) -> None:
-        for each in new:
-            row = self.rows[each.task_id]
-            usage, more = risen(row.usage, each.usage)
-            self._own[each.task_id] = row.replace(usage=usage)
-            if more and row.flow is not None and row.flow.group is not None:
-                spend(self, {row.flow.group: more})
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        for task_id, usage in usages.items():
+            self._own[task_id] = self.rows[task_id].replace(usage=usage)
 
     # ---- for the backend ----
 
@@ -142,7 +137,8 @@ class MemoryBeside:
     def __init__(self, tx: MemoryTransaction, side: MemorySideRows, update: Update) -> None:
         self.tx, self._rows, self._update = tx, tx.rows, update
         self.side = side.owned
-        self.tasks, self.existing, self.spend, self.check_room = tx.tasks, tx.existing, tx.spend, tx.check_room
+        self.tasks, self.existing = tx.tasks, tx.existing
+        self.write_usage, self.check_room = tx.write_usage, tx.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:

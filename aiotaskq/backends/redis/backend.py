@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Backend, Change, QueueStats, Room, stats_of
+from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, stats_of
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.listeners import CANCEL, READY
@@ -129,10 +129,8 @@ class RedisBackend(Backend):
         self.listeners.receive(READY)
         return stored
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
-        return to_tasks(await self._redis.run(scripts.CLAIM, *_wanted(owner, now, limit, queues, lease_until)))
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        return to_tasks(await self._redis.run(scripts.CLAIM, *_words(wanted)))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
@@ -144,26 +142,16 @@ class RedisBackend(Backend):
                 return self.updated(changes, hints, flags)
         return await self._transactions.run(lambda tx: tx.update(changes))
 
-    async def exchange(
-        self,
-        changes: Sequence[Change],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[bool], list[Task]]:
-        if not changes or not limit:
-            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
+    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        if not changes or not wanted.limit:
+            return await super()._exchange(changes, wanted)
         if not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
-            words = (*_wanted(owner, now, limit, queues, lease_until), self._notifier.message(hints))
+            words = (*_words(wanted), self._notifier.message(hints))
             with contextlib.suppress(FlowRequired):
                 flags, claimed = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
                 return self.updated(changes, hints, flags), to_tasks(claimed)
-        held = await self._transactions.run(lambda tx: tx.update(changes))
-        return held, await self.claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        return await self._transactions.run(lambda tx: tx.update(changes)), await self._claim(wanted)
 
     def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
@@ -354,8 +342,7 @@ def _packed(queues: Sequence[str] | None) -> bytes:
     return b"" if queues is None else pack(list(queues))
 
 
-def _wanted(
-    owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
-) -> tuple[bytes | int | str, ...]:
+def _words(wanted: Claim) -> tuple[bytes | int | str, ...]:
     """Return the arguments of a claim for a script."""
+    owner, now, limit, queues, lease_until = wanted
     return json_text(owner), now, limit, lease_word(owner, lease_until), now // SECOND, _packed(queues)

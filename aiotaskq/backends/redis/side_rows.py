@@ -12,7 +12,7 @@ from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Names
 from aiotaskq.backends.redis.transaction import RedisTransaction
-from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
+from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 
 READ = 500  # rows in one answer of a script: the server runs no other command meanwhile
 
@@ -27,19 +27,8 @@ class RedisSideRows(SideRows):
         found = await self._redis.run(scripts.SIDE_GET, kind, now, *names)
         return [None if text is None else _text(text) for text in found]
 
-    async def range(
-        self,
-        kind: str,
-        now: int,
-        limit: int | None = None,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        newest: bool = False,
-        texts: bool = True,
-        owner: str = "",
-    ) -> list[SideRow]:
+    async def read(self, wanted: Range) -> list[SideRow]:
+        kind, now, limit, prefix, after, before, newest, texts, owner = wanted
         low, high = bounds(prefix, after, before)
         found: list[SideRow] = []
         while limit is None or len(found) < limit:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, Room, has_moved, holds
+from aiotaskq.backends.change import Change, Room, has_moved, holds
 from aiotaskq.backends.flow.gates import Admitted, admit_touched, push
 from aiotaskq.backends.flow.groups import (
     again,
@@ -17,7 +17,6 @@ from aiotaskq.backends.flow.groups import (
     follow_deletes,
     is_tied,
     parents_first,
-    spend,
     waits_again,
 )
 from aiotaskq.backends.listeners import ENDED, GATES, READY
@@ -28,10 +27,9 @@ from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, recoded_row, row_words
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import slots
 from aiotaskq.core.task import PENDING, RUNNING, Task
-from aiotaskq.core.usage import Usage, budget_gate, risen, summed
+from aiotaskq.core.usage import Usage, budget_gate
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 
@@ -251,19 +249,9 @@ class RedisTransaction(GateRows):
             ends, self._ends = self._ends, []
             follow(self, ends)
 
-    def spend(self, new: Sequence[NewNotes]) -> None:
-        """Store what these tasks report that they have used up: see ``Notes.add``."""
-        rows = self.tasks([each.task_id for each in new])
-        by_group: dict[str, Usage] = {}
-        for each in new:
-            row = rows[each.task_id]
-            usage, more = risen(row.usage, each.usage)
-            if more:
-                self._compared["usage"].add(row.task_id)
-                self._usage[row.task_id] = usage
-                if row.flow is not None and (group_id := row.flow.group) is not None:
-                    by_group[group_id] = summed(by_group.get(group_id, {}), more)
-        spend(self, by_group)
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        self._compared["usage"].update(usages)
+        self._usage.update(usages)
 
     def recode(self, ids: Sequence[str], codec: Codec) -> dict[str, bool | None]:
         """Do as ``Backend.recode``, by id."""

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from aiotaskq.backends.change import Change, encoded_change
+from aiotaskq.backends.change import Change, encoded_changes
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.flow.transaction import Beside, Holder, Run
 from aiotaskq.backends.listeners import Listeners
@@ -49,7 +49,8 @@ class RedisBeside:
     def __init__(self, tx: RedisTransaction, codec: Codec | None) -> None:
         """``codec`` encodes changes."""
         self.tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
-        self.tasks, self.existing, self.spend, self.check_room = tx.tasks, tx.existing, tx.spend, tx.check_room
+        self.tasks, self.existing = tx.tasks, tx.existing
+        self.write_usage, self.check_room = tx.write_usage, tx.check_room
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         names: dict[str, set[Any]] = {}
@@ -63,8 +64,7 @@ class RedisBeside:
             raise Unread(names)
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
-        codec = self._codec
-        return self.tx.update(changes if codec is None else [encoded_change(each, codec) for each in changes])
+        return self.tx.update(encoded_changes(changes, self._codec))
 
     def touch(self, task: Task) -> None:
         """Gates are admitted with each change."""

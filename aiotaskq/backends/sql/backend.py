@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection, make_url
 
-from aiotaskq.backends.base import Backend, Change, QueueStats, Room, ScheduleChange
+from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.touched import Followed
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
@@ -18,7 +18,6 @@ from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
-from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.gates import SqlGateReads
 from aiotaskq.backends.sql.groups import SqlGroupReads
@@ -182,18 +181,15 @@ class SqlBackend(Backend):
         held += await self._writes.write_in(session, body, wake)
         return held
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
-        wanted = Claim(owner, now, limit, queues, lease_until)
+    async def _claim(self, wanted: Claim) -> list[Task]:
         if not self._dialect.autocommit:
             return await self._write(lambda tx: claim_sql.claim(tx, wanted))
-        if not limit:
+        if not wanted.limit:
             return []
         tasks, more = await self._write(lambda tx: claim_sql.claim_first(tx, wanted), autocommit=True)
         if more:
             try:
-                tasks += await self._claim_more(wanted._replace(limit=limit - len(tasks)))
+                tasks += await self._claim_more(wanted._replace(limit=wanted.limit - len(tasks)))
             except DatabaseUnavailable:
                 if not tasks:
                     raise  # else return the claimed tasks, which must not be lost; the next claim raises
@@ -209,19 +205,10 @@ class SqlBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return (await self._update(changes))[0] if changes else []
 
-    async def exchange(
-        self,
-        changes: Sequence[Change],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[bool], list[Task]]:
-        if not changes or not limit:
-            return await super().exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        return await self._update(changes, Claim(owner, now, limit, queues, lease_until))
+    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        if not changes or not wanted.limit:
+            return await super()._exchange(changes, wanted)
+        return await self._update(changes, wanted)
 
     async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
         """Write the changes, and claim in the same transaction."""
@@ -251,33 +238,20 @@ class SqlBackend(Backend):
         for kind, names in hints.items():
             self.listeners.notify(kind, names)
 
-    async def push_and_claim(
-        self,
-        tasks: Sequence[Task],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[Task], list[Task]]:
+    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         if not (self.embedded and tasks):
-            return await super().push_and_claim(tasks, owner, now, limit, queues=queues, lease_until=lease_until)
-        claim = Claim(owner, now, limit, queues, lease_until)
+            return await super()._push_and_claim(tasks, wanted)
         if any_flow(tasks):
-            stored, claimed, _ = await self._writes.write(lambda tx: push(tx, tasks), claim)
+            stored, claimed, _ = await self._writes.write(lambda tx: push(tx, tasks), wanted)
         else:
-            stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, claim)))
+            stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, wanted)))
         self._hint_left(tasks, claimed)
         return stored, claimed
 
-    async def fire_and_claim(
-        self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
-    ) -> tuple[list[bool], list[Task]]:
+    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         if not self.embedded:
-            return await super().fire_and_claim(changes, owner, now, limit, **options)
-        claim = Claim(owner, now, limit, options.get("queues"), options.get("lease_until"))
-        held, claimed = await self.schedules.change_and(changes, claim)
+            return await super()._fire_and_claim(changes, wanted)
+        held, claimed = await self.schedules.change_and(changes, wanted)
         self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)
         return held, claimed
 

@@ -6,12 +6,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import case, func, or_, select, union_all
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import QueueStats, stats_of
+from aiotaskq.backends.base import Claim, QueueStats, stats_of
 from aiotaskq.backends.pending_types import PendingType, share
 from aiotaskq.backends.sql.claim_statements import (
     ENDED,
@@ -49,26 +49,16 @@ def alive(now: int) -> ColumnElement[bool]:
     return or_(c.expires_at.is_(None), c.expires_at > now)
 
 
-class Claim(NamedTuple):
-    """What a claim is to return; the names are those of ``Backend.claim``."""
-
-    owner: str
-    now: int
-    limit: int
-    queues: Sequence[str] | None
-    lease_until: int | None
-
-    @property
-    def lease(self) -> dict[str, Any]:
-        """What it writes."""
-        began = {"started_at": self.now // SECOND, "began_at": self.now}
-        return {"lease_owner": self.owner, "lease_until": self.lease_until, **began}
+def lease_of(wanted: Claim) -> dict[str, Any]:
+    """Return what a claim writes."""
+    began = {"started_at": wanted.now // SECOND, "began_at": wanted.now}
+    return {"lease_owner": wanted.owner, "lease_until": wanted.lease_until, **began}
 
 
 def claim(tx: Tx, wanted: Claim, heads: Iterable[Head] | None = None) -> list[Task]:
     dialect, limit, queues = tx.dialect, wanted.limit, wanted.queues
     rows: list[Any] = []
-    lease = wanted.lease
+    lease = lease_of(wanted)
     given = {"now": wanted.now, **queue_values(queues), **lease}
     for head in due_heads(tx, wanted.now) if heads is None else heads:
         given |= {"priority": head.priority, "head_run_at": head.run_at, "head_seq": head.seq}
@@ -100,7 +90,7 @@ def claim_first(tx: Tx, wanted: Claim) -> tuple[list[Task], bool]:
     Only where the dialect has ``autocommit``. All priorities in one statement would have to be joined, and a plan with
     the wrong join reads every pending row.
     """
-    lease, queues = wanted.lease, wanted.queues
+    lease, queues = lease_of(wanted), wanted.queues
     statement = tx.dialect.claim_first(None if queues is None else len(queues))
     given = {"now": wanted.now, "limit": wanted.limit, **lease, **queue_values(queues)}
     rows = run(tx.connection, statement, given).fetchall()

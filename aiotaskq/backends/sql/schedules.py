@@ -10,10 +10,9 @@ from typing import Any, TypeVar
 from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam, delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.backends.base import Claim, ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.listeners import READY, Listeners
-from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.recode import recode_schedules

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, literal, or_, select
 
 from aiotaskq.backends.flow.transaction import Holder
-from aiotaskq.backends.side_rows import OwnedRows, SideRow, SideRows
+from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, PerKey, Tx
 from aiotaskq.backends.sql.statement_size import chunks
@@ -40,19 +40,8 @@ class SqlSideRows(SideRows):
         found = await self._database.read(body)
         return [found.get(name) for name in names]
 
-    async def range(
-        self,
-        kind: str,
-        now: int,
-        limit: int | None = None,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        newest: bool = False,
-        texts: bool = True,
-        owner: str = "",
-    ) -> list[SideRow]:
+    async def read(self, wanted: Range) -> list[SideRow]:
+        kind, now, limit, prefix, after, before, newest, texts, owner = wanted
         columns = (c.name, c.value if texts else literal(""), c.expires_at, c.owner)
         query = select(*columns).where(*_of(kind, owner), c.name > after, _live(now))
         query = query.order_by(c.name.desc() if newest else c.name)

@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.base import Change, has_moved, holds
+from aiotaskq.backends.change import Change, has_moved, holds
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import (
     again,

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection, bindparam, or_, select, update
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.groups import spend
 from aiotaskq.backends.flow.max_waiting import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.group_rows import GroupRows
-from aiotaskq.backends.sql.rows import LIVE, TASKS, json_text, new_rows, read_flow, read_usage, stored_run_at, to_task
+from aiotaskq.backends.sql.rows import LIVE, TASKS, json_text, new_rows, stored_run_at, to_task
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Task, same_push
-from aiotaskq.core.usage import Usage, risen, summed
+from aiotaskq.core.usage import Usage
 from aiotaskq.errors import TaskConflict
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 c = TASKS.c
-_USAGE = select(c.task_id, c.usage, c.flow)
 _USE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
@@ -76,22 +73,9 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
             self.dialect.set_each(self.connection, _PLACE, moved)
         self.note_slots(changes)
 
-    def spend(self, new: Sequence[NewNotes]) -> None:
-        reported = {each.task_id: each.usage for each in new}
-        rows = []
-        by_group: dict[str, Usage] = {}
-        for part in chunks(list(reported)):
-            for task_id, text, flow_text in self.connection.execute(_USAGE.where(c.task_id.in_(part))):
-                usage, more = risen(None if text is None else read_usage(text), reported[task_id])
-                if not more:
-                    continue
-                rows.append({"b_id": task_id, "usage": json_text(usage)})
-                flow, _ = read_flow(flow_text)
-                if flow is not None and flow.group is not None:
-                    by_group[flow.group] = summed(by_group.get(flow.group, {}), more)
-        if rows:
-            self.connection.execute(_USE, rows)
-        spend(self, by_group)
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        rows = [{"b_id": task_id, "usage": json_text(usage)} for task_id, usage in usages.items()]
+        self.connection.execute(_USE, rows)
 
 
 # ---- pushes ----

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from aiotaskq.backends.change import Change, Room, encoded_change
+from aiotaskq.backends.change import Change, Room, encoded_changes
 from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.side_rows import SideRow
@@ -51,15 +51,14 @@ class SqlBeside:
         self.tx, self._connection, self._codec = tx, tx.connection, codec
         self.joined, self._locks = joined, locks
         self.side = SqlOwnedRows(tx, locks)
-        self.tasks, self.existing, self.spend = tx.tasks, tx.existing, tx.spend
+        self.tasks, self.existing, self.write_usage = tx.tasks, tx.existing, tx.write_usage
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         """Statements lock what they read, in one order."""
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
-        codec = self._codec
-        held = update_tasks(self.tx, changes if codec is None else [encoded_change(each, codec) for each in changes])
+        held = update_tasks(self.tx, encoded_changes(changes, self._codec))
         self.written.append((changes, held))
         return held
 

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from aiotaskq.backends.change import Claim
 from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.flow.touched import Followed, Touched
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql.caller_session import run_in
-from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.statement_size import chunks

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from aiotaskq import MemoryQueue
+from aiotaskq.backends.change import Claim
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.lock import BriefLock
@@ -35,9 +36,9 @@ class Counted(MemoryBackend):
 
     looks = 0
 
-    async def claim(self, *args: Any, **options: Any) -> list[Task]:
+    async def _claim(self, wanted: Claim) -> list[Task]:
         self.looks += 1
-        return await super().claim(*args, **options)
+        return await super()._claim(wanted)
 
 
 async def waiting_pops(queue: Queue, count: int) -> list[asyncio.Task[Any]]:

@@ -18,7 +18,7 @@ import msgspec
 
 from aiotaskq.backends import base
 from aiotaskq.backends.base import Backend, matching
-from aiotaskq.backends.change import Change, Room
+from aiotaskq.backends.change import Change, Claim, Room
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.flow.transaction import Beside, Holder
@@ -129,9 +129,8 @@ class SmallStore(Backend):
 
         return self.run(body)
 
-    async def claim(
-        self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None
-    ) -> list[Task]:
+    async def _claim(self, wanted: Claim) -> list[Task]:
+        owner, now, limit, queues, lease_until = wanted
         run: dict[str, Any] = {"status": RUNNING, "started_at": now // SECOND, "began_at": now}
         run |= {"lease_owner": owner, "lease_until": lease_until}
 

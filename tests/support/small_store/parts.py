@@ -13,7 +13,7 @@ from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.listeners import STEER, Listeners
-from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.gate import Bounds, GateState
 from aiotaskq.core.groups import GroupState, Member
@@ -117,19 +117,8 @@ class SmallSideRows(_Part, SideRows):
         rows = [table.get(("", name)) for name in names]
         return [row.text if row is not None and _is_there(row, now) else None for row in rows]
 
-    async def range(
-        self,
-        kind: str,
-        now: int,
-        limit: int | None = None,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        newest: bool = False,
-        texts: bool = True,
-        owner: str = "",
-    ) -> list[SideRow]:
+    async def read(self, wanted: Range) -> list[SideRow]:
+        kind, now, limit, prefix, after, before, newest, texts, owner = wanted
         rows = sorted((row for row in self._table(kind).values() if row.owner == owner), key=lambda row: row.name)
         found = [
             row

@@ -9,20 +9,18 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aiotaskq.backends import base
-from aiotaskq.backends.base import Change, Room, holds
+from aiotaskq.backends.change import Change, Room, has_moved, holds
 from aiotaskq.backends.flow.gates import admit_touched, push
-from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, spend, waits_again
+from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, waits_again
 from aiotaskq.backends.flow.transaction import Holder, Run, Transaction, Waiting
 from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order, same_push
-from aiotaskq.core.usage import budget_gate, risen
+from aiotaskq.core.usage import Usage, budget_gate
 from aiotaskq.core.worker_info import WorkerInfo
 
 T = TypeVar("T")
@@ -169,7 +167,7 @@ class SmallTransaction(Transaction):
     def _update(self, change: Change) -> bool:
         before, after = change.before, change.after
         row = self.rows.tasks.get(before.task_id)
-        if row is None or not holds(row, change) or base.has_moved(row, change):
+        if row is None or not holds(row, change) or has_moved(row, change):
             return False
         same = after.params is before.params and after.extra is before.extra
         kept = {name: getattr(row, name) for name in (*_KEPT, *(_PUSHED if same else ()))}
@@ -368,13 +366,9 @@ class SmallTransaction(Transaction):
             texts.append(self.side.lock(kind, [row.name], row.owner)[row.name] if runs else None)
         return texts
 
-    def spend(self, new: Sequence[NewNotes]) -> None:
-        for each in new:
-            row = self.rows.tasks[each.task_id]
-            usage, more = risen(row.usage, each.usage)
-            self.rows.tasks[each.task_id] = row.replace(usage=usage)
-            if more and row.flow is not None and row.flow.group is not None:
-                spend(self, {row.flow.group: more})
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        for task_id, usage in usages.items():
+            self.rows.tasks[task_id] = self.rows.tasks[task_id].replace(usage=usage)
 
 
 def _is_same(row: Task, task: Task) -> bool:
