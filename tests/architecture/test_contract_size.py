@@ -42,7 +42,7 @@ def abstract(module: object) -> list[str]:
 def test_a_store_has_so_many_methods_to_write() -> None:
     names = [each.name for each in pkgutil.iter_modules(backends.__path__) if not each.ispkg]
     found = [method for name in names for method in abstract(importlib.import_module(f"aiotaskq.backends.{name}"))]
-    assert "Backend.claim" in found and len(found) <= VERBS, found
+    assert "Backend.push" in found and len(found) <= VERBS, found
     assert len(abstract(transaction)) <= ROWS, abstract(transaction)
     protocols = [name for kind in (Beside, Store) for name in vars(kind) if not name.startswith("_")]
     assert "transact" in protocols and len(protocols) <= 15, protocols
