@@ -18,8 +18,8 @@ from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import Attempt, Filters, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.limits import Limits, LimitState
 from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
@@ -29,7 +29,6 @@ from aiotaskq.runtime.worker.worker import ExitCode
 __all__ = [
     "Attempt",
     "BoundTask",
-    "Event",
     "EventValue",
     "ExitCode",
     "Filters",
@@ -37,6 +36,7 @@ __all__ = [
     "GroupHandle",
     "GroupProgress",
     "GroupState",
+    "HookCall",
     "InvalidRow",
     "LimitState",
     "Limits",

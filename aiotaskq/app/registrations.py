@@ -14,8 +14,8 @@ from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
 from aiotaskq.core.webhooks import Webhook
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, with_versions
+from aiotaskq.runtime.hooks import Hooks
 
 PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Task]]]], Awaitable[list[Task]]]
 
@@ -24,7 +24,7 @@ PushMiddleware = Callable[[list[Task], Callable[[list[Task]], Awaitable[list[Tas
 class Registrations:
     """The registrations of one TaskQ, in the order in which they were made."""
 
-    events: Events = field(default_factory=Events)
+    hooks: Hooks = field(default_factory=Hooks)
     handlers: dict[str, Handler] = field(default_factory=dict)
     """By task type."""
     elsewhere: set[str] = field(default_factory=set)
@@ -43,7 +43,7 @@ class Registrations:
 
     def update(self, other: Registrations) -> None:
         """Add the registrations of another TaskQ; where both have a name and version, the other one's counts."""
-        self.events.adopt(other.events)
+        self.hooks.adopt(other.hooks)
         for name, handler in other.handlers.items():
             known = self.handlers.get(name)
             self.handlers[name] = handler if known is None else with_versions(known, handler)

@@ -25,8 +25,8 @@ from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
-from aiotaskq.runtime.events import Event, EventName
 from aiotaskq.runtime.handler import INJECTED, Executor, make_handler, with_versions
+from aiotaskq.runtime.hooks import HookCall, HookName
 from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -391,11 +391,11 @@ class Registry(Hinted, ABC):
         return wrapper
 
     @overload
-    def on(self, event: EventName, /) -> Callable[[F], F]: ...
+    def on(self, event: HookName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: EventName, listener: F, /) -> F: ...
+    def on(self, event: HookName, listener: F, /) -> F: ...
 
-    def on(self, event: EventName, listener: Any = None, /) -> Any:
+    def on(self, event: HookName, listener: Any = None, /) -> Any:
         """Call a listener with each Event of that name, after its commit; usable as a decorator.
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, used (what a
@@ -407,8 +407,8 @@ class Registry(Hinted, ABC):
         """
         if listener is None:
             return lambda function: self.on(event, function)
-        checked: Callable[[Event], Any] = listener
-        self.registered.events.on(event, checked)
+        checked: Callable[[HookCall], Any] = listener
+        self.registered.hooks.on(event, checked)
         return listener
 
     def resource(self, factory: F) -> F:

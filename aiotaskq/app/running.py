@@ -228,7 +228,7 @@ class Running(Registry):
             (log.warning if alert.firing else log.info)(
                 "alert {} {}: {}", alert.rule, "begins" if alert.firing else "is over", printable(alert.text)
             )
-            self.registered.events.emit("alert", now, None, **alert.as_dict())
+            self.registered.hooks.call("alert", now, None, **alert.as_dict())
         current_task().snooze(rules.every)
 
     async def _start_watching(self, queues: Sequence[str] | None) -> None:

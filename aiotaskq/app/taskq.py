@@ -120,7 +120,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         self.queue = Queue(
             self._backend,
             self._clock,
-            events=self.registered.events,
+            hooks=self.registered.hooks,
             visibility=visibility,
             poll_interval=poll_interval,
             maxsize=maxsize,
@@ -396,7 +396,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         await asyncio.gather(
             self.values.stop_cleanup(),
             self._clock_poller.stop(SERVICES),
-            self.registered.events.idle(CLOSING),
+            self.registered.hooks.idle(CLOSING),
             self.queue.claims.undone(CLOSING),
         )
         await self._close_stores()

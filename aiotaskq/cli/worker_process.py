@@ -26,7 +26,7 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import log, output, printable
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.task_log import log_completed
 from aiotaskq.runtime.worker.worker import ExitCode
 
@@ -267,10 +267,10 @@ def _end_now(code: int) -> None:
     os._exit(code)
 
 
-def _completed(event: Event) -> None:
+def _completed(event: HookCall) -> None:
     if event.task is not None:
         log_completed(event.task)
 
 
-def _stalled(_event: Event) -> None:
+def _stalled(_event: HookCall) -> None:
     """A listener of this event starts the watchdog of the event loop, which writes to the log."""

@@ -11,7 +11,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.context import SnoozeRequested
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.hooks import HookCall
 
 if TYPE_CHECKING:
     import aiotaskq.sync
@@ -139,7 +139,7 @@ class Tracing:
             span.record_exception(error)
         span.set_status(StatusCode.ERROR, kind)
 
-    def _timed_out(self, event: Event) -> None:
+    def _timed_out(self, event: HookCall) -> None:
         assert event.task is not None
         # Removed, so that a later error or return of the handler does not change the span's status.
         span = self._spans.pop((event.task.task_id, event.task.fence), None)

@@ -18,7 +18,7 @@ from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.events import Event, EventName
+from aiotaskq.runtime.hooks import HookCall, HookName
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.worker.watchdog import Occupancy
 
@@ -157,7 +157,7 @@ class Metrics:
 
     # ---- listening ----
 
-    def _listen(self, on: Callable[[EventName, Callable[[Event], Any]], Any]) -> None:
+    def _listen(self, on: Callable[[HookName, Callable[[HookCall], Any]], Any]) -> None:
         for name in ("pushed", "completed", "retried", "failed", "cancelled", "expired", "released", "unknown"):
             on(name, self._counting(name))
         on("started", self._started)
@@ -170,7 +170,7 @@ class Metrics:
         on("stalled", lambda event: self._stall.labels(*self._labels.of(event.task)).observe(event.detail["seconds"]))
         on("exhausted", lambda event: self._exhausted.labels(*self._labels.of(event.task)).inc())
 
-    def _counting(self, name: str) -> Callable[[Event], None]:
+    def _counting(self, name: str) -> Callable[[HookCall], None]:
         counter = self._counters[name]
         return lambda event: self._series(counter, self._labels.of(event.task)).inc()
 
@@ -181,21 +181,21 @@ class Metrics:
             series = self._known[metric, labels] = metric.labels(*labels)
         return series
 
-    def _started(self, event: Event) -> None:
+    def _started(self, event: HookCall) -> None:
         task = event.task
         assert task is not None
         labels = self._labels.of(task)
         self._series(self._counters["started"], labels).inc()
         self._series(self._wait, labels).observe(max(0, event.at - task.run_at) / SECOND)
 
-    def _used(self, event: Event) -> None:
+    def _used(self, event: HookCall) -> None:
         labels = self._labels.of(event.task)
         for name, amount in event.detail["usage"].items():
             if len(self._usages) < MAX_NAMES:
                 self._usages.add(name)
             self._usage.labels(*labels, printable(name) if name in self._usages else OTHER).inc(amount)
 
-    def _lost(self, event: Event) -> None:
+    def _lost(self, event: HookCall) -> None:
         task = event.task
         assert task is not None
         labels = self._labels.of(task)
@@ -204,10 +204,10 @@ class Metrics:
             return
         self._counters["lost"].labels(*labels).inc()
 
-    def _fired(self, event: Event) -> None:
+    def _fired(self, event: HookCall) -> None:
         self._lateness.labels(*self._labels.of(event.task)).observe(max(0.0, event.detail["lateness"]))
 
-    def _skip(self, event: Event) -> None:
+    def _skip(self, event: HookCall) -> None:
         labels = self._of_schedule(event)
         known = [reason for _, reason in event.detail["skipped"] if reason in SKIPS]
         for reason in known:
@@ -217,7 +217,7 @@ class Metrics:
         if rest > 0:
             self._skipped.labels(*labels, known[0] if known else OTHER).inc(rest)
 
-    def _of_schedule(self, event: Event) -> tuple[str, str]:
+    def _of_schedule(self, event: HookCall) -> tuple[str, str]:
         schedule = event.detail["schedule"]
         return self._labels.pair(schedule.task_type, schedule.queue)
 

@@ -9,7 +9,7 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.audit import Door, audit_entry
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.events import OPERATED, Events
+from aiotaskq.runtime.hooks import OPERATED, Hooks
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
@@ -23,14 +23,14 @@ class Audited(Protocol):
 
     backend: Backend
     clock: Clock
-    events: Events
+    hooks: Hooks
 
 
 async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Sequence[str]) -> None:
     """Tell of a change that was made. It stays made if its entry cannot be stored; that is logged."""
     log.info("{}: {} {} by {}", door, action, printable(", ".join(targets)), printable(actor) or "-")
     now = queue.clock.now()
-    queue.events.emit(OPERATED, now, action=action, actor=actor, targets=list(targets))
+    queue.hooks.call(OPERATED, now, action=action, actor=actor, targets=list(targets))
     if door in ("api", "cli") and action in BY_PROGRAMS:
         return
     try:

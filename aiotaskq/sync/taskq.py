@@ -22,7 +22,7 @@ from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Task
-from aiotaskq.runtime.events import EventName
+from aiotaskq.runtime.hooks import HookName
 from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
     Facade,
@@ -338,9 +338,9 @@ class TaskQ(Hinted, Operations):
     alerts = direct(AsyncTaskQ.alerts, _same)
 
     @overload
-    def on(self, event: EventName, /) -> Callable[[F], F]: ...
+    def on(self, event: HookName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: EventName, listener: F, /) -> F: ...
+    def on(self, event: HookName, listener: F, /) -> F: ...
 
     @documented_as(AsyncTaskQ.on)
     def on(self, *event_and_listener: Any) -> Any:

@@ -17,7 +17,7 @@ from aiotaskq.core.task import SECOND, Status
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.testing.harness import START, Harness, Run, opened, seconds
 from aiotaskq.testing.recorder import Pushes
 
@@ -64,7 +64,7 @@ class Kit(Harness):
                 self._popped.add(pop)
                 self.clock.call_later(max(0.0, seconds(task.lease_until - self.clock.now())), self._expire)
 
-    def _note_expiry(self, event: Event) -> None:
+    def _note_expiry(self, event: HookCall) -> None:
         """Let a task that is not claimed expire at its instant; otherwise the next look of a worker would notice."""
         task = event.task
         if task is not None and task.expires_at is not None:

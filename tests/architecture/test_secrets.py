@@ -24,7 +24,7 @@ from aiotaskq.integrations.logging import bind_task, loguru_to_standard
 from aiotaskq.integrations.opentelemetry import Tracing
 from aiotaskq.integrations.prometheus import Metrics
 from aiotaskq.log import logger, output
-from aiotaskq.types import Event, Schedule, Task
+from aiotaskq.types import HookCall, Schedule, Task
 from tests.support.machine import within
 
 SECRET = "S3CRET"
@@ -58,7 +58,7 @@ async def test_no_secret_is_shown_anywhere(tmp_path: Path, logged: list[str]) ->
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     Metrics(tq, registry, sample_interval=0.05)
     Tracing(tq, provider)
-    events: list[Event] = []
+    events: list[HookCall] = []
     for name in ("pushed", "started", "completed", "retried", "failed", "timeout", "fired"):
         tq.on(name, events.append)
 
@@ -98,7 +98,7 @@ def test_reprs_show_that_a_field_is_set_and_not_its_value() -> None:  # J8
     task = new_task("mail", secret, now=7, extra=secret).replace(result=SECRET, error_message=SECRET, progress=secret)
     schedule = new_schedule("n", "mail", "interval", secret, 60, now=0).replace(outbox=(task,))
     console = rich.console.Console(file=(out := io.StringIO()), width=500)
-    for value in (task, schedule, Completed(SECRET), Failed(SECRET), Event("failed", 0, task), [task]):
+    for value in (task, schedule, Completed(SECRET), Failed(SECRET), HookCall("failed", 0, task), [task]):
         assert SECRET not in repr(value) and SECRET not in f"{value}"
         console.print(value)
     assert SECRET not in out.getvalue()

@@ -34,7 +34,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, BatchFailed, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_batch, current_task
-from aiotaskq.runtime.events import NAMES, Event
+from aiotaskq.runtime.hooks import NAMES, HookCall
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos import faults, workflows
 from tests.chaos.ledger import Ledger, read
@@ -214,7 +214,7 @@ class Handlers:
         self._options = options
         self._settling: dict[tuple[str, int], int] = {}
 
-    def settled(self, told: Event) -> None:
+    def settled(self, told: HookCall) -> None:
         if told.task is not None:
             self._ledger.write("settled", id=told.task.task_id, fence=told.task.fence, how=told.name)
 

@@ -341,7 +341,7 @@ async def test_groups_wait_raise_or_drop(shared_store: Store) -> None:
         newer = await drops.group([one])
         first = drops.group_handle(handle.group_id)
         assert (await first.progress()).cancelled == 1 and await drops.queue.get_queue_size() == 2
-        await drops.queue.events.idle(within(10))
+        await drops.queue.hooks.idle(within(10))
         assert len(dropped) == 1 and (await newer.progress()).remaining == 1
 
 
@@ -359,7 +359,7 @@ async def test_which_tasks_are_dropped(shared_store: Store) -> None:
         assert (await newer.task()).status is Status.CANCELLED
         stats = await tq.stats()
         assert (stats.counts["pending"], stats.counts["cancelled"], stats.counts["running"]) == (3, 3, 0)
-        await tq.queue.events.idle(within(10))
+        await tq.queue.hooks.idle(within(10))
         assert dropped[:2] == [old.task_id, newer.task_id]
         with pytest.raises(ValidationError, match="never fit a queue of maxsize 3"):
             await tq.push_many([("t", {})] * 4)

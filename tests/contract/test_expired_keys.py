@@ -32,7 +32,7 @@ def keyed(clock: VirtualClock, **options: Any) -> Task:
 
 async def test_a_push_takes_the_place_of_one_that_has_expired(queue: Queue, clock: VirtualClock) -> None:
     told: list[str] = []
-    queue.events.on("expired", lambda event: told.append(event.task.task_id))
+    queue.hooks.on("expired", lambda event: told.append(event.task.task_id))
     old = keyed(clock, expires_at=clock.now() + SECOND)
     assert await queue.add([old]) == [old]
     (there,) = await queue.add([keyed(clock)])

@@ -12,7 +12,7 @@ from aiotaskq import Backoff, Status, TaskQ, current_task, sleep_for, step
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.testing import Kit, virtual
-from aiotaskq.types import Event, TaskHandle
+from aiotaskq.types import HookCall, TaskHandle
 from tests.support.backends import Store
 from tests.support.machine import within
 
@@ -65,7 +65,7 @@ async def test_a_task_whose_version_is_nowhere_waits_for_it(kit: Kit) -> None:
     handle = await kit.tq.push("order")
     await kit.advance(hours=1)
     deploy(kit.tq, 3)
-    unknown: list[Event] = []
+    unknown: list[HookCall] = []
     kit.tq.on("unknown", unknown.append)
     await kit.advance(days=1, minutes=5)
     row = await handle.task()

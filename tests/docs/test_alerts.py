@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from aiotaskq import TaskQ
 from aiotaskq.integrations.prometheus import Metrics
-from aiotaskq.runtime.events import NAMES
+from aiotaskq.runtime.hooks import NAMES
 from tests.docs.test_deployment import said
 from tests.support.programs import ROOT
 
@@ -59,7 +59,7 @@ def rows(title: str) -> list[str]:
 
 
 def test_every_event_is_explained() -> None:
-    assert rows("Events") == list(NAMES)
+    assert rows("Hooks") == list(NAMES)
 
 
 @pytest.mark.parametrize("line", rows("Log words"))

@@ -190,7 +190,7 @@ async def test_lines_of_aiotaskq_cross_once(lines: list[str], standard: Kept) ->
     finally:
         logging.getLogger().removeHandler(handler)
         logger.remove(sink)
-    said = [line for line in lines if "a listener of 'pushed' failed" in line]
+    said = [line for line in lines if "a hook of 'pushed' failed" in line]
     got = [record for record in standard.records if record.name.startswith("aiotaskq")]
     assert len(said) == len(got) == 1
-    assert got[0].getMessage().startswith("a listener of 'pushed' failed\n    Traceback")
+    assert got[0].getMessage().startswith("a hook of 'pushed' failed\n    Traceback")

@@ -15,7 +15,7 @@ import pytest
 from aiotaskq import Limit, Status, TaskQ
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.testing import Kit, virtual
-from aiotaskq.types import Event
+from aiotaskq.types import HookCall
 from tests.support.late import import_late
 from tests.support.machine import within
 
@@ -154,7 +154,7 @@ async def test_params_and_messages_are_shown_only_where_asked_for(kit: Kit) -> N
 
 
 async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
-    events: list[Event] = []
+    events: list[HookCall] = []
     kit.tq.on("operated", events.append)
     async with asked(kit, write=True) as ask:
         assert await ask("retry_tasks", error="ValueError") == {"count": 1, "dry_run": True}

@@ -182,7 +182,7 @@ async def tab(url: str, page: str, updated: asyncio.Semaphore) -> None:
 
 async def test_open_pages_hold_no_connection_of_the_application_and_delay_no_stop(shop: Callable[..., Shop]) -> None:
     running = shop(["-m", "uvicorn", "tests.apps.fastapi_shop:app", "--log-level", "warning"])
-    updated, pages = asyncio.Semaphore(0), ["tasks", "queues", "workers", "", "events"] * 3
+    updated, pages = asyncio.Semaphore(0), ["tasks", "queues", "workers", "", "activity"] * 3
     async with (
         httpx.AsyncClient(base_url=running.url, headers=ADMIN, timeout=watchdog(), verify=False) as ask,
         asyncio.TaskGroup() as group,

@@ -16,7 +16,7 @@ from aiotaskq.cli.output import echo, echo_check, echo_title, program
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.hooks import HookCall
 
 APP = """\
 from aiotaskq import TaskQ
@@ -60,7 +60,7 @@ class Numbers:
         for name in ("started", "completed", "retried", "failed", "lost", "fired"):
             tq.on(name, self._count)
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: HookCall) -> None:
         self._counts[event.name] += 1
         task = event.task
         if event.name == "fired":

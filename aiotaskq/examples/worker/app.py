@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from aiotaskq import Backoff, TaskQ, injected
-from aiotaskq.types import Event, Task
+from aiotaskq.types import HookCall, Task
 
 tq = TaskQ("sqlite:///work.db")
 
@@ -68,7 +68,7 @@ async def measured(task: Task, call_next: Callable[[Task], Awaitable[Any]]) -> A
 
 
 @tq.on("failed")
-def tell(event: Event) -> None:
+def tell(event: HookCall) -> None:
     """Hear of dead letters."""
     print(f"dead letter: {event.task}")
 

@@ -30,8 +30,8 @@ from aiotaskq.integrations.django.results import raised, result_of, task_at
 from aiotaskq.integrations.django.task import declared, handler_of, handler_options
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
-from aiotaskq.runtime.events import Event
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.hooks import HookCall
 
 __all__ = ["worker_of"]
 
@@ -60,7 +60,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
             raise ValidationError(f"schedule: {path} is no task; write @schedule in the line above @task")
         tq.schedule(params=each.params, **each.options)(registrar.functions[path])
 
-    async def ended(event: Event) -> None:
+    async def ended(event: HookCall) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
             notes = await tq.handle(event.task.task_id).log() if event.task.attempts else []
             await sync_to_async(_send_finished)(backend, event.task, notes)

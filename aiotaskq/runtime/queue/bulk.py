@@ -22,8 +22,8 @@ from aiotaskq.core.task import EQUAL, FINAL, PENDING, SECOND, Status, Task, Task
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
@@ -42,7 +42,7 @@ class Settled(Protocol):
 
     backend: Backend
     clock: Clock
-    events: Events
+    hooks: Hooks
 
     async def read(self, task_id: str) -> Task | None:
         """Return a task by id, None if there is none."""
@@ -156,7 +156,7 @@ async def cancel_page(
         if ok:
             count += 1
             log.task("cancel", change.after)
-            operated.events.emit("cancelled", now, change.after)
+            operated.hooks.call("cancelled", now, change.after)
         else:
             left.append(change.before.task_id)
     for task_id in left:  # claimed, given back or ended since it was read

@@ -16,7 +16,7 @@ from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
-from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Capacity:
         self,
         backend: Backend,
         clock: Clock,
-        events: Events,
+        hooks: Hooks,
         waiters: Waiters,
         maxsize: int,
         when_full: str,
@@ -60,7 +60,7 @@ class Capacity:
         self.when_full = when_full
         self._backend = backend
         self._clock = clock
-        self._events = events
+        self._hooks = hooks
         self._waiters = waiters
         self._poll = poll
         self._told = told
@@ -126,7 +126,7 @@ class Capacity:
                     for change in instead:
                         now = self._clock.now()
                         log_outcome(change.before, Cancelled(DROPPED), change.after, now)
-                        self._events.emit("cancelled", now, change.after)
+                        self._hooks.call("cancelled", now, change.after)
                 return answer
 
     def _room(self, instead: tuple[Change, ...] = ()) -> Room:

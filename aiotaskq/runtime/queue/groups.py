@@ -30,8 +30,8 @@ from aiotaskq.errors import (
     ValidationError,
 )
 from aiotaskq.log import gate, log, printable
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, result_as
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.edits import Edits
@@ -93,7 +93,7 @@ class GroupedQueue(Protocol):
 
     backend: Backend
     clock: Clock
-    events: Events
+    hooks: Hooks
     edits: Edits
 
     async def read(self, task_id: str) -> Task | None:
@@ -385,7 +385,7 @@ class GroupVerbs:
             group = await self.get(group_id)
             state = "was cancelled" if group.cancel_requested else "has ended"
             raise TaskConflict(f"group {group_id} {state}, so that it takes no more members; push a new group")
-        if added and (gate.open or "pushed" in self._queue.events):
+        if added and (gate.open or "pushed" in self._queue.hooks):
             rows = await self._queue.backend.get([task.task_id for task in members])
             new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
             self._pushed.emit(new, new)

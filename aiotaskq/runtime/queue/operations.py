@@ -153,7 +153,7 @@ class Operations(ABC, Generic[Retried_co]):
                     return True
             elif (after := await operated.settle(task, Cancelled())) is not None:
                 log.task("cancel", after)
-                operated.events.emit("cancelled", operated.clock.now(), after)
+                operated.hooks.call("cancelled", operated.clock.now(), after)
                 return True
         return False
 

@@ -12,7 +12,7 @@ from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import gate, log
-from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.task_log import log_not_started, log_pushed
 
 if TYPE_CHECKING:
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 class PushedEvents:
     """Emits ``pushed``: at once for a push of the queue, after the commit for one in a transaction of the caller's."""
 
-    def __init__(self, backend: Backend, clock: Clock, events: Events) -> None:
+    def __init__(self, backend: Backend, clock: Clock, hooks: Hooks) -> None:
         self._backend = backend
         self._clock = clock
-        self._events = events
+        self._hooks = hooks
         self._reading: set[asyncio.Task[None]] = set()
 
     def emit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         """Emit for the tasks that are stored themselves; the others conflicted with a row that is there."""
         if gate.open:
             log_pushed(tasks, stored)
-        if "pushed" in self._events:
+        if "pushed" in self._hooks:
             for task, row in zip(tasks, stored, strict=True):
                 if row is task:
-                    self._events.emit("pushed", self._clock.now(), task)
+                    self._hooks.call("pushed", self._clock.now(), task)
 
     def at_commit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> Callable[[], None]:
         """Return the function to call, from any thread, when the transaction of this push has committed."""
@@ -48,7 +48,7 @@ class PushedEvents:
         return committed
 
     def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        if "pushed" in self._events or gate.open:
+        if "pushed" in self._hooks or gate.open:
             self._reading.add(reading := asyncio.create_task(self._emit_for_stored(tasks, stored)))
             reading.add_done_callback(self._reading.discard)
 
@@ -70,8 +70,8 @@ OF_GROUPS = frozenset({"group_progress", "group_ended"})
 class FollowedEvents:
     """Emits the events of what followed from writes of this process."""
 
-    def __init__(self, backend: Backend, clock: Clock, events: Events, pushed: PushedEvents) -> None:
-        self._backend, self._clock, self._events, self._pushed = backend, clock, events, pushed
+    def __init__(self, backend: Backend, clock: Clock, hooks: Hooks, pushed: PushedEvents) -> None:
+        self._backend, self._clock, self._hooks, self._pushed = backend, clock, hooks, pushed
         self._bound = LoopBound()
         backend.groups.heard = self.hear
 
@@ -81,19 +81,19 @@ class FollowedEvents:
 
     def hear(self, followed: Followed) -> None:
         """Take what followed; from any thread."""
-        pushed = followed.pushed and (gate.open or "pushed" in self._events)
-        if followed.ended or pushed or (followed.counted and not OF_GROUPS.isdisjoint(self._events.listeners)):
+        pushed = followed.pushed and (gate.open or "pushed" in self._hooks)
+        if followed.ended or pushed or (followed.counted and not OF_GROUPS.isdisjoint(self._hooks.hooks)):
             if running_loop_or_none() is not None:
                 self._start(followed)
             else:
                 self._bound.call_soon(self._start, followed)  # a loop that is gone has no listeners
 
     def _start(self, followed: Followed) -> None:
-        self._events.wait_for(asyncio.ensure_future(self._emit(followed)))
+        self._hooks.wait_for(asyncio.ensure_future(self._emit(followed)))
 
     async def _emit(self, followed: Followed) -> None:
         ids, groups = followed.ended + followed.pushed, list(dict.fromkeys(followed.counted))
-        if OF_GROUPS.isdisjoint(self._events.listeners):
+        if OF_GROUPS.isdisjoint(self._hooks.hooks):
             groups = []
         try:
             rows = await self._backend.get(ids) if ids else []
@@ -105,10 +105,10 @@ class FollowedEvents:
         ended = [row for row in rows[: len(followed.ended)] if row is not None and row.final]
         for row in ended:
             log_not_started(row)
-            self._events.emit("cancelled" if row.status is Status.CANCELLED else "failed", now, row)
+            self._hooks.call("cancelled" if row.status is Status.CANCELLED else "failed", now, row)
         pushed = [row for row in rows[len(followed.ended) :] if row is not None]
         self._pushed.emit(pushed, pushed)
         for state in states:
             if state is not None:  # it may have ended since, by another write, which emits that itself
                 ended_now = state.group_id in followed.ended_groups
-                self._events.emit_group("group_ended" if ended_now else "group_progress", now, state)
+                self._hooks.call_group("group_ended" if ended_now else "group_progress", now, state)

@@ -22,7 +22,7 @@ from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
-from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
@@ -54,7 +54,7 @@ class Queue(Operations[Task]):
         backend: Backend,
         clock: Clock,
         *,
-        events: Events | None = None,
+        hooks: Hooks | None = None,
         visibility: float | timedelta = 300.0,
         poll_interval: float | timedelta = 1.0,
         maxsize: int = 0,
@@ -84,7 +84,7 @@ class Queue(Operations[Task]):
         """The store of the tasks."""
         self.clock = clock
         """The clock of everything that acts on this queue."""
-        self.events = events if events is not None else Events()
+        self.hooks = hooks if hooks is not None else Hooks()
         self._prepare = prepare
         self.objects = holds_objects(backend)
         """Whether params and results may be any Python objects."""
@@ -98,7 +98,7 @@ class Queue(Operations[Task]):
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self._waiters = Waiters(backend)
         self.capacity = Capacity(
-            backend, clock, self.events, self._waiters, maxsize, when_full, self.poll_interval, self.told
+            backend, clock, self.hooks, self._waiters, maxsize, when_full, self.poll_interval, self.told
         )
         direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
         self._direct = cast(DirectBackend, backend) if direct else None
@@ -108,8 +108,8 @@ class Queue(Operations[Task]):
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
-        self._pushed = PushedEvents(backend, clock, self.events)
-        self._followed = FollowedEvents(backend, clock, self.events, self._pushed)
+        self._pushed = PushedEvents(backend, clock, self.hooks)
+        self._followed = FollowedEvents(backend, clock, self.hooks, self._pushed)
         self.unacked = Unacked()
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
@@ -124,7 +124,7 @@ class Queue(Operations[Task]):
         self.step_verbs = StepVerbs(backend, clock)
         """The verbs on steps and events."""
         self._next_reap = 0  # ticks
-        self.reaper = Reaper(backend, clock, self.events, self.settle, self.groups.resume_cancels)
+        self.reaper = Reaper(backend, clock, self.hooks, self.settle, self.groups.resume_cancels)
         self.limit_sweep = LimitSweep(backend, clock, self.poll_interval)
         self._pop_owner = fresh_owner(POP_OWNER)
 
@@ -134,7 +134,7 @@ class Queue(Operations[Task]):
 
         A method that has to wait asks for the running loop before it changes anything. Listeners need the loop, too.
         """
-        return self._direct is not None and not (self.events.wanted and not EMITTED.isdisjoint(self.events.listeners))
+        return self._direct is not None and not (self.hooks.wanted and not EMITTED.isdisjoint(self.hooks.hooks))
 
     # ---- pushing ----
 
@@ -156,7 +156,7 @@ class Queue(Operations[Task]):
                 stored += await self.capacity.push(tasks, session, committed)
             if len(tasks) != 1 or stored[0] is not tasks[0]:
                 await self._free_expired_keys(tasks, stored, session)
-            if session is None and (self.events.wanted or gate.open):
+            if session is None and (self.hooks.wanted or gate.open):
                 self._pushed.emit(tasks, stored)
             return stored
         except DatabaseUnavailable as error:  # pushes that are written together share the error
@@ -184,7 +184,7 @@ class Queue(Operations[Task]):
                 for change, ok in zip(changes, held, strict=True):
                     if ok:
                         log_outcome(change.before, Expired(), change.after, now)
-                        self.events.emit("expired", now, change.after)
+                        self.hooks.call("expired", now, change.after)
             elif not all(await self.backend.update_with(session, changes)):
                 return  # another transaction has changed one, which this one may not see
             pushed = await self.capacity.push([tasks[position] for position in conflicts], session, None)
@@ -247,7 +247,7 @@ class Queue(Operations[Task]):
         lock: in the main thread a signal handler may raise at any moment, or push, too.
         """
         direct = self._direct
-        if direct is None or (self.events.wanted and not self.immediate):
+        if direct is None or (self.hooks.wanted and not self.immediate):
             return NEEDS_LOOP  # type: ignore[no-any-return]
         if type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]

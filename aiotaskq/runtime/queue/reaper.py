@@ -11,7 +11,7 @@ from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted
 from aiotaskq.core.task import Status, Task
 from aiotaskq.log import log
-from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import life_of
 from aiotaskq.runtime.task_log import log_outcome
 
@@ -28,14 +28,14 @@ class Reaper:
         self,
         backend: Backend,
         clock: Clock,
-        events: Events,
+        hooks: Hooks,
         settle: Callable[..., Awaitable[Task | None]],
         resume: Callable[[], Awaitable[None]],
     ) -> None:
         """``settle`` is that of the queue; ``resume`` goes on with the cancels of groups."""
         self._backend = backend
         self._clock = clock
-        self._events = events
+        self._hooks = hooks
         self._settle = settle
         self._resume = resume
 
@@ -67,9 +67,9 @@ class Reaper:
                 if settled is not None:
                     settled(task, outcome, after)
                 if type(outcome) is not Expired:
-                    self._events.emit("lost", now, after)
+                    self._hooks.call("lost", now, after)
                 if after.final:
-                    self._events.emit(str(after.status), now, after)
+                    self._hooks.call(str(after.status), now, after)
         return len(late) == LIMIT
 
     async def _remove_dead(self, now: int) -> None:

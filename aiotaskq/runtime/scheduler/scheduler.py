@@ -356,7 +356,7 @@ class Scheduler:
             held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
                 for task in fired if ok else ():
-                    self._queue.events.emit("pushed", self.clock.now(), task)
+                    self._queue.hooks.call("pushed", self.clock.now(), task)
             return held
         if self._outbox is not None:
             return await self._outbox.write(changes)
@@ -373,7 +373,7 @@ class Scheduler:
         return held
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:
-        emit = self._queue.events.emit
+        emit = self._queue.hooks.call
         for due, task in zip(firing.fired, firing.tasks, strict=True):
             if gate.open:
                 log.debug("schedule {} fired: {}", _named(schedule), named(task))
@@ -393,7 +393,7 @@ class Scheduler:
             del self._refusals[schedule.task_id]
             if await self.schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
                 log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
-                self._queue.events.emit("disabled", now, None, schedule=schedule, error=known)
+                self._queue.hooks.call("disabled", now, None, schedule=schedule, error=known)
 
 
 def _title(schedule: Schedule) -> str:

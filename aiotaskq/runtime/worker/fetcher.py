@@ -61,7 +61,7 @@ class Fetcher:
         self._executions = worker.executions
         self._concurrency = worker.concurrency
         self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
-        self._events = queue.events
+        self._hooks = queue.hooks
         self._bounded = queue.capacity.maxsize > 0
         self._shared = backend.shared
         self.buffer = Buffer()
@@ -155,7 +155,7 @@ class Fetcher:
             except LeaseLost:
                 pass  # or a cancel was requested: decided as any other outcome
             else:
-                if self._events.wanted or gate.open or type(outcome) is not Completed:
+                if self._hooks.wanted or gate.open or type(outcome) is not Completed:
                     self._worker.settled(task, outcome, after)
                 elif (tally := self._tally) is not None:
                     tally.completed.append(after)
@@ -418,7 +418,7 @@ class Fetcher:
         for entry, change, ok in zip(ended, changes, held, strict=True):
             if ok:
                 for pushed in change.then:
-                    self._queue.events.emit("pushed", self._clock.now(), pushed)
+                    self._queue.hooks.call("pushed", self._clock.now(), pushed)
                 self.unwritten -= 1
                 self._worker.settled(entry[0], entry[1], change.after)
             else:

@@ -128,7 +128,7 @@ class Leases:
                 after = await self._queue.settle(task, outcome, lease_over=True)
                 if after is not None:
                     log_outcome(task, outcome, after, self._clock.now())
-                    self._queue.events.emit("lost", self._clock.now(), after)
+                    self._queue.hooks.call("lost", self._clock.now(), after)
 
     def _cancel_hint(self, _kind: str, task_ids: Sequence[str]) -> None:
         self._bound.call_soon(self._cancel, set(task_ids))  # a hint may come from any thread

@@ -17,7 +17,7 @@ from aiotaskq.core.usage import added, risen
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.events import Events
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.tally import Tally
 
 INTERVAL = 0.2  # seconds between two writes
@@ -65,14 +65,14 @@ class NoteWriter:
         notes: Notes,
         clock: Clock,
         begin: Callable[[Work], None],
-        events: Events,
+        hooks: Hooks,
         tally: Tally | None = None,
     ) -> None:
         """``begin`` starts a coroutine function in the worker's loop; it is called from any thread.
 
         What a task has used up is emitted, and told to ``tally``, once it is written.
         """
-        self._notes, self._clock, self._begin, self._events, self._tally = notes, clock, begin, events, tally
+        self._notes, self._clock, self._begin, self._hooks, self._tally = notes, clock, begin, hooks, tally
         self._unwritten: dict[Key, _Unwritten] = {}
         self._lock = threading.Lock()  # handlers in threads write notes, too
         self._writing = asyncio.Lock()
@@ -175,7 +175,7 @@ class NoteWriter:
                 elif notes.usage is not None:
                     _, more = risen(context.written or context.task.usage, notes.usage)
                     context.written = notes.usage
-                    self._events.emit("used", self._clock.now(), context.task, usage=more)
+                    self._hooks.call("used", self._clock.now(), context.task, usage=more)
                     if self._tally is not None:
                         self._tally.used(context.task, more)
 

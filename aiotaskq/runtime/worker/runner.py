@@ -33,8 +33,8 @@ from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, Val
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution
@@ -71,7 +71,7 @@ class Runner:
         clock: Clock,
         *,
         host: TaskHost,
-        events: Events | None = None,
+        hooks: Hooks | None = None,
         executions: dict[str, Execution] | None = None,
         objects: bool = False,
         timed_out: Callable[[Execution], object] = lambda _execution: None,
@@ -92,7 +92,7 @@ class Runner:
         self._executors = executors
         self._clock = clock
         self._host = host
-        self._events = Events() if events is None else events
+        self._hooks = Hooks() if hooks is None else hooks
         self._objects = objects
         self._timed_out = timed_out
         self.executions: dict[str, Execution] = {} if executions is None else executions
@@ -159,8 +159,8 @@ class Runner:
             return self._not_run(execution)
         if gate.open:
             log.task("start", task)
-        if self._events.wanted and "started" in self._events:
-            self._events.emit("started", self._clock.now(), task)
+        if self._hooks.wanted and "started" in self._hooks:
+            self._hooks.call("started", self._clock.now(), task)
         if handler.versioned:
             found = await self._of_version(execution, handler)
             if not isinstance(found, Handler):
@@ -258,7 +258,7 @@ class Runner:
         return self._sentinel is not None and (self._sentinel.cancelling() > 0 or self._sentinel.cancelled())
 
     def _interrupt_late(self, execution: Execution) -> None:
-        self._events.emit("timeout", self._clock.now(), execution.task)
+        self._hooks.call("timeout", self._clock.now(), execution.task)
         execution.interrupt("timeout")
         self._timed_out(execution)
 
@@ -282,7 +282,7 @@ class Runner:
 
     def _unknown(self, task: Task) -> Outcome:
         now = self._clock.now()
-        self._events.emit("unknown", now, task)
+        self._hooks.call("unknown", now, task)
         if now - due_since(task) > UNKNOWN_AFTER * SECOND:
             return Failed(f"unknown_task: no worker handles {printable(task.type)!r}", retryable=False)
         log.warning("{} is of an unknown type; it is passed on to other workers", named(task))
@@ -310,7 +310,7 @@ class Runner:
             execution.context.run_by(found.version)
             return found
         now, why = self._clock.now(), no_version(task, begun)
-        self._events.emit("unknown", now, task)
+        self._hooks.call("unknown", now, task)
         log.warning("{}: {}; it is passed on to other workers", named(task), why)
         return passed_on(task, why, now)
 

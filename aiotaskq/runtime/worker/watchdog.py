@@ -13,8 +13,8 @@ from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log, named
 from aiotaskq.runtime.current import current
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
 
 UNWINDING = 0.05  # seconds in which a handler that can be interrupted ends
@@ -49,7 +49,7 @@ class Watchdog:
         executions: Mapping[str, Execution],
         handlers: Mapping[str, Handler],
         slots: int,
-        events: Events,
+        hooks: Hooks,
         clock: Clock,
         spare: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -59,14 +59,14 @@ class Watchdog:
         self._handlers = handlers
         self._slots = slots
         self._pool = min(slots, os.cpu_count() or 1)
-        self._events = events
+        self._hooks = hooks
         self._clock = clock
         self._stalls: StallWatch | None = None
         self._reported: set[tuple[str, int]] = set()  # the deliveries that held all slots at the last report
 
     def start(self) -> None:
         """Watch the running loop for stalls, if there is a listener for them and time is real."""
-        if "stalled" in self._events and isinstance(self._clock, SystemClock):
+        if "stalled" in self._hooks and isinstance(self._clock, SystemClock):
             self._stalls = StallWatch(self._clock, self._task_of, self._stalled)
             self._stalls.start()
 
@@ -125,7 +125,7 @@ class Watchdog:
         self._reported = held
         if not known:
             log.error("{} past their timeout: nothing more runs there until one ends; stop them from within", what)
-            self._events.emit("exhausted", self._clock.now(), task, occupancy=self.occupancy())
+            self._hooks.call("exhausted", self._clock.now(), task, occupancy=self.occupancy())
 
     def _in_full_pool(self, late: list[Execution]) -> tuple[list[Execution], str]:
         """Return the overdue executions that hold all processes or all interpreters, none if there is no such pool."""
@@ -145,7 +145,7 @@ class Watchdog:
         return None if found is None else found.task
 
     def _stalled(self, seconds: float, task: Task | None) -> None:
-        self._events.emit("stalled", self._clock.now(), task, seconds=seconds)
+        self._hooks.call("stalled", self._clock.now(), task, seconds=seconds)
 
 
 class StallWatch:

@@ -101,14 +101,14 @@ class Worker:
         self.quiet = False
         """Whether it claims nothing more, and only goes on with what it runs."""
         self._watchdog = Watchdog(
-            self.executions, handlers, self.concurrency, queue.events, clock, lambda: self.runner.batches.without_slot
+            self.executions, handlers, self.concurrency, queue.hooks, clock, lambda: self.runner.batches.without_slot
         )
         self.runner = Runner(
             handlers,
             self._executors,
             clock,
             host=self,
-            events=queue.events,
+            hooks=queue.hooks,
             executions=self.executions,
             objects=queue.objects,
             timed_out=self._watchdog.timed_out,
@@ -131,7 +131,7 @@ class Worker:
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
         self.leases = Leases(self, queue, clock, self._heartbeat, self._fetcher, self.tally, reap_interval)
         self._stop_listening: Callable[[], None] = lambda: None
-        self._notes = NoteWriter(backend.notes, clock, self._begin, queue.events, self.tally)
+        self._notes = NoteWriter(backend.notes, clock, self._begin, queue.hooks, self.tally)
         self.note: Callable[[TaskContext, NewNote], None] = self._notes.add
         self.spend: Callable[[TaskContext, Mapping[str, Any]], None] = self._notes.spend
         self._chores: set[asyncio.Task[None]] = set()
@@ -200,7 +200,7 @@ class Worker:
     def _tell(self, event: str) -> None:
         log.info("worker {} {}: {} slots", self.owner, event, self.concurrency)
         detail: dict[str, Any] = {"owner": self.owner, "quiet": self.quiet, "concurrency": self.concurrency}
-        self._queue.events.emit(event, self._clock.now(), **detail)
+        self._queue.hooks.call(event, self._clock.now(), **detail)
 
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
@@ -401,23 +401,23 @@ class Worker:
         """Tell that the outcome of a task is written; ``after`` is the task now, None if it was lost."""
         if self._shared:
             self._drop(task)
-        events = self._queue.events
+        hooks = self._queue.hooks
         if after is None or type(outcome) is not Completed or gate.open:
             log_outcome(task, outcome, after, self._clock.now())
         if after is None:
             self.leases.uncount(task)
-            events.emit("lost", self._clock.now(), task)
+            hooks.call("lost", self._clock.now(), task)
             return
         if type(outcome) is Released and self.runner.stopping and outcome.reason in BY_STOP:
             self._given_back += 1
         if self.tally is not None:
             self.tally.settled(task, outcome, after)
-        if events.wanted:
-            events.emit(_event_of(after, outcome), self._clock.now(), after)
+        if hooks.wanted:
+            hooks.call(_event_of(after, outcome), self._clock.now(), after)
         if after.on_success is not None or after.on_failure is not None:
             callback = {Status.COMPLETED: after.on_success, Status.FAILED: after.on_failure}.get(after.status)
             if callable(callback):
-                events.call(callback, after, f"the callback of task {after.task_id}")
+                hooks.invoke(callback, after, f"the callback of task {after.task_id}")
 
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
         """Return the tasks to push in the transaction that writes this ended task."""
@@ -458,7 +458,7 @@ class Worker:
         await self._fetcher.stop(SERVICES)
         if unwritten := self._fetcher.unwritten:  # the store is away; the leases end by themselves
             log.error("the outcomes of {} tasks could not be written; the tasks will run again", unwritten)
-        await self._queue.events.idle(grace)
+        await self._queue.hooks.idle(grace)
         for chore in self._chores:
             chore.cancel()
         try:

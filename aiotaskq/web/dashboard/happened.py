@@ -10,7 +10,7 @@ import msgspec
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import FINAL, SECOND, Task
-from aiotaskq.runtime.events import NAMES, OPERATED, Event, Events
+from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
 from aiotaskq.web.dashboard.operated import Operated
 
 MOST_ERROR = 300
@@ -59,9 +59,9 @@ def key_of(event: Happened) -> tuple[str, str | None, int]:
     return event.name, event.task_id, event.at
 
 
-def newest_first(events: Iterable[Happened]) -> list[Happened]:
+def newest_first(hooks: Iterable[Happened]) -> list[Happened]:
     """Return events in the order in which they are listed; the end of a task before its start."""
-    return sorted(events, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
+    return sorted(hooks, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
 
 
 def pushed_at(task: Task) -> int:
@@ -96,8 +96,8 @@ LINGER = 60
 class Feed:
     """The events of one task queue in this process."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+    def __init__(self, hooks: Hooks) -> None:
+        self._hooks = hooks
         self._clock = SystemClock()
         self._latest: deque[Happened] = deque(maxlen=MOST)
         self._until: int | None = None  # ticks; None where nothing is collected
@@ -111,11 +111,11 @@ class Feed:
         """Return the latest events, of one name where it is given, the newest first; go on collecting for a while."""
         if self._until is None:
             for each in COLLECTED:
-                self._events.on(each, self._note)
+                self._hooks.on(each, self._note)
         self._until = self._clock.ticks() + LINGER * SECOND
         return [each for each in newest_first(self._latest) if name in (None, each.name)][:most]
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: HookCall) -> None:
         if self._until is None or self._clock.ticks() >= self._until:
             self._stop()
             return
@@ -136,4 +136,4 @@ class Feed:
         self._until = None
         self._latest.clear()
         for each in COLLECTED:
-            self._events.off(each, self._note)
+            self._hooks.off(each, self._note)

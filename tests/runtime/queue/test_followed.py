@@ -11,7 +11,7 @@ from sqlalchemy import create_engine
 
 from aiotaskq import TaskQ, Workflow, current_task
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.runtime.events import NAMES, Event
+from aiotaskq.runtime.hooks import NAMES, HookCall
 from tests.support.machine import within
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
@@ -30,7 +30,7 @@ def listened(tq: TaskQ) -> list[tuple[str, str]]:
     """The names of all events, and the types of their tasks or the states of their groups."""
     heard: list[tuple[str, str]] = []
 
-    def note(event: Event) -> None:
+    def note(event: HookCall) -> None:
         what = event.task.type if event.task is not None else event.group.status if event.group is not None else ""
         heard.append((event.name, str(what)))
 

@@ -44,7 +44,7 @@ async def test_a_reaper_leaves_what_living_workers_hold(tmp_path: Path) -> None:
     backend = connect(f"sqlite:///{tmp_path}/v.db")
     queue = Queue(backend, clock)
     lost: list[str] = []
-    queue.events.on("lost", lambda event: lost.append(event.task.task_id))
+    queue.hooks.on("lost", lambda event: lost.append(event.task.task_id))
     assert backend.workers is not None
     ids = []
     for number, owner in enumerate(("lives", "late", "dead")):
@@ -69,7 +69,7 @@ async def test_poison_is_told_as_lost_and_as_failed(tmp_path: Path) -> None:
     queue = Queue(backend, clock)
     events: list[str] = []
     for name in ("lost", "failed"):
-        queue.events.on(name, lambda event: events.append(event.name))
+        queue.hooks.on(name, lambda event: events.append(event.name))
     assert backend.workers is not None
     task_id = await queue.push_task({"type": "t"})
     for number in range(MAX_CRASHES):

@@ -12,7 +12,7 @@ import pytest
 from aiotaskq import TaskFailed, TaskQ
 from aiotaskq.core.task import Status
 from aiotaskq.errors import ValidationError
-from aiotaskq.runtime.events import Event
+from aiotaskq.runtime.hooks import HookCall
 from tests.runtime.worker import computing
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -83,7 +83,7 @@ async def test_late_interpreters_hold_their_slots_and_are_counted(
     tq: TaskQ, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    alarms: list[Event] = []
+    alarms: list[HookCall] = []
     tq.on("exhausted", alarms.append)
     hold = tq.task(executor="interpreter", timeout=0.5, max_retries=0)(computing.hold)
     async with tq.running(concurrency=6), asyncio.timeout(within(60)):

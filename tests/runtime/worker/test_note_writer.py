@@ -12,7 +12,7 @@ from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, LogEntry, NewNote
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.events import Event, Events
+from aiotaskq.runtime.hooks import HookCall, Hooks
 from aiotaskq.runtime.worker.notes import INTERVAL, PATIENCE, NoteWriter, Work
 
 
@@ -48,11 +48,11 @@ class Bench:
         self.clock, self.store = VirtualClock(), Store()
         self.begun: list[asyncio.Task[None]] = []
         self.used: list[Any] = []
-        events = Events()
+        events = Hooks()
         events.on("used", self.hear)
         self.writer = NoteWriter(self.store, self.clock, self.begin, events)
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: HookCall) -> None:
         assert event.task is not None
         self.used.append((event.task.task_id, event.detail["usage"]))
 

@@ -14,11 +14,11 @@ from aiotaskq import Backoff, current_task
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, TimedOut
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.runtime.events import Events
 from aiotaskq.runtime.handler import Handler, make_handler
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.runner import NOT_COMMITTED, Runner, Unconfirmed
-from aiotaskq.types import Event
+from aiotaskq.types import HookCall
 
 FIXED = Backoff(base=5, factor=1, jitter=False)
 
@@ -45,8 +45,8 @@ class Bench:
         self.clock = VirtualClock()
         self.host = Host()
         self.handlers: dict[str, Handler] = {}
-        self.events = Events()
-        self.runner = Runner(self.handlers, Executors(2), self.clock, host=self.host, events=self.events)
+        self.hooks = Hooks()
+        self.runner = Runner(self.handlers, Executors(2), self.clock, host=self.host, hooks=self.hooks)
 
     def handler(self, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,8 +115,8 @@ async def test_an_error_is_a_failure_with_the_backoff_of_its_handler(bench: Benc
 
 @pytest.mark.parametrize("own", [None, 3.0])
 async def test_a_timeout_interrupts_the_handler(bench: Bench, own: float | None) -> None:
-    late: list[Event] = []
-    bench.events.on("timeout", late.append)
+    late: list[HookCall] = []
+    bench.hooks.on("timeout", late.append)
 
     @bench.handler(timeout=7)
     async def endless() -> None:

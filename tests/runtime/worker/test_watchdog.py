@@ -21,7 +21,7 @@ from aiotaskq.log import logger
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.worker.execution import Execution
 from aiotaskq.runtime.worker.watchdog import Occupancy, StallWatch
-from aiotaskq.types import Event
+from aiotaskq.types import HookCall
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -69,7 +69,7 @@ async def test_a_hundred_late_threads_are_recorded_and_hold_their_slots(
     tq.on("timeout", late.append)
 
     @tq.on("exhausted")
-    def report(event: Event) -> None:
+    def report(event: HookCall) -> None:
         assert event.detail["occupancy"].overdue_threads == slots
         exhausted.set()
 
@@ -105,7 +105,7 @@ async def test_some_late_threads_beside_free_slots_are_no_alarm(lines: list[str]
     async def too_slow() -> None:
         await asyncio.sleep(20)
 
-    alarms: list[Event] = []
+    alarms: list[HookCall] = []
     tq.on("exhausted", alarms.append)
     async with tq.running(concurrency=3):
         handles = [await stuck.push(), await stuck.push(), await too_slow.push()]
@@ -165,7 +165,7 @@ async def test_late_processes_hold_their_slots_and_work_that_has_not_begun_frees
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:  # D14
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    alarms: list[Event] = []
+    alarms: list[HookCall] = []
     in_processes.on("exhausted", alarms.append)
     async with in_processes.running(concurrency=6):
         handles = [await hold.push(folder=str(tmp_path)) for _ in range(6)]

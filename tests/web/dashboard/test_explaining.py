@@ -228,9 +228,9 @@ async def test_the_filter_suggests_types(browse: Browse, tq: TaskQ) -> None:
 
 
 async def test_the_events_page_says_whose_events_it_shows(browse: Browse) -> None:
-    assert "whichever process runs them" in (await browse.get("events")).text
+    assert "whichever process runs them" in (await browse.get("activity")).text
     async with TaskQ("memory://") as alone, in_starlette(alone) as browse_alone:
-        assert "The store is in the memory of this process" in (await browse_alone.get("events")).text
+        assert "The store is in the memory of this process" in (await browse_alone.get("activity")).text
 
 
 # ---- run now ---------------------------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
         assert (data["moments"][1]["value"], data["waiting"]["event"]) == ('{"secret":7}', "paid:7")
         assert "secret" not in (await hidden.get(address)).text
         assert "for the event paid:7" in (await browse.get("tasks")).text
-        waits = (await browse.get("waits?format=json")).json()
+        waits = (await browse.get("events?format=json")).json()
         assert (waits["awaited"], waits["emitted"]) == ([{"key": "paid:7", "tasks": 1}], [])
 
         asleep = await browse.get(f"task?id={sleeper.task_id}")
@@ -305,13 +305,13 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
             assert await handle.result() == {"by": "Ana"}
         kinds = [each["kind"] for each in (await browse.get(f"{address}&format=json")).json()["moments"]]
         assert kinds[:2] == ["attempt", "event"] and kinds[-1] == "pushed"
-        emitted = (await browse.get("waits?format=json")).json()["emitted"]
+        emitted = (await browse.get("events?format=json")).json()["emitted"]
         assert [(each["key"], each["value"]) for each in emitted] == [("paid:7", '{"by":"Ana"}')]
-        assert (await hidden.get("waits?format=json")).json()["emitted"][0]["value"] is None
-        twice = await send(browse, "events.emit", "waits", key="paid:7", sure="yes")
-        assert (twice.status_code, twice.headers["location"]) == (303, "waits")
-        assert "was emitted before" in (await browse.get("waits")).text
-        assert (await browse.get("waits?key=x&format=json")).json()["emitted"] == []
+        assert (await hidden.get("events?format=json")).json()["emitted"][0]["value"] is None
+        twice = await send(browse, "events.emit", "events", key="paid:7", sure="yes")
+        assert (twice.status_code, twice.headers["location"]) == (303, "events")
+        assert "was emitted before" in (await browse.get("events")).text
+        assert (await browse.get("events?key=x&format=json")).json()["emitted"] == []
 
 
 async def _left(tq: TaskQ, *ids: str) -> bool:

@@ -113,11 +113,11 @@ def test_a_task_that_another_program_ended_has_no_more_than_its_seconds() -> Non
 
 
 async def test_an_event_of_this_process_is_listed_once(browse: Browse, tq: TaskQ) -> None:
-    await browse.get("events")
+    await browse.get("activity")
     task = await tq.push("greet", {"name": "nobody"})
     async with tq.running(1, scheduler=False):
         with pytest.raises(TaskFailed):
             await task.result(timeout=within(5))
     for name in ("pushed", "started", "failed"):
-        reply = await browse.get("events", params={"format": "json", "name": name})
-        assert [each["task_id"] for each in reply.json()["events"]] == [task.task_id], name
+        reply = await browse.get("activity", params={"format": "json", "name": name})
+        assert [each["task_id"] for each in reply.json()["happened"]] == [task.task_id], name

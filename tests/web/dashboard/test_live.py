@@ -53,7 +53,7 @@ class Pages:
             words=Words("en", tq.timezone),
             counts=Counts(tq),
             past=Past(tq),
-            feed=Feed(tq.registered.events),
+            feed=Feed(tq.registered.hooks),
             life=Life(tq),
             kept=Kept(),
             query={},
@@ -111,7 +111,7 @@ async def test_tabs_of_one_visitor_share_a_rendering_and_learn_its_age(some: Pag
 
 async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for_nothing(some: Pages) -> None:
     some.cost = 0.01
-    names = ["tasks", "queues", "workers", "events", "types", "limits"]
+    names = ["tasks", "queues", "workers", "activity", "types", "limits"]
     again, answers = {(name, tab): 0.0 for name in names for tab in (1, 2)}, 0
     for _ in range(2):  # the first rendering of a page does not count: it may load what later ones have
         for name, _ in again:

@@ -20,7 +20,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.audit import audit
-from aiotaskq.runtime.events import NAMES, Events
+from aiotaskq.runtime.hooks import NAMES, Hooks
 from aiotaskq.web.dashboard import happened as feed_module
 from aiotaskq.web.dashboard.attention import LATE, MOST_LIMITS, unclaimed
 from aiotaskq.web.dashboard.happened import MOST, Feed
@@ -331,16 +331,16 @@ async def test_a_store_without_a_registry_says_so() -> None:
 
 async def test_events_are_listed_with_what_was_before_the_first_look(browse: Browse, tq: TaskQ) -> None:
     before = await tq.push("greet", {"name": "before"})
-    (event,) = (await data(browse, "events"))["events"]
+    (event,) = (await data(browse, "activity"))["happened"]
     assert (event["name"], event["task_id"]) == ("pushed", before.task_id)
     task = await tq.push("greet", {"name": "nobody"}, priority=1)
     await run(tq, task)
-    found = (await data(browse, "events"))["events"]
+    found = (await data(browse, "activity"))["happened"]
     of_task = [(each["name"], each["task_id"]) for each in reversed(found) if each["task_id"] == task.task_id]
     assert of_task == [("pushed", task.task_id), ("started", task.task_id), ("failed", task.task_id)]
-    failed = msgspec.json.decode((await browse.get("events", params={"name": "failed", "format": "json"})).content)
-    assert [each["name"] for each in failed["events"]] == ["failed"]
-    page = (await browse.get("events")).text
+    failed = msgspec.json.decode((await browse.get("activity", params={"name": "failed", "format": "json"})).content)
+    assert [each["name"] for each in failed["happened"]] == ["failed"]
+    page = (await browse.get("activity")).text
     assert "RuntimeError" in page and "there is no such person" not in page
 
 
@@ -348,14 +348,14 @@ async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: T
     await send(browse, "queues.pause", "queues", queue="default")
     async with TaskQ(tq.url) as elsewhere:
         await audit(elsewhere.queue, "cli", "retry-tasks", "mara@db1", [f"task {number}" for number in range(60)])
-    both = (await browse.get("events", params={"format": "json", "name": "operated"})).json()["events"]
+    both = (await browse.get("activity", params={"format": "json", "name": "operated"})).json()["happened"]
     bulk, pause = (each["change"] for each in both)
     assert (pause["action"], pause["door"], pause["targets"][0]["text"]) == ("queues.pause", "dashboard", "default")
     assert (bulk["actor"], bulk["targets"][2]["text"], bulk["more"]) == ("mara@db1", "task 2", 57)
-    page = (await browse.get("events")).text
+    page = (await browse.get("activity")).text
     assert '<a class="id" href="task?id=task+0" title="task 0">task 0</a>' in page
     assert "by mara@db1 · command line" in page and "and 57 more" in page
-    assert "运维人员" in (await browse.get("events", headers=CHINESE)).text
+    assert "运维人员" in (await browse.get("activity", headers=CHINESE)).text
 
 
 async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, tq: TaskQ) -> None:
@@ -380,10 +380,10 @@ async def test_entries_that_cannot_be_read_are_listed_and_hide_no_page(browse: B
     task = await tq.push("greet", {"name": "x"})
     schedule = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     await tq.limits.set("k", cap=1)
-    for path in ("events", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "limit?key=k"):
+    for path in ("activity", "queue?name=default", f"task?id={task.task_id}", f"schedule?id={schedule}", "limit?key=k"):
         assert (await browse.get(path)).status_code == 200, path
-    assert "an entry that cannot be read" in (await browse.get("events")).text
-    assert "无法读取的条目" in (await browse.get("events", headers=CHINESE)).text
+    assert "an entry that cannot be read" in (await browse.get("activity")).text
+    assert "无法读取的条目" in (await browse.get("activity", headers=CHINESE)).text
     assert "by mara · operations API" in (await browse.get("queue?name=default")).text
 
 
@@ -395,28 +395,28 @@ async def test_nothing_is_collected_without_a_reader(monkeypatch: pytest.MonkeyP
             return ticks
 
     monkeypatch.setattr(feed_module, "SystemClock", Clock)
-    events = Events()
-    feed = Feed(events)
-    assert not events.wanted
-    events.emit("skipped", 1)
-    assert feed.read(None, 10) == [] and events.wanted
+    hooks = Hooks()
+    feed = Feed(hooks)
+    assert not hooks.wanted
+    hooks.call("skipped", 1)
+    assert feed.read(None, 10) == [] and hooks.wanted
     for at in range(MOST + 5):
-        events.emit("skipped", at)
+        hooks.call("skipped", at)
     assert [each.at for each in feed.read(None, 2)] == [MOST + 4, MOST + 3] and len(feed.read(None, 10_000)) == MOST
     ticks = 61 * SECOND
-    events.emit("skipped", 0)
-    assert not feed.collecting and not events.wanted and all(name not in events for name in NAMES)
+    hooks.call("skipped", 0)
+    assert not feed.collecting and not hooks.wanted and all(name not in hooks for name in NAMES)
     assert feed.read("skipped", 10) == []
 
 
 async def test_a_listener_is_taken_away_without_the_others() -> None:
-    events, heard = Events(), []
-    events.on("failed", heard.append)
-    events.on("failed", heard.clear)
-    events.off("failed", heard.clear)
-    events.off("failed", heard.clear)
-    events.off("pushed", heard.append)
-    events.emit("failed", 1)
-    assert len(heard) == 1 and events.wanted
-    events.off("failed", heard.append)
-    assert not events.wanted and "failed" not in events
+    hooks, heard = Hooks(), []
+    hooks.on("failed", heard.append)
+    hooks.on("failed", heard.clear)
+    hooks.off("failed", heard.clear)
+    hooks.off("failed", heard.clear)
+    hooks.off("pushed", heard.append)
+    hooks.call("failed", 1)
+    assert len(heard) == 1 and hooks.wanted
+    hooks.off("failed", heard.append)
+    assert not hooks.wanted and "failed" not in hooks

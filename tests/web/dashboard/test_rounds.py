@@ -20,7 +20,15 @@ from tests.web.dashboard.test_million import Asked
 
 COUNTS = 7  # statements that count tasks, in all
 ROUNDS = 10
-BOUNDS = {"": COUNTS, "workers": 3, "settings": 0, "queues": COUNTS, "schedules": 1, "tasks": COUNTS + 1, "events": 10}
+BOUNDS = {
+    "": COUNTS,
+    "workers": 3,
+    "settings": 0,
+    "queues": COUNTS,
+    "schedules": 1,
+    "tasks": COUNTS + 1,
+    "activity": 10,
+}
 
 
 @pytest.mark.parametrize(("page", "most"), BOUNDS.items())

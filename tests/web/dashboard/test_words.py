@@ -14,7 +14,7 @@ from jinja2 import nodes
 import aiotaskq.web.dashboard as package
 from aiotaskq.core.catalogue import parse
 from aiotaskq.operations.table import MANY
-from aiotaskq.runtime.events import NAMES
+from aiotaskq.runtime.hooks import NAMES
 from aiotaskq.web.dashboard.pages import actions
 from aiotaskq.web.dashboard.words import CATALOGUE, CHANGES, EVENTS, STATES, Words, language_of
 from aiotaskq.web.endpoints import ENDPOINTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiotaskq.web.dashboard.pages import (
+    activity,
     events,
     groups,
     limits,
@@ -14,7 +15,6 @@ from aiotaskq.web.dashboard.pages import (
     tasks,
     types,
     values,
-    waits,
     workers,
 )
 from aiotaskq.web.dashboard.view import actions, pages
@@ -22,6 +22,7 @@ from aiotaskq.web.dashboard.view import actions, pages
 __all__ = [
     "MENU",
     "actions",
+    "activity",
     "events",
     "groups",
     "limits",
@@ -34,7 +35,6 @@ __all__ = [
     "tasks",
     "types",
     "values",
-    "waits",
     "workers",
 ]
 
@@ -47,9 +47,9 @@ MENU = (
     "limits",
     "groups",
     "schedules",
-    "waits",
-    "values",
     "events",
+    "values",
+    "activity",
     "settings",
 )
 """The pages in the menu, in its order."""

@@ -1,47 +1,92 @@
-"""The latest events: of tasks in every process, as the store tells them, and others of this process."""
+"""Events: the keys for which handlers wait, and the events that were emitted; more can be emitted."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from aiotaskq.operations.hidden import error_type
-from aiotaskq.runtime.events import NAMES, OPERATED
-from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
-from aiotaskq.web.dashboard.operated import operated_of
-from aiotaskq.web.dashboard.view import View, log_of, pages
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.steps import EventValue
+from aiotaskq.operations.events import events as operations
+from aiotaskq.web.dashboard.door import action
+from aiotaskq.web.dashboard.fields import json_of
+from aiotaskq.web.dashboard.view import Change, View, link, pages
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
-KEEP = 0.9
-"""Seconds for which an open page does not read the store anew."""
+KEEP = 5.0
+"""Seconds for which an open page does not look anew."""
 
 
-class EventRows(msgspec.Struct, kw_only=True):
+class Awaited(msgspec.Struct):
+    """An event that has not come."""
+
+    key: str
+    tasks: int
+    """How many wait for it."""
+
+
+class Emitted(msgspec.Struct):
+    """An event that was emitted. Instants are RFC 3339."""
+
+    key: str
+    at: str | None
+    expires_at: str | None
+    value: str | None
+    """As JSON; None where it is not shown."""
+
+
+class EventKeys(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
-    events: list[Happened]
-    """The newest first."""
-    name: str
-    """The filter; empty where it is not set."""
-    names: list[str]
-    shared: bool
-    """Whether other processes have the same store."""
+    awaited: list[Awaited]
+    more_awaited: bool
+    emitted: list[Emitted]
+    key: str
+    """The filter: only keys that begin so."""
+    more: str | None
+    """The last key where there are more behind it."""
 
 
-@pages("events", marked("Events"), "name")
-async def events(view: View) -> EventRows:
-    """Read what has happened to tasks, and return it with what this process has collected; go on collecting."""
-    name = view.text("name")
-    wanted = name if name in NAMES else None
-    found = {key_of(each): each for each in view.feed.read(wanted, ROWS)}
-    shared = view.tq.queue.backend.shared
-    if shared:  # else there is no other process
-        await view.keep("life", KEEP, view.life.look)
-        found.update((key_of(each), each) for each in view.life.latest if wanted in (None, each.name))
-    if wanted in (None, OPERATED):
-        for entry in (await log_of(view))[:ROWS]:
-            found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))
-    rows = newest_first(found.values())[:ROWS]
-    if not view.show_args:  # the message of an error may have what the params have
-        rows = [msgspec.structs.replace(each, error=error_type(each.error)) for each in rows]
-    return EventRows(events=rows, name=wanted or "", names=list(NAMES), shared=shared)
+@pages("events", marked("Events"), "key", "after")
+async def events(view: View) -> EventKeys:
+    """Read the keys that are waited for, and one page of the events that are there."""
+    store, key = view.tq.queue.backend.steps, view.text("key") or ""
+    awaited = await view.keep(f"awaited {key}", KEEP, lambda: store.awaited(ROWS + 1, prefix=key))
+    found = await store.events(view.now, ROWS + 1, prefix=key, after=view.text("after"))
+    return EventKeys(
+        awaited=[Awaited(name, count) for name, count in list(awaited.items())[:ROWS]],
+        more_awaited=len(awaited) > ROWS,
+        emitted=[_emitted(each, view.show_args) for each in found[:ROWS]],
+        key=key,
+        more=found[ROWS - 1].key if len(found) > ROWS else None,
+    )
+
+
+def _emitted(event: EventValue, show: bool) -> Emitted:
+    return Emitted(event.key, to_iso(event.at), to_iso(event.expires_at), event.text if show else None)
+
+
+def _given(change: Change) -> dict[str, Any]:
+    text = change.text("value")
+    return {"key": change.needed("key"), "value": None if text is None else json_of("value", text)}
+
+
+def _page(change: Change, _: str) -> str:
+    task_id = change.text("task")
+    return "events" if task_id is None else link("task", id=task_id)
+
+
+action(
+    operations["emit"],
+    _page,
+    lambda found: (
+        marked("The event {key} is emitted.")
+        if found.emitted
+        else marked("The event {key} was emitted before; that value stays.")
+    ),
+    question=marked("Emit the event {key}? The tasks that wait for it go on, and its value stays as it is then."),
+    button=marked("Emit the event"),
+    values=_given,
+)

@@ -1,0 +1,47 @@
+"""What has happened lately: to tasks in every process, as the store tells it, and else in this process."""
+
+from __future__ import annotations
+
+import msgspec
+
+from aiotaskq.operations.hidden import error_type
+from aiotaskq.runtime.hooks import NAMES, OPERATED
+from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
+from aiotaskq.web.dashboard.operated import operated_of
+from aiotaskq.web.dashboard.view import View, log_of, pages
+from aiotaskq.web.dashboard.words import marked
+
+ROWS = 100
+KEEP = 0.9
+"""Seconds for which an open page does not read the store anew."""
+
+
+class ActivityRows(msgspec.Struct, kw_only=True):
+    """The data of the page."""
+
+    happened: list[Happened]
+    """The newest first."""
+    name: str
+    """The filter; empty where it is not set."""
+    names: list[str]
+    shared: bool
+    """Whether other processes have the same store."""
+
+
+@pages("activity", marked("Activity"), "name")
+async def activity(view: View) -> ActivityRows:
+    """Read what has happened to tasks, and return it with what this process has collected; go on collecting."""
+    name = view.text("name")
+    wanted = name if name in NAMES else None
+    found = {key_of(each): each for each in view.feed.read(wanted, ROWS)}
+    shared = view.tq.queue.backend.shared
+    if shared:  # else there is no other process
+        await view.keep("life", KEEP, view.life.look)
+        found.update((key_of(each), each) for each in view.life.latest if wanted in (None, each.name))
+    if wanted in (None, OPERATED):
+        for entry in (await log_of(view))[:ROWS]:
+            found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))
+    rows = newest_first(found.values())[:ROWS]
+    if not view.show_args:  # the message of an error may have what the params have
+        rows = [msgspec.structs.replace(each, error=error_type(each.error)) for each in rows]
+    return ActivityRows(happened=rows, name=wanted or "", names=list(NAMES), shared=shared)
