@@ -26,7 +26,7 @@ from aiotaskq.backends.redis.gates import RedisGateReads
 from aiotaskq.backends.redis.groups import RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notifier import RedisNotifier
-from aiotaskq.backends.redis.reads import READ, read_heads
+from aiotaskq.backends.redis.reads import READ, Newest, read_heads
 from aiotaskq.backends.redis.rows import (
     changed_rows,
     filter_of,
@@ -189,11 +189,13 @@ class RedisBackend(Backend):
         return [done[task_id] for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        statuses = pack([str(status) for status in where.status or Status])
-        live = {Status.PENDING, Status.RUNNING}.intersection(where.status)  # one index has both
-        restricts = len(live) == 1 or where.restricted
+        statuses = set(where.status or Status)
+        newest = Newest(self._redis, statuses)
+        if where.after is not None:
+            await newest.go_behind(where.after)
+        restricts = len(statuses & {Status.PENDING, Status.RUNNING}) == 1 or where.restricted  # one index has both
+        words = (filter_of(where), pack([str(status) for status in statuses]))
         tasks: list[Task] = []
-        cursor: bytes | str = ""
         left = where.newest
         while len(tasks) < limit and left != 0:
             wanted = min(limit - len(tasks), READ)
@@ -201,11 +203,11 @@ class RedisBackend(Backend):
             if left is not None:
                 look = min(look, left)
                 left -= look
-            words = (filter_of(where), statuses, cursor, where.after or "", wanted, look)
-            cursor, rows = await self._redis.run(scripts.FIND, *words)
-            tasks += to_tasks(rows)
-            if not cursor:
+            if not (stamps := await newest.page(look)):
                 break
+            seen, rows = await self._redis.run(scripts.MATCH, *words, wanted, *(stamp[20:] for stamp in stamps))
+            tasks += to_tasks(rows)
+            newest.last = stamps[seen - 1]
         return tasks
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from aiotaskq.backends.groups import GroupReads
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.reads import READ, stamp_of, to_group, to_members
+from aiotaskq.backends.redis.heads import waits_for_parents
+from aiotaskq.backends.redis.reads import READ, read_heads, stamp_of, to_group, to_members
 from aiotaskq.core.groups import GroupState, Member
 
 
@@ -61,5 +61,12 @@ class RedisGroupReads(GroupReads):
         return [name.decode() for name in names]
 
     async def children(self, limit: int, after: str) -> tuple[list[str], str]:
-        last, names = await self._redis.run(scripts.GROUPS_WAITING, after, limit)
-        return [name.decode() for name in names], last.decode()
+        words = (f"({after}" if after else "-", "+", "LIMIT", 0, limit)
+        stamps = await self._redis.command("ZRANGEBYLEX", f"{self._redis.root}is:live", *words)
+        ids = [stamp[20:] for stamp in stamps]
+        found = [
+            task_id.decode()
+            for task_id, head in zip(ids, await read_heads(self._redis, ids), strict=True)
+            if head is not None and head[1] == b"pending" and waits_for_parents(head)
+        ]
+        return found, stamps[-1].decode() if len(stamps) == limit else ""

@@ -17,8 +17,9 @@ from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
 from aiotaskq.backends.redis.heads import HEAD
 from aiotaskq.backends.redis.rows import pack, to_tasks_or_none
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import FINAL, PENDING, RUNNING, Status, Task
 
+FEW = 5_000  # running rows that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
 
 _AFTERWARDS = ("inner", "members", "statuses", "side", "names")
@@ -116,22 +117,56 @@ class Reads:
         self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
     async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
-        found = await self._many(("ZRANGE", f"names:{place}", "-1", "-1") for place in places)
+        found = await _many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
         self._compare("last", places, (digest(names[0] if names else None) for names in found))
         self._note("last", places, (_name(names[0]) if names else None for names in found))
 
     async def _read_side(self, _kind: str, places: Sequence[str]) -> None:
-        found = await self._many(("HGETALL", f"side:{place}") for place in places)
+        found = await _many(self._redis, (("HGETALL", f"side:{place}") for place in places))
         rows = (zip(map(_name, words[::2]), words[1::2], strict=True) for words in found)
         self._note("side", places, map(dict, rows))
 
     async def _read_names(self, _kind: str, wanted: Sequence[Names]) -> None:
         words = (("ZRANGEBYLEX", each.key, each.low, each.high, "LIMIT", "0", str(each.limit)) for each in wanted)
-        self._note("names", wanted, (list(map(_name, names)) for names in await self._many(words)))
+        self._note("names", wanted, (list(map(_name, names)) for names in await _many(self._redis, words)))
 
-    async def _many(self, commands: Iterable[Sequence[str]]) -> list[list[bytes]]:
-        found: list[list[bytes]] = await self._redis.run(scripts.READ_MANY, pack([*commands]))
-        return found
+
+class Newest:
+    """Walks over the stamps of the rows with some statuses, the newest push first."""
+
+    def __init__(self, redis: RedisConnections, statuses: Collection[Status]) -> None:
+        self._redis = redis
+        self._keys = [f"is:{status}" for status in statuses if status in FINAL]
+        self._live = {PENDING, RUNNING}.intersection(statuses)
+        self._running: list[bytes] | None = None  # if they are few; a walk over all live rows finds more of them soon
+        self.last: bytes | None = None
+        """The stamp behind which the next page begins."""
+
+    async def go_behind(self, task_id: str) -> None:
+        """Begin behind a row, if it is there."""
+        (head,) = await read_heads(self._redis, [task_id])
+        if head is not None:
+            self.last = head[7] + task_id.encode()
+
+    async def page(self, count: int) -> list[bytes]:
+        """Return the next stamps, up to so many."""
+        keys = [*self._keys, *(["is:live"] if self._live and self._running is None else [])]
+        if self._live == {RUNNING} and self._running is None:
+            held, leased = await _many(self._redis, [("ZRANGE", key, "0", str(FEW)) for key in ("held", "leased")])
+            if len(held) <= FEW and len(leased) <= FEW:
+                self._running = [*(member.partition(b" ")[2] for member in held), *leased]
+                keys = self._keys
+        bound = "+" if self.last is None else f"({_name(self.last)}"
+        commands = [("ZREVRANGEBYLEX", key, bound, "-", "LIMIT", "0", str(count)) for key in keys]
+        stamps = {stamp for part in await _many(self._redis, commands) for stamp in part}
+        stamps.update(stamp for stamp in self._running or () if self.last is None or stamp < self.last)
+        return sorted(stamps, reverse=True)[:count]
+
+
+async def _many(redis: RedisConnections, commands: Iterable[Sequence[str]]) -> list[list[bytes]]:
+    """Run commands that read in one step; their keys are without the prefix."""
+    found: list[list[bytes]] = await redis.run(scripts.READ_MANY, pack([*commands]))
+    return found
 
 
 async def read_heads(redis: RedisConnections, ids: Sequence[str | bytes]) -> list[re.Match[bytes] | None]:
