@@ -4,7 +4,7 @@ Each command is in the file, or the folder, of its name, as ``commands`` lists t
 
 - the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
 - what is printed: ``output``, ``layout`` (of tables), ``tasks_table`` (and the steps of a task),
-  ``schedules_table``, ``times`` (durations, instants)
+  ``times`` (durations, instants)
 - commands of the operations in the table: ``door``
 - translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; the audit log), ``ids`` (prefixes),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,9 +14,10 @@ import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import names
+from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, Yes, confirm, option
+from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, SchedulesUrl, Yes, confirm, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
 from aiotaskq.cli.store_access import actor, read_json, with_tq
 from aiotaskq.cli.times import Utc, read_since
@@ -36,7 +38,13 @@ from aiotaskq.operations.table import (
     read,
 )
 
-COMPLETIONS = {"limits": names.limits, "queue": names.queues, "queues": names.queues, "type": names.types}
+COMPLETIONS = {
+    "limits": names.limits,
+    "queue": names.queues,
+    "queues": names.queues,
+    "schedules": names.schedules,
+    "type": names.types,
+}
 """What completes a parameter, or the name of a thing."""
 NONE = "none"
 """What stands for null."""
@@ -50,6 +58,9 @@ def command(
     name: str | None = None,
     arguments: Sequence[str] = (),
     utc: bool = False,
+    beside: Callable[[TaskQ, Any], Awaitable[Any]] | None = None,
+    with_app: bool = False,
+    pure: Callable[[Mapping[str, Any]], bool] = lambda _values: False,
     code: Callable[[Any], int] = lambda _answer: 0,
 ) -> None:
     """Register the command of an operation.
@@ -59,40 +70,84 @@ def command(
         name: default the verb.
         arguments: parameters that are given by their places; the others are options.
         utc: there are times to be shown; ``show`` gets whether they are to be in UTC, too.
+        beside: reads what is printed beside the answer; ``show`` gets that as its second argument.
+        with_app: the command has the option ``--app``: the operation is run with the application's handlers.
+        pure: returns whether the operation needs no store for these parameters.
         code: returns the exit code from the answer.
     """
     places = [*([] if operation.thing is None else [operation.thing]), *arguments]
-    known = {each.name: each for each in parameters(operation)}
-    ordered = [known[each] for each in dict.fromkeys((*places, *known))]
-    taken = [_parameter(operation, each, each.name in places) for each in ordered]
-    taken += [_keyword("utc", Utc, False)] if utc else []
-    taken += [_keyword("db", Db, DEFAULT_DB), _keyword("json", Json, False)]
+    taken = options_of(operation, places)
+    taken += [keyword("utc", Utc, False)] if utc else []
+    taken += with_target() if with_app else [keyword("db", Db, DEFAULT_DB)]
+    taken += [*_of_schedules(operation), keyword("json", Json, False)]
 
     def run(db: str, json: bool, **given: Any) -> None:
-        in_utc = given.pop("utc", False)
-        values = {
-            name: _value(known[name], value, name in places, in_utc)
-            for name, value in given.items()
-            if value not in (None, [])
-        }
+        in_utc, place = given.pop("utc", False), given.pop("schedules", None)
+        context: Any = given.pop("context") if with_app else None
+        target = given.pop("target") if with_app else None  # without it, a parameter may have this name
+        values = values_of(operation, given, in_utc)
 
         async def work(tq: TaskQ) -> Any:
             params = read(operation, values)
-            return await perform(operation, Access(tq, True), params, "cli", actor(), shortened=True)
+            answer = await perform(operation, Access(tq, True), params, "cli", actor(), shortened=True)
+            return answer, () if json or beside is None else (await beside(tq, answer),)
 
         read(operation, values)  # before the store is opened
-        answer = with_tq(db, work)
+        if pure(values):
+            answer, more = asyncio.run(work(TaskQ("memory://")))
+        else:
+            url = store_of(context, db, target) if with_app else db
+            app = None if target is None else load_quietly(target)
+            answer, more = with_tq(url, work, place, app, adds=operation.verb in ADDS)
         if json:
             echo_json(msgspec.to_builtins(answer))
         else:
-            (show or show_plainly)(answer, **({"utc": in_utc} if utc else {}))
+            (show or show_plainly)(answer, *more, **({"utc": in_utc} if utc else {}))
         if code(answer):
             raise typer.Exit(code(answer))
 
+    register(app, name or operation.verb.replace("_", "-"), run, taken, tr(operation.summary))
+
+
+def register(
+    app: typer.Typer, name: str, run: Any, taken: Sequence[inspect.Parameter], help: str, short: str = ""
+) -> None:
+    """Register a function as a command with these parameters."""
     # typer reads the signature and the annotations.
-    run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    run.__signature__ = inspect.Signature(taken)
     run.__annotations__ = {each.name: each.annotation for each in taken}
-    app.command(name or operation.verb.replace("_", "-"), cls=Command, help=tr(operation.summary))(run)
+    app.command(name, cls=Command, help=help, short_help=short or help)(run)
+
+
+ADDS = ("add", "push")
+"""Verbs that begin a store, as the first use by the application does."""
+
+
+def _of_schedules(operation: Operation) -> list[inspect.Parameter]:
+    """Return the parameter of commands about schedules, which may be in a store of their own."""
+    return [keyword("schedules", SchedulesUrl, None)] if operation.noun == "schedules" else []
+
+
+def options_of(operation: Operation, places: Sequence[str]) -> list[inspect.Parameter]:
+    """Return the arguments and options of an operation; ``places`` are the arguments, in their order."""
+    known = {each.name: each for each in parameters(operation)}
+    ordered = [known[each] for each in dict.fromkeys((*places, *known))]
+    return [_parameter(operation, each, each.name in places) for each in ordered]
+
+
+def with_target() -> list[inspect.Parameter]:
+    """Return the parameters of a command that can be run with the application's handlers."""
+    return [
+        keyword("context", typer.Context, inspect.Parameter.empty),
+        keyword("db", Db, DEFAULT_DB),
+        keyword("target", App, None),
+    ]
+
+
+def values_of(operation: Operation, given: Mapping[str, Any], utc: bool) -> dict[str, Any]:
+    """Return what was given of the parameters of an operation, as it takes them."""
+    known = [each for each in parameters(operation) if given[each.name] not in (None, [])]
+    return {each.name: _value(each, given[each.name], utc) for each in known if given[each.name] is not each.default}
 
 
 def command_on_several(
@@ -103,7 +158,8 @@ def command_on_several(
     Args:
         say: returns what is printed of one thing, from the answer; with ``--json`` that is printed as the HTTP API
             sends it.
-        ask: asked before it is done to all that match, with ``{count}``; nothing if it is empty.
+        ask: asked before it is done to all that match, with ``{count}``; nothing if it is empty. Where it can be done
+            to no such, asked before it is done to those that are named.
         done: said after that, with ``{count}``.
     """
     thing, of_many = str(operation.thing), operation.many
@@ -112,22 +168,20 @@ def command_on_several(
     complete = COMPLETIONS.get(operation.noun)
     given = typer.Argument(metavar=thing.upper(), help=tr(told.description), autocompletion=complete)
     kind: Any = list[str] if of_many is None else list[str] | None
-    taken = [_keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
+    taken = [keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
     taken += [_parameter(operation, each, False) for each in filters]
     if len(filters) == 1:
-        taken.append(_keyword("all", Annotated[bool, option("--all", help=tr("All that are there now."))], False))
-    taken += [_keyword("yes", Yes, False)] if ask else []
-    taken += [_keyword("utc", Utc, False)] if any(each.kind is datetime for each in filters) else []
-    taken += [_keyword("db", Db, DEFAULT_DB), _keyword("json", Json, False)]
+        taken.append(keyword("all", Annotated[bool, option("--all", help=tr("All that are there now."))], False))
+    taken += [keyword("yes", Yes, False)] if ask else []
+    taken += [keyword("utc", Utc, False)] if any(each.kind is datetime for each in filters) else []
+    taken += [keyword("db", Db, DEFAULT_DB), *_of_schedules(operation), keyword("json", Json, False)]
 
-    def run(db: str, json: bool, things: list[str] | None, **given: Any) -> None:
-        values = {
-            each.name: _value(each, given[each.name], False, given.get("utc", False))
-            for each in filters
-            if given[each.name] not in (None, [], False)
-        }
+    def run(db: str, json: bool, things: list[str] | None, schedules: str | None = None, **given: Any) -> None:
         if of_many is None:
-            raise typer.Exit(_each(operation, things or [], db, json, say))
+            if ask:
+                confirm(tr(ask, count=len(things or ())), given["yes"], json)
+            raise typer.Exit(_each(operation, things or [], db, json, say, schedules))
+        values = values_of(of_many, given, given.get("utc", False))
         if not things and not values and not given.get("all", False):
             raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
         if things:
@@ -140,20 +194,24 @@ def command_on_several(
         else:
             echo(tr(marked("that match: {count}") if counted.dry_run else done, count=f"{counted.count:,}"))
 
-    run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in taken}
     help = " ".join(tr(each.summary) for each in (operation, of_many) if each is not None)
-    name = operation.verb.replace("_", "-")
-    app.command(name, cls=Command, help=help, short_help=tr(operation.summary))(run)
+    register(app, operation.verb.replace("_", "-"), run, taken, help, tr(operation.summary))
 
 
-def _each(operation: Operation, things: Sequence[str], db: str, as_json: bool, say: Callable[[Any], str]) -> int:
+def _each(
+    operation: Operation,
+    things: Sequence[str],
+    db: str,
+    as_json: bool,
+    say: Callable[[Any], str],
+    schedules: str | None = None,
+) -> int:
     """Do it to each thing, also after one was refused; print each outcome; return the exit code."""
 
     async def work(tq: TaskQ) -> list[tuple[str, Any]]:
         return await perform_each(operation, Access(tq, True), things, "cli", actor(), shortened=True)
 
-    answers = with_tq(db, work)
+    answers = with_tq(db, work, schedules)
     if as_json:
         echo_json([{str(operation.thing): name} | _outcome(answer) for name, answer in answers])
     for name, answer in answers:
@@ -220,10 +278,19 @@ def _cell(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int)) else json_text(value)
 
 
-def _keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
+    """Return a parameter of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
+METAVARS: dict[Any, str] = {
+    int: "N",
+    float: "NUMBER",
+    list: "TEXT",
+    dict: "NAME=NUMBER…",
+    datetime: "TIME",
+    Any: "JSON",
+}
 _KINDS: dict[Any, Any] = {list: list[str], dict: list[str], datetime: str, Any: str}
 
 
@@ -237,8 +304,11 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     if told.kind is datetime:
         help += tr("; as 2h, 1d12h, or 2026-03-28T12:00")
     if told.nullable:
-        help, bounds = f"{help}{tr('; none takes it away')}", {}
-    metavar = {int: "N", float: "NUMBER", dict: "NAME=NUMBER…", datetime: "TIME", Any: "JSON"}.get(told.kind)
+        bounds = {}
+        help += tr("; none takes it away") if operation.thing else ""  # else it is not there yet
+    metavar = METAVARS.get(told.kind)
+    if told.words and told.kind is str:
+        metavar = "|".join(told.words)
     if by_place:
         given: Any = typer.Argument(metavar=metavar or told.name.upper(), help=help, autocompletion=complete, **bounds)
     elif told.kind is bool:
@@ -250,10 +320,10 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     kind = str if told.nullable else _KINDS.get(told.kind, told.kind)
     if not told.required and told.default is None:
         kind |= None
-    return _keyword(told.name, Annotated[kind, given], inspect.Parameter.empty if told.required else told.default)
+    return keyword(told.name, Annotated[kind, given], inspect.Parameter.empty if told.required else told.default)
 
 
-def _value(told: Parameter, value: Any, by_place: bool, utc: bool) -> Any:
+def _value(told: Parameter, value: Any, utc: bool) -> Any:
     """Return a parameter as the operation takes it."""
     if told.kind is datetime:
         return read_since(value, SystemClock().now(), utc, f"--{told.name}")
@@ -264,7 +334,7 @@ def _value(told: Parameter, value: Any, by_place: bool, utc: bool) -> Any:
                 raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
         return dict(pairs)
     if told.nullable:
-        return None if value == NONE else read_json(told.name, value)
+        return None if value == NONE else value if told.kind is str else read_json(told.name, value)
     return read_json(told.name, value) if told.kind is Any else value
 
 

@@ -1,4 +1,4 @@
-"""Ids on the command line: a task or group is named by its id or the beginning of it, a schedule also by its name."""
+"""Ids on the command line: a task is named by its id or the beginning of it; how far an id can be shortened."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
+from aiotaskq.operations.schedule_views import ScheduleView
 from aiotaskq.runtime.queue.bulk import ids_named
 
 SHORTEST = 8
@@ -26,26 +26,6 @@ async def task_id_of(tq: TaskQ, text: str) -> str:
     if len(found) > 1:
         raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
     return found[0] if found else text
-
-
-async def schedule_id_of(tq: TaskQ, text: str) -> str:
-    """Return the id of the schedule that has this id, or else this name, or else is the only one whose id begins so.
-
-    Raises NotFound, which lists the matches if there are several.
-    """
-    found = await tq.schedules.list()
-    if any(schedule.task_id == text for schedule in found):
-        return text
-    if named := [schedule.task_id for schedule in found if schedule.name == text]:
-        if len(named) > 1:
-            raise _ambiguous(marked("{text}: several schedules have this name: {ids}; use an id"), text, named)
-        return named[0]
-    begun = [schedule.task_id for schedule in found if text and schedule.task_id.startswith(text)]
-    if len(begun) > 1:
-        raise _ambiguous(marked("{text}: several schedule ids begin with it: {ids}; type more of one"), text, begun)
-    if not begun:
-        raise NotFound(f"there is no schedule {printable(text)}")
-    return begun[0]
 
 
 def _ambiguous(message: str, text: str, ids: Sequence[str]) -> NotFound:
@@ -73,7 +53,7 @@ NEIGHBOURS = 1_000
 """Ids with a common beginning that are compared; where there are more, an id is not shortened."""
 
 
-def short_schedule_ids(schedules: Iterable[Schedule]) -> dict[str, str]:
+def short_schedule_ids(schedules: Iterable[ScheduleView]) -> dict[str, str]:
     """Return for each of all the schedules the beginning of its id by which a command finds it, and no other one."""
     found = list(schedules)
     prefixes = unique_prefixes([schedule.task_id for schedule in found])

@@ -10,9 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 from aiotaskq.app.taskq import DEFAULT_URL, TaskQ
 from aiotaskq.backends import connect
@@ -20,7 +18,6 @@ from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import Message, tr
 from aiotaskq.cli.output import echo, echo_error, echo_json
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
@@ -165,22 +162,6 @@ def read_params(text: str) -> dict[str, Any]:
         kind = type(values).__name__
         raise ValidationError(tr("params: a JSON object is needed, as '{{\"name\": 1}}' (got {kind})", kind=kind))
     return values
-
-
-def read_time(field: str, text: str, timezone: str | None) -> datetime:
-    """Return the aware datetime of an ISO 8601 text; without an offset it is in that zone. Raises ValidationError."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        said = tr(
-            "{field}: {text} is not a time; write it as 2026-03-28T12:00 or 2026-03-28T12:00+01:00",
-            field=field,
-            text=repr(text),
-        )
-        raise ValidationError(said) from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
-    return time
 
 
 def instant(microseconds: int | None) -> str | None:

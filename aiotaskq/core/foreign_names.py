@@ -241,7 +241,7 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
             "run or run-now": "fire trigger run run-job now",
             "retry": "requeue reschedule",
             "cancel": "revoke abort kill",
-            "show": "get info inspect status",
+            "show or get": "get show info inspect status",
             "add": "create new",
             "pause or quiet": "disable stop",
             "resume or wake": "enable unpause start",

@@ -27,7 +27,7 @@ from aiotaskq.operations.table import Access, Operation, parameters, perform, re
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.waiting import Waiting, waiting
-from aiotaskq.web.views import schedule_view, task_view
+from aiotaskq.web.views import task_view
 
 try:
     from mcp.server import MCPServer
@@ -84,7 +84,6 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
         tools.list_tasks,
         tools.show_task,
         tools.why_waiting,
-        tools.list_schedules,
     ):
         server.add_tool(_told(each), annotations=reads)
     changes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
@@ -183,11 +182,6 @@ class _Tools:
         return {"task_id": task.task_id, "status": str(task.status)} | (
             _waiting(await waiting(self._tq.queue, task)) or {"reason": None}
         )
-
-    async def list_schedules(self, limit: Limit = 50) -> Json:
-        """List the schedules with their next due times, in the order in which they were added, and their number."""
-        found = await self._tq.schedules.list()
-        return {"schedules": [_json(schedule_view(s, show=self._show)) for s in found[:limit]], "count": len(found)}
 
     # ---- changes ----
 

@@ -8,10 +8,11 @@ from aiotaskq.operations.groups import groups
 from aiotaskq.operations.history import history
 from aiotaskq.operations.limits import limits
 from aiotaskq.operations.queues import queues
+from aiotaskq.operations.schedules import schedules
 from aiotaskq.operations.stats import stats
 from aiotaskq.operations.table import Operation, Operations
 from aiotaskq.operations.values import values
 from aiotaskq.operations.workers import workers
 
-NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers, events, values, history, audit, stats)
+NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers, events, values, history, audit, stats, schedules)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

@@ -138,6 +138,10 @@ def parameters(operation: Operation) -> list[Parameter]:
         kinds = [kind for kind in _kinds(schema, schema) if kind.get("type") != "null"]
         known = kinds[0]
         kind = datetime if any("format" in each for each in kinds) else KINDS[known.get("type", "")]
+        if "enum" in known:
+            kind = str
+        elif kind is dict and not known.get("additionalProperties"):
+            kind = Any
         found.append(
             Parameter(
                 name=each.name,
@@ -296,7 +300,7 @@ async def perform(
     """
     if shortened:
         params = await _found(operation, access, params)
-    if not operation.changes:
+    if not operation.changes or getattr(params, "dry_run", False):
         return await operation.run(access, params)
     try:
         answer = await operation.run(access, params)

@@ -20,6 +20,7 @@ METHODS = {
     "add": "POST",
     "push": "POST",
     "edit": "PATCH",
+    "update": "PATCH",
     "delete": "DELETE",
 }
 """Methods of the verbs that are no part of the path; the others are, and are POST where they change something."""
@@ -103,7 +104,7 @@ def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
         return None
     name = "".join(part.title() for part in re.split("[._]", operation.name))
     doc = {"__doc__": operation.params.__doc__}
-    return msgspec.defstruct(name, rest, forbid_unknown_fields=True, namespace=doc)
+    return msgspec.defstruct(name, rest, forbid_unknown_fields=True, kw_only=True, namespace=doc)
 
 
 def _first_sentence(kind: type[msgspec.Struct]) -> str:

@@ -7,15 +7,11 @@ from typing import Any
 from msgspec import UNSET, Struct
 
 from aiotaskq.core.attempts import attempts_of, run_time
-from aiotaskq.core.firing import derived_id
-from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.operations.hidden import error_type, plain, visible_progress
 from aiotaskq.web.schemas.events import StepView
-from aiotaskq.web.schemas.schedules import FiringView, ScheduleView
 from aiotaskq.web.schemas.tasks import AttemptView, TaskView
 
 _SHOWN = ("attempts", "params", "result", "extra")
@@ -54,36 +50,6 @@ def _attempt_view(attempt: Attempt, whole: bool) -> AttemptView:
         outcome=attempt.outcome,
         # Why a task was given back is a text of the library, which holds no params.
         error=_error(attempt.error, whole or attempt.outcome == "released"),
-    )
-
-
-def schedule_view(schedule: Schedule, *, show: bool) -> ScheduleView:
-    """Return the view of a schedule; with ``show`` its params, too."""
-    known = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name != "params"}
-    known["next_run_at"] = to_iso(schedule.due)
-    known["blackout"] = list(schedule.blackout)
-    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
-        known[name] = _seconds(known[name])
-    view = ScheduleView(**known)
-    if show:
-        view.params = plain(schedule.params)
-    return view
-
-
-def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
-    """Return the view of a record of a schedule's history."""
-    task_id = record.task_id
-    if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
-        task_id = derived_id(schedule_id, record.due)
-    return FiringView(
-        at=to_iso(record.at),
-        outcome=record.outcome,
-        due=to_iso(record.due),
-        until=to_iso(record.until),
-        count=record.count,
-        reason=record.reason,
-        start=to_iso(record.start),
-        task_id=task_id,
     )
 
 

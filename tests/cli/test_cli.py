@@ -74,17 +74,16 @@ def test_help_and_version(cli: Cli) -> None:
 
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
-    "audit": (), "docs": (), "bench": (), "completion": (),
+    "audit": (), "docs": (), "bench": (), "completion": (), "history": (),
     "tasks": ("list", "show", "log", "steps", "retry", "run-now", "rerun", "cancel", "purge"),
     "workers": ("list", "get", "quiet", "wake", "resize"),
-    "history": (),
-    "schedules": ("list", "show", "add", "pause", "resume", "run", "delete", "history", "backfill", "preview"),
+    "schedules": (
+        *("list", "get", "add", "update", "pause", "resume", "run-now", "delete", "history", "backfill", "preview"),
+    ),
     "values": ("list", "get", "set", "delete"),
-    "events": ("list", "get", "emit"),
-    "queues": ("list", "pause", "resume"),
+    "events": ("list", "get", "emit"), "queues": ("list", "pause", "resume"),
     "limits": ("list", "get", "set", "pause", "resume", "reset"),
-    "groups": ("list", "get", "cancel", "budget", "retry", "mend"),
-    "db": ("upgrade", "check", "sql", "copy", "recode"),
+    "groups": ("list", "get", "cancel", "budget", "retry", "mend"), "db": ("upgrade", "check", "sql", "copy", "recode"),
 }  # fmt: skip
 WITHOUT_JSON = {
     "init init",
@@ -142,7 +141,8 @@ def test_a_word_that_means_a_command_is_told_its_name(cli: Cli, words: tuple[str
     [
         (("run", "app:tq", "-c", "20"), "here: --concurrency 20", "command-line"),
         (("run", "app:tq", "-Q", "mail"), "here: --queues", "command-line"),
-        (("schedules", "fire", "x"), "Did you mean 'run'?", "command-line"),
+        (("schedules", "fire", "x"), "Did you mean 'run-now'?", "command-line"),
+        (("schedules", "show", "x"), "Did you mean 'get'?", "command-line"),
         (("tasks", "delete", "x"), "Did you mean 'purge'?", "command-line"),
         (("worker",), "Did you mean 'run'?", "command-line"),
         (("beat",), "Did you mean 'run'?", "command-line"),
@@ -275,16 +275,25 @@ def test_control_characters_in_json_are_escaped(cli: Cli) -> None:  # J12
 
 
 def test_schedules_preview(cli: Cli) -> None:
-    spring = ("schedules", "preview", "30 2 * * *", "--timezone", "Europe/Berlin", "--after", "2026-03-27T12:00")
-    assert cli.json(*spring, "--count", "3") == [
+    spring = (
+        "schedules",
+        "preview",
+        "--cron",
+        "30 2 * * *",
+        "--timezone",
+        "Europe/Berlin",
+        "--after",
+        "2026-03-27T12:00",
+    )
+    assert cli.json(*spring, "--count", "3")["times"] == [
         "2026-03-28T02:30:00+01:00",
         "2026-03-29T03:00:00+02:00",
         "2026-03-30T02:30:00+02:00",
     ]
     assert cli.out(*spring, "--count", "1") == "Sat 2026-03-28 02:30:00+01:00\n"
-    assert "fields" in cli.fails("schedules", "preview", "0 2 * *", code=2)
-    assert "after" in cli.fails("schedules", "preview", "0 2 * * *", "--after", "soon", code=2)
-    assert "timezone" in cli.fails("schedules", "preview", "0 2 * * *", "--timezone", "Mars/Base", code=2)
+    assert "fields" in cli.fails("schedules", "preview", "--cron", "0 2 * *", code=2)
+    assert "after" in cli.fails("schedules", "preview", "--cron", "0 2 * * *", "--after", "soon", code=2)
+    assert "timezone" in cli.fails("schedules", "preview", "--cron", "0 2 * * *", "--timezone", "Mars/Base", code=2)
 
 
 # ---- run ----

@@ -34,15 +34,15 @@ def test_each_command_that_changes_something_is_in_the_audit_log(cli: Cli) -> No
     cli.out("queues", "pause", "mail")
     cli.out("queues", "resume", "mail")
     cli.out("limits", "set", "tenant:1", "3")
-    add = ("schedules", "add", "ping", "send", "--interval", "60", "--id", "ping")
+    add = ("schedules", "add", "ping", "send", "--interval", "60", "--schedule-id", "ping")
     cli.out(*add)
-    cli.out(*add)  # it is there already
-    for verb in ("pause", "resume", "run", "delete"):
+    assert "there is a schedule ping already" in cli.fails(*add)
+    for verb in ("pause", "resume", "run-now", "delete"):
         cli.out("schedules", verb, "ping", *(["--yes"] if verb == "delete" else []))
     found = cli.json("audit")["entries"]
     assert [each["action"] for each in reversed(found)] == [
-        *("cancel-task", "retry-tasks", "queues.pause", "queues.resume", "limits.set", "add-schedule"),
-        *("pause-schedule", "resume-schedule", "run-schedule", "delete-schedule"),
+        *("cancel-task", "retry-tasks", "queues.pause", "queues.resume", "limits.set", "schedules.add"),
+        *("schedules.pause", "schedules.resume", "schedules.run_now", "schedules.delete"),
     ]
     assert {each["door"] for each in found} == {"cli"}
     assert found[-1]["targets"] == [task_id] and found[-2]["targets"] == ["filter: status=cancelled", "count: 1"]

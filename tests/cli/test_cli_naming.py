@@ -73,26 +73,26 @@ def test_an_ambiguous_prefix_lists_its_matches_and_changes_nothing(cli: Cli) -> 
 
 def test_schedules_by_name_and_by_the_beginning_of_their_id(cli: Cli) -> None:
     for name, schedule_id in (("nightly", "0123-a"), ("0123", "0456-b"), ("twice", "c-1"), ("twice", "c-2")):
-        cli.out("schedules", "add", name, "mail", "--interval", "90", "--id", schedule_id)
-    assert cli.json("schedules", "show", "nightly")["task_id"] == "0123-a"
-    assert cli.json("schedules", "show", "0123")["task_id"] == "0456-b", "a name comes before the beginning of an id"
-    assert cli.json("schedules", "show", "0123-")["task_id"] == "0123-a"
-    assert "several schedules have this name: c-1, c-2; use an id" in cli.fails("schedules", "pause", "twice")
-    assert "several schedule ids begin with it: c-1, c-2" in cli.fails("schedules", "delete", "c-", "--yes")
-    assert cli.out("schedules", "pause", "nightly") == "0123-a  paused\n"
-    assert cli.out("schedules", "resume", "nightly").startswith("0123-a  next ")
-    assert cli.out("schedules", "run", "04").startswith("0456-b  fired ")
-    assert cli.json("schedules", "delete", "nightly", "--yes") == [{"schedule_id": "0123-a", "outcome": "deleted"}]
-    assert "there is no schedule nightly" in cli.fails("schedules", "show", "nightly")
+        cli.out("schedules", "add", name, "mail", "--interval", "90", "--schedule-id", schedule_id)
+    assert cli.json("schedules", "get", "nightly")["task_id"] == "0123-a"
+    assert cli.json("schedules", "get", "0123")["task_id"] == "0456-b", "a name comes before the beginning of an id"
+    assert cli.json("schedules", "get", "0123-")["task_id"] == "0123-a"
+    assert "several have the name twice; use an id: c-1, c-2" in cli.fails("schedules", "pause", "twice")
+    assert "several ids begin with it: c-1, c-2" in cli.fails("schedules", "delete", "c-", "--yes")
+    assert cli.out("schedules", "pause", "nightly") == "nightly  paused\n"
+    assert cli.out("schedules", "resume", "nightly").startswith("nightly  next ")
+    assert cli.out("schedules", "run-now", "04").startswith("0456-b  fired ")
+    assert cli.json("schedules", "delete", "nightly", "--yes") == [{"schedule": "nightly", "schedule_id": "0123-a"}]
+    assert "there is no schedule nightly" in cli.fails("schedules", "get", "nightly")
 
 
 def test_a_schedule_is_shown_without_its_params(cli: Cli) -> None:
     cli.out("schedules", "add", "nightly", "mail", '{"to": "sw0rdfish"}', "--cron", "0 2 * * *", "--timezone", "UTC")
-    shown = cli.out("schedules", "show", "nightly")
-    assert "sw0rdfish" not in shown and "1 hidden; --params shows them" in shown and "cron_expression" in shown
-    assert '{"to": "sw0rdfish"}' in cli.out("schedules", "show", "nightly", "--params")
-    assert "params" not in cli.json("schedules", "show", "nightly")
-    assert cli.json("schedules", "show", "nightly", "--params")["params"] == {"to": "sw0rdfish"}
+    shown = cli.out("schedules", "get", "nightly")
+    assert "sw0rdfish" not in shown and "cron_expression" in shown
+    assert '{"to": "sw0rdfish"}' in cli.out("schedules", "get", "nightly", "--params")
+    assert "params" not in cli.json("schedules", "get", "nightly")
+    assert cli.json("schedules", "get", "nightly", "--params")["params"] == {"to": "sw0rdfish"}
     assert '{"to": "sw0rdfish"}' in cli.out("schedules", "list", "--params")
 
 
@@ -289,7 +289,7 @@ def test_help_shows_no_python_types(cli: Cli) -> None:
             ["schedules", "add", "a", "b", "--cron", "x"],
             ["db", "copy", "x://", "y://"],
         ),
-        *(["schedules", "preview", "0 0 * * *", "--timezone", "Mars"], ["stats", "--db", "nonsense"]),
+        *(["schedules", "preview", "--cron", "0 0 * * *", "--timezone", "Mars"], ["stats", "--db", "nonsense"]),
         *(["workers", "list", "--since"], ["queues", "pause", "--db"], ["run"], ["run", "app"], ["web", "--port", "x"]),
     ],
 )
@@ -311,7 +311,7 @@ def test_an_option_before_its_command_is_told_where_it_stands(cli: Cli) -> None:
         *(
             ["tasks", "show", "nobody"],
             ["tasks", "cancel", "nobody"],
-            ["schedules", "show", "nobody"],
+            ["schedules", "get", "nobody"],
             ["values", "get", "k"],
         ),
         *(["stats", "--db", "sqlite:///nowhere.db"], ["stats", "--db", "memory://"]),

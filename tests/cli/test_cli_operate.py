@@ -199,9 +199,9 @@ async def test_count_is_the_number_that_find_finds(tmp_path: Path) -> None:
 
 
 def test_the_life_of_a_schedule(cli: Cli) -> None:
-    add = ("schedules", "add", "nightly", "report", '{"a": 1}', "--id", "s")
+    add = ("schedules", "add", "nightly", "report", '{"a": 1}', "--schedule-id", "s")
     assert cli.out(*add, "--cron", "0 2 * * *", "--timezone", "Asia/Shanghai", "--queue", "q") == "s\n"
-    (row,) = cli.json("schedules", "list", "--params")
+    (row,) = cli.json("schedules", "list", "--params")["schedules"]
     assert (row["cron_expression"], row["timezone"], row["params"], row["queue"]) == (
         "0 2 * * *",
         "Asia/Shanghai",
@@ -209,21 +209,20 @@ def test_the_life_of_a_schedule(cli: Cli) -> None:
         "q",
     )
     assert cli.out("schedules", "pause", "s") == "s  paused\n"
-    assert cli.json("schedules", "list", "--enabled") == []
+    assert cli.json("schedules", "list", "--enabled")["schedules"] == []
     assert cli.out("schedules", "resume", "s").startswith("s  next 2")
-    (fired,) = cli.json("schedules", "run", "s")
-    task_id = fired["outcome"].removeprefix("fired ")
-    assert cli.json("tasks", "show", task_id)["scheduler_task_id"] == "s"
+    (fired,) = cli.json("schedules", "run-now", "s")
+    assert cli.json("tasks", "show", fired["task_id"])["scheduler_task_id"] == "s"
     assert "use --yes" in cli.fails("schedules", "delete", "s", code=2)
-    assert cli.json("schedules", "delete", "s", "--yes") == [{"schedule_id": "s", "outcome": "deleted"}]
+    assert cli.json("schedules", "delete", "s", "--yes") == [{"schedule": "s", "schedule_id": "s"}]
     assert "there is no schedule s" in cli.fails("schedules", "delete", "s", "--yes")
     assert cli.out("schedules", "list") == "no schedules\n"
 
 
 def test_intervals_and_single_times(cli: Cli) -> None:
-    cli.out("schedules", "add", "often", "t", "--interval", "90", "--id", "a")
+    cli.out("schedules", "add", "often", "t", "--interval", "90", "--schedule-id", "a")
     at = ("--at", "2100-01-01T08:00", "--timezone", "Asia/Shanghai")
-    assert cli.json("schedules", "add", "once", "t", *at, "--id", "b")["execute_at"] == "2100-01-01T00:00:00Z"
+    assert cli.json("schedules", "add", "once", "t", *at, "--schedule-id", "b")["execute_at"] == "2100-01-01T00:00:00Z"
     lines = cli.out("schedules", "list", "--utc").splitlines()
     assert "every 1m 30s" in lines[1] and re.search("once +2100-01-01 00:00:00Z", lines[2])
     assert "exactly one of" in cli.fails("schedules", "add", "x", "t", code=2)
@@ -234,13 +233,24 @@ def test_intervals_and_single_times(cli: Cli) -> None:
 
 def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
     cli.out(
-        "schedules", "add", "hourly", "t", "--cron", "0 * * * *", "--timezone", "UTC", "--id", "h", "--jitter", "60"
+        "schedules",
+        "add",
+        "hourly",
+        "t",
+        "--cron",
+        "0 * * * *",
+        "--timezone",
+        "UTC",
+        "--schedule-id",
+        "h",
+        "--jitter",
+        "60",
     )
     assert cli.out("schedules", "history", "hourly") == "nothing was due yet\n"
     span = ("--since", "2026-01-05T00:00", "--until", "2026-01-05T03:00", "--utc")
     assert cli.out("schedules", "backfill", "hourly", *span, "--dry-run").splitlines()[-1] == "3 tasks would be pushed"
     found = cli.json("schedules", "backfill", "hourly", *span)
-    assert found == {"due_times": [f"2026-01-05T0{n}:00:00Z" for n in range(3)], "pushed": 3}
+    assert found == {"times": [f"2026-01-05T0{n}:00:00+00:00" for n in range(3)], "pushed": True}
     assert cli.out("schedules", "backfill", "hourly", *span) == "0 tasks pushed\n"
     assert "limit: 24 due times" in cli.fails(
         *("schedules", "backfill", "hourly", "--limit", "5"),
@@ -251,34 +261,34 @@ def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
         "schedules", "backfill", "h", "--since", "2026-01-06", "--until", "2100-01-01", code=2
     )
     cli.out("schedules", "pause", "h")
-    assert [each["outcome"] for each in cli.json("schedules", "history", "h")] == ["paused", "backfilled"]
+    assert [each["outcome"] for each in cli.json("schedules", "history", "h")["history"]] == ["paused", "backfilled"]
     assert "backfilled  2026-01-05 00:00:00Z – 2026-01-05 02:00:00Z  3" in cli.out("schedules", "history", "h", "--utc")
 
 
 def test_a_preview_says_what_is_skipped_and_when_tasks_start(cli: Cli) -> None:
     blackout = ("--blackout", "00:00-06:00", "--blackout", "2026-03-29")
     after = ("--after", "2026-03-28T05:00", "--timezone", "UTC", "--count", "2")
-    assert cli.out("schedules", "preview", "0 */6 * * *", *after, *blackout).splitlines() == [
+    assert cli.out("schedules", "preview", "--cron", "0 */6 * * *", *after, *blackout).splitlines() == [
         "Sat 2026-03-28 06:00:00+00:00",
         "Sat 2026-03-28 12:00:00+00:00",
     ]
-    assert "is not a window" in cli.fails("schedules", "preview", "0 * * * *", "--blackout", "night", code=2)
+    assert "is not a window" in cli.fails("schedules", "preview", "--cron", "0 * * * *", "--blackout", "night", code=2)
     assert "exactly one of" in cli.fails("schedules", "preview", code=2)
     cli.out(
         "schedules", "add", "s", "t", "--cron", "0 0,12 * * *", "--timezone", "UTC", "--jitter", "600", *blackout[:2]
     )
-    lines = cli.out("schedules", "preview", "--schedule", "s", "--count", "2").splitlines()
+    lines = cli.out("schedules", "preview", "s", "--count", "2").splitlines()
     assert sorted(line.split("  ")[1].split()[0] for line in lines) == ["skipped:", "starts"]
 
 
 def test_schedules_in_another_store(cli: Cli) -> None:
     apart = prepared(cli.home / "apart.db")
-    cli.out("schedules", "add", "n", "t", "--interval", "90", "--id", "a", "--schedules", apart)
-    assert cli.json("schedules", "list") == []
-    cli.out("schedules", "run", "a", "--schedules", apart)
+    cli.out("schedules", "add", "n", "t", "--interval", "90", "--schedule-id", "a", "--schedules", apart)
+    assert cli.json("schedules", "list")["schedules"] == []
+    cli.out("schedules", "run-now", "a", "--schedules", apart)
     assert len(cli.json("tasks", "list")) == 1 and cli.json("tasks", "list", "--db", apart) == []
     cli.monkeypatch.setenv("AIOTASKQ_SCHEDULES_URL", apart)
-    assert len(cli.json("schedules", "list")) == 1
+    assert len(cli.json("schedules", "list")["schedules"]) == 1
 
 
 def test_public_values(cli: Cli) -> None:

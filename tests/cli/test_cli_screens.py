@@ -88,9 +88,12 @@ SCREENS = {
         schedule-1   nightly  report  0 2 * * * Asia/Shanghai  2096-10-02 18:00:00Z  0     enabled
         schedule-2   often    mail    every 1m 30s             2096-10-02 07:08:11Z  0/3   paused
         """,
-    ("schedules", "preview", "0 2 * * *", "--timezone", "Asia/Shanghai", "--after", "2026-01-01", "--count", "2"): """
+    ("schedules", "preview", "--cron", "0 2 * * *", "--timezone", "Asia/Shanghai", "--after", "2026-01-01"): """
         Thu 2026-01-01 02:00:00+08:00
         Fri 2026-01-02 02:00:00+08:00
+        Sat 2026-01-03 02:00:00+08:00
+        Sun 2026-01-04 02:00:00+08:00
+        Mon 2026-01-05 02:00:00+08:00
         """,
     ("values", "list"): "greeting\nnone\n",
     ("values", "get", "none"): "null\n",
@@ -151,16 +154,17 @@ def test_reading_commands_have_json_and_show_no_secrets(cli: Cli) -> None:  # J8
             if form:
                 json.loads(out)
     assert {"task_id", "type", "status", "run_at", "fence"} <= cli.json("tasks", "list", "--db", cli.url)[0].keys()
-    first, second = cli.json("schedules", "list", "--db", cli.url)
+    first, second = cli.json("schedules", "list", "--db", cli.url)["schedules"]
     assert (first["next_run_at"], first["enabled"], second["enabled"]) == ("2096-10-02T18:00:00Z", True, False)
     assert "params" not in first
-    assert cli.json("schedules", "list", "--params", "--db", cli.url)[0]["params"] == {"key": SECRET}
+    assert cli.json("schedules", "list", "--params", "--db", cli.url)["schedules"][0]["params"] == {"key": SECRET}
     assert cli.json("values", "get", "greeting", "--db", cli.url) == {
         "key": "greeting",
         "value": {"text": "你好"},
         "ttl": None,
     }
-    assert cli.json("schedules", "preview", "0 2 * * *") == cli.json("schedules", "preview", "0 2 * * *")
+    every = ("schedules", "preview", "--cron", "0 2 * * *")
+    assert cli.json(*every) == cli.json(*every)
 
 
 def test_outputs_in_chinese(cli: Cli) -> None:

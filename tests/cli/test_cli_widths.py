@@ -97,7 +97,7 @@ def test_times_are_local_or_utc(cli: Cli, now: int, shanghai: None) -> None:
     shown = cli.out("tasks", "show", local)
     assert re.search(r"created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+08:00\n", shown)
     assert re.search(r"created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\n", cli.out("tasks", "show", local, "--utc"))
-    shown = cli.out("schedules", "show", "cleanup")
+    shown = cli.out("schedules", "get", "cleanup")
     assert re.search(r"next_run_at +\S+ \S+\+08:00\n", shown)
     (here,) = re.findall(r"once +once +(\S+ \S+) ", cli.out("schedules", "list").replace("ocr ", "once "))
     (there,) = re.findall(r"once +once +(\S+ \S+)Z ", cli.out("schedules", "list", "--utc").replace("ocr ", "once "))

@@ -10,7 +10,9 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.history import MINUTE, Sums, begin_of
 from aiotaskq.core.limits import Limit
+from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations.schedule_views import fields_seen
 from aiotaskq.runtime.audit import audit
 from tests.support.rows import worker_info
 
@@ -27,6 +29,13 @@ class Example:
     """The name of a thing that is not there, where the operation needs one that is."""
     form: dict[str, str] = field(default_factory=dict)
     """Fields of the dashboard's form that differ from ``given``."""
+
+
+SEEN = fields_seen(
+    new_schedule("nightly", "a", "cron", None, None, "0 2 * * *", timezone="UTC", task_id="n1", now=0), True
+)
+"""What a form shows of the schedule."""
+NIGHTLY = {"schedule": "nightly"}
 
 
 EXAMPLES: dict[str, Example] = {
@@ -59,6 +68,22 @@ EXAMPLES: dict[str, Example] = {
     "values.get": Example({"key": "cookie"}, "none"),
     "values.set": Example({"key": "rate", "value": [1.5], "ttl": 60}, form={"value": "[1.5]"}),
     "values.delete": Example({"key": "cookie"}, "none"),
+    "schedules.list": Example({"enabled": True}),
+    "schedules.preview": Example({**NIGHTLY, "count": 2}),
+    "schedules.get": Example(NIGHTLY, "none"),
+    "schedules.add": Example(
+        {"name": "hourly", "type": "a", "interval": 3600, "params": {"n": 1}, "schedule_id": "hourly"},
+        form={"schedule_type": "interval", "timing": "3600", "params": '{"n": 1}'},
+    ),
+    "schedules.update": Example({**NIGHTLY, "priority": 3}, "none", {"seen": SEEN}),
+    "schedules.pause": Example(NIGHTLY, "none"),
+    "schedules.resume": Example(NIGHTLY, "none"),
+    "schedules.delete": Example(NIGHTLY, "none"),
+    "schedules.run_now": Example(NIGHTLY, "none"),
+    "schedules.history": Example(NIGHTLY, "none"),
+    "schedules.backfill": Example(
+        {**NIGHTLY, "since": "2026-01-05T00:00:00Z", "until": "2026-01-07T00:00:00Z"}, "none"
+    ),
     "history.list": Example({"type": "a", "step": 3600}),
     "audit.list": Example({"target": "mail"}),
     "stats.get": Example(),
@@ -73,6 +98,7 @@ def fill(url: str) -> None:
             await tq.push("a", {"tenant": 42}, task_id="pending-1", queue="mail", limit=Limit(2, key="tenant"))
             await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="night", budget={"tokens": 10})
             await tq.pause("slow")
+            await tq.schedules.add("nightly", "a", cron="0 2 * * *", timezone="UTC", schedule_id="n1")
             await tq.emit("approved:17", {"by": "boss"})
             await tq.values.set_public("cookie", {"a": 1})
             now, registry = tq.queue.clock.now(), tq.queue.backend.workers

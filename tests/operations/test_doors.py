@@ -40,7 +40,7 @@ BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 READS = [name for name, each in OPERATIONS.items() if not each.changes]
 CHANGES = [name for name, each in OPERATIONS.items() if each.changes]
 THINGS = [name for name, each in EXAMPLES.items() if each.missing is not None]
-OF_NOW = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{22}")
+OF_NOW = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z|[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f-]{21}")
 AGES = ("oldest_age", "ttl", "waited")
 _filled: dict[str, bytes] = {}
 
@@ -135,7 +135,7 @@ def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) 
         name = param.name
         if name == "things" and operation.thing is not None:
             name = operation.thing
-        if name in ("yes", "all") and operation.verb.endswith(MANY):
+        if name == "yes" or (name == "all" and operation.verb.endswith(MANY)):
             words.append(param.opts[0])
         if name not in given:
             continue

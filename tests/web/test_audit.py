@@ -64,13 +64,12 @@ async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> N
         assert (await ask.post("tasks", json=body)).status_code == 200  # none was pushed
         schedule: dict[str, Any] = {
             "name": "n",
-            "task_type": "greet",
-            "schedule_type": "interval",
-            "interval_seconds": 60,
+            "type": "greet",
+            "interval": 60,
             "params": {"name": "x"},
         }
         schedule_id = (await ask.post("schedules", json=schedule)).json()["task_id"]
-        fired = (await ask.post(f"schedules/{schedule_id}/run")).json()["task_id"]
+        fired = (await ask.post(f"schedules/{schedule_id}/run_now")).json()["task_id"]
         assert (await ask.post(f"tasks/{task_id}/cancel")).status_code == 200
         assert (await ask.post("tasks/retry", json={"status": ["cancelled"], "dry_run": True})).json()["count"] == 1
         assert (await ask.post("tasks/retry", json={"status": ["cancelled"]})).json()["count"] == 1
@@ -79,8 +78,8 @@ async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> N
         assert (await ask.post("groups/mend")).status_code == 200
     assert seen == [
         ("push-task", [task_id]),
-        ("add-schedule", [schedule_id]),
-        ("run-schedule", [schedule_id, fired]),
+        ("schedules.add", [schedule_id]),
+        ("schedules.run_now", [schedule_id, fired]),
         ("cancel-task", [task_id]),
         ("retry-tasks", ["filter: status=['cancelled']", "count: 1"]),
         ("groups.mend", ["count: 0"]),

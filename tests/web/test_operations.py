@@ -165,7 +165,7 @@ async def test_tasks_are_retried_and_purged_by_filter(ask: Ask, tq: TaskQ) -> No
 async def test_unknown_query_parameters_are_refused(ask: Ask) -> None:
     for path, known in (
         ("tasks", "type, queue, since, error, status, schedule, limit, cursor, show"),
-        ("schedules", "enabled, limit, cursor, show"),
+        ("schedules", "enabled, limit, cursor, params"),
         ("tasks/none", "there are none here"),
         ("stats", "there are none here"),
     ):
@@ -198,30 +198,29 @@ async def test_query_parameters_are_bounded(ask: Ask, tq: TaskQ) -> None:  # J6
     ]:
         refused(await ask.get("tasks", params={name: value}), 422, "ValidationError")
     refused(await ask.get("tasks?limit=1&limit=2"), 422, "ValidationError", "limit: given more than once")
-    for count in ("0", "101", "9" * 30):
-        refused(await ask.get("preview", params={"interval": 60, "count": count}), 422, "ValidationError")
+    for count in ("0", "1001", "9" * 30):
+        refused(await ask.get("schedules/preview", params={"interval": 60, "count": count}), 422, "ValidationError")
     assert (await ask.get("tasks?" + "&".join(["status=failed"] * 500))).json()["tasks"] == []
 
 
 async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ) -> None:
     body = {
         "name": "Nightly",
-        "task_type": "greet",
-        "schedule_type": "cron",
-        "cron_expression": "0 2 * * *",
+        "type": "greet",
+        "cron": "0 2 * * *",
         "timezone": "Asia/Shanghai",
         "params": {"name": "night"},
-        "task_id": "nightly",
+        "schedule_id": "nightly",
     }
     made = await ask.post("schedules", json=body)
     assert (made.status_code, made.headers["location"]) == (201, "schedules/nightly")
     assert made.json()["enabled"] and "params" not in made.json()
     refused(await ask.post("schedules", json=body), 409, "TaskConflict", "there is a schedule nightly")
-    wrong = body | {"task_id": "wrong", "cron_expression": "0 61 * * *"}
+    wrong = body | {"schedule_id": "wrong", "cron": "0 61 * * *"}
     refused(await ask.post("schedules", json=wrong), 422, "CronError", "61")
-    two = body | {"task_id": "two", "interval_seconds": 60}
-    refused(await ask.post("schedules", json=two), 422, "ValidationError", "interval_seconds: belongs to")
-    every = {"name": "e", "task_type": "greet", "schedule_type": "interval", "interval_seconds": 60}
+    two = body | {"schedule_id": "two", "interval": 60}
+    refused(await ask.post("schedules", json=two), 422, "ValidationError", "exactly one of cron, interval and at")
+    every = {"name": "e", "type": "greet", "interval": 60}
     every["params"] = {"name": "e"}
     every_id = (await ask.post("schedules", json=every)).json()["task_id"]
 
@@ -235,28 +234,26 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     enabled = (await ask.get("schedules?enabled=true")).json()["schedules"]
     assert [each["task_id"] for each in enabled] == [every_id]
     assert (await ask.post("schedules/nightly/resume")).json()["enabled"] is True
-    times = (await ask.get("schedules/nightly/preview?count=2")).json()["times"]
+    times = (await ask.get("schedules/preview?schedule=nightly&count=2")).json()["times"]
     assert [time[10:] for time in times] == ["T02:00:00+08:00"] * 2
 
-    changes = {"cron_expression": "30 3 * * *", "max_runs": 3, "timeout": 5}
+    changes = {"cron": "30 3 * * *", "max_runs": 3, "timeout": 5}
     changed = (await ask.patch("schedules/nightly", json=changes)).json()
-    assert {name: changed[name] for name in changes} == changes
+    assert [changed[name] for name in ("cron_expression", "max_runs", "timeout")] == [*changes.values()]
     assert (await ask.patch("schedules/nightly", json={"timeout": None})).json()["timeout"] is None
     refused(await ask.patch("schedules/nightly", json={"enabled": False}), 422, "ValidationError", "unknown field")
 
-    fired = await ask.post("schedules/nightly/run")
-    assert fired.status_code == 201
+    fired = await ask.post("schedules/nightly/run_now")
     task = await tq.get(fired.json()["task_id"])
     assert (task.type, task.params, task.scheduler_task_id) == ("greet", {"name": "night"}, "nightly")
-    times = (await ask.get("schedules/nightly/preview?count=9")).json()["times"]
+    times = (await ask.get("schedules/preview?schedule=nightly&count=9")).json()["times"]
     assert [time[10:] for time in times] == ["T03:30:00+08:00"] * 2  # one of its three runs is made
 
-    assert (await ask.delete("schedules/nightly")).status_code == 204
+    assert (await ask.delete("schedules/nightly")).json() == {"schedule_id": "nightly"}
     for method, path in [
         ("GET", ""),
         ("DELETE", ""),
-        ("GET", "/preview"),
-        ("POST", "/run"),
+        ("POST", "/run_now"),
         ("POST", "/pause"),
         ("POST", "/resume"),
     ]:
@@ -270,14 +267,20 @@ async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: As
     await add("i", "greet", params={"name": "x"}, interval=90, start_at=at, timezone="UTC", schedule_id="i")
     await add("o", "greet", params={"name": "x"}, at=at, timezone="UTC", schedule_id="o")
     first = "2096-10-02T07:06:40+00:00"
-    assert (await ask.get("schedules/i/preview?count=2")).json()["times"] == [first, "2096-10-02T07:08:10+00:00"]
-    assert (await ask.get("schedules/o/preview")).json()["times"] == [first]
+    assert (await ask.get("schedules/preview?schedule=i&count=2")).json()["times"] == [
+        first,
+        "2096-10-02T07:08:10+00:00",
+    ]
+    assert (await ask.get("schedules/preview?schedule=o")).json()["times"] == [first]
     assert (await ask.get("schedules/o")).json()["next_run_at"] == "2096-10-02T07:06:40Z"
-    assert (await ask.get("preview", params={"at": at, "timezone": "UTC"})).json()["times"] == [first]
+    assert (await ask.get("schedules/preview", params={"at": at, "timezone": "UTC"})).json()["times"] == [first]
     same = {"at": "2096-10-02T09:06:40+02:00", "timezone": "UTC"}
-    assert (await ask.get("preview", params=same)).json()["times"] == [first]
-    refused(await ask.get("preview"), 422, "ValidationError", "exactly one of cron, interval and at")
-    refused(await ask.get("preview?at=2096-10-02T09:06:40"), 422, "ValidationError")  # naive
+    assert (await ask.get("schedules/preview", params=same)).json()["times"] == [first]
+    refused(await ask.get("schedules/preview"), 422, "ValidationError", "exactly one of cron, interval and at")
+    in_zone = {"at": "2096-10-02T15:06:40", "timezone": "Asia/Shanghai"}
+    assert (await ask.get("schedules/preview", params=in_zone)).json()["times"] == ["2096-10-02T15:06:40+08:00"]
+    refused(await ask.get("schedules/preview?at=soon"), 422, "ValidationError", "at: 'soon' is not a time")
+    refused(await ask.get("schedules/preview?schedule=i&cron=x"), 422, "ValidationError", "cron: it is about")
 
 
 async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> None:  # J8
@@ -378,8 +381,8 @@ async def test_a_schedule_is_backfilled_and_its_history_shown(ask: Ask, tq: Task
     history = (await ask.get("schedules/hourly/history")).json()["history"]
     assert {"backfilled", "paused"} <= {each["outcome"] for each in history}
     assert sum(each["count"] for each in history if each["outcome"] == "backfilled") == 3
-    planned = (await ask.get("schedules/hourly/preview?count=3")).json()
-    assert len(planned["planned"]) == 3 and planned["times"] == [each["due"] for each in planned["planned"]]
+    planned = (await ask.get("schedules/preview?schedule=hourly&count=3")).json()
+    assert len(planned["planned"]) == 3 and planned["times"] == [each["start"] for each in planned["planned"]]
     for wrong in ({}, {"since": "yesterday"}, span | {"limit": 0}, span | {"more": 1}):
         refused(await ask.post("schedules/hourly/backfill", json=wrong), 422, "ValidationError")
     refused(await ask.post("schedules/gone/backfill", json=span), 404, "NotFound", "there is no schedule gone")

@@ -25,7 +25,7 @@ async def rows(tq: TaskQ) -> str:
     return repr(found)
 
 
-FILLED = {"task_id": "t", "schedule_id": "s", "queue": "q", "key": "k", "group_id": "g", "worker_id": "w"}
+FILLED = {"task_id": "t", "schedule": "s", "queue": "q", "key": "k", "group_id": "g", "worker_id": "w"}
 
 
 async def filled(tq: TaskQ) -> None:

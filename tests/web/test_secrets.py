@@ -23,20 +23,20 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
             await bad.result(within(30))
     await tq.schedules.add("s", "greet", params={"name": SECRET}, interval=60)
     async with door(tq) as ask:
-        for path in ("tasks", "schedules", "stats", "store", f"tasks/{good.task_id}"):
+        for path in ("tasks", "schedules", "stats", "values", f"tasks/{good.task_id}"):
             answer = await ask.get(path)
             assert answer.status_code == 200 and SECRET not in answer.text, path
         errors = [task["error"] for task in (await ask.get("tasks?status=failed")).json()["tasks"]]
         assert errors == ["RuntimeError"]
-        for path in ("tasks", "schedules"):
-            refused(await ask.get(f"{path}?show=params"), 403, "NotShown", "show_args=True")
+        for path in ("tasks?show=params", "schedules?params=true"):
+            refused(await ask.get(path), 403, "NotShown", "show_args=True")
         shown = await ask.get(f"tasks/{bad.task_id}")
         assert shown.json()["error"] == "RuntimeError" and SECRET not in shown.text
     async with door(tq, show_args=True) as ask:
         assert SECRET not in (await ask.get("tasks")).text + (await ask.get("schedules")).text
         (task,) = (await ask.get("tasks?show=params&status=completed")).json()["tasks"]
         assert (task["params"], task["result"]) == ({"name": SECRET}, f"Hello, {SECRET}!")
-        assert (await ask.get("schedules?show=params")).json()["schedules"][0]["params"] == {"name": SECRET}
+        assert (await ask.get("schedules?params=true")).json()["schedules"][0]["params"] == {"name": SECRET}
         assert (await ask.get(f"tasks/{good.task_id}")).json()["params"] == {"name": SECRET}
         whole = (await ask.get(f"tasks/{bad.task_id}")).json()["error"]
         assert whole.startswith(f"RuntimeError: no {SECRET}")

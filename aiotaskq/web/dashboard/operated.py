@@ -24,7 +24,7 @@ PAGES = {
     "tasks": ("task", "id"),
     "queues": ("queue", "name"),
     "limits": ("limit", "key"),
-    "schedule": ("schedule", "id"),
+    "schedules": ("schedule", "id"),
     "groups": ("group", "id"),
     "workers": ("worker", "id"),
     "values": ("value", "key"),

@@ -47,13 +47,8 @@ EVENTS = (
 )
 """Names of events, as words that are translated."""
 CHANGES = (
-    *("add-schedule", "add-task", "backfill-schedule", "cancel-task", "cancel-tasks"),
-    *("change-schedule", "delete-schedule", "delete-task"),
-    *("delete-tasks", "edit-schedule", "edit-task"),
-    *("pause-schedule", "purge-tasks"),
-    *("push-task", "rerun-task", "run-task"),
-    "resume-schedule",
-    *("retry-task", "retry-tasks", "run-schedule"),
+    *("add-task", "cancel-task", "cancel-tasks", "delete-task", "delete-tasks", "edit-task", "purge-tasks"),
+    *("push-task", "rerun-task", "run-task", "retry-task", "retry-tasks"),
     *(operation.word for operation in OPERATIONS.values() if operation.changes),
 )
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""

@@ -9,13 +9,11 @@ from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.health import health
-from aiotaskq.web.endpoints.schedules import schedules
 from aiotaskq.web.endpoints.tasks import tasks
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     *tasks.all,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
-    *schedules.all,
     *health.all,
 )
 

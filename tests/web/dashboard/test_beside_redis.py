@@ -27,8 +27,8 @@ async def test_schedules_are_shown_changed_and_late(tq: TaskQ, monkeypatch: pyte
     page = "schedule?id=ping"
     async with in_starlette(tq) as browse:
         assert await says(browse, "schedules", "Ping") and await says(browse, page, "greet")
-        for action in ("pause-schedule", "resume-schedule", "run-schedule"):
-            answer = await send(browse, action, page, id="ping")
+        for action in ("schedules.pause", "schedules.resume", "schedules.run_now"):
+            answer = await send(browse, action, page, schedule="ping")
             assert answer.status_code < 400, answer.text
         (task,) = await tq.find(scheduler_task_id="ping")
         assert (await browse.get(f"task?id={task.task_id}")).status_code == 200

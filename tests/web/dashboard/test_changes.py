@@ -19,7 +19,7 @@ from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
-SCHEDULE = {"name": "n", "task_type": "greet", "schedule_type": "interval", "timing": "60"}
+SCHEDULE = {"name": "n", "type": "greet", "schedule_type": "interval", "timing": "60"}
 
 
 async def test_the_button_of_a_queue_is_right_where_counts_are_kept(
@@ -83,14 +83,14 @@ def seen_of(page: str) -> str:
 async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: Browse, tq: TaskQ) -> None:
     schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     address = f"schedule-form?id={schedule_id}"
-    fields = {**SCHEDULE, "id": schedule_id, "seen": seen_of((await browse.get(address)).text)}
-    assert (await send(browse, "edit-schedule", address, **fields, priority="4")).status_code == 303
-    late = await send(browse, "edit-schedule", address, **fields, queue="mail")
+    fields = {**SCHEDULE, "id": schedule_id, "schedule": schedule_id, "seen": seen_of((await browse.get(address)).text)}
+    assert (await send(browse, "schedules.update", address, **fields, priority="4")).status_code == 303
+    late = await send(browse, "schedules.update", address, **fields, queue="mail")
     assert late.status_code == 409 and "changed meanwhile; read it again" in late.text
     assert ((found := await tq.schedules.get(schedule_id)).priority, found.queue) == (4, "default")
-    refused = await send(browse, "edit-schedule", address, **{**fields, "priority": "high"})
+    refused = await send(browse, "schedules.update", address, **{**fields, "priority": "high"})
     assert refused.status_code == 422 and seen_of(refused.text) == fields["seen"]
-    assert (await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id)).status_code == 422
+    assert (await send(browse, "schedules.update", address, **SCHEDULE, schedule=schedule_id)).status_code == 422
 
 
 async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(browse: Browse, tq: TaskQ) -> None:
@@ -99,7 +99,7 @@ async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(
     seen = seen_of((await browse.get(address)).text)
     await tq.schedules.run_now(schedule_id)
     await tq.schedules.pause(schedule_id)
-    done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, priority="4")
+    done = await send(browse, "schedules.update", address, **SCHEDULE, schedule=schedule_id, seen=seen, priority="4")
     assert done.status_code == 303 and (await tq.schedules.get(schedule_id)).priority == 4
 
 
@@ -118,7 +118,7 @@ async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write
         return await change(changes)
 
     monkeypatch.setattr(schedules, "change", overtaken)
-    done = await send(browse, "edit-schedule", address, **SCHEDULE, id=schedule_id, seen=seen, queue="second")
+    done = await send(browse, "schedules.update", address, **SCHEDULE, schedule=schedule_id, seen=seen, queue="second")
     assert done.status_code == 409 and (await tq.schedules.get(schedule_id)).queue == "first"
 
 

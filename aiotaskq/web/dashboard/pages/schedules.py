@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from aiotaskq.core.preview import PlannedRun, upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.errors import AiotaskqError, NotFound
-from aiotaskq.web.changes import change_schedule, create_schedule, fields_seen
-from aiotaskq.web.dashboard.fields import body_of
+from aiotaskq.errors import AiotaskqError
+from aiotaskq.operations.schedule_views import FiringView, ScheduleView, fields_seen, firing_view, schedule_view
+from aiotaskq.operations.schedules import schedules as operations
+from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.web.dashboard.door import action
+from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, done, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.schedules import FiringView, ScheduleBody, ScheduleChanges, ScheduleView
 from aiotaskq.web.schemas.tasks import TaskView
-from aiotaskq.web.views import firing_view, schedule_view, task_view
+from aiotaskq.web.views import task_view
 
 ROWS = 100
 HOUR = 3600 * SECOND
@@ -109,7 +112,7 @@ def _computed(schedule: Schedule, until: int) -> list[int]:
 
 def _row(schedule: Schedule, dues: Sequence[int], now: int) -> ScheduleRow:
     return ScheduleRow(
-        schedule=schedule_view(schedule, show=False),
+        schedule=schedule_view(schedule),
         marks=sorted({max(0, each - now) * 1000 // DAY for each in dues[:MARKS]}),
         band=len(dues) > MARKS,
     )
@@ -162,8 +165,8 @@ async def schedule(view: View) -> SchedulePageData:
         problem = str(error)
     runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
     return SchedulePageData(
-        schedule=schedule_view(found, show=view.show_args),
-        changes=await operated_on(view, found.task_id, ("schedule",)),
+        schedule=schedule_view(found, view.show_args),
+        changes=await operated_on(view, found.task_id, ("schedules",)),
         next=times,
         problem=problem,
         runs=[task_view(each, one=False, show=False) for each in runs],
@@ -191,92 +194,56 @@ async def schedule_form(view: View) -> ScheduleForm:
         return ScheduleForm(None, "", types, "")
     found = await view.tq.schedules.get(view.needed("id"))
     params = json_text(found.params) if view.show_args else ""
-    return ScheduleForm(schedule_view(found, show=False), params, types, fields_seen(found, view.show_args))
+    return ScheduleForm(schedule_view(found), params, types, fields_seen(found, view.show_args))
 
 
-S = TypeVar("S", bound=msgspec.Struct)
-_TIMINGS = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
-_FIELDS = (
-    *("name", "task_type", "schedule_type", "timezone", "misfire", "overlap", "catch_up", "priority", "queue"),
-    *(
-        "jitter",
-        "calendar",
-        "calendar_rule",
-        "blackout_policy",
-        "max_retries",
-        "timeout",
-        "max_runs",
-        "description",
-        "task_id",
-    ),
-)
+_TIMINGS = {"interval": "interval", "cron": "cron", "once": "at"}
 _OPTIONAL = ("description", "timezone", "timeout", "calendar")
 """An edit takes these away where their fields are empty."""
 
 
-def _given(change: Change, kind: type[S]) -> S:
-    """Return the fields of the form that are filled in. Raises ValidationError naming the field."""
-    timing = _TIMINGS.get(change.text("schedule_type") or "")
-    more: dict[str, Any] = {} if timing is None else {timing: change.text("timing")}
+def _given(operation: Operation, change: Change) -> dict[str, Any]:
+    """Return the fields of the form that are filled in, and those that an edit takes away. Raises ValidationError."""
+    gone = {name: None for name in _OPTIONAL if operation.thing and name in change.form}
+    texts = {name: change.text(name) for name in operation.params.__struct_fields__}
+    given: dict[str, Any] = gone | {name: text for name, text in texts.items() if text is not None}
+    if "params" in given:
+        given["params"] = json_of("params", given["params"])
     if "blackout" in change.form:  # an empty field takes the windows away
-        more["blackout"] = [each.strip() for each in (change.text("blackout") or "").split(",") if each.strip()]
-    return body_of(change, kind, _FIELDS, **more)
+        given["blackout"] = [each.strip() for each in given.get("blackout", "").split(",") if each.strip()]
+    if operation.thing:
+        given["seen"] = change.needed("seen")
+    kind, timing = change.text("schedule_type"), change.text("timing")
+    return given if kind not in _TIMINGS or timing is None else given | {_TIMINGS[kind]: timing}
 
 
-@actions("add-schedule", form="schedule-form")
+@actions("schedules.add", form="schedule-form", tells=True)
 async def add(change: Change) -> Done:
     """Create a schedule."""
-    schedule_id = await create_schedule(change.tq, _given(change, ScheduleBody))
-    return done(marked("The schedule {id} is created."), link("schedule", id=schedule_id), id=schedule_id)
+    params = read(operations["add"], _given(operations["add"], change), strict=False)
+    access = Access(change.tq, change.show_args)
+    made = await perform(operations["add"], access, params, "dashboard", change.actor)
+    return done(marked("The schedule {schedule} is created."), _page(change, made.task_id), schedule=made.task_id)
 
 
-@actions("edit-schedule", form="schedule-form")
-async def edit(change: Change) -> Done:
-    """Change a schedule that is as the form shows it.
-
-    What is left empty stays, but for a description, a time zone, a timeout, a calendar and blackout windows.
-    """
-    schedule_id, seen = change.needed("id"), change.needed("seen")
-    body = _given(change, ScheduleChanges)
-    for name in _OPTIONAL:
-        if name in change.form and change.text(name) is None:
-            setattr(body, name, None)
-    await change_schedule(change.tq, schedule_id, body, lambda each: fields_seen(each, change.show_args) == seen)
-    return done(marked("The schedule {id} is changed."), link("schedule", id=schedule_id), id=schedule_id)
+def _page(_change: Change, schedule: str) -> str:
+    return link("schedule", id=schedule)
 
 
-@actions("pause-schedule")
-async def pause(change: Change) -> Done:
-    """Disable a schedule."""
-    schedule_id = change.needed("id")
-    await change.tq.schedules.pause(schedule_id)
-    return done(marked("The schedule {id} is paused."), link("schedule", id=schedule_id), id=schedule_id)
-
-
-@actions("resume-schedule")
-async def resume(change: Change) -> Done:
-    """Enable a schedule."""
-    schedule_id = change.needed("id")
-    await change.tq.schedules.resume(schedule_id)
-    return done(marked("The schedule {id} runs again."), link("schedule", id=schedule_id), id=schedule_id)
-
-
-@actions("run-schedule")
-async def run_now(change: Change) -> Done:
-    """Fire a schedule once more."""
-    schedule_id = change.needed("id")
-    task_id = await change.tq.scheduler.run_now(schedule_id)
-    text = marked("The schedule {id} was fired: task {task}.")
-    return done(text, link("schedule", id=schedule_id), id=schedule_id, task=task_id)
-
-
-@actions("delete-schedule")
-async def delete(change: Change) -> Question | Done:
-    """Delete a schedule; tasks that it fired stay."""
-    schedule_id = change.needed("id")
-    if not change.sure:
-        text = marked("Delete the schedule {id}? This cannot be undone; tasks that it fired stay.")
-        return Question(text, {"id": schedule_id}, marked("Delete the schedule"), link("schedule", id=schedule_id))
-    if not await change.tq.scheduler.delete(schedule_id):
-        raise NotFound(f"there is no schedule {schedule_id}")
-    return done(marked("The schedule {id} is deleted."), "schedules", id=schedule_id)
+action(
+    operations["update"],
+    _page,
+    marked("The schedule {schedule} is changed."),
+    form="schedule-form",
+    values=functools.partial(_given, operations["update"]),
+)
+action(operations["pause"], _page, marked("The schedule {schedule} is paused."))
+action(operations["resume"], _page, marked("The schedule {schedule} runs again."))
+action(operations["run_now"], _page, marked("The schedule {schedule} was fired."))
+action(
+    operations["delete"],
+    lambda _change, _schedule: "schedules",
+    marked("The schedule {schedule} is deleted."),
+    question=marked("Delete the schedule {schedule}? This cannot be undone; tasks that it fired stay."),
+    button=marked("Delete the schedule"),
+)

@@ -1,0 +1,206 @@
+"""What is shown of schedules, and of what they fired; the examples of the documentation."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct
+
+from aiotaskq.core.firing import derived_id
+from aiotaskq.core.firing_record import FiringRecord
+from aiotaskq.core.instants import to_datetime, to_iso
+from aiotaskq.core.preview import PlannedRun, zone_of
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.task import SECOND
+from aiotaskq.operations.fields import Time
+from aiotaskq.operations.hidden import plain
+
+Zoned = Annotated[str, Meta(description="RFC 3339")]
+
+
+class ScheduleView(Struct):
+    """A schedule. Params are there only if they were asked for and may be shown."""
+
+    task_id: str
+    name: str
+    task_type: str
+    schedule_type: str
+    interval_seconds: int | None
+    cron_expression: str | None
+    execute_at: Time | None
+    timezone: str | None
+    enabled: bool
+    next_run_at: Time | None
+    last_run_at: Time | None
+    run_count: int
+    max_runs: int
+    misfire: str
+    overlap: str
+    catch_up: int | None
+    jitter: int
+    calendar: str | None
+    calendar_rule: str
+    blackout: list[str]
+    blackout_policy: str
+    priority: int
+    queue: str
+    max_retries: int
+    timeout: float | None
+    description: str | None
+    declared: bool
+    created_at: Time | None
+    updated_at: Time | None
+    params: Any = UNSET
+
+
+class SchedulePage(Struct):
+    """One page of schedules, in the order in which they were made."""
+
+    schedules: list[ScheduleView]
+    next: str | None
+
+
+class Deleted(Struct):
+    """The id of the schedule that was deleted."""
+
+    schedule_id: str
+
+
+class Fired(Struct):
+    """The task that a schedule has made."""
+
+    task_id: str
+
+
+class Backfilled(Struct):
+    """The due times that a backfill has fired, or with ``dry_run`` would fire."""
+
+    times: list[Zoned]
+    pushed: Annotated[bool, Meta(description="False with dry_run, or if there was none")]
+
+
+class PlannedView(Struct):
+    """A due time of a schedule, and what becomes of it."""
+
+    due: Zoned
+    start: Annotated[str, Meta(description="RFC 3339: when its task may start, by jitter or the end of a blackout")]
+    skipped: Annotated[str, Meta(description="holiday, weekend or blackout")] | None
+
+
+class PlannedTimes(Struct):
+    """The next due times of a schedule, in its time zone; ``times`` has the starts of those that are not skipped."""
+
+    times: list[Zoned]
+    planned: list[PlannedView]
+
+
+class FiringView(Struct):
+    """One record of the history of a schedule: of one due time, or of several in a row that were skipped."""
+
+    at: Time | None
+    outcome: Annotated[str, Meta(description="fired, skipped, run_now, backfilled, paused, resumed or changed")]
+    due: Time | None
+    until: Annotated[Time | None, Meta(description="The last of several due times")]
+    count: int
+    reason: Annotated[
+        str | None,
+        Meta(description="misfire, catch_up, overlap, max_runs, holiday, weekend, blackout or paused"),
+    ]
+    start: Annotated[Time | None, Meta(description="When its task may start, where that is later")]
+    task_id: Annotated[str | None, Meta(description="Of one task that was fired")]
+
+
+class FiringHistory(Struct):
+    """What a schedule fired and skipped, the newest first."""
+
+    history: list[FiringView]
+
+
+EXAMPLE: dict[str, Any] = {
+    "task_id": "nightly-report",
+    "name": "Nightly report",
+    "task_type": "report",
+    "schedule_type": "cron",
+    "interval_seconds": None,
+    "cron_expression": "0 2 * * *",
+    "execute_at": None,
+    "timezone": "Asia/Shanghai",
+    "enabled": True,
+    "next_run_at": "2026-01-31T18:00:00Z",
+    "last_run_at": "2026-01-30T18:00:00Z",
+    "run_count": 12,
+    "max_runs": 0,
+    "misfire": "fire_once",
+    "overlap": "allow",
+    "catch_up": None,
+    "jitter": 300,
+    "calendar": None,
+    "calendar_rule": "skip_holidays",
+    "blackout": [],
+    "blackout_policy": "skip",
+    "priority": 0,
+    "queue": "default",
+    "max_retries": 3,
+    "timeout": None,
+    "description": None,
+    "declared": False,
+    "created_at": "2026-01-18T09:30:00Z",
+    "updated_at": "2026-01-30T18:00:00Z",
+}
+MADE = {"name": "Nightly report", "type": "report", "cron": "0 2 * * *", "timezone": "Asia/Shanghai"}
+TIMES = ["2026-02-01T02:03:10+08:00"]
+PLANNED = [{"due": "2026-02-01T02:00:00+08:00", "start": TIMES[0], "skipped": None}]
+HISTORY = {
+    "at": "2026-01-30T18:00:00Z",
+    "outcome": "fired",
+    "due": "2026-01-30T18:00:00Z",
+    "until": None,
+    "count": 1,
+    "reason": None,
+    "start": "2026-01-30T18:02:30Z",
+    "task_id": "5c4c1f0e-9d0c-5d4f-8f55-6f7a1f8a2b11",
+}
+
+
+def fields_seen(schedule: Schedule, show_args: bool) -> str:
+    """Return a digest of what a form shows of a schedule: another one says that it was made of other values.
+
+    The version of the schedule does not: it rises with each run, too.
+    """
+    shown = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name not in RUNNING}
+    if not show_args:
+        del shown["params"]
+    return hashlib.sha256(msgspec.json.encode(plain(shown), order="sorted")).hexdigest()[:32]
+
+
+RUNNING = ("enabled", "next_run_at", "last_run_at", "run_count", "created_at", "updated_at")
+"""Fields that no form shows."""
+
+
+def schedule_view(schedule: Schedule, show: bool = False) -> ScheduleView:
+    """Return the view of a schedule; with ``show`` its params, too."""
+    known = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name != "params"}
+    known |= {"next_run_at": to_iso(schedule.due), "blackout": list(schedule.blackout)}
+    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
+        known[name] = None if known[name] is None else to_iso(known[name] * SECOND)
+    view = ScheduleView(**known)
+    if show:
+        view.params = plain(schedule.params)
+    return view
+
+
+def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
+    """Return the view of a record of a schedule's history."""
+    task_id = record.task_id
+    if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
+        task_id = derived_id(schedule_id, record.due)
+    times = {name: to_iso(getattr(record, name)) for name in ("at", "due", "until", "start")}
+    return FiringView(**times, outcome=record.outcome, count=record.count, reason=record.reason, task_id=task_id)
+
+
+def planned_view(schedule: Schedule, run: PlannedRun) -> PlannedView:
+    """Return the view of a due time, in the time zone of the schedule."""
+    zone = zone_of(schedule)
+    return PlannedView(to_datetime(run.due, zone).isoformat(), to_datetime(run.start, zone).isoformat(), run.skipped)

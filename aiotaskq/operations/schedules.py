@@ -1,0 +1,355 @@
+"""Operations on schedules: list, preview, get, add, update, pause, resume, delete, run now, history, backfill."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.backfill import LIMIT, MAX_LIMIT
+from aiotaskq.core.blackout import BlackoutPolicy
+from aiotaskq.core.calendars import CalendarRule
+from aiotaskq.core.cron import check_timezone, local_timezone
+from aiotaskq.core.instants import instant
+from aiotaskq.core.preview import upcoming
+from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
+from aiotaskq.core.validation import check_json, check_key
+from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
+from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE, Count, Cursor, Id, Limit, Name
+from aiotaskq.operations.schedule_views import (
+    EXAMPLE,
+    HISTORY,
+    MADE,
+    PLANNED,
+    TIMES,
+    Backfilled,
+    Deleted,
+    Fired,
+    FiringHistory,
+    PlannedTimes,
+    SchedulePage,
+    ScheduleView,
+    fields_seen,
+    firing_view,
+    planned_view,
+    schedule_view,
+)
+from aiotaskq.operations.table import Access, NotShown, Operations, only
+
+
+async def find(tq: TaskQ, text: str) -> str:
+    """Return the id or name that a text is, or the only id that begins so."""
+    known = await tq.schedules.list()
+    if any(text in (each.task_id, each.name) for each in known):
+        return text
+    return only(text, [each.task_id for each in known if text and each.task_id.startswith(text)])
+
+
+schedules = Operations("schedules", find)
+
+Text = Annotated[str, Meta(min_length=1, max_length=255)]
+ScheduleName = Annotated[Text, Meta(description="The id or the name of a schedule")]
+Label = Annotated[Text, Meta(description="What it is called")]
+Type = Annotated[Name, Meta(description="The type of its tasks")]
+Params = Annotated[dict[str, Any], Meta(description="The params of its tasks")]
+Shown = Annotated[bool, Meta(description="Show params, which may contain secrets")]
+Moment = (
+    Annotated[str, Meta(description="RFC 3339, or epoch seconds; without an offset in its time zone")]
+    | Annotated[float, Meta(description="Epoch seconds")]
+)
+
+
+class Options(Struct, kw_only=True):
+    """When a schedule fires; what is left out has its default."""
+
+    cron: Annotated[str, Meta(description="Cron: 5 fields, or 6 with the seconds first")] | UnsetType = UNSET
+    interval: Annotated[int, Meta(ge=1, description="Seconds from one time to the next")] | UnsetType = UNSET
+    at: Moment | UnsetType = UNSET
+    timezone: Annotated[str, Meta(description="An IANA name; default that of the application")] | UnsetType | None = (
+        UNSET
+    )
+    calendar: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1, max_length=64, description="A calendar of holidays: a country or a part of one, as DE-BY"
+            ),
+        ]
+        | UnsetType
+        | None
+    ) = UNSET
+    calendar_rule: (
+        Annotated[CalendarRule, Meta(description="What the calendar leaves out; default skip_holidays")] | UnsetType
+    ) = UNSET
+    blackout: (
+        Annotated[
+            list[str], Meta(description="Windows without starts, as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02")
+        ]
+        | UnsetType
+    ) = UNSET
+    blackout_policy: (
+        Annotated[BlackoutPolicy, Meta(description="What becomes of a time in a window; default skip")] | UnsetType
+    ) = UNSET
+
+
+class TaskOptions(Options, kw_only=True):
+    """How a schedule fires, and how its tasks run."""
+
+    params: Params | UnsetType = UNSET
+    max_runs: Annotated[Count, Meta(description="The most runs; 0 is no limit")] | UnsetType = UNSET
+    description: Annotated[str, Meta(description="What it is for")] | UnsetType | None = UNSET
+    misfire: (
+        Annotated[Misfire, Meta(description="Which times that have passed are made up for; default fire_once")]
+        | UnsetType
+    ) = UNSET
+    overlap: (
+        Annotated[Overlap, Meta(description="What becomes of a time while earlier tasks run; default allow")]
+        | UnsetType
+    ) = UNSET
+    catch_up: Annotated[int, Meta(ge=1, description="Seconds; what is later is skipped")] | UnsetType | None = UNSET
+    jitter: (
+        Annotated[int, Meta(ge=0, le=MAX_JITTER, description="Seconds by which a task may start later")] | UnsetType
+    ) = UNSET
+    queue: Annotated[Name, Meta(description="The queue of its tasks")] | UnsetType = UNSET
+    priority: Annotated[int, Meta(description="The priority of its tasks; smaller numbers run first")] | UnsetType = (
+        UNSET
+    )
+    max_retries: Annotated[Count, Meta(description="How often a task is run again after a failure")] | UnsetType = UNSET
+    timeout: Annotated[float, Meta(gt=0, description="Seconds of one run of a task")] | UnsetType | None = UNSET
+
+
+class Added(TaskOptions, forbid_unknown_fields=True, kw_only=True):
+    """A schedule to be made: exactly one of cron, interval and at."""
+
+    name: Label
+    type: Type
+    start_at: Moment | UnsetType = UNSET
+    schedule_id: Annotated[Id, Meta(description="An id of your own")] | UnsetType = UNSET
+
+
+class Changed(TaskOptions, forbid_unknown_fields=True, kw_only=True):
+    """Changes of a schedule; what is left out stays."""
+
+    schedule: ScheduleName
+    name: Label | UnsetType = UNSET
+    type: Type | UnsetType = UNSET
+    seen: Annotated[str, Meta(description="What a form showed of it: refused if it has changed since")] | UnsetType = (
+        UNSET
+    )
+
+
+class Listed(Struct, forbid_unknown_fields=True):
+    """Which schedules are listed."""
+
+    enabled: Annotated[bool, Meta(description="Only those that are neither paused nor finished")] = False
+    limit: Limit = 100
+    cursor: Cursor | None = None
+    params: Shown = False
+
+
+class Named(Struct, forbid_unknown_fields=True):
+    """A schedule."""
+
+    schedule: ScheduleName
+
+
+class One(Struct, forbid_unknown_fields=True):
+    """A schedule, and what is shown of it."""
+
+    schedule: ScheduleName
+    params: Shown = False
+
+
+class Previewed(Options, forbid_unknown_fields=True, kw_only=True):
+    """A schedule that is there; or the timing of one that need not be: exactly one of cron, interval and at."""
+
+    schedule: ScheduleName | UnsetType = UNSET
+    count: Annotated[int, Meta(ge=1, le=1_000, description="How many times")] = 5
+    after: Moment | UnsetType = UNSET
+
+
+class Span(Struct, forbid_unknown_fields=True):
+    """A past span whose due times are to be fired that have fired no task."""
+
+    schedule: ScheduleName
+    since: Moment
+    until: Moment | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="If there are more, none is fired")] = LIMIT
+    dry_run: Annotated[bool, Meta(description="Only return the due times")] = False
+
+
+@schedules(raises=(NotShown, NotFound, NotSupported), example=(None, {"schedules": [EXAMPLE], "next": None}))
+async def list_(access: Access, given: Listed) -> SchedulePage:
+    """List schedules, in the order in which they were added.
+
+    Not found if the one that `cursor` names has been deleted since.
+    """
+    show = access.may_show(given.params)
+    found = await access.tq.schedules.list(given.enabled)
+    start = 0
+    if given.cursor is not None:
+        start = 1 + next((n for n, each in enumerate(found) if each.task_id == given.cursor), -2)
+        if start < 0:
+            raise NotFound("cursor: there is no such schedule (any more); begin again without it")
+    page = found[start : start + min(given.limit, MAX_PAGE)]
+    more = page[-1].task_id if len(found) > start + len(page) else None
+    return SchedulePage([schedule_view(each, show) for each in page], more)
+
+
+@schedules(raises=(NotFound, NotSupported), example=(None, {"times": TIMES, "planned": PLANNED}))
+async def preview(access: Access, given: Previewed) -> PlannedTimes:
+    """Show the next times of a schedule, or of one that need not be there: what is skipped, and when tasks start.
+
+    Those of a paused schedule are as if it were resumed; there are none of one that is finished.
+    """
+    after = -1
+    if isinstance(given.schedule, str):
+        if wrong := [name for name in (*Options.__struct_fields__, "after") if getattr(given, name) is not UNSET]:
+            raise ValidationError(f"{wrong[0]}: it is about a schedule that need not be there; leave out schedule")
+        schedule = await access.tq.schedules.get(given.schedule)
+    else:
+        zone = given.timezone or access.tq.timezone or local_timezone()
+        options = _options(given, zone) | {"timezone": zone}
+        begin, _ = options.pop("after", None), options.pop("count")
+        timing = timing_of(*(options.pop(name, None) for name in ("cron", "interval", "at")))
+        after = SystemClock().now() if begin is None else instant("after", begin)
+        schedule = new_schedule("preview", "preview", **timing, **options, now=after)
+    planned = [planned_view(schedule, run) for run in upcoming(schedule, given.count) if run.due > after]
+    return PlannedTimes([each.start for each in planned if each.skipped is None], planned)
+
+
+@schedules(thing="schedule", raises=(NotShown, NotSupported), example=(None, EXAMPLE))
+async def get(access: Access, given: One) -> ScheduleView:
+    """Show a schedule; with its params where that is allowed."""
+    return schedule_view(await access.tq.schedules.get(given.schedule), access.may_show(given.params))
+
+
+@schedules(changes=True, raises=(TaskConflict, UnknownHandler, NotSupported), example=(MADE, EXAMPLE))
+async def add(access: Access, given: Added) -> ScheduleView:
+    """Add a schedule: exactly one of cron, interval and at. A conflict if there is one with this id."""
+    options = _options(given, given.timezone or access.tq.timezone)
+    wanted = options.get("schedule_id")
+    if wanted is not None and await access.tq.scheduler.schedules.get([check_key("schedule_id", wanted)]) != [None]:
+        raise TaskConflict(
+            f"schedule_id: there is a schedule {printable(wanted)} already; change that one, or use another id"
+        )
+    made = await access.tq.schedules.add(options.pop("name"), options.pop("type"), **options)
+    access.changed.append(made.task_id)
+    return schedule_view(made)
+
+
+@schedules(
+    changes=True,
+    thing="schedule",
+    raises=(TaskConflict, UnknownHandler, NotSupported),
+    example=({"cron": "30 2 * * *", "max_runs": 10}, EXAMPLE),
+)
+async def update(access: Access, given: Changed) -> ScheduleView:
+    """Change a schedule; with another timing its next run is later than now."""
+    found = await access.tq.schedules.get(given.schedule)
+    changes = _options(given, given.timezone or found.timezone)
+    del changes["schedule"]
+    seen = changes.pop("seen", None)
+    if "type" in changes:
+        changes["task"] = changes.pop("type")
+
+    def check(schedule: Schedule) -> None:
+        if seen is not None and seen != fields_seen(schedule, access.show_args):
+            name = printable(schedule.task_id)
+            raise TaskConflict(f"schedule {name} changed meanwhile; read it again, and repeat the edit")
+
+    return _told(access, await access.tq.schedules.update(found.task_id, check=check, **changes))
+
+
+@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, EXAMPLE | {"enabled": False}))
+async def pause(access: Access, given: Named) -> ScheduleView:
+    """Pause a schedule in all processes: it does not fire until it is resumed."""
+    return _told(access, await access.tq.schedules.pause(given.schedule))
+
+
+@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, EXAMPLE))
+async def resume(access: Access, given: Named) -> ScheduleView:
+    """Let a paused schedule fire again. Due times that have passed follow its misfire policy."""
+    return _told(access, await access.tq.schedules.resume(given.schedule))
+
+
+@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, {"schedule_id": EXAMPLE["task_id"]}))
+async def delete(access: Access, given: Named) -> Deleted:
+    """Delete a schedule. The tasks that it fired are kept."""
+    found = await access.tq.schedules.get(given.schedule)
+    await access.tq.schedules.delete(found.task_id)
+    access.changed.append(found.task_id)
+    return Deleted(found.task_id)
+
+
+@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, {"task_id": HISTORY["task_id"]}))
+async def run_now(access: Access, given: Named) -> Fired:
+    """Fire a schedule once more, now. Its next due time stays."""
+    found = await access.tq.schedules.get(given.schedule)
+    handle = await access.tq.schedules.run_now(found.task_id)
+    access.changed.extend((found.task_id, handle.task_id))
+    return Fired(handle.task_id)
+
+
+@schedules(thing="schedule", raises=(NotSupported,), example=(None, {"history": [HISTORY]}))
+async def history(access: Access, given: Named) -> FiringHistory:
+    """Show what a schedule fired and skipped, with the reasons, and when it was paused; at most 50 records."""
+    found = await access.tq.schedules.get(given.schedule)
+    return FiringHistory([firing_view(found.task_id, each) for each in found.history[::-1]])
+
+
+@schedules(
+    changes=True,
+    thing="schedule",
+    raises=(NotSupported,),
+    example=({"since": "2026-01-28T00:00:00Z", "until": "2026-01-31T00:00:00Z"}, {"times": TIMES, "pushed": True}),
+)
+async def backfill(access: Access, given: Span) -> Backfilled:
+    """Push a task for each due time of a past span that has fired none. A second call pushes nothing twice."""
+    found = await access.tq.schedules.get(given.schedule)
+    since = moment("since", given.since, found.timezone)
+    until = None if given.until is None else moment("until", given.until, found.timezone)
+    verb = access.tq.schedules.backfill
+    times = await verb(found.task_id, since, until, limit=given.limit, dry_run=given.dry_run)
+    pushed = bool(times) and not given.dry_run
+    if pushed:
+        access.changed.extend((found.task_id, f"count: {len(times)}"))
+    return Backfilled([each.isoformat() for each in times], pushed)
+
+
+def moment(field: str, value: str | float, timezone: str | None) -> float | datetime:
+    """Return an instant; a text without an offset is in that zone, default the system's. Raises ValidationError."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if value.isdecimal() else _aware(datetime.fromisoformat(value), timezone)
+    except ValueError:
+        raise ValidationError(
+            f"{field}: {value!r:.60} is not a time; write it as 2026-03-28T12:00 or 2026-03-28T12:00+01:00"
+        ) from None
+
+
+def _aware(time: datetime, timezone: str | None) -> datetime:
+    return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
+
+
+def _options(given: Options, timezone: str | None) -> dict[str, Any]:
+    """Return what is given, as ``tq.schedules`` takes it; instants without an offset are in that zone."""
+    found = {name: getattr(given, name) for name in given.__struct_fields__}
+    found = {name: value for name, value in found.items() if value is not UNSET}
+    for name in ("at", "start_at", "after"):
+        if name in found:
+            found[name] = moment(name, found[name], timezone)
+    if "params" in found:
+        check_json("params", found["params"])
+    return found
+
+
+def _told(access: Access, schedule: Schedule) -> ScheduleView:
+    access.changed.append(schedule.task_id)
+    return schedule_view(schedule)
