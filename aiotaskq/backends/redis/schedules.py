@@ -11,9 +11,8 @@ from aiotaskq.backends.redis.schedule_rows import (
     Row,
     changed_words,
     guard_of,
-    guard_of_damaged,
-    is_enabled,
     row_words,
+    text_of,
     to_schedule,
 )
 from aiotaskq.backends.redis.transaction import RedisTransaction
@@ -49,32 +48,26 @@ class RedisSchedules(Schedules):
         return stored
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        damaged = [item.before.task_id for item in changes if isinstance(item.before, UndecodableSchedule)]
-        known = dict(zip(damaged, await self._read(damaged), strict=True))
-        rows = [self._changed(item, known.get(item.before.task_id)) for item in changes]
         fired = [
             item.tasks if (codec := self.codec) is None else [encoded(task, codec) for task in item.tasks]
             for item in changes
         ]
 
         def body(tx: RedisTransaction) -> list[bool]:
-            texts, held = tx.texts("schedules", [row[0] for _, row in rows]), []
-            for (guard, row), tasks in zip(rows, fired, strict=True):
-                held.append((text := texts[row[0]]) is not None and text.startswith(guard.encode()))
-                if held[-1]:
-                    texts[row[0]] = _write(tx, row)
+            texts, held = tx.texts("schedules", [item.before.task_id for item in changes]), []
+            for item, tasks in zip(changes, fired, strict=True):
+                before, text = item.before, texts[item.before.task_id]
+                row = None if text is None else to_schedule(before.task_id.encode(), text, self.codec)
+                held.append(row is not None and guard_of(row) == guard_of(before))
+                if held[-1] and text is not None:
+                    after = item.after.replace(version=before.version + 1)
+                    is_damaged = isinstance(row, UndecodableSchedule)
+                    new = changed_words(text, after, self.codec) if is_damaged else row_words(after, self.codec)
+                    texts[before.task_id] = _write(tx, new, text)
                     push(tx, tasks)
             return held
 
         return await self._transactions.run(body)
-
-    def _changed(self, item: ScheduleChange, text: bytes | None) -> tuple[str, Row]:
-        """Return the guard of a change, and the row that it writes."""
-        before, codec = item.before, self.codec
-        after = item.after.replace(version=before.version + 1)
-        if text is not None and _same(to_schedule(before.task_id.encode(), text, codec), before):
-            return guard_of_damaged(text), changed_words(text, after, codec)
-        return guard_of(before), row_words(after, codec)
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         rows = await self._read(ids)
@@ -98,7 +91,7 @@ class RedisSchedules(Schedules):
             for schedule_id, text in tx.texts("schedules", [*done]).items():
                 schedule = None if text is None else to_schedule(schedule_id.encode(), text, self.codec)
                 if schedule is not None and not isinstance(schedule, UndecodableSchedule):
-                    tx.set_fields("schedules", {schedule_id: row_words(schedule, self.codec)[1]})
+                    tx.set_fields("schedules", {schedule_id: text_of(schedule, self.codec)})
                     done[schedule_id] = True
             return [done[schedule_id] for schedule_id in ids]
 
@@ -126,9 +119,11 @@ class RedisSchedules(Schedules):
             words = ("-inf", most, "LIMIT", start, min(READ, limit - len(found)))
             ids = [_name(word) for word in await self._redis.command("ZRANGEBYSCORE", f"{self._key}:{index}", *words)]
             for schedule_id, row in zip(ids, await self._read(ids), strict=True):
-                # The rows are the truth: an entry that its row does not confirm is passed over.
-                if row is not None and (index != "due" or is_enabled(row)):
-                    found.append(to_schedule(schedule_id.encode(), row, self.codec))
+                if row is None:
+                    continue  # the rows are the truth: an entry that its row does not confirm is passed over
+                schedule = to_schedule(schedule_id.encode(), row, self.codec)
+                if index != "due" or schedule.enabled or isinstance(schedule, UndecodableSchedule):
+                    found.append(schedule)
             start += len(ids)
             if not ids:
                 break
@@ -151,18 +146,15 @@ class RedisSchedules(Schedules):
         return await self._transactions.run(body)
 
 
-def _write(tx: RedisTransaction, row: Row) -> bytes:
-    """Write a row and its places in the indexes; return its text."""
+def _write(tx: RedisTransaction, row: Row, before: bytes = b"") -> bytes:
+    """Write a row and its places in the indexes; return its text, which was ``before``."""
     schedule_id, text, due, undelivered = row
-    tx.set_fields("schedules", {schedule_id: text})
+    if text is not None:
+        tx.set_fields("schedules", {schedule_id: text})
     tx.put("schedules:due", schedule_id, due)
     tx.put("schedules:outbox", schedule_id, 0 if undelivered else None)
-    return text.encode()
+    return before if text is None else text.encode()
 
 
 def _name(word: bytes) -> str:
     return word.decode(errors="backslashreplace")  # another program may have written it
-
-
-def _same(row: Schedule, before: Schedule) -> bool:
-    return guard_of(row) == guard_of(before)

@@ -142,9 +142,8 @@ async def test_a_gate_with_no_room_refuses_a_firing_as_a_whole(backend: RedisBac
     [
         lambda row: row[:-20],
         lambda row: row.replace(b'"params":{}', b'"params":7'),
-        lambda row: row.split(b" ", 4)[4],
         lambda row: b"\xff\xfe",
-        lambda row: b"0 - 1 0 []",
+        lambda row: b"[]",
         lambda row: b"",
     ],
 )
