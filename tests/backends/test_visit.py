@@ -31,11 +31,11 @@ def test_the_next_task_passes_in_place_of_a_locked_one() -> None:
     visit = visit_of("g", CAP_2)
     visit.decide(Waiting([first, locked, third]), NOW)
     assert before(visit.passing) == ids([first, locked])
-    assert visit.note_passed({first.task_id})
+    assert visit.note_passed({locked.task_id})
     assert visit.locked == {locked.task_id}
     visit.decide(Waiting([locked, third, last]), NOW)
     assert before(visit.passing) == [third.task_id]
-    assert not visit.note_passed({third.task_id})
+    assert not visit.note_passed(set())
     assert before(visit.passed) == ids([first, third])
     assert visit.next_gates == ["wide", "wide"]
 
@@ -45,7 +45,7 @@ def test_a_locked_task_takes_no_tokens() -> None:
     locked, other = gated(("g", rate), weight=5), gated(("g", rate), weight=1)
     visit = visit_of("g", rate)
     visit.decide(Waiting([locked, other]), NOW)
-    assert visit.note_passed(set())
+    assert visit.note_passed({locked.task_id})
     visit.decide(Waiting([other]), NOW)
     assert before(visit.passing) == [other.task_id]
     assert visit.gate.tat == NOW + 10

@@ -159,21 +159,20 @@ class Visit:
         if self.locked:
             tasks = [task for task in tasks if task.task_id not in self.locked]
         waiting = [*[before for before, _ in self.passed], *tasks]
-        weights = [tokens(task, self.key) for task in waiting]
+        rated = self.before.bounds.interval is not None
+        weights = [tokens(task, self.key) for task in waiting] if rated else [1] * len(waiting)
         count, self.gate = admit(self.before, self.held, self.starts, now, weights)
         self.passing = [(task, passed(task, now)) for task in waiting[len(self.passed) : count]]
         self.next_gates = [after.gate for _, after in (*self.passed, *self.passing) if after.gate and after.parked]
         all_pass = self.wanted <= len(waiting) == count
         self.repeat = all_pass and read_ahead(self.gate, self.held + count, now) > 0
 
-    def note_passed(self, ids: Collection[str]) -> bool:
-        """Note that the tasks with these ids have passed; return whether any of ``passing`` was locked."""
-        if not self.passing:
-            return False
-        locked = {task.task_id for task, _ in self.passing if task.task_id not in ids}
-        self.passed = [*self.passed, *[each for each in self.passing if each[0].task_id not in locked]]
-        self.locked |= locked
-        return bool(locked)
+    def note_passed(self, locked: Collection[str]) -> bool:
+        """Note that ``passing`` have passed, but for those that are ``locked``; return whether any of them is."""
+        here = {task.task_id for task, _ in self.passing if task.task_id in locked} if locked else frozenset()
+        self.passed = [*self.passed, *[change for change in self.passing if change[0].task_id not in here]]
+        self.locked |= here
+        return bool(here)
 
 
 def independent(visits: Sequence[Visit]) -> list[Visit]:
@@ -319,8 +318,8 @@ class _Admission:
                 del todo[key]
         undecided = visits = independent(visits)
         while undecided:
-            ids = self._let_pass([change for visit in undecided for change in visit.passing])
-            undecided = [visit for visit in undecided if visit.note_passed(ids)]
+            locked = self._let_pass([change for visit in undecided for change in visit.passing])
+            undecided = [visit for visit in undecided if visit.note_passed(locked)]
             if undecided:
                 found = tx.waiting({visit.key: visit.wanted + len(visit.locked) for visit in undecided}, now)
             for visit in undecided:
@@ -332,15 +331,15 @@ class _Admission:
     def _let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
         if not changes:
             return ()
-        ids = self.tx.let_pass(changes)
-        for before, after in changes:
+        locked = self.tx.let_pass(changes)
+        for _, after in changes:
             if not after.parked:
-                if after.task_id in ids:
+                if after.task_id not in locked:
                     self._ready.add(after.task_id)
                     self.touched.wakes = True
-            elif before.flow is not None:
-                self.touched.known.update(before.flow.gates)
-        return ids
+            elif after.flow is not None:
+                self.touched.known.update(after.flow.gates)
+        return locked
 
     def _end_visit(self, visit: Visit) -> None:
         """Note how many tasks have passed a gate, and set the ``next_at`` of the gate."""

@@ -116,9 +116,9 @@ class Transaction(Rows):
     """The rows of a store in one transaction, those of gates, too."""
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
-        """Write tasks of ``waiting`` that pass a gate; return the ids of those that no other transaction has locked."""
+        """Write tasks of ``waiting`` that pass a gate; return the ids of those that other transactions have locked."""
         self.rewrite(changes)
-        return {after.task_id for _, after in changes}
+        return ()
 
     @abstractmethod
     def unstarted(self, keys: Collection[str], queue: str | None) -> Sequence[Task]:

@@ -398,13 +398,11 @@ class GateRows(Tx):
     def paused_queues(self) -> list[str]:
         return [row[0] for row in run(self.connection, PAUSED, {}).fetchall()]
 
-    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> set[str]:
-        ids = {before.task_id for before, _ in changes}
-        if not self.dialect.single_writer:
-            at = {before.task_id: before.gate for before, _ in changes}
-            rows = self.rows_for(_free(self.dialect), sorted(ids), {})
-            ids = {task_id for task_id, gate in rows if gate == at[task_id]}
-        passed = [(before, after) for before, after in changes if after.task_id in ids]
+    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
+        at = {} if self.dialect.single_writer else {before.task_id: before.gate for before, _ in changes}
+        rows = self.rows_for(_free(self.dialect), sorted(at), {}) if at else ()
+        locked = at.keys() - {task_id for task_id, gate in rows if gate == at[task_id]}
+        passed = [(before, after) for before, after in changes if after.task_id not in locked]
         ready = [(after.run_at, None, after.task_id) for _, after in passed if not after.parked]
         moved = [(before.gate, after) for before, after in passed if after.parked]
         if ready:
@@ -413,4 +411,4 @@ class GateRows(Tx):
             places = [(PARKED, after.due_at, after.gate, after.gate, after.task_id) for _, after in moved]
             self.dialect.set_each(self.connection, ("run_at", "due_at", "gate", "live_gate"), places)
             self.insert_new(SLOTS, ("gate", "task_id"), [(gate, after.task_id) for gate, after in moved])
-        return ids
+        return locked
