@@ -112,12 +112,15 @@ def passed(task: Task, now: int) -> Task:
 
 def slots(task: Task) -> tuple[str, ...]:
     """Return the keys of the gates of which the task holds a slot."""
-    if task.flow is None or task.status in FINAL:
-        return ()
-    keys = tuple(dict(task.flow.gates))
-    if task.run_at != PARKED or not task.parked:
-        return keys
-    return keys[: keys.index(task.gate)] if task.gate in keys else ()
+    return slots_and_gate(task)[0]
+
+
+def slots_and_gate(task: Task) -> tuple[tuple[str, ...], str | None]:
+    """Return the keys of ``slots`` and that of ``at_gate``."""
+    keys = () if task.flow is None or task.status in FINAL else tuple(dict(task.flow.gates))
+    if task.run_at != PARKED or task.status is not PENDING:
+        return keys, None
+    return keys[: keys.index(task.gate)] if task.gate in keys else (), task.gate
 
 
 def freed_slots(before: Task, after: Task) -> tuple[str, ...]:

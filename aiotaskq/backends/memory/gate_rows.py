@@ -12,7 +12,7 @@ from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.core.gate import PARKED, Bounds, Gate, GateState, Starts
-from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
+from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.task import FINAL, PENDING, RUNNING, Task
 
 Entry = tuple[tuple[int, int, int], int, Task]
@@ -25,6 +25,8 @@ class Line:
 
     An entry whose task is no longer the one under its id in ``waiting`` is dropped when it comes up.
     """
+
+    __slots__ = ("_in_order", "_later", "_out_of_order", "gate", "held", "waiting")
 
     def __init__(self, key: str) -> None:
         self.gate = Gate(key=key)
@@ -139,16 +141,18 @@ class GateRows:
         for key, bounds in task.flow.gates:
             if key not in lines:
                 self.line(key, bounds)
-        for key in slots(task):
+        held, at = slots_and_gate(task)
+        for key in held:
             lines[key].held[task.task_id] = None
-        if task.run_at == PARKED and (at := at_gate(task)) is not None:
+        if at is not None:
             self.line(at).add(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
-        for key in slots(task):
+        held, at = slots_and_gate(task)
+        for key in held:
             self.lines[key].held.pop(task.task_id, None)
-        if task.run_at == PARKED and (at := at_gate(task)) is not None and at in self.lines:
+        if at is not None and at in self.lines:
             self.lines[at].remove(task)
 
     # ---- as a transaction ----

@@ -10,7 +10,7 @@ from aiotaskq.backends.flow.transaction import Transaction, Waiting
 from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
 from aiotaskq.backends.redis.gate_texts import StateText, gate_text, is_later, order_text, sized
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
-from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
+from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.task import PENDING, Task
 
 NONE_WAITS = Waiting(())
@@ -68,8 +68,8 @@ class GateRows(Transaction):
         task_id = task.task_id
         self._before.setdefault(task_id, before)
         self._now[task_id] = after
-        had = () if before is None else slots(before)
-        has = () if after is None else slots(after)
+        had, left = ((), None) if before is None else slots_and_gate(before)
+        has, entered = ((), None) if after is None else slots_and_gate(after)
         if had != has:
             for key in had:
                 if key not in has:
@@ -77,8 +77,6 @@ class GateRows(Transaction):
             for key in has:
                 if key not in had:
                     self._hold(key, task_id, True)
-        left = None if before is None else at_gate(before)
-        entered = None if after is None else at_gate(after)
         if left is not None:
             self._entered.get(left, {}).pop(task_id, None)
             self._later.get(left, {}).pop(task_id, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,6 +52,9 @@ class Settled(Protocol):
 
     async def settle(self, task: Task, outcome: Outcome) -> Task | None:
         """Write an outcome; return the new state, None if the task has changed since it was read."""
+
+    async def cancel(self, task_id: str) -> bool:
+        """Cancel a task, or ask it to stop. Raises NotFound."""
 
 
 class Registered(Protocol):
@@ -135,17 +138,12 @@ async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[
         where = replace(where, after=tasks[-1].task_id)
 
 
-async def cancel_page(
-    operated: Settled, tasks: Sequence[Task], cancel: Callable[[str], Awaitable[bool]], reason: str = "cancelled"
-) -> int:
-    """Cancel those of these tasks that are pending, and ask the running ones to stop; return how many.
-
-    ``cancel`` is the verb for one task, for those that change meanwhile.
-    """
+async def cancel_page(operated: Settled, tasks: Sequence[Task]) -> int:
+    """Cancel those of these tasks that are pending, and ask the running ones to stop; return how many."""
     now = operated.clock.now()
     waiting = [task for task in tasks if task.status is Status.PENDING]
     running = [task.task_id for task in tasks if task.status is Status.RUNNING]
-    ends = [(task, settle(task, Cancelled(reason), now)) for task in waiting]
+    ends = [(task, settle(task, Cancelled(), now)) for task in waiting]
     changes = [Change(task, after, operated.told(after)) for task, after in ends]
     # First what waits: what runs hands its slots on when it ends.
     held = await operated.backend.update(changes) if changes else []
@@ -161,7 +159,7 @@ async def cancel_page(
             left.append(change.before.task_id)
     for task_id in left:  # claimed, given back or ended since it was read
         with contextlib.suppress(NotFound):
-            count += await cancel(task_id)
+            count += await operated.cancel(task_id)
     return count
 
 

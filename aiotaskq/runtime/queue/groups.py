@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.touched import Followed
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.masking import Redacted
-from aiotaskq.core.outcome import RETRYABLE, Outcome, Requeued, settle
+from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
 from aiotaskq.core.parent import Parent, ParentDeleted
 from aiotaskq.core.plan import in_group
 from aiotaskq.core.task import SECOND, Status, Task, same_push
@@ -31,14 +30,12 @@ from aiotaskq.errors import (
 )
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import Handler, result_as
-from aiotaskq.runtime.hooks import Hooks
-from aiotaskq.runtime.queue.bulk import cancel_page, statuses
+from aiotaskq.runtime.queue.bulk import Settled, cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
-from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend
+    pass
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000
@@ -88,33 +85,12 @@ def progress_of(group: GroupState) -> GroupProgress:
     return GroupProgress(group.total, group.completed, group.failed, group.cancelled, group.remaining, group.status)
 
 
-class GroupedQueue(Protocol):
-    """What these verbs need of the queue."""
-
-    backend: Backend
-    clock: Clock
-    hooks: Hooks
-    edits: Edits
-
-    async def read(self, task_id: str) -> Task | None:
-        """Return a task by id, None if there is none."""
-
-    def told(self, after: Task) -> tuple[Task, ...]:
-        """Return the messages about a task, to be pushed by the transaction that writes its end."""
-
-    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
-        """Write an outcome; return the new state, None if the task has changed since it was read."""
-
-    async def cancel(self, task_id: str) -> bool:
-        """Cancel a task, or ask it to stop."""
-
-
 class GroupVerbs:
     """The groups of one queue."""
 
     def __init__(
         self,
-        queue: GroupedQueue,
+        queue: Settled,
         capacity: Capacity,
         pushed: PushedEvents,
         followed: FollowedEvents,
@@ -439,7 +415,7 @@ class GroupVerbs:
         running: list[Task] = []
         await self._cancel_waiting(group_id, running)
         for begin in range(0, len(running), PAGE):
-            await cancel_page(self._queue, running[begin : begin + PAGE], self._queue.cancel)
+            await cancel_page(self._queue, running[begin : begin + PAGE])
 
     async def _cancel_waiting(self, group_id: str, running: list[Task]) -> None:
         page: list[Task] = []
@@ -449,10 +425,10 @@ class GroupVerbs:
             elif task is not None and not task.final and not task.cancel_requested:
                 (running if task.status is Status.RUNNING else page).append(task)
             if len(page) == PAGE:
-                await cancel_page(self._queue, page, self._queue.cancel)
+                await cancel_page(self._queue, page)
                 page = []
         if page:
-            await cancel_page(self._queue, page, self._queue.cancel)
+            await cancel_page(self._queue, page)
 
     async def mend(self) -> int:
         """Do as ``Groups.mend``."""

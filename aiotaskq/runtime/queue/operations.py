@@ -171,7 +171,7 @@ class Operations(ABC, Generic[Retried_co]):
         """
         total = 0
         async for tasks in live_pages(self._operated.backend, task_filter(status=status, **where)):
-            total += await cancel_page(self._operated, tasks, self.cancel)
+            total += await cancel_page(self._operated, tasks)
             if progress is not None:
                 progress(total)
         return total

@@ -184,7 +184,7 @@ class Verb(msgspec.Struct, frozen=True):
 async def _cancel_all(tq: TaskQ, where: TaskFilter, progress: Progress) -> None:
     total = 0
     async for tasks in live_pages(tq.queue.backend, where):
-        total += await cancel_page(tq.queue, tasks, tq.cancel)
+        total += await cancel_page(tq.queue, tasks)
         progress(total)
 
 
