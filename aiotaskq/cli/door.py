@@ -103,6 +103,8 @@ def command(
             echo_json(msgspec.to_builtins(answer))
         else:
             (show or show_plainly)(answer, *more, **({"utc": in_utc} if utc else {}))
+            if (cursor := getattr(answer, "next", None)) is not None:
+                echo(tr("for more: --cursor {cursor}", cursor=printable(cursor)))
         if code(answer):
             raise typer.Exit(code(answer))
 

@@ -20,8 +20,6 @@ def _show_all(page: EventPage, utc: bool) -> None:
         return
     rows = [[each.key, shown(each.at, utc), shown(each.expires_at, utc)] for each in page.events]
     echo_table(columns_of([marked("KEY"), marked("AT"), marked("EXPIRES")], rows, key=16))
-    if page.next is not None:
-        echo(tr("more: --cursor {cursor}", cursor=printable(page.next)))
 
 
 def _show(event: EventView) -> None:

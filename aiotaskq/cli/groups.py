@@ -29,8 +29,6 @@ def _show_all(page: GroupPage) -> None:
     headers = [GROUP_ID, NAME, STATUS, TOTAL, COMPLETED, FAILED, CANCELLED, marked("BUDGET")]
     shown = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
     echo_table(columns_of(headers[:shown], [row[:shown] for row in rows], name=10, budget=10))
-    if page.next is not None:
-        echo(tr("more: --cursor {cursor}", cursor=printable(page.next)))
 
 
 def _show(found: GroupDetail) -> None:
@@ -64,8 +62,6 @@ def _show(found: GroupDetail) -> None:
         headers = [TASK_ID, NAME, TYPE, STATUS, marked("AFTER")]
         shown = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
         echo_table(columns_of(headers[:shown], [row[:shown] for row in rows], name=10, type=12, after=10))
-    if found.next is not None:
-        echo(tr("more: --cursor {cursor}", cursor=found.next))
     if found.callbacks:
         pushed = [
             [each.task_id or "", each.kind, each.type, tr("not pushed") if each.status is None else str(each.status)]

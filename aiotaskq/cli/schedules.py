@@ -53,8 +53,6 @@ def _show_all(page: SchedulePage, utc: bool) -> None:
     if found[0].params is not UNSET:
         columns.append(Column(header=PARAMS, cells=[json_text(each.params) for each in found], least=20))
     echo_table(columns)
-    if page.next is not None:
-        echo(tr("for more: --cursor {cursor}", cursor=printable(page.next)))
 
 
 def _runs(schedule: ScheduleView) -> str:

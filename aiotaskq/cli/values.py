@@ -15,8 +15,6 @@ app = group()
 def _show_all(page: KeyPage) -> None:
     for key in page.keys:
         echo(printable(key, 1_000))
-    if page.next is not None:
-        echo(tr("more: --cursor {cursor}", cursor=printable(page.next)))
 
 
 def _show_stored(found: ValueName) -> None:

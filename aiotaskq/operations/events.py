@@ -11,20 +11,12 @@ from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Cursor, Key, Limit, Prefix, Time
+from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Time
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, Operations
 
 events = Operations("events")
 EventKey = Annotated[Key, Meta(description="The key of an event")]
-
-
-class Listed(Struct, forbid_unknown_fields=True):
-    """Which events are listed."""
-
-    limit: Limit = 100
-    prefix: Prefix = ""
-    cursor: Cursor | None = None
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -73,7 +65,7 @@ EXAMPLE = {"key": "approved:17", "at": "2026-01-05T09:00:00Z", "expires_at": "20
 
 
 @events(example=(None, {"events": [EXAMPLE], "next": None}))
-async def list_(access: Access, given: Listed) -> EventPage:
+async def list_(access: Access, given: ByKey) -> EventPage:
     """List the events that were emitted and have not expired, sorted by their keys; values are never listed."""
     limit = min(given.limit, MAX_PAGE)
     found = await access.tq.list_events(given.prefix, limit + 1, given.cursor)

@@ -22,8 +22,15 @@ Instant = Annotated[
 Count = Annotated[int, Meta(ge=0)]
 Limit = Annotated[int, Meta(ge=1, description=f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}")]
 Cursor = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="`next` of the page before")]
-Prefix = Annotated[str, Meta(max_length=MAX_KEY, description="Only keys that begin so")]
 Show = Annotated[list[Literal["params"]], Meta(description="Also params and results, where that is allowed")]
+
+
+class ByKey(Struct, forbid_unknown_fields=True):
+    """Which things are listed, sorted by their keys."""
+
+    limit: Limit = 100
+    prefix: Annotated[str, Meta(max_length=MAX_KEY, description="Only keys that begin so")] = ""
+    cursor: Cursor | None = None
 
 
 class Nothing(Struct, forbid_unknown_fields=True):

@@ -9,20 +9,12 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Cursor, Key, Limit, Prefix
+from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, NotShown, Operations
 
 values = Operations("values")
 ValueKey = Annotated[Key, Meta(description="The key of a value")]
-
-
-class Listed(Struct, forbid_unknown_fields=True):
-    """Which keys are listed."""
-
-    limit: Limit = 100
-    prefix: Prefix = ""
-    cursor: Cursor | None = None
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -65,7 +57,7 @@ class ValueName(Struct):
 
 
 @values(example=(None, {"keys": ["cookie", "rate:eur"], "next": None}))
-async def list_(access: Access, given: Listed) -> KeyPage:
+async def list_(access: Access, given: ByKey) -> KeyPage:
     """List the keys of the values that have not expired, sorted; values are never listed."""
     limit = min(given.limit, MAX_PAGE)
     keys = await access.tq.values.find_keys(given.prefix, after=given.cursor, limit=limit + 1)

@@ -396,7 +396,7 @@ def test_groups_are_named_by_the_beginning_of_their_ids(cli: Cli) -> None:
 
     asyncio.run(push())
     listed = cli.out("groups", "list", "--limit", "2")
-    assert listed.endswith("more: --cursor night-2\n") and "night-1" not in listed
+    assert listed.endswith("for more: --cursor night-2\n") and "night-1" not in listed
     assert [each["group_id"] for each in cli.json("groups", "list", "--cursor", "night-2")["groups"]] == ["night-1"]
     assert cli.json("groups", "cancel", "da")["group_id"] == "day"
     assert [each["group_id"] for each in cli.json("groups", "list", "--status", "cancelled")["groups"]] == ["day"]
