@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable
 
-from aiotaskq.backends.flow.transaction import Transaction
+from aiotaskq.backends.flow.gates import Visit
+from aiotaskq.backends.flow.transaction import Transaction, Waiting
 from aiotaskq.core.errors import gate_full
-from aiotaskq.core.gate import Bounds, Gate, Starts, admit, declared
-from aiotaskq.core.parking import at_gate, passed, passing_order, pushed_at, tokens
+from aiotaskq.core.gate import Bounds, Gate, Starts, declared
+from aiotaskq.core.parking import at_gate, passing_order, pushed_at
 from aiotaskq.core.task import Task
-
-
-class _Trial:
-    """A gate as it would be after a push."""
-
-    def __init__(self, gate: Gate, held: int, starts: Starts, has_due: bool) -> None:
-        """``has_due`` is whether due tasks wait there already: then no task of the push passes."""
-        self.gate, self.held, self.starts, self.has_due = gate, held, starts, has_due
-        self.staying = 0
-        """How many tasks of the push would wait there."""
-
-    def passing(self, line: Sequence[Task], now: int, paused: Collection[str]) -> Sequence[Task]:
-        """Return those of these tasks of the push that would pass at ``now``, and count the others."""
-        found: Sequence[Task] = ()
-        if not self.has_due and not self.staying:
-            candidates = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
-            due = sorted(candidates, key=passing_order)
-            weights = [tokens(task, self.gate.key) for task in due]
-            count, self.gate = admit(self.gate, self.held, self.starts, now, weights)
-            self.held += count
-            found = due[:count]
-        self.staying += len(line) - len(found)
-        return found
 
 
 def bounds_waiting(tx: Transaction, tasks: Iterable[Task]) -> bool:
@@ -64,16 +42,23 @@ def check_max_waiting(tx: Transaction, tasks: Iterable[Task]) -> None:
         return
     held, waited, paused = tx.held(bounds), tx.with_due(bounds, now), tx.paused_queues()
     starts = tx.starts([gate for gate in stored.values() if gate.bounds.interval is not None], now)
-    trials = {key: _Trial(gate, held[key], starts.get(key, Starts()), key in waited) for key, gate in stored.items()}
+    visits = {key: Visit(gate, held[key], 0, starts.get(key, Starts())) for key, gate in stored.items()}
+    staying = dict.fromkeys(stored, 0)
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            for task in trials[key].passing(line, now, paused):
-                after = passed(task, now)
-                if (next_key := at_gate(after)) is not None:
-                    behind.setdefault(next_key, []).append(after)
+            visit = visits[key]
+            if key not in waited and not staying[key]:  # else none passes what waits already
+                due = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
+                visit.decide(Waiting(sorted(due, key=passing_order)), now)
+                for _, after in visit.passing:
+                    if (next_key := at_gate(after)) is not None:
+                        behind.setdefault(next_key, []).append(after)
+                line = line[len(visit.passing) :]
+                visit.note_passed(())
+            staying[key] += len(line)
         here = behind
-    room = {key: bound - trials[key].staying for key, bound in max_waiting.items()}
+    room = {key: bound - staying[key] for key, bound in max_waiting.items()}
     full = tx.with_more_waiting({key: count for key, count in room.items() if count >= 0})
     for key, count in room.items():
         if count < 0 or key in full:

@@ -33,11 +33,6 @@ class Reads:
             row = self._rows.get(holder)
         return row
 
-    def holder(self, task: Task) -> Task | None:
-        """Return the row of another task that has a key of this one; None if there is none."""
-        holder = self._keys.holder(task)
-        return None if holder is None else self._rows.get(holder)
-
     def find(self, where: TaskFilter, limit: int) -> list[Task]:
         """List tasks, the newest push first."""
         match = matching(where)
