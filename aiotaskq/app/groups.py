@@ -29,7 +29,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 Rule = Literal["cancel", "fail", "run"]
 """What becomes of a task when one that it waits for did not complete."""
-_OWN = ("session", "task_id", "rerun", "unique_key", "idempotency_key", "debounce", "throttle")
+_OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debounce", "throttle")
 """Options that a call in a group cannot have."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
 from aiotaskq.app.binder import binder_of
 from aiotaskq.app.registrations import Registrations
@@ -50,7 +50,7 @@ class PushOptions(TypedDict, total=False):
     unique_key: str
     idempotency_key: str
     task_id: str
-    rerun: bool
+    if_ended: Literal["retry"]
     on_success: Callback
     on_failure: Callback
     limit: Limit | Sequence[Limit]
@@ -167,7 +167,7 @@ class TaskHandle(Hinted, Generic[T_co]):
     async def attempts(self) -> list[Attempt]:
         """Return the task's runs in their order, the present or last one included; none before the first claim.
 
-        The newest 20 runs that did not complete are kept. An operator's retry keeps them; a push with ``rerun`` does
+        The newest 20 runs that did not complete are kept. An operator's retry keeps them; a push with ``if_ended`` does
         not. Raises NotFound.
         """
         return list(attempts_of(await self.task()))

@@ -49,12 +49,12 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         raise unknown_options("push", "push option", wrong, PushOptions.__annotations__)
     options.pop("session", None)  # the transaction of the push, no field of the task
     gating = _gating(call, options, handler)
-    rerun = options.pop("rerun", False)
-    if type(rerun) is not bool:
-        raise ValidationError(f"rerun: True or False is needed (got {type(rerun).__name__})")
-    if rerun and options.get("task_id") is None:
-        raise ValidationError("rerun: it is about an id that has ended; give its task_id, too")
-    debounced = _take_debounce(call.type, call.params, options, rerun, now)
+    if_ended = options.pop("if_ended", None)
+    if if_ended not in (None, "retry"):
+        raise ValidationError(f"if_ended: {if_ended!r:.40} is unknown; use 'retry', or leave it out to refuse the push")
+    if if_ended and options.get("task_id") is None:
+        raise ValidationError("if_ended: it is about an id that has ended; give its task_id, too")
+    debounced = _take_debounce(call.type, call.params, options, if_ended, now)
     options = {name: value for name, value in options.items() if value is not None or name not in RUN_OPTIONS}
     if handler is not None:
         options = run_options(handler.template) | options
@@ -101,7 +101,7 @@ def _gating(call: TaskCall[Any], options: dict[str, Any], handler: Handler | Non
     return Gating(check_key("type", call.type, MAX_NAME), specs) if specs else None
 
 
-def _take_debounce(type: str, params: Any, options: dict[str, Any], rerun: bool, now: int) -> Debounce | None:
+def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: str | None, now: int) -> Debounce | None:
     """Take what a call says of its debounce or throttle out of the options; set the key instead."""
     rule = _rule(options)
     period, key = options.pop("throttle", None), options.pop("key", None)
@@ -120,8 +120,8 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], rerun: bool,
         if options.get(other) is not None:
             raise ValidationError(f"{name}, {other}: give one of the two")
     if rule is None:
-        if rerun:
-            raise ValidationError("throttle, rerun: give one of the two")
+        if if_ended:
+            raise ValidationError("throttle, if_ended: give one of the two")
         found = call_key(type, key, params)
         options["idempotency_key"] = throttle_key(found, max(1, _microseconds("throttle", period)), now)
         return None
@@ -237,10 +237,10 @@ def session_of(calls: Sequence[TaskCall[Any]], session: Any = None) -> Any:
     return sessions[0] if sessions else None
 
 
-def reruns_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
+def own_ids_of(calls: Sequence[TaskCall[Any]]) -> dict[str, bool]:
     """Return the task ids given by these calls, and whether each may run again if it has ended."""
-    named = ((call.options.get("task_id"), call.options.get("rerun", False)) for call in calls if call.options)
-    return {task_id: rerun for task_id, rerun in named if task_id is not None}
+    named = ((call.options.get("task_id"), call.options.get("if_ended")) for call in calls if call.options)
+    return {task_id: if_ended == "retry" for task_id, if_ended in named if task_id is not None}
 
 
 def _microseconds(field: str, value: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any, Unpack
 from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.groups import GroupPushes
 from aiotaskq.app.handle import MakesCalls, PushOptions, T, TaskCall, TaskHandle
-from aiotaskq.app.push import as_call, named_call, new_task_of, reruns_of, rules_of, session_of
+from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
 from aiotaskq.app.running import Running, RunOptions
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import settings
@@ -26,10 +26,11 @@ from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClo
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
+from aiotaskq.core.edit import check_rerun, copied
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
-from aiotaskq.core.validation import check_seconds, kind_name
+from aiotaskq.core.validation import check_params, check_seconds, kind_name
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
 from aiotaskq.runtime.handler import fitted
 from aiotaskq.runtime.public_values import PublicValues
@@ -215,14 +216,14 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
         Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
         (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id`` (an id of your
-        own), ``rerun`` (True: where that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name of a
-        task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
+        own), ``if_ended`` ("retry": if that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name
+        of a task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
         connection in whose transaction it is pushed; it exists when that is committed), ``debounce`` with ``max_wait``
         and ``merge``, or ``throttle``, and the ``key`` of either.
 
         Raises ValidationError (also for params with which the registered handler cannot be called), UnknownHandler
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
-        ``rerun`` was not asked for, or its keys forbid it), QueueFull, NotSupported for a session where the store is
+        ``if_ended`` was not given, or its keys forbid it), QueueFull, NotSupported for a session where the store is
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to push again.
         """
@@ -265,7 +266,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """Push many in one transaction: all or none. ``session`` as for ``push``.
 
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
-        (``rerun``) are written after the others, in a transaction of their own unless there is a session. Raises as
+        (``if_ended``) are written after the others, in a transaction of their own unless there is a session. Raises as
         ``push``; then nothing was written."""
         checked = [as_call(call, self.registered.handlers) for call in calls]
         optional = checked if any(map(_options_of, checked)) else ()
@@ -279,9 +280,11 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
-        reruns, rules = (reruns_of(calls), rules_of(calls, tasks, self.registered.handlers)) if calls else (None, None)
-        if reruns:
-            push = functools.partial(self.queue.known_ids.push, reruns=reruns, session=session)
+        own_ids, rules = (
+            (own_ids_of(calls), rules_of(calls, tasks, self.registered.handlers)) if calls else (None, None)
+        )
+        if own_ids:
+            push = functools.partial(self.queue.known_ids.push, own_ids=own_ids, session=session)
         elif not rules and not self.registered.push_middleware:
             return self.queue.add(tasks, session)
         else:
@@ -307,6 +310,24 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             await verbs.forget(new)
             raise
         return self._handle(row.task_id, row is gated)
+
+    async def rerun(self, task_id: str, params: dict[str, Any] | None = None) -> TaskHandle[Any]:
+        """Push a copy of an ended task, as a new one of the same type, queue, priority, retries, limits and follow-ups.
+
+        ``params`` replace those of the ended task, which stays as it is. Of a type that is not registered here, the
+        copy has the limits of the ended task. It is in no group. Where the ended task has a unique key, the handle may
+        be of another task that has it (``created`` is False).
+
+        Raises NotFound, TaskConflict for a task that has not ended, or cannot be decoded and gets no other params, and
+        ValidationError for params that the registered handler does not accept.
+        """
+        ended = await self.get(task_id)
+        check_rerun(ended, params is not None)
+        handler = self.registered.handlers.get(ended.type)
+        values = fitted(handler, ended.params if params is None else check_params(params))
+        new = copied(ended, values, self._clock.now(), None if handler is None else self._gated)
+        (row,) = await self._push([new], None, ())
+        return self._handle(row.task_id, row is new)
 
     def handle(self, task_id: str) -> TaskHandle[Any]:
         """Return the handle of a task by id, pushed by any process."""

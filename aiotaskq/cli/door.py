@@ -190,7 +190,7 @@ def command_on_several(
             if values or given.get("all", False):
                 raise typer.BadParameter(tr("name things, or choose them by options, not both"))
             raise typer.Exit(_each(operation, things, db, json, say))
-        counted = _many(of_many, values, db, ask="" if given.get("yes", False) else ask, as_json=json)
+        counted = _many(of_many, values, db, ask=ask, yes=given.get("yes", False), as_json=json)
         if json:
             echo_json(msgspec.to_builtins(counted))
         else:
@@ -227,11 +227,11 @@ def _each(
 def _outcome(answer: Any) -> dict[str, Any]:
     if isinstance(answer, AiotaskqError):
         return {"error": str(answer)}
-    found: dict[str, Any] = {} if answer is None else msgspec.to_builtins(answer)
+    found: dict[str, Any] = msgspec.to_builtins(answer)
     return found
 
 
-def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, as_json: bool) -> Counted:
+def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, yes: bool, as_json: bool) -> Counted:
     """Do it to all that match; with ``ask`` count them before, and ask."""
 
     def work(values: dict[str, Any], move: Callable[[int], None] | None = None) -> Counted:
@@ -248,7 +248,7 @@ def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, as
         return work(values)
     total = work(values | {"dry_run": True}).count if ask else None
     if total:
-        confirm(tr(ask, count=f"{total:,}"), False, as_json)
+        confirm(tr(ask, count=f"{total:,}"), yes, as_json)
     bar, moved = progress_bar(operation.word, total, quiet=as_json)
     with bar:
         return work(values, moved)

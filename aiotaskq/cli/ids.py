@@ -5,27 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.i18n import tr
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
 from aiotaskq.operations.schedule_views import ScheduleView
-from aiotaskq.runtime.queue.bulk import ids_named
 
 SHORTEST = 8
 """Characters to which an id is shortened at most."""
 LISTED = 5
 """Matches that are listed for an ambiguous prefix."""
-
-
-async def task_id_of(tq: TaskQ, text: str) -> str:
-    """Return the id of the task that has this id, or of the only one whose id begins so.
-
-    Raises NotFound, which lists the matches if there are several.
-    """
-    found = await ids_named(tq.queue.backend, text, LISTED + 1)
-    if len(found) > 1:
-        raise _ambiguous(marked("{text}: several task ids begin with it: {ids}; type more of one"), text, found)
-    return found[0] if found else text
 
 
 def _ambiguous(message: str, text: str, ids: Sequence[str]) -> NotFound:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.door import command
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import group
 from aiotaskq.cli.output import echo, echo_table
-from aiotaskq.cli.times import duration, local
+from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso
-from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import printable
 from aiotaskq.operations.limits import LimitPage, LimitView, limits
-from aiotaskq.runtime.waiting import waiting
 
 app = group()
 
@@ -73,56 +70,3 @@ def _state(limit: LimitView) -> str:
     if limit.fixed:
         parts.append(tr("set by hand"))
     return _joined(parts)
-
-
-async def waits_for(tq: TaskQ, task: Task, utc: bool) -> str | None:
-    """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
-    found = await waiting(tq.queue, task)
-    if found is None:
-        return None
-    left = 0 if found.until is None else max(SECOND // 1000, found.until - SystemClock().now())
-    limit = found.limit
-    match found.reason:
-        case "paused":
-            return tr("queue {queue} is paused", queue=task.queue)
-        case "delayed" | "retry":
-            return tr("delayed, due in {time}", time=duration(left))
-        case "sleeping":
-            return tr("its handler sleeps, until {time}", time=local(found.until, utc))
-        case "event" if found.until is None:
-            return tr("event {key}", key=found.event)
-        case "event":
-            return tr("event {key}, until {time}", key=found.event, time=local(found.until, utc))
-        case "unknown_type" if found.version is not None:
-            return tr(
-                "no worker has version {version} of {type}; it is tried again in {time}",
-                version=found.version,
-                type=task.type,
-                time=duration(left),
-            )
-        case "unknown_type":
-            return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
-        case "parents":
-            return tr("tasks before it in its workflow: {count}", count=len(found.parents))
-        case "ready":
-            return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
-    if limit is None:
-        return None
-    if found.reason == "budget":
-        return tr("the budget of group {group} is used up", group=found.group)
-    if found.reason == "limit_paused" and found.until is None:
-        return tr("{key}: paused until resumed", key=limit.key)
-    if found.reason == "limit_paused":
-        return tr("{key}: paused until {time}", key=limit.key, time=local(found.until, utc))
-    if found.reason == "rate":
-        return tr("{key}: its rate, next in {time}", key=limit.key, time=duration(left))
-    if found.reason == "full":
-        most = min(each for each in (limit.cap, limit.window) if each is not None)
-        return tr(
-            "{key}: {held} of {most} are taken, {count} wait",
-            key=limit.key,
-            held=limit.held,
-            most=most,
-            count=limit.waiting,
-        )
-    return tr("{key}: it is about to pass", key=limit.key)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import option
 from aiotaskq.cli.store_access import with_tq
-from aiotaskq.core.task import FINAL, Status
 from aiotaskq.errors import AiotaskqError
 
 PATIENCE = 2.0  # seconds that a store has to answer
@@ -73,31 +70,3 @@ def words(known: Iterable[Any]) -> Complete:
         return [each for each in accepted if each.startswith(incomplete)]
 
     return complete
-
-
-StatusNames = Annotated[
-    list[str] | None,
-    option(
-        "--status",
-        metavar="STATUS",
-        help=tr("pending, running, completed, failed, cancelled or expired; may be repeated."),
-        autocompletion=words(Status),
-    ),
-]
-LiveStatusNames = Annotated[
-    list[str] | None,
-    option(
-        "--status",
-        metavar="STATUS",
-        help=tr("pending or running; may be repeated. Default both."),
-        autocompletion=words(each for each in Status if each not in FINAL),
-    ),
-]
-TypeName = Annotated[
-    str | None,
-    option("--type", metavar="TYPE", help=tr("Only tasks of this type."), autocompletion=types),
-]
-QueueName = Annotated[
-    str | None,
-    option("--queue", metavar="QUEUE", help=tr("Only tasks of this queue."), autocompletion=queues),
-]

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from aiotaskq.app.taskq import DEFAULT_URL, TaskQ
@@ -21,7 +21,7 @@ from aiotaskq.core.codec import Codec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.audit import audit, with_error
+from aiotaskq.runtime.audit import audit
 
 T = TypeVar("T")
 
@@ -179,19 +179,6 @@ async def noted(tq: TaskQ, action: str, *targets: str) -> None:
     await audit(tq.queue, "cli", action, actor(), targets)
 
 
-async def counted(tq: TaskQ, action: str, where: Mapping[str, Any], change: Awaitable[int]) -> int:
-    """Await a change of the tasks that match, tell of it, also where an error stops it, and return how many."""
-    words = " ".join(f"{name}={_word(value)}" for name, value in where.items()) or "all"
-    try:
-        count = await change
-    except BaseException as error:  # an interrupted command, too, has done what it has done
-        await noted(tq, action, *with_error([f"filter: {words}"], error))
-        raise
-    if count:
-        await noted(tq, action, f"filter: {words}", f"count: {count}")
-    return count
-
-
 def actor() -> str:
     """Return the user and the host."""
     try:
@@ -199,7 +186,3 @@ def actor() -> str:
     except (KeyError, OSError, ImportError):  # a container may have no name for its user
         user = str(os.getuid()) if hasattr(os, "getuid") else "?"
     return f"{user}@{socket.gethostname()}"
-
-
-def _word(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

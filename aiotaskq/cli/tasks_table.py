@@ -1,72 +1,76 @@
-"""The table of ``aiotaskq tasks list``, and the steps of ``aiotaskq tasks steps``."""
+"""Tasks in a table, what one waits for, its attempts and its steps, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import UNSET
+
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column, columns_of, style_of_status
-from aiotaskq.cli.output import echo, echo_json, echo_table, json_text
-from aiotaskq.cli.store_access import instant
-from aiotaskq.cli.times import duration, local
-from aiotaskq.core.attempts import attempts_of
-from aiotaskq.core.outcome import owner_of
-from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.cli.output import echo, echo_table, json_text
+from aiotaskq.cli.times import ago, duration, local_time, shown
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso
+from aiotaskq.core.steps import NEVER
+from aiotaskq.core.task import SECOND, Status
 from aiotaskq.log import printable
+from aiotaskq.operations.task_views import AttemptView, StepView, TaskDetail, TaskView, first_line
+from aiotaskq.operations.tasks import StepList
 from aiotaskq.runtime.owner import read_owner
 
 TASK_ID, TYPE, STATUS, ATTEMPT, AGE, DUE = map(marked, ("TASK_ID", "TYPE", "STATUS", "ATTEMPT", "AGE", "DUE"))
 RUN, PROGRESS, QUEUE, WORKER, ERROR, PARAMS = map(marked, ("RUN", "PROGRESS", "QUEUE", "WORKER", "ERROR", "PARAMS"))
 
 
-def columns(tasks: Sequence[Task], ids: Mapping[str, str], now: int, params: bool) -> list[Column]:
-    """Return the columns; ``ids`` are the shortened ids, ``now`` is in microseconds, ``params`` adds theirs."""
+def columns(tasks: Sequence[TaskView], ids: Mapping[str, str]) -> list[Column]:
+    """Return the columns; ``ids`` are the shortened ids."""
     found = [
         Column(header=TASK_ID, cells=[ids.get(task.task_id, task.task_id) for task in tasks]),
         Column(header=TYPE, cells=[task.type for task in tasks], least=12, good=20),
         Column(header=STATUS, cells=[task.status for task in tasks], style=style_of_status),
         Column(header=ATTEMPT, cells=[_attempt(task) for task in tasks], rank=5),
-        Column(header=AGE, cells=[duration(now - task.created_at * SECOND) for task in tasks], rank=4),
-        Column(header=DUE, cells=[_due(task, now) for task in tasks], rank=2),
-        Column(header=RUN, cells=[run_time(task, now) for task in tasks], rank=6),
+        Column(header=AGE, cells=[ago(task.created_at) for task in tasks], rank=4),
+        Column(header=DUE, cells=[_due(task) for task in tasks], rank=2),
+        Column(header=RUN, cells=[run_text(task) for task in tasks], rank=6),
         Column(header=PROGRESS, cells=[progress_text(task.progress) for task in tasks], rank=7, least=10, good=14),
         Column(header=QUEUE, cells=[task.queue for task in tasks], rank=3, least=8, good=14, plain=("default",)),
         Column(header=WORKER, cells=[worker_text(task) for task in tasks], rank=8, least=14, good=20),
-        Column(header=ERROR, cells=[first_line(task.error_message) for task in tasks], rank=1, least=16, good=30),
+        Column(header=ERROR, cells=[task.error for task in tasks], rank=1, least=16, good=30),
     ]
-    if params:
+    if any(isinstance(task.params, dict) for task in tasks):
         found.append(Column(header=PARAMS, cells=[json_text(task.params) for task in tasks], least=20))
     return found
 
 
-def _attempt(task: Task) -> str:
+def _attempt(task: TaskView) -> str:
     """Return the number of the latest run, and how many there may be."""
     begun = task.status is not Status.PENDING and task.started_at is not None
     return f"{task.retry_count + begun}/{task.max_retries + 1}"
 
 
-def _due(task: Task, now: int) -> str:
-    """Return in how long a pending task may run, the gate at which it waits, or for how many other tasks."""
+def _due(task: TaskView) -> str:
+    """Return in how long a pending task may run, the limit at which it waits, or for how many other tasks."""
     if task.status is not Status.PENDING:
         return ""
-    if task.due_us >= NEVER:
+    due, now = NEVER if task.run_at is None else from_iso(task.run_at), SystemClock().now()
+    if due >= NEVER:
         return tr("by an event")
-    if task.due_us > now:
-        return tr("in {time}", time=duration(task.due_us - now))
-    if not task.parked:
-        return tr("now")
-    return tr("at {gate}", gate=task.gate) if task.gate else tr("after {count} others", count=task.waits)
+    if due > now:
+        return tr("in {time}", time=duration(due - now))
+    if task.limit is not None:
+        return tr("at {gate}", gate=task.limit)
+    return tr("after {count} others", count=task.waits) if task.waits else tr("now")
 
 
-def run_time(task: Task, now: int) -> str:
+def run_text(task: TaskView) -> str:
     """Return how long the latest run took, or has taken until now."""
-    attempts = attempts_of(task)
-    if task.status is Status.PENDING or not attempts or attempts[-1].began_at is None:
+    if task.status is Status.RUNNING:
+        return ago(task.started_at)
+    if task.status is Status.PENDING or task.run_time is None:
         return ""
-    ended = attempts[-1].ended_at
-    return duration((now if ended is None else ended) - attempts[-1].began_at)
+    return duration(round(task.run_time * SECOND))
 
 
 def progress_text(progress: dict[str, Any] | None) -> str:
@@ -80,41 +84,96 @@ def progress_text(progress: dict[str, Any] | None) -> str:
     return f"{count} {message}" if message else count
 
 
-def worker_text(task: Task) -> str:
+def worker_text(task: TaskView) -> str:
     """Return host and pid of the process that has a running task; another owner's id as it is."""
     if task.status is not Status.RUNNING or task.lease_owner is None:
         return ""
-    owner = read_owner(owner_of(task))
-    return owner_of(task) if owner.host is None else f"{owner.host}:{owner.pid}"
+    name = task.lease_owner.partition("!")[0]
+    owner = read_owner(name)
+    return name if owner.host is None else f"{owner.host}:{owner.pid}"
 
 
-def first_line(error: str | None) -> str:
-    lines = (error or "").strip().splitlines()
-    return lines[0] if lines else ""
+def attempt_line(attempt: AttemptView, utc: bool) -> str:
+    """Return an attempt in one line."""
+    took = "" if attempt.run_time is None else f"{attempt.run_time:.3f} s"
+    words = (attempt.number, local_time(attempt.began_at, utc), took, attempt.outcome or Status.RUNNING)
+    return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)
 
 
-def show_steps(found: Sequence[Step], values: bool, utc: bool, as_json: bool) -> None:
-    """Print steps in their order, with what they returned only if ``values``."""
-    if as_json:
-        echo_json([_as_dict(step, values) for step in found])
-        return
-    if not found:
+def waits_for(task: TaskDetail, utc: bool) -> str | None:
+    """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
+    found = task.waiting
+    if found is None:
+        return None
+    until = local_time(found.until, utc)
+    left = 0 if found.until is None else max(SECOND // 1000, from_iso(found.until) - SystemClock().now())
+    limit = found.limit
+    match found.reason:
+        case "paused":
+            return tr("queue {queue} is paused", queue=task.queue)
+        case "delayed" | "retry":
+            return tr("delayed, due in {time}", time=duration(left))
+        case "sleeping":
+            return tr("its handler sleeps, until {time}", time=until)
+        case "event" if found.until is None:
+            return tr("event {key}", key=found.event)
+        case "event":
+            return tr("event {key}, until {time}", key=found.event, time=until)
+        case "unknown_type" if found.version is not None:
+            return tr(
+                "no worker has version {version} of {type}; it is tried again in {time}",
+                version=found.version,
+                type=task.type,
+                time=duration(left),
+            )
+        case "unknown_type":
+            return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
+        case "parents":
+            return tr("tasks before it in its workflow: {count}", count=len(found.parents))
+        case "ready":
+            return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
+    if limit is None:
+        return None
+    if found.reason == "budget":
+        return tr("the budget of group {group} is used up", group=found.group)
+    if found.reason == "limit_paused" and found.until is None:
+        return tr("{key}: paused until resumed", key=limit.key)
+    if found.reason == "limit_paused":
+        return tr("{key}: paused until {time}", key=limit.key, time=until)
+    if found.reason == "rate":
+        return tr("{key}: its rate, next in {time}", key=limit.key, time=duration(left))
+    if found.reason == "full":
+        most = min(each for each in (limit.cap, limit.window) if each is not None)
+        return tr(
+            "{key}: {held} of {most} are taken, {count} wait",
+            key=limit.key,
+            held=limit.held,
+            most=most,
+            count=limit.waiting,
+        )
+    return tr("{key}: it is about to pass", key=limit.key)
+
+
+def show_steps(found: StepList, *, utc: bool) -> None:
+    """Print steps in their order, with what they returned if that was asked for."""
+    if not found.steps:
         echo(tr("no steps"))
         return
     headers = [marked("AT"), marked("KIND"), marked("NAME"), marked("VALUE")]
-    rows = [
-        [local(step.at, utc, short=True), _kind(step), printable(step.label), _value(step, values, utc)]
-        for step in found
-    ]
+    rows = [[shown(step.at, utc), _kind(step), printable(_label(step)), _value(step, utc)] for step in found.steps]
     echo_table(columns_of(headers, rows, name=16, value=16))
 
 
-def _kind(step: Step) -> str:
+def _label(step: StepView) -> str:
+    return step.name if step.number == 1 else f"{step.name}#{step.number}"
+
+
+def _kind(step: StepView) -> str:
     kinds = {"step": tr("step"), "sleep": tr("sleep"), "wake": tr("wake"), "wait": tr("wait"), "event": tr("event")}
     return kinds[step.kind]
 
 
-def _value(step: Step, values: bool, utc: bool) -> str:
+def _value(step: StepView, utc: bool) -> str:
     if step.undecodable is not None:
         return tr("not decodable: {error}", error=step.undecodable)
     if step.timed_out:
@@ -122,22 +181,7 @@ def _value(step: Step, values: bool, utc: bool) -> str:
     if step.kind == "wake":
         return tr("ended early")
     if step.kind in ("sleep", "wait"):
-        if step.until >= NEVER:
+        if step.until is None:
             return tr("no timeout")
-        return tr("until {time}", time=local(step.until, utc, short=True))
-    return printable(step.text, 1_000) if values else ""
-
-
-def _as_dict(step: Step, values: bool) -> dict[str, Any]:
-    known: dict[str, Any] = {"kind": step.kind, "name": step.name, "number": step.number, "at": instant(step.at)}
-    if step.undecodable is not None:
-        known["undecodable"] = step.undecodable
-    elif step.kind in ("sleep", "wait"):
-        known["until"] = None if step.until >= NEVER else instant(step.until)
-    elif step.timed_out:
-        known["timed_out"] = True
-    elif values and step.kind != "wake":
-        known["value"] = step.value
-    if step.version != 1:
-        known["version"] = step.version
-    return known
+        return tr("until {time}", time=shown(step.until, utc))
+    return "" if step.value is UNSET else printable(json_text(step.value), 1_000)

@@ -55,6 +55,11 @@ def ago(text: str | None) -> str:
     return "" if text is None else duration(SystemClock().now() - from_iso(text))
 
 
+def local_time(text: str | None, utc: bool) -> str | None:
+    """Return a time of an answer as ``local`` does."""
+    return None if text is None else local(from_iso(text), utc)
+
+
 def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | None:
     """Return an instant in the local time zone, or in UTC; one that is in no calendar as the number.
 

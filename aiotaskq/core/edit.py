@@ -1,4 +1,4 @@
-"""What a pending task becomes when an operator edits it: its params, queue, priority, due time, retries or timeout."""
+"""What a pending task becomes when an operator edits it, and the copy of an ended one that a rerun pushes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import TaskConflict, ValidationError
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, parked
-from aiotaskq.core.task import PENDING, RUN_OPTIONS, Task
+from aiotaskq.core.task import PENDING, RUN_OPTIONS, Task, new_task
 
 
 def check_editable(task: Task) -> None:
@@ -72,3 +72,32 @@ def _keys(flow: Flow | None) -> list[str]:
 
 def _gates(flow: Flow | None) -> tuple[Any, ...]:
     return ((), 1, ()) if flow is None else (flow.gates, flow.weight, flow.weights)
+
+
+def check_rerun(task: Task, params: bool) -> None:
+    """Raise TaskConflict if the task has not ended, or cannot be read and is not given other ``params``."""
+    if not task.final:
+        raise TaskConflict(f"task {task.task_id!r} is {task.status}; only ended tasks are rerun")
+    if task.undecodable is not None and not params:
+        raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); give it other params")
+
+
+def copied(task: Task, params: dict[str, Any], now: int, gated: Callable[[Task], Task] | None) -> Task:
+    """Return a new task that is a copy of an ended one with these params, as of ``now`` in microseconds UTC.
+
+    ``gated`` returns it with the gates of its type; without it nobody knows those, and it has the gates of the ended
+    one. It is in no group, so it does not wait for the budget of one.
+    """
+    kept = {name: getattr(task, name) for name in KEPT}
+    new = new_task(task.type, params, now=now, kind=type(task), **kept)
+    if gated is not None:
+        return gated(new)
+    gates = () if task.flow is None else task.flow.gates[len(budgets_of(task.flow)) :]
+    if task.flow is None or not gates:
+        return new
+    flow = Flow(gates=gates, weight=task.flow.weight, weights=task.flow.weights)
+    return parked(replace(new, flow=flow), now)
+
+
+KEPT = ("queue", "priority", "max_retries", "timeout", "unique_key", "on_success", "on_failure", "extra")
+"""What of an ended task its copy has, too."""

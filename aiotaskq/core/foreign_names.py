@@ -237,7 +237,7 @@ NAMES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "command of a group": {
         "command-line": {
             "list": "ls",
-            "delete or purge": "rm remove delete empty flush",
+            "delete": "rm remove purge empty flush",
             "run or run-now": "fire trigger run run-job now",
             "retry": "requeue reschedule",
             "cancel": "revoke abort kill",

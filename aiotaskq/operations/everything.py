@@ -11,8 +11,21 @@ from aiotaskq.operations.queues import queues
 from aiotaskq.operations.schedules import schedules
 from aiotaskq.operations.stats import stats
 from aiotaskq.operations.table import Operation, Operations
+from aiotaskq.operations.tasks import tasks
 from aiotaskq.operations.values import values
 from aiotaskq.operations.workers import workers
 
-NOUNS: tuple[Operations, ...] = (queues, groups, limits, workers, events, values, history, audit, stats, schedules)
+NOUNS: tuple[Operations, ...] = (
+    tasks,
+    schedules,
+    queues,
+    groups,
+    limits,
+    workers,
+    events,
+    values,
+    history,
+    audit,
+    stats,
+)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

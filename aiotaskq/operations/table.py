@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 P = TypeVar("P", bound=msgspec.Struct)
-A = TypeVar("A", bound=msgspec.Struct | None)
+A = TypeVar("A", bound=msgspec.Struct)
 OF_ONE = (NotFound, TaskConflict, ValidationError)
 """Errors that are about one thing: others can be done nevertheless."""
 LISTED = 5
@@ -72,7 +72,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     params: type[msgspec.Struct]
     """Its parameters: types, bounds, defaults, and a description of each."""
-    answer: type[msgspec.Struct] | None
+    answer: type[msgspec.Struct]
     changes: bool = False
     """Whether it changes something. Then it is told of, and refused where only reads are allowed."""
     thing: str | None = None
@@ -117,7 +117,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     kind: Any
-    """int, float, str or bool; ``list`` of texts; ``datetime``, also epoch seconds; ``dict`` or ``Any`` of JSON."""
+    """int, float, str, bool; ``list`` of texts; ``datetime`` or epoch seconds; ``dict`` of numbers; ``Any`` of JSON."""
     words: tuple[str, ...]
     """The only texts that it may be, or have in its list; empty where others may be."""
     description: str
@@ -187,7 +187,23 @@ KINDS: dict[str, Any] = {
 
 
 MANY = "_many"
-DryRun = Annotated[bool, msgspec.Meta(description="Only count what matches")]
+
+
+class Dry(msgspec.Struct):
+    """The parameter of each operation on many things."""
+
+    dry_run: Annotated[bool, msgspec.Meta(description="Only count what matches")] = False
+
+
+def struct_of(name: str, fields: Sequence[msgspec.structs.FieldInfo], doc: str | None) -> type[msgspec.Struct]:
+    """Return a struct with these fields."""
+    rest: list[Any] = []
+    for each in fields:
+        default = (
+            msgspec.field(default_factory=each.default_factory) if each.default is msgspec.NODEFAULT else each.default
+        )
+        rest.append((each.name, each.type) if each.required else (each.name, each.type, default))
+    return msgspec.defstruct(name, rest, forbid_unknown_fields=True, kw_only=True, namespace={"__doc__": doc})
 
 
 class Many(msgspec.Struct, frozen=True):
@@ -204,18 +220,14 @@ class Many(msgspec.Struct, frozen=True):
 
     def operation(self, name: str) -> Operation:
         """Return the operation, which with ``dry_run`` only counts."""
-        filters = [(each.name, each.type, each.default) for each in msgspec.structs.fields(self.where)]
-        params = msgspec.defstruct(
-            "Many",
-            [*filters, ("dry_run", DryRun, False)],
-            namespace={"__doc__": self.where.__doc__},
-            forbid_unknown_fields=True,
-        )
+        filters = [each.name for each in msgspec.structs.fields(self.where)]
+        fields = [*msgspec.structs.fields(self.where), *msgspec.structs.fields(Dry)]
+        params = struct_of("Many", fields, self.where.__doc__)
 
         async def run(access: Access, given: Any) -> Counted:
-            where = {name: value for name, _, _ in filters if (value := getattr(given, name)) not in (None, [])}
+            where = {name: value for name in filters if (value := getattr(given, name)) not in (None, [])}
             if filters and not where:
-                names = ", ".join(name for name, _, _ in filters)
+                names = ", ".join(filters)
                 raise ValidationError(f"{name}: at least one of {names} is needed, or everything would match")
             if given.dry_run:
                 return Counted(await self.count(access, given), True)
@@ -273,7 +285,7 @@ class Operations:
                 name=name,
                 run=run,
                 params=params,
-                answer=None if answer is type(None) else answer,
+                answer=answer,
                 changes=changes,
                 thing=thing,
                 find=None if thing is None else self.find,

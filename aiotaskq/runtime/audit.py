@@ -14,7 +14,7 @@ from aiotaskq.runtime.hooks import OPERATED, Hooks
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
-BY_PROGRAMS = frozenset({"push-task", "values.set", "values.delete", "events.emit"})
+BY_PROGRAMS = frozenset({"tasks.push", "values.set", "values.delete", "events.emit"})
 """Changes that are the daily work of programs: by the operations API and commands, they have no entry."""
 
 

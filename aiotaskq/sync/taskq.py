@@ -364,6 +364,7 @@ class TaskQ(Hinted, Operations):
     retry = blocking(AsyncTaskQ.retry, _handle)
     edit = blocking(AsyncTaskQ.edit, _handle)
     fork = blocking(AsyncTaskQ.fork, _handle)
+    rerun = blocking(AsyncTaskQ.rerun, _handle)
     health = blocking(AsyncTaskQ.health)
     resize = blocking(AsyncTaskQ.resize)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)

@@ -111,6 +111,9 @@ def _is_list(kind: Any) -> bool:
 
 async def _body(kind: type[S], policy: Policy, request: Request) -> S:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    optional = not any(each.required for each in msgspec.structs.fields(kind))
+    if not media_type and optional and not await _read(policy.max_body, request):
+        return kind()
     if media_type != JSON:
         raise ProblemError(
             415, "UnsupportedMediaType", f"content-type: {JSON} is needed (got {media_type or 'none'!r:.60})"

@@ -50,8 +50,6 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         params = table.read(operation, values)
         actor = await call.actor() if operation.changes else ""
         found = await table.perform(operation, access, params, "api", actor)
-        if found is None:
-            return respond(status=204)
         if operation.verb not in MAKES:
             return respond(found)
         location = f"{operation.noun}/{quote(msgspec.structs.astuple(found)[0], safe='')}"
@@ -80,8 +78,6 @@ MAKES = ("add", "push")
 
 def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
     kind = operation.answer
-    if kind is None:
-        return (Success(204, "Done"),)
     said = _first_sentence(kind)
     if operation.verb not in MAKES:
         return (Success(200, said, kind, example),)
@@ -93,18 +89,9 @@ def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
 
 def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
     """Return the parameters that are in the query or the body; None if there are none."""
-    rest: list[Any] = []
-    for each in msgspec.structs.fields(operation.params):
-        if each.name == operation.thing:
-            continue
-        made = each.default_factory is not msgspec.NODEFAULT
-        default = msgspec.field(default_factory=each.default_factory) if made else each.default
-        rest.append((each.name, each.type) if each.required else (each.name, each.type, default))
-    if not rest:
-        return None
+    rest = [each for each in msgspec.structs.fields(operation.params) if each.name != operation.thing]
     name = "".join(part.title() for part in re.split("[._]", operation.name))
-    doc = {"__doc__": operation.params.__doc__}
-    return msgspec.defstruct(name, rest, forbid_unknown_fields=True, kw_only=True, namespace=doc)
+    return table.struct_of(name, rest, operation.params.__doc__) if rest else None
 
 
 def _first_sentence(kind: type[msgspec.Struct]) -> str:

@@ -95,7 +95,7 @@ async def test_options_that_are_refused() -> None:
         ({"debounce": 1, "task_id": "x"}, "debounce, task_id: give one"),
         ({"debounce": 1, "idempotency_key": "x"}, "debounce, idempotency_key: give one"),
         ({"throttle": 1, "idempotency_key": "x"}, "throttle, idempotency_key: give one"),
-        ({"throttle": 1, "task_id": "x", "rerun": True}, "throttle, rerun: give one"),
+        ({"throttle": 1, "task_id": "x", "if_ended": "retry"}, "throttle, if_ended: give one"),
         ({"debounce": 1, "key": "k", "unique_key": "u"}, "key, unique_key: give one"),
         ({"debounce": 2, "max_wait": 1}, "max_wait: it is shorter"),
         ({"debounce": 1, "merge": "sum"}, "merge: 'sum' is not one of last, list"),

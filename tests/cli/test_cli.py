@@ -75,7 +75,7 @@ def test_help_and_version(cli: Cli) -> None:
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
     "audit": (), "docs": (), "bench": (), "completion": (), "history": (),
-    "tasks": ("list", "show", "log", "steps", "retry", "run-now", "rerun", "cancel", "purge"),
+    "tasks": ("push", "list", "get", "steps", "retry", "rerun", "run-now", "cancel", "delete", "log", "edit"),
     "workers": ("list", "get", "quiet", "wake", "resize"),
     "schedules": (
         *("list", "get", "add", "update", "pause", "resume", "run-now", "delete", "history", "backfill", "preview"),
@@ -142,8 +142,7 @@ def test_a_word_that_means_a_command_is_told_its_name(cli: Cli, words: tuple[str
         (("run", "app:tq", "-c", "20"), "here: --concurrency 20", "command-line"),
         (("run", "app:tq", "-Q", "mail"), "here: --queues", "command-line"),
         (("schedules", "fire", "x"), "Did you mean 'run-now'?", "command-line"),
-        (("schedules", "show", "x"), "Did you mean 'get'?", "command-line"),
-        (("tasks", "delete", "x"), "Did you mean 'purge'?", "command-line"),
+        (("tasks", "purge"), "Did you mean 'delete'?", "command-line"),
         (("worker",), "Did you mean 'run'?", "command-line"),
         (("beat",), "Did you mean 'run'?", "command-line"),
         (("flower",), "Did you mean 'web'?", "dashboard"),
@@ -205,29 +204,30 @@ def test_tasks_list_show_cancel_retry_purge(cli: Cli) -> None:
     first, second = cli.push("mail", "audio", name="x\x1b[31m")
     at = ("--db", cli.url)
 
-    assert [task["task_id"] for task in cli.json("tasks", "list", *at)] == [second, first]
-    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--type", "mail")] == [first]
-    assert cli.json("tasks", "list", *at, "--status", "failed") == []
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at)["tasks"]] == [second, first]
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--type", "mail")["tasks"]] == [first]
+    assert cli.json("tasks", "list", *at, "--status", "failed")["tasks"] == []
     listed = cli.out("tasks", "list", *at, "--limit", "1")
-    assert second in listed and first not in listed and f"--after {second}" in listed
-    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--after", second)] == [first]
-    assert "status: 'done' is unknown; use pending" in cli.fails("tasks", "list", *at, "--status", "done", code=2)
+    assert second in listed and first not in listed and f"--cursor {second}" in listed
+    assert [task["task_id"] for task in cli.json("tasks", "list", *at, "--cursor", second)["tasks"]] == [first]
+    assert "status: 'done' is unknown; use cancelled" in cli.fails("tasks", "list", *at, "--status", "done", code=2)
 
-    shown = cli.json("tasks", "show", first, "--params", *at)
+    shown = cli.json("tasks", "get", first, "--params", *at)
     assert shown["params"] == {"name": "x\x1b[31m"} and shown["status"] == "pending"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["created_at"])
-    assert "\x1b" not in cli.out("tasks", "show", first, *at)
-    assert "there is no task" in cli.fails("tasks", "show", "nobody", *at)
+    assert "\x1b" not in cli.out("tasks", "get", first, *at)
+    assert "there is no task" in cli.fails("tasks", "get", "nobody", *at)
 
-    assert cli.json("tasks", "cancel", first, *at) == [{"task_id": first, "outcome": "cancelled"}]
-    assert "has ended already: cancelled" in cli.out("tasks", "cancel", first, *at)
+    (answer,) = cli.json("tasks", "cancel", first, *at)
+    assert answer == {"task_id": first, "status": "cancelled", "cancel_requested": False}
+    assert "has ended already: cancelled" in cli.fails("tasks", "cancel", first, *at)
     code, out, err = cli.run("tasks", "retry", first, second, "nobody", *at)
     assert code == 1 and out == f"{first}  pending again\n" and err.count("error: ") == 2
 
     cli.out("tasks", "cancel", first, second, *at)
-    assert cli.json("tasks", "purge", *at, "--type", "mail", "--yes") == {"deleted": 1}
-    assert cli.out("tasks", "purge", *at, "--older-than", "3600", "--yes") == "tasks deleted: 0\n"
-    assert cli.out("tasks", "purge", *at, "--yes") == "tasks deleted: 1\n"
+    assert cli.json("tasks", "delete", *at, "--type", "mail", "--yes") == {"count": 1, "dry_run": False}
+    assert cli.out("tasks", "delete", *at, "--older-than", "3600", "--yes") == "tasks deleted: 0\n"
+    assert cli.out("tasks", "delete", *at, "--status", "cancelled", "--yes") == "tasks deleted: 1\n"
 
 
 def test_stats(cli: Cli) -> None:
@@ -244,11 +244,11 @@ def test_control_characters_in_stored_texts_are_escaped(cli: Cli) -> None:  # J1
             await tq.queue.backend.push([row])
 
     asyncio.run(main())
-    for command in (["tasks", "list"], ["stats"], ["tasks", "show", "x\n[red]\x1b]0;gotcha\x07"]):
+    for command in (["tasks", "list"], ["stats"], ["tasks", "get", "x\n[red]\x1b]0;gotcha\x07"]):
         text = cli.out(*command, "--db", cli.url)
         assert "\x1b" not in text and "\x07" not in text
         assert "\\x1b[2J" in text
-    assert "\x1b" not in cli.fails("tasks", "show", "\x1b[2J\nnobody", "--db", cli.url)
+    assert "\x1b" not in cli.fails("tasks", "get", "\x1b[2J\nnobody", "--db", cli.url)
     assert "\x1b" not in cli.fails("tasks", "list", "--lim\x1b[2J", code=2)
 
 
@@ -256,9 +256,9 @@ def test_a_delayed_task_is_made_due_now(cli: Cli) -> None:
     at = ("--db", cli.url)
     cli.push("mail")
     later = cli.json("push", "mail", "--delay", "3600", *at)["task_id"]
-    before = cli.json("tasks", "show", later, *at)["run_at"]
+    before = cli.json("tasks", "get", later, *at)["run_at"]
     assert cli.out("tasks", "run-now", later, *at) == f"{later}  due now\n"
-    assert cli.json("tasks", "show", later, *at)["run_at"] < before
+    assert cli.json("tasks", "get", later, *at)["run_at"] < before
     code, out, err = cli.run("tasks", "run-now", later, "nobody", *at)
     assert code == 1 and out == "" and "is due already" in err and "there is no task nobody" in err
 

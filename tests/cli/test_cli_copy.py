@@ -172,7 +172,7 @@ def test_tasks_that_have_changed_in_the_target_are_left_alone(cli: Cli) -> None:
     cli.json("schedules", "pause", "s-1", "--db", there)
     found = cli.json("db", "copy", here, there)
     assert (found["tasks_there"], found["schedules_there"]) == (2, 3)
-    assert cli.json("tasks", "show", "task-000000", "--db", there)["status"] == "cancelled"
+    assert cli.json("tasks", "get", "task-000000", "--db", there)["status"] == "cancelled"
 
 
 @pytest.mark.parametrize("way", ["id", "idempotency_key", "unique_key", "schedule"])
@@ -205,10 +205,10 @@ def test_running_tasks_are_refused_or_released(cli: Cli) -> None:
     assert table(cli.home / "there.db", "task_queue") == []
     found = cli.json("db", "copy", here, there, "--running-as-pending")
     assert (found["tasks"], found["released"]) == (2, 2)
-    row = cli.json("tasks", "show", "task-000000", "--db", there)
+    row = cli.json("tasks", "get", "task-000000", "--db", there)
     assert (row["status"], row["fence"], row["lease_owner"], row["retry_count"]) == ("pending", 4, None, 0)
-    assert cli.json("tasks", "show", "task-000001", "--db", there)["status"] == "cancelled"  # as was asked for
-    assert cli.json("tasks", "show", "task-000000", "--db", here)["status"] == "running"
+    assert cli.json("tasks", "get", "task-000001", "--db", there)["status"] == "cancelled"  # as was asked for
+    assert cli.json("tasks", "get", "task-000000", "--db", here)["status"] == "running"
 
 
 def test_rows_that_cannot_be_copied_are_reported_and_the_others_are_copied(cli: Cli) -> None:

@@ -10,7 +10,7 @@ import pytest
 from aiotaskq import Workflow
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.limits import Limit, Rate
-from tests.support.command import Cli, prepared
+from tests.support.command import Cli, prepared, waits_for
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> No
             return (await group.task("send")).task_id, group.group_id
 
     task_id, group_id = asyncio.run(push())
-    shown = cli.out("tasks", "show", task_id).splitlines()
+    shown = cli.out("tasks", "get", task_id).splitlines()
     assert [line.split(maxsplit=1) for line in shown if line.startswith("waits")] == [
         ["waits_for", "tasks before it in its workflow: 2"]
     ]
@@ -110,14 +110,14 @@ def test_a_task_of_a_workflow_shows_for_how_many_others_it_waits(cli: Cli) -> No
 
 def test_a_task_shows_what_it_waits_for(cli: Cli) -> None:
     ids = pushed(cli)
-    waits = [cli.json("tasks", "show", task_id)["waits_for"] for task_id in ids]
+    waits = [waits_for(cli, task_id) for task_id in ids]
     idle = "no worker claims from queue default"
     assert waits[:3] == [idle, "tenant:42: 1 of 1 are taken, 1 wait", idle]
     assert waits[3].startswith("api: its rate, next in ")
     assert waits[4].startswith("delayed, due in ")
     assert waits[5] == "queue quiet is paused"
     cli.run("limits", "pause", "tenant:42")
-    assert "waits_for" in (shown := cli.out("tasks", "show", ids[1])) and "tenant:42: paused until resumed" in shown
+    assert "waits_for" in (shown := cli.out("tasks", "get", ids[1])) and "tenant:42: paused until resumed" in shown
     assert "46116860" not in shown
     assert "at tenant:42" in cli.out("tasks", "list")
-    assert cli.json("tasks", "show", ids[1])["run_at"] < "2100"
+    assert cli.json("tasks", "get", ids[1])["run_at"] < "2100"

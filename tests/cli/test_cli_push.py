@@ -90,7 +90,7 @@ def test_a_push_uses_the_store_and_defaults_of_the_application(cli: Cli) -> None
     Path("talks.py").write_text("print('imported')\nfrom shop import tq\n")
     code, out, err = cli.run("push", "greet", '{"name": "x"}', "--app", "talks:tq")
     assert (code, err) == (0, "imported\n")  # what the application prints is not the answer
-    row = cli.json("tasks", "show", out.strip(), *APP_DB)
+    row = cli.json("tasks", "get", out.strip(), *APP_DB)
     assert (row["queue"], row["max_retries"], row["priority"]) == ("letters", 7, -2)
     assert "warning" not in cli.run("push", "audio", "--app", "shop:tq")[2]
     (schedule,) = [cli.json("schedules", "add", "s", "greet", '{"name": "x"}', "--interval", "60", "--app", "shop:tq")]

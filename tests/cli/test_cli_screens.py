@@ -114,24 +114,21 @@ def test_outputs_as_text(cli: Cli) -> None:
 
 def test_a_task_is_shown_without_its_params(cli: Cli) -> None:  # J8, J12
     fill(cli)
-    shown = cli.out("tasks", "show", "task-3", "--db", cli.url)
+    shown = cli.out("tasks", "get", "task-3", "--db", cli.url)
     lines = [line.split(maxsplit=1) for line in shown.splitlines()]
-    assert ["error_message", "ValueError: cannot reach postgresql://me:***@host/db"] in lines
-    assert lines[lines.index(["error_message", "ValueError: cannot reach postgresql://me:***@host/db"]) + 1] == [
-        "more\\x1b[2J"
-    ]
+    assert ["error", "ValueError: cannot reach postgresql://me:***@host/db"] in lines
+    assert lines[lines.index(["error", "ValueError: cannot reach postgresql://me:***@host/db"]) + 1] == ["more\\x1b[2J"]
     assert "\x1b" not in shown
-    shown = cli.out("tasks", "show", "task-1", "--db", cli.url)
-    assert "params             2 hidden; --params shows them\n" in shown
-    assert "extra              1 hidden; --params shows them\n" in shown
+    shown = cli.out("tasks", "get", "task-1", "--db", cli.url)
+    assert "params             hidden; --params shows them\n" in shown
     assert f'params             {{"to": "{SECRET}", "n": 1}}' in cli.out(
-        "tasks", "show", "task-1", "--params", "--db", cli.url
+        "tasks", "get", "task-1", "--params", "--db", cli.url
     )
 
 
 JSON = [
     ("tasks", "list"),
-    *(("tasks", "show", f"task-{number}") for number in range(1, 6)),
+    *(("tasks", "get", f"task-{number}") for number in range(1, 6)),
     ("stats",),
     ("queues", "list"),
     ("schedules", "list"),
@@ -153,7 +150,8 @@ def test_reading_commands_have_json_and_show_no_secrets(cli: Cli) -> None:  # J8
             assert SECRET not in out, command
             if form:
                 json.loads(out)
-    assert {"task_id", "type", "status", "run_at", "fence"} <= cli.json("tasks", "list", "--db", cli.url)[0].keys()
+    row = cli.json("tasks", "list", "--db", cli.url)["tasks"][0]
+    assert {"task_id", "type", "status", "run_at", "fence"} <= row.keys()
     first, second = cli.json("schedules", "list", "--db", cli.url)["schedules"]
     assert (first["next_run_at"], first["enabled"], second["enabled"]) == ("2096-10-02T18:00:00Z", True, False)
     assert "params" not in first
@@ -220,7 +218,7 @@ def test_wrong_usage_in_chinese(cli: Cli) -> None:
         (["push", "a", "{}", "--delay", "-1"], "--delay 的值不对：不能小于 0"),
         (["push", "a", "{}", "--delay", "soon"], "--delay 的值不对：应为数字"),
         (["tasks", "list", "--limit", "x"], "--limit 的值不对：应为整数"),
-        (["tasks", "list", "--limit", "999999999"], "--limit 的值不对：不能大于 99999"),
+        (["limits", "list", "--limit", "999999999"], "--limit 的值不对：不能大于 10000"),
         (["tasks", "list", "--limit"], "选项 --limit 需要一个值"),
         (["demo", "/no/where"], "FOLDER 的值不对：文件夹 /no/where 不存在"),
         (["web", "app:tq"], "多余的参数 app:tq"),

@@ -33,7 +33,7 @@ def test_precedence_is_flag_then_environment_then_file(cli: Cli) -> None:
     file, environment, flag = made("file"), made("environment"), made("flag")
 
     def listed(*args: str) -> str:
-        (task,) = cli.json("tasks", "list", *args)
+        (task,) = cli.json("tasks", "list", *args)["tasks"]
         return str(task["type"])
 
     Path("pyproject.toml").write_text(f'[tool.aiotaskq]\ndatabase_url = "{file}"\n')

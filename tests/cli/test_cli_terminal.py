@@ -80,12 +80,12 @@ def test_the_demo_on_a_terminal(cli: Cli, terminals: list[Terminal]) -> None:
 def test_purge_asks_and_shows_its_progress(cli: Cli, terminals: list[Terminal]) -> None:
     rows = [Task(task_id=f"t-{n}", type="t", seq=n, status=Status.FAILED, completed_at=9) for n in range(2_500)]
     cli.store(*rows)
-    screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
+    screen = Terminal(cli, "tasks", "delete", "--status", "failed", "--db", cli.url)
     terminals.append(screen)
     screen.wait_for("Tasks to delete: 2,500. Continue? [y/N]:")
     screen.type("n\n")
     assert screen.end() == 1 and "nothing was done" in screen.drawn
-    screen = Terminal(cli, "tasks", "purge", "--db", cli.url)
+    screen = Terminal(cli, "tasks", "delete", "--status", "failed", "--db", cli.url)
     terminals.append(screen)
     screen.wait_for("[y/N]:")
     screen.type("y\n")

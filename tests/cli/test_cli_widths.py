@@ -85,7 +85,7 @@ def test_every_id_on_the_screen_names_its_task(cli: Cli, now: int) -> None:
     assert len(listed) == 40 and min(map(len, listed)) == 8
     given = {task.task_id for task in tasks(now)}
     for shown in listed[:12]:
-        assert cli.json("tasks", "show", shown)["task_id"].startswith(shown)
+        assert cli.json("tasks", "get", shown)["task_id"].startswith(shown)
     assert all(sum(task_id.startswith(shown) for task_id in given) == 1 for shown in listed)
     # Tasks that the filter leaves out count as well.
     for shown in [line.split()[0] for line in cli.out("tasks", "list", "--type", "mail").splitlines()[1:]]:
@@ -94,9 +94,9 @@ def test_every_id_on_the_screen_names_its_task(cli: Cli, now: int) -> None:
 
 def test_times_are_local_or_utc(cli: Cli, now: int, shanghai: None) -> None:
     local = cli.out("tasks", "list", "--limit", "1").splitlines()[1].split()[0]
-    shown = cli.out("tasks", "show", local)
+    shown = cli.out("tasks", "get", local)
     assert re.search(r"created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\+08:00\n", shown)
-    assert re.search(r"created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\n", cli.out("tasks", "show", local, "--utc"))
+    assert re.search(r"created_at +\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\n", cli.out("tasks", "get", local, "--utc"))
     shown = cli.out("schedules", "get", "cleanup")
     assert re.search(r"next_run_at +\S+ \S+\+08:00\n", shown)
     (here,) = re.findall(r"once +once +(\S+ \S+) ", cli.out("schedules", "list").replace("ocr ", "once "))

@@ -140,7 +140,7 @@ def test_lines_in_a_pipe_then_a_fresh_run(demo: Demo) -> None:
     assert [line for line, times in Counter(said).items() if times > 1] == [], "each thing is said once"
 
     # What it says to try next works: the database stays.
-    show = re.search(r"aiotaskq (tasks show (\S+) --db \S+)", out)
+    show = re.search(r"aiotaskq (tasks get (\S+) --db \S+)", out)
     assert show is not None
     shown = nursery.run(
         [sys.executable, "-m", "aiotaskq", *show[1].split()], env=demo.env, capture_output=True, text=True, check=True

@@ -73,13 +73,13 @@ async def test_a_change_in_one_process_is_read_in_another(store: Store) -> None:
     async with TaskQ(store.url) as tq:
         seen: list[dict[str, object]] = []
         tq.on("operated")(lambda event: seen.append(event.detail))
-        await audit(tq.queue, "cli", "retry-task", "mara@db1", ["task 1"])
-        await audit(tq.queue, "api", "push-task", "", ["task 2"])  # the work of programs
-        assert [each["action"] for each in seen] == ["retry-task", "push-task"]
+        await audit(tq.queue, "cli", "tasks.retry", "mara@db1", ["task 1"])
+        await audit(tq.queue, "api", "tasks.push", "", ["task 2"])  # the work of programs
+        assert [each["action"] for each in seen] == ["tasks.retry", "tasks.push"]
         if store.backend.shared and store.name != "durable_fake":
             (found,) = await store.backend.audit.read(10)
             assert replace(found, id="", at=0) == AuditEntry(
-                id="", at=0, door="cli", action="retry-task", actor="mara@db1", targets=("task 1",), count=1
+                id="", at=0, door="cli", action="tasks.retry", actor="mara@db1", targets=("task 1",), count=1
             )
 
 

@@ -284,15 +284,17 @@ async def test_an_ended_id_is_refused_or_runs_again(tq: TaskQ, clock: VirtualClo
     tq.on("pushed", lambda event: pushed.append(event.task.task_id))
     assert (await tq.push("t", {"n": 1}, task_id="x")).created
     for _ in range(2):  # pending, and then running
-        assert not (await tq.push("t", {"n": 1}, task_id="x", rerun=True)).created
+        assert not (await tq.push("t", {"n": 1}, task_id="x", if_ended="retry")).created
         await tq.queue.pop_task(0)
     await tq.queue.settle(await tq.get("x"), Released("so that it can end in any way"))
     ended = await end(tq.queue, clock, status, "x")
-    with pytest.raises(TaskConflict, match=f"^task_id: x is {status}; use another id, or rerun=True to run it again$"):
+    with pytest.raises(TaskConflict, match=f"^task_id: x is {status}; use another id, or if_ended='retry'$"):
         await tq.push("t", {"n": 1}, task_id="x")
     assert await tq.get("x") == ended
 
-    handle = await tq.push("u", {"n": 2}, task_id="x", rerun=True, on_failure="mail", delay=60, expires=90, timeout=3)
+    handle = await tq.push(
+        "u", {"n": 2}, task_id="x", if_ended="retry", on_failure="mail", delay=60, expires=90, timeout=3
+    )
     now, row = clock.now(), await handle.task()
     assert (handle.task_id, handle.created) == ("x", True)
     assert row == Task(
@@ -321,7 +323,7 @@ async def test_many_are_pushed_or_none_where_one_has_ended(tq: TaskQ, clock: Vir
     with pytest.raises(TaskConflict, match="old is completed"):
         await tq.push_many(calls)
     assert (await tq.stats()).counts == {**dict.fromkeys(Status, 0), "completed": 1}
-    calls[1]["rerun"] = True
+    calls[1]["if_ended"] = "retry"
     handles = await tq.push_many([*calls, *calls[1:]])
     assert [handle.created for handle in handles] == [True, True, True, False, False]
     assert (await tq.stats()).counts == {**dict.fromkeys(Status, 0), "pending": 3}
@@ -335,21 +337,21 @@ async def test_keys_and_an_id_that_has_ended(tq: TaskQ, clock: VirtualClock) -> 
     for other in ({"unique_key": "v"}, {"idempotency_key": "j"}):
         (key,) = other
         with pytest.raises(TaskConflict, match=f"^{key}: x was pushed with another one"):
-            await tq.push("t", **{**keys, **other, "rerun": True})
+            await tq.push("t", **{**keys, **other, "if_ended": "retry"})
         with pytest.raises(TaskConflict, match=f"^{key}: x was pushed with another one"):
-            await tq.push_many([("t", {}), {"type": "t", **keys, **other, "rerun": True}])
+            await tq.push_many([("t", {}), {"type": "t", **keys, **other, "if_ended": "retry"}])
     assert await tq.get("x") == ended
     assert (await tq.stats()).counts["pending"] == 0
-    assert (await tq.push("t", **keys, rerun=True)).created
+    assert (await tq.push("t", **keys, if_ended="retry")).created
     assert ((await tq.get("x")).unique_key, (await tq.get("x")).idempotency_key) == ("u", "i")
 
 
-async def test_rerun_is_checked(tq: TaskQ) -> None:
-    with pytest.raises(ValidationError, match=r"^rerun: it is about an id that has ended; give its task_id, too"):
-        await tq.push("t", rerun=True)
-    with pytest.raises(ValidationError, match=r"^rerun: True or False is needed \(got str\)"):
-        await tq.push("t", task_id="x", rerun="yes")  # type: ignore[typeddict-item]
-    assert (await tq.push("t", task_id="x", rerun=True)).created
+async def test_if_ended_is_checked(tq: TaskQ) -> None:
+    with pytest.raises(ValidationError, match=r"^if_ended: it is about an id that has ended; give its task_id, too"):
+        await tq.push("t", if_ended="retry")
+    with pytest.raises(ValidationError, match=r"^if_ended: 'yes' is unknown; use 'retry', or leave it out"):
+        await tq.push("t", task_id="x", if_ended="yes")  # type: ignore[typeddict-item]
+    assert (await tq.push("t", task_id="x", if_ended="retry")).created
 
 
 @pytest.mark.stores("sqlite", "postgresql", "mysql")
@@ -365,8 +367,8 @@ async def test_an_id_runs_again_in_the_callers_transaction(
     async with AsyncSession(engine) as session:
         with pytest.raises(TaskConflict, match="x is completed"):
             await tq.push("t", task_id="x", session=session)
-        assert (await tq.push("t", task_id="x", session=session, rerun=True)).created
-        assert not (await tq.push("t", task_id="x", session=session, rerun=True)).created
+        assert (await tq.push("t", task_id="x", session=session, if_ended="retry")).created
+        assert not (await tq.push("t", task_id="x", session=session, if_ended="retry")).created
         assert await tq.get("x") == ended
         assert not pushed.is_set()
         await (session.commit() if ending == "commit" else session.rollback())

@@ -107,7 +107,7 @@ async def test_a_fork_has_the_version_of_its_steps_and_a_rerun_has_none(kit: Kit
     await kit.advance(days=2)
     fork = await kit.tq.fork(handle.task_id, from_step="cool down")
     deploy(kit.tq, 2, 3)
-    await kit.tq.push("order", task_id=handle.task_id, rerun=True)
+    await kit.tq.push("order", task_id=handle.task_id, if_ended="retry")
     await kit.advance(days=2)
     assert (await result_of(fork), await result_of(handle)) == ([2, 2], [3, 3])
 

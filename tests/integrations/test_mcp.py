@@ -32,14 +32,9 @@ LATE = {
 }
 
 READS = {
-    "list_tasks",
-    "show_task",
-    "why_waiting",
     *(name.replace(".", "_") for name, each in OPERATIONS.items() if not each.changes),
 }
 WRITES = {
-    "retry_tasks",
-    "cancel_task",
     *(name.replace(".", "_") for name, each in OPERATIONS.items() if each.changes),
 }
 
@@ -102,7 +97,7 @@ async def test_tools_that_change_exist_only_where_asked_for(kit: Kit) -> None:
         listed = (await ask.client.list_tools()).tools
         assert {tool.name for tool in listed} == READS
         assert all(tool.annotations is not None and tool.annotations.read_only_hint for tool in listed)
-        assert "retry_tasks" in await ask.refused("retry_tasks", task_id="failed-1", dry_run=False)
+        assert "tasks_retry" in await ask.refused("tasks_retry", task_id="failed-1")
     assert (await kit.tq.get("failed-1")).status is Status.FAILED
     async with asked(kit, write=True) as ask:
         listed = (await ask.client.list_tools()).tools
@@ -117,23 +112,18 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
         overview = await ask("stats_get")
         assert overview["paused"] == ["shelf"]
         assert {name: n for name, n in overview["counts"].items() if n} == {"failed": 1, "pending": 2, "running": 1}
-        page = await ask("list_tasks", limit=3)
-        rest = await ask("list_tasks", limit=3, after=page["next"])
+        page = await ask("tasks_list", limit=3)
+        rest = await ask("tasks_list", limit=3, cursor=page["next"])
         ids = [task["task_id"] for task in page["tasks"] + rest["tasks"]]
         assert sorted(ids) == ["failed-1", "running-1", "shelved-1", "waiting-1"] and rest["next"] is None
-        assert [t["task_id"] for t in (await ask("list_tasks", status=["failed"], type="charge"))["tasks"]] == [
+        assert [t["task_id"] for t in (await ask("tasks_list", status=["failed"], type="charge"))["tasks"]] == [
             "failed-1"
         ]
-        assert (await ask("why_waiting", task_id="shelved-1"))["reason"] == "paused"
-        full = await ask("why_waiting", task_id="waiting")  # the beginning of an id
-        assert (full["task_id"], full["reason"], full["limit"]["held"]) == ("waiting-1", "full", 1)
-        assert await ask("why_waiting", task_id="running-1") == {
-            "task_id": "running-1",
-            "status": "running",
-            "reason": None,
-        }
-        shown = await ask("show_task", task_id="waiting-1")
-        assert (shown["status"], shown["waiting"]["reason"]) == ("pending", "full")
+        assert (await ask("tasks_get", task_id="shelved-1"))["waiting"]["reason"] == "paused"
+        full = await ask("tasks_get", task_id="waiting")  # the beginning of an id
+        assert (full["task_id"], full["waiting"]["reason"]) == ("waiting-1", "full")
+        assert full["waiting"]["limit"]["held"] == 1
+        assert (await ask("tasks_get", task_id="running-1"))["waiting"] is None
         (limit,) = (await ask("limits_list"))["limits"]
         assert (limit["held"], limit["waiting"]) == (1, 1)
         await kit.tq.schedules.add("nightly", "charge", cron="0 3 * * *", params={"card": "1"})
@@ -144,11 +134,12 @@ async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
 
 async def test_params_and_messages_are_shown_only_where_asked_for(kit: Kit) -> None:
     async with asked(kit) as ask:
-        for answer in (await ask("show_task", task_id="failed-1"), await ask("list_tasks")):
+        for answer in (await ask("tasks_get", task_id="failed-1"), await ask("tasks_list")):
             assert "4711" not in str(answer)
+        assert "not shown here" in await ask.refused("tasks_get", task_id="failed-1", params=True)
         assert "--show-args" in str(ask.client.instructions)
     async with asked(kit, show_args=True) as ask:
-        shown = await ask("show_task", task_id="failed-1")
+        shown = await ask("tasks_get", task_id="failed-1", params=True)
         assert shown["params"] == {"card": "4711"} and "card 4711 is refused" in shown["error"]
 
 
@@ -156,24 +147,18 @@ async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
     events: list[HookCall] = []
     kit.tq.on("operated", events.append)
     async with asked(kit, write=True) as ask:
-        assert await ask("retry_tasks", error="ValueError") == {"count": 1, "dry_run": True}
-        assert await ask("retry_tasks", task_id="failed-1") == {"count": 1, "dry_run": True}
-        assert await ask("cancel_task", task_id="waiting-1") == {
-            "task_id": "waiting-1",
-            "status": "pending",
-            "count": 1,
-            "dry_run": True,
-        }
+        assert await ask("tasks_retry_many", error="ValueError") == {"count": 1, "dry_run": True}
+        assert await ask("tasks_cancel_many", type="report", status=["pending"]) == {"count": 1, "dry_run": True}
         assert events == [] and (await kit.tq.get("failed-1")).status is Status.FAILED
-        assert await ask("retry_tasks", error="ValueError", dry_run=False) == {"count": 1, "dry_run": False}
-        assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["status"] == "cancelled"
-        assert (await ask("cancel_task", task_id="waiting-1", dry_run=False))["count"] == 0
+        assert await ask("tasks_retry_many", error="ValueError", dry_run=False) == {"count": 1, "dry_run": False}
+        assert (await ask("tasks_cancel", task_id="waiting"))["status"] == "cancelled"
+        assert "has ended already" in await ask.refused("tasks_cancel", task_id="waiting-1")
         await ask("queues_resume", queue="shelf")
         await ask("queues_pause", queue="default")
     assert await kit.tq.paused() == ["default"]
     assert [(event.detail["action"], event.detail["actor"]) for event in events] == [
-        ("retry-tasks", "mcp"),
-        ("cancel-task", "mcp"),
+        ("tasks.retry", "mcp"),
+        ("tasks.cancel", "mcp"),
         ("queues.resume", "mcp"),
         ("queues.pause", "mcp"),
     ]
@@ -181,12 +166,11 @@ async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
 
 async def test_errors_say_what_was_wrong(kit: Kit) -> None:
     async with asked(kit, write=True) as ask:
-        assert "there is no task nowhere" in await ask.refused("show_task", task_id="nowhere")
-        assert "task_id, or at least one of" in await ask.refused("retry_tasks", dry_run=False)
-        assert "task_id, or at least one of" in await ask.refused("retry_tasks", task_id="failed-1", type="charge")
+        assert "there is no task nowhere" in await ask.refused("tasks_get", task_id="nowhere")
+        assert "at least one of" in await ask.refused("tasks_retry_many", dry_run=False)
         await kit.tq.push("charge", {"card": "1"}, task_id="failed-2")
-        assert "several ids begin with 'failed-'" in await ask.refused("show_task", task_id="failed-")
-        assert "less than or equal to 100" in await ask.refused("list_tasks", limit=1_000)
+        assert "failed-: several ids begin with it" in await ask.refused("tasks_get", task_id="failed-")
+        assert "greater than or equal to 1" in await ask.refused("tasks_list", limit=0)
 
 
 async def test_the_command_serves_a_store(tmp_path: Path) -> None:
@@ -199,4 +183,4 @@ async def test_the_command_serves_a_store(tmp_path: Path) -> None:
     async with Client(command, read_timeout_seconds=within(30)) as client:
         ask = Asked(client)
         assert (await ask("stats_get"))["counts"]["pending"] == 1
-        assert (await ask("cancel_task", task_id="greet", dry_run=False))["status"] == "cancelled"
+        assert (await ask("tasks_cancel", task_id="greet"))["status"] == "cancelled"

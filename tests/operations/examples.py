@@ -31,6 +31,8 @@ class Example:
     """Fields of the dashboard's form that differ from ``given``."""
 
 
+DONE = {"dry_run": False}  # by default an assistant only counts
+LIVE = ["pending", "running"]
 SEEN = fields_seen(
     new_schedule("nightly", "a", "cron", None, None, "0 2 * * *", timezone="UTC", task_id="n1", now=0), True
 )
@@ -39,6 +41,19 @@ NIGHTLY = {"schedule": "nightly"}
 
 
 EXAMPLES: dict[str, Example] = {
+    "tasks.push": Example({"type": "a", "params": {"n": 1}, "task_id": "new-1"}, form={"params": '{"n": 1}'}),
+    "tasks.list": Example({"status": ["pending"], "limit": 1, "params": True}),
+    "tasks.get": Example({"task_id": "pending-1"}, "none"),
+    "tasks.steps": Example({"task_id": "pending-1"}, "none"),
+    "tasks.edit": Example({"task_id": "pending-1", "priority": 3}, "none"),
+    "tasks.run_now": Example({"task_id": "later-1"}, "none"),
+    "tasks.retry": Example({"task_id": "ended-1"}, "none"),
+    "tasks.retry_many": Example({"status": ["cancelled"], **DONE}, form={"which": "all", "status": "cancelled"}),
+    "tasks.rerun": Example({"task_id": "ended-1"}, "none"),
+    "tasks.cancel": Example({"task_id": "pending-1"}, "none"),
+    "tasks.cancel_many": Example({"status": LIVE, "type": "a", **DONE}, form={"which": "all", "status": ""}),
+    "tasks.delete": Example({"task_id": "ended-1"}, "none"),
+    "tasks.delete_many": Example({"status": ["cancelled"], **DONE}, form={"which": "all", "status": "cancelled"}),
     "queues.list": Example(),
     "queues.pause": Example({"queue": "mail"}),
     "queues.resume": Example({"queue": "slow"}),
@@ -57,9 +72,9 @@ EXAMPLES: dict[str, Example] = {
     "workers.list": Example(),
     "workers.get": Example({"worker_id": WORKER}, "none"),
     "workers.quiet": Example({"worker_id": WORKER}, "none"),
-    "workers.quiet_many": Example(),
+    "workers.quiet_many": Example(DONE),
     "workers.wake": Example({"worker_id": WORKER}, "none"),
-    "workers.wake_many": Example(),
+    "workers.wake_many": Example(DONE),
     "workers.resize": Example({"worker_id": WORKER, "concurrency": 4}, "none"),
     "events.list": Example({"prefix": "app"}),
     "events.get": Example({"key": "approved:17"}, "none"),
@@ -96,6 +111,9 @@ def fill(url: str) -> None:
     async def main() -> None:
         async with TaskQ(url) as tq:
             await tq.push("a", {"tenant": 42}, task_id="pending-1", queue="mail", limit=Limit(2, key="tenant"))
+            await tq.push("a", {"tenant": 42}, task_id="later-1", delay=3600)
+            await tq.push("b", {"tenant": 42}, task_id="ended-1", queue="mail", limit=Limit(2, key="tenant"))
+            await tq.cancel("ended-1")
             await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="night", budget={"tokens": 10})
             await tq.pause("slow")
             await tq.schedules.add("nightly", "a", cron="0 2 * * *", timezone="UTC", schedule_id="n1")

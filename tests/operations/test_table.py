@@ -142,10 +142,11 @@ class Fruit(Struct, forbid_unknown_fields=True):
 
 
 @fruits(changes=True, thing="name", many=Many(Where, matching, touched))
-async def touch(access: Access, given: Fruit) -> None:
+async def touch(access: Access, given: Fruit) -> Answer:
     """Touch a fruit."""
     if given.name not in ("apple", "pear"):
         raise NotFound(f"there is no {given.name}")
+    return Answer(1)
 
 
 async def test_many_are_counted_or_changed_and_told_of_by_the_filter(tq: TaskQ) -> None:
@@ -176,7 +177,7 @@ async def test_each_of_several_is_changed_also_after_one_that_is_refused(tq: Tas
     assert [(name, str(answer)) for name, answer in found] == [
         ("x", "there is no x"),
         ("pe", "pe: several ids begin with it: pear, peach; give more of one"),
-        ("apple", "None"),
+        ("apple", "Answer(count=1)"),
     ]
     assert await told(tq) == [("cli", "fruits.touch", "mara", ("apple",))]
     ((_, whole),) = await perform_each(fruits["touch"], Access(tq), ["app"], "api", "mara")

@@ -130,7 +130,7 @@ async def test_what_has_failed_goes_on_at_its_step(kit: Kit) -> None:
     await kit.drain()
     assert await handle.result() == [None, 2]
     assert calls == ["one", "two", "two", "two"]
-    again = await kit.tq.push("work", {}, task_id=handle.task_id, rerun=True)  # that is new work
+    again = await kit.tq.push("work", {}, task_id=handle.task_id, if_ended="retry")  # that is new work
     await kit.drain()
     assert await again.result() == [None, 2]
     assert calls[4:] == ["one", "two"]

@@ -211,3 +211,9 @@ def wait_for(lines: list[str], text: str, *, whole: bool = False) -> None:
     while not any(text == line if whole else text in line for line in lines):
         assert time.monotonic() < end, lines
         time.sleep(0.01)
+
+
+def waits_for(cli: Cli, task_id: str) -> str | None:
+    """What ``tasks get`` says that a task waits for."""
+    lines = [line.split(maxsplit=1) for line in cli.out("tasks", "get", task_id, "--utc").splitlines()]
+    return next((words[1] for words in lines if words and words[0] == "waits_for"), None)

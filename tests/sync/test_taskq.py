@@ -72,8 +72,8 @@ def test_push_run_and_operate(tq: aiotaskq.sync.TaskQ) -> None:
         handles = tq.push_many([double.call(n=1), ("double", {"n": 2}), {"type": "double", "params": {"n": 3}}])
         assert [handle.result(timeout=watchdog()) for handle in handles] == [2, 4, 6]
         assert tq.group([tq.call("double", {"n": 4})]).result(timeout=watchdog()) == [8]
-        for rerun in (False, True):
-            nightly = double.options(task_id="nightly", rerun=rerun).push(n=5)
+        for options in ({}, {"if_ended": "retry"}):
+            nightly = double.options(task_id="nightly", **options).push(n=5)  # type: ignore[typeddict-item]
             assert nightly.created and nightly.result(timeout=watchdog()) == 10
             assert [attempt.outcome for attempt in nightly.attempts()] == ["completed"]
         with pytest.raises(TaskConflict, match="nightly is completed"):

@@ -90,7 +90,7 @@ async def test_the_standalone_server_checks_the_token(tq: TaskQ) -> None:  # J4,
         right = {"authorization": f"Bearer {TOKEN}"}
         assert (await ask.get("/tasks", headers=right)).status_code == 200
         refused(await ask.get("/nothing", headers=right), 404, "HTTPException")
-        refused(await ask.delete("/stats", headers=right), 405, "HTTPException")
+        refused(await ask.delete("/queues", headers=right), 405, "HTTPException")
         whole = (await ask.get("/openapi.json", headers=right)).json()
         assert whole["paths"]["/tasks"]["get"]["security"] == [{"aiotaskq_token": []}]
         cross = right | {"origin": "https://evil.example"}

@@ -77,11 +77,11 @@ async def test_each_kind_of_change_names_its_targets(tq: TaskQ, seen: Seen) -> N
         assert (await ask.post("workers/quiet", json={})).json()["count"] == 0  # a change of nothing is none
         assert (await ask.post("groups/mend")).status_code == 200
     assert seen == [
-        ("push-task", [task_id]),
+        ("tasks.push", [task_id]),
         ("schedules.add", [schedule_id]),
         ("schedules.run_now", [schedule_id, fired]),
-        ("cancel-task", [task_id]),
-        ("retry-tasks", ["filter: status=['cancelled']", "count: 1"]),
+        ("tasks.cancel", [task_id]),
+        ("tasks.retry", ["filter: status=cancelled", "count: 1"]),
         ("groups.mend", ["count: 0"]),
     ]
 
@@ -100,7 +100,7 @@ async def test_what_was_done_before_an_error_is_told(tq: TaskQ, seen: Seen, monk
 
     monkeypatch.setattr(tq.queue.backend, "purge", failing)
     async with in_starlette(tq) as ask:
-        answer = await ask.post("tasks/purge", json={"status": ["cancelled"]})
+        answer = await ask.post("tasks/delete", json={"status": ["cancelled"]})
     assert answer.status_code == 503
-    targets = ["filter: status=['cancelled']", "count: 2", "stopped by: DatabaseUnavailable"]
-    assert seen == [("purge-tasks", targets)]
+    targets = ["filter: status=cancelled", "count: 2", "stopped by: DatabaseUnavailable"]
+    assert seen == [("tasks.delete", targets)]

@@ -66,7 +66,7 @@ async def tq(tq: TaskQ) -> TaskQ:
     await tq.schedules.add("s", "tells", params={"text": SECRET}, interval=3_600, schedule_id="schedule")
     await tq.values.set_public("key", {"text": SECRET}, 3_600)
     await tq.emit("event", {"text": SECRET})
-    await audit(tq.queue, "cli", "retry-tasks", "me", [f"{ENTRY}{SECRET}", "count: 1"])
+    await audit(tq.queue, "cli", "tasks.retry_many", "me", [f"{ENTRY}{SECRET}", "count: 1"])
     return tq
 
 
@@ -116,7 +116,7 @@ def views(browse: httpx.AsyncClient) -> Iterator[tuple[str, Ask]]:
                 return (await browse.get(page.name, params=known | {field: text, "format": "json"})).text
 
             yield f"{name} {field}", asks
-    for name in ("retry-tasks", "cancel-tasks", "delete-tasks"):
+    for name in ("tasks.retry_many", "tasks.cancel_many", "tasks.delete_many"):
         assert name in actions.all
         for field in pages.all["tasks"].parameters:
 

@@ -28,16 +28,16 @@ async def test_params_results_and_error_texts_are_not_listed(door: Any, tq: Task
             assert answer.status_code == 200 and SECRET not in answer.text, path
         errors = [task["error"] for task in (await ask.get("tasks?status=failed")).json()["tasks"]]
         assert errors == ["RuntimeError"]
-        for path in ("tasks?show=params", "schedules?params=true"):
+        for path in ("tasks?params=true", f"tasks/{good.task_id}?params=true", "schedules?params=true"):
             refused(await ask.get(path), 403, "NotShown", "show_args=True")
         shown = await ask.get(f"tasks/{bad.task_id}")
         assert shown.json()["error"] == "RuntimeError" and SECRET not in shown.text
     async with door(tq, show_args=True) as ask:
-        assert SECRET not in (await ask.get("tasks")).text + (await ask.get("schedules")).text
-        (task,) = (await ask.get("tasks?show=params&status=completed")).json()["tasks"]
+        assert SECRET not in (await ask.get("tasks?status=completed")).text + (await ask.get("schedules")).text
+        (task,) = (await ask.get("tasks?params=true&status=completed")).json()["tasks"]
         assert (task["params"], task["result"]) == ({"name": SECRET}, f"Hello, {SECRET}!")
         assert (await ask.get("schedules?params=true")).json()["schedules"][0]["params"] == {"name": SECRET}
-        assert (await ask.get(f"tasks/{good.task_id}")).json()["params"] == {"name": SECRET}
+        assert (await ask.get(f"tasks/{good.task_id}?params=true")).json()["params"] == {"name": SECRET}
         whole = (await ask.get(f"tasks/{bad.task_id}")).json()["error"]
         assert whole.startswith(f"RuntimeError: no {SECRET}")
 
@@ -48,8 +48,8 @@ async def test_an_application_that_logs_everything_logs_no_params(  # J8
     caplog.set_level(logging.DEBUG)  # as `python -m aiohttp.web` and some debug modes have it
     async with TaskQ(f"sqlite:///{tmp_path / 'log.db'}") as tq, in_starlette(tq, show_args=True) as ask:
         await ask.post("tasks", json={"type": "x", "params": {"name": SECRET}, "task_id": "t"})
-        await ask.put("store/k", json={"value": SECRET})
-        assert SECRET in (await ask.get("tasks/t")).text + (await ask.get("store/k")).text
+        await ask.put("values/k", json={"value": SECRET})
+        assert SECRET in (await ask.get("tasks/t?params=true")).text + (await ask.get("values/k")).text
     assert caplog.records and SECRET not in caplog.text
 
 
@@ -58,7 +58,7 @@ async def test_objects_in_memory_are_shown_as_json(door: Any) -> None:
         await tq.push("odd", {"where": object(), "n": 1})
         await tq.push("nan", {"x": {1, 2}})
         async with door(tq, show_args=True) as ask:
-            shown = (await ask.get("tasks?show=params")).json()["tasks"]
+            shown = (await ask.get("tasks?params=true")).json()["tasks"]
     assert [task["params"] for task in shown] == [{"x": [1, 2]}, "<dict>"]
 
 
@@ -66,7 +66,12 @@ async def test_an_unavailable_store_is_a_503_without_host_names(door: Any, tmp_p
     with logged("DEBUG") as lines:
         tq = TaskQ(f"postgresql://someone:{SECRET}@127.0.0.1:1/db")
         async with door(tq) as ask:
-            for method, path in (("GET", "tasks"), ("POST", "queues/q/pause"), ("GET", "schedules"), ("GET", "stats")):
+            for method, path in (
+                ("GET", "tasks"),
+                ("POST", "queues/q/pause"),
+                ("GET", "schedules"),
+                ("GET", "stats"),
+            ):
                 answer = await ask.request(method, path)
                 refused(answer, 503, "DatabaseUnavailable", "try again later")
                 assert "127.0.0.1" not in answer.text and SECRET not in answer.text

@@ -82,7 +82,7 @@ async def test_the_aiohttp_application_in_its_test_client(tmp_path: Path, monkey
         task_id = (await (await client.post("/orders/5")).json())["task_id"]
         assert await (await client.get(f"/result/{task_id}")).json() == 5
         assert (await client.get("/ops/tasks")).status == 401
-        answer = await client.get("/ops/tasks?show=params", headers={"x-admin": "yes"})
+        answer = await client.get("/ops/tasks?params=true", headers={"x-admin": "yes"})
         (task,) = (await answer.json())["tasks"]
         assert (task["params"], task["result"]) == ({"order": 5, "seconds": 0.0}, 5)
         assert (await (await client.get("/probes/readyz")).json())["parts"]["workers"] == "ok"

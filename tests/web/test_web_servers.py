@@ -260,7 +260,7 @@ def test_a_push_joins_the_session_of_the_request(shop: Callable[..., Shop]) -> N
     assert httpx.post(f"{one.url}/orders/7?fail=true").status_code == 418
     assert httpx.post(f"{one.url}/orders/8").status_code == 200
     wait_until(lambda: one.said("booked", "8") != [])
-    tasks = httpx.get(f"{one.url}/ops/tasks?show=params", headers=ADMIN).json()["tasks"]
+    tasks = httpx.get(f"{one.url}/ops/tasks?params=true", headers=ADMIN).json()["tasks"]
     assert [task["params"]["order"] for task in tasks] == [8]  # rolled back, there was no task
     assert httpx.get(f"{one.url}/ops/tasks").status_code == 401  # the application's own dependency
     assert httpx.get(f"{one.url}/readyz").json()["parts"] == {"store": "ok", "workers": "ok", "scheduler": "ok"}

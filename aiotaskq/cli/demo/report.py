@@ -146,7 +146,7 @@ def say_next(folder: Path, url: str, dead_letter: str) -> None:
     me, db = program(), f"--db {shlex.quote(url)}"
     echo_title(tr("Try next"))
     echo(tr("1. Look at the dead letter in the database, which is kept, and retry it:"))
-    for words in ("stats", f"tasks show {dead_letter}", f"tasks retry {dead_letter}"):
+    for words in ("stats", f"tasks get {dead_letter}", f"tasks retry {dead_letter}"):
         echo(f"     {me} {words} {db}")
     echo(tr("2. Stop the demo with Ctrl-C (or kill -9) and run it again: it continues, and repeats nothing:"))
     echo(f"     {again(folder, '--pause 0.5')}")

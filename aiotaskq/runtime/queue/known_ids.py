@@ -59,25 +59,25 @@ class KnownIds:
         self._add = add
         self._pushed = pushed
 
-    async def push(self, tasks: Sequence[Task], reruns: Mapping[str, bool], session: Any = None) -> list[Task]:
+    async def push(self, tasks: Sequence[Task], own_ids: Mapping[str, bool], session: Any = None) -> list[Task]:
         """Push, and return for each task the row that is there now, as ``Queue.add`` does.
 
-        ``reruns`` has the ids that the caller chose, and whether each may run again. Tasks that do are written after
+        ``own_ids`` has the ids that the caller chose, and whether each may run again. Tasks that do are written after
         the others, in a transaction of their own unless a session is given. Raises TaskConflict for an id that has
         ended and may not run again, or not with these keys; then nothing was written.
         """
         if len(tasks) > 1:
-            known = await self._backend.get(list(reruns))
+            known = await self._backend.get(list(own_ids))
             rows = {row.task_id: row for row in known if row is not None}
             for task in tasks:
-                if task.task_id in reruns and task.task_id in rows:
-                    _check(task, rows[task.task_id], reruns[task.task_id])
+                if task.task_id in own_ids and task.task_id in rows:
+                    _check(task, rows[task.task_id], own_ids[task.task_id])
         stored = await self._add(tasks, session)
         for number, (task, row) in enumerate(zip(tasks, stored, strict=True)):
             if row is not task and row.task_id == task.task_id and row.final:
                 if len(tasks) == 1:
-                    _check(task, row, reruns.get(task.task_id, False))
-                if reruns.get(task.task_id):
+                    _check(task, row, own_ids.get(task.task_id, False))
+                if own_ids.get(task.task_id):
                     stored[number] = await self._until_live(row, task, session)
         return stored
 
@@ -94,7 +94,7 @@ class KnownIds:
         Raises TaskConflict if ``new`` has other keys, or a newer task holds the unique key; with a session also if the
         row has changed, since its transaction may not see that.
         """
-        _check(new, ended, rerun=True)
+        _check(new, ended, retry=True)
         changes = [Change(ended, settle(ended, Rerun(new), self._clock.now()))]
         if session is None:
             (held,) = await self._backend.update(changes)
@@ -112,14 +112,14 @@ class KnownIds:
         return False
 
 
-def _check(task: Task, row: Task, rerun: bool) -> None:
+def _check(task: Task, row: Task, retry: bool) -> None:
     """Raise TaskConflict if the row has ended, and the push neither repeats an earlier one nor may run it again."""
     if not row.final:
         return
-    if not rerun:
+    if not retry:
         if task.idempotency_key is None or task.idempotency_key != row.idempotency_key:
             raise TaskConflict(
-                f"task_id: {printable(row.task_id)} is {row.status}; use another id, or rerun=True to run it again"
+                f"task_id: {printable(row.task_id)} is {row.status}; use another id, or if_ended='retry'"
             )
         return
     for field, mine, theirs in (

@@ -20,7 +20,6 @@ DOORS = {
 }
 """What changes are made with, as words that are translated."""
 PAGES = {
-    "task": ("task", "id"),
     "tasks": ("task", "id"),
     "queues": ("queue", "name"),
     "limits": ("limit", "key"),
@@ -86,5 +85,5 @@ def _target(action: str, text: str, first: bool) -> Target:
     if noun not in PAGES or text == "*" or text.startswith(_NO_THINGS):
         return Target(text)
     # A schedule that was run names the task, too.
-    page, parameter = PAGES[noun] if first or noun == "tasks" else PAGES["task"]
+    page, parameter = PAGES[noun] if first or noun == "tasks" else PAGES["tasks"]
     return Target(text, page, {parameter: text})

@@ -7,64 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.runtime.waiting import Waiting
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
-
-
-class ParentView(msgspec.Struct):
-    """A task that has to end before."""
-
-    task_id: str
-    name: str
-    status: str | None
-
-
-class WaitingView(msgspec.Struct):
-    """See ``aiotaskq.runtime.waiting.Waiting``; ``until`` is RFC 3339."""
-
-    reason: str
-    until: str | None
-    version: int | None
-    event: str | None
-    group: str | None
-    limit: LimitView | None
-    parents: list[ParentView]
-    behind: int
-    ahead: int | None
-    workers: int | None
-    slots: int | None
-    busy: int | None
-
-
-def waiting_view(found: Waiting | None) -> WaitingView | None:
-    """Return the view; None for a task that is not pending."""
-    if found is None:
-        return None
-    return WaitingView(
-        reason=found.reason,
-        until=to_iso(found.until),
-        version=found.version,
-        event=found.event,
-        group=found.group,
-        limit=None if found.limit is None else limit_view(found.limit),
-        parents=[
-            ParentView(each.task_id, each.name, None if each.status is None else str(each.status))
-            for each in found.parents
-        ],
-        behind=found.behind,
-        ahead=found.ahead,
-        workers=found.workers,
-        slots=found.slots,
-        busy=found.busy,
-    )
 
 
 class QueueRow(msgspec.Struct):

@@ -46,11 +46,7 @@ EVENTS = (
     *("resized", "operated", "group_progress", "group_ended", "alert"),
 )
 """Names of events, as words that are translated."""
-CHANGES = (
-    *("add-task", "cancel-task", "cancel-tasks", "delete-task", "delete-tasks", "edit-task", "purge-tasks"),
-    *("push-task", "rerun-task", "run-task", "retry-task", "retry-tasks"),
-    *(operation.word for operation in OPERATIONS.values() if operation.changes),
-)
+CHANGES = tuple(operation.word for operation in OPERATIONS.values() if operation.changes)
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
 
 

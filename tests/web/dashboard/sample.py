@@ -116,7 +116,7 @@ async def _put(sample: Sample, place: str, text: str) -> None:
     }
     sample.tasks |= {f"{kind} {place}": handle.task_id for kind, handle in pushed.items()}
     await pushed["cancelled"].cancel()
-    await audit(tq.queue, "api", "retry-tasks", text, [text, pushed["failed"].task_id, f"filter: {text}"])
+    await audit(tq.queue, "api", "tasks.retry_many", text, [text, pushed["failed"].task_id, f"filter: {text}"])
     for action, target in (("limits.pause", f"tenant:{key}"), ("queues.pause", f"{name[:-1]}!")):
         await audit(tq.queue, "cli", action, text, [target])
     await tq.pause(f"{name[:-1]}!")

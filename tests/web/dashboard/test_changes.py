@@ -185,19 +185,17 @@ async def test_an_error_midway_is_told_with_what_was_done(
 
     token = form_token(await browse.get("tasks"))
     monkeypatch.setattr(store, name, failing)
-    fields: dict[str, Any] = {"form_token": token, "sure": "yes", "which": which, "task": ids, "queue": "q"}
-    done = await browse.post("cancel-tasks", data=fields, headers=SAME)
+    fields: dict[str, Any] = {"form_token": token, "sure": "yes", "which": which, "task_id": ids, "queue": "q"}
+    done = await browse.post("tasks.cancel_many", data=fields, headers=SAME)
     assert done.status_code == 503 and "the store does not answer" in done.text and "db.internal" not in done.text
     assert "Tasks that were cancelled or asked to stop: 2." in done.text
     found = [(await tq.get(each)).status for each in ids]
     assert sorted(found) == sorted([Status.CANCELLED] * 2 + [Status.PENDING] * 2)
-    changed = ids[:2] if which == "selected" else ["filter: queue=q", "count: 2"]
-    assert seen == [{"action": "cancel-tasks", "actor": "", "targets": [*changed, "stopped by: DatabaseUnavailable"]}]
+    changed = ids[:2] if which == "selected" else ["filter: status=pending,running queue=q", "count: 2"]
+    assert seen == [{"action": "tasks.cancel", "actor": "", "targets": [*changed, "stopped by: DatabaseUnavailable"]}]
 
 
-async def test_an_error_of_the_application_midway_is_raised_and_told_too(
-    tq: TaskQ, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_of_the_application_midway_is_raised(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Any]] = []
     tq.on("operated")(lambda event: seen.append(event.detail))
     task_id = (await tq.push("greet", {"name": "x"}, delay=60)).task_id
@@ -212,8 +210,8 @@ async def test_an_error_of_the_application_midway_is_raised_and_told_too(
     async with in_starlette(tq, actor=actor) as browse:
         browse.headers["x-user"] = "mara"
         with pytest.raises(ZeroDivisionError):
-            await send(browse, "cancel-tasks", "tasks", which="selected", task=task_id, sure="yes")
-    assert seen == [{"action": "cancel-tasks", "actor": "mara", "targets": ["stopped by: ZeroDivisionError"]}]
+            await send(browse, "tasks.cancel_many", "tasks", which="selected", task_id=task_id, sure="yes")
+    assert seen == [], "nothing was done before"
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -14,10 +14,10 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.steps import NEVER, NewStep, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
+from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
 from aiotaskq.web.dashboard.pages.task import timeline
-from aiotaskq.web.schemas.tasks import AttemptView
 from tests.support.machine import within
 from tests.support.rows import worker_info
 from tests.support.waiting import eventually
@@ -241,14 +241,14 @@ async def test_a_delayed_task_runs_now(browse: Browse, tq: TaskQ) -> None:
     tq.on("operated", lambda event: told.append((event.detail["action"], event.detail["targets"])))
     task_id = await push(tq, delay=3600)
     assert "Run now</button>" in (await browse.get(f"task?id={task_id}")).text
-    done = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
+    done = await send(browse, "tasks.run_now", f"task?id={task_id}", task_id=task_id)
     assert (done.status_code, done.headers["location"]) == (303, f"task?id={task_id}")
     task = await tq.get(task_id)
-    assert task.due_us <= tq.queue.clock.now() and told == [("run-task", [task_id])]
+    assert task.due_us <= tq.queue.clock.now() and told == [("tasks.run_now", [task_id])]
     assert "Run now</button>" not in (await browse.get(f"task?id={task_id}")).text
-    again = await send(browse, "run-task", f"task?id={task_id}", id=task_id)
+    again = await send(browse, "tasks.run_now", f"task?id={task_id}", task_id=task_id)
     assert again.status_code == 409 and "is due already" in text_of(again)
-    assert (await browse.get("run-task", params={"id": task_id})).status_code == 404, "no GET changes anything"
+    assert (await browse.get("tasks.run_now", params={"id": task_id})).status_code == 404, "no GET changes anything"
 
 
 # ---- steps and events ------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
             ("attempt", "", False),
             ("pushed", "", False),
         ]
-        assert (data["moments"][1]["value"], data["waiting"]["event"]) == ('{"secret":7}', "paid:7")
+        assert (data["moments"][1]["value"], data["task"]["waiting"]["event"]) == ('{"secret":7}', "paid:7")
         assert "secret" not in (await hidden.get(address)).text
         assert "for the event paid:7" in (await browse.get("tasks")).text
         waits = (await browse.get("events?format=json")).json()
@@ -284,7 +284,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
 
         asleep = await browse.get(f"task?id={sleeper.task_id}")
         assert "Its handler sleeps until" in asleep.text and "Run now</button>" in asleep.text
-        woken = await send(browse, "run-task", f"task?id={sleeper.task_id}", id=sleeper.task_id)
+        woken = await send(browse, "tasks.run_now", f"task?id={sleeper.task_id}", task_id=sleeper.task_id)
         assert woken.status_code == 303
         async with asyncio.timeout(within(20)):
             await sleeper.result()

@@ -145,7 +145,7 @@ async def test_no_text_of_an_address_or_a_form_is_markup(browse: Browse, number:
     for page in [*pages.all.values()][number % 2 :: 2]:
         reply = await browse.get(page.name, params=dict.fromkeys(page.parameters, text))
         assert markup_of(reply.text) == [], page.name
-    names = ["cancel-task", "limits.pause", "values.delete", "schedules.delete", "groups.cancel", "values.set"]
+    names = ["tasks.cancel", "limits.pause", "values.delete", "schedules.delete", "groups.cancel", "values.set"]
     names += ["schedules.add", "schedules.update", "queues.pause", "limits.set", "nowhere"]
     for name in names[number % 2 :: 2]:
         reply = await browse.post(name, data=fields, headers={"Sec-Fetch-Site": "same-origin"})

@@ -69,7 +69,7 @@ class Pages:
 
     async def allowed(self) -> frozenset[str]:
         self.asked += 1
-        return frozenset(["cancel-task"])
+        return frozenset(["tasks.cancel"])
 
     async def update(self, known: Iterable[str] = (), visitor: str = "v", page: str = "tasks") -> Update:
         view = replace(self.view, form_token=visitor)
@@ -145,7 +145,7 @@ async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for
 async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
     for _ in range(5):
         await some.clock.advance((await some.update()).again)
-    assert some.asked == 1 and {view.allowed for view in some.views} == {frozenset(["cancel-task"])}
+    assert some.asked == 1 and {view.allowed for view in some.views} == {frozenset(["tasks.cancel"])}
     for _ in range(int(ALLOWED)):
         await some.clock.advance((await some.update()).again)
     assert some.asked == 2

@@ -347,7 +347,7 @@ async def test_events_are_listed_with_what_was_before_the_first_look(browse: Bro
 async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: TaskQ) -> None:
     await send(browse, "queues.pause", "queues", queue="default")
     async with TaskQ(tq.url) as elsewhere:
-        await audit(elsewhere.queue, "cli", "retry-tasks", "mara@db1", [f"task {number}" for number in range(60)])
+        await audit(elsewhere.queue, "cli", "tasks.retry", "mara@db1", [f"task {number}" for number in range(60)])
     both = (await browse.get("activity", params={"format": "json", "name": "operated"})).json()["happened"]
     bulk, pause = (each["change"] for each in both)
     assert (pause["action"], pause["door"], pause["targets"][0]["text"]) == ("queues.pause", "dashboard", "default")
@@ -360,13 +360,13 @@ async def test_what_operators_did_in_any_process_is_listed(browse: Browse, tq: T
 
 async def test_the_page_of_a_thing_lists_what_was_done_with_it(browse: Browse, tq: TaskQ) -> None:
     task = await tq.push("greet", {"name": "x"}, delay=60)
-    for action, target in (("queues.pause", "default"), ("limits.pause", "default"), ("run-task", task.task_id)):
+    for action, target in (("queues.pause", "default"), ("limits.pause", "default"), ("tasks.run_now", task.task_id)):
         await audit(tq.queue, "api", action, "mara", [target])
     (pause,) = (await browse.get("queue?name=default&format=json")).json()["changes"]
     assert (pause["action"], pause["actor"]) == ("queues.pause", "mara")
     assert "by mara · operations API" in (await browse.get("queue?name=default")).text
     run, pushed = (await browse.get(f"task?id={task.task_id}&format=json")).json()["moments"]
-    assert (run["kind"], run["change"]["action"], pushed["kind"]) == ("operated", "run-task", "pushed")
+    assert (run["kind"], run["change"]["action"], pushed["kind"]) == ("operated", "tasks.run_now", "pushed")
     assert "by mara · operations API" in (await browse.get(f"task?id={task.task_id}")).text
 
 

@@ -39,10 +39,10 @@ async def test_every_door_serves_pages_assets_and_actions(door: Door, tq: TaskQ,
         assert style.headers["content-type"].startswith("text/css")
         again = await browse.get("static/dashboard.css", headers={"If-None-Match": style.headers["etag"]})
         assert again.status_code == 304
-        asked = await send(browse, "cancel-task", f"task?id={task_id}", id=task_id)
+        asked = await send(browse, "tasks.cancel", f"task?id={task_id}", task_id=task_id)
         assert asked.status_code == 200 and "sure" in asked.text
         assert (await tq.get(task_id)).status == "pending"
-        done = await send(browse, "cancel-task", f"task?id={task_id}", id=task_id, sure="yes")
+        done = await send(browse, "tasks.cancel", f"task?id={task_id}", task_id=task_id, sure="yes")
         assert (done.status_code, done.headers["location"]) == (303, f"task?id={task_id}")
         assert (await tq.get(task_id)).status == "cancelled"
         shown = await browse.get(done.headers["location"])
@@ -119,8 +119,8 @@ async def test_a_form_without_the_token_of_its_session_changes_nothing(browse: B
 async def test_read_only_pages_offer_no_action_and_take_none(tq: TaskQ, task_id: str) -> None:
     async with in_starlette(tq, read_only=True) as browse:
         page = await browse.get(f"task?id={task_id}")
-        assert 'action="cancel-task"' not in page.text
-        done = await send(browse, "cancel-task", id=task_id, sure="yes")
+        assert 'action="tasks.cancel"' not in page.text
+        done = await send(browse, "tasks.cancel", task_id=task_id, sure="yes")
         assert done.status_code == 403 and (await tq.get(task_id)).status == "pending"
 
 
@@ -134,8 +134,8 @@ async def test_the_host_says_who_may_do_what(tq: TaskQ, task_id: str) -> None:
     async with in_starlette(tq, allow=allow) as browse:
         page = await browse.get("queues")
         assert 'action="queues.pause"' in page.text
-        assert 'action="cancel-task"' not in (await browse.get(f"task?id={task_id}")).text
-        assert (await send(browse, "cancel-task", id=task_id, sure="yes")).status_code == 403
+        assert 'action="tasks.cancel"' not in (await browse.get(f"task?id={task_id}")).text
+        assert (await send(browse, "tasks.cancel", task_id=task_id, sure="yes")).status_code == 403
         assert (await send(browse, "queues.pause", "queues", queue="default")).status_code == 303
     assert ("queues", "view") in asked and ("queues.pause", "queues.pause") in asked
     async with in_starlette(tq, allow=lambda _request, _action: False) as browse:

@@ -14,7 +14,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue import bulk
-from aiotaskq.web.dashboard.pages import tasks as tasks_page
+from aiotaskq.web.dashboard import door
+from aiotaskq.web.dashboard.pages import tasks
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 Operated = list[dict[str, Any]]
@@ -40,7 +41,7 @@ async def end(tq: TaskQ, status: Status = Status.COMPLETED, **fields: Any) -> st
 
 
 async def pushed(browse: Browse, tq: TaskQ, **fields: str) -> Task:
-    done = await send(browse, "add-task", "task-form", **fields)
+    done = await send(browse, "tasks.push", "task-form", **fields)
     assert done.status_code == 303, done.text
     return await tq.get(done.headers["location"].removeprefix("task?id="))
 
@@ -64,11 +65,11 @@ async def test_a_task_is_pushed_by_a_form(browse: Browse, tq: TaskQ, operated: O
     assert (task.type, task.params, task.queue, task.priority) == ("greet", {"name": "you"}, "mail", -2)
     assert (task.max_retries, task.timeout, task.unique_key, task.idempotency_key) == (7, 2.5, "u", "i")
     assert task.run_at == 4073529600 * SECOND
-    again = await send(browse, "add-task", "task-form", type="greet", params='{"name": "x"}', idempotency_key="i")
+    again = await send(browse, "tasks.push", "task-form", type="greet", params='{"name": "x"}', idempotency_key="i")
     assert again.headers["location"] == f"task?id={task.task_id}"
     assert "exists already; none was pushed" in (await browse.get(again.headers["location"])).text
     await asyncio.sleep(0)
-    assert operated == [{"action": "add-task", "targets": [task.task_id]}] * 2
+    assert operated == [{"action": "tasks.push", "targets": [task.task_id]}], "none was pushed the second time"
 
 
 async def test_what_is_left_empty_is_that_of_the_type(browse: Browse, tq: TaskQ) -> None:
@@ -94,7 +95,7 @@ async def test_what_is_left_empty_is_that_of_the_type(browse: Browse, tq: TaskQ)
 )
 async def test_what_is_refused_is_shown_again(browse: Browse, tq: TaskQ, wrong: dict[str, str], said: str) -> None:
     fields = {"type": "greet", "params": '{"name": "<b>"}', "queue": "own", **wrong}
-    page = await send(browse, "add-task", "task-form", **fields)
+    page = await send(browse, "tasks.push", "task-form", **fields)
     assert page.status_code == 422
     assert said in html.unescape(re.search(r'role="alert">.*?</p>', page.text, re.DOTALL)[0])  # type: ignore[index]
     assert 'value="own"' in page.text
@@ -103,86 +104,86 @@ async def test_what_is_refused_is_shown_again(browse: Browse, tq: TaskQ, wrong: 
     assert await tq.find() == []
 
 
-async def test_a_copy_is_filled_from_its_task(tq: TaskQ) -> None:
-    source = (await tq.push("greet", {"name": "<b>you</b>"}, queue="mail", priority=4, timeout=9)).task_id
+async def test_an_ended_task_is_rerun_as_a_new_one(tq: TaskQ, operated: Operated) -> None:
+    source = await end(tq, params={"name": "<b>you</b>"}, queue="mail", priority=4)
     async with in_starlette(tq, show_args=True) as browse:
-        form = await browse.get("task-form", params={"from": source})
-        assert 'value="mail"' in form.text and "&lt;b&gt;you&lt;/b&gt;" in form.text and "<b>you" not in form.text
-        copy = await pushed(browse, tq, **{"from": source}, type="greet", params='{"name": "me"}', queue="mail")
-        assert (copy.params, copy.queue, copy.task_id != source) == ({"name": "me"}, "mail", True)
+        assert f'href="task-form?task_id={source}"' in (await browse.get("task", params={"id": source})).text
+        form = await browse.get("task-form", params={"task_id": source})
+        assert "Rerun the task" in form.text and "&lt;b&gt;you&lt;/b&gt;" in form.text and "<b>you" not in form.text
+        wrong = await send(browse, "tasks.rerun", "task-form", task_id=source, params='{"age": 1}')
+        assert wrong.status_code == 422 and "has no parameter" in wrong.text and "Rerun the task" in wrong.text
+        done = await send(browse, "tasks.rerun", "task-form", task_id=source, params='{"name": "me"}')
+        new_id = done.headers["location"].removeprefix("task?id=")
+        live = await send(browse, "tasks.rerun", "tasks", task_id=new_id)
+        assert (live.status_code, "only ended tasks are rerun" in live.text) == (409, True)
+    new = await tq.get(new_id)
+    assert (new.params, new.queue, new.priority, new.status) == ({"name": "me"}, "mail", 4, Status.PENDING)
+    assert (await tq.get(source)).final
+    await asyncio.sleep(0)
+    assert operated == [{"action": "tasks.rerun", "targets": [source, new_id]}]
 
 
-async def test_a_copy_keeps_params_that_are_not_shown(browse: Browse, tq: TaskQ) -> None:
-    source = (await tq.push("greet", {"name": "secret-name"})).task_id
-    form = await browse.get("task-form", params={"from": source})
+async def test_a_rerun_keeps_params_that_are_not_shown(browse: Browse, tq: TaskQ) -> None:
+    source = await end(tq, params={"name": "secret-name"})
+    form = await browse.get("task-form", params={"task_id": source})
     assert "secret-name" not in form.text and "not shown here" in form.text
-    copy = await pushed(browse, tq, **{"from": source}, type="greet", params="")
-    assert copy.params == {"name": "secret-name"}
+    done = await send(browse, "tasks.rerun", "task-form", task_id=source, params="")
+    new = await tq.get(done.headers["location"].removeprefix("task?id="))
+    assert new.params == {"name": "secret-name"}
 
 
 async def test_a_pending_task_is_edited(browse: Browse, tq: TaskQ, operated: Operated) -> None:
     task_id = (await tq.push("greet", {"name": "you"}, delay=3600, timeout=9)).task_id
     page = await browse.get("task", params={"id": task_id})
-    assert f'href="task-form?id={task_id}"' in page.text
-    fields = {"id": task_id, "fence": "0", "queue": "mail", "priority": "3", "max_retries": "2", "timeout": ""}
-    wrong = await send(browse, "edit-task", f"task-form?id={task_id}", **fields, params='{"age": 1}')
+    assert f'href="task-form?task_id={task_id}"' in page.text
+    fields = {"task_id": task_id, "fence": "0", "queue": "mail", "priority": "3", "max_retries": "2", "timeout": ""}
+    wrong = await send(browse, "tasks.edit", f"task-form?task_id={task_id}", **fields, params='{"age": 1}')
     assert wrong.status_code == 422 and "has no parameter" in wrong.text and 'name="fence" value="0"' in wrong.text
     before = await tq.get(task_id)
-    done = await send(browse, "edit-task", f"task-form?id={task_id}", **fields)
+    done = await send(browse, "tasks.edit", f"task-form?task_id={task_id}", **fields)
     assert (done.status_code, done.headers["location"]) == (303, f"task?id={task_id}")
     after = await tq.get(task_id)
     assert after == before.replace(queue="mail", priority=3, max_retries=2, timeout=None, fence=1)
-    outdated = await send(browse, "edit-task", f"task-form?id={task_id}", **fields)
+    outdated = await send(browse, "tasks.edit", f"task-form?task_id={task_id}", **fields)
     assert (outdated.status_code, "changed meanwhile" in outdated.text) == (409, True)
-    await send(browse, "edit-task", f"task-form?id={task_id}", **{**fields, "fence": "1"}, params='{"name": "me"}')
+    await send(
+        browse, "tasks.edit", f"task-form?task_id={task_id}", **{**fields, "fence": "1"}, params='{"name": "me"}'
+    )
     assert (await tq.get(task_id)).params == {"name": "me"}
     await asyncio.sleep(0)
-    assert operated == [{"action": "edit-task", "targets": [task_id]}] * 2
+    assert operated == [{"action": "tasks.edit", "targets": [task_id]}] * 2
 
 
 async def test_a_task_that_has_ended_is_not_edited(browse: Browse, tq: TaskQ) -> None:
     task_id = await end(tq)
-    assert f"task-form?id={task_id}" not in (await browse.get("task", params={"id": task_id})).text
-    fields = {"id": task_id, "fence": "0", "queue": "q", "priority": "1"}
-    refused = await send(browse, "edit-task", "tasks", **fields)
+    assert ">Edit</a>" not in (await browse.get("task", params={"id": task_id})).text
+    fields = {"task_id": task_id, "fence": "0", "queue": "q", "priority": "1"}
+    refused = await send(browse, "tasks.edit", "tasks", **fields)
     assert (refused.status_code, "only pending tasks are edited" in refused.text) == (409, True)
-
-
-async def test_a_completed_task_runs_again(browse: Browse, tq: TaskQ, operated: Operated) -> None:
-    task_id = await end(tq, result="old", queue="mail", priority=2)
-    asked = await send(browse, "rerun-task", f"task?id={task_id}", id=task_id)
-    assert asked.status_code == 200 and (await tq.get(task_id)).final
-    await send(browse, "rerun-task", f"task?id={task_id}", id=task_id, sure="yes")
-    again = await tq.get(task_id)
-    assert (again.status, again.result, again.queue, again.priority) == (Status.PENDING, None, "mail", 2)
-    refused = await send(browse, "rerun-task", "tasks", id=task_id, sure="yes")
-    assert (refused.status_code, "only ended tasks are run again" in refused.text) == (409, True)
-    await asyncio.sleep(0)
-    assert operated == [{"action": "rerun-task", "targets": [task_id]}]
 
 
 async def test_an_ended_task_is_deleted(browse: Browse, tq: TaskQ, operated: Operated) -> None:
     gone, kept = await end(tq), await end(tq, Status.FAILED)
-    asked = await send(browse, "delete-task", f"task?id={gone}", id=gone)
+    asked = await send(browse, "tasks.delete", f"task?id={gone}", task_id=gone)
     assert asked.status_code == 200 and "cannot be undone" in asked.text
-    done = await send(browse, "delete-task", f"task?id={gone}", id=gone, sure="yes")
+    done = await send(browse, "tasks.delete", f"task?id={gone}", task_id=gone, sure="yes")
     assert done.headers["location"] == "tasks"
     assert [task.task_id for task in await tq.find()] == [kept]
     live = (await tq.push("greet", {"name": "x"}, delay=60)).task_id
-    refused = await send(browse, "delete-task", "tasks", id=live, sure="yes")
+    refused = await send(browse, "tasks.delete", "tasks", task_id=live, sure="yes")
     assert (refused.status_code, (await tq.get(live)).status) == (409, Status.PENDING)
     await asyncio.sleep(0)
-    assert operated == [{"action": "delete-task", "targets": [gone]}]
+    assert operated == [{"action": "tasks.delete", "targets": [gone]}]
 
 
 async def test_who_may_only_look_has_no_buttons(tq: TaskQ) -> None:
     task_id = await end(tq)
     async with in_starlette(tq, read_only=True) as browse:
         page = await browse.get("task", params={"id": task_id})
-        for name in ("rerun-task", "delete-task", "task-form"):
+        for name in ("tasks.rerun", "tasks.delete", "task-form"):
             assert name not in page.text
-        for name in ("add-task", "edit-task", "rerun-task", "delete-task"):
-            assert (await send(browse, name, "tasks", id=task_id, sure="yes")).status_code == 403
+        for name in ("tasks.push", "tasks.edit", "tasks.rerun", "tasks.delete"):
+            assert (await send(browse, name, "tasks", task_id=task_id, sure="yes")).status_code == 403
     assert (await tq.get(task_id)).final
 
 
@@ -193,7 +194,7 @@ async def test_a_task_is_found_by_the_beginning_of_its_id(browse: Browse, tq: Ta
     assert (found.status_code, "abcd-2" in found.text) == (200, True)
     assert "abce" in (await browse.get("task", params={"id": "abce"})).text
     several = await browse.get("task", params={"id": "abcd"})
-    assert (several.status_code, "several task ids begin so" in several.text) == (404, True)
+    assert (several.status_code, "several ids begin with it: abcd-1, abcd-2" in several.text) == (404, True)
     for unknown in ("abc", "zzzz", "_bcd", "%bcd"):
         assert (await browse.get("task", params={"id": unknown})).status_code == 404
 
@@ -219,11 +220,12 @@ async def statuses(tq: TaskQ) -> dict[str, str]:
 async def test_the_table_offers_what_may_be_done(browse: Browse, tq: TaskQ) -> None:
     task_id = await end(tq)
     page = (await browse.get("tasks")).text
-    assert f'name="task" value="{task_id}"' in page and 'form="many"' in page
-    async with in_starlette(tq, allow=lambda _request, name: name in ("view", "delete-tasks")) as limited:
+    assert f'name="task_id" value="{task_id}"' in page and 'form="many"' in page
+    async with in_starlette(tq, allow=lambda _request, name: name in ("view", "tasks.delete_many")) as limited:
         page = (await limited.get("tasks")).text
-        assert 'formaction="delete-tasks"' in page and "retry-tasks" not in page and "cancel-tasks" not in page
-        assert (await send(limited, "retry-tasks", "tasks", which="all", sure="yes")).status_code == 403
+        assert 'formaction="tasks.delete_many"' in page
+        assert "tasks.retry_many" not in page and "tasks.cancel_many" not in page
+        assert (await send(limited, "tasks.retry_many", "tasks", which="all", sure="yes")).status_code == 403
     async with in_starlette(tq, read_only=True) as reader:
         assert 'type="checkbox"' not in (await reader.get("tasks")).text
 
@@ -232,32 +234,36 @@ async def test_the_table_offers_what_may_be_done(browse: Browse, tq: TaskQ) -> N
 async def test_many_are_retried(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
     failed, cancelled = await end(tq, Status.FAILED), await end(tq, Status.CANCELLED)
     done, other = await end(tq), await end(tq, Status.FAILED, type="other")
-    chosen = {"task": [failed, cancelled, done]} if which == "selected" else {"type": "greet"}
-    question = await act(browse, "retry-tasks", sure=False, which=which, **chosen)
+    chosen = {"task_id": [failed, cancelled, done]} if which == "selected" else {"type": "greet"}
+    question = await act(browse, "tasks.retry_many", sure=False, which=which, **chosen)
     assert ("3 are selected" if which == "selected" else "There are 2.") in question
     before = await statuses(tq)
     assert "pending" not in before.values()
-    assert "Tasks that are pending again: 2." in await act(browse, "retry-tasks", which=which, **chosen)
+    assert "Tasks that are pending again: 2." in await act(browse, "tasks.retry_many", which=which, **chosen)
     assert await statuses(tq) == {**before, failed: "pending", cancelled: "pending"} and before[other] == "failed"
     await asyncio.sleep(0)
-    targets = [failed, cancelled] if which == "selected" else ["filter: type=greet", "count: 2"]
-    assert operated == [{"action": "retry-tasks", "targets": targets}]
+    targets = (
+        [failed, cancelled]
+        if which == "selected"
+        else ["filter: status=failed,cancelled,expired type=greet", "count: 2"]
+    )
+    assert operated == [{"action": "tasks.retry", "targets": targets}]
 
 
 @pytest.mark.parametrize("which", ["selected", "all"])
 async def test_many_are_cancelled(browse: Browse, tq: TaskQ, operated: Operated, which: str) -> None:
     ids = [(await tq.push("greet", {"name": "x"}, delay=60, queue=queue)).task_id for queue in ("q", "q", "other")]
     ended = await end(tq, queue="q")
-    chosen = {"task": [ids[0], ids[1], ended, "none"]} if which == "selected" else {"queue": "q"}
+    chosen = {"task_id": [ids[0], ids[1], ended, "none"]} if which == "selected" else {"queue": "q"}
     assert ("4" if which == "selected" else "There are 2;") in await act(
-        browse, "cancel-tasks", sure=False, which=which, **chosen
+        browse, "tasks.cancel_many", sure=False, which=which, **chosen
     )
-    assert "cancelled or asked to stop: 2." in await act(browse, "cancel-tasks", which=which, **chosen)
+    assert "cancelled or asked to stop: 2." in await act(browse, "tasks.cancel_many", which=which, **chosen)
     found = await statuses(tq)
     assert [found[each] for each in (*ids, ended)] == ["cancelled", "cancelled", "pending", "completed"]
     await asyncio.sleep(0)
-    targets = ids[:2] if which == "selected" else ["filter: queue=q", "count: 2"]
-    assert operated == [{"action": "cancel-tasks", "targets": targets}]
+    targets = ids[:2] if which == "selected" else ["filter: status=pending,running queue=q", "count: 2"]
+    assert operated == [{"action": "tasks.cancel", "targets": targets}]
 
 
 @pytest.mark.parametrize("which", ["selected", "all"])
@@ -267,39 +273,39 @@ async def test_many_are_deleted(browse: Browse, tq: TaskQ, operated: Operated, w
         await end(tq, Status.FAILED, error_message="OSError: full"),
     ]
     kept = [await end(tq, Status.FAILED), await end(tq), (await tq.push("greet", {"name": "x"}, delay=9)).task_id]
-    chosen = {"task": [*gone, kept[2]]} if which == "selected" else {"status": "failed", "error": "OSError"}
-    assert "cannot be undone" in await act(browse, "delete-tasks", sure=False, which=which, **chosen)
-    assert "Tasks that were deleted: 2." in await act(browse, "delete-tasks", which=which, **chosen)
+    chosen = {"task_id": [*gone, kept[2]]} if which == "selected" else {"status": "failed", "error": "OSError"}
+    assert "cannot be undone" in await act(browse, "tasks.delete_many", sure=False, which=which, **chosen)
+    assert "Tasks that were deleted: 2." in await act(browse, "tasks.delete_many", which=which, **chosen)
     assert set(await statuses(tq)) == set(kept)
     await asyncio.sleep(0)
     targets = gone if which == "selected" else ["filter: status=failed error=OSError", "count: 2"]
-    assert operated == [{"action": "delete-tasks", "targets": targets}]
+    assert operated == [{"action": "tasks.delete", "targets": targets}]
 
 
 async def test_members_of_a_group_that_goes_on_are_not_deleted_with_all(browse: Browse, tq: TaskQ) -> None:
     await tq.group([tq.call("greet", {"name": "you"}), tq.call("greet", {"name": "me"})])
     (task,) = await tq.queue.backend.claim("w", tq.queue.clock.now(), 1)
     assert await tq.queue.backend.update([Change(task, settle(task, Completed(), tq.queue.clock.now()))]) == [True]
-    assert "No task matches." in await act(browse, "delete-tasks", sure=False, which="all", type="greet")
-    assert "Tasks that were deleted: 0." in await act(browse, "delete-tasks", which="all", type="greet")
+    assert "Nothing matches." in await act(browse, "tasks.delete_many", sure=False, which="all", type="greet")
+    assert "Tasks that were deleted: 0." in await act(browse, "tasks.delete_many", which="all", type="greet")
 
 
 async def test_all_that_a_schedule_fired(browse: Browse, tq: TaskQ) -> None:
     mine, other = await end(tq, scheduler_task_id="s"), await end(tq, scheduler_task_id="t")
     gone = await end(tq, Status.FAILED, scheduler_task_id="s")
-    await act(browse, "delete-tasks", which="all", schedule="s", status="failed")
+    await act(browse, "tasks.delete_many", which="all", schedule="s", status="failed")
     assert set(await statuses(tq)) == {mine, other}
-    await act(browse, "retry-tasks", which="all", schedule="s", status="completed")
+    await act(browse, "tasks.retry_many", which="all", schedule="s", status="completed")
     assert set((await statuses(tq)).values()) == {"completed"} and gone not in await statuses(tq)
 
 
 @pytest.mark.parametrize(
     ("action", "fields", "said"),
     [
-        ("retry-tasks", {"which": "selected"}, "No task is selected."),
-        ("retry-tasks", {}, "No task is selected."),
-        ("cancel-tasks", {"which": "all", "status": "completed"}, "No task matches."),
-        ("retry-tasks", {"which": "all", "type": "none"}, "No task matches."),
+        ("tasks.retry_many", {"which": "selected"}, "Nothing is selected."),
+        ("tasks.retry_many", {}, "Nothing is selected."),
+        ("tasks.cancel_many", {"which": "all", "status": "completed"}, "Nothing matches."),
+        ("tasks.retry_many", {"which": "all", "type": "none"}, "Nothing matches."),
     ],
 )
 async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fields: dict[str, str], said: str) -> None:
@@ -309,20 +315,18 @@ async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fie
 
 
 async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks_page, "MOST", 2)
-    for _ in range(3):
-        await end(tq)
-    assert "more than 2?" in await act(browse, "delete-tasks", sure=False, which="all", type="greet")
+    monkeypatch.setattr(door, "COUNT_SECONDS", 0.0)
+    assert "They are many." in await act(browse, "tasks.delete_many", sure=False, which="all", type="greet")
 
 
 @pytest.mark.parametrize("which", ["selected", "all"])
 async def test_what_is_left_after_the_time_limit_is_said(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(tasks_page, "SECONDS", 0.0)
+    monkeypatch.setattr(door, "SECONDS", 0.0)
     monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
     ids = [await end(tq, Status.FAILED) for _ in range(3)]
-    said = await act(browse, "retry-tasks", which=which, task=ids, status="failed")
+    said = await act(browse, "tasks.retry_many", which=which, task_id=ids, status="failed")
     assert "The time of one request is over; repeat it for the rest." in said
     assert list((await statuses(tq)).values()).count("failed") == 2  # a first transaction is always made
 
@@ -350,7 +354,7 @@ async def test_any_progress_is_no_problem_for_the_table(browse: Browse, tq: Task
 
 
 async def test_params_are_searched_in_the_newest_tasks(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks_page, "SEARCHED", 3)
+    monkeypatch.setattr(tasks, "SEARCHED", 3)
     ids = [await end(tq, params={"name": name}) for name in ("Ann", "ann", "Bob", "Hanna")]
     async with in_starlette(tq, show_args=True) as browse:
         page = await browse.get("tasks", params={"params": "ANN"})

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.operations.task_views import TaskView, task_view
 from aiotaskq.web.dashboard.attention import Notice, attention, look
 from aiotaskq.web.dashboard.past import Activity
 from aiotaskq.web.dashboard.rows import QueueRow, queue_rows
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.tasks import TaskView
-from aiotaskq.web.views import task_view
 
-RECENT = 5  # failed tasks shown
+RECENT = 5  # failed tasks getn
 LOOKED_AT = 20  # failed tasks that are counted before the history has them
 HOUR = 3_600  # seconds
 KEEP = 5.0  # seconds for which an open page does not look anew for failures and for what needs attention
@@ -65,7 +64,7 @@ async def overview(view: View) -> Overview:
         activity=await view.past.activity(view.text("span")),
         written=writes_history(view),
         queues=queue_rows(stats),
-        failed=[task_view(each, one=False, show=False) for each in failed[:RECENT]],
+        failed=[task_view(each, errors=False, params=False) for each in failed[:RECENT]],
         started_at=view.now // SECOND * SECOND,
     )
 

@@ -17,6 +17,7 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.schedule_views import FiringView, ScheduleView, fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.task_views import TaskView, task_view
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.matching import part_of
@@ -24,8 +25,6 @@ from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.schemas.tasks import TaskView
-from aiotaskq.web.views import task_view
 
 ROWS = 100
 HOUR = 3600 * SECOND
@@ -169,7 +168,7 @@ async def schedule(view: View) -> SchedulePageData:
         changes=await operated_on(view, found.task_id, ("schedules",)),
         next=times,
         problem=problem,
-        runs=[task_view(each, one=False, show=False) for each in runs],
+        runs=[task_view(each, errors=False, params=False) for each in runs],
         history=[firing_view(found.task_id, each) for each in found.history[::-1]],
         params=json_text(found.params) if view.show_args else None,
     )

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import RETRYABLE, owner_of
-from aiotaskq.core.parking import budgets_of
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
-from aiotaskq.core.validation import check_json
-from aiotaskq.errors import TaskConflict
-from aiotaskq.runtime.queue.bulk import ids_named, run_now
+from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.task_views import AttemptView, TaskDetail, TaskView, task_detail, task_view
+from aiotaskq.operations.tasks import Copied, Pushed, find
+from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.waiting import waiting
-from aiotaskq.web.changes import EditBody, change_task
-from aiotaskq.web.dashboard.fields import body_of, whole
+from aiotaskq.web.dashboard.door import action, by_name
 from aiotaskq.web.dashboard.operated import Operated
-from aiotaskq.web.dashboard.rows import WaitingView, elapsed, json_text, timeout_of, waiting_view
+from aiotaskq.web.dashboard.rows import elapsed, json_text, timeout_of
 from aiotaskq.web.dashboard.session import Message
-from aiotaskq.web.dashboard.view import Change, Done, Question, View, actions, done, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
-from aiotaskq.web.problem_details import ProblemError
-from aiotaskq.web.schemas.tasks import AttemptView, PushBody, TaskView
-from aiotaskq.web.views import body_options, task_view
-
-if TYPE_CHECKING:
-    from aiotaskq.app.taskq import TaskQ
 
 SHORTEST = 4  # characters of an id by which a task is looked for
 NOTES = 200
@@ -67,9 +60,7 @@ class Run(msgspec.Struct):
 class TaskPage(msgspec.Struct, kw_only=True):
     """The data of the page."""
 
-    task: TaskView
-    waiting: WaitingView | None
-    """Why it does not run; None if it is not pending."""
+    task: TaskDetail
     limits: list[str]
     """The limits that it passes, in their order."""
     group: str | None
@@ -111,13 +102,12 @@ async def task(view: View) -> TaskPage:
         return (await view.counts.get()).stats.queues  # where counting takes long, not anew for each update
 
     waits = await waiting(view.tq.queue, found, counted)
-    shown = task_view(found, one=True, show=view.show_args)
+    shown = task_detail(found, waits, errors=view.show_args, params=False)
     steps = await _steps(view, found)
-    attempts = shown.attempts or []
-    changes = await operated_on(view, found.task_id, ("task", "tasks", "schedule"))
+    attempts = shown.attempts
+    changes = await operated_on(view, found.task_id, ("tasks", "schedule", "schedules"))
     page = TaskPage(
         task=shown,
-        waiting=waiting_view(waits),
         moments=timeline(found, attempts, steps, view.show_args, changes),
         ran=attempts[-1].number if attempts else 0,
         runs=await _run(view, found),
@@ -168,10 +158,7 @@ async def _run(view: View, task: Task) -> Run | None:
 
 
 async def _named(view: View, wanted: str) -> Task:
-    ids = await ids_named(view.tq.queue.backend, wanted) if len(wanted) >= SHORTEST else []
-    if len(ids) > 1:
-        raise ProblemError(404, "NotFound", marked("several task ids begin so; give more of the id"))
-    return await view.tq.get(ids[0] if ids else wanted)
+    return await view.tq.get(await find(view.tq, wanted) if len(wanted) >= SHORTEST else wanted)
 
 
 MOST = 200
@@ -235,153 +222,84 @@ def _instant(text: str | None) -> int:
     return 0 if text is None else from_iso(text)
 
 
-_FIELDS = (
-    *("type", "queue", "priority", "delay", "at", "max_retries", "timeout", "unique_key", "idempotency_key"),
-    *("on_success", "on_failure"),
+def _page(_change: Change, task_id: str) -> str:
+    return link("task", id=task_id)
+
+
+async def _pushed(change: Change, operation: Operation) -> Done:
+    """Push what the form says."""
+    given = read(operation, by_name(operation, change), strict=False)
+    access = Access(change.tq, change.show_args)
+    answer: Pushed | Copied = await perform(operation, access, given, "dashboard", change.actor)
+    if answer.created:
+        return done(marked("Task {task_id} is pushed."), _page(change, answer.task_id), task_id=answer.task_id)
+    said = marked("A key names task {task_id}, which exists already; none was pushed.")
+    return Done(Message(said, {"task_id": answer.task_id}, True), _page(change, answer.task_id))
+
+
+@actions("tasks.push", form="task-form", tells=True)
+async def push(change: Change) -> Done:
+    """Push a task."""
+    return await _pushed(change, operations["push"])
+
+
+@actions("tasks.rerun", form="task-form", tells=True)
+async def rerun(change: Change) -> Done:
+    """Push a copy of an ended task; params that are left empty are those of the ended one."""
+    return await _pushed(change, operations["rerun"])
+
+
+def _edited(change: Change) -> dict[str, Any]:
+    """Return the changes of a form: params that are left empty stay, an empty timeout is that of the handler."""
+    return {"timeout": None} | by_name(operations["edit"], change)
+
+
+action(operations["edit"], _page, marked("Task {task_id} is changed."), form="task-form", values=_edited)
+action(operations["run_now"], _page, marked("Task {task_id} is due now."))
+action(operations["retry"], _page, marked("Task {task_id} is pending again."))
+action(
+    operations["cancel"],
+    _page,
+    lambda task: (
+        marked("Task {task_id} is cancelled.")
+        if task.status is Status.CANCELLED
+        else marked("Task {task_id} was asked to stop.")
+    ),
+    question=marked("Cancel task {task_id}? A cancelled task can be retried; what its run has done so far stays done."),
+    button=marked("Cancel the task"),
 )
-_KEPT = ("queue", "priority", "max_retries", "timeout", "on_success", "on_failure")
-"""What the next run of an ended task has, too."""
-_ONE_CALL: dict[str, Any] = dict.fromkeys(("debounce", "max_wait", "merge", "throttle", "key"))
-"""Options of a type that are about its calls, and not about a task that is run again."""
-
-
-def _check_readable(tq: TaskQ, task: Task) -> None:
-    """Raise TaskConflict for a task that cannot be pushed again as it is."""
-    if task.undecodable is not None:
-        raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); cancel it")
-    gated = task.flow is not None and len(task.flow.gates) > len(budgets_of(task.flow))  # the copy is in no group
-    if gated and task.type not in tq.registered.handlers:
-        raise TaskConflict(
-            f"task {task.task_id!r} has limits, and its type {task.type!r} is not registered here, so they would be "
-            "lost; run the dashboard in the application"
-        )
-
-
-@actions("add-task", form="task-form")
-async def add(change: Change) -> Done:
-    """Push a task; without params of its own it has those of the task that it is a copy of."""
-    body = body_of(change, PushBody, _FIELDS)
-    source = None
-    if (copied := change.text("from")) is not None:
-        source = await change.tq.get(copied)
-        _check_readable(change.tq, source)
-    options = {name: value for name, value in body_options(body).items() if value is not None}
-    kind, params = options.pop("type"), options.pop("params")
-    if source is not None and change.text("params") is None:
-        params = source.params
-    else:
-        check_json("params", params)
-    handle = await change.tq.push(kind, params, **options)
-    if handle.created:
-        return done(marked("Task {id} is pushed."), link("task", id=handle.task_id), id=handle.task_id)
-    said = Message(
-        marked("A key names task {id}, which exists already; none was pushed."), {"id": handle.task_id}, True
-    )
-    return Done(said, link("task", id=handle.task_id), (handle.task_id,))
-
-
-@actions("edit-task", form="task-form")
-async def edit(change: Change) -> Done:
-    """Change a pending task that has not changed since the form was opened; params that are left empty stay."""
-    task_id, fence = change.needed("id"), whole("fence", change.needed("fence"))
-    body = body_of(change, EditBody, _FIELDS)
-    if change.text("timeout") is None:
-        body.timeout = None
-    await change_task(change.tq, task_id, body, fence)
-    return done(marked("Task {id} is changed."), link("task", id=task_id), id=task_id)
-
-
-@actions("run-task")
-async def run_at_once(change: Change) -> Done:
-    """Make a task due that is delayed, waits for its next attempt, or sleeps."""
-    task_id = change.needed("id")
-    await run_now(change.tq.queue, await change.tq.get(task_id))
-    return done(marked("Task {id} is due now."), link("task", id=task_id), id=task_id)
-
-
-@actions("rerun-task")
-async def rerun(change: Change) -> Question | Done:
-    """Run an ended task again, under its id."""
-    task_id = change.needed("id")
-    task = await change.tq.get(task_id)
-    if not task.final:
-        raise TaskConflict(f"task {task_id} is {task.status}; only ended tasks are run again")
-    _check_readable(change.tq, task)
-    if not change.sure:
-        text = marked("Run task {id} again? Its result and its attempts are replaced by those of the new run.")
-        return Question(text, {"id": task_id}, marked("Run again"), link("task", id=task_id))
-    kept: dict[str, Any] = {name: getattr(task, name) for name in _KEPT if getattr(task, name) is not None}
-    await change.tq.push(task.type, task.params, task_id=task_id, rerun=True, **kept, **_ONE_CALL)
-    return done(marked("Task {id} runs again."), link("task", id=task_id), id=task_id)
-
-
-@actions("cancel-task")
-async def cancel(change: Change) -> Question | Done:
-    """Cancel a task, or ask a running one to stop."""
-    task_id = change.needed("id")
-    if not change.sure:
-        text = marked("Cancel task {id}? A cancelled task can be retried; what its run has done so far stays done.")
-        return Question(text, {"id": task_id}, marked("Cancel the task"), link("task", id=task_id))
-    if not await change.tq.cancel(task_id):
-        ended = Message(marked("Task {id} has ended already."), {"id": task_id}, problem=True)
-        return Done(ended, link("task", id=task_id), (task_id,))
-    stopped = (await change.tq.get(task_id)).status is Status.CANCELLED
-    return done(
-        marked("Task {id} is cancelled.") if stopped else marked("Task {id} was asked to stop."),
-        link("task", id=task_id),
-        id=task_id,
-    )
-
-
-@actions("retry-task")
-async def retry(change: Change) -> Done:
-    """Put a failed, cancelled or expired task back."""
-    task_id = change.needed("id")
-    await change.tq.retry(task_id)
-    return done(marked("Task {id} is pending again."), link("task", id=task_id), id=task_id)
-
-
-@actions("delete-task")
-async def delete(change: Change) -> Question | Done:
-    """Delete an ended task."""
-    task_id = change.needed("id")
-    if not change.sure:
-        text = marked("Delete task {id}, with its result and its attempts? This cannot be undone.")
-        return Question(text, {"id": task_id}, marked("Delete the task"), link("task", id=task_id))
-    await change.tq.delete(task_id)
-    return done(marked("Task {id} is deleted."), "tasks", id=task_id)
+action(
+    operations["delete"],
+    lambda change, task_id: "tasks" if change.sure else _page(change, task_id),
+    marked("Task {task_id} is deleted."),
+    question=marked("Delete task {task_id}, with its result and its attempts? This cannot be undone."),
+    button=marked("Delete the task"),
+)
 
 
 class TaskForm(msgspec.Struct, kw_only=True):
     """The data of the form."""
 
     task: TaskView | None
-    """The task that is edited or copied; None for a new one."""
-    edited: bool
-    fence: int
-    """That of the task: an edit holds only while it is the same."""
+    """The task that is edited or, if it has ended, rerun; None for a new one."""
+    ended: bool
     params: str | None
     """As JSON text; None where there are some that are not shown."""
-    on_success: str
-    on_failure: str
     types: list[str]
     """The registered types, for suggestions."""
 
 
-@pages("task-form", marked("New task"), "id", "from", section="tasks")
+@pages("task-form", marked("New task"), "task_id", section="tasks")
 async def task_form(view: View) -> TaskForm:
     """Read what the form is filled with. Raises NotFound."""
     types = sorted(view.tq.registered.handlers)
-    wanted = view.text("id") or view.text("from")
+    wanted = view.text("task_id")
     if wanted is None:
-        return TaskForm(task=None, edited=False, fence=0, params="", on_success="", on_failure="", types=types)
+        return TaskForm(task=None, ended=False, params="", types=types)
     found = await view.tq.get(wanted)
     return TaskForm(
-        task=task_view(found, one=False, show=False),
-        edited=view.text("id") is not None,
-        fence=found.fence,
+        task=task_view(found, errors=False, params=False),
+        ended=found.final,
         params=json_text(found.params) if view.show_args else None,
-        on_success=found.on_success if isinstance(found.on_success, str) else "",
-        on_failure=found.on_failure if isinstance(found.on_failure, str) else "",
         types=types,
     )

@@ -9,7 +9,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.workers import WorkerView, worker_view
 from aiotaskq.operations.workers import workers as operations
-from aiotaskq.web.dashboard.door import action, action_on_all
+from aiotaskq.web.dashboard.door import Texts, action, action_on_many
 from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
@@ -113,11 +113,15 @@ def _page(_change: Change, worker_id: str) -> str:
 action(operations["quiet"], _page, marked("The worker {worker_id} is asked to claim nothing more."))
 action(operations["wake"], _page, marked("The worker {worker_id} is asked to claim again."))
 action(operations["resize"], _page, marked("The worker {worker_id} is asked for another number of slots."))
-action_on_all(
+action_on_many(
     operations["quiet"],
-    "workers",
-    marked("Workers asked to claim nothing more: {count}."),
-    question=marked("Quiet all workers ({count})? No task starts until they are woken; tasks that run go on."),
-    button=marked("Quiet all workers"),
+    Texts(
+        ask_all=marked("Quiet all workers ({count})? No task starts until they are woken; tasks that run go on."),
+        button=marked("Quiet all workers"),
+        done=marked("Workers asked to claim nothing more: {count}."),
+    ),
+    lambda _change: "workers",
 )
-action_on_all(operations["wake"], "workers", marked("Workers asked to claim again: {count}."))
+action_on_many(
+    operations["wake"], Texts(done=marked("Workers asked to claim again: {count}.")), lambda _change: "workers"
+)

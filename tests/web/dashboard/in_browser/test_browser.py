@@ -87,13 +87,13 @@ async def test_many_tasks_are_cancelled_by_clicks(browser: Browser, home: str, t
             await expect(page.locator("[data-check]")).to_be_hidden()
             for each in ids[1:]:
                 await page.check(f'input[value="{each}"]')
-        await page.click("button[formaction=cancel-tasks]")
+        await page.click("button[formaction='tasks.cancel_many']")
         await expect(page.locator(".notice")).to_contain_text("2 are selected")
         await page.click("main button.danger")
         await expect(page.locator(".message")).to_contain_text("cancelled or asked to stop: 2.")
         assert [str((await tq.get(each)).status) for each in ids] == ["pending", "cancelled", "cancelled"]
         await page.select_option("select[name=which]", "all")
-        await page.click("button[formaction=delete-tasks]")
+        await page.click("button[formaction='tasks.delete_many']")
         await page.click("main button.danger")
         await expect(page.locator(".message")).to_contain_text("were deleted: 2.")
         assert [task.task_id for task in await tq.find()] == ids[:1]

@@ -1,0 +1,222 @@
+"""Tasks as operations answer them: in lists, alone with their attempts, what they wait for, and their steps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+from msgspec import UNSET, Meta, Struct
+
+from aiotaskq.core.attempts import attempts_of, run_time
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.operations.fields import Time
+from aiotaskq.operations.hidden import error_type, plain, visible_progress
+from aiotaskq.operations.limits import LimitView, limit_view
+from aiotaskq.runtime.waiting import Reason, Waiting
+
+
+class AttemptView(Struct):
+    """One run of a task; without ``ended_at`` and ``outcome`` while it runs."""
+
+    number: Annotated[int, Meta(description="From 1; older attempts than the first one here were dropped")]
+    began_at: Time | None
+    ended_at: Time | None
+    run_time: Annotated[float, Meta(description="Seconds")] | None
+    outcome: Annotated[str, Meta(description="completed, failed, timed_out, lost, cancelled or released")] | None
+    error: str | None
+
+
+class TaskView(Struct, kw_only=True):
+    """A task. Params, result and the caller's own keys are there only if they were asked for and may be shown."""
+
+    task_id: str
+    type: str
+    status: Status
+    queue: str
+    priority: int
+    retry_count: int
+    max_retries: int
+    crashes: int
+    created_at: Time | None
+    run_at: Time | None
+    started_at: Time | None
+    completed_at: Time | None
+    run_time: Annotated[float, Meta(description="Seconds of the latest attempt, once it has ended")] | None
+    cancel_requested: bool
+    error: (
+        Annotated[str, Meta(description="All of it of one task, its first line in a list; its kind where hidden")]
+        | None
+    )
+    fence: Annotated[int, Meta(description="Rises with every claim and change")]
+    waits: Annotated[int, Meta(description="For how many tasks before it in its workflow it waits")]
+    limit: Annotated[str, Meta(description="The limit at which it waits")] | None
+    group: Annotated[str, Meta(description="The group whose member it is")] | None
+    scheduler_task_id: str | None
+    unique_key: str | None
+    idempotency_key: str | None
+    timeout: float | None
+    expires_at: Time | None
+    lease_owner: str | None
+    lease_until: Time | None
+    progress: Annotated[dict[str, Any], Meta(description="Its numbers; with its message where params are shown")] | None
+    usage: Annotated[dict[str, float] | None, Meta(description="What its runs have used up, by name")]
+    params: Any = UNSET
+    result: Any = UNSET
+    extra: Any = UNSET
+
+
+class ParentView(Struct):
+    """A task that has to end before."""
+
+    task_id: str
+    name: str
+    status: str | None
+
+
+class WaitingView(Struct):
+    """What a pending task waits for.
+
+    ``reason``: paused (its queue), delayed or retry (until ``until``), sleeping (its handler, until ``until``), event
+    (the ``event`` of this key has not come), unknown_type (no worker has its handler, or the ``version`` of it that
+    began the task), parents (tasks before it in a workflow), budget (that of its ``group`` is used up), limit_paused,
+    full or rate (see ``limit``), passing (about to be ready), ready (a free worker: see ``workers``, ``slots``,
+    ``busy``, ``ahead``).
+    """
+
+    reason: Reason
+    until: Annotated[Time | None, Meta(description="When it may go on at the earliest, where that is known")]
+    version: int | None
+    event: str | None
+    group: str | None
+    limit: LimitView | None
+    parents: list[ParentView]
+    behind: Annotated[int, Meta(description="How many tasks hold it up")]
+    ahead: Annotated[int | None, Meta(description="How many tasks of its queue are pending, itself included")]
+    workers: Annotated[int | None, Meta(description="How many workers claim from its queue")]
+    slots: int | None
+    busy: int | None
+
+
+class TaskDetail(TaskView, kw_only=True):
+    """A task, its attempts, and what it waits for; null if it is not pending."""
+
+    attempts: list[AttemptView]
+    waiting: WaitingView | None
+    on_success: Any = None
+    on_failure: Any = None
+
+
+class StepView(Struct, omit_defaults=True):
+    """What a handler has done, slept or waited for."""
+
+    kind: str
+    name: str
+    number: int
+    at: Time
+    until: Time | None = None
+    timed_out: bool = False
+    version: int = 1
+    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
+    value: Any = UNSET
+
+
+_SAME = [name for name in TaskView.__struct_fields__ if name in Task.__struct_fields__]
+_SHOWN = ("params", "result", "extra")
+
+
+def task_view(task: Task, *, errors: bool, params: bool) -> TaskView:
+    """Return the view of a task in a list, with the first line of its error if ``errors`` may be shown."""
+    error = task.error_message or task.undecodable
+    view = TaskView(
+        **_known(task, errors, params) | {"error": first_line(_text(error)) if errors else error_type(error)}
+    )
+    return _with_params(view, task, params)
+
+
+def task_detail(task: Task, waiting: Waiting | None, *, errors: bool, params: bool) -> TaskDetail:
+    """Return the view of one task, with its whole error if ``errors`` may be shown."""
+    error = _text(task.error_message) if errors else error_type(task.error_message)
+    view = TaskDetail(
+        **_known(task, errors, params) | {"error": error or task.undecodable},
+        attempts=[attempt_view(attempt, errors) for attempt in attempts_of(task)],
+        waiting=waiting_view(waiting),
+        on_success=plain(task.on_success),
+        on_failure=plain(task.on_failure),
+    )
+    return _with_params(view, task, params)
+
+
+V = TypeVar("V", bound=TaskView)
+
+
+def _with_params(view: V, task: Task, params: bool) -> V:
+    if params:
+        view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
+    return view
+
+
+def _known(task: Task, errors: bool, params: bool) -> dict[str, Any]:
+    known = {name: getattr(task, name) for name in _SAME if name not in _SHOWN}
+    known |= {name: to_iso(getattr(task, name)) for name in ("expires_at", "lease_until")}
+    known["created_at"] = to_iso(task.created_at * SECOND)
+    for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
+        seconds, exact = getattr(task, coarse), getattr(task, fine)
+        known[coarse] = to_iso(seconds * SECOND if exact is None and seconds is not None else exact)
+    return known | {
+        "run_at": to_iso(task.due_us),
+        "run_time": run_time(task),
+        "progress": visible_progress(task.progress, errors),
+        "limit": task.gate if task.parked and not task.waits else None,
+        "group": None if task.flow is None else task.flow.group,
+    }
+
+
+def _text(error: str | None) -> str | None:
+    return None if error is None else without_passwords(error)
+
+
+def first_line(error: str | None) -> str | None:
+    """Return the first line of an error."""
+    return next(iter((error or "").strip().splitlines()), None)
+
+
+def attempt_view(attempt: Attempt, errors: bool) -> AttemptView:
+    """Return the view of an attempt, with the whole of its error if ``errors`` may be shown."""
+    # Why a task was given back is a text of the library, which holds no params.
+    whole = errors or attempt.outcome == "released"
+    return AttemptView(
+        number=attempt.number,
+        began_at=to_iso(attempt.began_at),
+        ended_at=to_iso(attempt.ended_at),
+        run_time=attempt.seconds,
+        outcome=attempt.outcome,
+        error=_text(attempt.error) if whole else error_type(attempt.error),
+    )
+
+
+def waiting_view(found: Waiting | None) -> WaitingView | None:
+    """Return the view; None for a task that is not pending."""
+    if found is None:
+        return None
+    same = {name: getattr(found, name) for name in WaitingView.__struct_fields__}
+    limit = None if found.limit is None else limit_view(found.limit)
+    parents = [
+        ParentView(each.task_id, each.name, None if each.status is None else str(each.status)) for each in found.parents
+    ]
+    return WaitingView(**same | {"until": to_iso(found.until), "limit": limit, "parents": parents})
+
+
+def step_view(step: Step, show: bool) -> StepView:
+    """Return the view of a step; with ``show`` what it returned, too."""
+    view = StepView(
+        step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out, version=step.version
+    )
+    if step.undecodable is not None:
+        view.undecodable = step.undecodable
+    elif step.kind in ("sleep", "wait"):
+        view.until = None if step.until >= NEVER else to_iso(step.until)
+    elif show and step.kind != "wake":
+        view.value = plain(step.value)
+    return view

@@ -1,0 +1,411 @@
+"""Operations on tasks: push, list, get, steps, edit, run now, retry, rerun, cancel, delete."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, cast
+
+from msgspec import UNSET, Meta, Struct, UnsetType, structs, to_builtins
+
+from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.validation import check_json
+from aiotaskq.errors import NotSupported, QueueFull, TaskConflict
+from aiotaskq.log import printable
+from aiotaskq.operations.fields import MAX_PAGE, NO_NUL, Cursor, Id, Instant, Key, Limit, Name, Seconds
+from aiotaskq.operations.hidden import error_filter
+from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
+from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, step_view, task_detail, task_view
+from aiotaskq.runtime.queue.bulk import ids_named
+from aiotaskq.runtime.queue.bulk import run_now as made_due
+from aiotaskq.runtime.queue.edits import TaskChanges
+from aiotaskq.runtime.waiting import waiting
+
+
+async def find(tq: TaskQ, text: str) -> str:
+    """Return the id of the task that has this id, or of the only one whose id begins so."""
+    return only(text, await ids_named(tq.queue.backend, text, LISTED + 1))
+
+
+tasks = Operations("tasks", find)
+
+State = Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
+Live = Literal["pending", "running"]
+Retryable = Literal["failed", "cancelled", "expired"]
+Ended = Literal["completed", "failed", "cancelled", "expired"]
+Params = Annotated[bool, Meta(description="Show params and results, which may contain secrets")]
+TaskId = Annotated[Id, Meta(description="The id of a task")]
+Named = Annotated[Name, Meta(description="The name of a task type")]
+
+
+class PushBody(Struct, forbid_unknown_fields=True):
+    """A task to be pushed. Fields left out have the handler's defaults."""
+
+    type: Named
+    params: Annotated[dict[str, Any], Meta(description="Its params")] = {}
+    delay: Annotated[Seconds, Meta(description="Seconds before it may run")] | None = None
+    at: Instant | None = None
+    priority: Annotated[int, Meta(description="Smaller numbers run first; default 0")] | None = None
+    queue: Annotated[Name, Meta(description="Its queue")] | None = None
+    timeout: Annotated[float, Meta(gt=0, description="Seconds of one run")] | None = None
+    max_retries: Annotated[int, Meta(ge=0, description="How often it is run again after a failure")] | None = None
+    expires: Annotated[Instant, Meta(description="Seconds from its time on, or RFC 3339 with an offset")] | None = None
+    unique_key: Annotated[Key, Meta(description="Push nothing if a pending or running task has it")] | None = None
+    idempotency_key: Annotated[Key, Meta(description="Push nothing if any stored task has it")] | None = None
+    debounce: (
+        Annotated[float, Meta(ge=0, description="Seconds after the last call; each changes the task that waits")] | None
+    ) = None
+    max_wait: Annotated[float, Meta(ge=0, description="Seconds after the first call, with `debounce`")] | None = None
+    merge: (
+        Annotated[Literal["last", "list"], Meta(description="The params of the last call, or joined lists")] | None
+    ) = None
+    throttle: Annotated[float, Meta(gt=0, description="Seconds of a period in which one call makes a task")] | None = (
+        None
+    )
+    key: Annotated[Key, Meta(description="What tells the calls of `debounce` or `throttle` apart")] | None = None
+    task_id: Annotated[Id, Meta(description="An id of your own")] | None = None
+    if_ended: Annotated[Literal["retry"], Meta(description="Run the task_id again if it has ended")] | None = None
+    on_success: Annotated[Name, Meta(description="The type of a task that is pushed when it completes")] | None = None
+    on_failure: Annotated[Name, Meta(description="The type of a task that is pushed when it fails")] | None = None
+
+
+class Where(Struct):
+    """Filters of tasks."""
+
+    status: Annotated[list[State], Meta(description="Only tasks of these statuses")] = []
+    type: Annotated[Name, Meta(description="Only tasks of this type")] | None = None
+    queue: Annotated[Name, Meta(description="Only tasks of this queue")] | None = None
+    schedule: Annotated[Id, Meta(description="Only tasks that this schedule fired")] | None = None
+    since: Annotated[Instant, Meta(description="Only tasks created then or later")] | None = None
+    error: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=1_000,
+                pattern=NO_NUL,
+                description="Only tasks whose error contains this text; where errors are hidden, whose type begins so",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Listed(Where, forbid_unknown_fields=True):
+    """Which tasks are listed."""
+
+    limit: Limit = 100
+    cursor: Cursor | None = None
+    params: Params = False
+
+
+class Retried(Where):
+    """Retry all tasks that match; the failed ones if no status is named.
+
+    Tasks are put back in small transactions: after an error some may be pending already, and the same call retries the
+    others.
+    """
+
+    status: Annotated[list[Retryable], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
+
+
+class Cancelled(Where):
+    """Cancel all pending tasks that match, and ask the running ones to stop."""
+
+    status: Annotated[list[Live], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
+
+
+class Deleted(Where):
+    """Delete all ended tasks that match. The members of a group stay until it has ended.
+
+    Tasks are deleted in small transactions: after an error some may be gone, and the same call deletes the others.
+    """
+
+    status: Annotated[list[Ended], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
+    older_than: Annotated[float, Meta(ge=0, description="Only tasks that ended so many seconds ago")] | None = None
+
+
+class One(Struct, forbid_unknown_fields=True):
+    """A task."""
+
+    task_id: TaskId
+
+
+class Shown(Struct, forbid_unknown_fields=True):
+    """A task, and what is shown of it."""
+
+    task_id: TaskId
+    params: Params = False
+
+
+class Edited(Struct, forbid_unknown_fields=True):
+    """Changes of a pending task; what is left out stays."""
+
+    task_id: TaskId
+    params: Annotated[dict[str, Any], Meta(description="All of them")] | UnsetType = UNSET
+    priority: Annotated[int, Meta(description="Smaller numbers run first")] | UnsetType = UNSET
+    queue: Annotated[Name, Meta(description="Its queue")] | UnsetType = UNSET
+    at: Instant | UnsetType = UNSET
+    delay: Annotated[Seconds, Meta(description="Seconds before it may run")] | UnsetType = UNSET
+    max_retries: Annotated[int, Meta(ge=0, description="How often it is run again")] | UnsetType = UNSET
+    timeout: (
+        Annotated[float, Meta(gt=0, description="Seconds of one run; null is that of the handler")] | UnsetType | None
+    ) = UNSET
+    fence: (
+        Annotated[int, Meta(ge=0, description="That of the task of which the changes were made; refused for another")]
+        | UnsetType
+    ) = UNSET
+
+
+class Rerun(Struct, forbid_unknown_fields=True):
+    """An ended task, and what its copy is to have."""
+
+    task_id: TaskId
+    params: Annotated[dict[str, Any], Meta(description="Other params")] | UnsetType = UNSET
+
+
+class TaskPage(Struct):
+    """One page of tasks, the newest first; ``next`` is the cursor of the page behind, null on the last one."""
+
+    tasks: list[TaskView]
+    next: str | None
+
+
+class Pushed(Struct):
+    """The task. ``created`` is false if a key or the id names a task that existed already; this is its id."""
+
+    task_id: str
+    created: bool
+
+
+class Copied(Struct):
+    """The new task, a copy of ``rerun_of``. ``created`` is false if another one has its unique key; this is its id."""
+
+    task_id: str
+    created: bool
+    rerun_of: str
+
+
+class Gone(Struct):
+    """The task that was deleted."""
+
+    task_id: str
+
+
+class TaskState(Struct):
+    """The state of a task after a change."""
+
+    task_id: str
+    status: Status
+    cancel_requested: bool
+
+
+class StepList(Struct):
+    """The steps of a task, in their order."""
+
+    steps: list[StepView]
+
+
+ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
+ERROR = "ConnectionError: the mail server does not answer"
+_EXAMPLE = Task(
+    task_id=ID,
+    type="send_mail",
+    status=Status.FAILED,
+    retry_count=3,
+    created_at=1_769_846_400,
+    run_at=1_769_846_414_250_000,
+    started_at=1_769_846_414,
+    began_at=1_769_846_414_500_000,
+    completed_at=1_769_846_415,
+    ended_at=1_769_846_415_000_000,
+    error_message=ERROR,
+    attempts=(
+        Attempt(
+            number=4, began_at=1_769_846_414_500_000, ended_at=1_769_846_415_000_000, outcome="failed", error=ERROR
+        ),
+    ),
+    params={"to": "you@example.com"},
+    idempotency_key="order-17",
+    timeout=30.0,
+    progress={"done": 1, "total": 2},
+    usage={"tokens": 1200, "cost": 0.018},
+)
+VIEW: dict[str, Any] = to_builtins(task_view(_EXAMPLE, errors=False, params=False))
+SHOWN: dict[str, Any] = to_builtins(task_detail(_EXAMPLE, None, errors=True, params=True))
+PUSH = {"type": "send_mail", "params": {"to": "you@example.com"}, "delay": 60, "idempotency_key": "order-17"}
+PENDING = {"task_id": ID, "status": "pending", "cancel_requested": False}
+
+
+def where_of(access: Access, given: Where) -> dict[str, Any]:
+    """Return filters as the verbs of a queue take them."""
+    found = {name: value for name, value in structs.asdict(given).items() if name in Where.__struct_fields__}
+    found["scheduler_task_id"] = found.pop("schedule")
+    found |= error_filter(found.pop("error"), access.show_args)
+    return {name: value for name, value in found.items() if value not in (None, [])}
+
+
+async def detail_of(access: Access, task_id: str, params: bool = False) -> TaskDetail:
+    """Return one task, and what it waits for. Raises NotFound."""
+    task = await access.tq.get(task_id)
+    return task_detail(task, await waiting(access.tq.queue, task), errors=access.show_args, params=params)
+
+
+@tasks(changes=True, raises=(TaskConflict, NotSupported, QueueFull), example=(PUSH, {"task_id": ID, "created": True}))
+async def push(access: Access, given: PushBody) -> Pushed:
+    """Push a task.
+
+    Where handlers are registered, only their types are accepted. On a durable store the task is on disk when this is
+    answered. After a broken connection, repeat the push with the same idempotency_key. A task_id that is pending or
+    running is the same push; one that has ended is refused, or runs again with `if_ended`.
+    """
+    options = {name: value for name, value in structs.asdict(given).items() if value is not None}
+    kind, params = options.pop("type"), options.pop("params")
+    check_json("params", params)  # also for a queue in memory: JSON may be nested too deeply
+    handle = await access.tq.push(kind, params, **options)
+    if handle.created:
+        access.changed.append(handle.task_id)
+    return Pushed(handle.task_id, handle.created)
+
+
+@tasks(example=(None, {"tasks": [VIEW], "next": ID}))
+async def list_(access: Access, given: Listed) -> TaskPage:
+    """List tasks, newest first.
+
+    `cursor` takes the `next` of the page before; not found if that task has been deleted since.
+    """
+    params, limit = access.may_show(given.params), min(given.limit, MAX_PAGE)
+    found = await access.tq.find(**where_of(access, given), limit=limit + 1, after=given.cursor)
+    page = found[:limit]
+    more = page[-1].task_id if len(found) > limit else None
+    return TaskPage([task_view(task, errors=access.show_args, params=params) for task in page], more)
+
+
+@tasks(thing="task_id", example=(None, SHOWN))
+async def get(access: Access, given: Shown) -> TaskDetail:
+    """Show one task, its attempts and errors, and if it is pending, what it waits for."""
+    return await detail_of(access, given.task_id, access.may_show(given.params))
+
+
+@tasks(
+    thing="task_id",
+    example=(None, {"steps": [{"kind": "step", "name": "charge", "number": 1, "at": "2026-01-05T09:00:00Z"}]}),
+)
+async def steps(access: Access, given: Shown) -> StepList:
+    """Show what the handler of a task has done, slept and waited for."""
+    params = access.may_show(given.params)
+    return StepList([step_view(each, params) for each in await access.tq.steps(given.task_id)])
+
+
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,), example=({"priority": -1, "delay": 0.0}, SHOWN))
+async def edit(access: Access, given: Edited) -> TaskDetail:
+    """Change a pending task; refused if it is not pending, waits for other tasks, or has changed meanwhile.
+
+    The params are checked by the handler where it is registered. New params have the limits that the type declares for
+    them; refused where the type of a task with limits is not registered.
+    """
+    changes = {name: value for name, value in structs.asdict(given).items() if value is not UNSET}
+    task_id, fence = changes.pop("task_id"), changes.pop("fence", None)
+    if "params" in changes:
+        check_json("params", changes["params"])
+    task = await access.tq.get(task_id)
+    if fence is not None and task.fence != fence:
+        raise TaskConflict(f"task {printable(task_id)} changed meanwhile; read it again, and repeat the edit")
+    # Written only where the fence is still that of the row just read.
+    await access.tq.queue.edits.edit(task, cast(TaskChanges, changes))
+    return await detail_of(access, task_id)
+
+
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,), example=(None, PENDING))
+async def run_now(access: Access, given: One) -> TaskState:
+    """Make a task due now that is delayed, sleeps, or waits for its next attempt."""
+    return _state(await made_due(access.tq.queue, await access.tq.get(given.task_id)))
+
+
+async def _count_retried(access: Access, given: Retried) -> int:
+    return await access.tq.count(**{"status": ["failed"]} | where_of(access, given))
+
+
+async def _retry_all(access: Access, given: Retried) -> int:
+    return await access.tq.retry_many(**where_of(access, given), progress=access.progress)
+
+
+@tasks(
+    changes=True,
+    thing="task_id",
+    many=Many(Retried, _count_retried, _retry_all, {"status": ["failed"], "type": "send_mail"}),
+    raises=(TaskConflict,),
+    example=(None, PENDING),
+)
+async def retry(access: Access, given: One) -> TaskState:
+    """Run a failed, cancelled or expired task once more, under the same id, its retries unused."""
+    await access.tq.retry(given.task_id)
+    return TaskState(given.task_id, Status.PENDING, False)
+
+
+@tasks(
+    changes=True,
+    thing="task_id",
+    raises=(TaskConflict,),
+    example=({"params": {"to": "me@example.com"}}, {"task_id": ID[:-1] + "2", "created": True, "rerun_of": ID}),
+)
+async def rerun(access: Access, given: Rerun) -> Copied:
+    """Push a copy of an ended task, as a new one of the same type, queue, priority and limits.
+
+    The ended task stays as it is. The params are checked by the handler where it is registered; where it is not, the
+    copy has the limits of the ended task.
+    """
+    params = None if given.params is UNSET else given.params
+    if params is not None:
+        check_json("params", params)
+    handle = await access.tq.rerun(given.task_id, params)
+    access.changed.extend([given.task_id, handle.task_id] if handle.created else [])
+    return Copied(handle.task_id, handle.created, given.task_id)
+
+
+async def _count_cancelled(access: Access, given: Cancelled) -> int:
+    return await access.tq.count(**{"status": ["pending", "running"]} | where_of(access, given))
+
+
+async def _cancel_all(access: Access, given: Cancelled) -> int:
+    return await access.tq.cancel_many(**where_of(access, given), progress=access.progress)
+
+
+@tasks(
+    changes=True,
+    thing="task_id",
+    many=Many(Cancelled, _count_cancelled, _cancel_all, {"type": "send_mail"}),
+    raises=(TaskConflict,),
+    example=(None, PENDING | {"status": "cancelled"}),
+)
+async def cancel(access: Access, given: One) -> TaskState:
+    """Cancel a pending task, or ask a running one to stop; refused if it has ended."""
+    cancelled = await access.tq.cancel(given.task_id)
+    task = await access.tq.get(given.task_id)
+    if not cancelled:
+        raise TaskConflict(f"task {printable(given.task_id)} has ended already: {task.status}")
+    return _state(task)
+
+
+async def _count_deleted(access: Access, given: Deleted) -> int:
+    return await access.tq.purge(**where_of(access, given), older_than=given.older_than, dry_run=True)
+
+
+async def _delete_all(access: Access, given: Deleted) -> int:
+    return await access.tq.purge(**where_of(access, given), older_than=given.older_than, progress=access.progress)
+
+
+@tasks(
+    changes=True,
+    thing="task_id",
+    many=Many(Deleted, _count_deleted, _delete_all, {"status": ["completed"], "older_than": 86_400.0}),
+    raises=(TaskConflict,),
+    example=(None, {"task_id": ID}),
+)
+async def delete(access: Access, given: One) -> Gone:
+    """Delete an ended task; refused if it has not ended."""
+    await access.tq.delete(given.task_id)
+    return Gone(given.task_id)
+
+
+def _state(task: Task) -> TaskState:
+    return TaskState(task.task_id, task.status, task.cancel_requested)
