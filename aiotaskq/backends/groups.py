@@ -17,8 +17,7 @@ from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
-    from aiotaskq.backends.flow.touched import Followed
-    from aiotaskq.backends.flow.transaction import JoiningStore, Store
+    from aiotaskq.backends.flow.transaction import Followed, JoiningStore, Store
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task

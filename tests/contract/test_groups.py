@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState, derived_id

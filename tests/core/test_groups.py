@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.backends.flow.groups import again, follow, waits_again
-from aiotaskq.backends.flow.touched import Touched
+from aiotaskq.backends.flow.transaction import Touched
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.groups import (
     MAX_MEMBERS,

@@ -78,10 +78,17 @@ TARGETS = [
     Target("core/gate.py", [("tests/core/test_gate.py",), GATES_IN_MEMORY]),
     Target("core/parking.py", [("tests/core", "-k", "gate or limits or outcome"), GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS, _contract("memory", "typed_params")]),
-    Target("backends/flow/gates.py", [("tests/backends/test_visit.py",), GATES_IN_MEMORY, GATES_IN_SQLITE]),
-    Target("backends/flow/max_waiting.py", [_contract("memory", "max_waiting", "gate_delays")]),
+    Target(
+        "backends/flow/gates.py",
+        [
+            ("tests/backends/test_visit.py",),
+            _contract("memory", "max_waiting", "gate_delays"),
+            GATES_IN_MEMORY,
+            GATES_IN_SQLITE,
+        ],
+    ),
     Target("backends/memory/gate_rows.py", [GATES_IN_MEMORY]),
-    Target("backends/flow/touched.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
+    Target("backends/flow/transaction.py", [GATES_IN_MEMORY, GATES_IN_SQLITE]),
     Target("backends/sql/gate_rows.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
     *(
         Target(f"backends/redis/{name}", [_contract("redis", *GATES), REDIS_TESTS])

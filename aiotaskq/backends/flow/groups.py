@@ -9,8 +9,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.change import Room
 from aiotaskq.backends.flow.gates import push, rewrite
-from aiotaskq.backends.flow.touched import NOT_USED_UP, USED_UP, Followed
-from aiotaskq.backends.flow.transaction import Beside, Rows
+from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Followed, Rows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import anew
 from aiotaskq.core.errors import queue_full

@@ -6,11 +6,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.gates import admit_touched
+from aiotaskq.backends.flow.gates import admit_touched, bounds_waiting, check_max_waiting
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
-from aiotaskq.backends.flow.max_waiting import bounds_waiting, check_max_waiting
-from aiotaskq.backends.flow.touched import Followed
-from aiotaskq.backends.flow.transaction import Beside, Holder, Run, Transaction
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows

@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from aiotaskq.backends.change import Change, encoded_changes
-from aiotaskq.backends.flow.touched import Followed
-from aiotaskq.backends.flow.transaction import Beside, Holder, Run
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections

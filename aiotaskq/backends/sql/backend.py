@@ -11,7 +11,7 @@ from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql

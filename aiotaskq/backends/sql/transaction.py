@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy import Connection, bindparam, or_, select, update
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.max_waiting import check_max_waiting
+from aiotaskq.backends.flow.gates import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import GateRows

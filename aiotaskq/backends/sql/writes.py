@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from aiotaskq.backends.change import Claim
 from aiotaskq.backends.flow.gates import Admitted, admit_touched
-from aiotaskq.backends.flow.touched import Followed, Touched
+from aiotaskq.backends.flow.transaction import Followed, Touched
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.claim import claim as claim_tasks

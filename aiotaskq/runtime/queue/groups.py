@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import msgspec
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.masking import Redacted

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aiotaskq.backends.flow.touched import Followed
+from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
 from aiotaskq.core.task import Status, Task
