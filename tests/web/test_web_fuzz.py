@@ -46,6 +46,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         async def send_mail(to: str = "") -> str:
             return to
 
+        tq.elsewhere("report")
         async with tq.running():
             for number in range(3):
                 await tq.push("send_mail", {"to": "you"}, task_id=str(number), delay=number * 3600)
