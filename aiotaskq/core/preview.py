@@ -107,16 +107,6 @@ def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int 
     return found
 
 
-def next_start(schedule: Schedule) -> int | None:
-    """Return when the next task of a schedule may start, in microseconds UTC; None when nothing more is planned.
-
-    Raises as ``upcoming``.
-    """
-    if schedule.plain or schedule.due is None:
-        return schedule.due
-    return next((run.start for run in upcoming(schedule, 1, fired=True)), None)
-
-
 def _of_schedule(schedule: Schedule) -> Iterator[int]:
     due = schedule.due
     while due is not None:

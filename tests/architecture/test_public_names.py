@@ -80,6 +80,7 @@ AWAITED_ONLY = {
     },  # for workers and the facade itself
     "PublicValues": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
     "Scheduler": {"add", "backfill", "declare", "delete", "get", "list", "pause", "resume", "update"},  # for TaskQ
+    "Limits": {"declare", "some"},  # for workers and pages
     "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},
     "TaskQ": {

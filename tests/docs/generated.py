@@ -41,8 +41,8 @@ MODULES: dict[str, tuple[str, ...] | None] = {
     "aiotaskq.web.server": None,
 }
 """The public modules, and those of their names that are documented here; None is ``__all__``."""
-INTERNAL = {name for names in AWAITED_ONLY.values() for name in names} - {"lifespan", "sync", "push_sync", "loop"}
-"""Methods that the parts of the package call on each other."""
+FOR_LOOPS = {"lifespan", "sync", "push_sync", "loop"}
+"""Methods without a blocking twin that are for users; the parts of the package call the others on each other."""
 
 
 # ---- the API reference ----------------------------------------------------------------------------------------------
@@ -100,13 +100,14 @@ def entry(name: str, value: Any, first: dict[Any, str]) -> Iterator[str]:
 
 def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
     """Yield the public methods of a class and of its bases in this package, in the order of the source."""
-    seen = set()
+    internal = {name for base in kind.__mro__ for name in AWAITED_ONLY.get(base.__name__, ())} - FOR_LOOPS
+    seen = set[str]()
     for base in kind.__mro__:
         if not base.__module__.startswith("aiotaskq") or issubclass(kind, Exception):
             continue
         for name, value in vars(base).items():
             function = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-            if name.startswith("_") or name in seen | INTERNAL or not inspect.isfunction(inspect.unwrap(function)):
+            if name.startswith("_") or name in seen | internal or not inspect.isfunction(inspect.unwrap(function)):
                 continue
             seen.add(name)
             yield name, function
