@@ -11,7 +11,6 @@ import msgspec
 
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
-from aiotaskq.runtime.audit import audit, with_error
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.endpoint import JSON, ApiResponse, Call, Endpoint, Request, problem_response
 from aiotaskq.web.policy import Policy, actor_of
@@ -37,7 +36,7 @@ async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Reque
         body = None if endpoint.body is None else await _body(endpoint.body, policy, request)
         actor = functools.partial(actor_of, policy.actor, request.original)
         call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping, actor)
-        return await (_changed(endpoint, call) if endpoint.changes and not endpoint.tells else endpoint.run(call))
+        return await endpoint.run(call)
     except ProblemError as refused:
         return problem_response(refused.problem)
     except AiotaskqError as error:
@@ -47,20 +46,6 @@ async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Reque
         if problem.status >= 500:
             log.warning("{} {}: {}: {}", endpoint.method, endpoint.path, type(error).__name__, error)
         return problem_response(problem)
-
-
-async def _changed(endpoint: Endpoint, call: Call) -> ApiResponse:
-    """Run an endpoint that changes something, and tell of it; also of what was done before an error."""
-    actor, action = await call.actor(), endpoint.name.replace("_", "-")
-    try:
-        response = await endpoint.run(call)
-    except BaseException as error:  # a cancelled request, too, has done what it has done
-        if call.targets:
-            await audit(call.tq.queue, "api", action, actor, with_error(call.targets, error))
-        raise
-    if targets := call.targets or [*call.path.values()]:  # none of a dry run
-        await audit(call.tq.queue, "api", action, actor, targets)
-    return response
 
 
 def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:

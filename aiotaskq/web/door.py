@@ -11,7 +11,6 @@ import msgspec
 from aiotaskq.operations import table
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
 from aiotaskq.web.problem_details import status_of
-from aiotaskq.web.views import body_options
 
 METHODS = {
     "list": "GET",
@@ -45,8 +44,9 @@ def _endpoint(operation: table.Operation) -> Endpoint:
 
     async def run(call: Call) -> ApiResponse:
         given = call.body if operation.changes else call.query
-        values = {**call.path, **({} if given is None else body_options(given))}
-        access = table.Access(call.tq, call.policy.show_args, call.targets)
+        sent = {} if given is None else msgspec.structs.asdict(given)
+        values = {**call.path, **{name: value for name, value in sent.items() if value is not msgspec.UNSET}}
+        access = table.Access(call.tq, call.policy.show_args)
         params = table.read(operation, values)
         actor = await call.actor() if operation.changes else ""
         found = await table.perform(operation, access, params, "api", actor)
@@ -68,7 +68,6 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         example=example,
         successes=_successes(operation, answer),
         own_problems=tuple(status_of(each) for each in operation.raises),
-        tells=True,
     )
 
 

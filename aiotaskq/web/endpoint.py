@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from aiotaskq.web.policy import Policy
-from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -67,20 +67,6 @@ class Call(msgspec.Struct, frozen=True):
     """Whether the server waits for the end of open responses, to stop."""
     actor: Callable[[], Awaitable[str]]
     """Returns the name of the visitor."""
-    targets: list[str] = []
-    """What was changed so far, where the path does not name it; for the event ``operated``."""
-
-    def many(self, done: int) -> None:
-        """Note how many things the endpoint has changed so far."""
-        given = {} if self.body is None else msgspec.structs.asdict(self.body)
-        words = " ".join(f"{name}={value}" for name, value in given.items() if value and value is not msgspec.UNSET)
-        self.targets[:] = [*([f"filter: {words}"] if words else []), f"count: {done}"]
-
-    def may_show(self, asked: bool) -> bool:
-        """Return whether params are shown: only if asked for. Raises ProblemError where the host does not allow it."""
-        if asked and not self.policy.show_args:
-            raise ProblemError(403, "NotShown", "params and values are not shown here: that takes show_args=True")
-        return asked
 
 
 class Success(msgspec.Struct, frozen=True):
@@ -93,6 +79,9 @@ class Success(msgspec.Struct, frozen=True):
     media_type: str = JSON
 
 
+Run = Callable[[Call], Awaitable[ApiResponse]]
+
+
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One method on one path, with its documentation."""
 
@@ -102,7 +91,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     tag: str
     summary: str
     description: str
-    run: Callable[[Call], Awaitable[ApiResponse]]
+    run: Run
     query: Any = None
     body: Any = None
     example: Any = None
@@ -110,8 +99,6 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     own_problems: tuple[int, ...] = ()
     public: bool = False
     """Whether it is answered without a token: it discloses nothing."""
-    tells: bool = False
-    """Whether its function tells of its changes by itself."""
 
     @property
     def changes(self) -> bool:
@@ -133,48 +120,24 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(statuses))
 
 
-class Endpoints:
-    """A table of endpoints that a decorator fills, in the order in which they are matched."""
+def get(path: str, tag: str, *successes: Success, **more: Any) -> Callable[[Run], Endpoint]:
+    """Return what makes an endpoint that is no operation of the table: its function has its name and documentation."""
 
-    def __init__(self, tag: str) -> None:
-        self.tag = tag
-        self.all: list[Endpoint] = []
+    def made(run: Run) -> Endpoint:
+        summary, _, description = (run.__doc__ or "").strip().partition("\n")
+        return Endpoint(
+            name=run.__name__,
+            method="GET",
+            path=path,
+            tag=tag,
+            summary=summary.rstrip("."),
+            description=" ".join(description.split()),
+            run=run,
+            successes=successes,
+            **more,
+        )
 
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        *successes: Success,
-        query: Any = None,
-        body: Any = None,
-        example: Any = None,
-        problems: tuple[int, ...] = (),
-        public: bool = False,
-    ) -> Callable[[Callable[[Call], Awaitable[ApiResponse]]], Callable[[Call], Awaitable[ApiResponse]]]:
-        """Register a function: its name is the operation's, its docstring the documentation."""
-
-        def register(run: Callable[[Call], Awaitable[ApiResponse]]) -> Callable[[Call], Awaitable[ApiResponse]]:
-            summary, _, description = (run.__doc__ or "").strip().partition("\n")
-            self.all.append(
-                Endpoint(
-                    name=run.__name__,
-                    method=method,
-                    path=path,
-                    tag=self.tag,
-                    summary=summary.rstrip("."),
-                    description=" ".join(description.split()),
-                    run=run,
-                    query=query,
-                    body=body,
-                    example=example,
-                    successes=successes,
-                    own_problems=problems,
-                    public=public,
-                )
-            )
-            return run
-
-        return register
+    return made
 
 
 def respond(body: Any = None, status: int = 200, **headers: str) -> ApiResponse:

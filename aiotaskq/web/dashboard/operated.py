@@ -77,7 +77,7 @@ def operated_of(entry: AuditEntry) -> Operated:
 
 def noun_of(action: str) -> str:
     """Return of what kind the things are that a change is about."""
-    return action.partition(".")[0] if "." in action else action.rpartition("-")[2]
+    return action.partition(".")[0]
 
 
 def _target(action: str, text: str, first: bool) -> Target:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import log
-from aiotaskq.runtime.audit import audit, with_error
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.counts import Counts
@@ -326,7 +325,7 @@ class Dashboard:
         try:
             answer = await action.run(change)
         except StoppedError as stopped:
-            return await self._stopped(visit, action, stopped, actor)
+            return self._stopped(visit, action, stopped)
         except ValidationError as error:
             if action.form is None:
                 raise
@@ -335,7 +334,7 @@ class Dashboard:
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.name, "fields": kept}
             return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
-        await self._changed(action, answer.targets, actor)
+        self._forget()
         return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
 
     async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Reply:
@@ -345,20 +344,18 @@ class Dashboard:
         context = self._context(view, page) | {"given": given, "problem": visit.words.error(error)}
         return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
 
-    async def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError, actor: str) -> Reply:
+    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError) -> Reply:
         """Say what was done before an error, and what the error is. Raises one that is the application's own."""
         error = stopped.__cause__
         assert error is not None
-        await self._changed(action, with_error(stopped.done.targets, error), actor)
+        self._forget()
         problem = problem_of(error) if isinstance(error, AiotaskqError) else None
         if problem is None:
             raise error
         log.warning("dashboard: {} {}: {}", action.name, type(error).__name__, error)
         return self._problem(visit, problem, stopped.done.message)
 
-    async def _changed(self, action: Action, targets: Sequence[str], actor: str) -> None:
-        if not action.tells:
-            await audit(self._tq.queue, "dashboard", action.name, actor, targets)
+    def _forget(self) -> None:
         self._counts.forget()
         self._kept.forget()
 

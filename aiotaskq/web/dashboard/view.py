@@ -199,13 +199,11 @@ class Done(msgspec.Struct, frozen=True):
 
     message: Message
     page: str
-    targets: tuple[str, ...] = ()
-    """What was changed, for the audit event."""
 
 
 def done(text: str, page: str, **about: str) -> Done:
-    """Return that a change was made; ``about`` fills the places of the sentence, and names what was changed."""
-    return Done(Message(text, dict(about)), page, tuple(about.values()))
+    """Return that a change was made; ``about`` fills the places of the sentence."""
+    return Done(Message(text, dict(about)), page)
 
 
 class StoppedError(Exception):
@@ -226,8 +224,6 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     run: Run
     form: str | None = None
     """The page that has its form: input that is refused is shown there again, with what was wrong."""
-    tells: bool = False
-    """Whether its function tells of the change by itself."""
 
 
 class Actions:
@@ -236,11 +232,11 @@ class Actions:
     def __init__(self) -> None:
         self.all: dict[str, Action] = {}
 
-    def __call__(self, name: str, *, form: str | None = None, tells: bool = False) -> Callable[[Run], Run]:
+    def __call__(self, name: str, *, form: str | None = None) -> Callable[[Run], Run]:
         """Register the function of an action; ``form`` is the page that has its form."""
 
         def register(run: Run) -> Run:
-            self.all[name] = Action(name=name, run=run, form=form, tells=tells)
+            self.all[name] = Action(name=name, run=run, form=form)
             return run
 
         return register

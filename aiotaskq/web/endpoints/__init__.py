@@ -8,13 +8,14 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
-from aiotaskq.web.endpoints.health import health
-from aiotaskq.web.endpoints.tasks import tasks
+from aiotaskq.web.endpoints.health import healthz, readyz
+from aiotaskq.web.endpoints.tasks import task_events
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    *tasks.all,
+    task_events,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
-    *health.all,
+    healthz,
+    readyz,
 )
 
 

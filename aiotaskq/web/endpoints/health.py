@@ -1,4 +1,4 @@
-"""Operations for probes: liveness and readiness."""
+"""Endpoints for probes: liveness and readiness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
+from aiotaskq.web.endpoint import ApiResponse, Call, Success, get, respond
 
 
 class Health(Struct):
@@ -16,18 +16,18 @@ class Health(Struct):
     parts: dict[str, Literal["ok", "failing"]]
 
 
-health = Endpoints("aiotaskq health")
+TAG = "aiotaskq health"
 
 
-@health("GET", "/healthz", Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)
+@get("/healthz", TAG, Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)
 async def healthz(call: Call) -> ApiResponse:
     """Liveness: the process answers; nothing else is checked."""
     return respond(Health("ok", {}))
 
 
-@health(
-    "GET",
+@get(
     "/readyz",
+    TAG,
     Success(200, "Ready", Health, {"status": "ok", "parts": {"store": "ok", "workers": "ok"}}),
     Success(503, "Not ready", Health, {"status": "failing", "parts": {"store": "failing"}}),
     public=True,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from aiotaskq.core.validation import MAX_ID, check_key
-from aiotaskq.web.endpoint import ApiResponse, Call, Endpoints, Success, respond
+from aiotaskq.operations.table import Access
+from aiotaskq.web.endpoint import ApiResponse, Call, Success, get, respond
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
-
-tasks = Endpoints("aiotaskq tasks")
 
 EVENTS = (
     'id: 1\nevent: log\ndata: {"at":"2026-01-31T08:00:14.500000Z","text":"begun"}\n\n'
@@ -16,13 +15,13 @@ EVENTS = (
 )
 
 
-@tasks(
-    "GET",
+@get(
     "/tasks/{task_id}/events",
+    "aiotaskq tasks",
     Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
     Success(204, "The browser has had the last event"),
     query=EventsQuery,
-    problems=(403, 404),
+    own_problems=(403,),
 )
 async def task_events(call: Call) -> ApiResponse:
     """Stream what a task writes with log and emit, as server-sent events, until it has ended.
@@ -30,7 +29,7 @@ async def task_events(call: Call) -> ApiResponse:
     What was emitted comes as a message, a line of the log as an event "log", the status as an event "end". After a lost
     connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
     """
-    call.may_show(True)
+    Access(call.tq, call.policy.show_args).may_show(True)
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)
     task = await call.tq.get(task_id)
     seen = last_event(call.headers.get("last-event-id", ""))
