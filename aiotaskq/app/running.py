@@ -125,7 +125,7 @@ class Running(Registry):
     ) -> ExitCode:
         """Run workers and the scheduler until SIGINT or SIGTERM; a second signal skips the drain.
 
-        Returns 0 when everything drained, 3 when some tasks were given back, 4 when some had to be abandoned.
+        Returns 0 when everything drained, 3 when some tasks were released, 4 when some had to be abandoned.
         """
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
         stop = asyncio.Event()

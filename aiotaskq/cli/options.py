@@ -14,7 +14,7 @@ from aiotaskq.core.foreign_names import word
 
 CODES = marked(
     "Exit codes: 0 success, 1 error, 2 wrong usage, 5 timeout of push --wait, 130 Ctrl-C. Of run: 0 "
-    "all running tasks have ended, 3 some were given back, 4 some were abandoned."
+    "all running tasks have ended, 3 some were released, 4 some were abandoned."
 )
 
 

@@ -171,7 +171,7 @@ class Supervisor:
             finally:
                 self._heard(ours, child)  # it may have reported before it ended
         del self._children[number]
-        if code not in (ExitCode.DRAINED, ExitCode.GIVEN_BACK):
+        if code not in (ExitCode.DRAINED, ExitCode.RELEASED):
             child.kill_group()
         return code, child
 

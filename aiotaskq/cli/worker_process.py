@@ -108,7 +108,7 @@ FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</lev
 HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it; a second one does not wait for running tasks.")
 STOPPED = {
     ExitCode.DRAINED: marked("stopped; all running tasks have ended"),
-    ExitCode.GIVEN_BACK: marked("stopped; some tasks were given back to the queue"),
+    ExitCode.RELEASED: marked("stopped; some tasks were released to the queue"),
     ExitCode.ABANDONED: marked(
         "stopped; some handlers did not end and were abandoned: their tasks run again when their leases expire"
     ),

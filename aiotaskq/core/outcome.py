@@ -218,7 +218,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             )
         case HandedBack(new):
             return _pending(
-                noted(task, "released", "pushed again while it ran", now),
+                noted(task, "released", "pushed anew while it ran", now),
                 type=new.type,
                 params=new.params,
                 retry_count=new.retry_count,

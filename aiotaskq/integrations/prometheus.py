@@ -46,7 +46,7 @@ COUNTED = {
     "failed": "Tasks that failed for good here: dead letters.",
     "cancelled": "Tasks cancelled here.",
     "expired": "Tasks that no worker claimed in time, found here.",
-    "released": "Runs given back unharmed: a stop, a snooze, an unknown type.",
+    "released": "Runs released unharmed: a stop, a snooze, an unknown type.",
     "lost": "Runs whose worker died or was cut off, found here.",
     "refused": "Late outcomes refused here, since the task had been given to another worker.",
     "timed_out": "Runs that passed their timeout here; told when it happens, whatever the handler then does.",

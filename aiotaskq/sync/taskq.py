@@ -395,7 +395,7 @@ class TaskQ(Hinted, Operations):
 
 
 async def _close_fast(tq: AsyncTaskQ) -> None:
-    # At the end of the process there is no time to drain: running tasks are given back.
+    # At the end of the process there is no time to drain: running tasks are released.
     await tq.close(drain=0.0, grace=0.1)
 
 

@@ -427,7 +427,7 @@ class Fleet:
         begun = {line.pid for line in lines}
         for process in self.processes:
             if not process.alive and not process.harmed and process.pid not in suicides:
-                fine = process.status in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED)
+                fine = process.status in (ExitCode.DRAINED, ExitCode.RELEASED, ExitCode.ABANDONED)
                 # A SIGTERM ends a process that has no handler for it yet, as it ends any program.
                 fine = fine or (process.status == -signal.SIGTERM and process.pid not in begun)
                 last = (self.logs().get(process.name, "").splitlines() or ["nothing"])[-1]

@@ -304,7 +304,7 @@ async def terms(
     fleet.notes["slowest"] = f"{slowest:.1f} s"
     report.must(slowest <= bound, f"an exit took {slowest:.1f} s, above {bound:.1f} s")
     report.must(
-        all(code in (ExitCode.DRAINED, ExitCode.GIVEN_BACK, ExitCode.ABANDONED) for code in codes),
+        all(code in (ExitCode.DRAINED, ExitCode.RELEASED, ExitCode.ABANDONED) for code in codes),
         f"exit codes {sorted(map(str, codes))}",
     )
     assert before is not None

@@ -95,7 +95,7 @@ def test_attempts_are_bounded_and_in_order_whatever_happens(
         (TimedOut(2.5), "timed_out", "TimeoutError: timed out after 2.5 s"),
         (LeaseExpired(), "lost", "its process died, or its lease was not renewed"),
         (Released("snoozed", ran=True), "released", "snoozed"),
-        (HandedBack(AGAIN), "released", "pushed again while it ran"),
+        (HandedBack(AGAIN), "released", "pushed anew while it ran"),
         (Cancelled("no longer needed"), "cancelled", "no longer needed"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Outcome) else None,

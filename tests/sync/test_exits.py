@@ -236,7 +236,7 @@ def test_run_works_until_a_signal_in_the_main_thread(start: Callable[..., Progra
     assert drained.end() == ["DRAINED completed"]
     time.sleep(0.6)  # sooner it would be an echo of the first
     hurried.signal(signal.SIGINT)
-    assert hurried.end(3) == ["GIVEN_BACK pending"]
+    assert hurried.end(3) == ["RELEASED pending"]
 
 
 def test_run_outside_of_the_main_thread_is_refused(tmp_path: Path) -> None:

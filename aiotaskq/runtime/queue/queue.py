@@ -366,7 +366,7 @@ class Queue(Operations[Task]):
         pop = self.unacked.take(task_id)
         if pop.given_back is None:
             await self.settle(pop.task, Released("its caller left"))
-            log.task("give back", pop.task)
+            log.task("release", pop.task)
 
     def pop_now(
         self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None

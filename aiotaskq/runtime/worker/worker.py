@@ -48,7 +48,7 @@ class ExitCode(IntEnum):
     """How a worker stopped."""
 
     DRAINED = 0
-    GIVEN_BACK = 3
+    RELEASED = 3
     ABANDONED = 4
 
 
@@ -472,7 +472,7 @@ class Worker:
             log.error("the worker's connections and resources were not closed within {:g} s", CLOSING)
         if abandoned or unwritten:
             return ExitCode.ABANDONED
-        return ExitCode.GIVEN_BACK if self._given_back else ExitCode.DRAINED
+        return ExitCode.RELEASED if self._given_back else ExitCode.DRAINED
 
     def look_idle(self) -> None:
         """End the waits in ``until_idle``, if nothing runs and all outcomes are written."""

@@ -138,7 +138,7 @@ async def test_child_processes_ended_by_a_stop_are_no_crash(tmp_path: Path) -> N
         stop.set()
         await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)
         die.set()
-        assert await running is ExitCode.GIVEN_BACK
+        assert await running is ExitCode.RELEASED
         await tq.open()
         task = await handle.task()
     assert (task.status, task.crashes, task.retry_count) == (Status.PENDING, 0, 0)

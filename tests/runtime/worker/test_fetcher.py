@@ -105,7 +105,7 @@ async def test_a_stop_asks_a_store_that_was_away_at_once(monkeypatch: pytest.Mon
             del tq.queue.backend.exchange  # type: ignore[method-assign]
         await clock.advance(3.0)
         code, counts = await stopping, (await tq.stats()).counts
-    assert (code, counts["completed"], counts["pending"]) == (ExitCode.GIVEN_BACK, 2, 1)
+    assert (code, counts["completed"], counts["pending"]) == (ExitCode.RELEASED, 2, 1)
 
 
 async def test_an_error_of_one_outcome_fails_no_other(tmp_path: Path) -> None:

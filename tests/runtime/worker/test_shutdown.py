@@ -97,7 +97,7 @@ async def test_tasks_that_never_started_are_given_back(  # D13
     monkeypatch.setattr(Claims, "exchange", stopped_meanwhile)
     async with started(tq):
         await eventually(lambda: stopping)
-        assert await stopping[0] is ExitCode.GIVEN_BACK
+        assert await stopping[0] is ExitCode.RELEASED
         tasks = [await handle.task() for handle in handles]
     assert [(task.status, task.fence, task.retry_count) for task in tasks] == [(Status.PENDING, 1, 0)] * 2
     assert runs == []
@@ -114,7 +114,7 @@ async def test_cooperative_handlers_are_given_back_without_a_retry(tq: TaskQ) ->
     async with started(tq):
         handle = await endless.push()
         await begun.wait()
-        assert await tq._stop_running(0.01, 5) is ExitCode.GIVEN_BACK
+        assert await tq._stop_running(0.01, 5) is ExitCode.RELEASED
         task = await handle.task()
     assert (task.status, task.retry_count, task.crashes, task.fence) == (Status.PENDING, 0, 0, 1)
     assert task.lease_owner is None

@@ -194,7 +194,7 @@ def judge_task(row: Row, now: int) -> Verdict:
         keep("status", f"is unknown ({_shown(status)})", "kept as it is; the task is never claimed")
     elif status == "running" and row["lease_owner"] is None:
         verdict.changes["lease_until"] = 1  # over: the reaper of a worker gives the task back, by the ordinary rule
-        put("lease_owner", ADOPTED, "is NULL, but the status is running", "; the task is given back and runs again")
+        put("lease_owner", ADOPTED, "is NULL, but the status is running", "; the task is released and runs again")
     verdict.number("priority", 0)
     verdict.number("retry_count", 0)
     verdict.number("max_retries", 3)
