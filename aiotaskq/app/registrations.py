@@ -1,4 +1,4 @@
-"""The registrations of one TaskQ: handlers, schedules, middleware, listeners and resources."""
+"""The registrations of one TaskQ: handlers, schedules, middleware, hooks and resources."""
 
 from __future__ import annotations
 

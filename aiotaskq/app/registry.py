@@ -1,4 +1,4 @@
-"""The decorators of a TaskQ: handlers, schedules, middleware, listeners and resources are registered here."""
+"""The decorators of a TaskQ: handlers, schedules, middleware, hooks and resources are registered here."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Registry(Hinted, ABC):
         """What was registered with the decorators."""
 
     def adopt(self, other: Registry) -> None:
-        """Add the registrations of another task queue: handlers, schedules, middleware, listeners and resources."""
+        """Add the registrations of another task queue: handlers, schedules, middleware, hooks and resources."""
         self.registered.update(other.registered)
         if self.registered.webhooks:
             self._handle_messages()
@@ -211,7 +211,7 @@ class Registry(Hinted, ABC):
                 made them, which is registered beside the new one under the same name; every other task by the highest.
 
         Raises:
-            ValidationError: naming what is wrong, also when the name and version are taken, and when a gate that is
+            ValidationError: naming what is wrong, also when the name and version are taken, and when a limit that is
                 shared with another task type is declared differently there.
         """
 
@@ -391,12 +391,12 @@ class Registry(Hinted, ABC):
         return wrapper
 
     @overload
-    def on(self, event: HookName, /) -> Callable[[F], F]: ...
+    def on(self, name: HookName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: HookName, listener: F, /) -> F: ...
+    def on(self, name: HookName, hook: F, /) -> F: ...
 
-    def on(self, event: HookName, listener: Any = None, /) -> Any:
-        """Call a listener with each Event of that name, after its commit; usable as a decorator.
+    def on(self, name: HookName, hook: Any = None, /) -> Any:
+        """Register a hook: it is called with a HookCall each time, after the commit; usable as a decorator.
 
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, used (what a
         running task has used up is written; the detail ``usage`` has what is new), unknown, fired, skipped,
@@ -405,11 +405,11 @@ class Registry(Hinted, ABC):
         group_progress and group_ended (its ``group``: each time that members of a group have ended). Raises
         ValidationError for another name.
         """
-        if listener is None:
-            return lambda function: self.on(event, function)
-        checked: Callable[[HookCall], Any] = listener
-        self.registered.hooks.on(event, checked)
-        return listener
+        if hook is None:
+            return lambda function: self.on(name, function)
+        checked: Callable[[HookCall], Any] = hook
+        self.registered.hooks.on(name, checked)
+        return hook
 
     def resource(self, factory: F) -> F:
         """Register a per-worker resource: a function or generator, async or not, whose return annotation is its type.

@@ -85,7 +85,7 @@ class Running(Registry):
 
         With ``workers=False`` it is only opened, for a process that only pushes; None runs workers except under
         ``override`` in a test, True runs them there, too. On leaving, no more tasks are claimed; handlers may end for
-        ``drain`` seconds, are then cancelled, and after ``grace`` more seconds their tasks are given back.
+        ``drain`` seconds, are then cancelled, and after ``grace`` more seconds their tasks are released.
         """
         if not (workers is None or isinstance(workers, bool)):
             raise ValidationError(

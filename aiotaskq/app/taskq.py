@@ -225,7 +225,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         (when handlers are registered, but none under this name; see ``elsewhere``), TaskConflict (the id has ended and
         ``if_ended`` was not given, or its keys forbid it), QueueFull, NotSupported for a session where the store is
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
-        error holds its id, with which to push again.
+        error holds its id, with which to repeat the push.
         """
         call = named_call(type, params, options, self.registered.handlers)
         return self.push_now(call) or await self.push_call(call)

@@ -197,9 +197,9 @@ def _say_copied(done: Copied) -> None:
     if done.groups or done.groups_there or done.limits:
         echo(
             tr(
-                "copied: groups {groups}, limits {gates}; there already: groups {groups_there}",
+                "copied: groups {groups}, limits {limits}; there already: groups {groups_there}",
                 groups=f"{done.groups:,}",
-                gates=f"{done.limits:,}",
+                limits=f"{done.limits:,}",
                 groups_there=f"{done.groups_there:,}",
             )
         )

@@ -60,7 +60,7 @@ def _due(task: TaskView) -> str:
     if due > now:
         return tr("in {time}", time=duration(due - now))
     if task.limit is not None:
-        return tr("at {gate}", gate=task.limit)
+        return tr("at {limit}", limit=task.limit)
     return tr("after {count} others", count=task.waits) if task.waits else tr("now")
 
 

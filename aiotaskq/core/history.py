@@ -51,7 +51,7 @@ class Period(msgspec.Struct, frozen=True):
     type: str
     kind: str
     """``completed``, ``failed``, ``retried``, ``cancelled``, ``expired``, or ``lost``: the process of its worker died,
-    or was taken for dead. ``used`` is for ``usage`` alone, since a run uses something before its outcome is known."""
+    or its lease expired. ``used`` is for ``usage`` alone, since a run uses something before its outcome is known."""
     n: int = 0
     """How many runs ended so; of ``expired``, how many tasks."""
     run_us: int = 0

@@ -41,11 +41,11 @@ class Limit(msgspec.Struct, frozen=True):
     cap: int
     """The most tasks that run, or are ready to run, at a time."""
     key: Of | None = None
-    """One gate for each of its values; None is one gate for all. A task whose key is None does not pass a gate."""
+    """One limit for each of its values; None is one for all. A task whose key is None is not limited."""
     name: str | None = None
-    """The name of the gate, which task types share by it; default the key's parameter, without one the task type."""
+    """The name of the limit, which task types share by it; default the key's parameter, without one the task type."""
     max_waiting: int | None = None
-    """The most tasks that may wait at a gate; a push of more raises QueueFull."""
+    """The most tasks that may wait at the limit; a push of more raises QueueFull."""
 
     def __post_init__(self) -> None:
         check_int("limit", self.cap, 0)
@@ -130,7 +130,7 @@ class Fair(msgspec.Struct, frozen=True):
     """
 
     key: Of
-    """A parameter, or a function of the params; a task whose key is None passes no gate."""
+    """A parameter, or a function of the params; a task whose key is None is not limited."""
     window: int = WINDOW
     weight: Of | float = 1.0
     """The share against that of other keys: a number, a parameter, or a function of the params."""

@@ -344,7 +344,7 @@ def owner_of(task: Task) -> str:
 def uncounted(row: Task, lost: Task) -> Task | None:
     """Return the row without the crash that was counted when the lease of ``lost`` ended; None if it stays as it is.
 
-    For a worker that was taken for dead and is not. A task that has ended meanwhile is not changed.
+    For a worker that lives, though its lease has expired. A task that has ended meanwhile is not changed.
     """
     held = row.status is Status.RUNNING and row.fence == lost.fence
     if held or row.final or row.crashes <= lost.crashes:

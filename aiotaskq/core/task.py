@@ -151,9 +151,9 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
     flow: Flow | None = None
     """What it passes and waits for before it can be claimed."""
     gate: str | None = None
-    """The gate at which it is parked; the last one that it has passed if it is not."""
+    """The key of the limit at which it waits; of the last one that it has passed if it does not."""
     waits: int = 0
-    """The number of its parents for whose end it waits, parked at no gate."""
+    """The number of its parents for whose end it waits, at no limit."""
     attempts: tuple[Attempt, ...] = ()
     """The newest runs that ended without completing; ``core.attempts.attempts_of`` returns the last run as well."""
     coded: dict[str, str] | None = None
@@ -168,12 +168,12 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
 
     @property
     def parked(self) -> bool:
-        """Whether it waits at a gate, or for its parents."""
+        """Whether it waits at a limit, or for its parents."""
         return self.run_at == PARKED and self.status is PENDING
 
     @property
     def due_us(self) -> int:
-        """When it is due, in microseconds UTC: its ``run_at``, or its ``due_at`` while it waits at a gate."""
+        """When it is due, in microseconds UTC: its ``run_at``, or its ``due_at`` while it waits at a limit."""
         return self.run_at if self.run_at != PARKED or self.due_at is None else self.due_at
 
     @property

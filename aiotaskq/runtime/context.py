@@ -209,7 +209,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         """Push further members of the task's group, as ``f.call(…)``; return how many were new.
 
         The group does not end before they have. In a second run of the task, after a failure, its first call is taken
-        for the first one of the run before, and so on: it is not pushed again. Raises NotFound for a task of no group,
+        for the first one of the run before, and so on: it is not pushed twice. Raises NotFound for a task of no group,
         TaskConflict for a group that was cancelled, ValidationError.
         """
         if self.task.flow is None or self.task.flow.group is None:

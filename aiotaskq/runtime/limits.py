@@ -135,7 +135,7 @@ class Limits:
         """Let the bounds be those that pushes declare again: now those that this process declares, then of each push.
 
         Where no handler here declares any, now those of a task that waits or holds a slot; without one, those that were
-        set stay until the next push. Raises ValidationError, and NotFound where nothing has declared the gate.
+        set stay until the next push. Raises ValidationError, and NotFound where nothing has declared the limit.
         """
         declared = declared_bounds(self._handlers, check_key("key", key)) or await self._pushed_bounds(key)
         bounds = {} if declared is None else msgspec.structs.asdict(declared)

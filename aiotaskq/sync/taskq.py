@@ -338,13 +338,13 @@ class TaskQ(Hinted, Operations):
     alerts = direct(AsyncTaskQ.alerts, _same)
 
     @overload
-    def on(self, event: HookName, /) -> Callable[[F], F]: ...
+    def on(self, name: HookName, /) -> Callable[[F], F]: ...
     @overload
-    def on(self, event: HookName, listener: F, /) -> F: ...
+    def on(self, name: HookName, hook: F, /) -> F: ...
 
     @documented_as(AsyncTaskQ.on)
-    def on(self, *event_and_listener: Any) -> Any:
-        return self.reach().on(*event_and_listener)
+    def on(self, *name_and_hook: Any) -> Any:
+        return self.reach().on(*name_and_hook)
 
     @documented_as(AsyncTaskQ.resource)
     def resource(self, factory: F) -> F:

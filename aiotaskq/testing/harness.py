@@ -82,7 +82,7 @@ class Harness(Pushes, ABC):
     async def _start(self) -> None: ...
 
     async def stop(self) -> None:
-        """Stop the workers, without waiting for handlers, and give back connections; idempotent."""
+        """Stop the workers, without waiting for handlers, and close connections; idempotent."""
         if self._bound.loop is None:
             return
         stopping = asyncio.ensure_future(self._stack.aclose())
