@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 
@@ -15,9 +15,6 @@ from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.change import encoded_changes, encoded_room
 from aiotaskq.core.coded import decoded, encoded, to_stored
 from aiotaskq.core.task import Task, TaskFilter
-
-if TYPE_CHECKING:
-    pass
 
 
 class CodedBackend(Backend):
@@ -55,22 +52,22 @@ class CodedBackend(Backend):
         return cast("list[bool]", await self._store.update_with(session, self._changes(changes), committed))
 
     async def _claim(self, wanted: Claim) -> list[Task]:
-        return self._decoded(await self._store._claim(wanted))
+        return self._decoded(await super()._claim(wanted))  # type: ignore[safe-super]  # the class after it has it
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return cast("list[bool]", await self._store.update(self._changes(changes)))
 
     async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, tasks = await self._store._exchange(self._changes(changes), wanted)
+        held, tasks = await super()._exchange(self._changes(changes), wanted)
         return held, self._decoded(tasks)
 
     async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         sent = self._encoded(tasks)
-        stored, claimed = await self._store._push_and_claim(sent, wanted)
+        stored, claimed = await super()._push_and_claim(sent, wanted)
         return self._pushed(stored, sent, tasks), self._decoded(claimed)
 
     async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, claimed = await self._store._fire_and_claim(changes, wanted)  # the schedules encode what they fire
+        held, claimed = await super()._fire_and_claim(changes, wanted)  # the schedules encode what they fire
         return held, self._decoded(claimed)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
