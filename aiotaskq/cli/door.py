@@ -90,7 +90,7 @@ def command(
         async def work(tq: TaskQ) -> Any:
             params = read(operation, values)
             answer = await perform(operation, Access(tq, True), params, "cli", actor(), shortened=True)
-            return answer, () if json or beside is None else (await beside(tq, answer),)
+            return answer, () if beside is None else (await beside(tq, answer),)
 
         read(operation, values)  # before the store is opened
         if pure(values):

@@ -35,7 +35,7 @@ async def test_an_event_lets_a_task_go_on(ask: Ask, tq: TaskQ) -> None:
         ]
         assert steps[1]["timed_out"] and steps[2]["until"].endswith("Z")
         assert all("value" not in each for each in steps)
-        refused(await ask.get(f"{path}?show=params"), 403, "NotShown", "params and values are not shown here")
+        refused(await ask.get(f"{path}?params=true"), 403, "NotShown", "params and values are not shown here")
         refused(await ask.get("tasks/none/steps"), 404, "NotFound", "there is no task none")
         emitted = await ask.post("events/approved:17/emit", json={"value": {"by": "é"}})
         assert emitted.json() == {"key": "approved:17", "emitted": True}

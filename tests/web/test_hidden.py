@@ -145,7 +145,7 @@ async def tools(client: Client) -> AsyncIterator[tuple[str, Ask]]:
 def plain(answer: str, text: str) -> str:
     """An answer without the text itself, and what changes with the time."""
     answer = re.sub(r"oldest_age\W+[\d.]+|form_token\W+value=\W\w+|\d+\.\d+ ?s|set-cookie[^)]*", "", answer)
-    answer = re.sub(r'"(at|now|approximate|aiotaskq_message)":[^,}]*', "", answer)
+    answer = re.sub(r"""["'](at|now|approximate|aiotaskq_message)["']:[^,}]*""", "", answer)
     return answer.replace(text, "")
 
 
