@@ -20,6 +20,7 @@ from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Claim as Claim
 from aiotaskq.backends.change import Room as Room
+from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.backends.gates import GateReads, Gates
 from aiotaskq.backends.groups import GroupReads, Groups
 from aiotaskq.backends.history import History
@@ -36,7 +37,7 @@ from aiotaskq.errors import NotSupported
 if TYPE_CHECKING:
     from asyncio import Future
 
-    from aiotaskq.backends.flow.transaction import JoiningStore, Store
+    from aiotaskq.backends.flow.transaction import Store
     from aiotaskq.backends.workers import Workers
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
@@ -86,6 +87,8 @@ class Backend(ABC):
     values: Values
     gates: Gates
     groups: Groups
+    store: Store
+    """What runs transactions."""
     side: SideRows
     """What capabilities store beside the tasks."""
     history: History
@@ -103,14 +106,13 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.listeners = Listeners()
 
-    def keep(
-        self, store: Store, side: SideRows, gates: GateReads, groups: GroupReads, joining: JoiningStore | None = None
-    ) -> None:
-        """Make what stands on transactions and on side rows; ``joining`` as for ``Groups``."""
-        self.side, side.store = side, store
+    def keep(self, store: Store, side: SideRows, gates: GateReads, groups: GroupReads) -> None:
+        """Make what stands on transactions and on side rows."""
+        self.store = side.store = store
+        self.side = side
         self.values, self.history, self.audit = Values(side), History(side), AuditLog(side)
-        self.steps, self.notes = Steps(store, side, joining), Notes(store, side, self.listeners)
-        self.gates, self.groups = Gates(store, gates), Groups(store, groups, joining)
+        self.steps, self.notes = Steps(store, side), Notes(store, side, self.listeners)
+        self.gates, self.groups = Gates(store, gates), Groups(store, groups)
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""
@@ -222,13 +224,13 @@ class Backend(ABC):
         ``committed`` is called after the commit, from any thread. Raises NotSupported where the store is not SQL, and
         ValidationError for a session of another database.
         """
-        raise NotSupported("session: this store cannot join a transaction; push after the commit, or use a SQL store")
+        return await self.store.transact_with(session, lambda at: push_within(at, tasks, room), committed)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         """``update`` in the caller's transaction. Raises as ``push_with``."""
-        raise NotSupported("session: this store cannot join a transaction; return from the handler instead")
+        return await self.store.transact_with(session, lambda at: at.update(changes), committed)
 
     async def claim(
         self, owner: str, now: int, limit: int, *, queues: Sequence[str] | None = None, lease_until: int | None = None

@@ -46,11 +46,6 @@ class CodedBackend(Backend):
         room = encoded_room(room, self.codec)
         return self._pushed(await self._store.push_with(session, sent, committed, room), sent, tasks)
 
-    async def update_with(
-        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
-    ) -> list[bool]:
-        return cast("list[bool]", await self._store.update_with(session, self._changes(changes), committed))
-
     async def _claim(self, wanted: Claim) -> list[Task]:
         return self._decoded(await super()._claim(wanted))  # type: ignore[safe-super]  # the class after it has it
 

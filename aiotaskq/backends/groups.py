@@ -17,7 +17,7 @@ from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
-    from aiotaskq.backends.flow.transaction import Followed, JoiningStore, Store
+    from aiotaskq.backends.flow.transaction import Followed, Store
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Member, Plan
     from aiotaskq.core.task import Task
@@ -90,9 +90,8 @@ class Groups:
     used = False
     """Whether this process has pushed or cancelled a group, or ended a member: else it looks for none."""
 
-    def __init__(self, store: Store, reads: GroupReads, joining: JoiningStore | None = None) -> None:
-        """``joining`` is the store where it can take part in transactions of callers."""
-        self._store, self._joining, self._reads = store, joining, reads
+    def __init__(self, store: Store, reads: GroupReads) -> None:
+        self._store, self._reads = store, reads
         self.find, self.members = reads.find, reads.members
         self.ids_with_prefix, self.cancelling = reads.ids_with_prefix, reads.cancelling
 
@@ -133,11 +132,7 @@ class Groups:
             if made:
                 committed()
             return made
-        if self._joining is None:
-            raise NotSupported(
-                "session: this store cannot join a transaction; push after the commit, or use a SQL store"
-            )
-        return await self._joining.transact_with(session, lambda at: flow.push_plan(at, plan, room), committed)
+        return await self._store.transact_with(session, lambda at: flow.push_plan(at, plan, room), committed)
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         """Push tasks as further members of a group that has not ended; return how many did not exist before.

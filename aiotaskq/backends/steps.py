@@ -15,7 +15,7 @@ from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
 from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Beside, JoiningStore, Store
+    from aiotaskq.backends.flow.transaction import Beside, Store
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.task import Task
 
@@ -35,9 +35,8 @@ class Steps:
     used = False
     """Whether this process uses them: else it looks only now and then for what is to be deleted."""
 
-    def __init__(self, store: Store, side: SideRows, joining: JoiningStore | None = None) -> None:
-        """``joining`` is the store where it can take part in transactions of callers."""
-        self._store, self._side, self._joining = store, side, joining
+    def __init__(self, store: Store, side: SideRows) -> None:
+        self._store, self._side = store, side
         self.mends = store.wakes_later
         """Whether a process that dies amid an ``emit`` may leave tasks to ``mend``."""
         self._looked_at = ""  # behind this event the next look for waits of tasks that are gone begins
@@ -70,12 +69,8 @@ class Steps:
 
     async def add_with(self, session: Any, new: NewStep) -> Step | None:
         """``add`` in the caller's transaction, which the caller commits. Raises as ``Backend.push_with``."""
-        if self._joining is None:
-            raise NotSupported(
-                "session: this store cannot join a transaction; call step() without it, or use a SQL store"
-            )
         rows = self._rows([new])
-        texts = await self._joining.transact_with(
+        texts = await self._store.transact_with(
             session, lambda tx: tx.add_held(STEP, rows, [(new.fence, new.seq)]), lambda: None
         )
         return self._there([new], rows, texts)[0]
@@ -127,12 +122,8 @@ class Steps:
         self, session: Any, event: EventValue, committed: Callable[[], None] = lambda: None
     ) -> EventValue:
         """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
-        if self._joining is None:
-            raise NotSupported(
-                "session: this store cannot join a transaction; emit after the commit, or use a SQL store"
-            )
         stored = [self._stored_event(event)]
-        found = await self._joining.transact_with(session, lambda tx: flow.emit(tx, stored, self._stored), committed)
+        found = await self._store.transact_with(session, lambda tx: flow.emit(tx, stored, self._stored), committed)
         return self._plain_events([event], stored, found)[0]
 
     def _plain_events(

@@ -42,7 +42,7 @@ class DurableFake(MemoryBackend):
         super().__init__(keep=KEEP)
         self._tx.check = self.check
         self._joining = JoiningTransactions(self, *self._parts())
-        self._keep_beside(self._joining, self._joining)
+        self._keep_beside(self._joining)
         self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
         self.workers: DurableFakeWorkers = DurableFakeWorkers(self._tasks, self._running, self._lock)
         self.inserted: list[Task] | None = None

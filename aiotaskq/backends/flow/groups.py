@@ -66,6 +66,16 @@ def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
     return len(new)
 
 
+def push_within(at: Beside, tasks: Sequence[Task], room: Room | None) -> list[Task]:
+    """Do as ``Backend.push`` in a transaction."""
+    if room is not None:
+        at.check_room(tasks, room)
+        at.tx.check_push(tasks)
+        if not all(at.update(room.instead)):
+            raise queue_full(room.maxsize, 0)
+    return push(at.tx, tasks)
+
+
 def push_plan(at: Beside, plan: Plan, room: Room | None) -> bool:
     """Do as ``Groups.push``."""
     tx = at.tx

@@ -237,7 +237,7 @@ def forget(tx: Beside, after: str) -> str:
     """Delete the waits of tasks that are gone, for the first events behind ``after``; return where to go on."""
     keys = tx.side.owners(WAIT, FORGOTTEN, after=after)
     waits = [(row.owner, row.name, row.name.split(" ", 1)[1]) for row in tx.side.of(WAIT, keys, texts=False)]
-    there: Collection[str] = tx.existing(sorted({task_id for *_, task_id in waits}))
+    there: Collection[str] = tx.tx.existing(sorted({task_id for *_, task_id in waits}))
     gone: dict[str, list[str]] = {}
     for key, name, task_id in waits:
         if task_id not in there:
@@ -250,11 +250,11 @@ def forget(tx: Beside, after: str) -> str:
 def stepped(tx: Beside, after: str, limit: int) -> tuple[Sequence[str], Collection[str]]:
     """Return the first ids behind ``after`` of tasks that have steps, and which of these tasks there are."""
     ids = tx.side.owners(STEP, limit, after=after)
-    return ids, tx.existing(ids)
+    return ids, tx.tx.existing(ids)
 
 
 def drop(tx: Beside, ids: Sequence[str]) -> None:
     """Delete the side rows of those of these tasks that have no row."""
-    there = tx.existing(ids)
+    there = tx.tx.existing(ids)
     for kind in OF_TASKS:
         tx.side.delete_of(kind, [task_id for task_id in ids if task_id not in there])

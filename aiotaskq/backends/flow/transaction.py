@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.parking import (
     gates_to_admit,
@@ -412,9 +413,6 @@ class Beside(Protocol):
     def tasks(self, ids: Sequence[str]) -> Mapping[str, Task]:
         """As ``Transaction.tasks``."""
 
-    def existing(self, ids: Sequence[str]) -> Collection[str]:
-        """As ``Transaction.existing``."""
-
     def touch(self, task: Task) -> None:
         """Let the next sweep look at the gate at which a task is parked."""
 
@@ -451,9 +449,9 @@ class Store(Protocol):
         None where the task does not run so.
         """
 
-
-class JoiningStore(Store, Protocol):
-    """One that can take part in a transaction of its caller."""
-
     async def transact_with(self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None]) -> T:
-        """Run ``body`` in the transaction of a session; once that commits, do the rest and call ``committed``."""
+        """Run ``body`` in the transaction of a caller's session; once that commits, do the rest and call ``committed``.
+
+        Raises NotSupported where the store is not SQL. This one does.
+        """
+        raise NotSupported("session: this store cannot join a transaction; write after the commit, or use a SQL store")

@@ -13,7 +13,6 @@ from aiotaskq.backends.change import has_moved, holds
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
-from aiotaskq.backends.flow.transaction import JoiningStore
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
@@ -59,10 +58,10 @@ class MemoryBackend(DirectBackend):
         """Return the arguments of ``MemoryTransactions``."""
         return self._tx, self._side, self._lock, self._update, self.notify_updated, self.listeners
 
-    def _keep_beside(self, store: MemoryTransactions, joining: JoiningStore | None = None) -> None:
+    def _keep_beside(self, store: MemoryTransactions) -> None:
         self.transactions = store
         gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
-        self.keep(store, self._side, gates, groups, joining)
+        self.keep(store, self._side, gates, groups)
         self.values = MemoryValues()
         self._tx.messages, self._tx.heard = self.groups.messages, self.groups.note
 

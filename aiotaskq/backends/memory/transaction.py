@@ -8,7 +8,7 @@ from typing import TypeVar
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.gates import admit_touched, bounds_waiting, check_max_waiting
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Transaction
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
@@ -135,8 +135,7 @@ class MemoryBeside:
     def __init__(self, tx: MemoryTransaction, side: MemorySideRows, update: Update) -> None:
         self.tx, self._rows, self._update = tx, tx.rows, update
         self.side = side.owned
-        self.tasks, self.existing = tx.tasks, tx.existing
-        self.write_usage, self.check_room = tx.write_usage, tx.check_room
+        self.tasks, self.write_usage, self.check_room = tx.tasks, tx.write_usage, tx.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
@@ -163,7 +162,7 @@ class MemoryBeside:
         return {row.task_id: Run(row.status, row.fence, row.seq, row.began_at) for row in rows}
 
 
-class MemoryTransactions:
+class MemoryTransactions(Store):
     """Transactions of one store in memory: one at a time, under its lock."""
 
     wakes_later = False

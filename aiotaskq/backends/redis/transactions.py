@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from aiotaskq.backends.change import Change, encoded_changes
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -48,8 +48,7 @@ class RedisBeside:
     def __init__(self, tx: RedisTransaction, codec: Codec | None) -> None:
         """``codec`` encodes changes."""
         self.tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
-        self.tasks, self.existing = tx.tasks, tx.existing
-        self.write_usage, self.check_room = tx.write_usage, tx.check_room
+        self.tasks, self.write_usage, self.check_room = tx.tasks, tx.write_usage, tx.check_room
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         names: dict[str, set[Any]] = {}
@@ -73,7 +72,7 @@ class RedisBeside:
         return {task_id: Run(row.status, row.fence, row.seq, row.began_at) for task_id, row in rows.items()}
 
 
-class RedisTransactions:
+class RedisTransactions(Store):
     """Runs functions in transactions of one namespace."""
 
     wakes_later = True  # one emit does not keep the server busy, nor repeat while tasks begin to wait

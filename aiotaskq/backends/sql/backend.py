@@ -57,13 +57,12 @@ class SqlBackend(Backend):
         self._writes.followed = self._followed
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)
         self.workers = SqlWorkers(self.database)
-        self.transactions = SqlTransactions(
-            self.database, self._writes, self.listeners, self.notify_updated, self._enter, lambda: self.codec
-        )
-        gates, groups = SqlGateReads(self.database), SqlGroupReads(self.database)
-        self.keep(self.transactions, SqlSideRows(self.database), gates, groups, self.transactions)
-        self._writes.messages = self.groups.messages
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
+        own = (self.notify_updated, self._notifier.bind, self._enter, lambda: self.codec)
+        self.transactions = SqlTransactions(self.database, self._writes, self.listeners, *own)
+        gates, groups = SqlGateReads(self.database), SqlGroupReads(self.database)
+        self.keep(self.transactions, SqlSideRows(self.database), gates, groups)
+        self._writes.messages = self.groups.messages
 
     def _followed(self, followed: Followed) -> None:
         if names := followed.all_ended:
@@ -163,23 +162,6 @@ class SqlBackend(Backend):
             return push(tx, tasks) if room is None else push_bounded(tx, tasks, room)
 
         return await self._writes.write_in(session, body, committed)
-
-    async def update_with(
-        self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
-    ) -> list[bool]:
-        held: list[bool] = []
-        self._notifier.bind()
-
-        def wake() -> None:
-            self.notify_updated(changes, held)
-            committed()
-
-        def body(tx: SqlTransaction) -> list[bool]:
-            self.database.check_file()
-            return tasks_sql.update_tasks(tx, changes)
-
-        held += await self._writes.write_in(session, body, wake)
-        return held
 
     async def _claim(self, wanted: Claim) -> list[Task]:
         if not self._dialect.autocommit:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, select
 
 from aiotaskq.backends.change import Change, Room, encoded_changes
-from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run
+from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run, Store
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql.bounded_push import check_bound
@@ -51,7 +51,7 @@ class SqlBeside:
         self.tx, self._connection, self._codec = tx, tx.connection, codec
         self.joined, self._locks = joined, locks
         self.side = SqlOwnedRows(tx, locks)
-        self.tasks, self.existing, self.write_usage = tx.tasks, tx.existing, tx.write_usage
+        self.tasks, self.write_usage = tx.tasks, tx.write_usage
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
@@ -115,7 +115,7 @@ def _runs(rows: Any) -> dict[str, Run]:
     }
 
 
-class SqlTransactions:
+class SqlTransactions(Store):
     """The transactions of one database."""
 
     wakes_later = False
@@ -126,12 +126,13 @@ class SqlTransactions:
         writes: SqlWrites,
         listeners: Listeners,
         hints: Hints,
+        bind: Callable[[], None],
         enter: Callable[[Connection], None],
         codec: Callable[[], Codec | None],
     ) -> None:
-        """``hints`` sends those of changes, ``enter`` begins in that of a caller, ``codec`` is that of the backend."""
+        """``hints`` sends those of changes, ``bind`` and ``enter`` begin in a caller's, ``codec`` is the backend's."""
         self._database, self._writes, self._listeners, self._hints = database, writes, listeners, hints
-        self._enter, self._codec = enter, codec
+        self._bind, self._enter, self._codec = bind, enter, codec
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
@@ -153,7 +154,8 @@ class SqlTransactions:
     async def transact_with(
         self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
     ) -> T:
-        """Do as ``JoiningStore.transact_with``."""
+        """Do as ``Store.transact_with``."""
+        self._bind()  # the commit may come in another thread
         ran: list[SqlBeside] = []
 
         def inside(tx: SqlTransaction) -> T:

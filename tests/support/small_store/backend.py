@@ -21,7 +21,7 @@ from aiotaskq.backends.base import Backend, matching
 from aiotaskq.backends.change import Change, Claim, Room
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
-from aiotaskq.backends.flow.transaction import Beside, Holder
+from aiotaskq.backends.flow.transaction import Beside, Holder, Store
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.coded import anew, decoded, is_coded
@@ -41,7 +41,7 @@ from tests.support.small_store.rows import STORES, Rows, SmallTransaction, copie
 T = TypeVar("T")
 
 
-class SmallStore(Backend):
+class SmallStore(Backend, Store):
     """The backend. The steps are those of the page; those of the verbs on tasks are 1."""
 
     durable: ClassVar[bool] = True
