@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Unpack
 
-from aiotaskq.app.handle import HandleHome, TaskFunction, TaskHandle
+from aiotaskq.app.handle import HandleHome, TaskHandle
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.backfill import LIMIT
 from aiotaskq.core.firing_record import FiringRecord
@@ -15,21 +15,31 @@ from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.preview import starts
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, new_schedule, timing_of
 from aiotaskq.core.task import run_options
-from aiotaskq.core.validation import check_int, check_key, kind_name
+from aiotaskq.core.validation import MAX_ID, check_int, check_key, kind_name
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.handler import fitted, unknown
+from aiotaskq.runtime.handler import Handler, fitted, unknown
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 MAX_NAME = 255
 ADDED = ("name", "task", "cron", "interval", "at", "params", "max_runs", "description", "start_at", "schedule_id")
 
 
+class TaskLike(Protocol):
+    """A task function, awaited or blocking."""
+
+    name: str
+    handler: Handler
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+
+
 class ScheduleChanges(ScheduleOptions, total=False):
     """What can be changed of a schedule: the options of ``Schedules.add``."""
 
     name: str
-    task: str | TaskFunction[..., Any, Any]
+    task: str | TaskLike
     params: dict[str, Any]
     cron: str
     interval: int | timedelta
@@ -61,7 +71,7 @@ class Schedules:
     async def add(
         self,
         name: str,
-        task: str | TaskFunction[..., Any, Any],
+        task: str | TaskLike,
         *,
         cron: str | None = None,
         interval: int | timedelta | None = None,
@@ -92,7 +102,8 @@ class Schedules:
             MissingExtra: a calendar is given, and the extra ``calendars`` is not installed.
         """
         check_names("schedules.add", options, ADDED)
-        given = {"max_runs": max_runs, "description": description, "start_at": start_at, "task_id": schedule_id}
+        own_id = None if schedule_id is None else check_key("schedule_id", schedule_id, MAX_ID)
+        given = {"max_runs": max_runs, "description": description, "start_at": start_at, "task_id": own_id}
         timing = timing_of(cron, interval, at)
         registered, now = self._tq.registered, self._scheduler.clock.now()
         type = _type_of(task, registered)

@@ -13,7 +13,7 @@ import pydantic
 
 import aiotaskq.sync
 from aiotaskq import Fair, Limit, Parent, Rate, Status, TaskQ, injected, step
-from aiotaskq.types import GroupHandle, LimitState, Task, TaskFunction, TaskHandle
+from aiotaskq.types import GroupHandle, LimitState, Schedule, Task, TaskFunction, TaskHandle
 
 tq = TaskQ("memory://")
 
@@ -137,6 +137,11 @@ async def main() -> None:
     tq.add_job(shout)  # type: ignore[attr-defined]
     tq.task(bind=True)  # type: ignore[call-overload]
     tq.schedule(hour=2)  # type: ignore[call-arg]
+    tq.schedule(interval=5, misfire="once")  # type: ignore[arg-type]
+    added = await tq.schedules.add("shout", shout, cron="0 2 * * *", overlap="skip")
+    assert_type(added, Schedule)
+    await tq.schedules.add("shout", 5, interval=60)  # type: ignore[arg-type]
+    await tq.schedules.update("shout", intervall=60)  # type: ignore[call-arg]
     await tq.push("x", {}, priority="high")  # type: ignore[arg-type]
 
 
@@ -162,6 +167,7 @@ def legacy() -> None:
     aiotaskq.sync.push_task({"type": "x"}, priority=1)
     aiotaskq.sync.push_task({"type": "x"}, priority="high")  # type: ignore[arg-type]
     assert_type(blocking.limits.pause("openai", 30), LimitState)
+    assert_type(blocking.schedules.add("double", double, interval=60, params={"n": 1}), Schedule)
     popped = aiotaskq.sync.get_queue().pop_task(timeout=1)
     assert_type(popped, dict[str, Any] | None)
 

@@ -24,6 +24,7 @@ from tests.support.machine import within
     [
         ({"interval": 1, "every": 1}, "schedules.add: there is no option 'every'; here: interval=60"),
         ({"interval": 1, "misfires": "skip"}, "schedules.add: unknown option misfires; did you mean misfire?"),
+        ({"interval": 1, "schedule_id": "x" * 37}, "schedule_id: "),
         ({"interval": 1, "misfire": "skp"}, "misfire: must be one of fire_once, skip, fire_all"),
         ({}, "schedule: exactly one of cron, interval and at is needed"),
         ({"interval": 0}, "interval: 0 is not in 1"),
