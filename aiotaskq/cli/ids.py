@@ -5,22 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import tr
-from aiotaskq.errors import NotFound
-from aiotaskq.log import printable
 from aiotaskq.operations.schedule_views import ScheduleView
 
 SHORTEST = 8
 """Characters to which an id is shortened at most."""
-LISTED = 5
-"""Matches that are listed for an ambiguous prefix."""
-
-
-def _ambiguous(message: str, text: str, ids: Sequence[str]) -> NotFound:
-    shown = tr(", ").join(printable(each) for each in ids[:LISTED])
-    if len(ids) > LISTED:
-        shown += tr(" and more")
-    return NotFound(tr(message, text=printable(text), ids=shown))
 
 
 async def short_ids(tq: TaskQ, ids: Sequence[str]) -> dict[str, str]:

@@ -9,19 +9,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 from aiotaskq.app.taskq import DEFAULT_URL, TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
-from aiotaskq.cli.i18n import Message, tr
-from aiotaskq.cli.output import echo, echo_error, echo_json
+from aiotaskq.cli.i18n import tr
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.instants import to_iso
-from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.log import printable
-from aiotaskq.runtime.audit import audit
+from aiotaskq.errors import ValidationError
 
 T = TypeVar("T")
 
@@ -98,47 +95,6 @@ def refuse_unready(url: str, *, new: bool = False) -> None:
     tables.refuse_unready(url, new=new)
 
 
-def each(
-    url: str,
-    ids: Sequence[str],
-    operation: Callable[[TaskQ, str], Awaitable[Message]],
-    resolve: Callable[[TaskQ, str], Awaitable[str]],
-    *,
-    key: str = "task_id",
-    schedules: str | None = None,
-    as_json: bool,
-) -> int:
-    """Apply an operation to each id, also after one has failed; print each outcome; return the exit code.
-
-    ``resolve`` returns the id that a name or a prefix stands for.
-    """
-
-    async def work(tq: TaskQ) -> list[tuple[str, Message | AiotaskqError]]:
-        answers: list[tuple[str, Message | AiotaskqError]] = []
-        for name in ids:
-            found = name
-            try:
-                found = await resolve(tq, name)
-                answers.append((found, await operation(tq, found)))
-            except AiotaskqError as error:  # the other ids follow
-                answers.append((found, error))
-        return answers
-
-    answers = with_tq(url, work, schedules)
-    if as_json:
-        echo_json([{key: name, **_as_dict(answer)} for name, answer in answers])
-    for name, answer in answers:
-        if isinstance(answer, AiotaskqError):
-            echo_error(answer)
-        elif not as_json:
-            echo(f"{printable(name)}  {answer.shown}")
-    return int(any(isinstance(answer, AiotaskqError) for _, answer in answers))
-
-
-def _as_dict(answer: Message | AiotaskqError) -> dict[str, str]:
-    return {"outcome": answer.english} if isinstance(answer, Message) else {"error": str(answer)}
-
-
 def read_json(field: str, text: str) -> Any:
     """Return the value of a JSON text, - for what is on standard input. Raises ValidationError."""
     source = sys.stdin.read() if text == "-" else text
@@ -155,28 +111,9 @@ def read_json(field: str, text: str) -> Any:
         raise ValidationError(said) from None
 
 
-def read_params(text: str) -> dict[str, Any]:
-    """Return the params in a JSON text, - for what is on standard input. Raises ValidationError for no JSON object."""
-    values = read_json("params", text)
-    if not isinstance(values, dict):
-        kind = type(values).__name__
-        raise ValidationError(tr("params: a JSON object is needed, as '{{\"name\": 1}}' (got {kind})", kind=kind))
-    return values
-
-
 def instant(microseconds: int | None) -> str | None:
     """Return an instant as ISO 8601 in UTC; one that is in no calendar as the number."""
     return None if microseconds is None else to_iso(microseconds) or str(microseconds)
-
-
-def hidden(value: Any) -> str:
-    """Return the text that is printed instead of params: how many there are, and how to see them."""
-    return tr("{count} hidden; --params shows them", count=len(value) if isinstance(value, dict) else 1)
-
-
-async def noted(tq: TaskQ, action: str, *targets: str) -> None:
-    """Tell of a change that was made."""
-    await audit(tq.queue, "cli", action, actor(), targets)
 
 
 def actor() -> str:

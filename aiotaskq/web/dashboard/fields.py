@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.dashboard.view import Change
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -40,18 +38,3 @@ def number(name: str, text: str) -> float:
     if not math.isfinite(found):
         raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
     return found
-
-
-def body_of(change: Change, kind: type[S], names: Sequence[str], **more: Any) -> S:
-    """Return the body of these fields that are filled in and that it has, of ``params`` as JSON, and of ``more``.
-
-    Raises ValidationError naming the field.
-    """
-    given = {name: change.text(name) for name in names if name in kind.__struct_fields__} | more
-    given = {name: value for name, value in given.items() if value is not None}
-    if (params := change.text("params")) is not None:
-        given["params"] = json_of("params", params)
-    try:
-        return msgspec.convert(given, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ValidationError(f"form: {error}") from None
