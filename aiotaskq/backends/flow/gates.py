@@ -41,17 +41,12 @@ _NO_STARTS: Final = Starts()
 class Admitted(NamedTuple):
     """What a transaction has done at gates, and what is left to do after it."""
 
-    gates: Mapping[str, Gate]
-    """Those that it has locked, by key, as they are now."""
+    has_next_at: bool = False
+    """Whether a gate has a ``next_at``: then the hint ``gates`` is sent."""
     ready: Collection[str] = ()
     """The ids of the tasks that have passed their last gate."""
     missed: Touched | None = None
     """What is left for another transaction."""
-
-    @property
-    def has_next_at(self) -> bool:
-        """Whether a gate has a ``next_at``: then the hint ``gates`` is sent."""
-        return any(gate.next_at is not None for gate in self.gates.values())
 
 
 def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
@@ -272,7 +267,8 @@ class _Admission:
             self.tx.write_gates(new)
         self._missed.now = self.now
         self._missed.delayed.update(self._missed.keys)
-        return Admitted(self.gates, self._ready, self._missed or None)
+        has_next_at = any(gate.next_at is not None for gate in self.gates.values())
+        return Admitted(has_next_at, self._ready, self._missed or None)
 
     # ---- admission ----
 

@@ -8,31 +8,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Change, Claim, QueueStats, Room, matching
+from aiotaskq.backends.base import Change, Claim, Room, matching
 from aiotaskq.backends.change import has_moved, holds
-from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
 from aiotaskq.backends.memory.group_rows import MemoryGroupReads
-from aiotaskq.backends.memory.keys import Keys
-from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.memory.reads import Reads
-from aiotaskq.backends.memory.ready_queue import Arrivals, Queues
+from aiotaskq.backends.memory.reads import MemoryReads
+from aiotaskq.backends.memory.ready_queue import Arrivals
 from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
-from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, Status, Task, TaskFilter, same_push
+from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
 
-class MemoryBackend(DirectBackend):
+class MemoryBackend(MemoryReads):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     durable: ClassVar[bool] = False
@@ -41,16 +37,12 @@ class MemoryBackend(DirectBackend):
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()
         self.objects = objects
-        self._keys, self._lock = Keys(), BriefLock()
         self._side = MemorySideRows(self._lock)
-        self._tasks: dict[str, Task] = {}
-        self.queues = Queues(self._tasks, self._lock)
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
         self._running = Running(self._tasks, objects)
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
-        self._reads = Reads(self._tasks, self._keys, self.queues)
         self._tx = MemoryTransaction(
-            self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self._reads
+            self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self
         )
         self._keep_beside(MemoryTransactions(*self._parts()))
 
@@ -80,7 +72,7 @@ class MemoryBackend(DirectBackend):
         return stored
 
     def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
-        self._reads.check_room(tasks, room)
+        self.check_room(tasks, room)
         if room.instead:
             self._tx.check_push(tasks)  # nothing is written yet
         self._update(room.instead)
@@ -106,7 +98,7 @@ class MemoryBackend(DirectBackend):
             else:
                 self.queues[task.queue].add(task)
             return task
-        if (row := self._reads.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
+        if (row := self.conflicting(task) if keyed else self._tasks.get(task.task_id)) is None:
             self._enter(task)
         return task if row is None or same_push(row, task) else row
 
@@ -222,49 +214,6 @@ class MemoryBackend(DirectBackend):
         self.listeners.notify(CANCEL, ids)
         return flagged
 
-    async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        with self._lock:
-            return [self._tasks.get(task_id) for task_id in ids]
-
-    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        with self._lock:
-            return self._reads.find(where, limit)
-
-    async def last_ended(self, status: Status, limit: int) -> list[str]:
-        return self._ended.latest(status, limit)
-
-    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
-        with self._lock:
-            return self._reads.ids_with_prefix(prefixes, limit)
-
-    async def overdue(self, now: int, limit: int) -> list[Task]:
-        with self._lock:
-            return self._reads.overdue(self._running, now, limit)
-
-    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
-        with self._lock:
-            return self._reads.next_run_at(now, queues)
-
-    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
-        with self._lock:
-            return sum(queue.count(now) for queue in self.queues.open(queues))
-
-    async def least_ready(self, now: int, limit: int) -> list[Task]:
-        with self._lock:
-            return self._reads.least_ready(now, limit)
-
-    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
-        with self._lock:
-            return self._reads.pending_types(now, limit)
-
-    async def stats(self, now: int) -> QueueStats:
-        with self._lock:
-            return self._reads.stats(now, [*(self._tasks[i] for i in self._running), *self._ended.tasks()])
-
-    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
-        with self._lock:
-            return self._reads.active(schedule_ids)
-
     async def purge(self, where: TaskFilter, limit: int) -> int:
         with self._lock:
             found = list(filter(matching(where), self._ended.tasks()))
@@ -290,6 +239,3 @@ class MemoryBackend(DirectBackend):
         self.queues.pause(queue, paused)
         await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
-
-    async def paused(self) -> list[str]:
-        return sorted(self.queues.paused)

@@ -6,73 +6,98 @@ import bisect
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Sequence
 
 from aiotaskq.backends.base import QueueStats, Room, matching, stats_of
 from aiotaskq.backends.change import holds
+from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
+from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.ready_queue import Queues
+from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.task import PENDING, Task, TaskFilter
+from aiotaskq.core.task import PENDING, Status, Task, TaskFilter
 
 
-class Reads:
-    """Reads of the backend's rows, keys and queues; used under the backend's lock."""
+class MemoryReads(DirectBackend):
+    """The rows of the backend, with their keys and queues, and its reads. What is no coroutine runs under the lock."""
 
-    def __init__(self, rows: Mapping[str, Task], keys: Keys, queues: Queues) -> None:
-        self._rows = rows
-        self._keys = keys
-        self._queues = queues
+    _running: Running
+    _ended: Ended
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tasks: dict[str, Task] = {}
+        self._keys, self._lock = Keys(), BriefLock()
+        self.queues = Queues(self._tasks, self._lock)
         self._latest = 0  # instant of a bounded push; threads read the clock before they take the lock
 
     def conflicting(self, task: Task) -> Task | None:
         """Return the row that has the id or a key of this task, or None."""
-        row = self._rows.get(task.task_id)
+        row = self._tasks.get(task.task_id)
         if row is None and (holder := self._keys.holder(task)) is not None:
-            row = self._rows.get(holder)
+            row = self._tasks.get(holder)
         return row
 
-    def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        """List tasks, the newest push first."""
-        match = matching(where)
-        found = sorted((-task.seq, task.task_id) for task in self._rows.values() if match(task))
-        last = self._rows.get(where.after)  # type: ignore[arg-type]  # None is no id
-        return [self._rows[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
+    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
+        with self._lock:
+            match = matching(where)
+            found = sorted((-task.seq, task.task_id) for task in self._tasks.values() if match(task))
+            last = self._tasks.get(where.after)  # type: ignore[arg-type]  # None is no id
+            return [self._tasks[i] for n, i in found if last is None or (n, i) > (-last.seq, last.task_id)][:limit]
 
-    def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
-        """Return for each prefix the first ids that begin with it; an id that is no string begins with none."""
-        ids = sorted(task_id for task_id in self._rows if isinstance(task_id, str))
-        found = []
-        for prefix in prefixes:
-            at = bisect.bisect_left(ids, prefix)
-            found.append([task_id for task_id in ids[at : at + limit] if task_id.startswith(prefix)])
-        return found
+    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
+        with self._lock:
+            ids = sorted(task_id for task_id in self._tasks if isinstance(task_id, str))  # others begin with none
+            found = []
+            for prefix in prefixes:
+                at = bisect.bisect_left(ids, prefix)
+                found.append([task_id for task_id in ids[at : at + limit] if task_id.startswith(prefix)])
+            return found
 
-    def overdue(self, running: Iterable[str], now: int, limit: int) -> list[Task]:
-        """Return running tasks whose lease is over, and pending ones that expired, the longest overdue first."""
-        ends = [(self._rows[i].lease_until, i) for i in running]
-        queued = self._queues.values()
-        ends += [(task.expires_at, task.task_id) for queue in queued for task in queue.expired(now)]
-        late = sorted((end, task_id) for end, task_id in ends if end is not None and end <= now)
-        return [self._rows[task_id] for _, task_id in late[:limit]]
+    async def overdue(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            ends = [(self._tasks[i].lease_until, i) for i in self._running]
+            queued = self.queues.values()
+            ends += [(task.expires_at, task.task_id) for queue in queued for task in queue.expired(now)]
+            late = sorted((end, task_id) for end, task_id in ends if end is not None and end <= now)
+            return [self._tasks[task_id] for _, task_id in late[:limit]]
 
-    def next_run_at(self, now: int, queues: Sequence[str] | None) -> int | None:
-        """Return when the next task becomes due; what is parked does not."""
-        return min((at for queue in self._queues.open(queues) if (at := queue.next_at(now)) is not None), default=None)
+    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
+        with self._lock:
+            return min(
+                (at for queue in self.queues.open(queues) if (at := queue.next_at(now)) is not None), default=None
+            )
 
-    def stats(self, now: int, others: Iterable[Task]) -> QueueStats:
-        """Count the pending tasks, and the ``others``: running and ended ones."""
-        ready = self._ready(now)
-        counts = Counter([(task.queue, task.status) for task in others])
-        counts.update({(name, PENDING): queue.pending() for name, queue in self._queues.items()})
-        rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
-        return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
+    async def stats(self, now: int) -> QueueStats:
+        with self._lock:
+            ready = self._ready(now)
+            others = [*(self._tasks[i] for i in self._running), *self._ended.tasks()]
+            counts = Counter([(task.queue, task.status) for task in others])
+            counts.update({(name, PENDING): queue.pending() for name, queue in self.queues.items()})
+            rows = [(queue, str(status), count) for (queue, status), count in counts.items() if count]
+            return stats_of(rows, len(ready), min((task.run_at for task in ready), default=None))
 
-    def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
-        """Count the unfinished tasks of each schedule."""
-        found = Counter(task.scheduler_task_id for task in self._rows.values() if not task.final)
-        return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
+    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
+        with self._lock:
+            found = Counter(task.scheduler_task_id for task in self._tasks.values() if not task.final)
+            return {schedule_id: found[schedule_id] for schedule_id in schedule_ids}
+
+    async def get(self, ids: Sequence[str]) -> list[Task | None]:
+        with self._lock:
+            return [self._tasks.get(task_id) for task_id in ids]
+
+    async def last_ended(self, status: Status, limit: int) -> list[str]:
+        return self._ended.latest(status, limit)
+
+    async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
+        with self._lock:
+            return sum(queue.count(now) for queue in self.queues.open(queues))
+
+    async def paused(self) -> list[str]:
+        return sorted(self.queues.paused)
 
     def new_gated(self, tasks: Sequence[Task]) -> list[Task]:
         """Return those with a flow that are in conflict with no row."""
@@ -80,29 +105,29 @@ class Reads:
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         """Raise QueueFull if there is no room for these tasks, or a change of ``room.instead`` does not hold."""
-        rows = [self._rows.get(change.before.task_id) for change in room.instead]
+        rows = [self._tasks.get(change.before.task_id) for change in room.instead]
         if not all(row is not None and holds(row, change) for row, change in zip(rows, room.instead, strict=True)):
             raise queue_full(room.maxsize, 0)
         self._latest = max(self._latest, room.now)
         leaving = {row.task_id for row in rows if row is not None}
-        size = sum(queue.count(self._latest) for queue in self._queues.open())
+        size = sum(queue.count(self._latest) for queue in self.queues.open())
         if leaving:
             size -= len(leaving.intersection(task.task_id for task in self._ready(self._latest)))
         if size + len(tasks) > room.maxsize and (new := self._count_new(tasks, leaving)) > room.maxsize - size and new:
             raise queue_full(room.maxsize, size + new - room.maxsize)
 
-    def least_ready(self, now: int, limit: int) -> list[Task]:
-        """Return ready tasks, the largest priority number first, of one priority the oldest first."""
-        ready = self._ready(max(now, self._latest))
-        return heapq.nsmallest(limit, ready, lambda task: (-task.priority, task.run_at, task.seq))
+    async def least_ready(self, now: int, limit: int) -> list[Task]:
+        with self._lock:
+            ready = self._ready(max(now, self._latest))
+            return heapq.nsmallest(limit, ready, lambda task: (-task.priority, task.run_at, task.seq))
 
-    def pending_types(self, now: int, limit: int) -> list[PendingType]:
-        """Count as ``Backend.pending_types``, among the rows that were pushed first."""
-        pending = (task for task in self._rows.values() if task.status is PENDING)
-        return count_types(first_of(itertools.islice(pending, MOST_COUNTED), now, limit), now)
+    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
+        with self._lock:
+            pending = (task for task in self._tasks.values() if task.status is PENDING)  # the first pushes
+            return count_types(first_of(itertools.islice(pending, MOST_COUNTED), now, limit), now)
 
     def _ready(self, now: int) -> list[Task]:
-        return [task for queue in self._queues.open() for task in queue.ready(now)]
+        return [task for queue in self.queues.open() for task in queue.ready(now)]
 
     def _count_new(self, tasks: Sequence[Task], leaving: Container[str]) -> int:
         """Count the tasks that would be inserted; a row that is ``leaving`` is not in the way of one."""

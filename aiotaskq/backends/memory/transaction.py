@@ -14,7 +14,7 @@ from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.memory.reads import Reads
+from aiotaskq.backends.memory.reads import MemoryReads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.task import FINAL, RUNNING, Task
@@ -36,7 +36,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         listeners: Listeners,
         insert: Callable[[Task], Task],
         replace: Callable[[Task, Task], None],
-        reads: Reads,
+        reads: MemoryReads,
     ) -> None:
         """``insert`` and ``replace`` are those of the backend: for one row, with its indexes."""
         GateRows.__init__(self, rows, paused)

@@ -80,7 +80,7 @@ class SqlWrites:
             tx.touched = touched
             return admit_touched(tx, refused=False)
 
-        admitted = await self._database.write(body) or Admitted({})
+        admitted = await self._database.write(body) or Admitted()
         await self._after(admitted)
         return admitted
 
