@@ -16,9 +16,8 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
 from aiotaskq.backends.memory.group_rows import MemoryGroupReads
-from aiotaskq.backends.memory.reads import MemoryReads
+from aiotaskq.backends.memory.reads import MemoryReads, Running
 from aiotaskq.backends.memory.ready_queue import Arrivals
-from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues

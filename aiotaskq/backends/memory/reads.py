@@ -1,4 +1,4 @@
-"""Reads of the memory backend that look at many rows, and whether there is room for a push."""
+"""The rows of the memory backend, those that run, and what is read of them; whether there is room for a push."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Container, Sequence
+from typing import Any
+
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import QueueStats, Room, matching, stats_of
 from aiotaskq.backends.change import holds
@@ -15,10 +18,35 @@ from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.keys import Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.ready_queue import Queues
-from aiotaskq.backends.memory.running import Running
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.task import PENDING, Status, Task, TaskFilter
+from aiotaskq.core.task import PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects
+
+
+class Running(dict[str, None]):
+    """The ids of the running tasks, in the order of their claims; used under the backend's lock."""
+
+    def __init__(self, rows: dict[str, Task], objects: bool) -> None:
+        super().__init__()
+        self._rows, self._objects = rows, objects
+
+    def start(self, task: Task, owner: str, now: int, end: int | None) -> Task:
+        """Make a task running, with a lease until ``end``."""
+        task = of_objects(task) if self._objects else task  # its result may be one
+        at, fence = now // SECOND, task.fence + 1
+        self._rows[task.task_id] = after = replace(
+            task, status=RUNNING, started_at=at, began_at=now, fence=fence, lease_owner=owner, lease_until=end
+        )
+        self[task.task_id] = None
+        return after
+
+    def edit(self, task_id: str, fence: int | None, **changes: Any) -> bool:
+        """Change a running task; return False if it does not run, or under another fence than one that is given."""
+        task = self._rows.get(task_id)
+        if task is None or task.status is not RUNNING or fence not in (task.fence, None):
+            return False
+        self._rows[task_id] = task.replace(**changes)
+        return True
 
 
 class MemoryReads(DirectBackend):
