@@ -15,13 +15,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, stats_of
-from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.groups import staying
+from aiotaskq.backends.flow.groups import push_within, staying
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
-from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gates import RedisGateReads
 from aiotaskq.backends.redis.groups import RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
@@ -45,7 +43,6 @@ from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
-from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
@@ -119,7 +116,7 @@ class RedisBackend(Backend):
         if room is not None or any_flow(tasks):
             _check_count(tasks)
             # A repeated push is the same push, whether or not the first one has reached the server.
-            return await self._transactions.run(lambda tx: _push(tx, tasks, room), repeatable=True)
+            return await self._transactions.run(lambda tx: push_within(tx, tasks, room), repeatable=True)
         stored = list(tasks)
         if tasks:
             order, words = pushed_rows(stored)
@@ -328,16 +325,6 @@ def _check_count(tasks: Sequence[Task]) -> None:
             f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
             f"{MOST_GATED:,} that Redis takes; push fewer at a time"
         )
-
-
-def _push(tx: RedisTransaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
-    # At once, and first: a transaction begins anew where something is not read.
-    tx.want(Wanted(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates}))
-    if room is not None:
-        tx.check_room(tasks, room)
-        if not all(tx.update(room.instead)):
-            raise queue_full(room.maxsize, 0)
-    return push(tx, tasks)
 
 
 def _packed(queues: Sequence[str] | None) -> bytes:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import Change, Room, has_moved, holds
+from aiotaskq.backends.change import Change, Room, encoded_changes, has_moved, holds
 from aiotaskq.backends.flow.gates import Admitted, admit_touched, push
 from aiotaskq.backends.flow.groups import (
     again,
@@ -19,12 +19,14 @@ from aiotaskq.backends.flow.groups import (
     parents_first,
     waits_again,
 )
+from aiotaskq.backends.flow.transaction import Run
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, recoded_row, row_words
+from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import slots
@@ -41,15 +43,25 @@ _encode = msgspec.json.Encoder().encode
 class RedisTransaction(GateRows):
     """The rows of one run of a function."""
 
-    def __init__(
-        self, reads: Reads, messages: Messages, refused: Container[int] = (), conflicts: Mapping[str, str] = {}
-    ) -> None:
-        """``refused``: which of the changes of ``update`` do not hold, since the script has said so.
+    joined = False
+    side: OwnedRows
 
+    def __init__(
+        self,
+        reads: Reads,
+        messages: Messages,
+        codec: Codec | None = None,
+        refused: Container[int] = (),
+        conflicts: Mapping[str, str] = {},
+    ) -> None:
+        """``codec`` encodes changes.
+
+        ``refused``: which of the changes of ``update`` do not hold, since the script has said so.
         ``conflicts``: the ids of the rows that have the id or a key of new ones, by the ids of these, for the same
         reason; ``""`` where a push is repeated.
         """
         GateRows.__init__(self, reads.gates)
+        self._codec = codec
         self._reads, self.messages, self._refused, self._conflicts = reads, messages, refused, conflicts
         self._certain: set[int] = set()  # the changes of `update` whose rows need not be read, by identity
         self._looked = 0  # how many changes of `update` were looked at
@@ -82,6 +94,28 @@ class RedisTransaction(GateRows):
     def want(self, wanted: Wanted) -> None:
         if (unread := wanted.beside(self._reads.gates)) is not None:
             raise Unread({}, unread)
+
+    @property
+    def tx(self) -> RedisTransaction:
+        """Itself."""
+        return self
+
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        names: dict[str, set[Any]] = {}
+        for read in (lambda: self.need(tasks=ids), *reads):
+            try:
+                read()
+            except Unread as unread:
+                for kind, each in unread.names.items():
+                    names.setdefault(kind, set()).update(each)
+        if names:
+            raise Unread(names)
+
+    def touch(self, task: Task) -> None:
+        """Gates are admitted with each change."""
+
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
+        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
 
     def read(self, kind: str, names: Collection[Any]) -> dict[Any, Any]:
         """Read names of a kind; see ``Reads``."""
@@ -144,7 +178,9 @@ class RedisTransaction(GateRows):
         self.room = room  # the script counts
 
     def check_push(self, tasks: Sequence[Task]) -> None:
-        self._bounded.update(task.task_id for task in tasks)  # by the script
+        # At once: a transaction begins anew where something is not read.
+        self.want(Wanted(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates}))
+        self._bounded.update(task.task_id for task in tasks)  # the script checks
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return [self._insert(task) for task in tasks]
@@ -178,6 +214,7 @@ class RedisTransaction(GateRows):
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``, and what follows."""
+        changes = encoded_changes(changes, self._codec)
         self._certain.update(id(change) for change in changes if _is_certain(change))
         flows = [before.flow for change in changes if (before := change.before).flow is not None and is_tied(before)]
         self.need(

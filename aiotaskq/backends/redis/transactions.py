@@ -14,11 +14,10 @@ import contextlib
 import random
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from aiotaskq.backends.change import Change, encoded_changes
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Store
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -28,7 +27,6 @@ from aiotaskq.backends.redis.transaction import Messages, RedisTransaction
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.task import Task
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
@@ -38,38 +36,6 @@ OPTIMISTIC = 3
 LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
 SWEPT = 200  # gates that are admitted in one transaction
 LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
-
-
-class RedisBeside:
-    """What is beside tasks in a transaction."""
-
-    joined = False
-
-    def __init__(self, tx: RedisTransaction, codec: Codec | None) -> None:
-        """``codec`` encodes changes."""
-        self.tx, self._codec, self.side = tx, codec, RedisOwnedRows(tx)
-        self.tasks, self.write_usage, self.check_room = tx.tasks, tx.write_usage, tx.check_room
-
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        names: dict[str, set[Any]] = {}
-        for read in (lambda: self.tx.need(tasks=ids), *reads):
-            try:
-                read()
-            except Unread as unread:
-                for kind, each in unread.names.items():
-                    names.setdefault(kind, set()).update(each)
-        if names:
-            raise Unread(names)
-
-    def update(self, changes: Sequence[Change]) -> list[bool]:
-        return self.tx.update(encoded_changes(changes, self._codec))
-
-    def touch(self, task: Task) -> None:
-        """Gates are admitted with each change."""
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        rows = self.tasks(ids)
-        return {task_id: Run(row.status, row.fence, row.seq, row.began_at) for task_id, row in rows.items()}
 
 
 class RedisTransactions(Store):
@@ -108,7 +74,8 @@ class RedisTransactions(Store):
             refused: set[int] = set()
             others: dict[str, str] = {}
             while True:
-                tx = RedisTransaction(reads, self.messages, refused, others)
+                tx = RedisTransaction(reads, self.messages, self._codec(), refused, others)
+                tx.side = RedisOwnedRows(tx)
                 try:
                     result = body(tx)
                     tx.settle()
@@ -154,11 +121,11 @@ class RedisTransactions(Store):
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
-        return await self.run(lambda tx: body(RedisBeside(tx, self._codec())), repeatable=repeatable)
+        return await self.run(body, repeatable=repeatable)
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
-        return await self.transact(body)
+        return await self.run(body)
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
