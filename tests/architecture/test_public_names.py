@@ -83,6 +83,7 @@ AWAITED_ONLY = {
     "Limits": {"declare", "some"},  # for workers and pages
     "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},
+    "Workflow": {"outline"},  # for a push
     "TaskQ": {
         "adopt",
         "immediate",
