@@ -28,6 +28,7 @@ from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import (
     MANY,
+    NONE,
     Access,
     Counted,
     Operation,
@@ -46,8 +47,6 @@ COMPLETIONS = {
     "type": names.types,
 }
 """What completes a parameter, or the name of a thing."""
-NONE = "none"
-"""What stands for null."""
 
 
 def command(

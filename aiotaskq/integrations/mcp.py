@@ -19,7 +19,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.extras import missing
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import MANY, Access, Operation, parameters, perform, read
+from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, perform, read
 
 try:
     from mcp.server import MCPServer
@@ -86,18 +86,26 @@ _KINDS = {list: list[str], dict: dict[str, Any], datetime: float | str}
 def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitable[Json]]:
     """Return the tool of an operation in the table."""
 
+    known = parameters(operation)
+    nullable = {each.name for each in known if each.nullable}
+
     async def tool(**given: Any) -> Json:
-        params = read(operation, {name: value for name, value in given.items() if value is not None})
+        values = {name: value for name, value in given.items() if value is not None}
+        values |= {name: None for name in nullable if values.get(name) == NONE}
+        params = read(operation, values)
         return _json(await perform(operation, Access(tq, show), params, "mcp", ACTOR, shortened=True))
 
     taken = []
-    for each in parameters(operation):
-        told = Field(description=each.description, ge=each.least, le=each.most)
+    for each in known:
+        description = each.description + (f"; {NONE} takes it away" if each.nullable else "")
         kind = _KINDS.get(each.kind, each.kind)
         if each.words:
             word = Literal.__getitem__(each.words)
             kind = list[word] if each.kind is list else word  # type: ignore[valid-type]
-        kind = Annotated[kind if each.required else kind | None, told]
+        kind = Annotated[kind, Field(ge=each.least, le=each.most)]
+        if each.nullable:
+            kind = kind | Literal[NONE]
+        kind = Annotated[kind if each.required else kind | None, Field(description=description)]
         default: Any = inspect.Parameter.empty if each.required else each.default
         if each.name == "dry_run" and operation.verb.endswith(MANY):
             default = True

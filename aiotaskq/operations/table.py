@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
 
 import msgspec
 
@@ -187,6 +187,8 @@ KINDS: dict[str, Any] = {
 
 
 MANY = "_many"
+NONE: Final = "none"
+"""What stands for null where that would be the same as leaving a parameter out."""
 
 
 class Dry(msgspec.Struct):

@@ -65,7 +65,7 @@ EXAMPLES: dict[str, Example] = {
     "groups.mend": Example(),
     "limits.list": Example({"prefix": "tenant"}),
     "limits.get": Example({"key": "tenant:42"}, "none"),
-    "limits.set": Example({"key": "tenant:42", "cap": 5, "rate": None}, form={"rate": ""}),
+    "limits.set": Example({"key": "tenant:42", "cap": None, "max_waiting": 9}, form={"cap": ""}),
     "limits.pause": Example({"key": "tenant:42"}),
     "limits.resume": Example({"key": "tenant:42"}),
     "limits.reset": Example({"key": "tenant:42"}),

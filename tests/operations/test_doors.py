@@ -18,7 +18,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.commands import app_for
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import MANY, Access, Operation, parameters, read
+from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, read
 from aiotaskq.runtime.audit import BY_PROGRAMS
 from aiotaskq.web.dashboard.view import actions
 from aiotaskq.web.endpoints import ENDPOINTS
@@ -169,7 +169,8 @@ def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) 
 def by_mcp(url: str, operation: Operation, given: dict[str, Any], write: bool = True) -> Any:
     async def ask(tq: TaskQ) -> Any:
         async with Client(mcp_server(tq, write=write, show_args=True)) as client:
-            answer = await client.call_tool(operation.name.replace(".", "_"), given)
+            sent = {name: NONE if value is None else value for name, value in given.items()}
+            answer = await client.call_tool(operation.name.replace(".", "_"), sent)
             return Refused(getattr(answer.content[0], "text", ""), 1) if answer.is_error else answer.structured_content
 
     answer = with_tq(url, ask)  # a group of tasks would wrap an error
