@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import Room
+from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.gates import push, rewrite
 from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Followed, Rows
 from aiotaskq.core.codec import Codec
@@ -37,18 +37,6 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, risen, summed
-
-
-class Changed(Protocol):
-    """A change of a task, as it was read and as it becomes."""
-
-    @property
-    def before(self) -> Task: ...
-    @property
-    def after(self) -> Task: ...
-
-
-C = TypeVar("C", bound=Changed)
 
 
 def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
@@ -154,13 +142,31 @@ def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
         # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
         lost = _lost(tx, tx.tasks(sorted(lost)).values())
-        to_groups(tx, to_children(tx, as_cancelled(lost), now), now)
+        to_groups(tx, to_children(tx, [_cancelled(*each) for each in lost.items()], now), now)
     return len(lost)
 
 
 def _lost(tx: Rows, tasks: Iterable[Task]) -> dict[str, str]:
-    children = [task for task in tasks if task.waits and task.parked]
-    return lost_parents(children, tx.look(sorted({parent for child in children for parent in parents_of(child)})))
+    """Return, by the id of a child, a parent that is gone, where fewer parents than it waits for hold it up."""
+    children = [
+        (task, [parent for parent, _ in task.flow.parents])
+        for task in tasks
+        if task.flow and task.waits and task.parked
+    ]
+    known = tx.look(sorted({parent for _, parents in children for parent in parents}))
+    lost = {}
+    for child, parents in children:
+        gone = next((parent for parent in parents if parent not in known), None)
+        there = [known[parent] for parent in parents if parent in known]
+        if gone is not None and live_parents(child.task_id, there) < child.waits:
+            lost[child.task_id] = gone
+    return lost
+
+
+def _cancelled(child_id: str, gone: str) -> tuple[Task, Task]:
+    """Return a change for ``to_children``, as if the parent that is gone had been cancelled, for one child."""
+    after = Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=Flow(children=((child_id, CANCEL),)))
+    return after.replace(status=Status.RUNNING), after
 
 
 def mend_groups(tx: Rows, ids: Sequence[str], now: int) -> int:
@@ -250,7 +256,7 @@ def waits_again(before: Task, after: Task) -> bool:
     return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
 
 
-def parents_first(changes: Sequence[C], update: Callable[[Sequence[C]], list[bool]]) -> list[bool]:
+def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]], list[bool]]) -> list[bool]:
     """Call ``update`` with those that bring a child back behind the others, in push order: parents before children.
 
     Return what it returns, in the order of ``changes``.
@@ -356,33 +362,3 @@ def follow_deletes(tx: Rows, tasks: Sequence[Task]) -> None:
         now = max(next_seq(0), *[max(task.seq, task.began_at or 0) for task in tied])
         changes = [(task, after) for task in tied if (after := deleted(task, now)) is not task]
         to_groups(tx, to_children(tx, changes, now), now)
-
-
-def lost_parents(children: Iterable[Task], known: Mapping[str, Task]) -> dict[str, str]:
-    """Return, by the id of a child, a parent that is gone, where fewer parents than it waits for hold it up.
-
-    ``known`` are the parents that are there.
-    """
-    lost = {}
-    for child in children:
-        parents = parents_of(child)
-        gone = next((task_id for task_id in parents if task_id not in known), None)
-        there = [known[task_id] for task_id in parents if task_id in known]
-        if gone is not None and live_parents(child.task_id, there) < child.waits:
-            lost[child.task_id] = gone
-    return lost
-
-
-def parents_of(child: Task) -> list[str]:
-    """Return the ids of the tasks for which a child waits."""
-    return [] if child.flow is None else [task_id for task_id, _ in child.flow.parents]
-
-
-def as_cancelled(lost: Mapping[str, str]) -> list[tuple[Task, Task]]:
-    """Return changes of ``lost_parents`` for ``to_children``: as if they had been cancelled, once for each child."""
-    changes = []
-    for child_id, gone in lost.items():
-        flow = Flow(children=((child_id, CANCEL),))
-        after = Task(task_id=gone, type="deleted", status=Status.CANCELLED, flow=flow)
-        changes.append((after.replace(status=Status.RUNNING), after))
-    return changes
