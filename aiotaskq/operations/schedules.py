@@ -255,8 +255,8 @@ async def update(access: Access, given: Changed) -> ScheduleView:
     changes = _options(given, given.timezone or found.timezone)
     del changes["schedule"]
     seen = changes.pop("seen", None)
-    if "type" in changes:
-        changes["task"] = changes.pop("type")
+    if changes.pop("type", found.task_type) != found.task_type:  # that of other processes may stay
+        changes["task"] = given.type
 
     def check(schedule: Schedule) -> None:
         if seen is not None and seen != fields_seen(schedule, access.show_args):

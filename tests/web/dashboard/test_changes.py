@@ -103,6 +103,20 @@ async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(
     assert done.status_code == 303 and (await tq.schedules.get(schedule_id)).priority == 4
 
 
+async def test_a_schedule_whose_type_is_handled_by_nobody_here_is_edited(browse: Browse, tq: TaskQ) -> None:
+    tq.elsewhere("theirs")
+    schedule_id = (await tq.schedules.add("n", "theirs", interval=60)).task_id
+    tq.registered.elsewhere.clear()
+    address = f"schedule-form?id={schedule_id}"
+    fields = {**SCHEDULE, "type": "theirs", "schedule": schedule_id}
+    fields["seen"] = seen_of((await browse.get(address)).text)
+    assert (await send(browse, "schedules.update", address, **fields, priority="4")).status_code == 303
+    fields["seen"] = seen_of((await browse.get(address)).text)
+    refused = await send(browse, "schedules.update", address, **fields | {"type": "gret"})
+    assert refused.status_code == 422 and "did you mean" in refused.text
+    assert ((found := await tq.schedules.get("n")).priority, found.task_type) == (4, "theirs")
+
+
 async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
