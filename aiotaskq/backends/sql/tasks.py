@@ -197,12 +197,8 @@ def cancelling(tx: Tx, ids: Sequence[str]) -> list[str]:
     ]
 
 
-def get(tx: Tx, ids: Sequence[str]) -> list[Task | None]:
-    found = {
-        row.task_id: to_task(row)
-        for part in chunks(ids)
-        for row in tx.connection.execute(select(TASKS).where(c.task_id.in_(part)))
-    }
+def get(tx: SqlTransaction, ids: Sequence[str]) -> list[Task | None]:
+    found = tx.look(ids)
     return [found.get(task_id) for task_id in ids]
 
 

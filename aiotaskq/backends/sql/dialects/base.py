@@ -45,7 +45,7 @@ from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 
-__all__ = ["Dialect", "Tx"]
+__all__ = ["Dialect", "ServerDialect", "Tx"]
 
 T = TypeVar("T")
 S = TypeVar("S", Select[Any], Update)
@@ -126,55 +126,21 @@ class Dialect(ABC):
     single_writer: ClassVar[bool] = False
     """Whether a transaction locks the whole database, so that another connection waits for the caller's own."""
 
-    def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
-        """Return the URL and the arguments of a connection for the synchronous driver."""
-        return url, {}
-
-    def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
-        """Return the URL and the arguments of a connection for SQLAlchemy, and what opens one of the async driver.
-
-        ``own`` is whether only this package uses the connection. Needed unless the dialect has its own
-        ``async_engine``.
-        """
-        raise NotImplementedError(f"{type(self).__name__}: define async_arguments, or async_engine")
-
+    @abstractmethod
     def sync_engine(self, url: URL, **options: Any) -> Engine:
         """Return a synchronous engine for a parsed URL. Raises MissingExtra."""
-        url, arguments = self.sync_arguments(url)
-        # A connection that a restarted server has forgotten must not surface in code that does not retry.
-        options = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
-        return create(create_engine, url, self.extras, **options)
 
+    @abstractmethod
     def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
         """Return an asynchronous engine for a parsed URL. Raises MissingExtra.
 
-        With ``connected``, which is called with each new connection of the driver, only this package uses it.
+        With ``connected``, which is called with each new connection of the driver of a server, only this package uses
+        it.
         """
-        url, arguments, open_one = self.async_arguments(url, connected is not None)
 
-        async def creator(**given: Any) -> Any:
-            driver = await in_time(open_one(**given))
-            keep_alive(driver)
-            if connected is not None:
-                connected(driver)
-            return driver
-
-        arguments["async_creator_fn"] = creator
-        options = {"isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
-        return create(create_async_engine, url, self.extras, **options)
-
+    @abstractmethod
     def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
         """Return the connections of a database for the running loop; nothing is opened yet."""
-        options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
-        engine = self.async_engine(database.url, connected, **options)
-        return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
-
-    def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:
-        """Let the server cancel, within this block, each statement of the transaction that takes longer.
-
-        Not called for a database that is no server.
-        """
-        return nullcontext()
 
     def notifier(self, database: Transactions, listeners: Listeners, given: URL) -> Notifier:
         """Return what passes hints between processes; ``given`` is the URL with all of its options."""
@@ -355,6 +321,50 @@ class Dialect(ABC):
     def text_encoding(self, connection: Connection) -> str:
         """Return the encoding of the bytes that ``raw_value`` returns for texts."""
         return "UTF-8"
+
+
+class ServerDialect(Dialect):
+    """One database server."""
+
+    def sync_arguments(self, url: URL) -> tuple[URL, dict[str, Any]]:
+        """Return the URL and the arguments of a connection for the synchronous driver."""
+        return url, {}
+
+    @abstractmethod
+    def async_arguments(self, url: URL, own: bool) -> tuple[URL, dict[str, Any], Open]:
+        """Return the URL and the arguments of a connection for SQLAlchemy, and what opens one of the async driver.
+
+        ``own`` is whether only this package uses the connection.
+        """
+
+    def sync_engine(self, url: URL, **options: Any) -> Engine:
+        url, arguments = self.sync_arguments(url)
+        # A connection that a restarted server has forgotten must not surface in code that does not retry.
+        options = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
+        return create(create_engine, url, self.extras, **options)
+
+    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+        url, arguments, open_one = self.async_arguments(url, connected is not None)
+
+        async def creator(**given: Any) -> Any:
+            driver = await in_time(open_one(**given))
+            keep_alive(driver)
+            if connected is not None:
+                connected(driver)
+            return driver
+
+        arguments["async_creator_fn"] = creator
+        options = {"isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
+        return create(create_async_engine, url, self.extras, **options)
+
+    def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
+        options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
+        engine = self.async_engine(database.url, connected, **options)
+        return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
+
+    def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:
+        """Let the server cancel, within this block, each statement of the transaction that takes longer."""
+        return nullcontext()
 
 
 class Tx:

@@ -16,7 +16,7 @@ from aiotaskq.backends.change import Change
 from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey, S, for_one_key
+from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, S, ServerDialect, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import Columns, parts
@@ -62,7 +62,7 @@ def _by_gate(query: PerKey) -> Select[Any]:
     return statement.with_hint(text=f"FORCE INDEX ({index})", selectable=TASKS)
 
 
-class MysqlDialect(Dialect):
+class MysqlDialect(ServerDialect):
     """MySQL and MariaDB."""
 
     name = "mysql"

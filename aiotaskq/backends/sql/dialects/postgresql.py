@@ -54,7 +54,7 @@ from aiotaskq.backends.sql.claim_statements import (
 )
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.connections import Notifier, Transactions
-from aiotaskq.backends.sql.dialects.base import Dialect, Open, Order, PerKey
+from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, ServerDialect
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
@@ -258,7 +258,7 @@ async def _nothing(_connection: object) -> None:
     pass
 
 
-class PostgresqlDialect(Dialect):
+class PostgresqlDialect(ServerDialect):
     """PostgreSQL."""
 
     name = "postgresql"
