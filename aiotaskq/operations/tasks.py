@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs, to_builtins
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.core.validation import check_json
-from aiotaskq.errors import NotSupported, QueueFull, TaskConflict
+from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, NO_NUL, Cursor, Id, Instant, Key, Limit, Name, Seconds
 from aiotaskq.operations.hidden import error_filter
@@ -267,7 +267,7 @@ async def push(access: Access, given: PushBody) -> Pushed:
     return Pushed(handle.task_id, handle.created)
 
 
-@tasks(example=(None, {"tasks": [VIEW], "next": ID}))
+@tasks(raises=(NotFound,), example=(None, {"tasks": [VIEW], "next": ID}))
 async def list_(access: Access, given: Listed) -> TaskPage:
     """List tasks, newest first.
 
