@@ -114,8 +114,8 @@ After = Annotated[int, option("--after", min=0, metavar="N", help=tr("Only entri
 @app.command(
     "log",
     cls=Command,
-    help=tr("Show what a task has written with log and emit, which may be secret; with --follow until its end."),
-    short_help=tr("Show, and follow, what a task has written with log and emit."),
+    help=tr("Show what a task has written with log and stream, which may be secret; with --follow until its end."),
+    short_help=tr("Show, and follow, what a task has written with log and stream."),
 )
 def log(
     task_id: TaskId,

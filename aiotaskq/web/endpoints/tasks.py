@@ -24,7 +24,7 @@ EVENTS = (
     own_problems=(403,),
 )
 async def task_events(call: Call) -> ApiResponse:
-    """Stream what a task writes with log and emit, as server-sent events, until it has ended.
+    """Stream what a task writes with log and stream, as server-sent events, until it has ended.
 
     What was emitted comes as a message, a line of the log as an event "log", the status as an event "end". After a lost
     connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
