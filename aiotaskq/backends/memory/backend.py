@@ -40,14 +40,15 @@ class MemoryBackend(MemoryReads):
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
         self._running = Running(self._tasks, objects)
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
+        verbs = self._insert, self._move, self._update
         self._tx = MemoryTransaction(
-            self._tasks, self.queues.paused, self._ended, self.listeners, self._insert, self._move, self
+            self._tasks, self.queues.paused, self._ended, self.listeners, *verbs, self._side.owned, self
         )
         self._keep_beside(MemoryTransactions(*self._parts()))
 
     def _parts(self) -> tuple[Any, ...]:
         """Return the arguments of ``MemoryTransactions``."""
-        return self._tx, self._side, self._lock, self._update, self.notify_updated, self.listeners
+        return self._tx, self._lock, self.notify_updated, self.listeners
 
     def _keep_beside(self, store: MemoryTransactions) -> None:
         self.transactions = store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypeVar
 
-from aiotaskq.backends.change import Change, Room
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import admit_touched, bounds_waiting, check_max_waiting
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store, Transaction
@@ -15,7 +15,7 @@ from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import MemoryReads
-from aiotaskq.backends.memory.side_rows import MemorySideRows
+from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.task import FINAL, RUNNING, Task
 from aiotaskq.core.usage import Usage, budget_gate
@@ -28,6 +28,8 @@ Notify = Callable[[Sequence[Change], Sequence[bool]], None]
 class MemoryTransaction(GateRows, GroupRows, Transaction):
     """The rows of a backend. A verb that writes tasks with a flow calls ``end`` then: there is one object for all."""
 
+    joined = False
+
     def __init__(
         self,
         rows: dict[str, Task],
@@ -36,21 +38,23 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         listeners: Listeners,
         insert: Callable[[Task], Task],
         replace: Callable[[Task, Task], None],
+        update: Update,
+        side: MemoryOwnedRows,
         reads: MemoryReads,
     ) -> None:
-        """``insert`` and ``replace`` are those of the backend: for one row, with its indexes."""
+        """``insert``, ``replace`` and ``update`` are of the backend, the first two for one row with its indexes."""
         GateRows.__init__(self, rows, paused)
         GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
         self._own, self._listeners = rows, listeners
-        self._insert, self._replace, self._reads = insert, replace, reads
+        self._insert, self._replace, self._update, self._reads = insert, replace, update, reads
+        self.tx, self.side, self.check_room = self, side, reads.check_room
+        self.written: list[tuple[Sequence[Change], list[bool]]] = []
+        """What ``update`` has written, and which changes held."""
         self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
         self.heard: Callable[[Followed], None] = lambda followed: None
         """Called with what followed."""
         self.check: Callable[[Sequence[Task]], None] = lambda tasks: None
         """Called with new tasks before they are inserted."""
-
-    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        self._reads.check_room(tasks, room)
 
     def take(self, other: MemoryTransaction) -> None:
         """Take over the groups and the gates of another store."""
@@ -77,6 +81,31 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         for task_id, usage in usages.items():
             self._own[task_id] = self.rows[task_id].replace(usage=usage)
+
+    # ---- beside tasks ----
+
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
+        """Read nothing ahead: all rows are in this process."""
+
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        held = self._update(changes)
+        self.written.append((changes, held))
+        return held
+
+    def touch(self, task: Task) -> None:
+        """Gates are admitted with each change."""
+
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        texts: list[str | None] = []
+        for row, (fence, seq) in zip(rows, holders, strict=True):
+            task = self.rows.get(row.owner)
+            runs = task is not None and task.status is RUNNING and task.fence == fence and task.seq == seq
+            texts.append(self.side.first(kind, row).text if runs else None)
+        return texts
+
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
+        rows = [self.rows[task_id] for task_id in ids if task_id in self.rows]
+        return {row.task_id: Run(row.status, row.fence, row.seq, row.began_at) for row in rows}
 
     # ---- for the backend ----
 
@@ -127,68 +156,24 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         return touched.wakes
 
 
-class MemoryBeside:
-    """The rows of this process, under the lock."""
-
-    joined = False
-
-    def __init__(self, tx: MemoryTransaction, side: MemorySideRows, update: Update) -> None:
-        self.tx, self._rows, self._update = tx, tx.rows, update
-        self.side = side.owned
-        self.tasks, self.write_usage, self.check_room = tx.tasks, tx.write_usage, tx.check_room
-        self.written: list[tuple[Sequence[Change], list[bool]]] = []
-
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        """Read nothing ahead: all rows are in this process."""
-
-    def update(self, changes: Sequence[Change]) -> list[bool]:
-        held = self._update(changes)
-        self.written.append((changes, held))
-        return held
-
-    def touch(self, task: Task) -> None:
-        """Gates are admitted with each change."""
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        texts: list[str | None] = []
-        for row, (fence, seq) in zip(rows, holders, strict=True):
-            task = self._rows.get(row.owner)
-            runs = task is not None and task.status is RUNNING and task.fence == fence and task.seq == seq
-            texts.append(self.side.first(kind, row).text if runs else None)
-        return texts
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        rows = [self._rows[task_id] for task_id in ids if task_id in self._rows]
-        return {row.task_id: Run(row.status, row.fence, row.seq, row.began_at) for row in rows}
-
-
 class MemoryTransactions(Store):
     """Transactions of one store in memory: one at a time, under its lock."""
 
     wakes_later = False
 
-    def __init__(
-        self,
-        tx: MemoryTransaction,
-        side: MemorySideRows,
-        lock: BriefLock,
-        update: Update,
-        notify: Notify,
-        listeners: Listeners,
-    ) -> None:
-        """``update`` writes changes under the lock, ``notify`` sends their hints."""
+    def __init__(self, tx: MemoryTransaction, lock: BriefLock, notify: Notify, listeners: Listeners) -> None:
+        """``notify`` sends the hints of changes."""
         self._tx, self._lock, self._notify, self._listeners = tx, lock, notify, listeners
-        self._beside = MemoryBeside(tx, side, update)
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
         return self.run(body)
 
-    def run(self, body: Callable[[MemoryBeside], T]) -> T:
+    def run(self, body: Callable[[MemoryTransaction], T]) -> T:
         """Do so without a coroutine."""
         with self._lock:
-            written = self._beside.written = []
-            answer = body(self._beside)
+            written = self._tx.written = []
+            answer = body(self._tx)
             wakes = self._tx.end()
         for changes, held in written:
             self._notify(changes, held)
@@ -199,9 +184,9 @@ class MemoryTransactions(Store):
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
         with self._lock:
-            return body(self._beside)
+            return body(self._tx)
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
         with self._lock:
-            return self._beside.add_held(kind, rows, holders)
+            return self._tx.add_held(kind, rows, holders)
