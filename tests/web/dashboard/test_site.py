@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -16,7 +17,7 @@ from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.reply import POLICY
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 
@@ -228,3 +229,10 @@ async def test_without_a_token_only_names_of_this_machine_are_served(tq: TaskQ) 
         assert (await browse.get("tasks", headers={"Host": "evil.example"})).status_code == 403
         leads = await browse.get("http://localhost/")
         assert (leads.status_code, leads.headers["location"]) == (303, "dashboard/")
+
+
+async def test_every_icon_of_a_page_is_drawn(browse: Browse, tq: TaskQ) -> None:
+    drawn = set(re.findall(r'<symbol id="([a-z-]+)"', (await browse.get("static/icons.svg")).text))
+    for name in MENU:
+        used = set(re.findall(r'icons\.svg#([^"]*)"', (await browse.get(name or "./")).text))
+        assert f"page-{name or 'overview'}" in used and used <= drawn, name
