@@ -195,7 +195,7 @@ def command_on_several(
         else:
             echo(tr(marked("that match: {count}") if counted.dry_run else done, count=f"{counted.count:,}"))
 
-    help = " ".join(tr(each.summary) for each in (operation, of_many) if each is not None)
+    help = "\n\n".join(tr(each.summary) for each in (operation, of_many) if each is not None)
     register(app, operation.verb.replace("_", "-"), run, taken, help, tr(operation.summary))
 
 
@@ -310,6 +310,8 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
     metavar = METAVARS.get(told.kind)
     if told.words and told.kind is str:
         metavar = "|".join(told.words)
+    elif told.words:
+        help += ": " + ", ".join(told.words)
     if by_place:
         given: Any = typer.Argument(metavar=metavar or told.name.upper(), help=help, autocompletion=complete, **bounds)
     elif told.kind is bool:

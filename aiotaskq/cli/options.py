@@ -138,7 +138,6 @@ Target = Annotated[
 ]
 Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard output."))]
 Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
-Params = Annotated[bool, option("--params", help=tr("Show params and results, which may contain secrets."))]
 Host = Annotated[
     str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the dashboard and the operations API."))
 ]
