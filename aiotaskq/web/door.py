@@ -41,6 +41,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         path += f"/{operation.verb.removesuffix(table.MANY)}"
     example, answer = operation.example
     schema = _without_path(operation)
+    types = {each.name: each.type for each in msgspec.structs.fields(operation.params)}
 
     async def run(call: Call) -> ApiResponse:
         given = call.body if operation.changes else call.query
@@ -63,6 +64,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         summary=operation.summary.rstrip("."),
         description=operation.description,
         run=run,
+        thing=types.get(operation.thing or "", str),
         query=None if operation.changes else schema,
         body=schema if operation.changes else None,
         example=example,

@@ -92,6 +92,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     description: str
     run: Run
+    thing: Any = str
+    """The type of the name in the path."""
     query: Any = None
     body: Any = None
     example: Any = None

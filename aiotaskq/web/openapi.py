@@ -8,17 +8,9 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.web.endpoint import JSON, Endpoint
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, make_problem
 
-_PATH = {
-    "task_id": MAX_ID,
-    "schedule_id": MAX_ID,
-    "group_id": MAX_ID,
-    "queue": MAX_NAME,
-    "worker_id": MAX_NAME,
-}
 _NO_CONTROL = "^[^\\u0000-\\u001f\\u007f]+$"
 _WORDS = {
     400: ("NotJson", "body: JSON is malformed"),
@@ -47,7 +39,7 @@ def parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"type": "string", "minLength": 1, "maxLength": _PATH.get(name, MAX_KEY), "pattern": _NO_CONTROL},
+            "schema": schema_of(endpoint.thing) | {"pattern": _NO_CONTROL},
         }
         for name in re.findall(r"{(\w+)}", endpoint.path)
     ]

@@ -6,6 +6,7 @@ from typing import Any
 
 from aiotaskq.core.validation import MAX_ID, check_key
 from aiotaskq.operations.table import Access
+from aiotaskq.operations.tasks import TaskId
 from aiotaskq.web.endpoint import ApiResponse, Call, Success, get, respond
 from aiotaskq.web.event_stream import EVENT_STREAM, EventsQuery, event_stream, last_event
 
@@ -20,6 +21,7 @@ EVENTS = (
     "aiotaskq tasks",
     Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
     Success(204, "The browser has had the last event"),
+    thing=TaskId,
     query=EventsQuery,
     own_problems=(403,),
 )
