@@ -50,12 +50,12 @@ async def test_schedules_live_in_sql_and_fire_into_redis(url: str, tmp_path: Pat
     async def job() -> None:
         ran.set()
 
-    scheduler = tq.scheduler  # it runs with the workers, since it is used
+    schedules = tq.schedules  # the scheduler runs with the workers, since it is used
     async with tq.running():
-        schedule = await scheduler.add_scheduler_task("n", "job", "once", execute_at=1)
+        schedule = await schedules.add("n", "job", at=1)
         async with asyncio.timeout(watchdog()):
             await ran.wait()
-        (task,) = await tq.find(scheduler_task_id=schedule)
+        (task,) = await tq.find(scheduler_task_id=schedule.task_id)
         await tq.handle(task.task_id).result(timeout=watchdog())
 
 
