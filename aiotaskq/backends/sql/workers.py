@@ -12,6 +12,7 @@ from aiotaskq.backends.sql.claim_statements import RUNNING
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
+from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.task import Status, Task
@@ -74,6 +75,19 @@ class SqlWorkers(Workers):
         query = select(c.task_id, c.fence, c.cancel_requested).where(*mine)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [(task_id, fence, bool(cancel)) for task_id, fence, cancel in rows]
+
+    async def held_by(self, owners: Sequence[str]) -> dict[str, list[str]]:
+        names = [name for owner in owners for name in (owner, f"{owner}{ALONE}")]
+        found: dict[str, list[str]] = {owner: [] for owner in owners}
+
+        def body(connection: Connection) -> None:  # in few statements: each open page of workers reads this
+            for part in chunks(names):
+                query = select(c.lease_owner, c.task_id).where(c.status == RUNNING, c.lease_owner.in_(part))
+                for owner, task_id in connection.execute(query):
+                    found[owner.removesuffix(ALONE)].append(task_id)
+
+        await self._database.read(body)
+        return found
 
 
 def _row(worker: WorkerInfo) -> dict[str, Any]:
