@@ -38,8 +38,8 @@ def make_policy(
 
     Args:
         read_only: every request for a change is answered with 403.
-        show_args: a task and a schedule are shown with params and result, lists too if they are asked to
-            (``?show=params``), and stored values can be read. Without it none of them ever is, and no filter finds
+        show_args: tasks and schedules are shown with params and results where that is asked for (``?params=true``),
+            and stored values can be read. Without it none of them ever is, and no filter finds
             them: of an error only the type is shown and searched.
         origins: other origins (``https://ops.example.com``) whose pages may ask for changes.
         max_body: bytes of a request's body; longer ones get 413.
