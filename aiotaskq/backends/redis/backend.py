@@ -20,8 +20,7 @@ from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
-from aiotaskq.backends.redis.gates import RedisGateReads
-from aiotaskq.backends.redis.groups import RedisGroupReads
+from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ, Newest, read_heads

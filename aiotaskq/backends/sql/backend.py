@@ -19,8 +19,7 @@ from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.gates import SqlGateReads
-from aiotaskq.backends.sql.groups import SqlGroupReads
+from aiotaskq.backends.sql.flow_reads import SqlGateReads, SqlGroupReads
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of

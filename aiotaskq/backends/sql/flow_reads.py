@@ -1,23 +1,27 @@
-"""What is read of gates in SQL: the table ``aiotaskq_gate``, and the tasks at gates."""
+"""What is read of gates and groups in SQL, and of the tasks there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy import String, bindparam, func, select
+from sqlalchemy import Connection, String, and_, bindparam, func, or_, select, true
 
 from aiotaskq.backends.gates import GateReads
+from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.gate_rows import PARKED_AT, STATUS, parked_at
-from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow
+from aiotaskq.backends.sql.group_rows import to_group
+from aiotaskq.backends.sql.rows import GATES, GROUPS, MEMBERS, SLOTS, TASKS, decode_flow
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.gate import Bounds, GateState
+from aiotaskq.core.groups import GroupState, Member
 
 T = TypeVar("T")
 c, g, s = TASKS.c, GATES.c, SLOTS.c
+r, m = GROUPS.c, MEMBERS.c
 _KEY: Final = bindparam("key_", type_=String)
 _QUEUE: Final = bindparam("queue", type_=String)
 _READY_AT: Final = (c.run_at < PARKED_AT, STATUS == PENDING, c.queue == _QUEUE)
@@ -86,3 +90,58 @@ class SqlGateReads(GateReads):
 
     async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
         return await self._database.read(lambda connection: body(SqlTransaction(connection, self._database.dialect)))
+
+
+class SqlGroupReads(GroupReads):
+    """The groups of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        def body(connection: Connection) -> list[GroupState]:
+            query = select(GROUPS).order_by(r.created_at.desc(), r.group_id.desc()).limit(limit)
+            if ended is not None:
+                query = query.where(r.ended_at.is_not(None) if ended else r.ended_at.is_(None))
+            if after is not None:
+                last = connection.execute(select(r.created_at).where(r.group_id == after)).scalar()
+                if last is None:
+                    return []
+                query = query.where(or_(r.created_at < last, and_(r.created_at == last, r.group_id < after)))
+            return [to_group(row) for row in connection.execute(query)]
+
+        return await self._database.read(body)
+
+    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
+        begins = func.substr(r.group_id, 1, len(prefix)) == prefix
+        query = select(r.group_id).where(begins).order_by(r.group_id).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            Member(
+                group_id=row.group_id,
+                position=row.position,
+                member_id=row.member_id,
+                name=row.name,
+                is_group=bool(row.is_group),
+            )
+            for row in rows
+        ]
+
+    async def cancelling(self, limit: int) -> list[str]:
+        query = select(r.group_id).where(r.ended_at.is_(None), r.cancel_requested == true()).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def over(self, before: int, limit: int) -> list[str]:
+        where = (r.ended_at < before, r.needed_by == 0, r.parent_id.is_(None))
+        query = select(r.group_id).where(*where).order_by(r.ended_at).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def children(self, limit: int, after: str) -> tuple[list[str], str]:
+        waiting = (self._database.dialect.pending[-1], c.live_gate.is_(None), c.waits > 0, c.task_id > after)
+        query = select(c.task_id).where(*waiting).order_by(c.task_id).limit(limit)
+        ids = list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+        return ids, ids[-1] if len(ids) == limit else ""
