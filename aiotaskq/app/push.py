@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +14,7 @@ from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.foreign_names import unknown_options
+from aiotaskq.core.guess import guess
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import KINDS, Gating, specs_of
@@ -158,9 +158,8 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
     if isinstance(name := found.get("key"), str):
         if name not in inspect.signature(function).parameters:
             known = ", ".join(accepted := list(inspect.signature(function).parameters)) or "none"
-            close = difflib.get_close_matches(name, accepted, n=1)
-            guess = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known}{guess}")
+            meant = guess(name, accepted)
+            raise ValidationError(f"key: the handler has no parameter {name!r:.40}; there is: {known}{meant}")
         found["key"] = functools.partial(_param, name)
     if "throttle" not in found and "debounce" not in found and "key" in found:
         raise ValidationError("key: it is that of debounce or throttle; give one of the two, too")

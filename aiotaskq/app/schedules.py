@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Unpack
@@ -12,6 +11,7 @@ from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.backfill import LIMIT
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.foreign_names import unknown_options
+from aiotaskq.core.guess import guess
 from aiotaskq.core.preview import starts
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, new_schedule, timing_of
 from aiotaskq.core.task import run_options
@@ -148,9 +148,8 @@ class Schedules:
             ids = ", ".join(printable(each.task_id) for each in named[:5])
             raise TaskConflict(f"schedule: several have the name {printable(schedule)}; use an id: {ids}")
         if not named:
-            close = difflib.get_close_matches(schedule, [each.name for each in known], 1)
-            guess = f"; did you mean {printable(close[0])!r}?" if close else ""
-            raise NotFound(f"there is no schedule {printable(schedule)}{guess}")
+            meant = guess(schedule, [printable(each.name) for each in known])
+            raise NotFound(f"there is no schedule {printable(schedule)}{meant}")
         return named[0]
 
     async def _id(self, schedule: str) -> str:

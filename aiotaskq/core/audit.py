@@ -19,7 +19,7 @@ MAX_TARGETS = 50
 MAX_TEXT = 300
 """Characters of an actor, and of each target."""
 
-Door = Literal["dashboard", "api", "cli", "mcp", "unknown"]
+Door = Literal["dashboard", "api", "cli", "mcp", "program", "unknown"]
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +29,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     at: int
     """When it was made, in microseconds UTC."""
     door: Door
-    """What it was made with: the dashboard, the operations API, the command line or the MCP server.
+    """What it was made with: the dashboard, the operations API, the command line, the MCP server or ``operate``.
 
     ``unknown`` where the entry cannot be read.
     """

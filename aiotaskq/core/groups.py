@@ -10,7 +10,6 @@ locks what a rule needs, and writes what it returns (``backends.flow.groups``).
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,6 +20,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import PARKED, Flow
+from aiotaskq.core.guess import guess
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.outcome import Cancelled, settle
@@ -342,9 +342,8 @@ def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
     for name, after in parents.items():
         for parent in after:
             if parent not in parents:
-                close = difflib.get_close_matches(parent, parents, n=1)
-                guess = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow{guess}")
+                meant = guess(parent, parents)
+                raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow{meant}")
     children: dict[str, list[str]] = {name: [] for name in parents}
     for name, after in parents.items():
         for parent in set(after):

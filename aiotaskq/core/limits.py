@@ -6,7 +6,6 @@ which gates let tasks pass.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -22,6 +21,7 @@ from msgspec.structs import force_setattr, replace
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.guess import guess
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import INT32, MAX_KEY, MAX_NAME, TEN_YEARS, check_int, check_key, check_seconds, shown
@@ -407,7 +407,5 @@ def _no_parameter(field: str, name: str, type: str, accepted: Collection[str]) -
         return ValidationError(
             f"{field}: {name!r} is a part of a parameter of {type}(); give a function: lambda params: params{path}"
         )
-    close = difflib.get_close_matches(name, accepted, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
     known = ", ".join(sorted(accepted)) or "none"
-    return ValidationError(f"{field}: {type}() has no parameter {name!r}; there is: {known}{guess}")
+    return ValidationError(f"{field}: {type}() has no parameter {name!r}; there is: {known}{guess(name, accepted)}")

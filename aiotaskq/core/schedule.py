@@ -7,7 +7,6 @@ Documented fields keep epoch **seconds**; ``now`` and due times are integer **mi
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
@@ -20,6 +19,7 @@ from aiotaskq.core.calendars import CalendarRule, check_calendar
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import AiotaskqError, ValidationError
 from aiotaskq.core.firing_record import FiringRecord, recorded
+from aiotaskq.core.guess import guess
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant
 from aiotaskq.core.masking import Redacted
@@ -327,7 +327,7 @@ def changed(schedule: Schedule, now: int, **changes: Any) -> Schedule:
         if field in ("enabled", "next_run_at"):
             raise ValidationError(f"{field}: cannot be set; pause and resume do that")
         if field not in _EDITABLE:
-            raise ValidationError(f"{field}: cannot be changed{_guess(field, _EDITABLE)}")
+            raise ValidationError(f"{field}: cannot be changed{guess(field, _EDITABLE)}")
     kept = {field: getattr(schedule, field) for field in _EDITABLE}
     if changes.get("schedule_type", schedule.schedule_type) != schedule.schedule_type:
         kept[_NEEDS.get(schedule.schedule_type, "execute_at")] = None
@@ -418,10 +418,5 @@ def _parsed(expression: str, timezone: str) -> Cron:
 def _choice(field: str, value: object, choices: Iterable[str]) -> str:
     if isinstance(value, str) and value in choices:
         return value
-    guess = _guess(value, choices) if isinstance(value, str) else ""
-    raise ValidationError(f"{field}: must be one of {', '.join(choices)} (got {value!r:.60}){guess}")
-
-
-def _guess(word: str, words: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word[:64].lower(), words, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    meant = guess(value.lower(), choices) if isinstance(value, str) else ""
+    raise ValidationError(f"{field}: must be one of {', '.join(choices)} (got {value!r:.60}){meant}")

@@ -31,7 +31,7 @@ async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Se
     log.info("{}: {} {} by {}", door, action, printable(", ".join(targets)), printable(actor) or "-")
     now = queue.clock.now()
     queue.hooks.call(OPERATED, now, action=action, actor=actor, targets=list(targets))
-    if door in ("api", "cli") and action in BY_PROGRAMS:
+    if door in ("api", "cli", "program") and action in BY_PROGRAMS:
         return
     try:
         await queue.backend.audit.add(audit_entry(now, door, action, actor, targets))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import re
@@ -20,6 +19,7 @@ from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
 from aiotaskq.core.gate import Bounds
+from aiotaskq.core.guess import guess
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
@@ -433,9 +433,7 @@ def _local_names() -> Mapping[str, Any]:
 
 def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
     """Return the error for a type without a handler, with the most similar known name."""
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f"; did you mean {close[0]!r}?" if close else ""
-    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess}")
+    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess(name, known)}")
 
 
 class ParamsMisfit(TypeError):
@@ -468,9 +466,8 @@ def fitted(handler: Handler | None, params: Any) -> Any:
         return handler.stored(params) if handler.typed else params
     if accepted is not None and (unknown := [name for name in params if name not in accepted]):
         free = accepted - params.keys() - handler.injected.keys()
-        close = difflib.get_close_matches(str(unknown[0]), free, n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{guess}")
+        meant = guess(str(unknown[0]), free)
+        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{meant}")
     lacking = ", ".join(map(repr, sorted(required - params.keys())))
     raise ValidationError(f"params: {handler.name}() needs {lacking}")
 

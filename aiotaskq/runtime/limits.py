@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -13,6 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.gate import Bounds, GateChange, GateState
+from aiotaskq.core.guess import guess
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate, names_gate
 from aiotaskq.core.task import SECOND
@@ -226,11 +226,9 @@ class Limits:
                 return
             known.update(worker.limits)
         known.update(state.gate.key for state in await self._gates.find())
-        close = difflib.get_close_matches(key, sorted(known), n=1)
-        guess = f"; did you mean {close[0]!r}?" if close else ""
         raise NotFound(
             f"limit {key!r}: no handler declares it, and no task has passed it "
-            f"(limits list shows those in use; limits set makes one){guess}"
+            f"(limits list shows those in use; limits set makes one){guess(key, known)}"
         )
 
     async def _change(self, key: str, change: GateChange, verb: str) -> LimitState:

@@ -22,6 +22,7 @@ from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Task
+from aiotaskq.operations import operate
 from aiotaskq.runtime.hooks import HookName
 from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
@@ -367,6 +368,7 @@ class TaskQ(Hinted, Operations):
     rerun = blocking(AsyncTaskQ.rerun, _handle)
     health = blocking(AsyncTaskQ.health)
     resize = blocking(AsyncTaskQ.resize)
+    operate = blocking(operate)
     invalid_rows = reading(AsyncTaskQ.invalid_rows)
 
     @documented_as(AsyncTaskQ.push_call)

@@ -40,6 +40,7 @@ SECTIONS: dict[str, str] = {
 """The names of programs, in the order in which one meets them."""
 HOMES = (aiotaskq, types, errors, codecs)
 MODULES: dict[str, tuple[str, ...] | None] = {
+    "aiotaskq.operations": ("operate",),
     "aiotaskq.testing": None,
     "aiotaskq.log": ("configure", "output", "printable"),
     "aiotaskq.integrations.fastapi": None,

@@ -67,6 +67,23 @@ async def main():
 
 asyncio.run(main())
 """
+PROGRAM = """
+import asyncio, sys
+
+import added
+import aiotaskq.sync
+from aiotaskq import TaskQ
+from aiotaskq.operations import operate
+
+
+async def main():
+    async with TaskQ(sys.argv[1]) as tq:
+        return await operate(tq, "limits.rename_nothing", key="openai")
+
+
+with aiotaskq.sync.TaskQ(sys.argv[1]) as tq:
+    print(asyncio.run(main()).key, tq.operate("limits.rename_nothing", key="openai").key)
+"""
 COMMAND = "import added; from aiotaskq.cli import main; main()"
 
 
@@ -91,6 +108,10 @@ def run(place: Path, *words: str, **env: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return str(done.stdout)
+
+
+def test_programs_run_it_awaited_and_blocking(place: Path) -> None:
+    assert run(place, PROGRAM, "sqlite:///aiotaskq.db") == "openai openai\n"
 
 
 def test_it_is_on_the_command_line_with_help_in_two_languages(place: Path) -> None:

@@ -14,9 +14,10 @@ import msgspec
 import pytest
 import typer
 
+import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.commands import app_for
-from aiotaskq.errors import AiotaskqError
+from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, read
 from aiotaskq.runtime.audit import BY_PROGRAMS
@@ -179,6 +180,11 @@ def by_mcp(url: str, operation: Operation, given: dict[str, Any], write: bool = 
     return answer
 
 
+def by_program(url: str, operation: Operation, given: dict[str, Any]) -> Any:
+    with aiotaskq.sync.TaskQ(url) as tq:
+        return msgspec.to_builtins(tq.operate(operation.name, **given))
+
+
 def by_form(url: str, operation: Operation, given: dict[str, Any], form: dict[str, str], **options: Any) -> None:
     async def ask(tq: TaskQ) -> None:
         async with dashboard.in_starlette(tq, show_args=True, **options) as browse:
@@ -216,6 +222,7 @@ def test_every_door_gives_the_same_answer_and_tells_of_it(name: str, stores: Cal
         "api": by_http(stores("api"), operation, example.given),
         "cli": by_command(stores("cli"), operation, example.given, cli),
         "mcp": by_mcp(stores("mcp"), operation, example.given),
+        "program": by_program(stores("program"), operation, example.given),
     }
     for door, answer in answers.items():
         assert steady(answer) == wanted, door
@@ -225,7 +232,7 @@ def test_every_door_gives_the_same_answer_and_tells_of_it(name: str, stores: Cal
             answers["dashboard"] = None
         logs = {door: told(f"sqlite:///{cli.home}/{door}.db") for door in answers}
         if operation.word in BY_PROGRAMS:
-            assert logs.pop("api") == logs.pop("cli") == []
+            assert logs.pop("api") == logs.pop("cli") == logs.pop("program") == []
         for door, log in logs.items():
             ((told_by, word, targets),) = log
             assert (told_by, word) == (door, operation.word)
@@ -244,6 +251,8 @@ def test_every_door_refuses_what_is_not_there(name: str, stores: Callable[[str],
         by_command(url, operation, given, cli)
     with pytest.raises(Refused) as tool:
         by_mcp(url, operation, given)
+    with pytest.raises(type(wanted.value), match=re.escape(str(wanted.value))):
+        by_program(url, operation, given)
     for refusal in (api, command, tool):
         assert str(wanted.value) in refusal.value.said
     assert (api.value.code, command.value.code) == (status_of(type(wanted.value)), 1)
@@ -276,6 +285,8 @@ def test_every_door_refuses_a_wrong_parameter(name: str, stores: Callable[[str],
         by_command(url, operation, given, cli)
     with pytest.raises(Refused):
         by_mcp(url, operation, given)
+    with pytest.raises(AiotaskqError):
+        by_program(url, operation, given)
     # Where a command takes several things, each is refused by itself.
     assert (api.value.code, command.value.code) == (422, 1 if takes_several(operation) else 2)
     assert told(url) == []
@@ -294,6 +305,14 @@ def test_a_door_that_only_reads_changes_nothing(name: str, stores: Callable[[str
             by_form(url, operation, example.given, example.form, read_only=True)
         assert form.value.code == 403
     assert told(url) == []
+
+
+def test_a_name_that_no_operation_has(stores: Callable[[str], str]) -> None:
+    with (
+        aiotaskq.sync.TaskQ(stores("one")) as tq,
+        pytest.raises(NotFound, match=r"did you mean 'limits\.set'"),
+    ):
+        tq.operate("limits.sett", key="a", cap=1)
 
 
 def test_a_change_is_none_of_the_reads() -> None:

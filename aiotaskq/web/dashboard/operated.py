@@ -16,6 +16,7 @@ DOORS = {
     "api": marked("operations API"),
     "cli": marked("command line"),
     "mcp": marked("MCP server"),
+    "program": marked("program"),
     "unknown": marked("not known"),
 }
 """What changes are made with, as words that are translated."""
