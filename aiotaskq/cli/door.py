@@ -20,8 +20,9 @@ from aiotaskq.cli.layout import columns_of
 from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, SchedulesUrl, Yes, confirm, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
 from aiotaskq.cli.store_access import actor, read_json, with_tq
-from aiotaskq.cli.times import Utc, read_since
+from aiotaskq.cli.times import Utc, read_time
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import PAST
 from aiotaskq.core.validation import INT32
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
@@ -284,6 +285,8 @@ def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
+_BACK = marked("; 2h or 1d12h before now, or 2026-03-28T12:00")
+_ON = marked("; 2h or 1d12h from then on, or 2026-03-28T12:00")
 METAVARS: dict[Any, str] = {
     int: "N",
     float: "NUMBER",
@@ -303,7 +306,7 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
         complete = names.words(told.words)
     help = tr(told.description)
     if told.kind is datetime:
-        help += tr("; as 2h, 1d12h, or 2026-03-28T12:00")
+        help += tr(_BACK if told.name in PAST else _ON)
     if told.nullable:
         bounds = {}
         help += tr("; none takes it away") if operation.thing else ""  # else it is not there yet
@@ -329,7 +332,7 @@ def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect
 def _value(told: Parameter, value: Any, utc: bool) -> Any:
     """Return a parameter as the operation takes it."""
     if told.kind is datetime:
-        return read_since(value, SystemClock().now(), utc, f"--{told.name}")
+        return read_time(told.name, value, SystemClock().now(), utc)
     if told.kind is dict:
         pairs = [_pair(each) for each in value]
         for name, _ in pairs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -11,7 +11,7 @@ import typer
 from aiotaskq.cli.i18n import chinese, marked, tr
 from aiotaskq.cli.options import option
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.instants import from_iso, to_datetime, to_iso
+from aiotaskq.core.instants import from_iso, from_now, seconds_of, to_datetime, to_iso
 from aiotaskq.core.task import SECOND
 
 Utc = Annotated[bool, option("--utc", help=tr("Times are in UTC, not in the local time zone."))]
@@ -24,8 +24,7 @@ UNIT = {
     "s": marked("{count}s"),
     "ms": marked("{count}ms"),
 }
-_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*")
-_SECONDS = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
+_EPOCH = re.compile(r"\d{9,}(\.\d+)?")  # fewer digits are a date, or a duration without its unit
 
 
 def duration(microseconds: int) -> str:
@@ -84,20 +83,21 @@ def shown(text: str | None, utc: bool) -> str:
     return "" if text is None else local(from_iso(text), utc, short=True) or ""
 
 
-def read_since(text: str, now: int, utc: bool, hint: str = "--since") -> datetime:
-    """Return the instant of an option: a duration before now, as 2h or 1d12h, or a date or time of ISO 8601.
+def read_time(name: str, text: str, now: int, utc: bool) -> datetime | float:
+    """Return the instant of an option: a duration from now, as 2h or 1d12h, epoch seconds, or a time of ISO 8601.
 
-    A time without an offset is local, or in UTC with ``utc``. Raises BadParameter.
+    The duration is one before now if ``name`` is about the past. For ``expires`` seconds are returned. A time without
+    an offset is local, or in UTC with ``utc``. Raises BadParameter.
     """
-    seconds, at = 0.0, 0
-    while match := _PART.match(text, at):
-        seconds += float(match[1]) * _SECONDS[match[2]]
-        at = match.end()
     try:
-        if at and at == len(text):
-            return to_datetime(now) - timedelta(seconds=seconds)
+        if name == "expires" and text.isdecimal():
+            return float(text)
+        if (seconds := seconds_of(text)) is not None:
+            return seconds if name == "expires" else from_now(name, seconds, now)
+        if _EPOCH.fullmatch(text):
+            return float(text)
         time = datetime.fromisoformat(text)
         return time if time.tzinfo else time.replace(tzinfo=UTC) if utc else time.astimezone()
     except (ValueError, OverflowError, OSError):
         said = tr("{text} is no duration, as 2h, 30m or 1d12h, and no time, as 2026-03-28T12:00", text=repr(text))
-        raise typer.BadParameter(said, param_hint=hint) from None
+        raise typer.BadParameter(said, param_hint=f"--{name}") from None

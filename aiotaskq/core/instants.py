@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
@@ -11,6 +12,10 @@ from aiotaskq.core.errors import ValidationError
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1) // _MICROSECOND
+PAST: Final = ("since", "until")
+"""Fields whose durations lead back from now; those of others lead on from now."""
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)\s*")
+_SECONDS: Final = {"d": 86_400, "h": 3_600, "min": 60, "m": 60, "s": 1}
 _LAST: Final = 100_000_000_000  # epoch seconds in the year 5138; as milliseconds it was 1973
 
 
@@ -35,6 +40,20 @@ def instant(field: str, value: object) -> int:
     if not 0 <= found <= _LAST * _SECOND:
         raise ValidationError(f"{field}: is not in the years 1970 to 5000 (got {value!r:.60})")
     return found
+
+
+def seconds_of(text: str) -> float | None:
+    """Return the seconds of a duration, as 2h, 30m or 1d12h; None for another text."""
+    seconds, at = 0.0, 0
+    while match := _PART.match(text, at):
+        seconds += float(match[1]) * _SECONDS[match[2]]
+        at = match.end()
+    return seconds if at and at == len(text) else None
+
+
+def from_now(field: str, seconds: float, now: int) -> datetime:
+    """Return the instant so far before now, or after it, as the field wants it. Raises OverflowError."""
+    return to_datetime(now) + timedelta(seconds=-seconds if field in PAST else seconds)
 
 
 def to_datetime(instant: int, zone: tzinfo = UTC) -> datetime:

@@ -14,7 +14,7 @@ from aiotaskq.core.backfill import LIMIT, MAX_LIMIT
 from aiotaskq.core.blackout import BlackoutPolicy
 from aiotaskq.core.calendars import CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
-from aiotaskq.core.instants import instant
+from aiotaskq.core.instants import from_now, instant, seconds_of
 from aiotaskq.core.preview import upcoming
 from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
 from aiotaskq.core.validation import check_json, check_key
@@ -59,7 +59,12 @@ Type = Annotated[Name, Meta(description="The type of its tasks")]
 Params = Annotated[dict[str, Any], Meta(description="The params of its tasks")]
 Shown = Annotated[bool, Meta(description="Show params, which may contain secrets")]
 Moment = (
-    Annotated[str, Meta(description="RFC 3339, or epoch seconds; without an offset in its time zone")]
+    Annotated[
+        str,
+        Meta(
+            description="RFC 3339, without an offset in its time zone; or 2h: from now on, since and until before now"
+        ),
+    ]
     | Annotated[float, Meta(description="Epoch seconds")]
 )
 
@@ -327,8 +332,10 @@ def moment(field: str, value: str | float, timezone: str | None) -> float | date
     if not isinstance(value, str):
         return value
     try:
+        if (seconds := seconds_of(value)) is not None:
+            return from_now(field, seconds, SystemClock().now())
         return float(value) if value.isdecimal() else _aware(datetime.fromisoformat(value), timezone)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValidationError(
             f"{field}: {value!r:.60} is not a time; write it as 2026-03-28T12:00 or 2026-03-28T12:00+01:00"
         ) from None

@@ -17,6 +17,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.instants import from_iso
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
@@ -252,6 +253,10 @@ def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
     found = cli.json("schedules", "backfill", "hourly", *span)
     assert found == {"times": [f"2026-01-05T0{n}:00:00+00:00" for n in range(3)], "pushed": True}
     assert cli.out("schedules", "backfill", "hourly", *span) == "0 tasks pushed\n"
+    now = SystemClock().now() // SECOND
+    found = cli.json("schedules", "backfill", "hourly", "--since", "1d12h", "--until", "1h", "--dry-run")["times"]
+    ages = [now - from_iso(each) // SECOND for each in found]
+    assert len(ages) == 35 and min(ages) > 3_500 and max(ages) < 129_700
     assert "limit: 24 due times" in cli.fails(
         *("schedules", "backfill", "hourly", "--limit", "5"),
         *("--since", "2026-01-06", "--until", "2026-01-07"),

@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import Status, TaskQ
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.types import Task
 from tests.support.command import Cli, prepared, wait_for
@@ -84,6 +85,25 @@ def test_a_push_of_a_debounced_type_says_that_the_waiting_task_was_changed(cli: 
     assert (code, out) == (0, first) and "the task that waits was changed" in err
     assert cli.json(*words, "--throttle", "100000000")["created"] is True
     assert "a task with this key exists" in cli.run(*words, "--throttle", "100000000")[2]
+
+
+def test_a_task_is_due_and_expires_later_than_now(cli: Cli) -> None:
+    begin = SystemClock().now()
+
+    def times(task_id: str) -> list[float | None]:
+        row = cli.json("tasks", "get", task_id)
+        found = (row["run_at"], row["expires_at"])
+        return [None if each is None else (from_iso(each) - begin) / SECOND for each in found]
+
+    def near(*hours: float) -> object:
+        return pytest.approx([each * 3600 for each in hours], abs=within(60))
+
+    task_id = cli.out("push", "a", "--at", "2h", "--expires", "1h30m").strip()
+    assert times(task_id) == near(2, 3.5)
+    assert cli.json("tasks", "edit", task_id, "--at", "1d12h")["task_id"] == task_id
+    assert times(task_id)[:1] == near(36)
+    assert times(cli.out("push", "a", "--delay", "3600", "--expires", "60").strip()) == near(1, 1 + 1 / 60)
+    assert cli.json("tasks", "get", cli.out("push", "a", "--at", "4000000000").strip())["run_at"] == to_iso(4 * 10**15)
 
 
 def test_a_push_uses_the_store_and_defaults_of_the_application(cli: Cli) -> None:

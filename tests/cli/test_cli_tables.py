@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aiotaskq.cli.i18n import width
 from aiotaskq.cli.ids import unique_prefixes
 from aiotaskq.cli.layout import Column, layout, plain_lines
-from aiotaskq.cli.times import duration, local, read_since
+from aiotaskq.cli.times import duration, local, read_time
 from aiotaskq.core.task import SECOND
 
 MINUTE, HOUR, DAY = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND
@@ -59,13 +59,30 @@ NOW = int(datetime(2026, 3, 28, 12, tzinfo=UTC).timestamp()) * SECOND
     ],
 )
 def test_since_is_a_duration_or_a_time(text: str, time: datetime) -> None:
-    assert read_since(text, NOW, utc=True) == time.replace(tzinfo=UTC)
+    assert read_time("since", text, NOW, utc=True) == time.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "read"),
+    [
+        ("until", "2h", datetime(2026, 3, 28, 10, tzinfo=UTC)),
+        ("at", "2h", datetime(2026, 3, 28, 14, tzinfo=UTC)),
+        ("at", "1796000000", 1_796_000_000.0),
+        ("since", "1796000000.5", 1_796_000_000.5),
+        ("since", "20260327", datetime(2026, 3, 27, tzinfo=UTC)),
+        ("expires", "2h", 7_200.0),
+        ("expires", "60", 60.0),
+        ("expires", "2026-03-29T12:00", datetime(2026, 3, 29, 12, tzinfo=UTC)),
+    ],
+)
+def test_a_duration_leads_on_from_now_unless_it_is_about_the_past(name: str, text: str, read: datetime | float) -> None:
+    assert read_time(name, text, NOW, utc=True) == read
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2 weeks", "2h later", "-2h", "soon", "999999999999d", "2026-13-01"])
 def test_other_texts_are_no_since(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="no duration"):
-        read_since(text, NOW, utc=True)
+        read_time("since", text, NOW, utc=True)
 
 
 def test_instants_in_utc() -> None:
