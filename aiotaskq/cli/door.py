@@ -98,7 +98,8 @@ def command(
         else:
             url = store_of(context, db, target) if with_app else db
             app = None if target is None else load_quietly(target)
-            answer, more = with_tq(url, work, place, app, adds=operation.verb in ADDS)
+            # The first use by the application begins a store, too.
+            answer, more = with_tq(url, work, place, app, adds=operation.adds)
         if json:
             echo_json(msgspec.to_builtins(answer))
         else:
@@ -119,10 +120,6 @@ def register(
     run.__signature__ = inspect.Signature(taken)
     run.__annotations__ = {each.name: each.annotation for each in taken}
     app.command(name, cls=Command, help=help, short_help=short or help)(run)
-
-
-ADDS = ("add", "push")
-"""Verbs that begin a store, as the first use by the application does."""
 
 
 def _of_schedules(operation: Operation) -> list[inspect.Parameter]:

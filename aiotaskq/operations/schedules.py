@@ -39,7 +39,7 @@ from aiotaskq.operations.schedule_views import (
     planned_view,
     schedule_view,
 )
-from aiotaskq.operations.table import Access, NotShown, Operations, only
+from aiotaskq.operations.table import Access, Operations, only
 
 
 async def find(tq: TaskQ, text: str) -> str:
@@ -50,7 +50,8 @@ async def find(tq: TaskQ, text: str) -> str:
     return only(text, [each.task_id for each in known if text and each.task_id.startswith(text)])
 
 
-schedules = Operations("schedules", find)
+schedules = Operations("schedules", find, raises=(NotSupported,), raises_for_name=(TaskConflict,))
+"""A store may hold no schedules; several may have the name that is given."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
 ScheduleName = Annotated[Text, Meta(description="The id or the name of a schedule")]
@@ -188,7 +189,7 @@ class Span(Struct, forbid_unknown_fields=True):
     dry_run: Annotated[bool, Meta(description="Only return the due times")] = False
 
 
-@schedules(raises=(NotShown, NotFound, NotSupported), example=(None, {"schedules": [EXAMPLE], "next": None}))
+@schedules(raises=(NotFound,), example=(None, {"schedules": [EXAMPLE], "next": None}))
 async def list_(access: Access, given: Listed) -> SchedulePage:
     """List schedules, in the order in which they were added.
 
@@ -206,7 +207,7 @@ async def list_(access: Access, given: Listed) -> SchedulePage:
     return SchedulePage([schedule_view(each, show) for each in page], more)
 
 
-@schedules(raises=(NotFound, NotSupported), example=(None, {"times": TIMES, "planned": PLANNED}))
+@schedules(raises=(NotFound, TaskConflict), example=(None, {"times": TIMES, "planned": PLANNED}))
 async def preview(access: Access, given: Previewed) -> PlannedTimes:
     """Show the next times of a schedule, or of one that need not be there: what is skipped, and when tasks start.
 
@@ -228,13 +229,13 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
     return PlannedTimes([each.start for each in planned if each.skipped is None], planned)
 
 
-@schedules(thing="schedule", raises=(NotShown, NotSupported), example=(None, EXAMPLE))
+@schedules(thing="schedule", example=(None, EXAMPLE))
 async def get(access: Access, given: One) -> ScheduleView:
     """Show a schedule; with its params where that is allowed."""
     return schedule_view(await access.tq.schedules.get(given.schedule), access.may_show(given.params))
 
 
-@schedules(changes=True, raises=(TaskConflict, UnknownHandler, NotSupported), example=(MADE, EXAMPLE))
+@schedules(changes=True, raises=(TaskConflict, UnknownHandler), example=(MADE, EXAMPLE))
 async def add(access: Access, given: Added) -> ScheduleView:
     """Add a schedule: exactly one of cron, interval and at. A conflict if there is one with this id."""
     options = _options(given, given.timezone or access.tq.timezone)
@@ -251,7 +252,7 @@ async def add(access: Access, given: Added) -> ScheduleView:
 @schedules(
     changes=True,
     thing="schedule",
-    raises=(TaskConflict, UnknownHandler, NotSupported),
+    raises=(UnknownHandler,),
     example=({"cron": "30 2 * * *", "max_runs": 10}, EXAMPLE),
 )
 async def update(access: Access, given: Changed) -> ScheduleView:
@@ -268,22 +269,22 @@ async def update(access: Access, given: Changed) -> ScheduleView:
             name = printable(schedule.task_id)
             raise TaskConflict(f"schedule {name} changed meanwhile; read it again, and repeat the edit")
 
-    return _told(access, await access.tq.schedules.update(found.task_id, check=check, **changes))
+    return _changed(access, await access.tq.schedules.update(found.task_id, check=check, **changes))
 
 
-@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, EXAMPLE | {"enabled": False}))
+@schedules(changes=True, thing="schedule", example=(None, EXAMPLE | {"enabled": False}))
 async def pause(access: Access, given: Named) -> ScheduleView:
     """Pause a schedule in all processes: it does not fire until it is resumed."""
-    return _told(access, await access.tq.schedules.pause(given.schedule))
+    return _changed(access, await access.tq.schedules.pause(given.schedule))
 
 
-@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, EXAMPLE))
+@schedules(changes=True, thing="schedule", example=(None, EXAMPLE))
 async def resume(access: Access, given: Named) -> ScheduleView:
     """Let a paused schedule fire again. Due times that have passed follow its misfire policy."""
-    return _told(access, await access.tq.schedules.resume(given.schedule))
+    return _changed(access, await access.tq.schedules.resume(given.schedule))
 
 
-@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, {"schedule_id": EXAMPLE["task_id"]}))
+@schedules(changes=True, thing="schedule", example=(None, {"schedule_id": EXAMPLE["task_id"]}))
 async def delete(access: Access, given: Named) -> Deleted:
     """Delete a schedule. The tasks that it fired are kept."""
     found = await access.tq.schedules.get(given.schedule)
@@ -292,7 +293,7 @@ async def delete(access: Access, given: Named) -> Deleted:
     return Deleted(found.task_id)
 
 
-@schedules(changes=True, thing="schedule", raises=(NotSupported,), example=(None, {"task_id": HISTORY["task_id"]}))
+@schedules(changes=True, thing="schedule", example=(None, {"task_id": HISTORY["task_id"]}))
 async def run_now(access: Access, given: Named) -> Fired:
     """Fire a schedule once more, now. Its next due time stays."""
     found = await access.tq.schedules.get(given.schedule)
@@ -301,7 +302,7 @@ async def run_now(access: Access, given: Named) -> Fired:
     return Fired(handle.task_id)
 
 
-@schedules(thing="schedule", raises=(NotSupported,), example=(None, {"history": [HISTORY]}))
+@schedules(thing="schedule", example=(None, {"history": [HISTORY]}))
 async def history(access: Access, given: Named) -> FiringHistory:
     """Show what a schedule fired and skipped, with the reasons, and when it was paused; at most 50 records."""
     found = await access.tq.schedules.get(given.schedule)
@@ -311,7 +312,6 @@ async def history(access: Access, given: Named) -> FiringHistory:
 @schedules(
     changes=True,
     thing="schedule",
-    raises=(NotSupported,),
     example=({"since": "2026-01-28T00:00:00Z", "until": "2026-01-31T00:00:00Z"}, {"times": TIMES, "pushed": True}),
 )
 async def backfill(access: Access, given: Span) -> Backfilled:
@@ -357,6 +357,6 @@ def _options(given: Options, timezone: str | None) -> dict[str, Any]:
     return found
 
 
-def _told(access: Access, schedule: Schedule) -> ScheduleView:
+def _changed(access: Access, schedule: Schedule) -> ScheduleView:
     access.changed.append(schedule.task_id)
     return schedule_view(schedule)

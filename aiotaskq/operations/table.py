@@ -102,6 +102,11 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         return self.name.removesuffix(MANY)
 
     @property
+    def adds(self) -> bool:
+        """Whether it makes a thing; the first field of the answer is its id."""
+        return self.verb in ("add", "push")
+
+    @property
     def summary(self) -> str:
         """Its first sentence."""
         return (self.run.__doc__ or "").strip().partition("\n")[0]
@@ -260,10 +265,26 @@ def _word(value: Any) -> str:
 class Operations:
     """The operations on one kind of thing, in their order; a decorator fills it."""
 
-    def __init__(self, noun: str, find: Find | None = None) -> None:
-        """``find`` resolves a shortened name of such a thing."""
+    def __init__(
+        self,
+        noun: str,
+        find: Find | None = None,
+        *,
+        raises: tuple[type[AiotaskqError], ...] = (),
+        raises_for_name: tuple[type[AiotaskqError], ...] = (),
+    ) -> None:
+        """Make an empty table.
+
+        Args:
+            noun: what they are about, in the plural.
+            find: resolves a shortened name of such a thing.
+            raises: refusals of each of them.
+            raises_for_name: refusals of each that is about one named thing, beside NotFound.
+        """
         self.noun = noun
         self.find = find
+        self._raises = raises
+        self._raises_for_name = raises_for_name
         self.all: dict[str, Operation] = {}
 
     def __call__(
@@ -283,6 +304,9 @@ class Operations:
             (_, params) = hints.values()
             verb = run.__name__.rstrip("_")
             name = f"{self.noun}.{verb}"
+            hides = not changes and "params" in params.__struct_fields__
+            for_name = self._raises_for_name if thing is not None else ()
+            refusals = dict.fromkeys((*raises, *self._raises, *for_name, *((NotShown,) if hides else ())))
             made = self.all[verb] = Operation(
                 name=name,
                 run=run,
@@ -292,7 +316,7 @@ class Operations:
                 thing=thing,
                 find=None if thing is None else self.find,
                 many=None if many is None else many.operation(name),
-                raises=raises,
+                raises=tuple(refusals),
                 example=example,
             )
             if made.many is not None:

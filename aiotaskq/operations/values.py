@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
@@ -68,11 +69,11 @@ async def list_(access: Access, given: ByKey) -> KeyPage:
 async def get(access: Access, given: Named) -> Value:
     """Read a public value, where that is allowed; not found if it is missing or has expired."""
     access.may_show(True)
-    store, key = access.tq.values, _key(given)
-    value = await store.get_public(key)
-    if value is None and await store.find_keys(key, limit=1) != [key]:
+    key = _key(given)
+    there, value = await look(access.tq, key)
+    if not there:
         raise _not_found(key)
-    return Value(key, plain(value), await store.get_ttl(key))
+    return Value(key, plain(value), await access.tq.values.get_ttl(key))
 
 
 @values(changes=True, thing="key", example=({"value": 1.08, "ttl": 3600}, {"key": "rate:eur"}))
@@ -94,6 +95,12 @@ async def delete(access: Access, given: Named) -> ValueName:
     if not await access.tq.values.delete_public(key):
         raise _not_found(key)
     return ValueName(key)
+
+
+async def look(tq: TaskQ, key: str) -> tuple[bool, Any]:
+    """Return whether there is a live value, which may also be null, and the value."""
+    value = await tq.values.get_public(key)
+    return value is not None or await tq.values.find_keys(key, limit=1) == [key], value
 
 
 def _key(given: Named | Given) -> str:

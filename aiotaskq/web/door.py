@@ -35,10 +35,13 @@ def endpoints(operations: table.Operations) -> list[Endpoint]:
 def _endpoint(operation: table.Operation) -> Endpoint:
     method = METHODS.get(operation.verb, "POST" if operation.changes else "GET")
     path = f"/{operation.noun}"
+    verb = "" if operation.verb in METHODS else f"/{operation.verb.removesuffix(table.MANY)}"
     if operation.thing is not None:
-        path += f"/{{{operation.thing}}}"
-    if operation.verb not in METHODS:
-        path += f"/{operation.verb.removesuffix(table.MANY)}"
+        path += f"/{{{operation.thing}}}{verb}"
+    elif method == "GET":  # behind the noun it would hide the thing of that name
+        path = f"{verb}{path}"
+    else:
+        path += verb
     example, answer = operation.example
     schema = _without_path(operation)
     types = {each.name: each.type for each in msgspec.structs.fields(operation.params)}
@@ -51,7 +54,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         params = table.read(operation, values)
         actor = await call.actor() if operation.changes else ""
         found = await table.perform(operation, access, params, "api", actor)
-        if operation.verb not in MAKES:
+        if not operation.adds:
             return respond(found)
         location = f"{operation.noun}/{quote(msgspec.structs.astuple(found)[0], safe='')}"
         return respond(found, 201 if getattr(found, "created", True) else 200, Location=location)
@@ -73,14 +76,10 @@ def _endpoint(operation: table.Operation) -> Endpoint:
     )
 
 
-MAKES = ("add", "push")
-"""Verbs that make a thing; the first field of the answer is its id."""
-
-
 def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
     kind = operation.answer
     said = _first_sentence(kind)
-    if operation.verb not in MAKES:
+    if not operation.adds:
         return (Success(200, said, kind, example),)
     made = Success(201, f"{said}; Location is its path", kind, example)
     if "created" not in kind.__struct_fields__:

@@ -53,6 +53,24 @@ def test_each_schema_is_there_once_under_a_name_of_ours() -> None:
             assert all(name == "aiotaskq_token" for each in entry.get("security", []) for name in each)
 
 
+def statuses(names: list[str]) -> dict[str, set[int]]:
+    return {each.name: set(each.problems) for each in ENDPOINTS if each.name in names}
+
+
+def test_what_may_be_hidden_may_be_refused() -> None:
+    found = statuses(["tasks.list", "tasks.get", "tasks.steps", "schedules.list", "schedules.get", "values.get"])
+    assert len(found) == 6 and all(403 in each for each in found.values())
+    assert 403 not in statuses(["groups.get"])["groups.get"]
+
+
+def test_a_name_that_several_schedules_have_is_a_conflict_for_each_operation() -> None:
+    names = [f"schedules.{verb}" for verb in ("preview", "get", "update", "pause", "resume", "delete")]
+    more = [f"schedules.{verb}" for verb in ("run_now", "history", "backfill", "list")]
+    found = statuses([*names, *more])
+    assert 409 not in found.pop("schedules.list")
+    assert len(found) == 9 and all({409, 501} <= each for each in found.values())
+
+
 def bare(value: Any) -> Any:
     """Without what is null: FastAPI leaves that out, also in examples."""
     if isinstance(value, dict):

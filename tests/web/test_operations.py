@@ -201,7 +201,7 @@ async def test_query_parameters_are_bounded(ask: Ask, tq: TaskQ) -> None:  # J6
         refused(await ask.get("tasks", params={name: value}), 422, "ValidationError")
     refused(await ask.get("tasks?limit=1&limit=2"), 422, "ValidationError", "limit: given more than once")
     for count in ("0", "1001", "9" * 30):
-        refused(await ask.get("schedules/preview", params={"interval": 60, "count": count}), 422, "ValidationError")
+        refused(await ask.get("preview/schedules", params={"interval": 60, "count": count}), 422, "ValidationError")
     assert (await ask.get("tasks?" + "&".join(["status=failed"] * 500))).json()["tasks"] == []
 
 
@@ -236,7 +236,7 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     enabled = (await ask.get("schedules?enabled=true")).json()["schedules"]
     assert [each["task_id"] for each in enabled] == [every_id]
     assert (await ask.post("schedules/nightly/resume")).json()["enabled"] is True
-    times = (await ask.get("schedules/preview?schedule=nightly&count=2")).json()["times"]
+    times = (await ask.get("preview/schedules?schedule=nightly&count=2")).json()["times"]
     assert [time[10:] for time in times] == ["T02:00:00+08:00"] * 2
 
     changes = {"cron": "30 3 * * *", "max_runs": 3, "timeout": 5}
@@ -248,7 +248,7 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     fired = await ask.post("schedules/nightly/run_now")
     task = await tq.get(fired.json()["task_id"])
     assert (task.type, task.params, task.scheduler_task_id) == ("greet", {"name": "night"}, "nightly")
-    times = (await ask.get("schedules/preview?schedule=nightly&count=9")).json()["times"]
+    times = (await ask.get("preview/schedules?schedule=nightly&count=9")).json()["times"]
     assert [time[10:] for time in times] == ["T03:30:00+08:00"] * 2  # one of its three runs is made
 
     assert (await ask.delete("schedules/nightly")).json() == {"schedule_id": "nightly"}
@@ -263,26 +263,32 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     refused(await ask.patch("schedules/nightly", json={"priority": 1}), 404, "NotFound")
 
 
+async def test_no_path_hides_a_schedule(ask: Ask, tq: TaskQ) -> None:
+    for verb in ("preview", "history", "run_now"):
+        await tq.schedules.add("any", "greet", {"name": "you"}, interval=60, schedule_id=verb)
+        assert (await ask.get(f"schedules/{verb}")).json()["task_id"] == verb
+
+
 async def test_the_preview_of_a_stored_schedule_begins_with_its_next_run(ask: Ask, tq: TaskQ) -> None:
     at = 4_000_000_000
     add = tq.schedules.add
     await add("i", "greet", params={"name": "x"}, interval=90, start_at=at, timezone="UTC", schedule_id="i")
     await add("o", "greet", params={"name": "x"}, at=at, timezone="UTC", schedule_id="o")
     first = "2096-10-02T07:06:40+00:00"
-    assert (await ask.get("schedules/preview?schedule=i&count=2")).json()["times"] == [
+    assert (await ask.get("preview/schedules?schedule=i&count=2")).json()["times"] == [
         first,
         "2096-10-02T07:08:10+00:00",
     ]
-    assert (await ask.get("schedules/preview?schedule=o")).json()["times"] == [first]
+    assert (await ask.get("preview/schedules?schedule=o")).json()["times"] == [first]
     assert (await ask.get("schedules/o")).json()["next_run_at"] == "2096-10-02T07:06:40Z"
-    assert (await ask.get("schedules/preview", params={"at": at, "timezone": "UTC"})).json()["times"] == [first]
+    assert (await ask.get("preview/schedules", params={"at": at, "timezone": "UTC"})).json()["times"] == [first]
     same = {"at": "2096-10-02T09:06:40+02:00", "timezone": "UTC"}
-    assert (await ask.get("schedules/preview", params=same)).json()["times"] == [first]
-    refused(await ask.get("schedules/preview"), 422, "ValidationError", "exactly one of cron, interval and at")
+    assert (await ask.get("preview/schedules", params=same)).json()["times"] == [first]
+    refused(await ask.get("preview/schedules"), 422, "ValidationError", "exactly one of cron, interval and at")
     in_zone = {"at": "2096-10-02T15:06:40", "timezone": "Asia/Shanghai"}
-    assert (await ask.get("schedules/preview", params=in_zone)).json()["times"] == ["2096-10-02T15:06:40+08:00"]
-    refused(await ask.get("schedules/preview?at=soon"), 422, "ValidationError", "at: 'soon' is not a time")
-    refused(await ask.get("schedules/preview?schedule=i&cron=x"), 422, "ValidationError", "cron: it is about")
+    assert (await ask.get("preview/schedules", params=in_zone)).json()["times"] == ["2096-10-02T15:06:40+08:00"]
+    refused(await ask.get("preview/schedules?at=soon"), 422, "ValidationError", "at: 'soon' is not a time")
+    refused(await ask.get("preview/schedules?schedule=i&cron=x"), 422, "ValidationError", "cron: it is about")
 
 
 async def test_public_values_are_listed_by_key_only(door: Any, tq: TaskQ) -> None:  # J8
@@ -383,7 +389,7 @@ async def test_a_schedule_is_backfilled_and_its_history_shown(ask: Ask, tq: Task
     history = (await ask.get("schedules/hourly/history")).json()["history"]
     assert {"backfilled", "paused"} <= {each["outcome"] for each in history}
     assert sum(each["count"] for each in history if each["outcome"] == "backfilled") == 3
-    planned = (await ask.get("schedules/preview?schedule=hourly&count=3")).json()
+    planned = (await ask.get("preview/schedules?schedule=hourly&count=3")).json()
     assert len(planned["planned"]) == 3 and planned["times"] == [each["start"] for each in planned["planned"]]
     for wrong in ({}, {"since": "yesterday"}, span | {"limit": 0}, span | {"more": 1}):
         refused(await ask.post("schedules/hourly/backfill", json=wrong), 422, "ValidationError")

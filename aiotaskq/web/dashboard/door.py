@@ -61,7 +61,7 @@ def action(
         answer = await perform(operation, access, given, "dashboard", change.actor)
         return done(said if isinstance(said, str) else said(answer), page(change, name), **{thing: name})
 
-    actions(operation.name, form=form)(run)
+    actions(operation, form=form)(run)
 
 
 class Texts(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,4 +141,4 @@ def action_on_many(
             raise StoppedError(Done(Message(texts.done, {"count": count}), back)) from error
         return Done(Message(texts.left if over else texts.done, {"count": count}), back)
 
-    actions(many.name)(run)
+    actions(many)(run)

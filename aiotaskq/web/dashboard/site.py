@@ -267,7 +267,9 @@ class Dashboard:
         return replace(self._view(visit, key), show_args=self._show_args, allowed=await self._allowed(visit))
 
     async def _allowed(self, visit: _Visit) -> frozenset[str]:
-        return frozenset([name for name in actions.all if await self._may(visit.request, name)])
+        words = dict.fromkeys(action.operation.word for action in actions.all.values())
+        allowed = {word for word in words if await self._may(visit.request, word)}
+        return frozenset(name for name, action in actions.all.items() if action.operation.word in allowed)
 
     async def _update(self, visit: _Visit) -> Reply:
         wanted = dict(visit.request.query)
@@ -318,7 +320,7 @@ class Dashboard:
         action = actions.all.get(visit.request.name)
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
-        if not await self._may(visit.request, action.name):
+        if not await self._may(visit.request, action.operation.word):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
         actor = visit.user if self._actor is None else await actor_of(self._actor, visit.request.original)
         change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._show_args)
@@ -332,7 +334,7 @@ class Dashboard:
             return await self._refused(visit, pages.all[action.form], form, str(error))
         if isinstance(answer, Question):
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
-            data = {"question": answer, "action": action.name, "fields": kept}
+            data = {"question": answer, "action": action.operation.name, "fields": kept}
             return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
         self._forget()
         return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
@@ -352,7 +354,7 @@ class Dashboard:
         problem = problem_of(error) if isinstance(error, AiotaskqError) else None
         if problem is None:
             raise error
-        log.warning("dashboard: {} {}: {}", action.name, type(error).__name__, error)
+        log.warning("dashboard: {} {}: {}", action.operation.name, type(error).__name__, error)
         return self._problem(visit, problem, stopped.done.message)
 
     def _forget(self) -> None:

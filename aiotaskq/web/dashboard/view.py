@@ -13,6 +13,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND
 from aiotaskq.operations.hidden import visible_entry
+from aiotaskq.operations.table import Operation
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
@@ -218,9 +219,9 @@ Run = Callable[[Change], Awaitable["Question | Done"]]
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
-    """One change: the path of its form and its function."""
+    """One change: its operation, whose name is the path of its form, and its function."""
 
-    name: str
+    operation: Operation
     run: Run
     form: str | None = None
     """The page that has its form: input that is refused is shown there again, with what was wrong."""
@@ -232,11 +233,11 @@ class Actions:
     def __init__(self) -> None:
         self.all: dict[str, Action] = {}
 
-    def __call__(self, name: str, *, form: str | None = None) -> Callable[[Run], Run]:
+    def __call__(self, operation: Operation, *, form: str | None = None) -> Callable[[Run], Run]:
         """Register the function of an action; ``form`` is the page that has its form."""
 
         def register(run: Run) -> Run:
-            self.all[name] = Action(name=name, run=run, form=form)
+            self.all[operation.name] = Action(operation=operation, run=run, form=form)
             return run
 
         return register

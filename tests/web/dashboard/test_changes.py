@@ -136,6 +136,17 @@ async def test_an_edit_that_another_one_overtakes_between_its_read_and_its_write
     assert done.status_code == 409 and (await tq.schedules.get(schedule_id)).queue == "first"
 
 
+@pytest.mark.parametrize("show_args", [False, True])
+async def test_a_value_that_is_null_can_be_deleted(tq: TaskQ, show_args: bool) -> None:
+    await tq.values.set_public("cookie", None)
+    async with in_starlette(tq, show_args=show_args) as browse:
+        page = (await browse.get("value?key=cookie")).text
+        assert ("<pre>null</pre>" in page) is show_args
+        assert "There is no value" not in page and 'action="values.delete"' in page
+        await send(browse, "values.delete", "value?key=cookie", key="cookie", sure="yes")
+        assert 'action="values.delete"' not in (await browse.get("value?key=cookie")).text
+
+
 async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
     def fields(page: str) -> dict[str, str]:
         return dict(re.findall(r'<input[^>]* name="(ttl|shown|until)" value="([^"]*)"', page))

@@ -221,11 +221,15 @@ async def test_the_table_offers_what_may_be_done(browse: Browse, tq: TaskQ) -> N
     task_id = await end(tq)
     page = (await browse.get("tasks")).text
     assert f'name="task_id" value="{task_id}"' in page and 'form="many"' in page
-    async with in_starlette(tq, allow=lambda _request, name: name in ("view", "tasks.delete_many")) as limited:
+    async with in_starlette(tq, allow=lambda _request, name: name in ("view", "tasks.delete")) as limited:
         page = (await limited.get("tasks")).text
         assert 'formaction="tasks.delete_many"' in page
         assert "tasks.retry_many" not in page and "tasks.cancel_many" not in page
         assert (await send(limited, "tasks.retry_many", "tasks", which="all", sure="yes")).status_code == 403
+    async with in_starlette(tq, allow=lambda _request, name: name != "tasks.delete") as limited:
+        assert "tasks.delete_many" not in (await limited.get("tasks")).text
+        assert (await send(limited, "tasks.delete_many", "tasks", which="all", sure="yes")).status_code == 403
+        assert task_id in await statuses(tq)
     async with in_starlette(tq, read_only=True) as reader:
         assert 'type="checkbox"' not in (await reader.get("tasks")).text
 

@@ -216,7 +216,7 @@ def _given(operation: Operation, change: Change) -> dict[str, Any]:
     return given if kind not in _TIMINGS or timing is None else given | {_TIMINGS[kind]: timing}
 
 
-@actions("schedules.add", form="schedule-form")
+@actions(operations["add"], form="schedule-form")
 async def add(change: Change) -> Done:
     """Create a schedule."""
     params = read(operations["add"], _given(operations["add"], change), strict=False)

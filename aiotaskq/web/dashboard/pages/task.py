@@ -237,13 +237,13 @@ async def _pushed(change: Change, operation: Operation) -> Done:
     return Done(Message(said, {"task_id": answer.task_id}, True), _page(change, answer.task_id))
 
 
-@actions("tasks.push", form="task-form")
+@actions(operations["push"], form="task-form")
 async def push(change: Change) -> Done:
     """Push a task."""
     return await _pushed(change, operations["push"])
 
 
-@actions("tasks.rerun", form="task-form")
+@actions(operations["rerun"], form="task-form")
 async def rerun(change: Change) -> Done:
     """Push a copy of an ended task; params that are left empty are those of the ended one."""
     return await _pushed(change, operations["rerun"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -23,9 +23,6 @@ from aiotaskq.web.dashboard.matching import FILTERS, filters_of, is_pattern, lik
 from aiotaskq.web.dashboard.rows import elapsed, queue_row, types_told
 from aiotaskq.web.dashboard.view import Change, View, link, pages
 from aiotaskq.web.dashboard.words import marked
-
-if TYPE_CHECKING:
-    pass
 
 ROWS = 50
 WINDOW = 10_000
@@ -158,7 +155,7 @@ action_on_many(
     Texts(
         button=marked("Retry"),
         ask_selected=marked(
-            "Retry the selected tasks? {count} are selected; those that did not fail stay as they are."
+            "Retry the selected tasks? {count} are selected; those that completed, or have not ended, stay as they are."
         ),
         ask_all=marked("Retry all failed, cancelled and expired tasks that match the filter? There are {count}."),
         ask_uncounted=marked("Retry all failed, cancelled and expired tasks that match the filter? They are many."),

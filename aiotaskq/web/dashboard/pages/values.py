@@ -1,4 +1,4 @@
-"""The public key-value store: its keys, and one value where values may be shown; they are set and deleted here."""
+"""Public values: their keys, and one value where values may be shown; they are set and deleted here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import msgspec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
+from aiotaskq.operations.values import look
 from aiotaskq.operations.values import values as operations
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of, number
@@ -61,12 +62,12 @@ class Value(msgspec.Struct, kw_only=True):
 async def value(view: View) -> Value:
     """Read one value."""
     key = view.needed("key")
-    found = await view.tq.values.get_public(key)
+    there, found = await look(view.tq, key)
     left = await view.tq.values.get_ttl(key)
     until = None if left is None else view.now + round(left * SECOND)
     return Value(
         key=key,
-        there=found is not None,
+        there=there,
         value=json_text(found) if view.show_args else None,
         ttl="" if left is None else str(math.ceil(left)),
         until=until,
