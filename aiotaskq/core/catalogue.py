@@ -129,6 +129,9 @@ def rendered(text: str, context: str = LIBRARY) -> str:
     where, colon, what = text.partition(": ")  # a URL or a file, and what is wrong with it
     if colon and (known := rendered(what, context)) != what:
         found.append(f"{where}：{known}")
+    said, with_guess, guessed = text.rpartition("; did you mean ")  # see core.guess
+    if with_guess and (known := rendered(said, context)) != said:
+        found.append(f"{known}；{rendered(f'did you mean {guessed}', context)}")
     return min(found, key=_english, default=text)
 
 

@@ -103,6 +103,7 @@ def test_a_finished_text_finds_its_entry() -> None:
     assert rendered("No such command x. Did you mean y?", TYPER) == "没有命令 x；是不是 y？"
     assert rendered("what nobody has translated", TYPER) == "what nobody has translated"
     assert rendered("No such command {0}{1}.", TYPER) == "没有命令 {0}{1}"
+    assert rendered("there is no schedule a b; did you mean 'a c'?") == "没有定时计划 a b；是不是 'a c'？"
 
 
 @pytest.mark.parametrize(
