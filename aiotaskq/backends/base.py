@@ -30,9 +30,9 @@ from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_typ
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
+from aiotaskq.core.coded import no_codec
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.core.validation import INT64
-from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -324,7 +324,7 @@ class Backend(ABC):
         Return for each: True if it is written, False if another transaction has it, None if there is no such row or it
         cannot be decoded, and stays as it is. Raises NotSupported where there is no codec.
         """
-        raise NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
+        raise no_codec()
 
     @abstractmethod
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
@@ -408,7 +408,7 @@ class Schedules(ABC):
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         """Write the params and the outbox of these schedules anew; as ``Backend.recode``."""
-        raise NotSupported("recode: these schedules have no codec; give the TaskQ one, on a durable store")
+        raise no_codec()
 
     @abstractmethod
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:

@@ -11,8 +11,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.change import encoded_room
 from aiotaskq.backends.flow import groups as flow
-from aiotaskq.core.coded import encoded
-from aiotaskq.core.errors import NotSupported
+from aiotaskq.core.coded import encoded, no_codec
 from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ class Groups:
         Raises NotSupported where there is no codec.
         """
         if (codec := self.codec) is None:
-            raise NotSupported("recode: these groups have no codec; give the TaskQ one, on a durable store")
+            raise no_codec()
         return await self._store.transact(lambda at: flow.recode_groups(at.tx, ids, codec), repeatable=True)
 
     async def mend(self, now: int) -> int:

@@ -10,9 +10,8 @@ from msgspec.structs import replace
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.steps import EVENT, WAIT, Leave, event_row, step_row, to_event, to_step
 from aiotaskq.backends.side_rows import STEP, SideRow, SideRows
-from aiotaskq.core.coded import is_coded, plain_text, stored_text
+from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
-from aiotaskq.errors import NotSupported
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Beside, Store
@@ -218,7 +217,7 @@ class Steps:
         Return how many were written, and which cannot be decoded and stay. Raises NotSupported where there is no codec.
         """
         if self.codec is None:
-            raise NotSupported("recode: these steps have no codec; give the TaskQ one, on a durable store")
+            raise no_codec()
 
         def body(tx: Beside) -> list[tuple[str, bool]]:
             read = [(row, *to_step(row)) for row in tx.side.of(STEP, ids)]
@@ -234,7 +233,7 @@ class Steps:
     async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of these events anew; as ``recode``."""
         if self.codec is None:
-            raise NotSupported("recode: these events have no codec; give the TaskQ one, on a durable store")
+            raise no_codec()
 
         def body(tx: Beside) -> list[tuple[str, bool]]:
             found = [to_event(key, text) for key, text in tx.side.lock(EVENT, keys).items()]

@@ -131,10 +131,6 @@ def _outcome_style(text: object) -> str:
     return "yellow" if str(text).startswith(tr("skipped")) else ""
 
 
-OUTCOMES = tuple(map(marked, ("fired", "skipped", "run_now", "backfilled", "paused", "resumed", "changed")))
-REASONS = tuple(map(marked, ("misfire", "catch_up", "overlap", "max_runs", "holiday", "weekend", "blackout", "paused")))
-
-
 def _show_backfilled(found: Backfilled, utc: bool) -> None:
     for time in found.times:
         echo(shown(time, utc))

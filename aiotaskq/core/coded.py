@@ -14,7 +14,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import NotSupported, ValidationError
 from aiotaskq.core.task import COMPLETED, Attempt, Task
 
 PREFIX = "$aiotaskq1$"
@@ -40,6 +40,11 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "result": lambda: None,
     "attempts": tuple,
 }
+
+
+def no_codec() -> NotSupported:
+    """Return the error of ``recode`` where there is no codec."""
+    return NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
 
 
 def to_stored(data: bytes, codec: Codec) -> bytes:

@@ -18,17 +18,23 @@ RECENT: Final = 10
 """The most records of single firings in a row. Older ones become one record: each firing writes all of them."""
 
 
+OUTCOMES: Final = ("fired", "skipped", "run_now", "backfilled", "paused", "resumed", "changed")
+"""What a record may tell; ``changed`` is of the timing."""
+REASONS: Final = ("misfire", "catch_up", "overlap", "max_runs", "holiday", "weekend", "blackout", "paused")
+"""Why a due time may be skipped."""
+
+
 class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """One thing that happened to a schedule. Instants in microseconds UTC."""
 
     at: int
     """When it was written."""
     outcome: str
-    """``fired``, ``skipped``, ``run_now``, ``backfilled``, ``paused``, ``resumed``, or ``changed``: its timing."""
+    """What it was, such as ``fired``, ``skipped`` or ``paused``."""
     due: int | None = None
     """The due time, the first of several; None for what has none."""
     reason: str | None = None
-    """Why it was skipped: misfire, catch_up, overlap, max_runs, holiday, weekend, blackout or paused."""
+    """Why it was skipped, such as ``overlap`` or ``holiday``."""
     count: int = 1
     """How many due times in a row the record covers."""
     until: int | None = None

@@ -9,12 +9,13 @@ from msgspec import Meta, Struct, to_builtins
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
 from aiotaskq.core.instants import to_iso
+from aiotaskq.core.serialize import error_type
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import INT32, MAX_ID, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time
-from aiotaskq.operations.hidden import error_type, visible_progress
+from aiotaskq.operations.hidden import visible_progress
 from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
 
@@ -22,7 +23,7 @@ from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
 async def find(tq: TaskQ, text: str) -> str:
     """Return the id of the group that has this id, or of the only one whose id begins so."""
     known = tq.queue.backend.groups
-    if not text or (await known.get([text]))[0] is not None:
+    if (await known.get([text]))[0] is not None:
         return text
     return only(text, await known.ids_with_prefix(text, LISTED + 1))
 

@@ -7,9 +7,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.audit import AuditEntry
-from aiotaskq.core.serialize import check_error_type, error_type
-
-__all__ = ["error_filter", "error_type", "plain", "visible_entry", "visible_progress"]
+from aiotaskq.core.serialize import check_error_type
 
 
 def error_filter(text: str | None, show: bool) -> dict[str, str]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct
 
 from aiotaskq.core.firing import derived_id
-from aiotaskq.core.firing_record import FiringRecord
+from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import to_datetime, to_iso
 from aiotaskq.core.preview import PlannedRun, zone_of
 from aiotaskq.core.schedule import Schedule
@@ -100,13 +100,13 @@ class FiringView(Struct):
     """One record of the history of a schedule: of one due time, or of several in a row that were skipped."""
 
     at: Time | None
-    outcome: Annotated[str, Meta(description="fired, skipped, run_now, backfilled, paused, resumed or changed")]
+    outcome: Annotated[str, Meta(description=", ".join(OUTCOMES))]
     due: Time | None
     until: Annotated[Time | None, Meta(description="The last of several due times")]
     count: int
     reason: Annotated[
         str | None,
-        Meta(description="misfire, catch_up, overlap, max_runs, holiday, weekend, blackout or paused"),
+        Meta(description=", ".join(REASONS)),
     ]
     start: Annotated[Time | None, Meta(description="When its task may start, where that is later")]
     task_id: Annotated[str | None, Meta(description="Of one task that was fired")]

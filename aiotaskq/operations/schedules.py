@@ -47,7 +47,7 @@ async def find(tq: TaskQ, text: str) -> str:
     known = await tq.schedules.list()
     if any(text in (each.task_id, each.name) for each in known):
         return text
-    return only(text, [each.task_id for each in known if text and each.task_id.startswith(text)])
+    return only(text, [each.task_id for each in known if each.task_id.startswith(text)])
 
 
 schedules = Operations("schedules", find, raises=(NotSupported,), raises_for_name=(TaskConflict,))

@@ -9,10 +9,11 @@ from msgspec import UNSET, Meta, Struct
 from aiotaskq.core.attempts import attempts_of, run_time
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
+from aiotaskq.core.serialize import error_type
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.operations.fields import Time
-from aiotaskq.operations.hidden import error_type, plain, visible_progress
+from aiotaskq.operations.hidden import plain, visible_progress
 from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.waiting import Reason, Waiting
 

@@ -22,7 +22,7 @@ PAGE = 1_000  # running tasks read at a time
 async def find(tq: TaskQ, text: str) -> str:
     """Return the id of the worker that has this id, or of the only one whose id begins so."""
     ids = [worker.owner for worker in await tq.workers.list()]
-    return text if text in ids else only(text, [each for each in ids if text and each.startswith(text)])
+    return text if text in ids else only(text, [each for each in ids if each.startswith(text)])
 
 
 workers = Operations("workers", find)

@@ -10,8 +10,8 @@ from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.groups import Groups
 from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.coded import no_codec
 from aiotaskq.core.task import TaskFilter
-from aiotaskq.errors import NotSupported
 
 CHUNK = 100  # rows in one transaction: they are locked meanwhile
 TRIES = 5
@@ -42,7 +42,7 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
     DatabaseUnavailable.
     """
     if backend.codec is None:
-        raise NotSupported("recode: this store has no codec; give the TaskQ one, on a durable store")
+        raise no_codec()
     total = sum((await backend.stats(clock.now())).counts.values())
     looked, page = 0, [] if done.last is None else [done.last]
     while True:

@@ -176,7 +176,7 @@ class JoiningTransactions(MemoryTransactions):
     async def transact_with(
         self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
     ) -> T:
-        """Do as ``JoiningStore.transact_with``."""
+        """Do as ``Store.transact_with``."""
         answer = self.rehearse(session, body)
         await self.at_commit(session, body, committed)
         return answer

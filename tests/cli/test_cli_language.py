@@ -15,6 +15,7 @@ import pytest
 from aiotaskq.cli import i18n as language
 from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
+from aiotaskq.core.firing_record import OUTCOMES, REASONS
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import parameters
 from tests.support.command import ROOT
@@ -23,6 +24,7 @@ from tests.support.error_texts import LIBRARY_ROOMS, raised
 
 def sentences() -> Iterator[tuple[str, str]]:
     """Where a sentence is said, and the sentence: what ``tr`` and ``marked`` are given."""
+    yield from (("schedules.py", text) for text in (*OUTCOMES, *REASONS))
     for path in sorted((ROOT / "aiotaskq" / "cli").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):

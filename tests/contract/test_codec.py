@@ -314,7 +314,7 @@ async def test_callbacks_of_groups_are_written_with_the_new_key(opened: Opened) 
     assert found == {"then": (PARAMS, None), "alert": (PARAMS, None)}
     (group,) = await backend.groups.get([lost.group_id])
     assert group is not None and group.then is not None and group.then.coded, "what cannot be decoded stays"
-    with pytest.raises(NotSupported, match="have no codec"):
+    with pytest.raises(NotSupported, match="has no codec"):
         await (await opened(None)).groups.recode([lost.group_id])
 
 
@@ -459,7 +459,7 @@ async def test_schedules_and_what_they_fire(opened: Opened, schedules: Schedules
     assert latest.schedules is not None
     (found,) = await latest.schedules.get([first.task_id])
     assert found is not None and (found.params, found.priority) == ({"text": SECRET, "n": 2}, 4)
-    with pytest.raises(NotSupported, match="have no codec"):
+    with pytest.raises(NotSupported, match="has no codec"):
         await without.schedules.recode([first.task_id])
 
 

@@ -193,9 +193,9 @@ async def test_steps_and_events_are_written_anew_with_another_key(durable_store:
     backend = durable_store.backend
     steps = backend.steps
     task, other, plain = await running(backend), await running(backend), await running(backend)
-    with pytest.raises(NotSupported, match="these steps have no codec"):
+    with pytest.raises(NotSupported, match="has no codec"):
         await steps.recode([task.task_id])
-    with pytest.raises(NotSupported, match="these events have no codec"):
+    with pytest.raises(NotSupported, match="has no codec"):
         await steps.recode_events(["paid"])
     await steps.add([of(plain)])
     steps.codec = Xor(1)

@@ -265,7 +265,7 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
 
 async def test_no_path_hides_a_schedule(ask: Ask, tq: TaskQ) -> None:
     for verb in ("preview", "history", "run_now"):
-        await tq.schedules.add("any", "greet", {"name": "you"}, interval=60, schedule_id=verb)
+        await tq.schedules.add("any", "greet", params={"name": "you"}, interval=60, schedule_id=verb)
         assert (await ask.get(f"schedules/{verb}")).json()["task_id"] == verb
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -33,9 +33,6 @@ from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import Settled, cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
-
-if TYPE_CHECKING:
-    pass
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000

@@ -1,15 +1,13 @@
-"""Fields of a form as values: JSON, and the members of a request body of the operations API."""
+"""Fields of a form as values: JSON and numbers."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from aiotaskq.errors import ValidationError
-
-S = TypeVar("S", bound=msgspec.Struct)
 
 
 def json_of(name: str, text: str) -> Any:
@@ -20,13 +18,6 @@ def json_of(name: str, text: str) -> Any:
         raise ValidationError(f"{name}: is no JSON: {error}") from None
     except RecursionError:
         raise ValidationError(f"{name}: is nested too deeply") from None
-
-
-def whole(name: str, text: str, digits: int = 18) -> int:
-    """Return the whole number of a text of at most so many digits. Raises ValidationError naming the field."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= digits):
-        raise ValidationError(f"{name}: a whole number is needed (got {text!r:.60})")
-    return int(text)
 
 
 def number(name: str, text: str) -> float:

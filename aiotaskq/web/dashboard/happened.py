@@ -102,11 +102,6 @@ class Feed:
         self._latest: deque[Happened] = deque(maxlen=MOST)
         self._until: int | None = None  # ticks; None where nothing is collected
 
-    @property
-    def collecting(self) -> bool:
-        """Whether events of tasks are collected."""
-        return self._until is not None
-
     def read(self, name: str | None, most: int) -> list[Happened]:
         """Return the latest events, of one name where it is given, the newest first; go on collecting for a while."""
         if self._until is None:

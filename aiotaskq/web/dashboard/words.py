@@ -40,12 +40,6 @@ def marked(text: str) -> str:
     return text
 
 
-EVENTS = (
-    *("pushed", "started", "completed", "retried", "failed", "cancelled", "expired", "released", "lost"),
-    *("timeout", "used", "unknown", "fired", "skipped", "disabled", "stalled", "exhausted", "quieted", "woken"),
-    *("resized", "operated", "group_progress", "group_ended", "alert"),
-)
-"""Names of events, as words that are translated."""
 CHANGES = tuple(operation.word for operation in OPERATIONS.values() if operation.changes)
 """Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
 

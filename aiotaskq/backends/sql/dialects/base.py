@@ -47,7 +47,6 @@ from aiotaskq.core.task import Task
 
 __all__ = ["Dialect", "ServerDialect", "Tx"]
 
-T = TypeVar("T")
 S = TypeVar("S", Select[Any], Update)
 Open = Callable[..., Awaitable[Any]]
 

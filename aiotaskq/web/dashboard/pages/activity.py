@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.operations.hidden import error_type
+from aiotaskq.core.serialize import error_type
 from aiotaskq.runtime.hooks import NAMES, OPERATED
 from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
 from aiotaskq.web.dashboard.operated import operated_of

@@ -34,14 +34,6 @@ MOST_KEPT = 2_000
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
 NEXT, PAST = 10, 20
-OUTCOMES = (
-    *(marked("fired"), marked("skipped"), marked("run_now"), marked("backfilled"), marked("resumed")),
-    marked("changed"),
-)
-REASONS = (
-    *(marked("misfire"), marked("catch_up"), marked("overlap"), marked("max_runs"), marked("holiday")),
-    *(marked("weekend"), marked("blackout"), marked("paused")),
-)
 
 
 class ScheduleRow(msgspec.Struct, kw_only=True):
