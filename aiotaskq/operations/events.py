@@ -82,11 +82,18 @@ async def get(access: Access, given: Named) -> EventView:
     return _view(event, access.show_args)
 
 
-@events(changes=True, thing="key", example=({"value": {"by": "boss"}}, {"key": "approved:17", "emitted": True}))
+@events(
+    changes=True,
+    thing="key",
+    may_change_nothing=True,
+    example=({"value": {"by": "boss"}}, {"key": "approved:17", "emitted": True}),
+)
 async def emit(access: Access, given: Given) -> Emitted:
     """Emit an event: the tasks that wait for it go on. The first value of a key stays."""
     options = {} if given.expires is UNSET else {"expires": given.expires}
-    return Emitted(given.key, await access.tq.emit(check_key("key", given.key, MAX_KEY), given.value, **options))
+    emitted = await access.tq.emit(check_key("key", given.key, MAX_KEY), given.value, **options)
+    access.changed.extend([given.key] if emitted else [])
+    return Emitted(given.key, emitted)
 
 
 def _view(event: EventValue, show: bool) -> EventView:

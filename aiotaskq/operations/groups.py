@@ -236,7 +236,8 @@ async def get(access: Access, given: Shown) -> GroupDetail:
 async def cancel(access: Access, given: Named) -> GroupView:
     """Cancel the members of a group that wait, and ask those that run to stop; a conflict if it has ended."""
     group_id = _id(given)
-    cancelled = await _verbs(access).cancel(group_id)
+    if cancelled := await _verbs(access).cancel(group_id):
+        access.changed.append(group_id)
     group = await _verbs(access).get(group_id)
     if not cancelled:
         raise TaskConflict(f"group {printable(group_id)} has ended already: {group.status}")
@@ -257,14 +258,16 @@ async def budget(access: Access, given: Budgeted) -> GroupView:
     return group_view(await _verbs(access).set_budget(_id(given), given.budget))
 
 
-@groups(changes=True, thing="group_id", example=(None, {"group_id": ID, "retried": 2}))
+@groups(changes=True, thing="group_id", may_change_nothing=True, example=(None, {"group_id": ID, "retried": 2}))
 async def retry(access: Access, given: Named) -> MembersRetried:
     """Put back the members of a group that did not complete; they wait for each other as before.
 
     When all have ended, the group pushes its callback again.
     """
     group_id = _id(given)
-    return MembersRetried(group_id, await _verbs(access).retry_failed(group_id))
+    retried = await _verbs(access).retry_failed(group_id)
+    access.changed.extend([group_id] if retried else [])
+    return MembersRetried(group_id, retried)
 
 
 @groups(changes=True, example=(None, {"mended": 0}))

@@ -312,6 +312,7 @@ async def history(access: Access, given: Named) -> FiringHistory:
 @schedules(
     changes=True,
     thing="schedule",
+    may_change_nothing=True,
     example=({"since": "2026-01-28T00:00:00Z", "until": "2026-01-31T00:00:00Z"}, {"times": TIMES, "pushed": True}),
 )
 async def backfill(access: Access, given: Span) -> Backfilled:

@@ -41,7 +41,7 @@ class Access:
     show_args: bool = False
     """Whether params, results and messages of errors may be shown."""
     changed: list[str] = field(default_factory=list)
-    """Ids and names of what was changed so far, where that is not the thing that the parameters name."""
+    """Ids and names of what was changed so far; the thing that the parameters name is added after the operation."""
     progress: Callable[[int], None] = lambda _count: None
     """Told how many things were changed so far."""
 
@@ -77,6 +77,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it changes something. Then it is told of, and refused where only reads are allowed."""
     thing: str | None = None
     """The parameter that names the one thing that it is about."""
+    may_change_nothing: bool = False
+    """Whether it can succeed without a change. Then ``Access.changed`` is all that it changed."""
     find: Find | None = None
     """What resolves a shortened name of that, for doors that take one."""
     many: Operation | None = None
@@ -292,6 +294,7 @@ class Operations:
         *,
         changes: bool = False,
         thing: str | None = None,
+        may_change_nothing: bool = False,
         many: Many | None = None,
         raises: tuple[type[AiotaskqError], ...] = (),
         example: tuple[Any, Any] = (None, None),
@@ -314,6 +317,7 @@ class Operations:
                 answer=answer,
                 changes=changes,
                 thing=thing,
+                may_change_nothing=may_change_nothing,
                 find=None if thing is None else self.find,
                 many=None if many is None else many.operation(name),
                 raises=tuple(refusals),
@@ -341,14 +345,21 @@ async def perform(
     if not operation.changes or getattr(params, "dry_run", False):
         return await operation.run(access, params)
     try:
-        answer = await operation.run(access, params)
+        answer = await _run(operation, access, params)
     except BaseException as error:  # one that is cancelled, too, has done what it has done
         if access.changed:
             await audit(access.tq.queue, door, operation.word, actor, with_error(access.changed, error))
         raise
-    named = [] if operation.thing is None else [str(getattr(params, operation.thing))]
-    if targets := access.changed or named:  # none of a dry run
-        await audit(access.tq.queue, door, operation.word, actor, targets)
+    if access.changed:
+        await audit(access.tq.queue, door, operation.word, actor, access.changed)
+    return answer
+
+
+async def _run(operation: Operation, access: Access, params: msgspec.Struct) -> Any:
+    """Run an operation; add the thing that it names to what was changed, if it has not added anything itself."""
+    answer = await operation.run(access, params)
+    if not (operation.thing is None or operation.may_change_nothing or access.changed):
+        access.changed.append(str(getattr(params, operation.thing)))
     return answer
 
 
@@ -369,11 +380,11 @@ async def perform_each(
                 if shortened:
                     params = await _found(operation, access, params)
                     name = getattr(params, operation.thing)
-                answer = await operation.run(own, params)
+                answer = await _run(operation, own, params)
             except OF_ONE as error:
                 answer = error
-            else:
-                access.changed.extend(own.changed or [name])
+            finally:
+                access.changed.extend(own.changed)
             found.append((name, answer))
             access.progress(len(access.changed))
     except Enough:

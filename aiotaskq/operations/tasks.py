@@ -312,6 +312,7 @@ async def edit(access: Access, given: Edited) -> TaskDetail:
         raise TaskConflict(f"task {printable(task_id)} changed meanwhile; read it again, and repeat the edit")
     # Written only where the fence is still that of the row just read.
     await access.tq.queue.edits.edit(task, cast(TaskChanges, changes))
+    access.changed.append(task_id)
     return await detail_of(access, task_id)
 
 
@@ -345,6 +346,7 @@ async def retry(access: Access, given: One) -> TaskState:
 @tasks(
     changes=True,
     thing="task_id",
+    may_change_nothing=True,
     raises=(TaskConflict,),
     example=({"params": {"to": "me@example.com"}}, {"task_id": ID[:-1] + "2", "created": True, "rerun_of": ID}),
 )
@@ -379,7 +381,8 @@ async def _cancel_all(access: Access, given: Cancelled) -> int:
 )
 async def cancel(access: Access, given: One) -> TaskState:
     """Cancel a pending task, or ask a running one to stop; refused if it has ended."""
-    cancelled = await access.tq.cancel(given.task_id)
+    if cancelled := await access.tq.cancel(given.task_id):
+        access.changed.append(given.task_id)
     task = await access.tq.get(given.task_id)
     if not cancelled:
         raise TaskConflict(f"task {printable(given.task_id)} has ended already: {task.status}")

@@ -61,7 +61,7 @@ EXAMPLES: dict[str, Example] = {
     "groups.get": Example({"group_id": "night"}, "none"),
     "groups.cancel": Example({"group_id": "night"}, "none"),
     "groups.budget": Example({"group_id": "night", "budget": {"tokens": 20}}, "none", {"budget": '{"tokens": 20}'}),
-    "groups.retry": Example({"group_id": "night"}, "none"),
+    "groups.retry": Example({"group_id": "past"}, "none"),
     "groups.mend": Example(),
     "limits.list": Example({"prefix": "tenant"}),
     "limits.get": Example({"key": "tenant:42"}, "none"),
@@ -115,6 +115,8 @@ def fill(url: str) -> None:
             await tq.push("b", {"tenant": 42}, task_id="ended-1", queue="mail", limit=Limit(2, key="tenant"))
             await tq.cancel("ended-1")
             await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="night", budget={"tokens": 10})
+            past = await tq.group([TaskCall("c", {}, {})], group_id="past")
+            await past.cancel()
             await tq.pause("slow")
             await tq.schedules.add("nightly", "a", cron="0 2 * * *", timezone="UTC", schedule_id="n1")
             await tq.emit("approved:17", {"by": "boss"})

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from msgspec import Meta, Struct
 
+from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.errors import DatabaseUnavailable, NotFound, ValidationError
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.limits import LimitKey
 from aiotaskq.operations.table import (
@@ -55,6 +57,13 @@ async def spoil(access: Access, given: Given) -> Answer:
     raise NotFound("c")
 
 
+@things(changes=True, thing="key")
+async def miss(access: Access, given: Given) -> Answer:
+    """Change a thing that is gone when it is read again."""
+    access.changed.append(given.key)
+    raise NotFound(f"{given.key} is gone")
+
+
 @things()
 async def get(access: Access, given: Given) -> Answer:
     """Read a thing."""
@@ -62,8 +71,8 @@ async def get(access: Access, given: Given) -> Answer:
 
 
 @pytest.fixture
-async def tq() -> AsyncIterator[TaskQ]:
-    async with TaskQ("memory://") as made:
+async def tq(tmp_path: Path) -> AsyncIterator[TaskQ]:
+    async with TaskQ("memory://", schedules=f"sqlite:///{tmp_path}/schedules.db") as made:
         yield made
 
 
@@ -84,6 +93,55 @@ async def test_what_was_done_before_an_error_is_told_of(tq: TaskQ) -> None:
     with pytest.raises(NotFound):
         await perform(things["spoil"], Access(tq), given, "mcp", "mara")
     assert await told(tq) == [("mcp", "things.spoil", "mara", ("a", "b", "stopped by: NotFound"))]
+
+
+async def test_a_change_before_an_error_about_one_thing_is_told_of(tq: TaskQ) -> None:
+    found = await perform_each(things["miss"], Access(tq), ["a", "b"], "cli", "mara")
+    assert [str(answer) for _, answer in found] == ["a is gone", "b is gone"]
+    assert await told(tq) == [("cli", "things.miss", "mara", ("a", "b"))]
+
+
+async def test_what_changes_nothing_is_not_told_of(tq: TaskQ) -> None:
+    await tq.push("a", task_id="a", unique_key="k")
+    await tq.cancel("a")
+    await tq.push("a", task_id="b", unique_key="k")
+    await tq.emit("approved", 1)
+    await tq.group([TaskCall("c", {}, {})], group_id="g")
+    await tq.schedules.add("s", "a", interval=3600)
+    calls = [
+        ("tasks.rerun", {"task_id": "a"}, "created"),
+        ("events.emit", {"key": "approved", "value": 2}, "emitted"),
+        ("groups.retry", {"group_id": "g"}, "retried"),
+        ("schedules.backfill", {"schedule": "s", "since": 1, "until": 2}, "pushed"),
+    ]
+    for name, given, changed in calls:
+        operation = OPERATIONS[name]
+        answer = await perform(operation, Access(tq), read(operation, given), "api", "mara")
+        assert not getattr(answer, changed), name
+    assert await told(tq) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "answer"),
+    [
+        ("tasks.edit", {"task_id": "a", "priority": 1}, "tasks.detail_of"),
+        ("tasks.cancel", {"task_id": "a"}, "tasks._state"),
+        ("groups.cancel", {"group_id": "g"}, "groups.group_view"),
+    ],
+)
+async def test_a_change_is_told_of_also_if_there_is_no_answer(
+    tq: TaskQ, name: str, given: dict[str, str], answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_args: object) -> None:
+        raise DatabaseUnavailable("the store does not answer")
+
+    await tq.push("a", task_id="a")
+    await tq.group([TaskCall("c", {}, {})], group_id="g")
+    monkeypatch.setattr(f"aiotaskq.operations.{answer}", fail)
+    with pytest.raises(DatabaseUnavailable):
+        await perform(OPERATIONS[name], Access(tq), read(OPERATIONS[name], given), "api", "mara")
+    thing = next(iter(given.values()))
+    assert await told(tq) == [("api", name, "mara", (thing, "stopped by: DatabaseUnavailable"))]
 
 
 @pytest.mark.parametrize(
