@@ -27,7 +27,7 @@ COVERAGE = 90
 PARALLEL = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"]
 # What another Python may do differently: its event loop, threads, forks, signals, its SQLite and its introspection.
 INTERPRETER = ["architecture/test_public_names.py", "backends/sql/test_forks.py", "contract/test_sessions.py"]
-INTERPRETER += ["concurrency", "runtime/queue", "runtime/worker", "runtime/test_store.py", "sync"]
+INTERPRETER += ["concurrency", "runtime/queue", "runtime/worker", "runtime/test_public_values.py", "sync"]
 INTERPRETER += ["test_message_queue.py", "test_scheduler.py"]
 
 # What older libraries may do differently: every store, and every command.

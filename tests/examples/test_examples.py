@@ -83,7 +83,7 @@ def test_examples_are_listed_and_unknown_ones_refused(cli: Cli) -> None:
     assert sorted(line.split()[0] for line in lines[1:]) == examples() == sorted(summaries())
     assert "there is no example 'flask'; use aiohttp, cron, fastapi" in cli.fails("init", "--example", "flask", code=2)
     cli.monkeypatch.setenv("LANG", "zh_CN.UTF-8")
-    assert sorted(summaries()) == examples() and "死信的监听函数" in cli.out("init", "--list")
+    assert sorted(summaries()) == examples() and "死信的钩子" in cli.out("init", "--list")
 
 
 def test_no_file_is_overwritten_and_none_is_written_then(cli: Cli) -> None:

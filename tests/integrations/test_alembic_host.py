@@ -157,6 +157,6 @@ async def test_missing_tables_are_reported_and_recreated(url: str, cli: Cli) -> 
         assert "were created again, empty: task_queue" in cli.out("db", "upgrade", "--db", url)
         assert "are up to date" in cli.out("db", "upgrade", "--db", url)
         assert cli.json("stats", "--db", url)["ready"] == 0
-        assert cli.json("store", "get", "kept", "--db", url)["value"] == 1
+        assert cli.json("values", "get", "kept", "--db", url)["value"] == 1
 
     await asyncio.to_thread(use)

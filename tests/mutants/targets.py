@@ -113,7 +113,7 @@ TARGETS = [
     Target("backends/flow/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
     Target("backends/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
-    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_store.py",)]),
+    Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_public_values.py",)]),
     Target(
         "backends/sql/claim.py",
         [_contract("sqlite", *CLAIMS), PLANS, _contract("postgresql or mysql", *CLAIMS, "locks")],
@@ -156,7 +156,7 @@ TARGETS = [
         "runtime/queue/queue.py",
         [
             QUEUE,
-            ("tests/runtime/test_store.py",),
+            ("tests/runtime/test_public_values.py",),
             _contract("sqlite", "expired_keys", "sessions"),
             WORKER,
             (f"{CONTRACT}/test_workers.py", "-k", "sqlite and wakes"),
