@@ -21,6 +21,7 @@ from aiotaskq.log import printable
 from aiotaskq.operations.fields import Nothing
 from aiotaskq.operations.stats import StatsView, get
 from aiotaskq.operations.table import Access
+from aiotaskq.runtime.limits import MOST_LISTED
 
 app = typer.Typer()
 STATE = marked("STATE")
@@ -43,17 +44,19 @@ def stats(
     if watch:
         with_tq(db, lambda tq: _watch(tq, count, json))
         return
-    found = with_tq(db, _read)
+    found, waiting = with_tq(db, lambda tq: _read(tq, json))
     if json:
         echo_json(msgspec.to_builtins(found))
         return
     echo_table(_columns(found))
-    for line in _below(found):
+    for line in _below(found, waiting):
         echo(line)
 
 
-async def _read(tq: TaskQ) -> StatsView:
-    return await get(Access(tq), Nothing())
+async def _read(tq: TaskQ, as_json: bool) -> tuple[StatsView, int]:
+    """Count the tasks; for a table also those of them that wait at limits, which reads each limit."""
+    waiting = 0 if as_json else sum(each.waiting for each in await tq.limits.list(MOST_LISTED))
+    return await get(Access(tq), Nothing()), waiting
 
 
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
@@ -62,12 +65,12 @@ async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
     left = count
     with LiveText() as board:
         while True:
-            found, at = await _read(tq), clock.ticks()
+            (found, waiting), at = await _read(tq, as_json), clock.ticks()
             if as_json:
                 echo(json_text(msgspec.to_builtins(found)))
             else:
                 lines = plain_lines(_columns(found), width_of_output())
-                board.show([*lines, *_below(found, _speed(before, at, found))])
+                board.show([*lines, *_below(found, waiting, _speed(before, at, found))])
             before = at, found
             left = None if left is None else left - 1
             if left == 0:
@@ -97,12 +100,12 @@ def _columns(found: StatsView) -> list[Column]:
     ]
 
 
-def _below(found: StatsView, speed: str | None = None) -> list[str]:
+def _below(found: StatsView, waiting: int, speed: str | None = None) -> list[str]:
     parts = [tr("{count} ready to run", count=f"{found.ready:,}")]
     if found.oldest_age is not None:
         parts.append(tr("the oldest for {time}", time=duration(int(found.oldest_age * SECOND))))
-    if found.waiting_at_limits:
-        parts.append(tr("{count} wait at limits", count=f"{found.waiting_at_limits:,}"))
+    if waiting:
+        parts.append(tr("{count} wait at limits", count=f"{waiting:,}"))
     if speed is not None:
         parts.append(speed)
     lines = [tr(", ").join(parts)]

@@ -95,6 +95,12 @@ async def test_what_was_done_before_an_error_is_told_of(tq: TaskQ) -> None:
     assert await told(tq) == [("mcp", "things.spoil", "mara", ("a", "b", "stopped by: NotFound"))]
 
 
+async def test_tasks_are_counted_without_a_read_of_each_limit(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiotaskq.runtime.limits.Limits.list", None)
+    operation = OPERATIONS["stats.get"]
+    assert (await perform(operation, Access(tq), read(operation, {}), "api", "mara")).ready == 0
+
+
 async def test_a_change_before_an_error_about_one_thing_is_told_of(tq: TaskQ) -> None:
     found = await perform_each(things["miss"], Access(tq), ["a", "b"], "cli", "mara")
     assert [str(answer) for _, answer in found] == ["a is gone", "b is gone"]
