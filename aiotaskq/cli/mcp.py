@@ -26,7 +26,14 @@ def mcp(
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,
     write: Annotated[
-        bool, option("--write", help=tr("Also let it retry and cancel tasks, and change queues and limits."))
+        bool,
+        option(
+            "--write",
+            help=tr(
+                "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
+                "steer groups, queues, limits and workers."
+            ),
+        ),
     ] = False,
     show_args: ShowArgs = False,
 ) -> None:

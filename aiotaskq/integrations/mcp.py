@@ -1,4 +1,4 @@
-"""A server of the Model Context Protocol: an assistant reads a store through it, and retries with its user's consent.
+"""A server of the Model Context Protocol: an assistant reads a store through it; if allowed, it also changes it.
 
 ``aiotaskq mcp`` runs it on stdin and stdout. See https://modelcontextprotocol.io/specification for the protocol.
 """
@@ -34,8 +34,8 @@ Json = dict[str, Any]
 
 ACTOR = "mcp"
 """The actor of the audit events."""
-STOPS = ("cancel", "delete")
-"""Verbs that destroy something."""
+ADDS = ("push", "add", "emit", "retry", "rerun", "run_now", "backfill")
+"""Verbs that only add: nothing is replaced or taken away."""
 
 READS = """Reads a store of the task queue aiotaskq: what runs, what waits and why, what failed.
 Begin with stats_get; tasks_list finds tasks, tasks_get tells all of one, also what a pending one waits for.
@@ -50,19 +50,19 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     """Return a server with the tools of an open TaskQ.
 
     Args:
-        write: also the tools that change something: tasks, queues, limits … Each change is logged and
-            emitted as an ``operated`` event with the actor ``mcp``.
+        write: also the tools that change something: tasks, schedules, values, limits, workers … Each change is logged
+            and emitted as an ``operated`` event with the actor ``mcp``.
         show_args: tools return params, results and messages of errors, which may hold personal data.
     """
     instructions = READS + (WRITES if write else "") + ("" if show_args else HIDDEN)
     version = sys.modules["aiotaskq"].__version__
     server: MCPServer[Any] = MCPServer("aiotaskq", version=version, instructions=instructions, log_level="WARNING")
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
-    changes = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
-    stops = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+    adds = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
+    changes = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
     for operation in OPERATIONS.values():
         if write or not operation.changes:
-            hints = stops if operation.verb.removesuffix(MANY) in STOPS else changes if operation.changes else reads
+            hints = reads if not operation.changes else adds if operation.verb.removesuffix(MANY) in ADDS else changes
             server.add_tool(_told(_tool(operation, tq, show_args)), annotations=hints)
     return server
 
@@ -88,9 +88,10 @@ def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitabl
 
     known = parameters(operation)
     nullable = {each.name for each in known if each.nullable}
+    maybe_null = {each.name for each in known if each.required and each.kind is Any}
 
     async def tool(**given: Any) -> Json:
-        values = {name: value for name, value in given.items() if value is not None}
+        values = {name: value for name, value in given.items() if value is not None or name in maybe_null}
         values |= {name: None for name in nullable if values.get(name) == NONE}
         params = read(operation, values)
         return _json(await perform(operation, Access(tq, show), params, "mcp", ACTOR, shortened=True))

@@ -105,6 +105,17 @@ async def test_tools_that_change_exist_only_where_asked_for(kit: Kit) -> None:
         changing = {tool.name for tool in listed if not (tool.annotations and tool.annotations.read_only_hint)}
         assert changing == WRITES
         assert all(tool.description for tool in listed)
+        marked = {each.name for each in listed if each.annotations and each.annotations.destructive_hint}
+        assert WRITES - marked == {
+            *("tasks_push", "tasks_retry", "tasks_retry_many", "tasks_rerun", "tasks_run_now", "events_emit"),
+            *("groups_retry", "schedules_add", "schedules_run_now", "schedules_backfill"),
+        }
+
+
+async def test_null_is_a_value(kit: Kit) -> None:
+    async with asked(kit, write=True, show_args=True) as ask:
+        assert await ask("values_set", key="rate", value=None) == {"key": "rate"}
+        assert (await ask("values_get", key="rate"))["value"] is None
 
 
 async def test_it_tells_what_runs_what_failed_and_what_waits(kit: Kit) -> None:
