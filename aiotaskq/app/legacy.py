@@ -34,7 +34,7 @@ from aiotaskq.runtime.queue.queue import Queue
 
 
 class StoredQueue(Queue, PublicValues):
-    """A queue and a public key-value store in one object."""
+    """A queue and public values in one object."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class StoredQueue(Queue, PublicValues):
 
 
 class MemoryQueue(StoredQueue):
-    """A task queue and a public key-value store with TTL, in memory. Threads and event loops may share it."""
+    """A task queue and public values with times to live, in memory. Threads and event loops may share it."""
 
     def __init__(
         self,

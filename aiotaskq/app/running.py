@@ -184,7 +184,7 @@ class Running(Registry):
     ) -> None:
         """Watch the store: an alert begins when it passes one of these bounds, and ends when it is within it again.
 
-        Each beginning and end emits the event ``alert`` in the process that has noticed it, and is told to webhooks
+        Each beginning and end calls the hook ``alert`` in the process that has noticed it, and is told to webhooks
         with ``on="alert"``. The rules are evaluated by a durable task, so by one worker at a time for all processes.
 
         Args:

@@ -52,7 +52,7 @@ class GateReads(ABC):
 
 
 class Gates:
-    """The gates of one backend; ``admitting`` a gate means to let pass the first tasks there that may pass.
+    """The gates of one backend. To admit a gate is to let pass the first tasks there that may pass.
 
     The tasks at a gate pass in claim order, by their due times: one that is not due, has expired, or is in a paused
     queue is left out.

@@ -41,7 +41,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 def main() -> None:
     """Run the command line and exit.
 
-    0 success, 1 error, 2 wrong usage, 3 tasks given back, 4 tasks abandoned, 5 timeout of a push, 130 Ctrl-C.
+    0 success, 1 error, 2 wrong usage, 3 tasks released, 4 tasks abandoned, 5 timeout of a push, 130 Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

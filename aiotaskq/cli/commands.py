@@ -34,9 +34,9 @@ COMMANDS = {
     "completion": tr("Print the shell completion script."),
 }
 GROUPS = {
-    "tasks": tr("List, show, retry, rerun, cancel and delete tasks."),
-    "schedules": tr("List, show, add, pause, resume, fire and delete schedules."),
-    "workers": tr("List, show, quiet, wake and resize workers."),
+    "tasks": tr("List, get, retry, rerun, cancel and delete tasks."),
+    "schedules": tr("List, get, add, pause, resume, fire and delete schedules."),
+    "workers": tr("List, get, quiet, wake and resize workers."),
     "values": tr("List, get, set and delete public values."),
     "events": tr("List, get and emit events, for which tasks wait."),
     "queues": tr("List, pause and resume queues."),

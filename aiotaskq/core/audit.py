@@ -34,7 +34,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     ``unknown`` where the entry cannot be read.
     """
     action: str
-    """As in the event ``operated``, such as ``queues.pause``."""
+    """As in the hook ``operated``, such as ``queues.pause``."""
     actor: str
     """Its name, as the application tells it; of the command line user and host. Empty where nothing tells it."""
     targets: tuple[str, ...]

@@ -71,7 +71,7 @@ class TimedOut(msgspec.Struct, frozen=True):
 
 
 class Released(msgspec.Struct, frozen=True):
-    """Given back without costing a retry: shutdown, snooze, unknown type, never started."""
+    """Released without costing a retry: shutdown, snooze, unknown type, never started."""
 
     reason: str
     delay: int = 0

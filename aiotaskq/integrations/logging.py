@@ -99,7 +99,7 @@ class ToTask(logging.Handler):
     """A handler of the standard library, and a sink of loguru, that writes lines of handlers into their tasks' logs.
 
     Lines that are written outside of a handler, and those of aiotaskq itself, are left out. A task keeps its newest
-    1,000 notes, as after ``current_task().log``. It never raises.
+    1,000 entries, as after ``current_task().log``. It never raises.
     """
 
     def emit(self, record: logging.LogRecord) -> None:

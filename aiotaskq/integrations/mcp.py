@@ -33,7 +33,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 ACTOR = "mcp"
-"""The actor of the audit events."""
+"""The actor in the audit log."""
 ADDS = ("push", "add", "emit", "retry", "rerun", "run_now", "backfill")
 """Verbs that only add: nothing is replaced or taken away."""
 
@@ -51,7 +51,7 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
 
     Args:
         write: also the tools that change something: tasks, schedules, values, limits, workers … Each change is logged
-            and emitted as an ``operated`` event with the actor ``mcp``.
+            and calls the hook ``operated`` with the actor ``mcp``.
         show_args: tools return params, results and messages of errors, which may hold personal data.
     """
     instructions = READS + (WRITES if write else "") + ("" if show_args else HIDDEN)
@@ -63,11 +63,11 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     for operation in OPERATIONS.values():
         if write or not operation.changes:
             hints = reads if not operation.changes else adds if operation.verb.removesuffix(MANY) in ADDS else changes
-            server.add_tool(_told(_tool(operation, tq, show_args)), annotations=hints)
+            server.add_tool(_with_plain_errors(_tool(operation, tq, show_args)), annotations=hints)
     return server
 
 
-def _told(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _with_plain_errors(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Return a tool whose errors reach the assistant as their text, without a traceback in the log."""
 
     @functools.wraps(tool)

@@ -185,7 +185,7 @@ def first_line(error: str | None) -> str | None:
 
 def attempt_view(attempt: Attempt, errors: bool) -> AttemptView:
     """Return the view of an attempt, with the whole of its error if ``errors`` may be shown."""
-    # Why a task was given back is a text of the library, which holds no params.
+    # Why a task was released is a text of the library, which holds no params.
     whole = errors or attempt.outcome == "released"
     return AttemptView(
         number=attempt.number,

@@ -1,4 +1,4 @@
-"""Tells of a change by an operator: as a log line, as the event ``operated``, and as an entry of the audit log."""
+"""Tells of a change by an operator: a log line, a call of the hook ``operated``, and an entry of the audit log."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class TaskHost(Protocol):
         """Return the time in microseconds UTC."""
 
     def note(self, context: TaskContext, note: NewNote) -> None:
-        """Take a note of a running task, to be written soon; from any thread."""
+        """Take an entry of the log of a running task, to be written soon; from any thread."""
 
     def spend(self, context: TaskContext, amounts: Mapping[str, Any]) -> None:
         """Add to what a running task has used up. Raises ValidationError; from any thread."""
@@ -84,10 +84,10 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     completed: bool = False
     """Whether ``complete`` was called; the worker then reads whether that transaction was committed."""
     unfinished: bool = False
-    """Whether the worker has to do more after this run than to write its outcome: there are notes, or steps, or
+    """Whether the worker has to do more after this run than to write its outcome: there are log entries, steps, or
     ``complete`` was called."""
     lost: bool = False
-    """Whether notes were refused, since the task is no longer this worker's."""
+    """Whether log entries were refused, since the task is no longer this worker's."""
     version: int = 1
     """That of the handler."""
     used_up: dict[str, float] | None = None

@@ -44,7 +44,7 @@ HookName: TypeAlias = Literal[
 ]
 NAMES: tuple[HookName, ...] = get_args(HookName)
 OPERATED = "operated"
-"""The name of a change made by a user of the dashboard or the HTTP API; a hook of it costs tasks nothing."""
+"""The hook of a change by an operator, through any door; it costs tasks nothing."""
 
 
 class HookCall(msgspec.Struct, frozen=True):

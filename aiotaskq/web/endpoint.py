@@ -122,13 +122,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(sorted(statuses))
 
 
-def get(path: str, tag: str, *successes: Success, **more: Any) -> Callable[[Run], Endpoint]:
-    """Return what makes an endpoint that is no operation of the table: its function has its name and documentation."""
+def get(path: str, tag: str, *successes: Success, name: str = "", **more: Any) -> Callable[[Run], Endpoint]:
+    """Return what makes an endpoint that is no operation of the table: its function has its documentation.
+
+    The name is that of the function if none is given.
+    """
 
     def made(run: Run) -> Endpoint:
         summary, _, description = (run.__doc__ or "").strip().partition("\n")
         return Endpoint(
-            name=run.__name__,
+            name=name or run.__name__,
             method="GET",
             path=path,
             tag=tag,

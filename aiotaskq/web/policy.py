@@ -45,8 +45,8 @@ def make_policy(
         max_body: bytes of a request's body; longer ones get 413.
         own_query: names of query parameters that the host itself reads, such as ``key`` in its access control. Any
             other parameter that an operation does not know is refused.
-        actor: called with the framework's request at a change; returns the name of the visitor, for the event
-            ``operated``. It may be a coroutine function.
+        actor: called with the framework's request at a change; returns the name of the visitor, for the audit
+            log and the hook ``operated``. It may be a coroutine function.
 
     Raises:
         ValidationError: for a body limit that is no number of bytes, or origins or own_query given as one text.

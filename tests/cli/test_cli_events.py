@@ -1,4 +1,4 @@
-"""``aiotaskq events``, ``tasks steps``, and what ``tasks show`` says a task waits for."""
+"""``aiotaskq events``, ``tasks steps``, and what ``tasks get`` says a task waits for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``aiotaskq limits``, and what ``tasks show`` says a task waits for."""
+"""``aiotaskq limits``, and what ``tasks get`` says a task waits for."""
 
 from __future__ import annotations
 

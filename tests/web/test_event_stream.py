@@ -1,4 +1,4 @@
-"""``GET /tasks/{id}/events`` in each framework: a browser that connects again misses nothing."""
+"""``GET /tasks/{id}/stream`` in each framework: a browser that connects again misses nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_events_of_a_task(door: Callable[..., AbstractAsyncContextManager[
     async with door(streams, show_args=True) as ask, streams.running():
         handle = await streams.push("streams")
         await handle.result(within(20))
-        path = f"tasks/{handle.task_id}/events"
+        path = f"tasks/{handle.task_id}/stream"
         answer = await ask.get(path)
         assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
@@ -65,16 +65,16 @@ async def test_events_of_a_task(door: Callable[..., AbstractAsyncContextManager[
             assert parsed((await ask.get(path, headers={"Last-Event-ID": str(last)})).text) == ALL[last:]
         assert parsed((await ask.get(path, headers={"Last-Event-ID": "of another server"})).text) == ALL
         assert (await ask.get(path, headers={"Last-Event-ID": "3.end"})).status_code == 204
-        refused(await ask.get("tasks/missing/events"), 404, "NotFound")
+        refused(await ask.get("tasks/missing/stream"), 404, "NotFound")
         refused(await ask.get(f"{path}?after=-1"), 422, "ValidationError")
         later = await streams.push("streams", delay=60)
         async with asyncio.timeout(within(5)):  # the answer to HEAD has no stream, which would not end
-            assert (await ask.head(f"tasks/{later.task_id}/events")).status_code in (200, 405)
+            assert (await ask.head(f"tasks/{later.task_id}/stream")).status_code in (200, 405)
 
 
 async def test_texts_are_not_shown_where_params_are_not(ask: Ask, streams: TaskQ) -> None:
     handle = await streams.push("streams")
-    refused(await ask.get(f"tasks/{handle.task_id}/events"), 403, "NotShown", "show_args")
+    refused(await ask.get(f"tasks/{handle.task_id}/stream"), 403, "NotShown", "show_args")
 
 
 async def test_events_come_while_the_task_runs(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ async def test_a_stream_ends_when_aiohttp_stops(streams: TaskQ) -> None:
     later = await streams.push("streams", delay=3600)
     async with (
         httpx.AsyncClient(base_url=str(server.make_url("/ops/"))) as ask,
-        ask.stream("GET", f"tasks/{later.task_id}/events") as answer,
+        ask.stream("GET", f"tasks/{later.task_id}/stream") as answer,
         asyncio.timeout(within(20)),
     ):
         parts = answer.aiter_bytes()

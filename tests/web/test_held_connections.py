@@ -103,7 +103,7 @@ async def test_clients_without_the_token_keep_nobody_out(
     handle = await tq.push("greet", {"name": "x"}, delay=NEVER)
     async with serving(tq, TOKEN) as port, httpx.AsyncClient(timeout=watchdog()) as user:
         url = f"http://127.0.0.1:{port}"
-        async with user.stream("GET", f"{url}/tasks/{handle.task_id}/events", headers=right) as stream:
+        async with user.stream("GET", f"{url}/tasks/{handle.task_id}/stream", headers=right) as stream:
             events = stream.aiter_lines()
             assert await anext(events) == "retry: 1000"
             for number in range(24):

@@ -198,7 +198,7 @@ async def test_open_pages_hold_no_connection_of_the_application_and_delay_no_sto
             await asyncio.sleep(0.01)
         later = {"type": "book", "params": {"order": 1}, "delay": 3600}
         waits = (await ask.post("/ops/tasks", json=later)).json()["task_id"]
-        async with ask.stream("GET", f"/ops/tasks/{waits}/events") as stream:
+        async with ask.stream("GET", f"/ops/tasks/{waits}/stream") as stream:
             assert stream.status_code == 200
             seconds = await asyncio.to_thread(running.end)
             assert await stream.aread()

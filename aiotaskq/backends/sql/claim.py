@@ -141,7 +141,7 @@ def ready(tx: Tx, now: int, queues: Sequence[str] | None, alive_at: int | None =
 
 
 def stats(tx: Tx, now: int) -> QueueStats:
-    # One statement, so one snapshot: a task that is given back between two of them would be in neither.
+    # One statement, so one snapshot: a task that is released between two of them would be in neither.
     parts = [
         select(c.queue, c.status, func.count()).where(condition).group_by(c.status, c.queue)
         for condition in (*tx.dialect.pending, c.status == RUNNING, ENDED)

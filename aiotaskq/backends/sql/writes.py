@@ -136,11 +136,11 @@ class SqlWrites:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _park_given_back(self, queues: Mapping[str, Collection[str]]) -> None:
-        """Park the tasks that were given back to a paused queue; ``queues`` are the queues and the gates of such tasks.
+        """Park the tasks that were released to a paused queue; ``queues`` are the queues and the gates of such tasks.
 
         After the commit: what is paused before this read is seen here, and a pause after it finds these tasks ready.
         """
-        with contextlib.suppress(AiotaskqError):  # the tasks are given back; ``mend`` parks them
+        with contextlib.suppress(AiotaskqError):  # the tasks are released; ``mend`` parks them
             for queue in await self._database.read(lambda c: self.tx(c).paused_queues()):
                 if queue in queues:
                     await self._park(queue, queues[queue])

@@ -157,7 +157,7 @@ async def cancel_page(operated: Settled, tasks: Sequence[Task]) -> int:
             operated.hooks.call("cancelled", now, change.after)
         else:
             left.append(change.before.task_id)
-    for task_id in left:  # claimed, given back or ended since it was read
+    for task_id in left:  # claimed, released or ended since it was read
         with contextlib.suppress(NotFound):
             count += await operated.cancel(task_id)
     return count

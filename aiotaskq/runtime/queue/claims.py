@@ -1,4 +1,4 @@
-"""Claims in transactions that run to their end, and gives back what was claimed for a caller that was cancelled."""
+"""Claims in transactions that run to their end, and releases what was claimed for a caller that was cancelled."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Claims:
     ) -> Exchanged:
         """Write the changes and claim, in one transaction; return which changes held, and the claimed tasks.
 
-        If the caller is cancelled meanwhile, the transaction goes on, and what it claims is given back.
+        If the caller is cancelled meanwhile, the transaction goes on, and what it claims is released.
         """
         verb: Coroutine[Any, Any, Exchanged]
         if changes:

@@ -32,7 +32,7 @@ from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import Settled, cancel_page, statuses
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
-from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
+from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000
@@ -89,8 +89,8 @@ class GroupVerbs:
         self,
         queue: Settled,
         capacity: Capacity,
-        pushed: PushedEvents,
-        followed: FollowedEvents,
+        pushed: PushedHooks,
+        followed: FollowedHooks,
         check: Callable[[Sequence[Task]], None],
         waiters: Waiters,
         poll_interval: float,
@@ -324,7 +324,7 @@ class GroupVerbs:
                 raise
             raise error.of_push(task.task_id for task in plan.tasks) from error
         if made and session is None:
-            self._pushed.emit(plan.tasks, plan.tasks)
+            self._pushed.call(plan.tasks, plan.tasks)
             self._hear_empty(plan)
         return made
 
@@ -339,7 +339,7 @@ class GroupVerbs:
         return committed
 
     def _hear_empty(self, plan: Plan) -> None:
-        """Emit the events of groups without members, which have ended at once."""
+        """Call the hooks of groups without members, which have ended at once."""
         if ended := [group.group_id for group in plan.groups if group.ended_at is not None]:
             self._followed.hear(Followed(ended_groups=ended, counted=list(ended)))
 
@@ -361,7 +361,7 @@ class GroupVerbs:
         if added and (gate.open or "pushed" in self._queue.hooks):
             rows = await self._queue.backend.get([task.task_id for task in members])
             new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
-            self._pushed.emit(new, new)
+            self._pushed.call(new, new)
         return int(added)
 
     async def _budgets(self, group_id: str) -> list[str]:

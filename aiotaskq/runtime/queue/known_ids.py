@@ -14,7 +14,7 @@ from aiotaskq.core.outcome import Rerun, settle
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.runtime.queue.push_events import PushedEvents
+from aiotaskq.runtime.queue.push_hooks import PushedHooks
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
@@ -52,7 +52,7 @@ class KnownIds:
         backend: Backend,
         clock: Clock,
         add: Callable[[Sequence[Task], Any], Awaitable[list[Task]]],
-        pushed: PushedEvents,
+        pushed: PushedHooks,
     ) -> None:
         self._backend = backend
         self._clock = clock
@@ -102,7 +102,7 @@ class KnownIds:
             (held,) = await self._backend.update_with(session, changes, self._pushed.at_commit([new], [new]))
         if held:
             if session is None:
-                self._pushed.emit([new], [new])
+                self._pushed.call([new], [new])
             return True
         (row,) = await self._backend.get([new.task_id])
         if row is not None and (row.status, row.fence, row.seq) == (ended.status, ended.fence, ended.seq):

@@ -32,7 +32,7 @@ from aiotaskq.runtime.queue.groups import GroupVerbs
 from aiotaskq.runtime.queue.known_ids import KnownIds, expired_conflicts
 from aiotaskq.runtime.queue.limit_sweep import LimitSweep
 from aiotaskq.runtime.queue.operations import Operations
-from aiotaskq.runtime.queue.push_events import FollowedEvents, PushedEvents
+from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
 from aiotaskq.runtime.queue.reaper import Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.step_verbs import StepVerbs
@@ -42,7 +42,7 @@ from aiotaskq.runtime.waiting import unserved
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
-EMITTED = frozenset({"pushed", "expired", "cancelled"})  # events of the methods of a queue
+CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
@@ -108,8 +108,8 @@ class Queue(Operations[Task]):
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
-        self._pushed = PushedEvents(backend, clock, self.hooks)
-        self._followed = FollowedEvents(backend, clock, self.hooks, self._pushed)
+        self._pushed = PushedHooks(backend, clock, self.hooks)
+        self._followed = FollowedHooks(backend, clock, self.hooks, self._pushed)
         self.unacked = Unacked()
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
@@ -132,9 +132,9 @@ class Queue(Operations[Task]):
     def immediate(self) -> bool:
         """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
 
-        A method that has to wait asks for the running loop before it changes anything. Listeners need the loop, too.
+        A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
         """
-        return self._direct is not None and not (self.hooks.wanted and not EMITTED.isdisjoint(self.hooks.hooks))
+        return self._direct is not None and not (self.hooks.wanted and not CALLED.isdisjoint(self.hooks.hooks))
 
     # ---- pushing ----
 
@@ -157,7 +157,7 @@ class Queue(Operations[Task]):
             if len(tasks) != 1 or stored[0] is not tasks[0]:
                 await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.hooks.wanted or gate.open):
-                self._pushed.emit(tasks, stored)
+                self._pushed.call(tasks, stored)
             return stored
         except DatabaseUnavailable as error:  # pushes that are written together share the error
             if session is not None:
@@ -170,7 +170,7 @@ class Queue(Operations[Task]):
             check_storable("params", task.params)
         self._direct.insert(task)  # type: ignore[union-attr]  # it is immediate
         if gate.open:
-            self._pushed.emit([task], [task])
+            self._pushed.call([task], [task])
 
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
@@ -421,7 +421,7 @@ class Queue(Operations[Task]):
             change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
             (held,) = await (self._updates.add([change]) if self.backend.suspends else self.backend.update([change]))
             if held:
-                self._pushed.emit(change.then, change.then)
+                self._pushed.call(change.then, change.then)
                 return after
             (row,) = await self.backend.get([task.task_id])
             # If only the cancel flag was set in between, the rules decide again.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aiotaskq.runtime.queue.queue import Queue
 
 LIMIT = 1_000  # schedules whose outboxes are read at a time
-RECOVERY = 5  # seconds after which a scheduler that has not pushed what it fired is taken for dead
+RECOVERY = 5  # seconds after which a scheduler that has not pushed what it fired counts as dead
 
 
 async def add_with_room(queue: Queue, tasks: Sequence[Task]) -> tuple[Sequence[Task], QueueFull | None]:

@@ -13,7 +13,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler
 
-# Why a task is given back.
+# Why a task is released.
 NEVER_STARTED = "never started"
 STOPPED = "its worker was stopped"
 FENCED = "its worker was cut off from the store"
@@ -99,7 +99,7 @@ class Host(Protocol):
         """The id under which to claim."""
 
     def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return the claimed tasks that may be buffered; the others are given back by then."""
+        """Return the claimed tasks that may be buffered; the others are released by then."""
 
     def start_run(self, task: Task) -> None:
         """Run a task in a free slot."""

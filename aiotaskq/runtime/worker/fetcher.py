@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is given back
+STALLED = 250_000  # ticks for which a claimed task may wait for a slot before it is released
 LULL = 0.005  # seconds without a hint before the store is asked when its next task becomes due
 SHRINKS = "shrinks"
 """Why nothing is started while more tasks run than there are slots."""
@@ -120,7 +120,7 @@ class Fetcher:
         self._poller.wake()
 
     def close(self) -> None:
-        """Claim no more, and give back what has not started. Outcomes are still written."""
+        """Claim no more, and release what has not started. Outcomes are still written."""
         self._closed = True
         if self.batches is not None:
             self.batches.close()
@@ -198,7 +198,7 @@ class Fetcher:
             self._worker.start_run(buffer.popleft())
 
     def pause(self, reason: str = "") -> None:
-        """Give back what has not started; claim nothing and start nothing until ``resume`` for this reason."""
+        """Release what has not started; claim nothing and start nothing until ``resume`` for this reason."""
         self._paused = True
         self._reasons.add(reason)
         self.give_back(NEVER_STARTED)
@@ -225,7 +225,7 @@ class Fetcher:
         return self.buffer.take(which)
 
     def give_back(self, reason: str, keep: int = 0) -> None:
-        """Give back what is buffered, but for the first ``keep`` tasks."""
+        """Release what is buffered, but for the first ``keep`` tasks."""
         for task in self.buffer.take_last(keep):
             self.put(task, Released(reason))
 
@@ -471,7 +471,7 @@ class Fetcher:
         return max(0, free + ahead) if writes or free > 0 or (free + ahead) * 2 >= ahead > 0 else 0
 
     def _give_back_surplus(self) -> None:
-        """Give back tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
+        """Release tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
         if self._closed or self._paused:
             return
         free = self._concurrency - len(self._executions) + (0 if self.batches is None else self.batches.without_slot)

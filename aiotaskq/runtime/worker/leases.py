@@ -121,7 +121,7 @@ class Leases:
         self._fetcher.give_back(FENCED)
 
     async def give_back_unknown(self, keys: Sequence[Key]) -> None:
-        """Give back tasks that were claimed for this worker in an answer that was lost on its way."""
+        """Release tasks that were claimed for this worker in an answer that was lost on its way."""
         for task in await self._backend.get([task_id for task_id, _ in keys]):
             if task is not None and task.status is Status.RUNNING and (task.task_id, task.fence) in keys:
                 outcome = Released("it never started")

@@ -6,7 +6,7 @@ rule the worker has to do this, and no more:
 
 - A suspect is a task that one more crash makes poison. It starts alone: the mark is true only if nothing else runs, and
   if no outcome of an earlier run is still to be written, since that run would be lost, and counted, with the process.
-- Nothing else starts while the mark is there. What is claimed and has not started is given back, so that the death of
+- Nothing else starts while the mark is there. What is claimed and has not started is released, so that the death of
   this process is not counted against it.
 - No suspect starts beside another one: each would keep the other from being alone, and neither would ever be judged.
 - Both waits end after one lease, since a run may take hours. A suspect that could not be alone by then runs beside the
@@ -47,7 +47,7 @@ class Quarantine:
     def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return the claimed tasks that may be buffered; start the quarantine of the first suspect among them.
 
-        The others are given back, other suspects with a delay, so that they are not claimed again at once.
+        The others are released, other suspects with a delay, so that they are not claimed again at once.
         """
         if not any(task.crashes >= SUSPECT for task in tasks):
             return tasks
@@ -68,7 +68,7 @@ class Quarantine:
     async def _run(self) -> None:
         try:
             if await self._worker.until_idle(self._worker.lease):
-                for suspect in tuple(self._fetcher.buffer):  # none if it was cancelled, lost or given back meanwhile
+                for suspect in tuple(self._fetcher.buffer):  # none if it was cancelled, lost or released meanwhile
                     await self._run_alone(suspect)
         finally:
             self._fetcher.resume()

@@ -268,7 +268,7 @@ class Runner:
                 return Cancelled()
             case "shutdown":
                 return Released(STOPPED, ran=True)
-            case "fenced":  # given back when the store answers again, unless another worker has taken it
+            case "fenced":  # released when the store answers again, unless another worker has taken it
                 return Released(FENCED, ran=True)
             case "lost":
                 return None

@@ -39,7 +39,7 @@ from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
 QUIET = "quiet"  # why its fetcher is paused
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
-BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are given back that a stop does not let run to their ends
+BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are released that a stop does not let run to their ends
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
 CLOSING = 5.0  # seconds that closing connections, threads and resources may take in the end
 
@@ -264,7 +264,7 @@ class Worker:
             try:
                 if not self._shared or self._heartbeat.holds((task.task_id, task.fence), ticks):
                     outcome = await self.runner.execute(execution)
-                else:  # the process was suspended for longer than its lease: given back, unless another worker has it
+                else:  # the process was suspended for longer than its lease: released, unless another worker has it
                     outcome = Released(FENCED)
                 if execution.context.unfinished:
                     self._spawn(execution, self._finish(execution, outcome))
@@ -426,7 +426,7 @@ class Worker:
     # ---- stopping ----
 
     async def stop(self, drain: float = 25.0, grace: float = 5.0) -> ExitCode:
-        """Stop in stages: claim no more, let handlers end for ``drain`` seconds, cancel, wait ``grace``, give back.
+        """Stop in stages: claim no more, let handlers end for ``drain`` seconds, cancel, wait ``grace``, release.
 
         Idempotent, also in parallel. Leases are renewed until the end.
         """

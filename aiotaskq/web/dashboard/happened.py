@@ -1,4 +1,4 @@
-"""What the events page lists: events, their order, and those of this process, collected while the page is open."""
+"""What the page of activity lists: its order, and the hook calls of this process, collected while it is open."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ORDER: dict[str, int] = {name: place for place, name in enumerate(NAMES)}
 
 
 class Happened(msgspec.Struct, frozen=True, kw_only=True):
-    """One event, without params and results."""
+    """What has happened once, without params and results."""
 
     name: str
     at: int
@@ -44,7 +44,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     change: Operated | None = None
     """What an operator did."""
     more: int = 0
-    """It stands for so many events of its name that are not listed."""
+    """It stands for so many of its name that are not listed."""
     at_least: bool = False
     """Whether there may be more of these."""
 
@@ -54,14 +54,14 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
         return _ICONS.get(self.name, "active")
 
 
-def key_of(event: Happened) -> tuple[str, str | None, int]:
-    """Return what two notes of the same event have in common."""
-    return event.name, event.task_id, event.at
+def key_of(each: Happened) -> tuple[str, str | None, int]:
+    """Return what two entries of the same happening have in common."""
+    return each.name, each.task_id, each.at
 
 
-def newest_first(hooks: Iterable[Happened]) -> list[Happened]:
-    """Return events in the order in which they are listed; the end of a task before its start."""
-    return sorted(hooks, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
+def newest_first(found: Iterable[Happened]) -> list[Happened]:
+    """Return them in the order in which they are listed; the end of a task before its start."""
+    return sorted(found, key=lambda each: (each.at, _ORDER.get(each.name, 0)), reverse=True)
 
 
 def pushed_at(task: Task) -> int:
@@ -70,7 +70,7 @@ def pushed_at(task: Task) -> int:
 
 
 def instant_of(name: str, task: Task) -> int | None:
-    """Return when an event of a task happened, as its row tells; None where it does not."""
+    """Return when this happened to a task, as its row tells; None where it does not."""
     if name == "pushed":
         return pushed_at(task)
     if name == "started":
@@ -86,7 +86,7 @@ def first_line(error: Any) -> str:
 
 
 MOST = 500
-"""Events that are kept."""
+"""Hook calls that are kept."""
 COLLECTED = tuple(name for name in NAMES if name != OPERATED)
 """All but the changes of operators: the audit log of the store has those of every process."""
 LINGER = 60
@@ -94,7 +94,7 @@ LINGER = 60
 
 
 class Feed:
-    """The events of one task queue in this process."""
+    """The hook calls of one task queue in this process."""
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
@@ -103,7 +103,7 @@ class Feed:
         self._until: int | None = None  # ticks; None where nothing is collected
 
     def read(self, name: str | None, most: int) -> list[Happened]:
-        """Return the latest events, of one name where it is given, the newest first; go on collecting for a while."""
+        """Return the latest, of one name where it is given, the newest first; go on collecting for a while."""
         if self._until is None:
             for each in COLLECTED:
                 self._hooks.on(each, self._note)
@@ -127,7 +127,7 @@ class Feed:
         self._latest.append(found)
 
     def _stop(self) -> None:
-        """Collect nothing more: the next event after the last reader has gone ends it."""
+        """Collect nothing more: the next call after the last reader has gone ends it."""
         self._until = None
         self._latest.clear()
         for each in COLLECTED:

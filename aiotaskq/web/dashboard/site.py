@@ -124,7 +124,7 @@ class Dashboard:
             origins: other origins whose pages may send forms.
             allow: called with the framework's request and the name of an action, or ``"view"``; returns whether the
                 visitor may. It may be a coroutine function.
-            actor: called with the framework's request; returns the name of the visitor, for audit events. It may be a
+            actor: called with the framework's request; returns the name of the visitor, for the audit log. It may be a
                 coroutine function. By default the name of the login.
             login: how a visitor logs in here; None where the host has checked the visitor.
         """

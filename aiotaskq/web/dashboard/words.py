@@ -41,7 +41,7 @@ def marked(text: str) -> str:
 
 
 CHANGES = tuple(operation.word for operation in OPERATIONS.values() if operation.changes)
-"""Names of changes in the event ``operated``, of the dashboard's actions and of the operations API."""
+"""Names of changes in the audit log and the hook ``operated``."""
 
 
 @functools.cache

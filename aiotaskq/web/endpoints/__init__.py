@@ -9,10 +9,10 @@ from aiotaskq.operations.everything import NOUNS
 from aiotaskq.web.door import endpoints
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints.health import healthz, readyz
-from aiotaskq.web.endpoints.tasks import task_events
+from aiotaskq.web.endpoints.tasks import task_stream
 
 ENDPOINTS: tuple[Endpoint, ...] = (
-    task_events,
+    task_stream,
     *(each for nouns in NOUNS for each in endpoints(nouns)),
     healthz,
     readyz,

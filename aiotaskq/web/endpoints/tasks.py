@@ -17,19 +17,20 @@ EVENTS = (
 
 
 @get(
-    "/tasks/{task_id}/events",
+    "/tasks/{task_id}/stream",
     "aiotaskq tasks",
     Success(200, "Server-sent events", Any, EVENTS, EVENT_STREAM),
     Success(204, "The browser has had the last event"),
+    name="tasks.stream",
     thing=TaskId,
     query=EventsQuery,
     own_problems=(403,),
 )
-async def task_events(call: Call) -> ApiResponse:
+async def task_stream(call: Call) -> ApiResponse:
     """Stream what a task writes with log and stream, as server-sent events, until it has ended.
 
-    What was emitted comes as a message, a line of the log as an event "log", the status as an event "end". After a lost
-    connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
+    What was streamed comes as a message, a line of the log as an event "log", the status as an event "end". After a
+    lost connection a browser sends Last-Event-ID, and gets what it has missed. Refused where params are not shown.
     """
     Access(call.tq, call.policy.show_args).may_show(True)
     task_id = check_key("task_id", call.path["task_id"], MAX_ID)

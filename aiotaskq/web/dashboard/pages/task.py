@@ -87,7 +87,7 @@ class TaskPage(msgspec.Struct, kw_only=True):
     result: str | None = None
     """The same of a task that has completed."""
     notes: list[NoteView] | None = None
-    """The newest lines of its log, and data that it has emitted; None where they are not shown."""
+    """The newest lines of its log, and data that it has streamed; None where they are not shown."""
     older: bool = False
     """Whether there were notes before these."""
 

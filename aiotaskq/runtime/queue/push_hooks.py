@@ -1,4 +1,4 @@
-"""Emits the event ``pushed`` and logs the push: at once, or after the commit of the caller's own transaction."""
+"""Calls the hook ``pushed`` and logs the push: at once, or after the commit of the caller's own transaction."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
 
-class PushedEvents:
-    """Emits ``pushed``: at once for a push of the queue, after the commit for one in a transaction of the caller's."""
+class PushedHooks:
+    """Calls ``pushed``: at once for a push of the queue, after the commit for one in a transaction of the caller's."""
 
     def __init__(self, backend: Backend, clock: Clock, hooks: Hooks) -> None:
         self._backend = backend
@@ -28,8 +28,8 @@ class PushedEvents:
         self._hooks = hooks
         self._reading: set[asyncio.Task[None]] = set()
 
-    def emit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        """Emit for the tasks that are stored themselves; the others conflicted with a row that is there."""
+    def call(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        """Call it for the tasks that are stored themselves; the others conflicted with a row that is there."""
         if gate.open:
             log_pushed(tasks, stored)
         if "pushed" in self._hooks:
@@ -43,40 +43,40 @@ class PushedEvents:
         bound.bind()
 
         def committed() -> None:
-            bound.call_soon(self._committed, tasks, stored)  # a loop that is gone has no listeners
+            bound.call_soon(self._committed, tasks, stored)  # a loop that is gone has no hooks
 
         return committed
 
     def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         if "pushed" in self._hooks or gate.open:
-            self._reading.add(reading := asyncio.create_task(self._emit_for_stored(tasks, stored)))
+            self._reading.add(reading := asyncio.create_task(self._call_for_stored(tasks, stored)))
             reading.add_done_callback(self._reading.discard)
 
-    async def _emit_for_stored(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+    async def _call_for_stored(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
         # The transaction has committed, but it may have rolled back to a savepoint before the push.
         new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
         try:
             rows = await self._backend.get([task.task_id for task in new])
         except AiotaskqError as error:
-            log.warning("the event 'pushed' is missing for up to {} tasks: {}", len(new), error)
+            log.warning("the hook 'pushed' is not called for up to {} tasks: {}", len(new), error)
             return
         there = [task for task, row in zip(new, rows, strict=True) if row is not None]
-        self.emit(there, there)
+        self.call(there, there)
 
 
 OF_GROUPS = frozenset({"group_progress", "group_ended"})
 
 
-class FollowedEvents:
-    """Emits the events of what followed from writes of this process."""
+class FollowedHooks:
+    """Calls the hooks of what followed from writes of this process."""
 
-    def __init__(self, backend: Backend, clock: Clock, hooks: Hooks, pushed: PushedEvents) -> None:
+    def __init__(self, backend: Backend, clock: Clock, hooks: Hooks, pushed: PushedHooks) -> None:
         self._backend, self._clock, self._hooks, self._pushed = backend, clock, hooks, pushed
         self._bound = LoopBound()
         backend.groups.heard = self.hear
 
     def bind(self) -> None:
-        """Emit in the running loop what follows from a commit in another thread."""
+        """Call the hooks in the running loop, also for a commit in another thread."""
         self._bound.bind()
 
     def hear(self, followed: Followed) -> None:
@@ -86,12 +86,12 @@ class FollowedEvents:
             if running_loop_or_none() is not None:
                 self._start(followed)
             else:
-                self._bound.call_soon(self._start, followed)  # a loop that is gone has no listeners
+                self._bound.call_soon(self._start, followed)  # a loop that is gone has no hooks
 
     def _start(self, followed: Followed) -> None:
-        self._hooks.wait_for(asyncio.ensure_future(self._emit(followed)))
+        self._hooks.wait_for(asyncio.ensure_future(self._call(followed)))
 
-    async def _emit(self, followed: Followed) -> None:
+    async def _call(self, followed: Followed) -> None:
         ids, groups = followed.ended + followed.pushed, list(dict.fromkeys(followed.counted))
         if OF_GROUPS.isdisjoint(self._hooks.hooks):
             groups = []
@@ -99,7 +99,7 @@ class FollowedEvents:
             rows = await self._backend.get(ids) if ids else []
             states = await self._backend.groups.get(groups) if groups else []
         except AiotaskqError as error:
-            log.warning("events are missing for up to {} tasks and {} groups: {}", len(ids), len(groups), error)
+            log.warning("hooks are not called for up to {} tasks and {} groups: {}", len(ids), len(groups), error)
             return
         now = self._clock.now()
         ended = [row for row in rows[: len(followed.ended)] if row is not None and row.final]
@@ -107,8 +107,8 @@ class FollowedEvents:
             log_not_started(row)
             self._hooks.call("cancelled" if row.status is Status.CANCELLED else "failed", now, row)
         pushed = [row for row in rows[len(followed.ended) :] if row is not None]
-        self._pushed.emit(pushed, pushed)
+        self._pushed.call(pushed, pushed)
         for state in states:
-            if state is not None:  # it may have ended since, by another write, which emits that itself
+            if state is not None:  # it may have ended since, by another write, which calls the hook itself
                 ended_now = state.group_id in followed.ended_groups
                 self._hooks.call_group("group_ended" if ended_now else "group_progress", now, state)
