@@ -162,10 +162,10 @@ def command_on_several(
         done: said after that, with ``{count}``.
     """
     thing, of_many = str(operation.thing), operation.many
-    (told,) = parameters(operation)
+    (parameter,) = parameters(operation)
     filters = [] if of_many is None else parameters(of_many)
     complete = COMPLETIONS.get(operation.noun)
-    given = typer.Argument(metavar=thing.upper(), help=tr(told.description), autocompletion=complete)
+    given = typer.Argument(metavar=thing.upper(), help=tr(parameter.description), autocompletion=complete)
     kind: Any = list[str] if of_many is None else list[str] | None
     taken = [keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
     taken += [_parameter(operation, each, False) for each in filters]
@@ -295,50 +295,54 @@ METAVARS: dict[Any, str] = {
 _KINDS: dict[Any, Any] = {list: list[str], dict: list[str], datetime: str, Any: str}
 
 
-def _parameter(operation: Operation, told: Parameter, by_place: bool) -> inspect.Parameter:
-    most = None if told.most == INT32 else told.most  # that is no bound that a user would meet
-    bounds: dict[str, Any] = {"min": told.least, "max": most}
-    complete = COMPLETIONS.get(operation.noun if told.name == operation.thing else told.name)
-    if told.words:
-        complete = names.words(told.words)
-    help = tr(told.description)
-    if told.kind is datetime:
-        help += tr(_BACK if told.name in PAST else _ON)
-    if told.nullable:
+def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> inspect.Parameter:
+    most = None if parameter.most == INT32 else parameter.most  # that is no bound that a user would meet
+    bounds: dict[str, Any] = {"min": parameter.least, "max": most}
+    complete = COMPLETIONS.get(operation.noun if parameter.name == operation.thing else parameter.name)
+    if parameter.words:
+        complete = names.words(parameter.words)
+    help = tr(parameter.description)
+    if parameter.kind is datetime:
+        help += tr(_BACK if parameter.name in PAST else _ON)
+    if parameter.nullable:
         bounds = {}
         help += tr("; none takes it away") if operation.thing else ""  # else it is not there yet
-    metavar = METAVARS.get(told.kind)
-    if told.words and told.kind is str:
-        metavar = "|".join(told.words)
-    elif told.words:
-        help += ": " + ", ".join(told.words)
+    metavar = METAVARS.get(parameter.kind)
+    if parameter.words and parameter.kind is str:
+        metavar = "|".join(parameter.words)
+    elif parameter.words:
+        help += ": " + ", ".join(parameter.words)
     if by_place:
-        given: Any = typer.Argument(metavar=metavar or told.name.upper(), help=help, autocompletion=complete, **bounds)
-    elif told.kind is bool:
-        flag = told.name.replace("_", "-")
-        given = option(f"--{flag}/--no-{flag}" if told.default else f"--{flag}", help=help)
+        given: Any = typer.Argument(
+            metavar=metavar or parameter.name.upper(), help=help, autocompletion=complete, **bounds
+        )
+    elif parameter.kind is bool:
+        flag = parameter.name.replace("_", "-")
+        given = option(f"--{flag}/--no-{flag}" if parameter.default else f"--{flag}", help=help)
     else:
-        flag = f"--{told.name.replace('_', '-')}"
+        flag = f"--{parameter.name.replace('_', '-')}"
         given = option(flag, help=help, metavar=metavar, autocompletion=complete, **bounds)
-    kind = str if told.nullable else _KINDS.get(told.kind, told.kind)
-    if not told.required and told.default is None:
+    kind = str if parameter.nullable else _KINDS.get(parameter.kind, parameter.kind)
+    if not parameter.required and parameter.default is None:
         kind |= None
-    return keyword(told.name, Annotated[kind, given], inspect.Parameter.empty if told.required else told.default)
+    return keyword(
+        parameter.name, Annotated[kind, given], inspect.Parameter.empty if parameter.required else parameter.default
+    )
 
 
-def _value(told: Parameter, value: Any, utc: bool) -> Any:
+def _value(parameter: Parameter, value: Any, utc: bool) -> Any:
     """Return a parameter as the operation takes it."""
-    if told.kind is datetime:
-        return read_time(told.name, value, SystemClock().now(), utc)
-    if told.kind is dict:
+    if parameter.kind is datetime:
+        return read_time(parameter.name, value, SystemClock().now(), utc)
+    if parameter.kind is dict:
         pairs = [_pair(each) for each in value]
         for name, _ in pairs:
             if sum(name == each for each, _ in pairs) > 1:
                 raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
         return dict(pairs)
-    if told.nullable:
-        return None if value == NONE else value if told.kind is str else read_json(told.name, value)
-    return read_json(told.name, value) if told.kind is Any else value
+    if parameter.nullable:
+        return None if value == NONE else value if parameter.kind is str else read_json(parameter.name, value)
+    return read_json(parameter.name, value) if parameter.kind is Any else value
 
 
 def _pair(text: str) -> tuple[str, Any]:
