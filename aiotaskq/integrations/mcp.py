@@ -24,6 +24,7 @@ from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters,
 try:
     from mcp.server import MCPServer
     from mcp.server.mcpserver.exceptions import ToolError
+    from mcp.server.mcpserver.tools import Tool
     from mcp.types import ToolAnnotations
 except ImportError:
     raise missing("mcp", "mcp") from None
@@ -56,15 +57,29 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     """
     instructions = READS + (WRITES if write else "") + ("" if show_args else HIDDEN)
     version = sys.modules["aiotaskq"].__version__
-    server: MCPServer[Any] = MCPServer("aiotaskq", version=version, instructions=instructions, log_level="WARNING")
     reads = ToolAnnotations(read_only_hint=True, open_world_hint=False)
     adds = ToolAnnotations(read_only_hint=False, destructive_hint=False, open_world_hint=False)
     changes = ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=False)
+    tools: list[Tool] = []
     for operation in OPERATIONS.values():
         if write or not operation.changes:
             hints = reads if not operation.changes else adds if operation.verb.removesuffix(MANY) in ADDS else changes
-            server.add_tool(_with_plain_errors(_tool(operation, tq, show_args)), annotations=hints)
-    return server
+            made = _Tool.from_function(_with_plain_errors(_tool(operation, tq, show_args)), annotations=hints)
+            made.parameters["additionalProperties"] = False
+            tools.append(made)
+    return MCPServer("aiotaskq", version=version, instructions=instructions, tools=tools, log_level="WARNING")
+
+
+class _Tool(Tool):
+    """A tool that refuses unknown arguments: a misspelt filter must not mean every task."""
+
+    async def run(self, arguments: Json, *args: Any, **kwargs: Any) -> Any:
+        known = self.parameters["properties"]
+        for name in arguments:
+            if name not in known:
+                said = f"there are {', '.join(known)}" if known else "there are none here"
+                raise ToolError(f"{self.name}: unknown argument {name!r:.60}; {said}")
+        return await super().run(arguments, *args, **kwargs)
 
 
 def _with_plain_errors(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:

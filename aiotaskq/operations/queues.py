@@ -30,7 +30,7 @@ class QueueList(Struct):
 class Named(Struct, forbid_unknown_fields=True):
     """A queue."""
 
-    queue: Annotated[Name, Meta(description="The name of a queue")] = "default"
+    queue: Annotated[Name, Meta(description="The name of a queue")]
 
 
 class QueueState(Struct):

@@ -318,7 +318,7 @@ def test_queues(cli: Cli) -> None:
     assert cli.json("queues", "list")["queues"] == [{"queue": "slow", "paused": True, "pending": 0, "running": 0}]
     assert "paused, and empty: slow" in cli.out("stats")
     assert cli.json("queues", "resume", "slow") == {"queue": "slow", "paused": False}
-    assert cli.out("queues", "pause") == "queue default is paused\n"
+    assert "QUEUE" in cli.fails("queues", "pause", code=2)
 
 
 def test_groups(cli: Cli) -> None:

@@ -175,6 +175,19 @@ async def test_a_change_is_counted_first_and_leaves_an_event(kit: Kit) -> None:
     ]
 
 
+async def test_unknown_arguments_are_refused(kit: Kit) -> None:
+    async with asked(kit, write=True) as ask:
+        listed = (await ask.client.list_tools()).tools
+        assert all(tool.input_schema["additionalProperties"] is False for tool in listed)
+        said = await ask.refused("tasks_delete_many", status=["failed"], typ="mail", dry_run=False)
+        assert "unknown argument 'typ'; there are status, type, queue, " in said
+        assert "unknown argument 'name'; there are queue" in await ask.refused("queues_pause", name="shelf")
+        assert "queue" in await ask.refused("queues_pause")
+        assert "unknown argument 'a'; there are none here" in await ask.refused("queues_list", a=1)
+    assert (await kit.tq.get("failed-1")).status is Status.FAILED
+    assert await kit.tq.paused() == ["shelf"]
+
+
 async def test_errors_say_what_was_wrong(kit: Kit) -> None:
     async with asked(kit, write=True) as ask:
         assert "there is no task nowhere" in await ask.refused("tasks_get", task_id="nowhere")
