@@ -48,7 +48,9 @@ class Access:
     def may_show(self, asked: bool) -> bool:
         """Return whether params are shown: only if asked for. Raises NotShown where that is not allowed."""
         if asked and not self.show_args:
-            raise NotShown("params and values are not shown here: that takes show_args=True")
+            raise NotShown(
+                "params and values are not shown here: that takes show_args=True, or --show-args on the command line"
+            )
         return asked
 
 
@@ -139,8 +141,12 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 def parameters(operation: Operation) -> list[Parameter]:
     """Return the parameters of an operation, in their order."""
+    return _parameters(operation.params)
+
+
+def _parameters(params: type[msgspec.Struct]) -> list[Parameter]:
     found = []
-    for each in msgspec.structs.fields(operation.params):
+    for each in msgspec.structs.fields(params):
         schema = msgspec.json.schema(each.type)
         kinds = [kind for kind in _kinds(schema, schema) if kind.get("type") != "null"]
         known = kinds[0]
@@ -420,18 +426,24 @@ def read(operation: Operation, values: Mapping[str, Any], *, strict: bool = True
 
     Raises ValidationError, which names the parameter.
     """
+    return read_as(operation.params, values, strict=strict)
+
+
+def read_as(params: type[P], values: Any, *, strict: bool = True) -> P:
+    """Return these values as ``read`` does, of parameters that are those of no operation, or not all of one."""
     try:
-        return msgspec.convert(values, operation.params, strict=strict)
+        return msgspec.convert(values, params, strict=strict)
     except msgspec.ValidationError as error:
-        for each in parameters(operation):
+        what, _, where = str(error).partition(" - at `$.")
+        where = where.rstrip("`")
+        for each in _parameters(params) if isinstance(values, Mapping) else ():
             given = values.get(each.name)
             for word in given if isinstance(given, list) else [given]:
                 if each.words and isinstance(word, str) and word not in each.words:
                     raise ValidationError(f"{each.name}: {word!r} is unknown; use {', '.join(each.words)}") from None
-        raise ValidationError(told(error)) from None
-
-
-def told(error: msgspec.ValidationError) -> str:
-    """Return what is wrong with the parameters, the parameter first."""
-    what, _, where = str(error).partition(" - at `$.")
-    return f"{where.rstrip('`')}: {what}" if where else what
+            if each.kind is datetime and each.name == where:
+                raise ValidationError(
+                    f"{where}: {given!r:.60} is not a time; write it as 2026-03-28T12:00:00Z or "
+                    "2026-03-28T12:00:00+01:00"
+                ) from None
+        raise ValidationError(f"{where}: {what}" if where else what) from None

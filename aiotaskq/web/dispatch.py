@@ -11,6 +11,7 @@ import msgspec
 
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
+from aiotaskq.operations.table import read_as
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.endpoint import JSON, ApiResponse, Call, Endpoint, Request, problem_response
 from aiotaskq.web.policy import Policy, actor_of
@@ -81,10 +82,7 @@ def _query(endpoint: Endpoint, policy: Policy, pairs: list[tuple[str, str]]) -> 
             raise ProblemError(422, "ValidationError", f"{name}: given more than once")
         else:
             values[name] = value
-    try:
-        return msgspec.convert(values, kind, strict=False)
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "ValidationError", f"query: {error}") from None
+    return read_as(kind, values, strict=False)
 
 
 def _is_list(kind: Any) -> bool:
@@ -105,9 +103,7 @@ async def _body(kind: type[S], policy: Policy, request: Request) -> S:
         )
     data = await _read(policy.max_body, request)
     try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        raise ProblemError(422, "ValidationError", f"body: {error}") from None
+        return read_as(kind, msgspec.json.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes in a string that are not UTF-8
         raise ProblemError(400, "NotJson", f"body: {error}") from None
     except RecursionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.errors import DatabaseUnavailable, NotFound, ValidationError
 from aiotaskq.operations.everything import OPERATIONS
+from aiotaskq.operations.fields import Instant
 from aiotaskq.operations.limits import LimitKey
 from aiotaskq.operations.table import (
     Access,
@@ -36,6 +38,7 @@ class Given(Struct, forbid_unknown_fields=True):
 
     key: LimitKey
     count: Annotated[int, Meta(ge=1, le=9, description="How many")] | None = None
+    since: Instant | None = None
 
 
 class Answer(Struct):
@@ -159,6 +162,9 @@ async def test_a_change_is_told_of_also_if_there_is_no_answer(
         ({"key": ""}, True, "^key: "),
         ({"count": 1}, True, "`key`"),
         ({"key": "a", "more": 1}, True, "`more`"),
+        ({"key": "a", "since": "2026-03-28T12:00:00"}, False, "^since: '2026-03-28T12:00:00' is not a time; write it"),
+        ({"key": "a", "since": "2h"}, True, "^since: '2h' is not a time; write it as 2026-03-28T12:00:00Z"),
+        ({"key": "a", "since": [1]}, True, r"^since: \[1\] is not a time"),
     ],
 )
 def test_a_wrong_parameter_is_named(values: dict[str, object], strict: bool, wrong: str) -> None:
@@ -168,10 +174,10 @@ def test_a_wrong_parameter_is_named(values: dict[str, object], strict: bool, wro
 
 
 def test_a_parameter_is_told_to_each_door() -> None:
-    key, count = parameters(things["change"])
+    key, count, since = parameters(things["change"])
     assert (key.name, key.kind, key.required) == ("key", str, True)
     assert (count.kind, count.description, count.least, count.most) == (int, "How many", 1, 9)
-    assert (count.required, count.default) == (False, None)
+    assert (count.required, count.default, since.kind) == (False, None, datetime)
     assert (things["change"].summary, things["change"].noun) == ("Change a thing. It has no effect.", "things")
 
 

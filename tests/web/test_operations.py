@@ -164,6 +164,22 @@ async def test_tasks_are_retried_and_purged_by_filter(ask: Ask, tq: TaskQ) -> No
         refused(await ask.post(path, json={"error": "a\0"}), 422, "ValidationError", "error")
 
 
+async def test_wrong_parameters_are_named_first(ask: Ask) -> None:
+    words = "status: 'nope' is unknown; use cancelled, completed, expired, failed, pending, running"
+    time = "is not a time; write it as 2026-03-28T12:00:00Z or 2026-03-28T12:00:00+01:00"
+    assert (await ask.get("tasks?status=nope")).json()["detail"] == words
+    assert (await ask.get("tasks?limit=0")).json()["detail"] == "limit: Expected `int` >= 1"
+    assert (await ask.get("history?since=2h")).json()["detail"] == f"since: '2h' {time}"
+    for body, said in (
+        ({"type": "a", "at": "2026-03-28T12:00"}, f"at: '2026-03-28T12:00' {time}"),
+        ({"type": "a", "merge": "first"}, "merge: 'first' is unknown; use last, list"),
+        ({"type": "a", "priority": "1"}, "priority: Expected `int | null`, got `str`"),
+        ([], "Expected `object`, got `array`"),
+    ):
+        refused(answer := await ask.post("tasks", json=body), 422, "ValidationError")
+        assert answer.json()["detail"] == said
+
+
 async def test_unknown_query_parameters_are_refused(ask: Ask) -> None:
     for path, known in (
         ("tasks", "status, type, queue, schedule, since, error, limit, cursor, params"),
