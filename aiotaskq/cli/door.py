@@ -265,16 +265,18 @@ def add_others(app: typer.Typer, noun: str) -> None:
 
 def show_plainly(answer: msgspec.Struct) -> None:
     """Print an answer that has no layout of its own: each field in a line, a list of things as a table."""
-    for name, value in msgspec.structs.asdict(answer).items():
-        if isinstance(value, list) and value and all(isinstance(each, msgspec.Struct) for each in value):
-            rows = [[_cell(each) for each in msgspec.to_builtins(row).values()] for row in value]
-            echo_table(columns_of([each.upper() for each in value[0].__struct_encode_fields__], rows))
+    for name, value in msgspec.to_builtins(answer).items():  # without fields that are not set
+        things = getattr(answer, name)
+        if value and isinstance(things, list) and all(isinstance(each, msgspec.Struct) for each in things):
+            headers = things[0].__struct_encode_fields__
+            rows = [[_cell(row.get(header)) for header in headers] for row in value]
+            echo_table(columns_of([each.upper() for each in headers], rows))
         else:
-            echo(f"{name}: {printable(_cell(msgspec.to_builtins(value)) or '-')}")
+            echo(f"{name}: {'-' if value in (None, '') else printable(_cell(value))}")
 
 
 def _cell(value: Any) -> Any:
-    return value if value is None or isinstance(value, (str, int)) else json_text(value)
+    return value if value is None or type(value) in (str, int) else json_text(value)
 
 
 def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:

@@ -54,7 +54,7 @@ def _show(task: TaskDetail, *, utc: bool) -> None:
     attempts = values.pop("attempts")
     values["attempts"] = "\n".join(attempt_line(attempt, utc) for attempt in task.attempts) if attempts else None
     if task.params is msgspec.UNSET:
-        values["params"] = tr("hidden; --params shows them")
+        values["params"] = tr("hidden; tasks get --params shows them")
     width = max(len(name) for name in values)
     for name, value in values.items():
         if value is None or value == {} or value is False:
@@ -80,6 +80,7 @@ add_push(app)
 command(app, tasks["list"], _show_all, beside=_ids)
 command(app, tasks["get"], _show, utc=True)
 command(app, tasks["steps"], show_steps, utc=True)
+command(app, tasks["edit"], _show, utc=True)
 command_on_several(
     app,
     tasks["retry"],

@@ -120,7 +120,7 @@ def test_a_task_is_shown_without_its_params(cli: Cli) -> None:  # J8, J12
     assert lines[lines.index(["error", "ValueError: cannot reach postgresql://me:***@host/db"]) + 1] == ["more\\x1b[2J"]
     assert "\x1b" not in shown
     shown = cli.out("tasks", "get", "task-1", "--db", cli.url)
-    assert "params             hidden; --params shows them\n" in shown
+    assert "params             hidden; tasks get --params shows them\n" in shown
     assert f'params             {{"to": "{SECRET}", "n": 1}}' in cli.out(
         "tasks", "get", "task-1", "--params", "--db", cli.url
     )

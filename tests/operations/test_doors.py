@@ -17,6 +17,7 @@ import typer
 import aiotaskq.sync
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.commands import app_for
+from aiotaskq.cli.door import show_plainly
 from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, read
@@ -129,7 +130,8 @@ def takes_several(operation: Operation) -> bool:
     return operation.thing is not None and any(each.name == "things" for each in command_of(operation)[1].params)
 
 
-def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) -> Any:
+def words_of(operation: Operation, given: dict[str, Any]) -> list[str]:
+    """Return the words of a command with these parameters."""
     words, node = command_of(operation)
     kinds = {each.name: each for each in parameters(operation)}
     for param in node.params:
@@ -154,7 +156,11 @@ def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) 
                 words += [param.opts[0]] if value else []
             else:
                 words += [param.opts[0], text]
-    code, out, err = cli.run(*words, "--db", url, "--json")
+    return words
+
+
+def by_command(url: str, operation: Operation, given: dict[str, Any], cli: Cli) -> Any:
+    code, out, err = cli.run(*words_of(operation, given), "--db", url, "--json")
     if code:
         raise Refused(err, code)
     answer = json.loads(out)
@@ -237,6 +243,32 @@ def test_every_door_gives_the_same_answer_and_tells_of_it(name: str, stores: Cal
             ((told_by, word, targets),) = log
             assert (told_by, word) == (door, operation.word)
             assert steady(list(targets)) == steady(list(logs["mcp"][0][2])), door
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_command_prints_its_answer(name: str, stores: Callable[[str], str], cli: Cli) -> None:
+    assert cli.out(*words_of(OPERATIONS[name], EXAMPLES[name].given), "--db", stores("one"))
+
+
+class Row(msgspec.Struct):
+    name: str
+    size: int | msgspec.UnsetType = msgspec.UNSET
+    ready: bool = False
+
+
+class Sample(msgspec.Struct):
+    count: int
+    ready: bool
+    note: str | None
+    params: dict[str, int] | msgspec.UnsetType
+    rows: list[Row]
+
+
+def test_the_plain_layout_prints_what_is_set(capsys: pytest.CaptureFixture[str]) -> None:
+    show_plainly(Sample(0, False, None, msgspec.UNSET, [Row("a"), Row("b", 0)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["count: 0", "ready: false", "note: -"]
+    assert [line.split() for line in lines[3:]] == [["NAME", "SIZE", "READY"], ["a", "false"], ["b", "0", "false"]]
 
 
 @pytest.mark.parametrize("name", THINGS)
