@@ -273,4 +273,4 @@ def _completed(event: HookCall) -> None:
 
 
 def _stalled(_event: HookCall) -> None:
-    """A listener of this event starts the watchdog of the event loop, which writes to the log."""
+    """Registered as a hook, it starts the watchdog of the event loop, which writes to the log."""
