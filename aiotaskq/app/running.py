@@ -50,6 +50,7 @@ class Running(Registry):
     stands_by = False
     """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
     _is_open = False
+    _fires = False  # whether schedules are fired here
     _asked_to_stop = 0  # ticks of the first signal
 
     @property
@@ -262,6 +263,7 @@ class Running(Registry):
             await worker.start()
             await self._start_watching(options.queues)
             await self._retention.start()
+            self._fires = options.scheduler
             if schedules:
                 await self.scheduler.start()
         except BaseException:
@@ -284,6 +286,7 @@ class Running(Registry):
     async def _stop_running(self, drain: float, grace: float) -> ExitCode:
         if (worker := self.worker) is None:
             return ExitCode.DRAINED
+        self._fires = False
         beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self.worker = None

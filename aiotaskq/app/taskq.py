@@ -177,6 +177,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             clock,
             check_interval=self._check_interval,
             prepare=self._prepared,
+            fires=lambda: self._fires,
         )
 
     @property
@@ -314,18 +315,18 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     async def rerun(self, task_id: str, params: dict[str, Any] | None = None) -> TaskHandle[Any]:
         """Push a copy of an ended task, as a new one of the same type, queue, priority, retries, limits and follow-ups.
 
-        ``params`` replace those of the ended task, which stays as it is. Of a type that is not registered here, the
-        copy has the limits of the ended task. It is in no group. Where the ended task has a unique key, the handle may
-        be of another task that has it (``created`` is False).
+        ``params`` replace those of the ended task, which stays as it is. The copy is in no group. Where the ended task
+        has a unique key, the handle may be of another task that has it (``created`` is False).
 
         Raises NotFound, TaskConflict for a task that has not ended, or cannot be decoded and gets no other params, and
-        ValidationError for params that the registered handler does not accept.
+        ValidationError for params that the registered handler does not accept, and for other params of a task with
+        limits that its type does not declare here.
         """
         ended = await self.get(task_id)
         check_rerun(ended, params is not None)
         handler = self.registered.handlers.get(ended.type)
         values = fitted(handler, ended.params if params is None else check_params(params))
-        new = copied(ended, values, self._clock.now(), None if handler is None else self._gated)
+        new = copied(ended, values, self._clock.now(), self._gated)
         (row,) = await self._push([new], None, ())
         return self._handle(row.task_id, row is new)
 

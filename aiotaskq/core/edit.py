@@ -55,15 +55,19 @@ def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> 
     bare = replace(task, flow=None, gate=None, run_at=task.due_us, due_at=None)
     budgets = budgets_of(task.flow)
     if _keys(task.flow)[len(budgets) :] != _keys(gated(bare).flow):
-        raise ValidationError(
-            f"params: the limits of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
-            "the new params are not known; cancel it, and push another task"
-        )
+        raise _not_known(task)
     new = gated(replace(bare, params=params)).flow or Flow()
     gates = ((*budgets, *new.gates), new.weight, new.weights)
     if gates == _gates(task.flow):
         return task.flow
     return replace(task.flow or Flow(), gates=gates[0], weight=new.weight, weights=new.weights)
+
+
+def _not_known(task: Task) -> ValidationError:
+    return ValidationError(
+        f"params: the limits of task {task.task_id!r} are not those that {task.type!r} declares here, so those of "
+        "the new params are not known; push another task in its place"
+    )
 
 
 def _keys(flow: Flow | None) -> list[str]:
@@ -82,19 +86,22 @@ def check_rerun(task: Task, params: bool) -> None:
         raise TaskConflict(f"task {task.task_id!r} cannot be read ({task.undecodable}); give it other params")
 
 
-def copied(task: Task, params: dict[str, Any], now: int, gated: Callable[[Task], Task] | None) -> Task:
+def copied(task: Task, params: dict[str, Any], now: int, gated: Callable[[Task], Task]) -> Task:
     """Return a new task that is a copy of an ended one with these params, as of ``now`` in microseconds UTC.
 
-    ``gated`` returns it with the gates of its type; without it nobody knows those, and it has the gates of the ended
-    one. It is in no group, so it does not wait for the budget of one.
+    It has the gates of the ended one. ``gated`` returns it with those of its type, as far as they are known here: that
+    is done where the ended one has the same, or none. It is in no group, so it does not wait for the budget of one.
+
+    Raises ValidationError for other params of a task whose gates are not those that its type declares here.
     """
     kept = {name: getattr(task, name) for name in KEPT}
     new = new_task(task.type, params, now=now, kind=type(task), **kept)
-    if gated is not None:
-        return gated(new)
     gates = () if task.flow is None else task.flow.gates[len(budgets_of(task.flow)) :]
-    if task.flow is None or not gates:
-        return new
+    declared = gated(replace(new, params=task.params))
+    if task.flow is None or not gates or [key for key, _ in gates] == _keys(declared.flow):
+        return gated(new)
+    if params != task.params:
+        raise _not_known(task)
     flow = Flow(gates=gates, weight=task.flow.weight, weights=task.flow.weights)
     return parked(replace(new, flow=flow), now)
 

@@ -46,24 +46,34 @@ async def test_a_rerun_is_a_new_task_like_the_ended_one(tq: TaskQ) -> None:
         await tq.rerun("nobody")
 
 
-async def test_the_limits_are_those_of_the_type_or_where_nobody_knows_it_those_of_the_ended_task(tq: TaskQ) -> None:
+async def test_the_copy_has_the_limits_of_the_ended_task_wherever_it_is_made(tq: TaskQ) -> None:
     old = await ended(tq, limit=Limit(2, key="tenant"))
+    free = await ended(tq)
 
-    async def gates() -> list[str]:
-        made = (await (await tq.rerun(old.task_id)).task()).flow
-        return [] if made is None else [key for key, _ in made.gates]
+    async def gates(of: Task, params: dict[str, Any] | None = None) -> list[tuple[str, int | None]]:
+        made = (await (await tq.rerun(of.task_id, params)).task()).flow
+        return [] if made is None else [(key, bounds.cap) for key, bounds in made.gates]
 
-    assert await gates() == ["tenant:acme"], "nothing is registered here"
-
-    @tq.task
-    async def other() -> None: ...
-
-    assert await gates() == ["tenant:acme"], "another type is registered here"
+    assert (await gates(old), await gates(free)) == ([("tenant:acme", 2)], []), "nothing is registered here"
+    with pytest.raises(ValidationError, match="so those of the new params are not known"):
+        await tq.rerun(old.task_id, {"tenant": "b"})
+    assert await gates(free, {"tenant": "b"}) == []
 
     @tq.task(limit=Limit(1, name="all"))
     async def report(tenant: str) -> None: ...
 
-    assert await gates() == ["all"], "the type is registered here"
+    assert await gates(old) == [("tenant:acme", 2)], "the push chose another limit than that of its type"
+    assert await gates(free) == [("all", 1)], "it was pushed before its type had a limit"
+    with pytest.raises(ValidationError, match="so those of the new params are not known"):
+        await tq.rerun(old.task_id, {"tenant": "b"})
     with pytest.raises(ValidationError, match="has no parameter 'nobody'"):
         await tq.rerun(old.task_id, {"nobody": 1})
-    assert (await (await tq.rerun(old.task_id, {"tenant": "b"})).task()).params == {"tenant": "b"}
+
+
+async def test_the_limits_of_other_params_are_those_of_the_type(tq: TaskQ) -> None:
+    @tq.task(limit=Limit(3, key="tenant"))
+    async def report(tenant: str) -> None: ...
+
+    old = await ended(tq, limit=Limit(2, key="tenant"))
+    made = await (await tq.rerun(old.task_id, {"tenant": "b"})).task()
+    assert made.flow is not None and [(key, bounds.cap) for key, bounds in made.flow.gates] == [("tenant:b", 3)]

@@ -57,13 +57,16 @@ class Scheduler:
         *,
         check_interval: float | timedelta = 10.0,
         prepare: Callable[[Any, Any], Any] = lambda _type, params: params,
+        fires: Callable[[], bool] = lambda: False,
     ) -> None:
         """Wire a scheduler.
 
         ``check_interval`` is the longest time in seconds between two looks at the database. ``prepare`` returns the
-        params of a task type as they are stored, or raises ValidationError.
+        params of a task type as they are stored, or raises ValidationError. Where ``fires`` says so, the first schedule
+        that is added or changed starts it.
         """
         self._prepare = prepare
+        self._fires = fires
         self.schedules = schedules
         """The store of its schedules."""
         self._queue = queue
@@ -112,8 +115,13 @@ class Scheduler:
         if gate.open:
             for schedule, row in zip(schedules, stored, strict=True):
                 log.debug("schedule {} {}", _named(row), "added" if row is schedule else "is there already")
-        self._note(stored)
+        await self._take_over(stored)
         return stored
+
+    async def _take_over(self, schedules: Sequence[Schedule]) -> None:
+        self._note(schedules)
+        if self._fires():
+            await self.start()
 
     def _note(self, schedules: Sequence[Schedule]) -> None:
         """Take over schedules as they are in the store after a write, and wake the loop if one is due earlier."""
@@ -225,7 +233,7 @@ class Scheduler:
             if after == before or await self.schedules.change([ScheduleChange(before, after)]) == [True]:
                 if after != before:
                     after = after.replace(version=before.version + 1)
-                    self._note([after])
+                    await self._take_over([after])
                 log.debug("schedule {} {}", _named(after), done)
                 return after
 

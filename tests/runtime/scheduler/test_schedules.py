@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import aiotaskq.app.taskq
 from aiotaskq import TaskQ
+from aiotaskq.app.settings import Settings
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, TaskConflict, UnknownHandler, ValidationError
 from tests.runtime.scheduler.passing import START, fired
+from tests.support.machine import within
 
 
 async def test_a_schedule_of_a_task_function_has_its_options(tq: TaskQ) -> None:
@@ -103,3 +108,25 @@ async def test_misspelt_options_are_refused(tq: TaskQ) -> None:
         await tq.schedules.update("n", cron="0 2 * * *", interval=5)
     with pytest.raises(ValidationError, match=r"^schedule: unknown option overlaps; did you mean overlap"):
         tq.schedule(interval=5, overlaps="skip")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("fires", [True, False])
+async def test_the_first_schedule_of_a_running_queue_in_memory_is_fired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fires: bool
+) -> None:
+    """Where nothing was declared, no database was opened for schedules at the start."""
+    url = f"sqlite:///{tmp_path}/schedules.db"
+    monkeypatch.setattr(aiotaskq.app.taskq, "settings", lambda: Settings(url, url, True, "memory://"))
+    tq, ran = TaskQ("memory://"), asyncio.Event()
+
+    @tq.task
+    async def tick() -> None:
+        ran.set()
+
+    async with tq.running(scheduler=fires):
+        await tq.schedules.add("now", tick, at=0)
+        assert tq.scheduler.running is fires
+        if fires:
+            async with asyncio.timeout(within(10)):
+                await ran.wait()
+    assert not tq.scheduler.running
