@@ -167,6 +167,23 @@ def test_commands_are_called_as_they_want_to_be(program: Any, line: str) -> None
         _, command, words = command.resolve_command(context, context._protected_args + context.args)
 
 
+def named(text: str, groups: dict[str, set[str]], program: str = "") -> set[tuple[str, str]]:
+    """Return the groups of commands and their commands that spans of code name, several as ``a | b``."""
+    spans = re.findall(rf"`{program}({'|'.join(groups)}) ([^`\n]+)`", text)
+    return {(group, part.split()[0]) for group, rest in spans for part in re.split(r"\\?\|", rest) if part.strip()}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_that_are_named_exist(name: str, program: Any) -> None:
+    groups = {group: set(node.commands) for group, node in program.commands.items() if hasattr(node, "commands")}
+    known = {(group, verb) for group, verbs in groups.items() for verb in verbs}
+    assert named(PAGES[name], groups, "aiotaskq ") - known == set()
+    if name.endswith("command-line.md"):
+        assert named(PAGES[name], groups) == known
+        rows = re.findall(r"^\| `.*", PAGES[name], re.MULTILINE)
+        assert set(program.commands) - {word for row in rows for word in re.findall(r"`([a-z]+)[ `]", row)} == set()
+
+
 def test_the_index_name_is_never_recommended() -> None:
     assert not [name for name, text in PAGES.items() if "pip install aiotaskq" in text]
 
