@@ -285,7 +285,8 @@ def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
 
 
 _BACK = marked("; 2h or 1d12h before now, or 2026-03-28T12:00")
-_ON = marked("; 2h or 1d12h from then on, or 2026-03-28T12:00")
+_ON = marked("; 2h or 1d12h from now on, or 2026-03-28T12:00")
+_ITS = marked("; as 2h, 1d12h, or 2026-03-28T12:00")
 METAVARS: dict[Any, str] = {
     int: "N",
     float: "NUMBER",
@@ -305,7 +306,7 @@ def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> in
         complete = names.words(parameter.words)
     help = tr(parameter.description)
     if parameter.kind is datetime:
-        help += tr(_BACK if parameter.name in PAST else _ON)
+        help += tr(_BACK if parameter.name in PAST else _ITS if parameter.name == "expires" else _ON)
     if parameter.nullable:
         bounds = {}
         help += tr("; none takes it away") if operation.thing else ""  # else it is not there yet

@@ -24,7 +24,7 @@ UNIT = {
     "s": marked("{count}s"),
     "ms": marked("{count}ms"),
 }
-_EPOCH = re.compile(r"\d{9,}(\.\d+)?")  # fewer digits are a date, or a duration without its unit
+_NUMBER = re.compile(r"(\d+)(?:\.\d+)?")
 
 
 def duration(microseconds: int) -> str:
@@ -90,12 +90,11 @@ def read_time(name: str, text: str, now: int, utc: bool) -> datetime | float:
     an offset is local, or in UTC with ``utc``. Raises BadParameter.
     """
     try:
-        if name == "expires" and text.isdecimal():
+        # As epoch seconds, fewer digits are a date, or a duration without its unit.
+        if (number := _NUMBER.fullmatch(text)) and (name == "expires" or len(number[1]) > 8):
             return float(text)
         if (seconds := seconds_of(text)) is not None:
             return seconds if name == "expires" else from_now(name, seconds, now)
-        if _EPOCH.fullmatch(text):
-            return float(text)
         time = datetime.fromisoformat(text)
         return time if time.tzinfo else time.replace(tzinfo=UTC) if utc else time.astimezone()
     except (ValueError, OverflowError, OSError):

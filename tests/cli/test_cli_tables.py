@@ -72,6 +72,7 @@ def test_since_is_a_duration_or_a_time(text: str, time: datetime) -> None:
         ("since", "20260327", datetime(2026, 3, 27, tzinfo=UTC)),
         ("expires", "2h", 7_200.0),
         ("expires", "60", 60.0),
+        ("expires", "1.5", 1.5),
         ("expires", "2026-03-29T12:00", datetime(2026, 3, 29, 12, tzinfo=UTC)),
     ],
 )
