@@ -247,6 +247,6 @@ def _type_of(task: Any, registered: Registrations) -> str:
 
 def check_names(where: str, options: Mapping[str, Any], beside: Iterable[str] = ()) -> None:
     """Raise ValidationError for an option that there is not; ``beside`` are those that are parameters."""
-    known = [*beside, *ScheduleOptions.__annotations__]
+    known = list(dict.fromkeys((*beside, *ScheduleOptions.__annotations__)))
     if wrong := options.keys() - set(known):
         raise unknown_options(where, "schedule option", wrong, known)

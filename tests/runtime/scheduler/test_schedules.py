@@ -130,3 +130,11 @@ async def test_the_first_schedule_of_a_running_queue_in_memory_is_fired(
             async with asyncio.timeout(within(10)):
                 await ran.wait()
     assert not tq.scheduler.running
+
+
+async def test_the_options_of_a_change_are_named_once(tmp_path: Path) -> None:
+    async with TaskQ(f"sqlite:///{tmp_path}/x.db") as tq:
+        await tq.schedules.add("a", "t", interval=60)
+        with pytest.raises(ValidationError) as error:
+            await tq.schedules.update("a", nonsense_of_ours=1)  # type: ignore[call-arg]
+    assert str(error.value).count("misfire") == 1
