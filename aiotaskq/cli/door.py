@@ -24,7 +24,7 @@ from aiotaskq.cli.times import Utc, read_time
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import PAST
 from aiotaskq.core.validation import INT32
-from aiotaskq.errors import AiotaskqError
+from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import (
@@ -50,6 +50,12 @@ COMPLETIONS = {
 """What completes a parameter, or the name of a thing."""
 
 
+_MATCHING = {
+    "tasks": marked("tasks that match: {count}"),
+    "workers": marked("workers that match: {count}"),
+}
+
+
 def command(
     app: typer.Typer,
     operation: Operation,
@@ -60,6 +66,7 @@ def command(
     utc: bool = False,
     beside: Callable[[TaskQ, Any], Awaitable[Any]] | None = None,
     with_app: bool = False,
+    some: bool = False,
     pure: Callable[[Mapping[str, Any]], bool] = lambda _values: False,
     code: Callable[[Any], int] = lambda _answer: 0,
 ) -> None:
@@ -72,6 +79,7 @@ def command(
         utc: there are times to be shown; ``show`` gets whether they are to be in UTC, too.
         beside: reads what is printed beside the answer; ``show`` gets that as its second argument.
         with_app: the command has the option ``--app``: the operation is run with the application's handlers.
+        some: at least one parameter beside the thing is needed.
         pure: returns whether the operation needs no store for these parameters.
         code: returns the exit code from the answer.
     """
@@ -86,6 +94,10 @@ def command(
         context: Any = given.pop("context") if with_app else None
         target = given.pop("target") if with_app else None  # without it, a parameter may have this name
         values = values_of(operation, given, in_utc)
+        if some and not values.keys() - {operation.thing}:
+            known = [each.name for each in parameters(operation) if each.name != operation.thing]
+            words = [name.upper() if name in places else f"--{name.replace('_', '-')}" for name in known]
+            raise typer.BadParameter(tr("give at least one of {words}", words=", ".join(words)))
 
         async def work(tq: TaskQ) -> Any:
             params = read(operation, values)
@@ -185,13 +197,15 @@ def command_on_several(
             raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
         if things:
             if values or given.get("all", False):
+                if values == {"dry_run": True}:
+                    raise typer.BadParameter(tr("--dry-run counts what options choose; leave out the names"))
                 raise typer.BadParameter(tr("name things, or choose them by options, not both"))
             raise typer.Exit(_each(operation, things, db, json, say))
         counted = _many(of_many, values, db, ask=ask, yes=given.get("yes", False), as_json=json)
         if json:
             echo_json(msgspec.to_builtins(counted))
         else:
-            echo(tr(marked("that match: {count}") if counted.dry_run else done, count=f"{counted.count:,}"))
+            echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=f"{counted.count:,}"))
 
     help = "\n\n".join(tr(each.summary) for each in (operation, of_many) if each is not None)
     register(app, operation.verb.replace("_", "-"), run, taken, help, tr(operation.summary))
@@ -344,8 +358,21 @@ def _value(parameter: Parameter, value: Any, utc: bool) -> Any:
                 raise typer.BadParameter(tr("{name} is named twice; give each name one number", name=name))
         return dict(pairs)
     if parameter.nullable:
-        return None if value == NONE else value if parameter.kind is str else read_json(parameter.name, value)
+        return None if value == NONE else _number(parameter, value) if parameter.kind in (int, float) else value
     return read_json(parameter.name, value) if parameter.kind is Any else value
+
+
+def _number(parameter: Parameter, text: str) -> float:
+    try:
+        number: float = parameter.kind(text)
+    except ValueError:
+        wanted = (
+            tr("{name}: a whole number is needed, or none (got {text})", name=parameter.name, text=text)
+            if parameter.kind is int
+            else tr("{name}: a number is needed, or none (got {text})", name=parameter.name, text=text)
+        )
+        raise ValidationError(wanted) from None
+    return number
 
 
 def _pair(text: str) -> tuple[str, Any]:

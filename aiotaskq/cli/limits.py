@@ -34,7 +34,7 @@ def _show(limit: LimitView) -> None:
 
 command(app, limits["list"], _show_all)
 command(app, limits["get"], _show)
-command(app, limits["set"], _show, arguments=["cap"])
+command(app, limits["set"], _show, arguments=["cap"], some=True)
 command(app, limits["pause"], _show, arguments=["seconds"])
 command(app, limits["resume"], _show)
 command(app, limits["reset"], _show)

@@ -134,7 +134,7 @@ def _outcome_style(text: object) -> str:
 def _show_backfilled(found: Backfilled, utc: bool) -> None:
     for time in found.times:
         echo(shown(time, utc))
-    text = tr("{count} tasks pushed") if found.pushed or not found.times else tr("{count} tasks would be pushed")
+    text = tr("tasks pushed: {count}") if found.pushed or not found.times else tr("tasks that would be pushed: {count}")
     echo(text.format(count=f"{len(found.times):,}"))
 
 
@@ -170,7 +170,7 @@ def _show_id(made: ScheduleView, _warned: None = None) -> None:
 command(app, schedules["list"], _show_all, utc=True)
 command(app, schedules["get"], _show, utc=True)
 command(app, schedules["add"], _show_id, arguments=["name", "type", "params"], beside=_unknown, with_app=True)
-command(app, schedules["update"], _show_id, with_app=True)
+command(app, schedules["update"], _show_id, with_app=True, some=True)
 command_on_several(app, schedules["pause"], _say_state)
 command_on_several(app, schedules["resume"], _say_state)
 command_on_several(app, schedules["run_now"], _say_fired)

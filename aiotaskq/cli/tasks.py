@@ -80,7 +80,7 @@ add_push(app)
 command(app, tasks["list"], _show_all, beside=_ids)
 command(app, tasks["get"], _show, utc=True)
 command(app, tasks["steps"], show_steps, utc=True)
-command(app, tasks["edit"], _show, utc=True)
+command(app, tasks["edit"], _show, utc=True, some=True)
 command_on_several(
     app,
     tasks["retry"],

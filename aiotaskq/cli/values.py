@@ -13,6 +13,8 @@ app = group()
 
 
 def _show_all(page: KeyPage) -> None:
+    if not page.keys:
+        echo(tr("no values"))
     for key in page.keys:
         echo(printable(key, 1_000))
 

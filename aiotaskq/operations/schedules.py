@@ -260,6 +260,9 @@ async def update(access: Access, given: Changed) -> ScheduleView:
     found = await access.tq.schedules.get(given.schedule)
     changes = _options(given, given.timezone or found.timezone)
     del changes["schedule"]
+    if not changes:
+        known = [name for name in given.__struct_fields__ if name not in ("schedule", "seen")]
+        raise ValidationError(f"update: give one of {', '.join(known)}")
     seen = changes.pop("seen", None)
     if changes.pop("type", found.task_type) != found.task_type:  # that of other processes may stay
         changes["task"] = given.type

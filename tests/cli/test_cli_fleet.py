@@ -68,7 +68,7 @@ def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:
     ]
     listed = cli.out("workers", "list")
     assert "quiet" in listed and "4 → 9" in listed
-    assert cli.out("workers", "quiet", "--dry-run") == "that match: 2\n"
+    assert cli.out("workers", "quiet", "--dry-run") == "workers that match: 2\n"
     assert cli.json("workers", "quiet", "--all") == {"count": 2, "dry_run": False}
     assert cli.out("workers", "wake", "--all") == "asked to claim again: 2\n"
     assert "quiet" not in cli.out("workers", "list")
@@ -80,6 +80,7 @@ def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:
     [
         (("quiet",), "which ones? name them, or choose them by options"),
         (("wake", "worker-a", "--all"), "name things, or choose them by options, not both"),
+        (("wake", "worker-a", "--dry-run"), "--dry-run counts what options choose; leave out the names"),
         (("quiet", "nobody"), "there is no worker nobody"),
         (("get", "worker-"), "worker-a-1"),
         (("resize", "worker-", "3"), "several ids begin with it"),

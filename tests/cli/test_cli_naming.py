@@ -114,7 +114,7 @@ def test_tasks_by_age_and_by_error(cli: Cli) -> None:
     assert "error: Expected `str` of length >= 1" in cli.fails("tasks", "list", "--error", "", code=2)
     assert cli.json("tasks", "retry", "--error", "disk", "--dry-run") == {"count": 2, "dry_run": True}
     assert cli.json("tasks", "retry", "--error", "disk", "--yes") == {"count": 2, "dry_run": False}
-    assert cli.out("tasks", "delete", "--since", "1h", "--dry-run") == "that match: 1\n"
+    assert cli.out("tasks", "delete", "--since", "1h", "--dry-run") == "tasks that match: 1\n"
     assert cli.out("tasks", "delete", "--error", "luck", "--yes") == "tasks deleted: 1\n"
 
 

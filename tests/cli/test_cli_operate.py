@@ -233,26 +233,19 @@ def test_intervals_and_single_times(cli: Cli) -> None:
 
 
 def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
-    cli.out(
-        "schedules",
-        "add",
-        "hourly",
-        "t",
-        "--cron",
-        "0 * * * *",
-        "--timezone",
-        "UTC",
-        "--schedule-id",
-        "h",
-        "--jitter",
-        "60",
-    )
+    timing = ("--cron", "0 * * * *", "--timezone", "UTC", "--jitter", "60")
+    cli.out("schedules", "add", "hourly", "t", *timing, "--schedule-id", "h")
     assert cli.out("schedules", "history", "hourly") == "nothing was due yet\n"
+    assert "give at least one of --cron, --interval" in cli.fails("schedules", "update", "hourly", code=2)
+    assert "give at least one of --params, --priority" in cli.fails("tasks", "edit", "none", code=2)
     span = ("--since", "2026-01-05T00:00", "--until", "2026-01-05T03:00", "--utc")
-    assert cli.out("schedules", "backfill", "hourly", *span, "--dry-run").splitlines()[-1] == "3 tasks would be pushed"
+    assert (
+        cli.out("schedules", "backfill", "hourly", *span, "--dry-run").splitlines()[-1]
+        == "tasks that would be pushed: 3"
+    )
     found = cli.json("schedules", "backfill", "hourly", *span)
     assert found == {"times": [f"2026-01-05T0{n}:00:00+00:00" for n in range(3)], "pushed": True}
-    assert cli.out("schedules", "backfill", "hourly", *span) == "0 tasks pushed\n"
+    assert cli.out("schedules", "backfill", "hourly", *span) == "tasks pushed: 0\n"
     now = SystemClock().now() // SECOND
     found = cli.json("schedules", "backfill", "hourly", "--since", "1d12h", "--until", "1h", "--dry-run")["times"]
     ages = [now - from_iso(each) // SECOND for each in found]
@@ -306,8 +299,11 @@ def test_public_values(cli: Cli) -> None:
     assert "ttl: " in cli.fails("values", "set", "k", "3", "--ttl", "0", code=2)
     cli.out("values", "set", "k", "3", "--ttl", "none")
     assert cli.json("values", "get", "k") == {"key": "k", "value": 3, "ttl": None}
+    said = "ttl: a number is needed, or none (got x)"
+    assert said in cli.fails("values", "set", "k", "3", "--ttl", "x", code=2)
     assert cli.out("values", "delete", "k") == "deleted k\n"
     assert "there is no value k" in cli.fails("values", "delete", "k")
+    assert cli.out("values", "list") == "no values\n"
     assert "there is no value k" in cli.fails("values", "get", "k")
     assert "value: not valid JSON" in cli.fails("values", "set", "k", "plain text", code=2)
 

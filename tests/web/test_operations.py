@@ -259,6 +259,7 @@ async def test_schedules_are_made_changed_fired_and_deleted(ask: Ask, tq: TaskQ)
     changed = (await ask.patch("schedules/nightly", json=changes)).json()
     assert [changed[name] for name in ("cron_expression", "max_runs", "timeout")] == [*changes.values()]
     assert (await ask.patch("schedules/nightly", json={"timeout": None})).json()["timeout"] is None
+    refused(await ask.patch("schedules/nightly", json={}), 422, "ValidationError", "update: give one of cron, ")
     refused(await ask.patch("schedules/nightly", json={"enabled": False}), 422, "ValidationError", "unknown field")
 
     fired = await ask.post("schedules/nightly/run_now")
