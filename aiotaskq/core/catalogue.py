@@ -22,8 +22,8 @@ LIBRARY = "library"
 SYSTEM = "system"
 TYPER = "typer"
 HELP = "help"
-"""The contexts: sentences of the command line, texts of the library, those of the operating system and of drivers,
-typer's errors about a command line, and typer's words on a help page."""
+"""The contexts: sentences of the command line, texts of the library, those of the operating system, of drivers
+and of msgspec, typer's errors about a command line, and typer's words on a help page."""
 
 _PLACE = re.compile(r"\{\d+\}")
 _FEW = 3  # letters; a template with fewer would fit any text

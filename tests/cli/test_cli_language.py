@@ -16,8 +16,9 @@ from aiotaskq.cli import i18n as language
 from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.errors import ValidationError
 from aiotaskq.operations.everything import OPERATIONS
-from aiotaskq.operations.table import parameters
+from aiotaskq.operations.table import parameters, read
 from tests.support.command import ROOT
 from tests.support.error_texts import LIBRARY_ROOMS, raised
 
@@ -219,3 +220,26 @@ def test_errors_of_the_library_in_chinese(monkeypatch: pytest.MonkeyPatch, engli
     assert language.translated(english) == chinese
     monkeypatch.setenv("LC_ALL", "C")
     assert language.translated(english) == english
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "chinese"),
+    [
+        ("values.set", {"key": "k", "value": 1, "ttl": -1}, "ttl：应为大于 0.0 的 `float`"),
+        ("tasks.list", {"limit": 0}, "limit：应为不小于 1 的 `int`"),
+        ("limits.list", {"limit": 10_001}, "limit：应为不大于 10000 的 `int`"),
+        ("tasks.get", {"task_id": ""}, "task_id：应为长度不小于 1 的 `str`"),
+        ("tasks.get", {"task_id": "x" * 999}, "task_id：应为长度不大于 36 的 `str`"),
+        ("tasks.get", {"task_id": "x", "params": "y"}, "params：应为 `bool`，收到 `str`"),
+        ("tasks.rerun", {"task_id": "x", "params": [1]}, "params：应为 `object`，收到 `array`"),
+        ("tasks.get", {}, "缺少参数 `task_id`"),
+        ("tasks.get", {"task_id": "x", "name": "y"}, "未知的参数 `name`"),
+    ],
+)
+def test_a_wrong_parameter_in_chinese(
+    monkeypatch: pytest.MonkeyPatch, name: str, values: dict[str, object], chinese: str
+) -> None:
+    monkeypatch.setenv("LC_ALL", "zh_CN.UTF-8")
+    with pytest.raises(ValidationError) as error:
+        read(OPERATIONS[name], values)
+    assert language.translated(error.value) == chinese
