@@ -353,8 +353,8 @@ async def retry(access: Access, given: One) -> TaskState:
 async def rerun(access: Access, given: Rerun) -> Copied:
     """Push a copy of an ended task, as a new one of the same type, queue, priority and limits.
 
-    The ended task stays as it is. The params are checked by the handler where it is registered; where it is not, the
-    copy has the limits of the ended task.
+    The ended task stays as it is. Other params are checked by the handler where it is registered, and refused where the
+    limits of the task are not those that its type declares.
     """
     params = None if given.params is UNSET else given.params
     if params is not None:
