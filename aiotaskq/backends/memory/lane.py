@@ -49,6 +49,10 @@ class Lane:
         """Return how many tasks are pending: due, delayed, parked or expired."""
         return self._size + self._parked + len(self._delayed_ids) + len(self._expired_ids)
 
+    def qsize(self) -> int:
+        """Return how many tasks are released: what ``asyncio.Queue`` counts."""
+        return self._size
+
     def entries(self) -> int:
         """Return how many entries the lane has, those of removed tasks included."""
         return len(self._in_order) + len(self._out_of_order) + len(self.delayed) + len(self.expiring)
