@@ -75,7 +75,7 @@ def test_help_and_version(cli: Cli) -> None:
 VERBS = {
     "demo": (), "init": (), "run": (), "push": (), "stats": (), "web": (), "mcp": (), "check": (), "doctor": (),
     "audit": (), "docs": (), "bench": (), "completion": (), "history": (),
-    "tasks": ("push", "list", "get", "steps", "retry", "rerun", "run-now", "cancel", "delete", "log", "edit"),
+    "tasks": ("push", "list", "get", "steps", "edit", "retry", "rerun", "run-now", "cancel", "delete", "log"),
     "workers": ("list", "get", "quiet", "wake", "resize"),
     "schedules": (
         *("list", "get", "add", "update", "pause", "resume", "run-now", "delete", "history", "backfill", "preview"),
