@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.usage import Usage
-from aiotaskq.core.validation import clip
+from aiotaskq.core.validation import check_json, clip
 
 MAX_NOTES = 1_000
 """Notes that one task keeps; the oldest go."""
@@ -83,12 +82,4 @@ def _shown(value: Any) -> str:
 
 def data_note(at: int, value: Any) -> NewNote:
     """Return a note of data. Raises ValidationError for a value that JSON cannot hold, or that is too long."""
-    try:
-        text = msgspec.json.encode(value)
-    except (TypeError, ValueError, RecursionError, OverflowError, msgspec.MsgspecError) as error:
-        raise ValidationError(f"stream: the value cannot be stored as JSON: {error}") from None
-    if len(text) > MAX_NOTE:
-        raise ValidationError(
-            f"stream: {len(text):,} bytes of JSON are more than {MAX_NOTE:,}; send it in parts, or store it elsewhere"
-        )
-    return NewNote(at, "data", text.decode())
+    return NewNote(at, "data", check_json("stream", value, MAX_NOTE).decode())

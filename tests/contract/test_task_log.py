@@ -119,7 +119,7 @@ async def test_what_cannot_be_emitted(store: Store) -> None:
 
     @tq.task
     async def emits() -> None:
-        for wrong in (object(), "x" * MAX_NOTE, {"a": float}):
+        for wrong in (object(), "x" * MAX_NOTE, {"a": float}, float("nan")):
             with pytest.raises(ValidationError, match="stream"):
                 current_task().stream(wrong)
         current_task().log("é" * MAX_NOTE)
