@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -22,7 +22,6 @@ Instant = Annotated[
 Count = Annotated[int, Meta(ge=0)]
 Limit = Annotated[int, Meta(ge=1, description=f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}")]
 Cursor = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="`next` of the page before")]
-Show = Annotated[list[Literal["params"]], Meta(description="Also params and results, where that is allowed")]
 
 
 class ByKey(Struct, forbid_unknown_fields=True):

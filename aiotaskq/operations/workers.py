@@ -164,7 +164,7 @@ ASKED = {"workers": 1, "quiet": True}
 
 @workers(example=(None, {"workers": [EXAMPLE]}))
 async def list_(access: Access, given: Nothing) -> WorkerList:
-    """List the workers, and who else has running tasks.
+    """List the workers, and the other owners of running tasks.
 
     These are consumers that pop by hand, and dead workers whose tasks are about to be taken back.
     """

@@ -92,6 +92,7 @@ def claim_first(tx: Tx, wanted: Claim) -> tuple[list[Task], bool]:
     """
     lease, queues = lease_of(wanted), wanted.queues
     statement = tx.dialect.claim_first(None if queues is None else len(queues))
+    assert statement is not None
     given = {"now": wanted.now, "limit": wanted.limit, **lease, **queue_values(queues)}
     rows = run(tx.connection, statement, given).fetchall()
     more = not rows or (len(rows) < wanted.limit and bool(rows[0][-1]))

@@ -185,20 +185,9 @@ class Scheduler:
         limit: int = BACKFILL,
         dry_run: bool = False,
     ) -> Sequence[datetime]:
-        """Push one task for each due time of a past span that has fired none; return these due times, in UTC.
+        """Push a task for each due time of a past span that has fired none; return these due times, in UTC.
 
-        Each task has the id of its due time, so a second call pushes nothing twice. A due time counts as fired while
-        its task is in the store, or the schedule's history names it. Those that the calendar or a blackout window skips
-        are left out. Run count, ``max_runs`` and the next due time stay.
-
-        Args:
-            since, until: epoch seconds or aware datetimes; from ``since`` to before ``until``, default now.
-            limit: the most tasks, at most 10,000.
-            dry_run: push nothing.
-
-        Raises:
-            NotFound: there is no such schedule.
-            ValidationError: naming the argument. If there are more due times than ``limit``, nothing is pushed.
+        Raises NotFound, and ValidationError naming the argument, or for more due times than ``limit``; none is pushed.
         """
         begin = instant("since", since)
         check_int("limit", limit, 1, MAX_BACKFILL)

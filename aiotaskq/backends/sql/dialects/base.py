@@ -181,12 +181,12 @@ class Dialect(ABC):
         """Return the statement of a claim in one priority: see :mod:`~aiotaskq.backends.sql.claim_statements`."""
         return claimable(bare, queues)
 
-    def claim_first(self, queues: int | None) -> Update:
+    def claim_first(self, queues: int | None) -> Update | None:
         """Return the statement that claims in the first priority, and returns last whether there is another one.
 
-        Needed where ``autocommit`` is True; not called elsewhere.
+        None where a claim is more than one statement: without ``autocommit``.
         """
-        raise NotImplementedError(f"{type(self).__name__}: with autocommit, define claim_first")
+        return None
 
     def whole(self, connection: Connection, rows: Sequence[Any]) -> list[Task]:
         """Return the tasks of rows that a claim has read, and written, whose other columns are not all empty."""
