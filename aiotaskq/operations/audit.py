@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
@@ -46,18 +46,7 @@ class AuditList(Struct):
     entries: list[AuditView]
 
 
-EXAMPLE: dict[str, Any] = {
-    "at": "2026-01-05T09:00:00Z",
-    "door": "dashboard",
-    "action": "queues.pause",
-    "actor": "mara",
-    "targets": ["mail"],
-    "count": 1,
-    "undecodable": None,
-}
-
-
-@audit(example=(None, {"entries": [EXAMPLE]}))
+@audit()
 async def list_(access: Access, given: Listed) -> AuditList:
     """Show what operators have changed, by every way and in every process."""
     read = given.limit if given.target is None else MAX_ENTRIES

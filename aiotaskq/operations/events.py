@@ -61,10 +61,7 @@ class Emitted(Struct):
     emitted: Annotated[bool, Meta(description="False: there was one of this key already, which stays")]
 
 
-EXAMPLE = {"key": "approved:17", "at": "2026-01-05T09:00:00Z", "expires_at": "2026-02-04T09:00:00Z"}
-
-
-@events(example=(None, {"events": [EXAMPLE], "next": None}))
+@events()
 async def list_(access: Access, given: ByKey) -> EventPage:
     """List the events that were emitted and have not expired, sorted by their keys; values are never listed."""
     limit = min(given.limit, MAX_PAGE)
@@ -73,7 +70,7 @@ async def list_(access: Access, given: ByKey) -> EventPage:
     return EventPage(page, page[-1].key if len(found) > limit else None)
 
 
-@events(thing="key", example=(None, EXAMPLE))
+@events(thing="key")
 async def get(access: Access, given: Named) -> EventView:
     """Show one event, and its value where that is allowed; not found if it was not emitted, or has expired."""
     event = await access.tq.get_event(check_key("key", given.key, MAX_KEY))
@@ -82,12 +79,7 @@ async def get(access: Access, given: Named) -> EventView:
     return _view(event, access.show_args)
 
 
-@events(
-    changes=True,
-    thing="key",
-    may_change_nothing=True,
-    example=({"value": {"by": "boss"}}, {"key": "approved:17", "emitted": True}),
-)
+@events(changes=True, thing="key", may_change_nothing=True)
 async def emit(access: Access, given: Given) -> Emitted:
     """Emit an event: the tasks that wait for it go on. The first value of a key stays."""
     options = {} if given.expires is UNSET else {"expires": given.expires}

@@ -149,69 +149,7 @@ class Mended(Struct):
     mended: int
 
 
-ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
-CHARGE = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b12"
-SEND = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b13"
-VIEW: dict[str, Any] = {
-    "group_id": ID,
-    "name": "order 1",
-    "status": "failed",
-    "total": 2,
-    "completed": 0,
-    "failed": 1,
-    "cancelled": 1,
-    "remaining": 0,
-    "generation": 1,
-    "parent_id": None,
-    "cancel_requested": False,
-    "usage": {"tokens": 1200, "cost": 0.018},
-    "budget": {"tokens": 1000000},
-    "used_up": False,
-    "created_at": "2026-01-31T08:00:00Z",
-    "ended_at": "2026-01-31T08:00:15Z",
-}
-MEMBERS: list[dict[str, Any]] = [
-    {
-        "task_id": CHARGE,
-        "position": 0,
-        "is_group": False,
-        "name": "charge",
-        "type": "charge",
-        "status": "failed",
-        "error": "ConnectionError",
-        "waits": 0,
-        "parents": [],
-        "children": [{"task_id": SEND, "on_failure": "cancel"}],
-        "started_at": "2026-01-31T08:00:14Z",
-        "ended_at": "2026-01-31T08:00:15Z",
-        "progress": None,
-        "usage": {"tokens": 1200, "cost": 0.018},
-    },
-    {
-        "task_id": SEND,
-        "position": 1,
-        "is_group": False,
-        "name": "send",
-        "type": "send",
-        "status": "cancelled",
-        "error": "not started",
-        "waits": 1,
-        "parents": [CHARGE],
-        "children": [],
-        "started_at": None,
-        "ended_at": "2026-01-31T08:00:15Z",
-        "progress": None,
-        "usage": {},
-    },
-]
-SHOWN = VIEW | {
-    "callbacks": [{"kind": "then", "type": "mail_receipt", "task_id": None, "status": None}],
-    "members": MEMBERS,
-    "next": None,
-}
-
-
-@groups(raises=(NotFound,), example=(None, {"groups": [VIEW], "next": ID}))
+@groups(raises=(NotFound,))
 async def list_(access: Access, given: Listed) -> GroupPage:
     """List groups, chains and workflows, the newest first."""
     limit = min(given.limit, MAX_PAGE)
@@ -221,18 +159,13 @@ async def list_(access: Access, given: Listed) -> GroupPage:
     return GroupPage([group_view(each) for each in found[:limit]], more)
 
 
-@groups(thing="group_id", example=(None, SHOWN))
+@groups(thing="group_id")
 async def get(access: Access, given: Shown) -> GroupDetail:
     """Show a group, and its members with their states and the edges between them."""
     return await group_detail(_verbs(access), _id(given), min(given.limit, MAX_PAGE), given.cursor)
 
 
-@groups(
-    changes=True,
-    thing="group_id",
-    raises=(TaskConflict,),
-    example=(None, VIEW | {"status": "running", "remaining": 1, "cancel_requested": True, "ended_at": None}),
-)
+@groups(changes=True, thing="group_id", raises=(TaskConflict,))
 async def cancel(access: Access, given: Named) -> GroupView:
     """Cancel the members of a group that wait, and ask those that run to stop; a conflict if it has ended."""
     group_id = _id(given)
@@ -244,12 +177,7 @@ async def cancel(access: Access, given: Named) -> GroupView:
     return group_view(group)
 
 
-@groups(
-    changes=True,
-    thing="group_id",
-    raises=(TaskConflict,),
-    example=({"budget": {"tokens": 2_000_000}}, VIEW | {"status": "running", "ended_at": None}),
-)
+@groups(changes=True, thing="group_id", raises=(TaskConflict,))
 async def budget(access: Access, given: Budgeted) -> GroupView:
     """Give a group another budget, as tokens=2000000; its tasks go on if that is not used up.
 
@@ -258,7 +186,7 @@ async def budget(access: Access, given: Budgeted) -> GroupView:
     return group_view(await _verbs(access).set_budget(_id(given), given.budget))
 
 
-@groups(changes=True, thing="group_id", may_change_nothing=True, example=(None, {"group_id": ID, "retried": 2}))
+@groups(changes=True, thing="group_id", may_change_nothing=True)
 async def retry(access: Access, given: Named) -> MembersRetried:
     """Put back the members of a group that did not complete; they wait for each other as before.
 
@@ -270,7 +198,7 @@ async def retry(access: Access, given: Named) -> MembersRetried:
     return MembersRetried(group_id, retried)
 
 
-@groups(changes=True, example=(None, {"mended": 0}))
+@groups(changes=True)
 async def mend(access: Access, given: Nothing) -> Mended:
     """Count anew what remains of each group, after rows were deleted by SQL.
 

@@ -61,25 +61,7 @@ class HistoryPage(Struct):
     more: bool
 
 
-TOTAL: dict[str, Any] = {
-    "queue": "default",
-    "type": "send",
-    "kind": "completed",
-    "n": 120,
-    "run_seconds": 14.2,
-    "wait_seconds": 3.9,
-    "run_p50": 0.11,
-    "run_p95": 0.3,
-    "run_p99": 0.42,
-    "wait_p50": 0.02,
-    "wait_p95": 0.08,
-    "wait_p99": 0.3,
-    "usage": {},
-}
-EXAMPLE = {"totals": [TOTAL], "periods": [TOTAL | {"at": "2026-01-05T08:59:00Z", "seconds": 60}], "more": False}
-
-
-@history(example=(None, EXAMPLE))
+@history()
 async def list_(access: Access, given: Listed) -> HistoryPage:
     """Show what workers did: counts, percentiles of run times and waits, by period, queue, type and outcome."""
     found = await access.tq.history(**structs.asdict(given))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -93,37 +93,20 @@ class Paused(Struct, forbid_unknown_fields=True):
     ) = None
 
 
-EXAMPLE: dict[str, Any] = {
-    "key": "tenant:42",
-    "cap": 5,
-    "window": None,
-    "rate": None,
-    "burst": None,
-    "max_waiting": None,
-    "held": 5,
-    "waiting": 17,
-    "fixed": False,
-    "state": "open",
-    "paused_until": None,
-    "next_at": None,
-    "budget_of": None,
-}
-
-
-@limits(example=(None, {"limits": [EXAMPLE], "more": False}))
+@limits()
 async def list_(access: Access, given: Listed) -> LimitPage:
     """List the limits, rates and fair shares that are in use or were set, and how many tasks wait for them."""
     found = await access.tq.limits.list(given.limit + 1, prefix=given.prefix)
     return LimitPage([limit_view(each) for each in found[: given.limit]], len(found) > given.limit)
 
 
-@limits(thing="key", example=(None, EXAMPLE))
+@limits(thing="key")
 async def get(access: Access, given: Named) -> LimitView:
     """Show one limit, and how many tasks hold a slot of it or wait; not found where no task has passed."""
     return limit_view(await access.tq.limits.get(given.key))
 
 
-@limits(changes=True, thing="key", example=({"cap": 5}, EXAMPLE))
+@limits(changes=True, thing="key")
 async def set_(access: Access, given: Bounds) -> LimitView:
     """Set bounds of a limit in all processes, whatever pushes declare, until it is reset.
 
@@ -139,19 +122,19 @@ async def set_(access: Access, given: Bounds) -> LimitView:
     return limit_view(await access.tq.limits.set(given.key, rate=rate, **bounds))
 
 
-@limits(changes=True, thing="key", example=({"seconds": 60}, EXAMPLE))
+@limits(changes=True, thing="key")
 async def pause(access: Access, given: Paused) -> LimitView:
     """Let no more tasks pass, for some seconds or until the limit is resumed; those that have passed go on."""
     return limit_view(await access.tq.limits.pause(given.key, given.seconds))
 
 
-@limits(changes=True, thing="key", example=(None, EXAMPLE))
+@limits(changes=True, thing="key")
 async def resume(access: Access, given: Named) -> LimitView:
     """Let tasks pass a paused limit again."""
     return limit_view(await access.tq.limits.resume(given.key))
 
 
-@limits(changes=True, thing="key", example=(None, EXAMPLE))
+@limits(changes=True, thing="key")
 async def reset(access: Access, given: Named) -> LimitView:
     """Take the bounds that pushes declare again: now those of a task that waits, then those of each push."""
     return limit_view(await access.tq.limits.reset(given.key))

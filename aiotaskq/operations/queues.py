@@ -40,7 +40,7 @@ class QueueState(Struct):
     paused: bool
 
 
-@queues(example=(None, {"queues": [{"queue": "mail", "paused": False, "pending": 2, "running": 1}]}))
+@queues()
 async def list_(access: Access, given: Nothing) -> QueueList:
     """List the queues that have tasks or are paused."""
     found = await access.tq.stats()
@@ -53,14 +53,14 @@ async def list_(access: Access, given: Nothing) -> QueueList:
     return QueueList(views)
 
 
-@queues(changes=True, thing="queue", example=(None, {"queue": "mail", "paused": True}))
+@queues(changes=True, thing="queue")
 async def pause(access: Access, given: Named) -> QueueState:
     """Pause a queue in all processes: no worker claims its tasks. They can still be pushed, and what runs goes on."""
     await access.tq.pause(given.queue)
     return QueueState(given.queue, True)
 
 
-@queues(changes=True, thing="queue", example=(None, {"queue": "mail", "paused": False}))
+@queues(changes=True, thing="queue")
 async def resume(access: Access, given: Named) -> QueueState:
     """Let the tasks of a paused queue be claimed again."""
     await access.tq.resume(given.queue)

@@ -118,52 +118,6 @@ class FiringHistory(Struct):
     history: list[FiringView]
 
 
-EXAMPLE: dict[str, Any] = {
-    "task_id": "nightly-report",
-    "name": "Nightly report",
-    "task_type": "report",
-    "schedule_type": "cron",
-    "interval_seconds": None,
-    "cron_expression": "0 2 * * *",
-    "execute_at": None,
-    "timezone": "Asia/Shanghai",
-    "enabled": True,
-    "next_run_at": "2026-01-31T18:00:00Z",
-    "last_run_at": "2026-01-30T18:00:00Z",
-    "run_count": 12,
-    "max_runs": 0,
-    "misfire": "fire_once",
-    "overlap": "allow",
-    "catch_up": None,
-    "jitter": 300,
-    "calendar": None,
-    "calendar_rule": "skip_holidays",
-    "blackout": [],
-    "blackout_policy": "skip",
-    "priority": 0,
-    "queue": "default",
-    "max_retries": 3,
-    "timeout": None,
-    "description": None,
-    "declared": False,
-    "created_at": "2026-01-18T09:30:00Z",
-    "updated_at": "2026-01-30T18:00:00Z",
-}
-MADE = {"name": "Nightly report", "type": "report", "cron": "0 2 * * *", "timezone": "Asia/Shanghai"}
-TIMES = ["2026-02-01T02:03:10+08:00"]
-PLANNED = [{"due": "2026-02-01T02:00:00+08:00", "start": TIMES[0], "skipped": None}]
-HISTORY = {
-    "at": "2026-01-30T18:00:00Z",
-    "outcome": "fired",
-    "due": "2026-01-30T18:00:00Z",
-    "until": None,
-    "count": 1,
-    "reason": None,
-    "start": "2026-01-30T18:02:30Z",
-    "task_id": "5c4c1f0e-9d0c-5d4f-8f55-6f7a1f8a2b11",
-}
-
-
 def fields_seen(schedule: Schedule, show_args: bool) -> str:
     """Return a digest of what a form shows of a schedule: another one says that it was made of other values.
 

@@ -22,11 +22,6 @@ from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, Count, Cursor, Id, Limit, Name
 from aiotaskq.operations.schedule_views import (
-    EXAMPLE,
-    HISTORY,
-    MADE,
-    PLANNED,
-    TIMES,
     Backfilled,
     Deleted,
     Fired,
@@ -189,7 +184,7 @@ class Span(Struct, forbid_unknown_fields=True):
     dry_run: Annotated[bool, Meta(description="Only return the due times")] = False
 
 
-@schedules(raises=(NotFound,), example=(None, {"schedules": [EXAMPLE], "next": None}))
+@schedules(raises=(NotFound,))
 async def list_(access: Access, given: Listed) -> SchedulePage:
     """List schedules, in the order in which they were added.
 
@@ -207,7 +202,7 @@ async def list_(access: Access, given: Listed) -> SchedulePage:
     return SchedulePage([schedule_view(each, show) for each in page], more)
 
 
-@schedules(raises=(NotFound, TaskConflict), example=(None, {"times": TIMES, "planned": PLANNED}))
+@schedules(raises=(NotFound, TaskConflict))
 async def preview(access: Access, given: Previewed) -> PlannedTimes:
     """Show the next times of a schedule, or of one that need not be there: what is skipped, and when tasks start.
 
@@ -229,13 +224,13 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
     return PlannedTimes([each.start for each in planned if each.skipped is None], planned)
 
 
-@schedules(thing="schedule", example=(None, EXAMPLE))
+@schedules(thing="schedule")
 async def get(access: Access, given: One) -> ScheduleView:
     """Show a schedule; with its params where that is allowed."""
     return schedule_view(await access.tq.schedules.get(given.schedule), access.may_show(given.params))
 
 
-@schedules(changes=True, raises=(TaskConflict, UnknownHandler), example=(MADE, EXAMPLE))
+@schedules(changes=True, raises=(TaskConflict, UnknownHandler))
 async def add(access: Access, given: Added) -> ScheduleView:
     """Add a schedule: exactly one of cron, interval and at. A conflict if there is one with this id."""
     options = _options(given, given.timezone or access.tq.timezone)
@@ -249,12 +244,7 @@ async def add(access: Access, given: Added) -> ScheduleView:
     return schedule_view(made)
 
 
-@schedules(
-    changes=True,
-    thing="schedule",
-    raises=(UnknownHandler,),
-    example=({"cron": "30 2 * * *", "max_runs": 10}, EXAMPLE),
-)
+@schedules(changes=True, thing="schedule", raises=(UnknownHandler,))
 async def update(access: Access, given: Changed) -> ScheduleView:
     """Change a schedule; with another timing its next run is later than now."""
     found = await access.tq.schedules.get(given.schedule)
@@ -275,19 +265,19 @@ async def update(access: Access, given: Changed) -> ScheduleView:
     return _changed(access, await access.tq.schedules.update(found.task_id, check=check, **changes))
 
 
-@schedules(changes=True, thing="schedule", example=(None, EXAMPLE | {"enabled": False}))
+@schedules(changes=True, thing="schedule")
 async def pause(access: Access, given: Named) -> ScheduleView:
     """Pause a schedule in all processes: it does not fire until it is resumed."""
     return _changed(access, await access.tq.schedules.pause(given.schedule))
 
 
-@schedules(changes=True, thing="schedule", example=(None, EXAMPLE))
+@schedules(changes=True, thing="schedule")
 async def resume(access: Access, given: Named) -> ScheduleView:
     """Let a paused schedule fire again. Due times that have passed follow its misfire policy."""
     return _changed(access, await access.tq.schedules.resume(given.schedule))
 
 
-@schedules(changes=True, thing="schedule", example=(None, {"schedule_id": EXAMPLE["task_id"]}))
+@schedules(changes=True, thing="schedule")
 async def delete(access: Access, given: Named) -> Deleted:
     """Delete a schedule. The tasks that it fired are kept."""
     found = await access.tq.schedules.get(given.schedule)
@@ -296,7 +286,7 @@ async def delete(access: Access, given: Named) -> Deleted:
     return Deleted(found.task_id)
 
 
-@schedules(changes=True, thing="schedule", example=(None, {"task_id": HISTORY["task_id"]}))
+@schedules(changes=True, thing="schedule")
 async def run_now(access: Access, given: Named) -> Fired:
     """Fire a schedule once more, now. Its next due time stays."""
     found = await access.tq.schedules.get(given.schedule)
@@ -305,19 +295,14 @@ async def run_now(access: Access, given: Named) -> Fired:
     return Fired(handle.task_id)
 
 
-@schedules(thing="schedule", example=(None, {"history": [HISTORY]}))
+@schedules(thing="schedule")
 async def history(access: Access, given: Named) -> FiringHistory:
     """Show what a schedule fired and skipped, with the reasons, and when it was paused; at most 50 records."""
     found = await access.tq.schedules.get(given.schedule)
     return FiringHistory([firing_view(found.task_id, each) for each in found.history[::-1]])
 
 
-@schedules(
-    changes=True,
-    thing="schedule",
-    may_change_nothing=True,
-    example=({"since": "2026-01-28T00:00:00Z", "until": "2026-01-31T00:00:00Z"}, {"times": TIMES, "pushed": True}),
-)
+@schedules(changes=True, thing="schedule", may_change_nothing=True)
 async def backfill(access: Access, given: Span) -> Backfilled:
     """Push a task for each due time of a past span that has fired none. A second call pushes nothing twice."""
     found = await access.tq.schedules.get(given.schedule)

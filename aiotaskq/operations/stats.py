@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
@@ -22,16 +22,7 @@ class StatsView(Struct):
     paused: list[str]
 
 
-EXAMPLE: dict[str, Any] = {
-    "counts": {"pending": 2, "completed": 40},
-    "ready": 1,
-    "oldest_age": 0.25,
-    "queues": {"default": {"pending": 2, "completed": 40}},
-    "paused": [],
-}
-
-
-@stats(example=(None, EXAMPLE))
+@stats()
 async def get(access: Access, given: Nothing) -> StatsView:
     """Count tasks by queue and status; tell which queues are paused, and for how long the oldest ready task waits."""
     return StatsView(**structs.asdict(await access.tq.stats()))

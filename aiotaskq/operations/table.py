@@ -87,8 +87,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """The same, done to all things that match."""
     raises: tuple[type[AiotaskqError], ...] = ()
     """Its refusals, beside those of wrong parameters and of a thing that is not there."""
-    example: tuple[Any, Any] = (None, None)
-    """Parameters and an answer, for the documentation."""
 
     @property
     def noun(self) -> str:
@@ -230,8 +228,6 @@ class Many(msgspec.Struct, frozen=True):
     """Returns how many match."""
     run: Run
     """Returns how many were changed, and tells the progress of its access meanwhile."""
-    example: dict[str, Any] = {}
-    """Filters, for the documentation."""
 
     def operation(self, name: str) -> Operation:
         """Return the operation, which with ``dry_run`` only counts."""
@@ -262,8 +258,7 @@ class Many(msgspec.Struct, frozen=True):
             return Counted(count, False)
 
         run.__doc__ = self.where.__doc__
-        example = self.example | {"dry_run": True}, {"count": 17, "dry_run": True}
-        return Operation(name=f"{name}{MANY}", run=run, params=params, answer=Counted, changes=True, example=example)
+        return Operation(name=f"{name}{MANY}", run=run, params=params, answer=Counted, changes=True)
 
 
 def _word(value: Any) -> str:
@@ -303,7 +298,6 @@ class Operations:
         may_change_nothing: bool = False,
         many: Many | None = None,
         raises: tuple[type[AiotaskqError], ...] = (),
-        example: tuple[Any, Any] = (None, None),
     ) -> Callable[[Callable[[Access, P], Awaitable[A]]], Callable[[Access, P], Awaitable[A]]]:
         """Register a function: its name is the verb, its annotations are the parameters and the answer."""
 
@@ -327,7 +321,6 @@ class Operations:
                 find=None if thing is None else self.find,
                 many=None if many is None else many.operation(name),
                 raises=tuple(refusals),
-                example=example,
             )
             if made.many is not None:
                 self.all[f"{verb}{MANY}"] = made.many

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from msgspec import UNSET, Meta, Struct, UnsetType, structs, to_builtins
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
@@ -205,37 +205,6 @@ class StepList(Struct):
     steps: list[StepView]
 
 
-ID = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
-ERROR = "ConnectionError: the mail server does not answer"
-_EXAMPLE = Task(
-    task_id=ID,
-    type="send_mail",
-    status=Status.FAILED,
-    retry_count=3,
-    created_at=1_769_846_400,
-    run_at=1_769_846_414_250_000,
-    started_at=1_769_846_414,
-    began_at=1_769_846_414_500_000,
-    completed_at=1_769_846_415,
-    ended_at=1_769_846_415_000_000,
-    error_message=ERROR,
-    attempts=(
-        Attempt(
-            number=4, began_at=1_769_846_414_500_000, ended_at=1_769_846_415_000_000, outcome="failed", error=ERROR
-        ),
-    ),
-    params={"to": "you@example.com"},
-    idempotency_key="order-17",
-    timeout=30.0,
-    progress={"done": 1, "total": 2},
-    usage={"tokens": 1200, "cost": 0.018},
-)
-VIEW: dict[str, Any] = to_builtins(task_view(_EXAMPLE, errors=False, params=False))
-SHOWN: dict[str, Any] = to_builtins(task_detail(_EXAMPLE, None, errors=True, params=True))
-PUSH = {"type": "send_mail", "params": {"to": "you@example.com"}, "delay": 60, "idempotency_key": "order-17"}
-PENDING = {"task_id": ID, "status": "pending", "cancel_requested": False}
-
-
 def where_of(access: Access, given: Where) -> dict[str, Any]:
     """Return filters as the verbs of a queue take them."""
     found = {name: value for name, value in structs.asdict(given).items() if name in Where.__struct_fields__}
@@ -250,7 +219,7 @@ async def detail_of(access: Access, task_id: str, params: bool = False) -> TaskD
     return task_detail(task, await waiting(access.tq.queue, task), errors=access.show_args, params=params)
 
 
-@tasks(changes=True, raises=(TaskConflict, NotSupported, QueueFull), example=(PUSH, {"task_id": ID, "created": True}))
+@tasks(changes=True, raises=(TaskConflict, NotSupported, QueueFull))
 async def push(access: Access, given: PushBody) -> Pushed:
     """Push a task.
 
@@ -267,7 +236,7 @@ async def push(access: Access, given: PushBody) -> Pushed:
     return Pushed(handle.task_id, handle.created)
 
 
-@tasks(raises=(NotFound,), example=(None, {"tasks": [VIEW], "next": ID}))
+@tasks(raises=(NotFound,))
 async def list_(access: Access, given: Listed) -> TaskPage:
     """List tasks, newest first.
 
@@ -280,23 +249,20 @@ async def list_(access: Access, given: Listed) -> TaskPage:
     return TaskPage([task_view(task, errors=access.show_args, params=params) for task in page], more)
 
 
-@tasks(thing="task_id", example=(None, SHOWN))
+@tasks(thing="task_id")
 async def get(access: Access, given: Shown) -> TaskDetail:
     """Show one task, its attempts and errors, and if it is pending, what it waits for."""
     return await detail_of(access, given.task_id, access.may_show(given.params))
 
 
-@tasks(
-    thing="task_id",
-    example=(None, {"steps": [{"kind": "step", "name": "charge", "number": 1, "at": "2026-01-05T09:00:00Z"}]}),
-)
+@tasks(thing="task_id")
 async def steps(access: Access, given: Shown) -> StepList:
     """Show what the handler of a task has done, slept and waited for."""
     params = access.may_show(given.params)
     return StepList([step_view(each, params) for each in await access.tq.steps(given.task_id)])
 
 
-@tasks(changes=True, thing="task_id", raises=(TaskConflict,), example=({"priority": -1, "delay": 0.0}, SHOWN))
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,))
 async def edit(access: Access, given: Edited) -> TaskDetail:
     """Change a pending task; refused if it is not pending, waits for other tasks, or has changed meanwhile.
 
@@ -316,7 +282,7 @@ async def edit(access: Access, given: Edited) -> TaskDetail:
     return await detail_of(access, task_id)
 
 
-@tasks(changes=True, thing="task_id", raises=(TaskConflict,), example=(None, PENDING))
+@tasks(changes=True, thing="task_id", raises=(TaskConflict,))
 async def run_now(access: Access, given: One) -> TaskState:
     """Make a task due now that is delayed, sleeps, or waits for its next attempt."""
     return _state(await made_due(access.tq.queue, await access.tq.get(given.task_id)))
@@ -330,26 +296,14 @@ async def _retry_all(access: Access, given: Retried) -> int:
     return await access.tq.retry_many(**where_of(access, given), progress=access.progress)
 
 
-@tasks(
-    changes=True,
-    thing="task_id",
-    many=Many(Retried, _count_retried, _retry_all, {"status": ["failed"], "type": "send_mail"}),
-    raises=(TaskConflict,),
-    example=(None, PENDING),
-)
+@tasks(changes=True, thing="task_id", many=Many(Retried, _count_retried, _retry_all), raises=(TaskConflict,))
 async def retry(access: Access, given: One) -> TaskState:
     """Run a failed, cancelled or expired task once more, under the same id, its retries unused."""
     await access.tq.retry(given.task_id)
     return TaskState(given.task_id, Status.PENDING, False)
 
 
-@tasks(
-    changes=True,
-    thing="task_id",
-    may_change_nothing=True,
-    raises=(TaskConflict,),
-    example=({"params": {"to": "me@example.com"}}, {"task_id": ID[:-1] + "2", "created": True, "rerun_of": ID}),
-)
+@tasks(changes=True, thing="task_id", may_change_nothing=True, raises=(TaskConflict,))
 async def rerun(access: Access, given: Rerun) -> Copied:
     """Push a copy of an ended task, as a new one of the same type, queue, priority and limits.
 
@@ -372,13 +326,7 @@ async def _cancel_all(access: Access, given: Cancelled) -> int:
     return await access.tq.cancel_many(**where_of(access, given), progress=access.progress)
 
 
-@tasks(
-    changes=True,
-    thing="task_id",
-    many=Many(Cancelled, _count_cancelled, _cancel_all, {"type": "send_mail"}),
-    raises=(TaskConflict,),
-    example=(None, PENDING | {"status": "cancelled"}),
-)
+@tasks(changes=True, thing="task_id", many=Many(Cancelled, _count_cancelled, _cancel_all), raises=(TaskConflict,))
 async def cancel(access: Access, given: One) -> TaskState:
     """Cancel a pending task, or ask a running one to stop; refused if it has ended."""
     if cancelled := await access.tq.cancel(given.task_id):
@@ -397,13 +345,7 @@ async def _delete_all(access: Access, given: Deleted) -> int:
     return await access.tq.purge(**where_of(access, given), older_than=given.older_than, progress=access.progress)
 
 
-@tasks(
-    changes=True,
-    thing="task_id",
-    many=Many(Deleted, _count_deleted, _delete_all, {"status": ["completed"], "older_than": 86_400.0}),
-    raises=(TaskConflict,),
-    example=(None, {"task_id": ID}),
-)
+@tasks(changes=True, thing="task_id", many=Many(Deleted, _count_deleted, _delete_all), raises=(TaskConflict,))
 async def delete(access: Access, given: One) -> Gone:
     """Delete an ended task; refused if it has not ended."""
     await access.tq.delete(given.task_id)

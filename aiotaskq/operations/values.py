@@ -57,7 +57,7 @@ class ValueName(Struct):
     key: str
 
 
-@values(example=(None, {"keys": ["cookie", "rate:eur"], "next": None}))
+@values()
 async def list_(access: Access, given: ByKey) -> KeyPage:
     """List the keys of the values that have not expired, sorted; values are never listed."""
     limit = min(given.limit, MAX_PAGE)
@@ -65,7 +65,7 @@ async def list_(access: Access, given: ByKey) -> KeyPage:
     return KeyPage(keys[:limit], keys[limit - 1] if len(keys) > limit else None)
 
 
-@values(thing="key", raises=(NotShown,), example=(None, {"key": "rate:eur", "value": 1.08, "ttl": 3600.0}))
+@values(thing="key", raises=(NotShown,))
 async def get(access: Access, given: Named) -> Value:
     """Read a public value, where that is allowed; not found if it is missing or has expired."""
     access.may_show(True)
@@ -76,7 +76,7 @@ async def get(access: Access, given: Named) -> Value:
     return Value(key, plain(value), await access.tq.values.get_ttl(key))
 
 
-@values(changes=True, thing="key", example=({"value": 1.08, "ttl": 3600}, {"key": "rate:eur"}))
+@values(changes=True, thing="key")
 async def set_(access: Access, given: Given) -> ValueName:
     """Store a public value, for some seconds or for ever; one that is there keeps its time to live if none is given."""
     key = _key(given)
@@ -88,7 +88,7 @@ async def set_(access: Access, given: Given) -> ValueName:
     return ValueName(key)
 
 
-@values(changes=True, thing="key", example=(None, {"key": "rate:eur"}))
+@values(changes=True, thing="key")
 async def delete(access: Access, given: Named) -> ValueName:
     """Delete a public value."""
     key = _key(given)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
@@ -137,32 +137,7 @@ def _earlier(one: str | None, other: str | None) -> str | None:
     return other if one is None else one if other is None else min(one, other, key=from_iso)
 
 
-OWNER = "worker-db1-4242-0b5c1f"
-EXAMPLE: dict[str, Any] = {
-    "id": OWNER,
-    "kind": "worker",
-    "host": "db1",
-    "pid": 4242,
-    "version": "0.1.0",
-    "started_at": "2026-01-05T08:00:00Z",
-    "seen_at": "2026-01-05T09:00:00Z",
-    "lease_until": "2026-01-05T09:01:00Z",
-    "queues": None,
-    "concurrency": 10,
-    "busy": 1,
-    "quiet": False,
-    "wanted_concurrency": None,
-    "types": ["send"],
-    "limits": ["openai", "tenant:"],
-    "tasks": 1,
-    "task_types": ["send"],
-    "oldest": "2026-01-05T08:59:58Z",
-}
-RUN = {"task_id": "0198a5c2-7a10-7cc3-9d1e-5f0e8d3b2a11", "type": "send", "began_at": "2026-01-05T08:59:58Z"}
-ASKED = {"workers": 1, "quiet": True}
-
-
-@workers(example=(None, {"workers": [EXAMPLE]}))
+@workers()
 async def list_(access: Access, given: Nothing) -> WorkerList:
     """List the workers, and the other owners of running tasks.
 
@@ -180,7 +155,7 @@ async def list_(access: Access, given: Nothing) -> WorkerList:
     return WorkerList(sorted(found.values(), key=_place))
 
 
-@workers(thing="worker_id", raises=(NotSupported,), example=(None, {**EXAMPLE, "running": [RUN]}))
+@workers(thing="worker_id", raises=(NotSupported,))
 async def get(access: Access, given: Named) -> WorkerDetail:
     """Show one worker, and the tasks that it runs, or has claimed to run next."""
     info = await access.tq.workers.get(given.worker_id)
@@ -201,7 +176,6 @@ async def _count(access: Access, given: Struct) -> int:
     thing="worker_id",
     many=Many(AllQuiet, _count, lambda access, _: access.tq.workers.quiet()),
     raises=(NotSupported,),
-    example=(None, ASKED),
 )
 async def quiet(access: Access, given: Named) -> Steered:
     """Let a worker claim nothing more. It goes on with what it runs, and stays alive."""
@@ -213,19 +187,13 @@ async def quiet(access: Access, given: Named) -> Steered:
     thing="worker_id",
     many=Many(AllAwake, _count, lambda access, _: access.tq.workers.wake()),
     raises=(NotSupported,),
-    example=(None, ASKED | {"quiet": False}),
 )
 async def wake(access: Access, given: Named) -> Steered:
     """Let a quiet worker claim again."""
     return Steered(await access.tq.workers.wake(given.worker_id), False)
 
 
-@workers(
-    changes=True,
-    thing="worker_id",
-    raises=(NotSupported,),
-    example=({"concurrency": 4}, EXAMPLE | {"wanted_concurrency": 4}),
-)
+@workers(changes=True, thing="worker_id", raises=(NotSupported,))
 async def resize(access: Access, given: Resized) -> WorkerView:
     """Let a worker have so many slots until it ends; tasks that run go on, also where they are more."""
     return worker_view(await access.tq.workers.resize(given.worker_id, given.concurrency))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.operations import table
+from aiotaskq.operations import examples, table
 from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
 from aiotaskq.web.problem_details import status_of
 
@@ -42,7 +42,6 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         path = f"{verb}{path}"
     else:
         path += verb
-    example, answer = operation.example
     schema = _without_path(operation)
     types = {each.name: each.type for each in msgspec.structs.fields(operation.params)}
 
@@ -70,8 +69,8 @@ def _endpoint(operation: table.Operation) -> Endpoint:
         thing=types.get(operation.thing or "", str),
         query=None if operation.changes else schema,
         body=schema if operation.changes else None,
-        example=example,
-        successes=_successes(operation, answer),
+        example=examples.given(operation),
+        successes=_successes(operation, examples.answer(operation)),
         own_problems=tuple(status_of(each) for each in operation.raises),
     )
 

@@ -27,7 +27,7 @@ class Called(Struct):
     key: str
 
 
-@limits(thing="key", example=(None, {"key": "openai"}))
+@limits(thing="key")
 async def rename_nothing(access: Access, given: Named) -> Called:
     """Say what a limit is called."""
     return Called(given.key)
