@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,6 +263,18 @@ def test_a_translation_has_the_headings_and_the_code_of_its_page(name: str) -> N
     assert headings(text) == headings(page)
     assert BLOCK.findall(text) == BLOCK.findall(page)
     assert len(re.findall("[\u4e00-\u9fff]", text)) > 60
+
+
+def spans(text: str) -> Counter[str]:
+    """Return the spans of code outside of the blocks, and how often each is there."""
+    found = re.findall(r"(`+)(.+?)\1", BLOCK.sub("", text), re.DOTALL)
+    return Counter(" ".join(span.split()) for _, span in found)
+
+
+@pytest.mark.parametrize("name", TRANSLATIONS)
+def test_a_translation_has_the_spans_of_code_of_its_page(name: str) -> None:
+    translated, english = spans(TRANSLATIONS[name]), spans(PAGES[name.replace("/zh/", "/")])
+    assert {"missing": english - translated, "added": translated - english} == {"missing": {}, "added": {}}
 
 
 def test_a_translation_does_not_link_to_a_page_that_is_translated_itself() -> None:
