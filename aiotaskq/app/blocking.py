@@ -21,7 +21,7 @@ R = TypeVar("R")
 class Pushing(Protocol):
     """What pushing needs of a task queue."""
 
-    bound: LoopBound
+    _bound: LoopBound
     """The event loop in which it was opened last."""
 
     async def push(
@@ -69,8 +69,8 @@ class BlockingPush:
 
     def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
         refuse_running_loop(f"tq.{verb}")
-        loop = self._tq.bound.loop
-        if loop is None or not self._tq.bound.running:
+        loop = self._tq._bound.loop
+        if loop is None or not self._tq._bound.running:
             raise ClosedError(
                 f"{verb}: no event loop has this task queue open; open it where the application starts "
                 "(setup(app, tq), or `async with tq`; a test starts it by `with TestClient(app)`), "

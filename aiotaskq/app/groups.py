@@ -186,7 +186,7 @@ class GroupHome:
     """What a handle needs of the task queue that it belongs to."""
 
     queue: Queue
-    registered: Registrations
+    _registered: Registrations
 
 
 class GroupHandle(Generic[T_co]):
@@ -268,7 +268,7 @@ class GroupPushes(ABC, GroupHome):
 
     def _take_groups(self) -> None:
         """Let the queue make the tasks of calls, and convert results, by what is registered here."""
-        self.queue.groups.handlers = self.registered.handlers
+        self.queue.groups.handlers = self._registered.handlers
         self.queue.groups.make = self._member_task
 
     def _member_task(self, call: Any) -> Task:
@@ -279,7 +279,7 @@ class GroupPushes(ABC, GroupHome):
         for name in _OWN:
             if call.options.get(name) is not None:
                 raise ValidationError(f"{name}: a task of a group, and its callback, cannot have it")
-        task = new_task_of(call, self.registered, now)
+        task = new_task_of(call, self._registered, now)
         if task.unique_key is not None or task.idempotency_key is not None:
             raise ValidationError(f"{task.type}: a task with debounce, throttle or a key cannot be in a group")
         return task

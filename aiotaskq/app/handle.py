@@ -104,7 +104,7 @@ class ThreadPusher(Protocol):
 class Pusher(Protocol):
     """What a task function pushes through."""
 
-    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
         """Push one checked call, if no push waits here; else return None."""
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
@@ -119,7 +119,7 @@ class HandleHome(Protocol):
     """What a handle needs of the task queue that it belongs to."""
 
     queue: Queue
-    registered: Registrations
+    _registered: Registrations
 
 
 class TaskHandle(Hinted, Generic[T_co]):
@@ -129,7 +129,7 @@ class TaskHandle(Hinted, Generic[T_co]):
     _place = "handle"
 
     def __init__(self, tq: HandleHome, task_id: str, created: bool = True) -> None:
-        self._handlers = tq.registered.handlers  # what a stored result becomes
+        self._handlers = tq._registered.handlers  # what a stored result becomes
         self._queue = tq.queue
         self.task_id = task_id
         self.created = created
@@ -220,7 +220,7 @@ class BoundTask(Hinted, Generic[P, T]):
         Raises TypeError for arguments that the function does not take, ValidationError for what cannot be stored.
         """
         call = self.call(*args, **kwargs)
-        return self._pusher.push_now(call) or await self._pusher.push_call(call)
+        return self._pusher._push_now(call) or await self._pusher.push_call(call)
 
     def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push from a thread beside the application's event loop, as in a ``def`` endpoint; return the task's id.

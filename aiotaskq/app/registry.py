@@ -109,25 +109,26 @@ class Registry(Hinted, ABC):
     """The decorators of a TaskQ, and their registrations."""
 
     _place = "queue"
+    timezone: str | None
+    """IANA name of the time zone of schedules that name none; None is the system's."""
 
     def __init__(self, clock: Clock, timezone: str | None, *, objects: bool = False) -> None:
         self._clock = clock
         self._objects = objects
         self._functions: dict[str, list[TaskFunction[Any, Any, Any]]] = {}  # by name: that of each version
         self.timezone = timezone
-        """IANA name of the time zone of schedules that name none; None is the system's."""
-        self.registered = Registrations(kind=TaskOfObjects if objects else Task)
+        self._registered = Registrations(kind=TaskOfObjects if objects else Task)
         """What was registered with the decorators."""
 
-    def adopt(self, other: Registry) -> None:
+    def _adopt(self, other: Registry) -> None:
         """Add the registrations of another task queue: handlers, schedules, middleware, hooks and resources."""
-        self.registered.update(other.registered)
-        if self.registered.webhooks:
+        self._registered.update(other._registered)
+        if self._registered.webhooks:
             self._handle_messages()
 
     def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
         """Return ``push`` wrapped in the middleware of pushes, the first registered outermost."""
-        for wrapper in reversed(self.registered.push_middleware):
+        for wrapper in reversed(self._registered.push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         return push
 
@@ -137,7 +138,7 @@ class Registry(Hinted, ABC):
         """The same from a thread."""
 
     @abstractmethod
-    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
         """Push one checked call without waiting; None where a push may wait."""
 
     @abstractmethod
@@ -244,16 +245,16 @@ class Registry(Hinted, ABC):
                 objects=self._objects,
                 version=version,
             )
-            former = self.registered.handlers.get(handler.name)
+            former = self._registered.handlers.get(handler.name)
             if former is not None and (former.version == handler.version or handler.version in former.older):
                 raise ValidationError(
                     f"name: a handler {handler.name!r} is registered already; give this one another name, or version"
                 )
             if handler.gating is not None:
-                known = [each for each in self.registered.handlers.values() if each is not former]
+                known = [each for each in self._registered.handlers.values() if each is not former]
                 check_shared(handler.name, handler.gating, [(h.name, h.gating) for h in known if h.gating is not None])
             newest = handler if former is None else with_versions(former, handler)
-            self.registered.handlers[handler.name] = newest
+            self._registered.handlers[handler.name] = newest
             made: TaskFunction[Any, Any, Any] = (
                 TaskFunction(self, handler) if batch is None else BatchFunction(self, handler)
             )
@@ -268,7 +269,7 @@ class Registry(Hinted, ABC):
 
     def elsewhere(self, *names: str) -> None:
         """Declare task types that other processes handle, so that they can be pushed by name here."""
-        self.registered.elsewhere.update(names)
+        self._registered.elsewhere.update(names)
 
     def schedule(
         self,
@@ -292,7 +293,7 @@ class Registry(Hinted, ABC):
         def declare(function: Any) -> Any:
             task: TaskFunction[Any, Any, Any] = function if isinstance(function, TaskFunction) else self.task(function)
             label = name or task.name
-            if label in self.registered.schedules:
+            if label in self._registered.schedules:
                 raise ValidationError(
                     f"name: a schedule {label!r} is declared already; give this one a name of its own"
                 )
@@ -301,11 +302,11 @@ class Registry(Hinted, ABC):
 
             def make() -> Schedule:
                 return schedule_of(
-                    self.registered, self.timezone, self._clock.now(), label, task.name, timing, params, given
+                    self._registered, self.timezone, self._clock.now(), label, task.name, timing, params, given
                 )
 
             make()
-            self.registered.schedules[label] = make
+            self._registered.schedules[label] = make
             return task
 
         return declare
@@ -355,17 +356,19 @@ class Registry(Hinted, ABC):
             timeout=timeout,
             private=private,
         )
-        if webhook.name in self.registered.webhooks:
+        if webhook.name in self._registered.webhooks:
             raise ValidationError(f"name: a webhook {webhook.name!r} is registered already; give this one another name")
-        self.registered.webhooks[webhook.name] = webhook
+        self._registered.webhooks[webhook.name] = webhook
         self._handle_messages()
 
     def _handle_messages(self) -> None:
-        self.registered.handlers.pop(WEBHOOK, None)  # of an adopted TaskQ, which does not know the webhooks of this one
+        self._registered.handlers.pop(
+            WEBHOOK, None
+        )  # of an adopted TaskQ, which does not know the webhooks of this one
         self.task(name=WEBHOOK, retry_on=WebhookFailed)(self._send_message)
 
     async def _send_message(self, webhook: str, body: dict[str, Any]) -> int:
-        known = self.registered.webhooks.get(webhook)
+        known = self._registered.webhooks.get(webhook)
         running, now = current_task(), self._clock.now()
         if known is None:
             if now - running.task.created_at * SECOND > UNKNOWN_FOR * SECOND:
@@ -385,9 +388,9 @@ class Registry(Hinted, ABC):
         if run is None and push is None:
             raise ValidationError("middleware: a coroutine function, or an object with run() or push(), is needed")
         if run is not None:
-            self.registered.run_middleware.append(run)
+            self._registered.run_middleware.append(run)
         if push is not None:
-            self.registered.push_middleware.append(push)
+            self._registered.push_middleware.append(push)
         return wrapper
 
     @overload
@@ -409,7 +412,7 @@ class Registry(Hinted, ABC):
         if hook is None:
             return lambda function: self.on(name, function)
         checked: Callable[[HookCall], Any] = hook
-        self.registered.hooks.on(name, checked)
+        self._registered.hooks.on(name, checked)
         return hook
 
     def resource(self, factory: F) -> F:
@@ -419,9 +422,9 @@ class Registry(Hinted, ABC):
         a return annotation, and for a second resource of a type.
         """
         kind = kind_of(factory)
-        if kind in self.registered.resources:
+        if kind in self._registered.resources:
             raise ValidationError(f"resource: there is one for {kind!r} already")
-        self.registered.resources[kind] = factory
+        self._registered.resources[kind] = factory
         return factory
 
 

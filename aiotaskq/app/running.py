@@ -38,16 +38,19 @@ ECHO = 500_000  # microseconds in which a second signal may be a copy of the fir
 class Running(Registry):
     """What a TaskQ that is wired runs: a worker, the scheduler and the deletion of old tasks."""
 
+    url: str
+    """That of the store of its tasks."""
     queue: Queue
+    """The tasks of the store, to push, pop and settle them by hand."""
     values: PublicValues
+    """Public values: JSON under names."""
     _backend: Backend
     _retention: Retention
-    url: str
     _schedules_url: str | None
     _worker_options: dict[str, Any]
     worker: Worker | None = None
     """The worker of this process, while it runs."""
-    stands_by = False
+    _stands_by = False
     """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
     _is_open = False
     _fires = False  # whether schedules are fired here
@@ -55,12 +58,12 @@ class Running(Registry):
 
     @property
     @abstractmethod
-    def scheduler(self) -> Scheduler:
+    def _scheduler(self) -> Scheduler:
         """The scheduler actor; made when something uses it."""
 
     @property
     @abstractmethod
-    def open_schedules(self) -> Schedules | None:
+    def _open_schedules(self) -> Schedules | None:
         """The store of schedules as far as it is in use."""
 
     @abstractmethod
@@ -95,7 +98,7 @@ class Running(Registry):
             )
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
         was_open = self._is_open
-        runs = not self.stands_by if workers is None else workers
+        runs = not self._stands_by if workers is None else workers
         await (self._start_running(options) if runs else self.open())
         try:
             yield self
@@ -133,9 +136,9 @@ class Running(Registry):
         loop = asyncio.get_running_loop()
         signals = (signal.SIGINT, signal.SIGTERM)
         for number in signals:
-            loop.add_signal_handler(number, self.on_signal, stop)
+            loop.add_signal_handler(number, self._on_signal, stop)
         try:
-            return await self.run_until(stop, options)
+            return await self._run_until(stop, options)
         finally:
             for number in signals:
                 loop.remove_signal_handler(number)
@@ -155,7 +158,7 @@ class Running(Registry):
         if concurrency != self.worker.concurrency:
             self.worker.resize(concurrency)
 
-    def on_signal(self, stop: asyncio.Event) -> None:
+    def _on_signal(self, stop: asyncio.Event) -> None:
         """Handle a signal: the first sets the event of ``run_until``, the next one skips the drain."""
         if not stop.is_set():
             self._asked_to_stop = self._clock.ticks()
@@ -163,7 +166,7 @@ class Running(Registry):
         elif self.worker is not None and self._clock.ticks() - self._asked_to_stop > ECHO:
             self.worker.hurry()
 
-    async def run_until(self, stop: asyncio.Event, options: RunOptions) -> ExitCode:
+    async def _run_until(self, stop: asyncio.Event, options: RunOptions) -> ExitCode:
         """Like ``run``, until the event is set instead of a signal."""
         await self._start_running(options)
         code = ExitCode.DRAINED
@@ -199,29 +202,29 @@ class Running(Registry):
         Raises:
             ValidationError: naming the argument.
         """
-        self.registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every)
+        self._registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every)
         self._handle_alerts()
 
-    def adopt(self, other: Registry) -> None:
+    def _adopt(self, other: Registry) -> None:
         """Add the registrations of another task queue: handlers, schedules, webhooks, middleware, resources."""
-        super().adopt(other)
-        if self.registered.alerts is not None:
+        super()._adopt(other)
+        if self._registered.alerts is not None:
             self._handle_alerts()
 
     def _handle_alerts(self) -> None:
-        self.registered.handlers.pop(ALERTS, None)  # of an adopted TaskQ, which would read its own store
+        self._registered.handlers.pop(ALERTS, None)  # of an adopted TaskQ, which would read its own store
         self.task(name=ALERTS, max_retries=INT32)(self._watch)
 
     async def _watch(self) -> None:
-        rules, now = self.registered.alerts, self._clock.now()
+        rules, now = self._registered.alerts, self._clock.now()
         if rules is None:
             return
-        schedules = self.open_schedules
+        schedules = self._open_schedules
         found = holding(rules, await look(self._backend, schedules, rules, now))
         known = await self.values.get_public(ALERTS) or {}
         made = changes(known, found, now)
         queue = current_task().task.queue
-        if told := [task for alert in made for task in alert_messages(self.registered.webhooks, alert, queue, now)]:
+        if told := [task for alert in made for task in alert_messages(self._registered.webhooks, alert, queue, now)]:
             await self.queue.add(told)
         if made:
             await self.values.set_public(ALERTS, after(known, made))
@@ -229,11 +232,11 @@ class Running(Registry):
             (log.warning if alert.firing else log.info)(
                 "alert {} {}: {}", alert.rule, "begins" if alert.firing else "is over", printable(alert.text)
             )
-            self.registered.hooks.call("alert", now, None, **alert.as_dict())
+            self._registered.hooks.call("alert", now, None, **alert.as_dict())
         current_task().snooze(rules.every)
 
     async def _start_watching(self, queues: Sequence[str] | None) -> None:
-        if self.registered.alerts is not None:
+        if self._registered.alerts is not None:
             queue = "default" if queues is None or "default" in queues else queues[0]
             now = self._clock.now()
             await self.queue.add([new_task(ALERTS, {}, now=now, queue=queue, max_retries=INT32, unique_key=ALERTS)])
@@ -245,11 +248,11 @@ class Running(Registry):
             self.queue,
             self._backend,
             self._clock,
-            self.registered.handlers,
+            self._registered.handlers,
             concurrency=options.concurrency,
             queues=options.queues,
-            middleware=self.registered.run_middleware,
-            resources=self._open_resources if self.registered.resources else None,
+            middleware=self._registered.run_middleware,
+            resources=self._open_resources if self._registered.resources else None,
             **self._worker_options,
         )
         self.worker = worker
@@ -258,14 +261,14 @@ class Running(Registry):
             await self.values.start_cleanup()
             schedules = options.scheduler and self._has_schedules()
             if schedules:
-                await self.scheduler.declare([make() for make in self.registered.schedules.values()])
+                await self._scheduler.declare([make() for make in self._registered.schedules.values()])
             await worker.limits.declare()
             await worker.start()
             await self._start_watching(options.queues)
             await self._retention.start()
             self._fires = options.scheduler
             if schedules:
-                await self.scheduler.start()
+                await self._scheduler.start()
         except BaseException:
             await self._stop_running(0.0, 0.0)
             await self.close()
@@ -273,8 +276,8 @@ class Running(Registry):
 
     def _has_schedules(self) -> bool:
         """Return whether there may be schedules; if not, no database is opened for them."""
-        asked = self._schedules_url is not None or "scheduler" in self.__dict__
-        return asked or bool(self.registered.schedules) or not self._schedules_elsewhere
+        asked = self._schedules_url is not None or "_scheduler" in self.__dict__
+        return asked or bool(self._registered.schedules) or not self._schedules_elsewhere
 
     @property
     def _schedules_elsewhere(self) -> bool:
@@ -287,13 +290,13 @@ class Running(Registry):
         if (worker := self.worker) is None:
             return ExitCode.DRAINED
         self._fires = False
-        beside = [self._retention.stop(), *([self.scheduler.stop()] if "scheduler" in self.__dict__ else [])]
+        beside = [self._retention.stop(), *([self._scheduler.stop()] if "_scheduler" in self.__dict__ else [])]
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self.worker = None
         return code
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
-        return {kind: await open_resource(factory, stack) for kind, factory in self.registered.resources.items()}
+        return {kind: await open_resource(factory, stack) for kind, factory in self._registered.resources.items()}
 
 
 async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now: int) -> Seen:

@@ -54,7 +54,7 @@ class Home(HandleHome, Protocol):
     timezone: str | None
 
     @property
-    def scheduler(self) -> Scheduler:
+    def _scheduler(self) -> Scheduler:
         """What fires them."""
 
 
@@ -66,7 +66,7 @@ class Schedules:
 
     def __init__(self, tq: Home) -> None:
         """For ``tq.schedules``."""
-        self._tq, self._scheduler = tq, tq.scheduler
+        self._tq, self._scheduler = tq, tq._scheduler
 
     async def add(
         self,
@@ -105,7 +105,7 @@ class Schedules:
         own_id = None if schedule_id is None else check_key("schedule_id", schedule_id, MAX_ID)
         given = {"max_runs": max_runs, "description": description, "start_at": start_at, "task_id": own_id}
         timing = timing_of(cron, interval, at)
-        registered, now = self._tq.registered, self._scheduler.clock.now()
+        registered, now = self._tq._registered, self._scheduler.clock.now()
         type = _type_of(task, registered)
         wanted = schedule_of(registered, self._tq.timezone, now, name, type, timing, params, {**given, **options})
         (stored,) = await self._scheduler.add([wanted])
@@ -128,7 +128,7 @@ class Schedules:
         check_names("schedules.update", changes, ScheduleChanges.__annotations__)
         columns: dict[str, Any] = dict(changes)
         if "task" in columns:
-            columns["task_type"] = _type_of(columns.pop("task"), self._tq.registered)
+            columns["task_type"] = _type_of(columns.pop("task"), self._tq._registered)
         if timing := {name: columns.pop(name) for name in ("cron", "interval", "at") if name in columns}:
             columns |= timing_of(**timing)
         return await self._scheduler.update(await self._id(schedule), check, **columns)

@@ -103,9 +103,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
                 NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
         self.url = url
-        self.codec = codec
+        self._codec = codec
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
-        self.backends: dict[str, Backend] = {url: self._backend}
+        self._backends: dict[str, Backend] = {url: self._backend}
         """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._schedules_url = schedules
@@ -121,14 +121,14 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         self.queue = Queue(
             self._backend,
             self._clock,
-            hooks=self.registered.hooks,
+            hooks=self._registered.hooks,
             visibility=visibility,
             poll_interval=poll_interval,
             maxsize=maxsize,
             when_full=when_full,
             prepare=self._prepared,
             gated=self._gated,
-            webhooks=self.registered.webhooks,
+            webhooks=self._registered.webhooks,
         )
         self._take_groups()
         home = self._backend if values is None else self._store(values)
@@ -143,7 +143,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         )
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_poller = Poller("clock", self._look_at_clock, self._clock)
-        self.bound = LoopBound()
+        self._bound = LoopBound()
         """The event loop in which it was opened last."""
 
     def __repr__(self) -> str:
@@ -155,12 +155,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         return BlockingPush(self)
 
     def _store(self, url: str) -> Backend:
-        if url not in self.backends:
-            self.backends[url] = connect(url, codec=self.codec)
-        return self.backends[url]
+        if url not in self._backends:
+            self._backends[url] = connect(url, codec=self._codec)
+        return self._backends[url]
 
     @functools.cached_property
-    def scheduler(self) -> Scheduler:
+    def _scheduler(self) -> Scheduler:
         """What fires the schedules; made (and its store opened) only when something uses it."""
         url = self._schedules_url
         if self._schedules_elsewhere:
@@ -190,23 +190,23 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     def _prepared(self, type: Any, params: Any) -> Any:
         """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
-        return fitted(self.registered.handlers.get(type) if isinstance(type, str) else None, params)
+        return fitted(self._registered.handlers.get(type) if isinstance(type, str) else None, params)
 
     def _gated(self, task: Task) -> Task:
-        handler = self.registered.handlers.get(task.type)
+        handler = self._registered.handlers.get(task.type)
         return task if handler is None or handler.gating is None else handler.gating.gated(task)
 
     @property
-    def open_schedules(self) -> StoredSchedules | None:
+    def _open_schedules(self) -> StoredSchedules | None:
         """The store of schedules as far as it is in use: another one than that of the tasks only with the scheduler."""
-        if "scheduler" in self.__dict__:
-            return self.scheduler.schedules
+        if "_scheduler" in self.__dict__:
+            return self._scheduler.schedules
         return None if self._schedules_elsewhere else self._backend.schedules
 
     @property
     def invalid_rows(self) -> list[InvalidRow]:
         """Rows of an adopted database with values outside their column's meaning; they are kept. Known once open."""
-        return [row for backend in self.backends.values() for row in backend.invalid_rows]
+        return [row for backend in self._backends.values() for row in backend.invalid_rows]
 
     # ---- pushing ----
 
@@ -228,14 +228,19 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to repeat the push.
         """
-        call = named_call(type, params, options, self.registered.handlers)
-        return self.push_now(call) or await self.push_call(call)
+        call = named_call(type, params, options, self._registered.handlers)
+        return self._push_now(call) or await self.push_call(call)
 
-    def push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
+    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
         """Push a checked call at once; None where a push may wait, and for a call with options. Raises as ``push``."""
-        if call.options or not self.queue.immediate or self.registered.push_middleware or self._store_clock is not None:
+        if (
+            call.options
+            or not self.queue._immediate
+            or self._registered.push_middleware
+            or self._store_clock is not None
+        ):
             return None
-        task = new_task_of(call, self.registered, self._clock.now())
+        task = new_task_of(call, self._registered, self._clock.now())
         self.queue.add_now(task)
         return TaskHandle(self, task.task_id)
 
@@ -243,7 +248,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        tasks = [new_task_of(call, self.registered, self._clock.now())]
+        tasks = [new_task_of(call, self._registered, self._clock.now())]
         options = call.options
         (row,) = await self._push(tasks, options.get("session"), [call] if options else ())
         # Middleware may have put another one there.
@@ -256,7 +261,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
         Options as of ``push``. Raises ValidationError for params with which the registered handler cannot be called.
         """
-        return named_call(type, params, options, self.registered.handlers)
+        return named_call(type, params, options, self._registered.handlers)
 
     async def push_many(
         self,
@@ -269,24 +274,24 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
         (``if_ended``) are written after the others, in a transaction of their own unless there is a session. Raises as
         ``push``; then nothing was written."""
-        checked = [as_call(call, self.registered.handlers) for call in calls]
+        checked = [as_call(call, self._registered.handlers) for call in calls]
         optional = checked if any(map(_options_of, checked)) else ()
         session = session_of(optional, session)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
         now = self._clock.now()
-        tasks = [new_task_of(call, self.registered, now) for call in checked]
+        tasks = [new_task_of(call, self._registered, now) for call in checked]
         stored = await self._push(tasks, session, optional) if tasks else []
         return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
     def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
         own_ids, rules = (
-            (own_ids_of(calls), rules_of(calls, tasks, self.registered.handlers)) if calls else (None, None)
+            (own_ids_of(calls), rules_of(calls, tasks, self._registered.handlers)) if calls else (None, None)
         )
         if own_ids:
             push = functools.partial(self.queue.known_ids.push, own_ids=own_ids, session=session)
-        elif not rules and not self.registered.push_middleware:
+        elif not rules and not self._registered.push_middleware:
             return self.queue.add(tasks, session)
         else:
             push = functools.partial(self.queue.add, session=session)
@@ -324,7 +329,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """
         ended = await self.get(task_id)
         check_rerun(ended, params is not None)
-        handler = self.registered.handlers.get(ended.type)
+        handler = self._registered.handlers.get(ended.type)
         values = fitted(handler, ended.params if params is None else check_params(params))
         new = copied(ended, values, self._clock.now(), self._gated)
         (row,) = await self._push([new], None, ())
@@ -340,9 +345,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     # ---- operating ----
 
     @property
-    def immediate(self) -> bool:
-        """Whether the operator's verbs never wait, so that any thread may call them without a loop."""
-        return self.queue.immediate
+    def _immediate(self) -> bool:
+        return self.queue._immediate  # so the operator's verbs never wait
 
     @property
     def _operated(self) -> Queue:
@@ -361,7 +365,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         seconds = check_seconds("timeout", timeout)
         try:
             async with asyncio.timeout(seconds):
-                for backend in self.backends.values():
+                for backend in self._backends.values():
                     await backend.ping()
         except TimeoutError:
             found["store"] = f"it did not answer within {seconds:g} s"
@@ -369,20 +373,20 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             found["store"] = str(error)
         if self.worker is not None:
             found["workers"] = self.worker.problem
-            if "scheduler" in self.__dict__ and self.scheduler.running:
-                failures = self.scheduler.failures
+            if "_scheduler" in self.__dict__ and self._scheduler.running:
+                failures = self._scheduler.failures
                 found["scheduler"] = f"{failures} checks for due schedules failed in a row" if failures else None
         return found
 
     # ---- opening and closing ----
 
     @contextlib.contextmanager
-    def replaced_by(self, other: TaskQ) -> Iterator[None]:
+    def _replaced_by(self, other: TaskQ) -> Iterator[None]:
         """Give this object the stores, the clock and the registrations of another one, for a while.
 
         Modules that hold this object use the other one's parts then. The application's threads may push meanwhile.
         """
-        before, other.bound = self.__dict__, copy.copy(self.bound)
+        before, other._bound = self.__dict__, copy.copy(self._bound)
         self.__dict__ = other.__dict__  # one assignment, since another thread may be using this object
         try:
             yield
@@ -392,12 +396,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     async def open(self) -> None:
         """Connect, and create or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         try:
-            for backend in self.backends.values():
+            for backend in self._backends.values():
                 await backend.open()
         except BaseException:
             await self._close_stores()
             raise
-        self.bound.bind()
+        self._bound.bind()
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:
@@ -418,13 +422,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         await asyncio.gather(
             self.values.stop_cleanup(),
             self._clock_poller.stop(SERVICES),
-            self.registered.hooks.idle(CLOSING),
+            self._registered.hooks.idle(CLOSING),
             self.queue.claims.undone(CLOSING),
         )
         await self._close_stores()
 
     async def _close_stores(self) -> None:
-        ends = await asyncio.gather(*(store.close() for store in self.backends.values()), return_exceptions=True)
+        ends = await asyncio.gather(*(store.close() for store in self._backends.values()), return_exceptions=True)
         for error in ends:
             if error is not None:
                 raise error

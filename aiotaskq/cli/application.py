@@ -54,7 +54,7 @@ def load(target: str) -> TaskQ:
     if isinstance(found, TaskQ):
         return found
     if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
-        awaited: TaskQ = found.reach()  # with the same handlers
+        awaited: TaskQ = found._reach()  # with the same handlers
         return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
     if found is None:
@@ -82,13 +82,13 @@ def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
     False if the application has no handlers at all. Raises UnknownHandler for a type that is not registered, and
     ValidationError for params that its handler does not accept.
     """
-    if type in tq.registered.elsewhere:
+    if type in tq._registered.elsewhere:
         return True
-    if not tq.registered.handlers:
+    if not tq._registered.handlers:
         return False
-    if type not in tq.registered.handlers:
-        raise unknown(type, tq.registered.handlers)
-    fitted(tq.registered.handlers[type], params)
+    if type not in tq._registered.handlers:
+        raise unknown(type, tq._registered.handlers)
+    fitted(tq._registered.handlers[type], params)
     return True
 
 

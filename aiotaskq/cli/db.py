@@ -163,7 +163,7 @@ def copy(
     if source == target:
         raise ValidationError(tr("FROM and TO are the same store"))
     refuse_unready(source)
-    codec = None if app_target is None else load_quietly(app_target).codec
+    codec = None if app_target is None else load_quietly(app_target)._codec
 
     async def work(bar: ProgressBar) -> Copied:
         def progress(done: int, total: int) -> None:
@@ -239,10 +239,10 @@ def recode(
             bar.total(total)
             bar.update(looked)
 
-        _ = tq.scheduler  # it may have a store of its own
+        _ = tq._scheduler  # it may have a store of its own
         async with tq:
             await recode_all(tq.queue.backend, SystemClock(), done, progress)
-            for backend in tq.backends.values():
+            for backend in tq._backends.values():
                 if backend is not tq.queue.backend and backend.schedules is not None:
                     await recode_schedules(backend.schedules, SystemClock(), done)
 

@@ -57,7 +57,7 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not pushed.created:
-                handler = tq.registered.handlers.get(name)
+                handler = tq._registered.handlers.get(name)
                 declared = {} if handler is None or params.throttle is not None else handler.pushed
                 waits = params.debounce is not None or declared.get("debounce") is not None
                 echo_stderr(

@@ -159,7 +159,7 @@ DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))
 
 
 async def _unknown(tq: TaskQ, made: ScheduleView) -> None:
-    if not tq.registered.handlers:
+    if not tq._registered.handlers:
         await warn_of_unknown(tq, made.task_type, made.queue)
 
 

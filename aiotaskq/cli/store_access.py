@@ -47,10 +47,10 @@ def with_tq(
     if app is not None and schedules is None and url in (None, app.url):
         tq = app
     else:
-        codec = None if app is None else app.codec
+        codec = None if app is None else app._codec
         tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules, codec=codec)
         if app is not None:
-            tq.adopt(app)
+            tq._adopt(app)
 
     async def main() -> T:
         async with tq:

@@ -235,7 +235,7 @@ async def add(access: Access, given: Added) -> ScheduleView:
     """Add a schedule: exactly one of cron, interval and at. A conflict if there is one with this id."""
     options = _options(given, given.timezone or access.tq.timezone)
     wanted = options.get("schedule_id")
-    if wanted is not None and await access.tq.scheduler.schedules.get([check_key("schedule_id", wanted)]) != [None]:
+    if wanted is not None and await access.tq._scheduler.schedules.get([check_key("schedule_id", wanted)]) != [None]:
         raise TaskConflict(
             f"schedule_id: there is a schedule {printable(wanted)} already; change that one, or use another id"
         )

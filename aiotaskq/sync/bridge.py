@@ -143,16 +143,16 @@ class Part(Generic[A, B]):
 
 
 class Facade(Generic[A]):
-    """Base class of blocking objects. Their methods are those of the asynchronous object that ``reach`` leads to."""
+    """Base class of blocking objects. Their methods are those of the asynchronous object that ``_reach`` leads to."""
 
-    reach: Reach[A]
+    _reach: Reach[A]
     """The way to the asynchronous object."""
 
 
 def facade_of(kind: type[Facade[Any]], reach: Reach[Any]) -> Any:
     """Return a facade of that class for an object that exists already."""
     facade = object.__new__(kind)
-    facade.reach = reach
+    facade._reach = reach
     return facade
 
 
@@ -184,14 +184,14 @@ def blocking(
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
     ``give(facade, value)`` converts the value for the caller. A value whose caller has left is passed to
-    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method of an ``immediate`` object runs in the
+    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method of an object that never waits runs in the
     calling thread where that ``may_lock``.
     """
     to_end = without_waiting(method) if at_once else None
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
-        reach = self.reach
-        if to_end is not None and may_lock() and (made := reach()).immediate:
+        reach = self._reach
+        if to_end is not None and may_lock() and (made := reach())._immediate:
             value = to_end(made, *args, **kwargs)
             if value is not NEEDS_LOOP:
                 return value
@@ -207,7 +207,7 @@ def direct(
     """Return the twin of a plain method: it is called in the calling thread; ``give`` as for ``blocking``."""
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> S:
-        return give(self, method(self.reach(), *args, **kwargs))
+        return give(self, method(self._reach(), *args, **kwargs))
 
     return cast("Callable[Concatenate[Any, P], S]", like(method)(call))
 
@@ -220,8 +220,8 @@ def blocking_context(
     @contextlib.contextmanager
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
-        self.reach.admit(method.__name__, args, kwargs)
-        manager = run(lambda: _entered(self.reach, method, args, kwargs), twin, _left)
+        self._reach.admit(method.__name__, args, kwargs)
+        manager = run(lambda: _entered(self._reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
             process = _process
             # A forked child leaves the block, too; only the parent may stop what runs in it.
@@ -280,7 +280,7 @@ def may_lock() -> bool:
 
 
 def without_waiting(method: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Return a plain function that runs a coroutine method of an ``immediate`` object, or returns NEEDS_LOOP.
+    """Return a plain function that runs a coroutine method of an object that never waits, or returns NEEDS_LOOP.
 
     Such a method does not suspend, except to wait; before it waits, it asks for the running loop.
     """
@@ -341,7 +341,7 @@ def reading(source: Callable[[Any], R]) -> R:
     name: str = cast(Any, original.fget).__name__
 
     def read(self: Facade[Any]) -> Any:
-        return getattr(self.reach(), name)
+        return getattr(self._reach(), name)
 
     return cast(R, property(read, doc=original.__doc__))
 

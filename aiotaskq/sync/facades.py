@@ -92,12 +92,12 @@ class Operations(Facade[Any]):
     @property
     def limits(self) -> Limits:
         """Limits, rates and fair shares: listed, changed, paused and resumed."""
-        return cast(Limits, facade_of(Limits, Part(self.reach, lambda made: made.limits)))
+        return cast(Limits, facade_of(Limits, Part(self._reach, lambda made: made.limits)))
 
     @property
     def workers(self) -> Workers:
         """The workers of the store: listed, quieted, woken and resized."""
-        return cast(Workers, facade_of(Workers, Part(self.reach, lambda made: made.workers)))
+        return cast(Workers, facade_of(Workers, Part(self._reach, lambda made: made.workers)))
 
 
 class Queue(Operations):
@@ -109,19 +109,19 @@ class Queue(Operations):
 
     @documented_as(AsyncQueue.push_task)
     def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
-        task_id = self.reach().push_now(task, priority) if running_loop_or_none() is None else NEEDS_LOOP
+        task_id = self._reach().push_now(task, priority) if running_loop_or_none() is None else NEEDS_LOOP
         return self._push_task(task, priority) if task_id is NEEDS_LOOP else task_id
 
     @documented_as(AsyncQueue.pop_task)
     def pop_task(
         self, timeout: float | timedelta | None = None, *, visibility: float | timedelta | None = None
     ) -> dict[str, Any] | None:
-        task = self.reach().pop_now(timeout, visibility=visibility) if may_lock() else NEEDS_LOOP
+        task = self._reach().pop_now(timeout, visibility=visibility) if may_lock() else NEEDS_LOOP
         return self._pop_task(timeout, visibility=visibility) if task is NEEDS_LOOP else task
 
     @documented_as(AsyncQueue.task_done)
     def task_done(self, task_id: str | None = None) -> None:
-        done = self.reach().done_now(task_id) if may_lock() else NEEDS_LOOP
+        done = self._reach().done_now(task_id) if may_lock() else NEEDS_LOOP
         return self._task_done(task_id) if done is NEEDS_LOOP else None
 
     get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
@@ -139,12 +139,12 @@ class PublicValues(Facade[Any]):
 
     @documented_as(AsyncPublicValues.set_public)
     def set_public(self, key: str, value: Any, ttl: float | timedelta | None = None) -> None:
-        done = self.reach().set_now(key, value, ttl) if running_loop_or_none() is None else NEEDS_LOOP
+        done = self._reach().set_now(key, value, ttl) if running_loop_or_none() is None else NEEDS_LOOP
         return self._set_public(key, value, ttl) if done is NEEDS_LOOP else None
 
     @documented_as(AsyncPublicValues.get_public)
     def get_public(self, key: str) -> Any:
-        value = self.reach().get_now(key) if running_loop_or_none() is None else NEEDS_LOOP
+        value = self._reach().get_now(key) if running_loop_or_none() is None else NEEDS_LOOP
         return self._get_public(key) if value is NEEDS_LOOP else value
 
     edit_public = blocking(AsyncPublicValues.edit_public, at_once=True)
@@ -160,10 +160,10 @@ class PublicValues(Facade[Any]):
 
 
 class StoredQueue(Queue, PublicValues):
-    reach: Home[Any]
+    _reach: Home[Any]
 
     open = blocking(awaited.StoredQueue.open)
-    close = blocking(awaited.StoredQueue.close, lambda self, _none: self.reach.left())
+    close = blocking(awaited.StoredQueue.close, lambda self, _none: self._reach.left())
 
 
 class MemoryQueue(StoredQueue):
@@ -171,8 +171,8 @@ class MemoryQueue(StoredQueue):
 
     @arguments_of(awaited.MemoryQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
-        self.reach()  # so that wrong arguments raise here
+        self._reach = Home(functools.partial(awaited.MemoryQueue, *args, **kwargs))
+        self._reach()  # so that wrong arguments raise here
 
 
 def _home_of(make: Callable[[], Any]) -> Home[Any]:
@@ -192,8 +192,8 @@ class DatabaseQueue(StoredQueue):
 
     @arguments_of(awaited.DatabaseQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.reach = _home_of(functools.partial(awaited.DatabaseQueue, *args, **kwargs))
-        self.reach()
+        self._reach = _home_of(functools.partial(awaited.DatabaseQueue, *args, **kwargs))
+        self._reach()
 
 
 class RedisQueue(StoredQueue):
@@ -201,8 +201,8 @@ class RedisQueue(StoredQueue):
 
     @arguments_of(awaited.RedisQueue)
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.reach = _home_of(functools.partial(awaited.RedisQueue, *args, **kwargs))
-        self.reach()
+        self._reach = _home_of(functools.partial(awaited.RedisQueue, *args, **kwargs))
+        self._reach()
 
 
 def _scheduler_home(make: Callable[[], awaited.Scheduler], needs: Reach[Any]) -> Home[Any]:
@@ -221,13 +221,13 @@ class Scheduler(Facade[Any]):
     ) -> None:
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
-        target: Reach[Any] = Nothing() if queue is None else queue.reach
+        target: Reach[Any] = Nothing() if queue is None else queue._reach
 
         def make() -> awaited.Scheduler:
             return awaited.Scheduler(check_interval, url=url, queue=target())
 
-        self.reach = _scheduler_home(make, target)
-        self.reach()
+        self._reach = _scheduler_home(make, target)
+        self._reach()
 
     start = blocking(awaited.Scheduler.start)
     stop = blocking(awaited.Scheduler.stop)
@@ -308,7 +308,7 @@ def get_scheduler() -> Scheduler:
 
 
 async def _start_scheduler() -> None:
-    await (await _process_scheduler.reach.enter()).start()
+    await (await _process_scheduler._reach.enter()).start()
 
 
 P = ParamSpec("P")

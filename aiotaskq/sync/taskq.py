@@ -55,7 +55,7 @@ class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
     _place = "handle"
 
     def __init__(self, tq: TaskQ, task_id: str, created: bool = True) -> None:
-        self.reach = Part(tq.reach, lambda reached: AsyncHandle(reached, task_id, created))
+        self._reach = Part(tq._reach, lambda reached: AsyncHandle(reached, task_id, created))
         self.task_id = task_id
         self.created = created
 
@@ -150,7 +150,7 @@ class GroupHandle(Facade[Any], Generic[T_co]):
     __doc__ = AsyncGroupHandle.__doc__
 
     def __init__(self, tq: TaskQ, group_id: str, created: bool = True) -> None:
-        self.reach = Part(tq.reach, lambda reached: AsyncGroupHandle(reached, group_id, created))
+        self._reach = Part(tq._reach, lambda reached: AsyncGroupHandle(reached, group_id, created))
         self._tq = tq
         self.group_id = group_id
         self.created = created
@@ -177,7 +177,7 @@ class Schedules(Facade[AsyncSchedules]):
 
     @documented_as(AsyncSchedules.__init__)
     def __init__(self, tq: TaskQ) -> None:
-        self.reach = Part(tq.reach, lambda reached: reached.schedules)
+        self._reach = Part(tq._reach, lambda reached: reached.schedules)
         self._tq = tq
 
     add = blocking(AsyncSchedules.add)
@@ -258,7 +258,7 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
         refuse_running_loop("aiotaskq.TaskQ.run")
         options = cast(Any, RunOptions)(*args, **kwargs)  # its fields are the arguments of `run`
         stop = asyncio.Event()
-        with _signals(lambda: loop_thread.call_soon(self.reach().on_signal, stop)):
+        with _signals(lambda: loop_thread.call_soon(self._reach()._on_signal, stop)):
             return cast(R, self._run_until(stop, options))
 
     return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
@@ -282,7 +282,7 @@ class TaskQ(Hinted, Operations):
     or ``tq.run()`` (the same until a signal, in the main thread).
     """
 
-    reach: Home[AsyncTaskQ]
+    _reach: Home[AsyncTaskQ]
     _place = "queue"
 
     @arguments_of(AsyncTaskQ)
@@ -292,7 +292,7 @@ class TaskQ(Hinted, Operations):
         def make() -> AsyncTaskQ:
             made = AsyncTaskQ(*args, **kwargs)
             for last in before[-1:]:
-                made.adopt(last)
+                made._adopt(last)
             before[:] = [made]
             return made
 
@@ -303,13 +303,13 @@ class TaskQ(Hinted, Operations):
                 await last.open()  # the same object, because its tasks are in memory only
             return before[-1]
 
-        self.reach = Home(make, anew=anew, close=_close_fast)
-        self.url = self.reach().url
-        self.queue: Queue = facade_of(Queue, Part(self.reach, lambda tq: tq.queue))
-        self.values: PublicValues = facade_of(PublicValues, Part(self.reach, lambda tq: tq.values))
+        self._reach = Home(make, anew=anew, close=_close_fast)
+        self.url = self._reach().url
+        self.queue: Queue = facade_of(Queue, Part(self._reach, lambda tq: tq.queue))
+        self.values: PublicValues = facade_of(PublicValues, Part(self._reach, lambda tq: tq.values))
 
     def __repr__(self) -> str:
-        return repr(self.reach())
+        return repr(self._reach())
 
     # ---- registering: nothing here waits ----
 
@@ -328,7 +328,7 @@ class TaskQ(Hinted, Operations):
     def task(self, function: Any = None, **options: Any) -> Any:
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
             made = BatchFunction if options.get("batch") is not None else TaskFunction
-            return made(self, self.reach().task(**options)(function))
+            return made(self, self._reach().task(**options)(function))
 
         return register if function is None else register(function)
 
@@ -345,11 +345,11 @@ class TaskQ(Hinted, Operations):
 
     @documented_as(AsyncTaskQ.on)
     def on(self, *name_and_hook: Any) -> Any:
-        return self.reach().on(*name_and_hook)
+        return self._reach().on(*name_and_hook)
 
     @documented_as(AsyncTaskQ.resource)
     def resource(self, factory: F) -> F:
-        return self.reach().resource(factory)
+        return self._reach().resource(factory)
 
     # ---- pushing and operating ----
 
@@ -383,10 +383,10 @@ class TaskQ(Hinted, Operations):
     # ---- living ----
 
     open = blocking(AsyncTaskQ.open)
-    close = blocking(AsyncTaskQ.close, lambda self, _none: self.reach.left())
+    close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
     running = blocking_context(AsyncTaskQ.running)
     run = _until_a_signal(AsyncTaskQ.run)
-    _run_until = blocking(AsyncTaskQ.run_until)
+    _run_until = blocking(AsyncTaskQ._run_until)
 
     def __enter__(self) -> TaskQ:
         self.open()

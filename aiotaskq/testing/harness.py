@@ -115,7 +115,7 @@ class Harness(Pushes, ABC):
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
         """Run a handler, and keep track of the run."""
-        handler = self.tq.registered.handlers.get(task.type)
+        handler = self.tq._registered.handlers.get(task.type)
         outside = handler is not None and handler.executor != "loop" and handler.batch is None
         run = self._runs[task.task_id, task.fence] = Run(task, outside)
         self._turns += 1
@@ -130,7 +130,7 @@ class Harness(Pushes, ABC):
     # ---- what the clock waits for ----
 
     def _transactions(self) -> Iterator[asyncio.Future[Any]]:
-        for store in self.tq.backends.values():
+        for store in self.tq._backends.values():
             yield from store.pending()
 
     def _outside(self) -> Iterator[asyncio.Future[Any]]:

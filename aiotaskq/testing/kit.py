@@ -46,18 +46,18 @@ class Kit(Harness):
         tq.on("pushed", self._note_expiry)
 
     async def _start(self) -> None:
-        self._declared = set(self.tq.registered.schedules)
+        self._declared = set(self.tq._registered.schedules)
         running = self.tq.running(self._concurrency, scheduler=self._scheduler, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def _ready(self) -> None:
         await self.start()
-        if new := self.tq.registered.schedules.keys() - self._declared:
+        if new := self.tq._registered.schedules.keys() - self._declared:
             # Declared in the test itself, after the start.
             self._declared |= new
-            await self.tq.scheduler.declare([self.tq.registered.schedules[name]() for name in sorted(new)])
+            await self.tq._scheduler.declare([self.tq._registered.schedules[name]() for name in sorted(new)])
             if self._scheduler:
-                await self.tq.scheduler.start()
+                await self.tq._scheduler.start()
 
         for task in self.tq.queue.unacked.tasks:
             if task.lease_until is not None and (pop := (task.task_id, task.fence)) not in self._popped:
@@ -192,8 +192,8 @@ class Kit(Harness):
             if limit.waiting:
                 paused = "" if limit.state == "open" else ", paused"
                 lines.append(f"  limit {printable(limit.key)}: {limit.waiting} wait, {limit.held} hold a slot{paused}")
-        if "scheduler" in vars(self.tq):
-            schedules = await self.tq.scheduler.list(enabled_only=True)
+        if "_scheduler" in vars(self.tq):
+            schedules = await self.tq._scheduler.list(enabled_only=True)
             if schedules:
                 lines.append("  enabled schedules: " + ", ".join(printable(each.name) for each in schedules[:20]))
         return AssertionError("\n".join(lines))

@@ -44,19 +44,19 @@ def override(
     """
     facade = sys.modules.get("aiotaskq.sync.taskq")  # its import turns on log lines
     if facade is not None and isinstance(tq, facade.TaskQ):
-        tq = tq.reach()
+        tq = tq._reach()
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {kind_name(tq)})")
     capacity = tq.queue.capacity
-    own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq.codec}
+    own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq._codec}
     url = stand_in(tq) if url is None else url
     if schedules_elsewhere(url):
         # By default they are in the process's database, which no test may open.
         own["schedules"] = url if is_shared(url) else DURABLE_FAKE
     options = {**own, **options}
     other = TaskQ(url, clock=clock, **options)
-    other.adopt(tq)
-    other.stands_by = True
+    other._adopt(tq)
+    other._stands_by = True
     pushes, seen = Pushes(), set[tuple[str, int]]()
     changes = other.middleware(_Changes(pushes.pushed))
 
@@ -69,7 +69,7 @@ def override(
     if isinstance(other.queue.backend, DurableFake):
         # The event comes after the commit of a session has returned, but a test asserts at once.
         other.queue.backend.on_commit = record
-    with tq.replaced_by(other):
+    with tq._replaced_by(other):
         yield pushes
 
 

@@ -123,7 +123,7 @@ async def fire_aiotaskq(run: Run) -> Sample:
             firings.hit(every, start)
 
         planned = plan(run, time.time() + 0.5 + run.n / 3_000)
-        await tq.scheduler.add(schedules(planned))
+        await tq._scheduler.add(schedules(planned))
         async with tq.running(concurrency=10):
             return await firings.watch(planned)
 
@@ -160,7 +160,7 @@ async def fire_limit(run: Run) -> Sample:
 async def add_aiotaskq(run: Run) -> Sample:
     async with TaskQ(f"sqlite:///{run.place}") as tq:
         start = time.perf_counter()
-        await tq.scheduler.add(schedules(plan(run, time.time() + 3600)))
+        await tq._scheduler.add(schedules(plan(run, time.time() + 3600)))
         return rate(run.n, time.perf_counter() - start)
 
 

@@ -158,5 +158,5 @@ def test_the_blocking_twin() -> None:
     tq = aiotaskq.sync.TaskQ("memory://")
     with tq.running(concurrency=1):
         tq.resize(3)
-        worker = tq.reach().worker
+        worker = tq._reach().worker
         assert worker is not None and worker.concurrency == 3

@@ -69,7 +69,6 @@ AWAITED_ONLY = {
         "add_now",
         "adopt",
         "give_back",
-        "immediate",
         "complete_with",
         "done_now",
         "pop_now",
@@ -78,24 +77,13 @@ AWAITED_ONLY = {
         "settle",
         "told",
     },  # for workers and the facade itself
-    "PublicValues": {"cleaning", "get_now", "immediate", "set_now"},  # for the facade
+    "PublicValues": {"cleaning", "get_now", "set_now"},  # for the facade
     "Scheduler": {"add", "backfill", "declare", "delete", "get", "list", "pause", "resume", "update"},  # for TaskQ
     "Limits": {"declare", "some"},  # for workers and pages
     "TaskContext": {"loop", "run_by", "run_steps", "steps_begun"},
     "TaskFunction": {"push_sync", "retire"},
     "Workflow": {"outline"},  # for a push
-    "TaskQ": {
-        "adopt",
-        "immediate",
-        "on_signal",
-        "open_schedules",
-        "push_now",
-        "replaced_by",
-        "run_until",
-        "scheduler",
-        "lifespan",
-        "sync",
-    },  # these belong to a loop
+    "TaskQ": {"lifespan", "sync", "timezone", "worker"},  # these belong to a loop
 }
 ENTERING = {"__aenter__": "__enter__", "__aexit__": "__exit__"}
 

@@ -81,7 +81,7 @@ async def test_no_secret_is_shown_anywhere(tmp_path: Path, logged: list[str]) ->
         await tq.values.set_public("cookie", SECRET, ttl=0.01)
         handles = [await each.push(token=SECRET) for each in (refuse, echo, unserializable)]
         rows = [await tq.queue.wait_for_end(handle.task_id, within(20)) for handle in handles]
-        schedules = await tq.scheduler.schedules.all()
+        schedules = await tq._scheduler.schedules.all()
     assert [row.status for row in rows] == ["failed", "completed", "failed"]
     assert SECRET in (rows[0].error_message or "") and rows[1].result == SECRET, "it is there on request"
     spans = "".join(span.to_json() for span in exporter.get_finished_spans())

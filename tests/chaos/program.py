@@ -412,7 +412,7 @@ async def schedule(options: Options, ledger: Ledger) -> int:
     """Fire what is due, and nothing else."""
     tq = make(options)
     async with stopping() as stop, tq:
-        await tq.scheduler.start()
+        await tq._scheduler.start()
         ledger.write("boot")
         while not stop.is_set():
             if options.purge:
@@ -420,7 +420,7 @@ async def schedule(options: Options, ledger: Ledger) -> int:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await stop.wait()
-        await tq.scheduler.stop()
+        await tq._scheduler.stop()
     return 0
 
 

@@ -64,7 +64,7 @@ async def fill(url: str, now: int) -> None:
     ]  # fmt: skip
     async with TaskQ(url) as tq:
         await tq.queue.backend.push(tasks(now))
-        await tq.scheduler.add(schedules)
+        await tq._scheduler.add(schedules)
         await tq.schedules.pause("cleanup")
         await tq.pause(QUEUES[1])
 

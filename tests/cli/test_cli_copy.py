@@ -85,7 +85,7 @@ def fill(url: str, rows: list[Task], schedules: bool = True) -> None:
                     new_schedule("b", "t", "interval", None, 7, task_id="s-2", max_runs=3, now=NOW + SECOND),
                     new_schedule("c", "t", "once", None, None, None, 4_000_000_000, task_id="s-3", now=NOW + SECOND),
                 ]  # fmt: skip
-                await tq.scheduler.add(made)
+                await tq._scheduler.add(made)
                 await tq.schedules.pause("s-2")
             await tq.pause("slow")
 
@@ -236,7 +236,7 @@ async def test_a_task_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
     waiting = tasks(1)[0]
     async with TaskQ(prepared(tmp_path / "a.db")) as here, TaskQ(prepared(tmp_path / "b.db")) as there:
         schedule = new_schedule("a", "t", "interval", None, 7, task_id="s-1", now=NOW).replace(outbox=(waiting,))
-        await here.scheduler.add([schedule])
+        await here._scheduler.add([schedule])
         done = await copy(here.queue.backend, there.queue.backend, NOW)
         assert (done.tasks, done.schedules, done.uncopied) == (1, 1, [])
         assert await there.get(waiting.task_id) == waiting

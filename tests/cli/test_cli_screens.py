@@ -44,7 +44,7 @@ def fill(cli: Cli) -> None:
     async def main() -> None:
         async with TaskQ(cli.url) as tq:
             await tq.queue.backend.push(tasks)
-            await tq.scheduler.add(schedules)
+            await tq._scheduler.add(schedules)
             await tq.schedules.pause("schedule-2")
             await tq.pause("slow")
             await tq.values.set_public("greeting", {"text": "你好"})

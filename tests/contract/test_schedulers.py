@@ -60,7 +60,7 @@ def step(tqs: list[TaskQ], seconds: float) -> None:
 
 
 async def look(tqs: list[TaskQ]) -> None:
-    await asyncio.gather(*(tq.scheduler._look() for tq in tqs))
+    await asyncio.gather(*(tq._scheduler._look() for tq in tqs))
 
 
 async def dues(tq: TaskQ) -> Counter[tuple[str | None, int]]:
@@ -88,7 +88,7 @@ async def test_many_processes_whose_clocks_differ_fire_each_due_once(process: Op
         await add(tqs[0], f"s{number}")
     for _ in range(20):
         step(tqs, 0.5)
-        await tqs[1].scheduler._look()  # else the one that is 2.5 s ahead may make up for as much before it
+        await tqs[1]._scheduler._look()  # else the one that is 2.5 s ahead may make up for as much before it
         await look(tqs)
     # The one whose clock is 5 s ahead fires early. Its first look makes up for five seconds with one run (fire_once).
     await check(tqs[0], expected=5 * 11)
@@ -102,7 +102,7 @@ async def test_a_schedule_fires_into_each_store(store: Store, tmp_path: Path) ->
         await add(tq, seconds=5)
         for _ in range(3):
             clock.step(5)
-            await tq.scheduler._look()
+            await tq._scheduler._look()
         await check(tq, expected=3)
 
 
@@ -112,11 +112,11 @@ async def test_processes_that_start_and_stop_neither_miss_nor_double(process: Op
     for second in range(12):
         late = await process(second)
         for tq in (first, late):
-            await tq.scheduler._look()
+            await tq._scheduler._look()
         step([first], 1)
         if second % 3 == 0:
             await late.close()
-    await first.scheduler._look()
+    await first._scheduler._look()
     await check(first, expected=12)
 
 
@@ -124,14 +124,14 @@ async def test_one_that_was_cut_off_fires_nothing_twice_when_it_returns(process:
     here, away = await process(), await process()
     await add(here)
     step([here, away], 1)
-    before = await away.scheduler.schedules.due(away.queue.clock.now(), 10)  # read, and then cut off for two minutes
+    before = await away._scheduler.schedules.due(away.queue.clock.now(), 10)  # read, and then cut off for two minutes
     assert len(before) == 1
     for _ in range(120):
-        await here.scheduler._look()
+        await here._scheduler._look()
         step([here, away], 1)
-    await away.scheduler._fire(before, away.queue.clock.now())
-    await away.scheduler._look()
-    await here.scheduler._look()
+    await away._scheduler._fire(before, away.queue.clock.now())
+    await away._scheduler._look()
+    await here._scheduler._look()
     await check(here, expected=121)
 
 
@@ -164,18 +164,18 @@ async def test_due_times_while_no_scheduler_runs(  # C18
     await add(tq, seconds=60, misfire=policy)
     step([tq], 60 * missed + 59 if policy != "skip" else 60 * missed + 61)
     for _ in range(missed // 100 + 2):
-        await tq.scheduler._look()
+        await tq._scheduler._look()
     extra = 1 if policy == "skip" else 0  # the last one is a second late: that is in time
     await check(tq, expected=expected + extra, made_up_for=True)
     assert sum(skipped) == missed - expected
-    assert await tq.scheduler._look() > 0
+    assert await tq._scheduler._look() > 0
 
 
 async def test_a_catch_up_window_bounds_the_due_times_that_are_fired_late(process: Open) -> None:  # C18, C20
     tq = await process()
     await add(tq, seconds=60, misfire="fire_all", catch_up=300)
     step([tq], 60 * 30)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     await check(tq, expected=6, made_up_for=True)  # the last five minutes, both ends
 
 
@@ -183,7 +183,7 @@ async def test_a_crash_between_fire_and_commit_is_both_or_neither(process: Open)
     tq = await process()
     await add(tq)
     step([tq], 1)
-    schedules: Any = tq.scheduler.schedules
+    schedules: Any = tq._scheduler.schedules
     change = schedules.change
 
     async def cut(*_: Any) -> Any:
@@ -191,9 +191,9 @@ async def test_a_crash_between_fire_and_commit_is_both_or_neither(process: Open)
 
     schedules.change = cut
     with pytest.raises(DatabaseUnavailable):
-        await tq.scheduler._look()
+        await tq._scheduler._look()
     schedules.change = change
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     await check(tq, expected=1)
 
 
@@ -206,7 +206,7 @@ async def test_a_thousand_due_in_the_same_second_all_fire(process: Open) -> None
         new_schedule(f"s{n}", "t", "interval", {"n": n}, interval_seconds=3600, now=now, timezone=None)
         for n in range(1_000)
     ]
-    await tqs[0].scheduler.add(wanted)
+    await tqs[0]._scheduler.add(wanted)
     step(tqs, 3600)
     await look(tqs)
     await look(tqs)
@@ -324,31 +324,31 @@ async def test_due_times_are_fired_once_into_a_queue_in_another_store(apart: Ope
 @pytest.mark.stores("redis")  # one store stands for all
 async def test_a_queue_in_another_store_gets_the_tasks_of_a_dead_scheduler(apart: Open) -> None:  # C9, C22
     dead, alive = await apart(), await apart()
-    assert dead.scheduler._outbox is not None
+    assert dead._scheduler._outbox is not None
     await add(dead)
     step([dead, alive], 1)
 
     async def killed(*_: Any) -> None:
         raise KeyboardInterrupt  # between the swap and the push
 
-    dead.scheduler._outbox.deliver = killed
+    dead._scheduler._outbox.deliver = killed
     with pytest.raises(KeyboardInterrupt):
-        await dead.scheduler._fire(
-            await dead.scheduler.schedules.due(dead.queue.clock.now(), 10), dead.queue.clock.now()
+        await dead._scheduler._fire(
+            await dead._scheduler.schedules.due(dead.queue.clock.now(), 10), dead.queue.clock.now()
         )
     assert not await dues(alive)
     step([alive], 12)
-    await alive.scheduler._look()
+    await alive._scheduler._look()
     assert (START // SECOND + 1) * SECOND in [due for _, due in await dues(alive)]
     step([alive], 12)
-    await alive.scheduler._look()
+    await alive._scheduler._look()
     await check(alive, expected=3)
 
 
 @pytest.mark.stores("redis")  # one store stands for all
 async def test_nothing_is_fired_while_the_queue_is_unavailable(apart: Open) -> None:  # G-10
     tq = await apart()
-    assert tq.scheduler._outbox is not None
+    assert tq._scheduler._outbox is not None
     await add(tq)
     step([tq], 1)
     backend: Any = tq.queue.backend
@@ -359,21 +359,21 @@ async def test_nothing_is_fired_while_the_queue_is_unavailable(apart: Open) -> N
     backend.ping = away
     for _ in range(30):
         with pytest.raises(DatabaseUnavailable):
-            await tq.scheduler._look()
+            await tq._scheduler._look()
         step([tq], 1)
     del backend.ping
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     await check(tq, expected=1)  # fire_once
 
 
 @pytest.mark.stores("redis")  # one store stands for all
 async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(apart: Open) -> None:  # C8
     slow, other = await apart(), await apart()
-    assert slow.scheduler._outbox is not None
+    assert slow._scheduler._outbox is not None
     await add(slow)
     step([slow, other], 1)
     fired = 0
-    change = slow.scheduler.schedules.change
+    change = slow._scheduler.schedules.change
 
     async def run_and_delete() -> None:
         nonlocal fired
@@ -387,17 +387,17 @@ async def test_a_task_that_ended_and_was_deleted_is_not_handed_over_again(apart:
         if all(not item.after.outbox and item.before.outbox for item in changes):  # it is about to empty the outbox
             await run_and_delete()
             step([other], 1)
-            await other.scheduler._look()  # fires the next one
+            await other._scheduler._look()  # fires the next one
             await run_and_delete()
             raise KeyboardInterrupt  # killed before it could
         return await change(changes)
 
-    schedules: Any = slow.scheduler.schedules
+    schedules: Any = slow._scheduler.schedules
     schedules.change = between
     with pytest.raises(KeyboardInterrupt):
-        await slow.scheduler._look()
+        await slow._scheduler._look()
     step([other], 30)
-    other.scheduler._outbox._next_recovery = 0
-    await other.scheduler._outbox.recover(other.queue.clock.now())  # what the dead one left behind was done long ago
+    other._scheduler._outbox._next_recovery = 0
+    await other._scheduler._outbox.recover(other.queue.clock.now())  # what the dead one left behind was done long ago
     await run_and_delete()
     assert fired == 2

@@ -28,7 +28,7 @@ async def kit(store: Store) -> AsyncIterator[Kit]:
 
 def deploy(tq: TaskQ, *versions: int) -> None:
     """Register these versions of the handler ``order``, and no others."""
-    tq.registered.handlers.pop("order", None)
+    tq._registered.handlers.pop("order", None)
     for version in versions:
 
         @tq.task(name="order", version=version, backoff=Backoff(base=60, factor=1, limit=60, jitter=False))
@@ -127,7 +127,7 @@ def test_which_versions_there_are() -> None:
     @tq.task(name="order", version=2)
     async def second(number: int) -> None: ...
 
-    assert tq.registered.handlers["order"].version == 3 and set(tq.registered.handlers["order"].older) == {1, 2}
+    assert tq._registered.handlers["order"].version == 3 and set(tq._registered.handlers["order"].older) == {1, 2}
     assert third.call(1, "a").params == {"number": 1, "to": "a"}
     for old in (first, second):
         with pytest.raises(ValidationError, match="push the function of version 3"):
@@ -138,10 +138,10 @@ def test_which_versions_there_are() -> None:
 
     other = TaskQ("memory://")
     deploy(other, 2, 4)
-    tq.adopt(other)
-    handler = tq.registered.handlers["order"]
+    tq._adopt(other)
+    handler = tq._registered.handlers["order"]
     assert (handler.version, set(handler.older)) == (4, {1, 2, 3})
-    assert handler.older[2].function is other.registered.handlers["order"].older[2].function
+    assert handler.older[2].function is other._registered.handlers["order"].older[2].function
     assert all(not each.older for each in handler.older.values())
 
 

@@ -53,8 +53,8 @@ MODULES: dict[str, tuple[str, ...] | None] = {
     "aiotaskq.web.server": None,
 }
 """The other public modules, and those of their names that are documented here; None is ``__all__``."""
-FOR_LOOPS = {"lifespan", "sync", "push_sync", "loop"}
-"""Methods without a blocking twin that are for users; the parts of the package call the others on each other."""
+FOR_LOOPS = {"lifespan", "sync", "push_sync", "loop", "timezone", "worker"}
+"""Names without a blocking twin that are for users; the parts of the package call the others on each other."""
 
 
 # ---- the API reference ----------------------------------------------------------------------------------------------
@@ -142,7 +142,19 @@ def methods(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def fields(kind: type) -> Iterator[tuple[str, str]]:
-    """Yield the annotated fields of a class, its constants and properties, each with the text that explains it."""
+    """Yield the annotated fields of a class, its constants and properties, each with the text that explains it.
+
+    Those of a TaskQ are in its bases, too.
+    """
+    bases = kind.__mro__ if kind.__name__ == "TaskQ" else [kind]
+    found: dict[str, tuple[str, str]] = {}
+    for base in (each for each in bases if each.__module__.startswith("aiotaskq")):
+        for field, text in own_fields(base):
+            found.setdefault(field.partition(":")[0], (field, text))
+    yield from found.values()
+
+
+def own_fields(kind: type) -> Iterator[tuple[str, str]]:
     source = Path(inspect.getsourcefile(inspect.getmodule(kind)) or "")  # type: ignore[arg-type]
     if not source.is_relative_to(ROOT):
         return

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+import aiotaskq
+import aiotaskq.sync
 from tests.docs.generated import BEGIN, COMMAND, END, HOMES, SECTIONS, api, error_list, files
 
 
@@ -17,6 +21,15 @@ def test_the_reference_has_every_public_name_of_the_package() -> None:
     assert [name for name in names if text.count(f"\n### {name}\n") != 1] == []
     assert "``" not in text.replace("```", "") and "Args:\n" not in text
     assert text.count("Push a task by the name of its type; when this returns on a durable store") == 1
+
+
+def test_the_public_names_of_a_task_queue_are_those_of_the_reference() -> None:
+    section = api().partition("\n### TaskQ\n")[2].partition("\n### ")[0]
+    documented = {field or verb for field, verb in re.findall(r"^- `(\w+): |^(?:async )?def (\w+)\(", section, re.M)}
+    awaited = {name for name in dir(aiotaskq.TaskQ("memory://")) if not name.startswith("_")}
+    blocking = {name for name in dir(aiotaskq.sync.TaskQ("memory://")) if not name.startswith("_")}
+    assert awaited == documented
+    assert blocking ^ awaited == {"lifespan", "operate", "sync", "timezone", "worker"}
 
 
 def test_the_list_of_errors_has_texts_with_their_values_left_out() -> None:

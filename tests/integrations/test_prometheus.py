@@ -193,7 +193,7 @@ def test_series_are_bounded_whatever_is_pushed(limit: int) -> None:  # H3
     for number in range(100):
         tq.task(name=f"known-{number}", queue=f"queue-{number % 10}")(lambda: None)
     tq.elsewhere("far away")
-    emit = tq.registered.hooks.call
+    emit = tq._registered.hooks.call
     task = new_task("known-0", now=0, queue="vip")
     emit("started", 0, task.replace(status=Status.RUNNING))
     for number in range(30_000):
@@ -222,7 +222,7 @@ async def test_each_event_is_counted_where_it_belongs() -> None:
     tq, registry = TaskQ("memory://"), CollectorRegistry()
     Metrics(tq, registry)
     tq.task(name="t")(lambda: None)
-    emit, task = tq.registered.hooks.call, new_task("t", now=0)
+    emit, task = tq._registered.hooks.call, new_task("t", now=0)
     emit("lost", 0, task)  # its worker died, it is tried again
     emit("lost", 0, task.replace(status=Status.FAILED))  # for the third time
     emit("failed", 0, task.replace(status=Status.FAILED))
@@ -474,4 +474,4 @@ async def test_without_listeners_no_event_is_made(monkeypatch: pytest.MonkeyPatc
 
     async with tq.running():
         await (await work.push()).result(within(20))
-    assert made == [] and tq.registered.run_middleware == tq.registered.push_middleware == [] and tq.queue.immediate
+    assert made == [] and tq._registered.run_middleware == tq._registered.push_middleware == [] and tq.queue._immediate

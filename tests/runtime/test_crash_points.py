@@ -99,7 +99,7 @@ def register(kit: Kit, world: World) -> None:
 
 
 def task_of(tq: TaskQ, kind: str, name: str, **params: Any) -> Task:
-    handler = tq.registered.handlers[kind]
+    handler = tq._registered.handlers[kind]
     retries = params.pop("retries", 2)
     task = new_task(kind, {"name": name, **params}, now=tq.queue.clock.now(), task_id=name, max_retries=retries)
     return task if handler.gating is None else handler.gating.gated(task)

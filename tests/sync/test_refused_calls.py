@@ -88,7 +88,7 @@ async def test_objects_of_the_facade_refuse_another_loop(tmp_path: Path) -> None
     queue = aiotaskq.sync.DatabaseQueue(f"sqlite:///{tmp_path}/x.db")
     await asyncio.to_thread(queue.push_task, {"type": "x"})
     with pytest.raises(WrongLoop, match="another event loop"):
-        await queue.reach().get_queue_size()
+        await queue._reach().get_queue_size()
     assert await asyncio.to_thread(queue.get_queue_size) == 1
     await asyncio.to_thread(queue.close)
 

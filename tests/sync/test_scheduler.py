@@ -54,7 +54,7 @@ def test_each_verb_alone_connects_after_a_stop(scheduler: Scheduler, verb: str) 
 
 def test_it_fires_again_after_a_stop_into_a_durable_queue(tmp_path: Path) -> None:
     queue = DatabaseQueue(f"sqlite:///{tmp_path}/q.db")
-    scheduler = Scheduler(1, url=queue.reach().url, queue=queue)
+    scheduler = Scheduler(1, url=queue._reach().url, queue=queue)
     for _ in range(2):
         scheduler.start()
         scheduler.add_scheduler_task("n", "t", "once", execute_at=1)

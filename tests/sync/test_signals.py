@@ -294,7 +294,7 @@ def test_a_push_of_the_main_thread_waits_for_no_lock() -> None:
     held, pushed = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with queue.reach().backend.queues.lock:
+        with queue._reach().backend.queues.lock:
             held.set()
             assert pushed.wait(watchdog())
 

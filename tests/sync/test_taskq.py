@@ -178,7 +178,7 @@ def test_a_thread_handler_sees_that_it_shall_stop_and_may_snooze(tq: aiotaskq.sy
     with tq.running():
         handle, snoozed = stubborn.push(), snoozing.push()
         assert started.wait(watchdog()) and handle.cancel()
-        assert handle.reach().task_id and tq.queue.wait_for_end(handle.task_id, watchdog()).final
+        assert handle._reach().task_id and tq.queue.wait_for_end(handle.task_id, watchdog()).final
         deadline = time.monotonic() + watchdog()
         while (task := snoozed.task()).fence == 0 or task.status is Status.RUNNING:
             assert time.monotonic() < deadline

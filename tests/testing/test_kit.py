@@ -250,7 +250,7 @@ async def test_schedules_declared_before_and_in_the_test() -> None:
         await kit.advance(days=7)
     days = [("daily", START + timedelta(days=n)) for n in range(1, 8)]
     assert fired == sorted([*days, ("weekly", datetime(2026, 1, 5, 1, tzinfo=UTC))], key=lambda item: item[1])
-    assert list(tq.registered.handlers) == list(tq.registered.schedules) == ["weekly"]  # the test's own ones are gone
+    assert list(tq._registered.handlers) == list(tq._registered.schedules) == ["weekly"]  # the test's own ones are gone
 
 
 async def test_a_lost_lease_in_virtual_time() -> None:

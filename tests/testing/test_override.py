@@ -35,10 +35,10 @@ async def test_override_replaces_and_restores_the_store(tmp_path: Path) -> None:
     async def around(task: Task, call_next: Callable[[Task], Any]) -> Any:
         return f"<{await call_next(task)}>"
 
-    scheduler, before = tq.scheduler, dict(vars(tq))
+    scheduler, before = tq._scheduler, dict(vars(tq))
     with override(tq) as pushes:
         await mail.push(to="ann")
-        assert tq.scheduler is not scheduler
+        assert tq._scheduler is not scheduler
         await mail.push(to="bob")
         with pytest.raises(QueueFull):
             await mail.push(to="eve")

@@ -53,7 +53,7 @@ class Dashboard:
         _register_traffic(tq)
         self.open = True
         async with tq.running(8):
-            await tq.scheduler.delete(TRAFFIC)
+            await tq._scheduler.delete(TRAFFIC)
             await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
             try:
                 await self._server.serve_until(asyncio.Event(), tq, port=self._port, show_args=True, started=_say)

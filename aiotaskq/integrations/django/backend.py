@@ -49,7 +49,7 @@ OPTIONS = ("url", "using", "max_retries", "modules")
 def _taskq(url: str) -> TaskQ:
     # Django makes a backend for each thread; the process has one task queue for each store.
     made = TaskQ(url)
-    made.reach.admit = lambda *call: refuse_own_lock(made.reach().url, *call)  # tests put another store there
+    made._reach.admit = lambda *call: refuse_own_lock(made._reach().url, *call)  # tests put another store there
     return made
 
 

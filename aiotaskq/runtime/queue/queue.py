@@ -129,7 +129,7 @@ class Queue(Operations[Task]):
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
-    def immediate(self) -> bool:
+    def _immediate(self) -> bool:
         """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
 
         A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
@@ -165,10 +165,10 @@ class Queue(Operations[Task]):
             raise error.of_push(task.task_id for task in tasks) from error
 
     def add_now(self, task: Task) -> None:
-        """Push a task that has a new id and no other key; only while the queue is ``immediate``. Raises as ``add``."""
+        """Push a task that has a new id and no other key; only while the queue never waits. Raises as ``add``."""
         if not self.objects:
             check_storable("params", task.params)
-        self._direct.insert(task)  # type: ignore[union-attr]  # it is immediate
+        self._direct.insert(task)  # type: ignore[union-attr]  # it never waits
         if gate.open:
             self._pushed.call([task], [task])
 
@@ -243,11 +243,11 @@ class Queue(Operations[Task]):
     def push_now(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Do what ``push_task`` does, from any thread and without a loop; return NEEDS_LOOP where that cannot be done.
 
-        That is where the queue is not ``immediate``, and for a task with an id of its own. The thread itself takes no
+        That is where the queue may wait, and for a task with an id of its own. The thread itself takes no
         lock: in the main thread a signal handler may raise at any moment, or push, too.
         """
         direct = self._direct
-        if direct is None or (self.hooks.wanted and not self.immediate):
+        if direct is None or (self.hooks.wanted and not self._immediate):
             return NEEDS_LOOP  # type: ignore[no-any-return]
         if type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]

@@ -59,7 +59,7 @@ async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
         awake = [each for each in alive if not each.quiet]
         unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
     limits = [limit_row(each) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
-    schedules = tq.open_schedules
+    schedules = tq._open_schedules
     late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
     return Looked(unclaimed, stuck_limits(limits), late_schedules(late))
 

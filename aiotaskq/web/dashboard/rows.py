@@ -85,5 +85,5 @@ def timeout_of(tq: TaskQ, task: Task) -> float | None:
     """Return the seconds that a run of a task may take: its own, else those of its handler, where that is known."""
     if task.timeout is not None:
         return task.timeout
-    handler = tq.registered.handlers.get(task.type)
+    handler = tq._registered.handlers.get(task.type)
     return None if handler is None else handler.timeout

@@ -140,7 +140,7 @@ class Dashboard:
         self._kept = Kept()
         self._live = Live(self._rendered, self._clock)
         self._past = Past(tq)
-        self._feed = Feed(tq.registered.hooks)
+        self._feed = Feed(tq._registered.hooks)
         self._life = Life(tq)
 
     async def respond(self, request: Request) -> Reply:

@@ -57,10 +57,10 @@ async def test_schedules_are_beside_the_tasks_and_nothing_else_is_opened(
         schedule_id = (await tq.schedules.add("n", "t", interval=5)).task_id
         assert [row.task_id for row in await other.schedules.list()] == [schedule_id]
         clock.step(5)
-        await other.scheduler._look()
+        await other._scheduler._look()
         assert [task.scheduler_task_id for task in await tq.find()] == [schedule_id]
-        assert list(tq.backends) == [url]
-        assert tq.open_schedules is tq.scheduler.schedules is tq.queue.backend.schedules
+        assert list(tq._backends) == [url]
+        assert tq._open_schedules is tq._scheduler.schedules is tq.queue.backend.schedules
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,11 +86,11 @@ async def test_a_database_that_is_named_holds_the_schedules(
         monkeypatch.setenv(name, value)
     url = "redis://localhost:1/0"
     tq = TaskQ(url, schedules=given or None)
-    assert (tq.open_schedules is not None) == own
+    assert (tq._open_schedules is not None) == own
     scheduler = aiotaskq.Scheduler(queue=aiotaskq.RedisQueue(url), url=given or None)
-    assert [type(each.schedules) for each in (tq.scheduler, scheduler)] == [kind, kind]
-    assert tq.open_schedules is tq.scheduler.schedules
-    assert (tq.queue.backend.schedules is tq.scheduler.schedules) == own
+    assert [type(each.schedules) for each in (tq._scheduler, scheduler)] == [kind, kind]
+    assert tq._open_schedules is tq._scheduler.schedules
+    assert (tq.queue.backend.schedules is tq._scheduler.schedules) == own
 
 
 @pytest.mark.parametrize("kind", [aiotaskq.TaskQ, aiotaskq.sync.TaskQ])
@@ -159,7 +159,7 @@ async def test_a_damaged_row_is_disabled_and_can_be_deleted(
     assert good in await backend.schedules.all() and good in await backend.schedules.due(NOW, 5)
     clock = VirtualClock(NOW)
     async with TaskQ(backend._url, clock=clock) as tq:
-        await tq.scheduler._look()
+        await tq._scheduler._look()
         assert [task.scheduler_task_id for task in await tq.find()] == [good.task_id]
         assert await backend.schedules.due(NOW, 5) == []  # nothing looks at it again and again
         if damaged:

@@ -172,9 +172,9 @@ def test_a_stored_name_imports_nothing_but_tasks_of_applications(sqlite: Path) -
         assert task_at(path) is None
     assert "turtledemo" not in sys.modules
     tq = worker_of(backend())
-    assert f"{module}.book" in tq.registered.handlers  # in the registry of workers from the beginning
-    assert tq.registered.handlers.get("os.system") is None
-    assert tq.registered.handlers.get(f"{module}.no_task") is None
+    assert f"{module}.book" in tq._registered.handlers  # in the registry of workers from the beginning
+    assert tq._registered.handlers.get("os.system") is None
+    assert tq._registered.handlers.get(f"{module}.no_task") is None
 
 
 def test_a_task_of_other_code_has_no_result(sqlite: Path) -> None:

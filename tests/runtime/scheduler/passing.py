@@ -14,7 +14,7 @@ async def passes(tq: TaskQ, clock: VirtualClock, seconds: float, step: float = 1
     """Let time pass, with a look of the scheduler at every step."""
     for _ in range(round(seconds / step)):
         clock.step(step)
-        await tq.scheduler._look()
+        await tq._scheduler._look()
 
 
 async def fired(tq: TaskQ) -> list[Any]:

@@ -59,7 +59,7 @@ async def test_declared_schedules_are_made_once_and_updated(tmp_path: Path, cloc
         async def report(n: int = 0) -> None: ...
 
         async with tq:
-            await tq.scheduler.declare([make() for make in tq.registered.schedules.values()])
+            await tq._scheduler.declare([make() for make in tq._registered.schedules.values()])
             (row,) = await tq.schedules.list()
         return row
 

@@ -22,7 +22,7 @@ async def test_edits_never_fire_at_once(tq: TaskQ, clock: VirtualClock) -> None:
     clock.step((noon - clock.now()) / SECOND)
     schedule_id = (await tq.schedules.add("s", "t", cron="0 9 * * *", timezone="UTC")).task_id
     await tq.schedules.update(schedule_id, cron="0 16 * * *")
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     assert await fired(tq) == []
     assert (await tq.schedules.get(schedule_id)).next_run_at == noon // SECOND + 4 * 3600
     await tq.schedules.update(schedule_id, timezone="Asia/Shanghai")
@@ -52,7 +52,7 @@ async def test_pause_means_pause_and_resume_follows_the_policy(tq: TaskQ, clock:
     await passes(tq, clock, 86_400, step=3600)
     assert await fired(tq) == []
     await tq.schedules.resume(schedule_id)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     assert len(await fired(tq)) == 1  # once, not 8,640 times
 
 
@@ -139,12 +139,12 @@ async def test_an_outbox_does_not_grow_while_a_gate_is_full(tmp_path: Path, cloc
         schedule_id = (await tq.schedules.add("slow", "slow", interval=1)).task_id
         for _ in range(30):
             await clock.advance(1)
-            await tq.scheduler._look()
+            await tq._scheduler._look()
         assert 5 <= len((await tq.schedules.get(schedule_id)).outbox) <= 6
         await tq.limits.set("slow", max_waiting=100)
         for _ in range(10):
             await clock.advance(1)
-            await tq.scheduler._look()
+            await tq._scheduler._look()
         row = await tq.schedules.get(schedule_id)
         assert row.outbox == ()
         assert row.run_count == len(await fired(tq)) >= 8
@@ -161,7 +161,7 @@ async def test_more_schedules_at_full_gates_than_one_read_are_no_reason_to_spin(
     for name in ("READ", "LIMIT"):
         monkeypatch.setattr(f"aiotaskq.runtime.scheduler.scheduler.{name}", 2)
     clock.step(1)
-    assert [await tq.scheduler._look(), await tq.scheduler._look()] == [0.0, 1.0]
+    assert [await tq._scheduler._look(), await tq._scheduler._look()] == [0.0, 1.0]
 
 
 async def test_no_task_is_made_of_a_schedule_whose_params_cannot_be_decoded(
@@ -200,7 +200,7 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
         for name in ("paused", "put off", "described", "untouched", "deleted")
     }
     clock.step(4.5)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     changes = {
         "paused": "enabled = 0",
         "put off": f"next_run_at = {START // SECOND + 60}",
@@ -213,8 +213,8 @@ async def test_what_others_do_meanwhile_is_seen_when_it_fires(  # C10: it was re
         raw.execute("DELETE FROM scheduler_task WHERE task_id = ?", (ids["deleted"],))
         raw.commit()
     clock.step(0.5)
-    await tq.scheduler._look()
-    await tq.scheduler._look()
+    await tq._scheduler._look()
+    await tq._scheduler._look()
     assert sorted(task.params["of"] for task in await fired(tq)) == ["described", "untouched"]
     rows = {row.name: row for row in await tq.schedules.list()}
     assert [rows[name].run_count for name in ("paused", "put off", "described", "untouched")] == [0, 0, 1, 1]

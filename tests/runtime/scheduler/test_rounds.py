@@ -23,10 +23,10 @@ async def test_firing_takes_one_transaction_and_no_query(tq: TaskQ, clock: Virtu
     for number in range(5):
         await tq.schedules.add(f"s{number}", "t", interval=1)
     clock.step(1.0)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     calls: list[str] = []
     inside: list[str] = []  # one verb may be made of another one
-    schedules = tq.scheduler.schedules
+    schedules = tq._scheduler.schedules
 
     def count(name: str, verb: Any) -> None:
         async def counted(*args: Any) -> Any:
@@ -42,10 +42,10 @@ async def test_firing_takes_one_transaction_and_no_query(tq: TaskQ, clock: Virtu
     for name in ("due", "next_due", "get", "change"):
         count(name, getattr(schedules, name))
     clock.step(0.999_999)
-    delay = await tq.scheduler._look()
+    delay = await tq._scheduler._look()
     assert 0 < delay <= 0.001
     clock.step(0.000_001)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     assert len(await fired(tq)) == 10
     assert calls.count("change") == 1 and calls.count("get") == 0 and calls.count("due") == 1
 
@@ -58,11 +58,11 @@ async def test_rounds_are_paced_but_a_due_time_after_a_pause_is_not_delayed(
     monkeypatch.setattr(clock, "ticks", itertools.count().__next__)  # a round takes time, as it does in life
     await tq.schedules.add("s", "t", interval=10)
     await tq.schedules.add("a little later", "t", at=START / SECOND + 10.005)
-    assert await tq.scheduler._look() == 10
+    assert await tq._scheduler._look() == 10
     clock.step(10)
-    assert await tq.scheduler._look() == pytest.approx(aiotaskq.runtime.scheduler.scheduler.GAP, abs=1e-4)
+    assert await tq._scheduler._look() == pytest.approx(aiotaskq.runtime.scheduler.scheduler.GAP, abs=1e-4)
     clock.step(aiotaskq.runtime.scheduler.scheduler.GAP)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     assert len(await fired(tq)) == 2
 
 
@@ -72,28 +72,28 @@ async def test_a_round_that_takes_long_is_followed_at_once_by_the_next(
     monkeypatch.setattr(clock, "ticks", itertools.count(0, 5_000).__next__)  # each round takes a few of these
     for later in (0, 0.002):
         await tq.schedules.add(f"{later}", "t", at=START / SECOND + 10 + later)
-    assert await tq.scheduler._look() == 10
+    assert await tq._scheduler._look() == 10
     clock.step(10)
-    assert await tq.scheduler._look() == pytest.approx(0.002)
+    assert await tq._scheduler._look() == pytest.approx(0.002)
 
 
 async def test_in_virtual_time_nothing_is_late(tq: TaskQ, clock: VirtualClock) -> None:
     await tq.schedules.add("s", "t", interval=10)
     await tq.schedules.add("a little later", "t", at=START / SECOND + 10.005)
     clock.step(10)
-    assert await tq.scheduler._look() == pytest.approx(0.005)
+    assert await tq._scheduler._look() == pytest.approx(0.005)
 
 
 async def test_an_added_schedule_wakes_the_loop_only_if_it_is_due_earlier(tq: TaskQ, clock: VirtualClock) -> None:
     woken = []
-    tq.scheduler._poller.wake = lambda: woken.append(True)  # type: ignore[method-assign]
-    assert await tq.scheduler._look() == 10
+    tq._scheduler._poller.wake = lambda: woken.append(True)  # type: ignore[method-assign]
+    assert await tq._scheduler._look() == 10
     await tq.schedules.add("later", "t", interval=60)
     assert not woken
     await tq.schedules.add("earlier", "t", interval=5)
     assert woken
     clock.step(5)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     assert len(await fired(tq)) == 1
 
 
@@ -103,7 +103,7 @@ async def test_store_failures_do_not_end_it(tmp_path: Path, together: bool) -> N
     async with virtual(
         url=database if together else "memory://", schedules=None if together else database, check_interval=10
     ) as kit:
-        scheduler = kit.tq.scheduler
+        scheduler = kit.tq._scheduler
         await scheduler.start()
         await kit.tq.schedules.add("s", "t", interval=1)
         due = scheduler.schedules.due
@@ -132,9 +132,9 @@ async def test_lateness_at_a_thousand_schedules(tmp_path: Path) -> None:
     async with tq:
         for number in range(1000):
             await tq.schedules.add(f"s{number}", "t", interval=1 if number < 20 else 3600)
-        await tq.scheduler.start()
+        await tq._scheduler.start()
         async with asyncio.timeout(within(30)):
             while len(late) < 60:
                 await asyncio.sleep(0.01)
-        await tq.scheduler.stop()
+        await tq._scheduler.stop()
     assert sorted(late[20:])[len(late[20:]) // 2] < within(0.5)

@@ -63,11 +63,11 @@ async def test_early_wake_fires_nothing_twice(tq: TaskQ, clock: VirtualClock) ->
     await tq.schedules.add("s", "t", interval=1)
     for early in (0.2, 0.14, 0.001, 0.0):
         clock.step(1 - early)
-        await tq.scheduler._look()
-        await tq.scheduler._look()
+        await tq._scheduler._look()
+        await tq._scheduler._look()
         clock.step(early)
-        await tq.scheduler._look()
-        await tq.scheduler._look()
+        await tq._scheduler._look()
+        await tq._scheduler._look()
     assert [(task.run_at - START) / SECOND for task in await fired(tq)] == [1, 2, 3, 4]
 
 
@@ -79,7 +79,7 @@ async def test_many_schedulers_fire_each_due_once(tmp_path: Path, clock: Virtual
             await made[0].schedules.add(f"s{number}", "t", interval=1)
         for _ in range(6):
             clock.step(1)
-            await asyncio.gather(*[tq.scheduler._look() for tq in made])
+            await asyncio.gather(*[tq._scheduler._look() for tq in made])
         tasks = await made[0].find(limit=1000)
         assert len(tasks) == 5 * 6
         assert {row.run_count for row in await made[0].schedules.list()} == {6}
@@ -94,7 +94,7 @@ async def test_separate_memory_queues_do_not_each_fire(tmp_path: Path, clock: Vi
         await one.schedules.add("s", "t", interval=1)
         for _ in range(10):
             clock.step(1)
-            await asyncio.gather(one.scheduler._look(), two.scheduler._look())
+            await asyncio.gather(one._scheduler._look(), two._scheduler._look())
         assert len(await one.find()) + len(await two.find()) == 10
 
 
@@ -105,7 +105,7 @@ async def test_due_times_missed_while_down(tq: TaskQ, clock: VirtualClock) -> No
     for policy in ("fire_once", "skip", "fire_all"):
         await add(policy, policy, interval=120, misfire=policy)
     clock.step(50 * 120 + 90)
-    await tq.scheduler._look()
+    await tq._scheduler._look()
     by_type = [task.type for task in await fired(tq)]
     assert {name: by_type.count(name) for name in ("fire_once", "skip", "fire_all")} == {
         "fire_once": 1,
@@ -122,7 +122,7 @@ async def test_a_suspended_process_applies_the_policy_once(tq: TaskQ, clock: Vir
     await passes(tq, clock, 5)
     clock.step(600)  # SIGSTOP, or a laptop that slept
     for _ in range(20):
-        await tq.scheduler._look()
+        await tq._scheduler._look()
     assert len(await fired(tq)) == 2
     await passes(tq, clock, 5)
     assert len(await fired(tq)) == 3
@@ -149,7 +149,7 @@ async def test_uniqueness_does_not_live_in_the_task_row_alone(tq: TaskQ, clock: 
     for _ in range(10):
         clock.step(1)
         for _ in range(3):
-            await tq.scheduler._look()
+            await tq._scheduler._look()
             while (task := await tq.queue.pop_task(0)) is not None:
                 total += 1
                 await tq.queue.task_done(task["task_id"])

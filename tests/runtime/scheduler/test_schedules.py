@@ -125,11 +125,11 @@ async def test_the_first_schedule_of_a_running_queue_in_memory_is_fired(
 
     async with tq.running(scheduler=fires):
         await tq.schedules.add("now", tick, at=0)
-        assert tq.scheduler.running is fires
+        assert tq._scheduler.running is fires
         if fires:
             async with asyncio.timeout(within(10)):
                 await ran.wait()
-    assert not tq.scheduler.running
+    assert not tq._scheduler.running
 
 
 async def test_the_options_of_a_change_are_named_once(tmp_path: Path) -> None:

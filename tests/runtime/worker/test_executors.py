@@ -133,7 +133,7 @@ async def test_child_processes_ended_by_a_stop_are_no_crash(tmp_path: Path) -> N
     async with tq:
         handle = await in_a_process.push()
         stop = asyncio.Event()
-        running = asyncio.ensure_future(tq.run_until(stop, RunOptions(1)))
+        running = asyncio.ensure_future(tq._run_until(stop, RunOptions(1)))
         await started.wait()
         stop.set()
         await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)

@@ -106,7 +106,7 @@ async def test_a_schedule_that_has_fired_meanwhile_is_still_the_one_of_the_form(
 async def test_a_schedule_whose_type_is_handled_by_nobody_here_is_edited(browse: Browse, tq: TaskQ) -> None:
     tq.elsewhere("theirs")
     schedule_id = (await tq.schedules.add("n", "theirs", interval=60)).task_id
-    tq.registered.elsewhere.clear()
+    tq._registered.elsewhere.clear()
     address = f"schedule-form?id={schedule_id}"
     fields = {**SCHEDULE, "type": "theirs", "schedule": schedule_id}
     fields["seen"] = seen_of((await browse.get(address)).text)

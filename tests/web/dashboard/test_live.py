@@ -53,7 +53,7 @@ class Pages:
             words=Words("en", tq.timezone),
             counts=Counts(tq),
             past=Past(tq),
-            feed=Feed(tq.registered.hooks),
+            feed=Feed(tq._registered.hooks),
             life=Life(tq),
             kept=Kept(),
             query={},

@@ -180,7 +180,7 @@ class ScheduleForm(msgspec.Struct):
 @pages("schedule-form", marked("New schedule"), "id", section="schedules")
 async def schedule_form(view: View) -> ScheduleForm:
     """Read what the form is filled with. Raises NotFound."""
-    types = sorted(view.tq.registered.handlers)
+    types = sorted(view.tq._registered.handlers)
     if view.text("id") is None:
         return ScheduleForm(None, "", types, "")
     found = await view.tq.schedules.get(view.needed("id"))

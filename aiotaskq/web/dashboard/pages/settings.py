@@ -58,13 +58,13 @@ async def settings(view: View) -> Settings:
         version=_version("aiotaskq") or "",
         python=platform.python_version(),
         libraries={name: known for name in LIBRARIES if (known := _version(name)) is not None},
-        stores=[mask(url) for url in tq.backends],
+        stores=[mask(url) for url in tq._backends],
         scheme=scheme_of(tq.url),
         latency=None if distance is None else distance.median,
         ahead=None if distance is None else distance.ahead,
         problems=[without_passwords(each) for each in problems],
         invalid=len(tq.invalid_rows),
-        types=[TaskType(name, _where(handler.function)) for name, handler in sorted(tq.registered.handlers.items())],
+        types=[TaskType(name, _where(handler.function)) for name, handler in sorted(tq._registered.handlers.items())],
     )
 
 
@@ -74,7 +74,7 @@ async def _examined(view: View) -> tuple[Distance | None, list[str]]:
     try:
         distance = await measure(tq.queue.backend, clock, ROUNDS)
         counts = (await view.counts.get()).stats
-        return distance, (await examine(tq.queue.backend, clock, schedules=tq.open_schedules, known=counts)).problems
+        return distance, (await examine(tq.queue.backend, clock, schedules=tq._open_schedules, known=counts)).problems
     except AiotaskqError as error:
         return distance, [str(error)]
 

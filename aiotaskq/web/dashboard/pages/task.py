@@ -150,7 +150,7 @@ async def _run(view: View, task: Task) -> Run | None:
     return Run(
         elapsed=elapsed(task, view.now),
         timeout=timeout_of(view.tq, task),
-        registered=task.type in view.tq.registered.handlers,
+        registered=task.type in view.tq._registered.handlers,
         worker=None if info is None else info.owner,
         name=owner_of(task) if info is None else f"{info.host} · {info.pid}",
         lease_until=to_iso(task.lease_until if info is None else info.lease_until),
@@ -292,7 +292,7 @@ class TaskForm(msgspec.Struct, kw_only=True):
 @pages("task-form", marked("New task"), "task_id", section="tasks")
 async def task_form(view: View) -> TaskForm:
     """Read what the form is filled with. Raises NotFound."""
-    types = sorted(view.tq.registered.handlers)
+    types = sorted(view.tq._registered.handlers)
     wanted = view.text("task_id")
     if wanted is None:
         return TaskForm(task=None, ended=False, params="", types=types)

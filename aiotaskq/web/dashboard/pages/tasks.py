@@ -108,7 +108,7 @@ async def tasks(view: View) -> TaskRows:
 async def _types(view: View, tasks: list[Task]) -> list[str]:
     """Return the types that are registered here, known to workers, or in the table."""
     told = [types_told(each.types) or () for each in await awake(view.tq.queue.backend, view.now) or ()]
-    names = {*view.tq.registered.handlers, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
+    names = {*view.tq._registered.handlers, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
     return sorted(names)[:SUGGESTED]
 
 

@@ -102,7 +102,7 @@ async def _others(view: View) -> tuple[list[IdleType], int | None]:
         waiting[each.type] += each.count
     told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
-    names = {*view.tq.registered.handlers, *told, *waiting}
+    names = {*view.tq._registered.handlers, *told, *waiting}
     looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
     return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)], looked_at
 
@@ -113,6 +113,6 @@ async def type_page(view: View) -> TypePage:
     name = view.needed("name")
     return TypePage(
         name=name,
-        registered=name in view.tq.registered.handlers,
+        registered=name in view.tq._registered.handlers,
         activity=await view.past.activity(view.text("span"), type=name),
     )
