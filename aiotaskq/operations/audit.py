@@ -6,9 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, AuditEntry, Door
-from aiotaskq.core.instants import to_iso
-from aiotaskq.operations.fields import Count, Time
+from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, Door
+from aiotaskq.operations.fields import Count, Time, view_of
 from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.operations.table import Access, Operations
 
@@ -55,9 +54,4 @@ async def list_(access: Access, given: Listed) -> AuditList:
     if given.target is not None:  # what is hidden is not found, either
         begun = [each for each in found if any(name.startswith(given.target) for name in each.targets)]
         found = [each for each in begun if given.target in each.targets] or begun
-    return AuditList(list(map(_view, found[: given.limit])))
-
-
-def _view(entry: AuditEntry) -> AuditView:
-    known = {name: getattr(entry, name) for name in AuditView.__struct_fields__}
-    return AuditView(**{**known, "at": to_iso(entry.at) or "", "targets": list(entry.targets)})
+    return AuditList([view_of(AuditView, each) for each in found[: given.limit]])

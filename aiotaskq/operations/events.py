@@ -6,12 +6,11 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.core.instants import to_iso
 from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Time
+from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Time, view_of
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, Operations
 
@@ -89,7 +88,4 @@ async def emit(access: Access, given: Given) -> Emitted:
 
 
 def _view(event: EventValue, show: bool) -> EventView:
-    at, expires_at = to_iso(event.at) or "", to_iso(event.expires_at)
-    if event.undecodable is not None:
-        return EventView(event.key, at, expires_at, undecodable=event.undecodable)
-    return EventView(event.key, at, expires_at, plain(event.value) if show else UNSET)
+    return view_of(EventView, event, value=plain(event.value) if show and event.undecodable is None else UNSET)

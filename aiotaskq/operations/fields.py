@@ -1,21 +1,26 @@
-"""Types of fields that several schemas have, and of the pages of lists."""
+"""Types of fields that several schemas have, and of the pages of lists; how a record becomes an answer."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any, TypeVar, get_args
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, structs
 
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
+S = TypeVar("S", bound=Struct)
 MAX_PAGE = 1_000
 NO_NUL = "^[^\\u0000]*$"
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
 Seconds = Annotated[float, Meta(ge=0, description="Seconds")]
-Time = Annotated[str, Meta(description="RFC 3339, UTC")]
+TIME = Meta(description="RFC 3339, UTC")
+Time = Annotated[str, TIME]
 Instant = Annotated[
     float | Annotated[datetime, Meta(tz=True)], Meta(description="Epoch seconds, or RFC 3339 with an offset")
 ]
@@ -34,3 +39,30 @@ class ByKey(Struct, forbid_unknown_fields=True):
 
 class Nothing(Struct, forbid_unknown_fields=True):
     """No parameters."""
+
+
+def view_of(kind: type[S], record: object, /, **known: Any) -> S:
+    """Return an answer with what a record has under the same names, microseconds as times; ``known`` is not read."""
+    for name, read in _readers(kind):
+        if name not in known and (value := getattr(record, name, UNSET)) is not UNSET:
+            known[name] = read(value)
+    return kind(**known)
+
+
+@cache
+def _readers(kind: type[Struct]) -> list[tuple[str, Callable[[Any], Any]]]:
+    return [(each.name, _reader(each.type)) for each in structs.fields(kind)]
+
+
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    if kind == Time:
+        return lambda instant: to_iso(instant) or ""
+    return to_iso if _is_time(kind) else _plain
+
+
+def _is_time(kind: Any) -> bool:
+    return TIME in getattr(kind, "__metadata__", ()) or any(map(_is_time, get_args(kind)))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

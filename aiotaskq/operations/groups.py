@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, to_builtins
+from msgspec import Meta, Struct, structs, to_builtins
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
@@ -14,7 +14,7 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import INT32, MAX_ID, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time, view_of
 from aiotaskq.operations.hidden import visible_progress
 from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
@@ -104,16 +104,16 @@ class MemberView(Struct):
     position: Annotated[int, Meta(description="From 0, in the order of the calls")]
     is_group: bool
     name: Annotated[str, Meta(description="Its name in a workflow, or that of the group")] | None
-    type: str | None
-    status: Status | None
-    error: Annotated[str, Meta(description="The kind of error")] | None
-    waits: Annotated[int, Meta(description="For how many of its parents it waits")]
-    parents: Annotated[list[str], Meta(description="The tasks for whose end it waits, or has waited")]
-    children: Annotated[list[EdgeView], Meta(description="The tasks that wait for its end")]
-    started_at: Time | None
-    ended_at: Time | None
-    progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None
-    usage: Annotated[dict[str, float], Meta(description="What it has used up, by name")]
+    type: str | None = None
+    status: Status | None = None
+    error: Annotated[str, Meta(description="The kind of error")] | None = None
+    waits: Annotated[int, Meta(description="For how many of its parents it waits")] = 0
+    parents: Annotated[list[str], Meta(description="The tasks for whose end it waits, or has waited")] = []
+    children: Annotated[list[EdgeView], Meta(description="The tasks that wait for its end")] = []
+    started_at: Time | None = None
+    ended_at: Time | None = None
+    progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None = None
+    usage: Annotated[dict[str, float], Meta(description="What it has used up, by name")] = {}
 
 
 class CallbackView(Struct):
@@ -219,7 +219,7 @@ def _id(given: Named | Shown | Budgeted) -> str:
 
 def group_view(group: GroupState) -> GroupView:
     """Return the view of a group in a list."""
-    return GroupView(**_known(group))
+    return view_of(GroupView, group, status=str(group.status))
 
 
 async def group_detail(verbs: GroupVerbs, group_id: str, limit: int, start: int = 0) -> GroupDetail:
@@ -232,27 +232,12 @@ async def group_detail(verbs: GroupVerbs, group_id: str, limit: int, start: int 
         for kind, task, pushed in await verbs.callbacks(group)
     ]
     members = [member_view(*each) for each in found[:limit]]
-    return GroupDetail(**_known(group), callbacks=callbacks, members=members, next=more)
+    return GroupDetail(**structs.asdict(group_view(group)), callbacks=callbacks, members=members, next=more)
 
 
 def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
     """Return the view of a member; ``what`` is its task or its group, None if that is gone."""
-    view = MemberView(
-        task_id=member.member_id,
-        position=member.position,
-        is_group=member.is_group,
-        name=member.name,
-        type=None,
-        status=None,
-        error=None,
-        waits=0,
-        parents=[],
-        children=[],
-        started_at=None,
-        ended_at=None,
-        progress=None,
-        usage={},
-    )
+    view = view_of(MemberView, member, task_id=member.member_id)
     if isinstance(what, Task):
         view.type, view.status, view.waits = what.type, what.status, what.waits
         view.error = error_type(what.error_message or what.undecodable)
@@ -267,9 +252,3 @@ def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
         view.started_at, view.ended_at = to_iso(what.created_at), to_iso(what.ended_at)
         view.progress, view.usage = to_builtins(progress_of(what)), what.usage
     return view
-
-
-def _known(group: GroupState) -> dict[str, Any]:
-    known = {name: getattr(group, name) for name in GroupView.__struct_fields__}
-    known |= {name: to_iso(known[name]) for name in ("created_at", "ended_at")}
-    return known | {"status": str(group.status)}

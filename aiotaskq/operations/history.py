@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
 from aiotaskq.core.history import KEEP_DAYS, Period, added_up
-from aiotaskq.core.instants import to_iso
-from aiotaskq.operations.fields import Instant, Name, Time
+from aiotaskq.operations.fields import Instant, Name, S, Time, view_of
 from aiotaskq.operations.table import Access, Operations
 
 history = Operations("history")
@@ -67,15 +66,14 @@ async def list_(access: Access, given: Listed) -> HistoryPage:
     found = await access.tq.history(**structs.asdict(given))
     kept = found[:MOST_PERIODS]
     totals = added_up(structs.replace(each, at=0, seconds=0) for each in kept)
-    periods = [PeriodView(**_numbers(each), at=to_iso(each.at) or "", seconds=each.seconds) for each in kept]
-    return HistoryPage([TotalView(**_numbers(each)) for each in totals], periods, len(found) > MOST_PERIODS)
+    periods = [_view(PeriodView, each) for each in kept]
+    return HistoryPage([_view(TotalView, each) for each in totals], periods, len(found) > MOST_PERIODS)
 
 
-def _numbers(period: Period) -> dict[str, Any]:
-    known = {name: getattr(period, name) for name in TotalView.__struct_fields__ if "_p" not in name}
+def _view(kind: type[S], period: Period) -> S:
     percents = {
         f"{what}_p{percent}": getattr(period, f"{what}_percentile")(percent)
         for what in ("run", "wait")
         for percent in (50, 95, 99)
     }
-    return known | percents
+    return view_of(kind, period, **percents)

@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.core.instants import to_iso
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
-from aiotaskq.operations.fields import Key, Time
+from aiotaskq.operations.fields import Key, Time, view_of
 from aiotaskq.operations.table import Access, Operations
 from aiotaskq.runtime.limits import LimitState
 
@@ -46,8 +45,7 @@ class LimitPage(Struct):
 
 def limit_view(limit: LimitState) -> LimitView:
     """Return the view of a limit."""
-    known = {name: getattr(limit, name) for name in LimitView.__struct_fields__}
-    return LimitView(**{**known, "paused_until": to_iso(limit.paused_until), "next_at": to_iso(limit.next_at)})
+    return view_of(LimitView, limit)
 
 
 class Listed(Struct, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ from aiotaskq.core.instants import to_datetime, to_iso
 from aiotaskq.core.preview import PlannedRun, zone_of
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.operations.fields import Time
+from aiotaskq.operations.fields import Time, view_of
 from aiotaskq.operations.hidden import plain
 
 Zoned = Annotated[str, Meta(description="RFC 3339")]
@@ -135,14 +135,10 @@ RUNNING = ("enabled", "next_run_at", "last_run_at", "run_count", "created_at", "
 
 def schedule_view(schedule: Schedule, show: bool = False) -> ScheduleView:
     """Return the view of a schedule; with ``show`` its params, too."""
-    known = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name != "params"}
-    known |= {"next_run_at": to_iso(schedule.due), "blackout": list(schedule.blackout)}
-    for name in ("execute_at", "last_run_at", "created_at", "updated_at"):
-        known[name] = None if known[name] is None else to_iso(known[name] * SECOND)
-    view = ScheduleView(**known)
-    if show:
-        view.params = plain(schedule.params)
-    return view
+    seconds = {name: getattr(schedule, name) for name in ("execute_at", "last_run_at", "created_at", "updated_at")}
+    times = {name: None if value is None else to_iso(value * SECOND) for name, value in seconds.items()}
+    params = plain(schedule.params) if show else UNSET
+    return view_of(ScheduleView, schedule, next_run_at=to_iso(schedule.due), params=params, **times)
 
 
 def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
@@ -150,8 +146,7 @@ def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
     task_id = record.task_id
     if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
         task_id = derived_id(schedule_id, record.due)
-    times = {name: to_iso(getattr(record, name)) for name in ("at", "due", "until", "start")}
-    return FiringView(**times, outcome=record.outcome, count=record.count, reason=record.reason, task_id=task_id)
+    return view_of(FiringView, record, task_id=task_id)
 
 
 def planned_view(schedule: Schedule, run: PlannedRun) -> PlannedView:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct, structs
+from msgspec import Meta, Struct
 
-from aiotaskq.operations.fields import Count, Nothing
+from aiotaskq.operations.fields import Count, Nothing, view_of
 from aiotaskq.operations.table import Access, Operations
 
 stats = Operations("stats")
@@ -25,4 +25,4 @@ class StatsView(Struct):
 @stats()
 async def get(access: Access, given: Nothing) -> StatsView:
     """Count tasks by queue and status; tell which queues are paused, and for how long the oldest ready task waits."""
-    return StatsView(**structs.asdict(await access.tq.stats()))
+    return view_of(StatsView, await access.tq.stats())

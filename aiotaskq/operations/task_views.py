@@ -12,7 +12,7 @@ from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.serialize import error_type
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
-from aiotaskq.operations.fields import Time
+from aiotaskq.operations.fields import Time, view_of
 from aiotaskq.operations.hidden import plain, visible_progress
 from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.waiting import Reason, Waiting
@@ -123,55 +123,49 @@ class StepView(Struct, omit_defaults=True):
     value: Any = UNSET
 
 
-_SAME = [name for name in TaskView.__struct_fields__ if name in Task.__struct_fields__]
-_SHOWN = ("params", "result", "extra")
+V = TypeVar("V", bound=TaskView)
 
 
 def task_view(task: Task, *, errors: bool, params: bool) -> TaskView:
     """Return the view of a task in a list, with the first line of its error if ``errors`` may be shown."""
     error = task.error_message or task.undecodable
-    view = TaskView(
-        **_known(task, errors, params) | {"error": first_line(_text(error)) if errors else error_type(error)}
-    )
-    return _with_params(view, task, params)
+    shown = first_line(_text(error)) if errors else error_type(error)
+    return _view(TaskView, task, errors, params, error=shown)
 
 
 def task_detail(task: Task, waiting: Waiting | None, *, errors: bool, params: bool) -> TaskDetail:
     """Return the view of one task, with its whole error if ``errors`` may be shown."""
     error = _text(task.error_message) if errors else error_type(task.error_message)
-    view = TaskDetail(
-        **_known(task, errors, params) | {"error": error or task.undecodable},
+    return _view(
+        TaskDetail,
+        task,
+        errors,
+        params,
+        error=error or task.undecodable,
         attempts=[attempt_view(attempt, errors) for attempt in attempts_of(task)],
         waiting=waiting_view(waiting),
         on_success=plain(task.on_success),
         on_failure=plain(task.on_failure),
     )
-    return _with_params(view, task, params)
 
 
-V = TypeVar("V", bound=TaskView)
-
-
-def _with_params(view: V, task: Task, params: bool) -> V:
-    if params:
-        view.params, view.result, view.extra = plain(task.params), plain(task.result), plain(task.extra)
-    return view
-
-
-def _known(task: Task, errors: bool, params: bool) -> dict[str, Any]:
-    known = {name: getattr(task, name) for name in _SAME if name not in _SHOWN}
-    known |= {name: to_iso(getattr(task, name)) for name in ("expires_at", "lease_until")}
-    known["created_at"] = to_iso(task.created_at * SECOND)
+def _view(kind: type[V], task: Task, errors: bool, params: bool, **known: Any) -> V:
     for coarse, fine in (("started_at", "began_at"), ("completed_at", "ended_at")):
         seconds, exact = getattr(task, coarse), getattr(task, fine)
         known[coarse] = to_iso(seconds * SECOND if exact is None and seconds is not None else exact)
-    return known | {
-        "run_at": to_iso(task.due_us),
-        "run_time": run_time(task),
-        "progress": visible_progress(task.progress, errors),
-        "limit": task.gate if task.parked and not task.waits else None,
-        "group": None if task.flow is None else task.flow.group,
-    }
+    for name in ("params", "result", "extra"):
+        known[name] = plain(getattr(task, name)) if params else UNSET
+    return view_of(
+        kind,
+        task,
+        created_at=to_iso(task.created_at * SECOND),
+        run_at=to_iso(task.due_us),
+        run_time=run_time(task),
+        progress=visible_progress(task.progress, errors),
+        limit=task.gate if task.parked and not task.waits else None,
+        group=None if task.flow is None else task.flow.group,
+        **known,
+    )
 
 
 def _text(error: str | None) -> str | None:
@@ -187,36 +181,24 @@ def attempt_view(attempt: Attempt, errors: bool) -> AttemptView:
     """Return the view of an attempt, with the whole of its error if ``errors`` may be shown."""
     # Why a task was released is a text of the library, which holds no params.
     whole = errors or attempt.outcome == "released"
-    return AttemptView(
-        number=attempt.number,
-        began_at=to_iso(attempt.began_at),
-        ended_at=to_iso(attempt.ended_at),
-        run_time=attempt.seconds,
-        outcome=attempt.outcome,
-        error=_text(attempt.error) if whole else error_type(attempt.error),
-    )
+    error = _text(attempt.error) if whole else error_type(attempt.error)
+    return view_of(AttemptView, attempt, run_time=attempt.seconds, error=error)
 
 
 def waiting_view(found: Waiting | None) -> WaitingView | None:
     """Return the view; None for a task that is not pending."""
     if found is None:
         return None
-    same = {name: getattr(found, name) for name in WaitingView.__struct_fields__}
     limit = None if found.limit is None else limit_view(found.limit)
-    parents = [
-        ParentView(each.task_id, each.name, None if each.status is None else str(each.status)) for each in found.parents
-    ]
-    return WaitingView(**same | {"until": to_iso(found.until), "limit": limit, "parents": parents})
+    return view_of(WaitingView, found, limit=limit, parents=[view_of(ParentView, each) for each in found.parents])
 
 
 def step_view(step: Step, show: bool) -> StepView:
     """Return the view of a step; with ``show`` what it returned, too."""
-    view = StepView(
-        step.kind, step.name, step.number, to_iso(step.at) or "", timed_out=step.timed_out, version=step.version
-    )
+    view = view_of(StepView, step, until=None, value=UNSET)
     if step.undecodable is not None:
-        view.undecodable = step.undecodable
-    elif step.kind in ("sleep", "wait"):
+        return view
+    if step.kind in ("sleep", "wait"):
         view.until = None if step.until >= NEVER else to_iso(step.until)
     elif show and step.kind != "wake":
         view.value = plain(step.value)

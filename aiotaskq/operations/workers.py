@@ -12,7 +12,7 @@ from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotSupported
-from aiotaskq.operations.fields import Count, Name, Nothing, Time
+from aiotaskq.operations.fields import Count, Name, Nothing, Time, view_of
 from aiotaskq.operations.table import Access, Many, Operations, only
 from aiotaskq.runtime.owner import read_owner
 
@@ -107,12 +107,7 @@ class AllAwake(Struct):
 
 def worker_view(info: WorkerInfo) -> WorkerView:
     """Return the view of a worker, without what it runs."""
-    names = ("host", "pid", "version", "concurrency", "busy", "quiet", "wanted_concurrency")
-    known = {name: getattr(info, name) for name in names}
-    known |= {name: to_iso(getattr(info, name)) for name in ("started_at", "seen_at", "lease_until")}
-    lists = {name: getattr(info, name) for name in ("queues", "types", "limits")}
-    known |= {name: None if found is None else list(found) for name, found in lists.items()}
-    return WorkerView(id=info.owner, kind="worker", **known)
+    return view_of(WorkerView, info, id=info.owner, kind="worker")
 
 
 def _add(found: dict[str, WorkerView], task: Task) -> None:
@@ -163,8 +158,7 @@ async def get(access: Access, given: Named) -> WorkerDetail:
     view = worker_view(info)
     for task in tasks:
         _add({info.owner: view}, task)
-    running = [RunView(task.task_id, task.type, to_iso(task.began_at)) for task in tasks]
-    return WorkerDetail(**structs.asdict(view), running=running)
+    return WorkerDetail(**structs.asdict(view), running=[view_of(RunView, task) for task in tasks])
 
 
 async def _count(access: Access, given: Struct) -> int:
