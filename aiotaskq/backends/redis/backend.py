@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
-from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, stats_of
+from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, matching, stats_of
 from aiotaskq.backends.flow.groups import push_within, staying
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
@@ -26,7 +26,6 @@ from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ, Newest, read_heads
 from aiotaskq.backends.redis.rows import (
     changed_rows,
-    filter_of,
     has_flow,
     json_text,
     number,
@@ -42,13 +41,13 @@ from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
-from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN
 MOST_GATED = 50_000  # tasks in a push with gates: one script writes them, and the server runs nothing else meanwhile
+GROWTH = 4  # how many times as many rows are read where too few of those that were read match
 LANES = 100  # of which pending rows are counted by type
 
 
@@ -157,11 +156,26 @@ class RedisBackend(Backend):
         return held
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-        words = [word for task_id, fence, value in progress for word in (task_id, fence, progress_json(value))]
-        return [ok == 1 for ok in await self._redis.run(scripts.REPORT, *words)]
+        def body(tx: RedisTransaction) -> list[bool]:
+            heads, held = tx.heads([task_id for task_id, _, _ in progress]), []
+            for task_id, fence, value in progress:
+                head = heads[task_id]
+                held.append(head is not None and head.group(1, 2) == (b"running", b"%d" % fence))
+                if held[-1]:
+                    tx.set_fields("progress", {task_id: progress_json(value).decode()})
+            return held
+
+        return await self._transactions.run(body, repeatable=True)
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
-        flagged = [ok == 1 for ok in await self._redis.run(scripts.CANCEL, *ids)]
+        def body(tx: RedisTransaction) -> list[bool]:
+            heads = tx.heads(ids)
+            running = {task_id: head for task_id, head in heads.items() if head is not None and head[1] == b"running"}
+            for task_id, head in running.items():
+                tx.states += (task_id, head.string[: head.start(3)] + b"1" + head.string[head.end(3) :])
+            return [task_id in running for task_id in ids]
+
+        flagged = await self._transactions.run(body, repeatable=True)
         self.listeners.notify(CANCEL, ids)
         return flagged
 
@@ -190,21 +204,22 @@ class RedisBackend(Backend):
         if where.after is not None:
             await newest.go_behind(where.after)
         restricts = len(statuses & {Status.PENDING, Status.RUNNING}) == 1 or where.restricted  # one index has both
-        words = (filter_of(where), pack([str(status) for status in statuses]))
+        matches = matching(where)
         tasks: list[Task] = []
-        left = where.newest
+        left, look = where.newest, 0
         while len(tasks) < limit and left != 0:
             wanted = min(limit - len(tasks), READ)
-            look = READ if restricts else wanted
+            look = min(READ, max(wanted, GROWTH * look)) if restricts else wanted
             if left is not None:
                 look = min(look, left)
                 left -= look
             if not (stamps := await newest.page(look)):
                 break
-            seen, rows = await self._redis.run(scripts.MATCH, *words, wanted, *(stamp[20:] for stamp in stamps))
-            tasks += to_tasks(rows)
-            newest.last = stamps[seen - 1]
-        return tasks
+            rows = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
+            # One of which nothing can be read is of no type, and matches every filter.
+            tasks += [task for task in rows if task is not None and (matches(task) or not task.type)]
+            newest.last = stamps[-1]
+        return tasks[:limit]
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
         words = ("(+inf", "-inf", "LIMIT", 0, limit)  # the rows without a time are at the end
@@ -273,28 +288,28 @@ class RedisBackend(Backend):
         return {name: int(count or 0) for name, count in zip(schedule_ids, counts, strict=True)}
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
-        deleted = 0
+        deleted, matches = 0, matching(where)
+        before = "+inf" if where.completed_before is None else f"({where.completed_before}"
         for status in [status for status in where.status or FINAL if status in FINAL]:
-            passed, last = 0, 0
-            while deleted < limit and not last:
-                page = (filter_of(where), str(status), limit - deleted, passed, READ)
-                more, passed, last, names = await self._redis.run(scripts.PURGE, *page)
-                deleted += more
-                if names:
-                    words = [name.decode(errors="backslashreplace") for name in names]
-                    tied = [
-                        Task(task_id=task_id, type="", status=status, flow=Flow(group=group or None))
-                        for task_id, group in zip(words[::2], words[1::2], strict=True)
-                    ]
+            passed, found = 0, [b""]
+            while deleted < limit and found:
+                words = ("-inf", before, "LIMIT", passed, READ)
+                found = await self._redis.command("ZRANGEBYSCORE", f"{self._redis.root}ended:{status}", *words)
+                page = [name.decode(errors="backslashreplace") for name in found]
 
-                    def body(tx: RedisTransaction, tied: list[Task] = tied, left: int = limit - deleted) -> int:
-                        stay = staying(tx, tied, where.completed_before)
-                        ids = [task.task_id for task in tied if task.task_id not in stay]
-                        # One that was retried meanwhile stays.
-                        return tx.delete([task for task in tx.tasks(ids[:left]).values() if task.final])
+                def body(
+                    tx: RedisTransaction, page: list[str] = page, status: Status = status, left: int = limit - deleted
+                ) -> int:
+                    rows = tx.tasks(page)
+                    ended = [task for task in rows.values() if task.status is status and matches(task)]
+                    for task_id in page:
+                        if task_id not in rows or rows[task_id].status is not status:
+                            tx.put(f"ended:{status}", task_id, None)  # the row does not confirm the entry
+                    stay = staying(tx, ended, where.completed_before)
+                    return tx.delete([task for task in ended if task.task_id not in stay][:left])
 
-                    more = await self._transactions.run(body)
-                    deleted, passed = deleted + more, passed - more
+                gone = await self._transactions.run(body)
+                deleted, passed = deleted + gone, passed + len(page) - gone
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
@@ -310,8 +325,9 @@ class RedisBackend(Backend):
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
-        if await self._redis.run(scripts.PAUSE, queue, int(paused)):
-            await self.gates.pause(queue, paused)
+        write = ["SADD" if paused else "SREM", "paused", [queue]]
+        await self._transactions.run(lambda tx: tx.commands.append(write), repeatable=True)
+        await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 
     async def paused(self) -> list[str]:

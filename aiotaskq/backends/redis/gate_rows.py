@@ -41,6 +41,7 @@ class GateRows(Transaction):
         self._lanes: dict[str, None] = {}  # whose first row may change
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
+        self.states: list[str | bytes] = []  # ids and states of rows of which no index entry changes
 
     @abstractmethod
     def want(self, wanted: Wanted) -> None:
@@ -160,7 +161,7 @@ class GateRows(Transaction):
             fields += (key, gate_text(gate, stored.version + 1, held, waiting))
             if gate.next_at != (None if stored.gate is None else stored.gate.next_at):
                 self.put("gates:due", key, gate.next_at)
-        states: list[str | bytes] = []
+        states = [*self.states]
         for row, after in self.moved.values():
             states += (after.task_id, row.at(after))
             if not row.task.parked or not after.parked:

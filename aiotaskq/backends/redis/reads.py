@@ -117,18 +117,18 @@ class Reads:
         self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
 
     async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
-        found = await _many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
+        found = await many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
         self._compare("last", places, (digest(names[0] if names else None) for names in found))
         self._note("last", places, (_name(names[0]) if names else None for names in found))
 
     async def _read_side(self, _kind: str, places: Sequence[str]) -> None:
-        found = await _many(self._redis, (("HGETALL", f"side:{place}") for place in places))
+        found = await many(self._redis, (("HGETALL", f"side:{place}") for place in places))
         rows = (zip(map(_name, words[::2]), words[1::2], strict=True) for words in found)
         self._note("side", places, map(dict, rows))
 
     async def _read_names(self, _kind: str, wanted: Sequence[Names]) -> None:
         words = (("ZRANGEBYLEX", each.key, each.low, each.high, "LIMIT", "0", str(each.limit)) for each in wanted)
-        self._note("names", wanted, (list(map(_name, names)) for names in await _many(self._redis, words)))
+        self._note("names", wanted, (list(map(_name, names)) for names in await many(self._redis, words)))
 
 
 class Newest:
@@ -152,20 +152,20 @@ class Newest:
         """Return the next stamps, up to so many."""
         keys = [*self._keys, *(["is:live"] if self._live and self._running is None else [])]
         if self._live == {RUNNING} and self._running is None:
-            held, leased = await _many(self._redis, [("ZRANGE", key, "0", str(FEW)) for key in ("held", "leased")])
+            held, leased = await many(self._redis, [("ZRANGE", key, "0", str(FEW)) for key in ("held", "leased")])
             if len(held) <= FEW and len(leased) <= FEW:
                 self._running = [*(member.partition(b" ")[2] for member in held), *leased]
                 keys = self._keys
         bound = "+" if self.last is None else f"({_name(self.last)}"
         commands = [("ZREVRANGEBYLEX", key, bound, "-", "LIMIT", "0", str(count)) for key in keys]
-        stamps = {stamp for part in await _many(self._redis, commands) for stamp in part}
+        stamps = {stamp for part in await many(self._redis, commands) for stamp in part}
         stamps.update(stamp for stamp in self._running or () if self.last is None or stamp < self.last)
         return sorted(stamps, reverse=True)[:count]
 
 
-async def _many(redis: RedisConnections, commands: Iterable[Sequence[str]]) -> list[list[bytes]]:
+async def many(redis: RedisConnections, commands: Iterable[Sequence[str]]) -> list[Any]:
     """Run commands that read in one step; their keys are without the prefix."""
-    found: list[list[bytes]] = await redis.run(scripts.READ_MANY, pack([*commands]))
+    found: list[Any] = await redis.run(scripts.READ_MANY, pack([*commands]))
     return found
 
 

@@ -19,7 +19,7 @@ from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, head, json_of, keys_of,
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import RUNNING, Attempt, Status, Task, TaskFilter
+from aiotaskq.core.task import RUNNING, Attempt, Status, Task
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 ROWS_PER_ARGUMENT = 1_000
@@ -241,8 +241,6 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     if before.undecodable is not None:
         more["undecodable"] = True
     freed = after.unique_key is None and before.unique_key is not None
-    if freed:
-        more["freed"] = True
     if freed or after.params is not before.params or after.extra is not before.extra:
         more["body"] = _body(after)
     if change.then:
@@ -273,19 +271,6 @@ def recoded_row(task: Task, codec: Codec, state: bytes, *, reported: bool) -> tu
         new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
     json_at = head.end() + int(head[10]) + int(head[11])
     return _body(new), state[:json_at].decode() + _state_json(new), progress
-
-
-def filter_of(where: TaskFilter) -> bytes:
-    """Return the filter for a script, without the statuses."""
-    return pack(
-        {
-            **where.equal,
-            "before": None if where.completed_before is None else str(where.completed_before),
-            "since": where.created_since,
-            "error": where.error,
-            "error_type": where.error_type,
-        }
-    )
 
 
 def progress_json(value: Any) -> bytes:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.reads import Names
+from aiotaskq.backends.redis.reads import Names, many
+from aiotaskq.backends.redis.rows import number
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 
@@ -24,8 +25,23 @@ class RedisSideRows(SideRows):
         self._redis = redis
 
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
-        found = await self._redis.run(scripts.SIDE_GET, kind, now, *names)
-        return [None if text is None else _text(text) for text in found]
+        parts = [names[start : start + READ] for start in range(0, len(names), READ)]
+        found = [row for part in parts for row in await self._rows(kind, part, now)]
+        return [None if row is None else row.text for row in found]
+
+    async def _rows(
+        self, kind: str, names: Sequence[str], now: int, owner: str = "", texts: bool = True
+    ) -> list[SideRow | None]:
+        """Read rows by name, in one step; None where there is none at ``now``."""
+        reads = [("HMGET", f"side:{kind}:{owner}", *names)] if texts else []
+        reads += [] if owner else [("ZMSCORE", f"until:{kind}", *names)]
+        answers: list[Sequence[bytes | None]] = await many(self._redis, reads) if names else [()] * len(reads)
+        stored = answers[0] if texts else [b""] * len(names)
+        until = map(number, [None] * len(names) if owner else answers[-1])
+        return [
+            None if text is None or (at is not None and at <= now) else SideRow(name, _text(text), at, owner)
+            for name, text, at in zip(names, stored, until, strict=True)
+        ]
 
     async def read(self, wanted: Range) -> list[SideRow]:
         kind, now, limit, prefix, after, before, newest, texts, owner = wanted
@@ -33,18 +49,17 @@ class RedisSideRows(SideRows):
         found: list[SideRow] = []
         while limit is None or len(found) < limit:
             most = READ if limit is None else min(READ, limit - len(found))
-            words = (owner, now, high if newest else low, low if newest else high, most, int(newest), int(texts))
-            looked, last, *rows = await self._redis.run(scripts.SIDE_RANGE, kind, *words)
-            found += [
-                SideRow(_text(name), _text(text), int(until) if until else None, owner)
-                for name, text, until in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
-            ]
-            if looked < most:
+            words = ("ZREVRANGEBYLEX", high, low) if newest else ("ZRANGEBYLEX", low, high)
+            key = f"{self._redis.root}names:{kind}:{owner}"
+            page = await self._redis.command(words[0], key, *words[1:], "LIMIT", 0, most)
+            rows = await self._rows(kind, list(map(_text, page)), now, owner, texts)
+            found += [row for row in rows if row is not None]
+            if len(page) < most:
                 break
             if newest:
-                high = f"({last.decode()}"
+                high = f"({_text(page[-1])}"
             else:
-                low = f"({last.decode()}"
+                low = f"({_text(page[-1])}"
         return found
 
     async def count(self, kind: str, now: int) -> int:

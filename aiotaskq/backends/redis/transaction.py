@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from aiotaskq.backends.flow.transaction import Run
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
-from aiotaskq.backends.redis.heads import NO_KEYS, keys_of
+from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, recoded_row, row_words
 from aiotaskq.backends.side_rows import OwnedRows
@@ -313,6 +314,11 @@ class RedisTransaction(GateRows):
         self._side += (how, place, name, text, until)
         if how != "add" and (known := self._reads.found.get("side", {}).get(place, {}).get(name)) is not None:
             self._side_read.setdefault(place, {})[name] = digest(known)
+
+    def heads(self, ids: Sequence[str]) -> dict[str, re.Match[bytes] | None]:
+        """Read the heads of rows; None where there is none, or it cannot be read."""
+        self._compared["state"].update(ids)
+        return {task_id: HEAD(text or b"") for task_id, text in self.texts("state", ids).items()}
 
     def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
         """Write fields of a hash; False deletes one."""

@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.heads import owner_word
 from aiotaskq.backends.redis.reads import READ, read_heads
@@ -26,16 +25,25 @@ class RedisWorkers(Workers):
         self._redis, self._transactions = redis, transactions
 
     async def register(self, worker: WorkerInfo) -> None:
-        await self._write(worker, add=True)
+        word, slots = owner_word(worker.owner), worker.wanted_concurrency
+        asked = {f"{word} quiet": worker.quiet and "1", f"{word} slots": slots is not None and str(slots)}
+
+        def body(tx: RedisTransaction) -> None:
+            tx.set_fields("workers", {word: _text(worker)})
+            tx.set_fields("steered", asked)
+
+        await self._transactions.run(body, repeatable=True)
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
-        return await self._write(worker, add=False)
+        word = owner_word(worker.owner)
 
-    async def _write(self, worker: WorkerInfo, add: bool) -> bool:
-        value = b"%d %b" % (worker.lease_until, msgspec.json.encode(worker))
-        slots = "" if worker.wanted_concurrency is None else worker.wanted_concurrency
-        words = (owner_word(worker.owner), value, int(add), int(worker.quiet), slots)
-        return bool(await self._redis.run(scripts.WORKER_WRITE, *words, repeatable=True))
+        def body(tx: RedisTransaction) -> bool:
+            there = tx.texts("workers", [word])[word] is not None
+            if there:
+                tx.set_fields("workers", {word: _text(worker)})
+            return there
+
+        return await self._transactions.run(body, repeatable=True)
 
     async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
         word = owner_word(owner)
@@ -85,6 +93,10 @@ class RedisWorkers(Workers):
             if len(members) < READ:
                 return found
             first = b"(" + members[-1]
+
+
+def _text(worker: WorkerInfo) -> str:
+    return f"{worker.lease_until} {msgspec.json.encode(worker).decode()}"
 
 
 def _info(value: bytes, quiet: bytes, slots: bytes) -> WorkerInfo:

@@ -34,7 +34,7 @@ async def test_all_keys_are_in_one_hash_tag_and_none_is_left(  # G-8
 async def test_a_user_who_is_limited_to_the_prefix(server: Server, prefix: str, lines: list[str]) -> None:  # G-8
     commands = "+eval +evalsha +hmget +smembers +publish +subscribe +ping +time +select"
     inside = "+hget +hset +hdel +hgetall +hincrby +hkeys +hlen +get +set +del +unlink +sadd +srem +zadd +zrem +zrange"
-    inside += " +zrangebyscore +zrangebylex +zrevrangebylex +zcount +zscore +zcard +zunion +exists +hscan"
+    inside += " +zrangebyscore +zrangebylex +zrevrangebylex +zcount +zmscore +zcard +zunion +exists +hscan"
     server.execute(f"ACL SETUSER small on >secret resetkeys resetchannels -@all ~{{{prefix}}}:* &{{{prefix}}}:*")
     server.execute(f"ACL SETUSER small {commands} {inside}")
     small = server.url(prefix).replace("//", "//small:secret@")

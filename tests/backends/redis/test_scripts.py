@@ -56,11 +56,11 @@ async def test_each_verb_that_writes_reads_and_then_runs_one_script(
     tasks = [new(queue=f"q{n % 3}", expires_at=NOW + 5) for n in range(300)]
     await sends(backend.push(tasks), ["EVALSHA"])
     claimed = await sends(backend.claim("o", NOW, 200, lease_until=LEASE), ["EVALSHA"])
-    for verb in (backend.workers.register, backend.workers.heartbeat):
-        await sends(verb(worker_info()), ["EVALSHA"])
+    await sends(backend.workers.register(worker_info()), ["EVALSHA"])
+    await sends(backend.workers.heartbeat(worker_info()), ["HMGET", "EVALSHA"])
     await sends(backend.workers.remove(worker_info()), ["HMGET", "EVALSHA"])
-    await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["EVALSHA"])
-    await sends(backend.request_cancel(ids(claimed[:5])), ["EVALSHA"])
+    await sends(backend.report([(t.task_id, t.fence, {"n": 1}) for t in claimed]), ["HMGET", "EVALSHA"])
+    await sends(backend.request_cancel(ids(claimed[:5])), ["HMGET", "EVALSHA"])
     await sends(backend.update([Change(t, completed(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
     changes = [Change(t, completed(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
     held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])

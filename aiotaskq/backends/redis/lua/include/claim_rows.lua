@@ -19,8 +19,8 @@ local function claim(owner, now, left, lease, started, queues)
   local running = stored .. ',"status":"running","fence":'
   local ending = tonumber(lease) and ',"lease_until":' .. lease or ''
   local held_key, prefix, score = held_entry('', lease)
-  -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() and with_head()
-  -- would be half of what a claim costs.
+  -- Return the new state of a row, or nil if it cannot be claimed. It reads the head itself: parse() would
+  -- be half of what a claim costs.
   local function take(lane, stamp, id)
     local state = states[id]
     local status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state or '', HEAD)

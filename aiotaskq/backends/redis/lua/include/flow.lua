@@ -17,12 +17,6 @@ end
 
 local function names_json(row) return row.flow and place_of(row).names or row.names end
 
--- Whether it is in a group, or the callback of one.
-local function is_tied(row)
-  local flow = place_of(row).flow
-  return find(flow, '"group":"', 1, true) or find(flow, '"source":"', 1, true)
-end
-
 local function flow_as_json(row)
   local place = place_of(row)
   return ',"run_at":' .. row.run_at .. ',"due_at":' .. (row.due == '-' and 'null' or row.due)

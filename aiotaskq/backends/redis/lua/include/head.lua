@@ -13,10 +13,10 @@ local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
 local function parse(state)
   if not state then return nil end
-  local status, fence, cancel, lease, expires, rest, keyed, seq, run_at, completed, lane, names, at = match(state, HEAD)
+  local status, fence, cancel, lease, expires, _, keyed, seq, run_at, completed, lane, names, at = match(state, HEAD)
   if not status then return nil end
   return {
-    status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, rest = rest,
+    status = status, fence = fence, cancel = cancel, lease = lease, expires = expires,
     keyed = keyed == '1' or keyed == '3', flow = keyed == '2' or keyed == '3', seq = seq, run_at = run_at,
     completed = completed,
     lane = sub(state, at, at + lane - 1),
@@ -27,9 +27,4 @@ end
 local function row_of(id)
   if states[id] == nil then load_states({id}) end
   return parse(states[id])
-end
-
--- The state with other values at the beginning of its head.
-local function with_head(row, state, status, fence, cancel, lease)
-  return status .. ' ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. row.expires .. ' ' .. sub(state, row.rest)
 end
