@@ -24,6 +24,7 @@ from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT
 from tests.support.promises import Proofs, table
+from tests.support.servers import free_port
 
 DOCS = ROOT / "aiotaskq" / "docs"
 PAGES = {
@@ -103,7 +104,11 @@ RUNNABLE = [
 
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_blocks_run_as_they_stand(page: list[Block], tmp_path: Path) -> None:
-    """In order, in one folder; a block whose first line names a file is saved there, for the blocks below it."""
+    """In order, in one folder; a block whose first line names a file is saved there, for the blocks below it.
+
+    A server listens on a free port instead of 8000.
+    """
+    port = str(free_port())
     for number, block in enumerate(page):
         named = FILE.match(block.code)
         program = tmp_path / (named[1] if named else f"block_{number}.py")
@@ -113,7 +118,7 @@ def test_blocks_run_as_they_stand(page: list[Block], tmp_path: Path) -> None:
             program.write_text(block.code, encoding="utf-8")
         done = nursery.run(
             command,
-            input=block.code if block.language == "bash" else "",
+            input=block.code.replace("8000", port) if block.language == "bash" else "",
             cwd=tmp_path,
             env=ENVIRONMENT,
             capture_output=True,

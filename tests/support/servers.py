@@ -49,7 +49,7 @@ class Server(ABC):
     def __init__(self, durable: bool) -> None:
         self.durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix=f"aiotaskq-{self.name}-", dir=BASE))
-        self.port = _free_port()
+        self.port = free_port()
         self.user: str | None = None  # the system user that it runs as, if not ours
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
@@ -194,7 +194,7 @@ class Server(ABC):
         atexit.unregister(self._remove)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -395,7 +395,7 @@ class Valkey(Server):
 
     def __init__(self, durable: bool, **settings: str) -> None:
         self._settings = {name.replace("_", "-"): value for name, value in settings.items()}
-        self.bus_port = _free_port()  # where nodes of a cluster meet; by default too high for some ports
+        self.bus_port = free_port()  # where nodes of a cluster meet; by default too high for some ports
         super().__init__(durable)
 
     def _install(self) -> None:
