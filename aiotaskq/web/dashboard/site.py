@@ -403,7 +403,7 @@ class Dashboard:
         return redirect(_own_page(next(iter(form.get("back", ())), "")), cookie)
 
 
-async def _loaded(page: Page, view: View) -> msgspec.Struct:
+async def _loaded(page: Page, view: View) -> dict[str, Any]:
     with limited_reads(READ_LIMIT):
         return await page.load(view)
 

@@ -107,7 +107,7 @@ def link(page: str, /, **query: object) -> str:
     return f"{page or './'}{given and '?'}{given}"
 
 
-Load = Callable[[View], Awaitable[msgspec.Struct]]
+Load = Callable[[View], Awaitable[dict[str, Any]]]
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from aiotaskq.core.serialize import error_type
@@ -16,20 +18,8 @@ KEEP = 0.9
 """Seconds for which an open page does not read the store anew."""
 
 
-class ActivityRows(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    happened: list[Happened]
-    """The newest first."""
-    name: str
-    """The filter; empty where it is not set."""
-    names: list[str]
-    shared: bool
-    """Whether other processes have the same store."""
-
-
 @pages("activity", marked("Activity"), "name")
-async def activity(view: View) -> ActivityRows:
+async def activity(view: View) -> dict[str, Any]:
     """Read what has happened to tasks, and return it with what this process has collected; go on collecting."""
     name = view.text("name")
     wanted = name if name in NAMES else None
@@ -44,4 +34,4 @@ async def activity(view: View) -> ActivityRows:
     rows = newest_first(found.values())[:ROWS]
     if not view.show_args:  # the message of an error may have what the params have
         rows = [msgspec.structs.replace(each, error=error_type(each.error)) for each in rows]
-    return ActivityRows(happened=rows, name=wanted or "", names=list(NAMES), shared=shared)
+    return {"happened": rows, "name": wanted or "", "names": NAMES, "shared": shared}

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.steps import EventValue
 from aiotaskq.operations.events import events as operations
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
@@ -19,53 +16,28 @@ KEEP = 5.0
 """Seconds for which an open page does not look anew."""
 
 
-class Awaited(msgspec.Struct):
-    """An event that has not come."""
-
-    key: str
-    tasks: int
-    """How many wait for it."""
-
-
-class Emitted(msgspec.Struct):
-    """An event that was emitted. Instants are RFC 3339."""
-
-    key: str
-    at: str | None
-    expires_at: str | None
-    value: str | None
-    """As JSON; None where it is not shown."""
-
-
-class EventKeys(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    awaited: list[Awaited]
-    more_awaited: bool
-    emitted: list[Emitted]
-    key: str
-    """The filter: only keys that begin so."""
-    more: str | None
-    """The last key where there are more behind it."""
-
-
 @pages("events", marked("Events"), "key", "after")
-async def events(view: View) -> EventKeys:
+async def events(view: View) -> dict[str, Any]:
     """Read the keys that are waited for, and one page of the events that are there."""
     store, key = view.tq.queue.backend.steps, view.text("key") or ""
     awaited = await view.keep(f"awaited {key}", KEEP, lambda: store.awaited(ROWS + 1, prefix=key))
     found = await store.events(view.now, ROWS + 1, prefix=key, after=view.text("after"))
-    return EventKeys(
-        awaited=[Awaited(name, count) for name, count in list(awaited.items())[:ROWS]],
-        more_awaited=len(awaited) > ROWS,
-        emitted=[_emitted(each, view.show_args) for each in found[:ROWS]],
-        key=key,
-        more=found[ROWS - 1].key if len(found) > ROWS else None,
-    )
-
-
-def _emitted(event: EventValue, show: bool) -> Emitted:
-    return Emitted(event.key, to_iso(event.at), to_iso(event.expires_at), event.text if show else None)
+    emitted = [
+        {
+            "key": each.key,
+            "at": to_iso(each.at),
+            "expires_at": to_iso(each.expires_at),
+            "value": each.text if view.show_args else None,
+        }
+        for each in found[:ROWS]
+    ]
+    return {
+        "awaited": [{"key": name, "tasks": count} for name, count in list(awaited.items())[:ROWS]],
+        "more_awaited": len(awaited) > ROWS,
+        "emitted": emitted,
+        "key": key,
+        "more": found[ROWS - 1].key if len(found) > ROWS else None,
+    }
 
 
 def _given(change: Change) -> dict[str, Any]:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView, group_detail, group_view
+from aiotaskq.operations.groups import group_detail, group_view
 from aiotaskq.operations.groups import groups as operations
 from aiotaskq.runtime.queue.groups import STATUSES
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
-from aiotaskq.web.dashboard.graph import Drawing, Zoom, drawing, zoom_of
-from aiotaskq.web.dashboard.operated import Operated
+from aiotaskq.web.dashboard.graph import drawing, zoom_of
 from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
 
@@ -18,69 +19,37 @@ ROWS = 50
 MEMBERS = 300
 
 
-class GroupRows(msgspec.Struct):
-    """The data of the page."""
-
-    groups: list[GroupView]
-    status: str
-    """The filter; empty where it is not set."""
-    more: str | None
-    """The id of the last group where there are more behind it."""
-
-
 @pages("groups", marked("Groups"), "status", "after")
-async def groups(view: View) -> GroupRows:
+async def groups(view: View) -> dict[str, Any]:
     """Read one page of groups, the newest first."""
     status = view.text("status")
     wanted = next((each for each in STATUSES if each == status), None)
     found = await view.tq.groups(status=wanted, limit=ROWS + 1, after=view.text("after"))
     more = found[ROWS - 1].group_id if len(found) > ROWS else None
-    return GroupRows([group_view(each) for each in found[:ROWS]], wanted or "", more)
-
-
-class GroupPageData(msgspec.Struct, kw_only=True):
-    """The data of one group's page."""
-
-    group: GroupDetail
-    drawing: Drawing | None
-    """Of a graph; None where no member waits for another."""
-    members: dict[str, MemberView]
-    """By id, for the drawing."""
-    can_cancel: bool
-    can_retry: bool
-    can_set_budget: bool
-    sums: list[str]
-    """The names of what is used up, or has a budget."""
-    budget: str
-    """The budget as JSON."""
-    start: int
-    """The place of the first member shown."""
-    zoom: Zoom
-    changes: list[Operated]
-    """What operators did with it, the latest first."""
+    return {"groups": [group_view(each) for each in found[:ROWS]], "status": wanted or "", "more": more}
 
 
 @pages("group", marked("Group"), "id", "start", "zoom", section="groups")
-async def group(view: View) -> GroupPageData:
+async def group(view: View) -> dict[str, Any]:
     """Read a group and its members. Raises NotFound."""
     start = view.whole("start", 0, 1_000_000)
     found = await group_detail(view.tq.queue.groups, view.needed("id"), MEMBERS, start)
     tasks = [each for each in found.members if not each.is_group]
     children = {each.task_id: [(edge.task_id, edge.on_failure) for edge in each.children] for each in tasks}
     whole = found.next is None and start == 0
-    return GroupPageData(
-        group=found,
-        zoom=zoom_of(view.text("zoom")),
-        changes=await operated_on(view, found.group_id, ("groups",)),
-        drawing=drawing([each.task_id for each in tasks], children) if whole else None,
-        members={each.task_id: each for each in tasks},
-        can_cancel=found.status == "running",
-        can_retry=found.failed + found.cancelled > 0 and not found.cancel_requested,
-        can_set_budget=bool(found.budget) and found.status == "running",
-        sums=sorted({*found.usage, *found.budget}),
-        budget=msgspec.json.encode(found.budget).decode(),
-        start=start,
-    )
+    return {
+        "group": found,
+        "zoom": zoom_of(view.text("zoom")),
+        "changes": await operated_on(view, found.group_id, ("groups",)),
+        "drawing": drawing([each.task_id for each in tasks], children) if whole else None,
+        "members": {each.task_id: each for each in tasks},
+        "can_cancel": found.status == "running",
+        "can_retry": found.failed + found.cancelled > 0 and not found.cancel_requested,
+        "can_set_budget": bool(found.budget) and found.status == "running",
+        "sums": sorted({*found.usage, *found.budget}),
+        "budget": msgspec.json.encode(found.budget).decode(),
+        "start": start,
+    }
 
 
 def _page(_: Change, group_id: str) -> str:

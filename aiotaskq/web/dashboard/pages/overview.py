@@ -3,70 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import msgspec
+from typing import Any
 
 from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.operations.task_views import TaskView, task_view
-from aiotaskq.web.dashboard.attention import Notice, attention, look
-from aiotaskq.web.dashboard.past import Activity
-from aiotaskq.web.dashboard.rows import QueueRow, queue_rows
+from aiotaskq.operations.task_views import task_view
+from aiotaskq.web.dashboard.attention import attention, look
+from aiotaskq.web.dashboard.rows import queue_rows
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
 
-RECENT = 5  # failed tasks getn
+RECENT = 5  # failed tasks that are listed
 LOOKED_AT = 20  # failed tasks that are counted before the history has them
 HOUR = 3_600  # seconds
 KEEP = 5.0  # seconds for which an open page does not look anew for failures and for what needs attention
 
 
-class Overview(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    attention: list[Notice]
-    counts: dict[str, int]
-    """Tasks by status."""
-    approximate: bool
-    """Whether the counts may have changed since they were read."""
-    ready: int
-    oldest: float | None
-    """Seconds for which the oldest ready task has waited."""
-    activity: Activity
-    written: bool
-    """Whether the worker of this process writes the history, if there is one."""
-    queues: list[QueueRow]
-    failed: list[TaskView]
-    """The tasks that failed last, the latest first."""
-    started_at: int
-    """Microseconds UTC at which the data was read."""
-
-
-def writes_history(view: View) -> bool:
-    """Return whether the worker of this process writes what its tasks did; True where there is no worker."""
-    worker = view.tq.worker
-    return worker is None or worker.tally is not None
-
-
 @pages("", marked("Overview"), "span")
-async def overview(view: View) -> Overview:
+async def overview(view: View) -> dict[str, Any]:
     """Read the counts, what workers did, and what needs attention."""
     counted = await view.counts.get()
     stats = counted.stats
     failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
     hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
     looked = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
-    return Overview(
-        attention=attention(looked, stats, max(hour, _recent(failed, view.now))),
-        counts=stats.counts,
-        approximate=counted.approximate,
-        ready=stats.ready,
-        oldest=stats.oldest_age,
-        activity=await view.past.activity(view.text("span")),
-        written=writes_history(view),
-        queues=queue_rows(stats),
-        failed=[task_view(each, errors=False, params=False) for each in failed[:RECENT]],
-        started_at=view.now // SECOND * SECOND,
-    )
+    worker = view.tq.worker
+    return {
+        "attention": attention(looked, stats, max(hour, _recent(failed, view.now))),
+        "counts": stats.counts,
+        "approximate": counted.approximate,
+        "ready": stats.ready,
+        "oldest": stats.oldest_age,
+        "activity": await view.past.activity(view.text("span")),
+        "written": worker is None or worker.tally is not None,  # whether what the worker of this process did is
+        "queues": queue_rows(stats),
+        "failed": [task_view(each, errors=False, params=False) for each in failed[:RECENT]],
+        "started_at": view.now // SECOND * SECOND,
+    }
 
 
 async def _failed(view: View) -> list[Task]:

@@ -8,20 +8,17 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from aiotaskq.core.preview import PlannedRun, upcoming
+from aiotaskq.core.preview import upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.operations.schedule_views import FiringView, ScheduleView, fields_seen, firing_view, schedule_view
+from aiotaskq.operations.schedule_views import fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Access, Operation, perform, read
-from aiotaskq.operations.task_views import TaskView, task_view
+from aiotaskq.operations.task_views import task_view
 from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.operated import Operated
 from aiotaskq.web.dashboard.rows import json_text
 from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
 from aiotaskq.web.dashboard.words import marked
@@ -34,29 +31,6 @@ MOST_KEPT = 2_000
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
 NEXT, PAST = 10, 20
-
-
-class ScheduleRow(msgspec.Struct, kw_only=True):
-    """One schedule and the next 24 hours."""
-
-    schedule: ScheduleView
-    marks: list[int]
-    """Thousandths of the next 24 hours at which it is due."""
-    band: bool
-    """Whether it is due more often than is drawn."""
-
-
-class ScheduleRows(msgspec.Struct):
-    """The data of the page."""
-
-    schedules: list[ScheduleRow]
-    total: int
-    start: int
-    hours: list[int]
-    """Microseconds UTC of the hours that are written below the next 24 hours."""
-    now: int
-    like: str = ""
-    """The filter: a part of the name; empty where it is not set."""
 
 
 class Dues:
@@ -101,16 +75,14 @@ def _computed(schedule: Schedule, until: int) -> list[int]:
         return []
 
 
-def _row(schedule: Schedule, dues: Sequence[int], now: int) -> ScheduleRow:
-    return ScheduleRow(
-        schedule=schedule_view(schedule),
-        marks=sorted({max(0, each - now) * 1000 // DAY for each in dues[:MARKS]}),
-        band=len(dues) > MARKS,
-    )
+def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
+    """Return a schedule, and at which thousandths of the next 24 hours it is due, or that it is due more often."""
+    marks = sorted({max(0, each - now) * 1000 // DAY for each in dues[:MARKS]})
+    return {"schedule": schedule_view(schedule), "marks": marks, "band": len(dues) > MARKS}
 
 
 @pages("schedules", marked("Schedules"), "start", "like")
-async def schedules(view: View) -> ScheduleRows:
+async def schedules(view: View) -> dict[str, Any]:
     """Read one page of schedules. Raises NotSupported where the store can hold none."""
     like = view.text("like")
     found = [each for each in await view.tq.schedules.list() if part_of(like, each.name, each.task_type)]
@@ -118,74 +90,50 @@ async def schedules(view: View) -> ScheduleRows:
     shown = found[start : start + ROWS]
     dues = await _DUES.of(shown, view.now + DAY)
     first = view.now - view.now % HOUR + HOUR
-    return ScheduleRows(
-        schedules=[_row(each, times, view.now) for each, times in zip(shown, dues, strict=True)],
-        total=len(found),
-        start=start,
-        hours=[first + hour * HOUR for hour in range(3, 24, 4)],
-        now=view.now,
-        like=like or "",
-    )
-
-
-class SchedulePageData(msgspec.Struct, kw_only=True):
-    """The data of one schedule's page."""
-
-    schedule: ScheduleView
-    next: list[PlannedRun]
-    """Of a paused schedule as if it were resumed now."""
-    problem: str | None
-    """Why there are no next times, where that is an error."""
-    runs: list[TaskView]
-    """The latest tasks that it fired."""
-    history: list[FiringView]
-    """What it fired and skipped, the newest first."""
-    params: str | None
-    changes: list[Operated]
-    """What operators did with it, the latest first."""
+    return {
+        "schedules": [_row(each, times, view.now) for each, times in zip(shown, dues, strict=True)],
+        "total": len(found),
+        "start": start,
+        "hours": [first + hour * HOUR for hour in range(3, 24, 4)],
+        "now": view.now,
+        "like": like or "",
+    }
 
 
 @pages("schedule", marked("Schedule"), "id", section="schedules")
-async def schedule(view: View) -> SchedulePageData:
+async def schedule(view: View) -> dict[str, Any]:
     """Read a schedule. Raises NotFound."""
     found = await view.tq.schedules.get(view.needed("id"))
     problem, times = None, []
     try:
-        times = upcoming(found, NEXT)
+        times = upcoming(found, NEXT)  # of a paused schedule as if it were resumed now
     except AiotaskqError as error:
         problem = str(error)
     runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
-    return SchedulePageData(
-        schedule=schedule_view(found, view.show_args),
-        changes=await operated_on(view, found.task_id, ("schedules",)),
-        next=times,
-        problem=problem,
-        runs=[task_view(each, errors=False, params=False) for each in runs],
-        history=[firing_view(found.task_id, each) for each in found.history[::-1]],
-        params=json_text(found.params) if view.show_args else None,
-    )
-
-
-class ScheduleForm(msgspec.Struct):
-    """The data of the form: the schedule that is edited; None for a new one."""
-
-    schedule: ScheduleView | None
-    params: str
-    types: list[str]
-    """The registered task types, for suggestions."""
-    seen: str
-    """Tells whether the schedule still has the values that the form shows."""
+    return {
+        "schedule": schedule_view(found, view.show_args),
+        "changes": await operated_on(view, found.task_id, ("schedules",)),
+        "next": times,
+        "problem": problem,
+        "runs": [task_view(each, errors=False, params=False) for each in runs],
+        "history": [firing_view(found.task_id, each) for each in found.history[::-1]],
+        "params": json_text(found.params) if view.show_args else None,
+    }
 
 
 @pages("schedule-form", marked("New schedule"), "id", section="schedules")
-async def schedule_form(view: View) -> ScheduleForm:
+async def schedule_form(view: View) -> dict[str, Any]:
     """Read what the form is filled with. Raises NotFound."""
     types = sorted(view.tq._registered.handlers)
     if view.text("id") is None:
-        return ScheduleForm(None, "", types, "")
+        return {"schedule": None, "params": "", "types": types, "seen": ""}
     found = await view.tq.schedules.get(view.needed("id"))
-    params = json_text(found.params) if view.show_args else ""
-    return ScheduleForm(schedule_view(found), params, types, fields_seen(found, view.show_args))
+    return {
+        "schedule": schedule_view(found),
+        "params": json_text(found.params) if view.show_args else "",
+        "types": types,
+        "seen": fields_seen(found, view.show_args),
+    }
 
 
 _TIMINGS = {"interval": "interval", "cron": "cron", "once": "at"}

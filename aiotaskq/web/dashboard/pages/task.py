@@ -13,7 +13,7 @@ from aiotaskq.core.outcome import RETRYABLE, owner_of
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.operations.table import Access, Operation, perform, read
-from aiotaskq.operations.task_views import AttemptView, TaskDetail, TaskView, task_detail, task_view
+from aiotaskq.operations.task_views import AttemptView, task_detail, task_view
 from aiotaskq.operations.tasks import Copied, Pushed, find
 from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.waiting import waiting
@@ -29,71 +29,8 @@ NOTES = 200
 """Notes that are shown."""
 
 
-class NoteView(msgspec.Struct):
-    """A note of the task."""
-
-    n: int
-    at: str | None
-    kind: str
-    text: str
-    attempt: int | None = None
-    """The number of the attempt that wrote it; None where that is not known any more."""
-
-
-class Run(msgspec.Struct):
-    """A run of the task that has not ended."""
-
-    elapsed: float | None
-    """Whole seconds."""
-    timeout: float | None
-    """Seconds; None where it has none, or the handler is not registered here."""
-    registered: bool
-    """Whether the handler is registered here."""
-    worker: str | None
-    """The id of its worker; None where that is not in the registry."""
-    name: str
-    """Where the worker is: its host and process."""
-    lease_until: str | None
-    """RFC 3339."""
-
-
-class TaskPage(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    task: TaskDetail
-    limits: list[str]
-    """The limits that it passes, in their order."""
-    group: str | None
-    """The group whose member it is."""
-    source: str | None
-    """The group whose end has pushed it."""
-    parents: list[tuple[str, str]]
-    """Ids and names of the tasks that end before it."""
-    children: list[tuple[str, str]]
-    """Ids of the tasks that wait for it, and what its failure means for each."""
-    moments: list[Moment]
-    """What has happened to it, the latest first."""
-    ran: int
-    """The number of the latest attempt; 0 if it has not run yet."""
-    runs: Run | None
-    """Where and how long it runs; None if it does not."""
-    can_run_now: bool
-    can_cancel: bool
-    can_retry: bool
-    can_edit: bool
-    ended: bool
-    params: str | None = None
-    """As JSON text; None where it is not shown."""
-    result: str | None = None
-    """The same of a task that has completed."""
-    notes: list[NoteView] | None = None
-    """The newest lines of its log, and data that it has streamed; None where they are not shown."""
-    older: bool = False
-    """Whether there were notes before these."""
-
-
 @pages("task", marked("Task"), "id", section="tasks")
-async def task(view: View) -> TaskPage:
+async def task(view: View) -> dict[str, Any]:
     """Read a task, by its id or by the beginning of it. Raises NotFound, and ProblemError if several begin so."""
     found = await _named(view, view.needed("id").strip())
     flow = found.flow
@@ -106,30 +43,44 @@ async def task(view: View) -> TaskPage:
     steps = await _steps(view, found)
     attempts = shown.attempts
     changes = await operated_on(view, found.task_id, ("tasks", "schedule", "schedules"))
-    page = TaskPage(
-        task=shown,
-        moments=timeline(found, attempts, steps, view.show_args, changes),
-        ran=attempts[-1].number if attempts else 0,
-        runs=await _run(view, found),
-        can_run_now=waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
-        limits=[] if flow is None else [key for key, _ in flow.gates],
-        group=None if flow is None else flow.group,
-        source=None if flow is None else flow.source,
-        parents=[] if flow is None else list(flow.parents),
-        children=[] if flow is None else list(flow.children),
-        can_cancel=not found.final,
-        can_retry=found.status in RETRYABLE,
-        can_edit=found.status is Status.PENDING and not found.waits and found.undecodable is None,
-        ended=found.final,
-    )
-    if view.show_args:
-        page.params = json_text(found.params)
-        notes = await view.tq.queue.backend.notes.last(found.task_id, NOTES)
-        runs = attempts_of(found)
-        page.notes = [NoteView(each.n, to_iso(each.at), each.kind, each.text, during(runs, each.at)) for each in notes]
-        page.older = bool(notes) and notes[0].n > 1
-        page.result = None if found.result is None else json_text(found.result)
-    return page
+    hidden = {"params": None, "result": None, "notes": None, "older": False}
+    return {
+        "task": shown,
+        "moments": timeline(found, attempts, steps, view.show_args, changes),
+        "ran": attempts[-1].number if attempts else 0,
+        "runs": await _run(view, found),
+        "can_run_now": waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
+        "limits": [] if flow is None else [key for key, _ in flow.gates],
+        "group": None if flow is None else flow.group,
+        "source": None if flow is None else flow.source,  # the group whose end has pushed it
+        "parents": [] if flow is None else flow.parents,
+        "children": [] if flow is None else flow.children,
+        "can_cancel": not found.final,
+        "can_retry": found.status in RETRYABLE,
+        "can_edit": found.status is Status.PENDING and not found.waits and found.undecodable is None,
+        "ended": found.final,
+    } | (await _args(view, found) if view.show_args else hidden)
+
+
+async def _args(view: View, task: Task) -> dict[str, Any]:
+    """Return what is not shown to all: params, result, and the newest lines of its log with data that it streamed."""
+    notes = await view.tq.queue.backend.notes.last(task.task_id, NOTES)
+    runs = attempts_of(task)
+    return {
+        "params": json_text(task.params),
+        "result": None if task.result is None else json_text(task.result),
+        "notes": [
+            {
+                "n": each.n,
+                "at": to_iso(each.at),
+                "kind": each.kind,
+                "text": each.text,
+                "attempt": during(runs, each.at),
+            }
+            for each in notes
+        ],
+        "older": bool(notes) and notes[0].n > 1,
+    }
 
 
 def during(runs: Sequence[Attempt], at: int) -> int | None:
@@ -142,19 +93,20 @@ async def _steps(view: View, task: Task) -> list[Step]:
     return await view.tq.queue.backend.steps.read(task.task_id, task.seq) if task.fence else []
 
 
-async def _run(view: View, task: Task) -> Run | None:
+async def _run(view: View, task: Task) -> dict[str, Any] | None:
+    """Return where and for how long a task runs; None if it does not."""
     if task.status is not Status.RUNNING:
         return None
     registry = view.tq.queue.backend.workers
     info = None if registry is None else await registry.get(owner_of(task))
-    return Run(
-        elapsed=elapsed(task, view.now),
-        timeout=timeout_of(view.tq, task),
-        registered=task.type in view.tq._registered.handlers,
-        worker=None if info is None else info.owner,
-        name=owner_of(task) if info is None else f"{info.host} · {info.pid}",
-        lease_until=to_iso(task.lease_until if info is None else info.lease_until),
-    )
+    return {
+        "elapsed": elapsed(task, view.now),
+        "timeout": timeout_of(view.tq, task),
+        "registered": task.type in view.tq._registered.handlers,
+        "worker": None if info is None else info.owner,
+        "name": owner_of(task) if info is None else f"{info.host} · {info.pid}",
+        "lease_until": to_iso(task.lease_until if info is None else info.lease_until),
+    }
 
 
 async def _named(view: View, wanted: str) -> Task:
@@ -277,29 +229,17 @@ action(
 )
 
 
-class TaskForm(msgspec.Struct, kw_only=True):
-    """The data of the form."""
-
-    task: TaskView | None
-    """The task that is edited or, if it has ended, rerun; None for a new one."""
-    ended: bool
-    params: str | None
-    """As JSON text; None where there are some that are not shown."""
-    types: list[str]
-    """The registered types, for suggestions."""
-
-
 @pages("task-form", marked("New task"), "task_id", section="tasks")
-async def task_form(view: View) -> TaskForm:
+async def task_form(view: View) -> dict[str, Any]:
     """Read what the form is filled with. Raises NotFound."""
     types = sorted(view.tq._registered.handlers)
     wanted = view.text("task_id")
     if wanted is None:
-        return TaskForm(task=None, ended=False, params="", types=types)
+        return {"task": None, "ended": False, "params": "", "types": types}
     found = await view.tq.get(wanted)
-    return TaskForm(
-        task=task_view(found, errors=False, params=False),
-        ended=found.final,
-        params=json_text(found.params) if view.show_args else None,
-        types=types,
-    )
+    return {
+        "task": task_view(found, errors=False, params=False),
+        "ended": found.final,
+        "params": json_text(found.params) if view.show_args else None,
+        "types": types,
+    }

@@ -31,38 +31,10 @@ SEARCHED = 1_000
 """The newest tasks that are searched where no store can: by params, and by a part of the name of a type."""
 KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
+NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
+"""Filters that the counts are not of."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
-
-
-class TaskRows(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    tasks: list[TaskView]
-    waits: dict[str, WaitingView]
-    """Why each of them waits that is pending, by their ids."""
-    filters: dict[str, str]
-    """Each filter; empty where it is not set."""
-    filtered: bool
-    more: str | None
-    """The id of the last task where there are more behind it."""
-    window: int | None
-    """How many tasks of each status were looked at, the newest first; None where all were."""
-    counts: dict[str, int]
-    """Tasks by status: of the queue that is filtered by, else of every queue."""
-    counts_more: bool
-    """Whether the counts are of more tasks than the other filters select."""
-    approximate: bool
-    """Whether the counts may have changed since they were read."""
-    queues: list[str]
-    types: list[str]
-    """Known types, for suggestions; none for an update, which does not change the form."""
-    params: str
-    """What is searched in the params."""
-    searched: int | None
-    """How many tasks were searched by params or a part of a name; None where none was."""
-    matches: int
-    """How many of these match."""
 
 
 def _row(task: Task, now: int) -> TaskView:
@@ -73,7 +45,7 @@ def _row(task: Task, now: int) -> TaskView:
 
 
 @pages("tasks", marked("Tasks"), *FILTERS, "after", "params")
-async def tasks(view: View) -> TaskRows:
+async def tasks(view: View) -> dict[str, Any]:
     """Read one page of tasks."""
     where = filters_of(view)
     counted = await view.counts.get()
@@ -87,22 +59,24 @@ async def tasks(view: View) -> TaskRows:
     searched = len(found) if tests else None
     found = [each for each in found if all(test(each) for test in tests)]
     queue = view.text("queue")
-    return TaskRows(
-        tasks=[_row(each, view.now) for each in found[:ROWS]],
-        waits=await _waits(view, found[:ROWS], stats.paused),
-        filters={name: view.text(name) or "" for name in FILTERS},
-        filtered=any(map(view.text, FILTERS)) or params is not None,
-        more=found[ROWS - 1].task_id if len(found) > ROWS and not tests else None,
-        window=None if len(found) > ROWS else window,
-        params=params or "",
-        searched=searched,
-        matches=len(found),
-        counts=stats.counts if queue is None else queue_row(stats, queue).counts,
-        counts_more=params is not None or any(view.text(name) for name in FILTERS if name not in ("status", "queue")),
-        approximate=counted.approximate,
-        queues=sorted(stats.queues),
-        types=[] if view.update else await _types(view, found[:ROWS]),
-    )
+    return {
+        "tasks": [_row(each, view.now) for each in found[:ROWS]],
+        "waits": await _waits(view, found[:ROWS], stats.paused),
+        "filters": {name: view.text(name) or "" for name in FILTERS},
+        "filtered": any(map(view.text, FILTERS)) or params is not None,
+        "more": found[ROWS - 1].task_id if len(found) > ROWS and not tests else None,
+        "window": None if len(found) > ROWS else window,
+        "params": params or "",
+        "searched": searched,
+        "matches": len(found),
+        "counts": stats.counts if queue is None else queue_row(stats, queue).counts,
+        # Whether these are of more tasks than the other filters select.
+        "counts_more": params is not None
+        or any(view.text(name) for name in FILTERS if name not in ("status", "queue")),
+        "approximate": counted.approximate,
+        "queues": sorted(stats.queues),
+        "types": [] if view.update else await _types(view, found[:ROWS]),  # an update does not change the form
+    }
 
 
 async def _types(view: View, tasks: list[Task]) -> list[str]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-
-import msgspec
+from typing import Any
 
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.past import Activity, TypeSums, span_of
+from aiotaskq.web.dashboard.past import TypeSums, span_of
 from aiotaskq.web.dashboard.rows import types_told
 from aiotaskq.web.dashboard.view import View, pages
 from aiotaskq.web.dashboard.words import marked
@@ -32,40 +31,6 @@ ORDERS: dict[str, Callable[[TypeSums], float]] = {
 """By the name in the address; the largest first. Any other is the order of the names."""
 
 
-class IdleType(msgspec.Struct):
-    """A type of which nothing has ended in the span of time."""
-
-    name: str
-    waiting: int
-    """Pending tasks, of those that were looked at."""
-    unknown: bool
-    """Whether tasks of this type are due, and no worker of their queue can run them."""
-
-
-class TypeRows(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    span: str
-    sort: str
-    types: list[TypeSums]
-    idle: list[IdleType]
-    """Types of which nothing has ended: registered here, known to a worker, or of tasks that wait."""
-    more: bool
-    looked_at: int | None
-    """Among how many tasks that are due, and as many others, waiting ones were counted; None if these were all."""
-    like: str = ""
-    """The filter: a part of the name; empty where it is not set."""
-
-
-class TypePage(msgspec.Struct, kw_only=True):
-    """The data of one type's page."""
-
-    name: str
-    registered: bool
-    """Whether this process has its handler."""
-    activity: Activity
-
-
 def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
     """Return the rows in one of the ``ORDERS``; equal ones by name."""
     by = ORDERS.get(sort)
@@ -73,7 +38,7 @@ def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
 
 
 @pages("types", marked("Task types"), "span", "sort", "like")
-async def types(view: View) -> TypeRows:
+async def types(view: View) -> dict[str, Any]:
     """Read the sums of each type."""
     sort = view.text("sort") or "completed"
     like = view.text("like")
@@ -81,19 +46,22 @@ async def types(view: View) -> TypeRows:
     rows = ordered(sums, sort)
     known = {row.name for row in rows}
     idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
-    return TypeRows(
-        span=span_of(view.text("span"))[0],
-        sort=sort if sort in ORDERS else "name",
-        types=rows[:ROWS],
-        idle=[each for each in idle if each.name not in known and part_of(like, each.name)][:ROWS],
-        more=len(rows) > ROWS,
-        looked_at=looked_at,
-        like=like or "",
-    )
+    return {
+        "span": span_of(view.text("span"))[0],
+        "sort": sort if sort in ORDERS else "name",
+        "types": rows[:ROWS],
+        "idle": [each for each in idle if each["name"] not in known and part_of(like, each["name"])][:ROWS],
+        "more": len(rows) > ROWS,
+        "looked_at": looked_at,
+        "like": like or "",
+    }
 
 
-async def _others(view: View) -> tuple[list[IdleType], int | None]:
-    """Return the types that are registered here, known to workers, or of tasks that wait; and ``looked_at``."""
+async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
+    """Return the types that are registered here, known to workers, or of tasks that wait.
+
+    Also among how many tasks that are due, and as many others, waiting ones were counted; None if these were all.
+    """
     backend = view.tq.queue.backend
     counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)
     workers = await awake(backend, view.now) or []
@@ -104,15 +72,15 @@ async def _others(view: View) -> tuple[list[IdleType], int | None]:
     unknown = unknown_types(counted, workers, await view.tq.paused())
     names = {*view.tq._registered.handlers, *told, *waiting}
     looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
-    return [IdleType(name, waiting[name], name in unknown) for name in sorted(names)], looked_at
+    return [{"name": name, "waiting": waiting[name], "unknown": name in unknown} for name in sorted(names)], looked_at
 
 
 @pages("type", marked("Task type"), "name", "span", section="types")
-async def type_page(view: View) -> TypePage:
+async def type_page(view: View) -> dict[str, Any]:
     """Read what workers did with the tasks of one type."""
     name = view.needed("name")
-    return TypePage(
-        name=name,
-        registered=name in view.tq._registered.handlers,
-        activity=await view.past.activity(view.text("span"), type=name),
-    )
+    return {
+        "name": name,
+        "registered": name in view.tq._registered.handlers,
+        "activity": await view.past.activity(view.text("span"), type=name),
+    }

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
-
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
@@ -21,58 +19,34 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 100
 
 
-class Values(msgspec.Struct, kw_only=True):
-    """The data of the page."""
-
-    keys: list[str]
-    total: int
-    prefix: str
-    """The filter: only keys that begin so."""
-    more: str | None
-    """The last key where there are more behind it."""
-
-
 @pages("values", marked("Public values"), "prefix", "after")
-async def values(view: View) -> Values:
+async def values(view: View) -> dict[str, Any]:
     """Read one page of the live keys."""
     prefix, after = view.text("prefix") or "", view.text("after")
     found = await view.tq.values.find_keys(prefix, after=after, limit=ROWS + 1)
-    page = found[:ROWS]
-    total = await view.tq.values.get_store_size()
-    return Values(keys=page, total=total, prefix=prefix, more=page[-1] if len(found) > ROWS else None)
-
-
-class Value(msgspec.Struct, kw_only=True):
-    """The data of one value's page."""
-
-    key: str
-    there: bool
-    """Whether there is a live value, which may also be null."""
-    value: str | None
-    """As JSON; None where it is not shown."""
-    ttl: str
-    """The seconds that it has left, as a form takes them; "" for ever."""
-    until: int | None
-    """When it expires, in microseconds UTC; None for never."""
-    expires: str | None
-    """The same, RFC 3339."""
+    return {
+        "keys": found[:ROWS],
+        "total": await view.tq.values.get_store_size(),
+        "prefix": prefix,
+        "more": found[ROWS - 1] if len(found) > ROWS else None,
+    }
 
 
 @pages("value", marked("Value"), "key", section="values")
-async def value(view: View) -> Value:
+async def value(view: View) -> dict[str, Any]:
     """Read one value."""
     key = view.needed("key")
     there, found = await look(view.tq, key)
     left = await view.tq.values.get_ttl(key)
     until = None if left is None else view.now + round(left * SECOND)
-    return Value(
-        key=key,
-        there=there,
-        value=json_text(found) if view.show_args else None,
-        ttl="" if left is None else str(math.ceil(left)),
-        until=until,
-        expires=to_iso(until),
-    )
+    return {
+        "key": key,
+        "there": there,
+        "value": json_text(found) if view.show_args else None,
+        "ttl": "" if left is None else str(math.ceil(left)),  # as a form takes it
+        "until": until,
+        "expires": to_iso(until),
+    }
 
 
 def _given(change: Change) -> dict[str, Any]:
