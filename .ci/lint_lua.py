@@ -16,18 +16,23 @@ from collections import defaultdict
 from pathlib import Path
 
 FOLDER = Path("aiotaskq/backends/redis/lua")
-INCLUDE = re.compile(r"-- include(?: with gates)?: (\w+)")
+INCLUDE = re.compile(r"-- include: (\w+)")
 FOUND = re.compile(r"[^:]+:(\d+):(\d+): (.*)")
 # What a server gives a script.
 OPTIONS = ["--std", "lua51", "--read-globals", "KEYS", "ARGV", "redis", "cjson", "cmsgpack", "--max-line-length", "120"]
 
 
-def lines_of(path: Path) -> list[tuple[Path, int, str]]:
-    """Return file, number and text of each line of a script, those of its includes among them."""
+def lines_of(path: Path, known: set[str] | None = None) -> list[tuple[Path, int, str]]:
+    """Return file, number and text of each line of a script, those of its includes among them, each of these once."""
+    known = set() if known is None else known
     lines: list[tuple[Path, int, str]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         included = INCLUDE.fullmatch(line)
-        lines += lines_of(FOLDER / "include" / f"{included[1]}.lua") if included else [(path, number, line)]
+        if included is None:
+            lines.append((path, number, line))
+        elif included[1] not in known:
+            known.add(included[1])
+            lines += lines_of(FOLDER / "include" / f"{included[1]}.lua", known)
     return lines
 
 

@@ -15,7 +15,6 @@ from sqlalchemy import text
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange, Schedules
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.attempts import attempts_of
@@ -388,10 +387,10 @@ async def test_a_row_that_changes_between_the_read_and_the_write_is_read_again(
     run = backend._redis.run
     meddle: list[Callable[[], Awaitable[object]]] = []
 
-    async def meddled(script: object, *words: Any, **options: Any) -> Any:
-        if script is scripts.COMMIT and meddle:
+    async def meddled(name: str, *words: Any, **options: Any) -> Any:
+        if name == "commit" and meddle:
             await meddle.pop()()
-        return await run(script, *words, **options)
+        return await run(name, *words, **options)
 
     monkeypatch.setattr(backend._redis, "run", meddled)
     failed = settle(task, Failed("once"), NOW)

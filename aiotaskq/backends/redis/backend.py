@@ -18,7 +18,6 @@ from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, mat
 from aiotaskq.backends.flow.groups import push_within, staying
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.heads import lease_word
@@ -118,14 +117,14 @@ class RedisBackend(Backend):
         stored = list(tasks)
         if tasks:
             order, words = pushed_rows(stored)
-            numbers, rows = await self._redis.run(scripts.PUSH, self._notifier.ready, *words, repeatable=True)
+            numbers, rows = await self._redis.run("push", self._notifier.ready, *words, repeatable=True)
             for number, task in zip(numbers, to_tasks(rows), strict=True):
                 stored[order[number - 1]] = task
         self.listeners.receive(READY)
         return stored
 
     async def _claim(self, wanted: Claim) -> list[Task]:
-        return to_tasks(await self._redis.run(scripts.CLAIM, *_words(wanted)))
+        return to_tasks(await self._redis.run("claim", *_words(wanted)))
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         if not changes:
@@ -133,7 +132,7 @@ class RedisBackend(Backend):
         if not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
             with contextlib.suppress(FlowRequired):
-                flags = await self._redis.run(scripts.UPDATE, self._notifier.message(hints), *changed_rows(changes))
+                flags = await self._redis.run("update", self._notifier.message(hints), *changed_rows(changes))
                 return self.updated(changes, hints, flags)
         return await self._transactions.run(lambda tx: tx.update(changes))
 
@@ -144,7 +143,7 @@ class RedisBackend(Backend):
             hints = self.hints_of_update(changes, [True] * len(changes))
             words = (*_words(wanted), self._notifier.message(hints))
             with contextlib.suppress(FlowRequired):
-                flags, claimed = await self._redis.run(scripts.EXCHANGE, *words, *changed_rows(changes))
+                flags, claimed = await self._redis.run("exchange", *words, *changed_rows(changes))
                 return self.updated(changes, hints, flags), to_tasks(claimed)
         return await self._transactions.run(lambda tx: tx.update(changes)), await self._claim(wanted)
 
@@ -186,7 +185,7 @@ class RedisBackend(Backend):
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         found: list[Task | None] = []
         for start in range(0, len(ids), READ):
-            found += to_tasks_or_none(await self._redis.run(scripts.GET, *ids[start : start + READ]))
+            found += to_tasks_or_none(await self._redis.run("get", *ids[start : start + READ]))
         return found
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
@@ -245,10 +244,10 @@ class RedisBackend(Backend):
         return [sorted(found[prefix])[:limit] for prefix in prefixes]
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
-        return to_tasks(await self._redis.run(scripts.OVERDUE, now, limit))
+        return to_tasks(await self._redis.run("overdue", now, limit))
 
     async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
-        ready, first, counts = await self._redis.run(scripts.LOOK, now, _packed(queues), int(count))
+        ready, first, counts = await self._redis.run("look", now, _packed(queues), int(count))
         return ready, number(first), counts
 
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
@@ -258,7 +257,7 @@ class RedisBackend(Backend):
         return (await self._look(now, queues))[0]
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
-        return to_tasks(await self._redis.run(scripts.LEAST_READY, now, limit))
+        return to_tasks(await self._redis.run("least_ready", now, limit))
 
     async def pending_types(self, now: int, limit: int) -> list[PendingType]:
         stamps: list[bytes] = []

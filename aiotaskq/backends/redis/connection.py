@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, TypeVar
 
 from aiotaskq.backends.redis.address import CONNECT_TIMEOUT, Address
-from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, Script
+from aiotaskq.backends.redis.scripts import FLOW_REQUIRED, script
 from aiotaskq.backends.redis.wire import Wire, connected, pack
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, ValidationError, WrongLoop
@@ -150,24 +150,24 @@ class RedisConnections:
 
     # ---- commands ----
 
-    async def run(self, script: Script, *args: bytes | str | int, repeatable: bool = False) -> Any:
-        """Run a script and return its answer.
+    async def run(self, name: str, *args: bytes | str | int, repeatable: bool = False) -> Any:
+        """Run the script ``lua/NAME.lua`` and return its answer.
 
         With ``repeatable`` it is run once more, on another connection, if its connection is lost. Raises
         DatabaseUnavailable, and ValidationError for arguments that are too large for the server.
         """
         await self.ready()
         with self._errors_translated():
-            return await (self._repeated(script, *args) if repeatable else self.evaluate(script, *args))
+            return await (self._repeated(name, *args) if repeatable else self.evaluate(name, *args))
 
-    async def _repeated(self, script: Script, *args: bytes | str | int) -> Any:
+    async def _repeated(self, name: str, *args: bytes | str | int) -> Any:
         try:
-            return await self.evaluate(script, *args)
+            return await self.evaluate(name, *args)
         except (LostConnection, OSError, EOFError) as error:
             # After a timeout the caller has waited long enough.
             if isinstance(error, AiotaskqError | TimeoutError) or isinstance(error.__cause__, TimeoutError):
                 raise
-            return await self.evaluate(script, *args)
+            return await self.evaluate(name, *args)
 
     async def command(self, *words: bytes | str | int) -> Any:
         """Run one command and return its answer. Raises DatabaseUnavailable."""
@@ -175,16 +175,16 @@ class RedisConnections:
         with self._errors_translated():
             return await self.execute(*words)
 
-    async def evaluate(self, script: Script, *args: bytes | str | int) -> Any:
+    async def evaluate(self, name: str, *args: bytes | str | int) -> Any:
         """Run a script without opening the connections first: for ``prepare``. Raises as ``run``."""
         try:
             try:
-                return await self.execute("EVALSHA", script.sha, 1, self.root, *args)
+                return await self.execute("EVALSHA", script(name).sha, 1, self.root, *args)
             except ResponseError as error:
                 if not str(error).startswith("NOSCRIPT"):
                     raise
                 # The server does not know the script yet, and has run nothing.
-                return await self.execute("EVAL", script.source, 1, self.root, *args)
+                return await self.execute("EVAL", script(name).source, 1, self.root, *args)
         except ResponseError as error:
             if FLOW_REQUIRED in str(error):
                 raise FlowRequired from None

@@ -1,4 +1,4 @@
-"""The head of a state: words for the scripts, with numbers as decimal text; ``lua/include/head.lua``."""
+"""The head of a state: words for the scripts, with numbers as decimal text; ``lua/include/base.lua``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aiotaskq.errors import ValidationError
 
 NO_KEYS = (None, None, None)
 HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
-"""Matches the words of a head, as ``lua/include/head.lua`` does; the last two are the lengths of lane and names."""
+"""Matches the words of a head, as ``lua/include/base.lua`` does; the last two are the lengths of lane and names."""
 
 _encode = msgspec.json.Encoder().encode
 
 
 def waits_for_parents(head: re.Match[bytes]) -> bool:
-    """Whether a row with this head is a child that waits for its parents: see ``lua/include/head.lua``."""
+    """Whether a row with this head is a child that waits for its parents: see ``lua/include/base.lua``."""
     if head[6] not in (b"2", b"3"):
         return False
     words = head.string[head.end() + int(head[10]) :].split(b" ", 2)

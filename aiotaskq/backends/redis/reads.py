@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
 from aiotaskq.backends.redis.heads import HEAD
@@ -62,7 +61,7 @@ class Reads:
     async def fetch(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
         """Read these names, by kind; first what the commit compares, since the rest must be no older."""
         if gates is not None:
-            gates.read(await self._redis.run(scripts.GATES_READ, pack(gates.words())), self.gates)
+            gates.read(await self._redis.run("gates_read", pack(gates.words())), self.gates)
         parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
         for compared in (True, False):
             now = [(kind, part) for kind, part in parts if (kind not in _AFTERWARDS) == compared]
@@ -90,7 +89,7 @@ class Reads:
             known.setdefault(name, each)  # if it was read twice, and has changed, the commit must not hold
 
     async def _read_tasks(self, _kind: str, ids: Sequence[str]) -> None:
-        rows, digests = await self._redis.run(scripts.READ, *ids)
+        rows, digests = await self._redis.run("read", *ids)
         texts = [digest.decode() for digest in digests]
         self._compare("state", ids, texts[::2])
         self._compare("usage", ids, texts[1::2])
@@ -165,7 +164,7 @@ class Newest:
 
 async def many(redis: RedisConnections, commands: Iterable[Sequence[str]]) -> list[Any]:
     """Run commands that read in one step; their keys are without the prefix."""
-    found: list[Any] = await redis.run(scripts.READ_MANY, pack([*commands]))
+    found: list[Any] = await redis.run("read_many", pack([*commands]))
     return found
 
 

@@ -1,15 +1,17 @@
 """The Lua scripts of the Redis backend: one file each in ``lua/``, and what they share in ``lua/include/``.
 
-The server runs a script as one step. A line ``-- include: NAME`` in a script stands for the text of
-``lua/include/NAME.lua``; included files include nothing. The first lines of a script say what it takes and returns, and
-``lua/include/base.lua`` which keys there are. ``nox -s lua`` checks the files with luacheck.
+The server runs a script as one step. A line ``-- include: NAME`` stands for the text of ``lua/include/NAME.lua``; a
+later one of that name stands for nothing. The first lines of a script say what it takes and returns, and
+``lua/include/base.lua`` says which keys there are. ``nox -s lua`` checks the files with luacheck.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 FORMAT = 1
 """The number of the layout in Redis; a namespace with a higher one was written by a newer version."""
@@ -21,34 +23,23 @@ FLOW_REQUIRED = "FLOW REQUIRED"
 _INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
 
 
-class Script:
+class Script(NamedTuple):
     """A Lua script with its includes, and the hash by which a server knows it."""
 
-    def __init__(self, name: str) -> None:
-        """Read the script ``lua/NAME.lua``."""
-        self.source = _INCLUDE.sub(lambda found: _text(f"include/{found[1]}"), _text(name))
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+    source: str
+    sha: str
 
 
-def _text(name: str) -> str:
-    return (FOLDER / f"{name}.lua").read_text(encoding="utf-8")
+@functools.cache
+def script(name: str) -> Script:
+    """Return the script ``lua/NAME.lua``."""
+    included = {name}
 
+    def text(found: re.Match[str]) -> str:
+        if found[1] in included:
+            return ""
+        included.add(found[1])
+        return _INCLUDE.sub(text, (FOLDER / f"include/{found[1]}.lua").read_text(encoding="utf-8"))
 
-PUSH = Script("push")
-COMMIT = Script("commit")
-UNLOCK = Script("unlock")
-UPDATE = Script("update")
-CLAIM = Script("claim")
-EXCHANGE = Script("exchange")
-
-# These only read, and drop entries of an index whose row is gone.
-GET = Script("get")
-GATES_READ = Script("gates_read")
-READ = Script("read")
-READ_MANY = Script("read_many")
-OVERDUE = Script("overdue")
-LEAST_READY = Script("least_ready")
-LOOK = Script("look")
-
-SIDE_ADD = Script("side_add")
-SIDE_EXPIRE = Script("side_expire")
+    source = _INCLUDE.sub(text, (FOLDER / f"{name}.lua").read_text(encoding="utf-8"))
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Names, many
 from aiotaskq.backends.redis.rows import number
@@ -69,7 +68,7 @@ class RedisSideRows(SideRows):
         return int(counts[0] - counts[1])
 
     async def expire(self, kind: str, now: int, limit: int) -> int:
-        return int(await self._redis.run(scripts.SIDE_EXPIRE, kind, now, limit))
+        return int(await self._redis.run("side_expire", kind, now, limit))
 
 
 class RedisOwnedRows(OwnedRows):

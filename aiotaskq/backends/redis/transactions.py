@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Store
 from aiotaskq.backends.listeners import Listeners
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.backends.redis.side_rows import RedisOwnedRows
@@ -87,7 +86,7 @@ class RedisTransactions(Store):
                     return result
                 hints = tx.hints()
                 hint = self._message(hints)
-                answer = await self._redis.run(scripts.COMMIT, hint, *words, repeatable=repeatable)
+                answer = await self._redis.run("commit", hint, *words, repeatable=repeatable)
                 if answer[0] == -2:
                     refused.update(tx.updates[tx.changed_id(number)] for number in answer[1])
                     continue
@@ -132,7 +131,7 @@ class RedisTransactions(Store):
         words: list[str | int] = []
         for row, (fence, seq) in zip(rows, holders, strict=True):
             words += (row.owner, fence, seq, row.name, row.text)
-        found = await self._redis.run(scripts.SIDE_ADD, kind, *words, repeatable=True)
+        found = await self._redis.run("side_add", kind, *words, repeatable=True)
         return [None if text is None else text.decode() for text in found]
 
     @contextlib.asynccontextmanager
@@ -146,4 +145,4 @@ class RedisTransactions(Store):
         try:
             yield
         finally:
-            await self._redis.run(scripts.UNLOCK, key, owner)
+            await self._redis.run("unlock", key, owner)

@@ -10,10 +10,9 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.redis import backend as redis_backend
-from aiotaskq.backends.redis import gate_rows, scripts
+from aiotaskq.backends.redis import gate_rows
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
@@ -30,22 +29,22 @@ def gated(key: str, bounds: Bounds, **fields: object) -> Task:
 
 
 @pytest.fixture
-def called(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[Script]:
+def called(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The scripts that are called from now on."""
-    found: list[Script] = []
+    found: list[str] = []
     original = RedisConnections.evaluate
 
-    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
-        found.append(script)
-        return await original(redis, script, *args)
+    async def evaluate(redis: RedisConnections, name: str, *args: Any) -> Any:
+        found.append(name)
+        return await original(redis, name, *args)
 
     monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
     return found
 
 
-async def test_a_push_to_many_gates_is_one_transaction(backend: RedisBackend, called: list[Script]) -> None:
+async def test_a_push_to_many_gates_is_one_transaction(backend: RedisBackend, called: list[str]) -> None:
     await backend.push([gated(f"k{n}", Bounds(cap=1), expires_at=LEASE) for n in range(1_200)])
-    assert called == [scripts.GATES_READ, scripts.COMMIT]
+    assert called == ["gates_read", "commit"]
     assert await backend.count_ready(LATER) == 1_200
 
 
@@ -71,19 +70,19 @@ async def test_a_push_to_too_many_gates_is_refused(backend: RedisBackend, monkey
     assert await backend.find(TaskFilter(), 10) == []
 
 
-async def test_a_gate_that_lets_many_pass_does_so_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+async def test_a_gate_that_lets_many_pass_does_so_in_parts(backend: RedisBackend, called: list[str]) -> None:
     await backend.push([gated("g", Bounds(cap=1)) for _ in range(5_200)])
     called.clear()
     await backend.gates.change("g", GateChange(bounds={"cap": 10_000}), LATER)
-    assert called.count(scripts.COMMIT) == 2
+    assert called.count("commit") == 2
     assert await backend.count_ready(LATER) == 5_200
 
 
-async def test_a_pause_parks_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+async def test_a_pause_parks_in_parts(backend: RedisBackend, called: list[str]) -> None:
     await backend.push([gated(f"k{n}", Bounds(cap=2)) for n in range(500) for _ in range(3)])
     called.clear()
     await backend.set_paused("default", True)
-    assert called.count(scripts.COMMIT) == 4
+    assert called.count("commit") == 4
     assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(0, 3)] * 500
     await backend.set_paused("default", False)
     assert await backend.gates.admit(LATER, 500) is None
@@ -108,12 +107,12 @@ async def test_mending_parks_what_a_pause_that_was_cut_off_has_left(
     assert await backend.gates.mend(LATER) == 0
 
 
-async def test_deleting_many_is_done_in_parts(backend: RedisBackend, called: list[Script]) -> None:
+async def test_deleting_many_is_done_in_parts(backend: RedisBackend, called: list[str]) -> None:
     tasks = [gated("g", Bounds(cap=1)) for _ in range(1_100)]
     await backend.push(tasks)
     called.clear()
     assert await backend.delete([task.task_id for task in tasks]) == 1_100
-    assert called.count(scripts.COMMIT) == 2
+    assert called.count("commit") == 2
 
 
 async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are(backend: RedisBackend) -> None:
@@ -149,7 +148,7 @@ async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are
         )  # fmt: skip
 
 
-async def test_many_changes_without_gates_need_no_code_of_gates(backend: RedisBackend, called: list[Script]) -> None:
+async def test_many_changes_without_gates_need_no_code_of_gates(backend: RedisBackend, called: list[str]) -> None:
     await backend.push([new() for _ in range(240)])
     first = await backend.claim("o", NOW, 120, lease_until=LEASE)
     called.clear()
@@ -158,11 +157,11 @@ async def test_many_changes_without_gates_need_no_code_of_gates(backend: RedisBa
     )
     assert all(held)
     assert all(await backend.update([Change(task, settle(task, Completed(), NOW)) for task in second]))
-    assert called == [scripts.EXCHANGE, scripts.UPDATE]
+    assert called == ["exchange", "update"]
 
 
 async def test_the_last_of_many_changes_meets_a_row_that_has_got_gates(
-    backend: RedisBackend, called: list[Script]
+    backend: RedisBackend, called: list[str]
 ) -> None:
     """Its reader knew the row before it was pushed again; the script that meets it has written nothing yet."""
     await backend.push([new() for _ in range(120)])
@@ -177,7 +176,7 @@ async def test_the_last_of_many_changes_meets_a_row_that_has_got_gates(
         [Change(task, settle(task, Completed(), NOW)) for task in (*others, last)], "o", NOW, 1, lease_until=LEASE
     )
     assert all(held)
-    assert (called[0], called[-2:]) == (scripts.EXCHANGE, [scripts.COMMIT, scripts.CLAIM])
-    assert scripts.UPDATE not in called
+    assert (called[0], called[-2:]) == ("exchange", ["commit", "claim"])
+    assert "update" not in called
     assert (await backend.stats(NOW)).counts["completed"] == 120
     assert [(each.held, each.waiting) for each in await backend.gates.find()] == [(0, 0)]

@@ -11,10 +11,8 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.scripts import Script
 from aiotaskq.backends.redis.transactions import OPTIMISTIC
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
@@ -62,14 +60,14 @@ async def claim(backend: RedisBackend, limit: int = 2_000) -> list[Task]:
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[Script]:
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Each script that is run from now on."""
-    seen: list[Script] = []
+    seen: list[str] = []
     original = RedisConnections.evaluate
 
-    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
-        seen.append(script)
-        return await original(redis, script, *args)
+    async def evaluate(redis: RedisConnections, name: str, *args: Any) -> Any:
+        seen.append(name)
+        return await original(redis, name, *args)
 
     monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
     return seen
@@ -91,12 +89,12 @@ class Meddler:
         self.commits = 0
         original = RedisConnections.evaluate
 
-        async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
-            if script is scripts.COMMIT and redis is backend._redis:
+        async def evaluate(redis: RedisConnections, name: str, *args: Any) -> Any:
+            if name == "commit" and redis is backend._redis:
                 self.commits += 1
                 if self.writes:
                     await self.writes.pop(0)()
-            return await original(redis, script, *args)
+            return await original(redis, name, *args)
 
         monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
 
@@ -113,13 +111,13 @@ async def members(backend: RedisBackend, count: int) -> tuple[str, list[Task]]:
     return made.group_id, await claim(backend)
 
 
-async def test_all_that_follows_from_many_ends_is_one_commit(backend: RedisBackend, called: list[Script]) -> None:
+async def test_all_that_follows_from_many_ends_is_one_commit(backend: RedisBackend, called: list[str]) -> None:
     made = tree(2, 700)
     assert await backend.groups.push(plan(made, NOW))
     roots = await claim(backend)
     called.clear()
     assert await end(backend, *roots) == [True, True]
-    assert called[-1] is scripts.COMMIT and set(called[:-1]) == {scripts.READ}
+    assert called[-1] == "commit" and set(called[:-1]) == {"read"}
     found = await state(backend, made.group_id)
     assert (found.remaining, found.failed, found.cancelled, found.status) == (0, 2, 2_800, Status.FAILED)
     (alert,) = await claim(backend)
@@ -236,9 +234,9 @@ async def test_messages_of_webhooks_are_coded_in_the_commit(url: str, monkeypatc
     sent: list[Any] = []
     original = RedisConnections.evaluate
 
-    async def evaluate(redis: RedisConnections, script: Script, *args: Any) -> Any:
+    async def evaluate(redis: RedisConnections, name: str, *args: Any) -> Any:
         sent.extend(args)
-        return await original(redis, script, *args)
+        return await original(redis, name, *args)
 
     monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
     backend = connect(url, codec=Keyed("k"))

@@ -9,21 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq.backends.redis import scripts
-from aiotaskq.backends.redis.scripts import FOLDER, Script
+from aiotaskq.backends.redis.scripts import FOLDER, script
 
 CHECKOUT = Path(__file__).parents[3]
 LUACHECK = pytest.mark.skipif(not shutil.which("luacheck"), reason="luacheck is not installed (Debian: lua-check)")
 
 
 def test_every_file_is_used_and_every_include_is_replaced() -> None:
-    sources = {name: each.source for name, each in vars(scripts).items() if isinstance(each, Script)}
-    assert sorted({name.lower().removesuffix("_gated") for name in sources}) == sorted(
-        path.stem for path in FOLDER.glob("*.lua")
-    )
-    assert not any("-- include" in source for source in sources.values())
+    names = [path.stem for path in FOLDER.glob("*.lua")]
+    code = "".join(path.read_text() for path in FOLDER.parent.glob("*.py"))
+    assert not [name for name in names if f'("{name}", ' not in code]
+    sources = [script(name).source for name in names]
+    assert not any("-- include" in source for source in sources)
     for path in FOLDER.glob("include/*.lua"):
-        assert any(path.read_text() in source for source in sources.values()), path
+        own = path.read_text().rpartition("-- include: ")[2].partition("\n")[2] or path.read_text()
+        assert any(own in source for source in sources), path
+        assert all(source.count(own) <= 1 for source in sources), path
 
 
 def lint(folder: Path, *scripts: str) -> subprocess.CompletedProcess[str]:

@@ -73,7 +73,7 @@ async def test_each_verb_that_writes_reads_and_then_runs_one_script(
     await sends(backend.values.delete([f"k{n}" for n in range(200)], NOW - 1), ["EVALSHA", "HMGET", "EVALSHA"])
 
 
-async def test_a_page_of_a_filter_is_two_scripts_and_the_next_one_is_larger(backend: RedisBackend, sent: list[Any]) -> None:
+async def test_a_page_of_a_filter_is_two_scripts_and_grows(backend: RedisBackend, sent: list[Any]) -> None:
     await backend.push([new(queue=f"find{n % 2}") for n in range(300)])
     sent.clear()
     assert len(await backend.find(TaskFilter(queue="find1"), 120)) == 120

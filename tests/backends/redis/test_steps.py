@@ -10,7 +10,6 @@ import pytest
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.steps import Leave
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
@@ -92,13 +91,13 @@ async def test_what_begins_to_wait_does_not_keep_an_event_from_being_stored(
     await backend.steps.emit([EventValue(key="other", text="1", at=NOW)])
     evaluate, commits = backend._redis.evaluate, 0
 
-    async def meanwhile(script: Any, *words: Any) -> Any:
+    async def meanwhile(name: str, *words: Any) -> Any:
         nonlocal commits
-        if script is scripts.COMMIT:
+        if name == "commit":
             commits += 1
             if commits == 1:
                 tasks.append(await waiting(backend))
-        return await evaluate(script, *words)
+        return await evaluate(name, *words)
 
     monkeypatch.setattr(backend._redis, "evaluate", meanwhile)
     await backend.steps.emit([PAID])

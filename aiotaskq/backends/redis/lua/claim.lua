@@ -1,12 +1,4 @@
 -- ARGV: owner as JSON, now, limit, lease as in a head, started_at, packed queues or ''. Returns rows.
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
--- include: answer
--- include: lanes
 -- include: claim_rows
 -- include: when_full
 

@@ -3,19 +3,22 @@
 -- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
 -- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their numbers. If new rows
 -- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
--- include: insert
--- include: change
 -- include: update_rows
 -- include: lanes
 -- include: room
--- include: remove
 -- include: side
+
+-- Delete a row and its keys.
+local function remove(id, row)
+  unindex(id, row)
+  set_state(id, false)
+  if not row.keyed then return end
+  local names = names_of(row)
+  if names.once and get_field('once', names.once) == id then set_field('once', names.once, false) end
+  -- Its schedule may be in another store. A scheduler that died between the push and its own write pushes the task
+  -- again.
+  if names.schedule then call('SET', root .. 'fired:' .. id, row.seq, 'EX', 3600) end
+end
 
 in_transaction = true
 local given = cmsgpack.unpack(ARGV[2])

@@ -1,16 +1,6 @@
 -- ARGV: as for a claim, hint, then packed lists of changes. Returns what an update
 -- returns, and rows.
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
--- include: answer
--- include: insert
--- include: change
 -- include: update_rows
--- include: lanes
 -- include: claim_rows
 -- include: when_full
 

@@ -4,7 +4,6 @@
 -- wait; for each key 1 if these are all rows, and ids and states of the first ones of each queue; for each key when the
 -- next row is due after those that are by then, and ids and states of these; for each key ids and states of the rows
 -- that hold a slot; for each key how many hold one and wait; and the queues that are paused, whose rows are left out.
--- include: constants
 -- include: base
 
 local given = cmsgpack.unpack(ARGV[1])

@@ -1,11 +1,5 @@
 -- ARGV: now, packed queues or '', 1 to count the rows of every status. Returns how many rows are ready, the first
 -- run_at, and the counts.
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
 -- include: lanes
 
 want_queues(ARGV[2])

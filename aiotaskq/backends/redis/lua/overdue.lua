@@ -1,15 +1,21 @@
 -- ARGV: now, limit. Returns rows: those whose worker is gone, and then the longest overdue first.
--- include: constants
--- include: base
--- include: head
--- include: flow
 -- include: flush
 -- include: answer
--- include: held
+
+-- The owners of rows that workers hold, each found from the one before.
+local function owners_of_held()
+  local owners, from = {}, '-'
+  while true do
+    local member = call('ZRANGE', root .. 'held', from, '+', 'BYLEX', 'LIMIT', 0, 1)[1]
+    if not member then return owners end
+    owners[#owners + 1] = match(member, '^%S+')
+    from = '[' .. owners[#owners] .. '!'  -- the first character behind a blank
+  end
+end
 
 local limit, ids, late = tonumber(ARGV[2]), {}, {}
 
-for _, owner in ipairs(owners_of_held(math.huge)) do
+for _, owner in ipairs(owners_of_held()) do
   if #ids >= limit then break end
   if not call('HGET', root .. 'workers', owner) then
     local members, found = call('ZRANGE', root .. 'held', '[' .. owner .. ' ', '(' .. owner .. '!', 'BYLEX',

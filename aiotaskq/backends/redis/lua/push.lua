@@ -29,12 +29,6 @@ do  -- Most pushes end here, before what is included below.
   end
 end
 
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
 -- include: answer
 -- include: insert
 

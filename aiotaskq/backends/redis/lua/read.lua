@@ -1,9 +1,5 @@
 -- ARGV: ids. Returns rows as get.lua does, one whose head cannot be read as one that does not exist; and for each what
 -- a transaction compares at its commit: the digests of its state, and of what it has used up, '' where there is none.
--- include: constants
--- include: base
--- include: head
--- include: flow
 -- include: answer
 
 local rows, usage, digests = read_rows(ARGV), read_fields('usage', ARGV), {}

@@ -1,9 +1,6 @@
 -- ARGV: kind, then for each row the id of its task, the fence and the push stamp of the run, name and text. Returns for
 -- each the text that is there now: the first one that was written. False if the task does not run so.
--- include: constants
 -- include: base
--- include: head
--- include: flow
 -- include: side
 -- include: when_full
 

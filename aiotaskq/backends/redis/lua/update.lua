@@ -1,12 +1,4 @@
 -- ARGV: hint, then packed lists of changes. Returns 1 or 0 for each change.
--- include: constants
--- include: base
--- include: head
--- include: flow
--- include: index
--- include: flush
--- include: insert
--- include: change
 -- include: update_rows
 -- include: when_full
 

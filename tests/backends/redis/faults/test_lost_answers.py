@@ -10,8 +10,8 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis import scripts
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.scripts import script
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict
 from tests.backends.redis.faults.proxied import opened, persist, through
@@ -27,7 +27,7 @@ async def test_a_push_whose_answer_is_lost_is_repeated(proxy: Proxy, deliver: bo
         await pushed(backend)
         for number in range(1, 6):
             tasks = [new(unique_key=f"u{number}"), new(idempotency_key=f"i{number}"), new()]
-            proxy.cut_on(scripts.PUSH.sha.encode(), deliver=deliver)
+            proxy.cut_on(script("push").sha.encode(), deliver=deliver)
             stored = await backend.push(tasks)
             assert all(a is b for a, b in zip(stored, tasks, strict=True))
             assert proxy.cuts == number
@@ -40,10 +40,10 @@ class _Mute:
     def __init__(self, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
         original = RedisConnections.evaluate
 
-        async def evaluate(redis: RedisConnections, script: Any, *args: Any) -> Any:
-            if script is scripts.PUSH:
-                proxy.cut_on(script.sha.encode())
-            return await original(redis, script, *args)
+        async def evaluate(redis: RedisConnections, name: str, *args: Any) -> Any:
+            if name == "push":
+                proxy.cut_on(script(name).sha.encode())
+            return await original(redis, name, *args)
 
         monkeypatch.setattr(RedisConnections, "evaluate", evaluate)
 
@@ -100,7 +100,7 @@ async def test_an_ack_that_is_lost_is_repeated(server: Valkey, proxy: Proxy, del
     @tq.task(name="job")
     async def job(n: int) -> int:
         if n == 1:
-            proxy.cut_on(scripts.EXCHANGE.sha.encode(), deliver=deliver)
+            proxy.cut_on(script("exchange").sha.encode(), deliver=deliver)
         ran.append(n)
         return n
 
@@ -122,7 +122,7 @@ async def test_a_claim_whose_answer_is_lost_comes_back(server: Valkey, proxy: Pr
 
     async with TaskQ(server.url("a")) as outside, tq.running():
         await (await outside.push("job", {"n": 0})).result(timeout=watchdog())
-        proxy.cut_on(scripts.CLAIM.sha.encode())
+        proxy.cut_on(script("claim").sha.encode())
         handle = await outside.push("job", {"n": 1})
         await handle.result(timeout=watchdog())
         task = await outside.get(handle.task_id)

@@ -1,4 +1,5 @@
--- Rows as a script returns them. Needs head.lua.
+-- Rows as a script returns them.
+-- include: base
 
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)

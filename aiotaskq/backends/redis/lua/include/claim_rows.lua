@@ -1,4 +1,6 @@
 -- Claims due rows: the lowest priority number first; in one priority by run_at, then by push stamp.
+-- include: answer
+-- include: lanes
 
 local function next_fence(fence)
   if #fence < 16 then return string.format('%d', fence + 1) end

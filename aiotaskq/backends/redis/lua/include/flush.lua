@@ -1,4 +1,5 @@
--- Writes what was noted, and tells other processes. Needs base.lua.
+-- Writes what was noted, and tells other processes.
+-- include: base
 
 local function add_to_counter(key, field, by)
   if by ~= 0 and call('HINCRBY', root .. key, field, by) <= 0 then call('HDEL', root .. key, field) end

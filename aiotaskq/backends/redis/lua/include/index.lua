@@ -1,4 +1,5 @@
--- The indexes of rows: notes which sets and hashes a row enters and leaves. Needs head.lua.
+-- The indexes of rows: notes which sets and hashes a row enters and leaves.
+-- include: flush
 
 -- The names of a row: its type, and its keys where it has them.
 local function names_of(row)

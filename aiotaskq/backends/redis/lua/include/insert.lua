@@ -1,4 +1,5 @@
 -- Inserting rows, for pushes and follow-up tasks.
+-- include: index
 
 -- Insert a row, or return the id of the row that has its id or one of its keys. A repeated push returns nil and true.
 local function insert(id, body, state)

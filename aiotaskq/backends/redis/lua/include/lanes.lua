@@ -1,5 +1,6 @@
 -- Finds due rows. A lane is the sorted set of the pending rows of one queue and priority, by run_at. Lanes of paused
 -- queues, and of queues that the caller did not ask for, are left out; so are expired rows.
+-- include: index
 
 local paused = {}
 for _, queue in ipairs(call('SMEMBERS', root .. 'paused')) do paused[queue] = true end

@@ -1,5 +1,6 @@
 -- Side rows: those of one kind and owner, '<kind>:<owner>', are a hash of the texts and a sorted set of the names (all
--- scores are 0); those without an owner have a sorted set of their instants, too. Needs root and call.
+-- scores are 0); those without an owner have a sorted set of their instants, too. Needs root
+-- and call.
 
 local function put_side(place, name, text, at)
   call('HSET', root .. 'side:' .. place, name, text)
