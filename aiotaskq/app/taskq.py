@@ -96,7 +96,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             keep_ended: how many ended tasks ``memory://`` keeps, and how many dead letters beside them; default 10,000.
             history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
-                ``Chain(Zlib(), Fernet(key))``; ``memory://`` keeps objects, and does not use it.
+                ``Chain(Zlib(), Fernet(key))``; ``memory://`` does not use it.
 
         Raises:
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
@@ -218,7 +218,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         Options: ``delay`` or ``at``, ``priority``, ``queue``, ``timeout``, ``max_retries``, ``expires``, ``unique_key``
         (one pending or running task), ``idempotency_key`` (one task while its row is kept), ``task_id`` (an id of your
         own), ``if_ended`` ("retry": if that id has ended, it runs again), ``on_success`` and ``on_failure`` (the name
-        of a task pushed in the same transaction; in memory also a function), ``session`` (the SQLAlchemy session or
+        of a task pushed in the same transaction, or a task function), ``session`` (the SQLAlchemy session or
         connection in whose transaction it is pushed; it exists when that is committed), ``debounce`` with ``max_wait``
         and ``merge``, or ``throttle``, and the ``key`` of either.
 

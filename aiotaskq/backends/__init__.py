@@ -14,7 +14,7 @@ __all__ = ["connect"]
 
 
 def connect(url: str, *, keep_ended: int | None = None, codec: Codec | None = None) -> Backend:
-    """Return the backend of a URL; nothing is opened yet. ``memory://`` keeps objects, and does not use a codec.
+    """Return the backend of a URL; nothing is opened yet. ``memory://`` does not use a codec.
 
     Raises ValidationError for an unknown scheme, MissingExtra when its driver is not installed, and the errors of
     ``memory_options``.

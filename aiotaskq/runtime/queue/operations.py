@@ -71,7 +71,7 @@ class Operations(ABC, Generic[Retried_co]):
 
     @property
     def limits(self) -> Limits:
-        """The gates of limits, rates and fair shares: listed, changed, closed and opened."""
+        """Limits, rates and fair shares: list, change, pause and resume them."""
         return Limits(self._operated.backend, self._operated.clock, self._operated.groups.handlers)
 
     @property
