@@ -1,11 +1,12 @@
 """The command line: ``main`` is its entry point, and turns an error into one line and an exit code.
 
-Each command is in the file, or the folder, of its name, as ``commands`` lists them. The other files:
+Each command is in the file, or the folder, of its name, except as ``commands`` lists them. The other files:
 
 - the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
 - what is printed: ``output``, ``layout`` (of tables), ``tasks_table`` (and the steps of a task),
   ``times`` (durations, instants)
-- commands of the operations in the table: ``door``
+- commands of the operations in the table: ``door``, and how they are shown: ``answers``
+- for the shell and from a checkout: ``tools``
 - translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; the audit log), ``ids`` (prefixes),
   ``names`` (for completion), ``tables`` (of a SQL database)

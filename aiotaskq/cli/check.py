@@ -9,7 +9,7 @@ import typer
 
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, SchedulesUrl, option
+from aiotaskq.cli.options import DEFAULT_DB, Db, Json, SchedulesUrl, command, option
 from aiotaskq.cli.output import echo, echo_error, echo_json
 from aiotaskq.cli.store_access import with_backend
 from aiotaskq.cli.times import duration
@@ -20,14 +20,12 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
 from aiotaskq.runtime.health import Health, examine, named_types
 
-app = typer.Typer()
 CLAIM_DELAY = 5.0  # seconds within which an idle worker claims a ready task
 
 
-@app.command(
+@command(
     "check",
-    cls=Command,
-    help=tr(
+    tr(
         "Check that the store answers, and that tasks and schedules are processed. Prints one line; the "
         "exit code is 0 if all is well, else 1. For health probes."
     ),

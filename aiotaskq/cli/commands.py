@@ -1,7 +1,7 @@
 """The table of commands: what ``aiotaskq --help`` lists.
 
-Each command is in the file, or the folder, of its name: that declares its options and does the work. Its ``app`` has
-one command, or those of a group.
+Each command is in the file, or the folder, of its name, except those of ``FILES``: that declares its options and does
+the work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command, group, option
+from aiotaskq.cli.options import Command, apps, group, option
 
 HELP = tr("aiotaskq: a task queue and scheduler inside your asyncio application; no broker needed.")
 COMMANDS = {
@@ -33,6 +33,8 @@ COMMANDS = {
     "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
     "completion": tr("Print the shell completion script."),
 }
+ANSWERS = ("audit", "events", "groups", "history", "limits", "queues", "values", "workers")
+FILES = {"push": "tasks", "completion": "tools", "bench": "tools"} | dict.fromkeys(ANSWERS, "answers")
 GROUPS = {
     "tasks": tr("List, get, retry, rerun, cancel and delete tasks."),
     "schedules": tr("List, get, add, pause, resume, fire and delete schedules."),
@@ -55,26 +57,25 @@ def app_for(words: Collection[str] | None) -> typer.Typer:
     app.callback()(_options)
     for name, help in COMMANDS.items():
         if words is None or name in words:
-            (command,) = _app(name).registered_commands
+            (command,) = _imported(name).registered_commands
             command.short_help = help
             app.registered_commands.append(command)
         else:
             app.command(name, cls=Command, help=help)(_not_imported)
     for name, help in GROUPS.items():
-        imported = words is None or name in words
-        app.add_typer(_group(name) if imported else group(), name=name, help=help)
+        app.add_typer(_group(name) if words is None or name in words else group(), name=name, help=help)
     return app
 
 
-def _app(name: str) -> typer.Typer:
-    app: typer.Typer = importlib.import_module(f"aiotaskq.cli.{name}").app
-    return app
+def _imported(name: str) -> typer.Typer:
+    importlib.import_module(f"aiotaskq.cli.{FILES.get(name, name)}")
+    return apps[name]
 
 
 def _group(name: str) -> typer.Typer:
     from aiotaskq.cli.door import add_others
 
-    app = _app(name)
+    app = _imported(name)
     add_others(app, name)
     return app
 

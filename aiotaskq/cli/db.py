@@ -18,7 +18,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, Target, check_target, group, option
+from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, Target, check_target, command, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
@@ -31,12 +31,11 @@ from aiotaskq.runtime.copy import copy as copy_all
 from aiotaskq.runtime.recode import Recoded, recode_schedules
 from aiotaskq.runtime.recode import recode as recode_all
 
-app = group()
 SHOWN = 5  # ids in a message
 INVALID = tuple(map(marked, ("TABLE", "ID", "COLUMN", "PROBLEM", "ACTION")))
 
 
-@app.command("upgrade", cls=Command, help=tr("Create the tables, or upgrade them to this version. Safe to repeat."))
+@command("db upgrade", tr("Create the tables, or upgrade them to this version. Safe to repeat."))
 def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, create_missing, version_of
 
@@ -70,14 +69,13 @@ def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
         _say_invalid(invalid)
 
 
-@app.command(
-    "check",
-    cls=Command,
-    help=tr(
+@command(
+    "db check",
+    tr(
         "Print the version of the tables, and the rows with invalid values, which stay as they are. Count groups anew, "
         "and let limits be looked at where tasks wait though there is room, after rows were changed by SQL."
     ),
-    short_help=tr("Check the tables; mend counts of groups."),
+    tr("Check the tables; mend counts of groups."),
 )
 def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, version_and_invalid_rows
@@ -119,10 +117,9 @@ def _say_invalid(rows: Sequence[InvalidRow]) -> None:
     echo_table(columns_of(INVALID, found, problem=20, action=20))
 
 
-@app.command(
-    "sql",
-    cls=Command,
-    help=tr("Print the SQL that creates the tables in a database of this kind, to be run by an administrator."),
+@command(
+    "db sql",
+    tr("Print the SQL that creates the tables in a database of this kind, to be run by an administrator."),
 )
 def sql(db: Db = DEFAULT_DB) -> None:
     from aiotaskq.cli.tables import sql_ddl
@@ -130,15 +127,14 @@ def sql(db: Db = DEFAULT_DB) -> None:
     echo(sql_ddl(scheme_of(db)).rstrip())
 
 
-@app.command(
-    "copy",
-    cls=Command,
-    help=tr(
+@command(
+    "db copy",
+    tr(
         "Copy tasks, groups, limits, schedules and paused queues from one store to another. An interrupted copy "
         "continues when it is run again; it is safe to repeat. FROM is not changed; stop its workers first. Public "
         "values are not copied."
     ),
-    short_help=tr("Copy tasks and schedules to another store."),
+    tr("Copy tasks and schedules to another store."),
 )
 def copy(
     source: Annotated[
@@ -212,15 +208,14 @@ def _say_copied(done: Copied) -> None:
     echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))
 
 
-@app.command(
-    "recode",
-    cls=Command,
-    help=tr(
+@command(
+    "db recode",
+    tr(
         "Write the params, progress, results, attempts and steps of all tasks, the callbacks of groups, the "
         "events, and the params of schedules, anew with the codec of your application, as after a new key. "
         "Workers may go on. It is safe to repeat."
     ),
-    short_help=tr("Write all rows anew with the application's codec."),
+    tr("Write all rows anew with the application's codec."),
 )
 def recode(
     target: Target,

@@ -12,12 +12,11 @@ import typer
 
 from aiotaskq.cli.i18n import chinese, marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import Command, option
+from aiotaskq.cli.options import command, option
 from aiotaskq.cli.output import echo, echo_markdown, echo_table, echo_title
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
 
-app = typer.Typer()
 MANUAL = Path(__file__).parents[1] / "docs"
 INDEX = "index"
 REFERENCE = "api"
@@ -32,10 +31,9 @@ class Section(NamedTuple):
     text: str
 
 
-@app.command(
+@command(
     "docs",
-    cls=Command,
-    help=tr(
+    tr(
         "Show a page of the manual; without a topic, list the pages. "
         "A terminal shows it formatted, a pipe gets Markdown."
     ),

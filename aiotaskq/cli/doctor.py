@@ -16,7 +16,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.check import unclaimed
 from aiotaskq.cli.i18n import marked, tr, translated, wrapped
 from aiotaskq.cli.layout import width_of_output
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, SchedulesUrl
+from aiotaskq.cli.options import DEFAULT_DB, Db, Json, SchedulesUrl, command
 from aiotaskq.cli.output import echo, echo_check, echo_json, echo_title
 from aiotaskq.cli.store_access import with_backend
 from aiotaskq.cli.tables import describe
@@ -26,7 +26,6 @@ from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import printable
 from aiotaskq.runtime.health import Distance, Health, examine, measure
 
-app = typer.Typer()
 LIBRARIES = (
     *("sqlalchemy", "aiosqlite", "asyncpg", "alembic", "croniter", "msgspec", "loguru", "typer", "rich", "tzdata"),
     *("redis", "asyncmy", "psycopg", "starlette", "uvicorn", "uvloop", "prometheus-client", "opentelemetry-api"),
@@ -35,10 +34,9 @@ LABELS = {"server": marked("server"), "version": marked("schema"), "newest": mar
 MAX_AHEAD = 1_000.0  # milliseconds by which the store's clock may differ from that of this host
 
 
-@app.command(
+@command(
     "doctor",
-    cls=Command,
-    help=tr(
+    tr(
         "Print versions, settings, and the store's latency, clock and health, for a bug report. Passwords are left out."
     ),
 )

@@ -16,11 +16,11 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli import names
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, App, Command, Db, Json, SchedulesUrl, Yes, confirm, option, store_of
+from aiotaskq.cli.layout import Column, columns_of
+from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, SchedulesUrl, Yes, command, confirm, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
 from aiotaskq.cli.store_access import actor, read_json, with_tq
-from aiotaskq.cli.times import Utc, read_time
+from aiotaskq.cli.times import Utc, in_utc, read_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import PAST
 from aiotaskq.core.validation import INT32
@@ -56,9 +56,8 @@ _MATCHING = {
 }
 
 
-def command(
-    app: typer.Typer,
-    operation: Operation,
+def command_of(
+    of: str,
     show: Callable[..., None] | None = None,
     *,
     name: str | None = None,
@@ -66,23 +65,23 @@ def command(
     utc: bool = False,
     beside: Callable[[TaskQ, Any], Awaitable[Any]] | None = None,
     with_app: bool = False,
-    some: bool = False,
     pure: Callable[[Mapping[str, Any]], bool] = lambda _values: False,
     code: Callable[[Any], int] = lambda _answer: 0,
 ) -> None:
     """Register the command of an operation.
 
     Args:
+        of: the name of the operation.
         show: prints the answer; with ``--json`` it is printed as the HTTP API sends it. Default ``show_plainly``.
-        name: default the verb.
+        name: default that of the operation.
         arguments: parameters that are given by their places; the others are options.
-        utc: there are times to be shown; ``show`` gets whether they are to be in UTC, too.
+        utc: there are times to be shown.
         beside: reads what is printed beside the answer; ``show`` gets that as its second argument.
         with_app: the command has the option ``--app``: the operation is run with the application's handlers.
-        some: at least one parameter beside the thing is needed.
         pure: returns whether the operation needs no store for these parameters.
         code: returns the exit code from the answer.
     """
+    operation = OPERATIONS[of]
     places = [*([] if operation.thing is None else [operation.thing]), *arguments]
     taken = options_of(operation, places)
     taken += [keyword("utc", Utc, False)] if utc else []
@@ -90,14 +89,11 @@ def command(
     taken += [*_of_schedules(operation), keyword("json", Json, False)]
 
     def run(db: str, json: bool, **given: Any) -> None:
-        in_utc, place = given.pop("utc", False), given.pop("schedules", None)
+        in_utc.set(given.pop("utc", False))
+        place = given.pop("schedules", None)
         context: Any = given.pop("context") if with_app else None
         target = given.pop("target") if with_app else None  # without it, a parameter may have this name
-        values = values_of(operation, given, in_utc)
-        if some and not values.keys() - {operation.thing}:
-            known = [each.name for each in parameters(operation) if each.name != operation.thing]
-            words = [name.upper() if name in places else f"--{name.replace('_', '-')}" for name in known]
-            raise typer.BadParameter(tr("give at least one of {words}", words=", ".join(words)))
+        values = values_of(operation, given)
 
         async def work(tq: TaskQ) -> Any:
             params = read(operation, values)
@@ -115,23 +111,25 @@ def command(
         if json:
             echo_json(msgspec.to_builtins(answer))
         else:
-            (show or show_plainly)(answer, *more, **({"utc": in_utc} if utc else {}))
+            (show or show_plainly)(answer, *more)
             if (cursor := getattr(answer, "next", None)) is not None:
                 echo(tr("for more: --cursor {cursor}", cursor=printable(cursor)))
         if code(answer):
             raise typer.Exit(code(answer))
 
-    register(app, name or operation.verb.replace("_", "-"), run, taken, tr(operation.summary))
+    register(name or _words(operation), run, taken, tr(operation.summary))
 
 
-def register(
-    app: typer.Typer, name: str, run: Any, taken: Sequence[inspect.Parameter], help: str, short: str = ""
-) -> None:
+def _words(operation: Operation) -> str:
+    return operation.name.replace(".", " ").replace("_", "-")
+
+
+def register(name: str, run: Any, taken: Sequence[inspect.Parameter], help: str, short: str | None = None) -> None:
     """Register a function as a command with these parameters."""
     # typer reads the signature and the annotations.
     run.__signature__ = inspect.Signature(taken)
     run.__annotations__ = {each.name: each.annotation for each in taken}
-    app.command(name, cls=Command, help=help, short_help=short or help)(run)
+    command(name, help, short)(run)
 
 
 def _of_schedules(operation: Operation) -> list[inspect.Parameter]:
@@ -155,24 +153,24 @@ def with_target() -> list[inspect.Parameter]:
     ]
 
 
-def values_of(operation: Operation, given: Mapping[str, Any], utc: bool) -> dict[str, Any]:
+def values_of(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given of the parameters of an operation, as it takes them."""
     known = [each for each in parameters(operation) if given[each.name] not in (None, [])]
-    return {each.name: _value(each, given[each.name], utc) for each in known if given[each.name] is not each.default}
+    return {each.name: _value(each, given[each.name]) for each in known if given[each.name] is not each.default}
 
 
-def command_on_several(
-    app: typer.Typer, operation: Operation, say: Callable[[Any], str], *, ask: str = "", done: str = ""
-) -> None:
+def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", done: str = "") -> None:
     """Register the command of an operation on several things, or with options on all that match, where it is possible.
 
     Args:
+        of: the name of the operation.
         say: returns what is printed of one thing, from the answer; with ``--json`` that is printed as the HTTP API
             sends it.
         ask: asked before it is done to all that match, with ``{count}``; nothing if it is empty. Where it can be done
             to no such, asked before it is done to those that are named.
         done: said after that, with ``{count}``.
     """
+    operation = OPERATIONS[of]
     thing, of_many = str(operation.thing), operation.many
     (parameter,) = parameters(operation)
     filters = [] if of_many is None else parameters(of_many)
@@ -192,7 +190,8 @@ def command_on_several(
             if ask:
                 confirm(tr(ask, count=len(things or ())), given["yes"], json)
             raise typer.Exit(_each(operation, things or [], db, json, say, schedules))
-        values = values_of(of_many, given, given.get("utc", False))
+        in_utc.set(given.get("utc", False))
+        values = values_of(of_many, given)
         if not things and not values and not given.get("all", False):
             raise typer.BadParameter(tr("which ones? name them, or choose them by options"))
         if things:
@@ -208,7 +207,7 @@ def command_on_several(
             echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=f"{counted.count:,}"))
 
     help = "\n\n".join(tr(each.summary) for each in (operation, of_many) if each is not None)
-    register(app, operation.verb.replace("_", "-"), run, taken, help, tr(operation.summary))
+    register(_words(operation), run, taken, help, tr(operation.summary))
 
 
 def _each(
@@ -268,13 +267,28 @@ def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, ye
 def add_others(app: typer.Typer, noun: str) -> None:
     """Register the operations on these things that have no command yet, each with a plain layout."""
     there = {each.name for each in app.registered_commands}
-    for operation in OPERATIONS.values():
-        if (
-            operation.noun == noun
-            and operation.verb.replace("_", "-") not in there
-            and not operation.verb.endswith(MANY)
-        ):
-            command(app, operation)
+    for name, operation in OPERATIONS.items():
+        own = operation.noun == noun and not name.endswith(MANY)
+        if own and operation.verb.replace("_", "-") not in there:
+            command_of(name)
+
+
+def listed(none: str, *columns: Callable[[Sequence[Any]], Column]) -> Callable[..., None]:
+    """Return what prints the things that are listed first in an answer, as a table, or says that there are none."""
+
+    def show(answer: msgspec.Struct) -> None:
+        rows = next(value for value in msgspec.structs.astuple(answer) if isinstance(value, list))
+        if rows:
+            echo_table([each(rows) for each in columns])
+        else:
+            echo(tr(none))
+
+    return show
+
+
+def time_of(name: str) -> Callable[[Any], str]:
+    """Return what shows a time of a row."""
+    return lambda row: shown(getattr(row, name))
 
 
 def show_plainly(answer: msgspec.Struct) -> None:
@@ -347,10 +361,10 @@ def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> in
     )
 
 
-def _value(parameter: Parameter, value: Any, utc: bool) -> Any:
+def _value(parameter: Parameter, value: Any) -> Any:
     """Return a parameter as the operation takes it."""
     if parameter.kind is datetime:
-        return read_time(parameter.name, value, SystemClock().now(), utc)
+        return read_time(parameter.name, value, SystemClock().now(), in_utc.get())
     if parameter.kind is dict:
         pairs = [_pair(each) for each in value]
         for name, _ in pairs:

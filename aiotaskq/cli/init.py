@@ -14,20 +14,18 @@ import typer
 from aiotaskq.cli.docs import page
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, Command, option
+from aiotaskq.cli.options import DEFAULT_DB, command, option
 from aiotaskq.cli.output import echo, echo_table, program
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 
-app = typer.Typer()
 NAME = "app.py"
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@app.command(
+@command(
     "init",
-    cls=Command,
-    help=tr("Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."),
+    tr("Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."),
 )
 def init(
     folder: Annotated[

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from aiotaskq.cli.i18n import tr
@@ -41,6 +42,16 @@ class Column:
     def wanted(self) -> bool:
         """Whether it has anything to say."""
         return not self.rank or any(cell not in (None, "", *self.plain) for cell in self.cells)
+
+
+Cell = str | Callable[[Any], object]
+"""The name of a field of a row, or what returns the cell of a row."""
+
+
+def column(header: str, cell: Cell, **settings: Any) -> Callable[[Sequence[Any]], Column]:
+    """Return what makes a column of rows; ``settings`` are those of ``Column``."""
+    read = attrgetter(cell) if isinstance(cell, str) else cell
+    return lambda rows: Column(header=header, cells=list(map(read, rows)), **settings)
 
 
 Piece = tuple[str, str]

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, SchedulesUrl, ShowArgs, option
+from aiotaskq.cli.options import DEFAULT_DB, Db, SchedulesUrl, ShowArgs, command, option
 from aiotaskq.cli.store_access import with_tq
 
-app = typer.Typer()
 
-
-@app.command(
+@command(
     "mcp",
-    cls=Command,
-    help=tr(
+    tr(
         "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
         "they wait, workers, schedules and limits. Needs the extra mcp."
     ),

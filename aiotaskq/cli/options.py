@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -12,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from aiotaskq.cli.i18n import UNWRAPPED, chinese, marked, tr, translated_help
 from aiotaskq.core.foreign_names import word
 
+F = TypeVar("F", bound=Callable[..., Any])
 CODES = marked(
     "Exit codes: 0 success, 1 error, 2 wrong usage, 5 timeout of push --wait, 130 Ctrl-C. Of run: 0 "
     "all running tasks have ended, 3 some were released, 4 some were abandoned."
@@ -93,6 +95,17 @@ def group(help: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+
+
+apps: dict[str, typer.Typer] = {}
+"""The commands and groups of the files that were imported, by their names."""
+
+
+def command(name: str, help: str, short: str | None = None, **settings: Any) -> Callable[[F], F]:
+    """Return a decorator that makes a function a command, or one of a group: ``db copy``."""
+    place, _, own = name.rpartition(" ")
+    app = apps.setdefault(place, group()) if place else apps.setdefault(name, typer.Typer())
+    return app.command(own, cls=Command, help=help, short_help=short, **settings)
 
 
 def option(*names: str, help: str, **settings: Any) -> Any:

@@ -8,7 +8,6 @@ import typer
 
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.options import (
-    Command,
     Host,
     Port,
     ReadOnly,
@@ -17,6 +16,7 @@ from aiotaskq.cli.options import (
     TokenEnv,
     TokenFile,
     check_target,
+    command,
     option,
 )
 from aiotaskq.cli.shutdown import Lifeline
@@ -24,16 +24,12 @@ from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import Site
 from aiotaskq.cli.worker_process import WorkerOptions, run_workers
 
-app = typer.Typer()
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
 
-@app.command(
+@command(
     "run",
-    cls=Command,
-    help=tr(
-        "Run workers and the scheduler of your application until SIGINT or SIGTERM; a second signal skips the drain."
-    ),
+    tr("Run workers and the scheduler of your application until SIGINT or SIGTERM; a second signal skips the drain."),
 )
 def run(
     target: Target,

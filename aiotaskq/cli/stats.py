@@ -6,12 +6,11 @@ import asyncio
 from typing import Annotated
 
 import msgspec
-import typer
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import marked, tr, wrapped
 from aiotaskq.cli.layout import Column, plain_lines, width_of_output
-from aiotaskq.cli.options import DEFAULT_DB, Command, Db, Json, option
+from aiotaskq.cli.options import DEFAULT_DB, Db, Json, command, option
 from aiotaskq.cli.output import LiveText, echo, echo_json, echo_table, json_text
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.times import duration
@@ -23,7 +22,6 @@ from aiotaskq.operations.stats import StatsView, get
 from aiotaskq.operations.table import Access
 from aiotaskq.runtime.limits import MOST_LISTED
 
-app = typer.Typer()
 STATE = marked("STATE")
 INTERVAL = 1.0  # seconds between two refreshes
 HEADERS = ("QUEUE", *(str(status).upper() for status in Status))
@@ -32,7 +30,7 @@ PENDING, RUNNING, COMPLETED, FAILED, CANCELLED, EXPIRED = map(
 )
 
 
-@app.command("stats", cls=Command, help=tr("Count tasks by queue and status."))
+@command("stats", tr("Count tasks by queue and status."))
 def stats(
     db: Db = DEFAULT_DB,
     watch: Annotated[bool, option("--watch", help=tr("Refresh every second, until Ctrl-C."))] = False,

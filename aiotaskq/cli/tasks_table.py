@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import UNSET
 
-from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import Column, columns_of, style_of_status
-from aiotaskq.cli.output import echo, echo_table, json_text
+from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.layout import Column, column, style_of_status
+from aiotaskq.cli.output import json_text
 from aiotaskq.cli.times import ago, duration, local_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso
@@ -17,31 +17,15 @@ from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND, Status
 from aiotaskq.log import printable
 from aiotaskq.operations.task_views import AttemptView, StepView, TaskDetail, TaskView, first_line
-from aiotaskq.operations.tasks import StepList
 from aiotaskq.runtime.owner import read_owner
-
-TASK_ID, TYPE, STATUS, ATTEMPT, AGE, DUE = map(marked, ("TASK_ID", "TYPE", "STATUS", "ATTEMPT", "AGE", "DUE"))
-RUN, PROGRESS, QUEUE, WORKER, ERROR, PARAMS = map(marked, ("RUN", "PROGRESS", "QUEUE", "WORKER", "ERROR", "PARAMS"))
 
 
 def columns(tasks: Sequence[TaskView], ids: Mapping[str, str]) -> list[Column]:
     """Return the columns; ``ids`` are the shortened ids."""
-    found = [
-        Column(header=TASK_ID, cells=[ids.get(task.task_id, task.task_id) for task in tasks]),
-        Column(header=TYPE, cells=[task.type for task in tasks], least=12, good=20),
-        Column(header=STATUS, cells=[task.status for task in tasks], style=style_of_status),
-        Column(header=ATTEMPT, cells=[_attempt(task) for task in tasks], rank=5),
-        Column(header=AGE, cells=[ago(task.created_at) for task in tasks], rank=4),
-        Column(header=DUE, cells=[_due(task) for task in tasks], rank=2),
-        Column(header=RUN, cells=[run_text(task) for task in tasks], rank=6),
-        Column(header=PROGRESS, cells=[progress_text(task.progress) for task in tasks], rank=7, least=10, good=14),
-        Column(header=QUEUE, cells=[task.queue for task in tasks], rank=3, least=8, good=14, plain=("default",)),
-        Column(header=WORKER, cells=[worker_text(task) for task in tasks], rank=8, least=14, good=20),
-        Column(header=ERROR, cells=[task.error for task in tasks], rank=1, least=16, good=30),
-    ]
+    found = [column("TASK_ID", lambda task: ids.get(task.task_id, task.task_id)), *COLUMNS]
     if any(isinstance(task.params, dict) for task in tasks):
-        found.append(Column(header=PARAMS, cells=[json_text(task.params) for task in tasks], least=20))
-    return found
+        found.append(column("PARAMS", lambda task: json_text(task.params), least=20))
+    return [each(tasks) for each in found]
 
 
 def _attempt(task: TaskView) -> str:
@@ -93,19 +77,34 @@ def worker_text(task: TaskView) -> str:
     return name if owner.host is None else f"{owner.host}:{owner.pid}"
 
 
-def attempt_line(attempt: AttemptView, utc: bool) -> str:
+COLUMNS = (
+    column("TYPE", "type", least=12, good=20),
+    column("STATUS", "status", style=style_of_status),
+    column("ATTEMPT", _attempt, rank=5),
+    column("AGE", lambda task: ago(task.created_at), rank=4),
+    column("DUE", _due, rank=2),
+    column("RUN", run_text, rank=6),
+    column("PROGRESS", lambda task: progress_text(task.progress), rank=7, least=10, good=14),
+    column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
+    column("WORKER", worker_text, rank=8, least=14, good=20),
+    column("ERROR", "error", rank=1, least=16, good=30),
+)
+"""The columns of a list of tasks, behind their ids."""
+
+
+def attempt_line(attempt: AttemptView) -> str:
     """Return an attempt in one line."""
     took = "" if attempt.run_time is None else f"{attempt.run_time:.3f} s"
-    words = (attempt.number, local_time(attempt.began_at, utc), took, attempt.outcome or Status.RUNNING)
+    words = (attempt.number, local_time(attempt.began_at), took, attempt.outcome or Status.RUNNING)
     return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)
 
 
-def waits_for(task: TaskDetail, utc: bool) -> str | None:
+def waits_for(task: TaskDetail) -> str | None:
     """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
     found = task.waiting
     if found is None:
         return None
-    until = local_time(found.until, utc)
+    until = local_time(found.until)
     left = 0 if found.until is None else max(SECOND // 1000, from_iso(found.until) - SystemClock().now())
     limit = found.limit
     match found.reason:
@@ -154,16 +153,6 @@ def waits_for(task: TaskDetail, utc: bool) -> str | None:
     return tr("{key}: it is about to pass", key=limit.key)
 
 
-def show_steps(found: StepList, *, utc: bool) -> None:
-    """Print steps in their order, with what they returned if that was asked for."""
-    if not found.steps:
-        echo(tr("no steps"))
-        return
-    headers = [marked("AT"), marked("KIND"), marked("NAME"), marked("VALUE")]
-    rows = [[shown(step.at, utc), _kind(step), printable(_label(step)), _value(step, utc)] for step in found.steps]
-    echo_table(columns_of(headers, rows, name=16, value=16))
-
-
 def _label(step: StepView) -> str:
     return step.name if step.number == 1 else f"{step.name}#{step.number}"
 
@@ -173,7 +162,7 @@ def _kind(step: StepView) -> str:
     return kinds[step.kind]
 
 
-def _value(step: StepView, utc: bool) -> str:
+def _value(step: StepView) -> str:
     if step.undecodable is not None:
         return tr("not decodable: {error}", error=step.undecodable)
     if step.timed_out:
@@ -183,5 +172,14 @@ def _value(step: StepView, utc: bool) -> str:
     if step.kind in ("sleep", "wait"):
         if step.until is None:
             return tr("no timeout")
-        return tr("until {time}", time=shown(step.until, utc))
+        return tr("until {time}", time=shown(step.until))
     return "" if step.value is UNSET else printable(json_text(step.value), 1_000)
+
+
+STEPS = (
+    column("AT", lambda step: shown(step.at)),
+    column("KIND", _kind),
+    column("NAME", _label, least=16),
+    column("VALUE", _value, least=16),
+)
+"""The columns of the steps of a task."""

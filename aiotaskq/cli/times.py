@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from aiotaskq.core.instants import from_iso, from_now, seconds_of, to_datetime, 
 from aiotaskq.core.task import SECOND
 
 Utc = Annotated[bool, option("--utc", help=tr("Times are in UTC, not in the local time zone."))]
+in_utc = ContextVar("in_utc", default=False)
+"""Whether the command was given ``--utc``."""
 
 _UNITS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))
 UNIT = {
@@ -54,9 +57,9 @@ def ago(text: str | None) -> str:
     return "" if text is None else duration(SystemClock().now() - from_iso(text))
 
 
-def local_time(text: str | None, utc: bool) -> str | None:
+def local_time(text: str | None) -> str | None:
     """Return a time of an answer as ``local`` does."""
-    return None if text is None else local(from_iso(text), utc)
+    return None if text is None else local(from_iso(text), in_utc.get())
 
 
 def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | None:
@@ -78,9 +81,9 @@ def local(microseconds: int | None, utc: bool, *, short: bool = False) -> str | 
     return shown.removesuffix("+00:00") + "Z" if utc else shown
 
 
-def shown(text: str | None, utc: bool) -> str:
+def shown(text: str | None) -> str:
     """Return a time of an answer as tables show it; "" for none."""
-    return "" if text is None else local(from_iso(text), utc, short=True) or ""
+    return "" if text is None else local(from_iso(text), in_utc.get(), short=True) or ""
 
 
 def read_time(name: str, text: str, now: int, utc: bool) -> datetime | float:

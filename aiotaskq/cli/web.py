@@ -10,13 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import typer
-
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.options import (
     DEFAULT_DB,
-    Command,
     Db,
     Host,
     Port,
@@ -25,16 +22,15 @@ from aiotaskq.cli.options import (
     ShowArgs,
     TokenEnv,
     TokenFile,
+    command,
 )
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 
-app = typer.Typer()
 
-
-@app.command("web", cls=Command, help=tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
+@command("web", tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
 def web(
     db: Db = DEFAULT_DB,
     schedules: SchedulesUrl = None,

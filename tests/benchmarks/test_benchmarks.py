@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.cli.bench import run_benchmarks
+from aiotaskq.cli.tools import run_benchmarks
 from benchmarks import machine, page, report
 from benchmarks.__main__ import main
 from benchmarks.case import AIOTASKQ, LIMIT, Case, Run, Sample, Scenario, Unit, load, quantile

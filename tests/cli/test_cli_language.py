@@ -30,7 +30,7 @@ def sentences() -> Iterator[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
-            texts = node.args[:1] if node.func.id in ("tr", "marked") else []
+            texts = node.args[:1] if node.func.id in ("tr", "marked", "column") else []
             if node.func.id == "map" and ast.unparse(node.args[0]) == "marked":
                 assert isinstance(node.args[1], ast.Tuple)
                 texts = node.args[1].elts

@@ -77,7 +77,7 @@ def test_limits_are_listed_and_changed(cli: Cli) -> None:
     assert cli.json("limits", "pause", "api")["state"] == "paused"
     assert cli.json("limits", "resume", "api")["state"] == "open"
     assert cli.json("limits", "reset", "api")["fixed"] is False
-    wanted = "give at least one of CAP, --rate, --per, --burst, --window, --max-waiting"
+    wanted = "set: name what to set: cap, rate, window or max_waiting"
     assert wanted in cli.fails("limits", "set", "api", code=2)
     assert "cap: a whole number is needed, or none (got zz)" in cli.fails("limits", "set", "api", "zz", code=2)
 

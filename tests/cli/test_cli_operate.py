@@ -236,8 +236,8 @@ def test_the_history_and_the_backfill_of_a_schedule(cli: Cli) -> None:
     timing = ("--cron", "0 * * * *", "--timezone", "UTC", "--jitter", "60")
     cli.out("schedules", "add", "hourly", "t", *timing, "--schedule-id", "h")
     assert cli.out("schedules", "history", "hourly") == "nothing was due yet\n"
-    assert "give at least one of --cron, --interval" in cli.fails("schedules", "update", "hourly", code=2)
-    assert "give at least one of --params, --priority" in cli.fails("tasks", "edit", "none", code=2)
+    assert "update: give one of cron, interval" in cli.fails("schedules", "update", "hourly", code=2)
+    assert "edit: give one of params, priority" in cli.fails("tasks", "edit", *cli.push("a"), code=2)
     span = ("--since", "2026-01-05T00:00", "--until", "2026-01-05T03:00", "--utc")
     assert (
         cli.out("schedules", "backfill", "hourly", *span, "--dry-run").splitlines()[-1]

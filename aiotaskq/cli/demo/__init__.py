@@ -13,15 +13,12 @@ import typer
 
 from aiotaskq.cli.demo.runner import Demo
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command, Json, Port, option
-
-app = typer.Typer()
+from aiotaskq.cli.options import Json, Port, command, option
 
 
-@app.command(
+@command(
     "demo",
-    cls=Command,
-    help=tr(
+    tr(
         "Run a demonstration: one task per file of a folder, schedules, retries and a dead letter. At the "
         "end every claim is checked.\n\nThe files are read and hashed, never changed. Hidden files and "
         "folders are left out, symbolic links are not followed. Stop the demo with Ctrl-C and run it "

@@ -1,4 +1,4 @@
-"""``aiotaskq bench``: runs the benchmarks of the checkout that the package was installed from."""
+"""``aiotaskq completion``: the script for the shell; ``aiotaskq bench``: the benchmarks of the checkout."""
 
 from __future__ import annotations
 
@@ -7,21 +7,38 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Command
+from aiotaskq.cli.options import COMPLETE, command
 from aiotaskq.cli.output import echo_error
 
-app = typer.Typer()
+SHELLS = ("bash", "zsh", "fish")
+
+
+@command(
+    "completion",
+    tr("Print the shell completion script, to be used as: source <(aiotaskq completion bash)."),
+)
+def completion(
+    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help=tr("Your shell."), show_default=False)],
+) -> None:
+    if shell not in SHELLS:
+        wrong = tr("use {names} (got {shell})", names=", ".join(SHELLS), shell=repr(shell))
+        raise typer.BadParameter(wrong, param_hint="SHELL")
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
+
+    print(get_completion_script(prog_name="aiotaskq", complete_var=COMPLETE, shell=shell))
+
+
 CHECKOUT = Path(__file__).parents[2]
 
 
-@app.command(
+@command(
     "bench",
-    cls=Command,
-    help=tr("Run the benchmarks of the checkout that aiotaskq was installed from. All options are passed on to them."),
+    tr("Run the benchmarks of the checkout that aiotaskq was installed from. All options are passed on to them."),
     # All that follows goes to the benchmarks, --help too.
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )

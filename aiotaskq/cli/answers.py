@@ -1,0 +1,329 @@
+"""How the answers of operations are shown, except those on tasks and schedules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
+from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.layout import column, columns_of
+from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text
+from aiotaskq.cli.times import ago, duration
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso
+from aiotaskq.core.task import SECOND
+from aiotaskq.log import printable
+from aiotaskq.operations.audit import AuditView
+from aiotaskq.operations.events import Emitted, EventView
+from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView
+from aiotaskq.operations.history import HistoryPage, TotalView
+from aiotaskq.operations.limits import LimitPage, LimitView
+from aiotaskq.operations.queues import QueueState
+from aiotaskq.operations.values import KeyPage
+from aiotaskq.operations.workers import Steered, WorkerDetail, WorkerView
+
+# ---- the audit log --------------------------------------------------------------------------------------------------
+
+SHOWN = 3
+"""Targets of a change that are printed."""
+
+
+def _targets(change: AuditView) -> str:
+    more = tr("and {count} more", count=f"{change.count - SHOWN:,}") if change.count > SHOWN else ""
+    return f"{', '.join(change.targets[:SHOWN])} {more}".rstrip()
+
+
+def _change(change: AuditView) -> str:
+    return change.action if change.undecodable is None else tr("an entry that cannot be read")
+
+
+CHANGES = (
+    column("AT", time_of("at")),
+    column("CHANGE", _change, least=12),
+    column("TARGETS", _targets, least=16),
+    column("ACTOR", lambda change: change.actor or "-"),
+    column("BY", "door"),
+)
+command_of("audit.list", listed(marked("no changes"), *CHANGES), name="audit", arguments=["target"], utc=True)
+
+# ---- queues ---------------------------------------------------------------------------------------------------------
+
+
+def _queue_state(queue: QueueState) -> None:
+    name = printable(queue.queue)
+    echo(tr("queue {queue} is paused", queue=name) if queue.paused else tr("queue {queue} is open", queue=name))
+
+
+QUEUES = (
+    column("QUEUE", "queue", least=10),
+    column("STATE", lambda queue: tr("paused") if queue.paused else tr("open")),
+    column("PENDING", "pending"),
+    column("RUNNING", "running"),
+)
+command_of("queues.list", listed(marked("no queues"), *QUEUES))
+command_of("queues.pause", _queue_state)
+command_of("queues.resume", _queue_state)
+
+# ---- public values --------------------------------------------------------------------------------------------------
+
+
+def _keys(page: KeyPage) -> None:
+    for key in page.keys or [tr("no values")]:
+        echo(printable(key, 1_000))
+
+
+command_of("values.list", _keys)
+command_of("values.get", lambda found: echo_json(found.value))
+command_of("values.set", lambda found: echo(tr("stored {key}", key=printable(found.key))), arguments=["value"])
+command_of("values.delete", lambda found: echo(tr("deleted {key}", key=printable(found.key))))
+
+# ---- events ---------------------------------------------------------------------------------------------------------
+
+
+def _event(event: EventView) -> None:
+    if event.undecodable is not None:
+        echo_error(event.undecodable)
+    else:
+        echo_json(event.value)
+
+
+def _emitted(found: Emitted) -> None:
+    if found.emitted:
+        echo(tr("emitted {key}", key=printable(found.key)))
+    else:
+        echo_error(tr("there is an event {key} already; its value stays", key=printable(found.key)))
+
+
+EVENTS = column("KEY", "key", least=16), column("AT", time_of("at")), column("EXPIRES", time_of("expires_at"))
+command_of("events.list", listed(marked("no events"), *EVENTS), utc=True)
+command_of("events.get", _event, code=lambda event: int(event.undecodable is not None))
+command_of("events.emit", _emitted, arguments=["value"], code=lambda found: int(not found.emitted))
+
+# ---- limits ---------------------------------------------------------------------------------------------------------
+
+
+def _bounds(limit: LimitView) -> str:
+    """Return the bounds of a limit in few words."""
+    if limit.budget_of is not None:
+        return tr("budget of group {group}", group=limit.budget_of)
+    parts = [] if limit.cap is None else [tr("{count} at a time", count=limit.cap)]
+    if limit.window is not None:
+        parts.append(tr("fair share {count}", count=limit.window))
+    if limit.rate is not None:
+        parts.append(tr("{rate} per second, burst {burst}", rate=f"{limit.rate:.4g}", burst=limit.burst))
+    if limit.max_waiting is not None:
+        parts.append(tr("{count} may wait", count=limit.max_waiting))
+    return tr(", ").join(parts)
+
+
+def _limit_state(limit: LimitView) -> str:
+    parts = []
+    if limit.state == "used_up":
+        parts.append(tr("used up"))
+    elif limit.paused_until is not None:
+        parts.append(tr("paused for {time}", time=duration(from_iso(limit.paused_until) - SystemClock().now())))
+    elif limit.state == "paused":
+        parts.append(tr("paused until resumed"))
+    if limit.fixed:
+        parts.append(tr("set by hand"))
+    return tr(", ").join(parts)
+
+
+def _limit(limit: LimitView) -> None:
+    parts = _bounds(limit) or tr("no bounds; no push has declared it"), _limit_state(limit)
+    echo(printable(tr("{key}: {state}", key=limit.key, state=tr(", ").join(filter(None, parts)))))
+
+
+def _limits(page: LimitPage) -> None:
+    LIMITS(page)
+    if page.more:
+        echo(tr("the first {count} by their keys; for more: --limit", count=len(page.limits)))
+
+
+LIMITS = listed(
+    marked("no limits"),
+    column("KEY", "key", least=16),
+    column("LIMIT", _bounds),
+    column("HELD", "held"),
+    column("WAITING", "waiting"),
+    column("STATE", _limit_state),
+)
+command_of("limits.list", _limits)
+command_of("limits.get", _limit)
+command_of("limits.set", _limit, arguments=["cap"])
+command_of("limits.pause", _limit, arguments=["seconds"])
+command_of("limits.resume", _limit)
+command_of("limits.reset", _limit)
+
+# ---- groups ---------------------------------------------------------------------------------------------------------
+
+
+def _sum(group: GroupView, name: str) -> str:
+    text = f"{printable(name)} {json_text(group.usage.get(name, 0))}"
+    return f"{text} / {json_text(group.budget[name])}" if name in group.budget else text
+
+
+def _budget(group: GroupView) -> str:
+    """Return what is used up of the budget of a group."""
+    if group.used_up and group.ended_at is None:
+        return tr("used up")
+    return ", ".join(_sum(group, name) for name in sorted(group.budget))
+
+
+def _group(found: GroupDetail) -> None:
+    counts = {name: getattr(found, name) for name in ("status", "completed", "total", "failed", "cancelled")}
+    said = marked("group {group} is {status}: {completed} of {total} completed, {failed} failed, {cancelled} cancelled")
+    echo(tr(said, group=printable(found.group_id), **counts))
+    if found.usage or found.budget:
+        sums = sorted({*found.usage, *found.budget})
+        echo(tr("used up: {sums}", sums=", ".join(_sum(found, name) for name in sums)))
+    if found.used_up and found.ended_at is None:
+        said = marked("its budget is used up, so no further task starts: aiotaskq groups budget {group} NAME=NUMBER")
+        echo(tr(said, group=printable(found.group_id)))
+    names = {each.task_id: each.name or str(each.position) for each in found.members}
+
+    def after(member: MemberView) -> str:
+        return ", ".join(names.get(task_id, task_id) for task_id in member.parents)
+
+    member = column("STATUS", lambda each: tr("deleted") if each.status is None else each.status)
+    callback = column("STATUS", lambda each: tr("not pushed") if each.status is None else each.status)
+    task_id, kind = column("TASK_ID", "task_id"), column("TYPE", "type", least=12)
+    name, afters = column("NAME", "name", least=10), column("AFTER", after, rank=1, least=10)
+    members = found.members, (task_id, name, kind, member, afters)
+    for rows, columns in (members, (found.callbacks, (task_id, column("CALLBACK", "kind"), kind, callback))):
+        if rows:
+            echo_table([each(rows) for each in columns])
+
+
+def _new_budget(group: GroupView) -> None:
+    if group.ended_at is not None:
+        said = marked("the budget of group {group} is set; its tasks have ended already")
+    elif group.used_up:
+        said = marked("the new budget of group {group} is used up already")
+    else:
+        said = marked("the tasks of group {group} go on")
+    echo(tr(said, group=printable(group.group_id)))
+
+
+GROUPS = (
+    column("GROUP_ID", "group_id"),
+    column("NAME", "name", least=10),
+    column("STATUS", "status"),
+    column("TOTAL", "total"),
+    column("COMPLETED", "completed"),
+    column("FAILED", "failed", rank=3),
+    column("CANCELLED", "cancelled", rank=4),
+    column("BUDGET", _budget, rank=1, least=10),
+)
+command_of("groups.list", listed(marked("no groups"), *GROUPS))
+command_of("groups.get", _group)
+command_of("groups.cancel", lambda group: echo(tr("group {group} is cancelled", group=printable(group.group_id))))
+command_of("groups.budget", _new_budget, arguments=["budget"])
+command_of("groups.retry", lambda found: echo(tr("tasks put back: {count}", count=found.retried)))
+command_of("groups.mend", lambda found: echo(tr("counts mended: {count}", count=found.mended)))
+
+# ---- workers --------------------------------------------------------------------------------------------------------
+
+
+def _slots(worker: WorkerView) -> str:
+    if worker.wanted_concurrency in (None, worker.concurrency):
+        return "" if worker.concurrency is None else str(worker.concurrency)
+    return f"{worker.concurrency} → {worker.wanted_concurrency}"
+
+
+def _lease(worker: WorkerView) -> str:
+    if worker.lease_until is None:
+        return "-"
+    left = from_iso(worker.lease_until) - SystemClock().now()
+    return tr("over for {time}", time=duration(-left)) if left <= 0 else duration(left)
+
+
+def _style(lease: object) -> str:
+    return "bold red" if str(lease).startswith(tr("over for {time}", time="").rstrip()) else ""
+
+
+def _worker(worker: WorkerDetail) -> None:
+    echo_table([each([worker]) for each in WORKERS])
+    if worker.running:
+        echo("")
+        rows = [[run.task_id, run.type, ago(run.began_at)] for run in worker.running]
+        echo_table(columns_of([marked("TASK"), marked("TYPE"), marked("SINCE")], rows))
+
+
+def _resized(worker: WorkerView) -> None:
+    count = worker.wanted_concurrency
+    echo(printable(tr("{owner}: {count} slots, with its next heartbeat at the latest", owner=worker.id, count=count)))
+
+
+def _asked(asked: Steered) -> str:
+    return tr("asked to be quiet") if asked.quiet else tr("asked to claim again")
+
+
+WORKERS = (
+    column("HOST", lambda worker: worker.host or worker.id or "-", least=12),
+    column("PID", lambda worker: "" if worker.pid is None else str(worker.pid)),
+    column("TASKS", "tasks"),
+    column("SLOTS", _slots),
+    column("STATE", lambda worker: tr("quiet") if worker.quiet else None, rank=1),
+    column("OLDEST", lambda worker: ago(worker.oldest)),
+    column("LEASE", _lease, style=_style),
+    column("TYPES", lambda worker: ", ".join(worker.task_types), rank=1, least=16),
+    column("OWNER", "id", rank=2),
+)
+command_of("workers.list", listed(marked("no workers and no running tasks"), *WORKERS))
+command_of("workers.get", _worker)
+command_of_several("workers.quiet", _asked, done=marked("asked to be quiet: {count}"))
+command_of_several("workers.wake", _asked, done=marked("asked to claim again: {count}"))
+command_of("workers.resize", _resized, arguments=["concurrency"])
+
+# ---- what workers did -----------------------------------------------------------------------------------------------
+
+BARS = "▁▂▃▄▅▆▇█"
+POINTS = 24  # columns of the line of counts
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else "< 1ms" if seconds < 0.001 else duration(int(seconds * SECOND))
+
+
+def _used(total: TotalView) -> str:
+    return ", ".join(f"{name} {json_text(amount)}" for name, amount in sorted(total.usage.items()))
+
+
+def _history(page: HistoryPage) -> None:
+    if not page.totals:
+        echo(tr("nothing has ended since then, or it was not written yet: workers write once a minute"))
+        return
+    lines = dict(zip(map(_key, page.totals), _lines(page), strict=True))
+    columns = (*HISTORY, column("OVER TIME", lambda total: lines[_key(total)], rank=3))
+    echo_table([each(page.totals) for each in columns])
+
+
+def _lines(page: HistoryPage) -> Sequence[str]:
+    """Return the counts over time, the latest at the right, each as a bar; a line for each total."""
+    now = SystemClock().now()
+    ages = [now - from_iso(each.at) for each in page.periods]
+    step = max(max(each.seconds for each in page.periods), math.ceil(max(ages) / SECOND / POINTS))
+    counts = {_key(total): [0] * POINTS for total in page.totals}
+    for period, age in zip(page.periods, ages, strict=True):
+        counts[_key(period)][max(0, POINTS - 1 - age // (step * SECOND))] += period.n
+    return ["".join(" " if not n else BARS[(len(BARS) - 1) * n // max(line)] for n in line) for line in counts.values()]
+
+
+def _key(total: TotalView) -> tuple[str, str, str]:
+    return total.queue, total.type, total.kind
+
+
+HISTORY = (
+    column("QUEUE", "queue", least=8, rank=1),
+    column("TYPE", "type", least=12),
+    column("OUTCOME", "kind"),
+    column("COUNT", "n"),
+    column("RUN P50", lambda total: _seconds(total.run_p50)),
+    column("RUN P95", lambda total: _seconds(total.run_p95)),
+    column("RUN P99", lambda total: _seconds(total.run_p99), rank=2),
+    column("WAIT P95", lambda total: _seconds(total.wait_p95)),
+    column("USED UP", _used, rank=1),
+)
+command_of("history.list", _history, name="history", utc=True)
