@@ -55,14 +55,19 @@ class Reach(Protocol[A_co]):
 def _any_call(_name: str, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None: ...
 
 
-class Nothing:
-    """The way to None, for functions without an object."""
+class Made(Generic[A]):
+    """The way to an object that is there already."""
 
     admit = staticmethod(_any_call)
 
-    def __call__(self) -> None: ...
+    def __init__(self, made: A) -> None:
+        self._made = made
 
-    async def enter(self) -> None: ...
+    def __call__(self) -> A:
+        return self._made
+
+    async def enter(self) -> A:
+        return self._made
 
 
 async def _nothing(_made: object) -> None: ...
@@ -79,7 +84,7 @@ class Home(Generic[A]):
         self,
         make: Callable[[], A],
         *,
-        needs: Reach[Any] = Nothing(),  # noqa: B008 - it has no state
+        needs: Reach[Any] = Made(None),  # noqa: B008 - it has no state
         anew: Callable[[A], Coroutine[Any, Any, A]] | None = None,
         close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
     ) -> None:
@@ -255,19 +260,16 @@ def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any
 
 
 def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
-    me = threading.current_thread()
     reach.admit(method.__name__, args, kwargs)
 
     async def on_loop() -> Any:
-        caller.set(me)
-        log.write_apart()
         return await method(await reach.enter(), *args, **kwargs)
 
     async def go_back(value: Any) -> None:
         if unclaimed is not None:
             await unclaimed(await reach.enter(), value)
 
-    return loop_thread.run(on_loop, twin=twin, unclaimed=go_back, settled=log.flush)
+    return run(on_loop, twin, go_back)
 
 
 def may_lock() -> bool:

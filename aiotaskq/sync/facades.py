@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 import aiotaskq.app.legacy as awaited
@@ -24,7 +24,7 @@ from aiotaskq.runtime.steps import run_steps, running
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
-    Nothing,
+    Made,
     Part,
     Reach,
     arguments_of,
@@ -32,6 +32,7 @@ from aiotaskq.sync.bridge import (
     documented_as,
     facade_of,
     in_worker_loop,
+    like,
     may_lock,
     reading,
     run,
@@ -221,7 +222,7 @@ class Scheduler(Facade[Any]):
     ) -> None:
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
-        target: Reach[Any] = Nothing() if queue is None else queue._reach
+        target: Reach[Any] = Made(None) if queue is None else queue._reach
 
         def make() -> awaited.Scheduler:
             return awaited.Scheduler(check_interval, url=url, queue=target())
@@ -335,23 +336,16 @@ def step(name: str, function: Callable[..., Any], /, *args: Any, session: Any = 
     return loaded(found, conversion)
 
 
-@documented_as(aiotaskq.runtime.steps.sleep_for)
-def sleep_for(
-    name: str, seconds: float | timedelta = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
-) -> None:
-    _run("sleep_for", aiotaskq.runtime.steps.sleep_for(name, seconds, minutes=minutes, hours=hours, days=days))
+def _in_worker(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """Return the blocking twin of a function for handlers: it runs in the loop of the worker."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        refuse_running_loop(f"aiotaskq.{function.__name__}")
+        return in_worker_loop(current_task().loop, function(*args, **kwargs))
+
+    return cast("Callable[P, T]", like(function)(call))
 
 
-@documented_as(aiotaskq.runtime.steps.sleep_until)
-def sleep_until(name: str, when: datetime | float) -> None:
-    _run("sleep_until", aiotaskq.runtime.steps.sleep_until(name, when))
-
-
-@documented_as(aiotaskq.runtime.steps.wait_event)
-def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
-    return _run("wait_event", aiotaskq.runtime.steps.wait_event(key, timeout))
-
-
-def _run(verb: str, coro: Coroutine[Any, Any, T]) -> T:
-    refuse_running_loop(f"aiotaskq.{verb}")
-    return in_worker_loop(current_task().loop, coro)
+sleep_for = _in_worker(aiotaskq.runtime.steps.sleep_for)
+sleep_until = _in_worker(aiotaskq.runtime.steps.sleep_until)
+wait_event = _in_worker(aiotaskq.runtime.steps.wait_event)

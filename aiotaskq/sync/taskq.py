@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import timedelta
 from typing import Any, Concatenate, Generic, Protocol, TypeVar, Unpack, cast, overload
 
 import aiotaskq.app.groups
@@ -24,10 +24,10 @@ from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Task
 from aiotaskq.operations import operate
 from aiotaskq.runtime.hooks import HookName
-from aiotaskq.runtime.queue.groups import MemberResult
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
+    Made,
     Part,
     arguments_of,
     blocking,
@@ -47,6 +47,7 @@ AsyncHandle = aiotaskq.app.handle.TaskHandle
 AsyncFunction = aiotaskq.app.handle.TaskFunction
 AsyncGroupHandle = aiotaskq.app.groups.GroupHandle
 AsyncTaskQ = aiotaskq.app.taskq.TaskQ
+AsyncContext = aiotaskq.runtime.context.TaskContext
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -404,77 +405,50 @@ async def _close_fast(tq: AsyncTaskQ) -> None:
 # ---- in a handler ---------------------------------------------------------------------------------------------------
 
 
-class TaskContext(Hinted):
+def _in_worker(method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:
+    """Return the blocking twin of a method of the running task: it runs in the loop of its worker."""
+
+    def call(self: TaskContext, *args: P.args, **kwargs: P.kwargs) -> R:
+        refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
+        context = self._reach()
+        return in_worker_loop(context.loop, method(context, *args, **kwargs))
+
+    return cast("Callable[Concatenate[Any, P], R]", like(method)(call))
+
+
+class TaskContext(Hinted, Facade[AsyncContext]):
     """The running task, from inside its ``def`` handler, which runs in a thread."""
 
     _place = "context"
 
-    def __init__(self, context: aiotaskq.runtime.context.TaskContext) -> None:
-        self._context = context
+    def __init__(self, context: AsyncContext) -> None:
+        self._reach = Made(context)
 
     @property
     def task(self) -> Task:
         """The frozen task as it was claimed; ``task.fence`` tells this delivery from others."""
-        return self._context.task
+        return self._reach().task
 
     @property
     def cancel_requested(self) -> bool:
         """Whether the task was asked to stop. A thread cannot be cancelled, so a long handler should check it."""
-        return self._context.cancel_requested
+        return self._reach().cancel_requested
 
-    @property
-    def scheduled_for(self) -> datetime | None:
-        """The due time, in UTC, for which a schedule fired the task, however late it runs; None for other tasks."""
-        return self._context.scheduled_for
+    scheduled_for = reading(AsyncContext.scheduled_for)
+    group_id = reading(AsyncContext.group_id)
+    progress = _in_worker(AsyncContext.progress)
+    log = direct(AsyncContext.log, _same)
+    stream = direct(AsyncContext.stream, _same)
+    snooze = direct(AsyncContext.snooze, _same)
+    pause_limit = _in_worker(AsyncContext.pause_limit)
+    charge = _in_worker(AsyncContext.charge)
+    complete = _in_worker(AsyncContext.complete)
+    results = _in_worker(AsyncContext.results)
+    add_to_group = _in_worker(AsyncContext.add_to_group)
 
-    @documented_as(aiotaskq.runtime.context.TaskContext.progress)
-    def progress(self, done: int, total: int | None = None, message: str | None = None) -> None:
-        self._run(self._context.progress, done, total, message)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.log)
-    def log(self, text: object, /, **fields: object) -> None:
-        self._context.log(text, **fields)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.stream)
-    def stream(self, data: Any) -> None:
-        self._context.stream(data)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.usage)
+    @documented_as(AsyncContext.usage)
     def usage(self, **amounts: float) -> None:
-        self._context.usage(**amounts)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.snooze)
-    def snooze(self, seconds: float | timedelta) -> None:
-        self._context.snooze(seconds)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.pause_limit)
-    def pause_limit(self, key: str, seconds: float | timedelta) -> None:
-        self._run(self._context.pause_limit, key, seconds)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.charge)
-    def charge(self, key: str, tokens: int) -> None:
-        self._run(self._context.charge, key, tokens)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.complete)
-    def complete(self, session: Any, result: Any = None) -> None:
-        self._run(self._context.complete, session, result)
-
-    @property
-    def group_id(self) -> str | None:
-        """The id of the group whose member the task is, or whose end has pushed it; None if there is none."""
-        return self._context.group_id
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.results)
-    def results(self, start: int = 0, limit: int | None = None) -> list[MemberResult]:
-        return self._run(self._context.results, start, limit)
-
-    @documented_as(aiotaskq.runtime.context.TaskContext.add_to_group)
-    def add_to_group(self, calls: Iterable[Any]) -> int:
-        return self._run(self._context.add_to_group, calls)
-
-    def _run(self, method: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
-        refuse_running_loop(f"aiotaskq.current_task().{method.__name__}")
-        return in_worker_loop(self._context.loop, method(*args, **kwargs))
+        self._reach().usage(**amounts)
 
 
 @documented_as(aiotaskq.runtime.context.current_batch)
