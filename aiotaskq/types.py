@@ -25,10 +25,12 @@ from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.worker.worker import ExitCode
+from aiotaskq.web.policy import DashboardOptions, OperationsOptions, RunningOptions
 
 __all__ = [
     "Attempt",
     "BoundTask",
+    "DashboardOptions",
     "EventValue",
     "ExitCode",
     "Filters",
@@ -42,8 +44,10 @@ __all__ = [
     "Limits",
     "LogEntry",
     "MemberResult",
+    "OperationsOptions",
     "Period",
     "PushOptions",
+    "RunningOptions",
     "Schedule",
     "ScheduleOptions",
     "Schedules",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Unpack
 
 import msgspec
@@ -15,12 +15,10 @@ from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler
-from aiotaskq.web.dashboard.guarded import guarded_dashboard
-from aiotaskq.web.dashboard.reply import Allow, CheckUser
 from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints import ENDPOINTS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
-from aiotaskq.web.policy import MAX_BODY, Actor, make_policy
+from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
 
 try:
     from fastapi import APIRouter, Depends, Request, Response
@@ -90,40 +88,21 @@ def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
     return dependency
 
 
-def router(
-    tq: TaskQ,
-    *,
-    dependencies: Sequence[Any] = (),
-    operations: Collection[str] | None = None,
-    read_only: bool = False,
-    show_args: bool = False,
-    origins: Collection[str] = (),
-    max_body: int = MAX_BODY,
-    own_query: Collection[str] = (),
-    actor: Actor | None = None,
-) -> APIRouter:
+def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[OperationsOptions]) -> APIRouter:
     """Return the operations: ``app.include_router(router(tq, dependencies=[Depends(admin)]), prefix="/ops")``.
 
     Args:
         dependencies: the application's own, above all its access control: the operations have none.
-        operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body, own_query, actor: see ``aiotaskq.web.policy.make_policy``.
+        options: those of ``OperationsOptions``.
 
     Raises:
         ValidationError: for an unknown operation or a wrong value.
     """
     check_taskq("router", tq)
-    policy = make_policy(
-        read_only=read_only,
-        show_args=show_args,
-        origins=origins,
-        max_body=max_body,
-        own_query=own_query,
-        actor=actor,
-    )
+    policy = Policy(**options)
     made = APIRouter(dependencies=list(dependencies), generate_unique_id_function=_operation_id)
     models, describe = _components()
-    for operation in selected(operations):
+    for operation in selected(policy.operations):
         respond_to = handler(operation, tq, policy)
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
 
@@ -152,37 +131,20 @@ def router(
     return made
 
 
-def dashboard(
-    tq: TaskQ,
-    *,
-    dependencies: Sequence[Any] = (),
-    allow: Allow | None = None,
-    read_only: bool = False,
-    show_args: bool = False,
-    origins: Collection[str] = (),
-    actor: Actor | None = None,
-    login: CheckUser | None = None,
-    secret: str | None = None,
-) -> APIRouter:
+def dashboard(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[DashboardOptions]) -> APIRouter:
     """Return the dashboard: ``app.include_router(dashboard(tq, dependencies=[Depends(admin)]), prefix="/tasks")``.
 
     Args:
         dependencies: the application's own, above all its access control. Needed without ``allow`` and ``login``.
-        allow: called with the request and the name of an action, or ``"view"``; returns whether the visitor may.
-        login: called with a user name and a password; returns something true for a user who may log in, else None. It
-            may be a coroutine function. Then the pages have a form of their own, and a session of 12 hours.
-        secret: signs the sessions of ``login``: at least 16 ASCII characters, the same text in every process.
-        read_only, show_args, origins, actor: see ``aiotaskq.web.dashboard.site.Dashboard``.
+        options: those of ``DashboardOptions``.
 
     Raises:
         ValidationError: where nothing checks the visitors, for a weak ``secret``, and for a task queue of
             ``aiotaskq.sync``.
     """
-    options: dict[str, Any] = {"read_only": read_only, "show_args": show_args, "origins": origins}
-    options |= {"allow": allow, "actor": actor, "login": login, "secret": secret}
-    pages = guarded_dashboard(
-        tq, bool(dependencies) or allow is not None, "dependencies=[Depends(…)], allow=…", **options
-    )
+    from aiotaskq.web.dashboard.site import guarded_dashboard  # it needs jinja2, which the rest does not
+
+    pages = guarded_dashboard(tq, bool(dependencies), "dependencies=[Depends(…)], allow=…", **options)
     made = APIRouter(
         dependencies=list(dependencies),
         include_in_schema=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -19,13 +19,14 @@ MINUTE = 60 * SECOND
 MAX_ADDRESSES = 1_000  # whose wrong guesses are counted; beyond that the addresses longest without one are dropped
 
 
-def is_same_origin(fetch_site: str | None, origin: str | None, host: str | None, origins: Collection[str] = ()) -> bool:
+def is_same_origin(headers: Mapping[str, str], origins: Collection[str] = ()) -> bool:
     """Return whether a request for a change comes from a page of this server, or from no browser at all.
 
     The rule is that of Go's net/http.CrossOriginProtection: a trusted origin passes; ``Sec-Fetch-Site``, which pages
     cannot forge, decides where it is sent; else ``Origin`` must name this host; a request with neither is not made by a
     browser.
     """
+    fetch_site, origin, host = (headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
     if origin is not None and origin in origins:
         return True
     if fetch_site:
@@ -36,6 +37,15 @@ def is_same_origin(fetch_site: str | None, origin: str | None, host: str | None,
         return bool(host) and urlsplit(origin).netloc.lower() == str(host).lower()
     except ValueError:  # an Origin that is no URL
         return False
+
+
+def is_encrypted(scheme: str, headers: Mapping[str, str]) -> bool:
+    """Return whether the browser's connection is encrypted: this one, or, as a proxy says, the one before it.
+
+    A client can claim that, too: it is asked only whether that client's own cookies are for encrypted connections.
+    """
+    said = headers.get("x-forwarded-proto", "").partition(",")[0].strip().lower()
+    return "https" in (scheme, said)
 
 
 def is_loopback(host: str) -> bool:

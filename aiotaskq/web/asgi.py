@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.extras import missing
-from aiotaskq.web.dashboard.reply import Reply, is_encrypted
+from aiotaskq.web import endpoint as web
+from aiotaskq.web.access import is_encrypted
 from aiotaskq.web.dispatch import dispatch
-from aiotaskq.web.endpoint import ApiResponse, Endpoint, problem_response, respond
+from aiotaskq.web.endpoint import Endpoint, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.policy import MAX_BODY, Actor, Policy, make_policy
+from aiotaskq.web.policy import OperationsOptions, Policy
 from aiotaskq.web.problem_details import ProblemError, unmatched
 
 try:
@@ -33,38 +36,16 @@ Handler = Callable[[Request], Awaitable[Response]]
 __all__ = ["application", "asgi_path", "dashboard_handler", "handler", "response_of", "routes"]
 
 
-def routes(
-    tq: TaskQ,
-    *,
-    operations: Collection[str] | None = None,
-    read_only: bool = False,
-    show_args: bool = False,
-    origins: Collection[str] = (),
-    max_body: int = MAX_BODY,
-    own_query: Collection[str] = (),
-    actor: Actor | None = None,
-) -> list[Route]:
+def routes(tq: TaskQ, **options: Unpack[OperationsOptions]) -> list[Route]:
     """Return the operations as routes, for ``Mount("/ops", routes=routes(tq))``. They check no access: guard them.
 
-    Args:
-        operations: names of the operations wanted (``["healthz", "readyz"]``); default all.
-        read_only, show_args, origins, max_body, own_query, actor: see ``aiotaskq.web.policy.make_policy``.
-
-    Raises:
-        ValidationError: for an unknown operation or a wrong value.
+    ``options`` are those of ``OperationsOptions``. Raises ValidationError for an unknown operation or a wrong value.
     """
     check_taskq("routes", tq)
-    policy = make_policy(
-        read_only=read_only,
-        show_args=show_args,
-        origins=origins,
-        max_body=max_body,
-        own_query=own_query,
-        actor=actor,
-    )
+    policy = Policy(**options)
     return [
         Route(asgi_path(each.path), handler(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
-        for each in selected(operations)
+        for each in selected(policy.operations)
     ]
 
 
@@ -115,12 +96,10 @@ def handler(endpoint: Endpoint, tq: TaskQ, policy: Policy) -> Handler:
 
     async def respond_to(request: Request) -> Response:
         response = await dispatch(endpoint, tq, policy, _Request(request))
-        if response.stream is None:
-            return response_of(response)
-        if request.method == "HEAD":  # Starlette routes it here, and would wait for the end of the stream
-            await response.stream.aclose()
-            return Response(None, response.status, response.headers, response.media_type)
-        return StreamingResponse(response.stream, response.status, response.headers, response.media_type)
+        if response.stream is not None and request.method == "HEAD":
+            await response.stream.aclose()  # Starlette routes it here, and would wait for the end of the stream
+            response = replace(response, stream=None)
+        return response_of(response)
 
     return respond_to
 
@@ -129,36 +108,47 @@ def dashboard_handler(dashboard: Dashboard) -> Handler:
     """Return the handler of every page and action, for a route with ``{name:path}``."""
 
     async def respond_to(request: Request) -> Response:
-        return _response_of_reply(await dashboard.respond(_PageRequest(request)))
+        return response_of(await dashboard.respond(_Request(request)))
 
     return respond_to
 
 
-def _response_of_reply(reply: Reply) -> Response:
-    response = Response(reply.body, reply.status, media_type=reply.media_type)
-    for name, value in reply.headers:
-        response.headers.append(name, value)
-    return response
-
-
-def response_of(response: ApiResponse) -> Response:
+def response_of(response: web.Response) -> Response:
     """Return a response as Starlette's."""
-    if response.body is None:
-        return Response(status_code=response.status, headers=response.headers)
-    return Response(response.body, response.status, response.headers, response.media_type)
+    kind = None if response.body is None and response.status == 204 else response.media_type
+    made: Response
+    if response.stream is None:
+        made = Response(response.body, response.status, media_type=kind)
+    else:
+        made = StreamingResponse(response.stream, response.status, media_type=kind)
+    for name, value in response.headers:
+        made.headers.append(name, value)
+    return made
 
 
 class _Request:
     def __init__(self, request: Request) -> None:
-        self._request = request
+        self.method = request.method
         self.headers: Mapping[str, str] = request.headers
         self.path: Mapping[str, str] = request.path_params
         self.query = request.query_params.multi_items()
         self.original: Any = request
 
+    @property
+    def address(self) -> str:
+        client = self.original.client
+        return "" if client is None else str(client.host)
+
+    @property
+    def secure(self) -> bool:
+        return is_encrypted(self.original.url.scheme, self.headers)
+
+    def logged_in(self, user: str) -> None:
+        self.original.state.aiotaskq_user = user
+
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
-            async for chunk in self._request.stream():
+            async for chunk in self.original.stream():
                 yield chunk
         except ClientDisconnect:  # the application is not at fault: no traceback in its log
             raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
@@ -167,15 +157,3 @@ class _Request:
         # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
         server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         return getattr(server, "should_exit", False) is True
-
-
-class _PageRequest(_Request):
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self.method = request.method
-        self.name: str = request.path_params.get("name", "")
-        self.address = request.client.host if request.client is not None else ""
-        self.secure = is_encrypted(request.url.scheme, request.headers)
-
-    def logged_in(self, user: str) -> None:
-        self.original.state.aiotaskq_user = user

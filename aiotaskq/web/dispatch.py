@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.log import log
 from aiotaskq.operations.table import read_as
 from aiotaskq.web.access import is_same_origin
-from aiotaskq.web.endpoint import JSON, ApiResponse, Call, Endpoint, Request, problem_response
-from aiotaskq.web.policy import Policy, actor_of
-from aiotaskq.web.problem_details import ProblemError, problem_of
+from aiotaskq.web.endpoint import JSON, Call, Endpoint, Request, Response, problem_response
+from aiotaskq.web.policy import Policy
+from aiotaskq.web.problem_details import ProblemError, answered
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -25,7 +23,7 @@ BODY_TIMEOUT = 10.0  # seconds in which a body has to arrive
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Request) -> ApiResponse:
+async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Request) -> Response:
     """Check a request and run the endpoint; a request that is refused gets a problem as its response.
 
     An error that the client cannot have caused is raised, so that the framework's error handling reports it.
@@ -35,25 +33,15 @@ async def dispatch(endpoint: Endpoint, tq: TaskQ, policy: Policy, request: Reque
             _check_change(policy, request.headers)
         query = _query(endpoint, policy, request.query)
         body = None if endpoint.body is None else await _body(endpoint.body, policy, request)
-        actor = functools.partial(actor_of, policy.actor, request.original)
-        call = Call(tq, policy, request.path, query, body, request.headers, request.is_stopping, actor)
-        return await endpoint.run(call)
-    except ProblemError as refused:
-        return problem_response(refused.problem)
-    except AiotaskqError as error:
-        problem = problem_of(error)
-        if problem is None:
-            raise
-        if problem.status >= 500:
-            log.warning("{} {}: {}: {}", endpoint.method, endpoint.path, type(error).__name__, error)
-        return problem_response(problem)
+        return await endpoint.run(Call(tq, policy, request, query, body))
+    except (ProblemError, AiotaskqError) as error:
+        return problem_response(answered(error, f"{endpoint.method} {endpoint.path}"))
 
 
 def _check_change(policy: Policy, headers: Mapping[str, str]) -> None:
     if policy.read_only:
         raise ProblemError(403, "ReadOnly", "this API is read-only; nothing can be changed here")
-    site, origin, host = (headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
-    if not is_same_origin(site, origin, host, policy.origins):
+    if not is_same_origin(headers, policy.origins):
         raise ProblemError(
             403, "CrossOrigin", "a page of another origin asked for a change; name it in origins if it may"
         )
@@ -92,8 +80,13 @@ def _is_list(kind: Any) -> bool:
     return any(isinstance(each, msgspec.inspect.ListType) for each in kinds)
 
 
+def media_type_of(request: Request) -> str:
+    """Return what a request says that its body is, "" if it says nothing."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 async def _body(kind: type[S], policy: Policy, request: Request) -> S:
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = media_type_of(request)
     optional = not any(each.required for each in msgspec.structs.fields(kind))
     if not media_type and optional and not await _read(policy.max_body, request):
         return kind()
@@ -111,17 +104,22 @@ async def _body(kind: type[S], policy: Policy, request: Request) -> S:
 
 
 async def _read(limit: int, request: Request) -> bytes:
-    """Read the body of a request. Raises ProblemError where it is too long or arrives too slowly."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise ProblemError(413, "BodyTooLarge", f"body: {announced[:20]} bytes are more than {limit:,}")
+    late = f"body: did not arrive within {BODY_TIMEOUT:g} s"
+    return await read_body(request, limit, f"body: more than {limit:,} bytes", late)
+
+
+async def read_body(request: Request, limit: int, large: str, late: str) -> bytes:
+    """Read the body of a request. Raises ProblemError, which says this, where it is too large or too late."""
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.chunks():
                 data += chunk
                 if len(data) > limit:
-                    raise ProblemError(413, "BodyTooLarge", f"body: more than {limit:,} bytes")
+                    raise ProblemError(413, "BodyTooLarge", large)
     except TimeoutError:
-        raise ProblemError(408, "BodyTooSlow", f"body: did not arrive within {BODY_TIMEOUT:g} s") from None
+        raise ProblemError(408, "BodyTooSlow", late) from None
     return bytes(data)

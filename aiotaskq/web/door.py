@@ -9,7 +9,8 @@ from urllib.parse import quote
 import msgspec
 
 from aiotaskq.operations import examples, table
-from aiotaskq.web.endpoint import ApiResponse, Call, Endpoint, Success, respond
+from aiotaskq.web.endpoint import Call, Endpoint, Response, Success, respond
+from aiotaskq.web.policy import actor_of
 from aiotaskq.web.problem_details import status_of
 
 METHODS = {
@@ -45,13 +46,13 @@ def _endpoint(operation: table.Operation) -> Endpoint:
     schema = _without_path(operation)
     types = {each.name: each.type for each in msgspec.structs.fields(operation.params)}
 
-    async def run(call: Call) -> ApiResponse:
+    async def run(call: Call) -> Response:
         given = call.body if operation.changes else call.query
         sent = {} if given is None else msgspec.structs.asdict(given)
-        values = {**call.path, **{name: value for name, value in sent.items() if value is not msgspec.UNSET}}
+        values = {**call.request.path, **{name: value for name, value in sent.items() if value is not msgspec.UNSET}}
         access = table.Access(call.tq, call.policy.show_args)
         params = table.read(operation, values)
-        actor = await call.actor() if operation.changes else ""
+        actor = await actor_of(call.policy.actor, call.request.original) if operation.changes else ""
         found = await table.perform(operation, access, params, "api", actor)
         if not operation.adds:
             return respond(found)

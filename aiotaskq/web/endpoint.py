@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -18,7 +18,11 @@ METHODS_THAT_CHANGE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class Request(Protocol):
-    """What an endpoint needs to know of an HTTP request; each framework's adapter provides it."""
+    """What endpoints and pages need to know of an HTTP request; each framework's adapter provides it."""
+
+    @property
+    def method(self) -> str:
+        """In capitals."""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -26,7 +30,7 @@ class Request(Protocol):
 
     @property
     def path(self) -> Mapping[str, str]:
-        """The decoded parts of the path by name."""
+        """The decoded parts of the path by name; of a page its ``name`` below the prefix, "" for the overview."""
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -34,7 +38,18 @@ class Request(Protocol):
 
     @property
     def original(self) -> Any:
-        """The request of the framework, for ``actor``."""
+        """The request of the framework, for ``allow`` and ``actor``."""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the client's connection is encrypted, as far as the server knows."""
+
+    @property
+    def address(self) -> str:
+        """The client's address, "" if it is not known."""
+
+    def logged_in(self, user: str) -> None:
+        """Let ``allow`` and ``actor`` see who has logged in to the dashboard."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""
@@ -43,12 +58,12 @@ class Request(Protocol):
         """Whether the server waits for the end of open responses, to stop; False where it does not tell."""
 
 
-class ApiResponse(msgspec.Struct, frozen=True):
-    """An HTTP response: a status, a JSON body (None is no body), and headers beside the content type."""
+class Response(msgspec.Struct, frozen=True):
+    """An HTTP response: a status, a body (None is no body), and headers beside the content type."""
 
     status: int
     body: bytes | None
-    headers: dict[str, str] = {}
+    headers: Sequence[tuple[str, str]] = ()
     media_type: str = JSON
     stream: AsyncGenerator[bytes] | None = None
     """In place of the body: parts that are sent as they come. The sender closes it."""
@@ -59,14 +74,9 @@ class Call(msgspec.Struct, frozen=True):
 
     tq: TaskQ
     policy: Policy
-    path: Mapping[str, str]
+    request: Request
     query: Any
     body: Any
-    headers: Mapping[str, str]
-    is_stopping: Callable[[], bool]
-    """Whether the server waits for the end of open responses, to stop."""
-    actor: Callable[[], Awaitable[str]]
-    """Returns the name of the visitor."""
 
 
 class Success(msgspec.Struct, frozen=True):
@@ -79,7 +89,7 @@ class Success(msgspec.Struct, frozen=True):
     media_type: str = JSON
 
 
-Run = Callable[[Call], Awaitable[ApiResponse]]
+Run = Callable[[Call], Awaitable[Response]]
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,17 +155,17 @@ def get(path: str, tag: str, *successes: Success, name: str = "", **more: Any) -
     return made
 
 
-def respond(body: Any = None, status: int = 200, **headers: str) -> ApiResponse:
+def respond(body: Any = None, status: int = 200, **headers: str) -> Response:
     """Return a view as a JSON response; a header's name is written with underscores."""
-    return ApiResponse(status, None if status == 204 else msgspec.json.encode(body), _headers(headers))
+    return Response(status, None if status == 204 else msgspec.json.encode(body), _headers(headers))
 
 
-def problem_response(problem: Problem, **headers: str) -> ApiResponse:
+def problem_response(problem: Problem, **headers: str) -> Response:
     """Return a problem as a response."""
-    return ApiResponse(problem.status, msgspec.json.encode(problem), _headers(headers), MEDIA_TYPE)
+    return Response(problem.status, msgspec.json.encode(problem), _headers(headers), MEDIA_TYPE)
 
 
-def _headers(given: dict[str, str]) -> dict[str, str]:
+def _headers(given: dict[str, str]) -> list[tuple[str, str]]:
     # A response must not be cached, and must never be taken for markup.
-    always = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return always | {name.replace("_", "-"): value for name, value in given.items()}
+    always = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
+    return always + [(name.replace("_", "-"), value) for name, value in given.items()]

@@ -21,7 +21,7 @@ from aiotaskq.errors import (
     ValidationError,
     WrongLoop,
 )
-from aiotaskq.log import printable
+from aiotaskq.log import log, printable
 from aiotaskq.operations.table import NotShown
 
 MEDIA_TYPE = "application/problem+json"
@@ -80,6 +80,19 @@ def problem_of(error: AiotaskqError) -> Problem | None:
         if isinstance(error, kind):
             return make_problem(status, type(error).__name__, str(error) if detail is None else detail)
     return None
+
+
+def answered(error: ProblemError | AiotaskqError, where: str) -> Problem:
+    """Return the problem with which a request is answered after an error; that of the server is logged.
+
+    Raises an error that the client cannot have caused.
+    """
+    problem = error.problem if isinstance(error, ProblemError) else problem_of(error)
+    if problem is None:
+        raise error
+    if problem.status >= 500 and isinstance(error, AiotaskqError):
+        log.warning("{}: {}: {}", where, type(error).__name__, error)
+    return problem
 
 
 def unmatched(status: int, default: str = "") -> Problem:

@@ -20,7 +20,7 @@ from aiotaskq.web.asgi import application, response_of
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.login import TokenLogin
 from aiotaskq.web.dashboard.site import Dashboard
-from aiotaskq.web.endpoint import ApiResponse, problem_response
+from aiotaskq.web.endpoint import Response, problem_response
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
 from aiotaskq.web.policy import MAX_BODY
@@ -64,7 +64,7 @@ def serve(
         token: the token in ``Authorization: Bearer …`` and of the dashboard's login, at least 16 characters;
             ``/healthz`` and ``/readyz`` need none. After ten wrong tokens in a minute an address gets 429 for further
             wrong ones.
-        read_only, show_args, origins, max_body: see ``aiotaskq.web.policy.make_policy``.
+        read_only, show_args, origins, max_body: see ``OperationsOptions``.
         started: called with the URL as soon as requests are answered.
 
     Raises:
@@ -193,7 +193,7 @@ class _AccessCheck:
         key = session.cookies_of(headers).get(session.SESSION, "")
         return self._tokens.matches(headers.get("authorization")) or self._is_login(key)
 
-    def _refusal(self, scope: Any) -> ApiResponse | None:
+    def _refusal(self, scope: Any) -> Response | None:
         headers = _headers(scope)
         if self._tokens is None:
             if names_loopback(headers.get("host")):

@@ -34,6 +34,7 @@ SECTIONS: dict[str, str] = {
     "Groups and workflows": "group chain Workflow GroupHandle GroupProgress GroupState MemberResult",
     "Steps, sleeps and events": "step sleep_for sleep_until wait_event Step EventValue",
     "Operating": "Filters TaskChanges Stats Period Workers WorkerInfo HookCall InvalidRow",
+    "In a web application": "RunningOptions OperationsOptions DashboardOptions",
     "Errors": " ".join(errors.__all__),
     "Codecs": " ".join(codecs.__all__),
 }

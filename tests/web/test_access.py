@@ -26,10 +26,15 @@ TOKEN = "a token of thirty-one letters.."
 
 
 def test_same_origin_rule() -> None:  # J4
-    assert is_same_origin(None, None, "a:1") and is_same_origin(None, "http://A:1", "a:1")
-    assert not is_same_origin(None, "http://a:2", "a:1") and not is_same_origin(None, "http://a", None)
-    assert not is_same_origin("cross-site", "http://a:1", "a:1")  # pages cannot forge the first
-    assert is_same_origin("cross-site", "http://b", "a", {"http://b"})
+    def headers(**given: str) -> dict[str, str]:
+        return {name.replace("_", "-"): value for name, value in given.items()}
+
+    assert is_same_origin(headers(host="a:1")) and is_same_origin(headers(origin="http://A:1", host="a:1"))
+    assert not is_same_origin(headers(origin="http://a:2", host="a:1"))
+    assert not is_same_origin(headers(origin="http://a"))
+    forged = headers(sec_fetch_site="cross-site", origin="http://a:1", host="a:1")
+    assert not is_same_origin(forged)  # pages cannot forge the first
+    assert is_same_origin(headers(sec_fetch_site="cross-site", origin="http://b", host="a"), {"http://b"})
 
 
 def test_a_host_without_a_token_must_be_loopback() -> None:  # J4

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.web.access import Guesses, TokenCheck, check_secret
-from aiotaskq.web.dashboard.reply import CheckUser
 from aiotaskq.web.dashboard.words import marked
+from aiotaskq.web.policy import CheckUser
 from aiotaskq.web.problem_details import ProblemError
 
 MAX_USER, MAX_PASSWORD = 200, 1_000

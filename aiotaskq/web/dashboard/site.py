@@ -10,34 +10,33 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
-from aiotaskq.log import log
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.dashboard import session
 from aiotaskq.web.dashboard.counts import Counts
 from aiotaskq.web.dashboard.happened import Feed
 from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import Live
-from aiotaskq.web.dashboard.login import Login
+from aiotaskq.web.dashboard.login import Login, UserLogin
 from aiotaskq.web.dashboard.pages import MENU, actions, pages
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.render import render
-from aiotaskq.web.dashboard.reply import SECURITY, Allow, Reply, Request, form_reply, page_reply, redirect
+from aiotaskq.web.dashboard.reply import SECURITY, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.view import Action, Change, Kept, Page, Question, StoppedError, View, link
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.policy import MAX_BODY, Actor, actor_of
-from aiotaskq.web.problem_details import Problem, ProblemError, make_problem, problem_of
-
-if TYPE_CHECKING:
-    from aiotaskq.app.taskq import TaskQ
+from aiotaskq.web.dispatch import media_type_of, read_body
+from aiotaskq.web.endpoint import Request, Response
+from aiotaskq.web.policy import MAX_BODY, Actor, Allow, CheckUser, Policy, actor_of
+from aiotaskq.web.problem_details import Problem, ProblemError, answered, make_problem
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -54,16 +53,16 @@ def _files() -> dict[str, tuple[bytes, str, str]]:
     return found
 
 
-def asset(name: str, headers: Mapping[str, str]) -> Reply:
+def asset(name: str, headers: Mapping[str, str]) -> Response:
     """Return a file; 304 where the browser has this version, 404 where there is no such file."""
     known = _files().get(name)
     if known is None:
-        return Reply(404, b"", SECURITY, "text/plain")
+        return Response(404, b"", SECURITY, "text/plain")
     content, media_type, tag = known
     kept = (*SECURITY, ("ETag", tag), ("Cache-Control", "no-cache"))
     if headers.get("if-none-match") == tag:
-        return Reply(304, b"", kept, media_type)
-    return Reply(200, content, kept, media_type)
+        return Response(304, b"", kept, media_type)
+    return Response(200, content, kept, media_type)
 
 
 VIEW = "view"
@@ -74,7 +73,6 @@ UPDATE = "live"
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
-BODY_TIMEOUT = 10.0  # seconds in which a form has to arrive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +91,14 @@ class _Visit:
     """The name with which the visitor has logged in here."""
 
     @property
+    def name(self) -> str:
+        """The path below the prefix, without the slash at its beginning; "" is the overview."""
+        return self.request.path.get("name", "")
+
+    @property
     def wants_data(self) -> bool:
         """Whether the answer is for a program."""
-        return dict(self.request.query).get("format") == "json" or self.request.name == UPDATE
+        return dict(self.request.query).get("format") == "json" or self.name == UPDATE
 
     def cookie(self, name: str, value: str, seconds: int | None = None) -> str:
         """Return a cookie for this visitor's connection; 0 seconds deletes it."""
@@ -116,24 +119,13 @@ class Dashboard:
         actor: Actor | None = None,
         login: Login | None = None,
     ) -> None:
-        """Make the pages.
+        """Make the pages; the arguments are those of ``DashboardOptions``.
 
-        Args:
-            read_only: no action is offered or taken.
-            show_args: params, results and stored values are shown.
-            origins: other origins whose pages may send forms.
-            allow: called with the framework's request and the name of an action, or ``"view"``; returns whether the
-                visitor may. It may be a coroutine function.
-            actor: called with the framework's request; returns the name of the visitor, for the audit log. It may be a
-                coroutine function. By default the name of the login.
-            login: how a visitor logs in here; None where the host has checked the visitor.
+        ``login`` is how a visitor logs in here; None where the host has checked the visitor.
         """
         self._tq = tq
-        self._read_only = read_only
-        self._show_args = show_args
-        self._origins = frozenset(origins)
+        self._policy = Policy(read_only=read_only, show_args=show_args, origins=origins, actor=actor)
         self._allow = allow
-        self._actor = actor
         self._login = login
         self._clock = SystemClock()
         self._counts = Counts(tq)
@@ -143,10 +135,10 @@ class Dashboard:
         self._feed = Feed(tq._registered.hooks)
         self._life = Life(tq)
 
-    async def respond(self, request: Request) -> Reply:
-        """Return the reply to a request. An error of the application's own is raised."""
-        if request.name.startswith("static/"):
-            return asset(request.name.removeprefix("static/"), request.headers)
+    async def respond(self, request: Request) -> Response:
+        """Return the response to a request. An error of the application's own is raised."""
+        if request.path.get("name", "").startswith("static/"):
+            return asset(request.path["name"].removeprefix("static/"), request.headers)
         cookies = session.cookies_of(request.headers)
         preferences = session.preferences_of(cookies)
         words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
@@ -160,36 +152,29 @@ class Dashboard:
         )
         try:
             return await self._respond(visit)
-        except ProblemError as refused:
-            return self._problem(visit, refused.problem)
         except TimeoutError:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
             return self._problem(visit, slow)
-        except AiotaskqError as error:
-            problem = problem_of(error)
-            if problem is None:
-                raise
-            if problem.status >= 500:
-                log.warning("dashboard: {} {}: {}", request.name or "overview", type(error).__name__, error)
-            return self._problem(visit, problem)
+        except (ProblemError, AiotaskqError) as error:
+            return self._problem(visit, answered(error, f"dashboard: {visit.name or 'overview'}"))
 
-    async def _respond(self, visit: _Visit) -> Reply:
+    async def _respond(self, visit: _Visit) -> Response:
         request, key = visit.request, visit.key
         changes = request.method not in ("GET", "HEAD")
         form = await self._form(request, key) if changes else {}
-        if request.name == "preferences" and changes:
+        if visit.name == "preferences" and changes:
             return self._preferred(visit, form)
         if self._login is not None:
-            if request.name == "login" and changes:
+            if visit.name == "login" and changes:
                 return await self._log_in(self._login, visit, form)
             user = await self._user(self._login, key, visit.now)
             if user is None:
                 return self._login_page(self._login, visit)
             visit = replace(visit, user=user)
             request.logged_in(user)
-            if request.name == "logout" and changes:
+            if visit.name == "logout" and changes:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
                 await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
                 return redirect("./", visit.cookie(session.SESSION, "", 0))
@@ -197,11 +182,11 @@ class Dashboard:
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
         if changes:
             return await self._change(visit, form)
-        if request.name == UPDATE:
+        if visit.name == UPDATE:
             return await self._update(visit)
         fresh = "" if key else session.new_session(visit.now)
         view = replace(await self._full_view(visit, key or fresh), message=visit.message)
-        page = _page(request.name)
+        page = _page(visit.name)
         view = _with_query(view, page, request.query)
         made = [visit.cookie(session.SESSION, fresh)] if fresh else []
         if view.message is not None:
@@ -228,7 +213,7 @@ class Dashboard:
             "menu": [pages.all[name] for name in MENU],
             "languages": LANGUAGES,
             "store": mask(self._tq.url),
-            "read_only": self._read_only,
+            "read_only": self._policy.read_only,
             "logged_in": self._login is not None,
             "link": link,
             "up": "",
@@ -237,12 +222,12 @@ class Dashboard:
             "here": link(view.name, **view.query),
         }
 
-    def _problem(self, visit: _Visit, problem: Problem, message: session.Message | None = None) -> Reply:
+    def _problem(self, visit: _Visit, problem: Problem, message: session.Message | None = None) -> Response:
         if visit.wants_data:
-            if visit.request.name == UPDATE:  # the script shows it
+            if visit.name == UPDATE:  # the script shows it
                 problem = msgspec.structs.replace(problem, detail=visit.words.error(problem.detail))
             return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
-        up = "../" * visit.request.name.count("/")  # such a path is no page: all of ours are flat
+        up = "../" * visit.name.count("/")  # such a path is no page: all of ours are flat
         view = replace(self._view(visit, "" if up else visit.key), message=message)
         data = {"status": problem.status, "text": visit.words.error(problem.detail), "back": f"{up}./"}
         return page_reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
@@ -264,17 +249,17 @@ class Dashboard:
         )
 
     async def _full_view(self, visit: _Visit, key: str) -> View:
-        return replace(self._view(visit, key), show_args=self._show_args, allowed=await self._allowed(visit))
+        return replace(self._view(visit, key), show_args=self._policy.show_args, allowed=await self._allowed(visit))
 
     async def _allowed(self, visit: _Visit) -> frozenset[str]:
         words = dict.fromkeys(action.operation.word for action in actions.all.values())
         allowed = {word for word in words if await self._may(visit.request, word)}
         return frozenset(name for name, action in actions.all.items() if action.operation.word in allowed)
 
-    async def _update(self, visit: _Visit) -> Reply:
+    async def _update(self, visit: _Visit) -> Response:
         wanted = dict(visit.request.query)
         page, known = _page(wanted.pop("page", "")), wanted.pop("known", "").split(",")
-        view = replace(self._view(visit, visit.key), show_args=self._show_args)
+        view = replace(self._view(visit, visit.key), show_args=self._policy.show_args)
         view = _with_query(view, page, list(wanted.items()))
         async with asyncio.timeout(PAGE_TIMEOUT):
             update = await self._live.update(page, view, lambda: self._allowed(visit), known)
@@ -283,7 +268,7 @@ class Dashboard:
     # ---- changes ----
 
     async def _may(self, request: Request, action: str) -> bool:
-        if self._read_only and action != VIEW:
+        if self._policy.read_only and action != VIEW:
             return False
         if self._allow is None:
             return True
@@ -291,21 +276,12 @@ class Dashboard:
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def _form(self, request: Request, key: str) -> dict[str, list[str]]:
-        site, origin, host = (request.headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
-        if request.method != "POST" or not is_same_origin(site, origin, host, self._origins):
+        if request.method != "POST" or not is_same_origin(request.headers, self._policy.origins):
             raise ProblemError(403, "CrossOrigin", marked("a page of another origin asked for a change"))
-        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if media_type != "application/x-www-form-urlencoded":
+        if media_type_of(request) != "application/x-www-form-urlencoded":
             raise ProblemError(415, "UnsupportedMediaType", marked("content-type: a form of these pages is needed"))
-        body = bytearray()
-        try:
-            async with asyncio.timeout(BODY_TIMEOUT):
-                async for chunk in request.chunks():
-                    body += chunk
-                    if len(body) > MAX_BODY:
-                        raise ProblemError(413, "BodyTooLarge", marked("body: the form is too large"))
-        except TimeoutError:
-            raise ProblemError(408, "BodyTooSlow", marked("body: the form did not arrive in time")) from None
+        large, late = marked("body: the form is too large"), marked("body: the form did not arrive in time")
+        body = await read_body(request, MAX_BODY, large, late)
         try:
             form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=5_000, errors="strict")
         except ValueError:
@@ -316,14 +292,14 @@ class Dashboard:
             )
         return form
 
-    async def _change(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
-        action = actions.all.get(visit.request.name)
+    async def _change(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
+        action = actions.all.get(visit.name)
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(visit.request, action.operation.word):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
-        actor = visit.user if self._actor is None else await actor_of(self._actor, visit.request.original)
-        change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._show_args)
+        actor = await actor_of(self._policy.actor, visit.request.original) if self._policy.actor else visit.user
+        change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._policy.show_args)
         try:
             answer = await action.run(change)
         except StoppedError as stopped:
@@ -339,29 +315,27 @@ class Dashboard:
         self._forget()
         return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
 
-    async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Reply:
+    async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Response:
         """Show a form again, with what was given and what was wrong with it."""
         given = {field: each[0] for field, each in form.items()}
         view = _with_query(await self._full_view(visit, visit.key), page, list(given.items()))
         context = self._context(view, page) | {"given": given, "problem": visit.words.error(error)}
         return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
 
-    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError) -> Reply:
+    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError) -> Response:
         """Say what was done before an error, and what the error is. Raises one that is the application's own."""
         error = stopped.__cause__
         assert error is not None
         self._forget()
-        problem = problem_of(error) if isinstance(error, AiotaskqError) else None
-        if problem is None:
+        if not isinstance(error, AiotaskqError):
             raise error
-        log.warning("dashboard: {} {}: {}", action.operation.name, type(error).__name__, error)
-        return self._problem(visit, problem, stopped.done.message)
+        return self._problem(visit, answered(error, f"dashboard: {action.operation.name}"), stopped.done.message)
 
     def _forget(self) -> None:
         self._counts.forget()
         self._kept.forget()
 
-    def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Reply:
+    def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
         given = {name: form[name][0] for name in known if name in form}
         if any(value not in known[name] for name, value in given.items()):
@@ -378,14 +352,14 @@ class Dashboard:
         ended = user is not None and await self._tq.values.get_public(session.logout_key(key)) is not None
         return None if ended else user
 
-    def _login_page(self, login: Login, visit: _Visit, wrong: bool = False) -> Reply:
+    def _login_page(self, login: Login, visit: _Visit, wrong: bool = False) -> Response:
         request = visit.request
         if visit.wants_data:
             raise ProblemError(401, "NoToken", marked("log in first"))
-        if deep := request.name.count("/"):  # no page is there, and its cookies would be those of another folder
+        if deep := visit.name.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
         key = visit.key or session.new_session(visit.now)  # the form in another tab stays valid
-        back = link(request.name, **dict(request.query)) if request.method == "GET" else "./"
+        back = link(visit.name, **dict(request.query)) if request.method == "GET" else "./"
         data = {"wrong": wrong, "back": back, "by_name": login.by_name}
         context = self._context(self._view(visit, key), None) | {"data": data}
         reply = page_reply(render("login", context), 401)
@@ -395,7 +369,7 @@ class Dashboard:
             reply, headers=(*reply.headers, ("Set-Cookie", visit.cookie(session.SESSION, key)))
         )
 
-    async def _log_in(self, login: Login, visit: _Visit, form: dict[str, list[str]]) -> Reply:
+    async def _log_in(self, login: Login, visit: _Visit, form: dict[str, list[str]]) -> Response:
         user = await login.user(form, visit.request.address)
         if user is None:
             return self._login_page(login, visit, wrong=True)
@@ -406,6 +380,25 @@ class Dashboard:
 async def _loaded(page: Page, view: View) -> dict[str, Any]:
     with limited_reads(READ_LIMIT):
         return await page.load(view)
+
+
+def guarded_dashboard(
+    tq: TaskQ, guarded: bool, how: str, *, login: CheckUser | None = None, secret: str | None = None, **options: Any
+) -> Dashboard:
+    """Return the pages as an integration mounts them: only behind a check of its visitors.
+
+    Raises ValidationError for a dashboard that everybody could open, where ``how`` says what is needed, for one of
+    ``login`` and ``secret`` alone, for a weak secret, and for a task queue of ``aiotaskq.sync``.
+    """
+    check_taskq("dashboard", tq)
+    if not guarded and options.get("allow") is None and login is None:
+        raise ValidationError(f"dashboard: anybody could open it; give {how}, or login=…")
+    if (login is None) != (secret is None):
+        raise ValidationError(
+            "login, secret: give both; login checks a user name and a password, secret signs the sessions, the same "
+            "text in every process"
+        )
+    return Dashboard(tq, login=None if login is None or secret is None else UserLogin(login, secret), **options)
 
 
 def _own_page(address: str) -> str:

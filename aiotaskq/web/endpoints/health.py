@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from aiotaskq.web.endpoint import ApiResponse, Call, Success, get, respond
+from aiotaskq.web.endpoint import Call, Response, Success, get, respond
 
 
 class Health(Struct):
@@ -20,7 +20,7 @@ TAG = "aiotaskq health"
 
 
 @get("/healthz", TAG, Success(200, "The process answers", Health, {"status": "ok", "parts": {}}), public=True)
-async def healthz(call: Call) -> ApiResponse:
+async def healthz(call: Call) -> Response:
     """Liveness: the process answers; nothing else is checked."""
     return respond(Health("ok", {}))
 
@@ -32,7 +32,7 @@ async def healthz(call: Call) -> ApiResponse:
     Success(503, "Not ready", Health, {"status": "failing", "parts": {"store": "failing"}}),
     public=True,
 )
-async def readyz(call: Call) -> ApiResponse:
+async def readyz(call: Call) -> Response:
     """Readiness: whether the store answers, and whether this process's workers and scheduler work."""
     parts = {name: "ok" if problem is None else "failing" for name, problem in (await call.tq.health()).items()}
     ready = all(state == "ok" for state in parts.values())
