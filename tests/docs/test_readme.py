@@ -216,8 +216,20 @@ def test_a_promise_that_is_tried_and_not_proved_is_found() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links_between_the_pages_lead_somewhere(name: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", PAGES[name])
-    assert [link for link in links if not ((ROOT / name).parent / link).exists()] == []
+    """To a file that exists, and to a heading of it."""
+    wrong = []
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", BLOCK.sub("", PAGES[name])):
+        path = (ROOT / name).parent / link if link else ROOT / name
+        page = PAGES.get(os.path.relpath(path, ROOT), "")
+        if not path.exists() or (anchor and anchor not in anchors(page)):
+            wrong.append(f"{link}#{anchor}")
+    assert wrong == []
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", BLOCK.sub("", page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 # ---- the manual as a whole ------------------------------------------------------------------------------------------
