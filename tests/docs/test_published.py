@@ -353,15 +353,15 @@ FIGURE = re.compile(rf"{AMOUNT}{UNIT}|{RATIO}|(?:milli|micro)seconds\b")
 RULES = {
     "within 50 ms": "a promise: the contract suite proves it",
     "every 50 ms under load": "a limit: how often PostgreSQL is notified",
-    "they take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
-    "at 40 µs a task up to 500": "a limit of aiotaskq.runtime.worker.prefetch: how far it claims ahead",
+    "tasks that take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
+    "they take more than 20 ms": "the same, of the tasks of a model",
     "12 × worker processes + 11 × pushing processes": "factors: connections of a process, times their number",
     "fastest rate is 10,000 in a second": "a limit of aiotaskq.core.limits: the shortest interval of a gate",
     "50 ms 之内": "as above, in Chinese; so are the next ones",
-    "任务耗时超过 20 ms": "a limit of aiotaskq.runtime.worker.prefetch",
+    "单个任务超过 20 ms": "a limit of aiotaskq.runtime.worker.prefetch",
+    "任务耗时超过 20 ms": "the same, of the tasks of a model",
     "its cores in use to 70 %": "an assumption: USED of benchmarks.fleet",
     "服务器核心用到 70 %": "an assumption: USED of benchmarks.fleet",
-    "每个任务 40 µs 时最多 500 个": "a limit of aiotaskq.runtime.worker.prefetch",
     "12 × 工作进程数 + 11 × 推送进程数": "factors: connections of a process, times their number",
 }
 """What has the form of a measured figure, and is none: where it stands, and why it may be written by hand."""
