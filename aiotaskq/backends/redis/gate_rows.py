@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from aiotaskq.backends.flow.transaction import Transaction, Waiting
-from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
-from aiotaskq.backends.redis.gate_texts import StateText, gate_text, is_later, order_text, sized
+from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text, is_later, order_text, sized
+from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.task import PENDING, Task
@@ -20,8 +20,8 @@ MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other comma
 class GateRows(Transaction):
     """The part of a transaction that reads and writes gates."""
 
-    def __init__(self, reads: GateReads) -> None:
-        self._gate_reads = reads
+    def __init__(self, reads: Reads) -> None:
+        self._reads = reads
         self._gates: dict[str, Gate] = {}  # as they are now
         self._held: dict[str, int] = {}  # changes of the counts
         self._waits: dict[str, int] = {}
@@ -38,14 +38,23 @@ class GateRows(Transaction):
         """Whether gates were made due, since another transaction goes on with what waits there."""
         self.unlinked: list[str] = []
         self.commands: list[Any] = []  # name, key and words of each
-        self._lanes: dict[str, None] = {}  # whose first row may change
+        self._hashes: dict[str, dict[str, str | Literal[False]]] = {}  # fields with their values, False to delete one
+        self.lanes: dict[str, None] = {}  # whose first row may change
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
         self.states: list[str | bytes] = []  # ids and states of rows of which no index entry changes
 
-    @abstractmethod
-    def want(self, wanted: Wanted) -> None:
-        """Read what of this is not read yet."""
+    def need(self, **names: Collection[Any]) -> None:
+        """Read what of this is not read yet: names by kind; see ``Reads.missing``."""
+        unread = {kind: missing for kind, each in names.items() if (missing := self._reads.missing(kind, each))}
+        if unread:
+            raise Unread(unread)
+
+    def read(self, kind: str, names: Collection[Any]) -> dict[Any, Any]:
+        """Read names of a kind; see ``Reads``."""
+        self.need(**{kind: names})
+        found = self._reads.found.get(kind, {})
+        return {name: found[name] for name in names}
 
     @abstractmethod
     def write(self, before: Task, after: Task, is_due: bool) -> None:
@@ -59,6 +68,10 @@ class GateRows(Transaction):
         if members is None:
             members = self._sets[key] = {}
         members[member] = score
+
+    def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
+        """Write fields of a hash; False deletes one."""
+        self._hashes.setdefault(key, {}).update(fields)
 
     def post(self, before: Task | None, after: Task | None, is_due: bool = False) -> None:
         """Note the place at gates of a task that is written; whether it ``is_due`` where it waits."""
@@ -128,7 +141,7 @@ class GateRows(Transaction):
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]], is_due: bool = False) -> None:
         for before, after in changes:
-            row = self._gate_reads.states.get(before.task_id)
+            row = self._reads.states.get(before.task_id)
             moved = self.moved.get(before.task_id)
             if moved is not None or (row is not None and row.task is before):
                 assert row is not None
@@ -146,19 +159,16 @@ class GateRows(Transaction):
         """Put a task into its lane if it is ready, else remove it."""
         lane = f"{task.priority}:{task.queue}"
         self.put(f"lane:{lane}", seq + task.task_id, None if task.parked else task.run_at)
-        self._lanes[lane] = None
+        self.lanes[lane] = None
 
-    def gate_words(self) -> tuple[list[Any], list[str | bytes], list[str]]:
-        """Return commands that write, ids and states of rows, and lanes whose first row may change."""
+    def put_gates(self) -> list[str | bytes]:
+        """Note the gates, and the tasks at them, that were written; return ids and states of rows to write."""
         wanted = [key for key in self._changed if key not in self._deleted_gates]
-        self.want(Wanted(gates=wanted))
-        fields: list[Any] = []
-        for key in wanted:
-            stored = self._gate_reads.gates[key]
+        for key, stored in self._stored(wanted).items():
             gate = self._gates.get(key) or stored.gate or Gate(key=key)
             held = max(0, stored.held + self._held.get(key, 0))
             waiting = max(0, stored.waiting + self._waits.get(key, 0))
-            fields += (key, gate_text(gate, stored.version + 1, held, waiting))
+            self.set_fields("gates", {key: gate_text(gate, stored.version + 1, held, waiting)})
             if gate.next_at != (None if stored.gate is None else stored.gate.next_at):
                 self.put("gates:due", key, gate.next_at)
         states = [*self.states]
@@ -169,36 +179,37 @@ class GateRows(Transaction):
             if after.expires_at is not None and not after.parked:
                 self.put("expiring", after.task_id, after.expires_at)
                 self.put("expired", after.task_id, None)
-        writes: list[Any] = [*self.commands]
-        if fields:
-            writes.append(["HSET", "gates", fields])
-        if self._deleted_gates:
-            writes.append(["HDEL", "gates", list(self._deleted_gates)])
         self._put_places()
+        return states
+
+    def writes(self) -> list[Any]:
+        """Return the commands that write what was noted: name, key and words of each."""
+        writes: list[Any] = [*self.commands]
+        for name, fields in self._hashes.items():
+            gone = [field for field, value in fields.items() if value is False]
+            put = [word for field, value in fields.items() if value is not False for word in (field, value)]
+            writes += [*([["HDEL", name, gone]] if gone else ()), *([["HSET", name, put]] if put else ())]
         for name, members in self._sets.items():
             gone = [member for member, score in members.items() if score is None]
             put = [word for member, score in members.items() if score is not None for word in (str(score), member)]
-            if gone:
-                writes.append(["ZREM", name, gone])
-            if put:
-                writes.append(["ZADD", name, put])
-        return writes, states, list(self._lanes)
+            writes += [*([["ZREM", name, gone]] if gone else ()), *([["ZADD", name, put]] if put else ())]
+        return [*writes, *(["UNLINK", key, []] for key in self.unlinked)]
 
     # ---- gates ----
 
+    def _stored(self, keys: Collection[str]) -> dict[str, StoredGate]:
+        return self.read("gates", keys)
+
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
-        self.want(Wanted(gates=known))
-        for key, bounds in known.items():
+        for key, (stored, *_) in self._stored(known).items():
             if key not in self._gates:
-                stored = self._gate_reads.gates[key].gate
-                self._gates[key] = Gate(key=key, bounds=bounds or Bounds()) if stored is None else stored
+                self._gates[key] = Gate(key=key, bounds=known[key] or Bounds()) if stored is None else stored
                 if stored is None:
                     self._changed[key] = None
         return {key: self._gates[key] for key in known}
 
     def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
-        self.want(Wanted(gates=keys))
-        found = {key: self._gates.get(key) or self._gate_reads.gates[key].gate for key in keys}
+        found = {key: self._gates.get(key) or stored.gate for key, stored in self._stored(keys).items()}
         return {key: gate for key, gate in found.items() if gate is not None}
 
     def add_gates(self, gates: Sequence[Gate]) -> None:
@@ -213,31 +224,30 @@ class GateRows(Transaction):
     def drop_gates(self, keys: Collection[str]) -> None:
         for key in keys:
             self._deleted_gates.add(key)
+            self.set_fields("gates", {key: False})
             self.unlinked.append(f"lines:{key}")
             self.put("gates:due", key, None)
 
     # ---- slots ----
 
     def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
-        self.want(Wanted(gates=keys))
-        stored = {key: self._gate_reads.gates[key] for key in keys}
         return {
             key: (gate.held + self._held.get(key, 0), gate.waiting + self._waits.get(key, 0))
-            for key, gate in stored.items()
+            for key, gate in self._stored(keys).items()
         }
 
     def recount(self, keys: Collection[str]) -> list[str]:
-        self.want(Wanted(gates=keys, holders=keys, counted=keys))
+        self.need(gates=keys, holders=keys, counted=keys)
         return [key for key in keys if self._recount(key)]
 
     def _recount(self, key: str) -> bool:
-        reads = self._gate_reads
-        lost = [row.task.task_id for row in reads.holders[key] if key not in slots(row.task)]
-        lost += reads.lost[key]
+        found = self._reads.found
+        rows, lost = found["holders"][key]
+        lost = [*lost, *(row.task.task_id for row in rows if key not in slots(row.task))]
         for task_id in lost:
             self.put("slots", f"{sized(key)}:{task_id}", None)
-        held, waiting = reads.counted[key]
-        stored, held = reads.gates[key], held - len(lost)
+        held, waiting = found["counted"][key]
+        stored, held = found["gates"][key], held - len(lost)
         if (held, waiting) != (stored.held, stored.waiting):
             self._held[key], self._waits[key] = held - stored.held, waiting - stored.waiting
             self._changed[key] = None
@@ -245,11 +255,10 @@ class GateRows(Transaction):
 
     def holders(self, keys: Collection[str]) -> dict[str, list[Task]]:
         """Read the tasks that hold a slot of these gates."""
-        self.want(Wanted(holders=keys))
         found = {}
-        for key in keys:
+        for key, (stored, _lost) in self.read("holders", keys).items():
             changed = self._holding.get(key, {})
-            rows = [row.task for row in self._gate_reads.holders[key] if row.task.task_id not in changed]
+            rows = [row.task for row in stored if row.task.task_id not in changed]
             rows = [self._now.get(task.task_id, task) or task for task in rows]
             more = [self._now[task_id] for task_id, holds in changed.items() if holds]
             found[key] = [*rows, *(task for task in more if task is not None)]
@@ -270,7 +279,7 @@ class GateRows(Transaction):
         return found
 
     def _began_at(self, task: Task) -> int | None:
-        row = self._gate_reads.states.get(task.task_id)
+        row = self._reads.states.get(task.task_id)
         return row.began_at() if row is not None and row.task is task else task.began_at
 
     def unstarted(self, keys: Collection[str], queue: str | None) -> list[Task]:
@@ -281,14 +290,14 @@ class GateRows(Transaction):
 
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
         wanted = {key: limit for key, limit in limits.items() if self._stored_waiting(key)}
-        self.want(Wanted(waiting=wanted, paused=True))
-        found, more, paused = {}, {}, self.paused_queues()
+        self.need(waiting=wanted, paused=[""])
+        reads, found, more, paused = self._reads.found, {}, {}, self.paused_queues()
         for key, limit in limits.items():
             if self._goes_on_later(key, now):
                 self.is_partial = True
                 found[key] = Waiting([], now)  # the gate is due again
                 continue
-            read = self._gate_reads.waiting.get(key) if key in wanted else None
+            read = reads["waiting"][key] if key in wanted else None
             if read is None and not self._entered.get(key):
                 found[key] = NONE_WAITS
                 continue
@@ -299,7 +308,7 @@ class GateRows(Transaction):
             later = self._later.get(key, {})
             rows += [task for task in self._entered.get(key, {}).values() if task.task_id not in later]
             if key in self._released:
-                rows += [row.task for row in self._gate_reads.later[key].rows if row.task.task_id not in self._now]
+                rows += [row.task for row in reads["later"][key].rows if row.task.task_id not in self._now]
             due, next_due = [], None
             for task in sorted(rows, key=passing_order):
                 if task.due_at is not None and task.due_at > now:
@@ -313,33 +322,31 @@ class GateRows(Transaction):
                 more[key] = limit + left_out
             found[key] = Waiting(due[:limit], next_due)
         if more:
-            self.want(Wanted(waiting=more))
+            self.need(waiting=more)
         return found
 
     def _goes_on_later(self, key: str, now: int) -> bool:
         """Whether enough tasks have passed, or some that are due are not among those that may pass."""
-        later = self._gate_reads.later.get(key) if key in self._released else None
+        later = self._reads.found["later"].get(key) if key in self._released else None
         return self._passed >= MOST_PASSING or (
             later is not None and later.next_due is not None and later.next_due <= now
         )
 
     def _stored_waiting(self, key: str) -> bool:
         """Whether tasks waited at a gate when it was read."""
-        if key not in self._gate_reads.gates:
-            self.want(Wanted(gates=[key]))
-        return self._gate_reads.gates[key].waiting > 0
+        return self._stored([key])[key].waiting > 0
 
     def release(self, keys: Collection[str], now: int) -> None:
         stored = [key for key in keys if self._stored_waiting(key)]
-        self.want(Wanted(later=dict.fromkeys(stored, now)))
+        self.need(later=dict.fromkeys(stored, now))
         for key in keys:
             later = self._later.get(key, {})
             for task_id in [task_id for task_id, due in later.items() if due <= now]:
                 del later[task_id]
             if key in stored and key not in self._released:
                 self._released.add(key)
-                rows = [row.task for row in self._gate_reads.later[key].rows if row.task.task_id not in self._now]
-                for task in rows:
+                read = self._reads.found["later"][key]
+                for task in [row.task for row in read.rows if row.task.task_id not in self._now]:
                     if at_gate(task) == key:
                         self._put_place(task, key, True, None)
                         self._put_place(task, key, False, 0)
@@ -348,9 +355,9 @@ class GateRows(Transaction):
     def next_due(self, key: str) -> int | None:
         found = [*self._later.get(key, {}).values()]
         if self._stored_waiting(key):
-            if key not in self._gate_reads.later:
-                self.want(Wanted(later={key: 0}))
-            read = self._gate_reads.later[key]
+            if key not in self._reads.found.get("later", {}):
+                self.need(later={key: 0})
+            read = self._reads.found["later"][key]
             if read.next_due is not None:
                 found.append(read.next_due)
             if key not in self._released:
@@ -358,5 +365,5 @@ class GateRows(Transaction):
         return min(found, default=None)
 
     def paused_queues(self) -> Collection[str]:
-        self.want(Wanted(paused=True))
-        return self._gate_reads.paused or ()
+        paused: list[str] = self.read("paused", [""])[""]
+        return paused

@@ -12,30 +12,33 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_reads import GateReads, Wanted
+from aiotaskq.backends.redis.gate_texts import StateText, read_gate, read_state
 from aiotaskq.backends.redis.heads import HEAD
-from aiotaskq.backends.redis.rows import pack, to_tasks_or_none
+from aiotaskq.backends.redis.rows import number, pack, to_tasks_or_none
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import FINAL, PENDING, RUNNING, Status, Task
 
 FEW = 5_000  # running rows that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
+LATER = 1_000  # tasks that are released at a time: those that were not due
+GROWTH = 4  # how many times as many tasks are read where those that were read did not do
 
-_AFTERWARDS = ("inner", "members", "statuses", "side", "names")
+_OF_GATES = ("gates", "holders", "counted", "waiting", "later", "paused")
+"""What ``lua/gates_read.lua`` reads, all in one step."""
+_AFTERWARDS = ("members", "statuses", "side", "names")
 """What the commit does not compare as a whole."""
 _group = msgspec.json.Decoder(GroupState).decode
 _callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
 _member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
-_ids = msgspec.json.Decoder(list[str]).decode
 
 
 class Unread(Exception):
     """What a transaction needs is not read yet."""
 
-    def __init__(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
-        """``names``: by kind, which is the name of a method of ``Reads``."""
+    def __init__(self, names: Mapping[str, Mapping[Any, Any]]) -> None:
+        """``names``: by kind, as ``Reads.missing`` returns them."""
         super().__init__()
-        self.names, self.gates = names, gates
+        self.names = names
 
 
 class Names(NamedTuple):
@@ -48,45 +51,126 @@ class Names(NamedTuple):
     limit: int
 
 
+class WaitingRead(NamedTuple):
+    """The first tasks that wait at a gate, as they were read."""
+
+    limit: int
+    """The most that were read of each queue."""
+    is_whole: bool
+    """Whether these are all of the queues that are not paused."""
+    rows: Sequence[StateText]
+    unread: int = 0
+    """How many others cannot be read."""
+
+
+class LaterRead(NamedTuple):
+    """The tasks at a gate that were not due and are."""
+
+    now: int
+    next_due: int | None
+    """When the next one is due."""
+    rows: Sequence[StateText]
+
+
 class Reads:
-    """What was read for a transaction, by kind and name, and the digests of its texts."""
+    """What was read for a transaction, by kind and name, and the digests of its texts.
+
+    A kind is one of ``_OF_GATES``, has a method of its own here, or is a hash, of which the names are fields. Of gates
+    there are by key, beside their ``StoredGate``: ``waiting`` and ``later``, as above; ``holders``, the rows that hold
+    a slot and the ids that do and have no row with a flow; ``counted``, how many hold a slot and wait, by the index.
+    ``paused`` has the paused queues under the name "".
+    """
 
     def __init__(self, redis: RedisConnections) -> None:
         self._redis = redis
-        self.found: dict[str, dict[str, Any]] = {}
+        self.found: dict[str, dict[Any, Any]] = {}
         self.digests: dict[str, dict[str, str]] = {}
         """By key and field; those of rows count where a transaction asks for them."""
-        self.gates = GateReads()
+        self.states: dict[str, StateText] = {}
+        """The rows of tasks at gates, by id."""
 
-    async def fetch(self, names: Mapping[str, Collection[str]], gates: Wanted | None = None) -> None:
+    def missing(self, kind: str, names: Collection[Any]) -> dict[Any, Any]:
+        """Return what of these names is not read yet.
+
+        What waits is a mapping to how many of it are wanted, and what is due ``later`` to when that is due by now.
+        """
+        known = self.found.get(kind, {})
+        if not isinstance(names, Mapping) or kind not in ("waiting", "later"):
+            return {name: None for name in names if name not in known}
+        if kind == "later":
+            return {key: now for key, now in names.items() if key not in known or known[key].now < now}
+        found = {}
+        for key, limit in names.items():
+            read = known.get(key)
+            if read is None or (read.limit < limit and not read.is_whole):
+                found[key] = limit if read is None else max(limit, GROWTH * read.limit)
+        return found
+
+    async def fetch(self, names: Mapping[str, Mapping[Any, Any]]) -> None:
         """Read these names, by kind; first what the commit compares, since the rest must be no older."""
-        if gates is not None:
-            gates.read(await self._redis.run("gates_read", pack(gates.words())), self.gates)
-        parts = [(kind, [*found][at : at + READ]) for kind, found in names.items() for at in range(0, len(found), READ)]
+        if of_gates := {kind: found for kind, found in names.items() if kind in _OF_GATES}:
+            await self._read_gates(of_gates)
+        others = [(kind, [*found]) for kind, found in names.items() if kind not in _OF_GATES]
+        parts = [(kind, found[at : at + READ]) for kind, found in others for at in range(0, len(found), READ)]
         for compared in (True, False):
             now = [(kind, part) for kind, part in parts if (kind not in _AFTERWARDS) == compared]
             await asyncio.gather(*(getattr(self, f"_read_{kind}", self._read_fields)(kind, part) for kind, part in now))
 
     async def again(self) -> None:
         """Read all of it again."""
-        names = {kind: [*found] for kind, found in self.found.items()}
-        gates = self.gates.wanted_again().beside(GateReads())
-        self.found, self.digests, self.gates = {}, {}, GateReads()
-        await self.fetch(names, gates)
+        names: dict[str, dict[Any, Any]] = {kind: dict.fromkeys(found) for kind, found in self.found.items()}
+        for kind in names.keys() & {"waiting", "later"}:
+            names[kind] = {key: read[0] for key, read in self.found[kind].items()}
+        self.found, self.digests, self.states = {}, {}, {}
+        await self.fetch(names)
 
-    def _note(self, kind: str, names: Sequence[Any], values: Iterable[Any]) -> None:
+    def _note(self, kind: str, names: Iterable[Any], values: Iterable[Any]) -> None:
         self.found.setdefault(kind, {}).update(zip(names, values, strict=True))
 
-    async def _texts(self, key: str, names: Sequence[str], compared: bool = True) -> list[bytes | None]:
+    async def _texts(self, key: str, names: Sequence[str]) -> list[bytes | None]:
         texts: list[bytes | None] = await self._redis.command("HMGET", self._redis.root + key, *names)
-        if compared:
-            self._compare(key, names, map(digest, texts))
+        self._compare(key, names, map(digest, texts))
         return texts
 
-    def _compare(self, key: str, names: Sequence[str], digests: Iterable[str]) -> None:
+    def _compare(self, key: str, names: Iterable[str], digests: Iterable[str]) -> None:
         known = self.digests.setdefault(key, {})
         for name, each in zip(names, digests, strict=True):
             known.setdefault(name, each)  # if it was read twice, and has changed, the commit must not hold
+
+    async def _read_gates(self, names: Mapping[str, Mapping[Any, Any]]) -> None:
+        gates, holders, counted, waiting, later = (names.get(kind, {}) for kind in _OF_GATES[:-1])
+        given = {
+            "gates": list(gates),
+            "waiting": [word for pair in waiting.items() for word in pair],
+            "later": [word for key, now in later.items() for word in (key, str(now), LATER)],
+            "holders": list(holders),
+            "counted": list(counted),
+        }
+        texts, first, due, held, counts, paused = await self._redis.run("gates_read", pack(given))
+        self._note("gates", gates, map(read_gate, gates, texts))
+        self._compare("gates", gates, ("" if text.startswith(b"-") else digest(text) for text in texts))
+        for (key, limit), (is_whole, words) in zip(waiting.items(), first, strict=True):
+            rows, lost = self._rows(words)
+            self._note("waiting", [key], [WaitingRead(limit, is_whole == 1, rows, len(lost))])
+        for (key, now), (next_due, words) in zip(later.items(), due, strict=True):
+            self._note("later", [key], [LaterRead(now, number(next_due), self._rows(words)[0])])
+        self._note("holders", holders, map(self._rows, held))
+        self._note("counted", counted, (tuple(map(int, words.split(b" "))) for words in counts))
+        self._note("paused", [""], [[name.decode() for name in paused]])
+
+    def _rows(self, words: Sequence[bytes]) -> tuple[list[StateText], list[str]]:
+        """Return the rows with these ids and states, and the ids of those that cannot be read."""
+        found, lost = [], []
+        pieces = iter(words)
+        for name, text in zip(pieces, pieces, strict=True):
+            task_id = _name(name)
+            row = self.states.get(task_id) or read_state(task_id, text)  # the first one counts: it is compared
+            if row is None:
+                lost.append(task_id)
+            else:
+                self.states[task_id] = row
+                found.append(row)
+        return found, lost
 
     async def _read_tasks(self, _kind: str, ids: Sequence[str]) -> None:
         rows, digests = await self._redis.run("read", *ids)
@@ -102,18 +186,14 @@ class Reads:
     async def _read_fields(self, key: str, names: Sequence[str]) -> None:
         self._note(key, names, await self._texts(key, names))
 
-    async def _read_inner(self, _kind: str, ids: Sequence[str]) -> None:
-        texts = await self._texts("groups:inner", ids, compared=False)
-        self._note("inner", ids, (_ids(text) if text else [] for text in texts))
-
     async def _read_members(self, _kind: str, ids: Sequence[str]) -> None:
         for group_id in ids:
             texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
             self._note("members", [group_id], [to_members(group_id, texts)])
 
     async def _read_statuses(self, _kind: str, ids: Sequence[str]) -> None:
-        texts = await self._texts("state", ids, compared=False)
-        self._note("statuses", ids, (text and text.partition(b" ")[0].decode() for text in texts))
+        heads = await read_heads(self._redis, ids)
+        self._note("statuses", ids, (None if head is None else head[1].decode() for head in heads))
 
     async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
         found = await many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
@@ -198,16 +278,16 @@ def to_members(group_id: str, texts: Iterable[bytes], start: int = 0) -> list[Me
     ]
 
 
-def postings_of(group: GroupState | None) -> dict[tuple[str, str], str]:
+def postings_of(group: GroupState | None) -> dict[tuple[str, str], int]:
     """Return the entries of a group in sorted sets: their scores by key and member."""
     if group is None:
         return {}
     live, outer = group.ended_at is None, group.parent_id is None
-    found = {(f"groups:{'live' if live else 'ended'}", stamp_of(group)): "0"}
-    if not live and outer and not group.needed_by:
-        found["groups:done", group.group_id] = str(group.ended_at)
+    found = {(f"groups:{'live' if live else 'ended'}", stamp_of(group)): 0}
+    if group.ended_at is not None and outer and not group.needed_by:
+        found["groups:done", group.group_id] = group.ended_at
     if live and group.cancel_requested:
-        found["groups:cancelling", group.group_id] = "0"
+        found["groups:cancelling", group.group_id] = 0
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -22,7 +22,6 @@ from aiotaskq.backends.flow.groups import (
 )
 from aiotaskq.backends.flow.transaction import Run
 from aiotaskq.backends.listeners import ENDED, GATES, READY
-from aiotaskq.backends.redis.gate_reads import Wanted
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
@@ -39,6 +38,7 @@ Messages = Callable[[Sequence[Task], int], list[Task]]
 
 _KEPT = ("flow", "attempts")
 _encode = msgspec.json.Encoder().encode
+_ids = msgspec.json.Decoder(list[str]).decode
 
 
 class RedisTransaction(GateRows):
@@ -61,9 +61,9 @@ class RedisTransaction(GateRows):
         ``conflicts``: the ids of the rows that have the id or a key of new ones, by the ids of these, for the same
         reason; ``""`` where a push is repeated.
         """
-        GateRows.__init__(self, reads.gates)
+        GateRows.__init__(self, reads)
         self._codec = codec
-        self._reads, self.messages, self._refused, self._conflicts = reads, messages, refused, conflicts
+        self.messages, self._refused, self._conflicts = messages, refused, conflicts
         self._certain: set[int] = set()  # the changes of `update` whose rows need not be read, by identity
         self._looked = 0  # how many changes of `update` were looked at
         self.updates: dict[str, int] = {}
@@ -80,21 +80,9 @@ class RedisTransaction(GateRows):
         self._side: list[str] = []  # how, place, name, text and instant of each side row
         self._side_read: dict[str, dict[str, str]] = {}  # digests of those that were read and are written
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
-        self._fields: list[Any] = []
         self.room: Room | None = None
         self.admitted: Admitted | None = None
         """What was done at gates."""
-
-    def need(self, **names: Collection[Any]) -> None:
-        """Read what of this is not read yet: names by kind."""
-        known = self._reads.found
-        unread = {kind: dict.fromkeys(each).keys() - known.get(kind, {}).keys() for kind, each in names.items()}
-        if any(unread.values()):
-            raise Unread({kind: sorted(each) for kind, each in unread.items() if each})
-
-    def want(self, wanted: Wanted) -> None:
-        if (unread := wanted.beside(self._reads.gates)) is not None:
-            raise Unread({}, unread)
 
     @property
     def tx(self) -> RedisTransaction:
@@ -102,13 +90,13 @@ class RedisTransaction(GateRows):
         return self
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        names: dict[str, set[Any]] = {}
+        names: dict[str, dict[Any, Any]] = {}
         for read in (lambda: self.need(tasks=ids), *reads):
             try:
                 read()
             except Unread as unread:
                 for kind, each in unread.names.items():
-                    names.setdefault(kind, set()).update(each)
+                    names.setdefault(kind, {}).update(each)
         if names:
             raise Unread(names)
 
@@ -117,12 +105,6 @@ class RedisTransaction(GateRows):
 
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
         return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
-
-    def read(self, kind: str, names: Collection[Any]) -> dict[Any, Any]:
-        """Read names of a kind; see ``Reads``."""
-        self.need(**{kind: names})
-        found = self._reads.found.get(kind, {})
-        return {name: found[name] for name in names}
 
     # ---- as the rows of a transaction ----
 
@@ -180,7 +162,7 @@ class RedisTransaction(GateRows):
 
     def check_push(self, tasks: Sequence[Task]) -> None:
         # At once: a transaction begins anew where something is not read.
-        self.want(Wanted(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates}))
+        self.need(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates})
         self._bounded.update(task.task_id for task in tasks)  # the script checks
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
@@ -209,7 +191,7 @@ class RedisTransaction(GateRows):
             self._members.setdefault(member.group_id, []).append(member)
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
-        return [each for inner in self.read("inner", ids).values() for each in inner]
+        return [each for text in self.read("groups:inner", ids).values() if text for each in _ids(text)]
 
     # ---- what the verbs of the backend do ----
 
@@ -231,7 +213,7 @@ class RedisTransaction(GateRows):
                 for key, _ in change.before.flow.gates:
                     ends[key] = ends.get(key, 1) + 1
         if ends:
-            self.want(Wanted(gates=ends, waiting=ends))
+            self.need(gates=ends, waiting=ends)
         return parents_first(changes, self._update)
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
@@ -320,11 +302,6 @@ class RedisTransaction(GateRows):
         self._compared["state"].update(ids)
         return {task_id: HEAD(text or b"") for task_id, text in self.texts("state", ids).items()}
 
-    def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
-        """Write fields of a hash; False deletes one."""
-        for field, value in fields.items():
-            self._fields += (key, field, value)
-
     def texts(self, key: str, names: Sequence[str]) -> dict[str, bytes | None]:
         """Read fields of a hash, which the commit compares."""
         return self.read(key, names)
@@ -340,7 +317,7 @@ class RedisTransaction(GateRows):
                     touched.park(touched.given_back[queue], queue)
             if swept := touched.swept:  # at once
                 each = dict.fromkeys(swept, 2)
-                self.want(Wanted(gates=swept, waiting=each, later=dict.fromkeys(swept, touched.now)))
+                self.need(gates=swept, waiting=each, later=dict.fromkeys(swept, touched.now))
             self.admitted = admit_touched(self)
 
     def hints(self) -> dict[str, list[str]]:
@@ -356,35 +333,26 @@ class RedisTransaction(GateRows):
 
     def words(self) -> list[str | bytes] | None:
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
-        fields, scores, unlinked = self._group_words()
-        fields += self._fields
-        for task_id, usage in self._usage.items():
-            fields += ("usage", task_id, _text(usage))
+        self._put_groups()
+        self.set_fields("usage", {task_id: _text(usage) for task_id, usage in self._usage.items()})
         fresh, keyed = self._put_new()
-        writes, moved, lanes = self.gate_words()
+        moved, writes = self.put_gates(), self.writes()
         changes = list(changed_rows(self._changes.values())) if self._changes else []
         others, bounded = ([*new_rows(part)] if part else [] for part in keyed)
-        if not (fields or changes or self._new or self._deleted or self._side or writes or moved or self.unlinked):
+        if not (changes or self._new or self._deleted or self._side or writes or moved):
             return None
-        digests = self._reads.digests
         checks = []
-        for key, found in digests.items():
+        for key, found in self._reads.digests.items():
             names = [name for name in found if key not in self._compared or name in self._compared[key]]
             checks.append([key, names, [found[name] for name in names]])
         for place, each in self._side_read.items():
             checks.append([f"side:{place}", list(each), list(each.values())])
         states = {row.task.task_id: digest(row.text) for row, _ in self.moved.values()}
-        known = self._reads.gates.texts
         checks.append(["state", list(states), list(states.values())])
-        checks.append(["gates", list(known), list(map(digest, known.values()))])
         head = {
             "checks": checks,
             "changes": len(changes),
             "deleted": self._deleted,
-            "fields": fields,
-            "scores": scores,
-            "lists": self._member_words(),
-            "unlinked": [*unlinked, *self.unlinked],
             "side": self._side,
             "moved": len(moved),
             "bounded": len(bounded),
@@ -394,7 +362,7 @@ class RedisTransaction(GateRows):
             "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
             "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             "writes": writes,
-            "lanes": lanes,
+            "lanes": list(self.lanes),
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
@@ -433,41 +401,31 @@ class RedisTransaction(GateRows):
         """Return the id of the task with a change of this number in ``words``."""
         return list(self._changes)[number]
 
-    def _member_words(self) -> list[Any]:
-        words: list[Any] = []
+    def _put_groups(self) -> None:
         for group_id, members in self._members.items():
             texts = [_text((member.member_id, member.name, member.is_group)) for member in members]
-            words += (f"members:{group_id}", texts)
-        return words
-
-    def _group_words(self) -> tuple[list[Any], list[Any], list[str]]:
-        """Return fields of hashes and members of sorted sets to write, and the keys to unlink."""
-        fields: list[Any] = []
-        scores: list[Any] = []
-        unlinked: list[str] = []
+            self.commands.append(["RPUSH", f"members:{group_id}", texts])
         for group_id, after in self._groups.items():
             before = self._reads.found.get("groups", {}).get(group_id)
             left, entered = postings_of(before), postings_of(after)
             for key, member in left.keys() - entered.keys():
-                scores += (key, member, False)
+                self.put(key, member, None)
             for (key, member), score in entered.items():
                 if left.get((key, member)) != score:
-                    scores += (key, member, score)
+                    self.put(key, member, score)
             if after is None:
-                unlinked.append(f"members:{group_id}")
+                self.unlinked.append(f"members:{group_id}")
                 for key in ("groups", "groups:then", "groups:inner"):
-                    fields += (key, group_id, False)
+                    self.set_fields(key, {group_id: False})
                 if before is not None and before.budget:
                     self.drop_gates([budget_gate(group_id)])
                 continue
-            fields += ("groups", group_id, _text(replace(after, then=None, on_failure=None)))
+            self.set_fields("groups", {group_id: _text(replace(after, then=None, on_failure=None))})
             then, on_failure = (None, None) if before is None else (before.then, before.on_failure)
             if after.then is not then or after.on_failure is not on_failure:
-                fields += ("groups:then", group_id, _text((after.then, after.on_failure)))
-            inner = [member.member_id for member in self._members.get(group_id, ()) if member.is_group]
-            if inner:
-                fields += ("groups:inner", group_id, _text(inner))
-        return fields, scores, unlinked
+                self.set_fields("groups:then", {group_id: _text((after.then, after.on_failure))})
+            if inner := [member.member_id for member in self._members.get(group_id, ()) if member.is_group]:
+                self.set_fields("groups:inner", {group_id: _text(inner)})
 
 
 def _is_certain(change: Change) -> bool:

@@ -80,7 +80,7 @@ class RedisTransactions(Store):
                     tx.settle()
                     words = tx.words()
                 except Unread as unread:
-                    await reads.fetch(unread.names, unread.gates)
+                    await reads.fetch(unread.names)
                     continue
                 if words is None:
                     return result

@@ -100,11 +100,9 @@ end
 if not given.grows then call('DEL', root .. 'room') end  -- as in when_full.lua
 write_changes()
 call_in_chunks('HSET', 'state', moved)
-for _, write in ipairs(given.writes) do call_in_chunks(write[1], write[2], write[3]) end
-for i = 1, #given.fields, 3 do set_field(given.fields[i], given.fields[i + 1], given.fields[i + 2]) end
-for i = 1, #given.scores, 3 do set_score(given.scores[i], given.scores[i + 1], given.scores[i + 2]) end
-for i = 1, #given.lists, 2 do call_in_chunks('RPUSH', given.lists[i], given.lists[i + 1]) end
-for _, key in ipairs(given.unlinked) do call('UNLINK', root .. key) end
+for _, write in ipairs(given.writes) do
+  if write[1] == 'UNLINK' then call('UNLINK', root .. write[2]) else call_in_chunks(write[1], write[2], write[3]) end
+end
 for i = 1, #given.side, 5 do
   local how, place, name, text, expires = unpack(given.side, i, i + 4)
   if how == 'remove' then
