@@ -241,7 +241,7 @@ class BoundTask(Hinted, Generic[P, T]):
             if options := [option for name in kwargs if (option := _option(name)) is not None]:
                 raise TypeError(f"{error}; options stand apart: f.options({options[0]}).push(…)") from None
             raise
-        return TaskCall(self.name, self.handler.stored(params) if self.handler.typed else params, self._options)
+        return TaskCall(self.name, self.handler.stored(params), self._options)
 
 
 class TaskFunction(BoundTask[P, T], Generic[P, R, T]):

@@ -70,6 +70,8 @@ class Handler(msgspec.Struct, frozen=True):
     """By name of a parameter; plain JSON types have none, or None where ``others`` is set."""
     others: Conversion | None = None
     """The conversion of what ``**kwargs`` takes."""
+    checks: Mapping[str, Conversion] = {}
+    """What checks the params of plain JSON types, which are stored as they are, by name of a parameter."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
     batch: int | None = None
@@ -94,10 +96,17 @@ class Handler(msgspec.Struct, frozen=True):
 
     def stored(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
-        return {
-            name: value if (conversion := self._conversion(name)) is None else conversion.store(f"params.{name}", value)
-            for name, value in params.items()
-        }
+        try:
+            if self.checks:
+                self.check(params)
+            if not self.typed:
+                return params
+            return {
+                name: value if (known := self._conversion(name)) is None else known.store(f"params.{name}", value)
+                for name, value in params.items()
+            }
+        except ValidationError as error:
+            raise ValidationError(f"{error}; the call is of {self.name}()") from None
 
     def loaded(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return stored params as the function takes them. Raises ValidationError as ``stored``."""
@@ -105,6 +114,12 @@ class Handler(msgspec.Struct, frozen=True):
             name: value if (conversion := self._conversion(name)) is None else conversion.load(f"params.{name}", value)
             for name, value in params.items()
         }
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Raise ValidationError for a param of a plain JSON type that does not fit its annotation."""
+        for name, check in self.checks.items():
+            if name in params:
+                check.load(f"params.{name}", params[name])
 
     def _conversion(self, name: str) -> Conversion | None:
         return self.conversions.get(name, self.others)
@@ -181,6 +196,7 @@ def make_handler(
     declared = parent is not None
     items = "" if batch is None else _items(function, declared)
     conversions, others, returns = ({}, None, None) if objects else _conversions(function, items, declared)
+    checks = {} if objects else _checks(function, items, conversions)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", name or _default_name(function), MAX_NAME)
@@ -198,6 +214,7 @@ def make_handler(
         required=_required(function, declared),
         conversions=conversions,
         others=others,
+        checks=checks,
         returns=returns,
         typed=typed,
         parent=parent if parent is None or items != PARENT else msgspec.structs.replace(parent, many=False),
@@ -377,6 +394,26 @@ def _conversions(
     return named, others, returns
 
 
+def _checks(
+    function: Callable[..., Any], items: str, conversions: Mapping[str, Conversion | None]
+) -> dict[str, Conversion]:
+    """Return what checks the parameters of plain JSON types. One whose default is None also takes None."""
+    found: dict[str, Conversion] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        name, annotation = parameter.name, parameter.annotation
+        is_named = parameter.kind is not parameter.VAR_KEYWORD and annotation is not parameter.empty
+        if not is_named or parameter.default is INJECTED or conversions.get(name) is not None:
+            continue
+        try:
+            kind = _resolved(annotation, function)
+        except Unsupported:  # left to its default; see _conversions
+            continue
+        kind = _item_of(kind) if name == items else kind
+        if (check := check_of(kind if parameter.default is not None else kind | None)) is not None:
+            found[name] = check
+    return found
+
+
 def result_conversion(function: Callable[..., Any], checked: bool = False) -> Conversion | None:
     """Return the conversion of what a function returns, by its return annotation; None for what JSON gives back.
 
@@ -463,7 +500,7 @@ def fitted(handler: Handler | None, params: Any) -> Any:
         return params
     accepted, required = handler.accepted, handler.required
     if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
-        return handler.stored(params) if handler.typed else params
+        return handler.stored(params)
     if accepted is not None and (unknown := [name for name in params if name not in accepted]):
         free = accepted - params.keys() - handler.injected.keys()
         meant = guess(str(unknown[0]), free)

@@ -7,6 +7,7 @@ import datetime as dt
 import decimal
 import enum
 import pathlib
+import re
 import uuid
 from typing import Any, NamedTuple, TypedDict
 
@@ -161,9 +162,43 @@ async def test_what_does_not_fit_is_refused_by_the_push_and_nothing_is_written(t
             await tq.push_many([send.call(ORDER), {"type": "send", "params": {"order": wrong}}])
         with pytest.raises(ValidationError, match=said):
             await tq.queue.push_task({"type": "send", "params": {"order": wrong}})
-        with pytest.raises(ValidationError, match=r"^params\.count: set is not JSON"):
+        with pytest.raises(ValidationError, match=r"^params\.count: Expected `int`, got `set`; the call is of send"):
             await send.push(ORDER, {1})  # type: ignore[arg-type]
         assert await tq.find() == []
+
+
+async def test_a_plain_type_that_does_not_fit_is_refused_by_the_push(tq: TaskQ) -> None:
+    @tq.task
+    async def add(n: int, by: float = 0.5, ids: list[int] | None = None, note: str = None) -> None: ...  # type: ignore
+
+    async with tq:
+        wrong: list[tuple[dict[str, Any], str]] = [
+            ({"n": "x"}, "params.n: Expected `int`, got `str`; the call is of add()"),
+            ({"n": 1, "by": "1"}, "params.by: Expected `float`, got `str`"),
+            ({"n": 1, "ids": [1, "2"]}, "params.ids[1]: Expected `int`, got `str`"),
+            ({"n": None}, "params.n: Expected `int`, got `null`"),
+        ]
+        for params, said in wrong:
+            with pytest.raises(ValidationError, match=re.escape(said)):
+                await tq.push("add", params)
+            with pytest.raises(ValidationError, match=re.escape(said)):
+                await add.push(**params)
+        assert await tq.find() == []
+        await add.push(n=True, by=1, note=None, ids=None)  # a bool is an int, an int a float; None is the default
+
+
+async def test_a_stored_plain_value_that_does_not_fit_is_not_retried(tq: TaskQ) -> None:
+    """A process without the handler cannot refuse it at the push; what the handler raises for it is of any class."""
+
+    @tq.task(max_retries=3, backoff=0)
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    async with tq.running(scheduler=False):
+        (pushed,) = await tq.queue.add([new_task("shout", {"text": 1}, now=tq.queue.clock.now(), max_retries=3)])
+        task = await tq.queue.wait_for_end(pushed.task_id, within(30))
+        assert (task.status, task.retry_count, task.params) == (Status.FAILED, 0, {"text": 1})
+        assert str(task.error_message).startswith("invalid_params: params.text: Expected `str`, got `int`")
 
 
 async def test_a_stored_row_that_does_not_fit_fails_at_once_and_is_kept(tq: TaskQ) -> None:

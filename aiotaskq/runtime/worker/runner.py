@@ -406,6 +406,10 @@ def stored(result: Any, handler: Handler) -> Outcome:
 def _refused(error: BaseException, handler: Handler, task: Task, direct: bool) -> Failed | None:
     """Return the outcome of a run that would fail again: what was given to the handler, or by it, is refused."""
     why = misfit(error, handler, task.params) if direct and isinstance(error, TypeError) else error
+    try:
+        handler.check(task.params)  # the push could not: its process had no handler
+    except ValidationError as wrong:
+        why = unfitting(wrong, handler)
     if isinstance(why, ParamsMisfit):
         return Failed(f"invalid_params: {why}", retryable=False, told=f"invalid_params: {why.told}")
     if isinstance(error, ParentDeleted):
