@@ -22,7 +22,8 @@ from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.current import child_id, scopes
-from aiotaskq.runtime.handler import Handler, check_follow_up, fitted, gating_of, unknown
+from aiotaskq.runtime.handler import Handler, gating_of
+from aiotaskq.runtime.params import check_follow_up, fitted, unknown
 
 
 def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Task:

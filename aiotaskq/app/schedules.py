@@ -18,7 +18,8 @@ from aiotaskq.core.task import run_options
 from aiotaskq.core.validation import MAX_ID, check_int, check_key, kind_name
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.handler import Handler, fitted, unknown
+from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.params import fitted, unknown
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 MAX_NAME = 255

@@ -32,7 +32,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.task import Task
 from aiotaskq.core.validation import check_params, check_seconds, kind_name
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
-from aiotaskq.runtime.handler import fitted
+from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.operations import Operations

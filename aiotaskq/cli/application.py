@@ -17,7 +17,7 @@ from aiotaskq.cli.output import echo_stderr
 from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.handler import fitted, unknown
+from aiotaskq.runtime.params import fitted, unknown
 
 SAMPLE = 200  # tasks among which a type is searched
 

@@ -25,7 +25,7 @@ from msgspec import inspect as shape
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.extras import missing
 
-__all__ = ["Conversion", "Unsupported", "check_of", "conversion_of", "encodable", "resolved"]
+__all__ = ["Conversion", "Unsupported", "check_of", "check_of_all", "conversion_of", "encodable", "resolved"]
 
 _PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
 _HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")
@@ -82,6 +82,12 @@ def check_of(annotation: Any) -> Conversion | None:
         return None
     anything = isinstance(found, shape.AnyType | shape.NoneType | shape.CustomType)
     return _Plain(annotation) if _is_plain(found) and not anything else None
+
+
+def check_of_all(annotations: Mapping[str, Any]) -> Conversion | None:
+    """Return what checks a dict by the annotations of its keys, in one call; see ``check_of``."""
+    fields = [(name, each, None) for name, each in annotations.items() if check_of(each) is not None]
+    return _Plain(msgspec.defstruct("Params", fields)) if fields else None
 
 
 def resolved(annotation: Any, names: Mapping[str, Any], local: Mapping[str, Any]) -> Any:
@@ -141,10 +147,10 @@ class _Plain(Conversion):
 
     def load(self, path: str, stored: Any) -> Any:
         try:
-            msgspec.convert(stored, self._annotation, dec_hook=_decodable)
+            msgspec.convert(stored, self._annotation)
         except msgspec.ValidationError as error:
             try:
-                msgspec.convert(_without_bools(stored), self._annotation, dec_hook=_decodable)
+                msgspec.convert(_without_bools(stored), self._annotation)
             except msgspec.ValidationError:
                 raise _misfit(path, error) from None
         return stored

@@ -1,13 +1,11 @@
-"""The registered functions that run tasks: how a registration is checked, which params fit, and what they become."""
+"""The registered functions that run tasks: how a registration is checked, and what params and results become."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
-import re
 import sys
-import traceback
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
@@ -17,15 +15,13 @@ import msgspec
 
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
-from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
+from aiotaskq.core.conversion import Conversion, Unsupported, check_of, check_of_all, conversion_of, resolved
 from aiotaskq.core.gate import Bounds
-from aiotaskq.core.guess import guess
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
-from aiotaskq.errors import UnknownHandler, ValidationError
-from aiotaskq.log import printable
+from aiotaskq.errors import ValidationError
 
 Executor: TypeAlias = Literal["thread", "process", "interpreter"]
 EXECUTORS: tuple[Executor, ...] = get_args(Executor)
@@ -70,8 +66,8 @@ class Handler(msgspec.Struct, frozen=True):
     """By name of a parameter; plain JSON types have none, or None where ``others`` is set."""
     others: Conversion | None = None
     """The conversion of what ``**kwargs`` takes."""
-    checks: Mapping[str, Conversion] = {}
-    """What checks the params of plain JSON types, which are stored as they are, by name of a parameter."""
+    checked: Conversion | None = None
+    """What checks the params of plain JSON types, which are stored as they are; None where there is none."""
     returns: Conversion | None = None
     """The conversion of the result, by the return annotation."""
     batch: int | None = None
@@ -97,8 +93,8 @@ class Handler(msgspec.Struct, frozen=True):
     def stored(self, params: dict[str, Any]) -> dict[str, Any]:
         """Return params as they are stored, in JSON form. Raises ValidationError with the path to what does not fit."""
         try:
-            if self.checks:
-                self.check(params)
+            if self.checked is not None:
+                self.checked.load("params", params)
             if not self.typed:
                 return params
             return {
@@ -117,9 +113,8 @@ class Handler(msgspec.Struct, frozen=True):
 
     def check(self, params: Mapping[str, Any]) -> None:
         """Raise ValidationError for a param of a plain JSON type that does not fit its annotation."""
-        for name, check in self.checks.items():
-            if name in params:
-                check.load(f"params.{name}", params[name])
+        if self.checked is not None:
+            self.checked.load("params", params)
 
     def _conversion(self, name: str) -> Conversion | None:
         return self.conversions.get(name, self.others)
@@ -196,7 +191,7 @@ def make_handler(
     declared = parent is not None
     items = "" if batch is None else _items(function, declared)
     conversions, others, returns = ({}, None, None) if objects else _conversions(function, items, declared)
-    checks = {} if objects else _checks(function, items, conversions)
+    checked_params = None if objects else _check(function, items, conversions)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", name or _default_name(function), MAX_NAME)
@@ -214,7 +209,7 @@ def make_handler(
         required=_required(function, declared),
         conversions=conversions,
         others=others,
-        checks=checks,
+        checked=checked_params,
         returns=returns,
         typed=typed,
         parent=parent if parent is None or items != PARENT else msgspec.structs.replace(parent, many=False),
@@ -394,11 +389,9 @@ def _conversions(
     return named, others, returns
 
 
-def _checks(
-    function: Callable[..., Any], items: str, conversions: Mapping[str, Conversion | None]
-) -> dict[str, Conversion]:
-    """Return what checks the parameters of plain JSON types. One whose default is None also takes None."""
-    found: dict[str, Conversion] = {}
+def _check(function: Callable[..., Any], items: str, conversions: Mapping[str, Conversion | None]) -> Conversion | None:
+    """Return what checks the params of plain JSON types, all in one call. A default of None is let pass."""
+    plain: dict[str, Any] = {}
     for parameter in inspect.signature(function).parameters.values():
         name, annotation = parameter.name, parameter.annotation
         is_named = parameter.kind is not parameter.VAR_KEYWORD and annotation is not parameter.empty
@@ -409,9 +402,8 @@ def _checks(
         except Unsupported:  # left to its default; see _conversions
             continue
         kind = _item_of(kind) if name == items else kind
-        if (check := check_of(kind if parameter.default is not None else kind | None)) is not None:
-            found[name] = check
-    return found
+        plain[name] = kind if parameter.default is not None else kind | None
+    return check_of_all(plain)
 
 
 def result_conversion(function: Callable[..., Any], checked: bool = False) -> Conversion | None:
@@ -466,69 +458,3 @@ def _local_names() -> Mapping[str, Any]:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "aiotaskq":
         frame = frame.f_back
     return {} if frame is None else frame.f_locals
-
-
-def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
-    """Return the error for a type without a handler, with the most similar known name."""
-    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess(name, known)}")
-
-
-class ParamsMisfit(TypeError):
-    """The handler cannot be called with the params of the task; a retry would not change that.
-
-    ``told`` is the reason as the log has it: names of parameters, and no values.
-    """
-
-    def __init__(self, why: str, told: str | None = None) -> None:
-        super().__init__(why)
-        self.told = why if told is None else told
-
-
-def unfitting(error: ValidationError, handler: Handler) -> ParamsMisfit:
-    """Return the error of stored params that do not fit the annotations; its text may have values."""
-    field = re.match(r"params\.\w+", str(error))
-    where = "its params do" if field is None else f"{field[0]} does"
-    return ParamsMisfit(str(error), f"{where} not fit the annotation of {handler.name}()")
-
-
-def fitted(handler: Handler | None, params: Any) -> Any:
-    """Return params as they are stored, if the handler can be called with them; raises ValidationError if not.
-
-    Without a handler, and for what is no dict, they are returned as they are.
-    """
-    if handler is None or not isinstance(params, dict):
-        return params
-    accepted, required = handler.accepted, handler.required
-    if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
-        return handler.stored(params)
-    if accepted is not None and (unknown := [name for name in params if name not in accepted]):
-        free = accepted - params.keys() - handler.injected.keys()
-        meant = guess(str(unknown[0]), free)
-        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{meant}")
-    lacking = ", ".join(map(repr, sorted(required - params.keys())))
-    raise ValidationError(f"params: {handler.name}() needs {lacking}")
-
-
-def check_follow_up(field: str, handler: Handler | None) -> None:
-    """Raise ValidationError if the handler cannot be called with the one parameter of a follow-up, ``parent``."""
-    if handler is None:
-        return
-    takes = handler.accepted is None or PARENT in handler.accepted
-    if not takes or handler.required - {PARENT} or (handler.parent is not None and handler.parent.many):
-        raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
-
-
-def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> ParamsMisfit | None:
-    """Return why the handler could not be called, or None if the handler itself has raised this error."""
-    if isinstance(error, ParamsMisfit):
-        return error
-    function = inspect.unwrap(handler.function)
-    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
-    if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):
-        return None
-    try:
-        inspect.signature(handler.function).bind(**params)
-    except TypeError as wrong:
-        why = f"{handler.name}() {wrong}"
-        return ParamsMisfit(why, re.sub(r"(unexpected keyword argument) .*", r"\1", why))
-    return None

@@ -169,7 +169,12 @@ async def test_what_does_not_fit_is_refused_by_the_push_and_nothing_is_written(t
 
 async def test_a_plain_type_that_does_not_fit_is_refused_by_the_push(tq: TaskQ) -> None:
     @tq.task
-    async def add(n: int, by: float = 0.5, ids: list[int] | None = None, note: str = None) -> None: ...  # type: ignore
+    async def add(
+        n: int,
+        by: float = 0.5,
+        ids: list[int] | None = None,
+        note: str = None,  # type: ignore[assignment]  # noqa: RUF013 - users write it
+    ) -> None: ...
 
     async with tq:
         wrong: list[tuple[dict[str, Any], str]] = [

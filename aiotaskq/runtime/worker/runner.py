@@ -33,8 +33,9 @@ from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, Val
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
-from aiotaskq.runtime.handler import Handler, ParamsMisfit, misfit, unfitting
+from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import Hooks
+from aiotaskq.runtime.params import ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
 from aiotaskq.runtime.worker.batches import Batches, BatchMisfit
 from aiotaskq.runtime.worker.execution import FENCED, STOPPED, Execution

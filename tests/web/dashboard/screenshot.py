@@ -1,4 +1,4 @@
-"""Takes the README's pictures of a real run: ``python -m tests.web.dashboard.screenshot [SECONDS]``; a font with Chinese has to be there.
+"""Takes the README's pictures of a real run: ``python -m tests.web.dashboard.screenshot [SECONDS]``.
 
 It starts ``aiotaskq demo --web``, lets it work for a while, and writes the overview in both themes.
 """

@@ -1,0 +1,81 @@
+"""Params beside the handler that they are for: whether it can be called with them, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from aiotaskq.core.guess import guess
+from aiotaskq.core.parent import PARENT
+from aiotaskq.errors import UnknownHandler, ValidationError
+from aiotaskq.log import printable
+from aiotaskq.runtime.handler import Handler
+
+
+def unknown(name: str, known: Collection[str], field: str = "type") -> UnknownHandler:
+    """Return the error for a type without a handler, with the most similar known name."""
+    return UnknownHandler(f"{field}: no handler is registered for {printable(name)!r}{guess(name, known)}")
+
+
+class ParamsMisfit(TypeError):
+    """The handler cannot be called with the params of the task; a retry would not change that.
+
+    ``told`` is the reason as the log has it: names of parameters, and no values.
+    """
+
+    def __init__(self, why: str, told: str | None = None) -> None:
+        super().__init__(why)
+        self.told = why if told is None else told
+
+
+def unfitting(error: ValidationError, handler: Handler) -> ParamsMisfit:
+    """Return the error of stored params that do not fit the annotations; its text may have values."""
+    field = re.match(r"params\.\w+", str(error))
+    where = "its params do" if field is None else f"{field[0]} does"
+    return ParamsMisfit(str(error), f"{where} not fit the annotation of {handler.name}()")
+
+
+def fitted(handler: Handler | None, params: Any) -> Any:
+    """Return params as they are stored, if the handler can be called with them; raises ValidationError if not.
+
+    Without a handler, and for what is no dict, they are returned as they are.
+    """
+    if handler is None or not isinstance(params, dict):
+        return params
+    accepted, required = handler.accepted, handler.required
+    if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
+        return handler.stored(params)
+    if accepted is not None and (unknown := [name for name in params if name not in accepted]):
+        free = accepted - params.keys() - handler.injected.keys()
+        meant = guess(str(unknown[0]), free)
+        raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{meant}")
+    lacking = ", ".join(map(repr, sorted(required - params.keys())))
+    raise ValidationError(f"params: {handler.name}() needs {lacking}")
+
+
+def check_follow_up(field: str, handler: Handler | None) -> None:
+    """Raise ValidationError if the handler cannot be called with the one parameter of a follow-up, ``parent``."""
+    if handler is None:
+        return
+    takes = handler.accepted is None or PARENT in handler.accepted
+    if not takes or handler.required - {PARENT} or (handler.parent is not None and handler.parent.many):
+        raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
+
+
+def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> ParamsMisfit | None:
+    """Return why the handler could not be called, or None if the handler itself has raised this error."""
+    if isinstance(error, ParamsMisfit):
+        return error
+    function = inspect.unwrap(handler.function)
+    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
+    if any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    try:
+        inspect.signature(handler.function).bind(**params)
+    except TypeError as wrong:
+        why = f"{handler.name}() {wrong}"
+        return ParamsMisfit(why, re.sub(r"(unexpected keyword argument) .*", r"\1", why))
+    return None
