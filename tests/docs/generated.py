@@ -245,7 +245,7 @@ def error_list(chinese: bool) -> str:
     parts = []
     for kind in sorted(texts.keys() & set(errors.__all__)):
         rows = [f"- `{text}`{other(text) if chinese else ''}" for text in sorted(texts[kind], key=str.casefold)]
-        parts.append(f"### {kind}\n\n" + "\n".join(rows))
+        parts.append(f"## {kind}\n\n" + "\n".join(rows))
     return "\n\n".join([BEGIN, *parts, END])
 
 
@@ -264,7 +264,7 @@ def replaced(text: str, part: str) -> str:
 def files() -> dict[Path, str]:
     """Return every file with generated text, as it has to be."""
     made = {DOCS / "api.md": api()}
-    for path in (DOCS / "troubleshooting.md", DOCS / "zh" / "troubleshooting.md"):
+    for path in (DOCS / "errors.md", DOCS / "zh" / "errors.md"):
         if path.exists():
             text = path.read_text(encoding="utf-8")
             made[path] = replaced(text, error_list("zh" in path.parts))
