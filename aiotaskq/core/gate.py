@@ -126,16 +126,18 @@ def read_ahead(gate: Gate, held: int, now: int) -> int:
     """
     if now < gate.closed_until:
         return 1
-    free = min(BATCH, _free(gate.bounds, held))
-    return free if not free or gate.bounds.interval is None else min(free, gate.bounds.burst) + 1
+    free, bounds = _free(gate.bounds, held), gate.bounds
+    if bounds.interval is not None and free:
+        return min(free, bounds.burst, BATCH) + 1
+    return free if free < BATCH else BATCH
 
 
 def _free(bounds: Bounds, held: int) -> int:
     """Return how many slots are free."""
-    cap = bounds.cap
-    if cap is None or (bounds.window is not None and bounds.window < cap):
-        cap = bounds.window
-    return PARKED if cap is None else max(0, cap - held)
+    cap, window = bounds.cap, bounds.window
+    if cap is None or (window is not None and window < cap):
+        cap = window
+    return PARKED if cap is None else 0 if cap < held else cap - held
 
 
 def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int]) -> tuple[int, Gate]:
@@ -149,7 +151,8 @@ def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int
     counts as if it started now, so that saved and unstarted tokens together are at most ``burst``.
     """
     bounds = gate.bounds
-    gate = charged(gate, starts, now)
+    if bounds.interval is not None:
+        gate = charged(gate, starts, now)
     if now < gate.closed_until:
         return 0, replace(gate, next_at=gate.closed_until if weights else None)
     free = min(len(weights), _free(bounds, held))

@@ -59,7 +59,7 @@ def passing_order(task: Task) -> tuple[int, int, int]:
 
 def at_gate(task: Task) -> str | None:
     """Return the key of the gate at which the task is parked; None if it is at none."""
-    return task.gate if task.parked else None
+    return task.gate if task.run_at == PARKED and task.status is PENDING else None
 
 
 def tokens(task: Task, key: str) -> int:
@@ -86,16 +86,6 @@ def pushed_at(task: Task) -> int:
     return min(task.seq, task.due_us)
 
 
-def next_gate(task: Task) -> str | None:
-    """Return the gate behind the one at which the task is parked; None if that is the last."""
-    assert task.flow is not None
-    gates = task.flow.gates
-    for number in range(len(gates) - 1):
-        if gates[number][0] == task.gate:
-            return gates[number + 1][0]
-    return None
-
-
 def passed(task: Task, now: int) -> Task:
     """Return a parked task that has passed its gate: parked at the next one, or un-parked behind the last.
 
@@ -103,11 +93,15 @@ def passed(task: Task, now: int) -> Task:
     """
     assert task.flow is not None
     due = now if task.due_at is None else task.due_at
-    for _, bounds in task.flow.gates:
-        if bounds.window is not None:
-            due = max(due, now)
-    key = next_gate(task)
-    return replace(task, run_at=due, due_at=None) if key is None else replace(task, gate=key, due_at=due)
+    next_gate: str | None = None
+    behind: str | None = None
+    for key, bounds in reversed(task.flow.gates):
+        if bounds.window is not None and due < now:
+            due = now
+        if key == task.gate:
+            next_gate = behind
+        behind = key
+    return replace(task, run_at=due, due_at=None) if next_gate is None else replace(task, gate=next_gate, due_at=due)
 
 
 def slots(task: Task) -> tuple[str, ...]:

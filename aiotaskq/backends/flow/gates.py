@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Rows, Touched, Transaction, Waiting
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
+    PARKED,
     Bounds,
     Gate,
     Starts,
@@ -77,7 +78,7 @@ def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
     if not (touched := tx.touched):
         return None
     admission = _Admission(tx, touched)
-    admission.lock(touched.known)
+    admission.lock()
     admission.declare()
     closed = admission.change()
     for keys, queue in touched.parked:
@@ -124,46 +125,47 @@ class Visit:
     ``note_passed`` are called in turn until no task was locked.
     """
 
-    __slots__ = (
-        *("before", "gate", "held", "key", "locked", "next_due", "next_gates", "passed", "passing", "repeat"),
-        *("starts", "wanted"),
-    )
+    passed: Sequence[tuple[Task, Task]] = ()
+    """The tasks that have passed, each as it was and as it is."""
+    passing: Sequence[tuple[Task, Task]] = ()
+    """The tasks that may pass, and have not, each as it is and as it will be."""
+    locked: Set[str] = frozenset()
+    """The ids of tasks that may pass, but that other transactions have locked."""
+    next_due: int | None = None
+    """When the next of the tasks is due that were read and are not due."""
+    next_gates: Sequence[str] = ()
+    """The gates behind this one, to which ``passed`` and ``passing`` go."""
+    repeat = False
+    """Whether the gate has to be visited again, since all tasks that were read pass, and others may."""
 
     def __init__(self, gate: Gate, held: int, wanted: int, starts: Starts = _NO_STARTS) -> None:
         """``held`` tasks hold a slot, and ``wanted`` are read; only a rate needs ``starts``."""
         self.key, self.held, self.wanted, self.starts = gate.key, held, wanted, starts
         self.before = self.gate = gate
         """The gate as it was before the visit, and after the admission of ``passed`` and ``passing``."""
-        self.passed: Sequence[tuple[Task, Task]] = ()
-        """The tasks that have passed, each as it was and as it is."""
-        self.passing: Sequence[tuple[Task, Task]] = ()
-        """The tasks that may pass, and have not, each as it is and as it will be."""
-        self.locked: Set[str] = frozenset()
-        """The ids of tasks that may pass, but that other transactions have locked."""
-        self.next_due: int | None = None
-        """When the next of the tasks is due that were read and are not due."""
-        self.next_gates: Sequence[str] = ()
-        """The gates behind this one, to which ``passed`` and ``passing`` go."""
-        self.repeat = False
-        """Whether the gate has to be visited again, since all tasks that were read pass, and others may."""
 
     def decide(self, found: Waiting, now: int) -> None:
         """Set which of the tasks that were found may pass at ``now``, in addition to those that have."""
-        tasks, self.next_due = found
+        waiting, self.next_due = found
         if self.locked:
-            tasks = [task for task in tasks if task.task_id not in self.locked]
-        waiting = [*[before for before, _ in self.passed], *tasks]
+            more = [task for task in waiting if task.task_id not in self.locked]
+            waiting = [*[before for before, _ in self.passed], *more]
         rated = self.before.bounds.interval is not None
         weights = [tokens(task, self.key) for task in waiting] if rated else [1] * len(waiting)
         count, self.gate = admit(self.before, self.held, self.starts, now, weights)
-        self.passing = [(task, passed(task, now)) for task in waiting[len(self.passed) : count]]
-        self.next_gates = [after.gate for _, after in (*self.passed, *self.passing) if after.gate and after.parked]
+        self.passing = changes = [(task, passed(task, now)) for task in waiting[len(self.passed) : count]]
+        if self.passed:
+            changes = [*self.passed, *changes]
+        self.next_gates = [after.gate for _, after in changes if after.run_at == PARKED and after.gate is not None]
         all_pass = self.wanted <= len(waiting) == count
         self.repeat = all_pass and read_ahead(self.gate, self.held + count, now) > 0
 
     def note_passed(self, locked: Collection[str]) -> bool:
         """Note that ``passing`` have passed, but for those that are ``locked``; return whether any of them is."""
-        here = {task.task_id for task, _ in self.passing if task.task_id in locked} if locked else frozenset()
+        if not locked and not self.passed:  # nearly always
+            self.passed = self.passing
+            return False
+        here = {task.task_id for task, _ in self.passing if task.task_id in locked}
         self.passed = [*self.passed, *[change for change in self.passing if change[0].task_id not in here]]
         self.locked |= here
         return bool(here)
@@ -197,9 +199,9 @@ class _Admission:
         self._ran: dict[str, list[tuple[int, int]]] | None = None
         self._delayed = touched.delayed
 
-    def lock(self, keys: Collection[str]) -> None:
-        """Lock these gates, and make those that do not exist."""
-        self._note_locked(self.tx.gates({key: self.touched.known[key] for key in keys}))
+    def lock(self) -> None:
+        """Lock the gates that are touched, and make those that do not exist."""
+        self._note_locked(self.tx.gates(self.touched.known))
 
     def lock_free(self, keys: Collection[str]) -> None:
         """Lock those of these gates that no other transaction has locked; the others are missed."""
@@ -241,8 +243,10 @@ class _Admission:
 
     def note_delayed(self) -> None:
         """Note at which gates tasks wait for their due time."""
-        late = [task.gate for task in self.touched.waiting if (task.due_at or 0) > min(self.now, task.seq)]
-        self._delayed.update([key for key in late if key is not None])
+        for task in self.touched.waiting:
+            due = task.due_at or 0
+            if (due > self.now or due > task.seq) and task.gate is not None:
+                self._delayed.add(task.gate)
 
     def make_due(self, keys: Iterable[str]) -> None:
         """Let the next sweep admit these gates."""
@@ -277,13 +281,13 @@ class _Admission:
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
             part = list(itertools.islice(todo, BATCH))
-            self.lock_free([key for key in part if key not in self.gates])
-            for key in [key for key in part if key not in self.gates]:
-                self._missed.keys[key] = todo.pop(key)
-            visits = self._visit([key for key in part if key in self.gates], todo)
-            for visit in visits:
+            if unlocked := [key for key in part if key not in self.gates]:
+                self.lock_free(unlocked)
+                self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
+            for visit in self._visit([key for key in part if key in self.gates], todo):
                 del todo[visit.key]
-                todo |= dict.fromkeys(visit.next_gates)
+                if visit.next_gates:
+                    todo |= dict.fromkeys(visit.next_gates)
                 if visit.repeat:
                     todo[visit.key] = None
 
@@ -294,19 +298,22 @@ class _Admission:
         visited when the task is there. A gate at which nothing is to be done is removed from ``todo``.
         """
         tx, now = self.tx, self.now
-        if later := [key for key in keys if self._may_become_due(key)]:
-            tx.release(later, now)
-        if uncounted := [key for key in keys if key not in self._held]:
-            self._held.update(tx.held(uncounted))
+        delayed, held = self._delayed, self._held
         gates = [self.gates[key] for key in keys]
+        if later := [
+            gate.key for gate in gates if gate.key in delayed or (gate.next_at is not None and gate.next_at <= now)
+        ]:
+            tx.release(later, now)
+        if uncounted := [key for key in keys if key not in held]:
+            held.update(tx.held(uncounted))
         starts = self._starts(gates)
-        wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, self._held[gate.key], now))}
+        wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, held[gate.key], now))}
         found = tx.waiting(wanted, now) if wanted else {}
         visits = []
         for gate in gates:
             key = gate.key
-            if key in found or key in self._delayed or gate.next_at is not None or gate.bounds.interval is not None:
-                visit = Visit(gate, self._held[key], wanted.get(key, 0), starts.get(key, _NO_STARTS))
+            if key in found or key in delayed or gate.next_at is not None or gate.bounds.interval is not None:
+                visit = Visit(gate, held[key], wanted.get(key, 0), starts.get(key, _NO_STARTS))
                 visit.decide(found.get(key, NO_WAITING), now)
                 visits.append(visit)
             else:
@@ -328,18 +335,18 @@ class _Admission:
             return ()
         locked = self.tx.let_pass(changes)
         for _, after in changes:
-            if not after.parked:
+            if after.run_at != PARKED:
                 if after.task_id not in locked:
                     self._ready.add(after.task_id)
-                    self.touched.wakes = True
             elif after.flow is not None:
                 self.touched.known.update(after.flow.gates)
+        self.touched.wakes = self.touched.wakes or bool(self._ready)
         return locked
 
     def _end_visit(self, visit: Visit) -> None:
         """Note how many tasks have passed a gate, and set the ``next_at`` of the gate."""
         now, before, gate = self.now, visit.before, visit.gate
-        self._held[visit.key] += len(visit.passed)
+        self._held[visit.key] = visit.held + len(visit.passed)
         if visit.locked:
             # The other transaction may leave them parked here, and it did not see the slots that are free now.
             gate = due_by(gate, now + LOCKED_RETRY)
@@ -351,11 +358,6 @@ class _Admission:
             if at is not None:
                 gate = due_by(gate, at if at > now else now + LOCKED_RETRY)
         self.gates[visit.key] = gate
-
-    def _may_become_due(self, key: str) -> bool:
-        """Whether tasks may have become due at a gate."""
-        at = self.gates[key].next_at
-        return key in self._delayed or (at is not None and at <= self.now)
 
     def _starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
         """Return the starts that count at those of these gates that have rates."""
@@ -383,8 +385,8 @@ def bounds_waiting(tx: Transaction, tasks: Iterable[Task]) -> bool:
     for task in tasks:
         if task.flow is not None:
             bounds.update(task.flow.gates)
-    every = [*bounds.values(), *[gate.bounds for gate in tx.stored_gates(bounds).values()]]
-    return any(each.max_waiting is not None for each in every)
+    stored = tx.stored_gates(bounds).values()
+    return any(each.max_waiting is not None for each in (*bounds.values(), *[gate.bounds for gate in stored]))
 
 
 def check_max_waiting(tx: Transaction, tasks: Iterable[Task]) -> None:

@@ -35,7 +35,7 @@ from aiotaskq.core.groups import (
 )
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import FINAL, Status, Task
 from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, risen, summed
 
 
@@ -248,12 +248,13 @@ def is_tied(task: Task) -> bool:
 
     One with children is a member.
     """
-    return group_of(task) is not None
+    flow = task.flow
+    return flow is not None and (flow.group is not None or flow.source is not None)
 
 
 def waits_again(before: Task, after: Task) -> bool:
     """Whether a change brings a child back, which then has to wait for some of its parents: ``live_parents``."""
-    return before.final and not after.final and after.flow is not None and bool(after.flow.parents)
+    return before.status in FINAL and after.status not in FINAL and after.flow is not None and bool(after.flow.parents)
 
 
 def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]], list[bool]]) -> list[bool]:

@@ -12,6 +12,7 @@ import msgspec
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.parking import (
+    at_gate,
     gates_to_admit,
     holds_back,
     is_end_of_run,
@@ -112,16 +113,16 @@ class Touched:
     def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
         """Note new rows; whether they are ``refused`` where too many would wait."""
         for task in tasks:
-            if task.flow is not None and task.flow.gates:
-                gates = task.flow.gates
-                self.known.update(gates)
+            if (flow := task.flow) is not None and (gates := flow.gates):
                 self.declared.update(gates)
-                self.now = max(self.now, pushed_at(task))
-                if task.gate is not None and task.parked:
-                    self.keys[task.gate] = None
+                if (at := pushed_at(task)) > self.now:
+                    self.now = at
+                if (key := at_gate(task)) is not None:
+                    self.keys[key] = None
                     self.waiting.append(task)
                     if refused:
                         self.bounded.update(gates)
+        self.known |= self.declared
 
     def written(self, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note changes of tasks, each as the task before and after it."""
@@ -131,8 +132,10 @@ class Touched:
                 if flow != noted:
                     noted = flow
                     self.known.update(flow.gates)
-                    self.keys |= {key: None for key, _ in reversed(flow.gates)}
-                self.now = max(self.now, after.ended_at or 0)
+                    for key, _ in reversed(flow.gates):
+                        self.keys[key] = None
+                if (at := after.ended_at or 0) > self.now:
+                    self.now = at
                 self.ran.append(before)
                 continue
             gates = () if flow is None else flow.gates
@@ -142,12 +145,11 @@ class Touched:
                 self.redeclared += [(key, bounds, after.due_us) for key, bounds in others]
             # The widest first: a task that waits there is before one that only now reaches it.
             keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
-            at = settled_at(before, after)
-            if at is None:
+            if (settled := settled_at(before, after)) is None:
                 self.due |= keys
             else:
                 self.keys |= keys
-                self.now = max(self.now, at)
+                self.now = max(self.now, settled)
             if after.parked and not after.final:
                 self.waiting.append(after)
             elif after.gate is not None and is_given_back(before, after):

@@ -145,15 +145,16 @@ class GateRows:
         for key in held:
             lines[key].held[task.task_id] = None
         if at is not None:
-            self.line(at).add(task)
+            (lines.get(at) or self.line(at)).add(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
         held, at = slots_and_gate(task)
+        lines = self.lines
         for key in held:
-            self.lines[key].held.pop(task.task_id, None)
-        if at is not None and at in self.lines:
-            self.lines[at].remove(task)
+            lines[key].held.pop(task.task_id, None)
+        if at is not None and at in lines:
+            lines[at].remove(task)
 
     # ---- as a transaction ----
 

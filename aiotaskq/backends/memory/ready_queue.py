@@ -70,6 +70,12 @@ class TaskQueue(Lane, asyncio.Queue[Task]):
             self.count_unfinished()
             super().add(task)
 
+    def replace(self, before: Task, after: Task) -> None:
+        """Take note that a pending task has become another one."""
+        self.discard(before)
+        self.add(after)
+        self.task_done()
+
     def count_unfinished(self) -> None:
         """Count a task as unfinished before it is put."""
         self._unfinished_tasks += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import TypeVar
 
 from aiotaskq.backends.change import Change
@@ -17,6 +17,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.reads import MemoryReads
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import FINAL, RUNNING, Task
 from aiotaskq.core.usage import Usage, budget_gate
 
@@ -45,7 +46,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         """``insert``, ``replace`` and ``update`` are of the backend, the first two for one row with its indexes."""
         GateRows.__init__(self, rows, paused)
         GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
-        self._own, self._listeners = rows, listeners
+        self._own, self._queues, self._listeners = rows, reads.queues, listeners
         self._insert, self._replace, self._update, self._reads = insert, replace, update, reads
         self.tx, self.side, self.check_room = self, side, reads.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
@@ -73,6 +74,18 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return list(map(self._insert, tasks))
+
+    def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
+        for before, after in changes:
+            assert before.gate is not None
+            line = self.lines[before.gate]
+            line.remove(before)
+            line.held[after.task_id] = None
+            if after.run_at == PARKED:
+                self.enter(after)
+            self._own[after.task_id] = after
+            self._queues[after.queue].replace(before, after)
+        return ()
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         for before, after in changes:
