@@ -1,6 +1,7 @@
 """Writes the generated parts of the manual: ``python -m tests.docs.generated``.
 
-The API reference is made of docstrings and signatures, the list of errors of the texts in the code.
+The API reference is made of docstrings and signatures, the list of errors of the texts in the code, and the list of
+pages in ``llms.txt`` of the index.
 """
 
 from __future__ import annotations
@@ -261,9 +262,16 @@ def replaced(text: str, part: str) -> str:
     return before + part + rest.partition(END)[2]
 
 
+def llms() -> str:
+    """Return the text of ``llms.txt``: what comes before its list of pages, and the list of the index."""
+    before = (DOCS / "llms.txt").read_text(encoding="utf-8").partition("\n- [")[0]
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    return "\n".join([before, *re.findall(r"^- \[.*$", index, re.MULTILINE)]) + "\n"
+
+
 def files() -> dict[Path, str]:
     """Return every file with generated text, as it has to be."""
-    made = {DOCS / "api.md": api()}
+    made = {DOCS / "api.md": api(), DOCS / "llms.txt": llms()}
     for path in (DOCS / "errors.md", DOCS / "zh" / "errors.md"):
         if path.exists():
             text = path.read_text(encoding="utf-8")
