@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from loguru import _defaults
 from loguru import logger as _loguru
 
-from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture
 from aiotaskq.concurrency.loop_bound import after_fork, running_loop_or_none
-from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
+from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, may_be_interrupted, uninterrupted
 from aiotaskq.core.errors import ValidationError
 
 if TYPE_CHECKING:

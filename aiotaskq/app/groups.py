@@ -182,20 +182,13 @@ def chain(
     return made
 
 
-class GroupHome:
-    """What a handle needs of the task queue that it belongs to."""
-
-    queue: Queue
-    _registered: Registrations
-
-
 class GroupHandle(Generic[T_co]):
     """A pushed group, chain or workflow. ``created`` is False if there was a group with that id: it is that one."""
 
-    __slots__ = ("_tq", "created", "group_id")
+    __slots__ = ("_queue", "created", "group_id")
 
-    def __init__(self, tq: GroupHome, group_id: str, created: bool = True) -> None:
-        self._tq = tq
+    def __init__(self, queue: Queue, group_id: str, created: bool = True) -> None:
+        self._queue = queue
         self.group_id = group_id
         self.created = created
 
@@ -209,23 +202,23 @@ class GroupHandle(Generic[T_co]):
         first member that did not complete, ResultTimeout when they have not ended in time (they go on), and NotFound
         once the group, or a member, was deleted.
         """
-        await self._tq.queue.groups.wait(self.group_id, timeout)
-        return await self._tq.queue.groups.results(self.group_id)
+        await self._queue.groups.wait(self.group_id, timeout)
+        return await self._queue.groups.results(self.group_id)
 
     async def progress(self) -> GroupProgress:
         """Return how many members have completed, failed, were cancelled, and remain. Raises NotFound."""
-        return progress_of(await self._tq.queue.groups.get(self.group_id))
+        return progress_of(await self._queue.groups.get(self.group_id))
 
     async def tasks(self) -> list[TaskHandle[Any]]:
         """Return the handles of its member tasks, in the order of the calls; those of deleted tasks are left out."""
-        members = self._tq.queue.groups.members(self.group_id)
-        return [TaskHandle(self._tq, task.task_id) async for _, task in members if task is not None]
+        members = self._queue.groups.members(self.group_id)
+        return [TaskHandle(self._queue, task.task_id) async for _, task in members if task is not None]
 
     async def task(self, name: str) -> TaskHandle[Any]:
         """Return the handle of the task that has this name in the workflow. Raises NotFound."""
-        async for member, task in self._tq.queue.groups.members(self.group_id):
+        async for member, task in self._queue.groups.members(self.group_id):
             if member.name == name and task is not None:
-                return TaskHandle(self._tq, task.task_id)
+                return TaskHandle(self._queue, task.task_id)
         raise NotFound(f"name: group {self.group_id} has no task {name!r}")
 
     async def cancel(self) -> bool:
@@ -233,11 +226,11 @@ class GroupHandle(Generic[T_co]):
 
         A cancelled group pushes neither ``then`` nor ``on_failure``. Raises NotFound.
         """
-        return await self._tq.queue.groups.cancel(self.group_id)
+        return await self._queue.groups.cancel(self.group_id)
 
     async def usage(self) -> dict[str, float]:
         """Return what its members have used up, and those of the groups in it, by name. Raises NotFound."""
-        return dict((await self._tq.queue.groups.get(self.group_id)).usage)
+        return dict((await self._queue.groups.get(self.group_id)).usage)
 
     async def set_budget(self, budget: Mapping[str, float]) -> bool:
         """Give it another budget, as ``set_budget({"tokens": 2_000_000})``; return whether that is used up already.
@@ -245,7 +238,7 @@ class GroupHandle(Generic[T_co]):
         If not, its members go on. The names that are left out have no bound any more. Raises NotFound, TaskConflict for
         a group that was pushed without a budget, and ValidationError.
         """
-        return (await self._tq.queue.groups.set_budget(self.group_id, budget)).used_up
+        return (await self._queue.groups.set_budget(self.group_id, budget)).used_up
 
     async def retry_failed(self) -> int:
         """Put back the members that failed, were cancelled or have expired; return how many.
@@ -253,12 +246,14 @@ class GroupHandle(Generic[T_co]):
         A task waits for those of its parents that are put back. When all have ended, the group calls back again. Raises
         NotFound.
         """
-        return await self._tq.queue.groups.retry_failed(self.group_id)
+        return await self._queue.groups.retry_failed(self.group_id)
 
 
-class GroupPushes(ABC, GroupHome):
+class GroupPushes(ABC):
     """The pushes of groups, for TaskQ."""
 
+    queue: Queue
+    _registered: Registrations
     _clock: Clock
     _store_clock: StoreClock | None
 
@@ -345,11 +340,11 @@ class GroupPushes(ABC, GroupHome):
             return [task if created else task.replace() for task in tasks]
 
         await self._wrapped(push)(list(made.tasks))
-        return GroupHandle(self, made.groups[0].group_id, created)
+        return GroupHandle(self.queue, made.groups[0].group_id, created)
 
     def group_handle(self, group_id: str) -> GroupHandle[Any]:
         """Return the handle of a group by id, pushed by any process."""
-        return GroupHandle(self, group_id, False)
+        return GroupHandle(self.queue, group_id, False)
 
     async def groups(
         self, *, status: GroupStatus | Iterable[GroupStatus] | None = None, limit: int = 100, after: str | None = None

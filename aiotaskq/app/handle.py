@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypedDict, TypeVar, Union, Unpack, cast
 
-from aiotaskq.app.binder import binder_of
-from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.attempts import attempts_of
+from aiotaskq.backends.listeners import ENDED, NOTED
+from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.debounce import Merge
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry
-from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.outcome import attempts_of
+from aiotaskq.core.parent import PARENT
+from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.core.validation import check_int, check_seconds
-from aiotaskq.errors import TaskFailed, ValidationError
-from aiotaskq.runtime.handler import Handler, result_as
-from aiotaskq.runtime.queue.note_stream import next_notes, note_stream
+from aiotaskq.errors import ClosedError, TaskFailed, ValidationError
+from aiotaskq.runtime.handler import INJECTED, Handler, result_as
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.queue import Queue
@@ -28,6 +31,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 One = TypeVar("One")
 T_co = TypeVar("T_co", covariant=True)
+
+PAGE = 200  # entries of a log read at a time
 
 Callback = Union[str, Callable[[Task], Any], "TaskFunction[..., Any, Any]"]
 """A follow-up: the name or the function of a task, or in memory any function that takes the ended Task."""
@@ -94,43 +99,35 @@ class MakesCalls(Protocol):
         """Return the call with these params; ``options`` replace its own."""
 
 
-class ThreadPusher(Protocol):
-    """What ``push_sync`` pushes through, from a thread."""
-
-    def push_call(self, call: TaskCall[Any]) -> str:
-        """Push one checked call and return its id."""
-
-
 class Pusher(Protocol):
-    """What a task function pushes through."""
+    """What a task function pushes through: its task queue."""
 
-    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
-        """Push one checked call, if no push waits here; else return None."""
+    async def push(
+        self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
+    ) -> TaskHandle[Any]: ...
 
-    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
-        """Push one checked call."""
+    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]: ...
+
+    async def push_many(
+        self,
+        calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]],
+        *,
+        session: Any = None,
+    ) -> Sequence[TaskHandle[Any]]: ...
 
     @property
-    def sync(self) -> ThreadPusher:
+    def sync(self) -> BlockingPush:
         """The same, from a thread."""
-
-
-class HandleHome(Protocol):
-    """What a handle needs of the task queue that it belongs to."""
-
-    queue: Queue
-    _registered: Registrations
 
 
 class TaskHandle(Hinted, Generic[T_co]):
     """A pushed task. ``created`` is False if a key (or id) names a task that existed already: it is that one."""
 
-    __slots__ = ("_handlers", "_queue", "created", "task_id")
+    __slots__ = ("_queue", "created", "task_id")
     _place = "handle"
 
-    def __init__(self, tq: HandleHome, task_id: str, created: bool = True) -> None:
-        self._handlers = tq._registered.handlers  # what a stored result becomes
-        self._queue = tq.queue
+    def __init__(self, queue: Queue, task_id: str, created: bool = True) -> None:
+        self._queue = queue
         self.task_id = task_id
         self.created = created
 
@@ -150,7 +147,7 @@ class TaskHandle(Hinted, Generic[T_co]):
         task = await self._queue.wait_for_end(self.task_id, timeout)
         if task.status is not Status.COMPLETED:
             raise TaskFailed(task)
-        return result_as(task, self._handlers.get(task.type))  # type: ignore[no-any-return]
+        return result_as(task, self._queue.groups.handlers.get(task.type))  # type: ignore[no-any-return]
 
     async def task(self) -> Task:
         """Return the task as it is now. Raises NotFound."""
@@ -184,16 +181,41 @@ class TaskHandle(Hinted, Generic[T_co]):
         ``after`` is the number of the last entry that is known. The text of the last one is the status with which the
         task has ended. Raises NotFound if the task is deleted.
         """
-        async for note in note_stream(self._queue, self.task_id, check_int("after", after, 0)):
-            yield note
+        n = check_int("after", after, 0)
+        while True:
+            for entry in await self.next_log(n):
+                yield entry
+                if entry.kind == "end":
+                    return
+                n = entry.n
 
     async def next_log(self, after: int = 0, timeout: float | timedelta | None = None) -> list[LogEntry]:
         """Wait for entries behind ``after``, or the end, and return some; an empty list after ``timeout`` seconds.
 
         The last one is as in ``stream``. Raises NotFound if the task is deleted.
         """
-        wait = None if timeout is None else check_seconds("timeout", timeout)
-        return await next_notes(self._queue, self.task_id, check_int("after", after, 0), wait)
+        check_int("after", after, 0)
+        queue, task_id = self._queue, self.task_id
+        seconds = None if timeout is None else check_seconds("timeout", timeout)
+        end = None if seconds is None else queue.clock.ticks() + int(seconds * SECOND)
+        read = queue.backend.notes.read
+        with queue.waiters.woken_by(NOTED, ENDED, name=task_id) as wakeup:
+            await queue.backend.watch()
+            while True:
+                wakeup.clear()
+                if found := await read(task_id, after, PAGE):
+                    return found
+                task = await queue.get(task_id)
+                if task.final:
+                    at = task.ended_at if task.ended_at is not None else queue.clock.now()
+                    # Those that were written between the two reads.
+                    return await read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
+                left = queue.poll_interval
+                if end is not None:
+                    left = min(left, (end - queue.clock.ticks()) / SECOND)
+                    if left <= 0:
+                        return []
+                await queue.clock.wait(wakeup, left)
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""
@@ -219,8 +241,7 @@ class BoundTask(Hinted, Generic[P, T]):
 
         Raises TypeError for arguments that the function does not take, ValidationError for what cannot be stored.
         """
-        call = self.call(*args, **kwargs)
-        return self._pusher._push_now(call) or await self._pusher.push_call(call)
+        return await self._pusher.push_call(self.call(*args, **kwargs))
 
     def push_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
         """Push from a thread beside the application's event loop, as in a ``def`` endpoint; return the task's id.
@@ -304,3 +325,97 @@ def with_defaults(defaults: PushOptions, options: PushOptions) -> PushOptions:
         on = options.get("debounce") is not None or options.get("throttle") is not None
         defaults = {"key": defaults["key"]} if on and "key" in defaults else {}
     return {**defaults, **options}
+
+
+# ---- the arguments of a call -----------------------------------------------------------------------------------------
+
+# ``inspect.Signature.bind`` interprets the signature at each call, which takes longer than all else that a push into
+# memory does. A function with the same parameters is compiled once for each handler: the interpreter binds its
+# arguments, and raises the TypeError.
+
+MISSING: Any = object()
+
+
+def binder_of(handler: Handler) -> Callable[..., dict[str, Any]]:
+    """Return the function that takes the arguments of the handler and returns the params that were given.
+
+    It raises TypeError as the handler itself would. Parameters of resources, and ``parent``, are left out unless
+    they are given.
+    """
+    taken, given, optional, others = [], [], [], None
+    keyword_only = False
+    injected = {*handler.injected, *([] if handler.parent is None else [PARENT])}
+    for name, parameter in inspect.signature(handler.function).parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            others = name
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not keyword_only:
+            keyword_only = True
+            taken.append("*")
+        if parameter.default is parameter.empty and name not in injected:
+            taken.append(name)
+            given.append(name)
+        else:
+            taken.append(f"{name}={_MISSING}")
+            optional.append(name)
+    if others is not None:
+        taken.append(f"**{others}")
+    lines = [f"{_PARAMS} = {{{', '.join(f'{name!r}: {name}' for name in given)}}}"]
+    for name in optional:
+        absent = f"{name} is not {_MISSING}" + (f" and {name} is not {_INJECTED}" if name in injected else "")
+        lines.append(f"if {absent}: {_PARAMS}[{name!r}] = {name}")
+    if others is not None:
+        lines.append(f"{_PARAMS}.update({others})")
+    lines.append(f"return {_PARAMS}")
+    source = f"def bind({', '.join(taken)}):\n" + "".join(f"    {line}\n" for line in lines)
+    names: dict[str, Any] = {_MISSING: MISSING, _INJECTED: INJECTED}
+    exec(compile(source, f"<params of {handler.name}>", "exec"), names)  # noqa: S102 - made of identifiers only
+    bind: Callable[..., dict[str, Any]] = names["bind"]
+    bind.__name__ = bind.__qualname__ = handler.name  # an error names it
+    return bind
+
+
+# Names that no parameter of a handler has.
+_MISSING, _INJECTED, _PARAMS = "__aiotaskq_missing__", "__aiotaskq_injected__", "__aiotaskq_params__"
+
+
+class BlockingPush:
+    """``tq.sync``: pushes for code that blocks, in a thread beside the loop in which ``tq`` was opened.
+
+    Each push returns when the task is stored. ``session=`` takes a SQLAlchemy ``Session`` of the calling thread; no
+    other thread may use it meanwhile. Raises WrongLoop in a thread that runs an event loop, and ClosedError while no
+    loop has the task queue open.
+    """
+
+    def __init__(self, tq: Pusher, bound: LoopBound) -> None:
+        """For ``tq.sync``; ``bound`` is the event loop in which it was opened last."""
+        self._tq, self._bound = tq, bound
+
+    def push(self, type: str, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]) -> str:
+        """Push a task by the name of its type and return its id; arguments and errors as ``TaskQ.push``."""
+        return self._run("push", lambda: self._tq.push(type, params, **options)).task_id
+
+    def push_call(self, call: TaskCall[Any]) -> str:
+        """Push one checked call, as made by ``f.call(…)``, and return its id."""
+        return self._run("push", lambda: self._tq.push_call(call)).task_id
+
+    def push_many(
+        self,
+        calls: Iterable[TaskCall[Any] | tuple[str, dict[str, Any]] | Mapping[str, Any]],
+        *,
+        session: Any = None,
+    ) -> list[str]:
+        """Push many in one transaction and return their ids; as ``TaskQ.push_many``."""
+        handles = self._run("push_many", lambda: self._tq.push_many(calls, session=session))
+        return [handle.task_id for handle in handles]
+
+    def _run(self, verb: str, work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+        refuse_running_loop(f"tq.{verb}")
+        loop = self._bound.loop
+        if loop is None or not self._bound.running:
+            raise ClosedError(
+                f"{verb}: no event loop has this task queue open; open it where the application starts "
+                "(setup(app, tq), or `async with tq`; a test starts it by `with TestClient(app)`), "
+                "or use aiotaskq.sync.TaskQ where there is no loop at all"
+            )
+        return asyncio.run_coroutine_threadsafe(work(), loop).result()

@@ -20,12 +20,13 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, has_tables, is_shared, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
-from aiotaskq.core.blackout import BlackoutPolicy
-from aiotaskq.core.calendars import CalendarRule
+from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
+from aiotaskq.core.cron import local_timezone
+from aiotaskq.core.firing import next_starts
+from aiotaskq.core.instants import instant
 from aiotaskq.core.masking import mask
-from aiotaskq.core.preview import preview as _preview
-from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule
-from aiotaskq.core.validation import kind_name
+from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule, timing_of
+from aiotaskq.core.validation import check_int, kind_name
 from aiotaskq.errors import NotSupported, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.public_values import PublicValues
@@ -386,19 +387,23 @@ def preview(
     ValidationError (CronError for a cron expression) naming the argument, and MissingExtra for a calendar without the
     extra ``calendars``.
     """
-    return _preview(
-        cron=cron,
-        interval=interval,
-        at=at,
-        timezone=timezone,
-        after=after,
-        count=count,
+    timing = timing_of(cron, interval, at)
+    check_int("count", count, 1, 1000)
+    if not isinstance(after, datetime | None):
+        raise ValidationError(f"after: an aware datetime is needed (got {type(after).__name__})")
+    now = SystemClock().now() if after is None else instant("after", after)
+    schedule = new_schedule(
+        "preview",
+        "preview",
+        **timing,
+        timezone=local_timezone() if timezone is None else timezone,
         calendar=calendar,
         calendar_rule=calendar_rule,
         blackout=blackout,
         blackout_policy=blackout_policy,
-        now=SystemClock().now(),
+        now=now,
     )
+    return next_starts(schedule, count, after=now)
 
 
 async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:

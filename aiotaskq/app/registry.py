@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 import uuid
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, overload
 
-from aiotaskq.app.handle import BatchFunction, Key, One, P, T, TaskCall, TaskFunction, TaskHandle, ThreadPusher
+from aiotaskq.app.handle import BatchFunction, Key, One, P, Pusher, T, TaskFunction
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.app.schedules import check_names, schedule_of
@@ -105,7 +104,7 @@ class ScheduleDecorator(Protocol):
     def __call__(self, function: Callable[P, T], /) -> TaskFunction[P, T, T]: ...
 
 
-class Registry(Hinted, ABC):
+class Registry(Hinted):
     """The decorators of a TaskQ, and their registrations."""
 
     _place = "queue"
@@ -120,9 +119,9 @@ class Registry(Hinted, ABC):
         self._registered = Registrations(kind=TaskOfObjects if objects else Task)
         """What was registered with the decorators."""
 
-    def _adopt(self, other: Registry) -> None:
+    def _adopt(self, registered: Registrations) -> None:
         """Add the registrations of another task queue: handlers, schedules, middleware, hooks and resources."""
-        self._registered.update(other._registered)
+        self._registered.update(registered)
         if self._registered.webhooks:
             self._handle_messages()
 
@@ -131,19 +130,6 @@ class Registry(Hinted, ABC):
         for wrapper in reversed(self._registered.push_middleware):
             push = functools.partial(_wrapped_push, wrapper, push)
         return push
-
-    @property
-    @abstractmethod
-    def sync(self) -> ThreadPusher:
-        """The same from a thread."""
-
-    @abstractmethod
-    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
-        """Push one checked call without waiting; None where a push may wait."""
-
-    @abstractmethod
-    async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
-        """Push one checked call, as made by ``f.call(…)``."""
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> TaskFunction[P, Coro[T], T]: ...
@@ -255,9 +241,9 @@ class Registry(Hinted, ABC):
                 check_shared(handler.name, handler.gating, [(h.name, h.gating) for h in known if h.gating is not None])
             newest = handler if former is None else with_versions(former, handler)
             self._registered.handlers[handler.name] = newest
-            made: TaskFunction[Any, Any, Any] = (
-                TaskFunction(self, handler) if batch is None else BatchFunction(self, handler)
-            )
+            pusher = cast(Pusher, self)  # a TaskQ
+            made: TaskFunction[Any, Any, Any]
+            made = TaskFunction(pusher, handler) if batch is None else BatchFunction(pusher, handler)
             same = self._functions.setdefault(handler.name, [])
             same.append(made)
             for each in same if former is not None else ():

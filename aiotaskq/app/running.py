@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import signal
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
 
 import msgspec
 from msgspec.structs import force_setattr
 
-from aiotaskq.app.registrations import open_resource
+from aiotaskq.app.registrations import Registrations, open_resource
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.task import SECOND, Status, new_task
 from aiotaskq.core.validation import INT32, check_seconds
 from aiotaskq.core.webhooks import alert_messages
@@ -35,6 +38,31 @@ from aiotaskq.runtime.worker.worker import ExitCode, Worker
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
 
 
+@dataclass(slots=True)
+class Internal:
+    """What the package uses of a TaskQ, beside its public names; ``internal(tq)`` returns it."""
+
+    registered: Registrations
+    """What was registered with the decorators."""
+    codec: Codec | None
+    backends: dict[str, Backend]
+    """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
+    scheduler: Callable[[], Scheduler]
+    """Returns what fires the schedules; made (and its store opened) only when something uses it."""
+    open_schedules: Callable[[], Schedules | None]
+    """Returns the store of schedules as far as it is in use: another one than that of tasks only with the scheduler."""
+    adopt: Callable[[Registrations], None]
+    """Adds the registrations of another task queue."""
+    run_until: Callable[[asyncio.Event, RunOptions], Coroutine[Any, Any, ExitCode]]
+    """Does what ``run`` does, until the event is set instead of a signal."""
+    on_signal: Callable[[asyncio.Event], None]
+    """Handles a signal: the first sets the event of ``run_until``, the next one skips the drain."""
+    bound: LoopBound = field(default_factory=LoopBound)
+    """The event loop in which it was opened last."""
+    stands_by: bool = False
+    """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
+
+
 class Running(Registry):
     """What a TaskQ that is wired runs: a worker, the scheduler and the deletion of old tasks."""
 
@@ -46,12 +74,11 @@ class Running(Registry):
     """Public values: JSON under names."""
     _backend: Backend
     _retention: Retention
+    _internal: Internal
     _schedules_url: str | None
     _worker_options: dict[str, Any]
     worker: Worker | None = None
     """The worker of this process, while it runs."""
-    _stands_by = False
-    """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
     _is_open = False
     _fires = False  # whether schedules are fired here
     _asked_to_stop = 0  # ticks of the first signal
@@ -61,10 +88,9 @@ class Running(Registry):
     def _scheduler(self) -> Scheduler:
         """The scheduler actor; made when something uses it."""
 
-    @property
     @abstractmethod
     def _open_schedules(self) -> Schedules | None:
-        """The store of schedules as far as it is in use."""
+        """Return the store of schedules as far as it is in use."""
 
     @abstractmethod
     async def open(self) -> None:
@@ -98,7 +124,7 @@ class Running(Registry):
             )
         options = RunOptions(concurrency, queues, scheduler, drain, grace)
         was_open = self._is_open
-        runs = not self._stands_by if workers is None else workers
+        runs = not self._internal.stands_by if workers is None else workers
         await (self._start_running(options) if runs else self.open())
         try:
             yield self
@@ -159,7 +185,6 @@ class Running(Registry):
             self.worker.resize(concurrency)
 
     def _on_signal(self, stop: asyncio.Event) -> None:
-        """Handle a signal: the first sets the event of ``run_until``, the next one skips the drain."""
         if not stop.is_set():
             self._asked_to_stop = self._clock.ticks()
             stop.set()
@@ -167,7 +192,6 @@ class Running(Registry):
             self.worker.hurry()
 
     async def _run_until(self, stop: asyncio.Event, options: RunOptions) -> ExitCode:
-        """Like ``run``, until the event is set instead of a signal."""
         await self._start_running(options)
         code = ExitCode.DRAINED
         try:
@@ -205,9 +229,8 @@ class Running(Registry):
         self._registered.alerts = make_rules(dead_letters, oldest_ready, schedule_late, no_worker, every)
         self._handle_alerts()
 
-    def _adopt(self, other: Registry) -> None:
-        """Add the registrations of another task queue: handlers, schedules, webhooks, middleware, resources."""
-        super()._adopt(other)
+    def _adopt(self, registered: Registrations) -> None:
+        super()._adopt(registered)
         if self._registered.alerts is not None:
             self._handle_alerts()
 
@@ -219,7 +242,7 @@ class Running(Registry):
         rules, now = self._registered.alerts, self._clock.now()
         if rules is None:
             return
-        schedules = self._open_schedules
+        schedules = self._open_schedules()
         found = holding(rules, await look(self._backend, schedules, rules, now))
         known = await self.values.get_public(ALERTS) or {}
         made = changes(known, found, now)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Unpack
 
-from aiotaskq.app.handle import HandleHome, TaskHandle
+from aiotaskq.app.handle import TaskHandle
 from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.backfill import LIMIT
+from aiotaskq.core.errors import guess
+from aiotaskq.core.firing import LIMIT, next_starts
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.foreign_names import unknown_options
-from aiotaskq.core.guess import guess
-from aiotaskq.core.preview import starts
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, new_schedule, timing_of
 from aiotaskq.core.task import run_options
 from aiotaskq.core.validation import MAX_ID, check_int, check_key, kind_name
@@ -49,25 +48,15 @@ class ScheduleChanges(ScheduleOptions, total=False):
     description: str | None
 
 
-class Home(HandleHome, Protocol):
-    """What schedules need of the task queue that they belong to."""
-
-    timezone: str | None
-
-    @property
-    def _scheduler(self) -> Scheduler:
-        """What fires them."""
-
-
 class Schedules:
     """``tq.schedules``: those of a store, each by its id or by its name. Changes hold in all processes.
 
     A verb on one schedule raises NotFound where there is none, and TaskConflict where several have the name.
     """
 
-    def __init__(self, tq: Home) -> None:
+    def __init__(self, scheduler: Scheduler, registered: Registrations, timezone: str | None) -> None:
         """For ``tq.schedules``."""
-        self._tq, self._scheduler = tq, tq._scheduler
+        self._scheduler, self._registered, self._timezone = scheduler, registered, timezone
 
     async def add(
         self,
@@ -106,9 +95,9 @@ class Schedules:
         own_id = None if schedule_id is None else check_key("schedule_id", schedule_id, MAX_ID)
         given = {"max_runs": max_runs, "description": description, "start_at": start_at, "task_id": own_id}
         timing = timing_of(cron, interval, at)
-        registered, now = self._tq._registered, self._scheduler.clock.now()
+        registered, now = self._registered, self._scheduler.clock.now()
         type = _type_of(task, registered)
-        wanted = schedule_of(registered, self._tq.timezone, now, name, type, timing, params, {**given, **options})
+        wanted = schedule_of(registered, self._timezone, now, name, type, timing, params, {**given, **options})
         (stored,) = await self._scheduler.add([wanted])
         return stored
 
@@ -129,7 +118,7 @@ class Schedules:
         check_names("schedules.update", changes, ScheduleChanges.__annotations__)
         columns: dict[str, Any] = dict(changes)
         if "task" in columns:
-            columns["task_type"] = _type_of(columns.pop("task"), self._tq._registered)
+            columns["task_type"] = _type_of(columns.pop("task"), self._registered)
         if timing := {name: columns.pop(name) for name in ("cron", "interval", "at") if name in columns}:
             columns |= timing_of(**timing)
         return await self._scheduler.update(await self._id(schedule), check, **columns)
@@ -174,7 +163,7 @@ class Schedules:
 
     async def run_now(self, schedule: str, /) -> TaskHandle[Any]:
         """Fire a schedule once more, now, and return the handle of the task; its next due time stays."""
-        return TaskHandle(self._tq, await self._scheduler.run_now(await self._id(schedule)))
+        return TaskHandle(self._scheduler.queue, await self._scheduler.run_now(await self._id(schedule)))
 
     async def backfill(
         self,
@@ -209,7 +198,7 @@ class Schedules:
         What its calendar or a blackout window skips is left out. Those of a paused schedule are as if it were resumed.
         Raises ValidationError (CronError for an adopted cron expression), and MissingExtra.
         """
-        return starts(await self.get(schedule), check_int("count", count, 1, 1_000))
+        return next_starts(await self.get(schedule), check_int("count", count, 1, 1_000))
 
 
 def schedule_of(

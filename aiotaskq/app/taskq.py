@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import copy
 import functools
 import operator
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Unpack
 
-from aiotaskq.app.blocking import BlockingPush
 from aiotaskq.app.groups import GroupPushes
-from aiotaskq.app.handle import MakesCalls, PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
-from aiotaskq.app.running import Running, RunOptions
+from aiotaskq.app.running import Internal, Running, RunOptions
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
@@ -23,7 +20,6 @@ from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.base import Schedules as StoredSchedules
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
-from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.edit import check_rerun, copied
@@ -103,11 +99,18 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
                 NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
         self.url = url
-        self._codec = codec
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
-        self._backends: dict[str, Backend] = {url: self._backend}
-        """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
+        self._internal = Internal(
+            self._registered,
+            codec,
+            {url: self._backend},
+            lambda: self._scheduler,
+            self._open_schedules,
+            self._adopt,
+            self._run_until,
+            self._on_signal,
+        )
         self._schedules_url = schedules
         self._check_interval = check_seconds("check_interval", check_interval, zero=False)
         quarter = check_seconds("lease", lease, zero=False) / 4
@@ -143,8 +146,6 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         )
         self._store_clock = self._clock if isinstance(self._clock, StoreClock) else None
         self._clock_poller = Poller("clock", self._look_at_clock, self._clock)
-        self._bound = LoopBound()
-        """The event loop in which it was opened last."""
 
     def __repr__(self) -> str:
         return f"TaskQ({mask(self.url)!r})"
@@ -152,12 +153,12 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     @property
     def sync(self) -> BlockingPush:
         """Pushes from threads on this same task queue: ``tq.sync.push(…)`` in a ``def`` endpoint."""
-        return BlockingPush(self)
+        return BlockingPush(self, self._internal.bound)
 
     def _store(self, url: str) -> Backend:
-        if url not in self._backends:
-            self._backends[url] = connect(url, codec=self._codec)
-        return self._backends[url]
+        if url not in self._internal.backends:
+            self._internal.backends[url] = connect(url, codec=self._internal.codec)
+        return self._internal.backends[url]
 
     @functools.cached_property
     def _scheduler(self) -> Scheduler:
@@ -186,7 +187,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
         Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
         """
-        return Schedules(self)
+        return Schedules(self._scheduler, self._registered, self.timezone)
 
     def _prepared(self, type: Any, params: Any) -> Any:
         """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
@@ -196,9 +197,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         handler = self._registered.handlers.get(task.type)
         return task if handler is None or handler.gating is None else handler.gating.gated(task)
 
-    @property
     def _open_schedules(self) -> StoredSchedules | None:
-        """The store of schedules as far as it is in use: another one than that of the tasks only with the scheduler."""
         if "_scheduler" in self.__dict__:
             return self._scheduler.schedules
         return None if self._schedules_elsewhere else self._backend.schedules
@@ -206,7 +205,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     @property
     def invalid_rows(self) -> list[InvalidRow]:
         """Rows of an adopted database with values outside their column's meaning; they are kept. Known once open."""
-        return [row for backend in self._backends.values() for row in backend.invalid_rows]
+        return [row for backend in self._internal.backends.values() for row in backend.invalid_rows]
 
     # ---- pushing ----
 
@@ -228,31 +227,20 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         not SQL, and DatabaseUnavailable: then it is not known whether the task was stored, and ``task_ids`` of the
         error holds its id, with which to repeat the push.
         """
-        call = named_call(type, params, options, self._registered.handlers)
-        return self._push_now(call) or await self.push_call(call)
-
-    def _push_now(self, call: TaskCall[T]) -> TaskHandle[T] | None:
-        """Push a checked call at once; None where a push may wait, and for a call with options. Raises as ``push``."""
-        if (
-            call.options
-            or not self.queue._immediate
-            or self._registered.push_middleware
-            or self._store_clock is not None
-        ):
-            return None
-        task = new_task_of(call, self._registered, self._clock.now())
-        self.queue.add_now(task)
-        return TaskHandle(self, task.task_id)
+        return await self.push_call(named_call(type, params, options, self._registered.handlers))
 
     async def push_call(self, call: TaskCall[T]) -> TaskHandle[T]:
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        tasks = [new_task_of(call, self._registered, self._clock.now())]
+        task = new_task_of(call, self._registered, self._clock.now())
+        if not call.options and self.queue.immediate and not self._registered.push_middleware:
+            self.queue.add_now(task)
+            return TaskHandle(self.queue, task.task_id)
         options = call.options
-        (row,) = await self._push(tasks, options.get("session"), [call] if options else ())
+        (row,) = await self._push([task], options.get("session"), [call] if options else ())
         # Middleware may have put another one there.
-        return self._handle(row.task_id, row is tasks[0])
+        return self._handle(row.task_id, row is task)
 
     def call(
         self, type: str | MakesCalls, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
@@ -282,7 +270,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         now = self._clock.now()
         tasks = [new_task_of(call, self._registered, now) for call in checked]
         stored = await self._push(tasks, session, optional) if tasks else []
-        return [TaskHandle(self, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
+        return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
     def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
@@ -340,13 +328,9 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         return self._handle(task_id)
 
     def _handle(self, task_id: str, created: bool = False) -> TaskHandle[Any]:
-        return TaskHandle(self, task_id, created)
+        return TaskHandle(self.queue, task_id, created)
 
     # ---- operating ----
-
-    @property
-    def _immediate(self) -> bool:
-        return self.queue._immediate  # so the operator's verbs never wait
 
     @property
     def _operated(self) -> Queue:
@@ -365,7 +349,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         seconds = check_seconds("timeout", timeout)
         try:
             async with asyncio.timeout(seconds):
-                for backend in self._backends.values():
+                for backend in self._internal.backends.values():
                     await backend.ping()
         except TimeoutError:
             found["store"] = f"it did not answer within {seconds:g} s"
@@ -380,28 +364,15 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 
     # ---- opening and closing ----
 
-    @contextlib.contextmanager
-    def _replaced_by(self, other: TaskQ) -> Iterator[None]:
-        """Give this object the stores, the clock and the registrations of another one, for a while.
-
-        Modules that hold this object use the other one's parts then. The application's threads may push meanwhile.
-        """
-        before, other._bound = self.__dict__, copy.copy(self._bound)
-        self.__dict__ = other.__dict__  # one assignment, since another thread may be using this object
-        try:
-            yield
-        finally:
-            self.__dict__ = before
-
     async def open(self) -> None:
         """Connect, and create or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
         try:
-            for backend in self._backends.values():
+            for backend in self._internal.backends.values():
                 await backend.open()
         except BaseException:
             await self._close_stores()
             raise
-        self._bound.bind()
+        self._internal.bound.bind()
         if self._store_clock is not None:
             await self._look_at_clock()
             if self._store_clock.foreign:
@@ -428,7 +399,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         await self._close_stores()
 
     async def _close_stores(self) -> None:
-        ends = await asyncio.gather(*(store.close() for store in self._backends.values()), return_exceptions=True)
+        stores = self._internal.backends.values()
+        ends = await asyncio.gather(*(store.close() for store in stores), return_exceptions=True)
         for error in ends:
             if error is not None:
                 raise error
@@ -445,6 +417,11 @@ def _clock_of(backend: Backend) -> Clock:
     if not backend.durable:
         return SteadyClock()  # nothing outlives the process, and a clock that cannot be set back is at hand
     return SystemClock() if backend.embedded else StoreClock()
+
+
+def internal(tq: TaskQ) -> Internal:
+    """Return what the package uses of a task queue, beside its public names."""
+    return tq._internal
 
 
 def check_taskq(argument: str, tq: object) -> None:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.output import echo_stderr
@@ -54,7 +54,7 @@ def load(target: str) -> TaskQ:
     if isinstance(found, TaskQ):
         return found
     if (blocking := sys.modules.get("aiotaskq.sync.taskq")) is not None and isinstance(found, blocking.TaskQ):
-        awaited: TaskQ = found._reach()  # with the same handlers
+        awaited: TaskQ = blocking.reach_of(found)()  # with the same handlers
         return awaited
     there = [key for key, value in vars(whole).items() if isinstance(value, TaskQ)]
     if found is None:
@@ -82,13 +82,13 @@ def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
     False if the application has no handlers at all. Raises UnknownHandler for a type that is not registered, and
     ValidationError for params that its handler does not accept.
     """
-    if type in tq._registered.elsewhere:
+    if type in internal(tq).registered.elsewhere:
         return True
-    if not tq._registered.handlers:
+    if not internal(tq).registered.handlers:
         return False
-    if type not in tq._registered.handlers:
-        raise unknown(type, tq._registered.handlers)
-    fitted(tq._registered.handlers[type], params)
+    if type not in internal(tq).registered.handlers:
+        raise unknown(type, internal(tq).registered.handlers)
+    fitted(internal(tq).registered.handlers[type], params)
     return True
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
@@ -159,7 +159,7 @@ def copy(
     if source == target:
         raise ValidationError(tr("FROM and TO are the same store"))
     refuse_unready(source)
-    codec = None if app_target is None else load_quietly(app_target)._codec
+    codec = None if app_target is None else internal(load_quietly(app_target)).codec
 
     async def work(bar: ProgressBar) -> Copied:
         def progress(done: int, total: int) -> None:
@@ -234,10 +234,10 @@ def recode(
             bar.total(total)
             bar.update(looked)
 
-        _ = tq._scheduler  # it may have a store of its own
+        _ = internal(tq).scheduler()  # it may have a store of its own
         async with tq:
             await recode_all(tq.queue.backend, SystemClock(), done, progress)
-            for backend in tq._backends.values():
+            for backend in internal(tq).backends.values():
                 if backend is not tq.queue.backend and backend.schedules is not None:
                     await recode_schedules(backend.schedules, SystemClock(), done)
 

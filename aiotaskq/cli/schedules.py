@@ -6,7 +6,7 @@ from datetime import datetime
 
 from msgspec import UNSET, to_builtins
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.application import warn_of_unknown
 from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
 from aiotaskq.cli.i18n import marked, tr
@@ -122,7 +122,7 @@ DAYS = tuple(map(marked, ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")))
 
 
 async def _unknown(tq: TaskQ, made: ScheduleView) -> None:
-    if not tq._registered.handlers:
+    if not internal(tq).registered.handlers:
         await warn_of_unknown(tq, made.task_type, made.queue)
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-from aiotaskq.app.taskq import DEFAULT_URL, TaskQ
+from aiotaskq.app.taskq import DEFAULT_URL, TaskQ, internal
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import tr
@@ -47,10 +47,10 @@ def with_tq(
     if app is not None and schedules is None and url in (None, app.url):
         tq = app
     else:
-        codec = None if app is None else app._codec
+        codec = None if app is None else internal(app).codec
         tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules, codec=codec)
         if app is not None:
-            tq._adopt(app)
+            internal(tq).adopt(internal(app).registered)
 
     async def main() -> T:
         async with tq:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.door import (
     command_of,
@@ -115,7 +115,7 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not pushed.created:
-                handler = tq._registered.handlers.get(name)
+                handler = internal(tq).registered.handlers.get(name)
                 declared = {} if handler is None or params.throttle is not None else handler.pushed
                 waits = params.debounce is not None or declared.get("debounce") is not None
                 echo_stderr(

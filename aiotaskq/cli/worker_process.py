@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from loguru import logger
 
 from aiotaskq.app.running import RunOptions
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.application import load
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import echo_stderr
@@ -163,7 +163,7 @@ def run_workers(options: WorkerOptions, *, lifeline: Lifeline | None = None, sit
         url=mask(tq.url),
         concurrency=options.concurrency,
         where=where,
-        types=", ".join(sorted(tq._registered.handlers)) or tr("none"),
+        types=", ".join(sorted(internal(tq).registered.handlers)) or tr("none"),
     )
     echo_stderr(prefix + printable(what, 1_000))
     return _run_until_done(_run(tq, options, signals, lifeline, prefix, site))
@@ -213,7 +213,7 @@ async def _run(
         # The store is opened before the workers start, so that a failure is one line.
         async with tq, serving(tq, site, stop):
             run = RunOptions(options.concurrency, options.queues, drain=options.drain, grace=options.grace)
-            code = ended = await tq._run_until(stop, run)
+            code = ended = await internal(tq).run_until(stop, run)
     finally:
         report.end()
         signals.detach(code)

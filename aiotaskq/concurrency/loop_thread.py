@@ -17,9 +17,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
-from aiotaskq.concurrency.cross_thread_future import CrossThreadFuture, Posts
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
-from aiotaskq.concurrency.uninterrupted import uninterrupted
+from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, Posts, uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
 
 __all__ = ["LoopThread", "refuse_running_loop"]

@@ -1,4 +1,4 @@
-"""Blackout windows: times in which a schedule fires nothing. Pure.
+"""What a schedule leaves out: blackout windows, in which it fires nothing, and the holidays of a calendar.
 
 A window is a text: ``22:00-06:00``, wall-clock times of each day, or a date, ``2026-12-24``, or two dates with the days
 between them, ``2026-12-24/2027-01-02``. They are read in the time zone of the schedule.
@@ -6,16 +6,18 @@ between them, ``2026-12-24/2027-01-02``. They are read in the time zone of the s
 
 from __future__ import annotations
 
+import difflib
 import functools
 import re
+import threading
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import ValidationError, missing
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import SECOND
 
@@ -125,3 +127,68 @@ def _instant(day: date, minute: int, zone: ZoneInfo, after: int) -> int:
 
 def _minutes(begin: int, end: int) -> range | list[int]:
     return range(begin, end) if begin < end else [*range(begin, _DAY), *range(end)]
+
+
+# ---- calendars ------------------------------------------------------------------------------------------------------
+
+# The library ``holidays`` knows which days are holidays, and the working days by which some countries, such as China,
+# make up for long holidays; the extra ``calendars`` installs it.
+
+_LOCK: Final = threading.Lock()  # a calendar adds the holidays of a year when it is first asked about it
+CalendarRule = Literal["skip_holidays", "working_days"]
+
+
+def check_calendar(field: str, value: object) -> str:
+    """Return the name of a calendar: a country, ``DE``, or a part of one, ``DE-BY``.
+
+    Raises:
+        ValidationError: there is none of that name.
+        MissingExtra: the library is not installed.
+    """
+    if not isinstance(value, str) or not 0 < len(value) <= 64:
+        raise ValidationError(f"{field}: must be a country such as 'DE', or a part of one such as 'DE-BY'")
+    _known(field, value)
+    return value
+
+
+@functools.lru_cache(maxsize=4096)
+def day_off(calendar: str, rule: str, day: date) -> str | None:
+    """Return why a day is left out, ``holiday`` or ``weekend``, or None.
+
+    Raises as ``check_calendar``, also for the calendar of a stored schedule that another version of the library knew.
+    """
+    known = _known("calendar", calendar)
+    with _LOCK:
+        holiday = day in known
+        if rule == "working_days":
+            return None if known.is_working_day(day) else "holiday" if holiday else "weekend"
+        return "holiday" if holiday else None
+
+
+def _known(field: str, name: str) -> Any:
+    try:
+        return _calendar(name)
+    except NotImplementedError:
+        raise ValidationError(f"{field}: no calendar is known for {name!r}{_guess(name)}") from None
+
+
+@functools.lru_cache(maxsize=64)
+def _calendar(name: str) -> Any:
+    try:
+        import holidays
+    except ImportError:
+        raise missing("holidays", "calendars") from None
+    country, _, part = name.partition("-")
+    return holidays.country_holidays(country, subdiv=part or None)
+
+
+def _guess(value: str) -> str:
+    import holidays
+
+    country, _, part = value.partition("-")
+    known: Any = holidays.list_supported_countries(include_aliases=False)
+    if country in known and part:
+        parts = ", ".join(known[country])
+        return f"; the parts of {country} are {parts:.300}" if parts else f"; {country} has no parts"
+    close = difflib.get_close_matches(country.upper(), known, 1)
+    return f"; did you mean {close[0]!r}?" if close else "; write an ISO 3166 code such as 'DE' or 'CN'"

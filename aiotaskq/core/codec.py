@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import ValidationError, missing
 from aiotaskq.core.validation import check_int
 
 MOST = 2**28

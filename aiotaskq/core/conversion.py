@@ -22,8 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect as shape
 
-from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import ValidationError, missing
 
 __all__ = ["Conversion", "Unsupported", "check_of", "check_of_all", "conversion_of", "encodable", "resolved"]
 

@@ -7,16 +7,19 @@ now, so nothing drifts, and a timer that wakes early fires nothing. Everything h
 from __future__ import annotations
 
 import hashlib
+import itertools
 import uuid
+from collections.abc import Collection, Iterator
+from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from aiotaskq.core.blackout import leave, read_windows
-from aiotaskq.core.calendars import day_off
+from aiotaskq.core.blackout import day_off, leave, read_windows
 from aiotaskq.core.cron import check_timezone, local_timezone
-from aiotaskq.core.firing_record import SCHEDULED_FOR, FiringRecord, recorded, was_paused
+from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.firing_record import SCHEDULED_FOR, FiringRecord, has_made, recorded, was_paused
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import Schedule, ScheduleStuck, cron_of, following, step_of
@@ -225,7 +228,7 @@ def planned(schedule: Schedule, due: int) -> tuple[int, str | None]:
     start = due + jitter_of(schedule, due)
     if not schedule.calendar and not schedule.blackout:
         return start, None
-    zone = _zone(schedule)
+    zone = zone_of(schedule)
     if schedule.calendar:
         reason = day_off(schedule.calendar, schedule.calendar_rule, to_datetime(due, zone).date())
         if reason is not None:
@@ -242,11 +245,152 @@ def starts(schedule: Schedule, due: int, now: int) -> tuple[int, str | None]:
     """
     start, reason = planned(schedule, due)
     if reason is None and schedule.blackout and now - start > MISFIRE_GRACE * SECOND:
-        end = leave(read_windows(schedule.blackout), _zone(schedule), now)
+        end = leave(read_windows(schedule.blackout), zone_of(schedule), now)
         if end != now:
             return (start, "blackout") if schedule.blackout_policy == "skip" else (end, None)
     return start, reason
 
 
-def _zone(schedule: Schedule) -> ZoneInfo:
+# ---- the next due times, as a preview ------------------------------------------------------------------------------
+
+_WALK: Final = 20_000  # due times that are looked at, of which a calendar or a window may skip any number
+
+
+class PlannedRun(msgspec.Struct, frozen=True):
+    """A due time of a schedule, and what becomes of it. Instants in microseconds UTC."""
+
+    due: int
+    start: int
+    """When its task may start: later than ``due`` by jitter, or by a window whose policy is ``delay``."""
+    skipped: str | None = None
+    """Why it is skipped: holiday, weekend or blackout."""
+
+
+def next_starts(schedule: Schedule, count: int, *, after: int | None = None) -> list[datetime]:
+    """Return the next instants at which tasks of a schedule start, in its time zone; raises as ``upcoming``.
+
+    ``after``: leave out what is due then or earlier; microseconds UTC.
+    """
+    found = upcoming(schedule, count, fired=True)
+    zone = zone_of(schedule)
+    try:
+        return [to_datetime(run.start, zone) for run in found if after is None or run.due > after]
+    except OverflowError:
+        raise ValidationError(f"count: {count} instants reach beyond the year 9999") from None
+
+
+def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int | None = None) -> list[PlannedRun]:
+    """Return the next due times of a stored schedule, at most ``count``, and what becomes of each.
+
+    A paused schedule is treated as if it were resumed now; one that is finished has none.
+
+    Args:
+        fired: leave out what is skipped. Of the next 20,000 due times, if there are so few that are not.
+        until: leave out what is due then or later; microseconds UTC.
+
+    Raises:
+        ScheduleStuck: an adopted schedule never becomes due again.
+        CronError: the expression has no further times.
+        ValidationError: the calendar or a window cannot be read.
+        MissingExtra: the schedule has a calendar, and the extra ``calendars`` is not installed.
+    """
+    found: list[PlannedRun] = []
+    left = schedule.max_runs - schedule.run_count if schedule.max_runs else count
+    for due in itertools.islice(_of_schedule(schedule), _WALK):
+        if left <= 0 or (until is not None and due >= until):
+            break
+        run = PlannedRun(due, *planned(schedule, due))
+        left -= run.skipped is None
+        if not fired or run.skipped is None:
+            found.append(run)
+        if len(found) >= count:
+            break
+    return found
+
+
+def _of_schedule(schedule: Schedule) -> Iterator[int]:
+    due = schedule.due
+    while due is not None:
+        yield due
+        due = None if schedule.schedule_type == "once" else following(schedule, due)
+
+
+def zone_of(schedule: Schedule) -> ZoneInfo:
+    """Return the time zone in which the times of a schedule are shown."""
     return check_timezone(schedule.timezone or local_timezone())
+
+
+# ---- backfill: one task for each due time of a span in the past that has made none ----------------------------------
+
+LIMIT: Final = 1_000
+"""How many tasks one backfill makes, unless it is told otherwise."""
+MAX_LIMIT: Final = 10_000
+_MOST_DUES: Final = 200_000  # due times that are looked at
+
+
+def missing_dues(schedule: Schedule, since: int, until: int, now: int) -> list[int]:
+    """Return the due times from ``since`` to before ``until`` for which the history names no task; microseconds.
+
+    Those that the calendar or a blackout window skips are left out.
+
+    Raises:
+        ValidationError: the span is empty, reaches behind ``now``, or has too many due times.
+    """
+    if since >= until:
+        raise ValidationError("until: must be later than since")
+    if until > now:
+        raise ValidationError("until: is in the future; what is due then fires by itself")
+    found = []
+    for number, due in enumerate(_dues(schedule, since, until)):
+        if number >= _MOST_DUES:
+            raise ValidationError(f"since: the span has more than {_MOST_DUES:,} due times; narrow it")
+        if planned(schedule, due)[1] is None and not has_made(schedule.history, due):
+            found.append(due)
+    return found
+
+
+def backfilled(
+    schedule: Schedule, dues: list[int], there: Collection[str], now: int, limit: int
+) -> tuple[Schedule, list[tuple[int, Task]]]:
+    """Return the schedule after a backfill, and the tasks to push with their due times.
+
+    ``there`` has the ids of tasks that exist. The run count and the next due time stay.
+
+    Raises:
+        ValidationError: there are more tasks than ``limit``.
+    """
+    wanted = [(due, derived_id(schedule.task_id, due)) for due in dues]
+    made = [(due, task_for(schedule, task_id, now, now, due)) for due, task_id in wanted if task_id not in there]
+    if len(made) > limit:
+        raise ValidationError(
+            f"limit: {len(made):,} due times have not fired, and {limit:,} are allowed; narrow the span, or raise limit"
+        )
+    if not made:
+        return schedule, []
+    last = made[-1][0] if len(made) > 1 else None
+    record = FiringRecord(now, "backfilled", made[0][0], count=len(made), until=last)
+    return schedule.replace(updated_at=now // SECOND, history=recorded(schedule.history, [record])), made
+
+
+def _dues(schedule: Schedule, since: int, until: int) -> Iterator[int]:
+    if schedule.schedule_type == "cron":
+        cron, due = cron_of(schedule), cron_of(schedule).next_after(since - 1)
+        while due < until:
+            yield due
+            due = cron.next_after(due)
+    elif schedule.schedule_type == "once":
+        due = _once(schedule)
+        if since <= due < until:
+            yield due
+    else:
+        step, anchor = step_of(schedule), schedule.due
+        if anchor is None:
+            raise ValidationError("since: the schedule is finished, so the times of its interval are not known")
+        yield from range(anchor - (anchor - since) // step * step, until, step)
+
+
+def _once(schedule: Schedule) -> int:
+    """Return the only due time, with the microseconds that the stored second lacks where they are known."""
+    second = schedule.execute_at or 0
+    known = [schedule.due, *(record.due for record in reversed(schedule.history) if record.outcome != "backfilled")]
+    return next((due for due in known if due is not None and due // SECOND == second), second * SECOND)

@@ -18,9 +18,8 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import ValidationError, guess
 from aiotaskq.core.gate import PARKED, Flow
-from aiotaskq.core.guess import guess
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.outcome import Cancelled, settle

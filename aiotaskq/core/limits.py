@@ -19,9 +19,8 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import ValidationError, guess
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.guess import guess
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import INT32, MAX_KEY, MAX_NAME, TEN_YEARS, check_int, check_key, check_seconds, shown

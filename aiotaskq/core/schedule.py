@@ -14,12 +14,10 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 import msgspec
 
-from aiotaskq.core.blackout import BlackoutPolicy, check_windows
-from aiotaskq.core.calendars import CalendarRule, check_calendar
+from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule, check_calendar, check_windows
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
-from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.errors import AiotaskqError, ValidationError, guess
 from aiotaskq.core.firing_record import FiringRecord, recorded
-from aiotaskq.core.guess import guess
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant
 from aiotaskq.core.masking import Redacted

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any, Unpack
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.access import is_encrypted
 from aiotaskq.web.dispatch import dispatch

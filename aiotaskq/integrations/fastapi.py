@@ -12,7 +12,7 @@ import msgspec
 
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ, check_taskq
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler
 from aiotaskq.web.endpoint import Endpoint

@@ -16,7 +16,7 @@ import msgspec
 from pydantic import Field
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, perform, read

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable

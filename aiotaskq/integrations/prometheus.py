@@ -10,9 +10,9 @@ from datetime import timedelta
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.usage import MAX_NAMES
 from aiotaskq.core.validation import check_int, check_key, check_seconds
@@ -100,7 +100,7 @@ class Metrics:
             ValidationError: for a wrong value, a second Metrics of the same TaskQ, or names that the registry has.
         """
         # The blocking one may replace its awaited twin by one with the same handlers and listeners.
-        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else tq._reach
+        self._tq: Callable[[], TaskQ] = (lambda: tq) if isinstance(tq, TaskQ) else _awaited_of(tq)
         self.registry = REGISTRY if registry is None else registry
         self._port = None if port is None else check_int("port", port, 0, 65_535)
         self._host = host
@@ -251,7 +251,7 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """Make the series of the registered handlers: without them ``rate`` and alerts miss the first increment."""
-        for handler in self._tq()._registered.handlers.values():
+        for handler in internal(self._tq()).registered.handlers.values():
             labels = self._labels.pair(handler.name, handler.template.queue)
             for counter in (*self._counters.values(), self._disabled, self._exhausted):
                 self._series(counter, labels)
@@ -395,7 +395,7 @@ class _Labels:
         if labels is not None:
             return labels
         tq = self._tq()
-        known = tq._registered.knows(type)
+        known = internal(tq).registered.knows(type)
         named = queue in self.queues()
         if known and named and len(self._pairs) < self._limit:
             return self._pairs.setdefault(pair, (printable(type), printable(queue)))
@@ -412,9 +412,17 @@ class _Labels:
 
     def queues(self) -> set[str]:
         """Return the known queues: the named ones, and up to ``limit`` of the handlers'."""
-        handlers = self._tq()._registered.handlers
+        handlers = internal(self._tq()).registered.handlers
         if len(handlers) != self._registered:
             self._registered = len(handlers)
             names = sorted({handler.template.queue for handler in handlers.values()})
             self._queues = self._named | set(names[: self._limit])
         return self._queues
+
+
+def _awaited_of(tq: aiotaskq.sync.TaskQ) -> Callable[[], TaskQ]:
+    from aiotaskq.sync.bridge import (
+        reach_of,  # imported already, with that TaskQ; for others it would turn on log lines
+    )
+
+    return reach_of(tq)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, Literal, cast
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import EventTimeout, ValidationError
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.current import current, inside

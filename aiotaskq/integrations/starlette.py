@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Unpack
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web.policy import DashboardOptions, RunningOptions, running
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.core.guess import guess
+from aiotaskq.core.errors import guess
 from aiotaskq.errors import NotFound
 
 if TYPE_CHECKING:

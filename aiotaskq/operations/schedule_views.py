@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
-from aiotaskq.core.firing import derived_id
+from aiotaskq.core.firing import PlannedRun, derived_id, zone_of
 from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import to_datetime, to_iso
-from aiotaskq.core.preview import PlannedRun, zone_of
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.operations.fields import Time, view_of

@@ -8,14 +8,12 @@ from zoneinfo import ZoneInfo
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.backfill import LIMIT, MAX_LIMIT
-from aiotaskq.core.blackout import BlackoutPolicy
-from aiotaskq.core.calendars import CalendarRule
+from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
+from aiotaskq.core.firing import LIMIT, MAX_LIMIT, upcoming
 from aiotaskq.core.instants import from_now, instant, seconds_of
-from aiotaskq.core.preview import upcoming
 from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
 from aiotaskq.core.validation import check_json, check_key
 from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
@@ -235,7 +233,8 @@ async def add(access: Access, given: Added) -> ScheduleView:
     """Add a schedule: exactly one of cron, interval and at. A conflict if there is one with this id."""
     options = _options(given, given.timezone or access.tq.timezone)
     wanted = options.get("schedule_id")
-    if wanted is not None and await access.tq._scheduler.schedules.get([check_key("schedule_id", wanted)]) != [None]:
+    stored = internal(access.tq).scheduler().schedules
+    if wanted is not None and await stored.get([check_key("schedule_id", wanted)]) != [None]:
         raise TaskConflict(
             f"schedule_id: there is a schedule {printable(wanted)} already; change that one, or use another id"
         )

@@ -11,8 +11,8 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.errors import guess
 from aiotaskq.core.gate import Bounds, GateChange, GateState
-from aiotaskq.core.guess import guess
 from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import Rate, names_gate
 from aiotaskq.core.task import SECOND

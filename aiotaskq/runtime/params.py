@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from aiotaskq.core.guess import guess
+from aiotaskq.core.errors import guess
 from aiotaskq.core.parent import PARENT
 from aiotaskq.errors import UnknownHandler, ValidationError
 from aiotaskq.log import printable

@@ -45,7 +45,7 @@ class PublicValues:
         self._cleaner = Poller("cleanup", self._clean, clock)
 
     @property
-    def _immediate(self) -> bool:
+    def immediate(self) -> bool:
         """Whether setting and reading never wait, so that any thread may do them without a loop."""
         return self._plain is not None
 

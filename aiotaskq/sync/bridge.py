@@ -154,6 +154,11 @@ class Facade(Generic[A]):
     """The way to the asynchronous object."""
 
 
+def reach_of(facade: Facade[Any]) -> Any:
+    """Return the way to the asynchronous object of a facade."""
+    return facade._reach
+
+
 def facade_of(kind: type[Facade[Any]], reach: Reach[Any]) -> Any:
     """Return a facade of that class for an object that exists already."""
     facade = object.__new__(kind)
@@ -196,7 +201,7 @@ def blocking(
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
         reach = self._reach
-        if to_end is not None and may_lock() and (made := reach())._immediate:
+        if to_end is not None and may_lock() and getattr(made := reach(), "queue", made).immediate:
             value = to_end(made, *args, **kwargs)
             if value is not NEEDS_LOOP:
                 return value

@@ -34,6 +34,7 @@ from aiotaskq.sync.bridge import (
     in_worker_loop,
     like,
     may_lock,
+    reach_of,
     reading,
     run,
 )
@@ -222,7 +223,7 @@ class Scheduler(Facade[Any]):
     ) -> None:
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq.sync is needed (got {kind_name(queue)})")
-        target: Reach[Any] = Made(None) if queue is None else queue._reach
+        target: Reach[Any] = Made(None) if queue is None else reach_of(queue)
 
         def make() -> awaited.Scheduler:
             return awaited.Scheduler(check_interval, url=url, queue=target())
@@ -309,7 +310,7 @@ def get_scheduler() -> Scheduler:
 
 
 async def _start_scheduler() -> None:
-    await (await _process_scheduler._reach.enter()).start()
+    await (await reach_of(_process_scheduler).enter()).start()
 
 
 P = ParamSpec("P")

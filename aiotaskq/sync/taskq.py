@@ -18,6 +18,7 @@ from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
 from aiotaskq.app.registry import Coro, TaskOptions
 from aiotaskq.app.running import RunOptions
 from aiotaskq.app.schedules import Schedules as AsyncSchedules
+from aiotaskq.app.taskq import internal
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import LogEntry
@@ -38,6 +39,7 @@ from aiotaskq.sync.bridge import (
     in_worker_loop,
     like,
     loop_thread,
+    reach_of,
     reading,
 )
 from aiotaskq.sync.facades import Operations, PublicValues, Queue
@@ -56,7 +58,7 @@ class TaskHandle(Hinted, Facade[Any], Generic[T_co]):
     _place = "handle"
 
     def __init__(self, tq: TaskQ, task_id: str, created: bool = True) -> None:
-        self._reach = Part(tq._reach, lambda reached: AsyncHandle(reached, task_id, created))
+        self._reach = Part(reach_of(tq), lambda reached: AsyncHandle(reached.queue, task_id, created))
         self.task_id = task_id
         self.created = created
 
@@ -151,7 +153,7 @@ class GroupHandle(Facade[Any], Generic[T_co]):
     __doc__ = AsyncGroupHandle.__doc__
 
     def __init__(self, tq: TaskQ, group_id: str, created: bool = True) -> None:
-        self._reach = Part(tq._reach, lambda reached: AsyncGroupHandle(reached, group_id, created))
+        self._reach = Part(reach_of(tq), lambda reached: AsyncGroupHandle(reached.queue, group_id, created))
         self._tq = tq
         self.group_id = group_id
         self.created = created
@@ -178,7 +180,7 @@ class Schedules(Facade[AsyncSchedules]):
 
     @documented_as(AsyncSchedules.__init__)
     def __init__(self, tq: TaskQ) -> None:
-        self._reach = Part(tq._reach, lambda reached: reached.schedules)
+        self._reach = Part(reach_of(tq), lambda reached: reached.schedules)
         self._tq = tq
 
     add = blocking(AsyncSchedules.add)
@@ -252,6 +254,10 @@ def _same(_tq: TaskQ, value: R) -> R:
     return value
 
 
+async def _run_until(tq: AsyncTaskQ, stop: asyncio.Event, options: RunOptions) -> int:
+    return await internal(tq).run_until(stop, options)
+
+
 def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Any, P], R]:
     """Return the blocking twin of ``run``: signals are handled in the main thread, while the loop is in another one."""
 
@@ -259,7 +265,7 @@ def _until_a_signal(run: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) 
         refuse_running_loop("aiotaskq.TaskQ.run")
         options = cast(Any, RunOptions)(*args, **kwargs)  # its fields are the arguments of `run`
         stop = asyncio.Event()
-        with _signals(lambda: loop_thread.call_soon(self._reach()._on_signal, stop)):
+        with _signals(lambda: loop_thread.call_soon(internal(self._reach()).on_signal, stop)):
             return cast(R, self._run_until(stop, options))
 
     return cast("Callable[Concatenate[Any, P], R]", like(run)(call))
@@ -293,7 +299,7 @@ class TaskQ(Hinted, Operations):
         def make() -> AsyncTaskQ:
             made = AsyncTaskQ(*args, **kwargs)
             for last in before[-1:]:
-                made._adopt(last)
+                internal(made).adopt(internal(last).registered)
             before[:] = [made]
             return made
 
@@ -387,7 +393,7 @@ class TaskQ(Hinted, Operations):
     close = blocking(AsyncTaskQ.close, lambda self, _none: self._reach.left())
     running = blocking_context(AsyncTaskQ.running)
     run = _until_a_signal(AsyncTaskQ.run)
-    _run_until = blocking(AsyncTaskQ._run_until)
+    _run_until = blocking(_run_until)
 
     def __enter__(self) -> TaskQ:
         self.open()

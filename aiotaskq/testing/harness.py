@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
@@ -115,7 +115,7 @@ class Harness(Pushes, ABC):
 
     async def run(self, task: Task, call_next: RunCall) -> Any:
         """Run a handler, and keep track of the run."""
-        handler = self.tq._registered.handlers.get(task.type)
+        handler = internal(self.tq).registered.handlers.get(task.type)
         outside = handler is not None and handler.executor != "loop" and handler.batch is None
         run = self._runs[task.task_id, task.fence] = Run(task, outside)
         self._turns += 1
@@ -130,7 +130,7 @@ class Harness(Pushes, ABC):
     # ---- what the clock waits for ----
 
     def _transactions(self) -> Iterator[asyncio.Future[Any]]:
-        for store in self.tq._backends.values():
+        for store in internal(self.tq).backends.values():
             yield from store.pending()
 
     def _outside(self) -> Iterator[asyncio.Future[Any]]:

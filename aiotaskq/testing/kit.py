@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.instants import instant
 from aiotaskq.core.steps import NEVER
@@ -46,18 +46,19 @@ class Kit(Harness):
         tq.on("pushed", self._note_expiry)
 
     async def _start(self) -> None:
-        self._declared = set(self.tq._registered.schedules)
+        self._declared = set(internal(self.tq).registered.schedules)
         running = self.tq.running(self._concurrency, scheduler=self._scheduler, workers=True, drain=0, grace=1)
         await self._stack.enter_async_context(running)
 
     async def _ready(self) -> None:
         await self.start()
-        if new := self.tq._registered.schedules.keys() - self._declared:
+        parts = internal(self.tq)
+        if new := parts.registered.schedules.keys() - self._declared:
             # Declared in the test itself, after the start.
             self._declared |= new
-            await self.tq._scheduler.declare([self.tq._registered.schedules[name]() for name in sorted(new)])
+            await parts.scheduler().declare([parts.registered.schedules[name]() for name in sorted(new)])
             if self._scheduler:
-                await self.tq._scheduler.start()
+                await parts.scheduler().start()
 
         for task in self.tq.queue.unacked.tasks:
             if task.lease_until is not None and (pop := (task.task_id, task.fence)) not in self._popped:
@@ -192,10 +193,9 @@ class Kit(Harness):
             if limit.waiting:
                 paused = "" if limit.state == "open" else ", paused"
                 lines.append(f"  limit {printable(limit.key)}: {limit.waiting} wait, {limit.held} hold a slot{paused}")
-        if "_scheduler" in vars(self.tq):
-            schedules = await self.tq._scheduler.list(enabled_only=True)
-            if schedules:
-                lines.append("  enabled schedules: " + ", ".join(printable(each.name) for each in schedules[:20]))
+        if (stored := internal(self.tq).open_schedules()) is not None:
+            enabled = [printable(each.name) for each in await stored.all() if each.enabled]
+            lines += ["  enabled schedules: " + ", ".join(enabled[:20])] if enabled else []
         return AssertionError("\n".join(lines))
 
 

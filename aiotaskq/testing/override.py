@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.app.settings import schedules_elsewhere
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
@@ -44,19 +45,20 @@ def override(
     """
     facade = sys.modules.get("aiotaskq.sync.taskq")  # its import turns on log lines
     if facade is not None and isinstance(tq, facade.TaskQ):
-        tq = tq._reach()
+        tq = facade.reach_of(tq)()
     if not isinstance(tq, TaskQ):
         raise ValidationError(f"override: an aiotaskq.TaskQ is needed (got {kind_name(tq)})")
     capacity = tq.queue.capacity
-    own = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full, "codec": tq._codec}
+    own: dict[str, Any] = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full}
+    own["codec"] = internal(tq).codec
     url = stand_in(tq) if url is None else url
     if schedules_elsewhere(url):
         # By default they are in the process's database, which no test may open.
         own["schedules"] = url if is_shared(url) else DURABLE_FAKE
     options = {**own, **options}
     other = TaskQ(url, clock=clock, **options)
-    other._adopt(tq)
-    other._stands_by = True
+    internal(other).adopt(internal(tq).registered)
+    internal(other).stands_by = True
     pushes, seen = Pushes(), set[tuple[str, int]]()
     changes = other.middleware(_Changes(pushes.pushed))
 
@@ -69,8 +71,12 @@ def override(
     if isinstance(other.queue.backend, DurableFake):
         # The event comes after the commit of a session has returned, but a test asserts at once.
         other.queue.backend.on_commit = record
-    with tq._replaced_by(other):
+    before, internal(other).bound = vars(tq), copy.copy(internal(tq).bound)
+    tq.__dict__ = vars(other)  # one assignment, since another thread may be using this object
+    try:
         yield pushes
+    finally:
+        tq.__dict__ = before
 
 
 class _Changes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.web import endpoint as web
 from aiotaskq.web.access import is_encrypted
 from aiotaskq.web.dispatch import dispatch

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import log
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq import injected
-from aiotaskq.app.binder import binder_of
+from aiotaskq.app.handle import binder_of
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.runtime.handler import INJECTED, make_handler
 

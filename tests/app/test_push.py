@@ -13,7 +13,7 @@ from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.task import Status, Task, new_task
 from aiotaskq.runtime.handler import make_handler
-from aiotaskq.runtime.worker.follow_ups import follow_ups
+from aiotaskq.runtime.worker.execution import follow_ups
 
 NOW = 1_750_000_000_250_000
 

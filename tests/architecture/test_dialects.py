@@ -21,7 +21,7 @@ NAMES = {*SQL, *SQL.values()}
 ASKING = {"is_sqlite", "is_postgresql", "is_mysql", "is_mariadb"}
 # A relative path in a URL is made absolute before SQLAlchemy is imported; the extras happen to have such names; the
 # settings of Django's databases are translated.
-OTHERS = {PACKAGE / name for name in ("app/settings.py", "core/extras.py", "integrations/django/borrowed.py")}
+OTHERS = {PACKAGE / name for name in ("app/settings.py", "core/errors.py", "integrations/django/borrowed.py")}
 
 
 def checks(tree: ast.AST) -> Iterator[tuple[int, str]]:

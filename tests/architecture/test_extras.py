@@ -12,7 +12,7 @@ from importlib import metadata
 
 import pytest
 
-from aiotaskq.core.extras import REQUIREMENTS, missing
+from aiotaskq.core.errors import REQUIREMENTS, missing
 from tests.support.programs import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -77,6 +77,6 @@ def test_the_manual_names_the_licences_that_bind_more_than_that_of_aiotaskq() ->
 
 def test_no_text_for_users_installs_their_own_project_or_the_one_of_the_public_index() -> None:
     for path in (ROOT / "aiotaskq").rglob("*.py"):
-        if path.name != "extras.py":
+        if path.name != "errors.py":
             text = path.read_text()
             assert "pip install -e" not in text and "aiotaskq[" not in text, path

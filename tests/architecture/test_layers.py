@@ -207,7 +207,7 @@ def test_what_an_application_does_not_use_is_not_imported() -> None:
 # ---- every file -----------------------------------------------------------------------------------------------------
 
 
-COMPILES = {"app.binder"}
+COMPILES = {"app.handle"}
 """They compile the parameter names of functions, which Python has accepted as identifiers."""
 
 

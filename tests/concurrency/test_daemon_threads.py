@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aiotaskq.concurrency.daemon_threads import DaemonThreads
+from aiotaskq.runtime.worker.executors import DaemonThreads
 from tests.support.machine import within
 
 CALLS = [lambda: 1, lambda: time.sleep(0), lambda: time.sleep(0.0002)]

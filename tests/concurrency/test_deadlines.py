@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.concurrency.deadlines import Deadlines
+from aiotaskq.concurrency.clock import Deadlines, VirtualClock
 from aiotaskq.core.task import SECOND
 
 

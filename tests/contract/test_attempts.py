@@ -7,8 +7,17 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.changes import groups
-from aiotaskq.core.attempts import MAX_ATTEMPTS, attempts_of
-from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, Outcome, Requeued, Rerun, settle
+from aiotaskq.core.outcome import (
+    MAX_ATTEMPTS,
+    Completed,
+    Failed,
+    LeaseExpired,
+    Outcome,
+    Requeued,
+    Rerun,
+    attempts_of,
+    settle,
+)
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store
 from tests.support.machine import within

@@ -17,10 +17,9 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange, Schedules
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, Requeued, settle
+from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, Requeued, attempts_of, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskFailed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Backoff, Status, TaskQ, current_task, sleep_for, step
+from aiotaskq.app.taskq import internal
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.testing import Kit, virtual
@@ -138,7 +139,7 @@ def test_which_versions_there_are() -> None:
 
     other = TaskQ("memory://")
     deploy(other, 2, 4)
-    tq._adopt(other)
+    internal(tq).adopt(internal(other).registered)
     handler = tq._registered.handlers["order"]
     assert (handler.version, set(handler.older)) == (4, {1, 2, 3})
     assert handler.older[2].function is other._registered.handlers["order"].older[2].function

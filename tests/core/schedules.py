@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from hypothesis import strategies as st
 
+import aiotaskq
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import (
     Schedule,
     new_schedule,
@@ -42,3 +45,8 @@ ANY = st.one_of(
     ).map(lambda text: make("cron", cron_expression=text)),
     st.integers(0, 10**9).map(lambda at: make("once", execute_at=at)),
 )
+
+
+def preview(*, now: int, **arguments: Any) -> list[datetime]:
+    """Return the instants of ``aiotaskq.preview`` after ``now``, unless the arguments say after when."""
+    return aiotaskq.preview(**{"after": to_datetime(now)} | arguments)

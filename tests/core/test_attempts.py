@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.attempts import MAX_ATTEMPTS, MAX_ERROR, attempts_of, run_time
 from aiotaskq.core.outcome import (
+    MAX_ATTEMPTS,
+    MAX_ERROR,
     Cancelled,
     Completed,
     Expired,
@@ -23,6 +24,8 @@ from aiotaskq.core.outcome import (
     Requeued,
     Rerun,
     TimedOut,
+    attempts_of,
+    run_time,
     settle,
 )
 from aiotaskq.core.serialize import describe

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.backfill import missing_dues
-from aiotaskq.core.blackout import leave, read_windows
-from aiotaskq.core.calendars import day_off
-from aiotaskq.core.firing import derived_id, fire, planned
+from aiotaskq.core.blackout import day_off, leave, read_windows
+from aiotaskq.core.firing import derived_id, fire, missing_dues, planned
 from aiotaskq.core.firing_record import MAX_RECORDS, FiringRecord, has_made, recorded
 from aiotaskq.core.schedule import changed, paused, resumed
 from aiotaskq.errors import MissingExtra, ValidationError

@@ -8,11 +8,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from aiotaskq.core.firing import Firing, fire
-from aiotaskq.core.preview import preview, upcoming
+from aiotaskq.core.firing import Firing, fire, upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.errors import ValidationError
-from tests.core.schedules import NOW, S, due_of, make
+from tests.core.schedules import NOW, S, due_of, make, preview
 
 
 def drain(schedule: Schedule, until: int, step: int) -> tuple[Schedule, list[Firing]]:

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.firing import fire
+from aiotaskq.core.firing import fire, next_starts, upcoming, zone_of
 from aiotaskq.core.instants import to_datetime
-from aiotaskq.core.preview import preview, starts, upcoming, zone_of
 from aiotaskq.core.schedule import ScheduleStuck, new_schedule, paused
+from tests.core.schedules import preview
 
 NOW = 1_700_000_000_000_000
 
@@ -74,7 +74,7 @@ def test_they_say_what_is_skipped_and_when_tasks_start(
     )
     shown = upcoming(schedule, 90)
     first = next(run.start for run in shown if run.skipped is None)
-    assert starts(schedule, 1) == [to_datetime(first, zone_of(schedule))]
+    assert next_starts(schedule, 1) == [to_datetime(first, zone_of(schedule))]
     runs = []
     while (due := schedule.due) is not None and len(runs) < 90:
         firing = fire(schedule, due)

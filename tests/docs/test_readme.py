@@ -19,7 +19,7 @@ import typer
 
 from aiotaskq.cli.commands import app_for
 from aiotaskq.cli.docs import MANUAL, summaries
-from aiotaskq.core.extras import REQUIREMENTS
+from aiotaskq.core.errors import REQUIREMENTS
 from tests.support import nursery
 from tests.support.machine import within
 from tests.support.programs import ROOT

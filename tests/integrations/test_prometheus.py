@@ -474,4 +474,4 @@ async def test_without_listeners_no_event_is_made(monkeypatch: pytest.MonkeyPatc
 
     async with tq.running():
         await (await work.push()).result(within(20))
-    assert made == [] and tq._registered.run_middleware == tq._registered.push_middleware == [] and tq.queue._immediate
+    assert made == [] and tq._registered.run_middleware == tq._registered.push_middleware == [] and tq.queue.immediate

@@ -101,10 +101,9 @@ TARGETS = [
     Target("core/cron.py", [CRON]),
     Target("core/cron_parser.py", [CRON]),
     Target(
-        "runtime/scheduler/due_heap.py",
+        "runtime/scheduler/scheduler.py",
         [("tests/runtime/scheduler/test_due_heap.py",), SCHEDULER],
     ),
-    Target("core/preview.py", [SCHEDULES, SCHEDULER]),
     Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),

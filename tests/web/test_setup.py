@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from fastapi import FastAPI
 
 from aiotaskq import TaskQ
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door

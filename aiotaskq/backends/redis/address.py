@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from aiotaskq.backends.redis.sentinels import Sentinels
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 

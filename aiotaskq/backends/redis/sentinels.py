@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 
 try:
     from redis.asyncio.retry import Retry

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 
 try:
     from hiredis import ProtocolError, Reader, pack_command

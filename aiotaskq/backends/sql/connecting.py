@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 
 __all__ = ["CONNECT_TIMEOUT", "DRIVER_TIMEOUT", "AnswerTimer", "create", "in_time", "keep_alive", "transport_of"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aiotaskq.app.groups import Workflow
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import report
 from aiotaskq.cli.demo.files import File, database_files, default_url, walk
@@ -53,7 +53,7 @@ class Dashboard:
         _register_traffic(tq)
         self.open = True
         async with tq.running(8):
-            await tq._scheduler.delete(TRAFFIC)
+            await internal(tq).scheduler().delete(TRAFFIC)
             await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
             try:
                 await self._server.serve_until(asyncio.Event(), tq, port=self._port, show_args=True, started=_say)

@@ -39,6 +39,7 @@ from aiotaskq.integrations.django.framework import (
 from aiotaskq.integrations.django.results import result_of
 from aiotaskq.integrations.django.task import Task, call_of
 from aiotaskq.sync import TaskQ
+from aiotaskq.sync.bridge import reach_of
 
 __all__ = ["TasksBackend"]
 
@@ -49,7 +50,7 @@ OPTIONS = ("url", "using", "max_retries", "modules")
 def _taskq(url: str) -> TaskQ:
     # Django makes a backend for each thread; the process has one task queue for each store.
     made = TaskQ(url)
-    made._reach.admit = lambda *call: refuse_own_lock(made._reach().url, *call)  # tests put another store there
+    reach_of(made).admit = lambda *call: refuse_own_lock(reach_of(made)().url, *call)  # tests put another store there
     return made
 
 

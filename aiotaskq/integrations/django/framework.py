@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 
 try:
     from django.core.exceptions import ImproperlyConfigured

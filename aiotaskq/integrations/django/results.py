@@ -14,9 +14,9 @@ from django.apps import apps
 from django.conf import settings
 from django.utils import timezone
 
-from aiotaskq.core.attempts import attempts_of
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.notes import LogEntry
+from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.task import PENDING, SECOND, Attempt, Status, Task
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.framework import TaskError, TaskResult, TaskResultStatus

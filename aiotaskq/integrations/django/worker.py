@@ -13,7 +13,7 @@ from django.apps import apps
 from django.conf import settings
 
 from aiotaskq.app.handle import TaskFunction
-from aiotaskq.app.taskq import TaskQ
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
@@ -47,7 +47,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     modules += [sys.modules[name] for each in apps.get_app_configs() if (name := f"{each.name}.tasks") in sys.modules]
     tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
     registrar = _Registrar(tq, backend)
-    tq._registered.handlers = handlers = _Handlers(registrar.register)
+    internal(tq).registered.handlers = tq.queue.groups.handlers = handlers = _Handlers(registrar.register)
     for module in modules:
         for task in list(vars(module).values()):
             if isinstance(task, framework.Task) and task.backend == backend.alias:

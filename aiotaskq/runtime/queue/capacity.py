@@ -144,10 +144,15 @@ class Waiters:
         self._lock = threading.Lock()  # threads and event loops may share a queue in memory
 
     @contextlib.contextmanager
-    def woken_by(self, *kinds: str) -> Iterator[Wakeup]:
-        """Yield a wakeup that hints of these kinds set."""
+    def woken_by(self, *kinds: str, name: str | None = None) -> Iterator[Wakeup]:
+        """Yield a wakeup that hints of these kinds set: of this name, of no name, and without one of any."""
         wakeup = LoopWakeup()
-        stop = self._listeners.listen(lambda _kind, _names: wakeup(), *kinds)
+
+        def hear(_kind: str, names: Sequence[str]) -> None:
+            if name is None or not names or name in names:
+                wakeup()
+
+        stop = self._listeners.listen(hear, *kinds)
         try:
             yield wakeup
         finally:

@@ -30,10 +30,9 @@ from aiotaskq.runtime.queue.debounced import Debounced
 from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.groups import GroupVerbs
 from aiotaskq.runtime.queue.known_ids import KnownIds, expired_conflicts
-from aiotaskq.runtime.queue.limit_sweep import LimitSweep
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
-from aiotaskq.runtime.queue.reaper import Reaper
+from aiotaskq.runtime.queue.reaper import LimitSweep, Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
@@ -96,9 +95,10 @@ class Queue(Operations[Task]):
         """What tells of its ended tasks, by name."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self._waiters = Waiters(backend)
+        self.waiters = Waiters(backend)
+        """What wakes coroutines that wait for hints of the store."""
         self.capacity = Capacity(
-            backend, clock, self.hooks, self._waiters, maxsize, when_full, self.poll_interval, self.told
+            backend, clock, self.hooks, self.waiters, maxsize, when_full, self.poll_interval, self.told
         )
         direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
         self._direct = cast(DirectBackend, backend) if direct else None
@@ -118,7 +118,7 @@ class Queue(Operations[Task]):
         self.debounced = Debounced(backend, clock, update)
         self.edits = Edits(clock, update, prepare=prepare, gated=self.gated, check=self._check_pushed)
         self.groups = GroupVerbs(
-            self, self.capacity, self._pushed, self._followed, self._check_pushed, self._waiters, self.poll_interval
+            self, self.capacity, self._pushed, self._followed, self._check_pushed, self.waiters, self.poll_interval
         )
         """The verbs on groups."""
         self.step_verbs = StepVerbs(backend, clock)
@@ -129,7 +129,7 @@ class Queue(Operations[Task]):
         self._pop_owner = fresh_owner(POP_OWNER)
 
     @property
-    def _immediate(self) -> bool:
+    def immediate(self) -> bool:
         """Whether no method waits but for a task, for room or for an end, so that any thread may act without a loop.
 
         A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
@@ -247,7 +247,7 @@ class Queue(Operations[Task]):
         lock: in the main thread a signal handler may raise at any moment, or push, too.
         """
         direct = self._direct
-        if direct is None or (self.hooks.wanted and not self._immediate):
+        if direct is None or (self.hooks.wanted and not self.immediate):
             return NEEDS_LOOP  # type: ignore[no-any-return]
         if type(task) is not dict or "task_id" in task:
             return NEEDS_LOOP  # type: ignore[no-any-return]
@@ -296,7 +296,7 @@ class Queue(Operations[Task]):
     async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
         end = None if wait is None else self.clock.ticks() + int(wait * SECOND)
         await self.backend.watch()
-        with self._waiters.woken_by_tasks() as woken:
+        with self.waiters.woken_by_tasks() as woken:
             while True:
                 woken.clear()  # before the look, so that no later task is missed
                 if (task := await self._pop_one(visibility)) is not None:
@@ -476,7 +476,7 @@ class Queue(Operations[Task]):
         seconds = None if timeout is None else check_seconds("timeout", timeout)
         end = None if seconds is None else self.clock.ticks() + int(seconds * SECOND)
         await self.backend.watch()
-        with self._waiters.woken_at_end(task_id) as woken:
+        with self.waiters.woken_at_end(task_id) as woken:
             pause = self.poll_interval
             while True:
                 woken.clear()

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from heapq import heapify, heappop, heappush
 from typing import Any
 
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.backfill import LIMIT as BACKFILL
-from aiotaskq.core.backfill import MAX_LIMIT as MAX_BACKFILL
-from aiotaskq.core.backfill import backfilled, missing_dues
-from aiotaskq.core.firing import CLOCKS_DIFFER, HOSTS_DIFFER, Firing, brought_near, derived_id, fire, run_now
+from aiotaskq.core.firing import (
+    CLOCKS_DIFFER,
+    HOSTS_DIFFER,
+    Firing,
+    backfilled,
+    brought_near,
+    derived_id,
+    fire,
+    missing_dues,
+    run_now,
+)
+from aiotaskq.core.firing import LIMIT as BACKFILL
+from aiotaskq.core.firing import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import instant, to_datetime
 from aiotaskq.core.schedule import (
@@ -30,8 +40,76 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.claims import willing
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.scheduler.due_heap import HOLD, DueHeap
 from aiotaskq.runtime.scheduler.outbox import Outbox, add_with_room
+
+HOLD = 3 * SECOND
+"""Microseconds for which a schedule is left out that cannot be fired now."""
+
+
+class DueHeap:
+    """The enabled schedules of a store that are due before ``end``, as this process read or wrote them.
+
+    Other processes may have changed them since; then the compare-and-swap that fires does not hold. Instants are
+    microseconds UTC.
+    """
+
+    def __init__(self) -> None:
+        self._soon: dict[str, Schedule] = {}
+        self._heap: list[tuple[int, str]] = []  # an entry whose schedule has changed is skipped
+        self._held: dict[str, int] = {}  # by task_id until when a schedule is left out, though it is due
+        self._begin = self._end = 0
+
+    def covers(self, now: int) -> bool:
+        """Whether everything due at ``now`` is in here; not if the clock was set back to before the last ``fill``."""
+        return self._begin <= now < self._end
+
+    def fill(self, schedules: Iterable[Schedule], begin: int, end: int) -> None:
+        """Replace everything by all schedules that are due before ``end``, as they were read at ``begin``."""
+        if self._held:  # what lies further ahead was set before the clock was set back
+            self._held = {task_id: until for task_id, until in self._held.items() if begin < until <= begin + HOLD}
+        self._soon = {schedule.task_id: schedule for schedule in schedules}
+        self._heap = [(self._time(schedule), schedule.task_id) for schedule in self._soon.values()]
+        heapify(self._heap)
+        self._begin, self._end = begin, end
+
+    def forget(self) -> None:
+        """Remove everything, until it is filled again."""
+        self._soon, self._heap, self._begin, self._end = {}, [], 0, 0
+
+    def note(self, schedule: Schedule) -> None:
+        """Add or replace a schedule, if it is enabled and due before the end; otherwise remove it."""
+        due = schedule.due
+        if schedule.enabled and due is not None and due < self._end:
+            self._soon[schedule.task_id] = schedule
+            heappush(self._heap, (self._time(schedule), schedule.task_id))
+        else:
+            self._soon.pop(schedule.task_id, None)
+
+    def hold(self, schedule: Schedule, now: int) -> None:
+        """Leave a schedule out for ``HOLD``, though it is due: it cannot be fired now, and the others go on."""
+        self._held[schedule.task_id] = now + HOLD
+        self.note(schedule)
+
+    def _time(self, schedule: Schedule) -> int:
+        return max(schedule.due or 0, self._held.get(schedule.task_id, 0))
+
+    def head(self) -> int | None:
+        """Return when the first of them is to be taken, at the latest the end; None if there is none before the end."""
+        while self._heap:
+            at, task_id = self._heap[0]
+            if task_id in self._soon and self._time(self._soon[task_id]) == at:
+                return min(at, self._end)
+            heappop(self._heap)
+        return None
+
+    def take(self, now: int, limit: int) -> list[Schedule]:
+        """Remove and return the schedules that are due, the earliest first, at most ``limit``."""
+        taken: list[Schedule] = []
+        while len(taken) < limit and self.head() is not None and self._heap[0][0] <= now:
+            taken.append(self._soon.pop(heappop(self._heap)[1]))
+            self._held.pop(taken[-1].task_id, None)
+        return taken
+
 
 LIMIT = 1_000  # schedules fired in one transaction
 READ = 300  # schedules read ahead at a time; reading more would make the runs of that round late
@@ -69,7 +147,7 @@ class Scheduler:
         self._fires = fires
         self.schedules = schedules
         """The store of its schedules."""
-        self._queue = queue
+        self.queue = queue
         self._queue_backend = queue_backend
         self.clock = clock
         """What says when they are due."""
@@ -171,7 +249,7 @@ class Scheduler:
             before = await self.get(task_id)
             check_decoded(before)
             after, task = run_now(before, self.clock.now(), new_id())
-            self._queue.gated(task)  # raises what would stop the write
+            self.queue.gated(task)  # raises what would stop the write
             if await self._write([(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
@@ -202,7 +280,7 @@ class Scheduler:
             if dry_run or not made:
                 return times
             for _, task in made:
-                self._queue.gated(task)  # raises what would stop the write
+                self.queue.gated(task)  # raises what would stop the write
             if await self._write([(before, after, tuple(task for _, task in made))]) == [True]:
                 log.debug("schedule {} backfilled: {} tasks", _named(before), len(made))
                 return times
@@ -306,7 +384,7 @@ class Scheduler:
             try:
                 firing = fire(schedule, now, active.get(schedule.task_id, 0))
                 for task in firing.tasks:
-                    self._queue.gated(task)
+                    self.queue.gated(task)
                 firings.append((schedule, firing))
             except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
@@ -347,13 +425,13 @@ class Scheduler:
         if not changes:
             return []
         if self._queue_backend.schedules is self.schedules:
-            taker = willing(self._queue.takers)
+            taker = willing(self.queue.takers)
             write = self.schedules.change if taker is None else taker.fire
-            gated = self._queue.gated
+            gated = self.queue.gated
             held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
             for (_, _, fired), ok in zip(changes, held, strict=True):
                 for task in fired if ok else ():
-                    self._queue.hooks.call("pushed", self.clock.now(), task)
+                    self.queue.hooks.call("pushed", self.clock.now(), task)
             return held
         if self._outbox is not None:
             return await self._outbox.write(changes)
@@ -362,15 +440,15 @@ class Scheduler:
         won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
         if won:
             # They are due by this clock; that queue has a steady clock, which may be behind it.
-            now = self._queue.clock.now()
-            tasks = [self._queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won]
-            _, full = await add_with_room(self._queue, tasks)
+            now = self.queue.clock.now()
+            tasks = [self.queue.gated(task.replace(run_at=min(task.run_at, now))) for task in won]
+            _, full = await add_with_room(self.queue, tasks)
             if full is not None:
                 log.warning("scheduler: {}; what finds no room in a queue in memory is not fired", full)
         return held
 
     def _emit(self, schedule: Schedule, firing: Firing, now: int) -> None:
-        emit = self._queue.hooks.call
+        emit = self.queue.hooks.call
         for due, task in zip(firing.fired, firing.tasks, strict=True):
             if gate.open:
                 log.debug("schedule {} fired: {}", _named(schedule), named(task))
@@ -390,7 +468,7 @@ class Scheduler:
             del self._refusals[schedule.task_id]
             if await self.schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
                 log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
-                self._queue.hooks.call("disabled", now, None, schedule=schedule, error=known)
+                self.queue.hooks.call("disabled", now, None, schedule=schedule, error=known)
 
 
 def _title(schedule: Schedule) -> str:

@@ -8,17 +8,19 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.outcome import Cancelled, Released
+from aiotaskq.core.outcome import MAX_CRASHES, Cancelled, Released, marked, unmarked
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import check_seconds
-from aiotaskq.log import log
+from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.log import log, named
 from aiotaskq.runtime.clock_steps import HostClock
 from aiotaskq.runtime.task_log import log_lost, log_outcome
-from aiotaskq.runtime.worker.execution import FENCED, Host
+from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, Host
 from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
 from aiotaskq.runtime.worker.tally import Tally
 
@@ -169,3 +171,76 @@ class Leases:
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
+
+
+RETRY = 1.0  # seconds between tries to take a mark back
+SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison
+
+
+class Quarantine:
+    """Keeps the other tasks of a worker away from a suspect, for at most one lease before and one while it runs."""
+
+    def __init__(self, worker: Host, fetcher: Fetcher, backend: Backend, clock: Clock) -> None:
+        self._worker = worker
+        self._fetcher = fetcher
+        self._backend = backend
+        self._clock = clock
+
+    def admit(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return the claimed tasks that may be buffered; start the quarantine of the first suspect among them.
+
+        The others are released, other suspects with a delay, so that they are not claimed again at once.
+        """
+        if not any(task.crashes >= SUSPECT for task in tasks):
+            return tasks
+        here = [execution.task for execution in self._worker.executions.values()] + list(self._fetcher.buffer)
+        suspect = None
+        if not any(task.crashes >= SUSPECT for task in here):
+            suspect = next(task for task in tasks if task.crashes >= SUSPECT)
+            self._fetcher.pause()
+            self._worker.chore(self._run())
+        admitted = []
+        for task in tasks:
+            if task is suspect or (suspect is None and task.crashes < SUSPECT):
+                admitted.append(task)
+            else:
+                self._fetcher.put(task, Released(NEVER_STARTED, SECOND if task.crashes >= SUSPECT else 0))
+        return admitted
+
+    async def _run(self) -> None:
+        try:
+            if await self._worker.until_idle(self._worker.lease):
+                for suspect in tuple(self._fetcher.buffer):  # none if it was cancelled, lost or released meanwhile
+                    await self._run_alone(suspect)
+        finally:
+            self._fetcher.resume()
+
+    async def _run_alone(self, task: Task) -> None:
+        after, is_marked = marked(task), False
+        try:
+            is_marked = await self._write(task, after)
+        finally:
+            for suspect in self._fetcher.take(lambda each: each is task):
+                if is_marked:
+                    self._worker.start_run(after)
+                else:
+                    self._fetcher.put(suspect, Released(NEVER_STARTED))
+        if await self._worker.until_idle(self._worker.lease):
+            return
+        while (execution := self._worker.executions.get(task.task_id)) is not None and execution.reason != "lost":
+            before = execution.task.replace(cancel_requested=execution.context.cancel_requested)
+            after = unmarked(before)
+            if await self._write(before, after):
+                execution.task = after
+                return
+            await self._clock.sleep(RETRY)
+
+    async def _write(self, before: Task, after: Task) -> bool:
+        """Write another owner of a running task; return whether the row was as expected."""
+        if not self._backend.shared:
+            return True
+        try:
+            return (await self._backend.update([Change(before, after)]))[0]
+        except DatabaseUnavailable as error:
+            log.warning("{}: whether it runs alone cannot be written: {}", named(after), error)
+            return False

@@ -12,8 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.concurrency.clock import Clock
-from aiotaskq.concurrency.deadlines import Deadlines
+from aiotaskq.concurrency.clock import Clock, Deadlines
 from aiotaskq.core.outcome import (
     Cancelled,
     Completed,

@@ -25,14 +25,12 @@ from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler, told, told_limits
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, retrieve
+from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, follow_ups, retrieve
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.fetcher import Fetcher
-from aiotaskq.runtime.worker.follow_ups import follow_ups
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
-from aiotaskq.runtime.worker.leases import Leases
+from aiotaskq.runtime.worker.leases import Leases, Quarantine
 from aiotaskq.runtime.worker.notes import NoteWriter, Work
-from aiotaskq.runtime.worker.quarantine import Quarantine
 from aiotaskq.runtime.worker.runner import RunCall, Runner, Unconfirmed
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog

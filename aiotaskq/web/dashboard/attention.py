@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aiotaskq.app.taskq import internal
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
@@ -59,7 +60,7 @@ async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
         awake = [each for each in alive if not each.quiet]
         unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
     limits = [limit_row(each) for each in await tq.limits.list(LOOKED_AT) if each.waiting]
-    schedules = tq._open_schedules
+    schedules = internal(tq).open_schedules()
     late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
     return Looked(unclaimed, stuck_limits(limits), late_schedules(late))
 

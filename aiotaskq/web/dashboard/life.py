@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from aiotaskq.core.attempts import attempts_of
+from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.web.dashboard.happened import Happened, first_line, key_of, newest_first, pushed_at
 

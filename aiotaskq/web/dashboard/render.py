@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.core.extras import missing
+from aiotaskq.core.errors import missing
 
 try:
     import jinja2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aiotaskq.app.taskq import internal
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.limits import LimitView, limit_view
@@ -85,5 +86,5 @@ def timeout_of(tq: TaskQ, task: Task) -> float | None:
     """Return the seconds that a run of a task may take: its own, else those of its handler, where that is known."""
     if task.timeout is not None:
         return task.timeout
-    handler = tq._registered.handlers.get(task.type)
+    handler = internal(tq).registered.handlers.get(task.type)
     return None if handler is None else handler.timeout

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ, check_taskq
+from aiotaskq.app.taskq import TaskQ, check_taskq, internal
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
@@ -132,7 +132,7 @@ class Dashboard:
         self._kept = Kept()
         self._live = Live(self._rendered, self._clock)
         self._past = Past(tq)
-        self._feed = Feed(tq._registered.hooks)
+        self._feed = Feed(internal(tq).registered.hooks)
         self._life = Life(tq)
 
     async def respond(self, request: Request) -> Response:

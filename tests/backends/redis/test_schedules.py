@@ -13,6 +13,7 @@ import aiotaskq.errors
 import aiotaskq.sync
 from aiotaskq import TaskQ
 from aiotaskq.app import settings
+from aiotaskq.app.taskq import internal
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.schedules import RedisSchedules
@@ -59,8 +60,8 @@ async def test_schedules_are_beside_the_tasks_and_nothing_else_is_opened(
         clock.step(5)
         await other._scheduler._look()
         assert [task.scheduler_task_id for task in await tq.find()] == [schedule_id]
-        assert list(tq._backends) == [url]
-        assert tq._open_schedules is tq._scheduler.schedules is tq.queue.backend.schedules
+        assert list(internal(tq).backends) == [url]
+        assert internal(tq).open_schedules() is tq._scheduler.schedules is tq.queue.backend.schedules
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,10 +87,10 @@ async def test_a_database_that_is_named_holds_the_schedules(
         monkeypatch.setenv(name, value)
     url = "redis://localhost:1/0"
     tq = TaskQ(url, schedules=given or None)
-    assert (tq._open_schedules is not None) == own
+    assert (internal(tq).open_schedules() is not None) == own
     scheduler = aiotaskq.Scheduler(queue=aiotaskq.RedisQueue(url), url=given or None)
     assert [type(each.schedules) for each in (tq._scheduler, scheduler)] == [kind, kind]
-    assert tq._open_schedules is tq._scheduler.schedules
+    assert internal(tq).open_schedules() is tq._scheduler.schedules
     assert (tq.queue.backend.schedules is tq._scheduler.schedules) == own
 
 

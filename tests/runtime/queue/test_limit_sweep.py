@@ -13,7 +13,7 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.runtime.queue.limit_sweep import MEND_AFTER, LimitSweep
+from aiotaskq.runtime.queue.reaper import MEND_AFTER, LimitSweep
 from tests.support.rows import LEASE, NOW, ids, new
 
 POLL = 5.0  # seconds

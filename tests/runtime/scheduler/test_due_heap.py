@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.schedule import Schedule, new_schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.runtime.scheduler.due_heap import HOLD, DueHeap
+from aiotaskq.runtime.scheduler.scheduler import HOLD, DueHeap
 
 START = 1_700_000_000_000_000
 

@@ -13,6 +13,7 @@ import pytest
 
 from aiotaskq import TaskFailed, TaskQ, current_task
 from aiotaskq.app.running import RunOptions
+from aiotaskq.app.taskq import internal
 from aiotaskq.core.task import Status
 from aiotaskq.errors import ValidationError
 from aiotaskq.types import ExitCode
@@ -133,7 +134,7 @@ async def test_child_processes_ended_by_a_stop_are_no_crash(tmp_path: Path) -> N
     async with tq:
         handle = await in_a_process.push()
         stop = asyncio.Event()
-        running = asyncio.ensure_future(tq._run_until(stop, RunOptions(1)))
+        running = asyncio.ensure_future(internal(tq).run_until(stop, RunOptions(1)))
         await started.wait()
         stop.set()
         await eventually(lambda: tq.worker is not None and tq.worker.runner.stopping)

@@ -8,7 +8,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core import preview
+from aiotaskq.core import firing
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard import live, view
 from aiotaskq.web.dashboard.pages import schedules
@@ -62,13 +62,13 @@ async def test_the_due_times_of_a_schedule_are_computed_once(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, cron="*/15 * * * *")).task_id
-    computed, following = [0], preview.following
+    computed, following = [0], firing.following
 
     def count(schedule: Any, instant: int) -> int:
         computed[0] += 1
         return following(schedule, instant)
 
-    monkeypatch.setattr(preview, "following", count)
+    monkeypatch.setattr(firing, "following", count)
     first = (await browse.get("schedules?format=json")).json()["schedules"][0]
     assert len(first["marks"]) >= 95 and computed[0] >= 95
     computed[0] = 0

@@ -8,7 +8,8 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from aiotaskq.core.preview import upcoming
+from aiotaskq.app.taskq import internal
+from aiotaskq.core.firing import upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
@@ -124,7 +125,7 @@ async def schedule(view: View) -> dict[str, Any]:
 @pages("schedule-form", marked("New schedule"), "id", section="schedules")
 async def schedule_form(view: View) -> dict[str, Any]:
     """Read what the form is filled with. Raises NotFound."""
-    types = sorted(view.tq._registered.handlers)
+    types = sorted(internal(view.tq).registered.handlers)
     if view.text("id") is None:
         return {"schedule": None, "params": "", "types": types, "seen": ""}
     found = await view.tq.schedules.get(view.needed("id"))

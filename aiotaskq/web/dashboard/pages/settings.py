@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from aiotaskq.app.taskq import internal
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError
@@ -24,12 +25,12 @@ async def settings(view: View) -> dict[str, Any]:
     """Examine the store and list what is registered."""
     tq = view.tq
     distance, problems = await view.keep("doctor", KEEP, lambda: _examined(view))
-    handlers = sorted(tq._registered.handlers.items())
+    handlers = sorted(internal(tq).registered.handlers.items())
     return {
         "version": _version("aiotaskq") or "",
         "python": platform.python_version(),
         "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
-        "stores": [mask(url) for url in tq._backends],
+        "stores": [mask(url) for url in internal(tq).backends],
         "scheme": scheme_of(tq.url),
         "latency": None if distance is None else distance.median,
         "ahead": None if distance is None else distance.ahead,
@@ -45,7 +46,8 @@ async def _examined(view: View) -> tuple[Distance | None, list[str]]:
     try:
         distance = await measure(tq.queue.backend, clock, ROUNDS)
         counts = (await view.counts.get()).stats
-        return distance, (await examine(tq.queue.backend, clock, schedules=tq._open_schedules, known=counts)).problems
+        found = await examine(tq.queue.backend, clock, schedules=internal(tq).open_schedules(), known=counts)
+        return distance, found.problems
     except AiotaskqError as error:
         return distance, [str(error)]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.attempts import attempts_of
+from aiotaskq.app.taskq import internal
 from aiotaskq.core.instants import from_iso, to_iso
-from aiotaskq.core.outcome import RETRYABLE, owner_of
+from aiotaskq.core.outcome import RETRYABLE, attempts_of, owner_of
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.operations.table import Access, Operation, perform, read
@@ -102,7 +102,7 @@ async def _run(view: View, task: Task) -> dict[str, Any] | None:
     return {
         "elapsed": elapsed(task, view.now),
         "timeout": timeout_of(view.tq, task),
-        "registered": task.type in view.tq._registered.handlers,
+        "registered": task.type in internal(view.tq).registered.handlers,
         "worker": None if info is None else info.owner,
         "name": owner_of(task) if info is None else f"{info.host} · {info.pid}",
         "lease_until": to_iso(task.lease_until if info is None else info.lease_until),
@@ -232,7 +232,7 @@ action(
 @pages("task-form", marked("New task"), "task_id", section="tasks")
 async def task_form(view: View) -> dict[str, Any]:
     """Read what the form is filled with. Raises NotFound."""
-    types = sorted(view.tq._registered.handlers)
+    types = sorted(internal(view.tq).registered.handlers)
     wanted = view.text("task_id")
     if wanted is None:
         return {"task": None, "ended": False, "params": "", "types": types}

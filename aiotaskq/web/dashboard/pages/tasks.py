@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.app.taskq import internal
 from aiotaskq.core.outcome import RETRYABLE
 from aiotaskq.core.task import FINAL, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
@@ -82,7 +83,8 @@ async def tasks(view: View) -> dict[str, Any]:
 async def _types(view: View, tasks: list[Task]) -> list[str]:
     """Return the types that are registered here, known to workers, or in the table."""
     told = [types_told(each.types) or () for each in await awake(view.tq.queue.backend, view.now) or ()]
-    names = {*view.tq._registered.handlers, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
+    here = internal(view.tq).registered.handlers
+    names = {*here, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
     return sorted(names)[:SUGGESTED]
 
 

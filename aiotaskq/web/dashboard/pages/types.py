@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from aiotaskq.app.taskq import internal
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.matching import part_of
@@ -70,7 +71,7 @@ async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
         waiting[each.type] += each.count
     told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
-    names = {*view.tq._registered.handlers, *told, *waiting}
+    names = {*internal(view.tq).registered.handlers, *told, *waiting}
     looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
     return [{"name": name, "waiting": waiting[name], "unknown": name in unknown} for name in sorted(names)], looked_at
 
@@ -81,6 +82,6 @@ async def type_page(view: View) -> dict[str, Any]:
     name = view.needed("name")
     return {
         "name": name,
-        "registered": name in view.tq._registered.handlers,
+        "registered": name in internal(view.tq).registered.handlers,
         "activity": await view.past.activity(view.text("span"), type=name),
     }
