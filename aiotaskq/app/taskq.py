@@ -416,7 +416,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
 def _clock_of(backend: Backend) -> Clock:
     if not backend.durable:
         return SteadyClock()  # nothing outlives the process, and a clock that cannot be set back is at hand
-    return SystemClock() if backend.embedded else StoreClock()
+    return SystemClock() if backend.shared == "host" else StoreClock()
 
 
 def internal(tq: TaskQ) -> Internal:

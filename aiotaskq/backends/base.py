@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -76,14 +76,12 @@ class Backend(ABC):
 
     durable: ClassVar[bool]
     """Whether rows survive the process."""
-    shared: ClassVar[bool]
-    """Whether other processes see the same rows."""
+    shared: bool | Literal["host"]
+    """Whether other processes see the same rows; ``"host"`` for those in a file of this host: there one transaction
+    writes at a time, one that does two things is cheaper than two, and instants come from the clock of the host.
+    """
     suspends: ClassVar[bool] = True
     """Whether its methods may suspend: then calls are batched, since one with many rows is cheaper than many."""
-    embedded: bool = False
-    """Whether it is a file of this host: one transaction writes at a time, and keeps everything else from writing; one
-    that does two things is cheaper than two; and instants come from the clock of the host.
-    """
     values: Values
     gates: Gates
     groups: Groups
@@ -282,7 +280,7 @@ class Backend(ABC):
     async def push_and_claim(
         self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
     ) -> tuple[list[Task], list[Task]]:
-        """``push``, then ``claim`` with its options; in one transaction where it is ``embedded``.
+        """``push``, then ``claim`` with its options; in one transaction in a file of the host.
 
         Sends the hint ``ready``.
         """

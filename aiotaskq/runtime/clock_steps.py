@@ -61,7 +61,7 @@ class HostClock:
 
     async def look(self) -> None:
         """Move the times in the store if the clock was set back since the last call. Raises DatabaseUnavailable."""
-        if not self._backend.embedded:
+        if self._backend.shared != "host":
             return
         self._back += self._steps.back()
         anchor = self._clock.anchor()

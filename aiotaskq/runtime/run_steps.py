@@ -211,7 +211,7 @@ class RunSteps:
     async def _add(self, new: NewStep, session: Any = None) -> Step:
         if session is not None:
             self._session = session
-        elif self._session is not None and self._verbs.embedded and self._session.in_transaction():
+        elif self._session is not None and self._verbs.one_writer and self._session.in_transaction():
             raise ValidationError(
                 f"{new.step.kind} {new.step.label}: the transaction of an earlier step is open, and keeps this "
                 "database from being written; pass its session= here, too, or commit it first"

@@ -51,9 +51,9 @@ class StepVerbs:
         self._read: One[Task, list[Step]] = self._together(lambda tasks: self.store.read_many(tasks))
 
     @property
-    def embedded(self) -> bool:
-        """As ``Backend.embedded``."""
-        return self._backend.embedded
+    def one_writer(self) -> bool:
+        """Whether a transaction that writes keeps all others from it."""
+        return self._backend.shared == "host"
 
     @property
     def store(self) -> Steps:
@@ -96,7 +96,7 @@ class StepVerbs:
                 return await verb()
             except DatabaseUnavailable as error:
                 failures += 1
-                if failures > 1 and self.embedded and "locked" in str(error):
+                if failures > 1 and self.one_writer and "locked" in str(error):
                     raise DatabaseUnavailable(
                         f"{what}: the database stays locked; if the handler has written in a transaction of its own, "
                         "commit that before, or pass it as session="

@@ -36,7 +36,7 @@ class DurableFake(MemoryBackend):
     """The store of one test."""
 
     durable: ClassVar[bool] = True
-    shared: ClassVar[bool] = True
+    shared = True
 
     def __init__(self) -> None:
         super().__init__(keep=KEEP)

@@ -62,7 +62,7 @@ async def test_hints_name_what_is_left(backend: Backend, hints: list[tuple[str, 
     hints.clear()
     await backend.push_and_claim([new(), new(run_at=NOW + SECOND)], "o", NOW, 9)
     assert READY in [kind for kind, _ in hints]
-    if backend.embedded:
+    if backend.shared == "host":
         hints.clear()
         await backend.push_and_claim([new(), new()], "o", NOW, 9)
         assert hints == [], "who waits would look in vain"
@@ -73,7 +73,7 @@ async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch
     from aiotaskq.backends.sql import claim as sql_claim
 
     backend = sql_store.backend
-    assert backend.embedded
+    assert backend.shared == "host"
     waiting, task = await pushed(backend), new()
     real = sql_claim.claim
 

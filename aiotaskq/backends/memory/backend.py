@@ -31,7 +31,7 @@ class MemoryBackend(MemoryReads):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
     durable: ClassVar[bool] = False
-    shared: ClassVar[bool] = False
+    shared: bool = False
 
     def __init__(self, keep: int = KEEP_ENDED, objects: bool = False) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ class RedisBackend(Backend):
     """Tasks, schedules and public values in Redis or Valkey. It belongs to the event loop in which it is opened."""
 
     durable: ClassVar[bool] = True
-    shared: ClassVar[bool] = True
+    shared = True
 
     def __init__(self, url: str, quiet: bool = False, patience: float | None = None) -> None:
         """``quiet``: the server's settings were checked already. ``patience``: as of ``another``.

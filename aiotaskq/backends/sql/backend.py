@@ -44,14 +44,13 @@ class SqlBackend(Backend):
     """Tasks, public values and schedules in one SQL database. Belongs to the loop in which it is opened."""
 
     durable: ClassVar[bool] = True
-    shared: ClassVar[bool] = True
 
     def __init__(self, url: str, patience: float | None = None) -> None:
         super().__init__()
         self._url = url
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         dialect = self._dialect = self.database.dialect
-        self.embedded = dialect.single_writer
+        self.shared = "host" if dialect.single_writer else True
         self._writes = SqlWrites(self.database, self.listeners)
         self._writes.followed = self._followed
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)
@@ -80,7 +79,7 @@ class SqlBackend(Backend):
 
         Raises DatabaseUnavailable if the open file of SQLite was deleted or replaced.
         """
-        if self.embedded and not self.database.is_open:
+        if self._dialect.single_writer and not self.database.is_open:
             self._upgrade(connection)
         self.database.check_file()
 
@@ -112,7 +111,7 @@ class SqlBackend(Backend):
                 tx.write_gates([after for before, after in gates if after != before])
             return moved
 
-        if self.embedded and await self._write(body):
+        if self._dialect.single_writer and await self._write(body):
             self.listeners.notify(READY)
 
     def another(self, patience: float | None = None) -> SqlBackend:
@@ -220,7 +219,7 @@ class SqlBackend(Backend):
             self.listeners.notify(kind, names)
 
     async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
-        if not (self.embedded and tasks):
+        if not (self._dialect.single_writer and tasks):
             return await super()._push_and_claim(tasks, wanted)
         if any_flow(tasks):
             stored, claimed, _ = await self._writes.write(lambda tx: push(tx, tasks), wanted)
@@ -230,7 +229,7 @@ class SqlBackend(Backend):
         return stored, claimed
 
     async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        if not self.embedded:
+        if not self._dialect.single_writer:
             return await super()._fire_and_claim(changes, wanted)
         held, claimed = await self.schedules.change_and(changes, wanted)
         self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)

@@ -102,7 +102,7 @@ class Queue(Operations[Task]):
         )
         direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
         self._direct = cast(DirectBackend, backend) if direct else None
-        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=not backend.embedded)
+        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._reads: Batcher[str, Task | None] = Batcher(backend.get)
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))

@@ -107,7 +107,7 @@ class Fetcher:
         await self._poller.start()
         if self._arrivals is None:
             self._stop_listening = self._backend.listeners.listen(self.wake, READY)
-        if self._backend.embedded:
+        if self._backend.shared == "host":
             self._queue.takers.append(self)
 
     def _make_wakeup(self) -> Wakeup:

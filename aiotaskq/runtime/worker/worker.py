@@ -354,7 +354,7 @@ class Worker:
 
     async def complete(self, task: Task, session: Any, result: Any) -> bool:
         """Complete a task that runs here in the caller's transaction; return whether it is still this worker's."""
-        if not self._backend.embedded:  # else the caller's transaction may have the lock that this would wait for
+        if self._backend.shared != "host":  # else the caller's transaction may have the lock that this would wait for
             await self._notes.finish(task)
         result = storable(result, handler.returns if (handler := self._handlers.get(task.type)) is not None else None)
         return await self._queue.complete_with(session, task, result, then=self.follow_ups) is not None

@@ -45,7 +45,7 @@ class SmallStore(Backend, Store):
     """The backend. The steps are those of the page; those of the verbs on tasks are 1."""
 
     durable: ClassVar[bool] = True
-    shared: ClassVar[bool] = True
+    shared = True
     wakes_later = False
 
     def __init__(self, url: str) -> None:
