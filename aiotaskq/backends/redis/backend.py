@@ -20,13 +20,13 @@ from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
-from aiotaskq.backends.redis.heads import lease_word
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ, Newest, read_heads
 from aiotaskq.backends.redis.rows import (
     changed_rows,
     has_flow,
     json_text,
+    lease_word,
     number,
     pack,
     progress_json,
@@ -70,12 +70,12 @@ class RedisBackend(Backend):
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
         self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
-        gates, groups = RedisGateReads(self._redis), RedisGroupReads(self._redis)
+        parts = (self._redis, self._transactions)
+        gates, groups = RedisGateReads(*parts), RedisGroupReads(*parts)
         self.keep(self._transactions, RedisSideRows(self._redis), gates, groups)
         self._transactions.admit = self.gates.admit
         self._transactions.messages, self._transactions.followed = self.groups.messages, self.groups.note
-        self.workers = RedisWorkers(self._redis, self._transactions)
-        self.schedules: RedisSchedules = RedisSchedules(self._redis, self._transactions)
+        self.workers, self.schedules = RedisWorkers(*parts), RedisSchedules(*parts)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)

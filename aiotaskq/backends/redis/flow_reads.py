@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_texts import read_gate, sized
-from aiotaskq.backends.redis.heads import waits_for_parents
-from aiotaskq.backends.redis.reads import READ, read_heads, stamp_of, to_group, to_members
+from aiotaskq.backends.redis.gate_texts import sized
+from aiotaskq.backends.redis.reads import READ, read_heads, stamp_of, to_members
+from aiotaskq.backends.redis.rows import waits_for_parents
+from aiotaskq.backends.redis.transaction import RedisTransaction
+from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.gate import GateState
 from aiotaskq.core.groups import GroupState, Member
 
@@ -21,8 +24,8 @@ LATER = 10_000  # tasks read of those that were not due
 class RedisGateReads(GateReads):
     """The gates of one namespace."""
 
-    def __init__(self, redis: RedisConnections) -> None:
-        self._redis = redis
+    def __init__(self, redis: RedisConnections, transactions: RedisTransactions) -> None:
+        self._redis, self._transactions = redis, transactions
 
     async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
         key = f"{self._redis.root}gates:due"
@@ -51,15 +54,14 @@ class RedisGateReads(GateReads):
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         wanted = sorted(key for key in await self.known() if key.startswith(prefix)) if keys is None else keys
+
+        def body(tx: RedisTransaction, part: Sequence[str]) -> list[GateState]:
+            there = [(gate, *counts) for gate, _, *counts in tx.read("gates", part).values() if gate is not None]
+            return [GateState(gate=gate, held=held, waiting=waiting) for gate, held, waiting in there]
+
         found: list[GateState] = []
         for start in range(0, len(wanted), READ):
-            part = wanted[start : start + READ]
-            texts = await self._redis.command("HMGET", f"{self._redis.root}gates", *part)
-            for key, text in zip(part, texts, strict=True):
-                if text is not None:
-                    gate, _, held, waiting = read_gate(key, text)
-                    assert gate is not None
-                    found.append(GateState(gate=gate, held=held, waiting=waiting))
+            found += await self._transactions.run(partial(body, part=wanted[start : start + READ]))
             if len(found) >= limit:
                 break
         return found[:limit]
@@ -81,34 +83,27 @@ class RedisGateReads(GateReads):
 class RedisGroupReads(GroupReads):
     """The groups of one namespace."""
 
-    def __init__(self, redis: RedisConnections) -> None:
-        self._redis = redis
+    def __init__(self, redis: RedisConnections, transactions: RedisTransactions) -> None:
+        self._redis, self._transactions = redis, transactions
 
-    async def _get(self, ids: Sequence[str]) -> list[GroupState | None]:
-        found: list[GroupState | None] = []
-        for start in range(0, len(ids), READ):
-            part = ids[start : start + READ]
-            texts = await self._redis.command("HMGET", f"{self._redis.root}groups", *part)
-            callbacks = await self._redis.command("HMGET", f"{self._redis.root}groups:then", *part)
-            found += map(to_group, part, texts, callbacks)
-        return found
+    async def _get(self, ids: Sequence[str]) -> list[GroupState]:
+        return list((await self._transactions.run(lambda tx: tx.groups(ids))).values())
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         which = ["live", "ended"] if ended is None else ["ended" if ended else "live"]
-        (last,) = (None,) if after is None else await self._get([after])
-        if last is None and after is not None:
-            return []
         found: list[GroupState] = []
+        last = None if after is None else next(iter(await self._get([after])), None)
+        if last is None and after is not None:
+            return found
         while len(found) < limit:
             wanted = min(limit - len(found), READ)
             words = ("+" if last is None else f"({stamp_of(last)}", "-", "LIMIT", 0, wanted)
             keys = [f"{self._redis.root}groups:{name}" for name in which]
             parts = await asyncio.gather(*(self._redis.command("ZREVRANGEBYLEX", key, *words) for key in keys))
             stamps = sorted((stamp for part in parts for stamp in part), reverse=True)[:wanted]
-            ids = [stamp[20:].decode() for stamp in stamps]
-            page = [group for group in await self._get(ids) if group is not None]
+            page = await self._get([stamp[20:].decode() for stamp in stamps])
             found += page
-            if len(ids) < wanted or not page:
+            if len(stamps) < wanted or not page:
                 break
             last = page[-1]
         return found

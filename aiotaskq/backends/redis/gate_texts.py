@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from aiotaskq.backends.redis.heads import HEAD
+from aiotaskq.backends.redis.rows import HEAD
 from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.task import Status, Task
 

@@ -13,8 +13,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_texts import StateText, read_gate, read_state
-from aiotaskq.backends.redis.heads import HEAD
-from aiotaskq.backends.redis.rows import number, pack, to_tasks_or_none
+from aiotaskq.backends.redis.rows import HEAD, number, pack, to_tasks_or_none
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import FINAL, PENDING, RUNNING, Status, Task
 

@@ -8,64 +8,56 @@ answers a row as four words: its id, body, state without the head, and progress.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
 from aiotaskq.backends.base import Change
-from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, head, json_of, keys_of, lease_word
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
+from aiotaskq.core.gate import Flow
+from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import RUNNING, Attempt, Status, Task
+from aiotaskq.core.task import RUNNING, Status, Task
+from aiotaskq.errors import ValidationError
+
+NO_KEYS = (None, None, None)
+HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
+"""Matches the words of a head, as ``lua/include/base.lua`` does; the last two are the lengths of lane and names."""
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
-
-class _State(msgspec.Struct, omit_defaults=True):
-    """The fields that change, except those in the head; it has run_at, due_at and gate of a task with a flow."""
-
-    run_at: int | None = None
-    seq: int = 0
-    queue: str = "default"
-    priority: int = 0
-    retry_count: int = 0
-    max_retries: int = 3
-    started_at: int | None = None
-    completed_at: int | None = None
-    began_at: int | None = None
-    ended_at: int | None = None
-    error_message: str | None = None
-    expires_at: int | None = None
-    crashes: int = 0
-    lease_owner: str | None = None
-    due_at: int | None = None
-    gate: str | None = None
-    attempts: tuple[Attempt, ...] = ()
-    result: Any = None
-    undecodable: str | None = None
-    coded_state: dict[str, str] | None = None
-
-
+_CHANGING: tuple[str, ...] = ("run_at", "seq", "queue", "priority", "retry_count", "max_retries", "started_at")
+_CHANGING += ("completed_at", "began_at", "ended_at", "error_message", "expires_at", "crashes", "lease_owner")
+_CHANGING += ("due_at", "gate", "attempts", "result")
 _HEAD = ("status", "fence", "cancel_requested", "lease_until", "flow", "waits")
 _OBJECTS = ("progress", "usage", "params", "extra")  # params and extra last: if they are damaged, the rest can be read
-_ELSEWHERE = {*_State.__struct_fields__, *_HEAD, *_OBJECTS, "coded"}
+_ELSEWHERE = {*_CHANGING, *_HEAD, *_OBJECTS, "coded", "undecodable"}
 _WRITTEN_ONCE = (*(name for name in Task.__struct_fields__ if name not in _ELSEWHERE), *_OBJECTS)
-# Its progress and usage are those of the push; what is reported later overrides them. `undecodable` is NO_CODEC where
-# there is something coded: what a reader without a codec is to say.
-_Body: Any = msgspec.defstruct(
-    "_Body",
-    [
-        *((name, Any, {} if name in ("params", "extra") else None) for name in _WRITTEN_ONCE),
-        *((name, Any, None) for name in ("undecodable", "coded_body")),
-    ],
-    omit_defaults=True,
-)
-_once = attrgetter(*_WRITTEN_ONCE)
+_DEFAULTS: dict[str, Any] = {
+    field.name: None if field.default is msgspec.NODEFAULT else field.default for field in msgspec.structs.fields(Task)
+} | {"params": {}, "extra": {}, "run_at": None}  # a state has at least its run_at, here or in its head
+
+
+def _part(name: str, columns: Sequence[str], coded: str) -> Any:
+    """Return the class of a part of a row: these columns unless they have their defaults, and what is ``coded``.
+
+    ``undecodable`` is NO_CODEC where there is something coded: what a reader without a codec is to say.
+    """
+    fields = [(column, Any, _DEFAULTS[column]) for column in columns]
+    return msgspec.defstruct(name, [*fields, ("undecodable", Any, None), (coded, Any, None)], omit_defaults=True)
+
+
+_State = _part("_State", _CHANGING, "coded_state")
+_Body = _part("_Body", _WRITTEN_ONCE, "coded_body")  # its progress and usage: what is reported later overrides them
+_changing, _once = attrgetter(*_CHANGING), attrgetter(*_WRITTEN_ONCE)
 
 
 class _Coded(msgspec.Struct):
@@ -106,31 +98,10 @@ def _state(task: Task) -> str:
 
 def _state_json(task: Task) -> str:
     """Return the members of a state, each after a comma."""
-    headed = task.flow is not None
-    json = json_of(
-        _State(
-            None if headed else task.run_at,
-            task.seq,
-            task.queue,
-            task.priority,
-            task.retry_count,
-            task.max_retries,
-            task.started_at,
-            task.completed_at,
-            task.began_at,
-            task.ended_at,
-            task.error_message,
-            task.expires_at,
-            task.crashes,
-            task.lease_owner,
-            None if headed else task.due_at,
-            None if headed else task.gate,
-            task.attempts,
-            task.result,
-            *(() if task.coded is None else _texts(task, STATE)),
-        )
-    )
-    return f",{json[1:-1]}"
+    state = _State(*_changing(task), *(() if task.coded is None else _texts(task, STATE)))
+    if task.flow is not None:
+        state.run_at = state.due_at = state.gate = None  # its head has them
+    return f",{json_of(state)[1:-1]}"
 
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
@@ -360,3 +331,98 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
 def number(score: bytes | None) -> int | None:
     """Return a sorted set's score as microseconds; exact until the year 2255."""
     return None if score is None else int(float(score))
+
+
+def waits_for_parents(head: re.Match[bytes]) -> bool:
+    """Whether a row with this head is a child that waits for its parents: see ``lua/include/base.lua``."""
+    if head[6] not in (b"2", b"3"):
+        return False
+    words = head.string[head.end() + int(head[10]) :].split(b" ", 2)
+    return len(words) == 3 and words[1].startswith(b"w")
+
+
+def json_of(piece: Any) -> str:
+    """Return a value as JSON. Raises ValidationError for one that has none."""
+    try:
+        return _encode(piece).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"task: {error}") from None
+
+
+def keys_of(task: Task) -> tuple[str | None, ...]:
+    """Return the keys by which scripts look for a row; ``NO_KEYS`` if it has none."""
+    return task.unique_key, task.idempotency_key, task.scheduler_task_id
+
+
+@functools.lru_cache(maxsize=100)
+def owner_word(owner: str) -> str:
+    """Return the id of a worker as one word without a blank, and with no other ``!`` than that of a mark."""
+    base = owner.removesuffix(ALONE)
+    return quote(base) + owner[len(base) :]
+
+
+def lease_word(owner: str | None, lease_until: int | None) -> str:
+    """Return how a running row is held: by a lease of its own, by its worker (after ``@``), or not at all (``-``)."""
+    if lease_until is not None:
+        return str(lease_until)
+    return f"@{owner_word(owner)}" if owner else "-"
+
+
+def head(task: Task) -> str:
+    """Return the head of the state of a task. Raises ValidationError for a task that no row can hold."""
+    fence, seq, run_at, priority = task.fence, task.seq, task.run_at, task.priority
+    if not (type(fence) is type(seq) is type(run_at) is type(priority) is int):
+        raise ValidationError(f"fence, seq, run_at, priority: ints are needed (got {(fence, seq, run_at, priority)!r})")
+    if not (type(task.task_id) is type(task.type) is type(task.queue) is str):
+        raise ValidationError(
+            f"task_id, type, queue: strings are needed (got {(task.task_id, task.type, task.queue)!r})"
+        )
+    expires, completed = task.expires_at, task.completed_at
+    lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
+    keys = keys_of(task)
+    if task.flow is not None:
+        keyed, end = (2 if keys == NO_KEYS else 3), _flow_end(task, task.flow, keys)
+    elif keys == NO_KEYS:
+        keyed, end = 0, _head_end(priority, task.queue, task.type)
+    else:  # keys are hardly ever the same twice: not worth a cache
+        keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
+    return (
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {lease} "
+        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
+        f"{end}"
+    )
+
+
+@functools.lru_cache(maxsize=1_000)
+def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
+    """Return the end of a head: the lengths of lane and names in bytes, the lane, and the names."""
+    lane, names = f"{priority}:{queue}", json_of([type_name, *keys] if any(keys) else [type_name])
+    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
+
+
+def _flow_end(task: Task, flow: Flow, keys: tuple[str | None, ...]) -> str:
+    """Return the end of the head of a task with a flow, whose due_at comes before its other names."""
+    due = "-" if task.due_at is None else str(task.due_at)
+    # Tasks with keys, parents or children are hardly ever alike.
+    place_of = _place.__wrapped__ if keys != NO_KEYS or flow.parents or flow.children else _place
+    lane, length, names = place_of(task.priority, task.queue, flow, task.gate, task.waits, task.type, keys)
+    return f"{_bytes(lane)} {len(due) + length} {lane}{due}{names}"
+
+
+@functools.lru_cache(maxsize=4_000)
+def _place(
+    priority: int, queue: str, flow: Flow, gate: str | None, waits: int, type_name: str, keys: tuple[str | None, ...]
+) -> tuple[str, int, str]:
+    """Return the lane of a task with a flow, the length in bytes of its names without due_at, and these."""
+    text = json_of(flow)
+    long: int | str = "-" if gate is None else _bytes(gate)
+    if waits and gate is None:
+        long = f"w{waits:04d}"
+    plain = json_of([type_name, *keys] if any(keys) else [type_name])
+    names = f" {long} {_bytes(text)} {gate or ''}{text}{plain}"
+    return f"{priority}:{queue}", _bytes(names), names
+
+
+def _bytes(text: str) -> int:
+    """Return how many bytes a text has."""
+    return len(text) if text.isascii() else len(text.encode())

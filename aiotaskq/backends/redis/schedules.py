@@ -1,26 +1,34 @@
-"""Schedules in Redis: the compare-and-swap and the fired tasks in one transaction."""
+"""Schedules in Redis: the compare-and-swap and the fired tasks in one transaction.
+
+A row is JSON of all fields; coded params and a coded outbox are texts there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.schedule_rows import (
-    Row,
-    changed_words,
-    guard_of,
-    row_words,
-    text_of,
-    to_schedule,
-)
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
-from aiotaskq.core.coded import encoded
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import encoded, from_stored, is_coded, to_stored
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
+from aiotaskq.errors import ValidationError
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
+CODED = ("params", "outbox")
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_decode_schedule = msgspec.json.Decoder(Schedule).decode
+_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+_TYPES = {field.name: field.type for field in msgspec.structs.fields(Schedule)}
+_LOST: dict[str, Any] = {"name": "", "task_type": "", "schedule_type": "", "created_at": 0, "updated_at": 0}
 
 
 class RedisSchedules(Schedules):
@@ -31,19 +39,20 @@ class RedisSchedules(Schedules):
         self._key = f"{redis.root}schedules"
 
     async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        rows = [row_words(schedule, self.codec) for schedule in schedules]
+        new = [text_of(schedule, self.codec) for schedule in schedules]
 
         def body(tx: RedisTransaction) -> list[bytes | None]:
-            texts, there = tx.texts("schedules", [row[0] for row in rows]), []
-            for row in rows:
-                there.append(texts[row[0]])
+            texts, there = tx.texts("schedules", [schedule.task_id for schedule in schedules]), []
+            for schedule, text in zip(schedules, new, strict=True):
+                there.append(texts[schedule.task_id])
                 if there[-1] is None:
-                    texts[row[0]] = _write(tx, row)
+                    _write(tx, schedule, text)
+                    texts[schedule.task_id] = text.encode()
             return there
 
         stored = []
         for schedule, text in zip(schedules, await self._transactions.run(body), strict=True):
-            known = to_schedule(schedule.task_id.encode(), text, self.codec) if text else schedule
+            known = to_schedule(schedule.task_id, text, self.codec) if text else schedule
             stored.append(schedule if known == schedule else known)
         return stored
 
@@ -57,30 +66,26 @@ class RedisSchedules(Schedules):
             texts, held = tx.texts("schedules", [item.before.task_id for item in changes]), []
             for item, tasks in zip(changes, fired, strict=True):
                 before, text = item.before, texts[item.before.task_id]
-                row = None if text is None else to_schedule(before.task_id.encode(), text, self.codec)
-                held.append(row is not None and guard_of(row) == guard_of(before))
+                row = None if text is None else to_schedule(before.task_id, text, self.codec)
+                held.append(row is not None and _guard(row) == _guard(before))
                 if held[-1] and text is not None:
                     after = item.after.replace(version=before.version + 1)
                     is_damaged = isinstance(row, UndecodableSchedule)
-                    new = changed_words(text, after, self.codec) if is_damaged else row_words(after, self.codec)
-                    texts[before.task_id] = _write(tx, new, text)
+                    new = _mended(text, after, self.codec) if is_damaged else text_of(after, self.codec)
+                    _write(tx, after, new)
+                    texts[before.task_id] = text if new is None else new.encode()
                     push(tx, tasks)
             return held
 
         return await self._transactions.run(body)
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        rows = await self._read(ids)
-        return [
-            None if row is None else to_schedule(schedule_id.encode(), row, self.codec)
-            for schedule_id, row in zip(ids, rows, strict=True)
-        ]
-
-    async def _read(self, ids: Sequence[str]) -> list[bytes | None]:
-        rows: list[bytes | None] = []
+        found: list[Schedule | None] = []
         for start in range(0, len(ids), READ):
-            rows += await self._redis.command("HMGET", self._key, *ids[start : start + READ])
-        return rows
+            part = ids[start : start + READ]
+            for schedule_id, row in zip(part, await self._redis.command("HMGET", self._key, *part), strict=True):
+                found.append(None if row is None else to_schedule(schedule_id, row, self.codec))
+        return found
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         if self.codec is None:
@@ -89,7 +94,7 @@ class RedisSchedules(Schedules):
         def body(tx: RedisTransaction) -> list[bool | None]:
             done: dict[str, bool | None] = dict.fromkeys(ids)
             for schedule_id, text in tx.texts("schedules", [*done]).items():
-                schedule = None if text is None else to_schedule(schedule_id.encode(), text, self.codec)
+                schedule = None if text is None else to_schedule(schedule_id, text, self.codec)
                 if schedule is not None and not isinstance(schedule, UndecodableSchedule):
                     tx.set_fields("schedules", {schedule_id: text_of(schedule, self.codec)})
                     done[schedule_id] = True
@@ -105,7 +110,7 @@ class RedisSchedules(Schedules):
             found.update(zip(rows[::2], rows[1::2], strict=True))
             if cursor == b"0":
                 break
-        schedules = [to_schedule(*pair, self.codec) for pair in found.items()]
+        schedules = [to_schedule(_name(word), row, self.codec) for word, row in found.items()]
         wanted = [schedule for schedule in schedules if schedule.enabled or not enabled_only]
         return sorted(wanted, key=lambda schedule: (schedule.created_at, schedule.task_id))
 
@@ -118,12 +123,12 @@ class RedisSchedules(Schedules):
         while limit > len(found):
             words = ("-inf", most, "LIMIT", start, min(READ, limit - len(found)))
             ids = [_name(word) for word in await self._redis.command("ZRANGEBYSCORE", f"{self._key}:{index}", *words)]
-            for schedule_id, row in zip(ids, await self._read(ids), strict=True):
-                if row is None:
-                    continue  # the rows are the truth: an entry that its row does not confirm is passed over
-                schedule = to_schedule(schedule_id.encode(), row, self.codec)
-                if index != "due" or schedule.enabled or isinstance(schedule, UndecodableSchedule):
-                    found.append(schedule)
+            # The rows are the truth: an entry that its row does not confirm is passed over.
+            found += [
+                each
+                for each in await self.get(ids)
+                if each is not None and (index != "due" or each.enabled or isinstance(each, UndecodableSchedule))
+            ]
             start += len(ids)
             if not ids:
                 break
@@ -146,15 +151,75 @@ class RedisSchedules(Schedules):
         return await self._transactions.run(body)
 
 
-def _write(tx: RedisTransaction, row: Row, before: bytes = b"") -> bytes:
-    """Write a row and its places in the indexes; return its text, which was ``before``."""
-    schedule_id, text, due, undelivered = row
+def _write(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
+    """Write a row and its places in the indexes; without a text the row stays, and nothing looks for it."""
     if text is not None:
-        tx.set_fields("schedules", {schedule_id: text})
-    tx.put("schedules:due", schedule_id, due)
-    tx.put("schedules:outbox", schedule_id, 0 if undelivered else None)
-    return before if text is None else text.encode()
+        tx.set_fields("schedules", {schedule.task_id: text})
+    tx.put("schedules:due", schedule.task_id, schedule.due if schedule.enabled and text is not None else None)
+    tx.put("schedules:outbox", schedule.task_id, 0 if schedule.outbox and text is not None else None)
 
 
 def _name(word: bytes) -> str:
     return word.decode(errors="backslashreplace")  # another program may have written it
+
+
+def _guard(schedule: Schedule) -> tuple[int, int | None, bool, int]:
+    """Return what the guard of a change compares."""
+    return schedule.version, schedule.due, schedule.enabled, schedule.run_count
+
+
+def _mended(before: bytes, after: Schedule, codec: Codec | None) -> str | None:
+    """Return a row that becomes ``after`` and could not be decoded, with what cannot be read of it; None for no row."""
+    texts = _object(before)
+    if texts is None:
+        return None
+    new = _object(text_of(after, codec).encode()) or {}
+    kept = {name: texts[name] for name in CODED if not getattr(after, name) and name in texts}
+    return _encode({**new, **kept}).decode()
+
+
+def text_of(schedule: Schedule, codec: Codec | None) -> str:
+    """Return the row of a schedule. Raises ValidationError for one that no row can hold."""
+    try:
+        if codec is not None:
+            stored = {name: to_stored(_encode(value), codec) for name in CODED if (value := getattr(schedule, name))}
+            texts: dict[str, Any] = {name: text.decode() for name, text in stored.items() if is_coded(text)}
+            schedule = schedule.replace(**texts) if texts else schedule
+        return _encode(schedule).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"schedule: {error}") from None
+
+
+def to_schedule(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
+    """Return the schedule of a row; one that cannot be decoded is not enabled, and lacks what cannot be read."""
+    try:
+        return _decode_schedule(row)
+    except _DAMAGED:
+        return _with_coded(task_id, row, codec)
+
+
+def _with_coded(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
+    """Read a row part by part: it is coded, or damaged."""
+    fields: dict[str, Any] = {}
+    found = _object(row)
+    lost = found is None
+    for name, value in (found or {}).items():
+        if name not in _TYPES:
+            continue  # of a newer version
+        try:
+            decoded = _decode(from_stored(value, codec)) if name in CODED and is_coded(value) else value
+            fields[name] = msgspec.convert(decoded, _TYPES[name])
+        except Exception:  # the codec is the application's, and may raise anything
+            lost = True
+    fields = {**_LOST, **fields, "task_id": task_id}
+    if lost or any(name not in (found or {}) for name in _LOST):
+        return UndecodableSchedule(**{**fields, "enabled": False})
+    return Schedule(**fields)
+
+
+def _object(json: bytes) -> dict[str, Any] | None:
+    try:
+        found = _decode(json)
+    except _DAMAGED:
+        return None
+    return found if type(found) is dict else None

@@ -23,9 +23,8 @@ from aiotaskq.backends.flow.groups import (
 from aiotaskq.backends.flow.transaction import Run
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
-from aiotaskq.backends.redis.heads import HEAD, NO_KEYS, keys_of
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import changed_rows, new_rows, pack, recoded_row, row_words
+from aiotaskq.backends.redis.rows import HEAD, NO_KEYS, changed_rows, keys_of, new_rows, pack, recoded_row, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.groups import GroupState, Member

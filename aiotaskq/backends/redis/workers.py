@@ -8,8 +8,8 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.heads import owner_word
 from aiotaskq.backends.redis.reads import READ, read_heads
+from aiotaskq.backends.redis.rows import owner_word
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.workers import Workers

@@ -12,8 +12,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends import connect
-from aiotaskq.backends.redis.address import Address
-from aiotaskq.backends.redis.sentinels import Sentinels
+from aiotaskq.backends.redis.address import Address, Sentinels
 from aiotaskq.core.task import Status, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.backends.redis.stores import every_verb, hears, opened
