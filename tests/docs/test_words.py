@@ -42,7 +42,7 @@ NOT_USED = {
 # Other Chinese words for a term of the glossary.
 OTHERS = {
     "slot": ("槽位", "插槽", "并发位"),
-    "worker": ("工作者", "工人"),
+    "worker": ("工作者", "工人", "工作协程"),
     "lease": ("租期", "租赁"),
     "dead letter": ("死消息", "死亡信"),
     "schedule": ("定时任务", "调度计划", "计划任务"),
@@ -53,6 +53,28 @@ OTHERS = {
     "rerun": ("再次推送任务", "克隆"),
     "handler": ("处理器", "处理程序"),
     "workflow": ("任务流",),
+}
+# Words for things that the glossary need not name, and the one that is written; in English in the written pages only.
+CHINESE_NOT_USED = {
+    "引发": "抛出",
+    "堆栈跟踪": "调用栈",
+    "回溯": "调用栈",
+    "额外依赖": "附加依赖",
+    "附加项": "附加依赖",
+    "附加包": "附加依赖",
+    "睡眠": "休眠",
+    "您": "你",
+    "操作 API": "运维接口",
+}
+NOT_WRITTEN = {
+    r"\bput(s|ting)? aside\b": "fail",
+    r"\bhand(ed|s|ing)? on\b": "pass on",
+    r"\bpark(ed|s|ing)?\b": "wait, pending",
+    r"\b(told|tells?) of\b": "notify, report",
+    r"\bgo(es|ing)? on\b": "continue",
+    r"\banew\b": "again",
+    r"\belsewhere\b": "another process, another worker",
+    r"\b(put|brought|taken) back\b": "retry, release, take over",
 }
 # Terms whose every use in a text of the program is that of the glossary, and texts where the word is another thing.
 STORED = {"gate"}  # a name of a stored field, which programs may read
@@ -144,3 +166,22 @@ def test_a_word_that_is_not_used_is_nowhere(pattern: str) -> None:
     found += [text for text, _ in translated() if unused.search(text)]
     found += [name for name in public_names() if unused.search(name.replace("_", " "))]
     assert found == [], f"the word is: {NOT_USED[pattern]}"
+
+
+@pytest.mark.parametrize("word", CHINESE_NOT_USED)
+def test_a_chinese_word_that_is_not_used_is_nowhere(word: str) -> None:
+    found = [name for name, text in CHINESE.items() if word in text]
+    found += [text for text, translation in translated() if word in translation]
+    assert found == [], f"the word is: {CHINESE_NOT_USED[word]}"
+
+
+@pytest.mark.parametrize("pattern", NOT_WRITTEN)
+def test_a_word_of_its_own_dialect_is_not_written(pattern: str) -> None:
+    """In the pages that are written by hand; names and texts of the program in spans of code are others' words."""
+    written = {name: text for name, text in PAGES.items() if name not in ("api.md", "errors.md")}
+    written |= {"README.md": Path(ROOT / "README.md").read_text(encoding="utf-8")}
+    found = []
+    for name, page in written.items():
+        prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page, flags=re.DOTALL | re.MULTILINE)
+        found += [f"{name}: {line}" for line in prose.splitlines() if re.search(pattern, line, re.IGNORECASE)]
+    assert found == [], f"the word is: {NOT_WRITTEN[pattern]}"
