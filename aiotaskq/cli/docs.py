@@ -19,7 +19,10 @@ from aiotaskq.log import printable
 
 MANUAL = Path(__file__).parents[1] / "docs"
 INDEX = "index"
-REFERENCE = "api"
+LISTS = (INDEX, "comparison", "architecture", "contributing", "benchmarks", "api")
+"""Pages that name everything, or that users of the package need not read: they come last in a search."""
+SYNONYMS = {"定时任务": "定时计划", "计划任务": "定时计划"}
+"""Words of readers for which the manual has another one."""
 _TOPIC = re.compile(r"^- \[[^\]]+\]\((?:\.\./)?([\w-]+)\.md\)(?:: |：)(.+)$", re.MULTILINE)
 
 
@@ -111,7 +114,7 @@ def _check(topic: str) -> None:
 
 
 def _search(words: str, topic: str | None) -> None:
-    wanted = words.casefold().split()
+    wanted = words_of(words)
     if not wanted:
         raise typer.BadParameter(tr("at least one word is needed"), param_hint="--search")
     found = found_in([topic] if topic is not None else topics(), wanted)
@@ -124,15 +127,30 @@ def _search(words: str, topic: str | None) -> None:
                 echo(f"  {line.strip()}")
 
 
+def words_of(query: str) -> list[str]:
+    """Return the words of a query, casefolded, in the terms of the manual."""
+    return [SYNONYMS.get(word, word) for word in query.casefold().split()]
+
+
 def found_in(names: Iterable[str], words: Sequence[str]) -> list[Section]:
     """Return the sections with all of the words, or with the most of them if none has all; the best ones first.
 
-    Better is what has more of them in its heading; the API reference, which names everything, comes last.
+    Better is a section with the phrase in its heading or first paragraph, then with more of the words in the name of
+    its page and its heading, then with the phrase more often. ``LISTS`` come last, in their order.
     """
     counted = [(contained(words, f"{each.heading}\n{each.text}"), each) for name in names for each in sections(name)]
     most = max((count for count, _ in counted), default=0)
     best = [section for count, section in counted if count == most > 0]
-    return sorted(best, key=lambda section: (section.topic == REFERENCE, -contained(words, section.heading)))
+    phrase = " ".join(words)
+
+    def rank(section: Section) -> tuple[int, bool, int, int]:
+        last = LISTS.index(section.topic) + 1 if section.topic in LISTS else 0
+        paragraph, _, _ = section.text.strip().partition("\n\n")
+        opening = f"{section.heading}\n{paragraph}".casefold()
+        named = contained(words, f"{section.topic} {section.heading}")
+        return last, phrase not in opening, -named, -section.text.casefold().count(phrase)
+
+    return sorted(best, key=rank)
 
 
 def contained(words: Sequence[str], text: str) -> int:

@@ -1,8 +1,8 @@
 """What a person or a program asks of a running system: one table of operations, from which every door is made.
 
 ``table`` says what an operation is; the other files have those on one kind of thing each. The doors are the command
-line (``cli.door``), the HTTP API (``web.door``), the MCP server (``integrations.mcp``), the actions of the dashboard
-(``web.dashboard.door``), and ``operate`` for programs, which ``aiotaskq.sync.TaskQ`` has, too.
+line (``cli.door``), the HTTP API (``web.endpoints``), the MCP server (``integrations.mcp``), the actions of the
+dashboard (``web.dashboard.view``), and ``operate`` for programs, which ``aiotaskq.sync.TaskQ`` has, too.
 """
 
 from __future__ import annotations

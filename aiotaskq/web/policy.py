@@ -7,13 +7,15 @@ import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import ValidationError
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 MAX_BODY = 512 * 1024  # bytes; params are at most 256 KiB of JSON, and escapes make text longer
 

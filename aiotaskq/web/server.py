@@ -18,7 +18,7 @@ from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback
 from aiotaskq.web.asgi import application, response_of
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.login import TokenLogin
+from aiotaskq.web.dashboard.session import TokenLogin
 from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoint import Response, problem_response
 from aiotaskq.web.endpoints import ENDPOINTS

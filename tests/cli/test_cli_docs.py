@@ -14,7 +14,7 @@ from tests.support.command import Cli, Terminal
 def test_pages_are_listed_with_what_they_are_about(cli: Cli) -> None:
     lines = cli.out("docs").splitlines()
     assert lines[0].split() == ["topic", "contents"]
-    assert [line.split()[0] for line in lines[1:3]] == ["quickstart", "migration"]
+    assert [line.split()[0] for line in lines[1:3]] == ["tutorial", "concepts"]
     assert "memory, SQLite, PostgreSQL" in next(line for line in lines if line.startswith("stores "))
 
 
@@ -52,13 +52,23 @@ def test_sections_that_contain_all_words_are_found(cli: Cli) -> None:
     assert "at least one word" in cli.fails("docs", "--search", " ", code=2)
 
 
-def test_sections_whose_heading_matches_come_first_and_the_reference_last(cli: Cli) -> None:
+def test_sections_that_are_about_the_words_come_first_and_pages_that_list_everything_last(cli: Cli) -> None:
     lines = cli.out("docs", "--search", "schedules").splitlines()
-    titles = [line for line in lines if not line.startswith("  ")]
-    named = ["schedules" in title.partition(": ")[2].casefold() for title in titles if not title.startswith("api: ")]
-    assert True in named and False in named and named == sorted(named, reverse=True)
-    reference = [title.startswith("api: ") for title in titles]
-    assert True in reference and reference == sorted(reference)
+    topics = [line.partition(": ")[0] for line in lines if not line.startswith("  ")]
+    assert topics[0] == "schedules"
+    last = [docs.LISTS.index(topic) + 1 if topic in docs.LISTS else 0 for topic in topics]
+    assert last == sorted(last) and last[0] == 0 and topics[-1] == "api"
+
+
+def test_a_section_that_opens_with_the_phrase_comes_before_one_that_has_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs, "MANUAL", tmp_path)
+    (tmp_path / "a.md").write_text("# Words\nsaid once at least\n", encoding="utf-8")
+    (tmp_path / "b.md").write_text("# Delivery\nis at least once\n\nand so on\n", encoding="utf-8")
+    (tmp_path / "c.md").write_text("# At last\nand once\n\nsaid at least once\n", encoding="utf-8")
+    found = docs.found_in(["a", "b", "c"], ["at", "least", "once"])
+    assert [section.topic for section in found] == ["b", "c", "a"]
 
 
 def test_without_a_section_that_has_all_words_those_with_the_most_are_found(cli: Cli) -> None:

@@ -22,7 +22,7 @@ from aiotaskq.errors import AiotaskqError, NotFound
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY, NONE, Access, Operation, parameters, read
 from aiotaskq.runtime.audit import BY_PROGRAMS
-from aiotaskq.web.dashboard.view import actions
+from aiotaskq.web.dashboard.site import actions
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.problem_details import status_of
 from tests.operations.examples import EXAMPLES, fill
@@ -233,7 +233,7 @@ def test_every_door_gives_the_same_answer_and_tells_of_it(name: str, stores: Cal
     for door, answer in answers.items():
         assert steady(answer) == wanted, door
     if operation.changes:
-        if name in actions.all:
+        if name in actions:
             by_form(stores("dashboard"), operation, example.given, example.form)
             answers["dashboard"] = None
         logs = {door: told(f"sqlite:///{cli.home}/{door}.db") for door in answers}
@@ -288,7 +288,7 @@ def test_every_door_refuses_what_is_not_there(name: str, stores: Callable[[str],
     for refusal in (api, command, tool):
         assert str(wanted.value) in refusal.value.said
     assert (api.value.code, command.value.code) == (status_of(type(wanted.value)), 1)
-    if name in actions.all:
+    if name in actions:
         with pytest.raises(Refused, match=re.escape(str(wanted.value))) as form:
             by_form(url, operation, given, example.form)
         assert form.value.code == api.value.code
@@ -332,7 +332,7 @@ def test_a_door_that_only_reads_changes_nothing(name: str, stores: Callable[[str
     assert api.value.code == 403
     with pytest.raises(Refused, match=operation.name.replace(".", "_")):
         by_mcp(url, operation, example.given, write=False)
-    if name in actions.all:
+    if name in actions:
         with pytest.raises(Refused) as form:
             by_form(url, operation, example.given, example.form, read_only=True)
         assert form.value.code == 403
@@ -348,4 +348,4 @@ def test_a_name_that_no_operation_has(stores: Callable[[str], str]) -> None:
 
 
 def test_a_change_is_none_of_the_reads() -> None:
-    assert READS and not {name for name in READS if name in actions.all}
+    assert READS and not {name for name in READS if name in actions}

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from aiotaskq import TaskQ, current_task
 from aiotaskq.integrations import aiohttp as aiohttp_door
-from aiotaskq.web import event_stream as events
+from aiotaskq.web import endpoints as events
 from tests.support.machine import within
 from tests.web.applications import Ask, refused
 

@@ -19,7 +19,7 @@ import pytest
 from aiotaskq import TaskQ, current_task, step
 from aiotaskq.runtime.audit import audit
 from aiotaskq.types import GroupHandle
-from aiotaskq.web.dashboard.pages import actions, pages
+from aiotaskq.web.dashboard.site import actions, pages
 from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.late import import_late
 from tests.support.machine import within
@@ -107,7 +107,7 @@ def operations(ask: httpx.AsyncClient) -> Iterator[tuple[str, Ask]]:
 
 def views(browse: httpx.AsyncClient) -> Iterator[tuple[str, Ask]]:
     """Every parameter of every page, and every field of the filter of every bulk action."""
-    for name, page in pages.all.items():
+    for name, page in pages.items():
         for field in page.parameters:
 
             async def asks(text: str, page: Any = page, field: str = field) -> str:
@@ -117,8 +117,8 @@ def views(browse: httpx.AsyncClient) -> Iterator[tuple[str, Ask]]:
 
             yield f"{name} {field}", asks
     for name in ("tasks.retry_many", "tasks.cancel_many", "tasks.delete_many"):
-        assert name in actions.all
-        for field in pages.all["tasks"].parameters:
+        assert name in actions
+        for field in pages["tasks"].parameters:
 
             async def acts(text: str, name: str = name, field: str = field) -> str:
                 token = form_token(await browse.get("tasks"))

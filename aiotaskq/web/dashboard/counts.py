@@ -1,9 +1,10 @@
-"""Counts of tasks for the pages: read anew where there are few, else kept for a while and marked as approximate."""
+"""What all pages share for a while: answers by their names, and the counts of tasks."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
@@ -23,6 +24,39 @@ SHARE = 100
 """Counts of more are kept for so many times as long as reading them took."""
 
 
+MOST_KEPT = 64
+"""Answers that are kept."""
+
+T = TypeVar("T")
+
+
+class Kept:
+    """Keeps what need not be read anew each time; of too many the one that was read longest ago is dropped."""
+
+    def __init__(self, clock: Callable[[], int]) -> None:
+        """``clock`` returns microseconds."""
+        self._clock = clock
+        self._answers: dict[Hashable, tuple[int, Any]] = {}
+
+    async def get(self, name: Hashable, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
+        """Return an answer that is not older than so many seconds, which is read if there is none."""
+        at, answer = self._answers.get(name, (0, None))
+        if name in self._answers and 0 <= self._clock() - at < seconds * SECOND:
+            return cast(T, answer)
+        before = self._answers
+        answer = await read()
+        if before is self._answers:  # else something was changed meanwhile
+            before.pop(name, None)
+            before[name] = self._clock(), answer
+            if len(before) > MOST_KEPT:
+                del before[next(iter(before))]
+        return answer
+
+    def forget(self) -> None:
+        """Read everything anew: something was changed."""
+        self._answers = {}
+
+
 class Counted(msgspec.Struct, frozen=True):
     """Counts, and whether they may have changed since."""
 
@@ -31,7 +65,10 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 class Counts:
-    """The counts of one task queue. One read at a time, however many pages want them."""
+    """The counts of one task queue. One read at a time, however many pages want them.
+
+    Few are read anew for each page, others are kept for a while and marked as approximate.
+    """
 
     def __init__(self, tq: TaskQ) -> None:
         self._tq = tq

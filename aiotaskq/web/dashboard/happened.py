@@ -1,17 +1,109 @@
-"""What the page of activity lists: its order, and the hook calls of this process, collected while it is open."""
+"""What has happened: changes by operators, hook calls in this process, and what the rows of the store tell."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.task import FINAL, SECOND, Task
+from aiotaskq.core.audit import AuditEntry
+from aiotaskq.core.instants import to_iso
+from aiotaskq.core.outcome import attempts_of
+from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
 from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
-from aiotaskq.web.dashboard.operated import Operated
+from aiotaskq.web.dashboard.words import marked
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
+
+# ---- changes by operators ----
+
+UNREADABLE = marked("an entry that cannot be read")
+TARGETS = 3
+"""Those of one change that are named."""
+DOORS = {
+    "dashboard": marked("dashboard"),
+    "api": marked("operations API"),
+    "cli": marked("command line"),
+    "mcp": marked("MCP server"),
+    "program": marked("program"),
+    "unknown": marked("not known"),
+}
+"""What changes are made with, as words that are translated."""
+PAGES = {
+    "tasks": ("task", "id"),
+    "queues": ("queue", "name"),
+    "limits": ("limit", "key"),
+    "schedules": ("schedule", "id"),
+    "groups": ("group", "id"),
+    "workers": ("worker", "id"),
+    "values": ("value", "key"),
+}
+"""The page of a thing by the noun of the change, and the parameter of its address."""
+_NO_THINGS = ("filter: ", "count: ", "stopped by: ")
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A thing that was changed, or what is said of many."""
+
+    text: str
+    page: str | None = None
+    """The page that shows it."""
+    query: dict[str, str] = {}
+
+
+class Operated(msgspec.Struct, frozen=True, kw_only=True):
+    """One change."""
+
+    at: int
+    """Microseconds UTC."""
+    time: str | None
+    """The same, RFC 3339."""
+    door: str
+    action: str
+    actor: str
+    targets: list[Target]
+    more: int
+    """How many more things were changed."""
+
+    @property
+    def made_with(self) -> str:
+        """What it was made with, as a sentence of the catalogue."""
+        return DOORS[self.door]
+
+
+def operated_of(entry: AuditEntry) -> Operated:
+    """Return an entry of the log as it is shown."""
+    shown = [_target(entry.action, text, first=not place) for place, text in enumerate(entry.targets[:TARGETS])]
+    return Operated(
+        at=entry.at,
+        time=to_iso(entry.at),
+        door=entry.door,
+        action=entry.action if entry.undecodable is None else UNREADABLE,
+        actor=entry.actor,
+        targets=shown,
+        more=entry.count - len(shown),
+    )
+
+
+def noun_of(action: str) -> str:
+    """Return of what kind the things are that a change is about."""
+    return action.partition(".")[0]
+
+
+def _target(action: str, text: str, first: bool) -> Target:
+    noun = noun_of(action)
+    if noun not in PAGES or text == "*" or text.startswith(_NO_THINGS):
+        return Target(text)
+    # A schedule that was run names the task, too.
+    page, parameter = PAGES[noun] if first or noun == "tasks" else PAGES["tasks"]
+    return Target(text, page, {parameter: text})
+
+
+# ---- what the page of activity lists ----
 
 MOST_ERROR = 300
 """Characters of the first line of an error that are kept."""
@@ -132,3 +224,106 @@ class Feed:
         self._latest.clear()
         for each in COLLECTED:
             self._hooks.off(each, self._note)
+
+
+# ---- the rows of the store ----
+
+MOST_SEEN = 1_000
+"""Events that are kept."""
+SHOWN = 20
+"""Tasks of each final status, and of those that were pushed, that one look lists."""
+COUNTED = 200
+"""Tasks of each final status that one look counts."""
+RUNNING = 50
+"""Running tasks that one look lists: those that were pushed last."""
+RUNNING_WINDOW = 10_000
+"""Tasks, the newest first, among which running ones are looked for in a store without an index of these."""
+_ENDS = {"failed": "retried", "timed_out": "retried", "lost": "lost", "released": "released"}
+"""Events by outcomes of attempts after which a task goes on."""
+
+
+class Life:
+    """What was seen of the tasks of one task queue, whichever process runs them; pages share it.
+
+    No process writes anything for this. Each look reads the newest rows by the indexes that there are, at most so many
+    of each kind; what happened before and between is counted, and not listed.
+    """
+
+    def __init__(self, tq: TaskQ) -> None:
+        self._tq = tq
+        self._latest: dict[tuple[str, str | None, int], Happened] = {}
+        self._ended: dict[Status, list[str]] = {}
+        self._ran: set[str] = set()
+        self._looks = self._looked_at = 0
+
+    @property
+    def latest(self) -> Iterable[Happened]:
+        """What was seen, in any order."""
+        return self._latest.values()
+
+    async def look(self) -> None:
+        """Read what has happened since the last look."""
+        backend, looks, last = self._tq.queue.backend, self._looks, self._looked_at
+        now = self._tq.queue.clock.now()
+        ended = {status: await backend.last_ended(status, COUNTED) for status in sorted(FINAL)}
+        new = {status: _new(ids, self._ended.get(status, ())) for status, ids in ended.items()}
+        running = await backend.find(TaskFilter(status=(Status.RUNNING,), newest=RUNNING_WINDOW), RUNNING)
+        pushed = await backend.find(TaskFilter(), SHOWN)
+        # What ran at the last look, and does not any more, may wait for its next attempt.
+        read = self._ran - {task.task_id for task in running}
+        read.update(*(ids[:SHOWN] for ids in new.values()))
+        rows = {task.task_id: task for task in await backend.get(sorted(read)) if task is not None}
+        if looks != self._looks:
+            return  # another page has looked meanwhile
+        found = [each for task in (*running, *pushed, *rows.values()) for each in life_of(task)]
+        for status, ids in new.items():
+            if looks and len(ids) > SHOWN and _ended_after(rows.get(ids[SHOWN - 1]), last):
+                more, at_least = len(ids) - SHOWN, len(ids) == COUNTED
+                found.append(Happened(name=str(status), at=now, more=more, at_least=at_least))
+        self._looks, self._looked_at = looks + 1, now
+        self._ended, self._ran = ended, {task.task_id for task in running}
+        self._latest.update((key_of(each), each) for each in found)
+        if len(self._latest) > MOST_SEEN:
+            self._latest = {key_of(each): each for each in newest_first(self._latest.values())[:MOST_SEEN]}
+
+
+def life_of(task: Task) -> Iterator[Happened]:
+    """Yield what has happened to a task, as its row tells."""
+    ended = task.ended_at
+    if ended is None and task.completed_at is not None:  # another program has ended it
+        ended = task.completed_at * SECOND
+    yield _event("pushed", pushed_at(task), task)
+    for attempt in attempts_of(task):
+        if attempt.began_at is not None:
+            yield _event("started", attempt.began_at, task, attempt.number)
+        name = _ENDS.get(attempt.outcome or "")
+        if name and attempt.ended_at is not None and attempt.ended_at != ended:  # else it is the end of the task
+            yield _event(name, attempt.ended_at, task, attempt.number, attempt.error)
+    if task.final and ended is not None:
+        yield _event(str(task.status), ended, task, error=task.error_message)
+
+
+def _event(name: str, at: int, task: Task, attempt: int | None = None, error: str | None = None) -> Happened:
+    return Happened(
+        name=name,
+        at=at,
+        task_id=task.task_id,
+        type=task.type,
+        queue=task.queue,
+        attempt=attempt,
+        error=None if error is None else first_line(error),
+    )
+
+
+def _new(ids: list[str], known: Sequence[str]) -> list[str]:
+    """Return the ids that were not known; where not all could be known, none of those that ended before."""
+    seen = set(known)
+    end = len(ids)
+    if len(known) == COUNTED and seen.intersection(ids):
+        end = max(place for place, each in enumerate(ids) if each in seen)
+    return [each for each in ids[:end] if each not in seen]
+
+
+def _ended_after(task: Task | None, instant: int) -> bool:
+    """Return whether a task ended then or later, by whole seconds; not one that was deleted meanwhile."""
+    return task is not None and task.completed_at is not None and task.completed_at >= instant // SECOND

@@ -1,4 +1,6 @@
-"""Updates of open pages: the script of a page asks again and again for the parts that have changed.
+"""Pages as HTML, and updates of open ones: their script asks again and again for the parts that have changed.
+
+Jinja2 escapes everything that is not markup of a template.
 
 Each answer is short: between two of them an open page holds nothing of the application, and delays no stop of a server.
 An answer says when to ask again. The pause grows with the CPU time that the open pages take, so that this is a bounded
@@ -10,17 +12,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
+import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.errors import missing
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard.render import live_parts
 from aiotaskq.web.dashboard.view import Page, View
+
+try:
+    import jinja2
+except ModuleNotFoundError:
+    raise missing("jinja2", "dashboard") from None
+
+TEMPLATES = Path(__file__).parent / "templates"
+_LIVE = re.compile(r'<(\w+) id="([\w-]+)" data-live[^>]*>(.*?)</\1><!--end \2-->', re.DOTALL)
 
 INTERVAL = 1.0  # seconds between two renderings of a page
 SHARE = 0.03  # of a core that open pages may take, beside the counts
@@ -182,3 +196,26 @@ def _digest(name: str, markup: str) -> str:
 def _key(page: Page, view: View) -> bytes:
     """Tabs with the same key see the same page."""
     return msgspec.json.encode((page.name, sorted(view.query.items()), view.words.language, view.form_token))
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+
+
+def render(name: str, data: Mapping[str, Any]) -> bytes:
+    """Return the page of a template."""
+    return _environment().get_template(f"{name}.html").render(data).encode("utf-8", "replace")
+
+
+def live_parts(page: bytes) -> Iterator[tuple[str, str]]:
+    """Yield id and content of each part of a page that may change while it is open: see ``live`` in ``parts.html``."""
+    for found in _LIVE.finditer(page.decode()):
+        yield found[2], found[3]

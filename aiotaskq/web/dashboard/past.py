@@ -25,13 +25,12 @@ from aiotaskq.core.history import (
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
+from aiotaskq.web.dashboard.counts import Kept
 from aiotaskq.web.dashboard.words import marked
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
-MOST_KEPT = 64
-"""Answers that are kept: spans of queues and types."""
 PERCENTS = (50, 95, 99)
 NOT_A_STATE = marked("retried")
 """The one kind of outcome that no task has as its state."""
@@ -132,47 +131,34 @@ class Past:
     def __init__(self, tq: TaskQ) -> None:
         self._tq = tq
         self._zone = tq.timezone or local_timezone()
-        self._kept: dict[tuple[str, str, str | None, str | None], tuple[int, msgspec.Struct | list[TypeSums]]] = {}
+        self._kept = Kept(tq.queue.clock.now)
 
     async def activity(self, span: str | None, *, queue: str | None = None, type: str | None = None) -> Activity:
         """Return the points of a span of time, of one queue or type where that is given."""
-        name, _, step, count, _ = span_of(span)
-        key = ("activity", name, queue, type)
-        if (kept := self._fresh(key)) is None:
+        name, _, step, count, seconds = span_of(span)
+
+        async def read() -> Activity:
             begin, periods = await self._read(name, queue=queue, type=type)
-            kept = await asyncio.to_thread(_activity, name, begin, step, count, periods, self._zone)
-            self._keep(key, kept)
-        assert isinstance(kept, Activity)
-        return kept
+            return await asyncio.to_thread(_activity, name, begin, step, count, periods, self._zone)
+
+        return await self._kept.get(("activity", name, queue, type), seconds, read)
 
     async def types(self, span: str | None, *, queue: str | None = None) -> list[TypeSums]:
         """Return the sums of each task type in a span of time, by name."""
-        name = span_of(span)[0]
-        key = ("types", name, queue, None)
-        if (kept := self._fresh(key)) is None:
+        name, *_, seconds = span_of(span)
+
+        async def read() -> list[TypeSums]:
             begin, periods = await self._read(name, queue=queue)
             minutes = max(1.0, (self._tq.queue.clock.now() - begin) / SECOND / MINUTE)
-            kept = await asyncio.to_thread(_types, begin, minutes, periods)
-            self._keep(key, kept)
-        assert isinstance(kept, list)
-        return kept
+            return await asyncio.to_thread(_types, begin, minutes, periods)
+
+        return await self._kept.get(("types", name, queue), seconds, read)
 
     async def _read(self, span: str, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
         _, _, step, count, _ = SPANS[span]
         now = self._tq.queue.clock.now()
         begin = begin_of(now, step) - (count - 1) * step * SECOND
         return begin, await self._tq.history(since=begin / SECOND, queue=queue, type=type)
-
-    def _fresh(self, key: tuple[str, str, str | None, str | None]) -> msgspec.Struct | list[TypeSums] | None:
-        at, found = self._kept.get(key, (0, None))
-        age = self._tq.queue.clock.now() - at
-        return found if 0 <= age < SPANS[key[1]][4] * SECOND else None
-
-    def _keep(self, key: tuple[str, str, str | None, str | None], found: msgspec.Struct | list[TypeSums]) -> None:
-        self._kept.pop(key, None)
-        while len(self._kept) >= MOST_KEPT:
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = self._tq.queue.clock.now(), found
 
 
 class _Added:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import msgspec
 
-from aiotaskq.app.taskq import internal
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.limits import LimitView, limit_view
+from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
-
-if TYPE_CHECKING:
-    from aiotaskq.app.taskq import TaskQ
 
 
 class QueueRow(msgspec.Struct):
@@ -82,9 +79,9 @@ def elapsed(task: Task, now: int) -> float | None:
     return float(max(0, now - task.began_at) // SECOND)
 
 
-def timeout_of(tq: TaskQ, task: Task) -> float | None:
+def timeout_of(handlers: Mapping[str, Handler], task: Task) -> float | None:
     """Return the seconds that a run of a task may take: its own, else those of its handler, where that is known."""
     if task.timeout is not None:
         return task.timeout
-    handler = internal(tq).registered.handlers.get(task.type)
+    handler = handlers.get(task.type)
     return None if handler is None else handler.timeout

@@ -15,23 +15,31 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ, check_taskq, internal
+from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.web.access import is_same_origin
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.happened import Feed
-from aiotaskq.web.dashboard.life import Life
-from aiotaskq.web.dashboard.live import Live
-from aiotaskq.web.dashboard.login import Login, UserLogin
-from aiotaskq.web.dashboard.pages import MENU, actions, pages
-from aiotaskq.web.dashboard.past import Past
-from aiotaskq.web.dashboard.render import render
+from aiotaskq.web.dashboard.live import Live, render
+from aiotaskq.web.dashboard.pages import (
+    activity,
+    events,
+    groups,
+    limits,
+    overview,
+    queues,
+    schedules,
+    settings,
+    tasks,
+    types,
+    values,
+    workers,
+)
 from aiotaskq.web.dashboard.reply import SECURITY, form_reply, page_reply, redirect
-from aiotaskq.web.dashboard.view import Action, Change, Kept, Page, Question, StoppedError, View, link
+from aiotaskq.web.dashboard.session import Login, UserLogin
+from aiotaskq.web.dashboard.view import Action, Change, Page, Question, Shared, StoppedError, View, actions, link, pages
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.dispatch import media_type_of, read_body
 from aiotaskq.web.endpoint import Request, Response
@@ -65,6 +73,21 @@ def asset(name: str, headers: Mapping[str, str]) -> Response:
     return Response(200, content, kept, media_type)
 
 
+MENU = (
+    overview.overview,
+    tasks.tasks,
+    types.types,
+    queues.queues,
+    workers.workers,
+    limits.limits,
+    groups.groups,
+    schedules.schedules,
+    events.events,
+    values.values,
+    activity.activity,
+    settings.settings,
+)
+"""The pages in the menu, in its order."""
 VIEW = "view"
 """What ``allow`` is asked for a page that only shows."""
 THEMES = ("light", "dark")
@@ -127,13 +150,8 @@ class Dashboard:
         self._policy = Policy(read_only=read_only, show_args=show_args, origins=origins, actor=actor)
         self._allow = allow
         self._login = login
-        self._clock = SystemClock()
-        self._counts = Counts(tq)
-        self._kept = Kept()
-        self._live = Live(self._rendered, self._clock)
-        self._past = Past(tq)
-        self._feed = Feed(internal(tq).registered.hooks)
-        self._life = Life(tq)
+        self._shared = Shared(tq)
+        self._live = Live(self._rendered, SystemClock())
 
     async def respond(self, request: Request) -> Response:
         """Return the response to a request. An error of the application's own is raised."""
@@ -210,7 +228,7 @@ class Dashboard:
             "words": words,
             "view": view,
             "page": page,
-            "menu": [pages.all[name] for name in MENU],
+            "menu": MENU,
             "languages": LANGUAGES,
             "store": mask(self._tq.url),
             "read_only": self._policy.read_only,
@@ -235,13 +253,8 @@ class Dashboard:
     def _view(self, visit: _Visit, key: str) -> View:
         """Return a view that shows nothing but its page: no action, and no params."""
         return View(
-            tq=self._tq,
+            shared=self._shared,
             words=visit.words,
-            counts=self._counts,
-            past=self._past,
-            feed=self._feed,
-            life=self._life,
-            kept=self._kept,
             query={},
             now=visit.now,
             preferences=visit.preferences,
@@ -252,9 +265,9 @@ class Dashboard:
         return replace(self._view(visit, key), show_args=self._policy.show_args, allowed=await self._allowed(visit))
 
     async def _allowed(self, visit: _Visit) -> frozenset[str]:
-        words = dict.fromkeys(action.operation.word for action in actions.all.values())
+        words = dict.fromkeys(action.operation.word for action in actions.values())
         allowed = {word for word in words if await self._may(visit.request, word)}
-        return frozenset(name for name, action in actions.all.items() if action.operation.word in allowed)
+        return frozenset(name for name, action in actions.items() if action.operation.word in allowed)
 
     async def _update(self, visit: _Visit) -> Response:
         wanted = dict(visit.request.query)
@@ -293,7 +306,7 @@ class Dashboard:
         return form
 
     async def _change(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
-        action = actions.all.get(visit.name)
+        action = actions.get(visit.name)
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(visit.request, action.operation.word):
@@ -307,12 +320,12 @@ class Dashboard:
         except ValidationError as error:
             if action.form is None:
                 raise
-            return await self._refused(visit, pages.all[action.form], form, str(error))
+            return await self._refused(visit, pages[action.form], form, str(error))
         if isinstance(answer, Question):
             kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.operation.name, "fields": kept}
             return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
-        self._forget()
+        self._shared.forget()
         return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
 
     async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Response:
@@ -326,14 +339,10 @@ class Dashboard:
         """Say what was done before an error, and what the error is. Raises one that is the application's own."""
         error = stopped.__cause__
         assert error is not None
-        self._forget()
+        self._shared.forget()
         if not isinstance(error, AiotaskqError):
             raise error
         return self._problem(visit, answered(error, f"dashboard: {action.operation.name}"), stopped.done.message)
-
-    def _forget(self) -> None:
-        self._counts.forget()
-        self._kept.forget()
 
     def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
@@ -404,7 +413,7 @@ def guarded_dashboard(
 def _own_page(address: str) -> str:
     """Return the address if it is one of these pages, else that of the overview."""
     name = address.partition("?")[0]
-    known = name == "./" or (name != "" and name in pages.all)
+    known = name == "./" or (name != "" and name in pages)
     return address if known and _PLAIN.fullmatch(address) else "./"
 
 
@@ -414,7 +423,7 @@ def _said(message: session.Message | None, words: Words) -> session.Message | No
 
 
 def _page(name: str) -> Page:
-    page = pages.all.get(name)
+    page = pages.get(name)
     if page is None:
         raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
     return page

@@ -1,71 +1,58 @@
-"""What a page's function gets: the task queue, the checked query, the words of the page, and what may be done."""
+"""What pages and actions are made of: a view of one request, a change by a form, and the tables of both."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
 
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND
+from aiotaskq.errors import ValidationError
 from aiotaskq.operations.hidden import visible_entry
-from aiotaskq.operations.table import Operation
-from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.happened import Feed
-from aiotaskq.web.dashboard.life import Life
-from aiotaskq.web.dashboard.operated import Operated, noun_of, operated_of
+from aiotaskq.operations.table import Access, Counted, Enough, Operation, parameters, perform, perform_each, read
+from aiotaskq.runtime.handler import Handler
+from aiotaskq.web.dashboard.counts import Counts, Kept
+from aiotaskq.web.dashboard.happened import Feed, Life, Operated, noun_of, operated_of
 from aiotaskq.web.dashboard.past import Past
 from aiotaskq.web.dashboard.session import Message, Preferences
 from aiotaskq.web.dashboard.words import Words, marked
 from aiotaskq.web.problem_details import ProblemError
 
-if TYPE_CHECKING:
-    from aiotaskq.app.taskq import TaskQ
-
 T = TypeVar("T")
 
 
-class Kept:
-    """What the updates of open pages need not read anew each time: it is kept for some seconds, for all pages.
+class Shared:
+    """What the pages of one task queue share: what was read of it, and is kept for a while."""
 
-    Answers by their names, of which there are a few.
-    """
-
-    def __init__(self) -> None:
-        self._clock = SystemClock()
-        self._answers: dict[str, tuple[int, Any]] = {}
-
-    async def get(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
-        """Return an answer that is not older than so many seconds, which is read if there is none."""
-        at, answer = self._answers.get(name, (0, None))
-        if name in self._answers and self._clock.ticks() - at < seconds * SECOND:
-            return cast(T, answer)
-        before = self._answers
-        answer = await read()
-        if before is self._answers:  # else something was changed meanwhile
-            self._answers[name] = self._clock.ticks(), answer
-        return answer
+    def __init__(self, tq: TaskQ) -> None:
+        self.tq = tq
+        self.counts = Counts(tq)
+        self.past = Past(tq)
+        self.feed = Feed(internal(tq).registered.hooks)
+        self.life = Life(tq)
+        self.kept = Kept(SystemClock().ticks)
 
     def forget(self) -> None:
-        """Read everything anew: something was changed."""
-        self._answers = {}
+        """Read anew: something was changed."""
+        self.counts.forget()
+        self.kept.forget()
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
     """One request for a page."""
 
-    tq: TaskQ
+    shared: Shared
     words: Words
-    counts: Counts
-    past: Past
-    feed: Feed
-    life: Life
-    kept: Kept
     query: Mapping[str, str]
     now: int
     """Microseconds UTC."""
@@ -80,9 +67,19 @@ class View:
     message: Message | None = None
     form_token: str = ""
 
+    @property
+    def tq(self) -> TaskQ:
+        """The task queue."""
+        return self.shared.tq
+
+    @property
+    def handlers(self) -> Mapping[str, Handler]:
+        """The handlers of this process by their types."""
+        return internal(self.tq).registered.handlers
+
     async def keep(self, name: str, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
         """Return what is read; for an update of an open page, what was read at most so many seconds before."""
-        return await self.kept.get(name, seconds if self.update else 0.0, read)
+        return await self.shared.kept.get(name, seconds if self.update else 0.0, read)
 
     def text(self, name: str) -> str | None:
         """Return a query parameter; None where it is absent or empty."""
@@ -128,29 +125,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         return self.name or "overview"
 
 
-class Pages:
-    """A table of pages that a decorator fills."""
-
-    def __init__(self) -> None:
-        self.all: dict[str, Page] = {}
-
-    def __call__(self, name: str, title: str, *parameters: str, section: str = "") -> Callable[[Load], Load]:
-        """Register the function of a page."""
-
-        def register(load: Load) -> Load:
-            self.all[name] = Page(
-                name=name,
-                title=title,
-                load=load,
-                section=section or name,
-                parameters=parameters,
-            )
-            return load
-
-        return register
+pages: dict[str, Page] = {}
+"""By their names."""
 
 
-pages = Pages()
+def page(name: str, title: str, *parameters: str, section: str = "") -> Callable[[Load], Page]:
+    """Register the function of a page."""
+
+    def register(load: Load) -> Page:
+        made = Page(name=name, title=title, load=load, section=section or name, parameters=parameters)
+        return pages.setdefault(name, made)
+
+    return register
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,23 +213,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     """The page that has its form: input that is refused is shown there again, with what was wrong."""
 
 
-class Actions:
-    """A table of actions that a decorator fills."""
-
-    def __init__(self) -> None:
-        self.all: dict[str, Action] = {}
-
-    def __call__(self, operation: Operation, *, form: str | None = None) -> Callable[[Run], Run]:
-        """Register the function of an action; ``form`` is the page that has its form."""
-
-        def register(run: Run) -> Run:
-            self.all[operation.name] = Action(operation=operation, run=run, form=form)
-            return run
-
-        return register
-
-
-actions = Actions()
+actions: dict[str, Action] = {}
+"""By the names of their operations."""
 
 
 KEEP_LOG = 3.0
@@ -262,3 +233,162 @@ async def operated_on(view: View, target: str, nouns: Collection[str]) -> list[O
     """Return the latest changes of one thing, the newest first."""
     found = [each for each in await log_of(view) if target in each.targets and noun_of(each.action) in nouns]
     return list(map(operated_of, found[:LISTED]))
+
+
+# ---- fields of forms ----
+
+
+def json_of(name: str, text: str) -> Any:
+    """Return the value of a JSON text. Raises ValidationError naming the field."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ValidationError(f"{name}: is no JSON: {error}") from None
+    except RecursionError:
+        raise ValidationError(f"{name}: is nested too deeply") from None
+
+
+def number(name: str, text: str) -> float:
+    """Return the number of a text. Raises ValidationError naming the field."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
+    return found
+
+
+def by_name(operation: Operation, change: Change) -> dict[str, Any]:
+    """Return each parameter from the field of its name; one that is empty is left out. Raises ValidationError."""
+    given = {each.name: (each.kind, change.text(each.name)) for each in parameters(operation)}
+    return {
+        name: json_of(name, text) if kind in (dict, Any) else text
+        for name, (kind, text) in given.items()
+        if text is not None
+    }
+
+
+# ---- actions ----
+
+
+def register(operation: Operation, run: Run, form: str | None = None) -> None:
+    """Register the function of an action; ``form`` is the page that has its form."""
+    actions[operation.name] = Action(operation=operation, run=run, form=form)
+
+
+def action(
+    operation: Operation,
+    page: Callable[[Change, str], str],
+    said: str | Callable[[Any], str],
+    *,
+    form: str | None = None,
+    question: str = "",
+    button: str = "",
+    values: Callable[[Change], dict[str, Any]] | None = None,
+) -> None:
+    """Register the action of an operation on one thing.
+
+    Args:
+        page: returns the address of the page that is shown afterwards, from the name of the thing.
+        said: what is said there, or what returns it from the answer. A sentence of the catalogue, with the name of the
+            thing, as ``question``.
+        form: the page that has its form, if that can be refused.
+        question: asked before; none if it is empty.
+        button: the answer yes.
+        values: reads the form; default each parameter from the field of its name.
+    """
+    thing = operation.thing
+    assert thing is not None
+    values = values or functools.partial(by_name, operation)
+
+    async def run(change: Change) -> Question | Done:
+        name = change.needed(thing)
+        if question and not change.sure:
+            return Question(question, {thing: name}, button, page(change, name))
+        access = Access(change.tq, change.show_args)
+        given = read(operation, values(change), strict=False)
+        answer = await perform(operation, access, given, "dashboard", change.actor)
+        return done(said if isinstance(said, str) else said(answer), page(change, name), **{thing: name})
+
+    register(operation, run, form)
+
+
+class Texts(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of an operation on many things: sentences of the catalogue, with ``{count}``."""
+
+    button: str = ""
+    """The answer yes."""
+    ask_selected: str = ""
+    """Asked before it is done to those that are selected; nothing can be selected if it is empty."""
+    ask_all: str = ""
+    """Asked before it is done to all that match; nothing if it is empty."""
+    ask_uncounted: str = ""
+    """The same, where they are so many that counting them takes too long."""
+    done: str
+    left: str = ""
+    """Said where the time of one request was over before all were done."""
+
+
+SECONDS = 20.0
+"""After which no further transaction is begun."""
+COUNT_SECONDS = 5.0
+
+
+def action_on_many(
+    operation: Operation,
+    texts: Texts,
+    page: Callable[[Change], str],
+    where: Callable[[Change], dict[str, Any] | None] = lambda _change: {},
+) -> None:
+    """Register the action of an operation on those things that are selected, or on all that match.
+
+    Args:
+        page: returns the address of the page that is shown afterwards.
+        where: returns the filters from the form; None where nothing can match.
+    """
+    many, thing = operation.many, operation.thing
+    assert many is not None and thing is not None
+
+    async def asked(change: Change, back: str, ids: list[str] | None, given: dict[str, Any]) -> Question | Done:
+        if ids is not None:
+            return Question(texts.ask_selected, {"count": len(ids)}, texts.button, back)
+        try:
+            async with asyncio.timeout(COUNT_SECONDS):
+                access, params = Access(change.tq, change.show_args), read(many, given | {"dry_run": True})
+                counted: Counted = await perform(many, access, params, "dashboard", change.actor)
+        except TimeoutError:
+            return Question(texts.ask_uncounted or texts.ask_all, {"count": "?"}, texts.button, back)
+        if not counted.count:
+            return Done(Message(marked("Nothing matches."), problem=True), back)
+        return Question(texts.ask_all, {"count": counted.count}, texts.button, back)
+
+    async def run(change: Change) -> Question | Done:
+        back, ids, given = page(change), None, where(change)
+        if texts.ask_selected and change.text("which") != "all":
+            ids = list(dict.fromkeys(change.form.get(thing, ())))
+        if given is None or ids == []:
+            said = marked("Nothing matches.") if given is None else marked("Nothing is selected.")
+            return Done(Message(said, problem=True), back)
+        if not change.sure and (texts.ask_all if ids is None else texts.ask_selected):
+            return await asked(change, back, ids, given)
+        count, over = 0, False
+        end = change.tq.queue.clock.ticks() + int(SECONDS * SECOND)
+
+        def progress(now: int) -> None:
+            nonlocal count, over
+            count, over = now, change.tq.queue.clock.ticks() >= end
+            if over:
+                raise Enough
+
+        access = Access(change.tq, change.show_args, progress=progress)
+        try:
+            if ids is None:
+                await perform(many, access, read(many, given), "dashboard", change.actor)
+            else:
+                await perform_each(operation, access, ids, "dashboard", change.actor)
+        except Exception as error:
+            raise StoppedError(Done(Message(texts.done, {"count": count}), back)) from error
+        return Done(Message(texts.left if over else texts.done, {"count": count}), back)
+
+    register(many, run)

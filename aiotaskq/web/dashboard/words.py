@@ -14,7 +14,6 @@ from aiotaskq.core.catalogue import parse, rendered
 from aiotaskq.core.cron import local_timezone
 from aiotaskq.core.instants import from_iso, to_datetime, to_iso
 from aiotaskq.core.masking import without_passwords
-from aiotaskq.operations.everything import OPERATIONS
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 CATALOGUE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "dashboard.po"
@@ -38,10 +37,6 @@ _BIDI = str.maketrans(dict.fromkeys("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\
 def marked(text: str) -> str:
     """Return the text as it is; marks one that must be in the catalogue, because a template translates it later."""
     return text
-
-
-CHANGES = tuple(operation.word for operation in OPERATIONS.values() if operation.changes)
-"""Names of changes in the audit log and the hook ``operated``."""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from aiotaskq import Limit, Rate, TaskQ, Workflow, current_task
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.core.validation import MAX_KEY, MAX_NAME
 from aiotaskq.runtime.audit import audit
-from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.site import pages
 from tests.support.waiting import eventually
 
 PLAIN = "a plain text"
@@ -42,7 +42,7 @@ class Sample:
     def addresses(self) -> list[str]:
         """Return an address of every page, and of each thing that it can show."""
         found: list[str] = []
-        for name, page in pages.all.items():
+        for name, page in pages.items():
             if "id" in page.parameters and name not in ("tasks", "schedules"):
                 known = {"tasks": [*self.tasks.values()], "groups": self.groups, "schedules": self.schedules}
                 known["workers"] = self.workers

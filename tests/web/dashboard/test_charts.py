@@ -23,7 +23,8 @@ from aiotaskq.web.dashboard.charts import (
     lines,
     time_labels,
 )
-from aiotaskq.web.dashboard.past import MOST_KEPT, SPANS, Past
+from aiotaskq.web.dashboard.counts import MOST_KEPT
+from aiotaskq.web.dashboard.past import SPANS, Past
 from aiotaskq.web.dashboard.words import Words
 
 UTC = ZoneInfo("UTC")

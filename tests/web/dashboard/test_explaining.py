@@ -17,7 +17,7 @@ from aiotaskq.errors import TaskConflict
 from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
-from aiotaskq.web.dashboard.pages.task import timeline
+from aiotaskq.web.dashboard.pages.tasks import timeline
 from tests.support.machine import within
 from tests.support.rows import worker_info
 from tests.support.waiting import eventually

@@ -13,8 +13,8 @@ import pytest
 
 import aiotaskq.web.dashboard as package
 from aiotaskq import TaskQ
-from aiotaskq.web.dashboard.pages import pages
 from aiotaskq.web.dashboard.session import Message
+from aiotaskq.web.dashboard.site import pages
 from aiotaskq.web.dashboard.words import Words
 from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette
@@ -142,7 +142,7 @@ async def test_no_text_of_an_address_or_a_form_is_markup(browse: Browse, number:
         "type",
     )
     fields = dict.fromkeys(names, text) | {"form_token": form_token(await browse.get(""))}
-    for page in [*pages.all.values()][number % 2 :: 2]:
+    for page in [*pages.values()][number % 2 :: 2]:
         reply = await browse.get(page.name, params=dict.fromkeys(page.parameters, text))
         assert markup_of(reply.text) == [], page.name
     names = ["tasks.cancel", "limits.pause", "values.delete", "schedules.delete", "groups.cancel", "values.set"]

@@ -16,9 +16,8 @@ from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import TaskFailed
-from aiotaskq.web.dashboard import life as life_module
-from aiotaskq.web.dashboard.happened import newest_first
-from aiotaskq.web.dashboard.life import Life, life_of
+from aiotaskq.web.dashboard import happened as life_module
+from aiotaskq.web.dashboard.happened import Life, life_of, newest_first
 from tests.support.backends import STORES
 from tests.support.machine import within
 from tests.support.rows import NOW, new

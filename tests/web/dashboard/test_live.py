@@ -13,9 +13,6 @@ from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import VirtualClock
-from aiotaskq.web.dashboard.counts import Counts
-from aiotaskq.web.dashboard.happened import Feed
-from aiotaskq.web.dashboard.life import Life
 from aiotaskq.web.dashboard.live import (
     ALLOWED,
     ANSWER,
@@ -28,9 +25,8 @@ from aiotaskq.web.dashboard.live import (
     Update,
     pause_of,
 )
-from aiotaskq.web.dashboard.pages import pages
-from aiotaskq.web.dashboard.past import Past
-from aiotaskq.web.dashboard.view import Kept, View
+from aiotaskq.web.dashboard.site import pages
+from aiotaskq.web.dashboard.view import Shared, View
 from aiotaskq.web.dashboard.words import Words
 from tests.web.dashboard.conftest import Browse
 
@@ -49,13 +45,8 @@ class Pages:
         self.asked = 0
         self.live = Live(self.render, self.clock, lambda: self.cpu)
         self.view = View(
-            tq=tq,
+            shared=Shared(tq),
             words=Words("en", tq.timezone),
-            counts=Counts(tq),
-            past=Past(tq),
-            feed=Feed(tq._registered.hooks),
-            life=Life(tq),
-            kept=Kept(),
             query={},
             now=0,
         )
@@ -73,7 +64,7 @@ class Pages:
 
     async def update(self, known: Iterable[str] = (), visitor: str = "v", page: str = "tasks") -> Update:
         view = replace(self.view, form_token=visitor)
-        return await self.live.update(pages.all[page], view, self.allowed, list(known))
+        return await self.live.update(pages[page], view, self.allowed, list(known))
 
 
 @pytest.fixture
@@ -137,7 +128,7 @@ async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for
 
     waiting = Live(slow, some.clock, lambda: some.cpu)
     for _ in range(3):
-        found = await waiting.update(pages.all["tasks"], some.view, some.allowed, [])
+        found = await waiting.update(pages["tasks"], some.view, some.allowed, [])
         await some.clock.advance(found.again)
     assert found.again <= INTERVAL
 

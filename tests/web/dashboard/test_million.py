@@ -14,8 +14,7 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.core.gate import GateChange
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard.pages import MENU
-from aiotaskq.web.dashboard.site import Dashboard
+from aiotaskq.web.dashboard.site import MENU, Dashboard
 from tests.backends.sql.plans import analyze, fill, start
 from tests.support.rows import NOW
 from tests.web.dashboard.conftest import in_starlette
@@ -52,7 +51,7 @@ async def full(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 async def test_each_page_takes_little_time(full: TaskQ) -> None:
     spent = {}
     async with in_starlette(full, show_args=True) as browse:
-        for address in (*MENU, *(f"tasks?{query}" for query in FILTERS), *OTHERS):
+        for address in (*(each.name for each in MENU), *(f"tasks?{query}" for query in FILTERS), *OTHERS):
             times = []
             for _ in range(5):
                 began = time.process_time()
@@ -64,7 +63,7 @@ async def test_each_page_takes_little_time(full: TaskQ) -> None:
 
 
 class Asked:
-    method, name, secure, address, original = "GET", "live", False, "", None
+    method, path, secure, address, original = "GET", {"name": "live"}, False, "", None
 
     def __init__(self, page: str, visitor: int) -> None:
         self.query = [("page", page)]
@@ -80,7 +79,7 @@ async def test_open_tabs_take_a_small_share_of_a_core(full: TaskQ, same: bool) -
     dashboard, updates = Dashboard(full, allow=lambda _request, _action: True), [0]
 
     async def tab(number: int) -> None:
-        page = "tasks" if same else MENU[number % len(MENU)]
+        page = "tasks" if same else MENU[number % len(MENU)].name
         while True:
             reply = await dashboard.respond(Asked(page, 0 if same else number))
             updates[0] += reply.status == 200

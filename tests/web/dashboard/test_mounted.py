@@ -16,7 +16,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from aiotaskq import TaskQ
 from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
-from aiotaskq.web.dashboard.pages import pages
+from aiotaskq.web.dashboard.site import pages
 from tests.web.dashboard.browser import served
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
@@ -54,7 +54,7 @@ async def test_the_login_of_the_host_guards_every_path(
     host: Callable[[TaskQ], AsyncIterator[Browse]], tq: TaskQ
 ) -> None:
     async with contextlib.asynccontextmanager(host)(tq) as browse:
-        for path in [*pages.all, "live?page=tasks", "tasks?format=json", "static/dashboard.js", "nowhere"]:
+        for path in [*pages, "live?page=tasks", "tasks?format=json", "static/dashboard.js", "nowhere"]:
             assert (await browse.get(path)).status_code == 401, path
         for path in ("queues.pause", "preferences", "login"):
             assert (await browse.post(path, data={"queue": "q"})).status_code == 401, path
@@ -132,7 +132,7 @@ async def test_behind_a_proxy_with_a_certificate_every_link_stays_and_cookies_ar
         assert (done.status_code, done.headers["location"]) == (303, "tasks")
         assert "Secure" in done.headers["set-cookie"]
         headers["Cookie"] = done.headers["set-cookie"].partition(";")[0]
-        for name in pages.all:
+        for name in pages:
             text = (await browse.get(name, headers=headers)).text
             for address in re.findall(r'(?:href|src|action)="([^"#]+)', text):
                 assert urljoin(f"{public}{name}", address).startswith(public), address

@@ -8,9 +8,11 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core import firing
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard import live, view
+from aiotaskq.web.dashboard import live
+from aiotaskq.web.dashboard.counts import Kept
 from aiotaskq.web.dashboard.pages import schedules
 from aiotaskq.web.dashboard.site import Dashboard
 from tests.support.rows import worker_info
@@ -92,7 +94,7 @@ async def test_the_due_times_of_few_schedules_are_kept(tq: TaskQ, monkeypatch: p
 
 
 async def test_what_is_kept_is_read_anew_after_a_change() -> None:
-    answers, found = view.Kept(), iter(range(9))
+    answers, found = Kept(SystemClock().ticks), iter(range(9))
 
     async def read() -> int:
         return next(found)

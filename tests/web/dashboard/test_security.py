@@ -12,8 +12,8 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.pages import actions, pages
 from aiotaskq.web.dashboard.reply import POLICY
+from aiotaskq.web.dashboard.site import actions, pages
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 
 TOKEN = "correct-horse-battery-staple"
@@ -31,7 +31,7 @@ def packed(value: Any) -> str:
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "x"])
 async def test_no_action_is_taken_for_a_page_of_another_site(browse: Browse, site: str) -> None:
     token = form_token(await browse.get(""))
-    for name in [*actions.all, "preferences"]:
+    for name in [*actions, "preferences"]:
         fields = {"form_token": token, "sure": "yes"}
         assert (await browse.post(name, data=fields, headers={"Sec-Fetch-Site": site})).status_code == 403, name
 
@@ -70,7 +70,7 @@ async def test_only_forms_of_these_pages_are_read(door: Door, tq: TaskQ) -> None
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_no_link_changes_anything(browse: Browse, tq: TaskQ, method: str) -> None:
     token = form_token(await browse.get(""))
-    for name in actions.all:
+    for name in actions:
         done = await browse.request(method, f"{name}?queue=q&id=x&key=x&sure=yes&form_token={token}")
         assert done.status_code == 404, name
     assert await tq.paused() == []
@@ -122,7 +122,7 @@ ODD = ["\0", "%", "\xff\xfe", "9" * 40, "-1", "q" * 2_000, "\r\nX: y", "'", "{0}
 
 @pytest.mark.parametrize("odd", ODD, ids=range(len(ODD)))
 async def test_no_query_breaks_a_page(browse: Browse, odd: str) -> None:
-    for page in pages.all.values():
+    for page in pages.values():
         for form in ({}, {"format": "json"}):
             reply = await browse.get(page.name, params=dict.fromkeys(page.parameters, odd) | form)
             assert reply.status_code in (200, 404, 422), page.name
@@ -146,7 +146,7 @@ async def test_no_field_breaks_an_action(browse: Browse, odd: str) -> None:
         "task_type",
     )
     fields += ("schedule_type", "timing", "timezone", "params", "type", "delay", "priority", "slots", "status", "sure")
-    for name in actions.all:
+    for name in actions:
         done = await browse.post(name, data=dict.fromkeys(fields, odd) | {"form_token": token}, headers=SAME)
         assert done.status_code in (200, 303, 404, 409, 422), name
         assert "\r" not in done.headers.get("location", "") and "x" not in done.headers
@@ -269,11 +269,11 @@ def test_a_login_expires_and_cannot_be_prolonged() -> None:
 async def test_a_login_is_for_one_token_only_and_no_page_shows_without(tq: TaskQ) -> None:
     task_id = (await tq.push("greet", {"name": "x"})).task_id
     async with standalone(tq, host="0.0.0.0", token=TOKEN) as browse:
-        for name in pages.all:
+        for name in pages:
             for form in ("", "&format=json"):
                 reply = await browse.get(f"{name}?id={task_id}{form}")
                 assert reply.status_code == 401 and "greet" not in reply.text
-        for name in actions.all:
+        for name in actions:
             assert (await send(browse, name, id=task_id, sure="yes")).status_code == 401
     assert (await tq.get(task_id)).status == "pending"
 
@@ -296,7 +296,7 @@ async def test_json_is_for_those_who_may_see_the_page(door: Door, tq: TaskQ) -> 
             assert (await browse.get("tasks?format=json")).status_code == 401
         return
     async with door(tq, allow=lambda _request, _action: False) as browse:
-        for name in [*pages.all, "live"]:
+        for name in [*pages, "live"]:
             reply = await browse.get(f"{name}?format=json&page=tasks")
             assert (reply.status_code, msgspec.json.decode(reply.content)["status"]) == (403, 403)
             assert reply.headers["content-type"] == "application/problem+json"
@@ -324,4 +324,4 @@ async def test_pages_cannot_be_framed(door: Door, tq: TaskQ) -> None:
 
 def test_no_client_has_a_cookie_of_the_session_in_its_address() -> None:
     """Sessions are in cookies alone: an address is in logs and in Referer."""
-    assert not {name for page in pages.all.values() for name in page.parameters} & {"token", "session", "form_token"}
+    assert not {name for page in pages.values() for name in page.parameters} & {"token", "session", "form_token"}

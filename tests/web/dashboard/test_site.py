@@ -17,8 +17,8 @@ from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.pages import MENU, pages
 from aiotaskq.web.dashboard.reply import POLICY
+from aiotaskq.web.dashboard.site import MENU, pages
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 
 TOKEN = "correct-horse-battery-staple"
@@ -60,11 +60,7 @@ async def test_the_prefix_without_a_slash_leads_to_the_overview(door: Door, tq: 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name
-        for name, page in pages.all.items()
-        if not {"id", "key"} & {*page.parameters} and name not in ("queue", "type")
-    ],
+    [name for name, page in pages.items() if not {"id", "key"} & {*page.parameters} and name not in ("queue", "type")],
 )
 async def test_a_page_is_data_for_programs_too(browse: Browse, name: str) -> None:
     page, data = await browse.get(name), await browse.get(name, params={"format": "json"})
@@ -233,6 +229,6 @@ async def test_without_a_token_only_names_of_this_machine_are_served(tq: TaskQ) 
 
 async def test_every_icon_of_a_page_is_drawn(browse: Browse, tq: TaskQ) -> None:
     drawn = set(re.findall(r'<symbol id="([a-z-]+)"', (await browse.get("static/icons.svg")).text))
-    for name in MENU:
+    for name in (page.name for page in MENU):
         used = set(re.findall(r'icons\.svg#([^"]*)"', (await browse.get(name or "./")).text))
         assert f"page-{name or 'overview'}" in used and used <= drawn, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiotaskq import TaskQ, current_task
 from aiotaskq.core.task import Attempt
-from aiotaskq.web.dashboard.pages.task import during
+from aiotaskq.web.dashboard.pages.tasks import during
 from tests.support.machine import within
 from tests.web.dashboard.conftest import in_starlette
 

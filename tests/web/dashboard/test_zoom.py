@@ -8,7 +8,7 @@ import pytest
 
 from aiotaskq import TaskQ, Workflow
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.web.dashboard.graph import ZOOMS, Zoom, zoom_of
+from aiotaskq.web.dashboard.pages.groups import ZOOMS, Zoom, zoom_of
 from tests.web.dashboard.conftest import Browse
 
 

@@ -8,9 +8,8 @@ import msgspec
 
 from aiotaskq.core.serialize import error_type
 from aiotaskq.runtime.hooks import NAMES, OPERATED
-from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
-from aiotaskq.web.dashboard.operated import operated_of
-from aiotaskq.web.dashboard.view import View, log_of, pages
+from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first, operated_of
+from aiotaskq.web.dashboard.view import View, log_of, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -18,16 +17,16 @@ KEEP = 0.9
 """Seconds for which an open page does not read the store anew."""
 
 
-@pages("activity", marked("Activity"), "name")
+@page("activity", marked("Activity"), "name")
 async def activity(view: View) -> dict[str, Any]:
     """Read what has happened to tasks, and return it with what this process has collected; go on collecting."""
     name = view.text("name")
     wanted = name if name in NAMES else None
-    found = {key_of(each): each for each in view.feed.read(wanted, ROWS)}
+    found = {key_of(each): each for each in view.shared.feed.read(wanted, ROWS)}
     shared = view.tq.queue.backend.shared
     if shared:  # else there is no other process
-        await view.keep("life", KEEP, view.life.look)
-        found.update((key_of(each), each) for each in view.life.latest if wanted in (None, each.name))
+        await view.keep("life", KEEP, view.shared.life.look)
+        found.update((key_of(each), each) for each in view.shared.life.latest if wanted in (None, each.name))
     if wanted in (None, OPERATED):
         for entry in (await log_of(view))[:ROWS]:
             found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))

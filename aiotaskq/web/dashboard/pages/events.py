@@ -6,9 +6,7 @@ from typing import Any
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.operations.events import events as operations
-from aiotaskq.web.dashboard.door import action
-from aiotaskq.web.dashboard.fields import json_of
-from aiotaskq.web.dashboard.view import Change, View, link, pages
+from aiotaskq.web.dashboard.view import Change, View, action, json_of, link, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -16,7 +14,7 @@ KEEP = 5.0
 """Seconds for which an open page does not look anew."""
 
 
-@pages("events", marked("Events"), "key", "after")
+@page("events", marked("Events"), "key", "after")
 async def events(view: View) -> dict[str, Any]:
     """Read the keys that are waited for, and one page of the events that are there."""
     store, key = view.tq.queue.backend.steps, view.text("key") or ""

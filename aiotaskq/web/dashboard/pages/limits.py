@@ -9,10 +9,8 @@ from aiotaskq.core.instants import to_iso
 from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits as operations
-from aiotaskq.web.dashboard.door import action
-from aiotaskq.web.dashboard.fields import number
 from aiotaskq.web.dashboard.rows import limit_row
-from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, action, link, number, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 200
@@ -20,7 +18,7 @@ LISTED = 20
 """Tasks that are listed of those that hold a limit, and of those that wait."""
 
 
-@pages("limits", marked("Limits"), "key")
+@page("limits", marked("Limits"), "key")
 async def limits(view: View) -> dict[str, Any]:
     """Read the limits by their keys."""
     key = view.text("key") or ""
@@ -28,7 +26,7 @@ async def limits(view: View) -> dict[str, Any]:
     return {"limits": [limit_row(each) for each in found[:ROWS]], "key": key, "more": len(found) > ROWS}
 
 
-@pages("limit", marked("Limit"), "key", section="limits")
+@page("limit", marked("Limit"), "key", section="limits")
 async def limit(view: View) -> dict[str, Any]:
     """Read one limit. Raises NotFound."""
     key = view.needed("key")

@@ -9,7 +9,7 @@ from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.operations.task_views import task_view
 from aiotaskq.web.dashboard.attention import attention, look
 from aiotaskq.web.dashboard.rows import queue_rows
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
 RECENT = 5  # failed tasks that are listed
@@ -18,13 +18,13 @@ HOUR = 3_600  # seconds
 KEEP = 5.0  # seconds for which an open page does not look anew for failures and for what needs attention
 
 
-@pages("", marked("Overview"), "span")
+@page("", marked("Overview"), "span")
 async def overview(view: View) -> dict[str, Any]:
     """Read the counts, what workers did, and what needs attention."""
-    counted = await view.counts.get()
+    counted = await view.shared.counts.get()
     stats = counted.stats
     failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
-    hour = (await view.past.activity("1h")).total.counts.get("failed", 0)
+    hour = (await view.shared.past.activity("1h")).total.counts.get("failed", 0)
     looked = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
     worker = view.tq.worker
     return {
@@ -33,7 +33,7 @@ async def overview(view: View) -> dict[str, Any]:
         "approximate": counted.approximate,
         "ready": stats.ready,
         "oldest": stats.oldest_age,
-        "activity": await view.past.activity(view.text("span")),
+        "activity": await view.shared.past.activity(view.text("span")),
         "written": worker is None or worker.tally is not None,  # whether what the worker of this process did is
         "queues": queue_rows(stats),
         "failed": [task_view(each, errors=False, params=False) for each in failed[:RECENT]],

@@ -8,10 +8,9 @@ from typing import Any
 from aiotaskq.core.task import SECOND
 from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
-from aiotaskq.web.dashboard.door import action
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import queue_row, queue_rows
-from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, View, action, link, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
@@ -20,10 +19,10 @@ KEEP = 5.0
 """Seconds for which an open page does not look for them anew."""
 
 
-@pages("queues", marked("Queues"), "like")
+@page("queues", marked("Queues"), "like")
 async def queues(view: View) -> dict[str, Any]:
     """Read what each queue holds."""
-    counted = await view.counts.get()
+    counted = await view.shared.counts.get()
     stats = counted.stats
     like = view.text("like")
     rows = [row for row in queue_rows(stats) if part_of(like, row.name)]
@@ -35,12 +34,12 @@ async def queues(view: View) -> dict[str, Any]:
     return {"queues": rows, "oldest": stats.oldest_age, "approximate": counted.approximate, "like": like or ""}
 
 
-@pages("queue", marked("Queue"), "name", "span", section="queues")
+@page("queue", marked("Queue"), "name", "span", section="queues")
 async def queue(view: View) -> dict[str, Any]:
     """Read one queue."""
     name = view.needed("name")
     backend, registry = view.tq.queue.backend, view.tq.queue.backend.workers
-    counted = await view.counts.get()
+    counted = await view.shared.counts.get()
     row = queue_row(counted.stats, name)
     row.next_age = _age(view, (await _firsts(view, [name]))[name])
     ready = await backend.count_ready(view.now, [name])
@@ -54,8 +53,8 @@ async def queue(view: View) -> dict[str, Any]:
         "later": max(0, row.counts["pending"] - ready),
         "workers": None if alive is None else len(claiming),
         "claiming": [worker_view(each) for each in claiming[:LOOKED_AT]],
-        "activity": await view.past.activity(view.text("span"), queue=name),
-        "types": await view.past.types(view.text("span"), queue=name),
+        "activity": await view.shared.past.activity(view.text("span"), queue=name),
+        "types": await view.shared.past.types(view.text("span"), queue=name),
         "changes": await operated_on(view, name, ("queues",)),
     }
 

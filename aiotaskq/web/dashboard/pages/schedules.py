@@ -8,7 +8,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-from aiotaskq.app.taskq import internal
 from aiotaskq.core.firing import upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
@@ -17,11 +16,9 @@ from aiotaskq.operations.schedule_views import fields_seen, firing_view, schedul
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Access, Operation, perform, read
 from aiotaskq.operations.task_views import task_view
-from aiotaskq.web.dashboard.door import action
-from aiotaskq.web.dashboard.fields import json_of
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, Done, View, actions, done, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, Done, View, action, done, json_of, link, operated_on, page, register
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -82,7 +79,7 @@ def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
     return {"schedule": schedule_view(schedule), "marks": marks, "band": len(dues) > MARKS}
 
 
-@pages("schedules", marked("Schedules"), "start", "like")
+@page("schedules", marked("Schedules"), "start", "like")
 async def schedules(view: View) -> dict[str, Any]:
     """Read one page of schedules. Raises NotSupported where the store can hold none."""
     like = view.text("like")
@@ -101,7 +98,7 @@ async def schedules(view: View) -> dict[str, Any]:
     }
 
 
-@pages("schedule", marked("Schedule"), "id", section="schedules")
+@page("schedule", marked("Schedule"), "id", section="schedules")
 async def schedule(view: View) -> dict[str, Any]:
     """Read a schedule. Raises NotFound."""
     found = await view.tq.schedules.get(view.needed("id"))
@@ -122,10 +119,10 @@ async def schedule(view: View) -> dict[str, Any]:
     }
 
 
-@pages("schedule-form", marked("New schedule"), "id", section="schedules")
+@page("schedule-form", marked("New schedule"), "id", section="schedules")
 async def schedule_form(view: View) -> dict[str, Any]:
     """Read what the form is filled with. Raises NotFound."""
-    types = sorted(internal(view.tq).registered.handlers)
+    types = sorted(view.handlers)
     if view.text("id") is None:
         return {"schedule": None, "params": "", "types": types, "seen": ""}
     found = await view.tq.schedules.get(view.needed("id"))
@@ -157,9 +154,7 @@ def _given(operation: Operation, change: Change) -> dict[str, Any]:
     return given if kind not in _TIMINGS or timing is None else given | {_TIMINGS[kind]: timing}
 
 
-@actions(operations["add"], form="schedule-form")
-async def add(change: Change) -> Done:
-    """Create a schedule."""
+async def _add(change: Change) -> Done:
     params = read(operations["add"], _given(operations["add"], change), strict=False)
     access = Access(change.tq, change.show_args)
     made = await perform(operations["add"], access, params, "dashboard", change.actor)
@@ -168,6 +163,9 @@ async def add(change: Change) -> Done:
 
 def _page(_change: Change, schedule: str) -> str:
     return link("schedule", id=schedule)
+
+
+register(operations["add"], _add, "schedule-form")
 
 
 action(

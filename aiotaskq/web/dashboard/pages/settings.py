@@ -12,7 +12,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.runtime.health import Distance, examine, measure
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
 LIBRARIES = ("sqlalchemy", "aiosqlite", "asyncpg", "asyncmy", "redis", "msgspec", "croniter", "starlette", "jinja2")
@@ -20,12 +20,12 @@ ROUNDS = 3  # of a measured round trip
 KEEP = 10.0  # seconds for which an open page does not examine the store anew
 
 
-@pages("settings", marked("Settings"))
+@page("settings", marked("Settings"))
 async def settings(view: View) -> dict[str, Any]:
     """Examine the store and list what is registered."""
     tq = view.tq
     distance, problems = await view.keep("doctor", KEEP, lambda: _examined(view))
-    handlers = sorted(internal(tq).registered.handlers.items())
+    handlers = sorted(view.handlers.items())
     return {
         "version": _version("aiotaskq") or "",
         "python": platform.python_version(),
@@ -45,7 +45,7 @@ async def _examined(view: View) -> tuple[Distance | None, list[str]]:
     distance: Distance | None = None
     try:
         distance = await measure(tq.queue.backend, clock, ROUNDS)
-        counts = (await view.counts.get()).stats
+        counts = (await view.shared.counts.get()).stats
         found = await examine(tq.queue.backend, clock, schedules=internal(tq).open_schedules(), known=counts)
         return distance, found.problems
     except AiotaskqError as error:

@@ -1,28 +1,46 @@
-"""The table of tasks: filtered by indexed columns, in pages, the newest first; and actions on many of them.
+"""Tasks: their table, filtered by indexed columns; one task with its state, attempts and log; its form; the actions.
 
-The actions, retry, cancel and delete, are on those that are selected, or on all that match the filter.
+The actions on many, retry, cancel and delete, are on those that are selected, or on all that match the filter.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from aiotaskq.app.taskq import internal
-from aiotaskq.core.outcome import RETRYABLE
-from aiotaskq.core.task import FINAL, Status, Task
+from aiotaskq.core.instants import from_iso, to_iso
+from aiotaskq.core.outcome import RETRYABLE, attempts_of, owner_of
+from aiotaskq.core.steps import NEVER, Step
+from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.operations.task_views import TaskView, WaitingView, task_view, waiting_view
+from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.task_views import AttemptView, TaskView, WaitingView, task_detail, task_view, waiting_view
+from aiotaskq.operations.tasks import Copied, Pushed, find
 from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
-from aiotaskq.runtime.waiting import awake, look, why
-from aiotaskq.web.dashboard.door import Texts, action_on_many
+from aiotaskq.runtime.waiting import awake, look, waiting, why
+from aiotaskq.web.dashboard.happened import Operated
 from aiotaskq.web.dashboard.matching import FILTERS, filters_of, is_pattern, like, params_like
-from aiotaskq.web.dashboard.rows import elapsed, queue_row, types_told
-from aiotaskq.web.dashboard.view import Change, View, link, pages
+from aiotaskq.web.dashboard.rows import elapsed, json_text, queue_row, timeout_of, types_told
+from aiotaskq.web.dashboard.session import Message
+from aiotaskq.web.dashboard.view import (
+    Change,
+    Done,
+    Texts,
+    View,
+    action,
+    action_on_many,
+    by_name,
+    done,
+    link,
+    operated_on,
+    page,
+    register,
+)
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 50
@@ -45,11 +63,11 @@ def _row(task: Task, now: int) -> TaskView:
     return row
 
 
-@pages("tasks", marked("Tasks"), *FILTERS, "after", "params")
+@page("tasks", marked("Tasks"), *FILTERS, "after", "params")
 async def tasks(view: View) -> dict[str, Any]:
     """Read one page of tasks."""
     where = filters_of(view)
-    counted = await view.counts.get()
+    counted = await view.shared.counts.get()
     stats = counted.stats
     params = view.text("params") if view.show_args else None
     tests = [] if params is None else [params_like(params)]
@@ -83,8 +101,7 @@ async def tasks(view: View) -> dict[str, Any]:
 async def _types(view: View, tasks: list[Task]) -> list[str]:
     """Return the types that are registered here, known to workers, or in the table."""
     told = [types_told(each.types) or () for each in await awake(view.tq.queue.backend, view.now) or ()]
-    here = internal(view.tq).registered.handlers
-    names = {*here, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
+    names = {*view.handlers, *(task.type for task in tasks), *itertools.chain.from_iterable(told)}
     return sorted(names)[:SUGGESTED]
 
 
@@ -110,7 +127,7 @@ async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Tas
     return await view.tq.queue.backend.find(where, limit), WINDOW
 
 
-def _page(change: Change) -> str:
+def _table(change: Change) -> str:
     return link("tasks", **{name: change.text(name) for name in FILTERS})
 
 
@@ -138,7 +155,7 @@ action_on_many(
         done=marked("Tasks that are pending again: {count}."),
         left=marked("Tasks that are pending again: {count}. The time of one request is over; repeat it for the rest."),
     ),
-    _page,
+    _table,
     _where(RETRYABLE),
 )
 action_on_many(
@@ -154,7 +171,7 @@ action_on_many(
             "rest."
         ),
     ),
-    _page,
+    _table,
     _where(frozenset(Status) - FINAL),
 )
 action_on_many(
@@ -167,6 +184,222 @@ action_on_many(
         done=marked("Tasks that were deleted: {count}."),
         left=marked("Tasks that were deleted: {count}. The time of one request is over; repeat it for the rest."),
     ),
-    _page,
+    _table,
     _where(FINAL),
 )
+
+
+# ---- one task ----
+
+SHORTEST = 4  # characters of an id by which a task is looked for
+NOTES = 200
+"""Notes that are shown."""
+
+
+@page("task", marked("Task"), "id", section="tasks")
+async def task(view: View) -> dict[str, Any]:
+    """Read a task, by its id or by the beginning of it. Raises NotFound, and ProblemError if several begin so."""
+    found = await _named(view, view.needed("id").strip())
+    flow = found.flow
+
+    async def counted() -> Mapping[str, Mapping[str, int]]:
+        return (await view.shared.counts.get()).stats.queues  # where counting takes long, not anew for each update
+
+    waits = await waiting(view.tq.queue, found, counted)
+    shown = task_detail(found, waits, errors=view.show_args, params=False)
+    steps = await _steps(view, found)
+    attempts = shown.attempts
+    changes = await operated_on(view, found.task_id, ("tasks", "schedule", "schedules"))
+    hidden = {"params": None, "result": None, "notes": None, "older": False}
+    return {
+        "task": shown,
+        "moments": timeline(found, attempts, steps, view.show_args, changes),
+        "ran": attempts[-1].number if attempts else 0,
+        "runs": await _run(view, found),
+        "can_run_now": waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
+        "limits": [] if flow is None else [key for key, _ in flow.gates],
+        "group": None if flow is None else flow.group,
+        "source": None if flow is None else flow.source,  # the group whose end has pushed it
+        "parents": [] if flow is None else flow.parents,
+        "children": [] if flow is None else flow.children,
+        "can_cancel": not found.final,
+        "can_retry": found.status in RETRYABLE,
+        "can_edit": found.status is Status.PENDING and not found.waits and found.undecodable is None,
+        "ended": found.final,
+    } | (await _args(view, found) if view.show_args else hidden)
+
+
+async def _args(view: View, task: Task) -> dict[str, Any]:
+    """Return what is not shown to all: params, result, and the newest lines of its log with data that it streamed."""
+    notes = await view.tq.queue.backend.notes.last(task.task_id, NOTES)
+    runs = attempts_of(task)
+    return {
+        "params": json_text(task.params),
+        "result": None if task.result is None else json_text(task.result),
+        "notes": [
+            {
+                "n": each.n,
+                "at": to_iso(each.at),
+                "kind": each.kind,
+                "text": each.text,
+                "attempt": during(runs, each.at),
+            }
+            for each in notes
+        ],
+        "older": bool(notes) and notes[0].n > 1,
+    }
+
+
+def during(runs: Sequence[Attempt], at: int) -> int | None:
+    """Return the number of the last of these runs that had begun at an instant."""
+    return next((each.number for each in reversed(runs) if each.began_at is not None and each.began_at <= at), None)
+
+
+async def _steps(view: View, task: Task) -> list[Step]:
+    """Return what its handler has done step by step; a task that was never claimed has done nothing."""
+    return await view.tq.queue.backend.steps.read(task.task_id, task.seq) if task.fence else []
+
+
+async def _run(view: View, task: Task) -> dict[str, Any] | None:
+    """Return where and for how long a task runs; None if it does not."""
+    if task.status is not Status.RUNNING:
+        return None
+    registry = view.tq.queue.backend.workers
+    info = None if registry is None else await registry.get(owner_of(task))
+    return {
+        "elapsed": elapsed(task, view.now),
+        "timeout": timeout_of(view.handlers, task),
+        "registered": task.type in view.handlers,
+        "worker": None if info is None else info.owner,
+        "name": owner_of(task) if info is None else f"{info.host} · {info.pid}",
+        "lease_until": to_iso(task.lease_until if info is None else info.lease_until),
+    }
+
+
+async def _named(view: View, wanted: str) -> Task:
+    return await view.tq.get(await find(view.tq, wanted) if len(wanted) >= SHORTEST else wanted)
+
+
+MOST = 200
+"""Steps that are shown: the latest ones."""
+
+
+KINDS = (marked("step"), marked("sleep"), marked("wake"), marked("wait"), marked("event"))
+"""What a handler does, as words that are translated."""
+
+
+class Moment(msgspec.Struct, kw_only=True):
+    """Something that has happened to a task. Instants are RFC 3339."""
+
+    kind: str
+    """``pushed``, ``attempt``, ``operated``, or one of ``KINDS``."""
+    at: str | None
+    attempt: AttemptView | None = None
+    name: str = ""
+    """Of a step, with its number where it is a later one of its name; the key of an event."""
+    until: str | None = None
+    """When a sleep, or the time for an event, ends or has ended; None without an end."""
+    timed_out: bool = False
+    """Whether an event did not come in time."""
+    now: bool = False
+    """Whether the task sleeps or waits so at present."""
+    change: Operated | None = None
+    """What an operator has done to it."""
+    value: str | None = None
+    """What a step returned, or the value of an event, as JSON; None where it is not shown."""
+
+
+def timeline(
+    task: Task,
+    attempts: Sequence[AttemptView],
+    steps: Sequence[Step],
+    show: bool,
+    changes: Sequence[Operated] = (),
+) -> list[Moment]:
+    """Return what has happened to a task, the latest first; with ``show`` the values of steps, too."""
+    found = [(task.created_at * SECOND, 0, Moment(kind="pushed", at=to_iso(task.created_at * SECOND)))]
+    found += [(_instant(each.began_at), 1, Moment(kind="attempt", at=each.began_at, attempt=each)) for each in attempts]
+    found += [(each.at, 1 + MOST, Moment(kind="operated", at=each.time, change=each)) for each in changes]
+    came = {(step.name, step.number) for step in steps if step.kind == "event"}
+    for step in steps[-MOST:]:
+        until = None if step.kind not in ("sleep", "wait") or step.until >= NEVER else to_iso(step.until)
+        waits = step.kind == "sleep" or (step.kind == "wait" and (step.name, step.number) not in came)
+        moment = Moment(
+            kind=step.kind,
+            at=to_iso(step.at),
+            name=step.label,
+            until=until,
+            timed_out=step.timed_out,
+            now=waits and not task.final and step.until == task.due_us,
+            value=step.text or None if show and step.kind in ("step", "event") else None,
+        )
+        found.append((step.at, 1 + step.n, moment))
+    return [moment for _, _, moment in sorted(found, key=lambda each: each[:2], reverse=True)]
+
+
+def _instant(text: str | None) -> int:
+    return 0 if text is None else from_iso(text)
+
+
+def _page(_change: Change, task_id: str) -> str:
+    return link("task", id=task_id)
+
+
+async def _pushed(operation: Operation, change: Change) -> Done:
+    """Push what the form says."""
+    given = read(operation, by_name(operation, change), strict=False)
+    access = Access(change.tq, change.show_args)
+    answer: Pushed | Copied = await perform(operation, access, given, "dashboard", change.actor)
+    if answer.created:
+        return done(marked("Task {task_id} is pushed."), _page(change, answer.task_id), task_id=answer.task_id)
+    said = marked("A key names task {task_id}, which exists already; none was pushed.")
+    return Done(Message(said, {"task_id": answer.task_id}, True), _page(change, answer.task_id))
+
+
+# Params that are left empty in a rerun are those of the ended task.
+for each in (operations["push"], operations["rerun"]):
+    register(each, functools.partial(_pushed, each), "task-form")
+
+
+def _edited(change: Change) -> dict[str, Any]:
+    """Return the changes of a form: params that are left empty stay, an empty timeout is that of the handler."""
+    return {"timeout": None} | by_name(operations["edit"], change)
+
+
+action(operations["edit"], _page, marked("Task {task_id} is changed."), form="task-form", values=_edited)
+action(operations["run_now"], _page, marked("Task {task_id} is due now."))
+action(operations["retry"], _page, marked("Task {task_id} is pending again."))
+action(
+    operations["cancel"],
+    _page,
+    lambda task: (
+        marked("Task {task_id} is cancelled.")
+        if task.status is Status.CANCELLED
+        else marked("Task {task_id} was asked to stop.")
+    ),
+    question=marked("Cancel task {task_id}? A cancelled task can be retried; what its run has done so far stays done."),
+    button=marked("Cancel the task"),
+)
+action(
+    operations["delete"],
+    lambda change, task_id: "tasks" if change.sure else _page(change, task_id),
+    marked("Task {task_id} is deleted."),
+    question=marked("Delete task {task_id}, with its result and its attempts? This cannot be undone."),
+    button=marked("Delete the task"),
+)
+
+
+@page("task-form", marked("New task"), "task_id", section="tasks")
+async def task_form(view: View) -> dict[str, Any]:
+    """Read what the form is filled with. Raises NotFound."""
+    types = sorted(view.handlers)
+    wanted = view.text("task_id")
+    if wanted is None:
+        return {"task": None, "ended": False, "params": "", "types": types}
+    found = await view.tq.get(wanted)
+    return {
+        "task": task_view(found, errors=False, params=False),
+        "ended": found.final,
+        "params": json_text(found.params) if view.show_args else None,
+        "types": types,
+    }

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from aiotaskq.app.taskq import internal
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.past import TypeSums, span_of
 from aiotaskq.web.dashboard.rows import types_told
-from aiotaskq.web.dashboard.view import View, pages
+from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 300
@@ -38,12 +37,12 @@ def ordered(rows: list[TypeSums], sort: str) -> list[TypeSums]:
     return rows if by is None else sorted(rows, key=lambda row: (-by(row), row.name))
 
 
-@pages("types", marked("Task types"), "span", "sort", "like")
+@page("types", marked("Task types"), "span", "sort", "like")
 async def types(view: View) -> dict[str, Any]:
     """Read the sums of each type."""
     sort = view.text("sort") or "completed"
     like = view.text("like")
-    sums = [row for row in await view.past.types(view.text("span")) if part_of(like, row.name)]
+    sums = [row for row in await view.shared.past.types(view.text("span")) if part_of(like, row.name)]
     rows = ordered(sums, sort)
     known = {row.name for row in rows}
     idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
@@ -71,17 +70,17 @@ async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
         waiting[each.type] += each.count
     told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
-    names = {*internal(view.tq).registered.handlers, *told, *waiting}
+    names = {*view.handlers, *told, *waiting}
     looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
     return [{"name": name, "waiting": waiting[name], "unknown": name in unknown} for name in sorted(names)], looked_at
 
 
-@pages("type", marked("Task type"), "name", "span", section="types")
+@page("type", marked("Task type"), "name", "span", section="types")
 async def type_page(view: View) -> dict[str, Any]:
     """Read what workers did with the tasks of one type."""
     name = view.needed("name")
     return {
         "name": name,
-        "registered": name in internal(view.tq).registered.handlers,
-        "activity": await view.past.activity(view.text("span"), type=name),
+        "registered": name in view.handlers,
+        "activity": await view.shared.past.activity(view.text("span"), type=name),
     }

@@ -10,16 +10,14 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.values import look
 from aiotaskq.operations.values import values as operations
-from aiotaskq.web.dashboard.door import action
-from aiotaskq.web.dashboard.fields import json_of, number
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, View, link, pages
+from aiotaskq.web.dashboard.view import Change, View, action, json_of, link, number, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
 
 
-@pages("values", marked("Public values"), "prefix", "after")
+@page("values", marked("Public values"), "prefix", "after")
 async def values(view: View) -> dict[str, Any]:
     """Read one page of the live keys."""
     prefix, after = view.text("prefix") or "", view.text("after")
@@ -32,7 +30,7 @@ async def values(view: View) -> dict[str, Any]:
     }
 
 
-@pages("value", marked("Value"), "key", section="values")
+@page("value", marked("Value"), "key", section="values")
 async def value(view: View) -> dict[str, Any]:
     """Read one value."""
     key = view.needed("key")

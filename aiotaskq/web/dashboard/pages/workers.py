@@ -12,9 +12,8 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.operations.workers import workers as operations
-from aiotaskq.web.dashboard.door import Texts, action, action_on_many
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
-from aiotaskq.web.dashboard.view import Change, View, link, operated_on, pages
+from aiotaskq.web.dashboard.view import Change, Texts, View, action, action_on_many, link, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS, MOST_LISTED = 50, 8
@@ -29,7 +28,7 @@ def _row(view: View, info: WorkerInfo, tasks: Sequence[Task]) -> dict[str, Any]:
             "type": task.type,
             "began_at": to_iso(task.began_at),
             "elapsed": elapsed(task, view.now),
-            "timeout": timeout_of(view.tq, task),
+            "timeout": timeout_of(view.handlers, task),
         }
         for task in tasks
     ]
@@ -37,7 +36,7 @@ def _row(view: View, info: WorkerInfo, tasks: Sequence[Task]) -> dict[str, Any]:
     return msgspec.structs.asdict(worker_view(info)) | about
 
 
-@pages("workers", marked("Workers"), "start")
+@page("workers", marked("Workers"), "start")
 async def workers(view: View) -> dict[str, Any]:
     """Read one page of the registry, and what its workers run."""
     here, start = view.tq.worker is not None, view.whole("start", 0, 1_000_000)
@@ -56,7 +55,7 @@ async def workers(view: View) -> dict[str, Any]:
     }
 
 
-@pages("worker", marked("Worker"), "id", section="workers")
+@page("worker", marked("Worker"), "id", section="workers")
 async def worker(view: View) -> dict[str, Any]:
     """Read one worker and all that it runs. Raises NotFound, and NotSupported where there is no registry."""
     found = await view.tq.workers.get(view.needed("id"))
