@@ -352,7 +352,6 @@ FIGURE = re.compile(rf"{AMOUNT}{UNIT}|{RATIO}|(?:milli|micro)seconds\b")
 
 RULES = {
     "within 50 ms": "a promise: the contract suite proves it",
-    "every 50 ms under load": "a limit: how often PostgreSQL is notified",
     "tasks that take more than 20 ms": "a limit of aiotaskq.runtime.worker.prefetch: above it nothing is claimed ahead",
     "they take more than 20 ms": "the same, of the tasks of a model",
     "12 × worker processes + 11 × pushing processes": "factors: connections of a process, times their number",
