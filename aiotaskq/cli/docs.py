@@ -19,7 +19,7 @@ from aiotaskq.log import printable
 
 MANUAL = Path(__file__).parents[1] / "docs"
 INDEX = "index"
-LISTS = (INDEX, "comparison", "architecture", "contributing", "benchmarks", "api")
+LISTS = (INDEX, "comparison", "errors", "architecture", "contributing", "benchmarks", "api")
 """Pages that name everything, or that users of the package need not read: they come last in a search."""
 SYNONYMS = {"定时任务": "定时计划", "计划任务": "定时计划"}
 """Words of readers for which the manual has another one."""

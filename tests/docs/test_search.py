@@ -10,6 +10,10 @@ FIRST = 3
 """How many sections are looked at."""
 
 ENGLISH = {
+    "batches": ["batch"],
+    "debounce": ["debounce", "throttle"],
+    "parameters": ["dataclass", "pydantic models"],
+    "task-log": ["task log"],
     "alerts": ["webhook"],
     "command-line": ["health check"],
     "comparison": ["alternatives"],
@@ -21,6 +25,7 @@ ENGLISH = {
     "limits": ["concurrency limit", "rate limiting", "fair scheduling"],
     "login": ["authentication"],
     "observability": ["Prometheus", "tracing"],
+    "operations-api": ["server-sent events", "REST"],
     "quickstart": ["background job"],
     "schedules": ["periodic task", "cron", "daylight saving", "misfire", "holidays"],
     "steps": ["human in the loop", "durable execution"],
@@ -28,9 +33,7 @@ ENGLISH = {
     "tasks": [
         "unique jobs",
         "deduplication",
-        "debounce",
         "delayed task",
-        "batch",
         "timeout",
         "cancel",
         "dead letter queue",
@@ -41,6 +44,10 @@ ENGLISH = {
     "workflows": ["chord", "fan out", "DAG"],
 }
 CHINESE = {
+    "batches": ["批处理"],
+    "debounce": ["防抖", "节流"],
+    "parameters": ["注解"],
+    "task-log": ["任务日志"],
     "command-line": ["健康检查"],
     "comparison": ["替代品"],
     "dashboard": ["管理后台", "审计日志"],
@@ -54,7 +61,7 @@ CHINESE = {
     "schedules": ["定时任务", "周期任务", "cron", "夏令时", "节假日"],
     "steps": ["人工审批", "持久执行"],
     "stores": ["加密", "压缩", "哨兵", "保留期限"],
-    "tasks": ["去重", "唯一任务", "防抖", "延迟任务", "批处理", "超时", "取消任务", "死信队列", "重试"],
+    "tasks": ["去重", "唯一任务", "延迟任务", "超时", "取消任务", "死信队列", "重试"],
     "testing": ["单元测试"],
     "transactions": ["恰好一次", "发件箱"],
     "workers": ["优雅停机", "并发数"],
