@@ -13,7 +13,7 @@ from sqlalchemy import event, select, text
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import GATES, TASKS
-from aiotaskq.backends.sql.schedule_rows import SCHEDULES
+from aiotaskq.backends.sql.schedules import SCHEDULES
 from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle

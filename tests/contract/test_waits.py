@@ -12,7 +12,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.flow.steps import Leave, event_row
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
-from aiotaskq.backends.sql.writes import SqlWrites
+from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited
@@ -384,7 +384,7 @@ async def test_a_gate_that_a_caller_could_not_admit_is_mended(
     new_step = of(task, "paid", str(LATER), kind="wait")
     assert await suspend(steps, task, back, new_step, woken=back.replace(due_at=NOW))
     assert await backend.gates.admit(NOW, 10) == LATER
-    monkeypatch.setattr(SqlWrites, "_start", lambda *_: None)
+    monkeypatch.setattr(SqlTransactions, "_start", lambda *_: None)
     engine = async_engine(parse_url(sql_store.url))
     async with engine.begin() as connection:
         assert await steps.emit_with(connection, event(at=NOW + 5)) == event(at=NOW + 5)

@@ -19,17 +19,16 @@ from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.flow_reads import SqlGateReads, SqlGroupReads
+from aiotaskq.backends.sql.group_rows import SqlGroupReads
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
 from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.transaction import SqlTransaction, insert
+from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
-from aiotaskq.backends.sql.writes import SqlWrites
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Status, Task, TaskFilter
@@ -51,16 +50,14 @@ class SqlBackend(Backend):
         self.database = Database(url, self._upgrade, self._is_upgraded, patience)
         dialect = self._dialect = self.database.dialect
         self.shared = "host" if dialect.single_writer else True
-        self._writes = SqlWrites(self.database, self.listeners)
-        self._writes.followed = self._followed
-        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self._writes)
-        self.workers = SqlWorkers(self.database)
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
         own = (self.notify_updated, self._notifier.bind, self._enter, lambda: self.codec)
-        self.transactions = SqlTransactions(self.database, self._writes, self.listeners, *own)
-        gates, groups = SqlGateReads(self.database), SqlGroupReads(self.database)
+        self.transactions = SqlTransactions(self.database, self.listeners, *own)
+        self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.transactions)
+        self.workers = SqlWorkers(self.database)
+        gates, groups = SqlGateReads(self.database, self.transactions.tx), SqlGroupReads(self.database, dialect)
         self.keep(self.transactions, SqlSideRows(self.database), gates, groups)
-        self._writes.messages = self.groups.messages
+        self.transactions.followed, self.transactions.messages = self._followed, self.groups.messages
 
     def _followed(self, followed: Followed) -> None:
         if names := followed.all_ended:
@@ -84,17 +81,17 @@ class SqlBackend(Backend):
         self.database.check_file()
 
     async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self.database.read(lambda connection: body(self._writes.tx(connection)))
+        return await self.database.read(lambda connection: body(self.transactions.tx(connection)))
 
     async def _write(self, body: Callable[[SqlTransaction], T], autocommit: bool = False) -> T:
-        return await self.database.write(lambda connection: body(self._writes.tx(connection)), autocommit)
+        return await self.database.write(lambda connection: body(self.transactions.tx(connection)), autocommit)
 
     async def open(self) -> None:
         await self.database.open()
 
     async def close(self) -> None:
         await self._notifier.stop()
-        await self._writes.close()
+        await self.transactions.close()
         await self.database.close()
 
     async def ping(self) -> int | None:
@@ -121,16 +118,16 @@ class SqlBackend(Backend):
         self._notifier.listen()
 
     def pending(self) -> Iterable[Future[Any]]:
-        return self.database.pending | self._writes.pending
+        return self.database.pending | self.transactions.pending
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, *_ = await self._writes.write(lambda tx: push_bounded(tx, tasks, room))
+            stored, *_ = await self.transactions.write(lambda tx: push_bounded(tx, tasks, room))
             self.notify_updated(room.instead, [True] * len(room.instead))
             self.listeners.notify(READY)
             return stored
         if any_flow(tasks):
-            stored, _, ready = await self._writes.write(lambda tx: push(tx, tasks))
+            stored, _, ready = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
@@ -153,13 +150,10 @@ class SqlBackend(Backend):
         committed: Callable[[], None] = lambda: None,
         room: Room | None = None,
     ) -> list[Task]:
-        self._notifier.bind()  # the commit may come in another thread
-
         def body(tx: SqlTransaction) -> list[Task]:
-            self._enter(tx.connection)
             return push(tx, tasks) if room is None else push_bounded(tx, tasks, room)
 
-        return await self._writes.write_in(session, body, committed)
+        return await self.transactions.write_in(session, body, committed)
 
     async def _claim(self, wanted: Claim) -> list[Task]:
         if not self._dialect.autocommit:
@@ -193,7 +187,7 @@ class SqlBackend(Backend):
     async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
         """Write the changes, and claim in the same transaction."""
         if _touch_gates(changes):
-            held, tasks, ready = await self._writes.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
+            held, tasks, ready = await self.transactions.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
             if ready:
                 ready = set(ready).difference([task.task_id for task in tasks])
             self._notify_admitted(changes, held, ready)
@@ -222,7 +216,7 @@ class SqlBackend(Backend):
         if not (self._dialect.single_writer and tasks):
             return await super()._push_and_claim(tasks, wanted)
         if any_flow(tasks):
-            stored, claimed, _ = await self._writes.write(lambda tx: push(tx, tasks), wanted)
+            stored, claimed, _ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
         else:
             stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, wanted)))
         self._hint_left(tasks, claimed)
@@ -298,7 +292,7 @@ class SqlBackend(Backend):
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:
-        deleted, *_ = await self._writes.write(lambda tx: tasks_sql.delete_tasks(tx, ids, ended))
+        deleted, *_ = await self.transactions.write(lambda tx: tasks_sql.delete_tasks(tx, ids, ended))
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:

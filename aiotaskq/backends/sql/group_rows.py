@@ -1,4 +1,4 @@
-"""The part of a transaction in SQL that reads and writes groups and their members.
+"""Groups and their members in SQL: the part of a transaction, and what is read of them.
 
 A deadlock between parents and children, or between groups in groups, is resolved by the database, and the transaction
 repeated.
@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, delete, func, select, true, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, true, update
 
-from aiotaskq.backends.sql.dialects.base import Tx
+from aiotaskq.backends.groups import GroupReads
+from aiotaskq.backends.sql.connections import Transactions
+from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, json_text, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.groups import GroupState, Member
@@ -107,3 +109,59 @@ class GroupRows(Tx):
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         inner = select(m.member_id).where(m.is_group == true())
         return [row[0] for part in chunks(ids) for row in self.connection.execute(inner.where(m.group_id.in_(part)))]
+
+
+class SqlGroupReads(GroupReads):
+    """The groups of a database."""
+
+    def __init__(self, database: Transactions, dialect: Dialect) -> None:
+        self._database, self._dialect = database, dialect
+
+    async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
+        def body(connection: Connection) -> list[GroupState]:
+            query = select(GROUPS).order_by(g.created_at.desc(), g.group_id.desc()).limit(limit)
+            if ended is not None:
+                query = query.where(g.ended_at.is_not(None) if ended else g.ended_at.is_(None))
+            if after is not None:
+                last = connection.execute(select(g.created_at).where(g.group_id == after)).scalar()
+                if last is None:
+                    return []
+                query = query.where(or_(g.created_at < last, and_(g.created_at == last, g.group_id < after)))
+            return [to_group(row) for row in connection.execute(query)]
+
+        return await self._database.read(body)
+
+    async def ids_with_prefix(self, prefix: str, limit: int) -> list[str]:
+        begins = func.substr(g.group_id, 1, len(prefix)) == prefix
+        query = select(g.group_id).where(begins).order_by(g.group_id).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
+        query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [
+            Member(
+                group_id=row.group_id,
+                position=row.position,
+                member_id=row.member_id,
+                name=row.name,
+                is_group=bool(row.is_group),
+            )
+            for row in rows
+        ]
+
+    async def cancelling(self, limit: int) -> list[str]:
+        query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def over(self, before: int, limit: int) -> list[str]:
+        where = (g.ended_at < before, g.needed_by == 0, g.parent_id.is_(None))
+        query = select(g.group_id).where(*where).order_by(g.ended_at).limit(limit)
+        return list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+
+    async def children(self, limit: int, after: str) -> tuple[list[str], str]:
+        c = TASKS.c
+        waiting = (self._dialect.pending[-1], c.live_gate.is_(None), c.waits > 0, c.task_id > after)
+        query = select(c.task_id).where(*waiting).order_by(c.task_id).limit(limit)
+        ids = list(await self._database.read(lambda connection: connection.execute(query).scalars().all()))
+        return ids, ids[-1] if len(ids) == limit else ""

@@ -12,13 +12,9 @@ from sqlalchemy import bindparam, select, update
 
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
-from aiotaskq.backends.sql.schedule_rows import SCHEDULES, coded_schedule, to_schedule
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
-from aiotaskq.core.schedule import UndecodableSchedule
-
-_SCHEDULE_COLUMNS = ("params", "outbox")
 
 
 def recode_tasks(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
@@ -31,20 +27,7 @@ def recode_tasks(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
         new = verbatim(encoded(task, codec))
         return {name: _text(name, getattr(new, name)) for name in COLUMNS}
 
-    return _rewrite(tx, TASKS, COLUMNS, ids, columns)
-
-
-def recode_schedules(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
-    """Rewrite the rows of these schedules; return for each as ``Backend.recode``."""
-
-    def columns(row: Any) -> dict[str, Any] | None:
-        schedule = to_schedule(row, codec)
-        if isinstance(schedule, UndecodableSchedule):
-            return None
-        new = coded_schedule(schedule, codec)
-        return {"params": json_text(new.params), "outbox": json_text(new.outbox) if schedule.outbox else None}
-
-    return _rewrite(tx, SCHEDULES, _SCHEDULE_COLUMNS, ids, columns)
+    return rewrite(tx, TASKS, COLUMNS, ids, columns)
 
 
 def _text(name: str, value: Any) -> str | None:
@@ -52,7 +35,7 @@ def _text(name: str, value: Any) -> str | None:
     return None if empty else json_text(value)
 
 
-def _rewrite(
+def rewrite(
     tx: Tx,
     table: Any,
     names: tuple[str, ...],

@@ -1,25 +1,42 @@
-"""A transaction in SQL: the rows of a database, read and written by the statements of one connection."""
+"""A transaction in SQL: the rows of a database, by the statements of one connection; and what is read of gates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeVar
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, String, bindparam, func, or_, select, update
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
+from aiotaskq.backends.gates import GateReads
+from aiotaskq.backends.sql.claim_statements import PENDING
+from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
-from aiotaskq.backends.sql.gate_rows import GateRows
+from aiotaskq.backends.sql.gate_rows import PARKED_AT, STATUS, GateRows, parked_at
 from aiotaskq.backends.sql.group_rows import GroupRows
-from aiotaskq.backends.sql.rows import LIVE, TASKS, json_text, new_rows, stored_run_at, to_task
+from aiotaskq.backends.sql.rows import (
+    GATES,
+    LIVE,
+    SLOTS,
+    TASKS,
+    decode_flow,
+    json_text,
+    new_rows,
+    stored_run_at,
+    to_task,
+)
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.statements import run
+from aiotaskq.core.gate import Bounds, GateState
 from aiotaskq.core.task import Task, same_push
 from aiotaskq.core.usage import Usage
 from aiotaskq.errors import TaskConflict
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
-c = TASKS.c
+T = TypeVar("T")
+c, g, s = TASKS.c, GATES.c, SLOTS.c
 _USE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
@@ -123,3 +140,73 @@ def conflicts(tx: Tx, tasks: Sequence[Task]) -> list[Task | None]:
         rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
         met.append(rows[0] if rows else None)
     return met
+
+
+_KEY: Final = bindparam("key_", type_=String)
+_QUEUE: Final = bindparam("queue", type_=String)
+_READY_AT: Final = (c.run_at < PARKED_AT, STATUS == PENDING, c.queue == _QUEUE)
+_HELD_OF: Final = select(g.key).where(select(c.task_id).where(c.live_gate == g.key, *_READY_AT).exists())
+_HELD_BEYOND_OF: Final = (
+    select(s.gate)
+    .select_from(SLOTS.join(TASKS, s.task_id == c.task_id))
+    .where(STATUS == PENDING, c.queue == _QUEUE)
+    .distinct()
+)
+_WAIT: Final = select(c.task_id).where(*parked_at(g.key))
+_AWAITED: Final = select(g.key).where(_WAIT.where(c.queue == _QUEUE).exists())
+_ALL: Final = select(g.key)
+_NEXT_AT_TASKS: Final = select(func.min(c.live_gate)).where(c.live_gate > _KEY)
+_ONE: Final = select(c.flow).where(*parked_at(_KEY)).limit(1)
+
+
+class SqlGateReads(GateReads):
+    """The gates of a database."""
+
+    def __init__(self, database: Transactions, tx: Callable[[Connection], SqlTransaction]) -> None:
+        self._database, self._tx = database, tx
+
+    async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
+        def body(tx: SqlTransaction) -> tuple[list[str], int | None]:
+            at = tx.next_at()
+            return [] if at is None or at > now or not limit else tx.due_gates(now, limit), at
+
+        return await self._read(body)
+
+    async def known(self) -> dict[str, Bounds | None]:
+        def body(tx: SqlTransaction) -> dict[str, Bounds | None]:
+            connection = tx.connection
+            found: dict[str, Bounds | None] = {row[0]: None for row in run(connection, _ALL, {}).fetchall()}
+            key = run(connection, _NEXT_AT_TASKS, {"key_": ""}).fetchall()[0][0]
+            while key is not None:
+                if key not in found:
+                    for (text,) in run(connection, _ONE, {"key_": key}).fetchall():
+                        found[key] = None if text is None else dict(decode_flow(text).gates).get(key)
+                key = run(connection, _NEXT_AT_TASKS, {"key_": key}).fetchall()[0][0]
+            return found
+
+        return await self._read(body)
+
+    async def of_queue(self, queue: str, held: bool) -> set[str]:
+        def body(tx: SqlTransaction) -> set[str]:
+            queries = (_HELD_OF, _HELD_BEYOND_OF) if held else (_AWAITED,)
+            return {row[0] for query in queries for row in run(tx.connection, query, {"queue": queue}).fetchall()}
+
+        return await self._read(body)
+
+    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
+        def body(tx: SqlTransaction) -> list[GateState]:
+            if keys is None:
+                gates = {gate.key: gate for gate in tx.find_gates(limit, prefix)}
+            else:
+                gates = tx.stored_gates(sorted(keys)[:limit])
+            counts = tx.counts(gates)
+            known = [key for key in (sorted(gates) if keys is None else keys) if key in gates]
+            return [GateState(gate=gates[key], held=counts[key][0], waiting=counts[key][1]) for key in known]
+
+        return await self._read(body)
+
+    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
+        return await self._read(lambda tx: tx.tasks_at(key, limit))
+
+    async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
+        return await self._database.read(lambda connection: body(self._tx(connection)))

@@ -1,34 +1,40 @@
-"""The transactions in a database that read and write what is beside tasks.
+"""The transactions of a database: they admit tasks at gates at their end, and then do what is left to do.
 
 The locks of a transaction are taken in one order: events, then tasks, then groups, then gates.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
-from aiotaskq.backends.change import Change, Room, encoded_changes
-from aiotaskq.backends.flow.transaction import Beside, Holder, Joined, Run, Store
-from aiotaskq.backends.listeners import READY, Listeners
+from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
+from aiotaskq.backends.flow.gates import Admitted, admit_touched
+from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
+from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql.bounded_push import check_bound
+from aiotaskq.backends.sql.caller_session import run_in
+from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
-from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.backends.sql.writes import SqlWrites
+from aiotaskq.backends.sql.transaction import Messages, SqlTransaction
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.task import RUNNING, Status, Task
+from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
 Hints = Callable[[Sequence[Change], Sequence[bool]], None]
+Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 c = TASKS.c
 _RUNS = select(c.task_id, c.status, c.fence, c.seq, c.began_at)
@@ -123,7 +129,6 @@ class SqlTransactions(Store):
     def __init__(
         self,
         database: Database,
-        writes: SqlWrites,
         listeners: Listeners,
         hints: Hints,
         bind: Callable[[], None],
@@ -131,8 +136,130 @@ class SqlTransactions(Store):
         codec: Callable[[], Codec | None],
     ) -> None:
         """``hints`` sends those of changes, ``bind`` and ``enter`` begin in a caller's, ``codec`` is the backend's."""
-        self._database, self._writes, self._listeners, self._hints = database, writes, listeners, hints
+        self._database, self._listeners, self._hints = database, listeners, hints
         self._bind, self._enter, self._codec = bind, enter, codec
+        self._running: set[asyncio.Task[None]] = set()
+        self.followed: Callable[[Followed], None] = lambda followed: None
+        """Called with what followed in a transaction, after its commit."""
+        self.messages: Messages = lambda ended, now: []
+        """See ``Groups.messages``."""
+
+    def tx(self, connection: Connection) -> SqlTransaction:
+        """Return the transaction in which a connection is."""
+        return SqlTransaction(connection, self._database.dialect, self.messages)
+
+    @property
+    def pending(self) -> frozenset[asyncio.Task[None]]:
+        """What runs after the commits of callers."""
+        return frozenset(self._running)
+
+    async def write(
+        self,
+        body: Callable[[SqlTransaction], T],
+        claim: Claim | None = None,
+        write: Write | None = None,
+    ) -> tuple[T, list[Task], Collection[str] | None]:
+        """Run a body in a transaction, admit the gates that it touches, and claim.
+
+        Return the answer of the body, the claimed tasks, and the ids of the tasks that have become ready at gates. None
+        instead of these ids means that other tasks may have become ready, too.
+        """
+
+        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlTransaction]:
+            tx = self.tx(connection)
+            answer = body(tx)
+            admitted = admit_touched(tx)
+            return answer, admitted, [] if claim is None else claim_tasks(tx, claim), tx
+
+        answer, admitted, tasks, tx = await (write or self._database.write)(whole)
+        followed, given_back = tx.touched.followed, tx.touched.given_back
+        if followed:
+            self.followed(followed)
+        await self._after(admitted)
+        if given_back:
+            await self._park_given_back(given_back)
+        return answer, tasks, None if followed else () if admitted is None else admitted.ready
+
+    async def settle(self, touched: Touched) -> Admitted:
+        """Admit the gates that another transaction has touched, and those that this one misses."""
+
+        def body(connection: Connection) -> Admitted | None:
+            tx = self.tx(connection)
+            tx.touched = touched
+            return admit_touched(tx, refused=False)
+
+        admitted = await self._database.write(body) or Admitted()
+        await self._after(admitted)
+        return admitted
+
+    async def _after(self, admitted: Admitted | None) -> None:
+        """Send the hint after a transaction, and admit the gates that it missed."""
+        if admitted is None:
+            return
+        if admitted.has_next_at:
+            self._listeners.notify(GATES)
+        if admitted.missed is not None:
+            with contextlib.suppress(AiotaskqError):  # the first transaction is committed; ``mend`` finds these gates
+                await self.settle(admitted.missed)
+                self._listeners.notify(READY)
+
+    async def write_in(
+        self, session: Any, body: Callable[[SqlTransaction], T], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Run a body in the transaction of a caller; call ``committed`` after its commit, from any thread.
+
+        The gates that it touches are admitted then: the transaction may be long.
+        """
+        self._bind()  # the commit may come in another thread
+        touched, loop = Touched(), asyncio.get_running_loop()
+
+        def inside(connection: Connection) -> T:
+            self._enter(connection)
+            tx = self.tx(connection)
+            tx.touched, tx.joined = touched, True
+            return body(tx)
+
+        def wake() -> None:
+            if touched.wakes:
+                self._listeners.notify(READY)
+            if touched:
+                with contextlib.suppress(RuntimeError):  # the loop was closed: these gates are mended
+                    loop.call_soon_threadsafe(self._start, touched)
+            if touched.followed:
+                self.followed(touched.followed)
+            committed()
+
+        return await run_in(session, self._database.url, self._database.dialect, inside, wake)
+
+    def _start(self, touched: Touched) -> None:
+        task = asyncio.get_running_loop().create_task(self._follow(touched))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _follow(self, touched: Touched) -> None:
+        with contextlib.suppress(AiotaskqError):  # what was written is committed; these gates are mended
+            await self.settle(touched)
+            self._listeners.notify(READY)
+
+    async def close(self) -> None:
+        """Wait for what runs after the commits of callers."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _park_given_back(self, queues: Mapping[str, Collection[str]]) -> None:
+        """Park the tasks that were released to a paused queue; ``queues`` are the queues and the gates of such tasks.
+
+        After the commit: what is paused before this read is seen here, and a pause after it finds these tasks ready.
+        """
+        with contextlib.suppress(AiotaskqError):  # the tasks are released; ``mend`` parks them
+            for queue in await self._database.read(lambda c: self.tx(c).paused_queues()):
+                if queue in queues:
+                    await self._park(queue, queues[queue])
+
+    async def _park(self, queue: str, keys: Collection[str]) -> None:
+        for part in chunks(sorted(keys)):
+            touched = Touched()
+            touched.park(part, queue)
+            await self.settle(touched)
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
@@ -141,7 +268,7 @@ class SqlTransactions(Store):
             beside = SqlBeside(tx, self._codec())
             return body(beside), beside
 
-        (answer, beside), _, ready = await self._writes.write(inside)
+        (answer, beside), _, ready = await self.write(inside)
         self._send(beside)
         if ready is None or ready or beside.tx.touched.wakes:
             self._listeners.notify(READY)
@@ -155,11 +282,9 @@ class SqlTransactions(Store):
         self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
     ) -> T:
         """Do as ``Store.transact_with``."""
-        self._bind()  # the commit may come in another thread
         ran: list[SqlBeside] = []
 
         def inside(tx: SqlTransaction) -> T:
-            self._enter(tx.connection)
             ran.append(SqlBeside(tx, self._codec(), joined=True))
             return body(ran[-1])
 
@@ -167,17 +292,17 @@ class SqlTransactions(Store):
             self._send(ran[-1])
             committed()
 
-        return await self._writes.write_in(session, inside, wake)
+        return await self.write_in(session, inside, wake)
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
-        return await self._database.read(lambda connection: body(SqlBeside(self._writes.tx(connection), locks=False)))
+        return await self._database.read(lambda connection: body(SqlBeside(self.tx(connection), locks=False)))
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
 
         def body(connection: Connection) -> list[str | None]:
-            return SqlBeside(self._writes.tx(connection)).add_held(kind, rows, holders)
+            return SqlBeside(self.tx(connection)).add_held(kind, rows, holders)
 
         # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
         return await self._database.write(body, self._database.dialect.autocommit)
