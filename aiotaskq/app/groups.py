@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from msgspec.structs import replace
 
@@ -22,7 +22,10 @@ from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.queue.groups import GroupProgress, GroupStatus, progress_of
-from aiotaskq.runtime.queue.queue import Queue
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
+
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

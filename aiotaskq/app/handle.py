@@ -18,7 +18,7 @@ from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.parent import PARENT
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.task import Attempt, Status, Task
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import ClosedError, TaskFailed, ValidationError
 from aiotaskq.runtime.handler import INJECTED, Handler, result_as
@@ -195,27 +195,20 @@ class TaskHandle(Hinted, Generic[T_co]):
         The last one is as in ``stream``. Raises NotFound if the task is deleted.
         """
         check_int("after", after, 0)
-        queue, task_id = self._queue, self.task_id
+        queue, task_id, read = self._queue, self.task_id, self._queue.backend.notes.read
+
+        async def come() -> list[LogEntry] | None:
+            if found := await read(task_id, after, PAGE):
+                return found
+            task = await queue.get(task_id)
+            if not task.final:
+                return None
+            at = task.ended_at if task.ended_at is not None else queue.clock.now()
+            # Those that were written between the two reads.
+            return await read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
+
         seconds = None if timeout is None else check_seconds("timeout", timeout)
-        end = None if seconds is None else queue.clock.ticks() + int(seconds * SECOND)
-        read = queue.backend.notes.read
-        with queue.waiters.woken_by(NOTED, ENDED, name=task_id) as wakeup:
-            await queue.backend.watch()
-            while True:
-                wakeup.clear()
-                if found := await read(task_id, after, PAGE):
-                    return found
-                task = await queue.get(task_id)
-                if task.final:
-                    at = task.ended_at if task.ended_at is not None else queue.clock.now()
-                    # Those that were written between the two reads.
-                    return await read(task_id, after, PAGE) or [LogEntry(after, at, "end", str(task.status))]
-                left = queue.poll_interval
-                if end is not None:
-                    left = min(left, (end - queue.clock.ticks()) / SECOND)
-                    if left <= 0:
-                        return []
-                await queue.clock.wait(wakeup, left)
+        return await queue.waiters.until(queue.waiters.woken_by(NOTED, ENDED, name=task_id), come, seconds) or []
 
     async def cancel(self) -> bool:
         """Cancel the task, or ask it to stop if it runs; return False if it has ended already."""

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 from msgspec.structs import force_setattr
@@ -17,7 +17,6 @@ from msgspec.structs import force_setattr
 from aiotaskq.app.registrations import Registrations, open_resource
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.settings import schedules_elsewhere
-from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
 from aiotaskq.core.codec import Codec
@@ -30,10 +29,14 @@ from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of
-from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Retention
-from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.worker.worker import ExitCode, Worker
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend, Schedules
+    from aiotaskq.runtime.queue.queue import Queue
+    from aiotaskq.runtime.scheduler.scheduler import Scheduler
+
 
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.app.registrations import Registrations
@@ -19,7 +19,10 @@ from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.params import fitted, unknown
-from aiotaskq.runtime.scheduler.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.scheduler.scheduler import Scheduler
+
 
 MAX_NAME = 255
 ADDED = ("name", "task", "cron", "interval", "at", "params", "max_runs", "description", "start_at", "schedule_id")

@@ -278,13 +278,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             (own_ids_of(calls), rules_of(calls, tasks, self._registered.handlers)) if calls else (None, None)
         )
         if own_ids:
-            push = functools.partial(self.queue.known_ids.push, own_ids=own_ids, session=session)
+            push = functools.partial(self.queue.push_known, own_ids=own_ids, session=session)
         elif not rules and not self._registered.push_middleware:
             return self.queue.add(tasks, session)
         else:
             push = functools.partial(self.queue.add, session=session)
         if rules:
-            push = functools.partial(self.queue.debounced.push, push=push, rules=rules, session=session)
+            push = functools.partial(self.queue.push_debounced, push=push, rules=rules, session=session)
         return self._wrapped(push)(tasks)
 
     async def fork(self, task_id: str, *, from_step: str) -> TaskHandle[Any]:

@@ -17,7 +17,7 @@ from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
 from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, step_view, task_detail, task_view
 from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.queue.bulk import run_now as made_due
-from aiotaskq.runtime.queue.edits import TaskChanges
+from aiotaskq.runtime.queue.operations import TaskChanges
 from aiotaskq.runtime.waiting import waiting
 
 
@@ -277,7 +277,7 @@ async def edit(access: Access, given: Edited) -> TaskDetail:
     if fence is not None and task.fence != fence:
         raise TaskConflict(f"task {printable(task_id)} changed meanwhile; read it again, and repeat the edit")
     # Written only where the fence is still that of the row just read.
-    await access.tq.queue.edits.edit(task, cast(TaskChanges, changes))
+    await access.tq.queue.edit_task(task, cast(TaskChanges, changes))
     access.changed.append(task_id)
     return await detail_of(access, task_id)
 

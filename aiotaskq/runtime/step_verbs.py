@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.steps import Leave
-from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -24,6 +23,7 @@ from aiotaskq.log import log, named
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.backends.steps import Steps
 
 I = TypeVar("I")  # noqa: E741 - item
 R = TypeVar("R")

@@ -46,7 +46,7 @@ async def called(queue: Queue, params: Sequence[dict[str, Any]], session: Any = 
     async def push(tasks: list[Task]) -> list[Task]:
         return await queue.add(tasks, session)
 
-    return await queue.debounced.push(tasks, push, rules_of(calls, tasks, {}), session)
+    return await queue.push_debounced(tasks, push, rules_of(calls, tasks, {}), session)
 
 
 async def waiting(backend: Backend) -> list[Task]:

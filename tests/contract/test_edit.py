@@ -95,11 +95,11 @@ async def test_an_edit_of_what_has_changed_since_it_was_read_writes_nothing(queu
     task = await pushed(backend)
     assert await claimed(backend) == [task.task_id]
     with pytest.raises(TaskConflict, match="changed meanwhile"):
-        await queue.edits.edit(task, {"priority": 1})
+        await queue.edit_task(task, {"priority": 1})
     assert (await read(backend, task)).priority == 0
     again = await pushed(backend)
     one, two = await asyncio.gather(
-        queue.edits.edit(again, {"priority": 1}), queue.edits.edit(again, {"priority": 2}), return_exceptions=True
+        queue.edit_task(again, {"priority": 1}), queue.edit_task(again, {"priority": 2}), return_exceptions=True
     )
     assert isinstance(one, Task) and isinstance(two, TaskConflict)
     assert (await read(backend, again)).priority == 1

@@ -7,7 +7,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec.structs import replace
 
@@ -25,7 +25,6 @@ from aiotaskq.log import log, printable
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.limits import Limits
-from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.waiting import look, why
 
@@ -66,7 +65,6 @@ class Registered(Protocol):
 class Operated(Settled, Protocol):
     """What the operator's verbs need of the queue that they act on."""
 
-    edits: Edits
     step_verbs: StepVerbs
 
     @property
@@ -76,6 +74,9 @@ class Operated(Settled, Protocol):
     @property
     def limits(self) -> Limits:
         """The gates of limits, rates and fair shares."""
+
+    async def edit_task(self, task: Task, changes: Any) -> Task:
+        """Write the changes of a task that was just read. Raises TaskConflict."""
 
 
 def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(Status)) -> tuple[Status, ...]:
@@ -312,4 +313,4 @@ async def run_now(operated: Operated, task: Task) -> Task:
         # Before the task is due, or its handler would sleep again. If the edit fails, the sleep ends at its time.
         if sleep is not None:
             await operated.backend.steps.put([awakened(task, sleep, steps, now)])
-    return await operated.edits.edit(task, {"delay": 0})
+    return await operated.edit_task(task, {"delay": 0})

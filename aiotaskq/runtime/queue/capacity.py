@@ -13,7 +13,7 @@ from aiotaskq.backends.listeners import ENDED, GATES, READY, TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Cancelled, settle
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.hooks import Hooks
@@ -136,12 +136,32 @@ class Capacity:
 class Waiters:
     """Wakes waiting coroutines in their own loops. A wakeup is only a hint: the coroutine looks itself, and polls."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, backend: Backend, clock: Clock, poll: float) -> None:
+        """``poll``: the seconds between two looks."""
+        self._backend, self._clock, self._poll = backend, clock, poll
         self._listeners = backend.listeners
         self._ends: dict[str, tuple[Wakeup, ...]] = {}  # by task id, so that a hint finds its waiters directly
         self._stop: Callable[[], None] | None = None
         self._lock = threading.Lock()  # threads and event loops may share a queue in memory
+
+    async def until(
+        self,
+        wakeups: contextlib.AbstractContextManager[Wakeup],
+        look: Callable[[], Awaitable[T | None]],
+        seconds: float | None,
+    ) -> T | None:
+        """Look at each wakeup, and from time to time; return what is found, None if that is not so in ``seconds``."""
+        end = None if seconds is None else self._clock.ticks() + int(seconds * SECOND)
+        await self._backend.watch()
+        with wakeups as woken:
+            while True:
+                woken.clear()  # before the look, so that no later hint is missed
+                if (found := await look()) is not None:
+                    return found
+                left = self._poll if end is None else min(self._poll, (end - self._clock.ticks()) / SECOND)
+                if left <= 0:
+                    return None
+                await self._clock.wait(woken, left)
 
     @contextlib.contextmanager
     def woken_by(self, *kinds: str, name: str | None = None) -> Iterator[Wakeup]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -16,7 +16,7 @@ from aiotaskq.core.masking import Redacted
 from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
 from aiotaskq.core.parent import Parent, ParentDeleted
 from aiotaskq.core.plan import in_group
-from aiotaskq.core.task import SECOND, Status, Task, same_push
+from aiotaskq.core.task import Status, Task, same_push
 from aiotaskq.core.usage import checked_budget
 from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import (
@@ -30,9 +30,12 @@ from aiotaskq.errors import (
 )
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import Handler, result_as
-from aiotaskq.runtime.queue.bulk import Settled, cancel_page, statuses
-from aiotaskq.runtime.queue.capacity import Capacity, Waiters
-from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
+from aiotaskq.runtime.queue.bulk import cancel_page, statuses
+from aiotaskq.runtime.queue.pushes import Pushes
+
+if TYPE_CHECKING:
+    pass
+
 
 PAGE = 500  # members, or groups, read at a time
 MOST_LISTED = 100_000
@@ -85,24 +88,8 @@ def progress_of(group: GroupState) -> GroupProgress:
 class GroupVerbs:
     """The groups of one queue."""
 
-    def __init__(
-        self,
-        queue: Settled,
-        capacity: Capacity,
-        pushed: PushedHooks,
-        followed: FollowedHooks,
-        check: Callable[[Sequence[Task]], None],
-        waiters: Waiters,
-        poll_interval: float,
-    ) -> None:
-        """``check`` raises ValidationError for tasks that cannot be stored; ``poll_interval`` in seconds."""
+    def __init__(self, queue: Pushes) -> None:
         self._queue = queue
-        self._capacity = capacity
-        self._pushed = pushed
-        self._followed = followed
-        self._check = check
-        self._waiters = waiters
-        self._poll_interval = poll_interval
         self.handlers: Mapping[str, Handler] = {}
         """The registered handlers: results get the types of their return annotations."""
         self.make: Callable[[Any], Task] = _no_maker
@@ -141,28 +128,23 @@ class GroupVerbs:
 
     async def wait(self, group_id: str, timeout: float | timedelta | None = None) -> GroupState:
         """Wait until a group has ended; ``timeout`` in seconds. Raises ResultTimeout, NotFound."""
-        clock = self._queue.clock
         seconds = None if timeout is None else check_seconds("timeout", timeout)
-        end = None if seconds is None else clock.ticks() + int(seconds * SECOND)
-        await self._queue.backend.watch()
-        with self._waiters.woken_at_end(group_id) as woken:
-            while True:
-                woken.clear()
-                group = await self.get(group_id)
-                if group.ended_at is not None:
-                    return group
-                pause = self._poll_interval
-                left = pause if end is None else min(pause, (end - clock.ticks()) / SECOND)
-                if left <= 0:
-                    if group.used_up:
-                        raise ResultTimeout(
-                            f"group {group_id}: {group.remaining} of {group.total} members have not ended after "
-                            f"{seconds:g} s, and its budget is used up; set_budget raises it, cancel ends the group"
-                        )
-                    raise ResultTimeout(
-                        f"group {group_id}: {group.remaining} of {group.total} members go on after {seconds:g} s"
-                    )
-                await clock.wait(woken, left)
+        group: GroupState
+
+        async def ended() -> GroupState | None:
+            nonlocal group
+            group = await self.get(group_id)
+            return None if group.ended_at is None else group
+
+        waiters = self._queue.waiters
+        if await waiters.until(waiters.woken_at_end(group_id), ended, seconds) is not None:
+            return group
+        if group.used_up:
+            raise ResultTimeout(
+                f"group {group_id}: {group.remaining} of {group.total} members have not ended after {seconds:g} s, and "
+                "its budget is used up; set_budget raises it, cancel ends the group"
+            )
+        raise ResultTimeout(f"group {group_id}: {group.remaining} of {group.total} members go on after {seconds:g} s")
 
     async def members(
         self, group_id: str, start: int = 0, stop: int | None = None
@@ -311,26 +293,26 @@ class GroupVerbs:
         A queue with ``maxsize`` has to have room for the tasks that wait for no others.
         """
         calls = (callback for group in plan.groups for callback in (group.then, group.on_failure))
-        self._check([*plan.tasks, *(callback for callback in calls if callback is not None)])
+        self._queue.check_storable([*plan.tasks, *(callback for callback in calls if callback is not None)])
         committed = (lambda: None) if session is None else self._at_commit(plan)
 
         async def push(room: Room | None) -> bool:
             return await self._queue.backend.groups.push(plan, session, committed, room)
 
         try:
-            made = await self._capacity.admit(len(plan.entering), push, session)
+            made = await self._queue.capacity.admit(len(plan.entering), push, session)
         except DatabaseUnavailable as error:
             if session is not None:
                 raise
             raise error.of_push(task.task_id for task in plan.tasks) from error
         if made and session is None:
-            self._pushed.call(plan.tasks, plan.tasks)
+            self._queue.pushed_hooks.call(plan.tasks, plan.tasks)
             self._hear_empty(plan)
         return made
 
     def _at_commit(self, plan: Plan) -> Callable[[], None]:
-        pushed = self._pushed.at_commit(plan.tasks, plan.tasks)
-        self._followed.bind()
+        pushed = self._queue.pushed_hooks.at_commit(plan.tasks, plan.tasks)
+        self._queue.followed_hooks.bind()
 
         def committed() -> None:
             pushed()
@@ -341,7 +323,7 @@ class GroupVerbs:
     def _hear_empty(self, plan: Plan) -> None:
         """Call the hooks of groups without members, which have ended at once."""
         if ended := [group.group_id for group in plan.groups if group.ended_at is not None]:
-            self._followed.hear(Followed(ended_groups=ended, counted=list(ended)))
+            self._queue.followed_hooks.hear(Followed(ended_groups=ended, counted=list(ended)))
 
     async def add(self, group_id: str, tasks: Sequence[Task], source: object, first: int = 0) -> int:
         """Push tasks as further members; return how many were new.
@@ -350,7 +332,7 @@ class GroupVerbs:
         already. Raises TaskConflict if the group has ended or was cancelled, NotFound if it is gone.
         """
         now = self._queue.clock.now()
-        self._check(tasks)
+        self._queue.check_storable(tasks)
         budgets = await self._budgets(group_id)
         members = [in_group(task, group_id, derived_id(source, n), now, budgets) for n, task in enumerate(tasks, first)]
         added = await self._queue.backend.groups.add(group_id, members, now)
@@ -361,7 +343,7 @@ class GroupVerbs:
         if added and (gate.open or "pushed" in self._queue.hooks):
             rows = await self._queue.backend.get([task.task_id for task in members])
             new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
-            self._pushed.call(new, new)
+            self._queue.pushed_hooks.call(new, new)
         return int(added)
 
     async def _budgets(self, group_id: str) -> list[str]:

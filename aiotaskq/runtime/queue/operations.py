@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -31,13 +31,24 @@ from aiotaskq.runtime.queue.bulk import (
     retry_all,
     task_filter,
 )
-from aiotaskq.runtime.queue.edits import TaskChanges
 from aiotaskq.runtime.step_verbs import EVENT_AGE
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
 Retried_co = TypeVar("Retried_co", covariant=True)
+
+
+class TaskChanges(TypedDict, total=False):
+    """Changes of a pending task; what is left out stays."""
+
+    params: dict[str, Any]
+    priority: int
+    queue: str
+    at: float | datetime
+    delay: float | timedelta
+    max_retries: int
+    timeout: float | timedelta | None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -203,7 +214,7 @@ class Operations(ABC, Generic[Retried_co]):
         Raises ValidationError (also for params of a task with limits that its type does not declare here), NotFound,
         and TaskConflict if it is not pending, waits for the tasks before it in its workflow, or has changed meanwhile.
         """
-        return self._retried(await self._operated.edits.edit(await self.get(task_id), changes))
+        return self._retried(await self._operated.edit_task(await self.get(task_id), changes))
 
     async def delete(self, task_id: str) -> None:
         """Delete one ended task. Raises NotFound, and TaskConflict for a task that has not ended: cancel it first."""

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.direct import DirectBackend, holds_objects
-from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
-from aiotaskq.core.outcome import POP_OWNER, Completed, Expired, Failed, HandedBack, Outcome, Released, settle
+from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
 from aiotaskq.core.task_dict import task_from_dict, task_to_dict
-from aiotaskq.core.validation import check_id, check_seconds, check_storable
-from aiotaskq.core.webhooks import Webhook, messages
-from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ResultTimeout, TaskConflict, ValidationError
+from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.webhooks import Webhook
+from aiotaskq.errors import LeaseLost, ResultTimeout, TaskConflict
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import fresh_owner
-from aiotaskq.runtime.queue.capacity import Capacity, Waiters
-from aiotaskq.runtime.queue.claims import Claims, Taker, willing
-from aiotaskq.runtime.queue.debounced import Debounced
-from aiotaskq.runtime.queue.edits import Edits
 from aiotaskq.runtime.queue.groups import GroupVerbs
-from aiotaskq.runtime.queue.known_ids import KnownIds, expired_conflicts
-from aiotaskq.runtime.queue.operations import Operations
-from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
+from aiotaskq.runtime.queue.pushes import Pushes
 from aiotaskq.runtime.queue.reaper import LimitSweep, Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
 from aiotaskq.runtime.step_verbs import StepVerbs
@@ -45,7 +37,7 @@ CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods o
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
-class Queue(Operations[Task]):
+class Queue(Pushes):
     """The tasks of one store."""
 
     def __init__(
@@ -79,47 +71,13 @@ class Queue(Operations[Task]):
         Raises:
             ValidationError: a wrong value.
         """
-        self.backend = backend
-        """The store of the tasks."""
-        self.clock = clock
-        """The clock of everything that acts on this queue."""
-        self.hooks = hooks if hooks is not None else Hooks()
-        self._prepare = prepare
-        self.objects = holds_objects(backend)
-        """Whether params and results may be any Python objects."""
+        super().__init__(backend, clock, hooks, poll_interval, maxsize, when_full, prepare, gated, webhooks)
         self._kind = TaskOfObjects if self.objects else Task
-        self._gated = gated
-        self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
-        """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
-        self.webhooks = backend.groups.webhooks = webhooks
-        """What tells of its ended tasks, by name."""
         self._visibility = check_seconds("visibility", visibility, zero=False)
-        self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
-        self.waiters = Waiters(backend)
-        """What wakes coroutines that wait for hints of the store."""
-        self.capacity = Capacity(
-            backend, clock, self.hooks, self.waiters, maxsize, when_full, self.poll_interval, self.told
-        )
-        direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
-        self._direct = cast(DirectBackend, backend) if direct else None
-        self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
-        self._updates: Batcher[Change, bool] = Batcher(backend.update)
-        self._reads: Batcher[str, Task | None] = Batcher(backend.get)
-        self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
-        self.takers: list[Taker] = []
-        """The workers of this queue, which may claim a task in the transaction that pushes it."""
-        self._pushed = PushedHooks(backend, clock, self.hooks)
-        self._followed = FollowedHooks(backend, clock, self.hooks, self._pushed)
         self.unacked = Unacked()
         """Its popped tasks that are not settled."""
         self.step_log = StepLog()
-        self.known_ids = KnownIds(backend, clock, self.add, self._pushed)
-        update = self._updates.add if backend.suspends else backend.update
-        self.debounced = Debounced(backend, clock, update)
-        self.edits = Edits(clock, update, prepare=prepare, gated=self.gated, check=self._check_pushed)
-        self.groups = GroupVerbs(
-            self, self.capacity, self._pushed, self._followed, self._check_pushed, self.waiters, self.poll_interval
-        )
+        self.groups = GroupVerbs(self)
         """The verbs on groups."""
         self.step_verbs = StepVerbs(backend, clock)
         """The verbs on steps and events."""
@@ -135,81 +93,6 @@ class Queue(Operations[Task]):
         A method that has to wait asks for the running loop before it changes anything. Hooks need the loop, too.
         """
         return self._direct is not None and not (self.hooks.wanted and not CALLED.isdisjoint(self.hooks.hooks))
-
-    # ---- pushing ----
-
-    async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
-        """Push in one transaction; return for each task the row that is there: the same object, or a conflicting one.
-
-        With ``session`` that is the caller's transaction, which is not committed here. Raises ValidationError before
-        anything is written (also for more than ``maxsize`` tasks), QueueFull (with a session also where it would wait),
-        DatabaseUnavailable with the ids of the tasks, and NotSupported if the store cannot join the session.
-        """
-        if not self.objects:
-            self._check_storable(tasks)
-        try:
-            if session is None and not self.capacity.maxsize:
-                stored = await (self._pushes.add(tasks) if self.backend.suspends else self.backend.push(tasks))
-            else:
-                stored = []
-                committed = None if session is None else self._pushed.at_commit(tasks, stored)
-                stored += await self.capacity.push(tasks, session, committed)
-            if len(tasks) != 1 or stored[0] is not tasks[0]:
-                await self._free_expired_keys(tasks, stored, session)
-            if session is None and (self.hooks.wanted or gate.open):
-                self._pushed.call(tasks, stored)
-            return stored
-        except DatabaseUnavailable as error:  # pushes that are written together share the error
-            if session is not None:
-                raise  # nothing is stored before the caller commits
-            raise error.of_push(task.task_id for task in tasks) from error
-
-    def add_now(self, task: Task) -> None:
-        """Push a task that has a new id and no other key; only while the queue never waits. Raises as ``add``."""
-        if not self.objects:
-            check_storable("params", task.params)
-        self._direct.insert(task)  # type: ignore[union-attr]  # it never waits
-        if gate.open:
-            self._pushed.call([task], [task])
-
-    async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
-        """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
-        now = self.clock.now()
-        while conflicts := expired_conflicts(tasks, stored, now):
-            rows = {row.task_id: row for row in conflicts.values()}.values()
-            expired = [(row, settle(row, Expired(), now)) for row in rows]
-            changes = [Change(row, after, self.told(after)) for row, after in expired]
-            if session is None:
-                held = await self.backend.update(changes)
-                for change, ok in zip(changes, held, strict=True):
-                    if ok:
-                        log_outcome(change.before, Expired(), change.after, now)
-                        self.hooks.call("expired", now, change.after)
-            elif not all(await self.backend.update_with(session, changes)):
-                return  # another transaction has changed one, which this one may not see
-            pushed = await self.capacity.push([tasks[position] for position in conflicts], session, None)
-            for position, row in zip(conflicts, pushed, strict=True):
-                stored[position] = row
-
-    async def _push(self, tasks: Sequence[Task]) -> list[Task]:
-        taker = willing(self.takers)
-        return await (self.backend.push(tasks) if taker is None else taker.push(tasks))
-
-    def _check_pushed(self, tasks: Sequence[Task]) -> None:
-        if not self.objects:
-            self._check_storable(tasks)
-
-    def _check_storable(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            check_storable("params", task.params)
-            if task.extra:
-                check_storable("task", task.extra)
-        if not self.backend.durable:
-            return
-        for task in tasks:
-            for field, name in (("on_success", task.on_success), ("on_failure", task.on_failure)):
-                if name is not None and not isinstance(name, str):
-                    raise ValidationError(f"{field}: a function cannot be stored; give the name of a task")
 
     async def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
         """Add a task given as a dict (``type``, ``params``, optional ``task_id``), which is not changed; return its id.
@@ -230,7 +113,7 @@ class Queue(Operations[Task]):
                     log.task("push", new)
                     return new.task_id
             elif stored.final:
-                if await self.known_ids.run_again(stored, new):
+                if await self.run_again(stored, new):
                     return new.task_id
             elif same_content(stored, new):
                 log.debug("push {}: it is pending already", named(new))
@@ -404,44 +287,11 @@ class Queue(Operations[Task]):
 
     # ---- settling ----
 
-    async def settle(
-        self,
-        task: Task,
-        outcome: Outcome,
-        *,
-        then: Callable[[Task], tuple[Task, ...]] | None = None,
-        lease_over: bool = False,
-    ) -> Task | None:
-        """Write the next state of a task; return it, or None if the task has changed since it was read.
-
-        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended.
-        """
-        while True:
-            after = settle(task, outcome, self.clock.now())
-            change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
-            (held,) = await (self._updates.add([change]) if self.backend.suspends else self.backend.update([change]))
-            if held:
-                self._pushed.call(change.then, change.then)
-                return after
-            (row,) = await self.backend.get([task.task_id])
-            # If only the cancel flag was set in between, the rules decide again.
-            if row is None or lease_over or (row.status, row.fence) != (task.status, task.fence):
-                # Only this delivery can have completed it: an answer of the store was lost.
-                ours = row is not None and row.status is after.status is Status.COMPLETED and row.fence == task.fence
-                return row if ours else None
-            if row.cancel_requested == task.cancel_requested:
-                return None
-            task = row.replace(params=task.params, extra=task.extra)
-
-    def told(self, after: Task) -> tuple[Task, ...]:
-        """Return the messages of webhooks about a task, to be pushed by the transaction that writes its end."""
-        return tuple(messages(self.webhooks, after, self.clock.now())) if self.webhooks and after.final else ()
-
     async def complete_with(
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]
     ) -> Task | None:
         """Complete a running task in the caller's transaction; return its new state, None if it was taken over."""
-        self._followed.bind()
+        self.followed_hooks.bind()
         after = settle(task, Completed(result), self.clock.now())
         (held,) = await self.backend.update_with(session, [Change(task, after, then(after))])
         return after if held else None
@@ -465,26 +315,17 @@ class Queue(Operations[Task]):
     def _retried(self, task: Task) -> Task:
         return task
 
-    async def read(self, task_id: str) -> Task | None:
-        """Return a task by id, None if there is none; reads of the same moment may share a statement."""
-        check_id(task_id, any_id=not self.backend.durable)
-        (task,) = await (self._reads.add([task_id]) if self.backend.suspends else self.backend.get([task_id]))
-        return task
-
     async def wait_for_end(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
         """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound."""
         seconds = None if timeout is None else check_seconds("timeout", timeout)
-        end = None if seconds is None else self.clock.ticks() + int(seconds * SECOND)
-        await self.backend.watch()
-        with self.waiters.woken_at_end(task_id) as woken:
-            pause = self.poll_interval
-            while True:
-                woken.clear()
-                task = await self.get(task_id)
-                if task.final:
-                    return task
-                left = pause if end is None else min(pause, (end - self.clock.ticks()) / SECOND)
-                if left <= 0:
-                    said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
-                    raise ResultTimeout(said + await unserved(self, task))
-                await self.clock.wait(woken, left)
+        task: Task
+
+        async def ended() -> Task | None:
+            nonlocal task
+            task = await self.get(task_id)
+            return task if task.final else None
+
+        if await self.waiters.until(self.waiters.woken_at_end(task_id), ended, seconds) is None:
+            said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
+            raise ResultTimeout(said + await unserved(self, task))
+        return task

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.concurrency.clock import Clock
@@ -39,8 +39,11 @@ from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
 from aiotaskq.runtime.queue.claims import willing
-from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.outbox import Outbox, add_with_room
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.queue import Queue
+
 
 HOLD = 3 * SECOND
 """Microseconds for which a schedule is left out that cannot be fired now."""

@@ -8,9 +8,8 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import Backend
-from aiotaskq.backends.workers import Workers
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import LoopThread
@@ -21,6 +20,11 @@ from aiotaskq.core.worker_info import WorkerInfo, told_names
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log
 from aiotaskq.runtime.owner import fresh_owner, renewing
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
+    from aiotaskq.backends.workers import Workers
+
 
 Key = tuple[str, int]
 """A delivery: task id and fence."""

@@ -8,9 +8,8 @@ import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
@@ -23,9 +22,8 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.handler import Handler, told, told_limits
-from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.task_log import log_outcome
-from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, follow_ups, retrieve
+from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, Host, follow_ups, retrieve
 from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
@@ -34,6 +32,11 @@ from aiotaskq.runtime.worker.notes import NoteWriter, Work
 from aiotaskq.runtime.worker.runner import RunCall, Runner, Unconfirmed
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
+    from aiotaskq.runtime.queue.queue import Queue
+
 
 QUIET = "quiet"  # why its fetcher is paused
 SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
@@ -50,7 +53,7 @@ class ExitCode(IntEnum):
     ABANDONED = 4
 
 
-class Worker:
+class Worker(Host):
     """Runs tasks of one queue with ``concurrency`` slots until it is stopped."""
 
     def __init__(
@@ -230,7 +233,6 @@ class Worker:
     # ---- running ----
 
     def start_run(self, task: Task) -> None:
-        """Run a task in a free slot."""
         if (earlier := self.executions.get(task.task_id)) is not None:
             # Its lease was lost, and this worker has claimed it again while that run goes on: not two runs of it here.
             earlier.interrupt("lost")
@@ -396,7 +398,6 @@ class Worker:
     # ---- settling ----
 
     def settled(self, task: Task, outcome: Outcome, after: Task | None) -> None:
-        """Tell that the outcome of a task is written; ``after`` is the task now, None if it was lost."""
         if self._shared:
             self._drop(task)
         hooks = self._queue.hooks
@@ -418,7 +419,6 @@ class Worker:
                 hooks.invoke(callback, after, f"the callback of task {after.task_id}")
 
     def follow_ups(self, after: Task) -> tuple[Task, ...]:
-        """Return the tasks to push in the transaction that writes this ended task."""
         return follow_ups(after, self._handlers, self._queue.webhooks, self._clock.now())
 
     # ---- stopping ----
@@ -478,7 +478,6 @@ class Worker:
             self._idle.set()
 
     async def until_idle(self, seconds: float) -> bool:
-        """Wait until nothing runs and all outcomes are written; return whether that is so within ``seconds``."""
         end = self._clock.ticks() + int(seconds * SECOND)
         self._waiting += 1
         try:
