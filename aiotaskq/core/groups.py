@@ -10,6 +10,7 @@ locks what a rule needs, and writes what it returns (``backends.flow.groups``).
 
 from __future__ import annotations
 
+import graphlib
 import uuid
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -343,31 +344,10 @@ def in_order(parents: Mapping[str, Collection[str]]) -> list[str]:
             if parent not in parents:
                 meant = guess(parent, parents)
                 raise ValidationError(f"after: {name!r} waits for {parent!r}, which is no name of this workflow{meant}")
-    children: dict[str, list[str]] = {name: [] for name in parents}
+    graph = graphlib.TopologicalSorter(dict.fromkeys(parents, ()))
     for name, after in parents.items():
-        for parent in set(after):
-            children[parent].append(name)
-    missing = {name: len(set(after)) for name, after in parents.items()}
-    order = [name for name, count in missing.items() if not count]
-    for name in order:
-        for child in children[name]:
-            missing[child] -= 1
-            if not missing[child]:
-                order.append(child)
-    if len(order) < len(parents):
-        raise ValidationError(f"after: these wait for each other: {' → '.join(_cycle(parents, missing))}")
-    return order
-
-
-def _cycle(parents: Mapping[str, Collection[str]], missing: Mapping[str, int]) -> list[str]:
-    """Return the names along a cycle, the first one again at its end.
-
-    ``missing`` are the numbers of parents that could not be put in order: each name on a cycle has one.
-    """
-    name = next(name for name, count in missing.items() if count)
-    seen: dict[str, None] = {}
-    while name not in seen:
-        seen[name] = None
-        name = next(parent for parent in parents[name] if missing[parent])
-    path = list(seen)
-    return [*path[path.index(name) :], name][::-1]
+        graph.add(name, *after)
+    try:
+        return list(graph.static_order())
+    except graphlib.CycleError as error:
+        raise ValidationError(f"after: these wait for each other: {' → '.join(error.args[1])}") from None

@@ -134,7 +134,7 @@ def test_any_order_of_ends_and_retries_ends_with_one_callback(
 
 def test_an_order_has_parents_first_and_names_a_cycle() -> None:
     assert in_order({"c": ["a", "b"], "b": ["a"], "a": []}) == ["a", "b", "c"]
-    with pytest.raises(ValidationError, match="c → b → c"):
+    with pytest.raises(ValidationError, match="b → c → b"):
         in_order({"a": ["c"], "b": ["c"], "c": ["b"]})
     with pytest.raises(ValidationError, match="a → a"):
         in_order({"a": ["a"]})
