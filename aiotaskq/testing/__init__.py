@@ -12,9 +12,7 @@ from __future__ import annotations
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.testing.harness import START
-from aiotaskq.testing.inline import Inline, inline
-from aiotaskq.testing.kit import Kit, virtual
-from aiotaskq.testing.override import override
-from aiotaskq.testing.recorder import Pushes
+from aiotaskq.testing.kit import Inline, Kit, inline, virtual
+from aiotaskq.testing.override import Pushes, override
 
 __all__ = ["DURABLE_FAKE", "START", "Inline", "Kit", "Pushes", "VirtualClock", "inline", "override", "virtual"]

@@ -273,26 +273,22 @@ class DurableFakeWorkers(Workers):
     async def register(self, worker: WorkerInfo) -> None:
         self._workers[worker.owner] = worker
 
-    async def heartbeat(self, worker: WorkerInfo) -> bool:
-        with self._lock:
-            row = self._workers.get(worker.owner)
-            if row is None:
-                return False
-            asked = {"quiet": row.quiet, "wanted_concurrency": row.wanted_concurrency}
-            self._workers[worker.owner] = replace(worker, **asked)
-            return True
-
-    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+    def _change(self, owner: str, changed: Callable[[WorkerInfo], WorkerInfo]) -> bool:
+        """Write what a worker becomes; return whether it was there."""
         with self._lock:
             row = self._workers.get(owner)
-            if row is None:
-                return False
-            self._workers[owner] = replace(
-                row,
-                quiet=row.quiet if quiet is None else quiet,
-                wanted_concurrency=row.wanted_concurrency if concurrency is None else concurrency,
-            )
-            return True
+            if row is not None:
+                self._workers[owner] = changed(row)
+            return row is not None
+
+    async def heartbeat(self, worker: WorkerInfo) -> bool:
+        asked = ("quiet", "wanted_concurrency")
+        return self._change(worker.owner, lambda row: replace(worker, **{name: getattr(row, name) for name in asked}))
+
+    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        given = {"quiet": quiet, "wanted_concurrency": concurrency}
+        asked = {name: value for name, value in given.items() if value is not None}
+        return self._change(owner, lambda row: replace(row, **asked))
 
     async def remove(self, worker: WorkerInfo) -> bool:
         with self._lock:

@@ -18,8 +18,7 @@ from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.task import SECOND, StatusName, Task
 from aiotaskq.core.validation import kind_name
 from aiotaskq.errors import ValidationError, WrongLoop
-from aiotaskq.testing.override import override
-from aiotaskq.testing.recorder import Pushes
+from aiotaskq.testing.override import Pushes, override
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """When virtual time begins by default."""
