@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.borrowed import session
-from aiotaskq.integrations.django.connections import closing_connections
 from aiotaskq.integrations.django.task import Task, schedule
+from aiotaskq.integrations.django.worker import closing_connections
 
 __all__ = ["Task", "TasksBackend", "closing_connections", "schedule", "session"]

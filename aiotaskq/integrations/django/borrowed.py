@@ -230,28 +230,13 @@ class _Borrowed:
     do_rollback = do_close = do_terminate = do_commit
 
 
-class _Sqlite(_Borrowed, SQLiteDialect_pysqlite):
-    supports_statement_cache = True
-
-
-class _Psycopg(_Borrowed, PGDialect_psycopg):
-    supports_statement_cache = True
-
-
-class _Psycopg2(_Borrowed, PGDialect_psycopg2):
-    supports_statement_cache = True
-
-
-class _Mysqldb(_Borrowed, MySQLDialect_mysqldb):
-    supports_statement_cache = True
-
-
-class _Pymysql(_Borrowed, MySQLDialect_pymysql):
-    supports_statement_cache = True
-
-
-registry.register("sqlite.django_sqlite3", __name__, "_Sqlite")
-registry.register("postgresql.django_psycopg", __name__, "_Psycopg")
-registry.register("postgresql.django_psycopg2", __name__, "_Psycopg2")
-registry.register("mysql.django_mysqldb", __name__, "_Mysqldb")
-registry.register("mysql.django_pymysql", __name__, "_Pymysql")
+_DIALECTS: dict[str, type[Any]] = {
+    "sqlite.django_sqlite3": SQLiteDialect_pysqlite,
+    "postgresql.django_psycopg": PGDialect_psycopg,
+    "postgresql.django_psycopg2": PGDialect_psycopg2,
+    "mysql.django_mysqldb": MySQLDialect_mysqldb,
+    "mysql.django_pymysql": MySQLDialect_pymysql,
+}
+for _name, _base in _DIALECTS.items():
+    globals()[_name] = type("Borrowed", (_Borrowed, _base), {"supports_statement_cache": True})
+    registry.register(_name, __name__, _name)

@@ -6,11 +6,12 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.apps import apps
 from django.conf import settings
+from django.db import close_old_connections, connections
 
 from aiotaskq.app.handle import TaskFunction
 from aiotaskq.app.taskq import TaskQ, internal
@@ -19,7 +20,6 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.backend import TasksBackend
-from aiotaskq.integrations.django.connections import closing_connections
 from aiotaskq.integrations.django.framework import (
     TaskContext,
     normalize_json,
@@ -33,7 +33,36 @@ from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import HookCall
 
-__all__ = ["worker_of"]
+__all__ = ["closing_connections", "worker_of"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def closing_connections(handler: F) -> F:
+    """Close the database connections that a handler leaves, as Django does after a request; for ``@tq.task``.
+
+    Before and after a ``def`` handler those that are broken, or older than ``CONN_MAX_AGE``, are closed. What an
+    ``async def`` handler calls by ``sync_to_async`` has a thread, and so connections, of its own; all of them are
+    closed. The tasks of Django's framework have this already.
+    """
+
+    @functools.wraps(handler)
+    def in_thread(*args: Any, **kwargs: Any) -> Any:
+        close_old_connections()
+        try:
+            return handler(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    @functools.wraps(handler)
+    async def in_loop(*args: Any, **kwargs: Any) -> Any:
+        async with ThreadSensitiveContext():
+            try:
+                return await handler(*args, **kwargs)
+            finally:
+                await sync_to_async(connections.close_all)()
+
+    return cast(F, in_loop if inspect.iscoroutinefunction(handler) else in_thread)
 
 
 def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
@@ -46,8 +75,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     modules = backend.import_modules()
     modules += [sys.modules[name] for each in apps.get_app_configs() if (name := f"{each.name}.tasks") in sys.modules]
     tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
-    registrar = _Registrar(tq, backend)
-    internal(tq).registered.handlers = tq.queue.groups.handlers = handlers = _Handlers(registrar.register)
+    internal(tq).registered.handlers = tq.queue.groups.handlers = handlers = _Handlers(tq, backend)
     for module in modules:
         for task in list(vars(module).values()):
             if isinstance(task, framework.Task) and task.backend == backend.alias:
@@ -58,7 +86,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
             continue
         if handlers.get(path) is None:
             raise ValidationError(f"schedule: {path} is no task; write @schedule in the line above @task")
-        tq.schedule(params=each.params, **each.options)(registrar.functions[path])
+        tq.schedule(params=each.params, **each.options)(handlers.functions[path])
 
     async def ended(event: HookCall) -> None:
         if event.task is not None and task_at(event.task.type) is not None:
@@ -73,10 +101,13 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
 class _Handlers(dict[str, Handler]):
     """Handlers by the paths of tasks; one that is not registered yet is looked for in the code."""
 
-    def __init__(self, register: Callable[[str], None]) -> None:
+    def __init__(self, tq: TaskQ, backend: TasksBackend) -> None:
         super().__init__()
-        self._register = register
+        self._tq = tq
+        self._backend = backend
         self._sought: set[str] = set()
+        self.functions: dict[str, TaskFunction[..., Any, Any]] = {}
+        """By the paths of their tasks."""
 
     def get(self, path: str, default: Any = None) -> Any:
         if path not in self and path not in self._sought:  # the registration asks for its path, too
@@ -87,15 +118,7 @@ class _Handlers(dict[str, Handler]):
                 self._sought.discard(path)
         return super().get(path, default)
 
-
-class _Registrar:
-    def __init__(self, tq: TaskQ, backend: TasksBackend) -> None:
-        self._tq = tq
-        self._backend = backend
-        self.functions: dict[str, TaskFunction[..., Any, Any]] = {}
-        """By the paths of their tasks."""
-
-    def register(self, path: str) -> None:
+    def _register(self, path: str) -> None:
         """Register the task of Django's with this path, if there is one."""
         try:
             task = task_at(path)
