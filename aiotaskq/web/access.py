@@ -122,7 +122,7 @@ class Guesses:
             wrong.remove(ticks)
 
 
-class TokenCheck:
+class TokenCheck(Guesses):
     """Compares tokens in constant time, and counts the wrong ones of each address.
 
     The right token is always accepted: behind a proxy all clients have one address, and a client that guesses must not
@@ -131,12 +131,8 @@ class TokenCheck:
 
     def __init__(self, token: str) -> None:
         # Digests have one length, so that not even the token's length can be measured.
+        super().__init__()
         self._digest = _digest(token)
-        self.guesses = Guesses()
-
-    def retry_after(self, address: str, ticks: int) -> int:
-        """Return for how many seconds this address may not try another token; 0 if it may. ``ticks``: microseconds."""
-        return self.guesses.retry_after(address, ticks)
 
     def accepts(self, authorization: str | None, address: str, ticks: int) -> bool:
         """Return whether ``Authorization: Bearer TOKEN`` holds the token; count a wrong one."""
@@ -153,7 +149,7 @@ class TokenCheck:
         if self._is(given):
             return True
         if not self.retry_after(address, ticks):
-            self.guesses.add(address, ticks)
+            self.add(address, ticks)
         return False
 
     def _is(self, given: str) -> bool:

@@ -12,8 +12,7 @@ from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.web import endpoint as web
 from aiotaskq.web.access import is_encrypted
-from aiotaskq.web.dispatch import dispatch
-from aiotaskq.web.endpoint import Endpoint, problem_response, respond
+from aiotaskq.web.endpoint import Endpoint, dispatch, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import OperationsOptions, Policy

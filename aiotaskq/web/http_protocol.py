@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -28,61 +27,42 @@ class Connections(Generic[C]):
     def __init__(self, total: int, per_address: int) -> None:
         self.total = total
         self.per_address = per_address
-        self._address: dict[C, str] = {}
-        self._count: Counter[str] = Counter()
-        # Anonymous connections, the longest one first: of every address, and by address.
-        self._anonymous: OrderedDict[C, None] = OrderedDict()
-        self._anonymous_by_address: dict[str, OrderedDict[C, None]] = {}
+        self._open: dict[C, str] = {}
+        """Their addresses, the one that has been anonymous longest first; those that are authenticated anywhere."""
+        self._authenticated: set[C] = set()
 
     def __len__(self) -> int:
-        return len(self._address)
+        return len(self._open)
 
     def add(self, connection: C, address: str) -> C | None:
         """Add an anonymous connection; return the one that has to be closed for it, or None."""
-        closed: C | None = None
-        if self._count[address] >= self.per_address:
-            closed = next(iter(self._anonymous_by_address[address]))
-        elif len(self._address) >= self.total:
-            closed = next(iter(self._anonymous))
+        here = [each for each, other in self._open.items() if other == address]
+        full = here if len(here) >= self.per_address else self._open if len(self._open) >= self.total else ()
+        closed = next((each for each in full if each not in self._authenticated), None)
         if closed is not None:
             self.remove(closed)
-        self._address[connection] = address
-        self._count[address] += 1
-        self.anonymous(connection)
+        self._open[connection] = address
         return closed
 
     def remove(self, connection: C) -> None:
         """Remove a connection; does nothing for an unknown one."""
-        address = self._address.pop(connection, None)
-        if address is None:
-            return
-        self._remove_anonymous(connection, address)
-        self._count[address] -= 1
-        if not self._count[address]:
-            del self._count[address]
+        self._open.pop(connection, None)
+        self._authenticated.discard(connection)
 
     def anonymous(self, connection: C) -> None:
         """Note that no request that has shown the token is being answered on a connection, or no longer."""
-        if (address := self._address.get(connection)) is not None and connection not in self._anonymous:
-            self._anonymous[connection] = None
-            self._anonymous_by_address.setdefault(address, OrderedDict())[connection] = None
+        if connection in self._authenticated:
+            self._authenticated.remove(connection)
+            self._open[connection] = self._open.pop(connection)
 
     def authenticated(self, connection: C) -> None:
         """Note that a connection's request has shown the token: it is not closed for a new one, if there is room."""
-        address = self._address.get(connection)
-        if address is None or connection not in self._anonymous:
+        if (address := self._open.get(connection)) is None:
             return
-        here = self._count[address] - len(self._anonymous_by_address[address])
-        everywhere = len(self._address) - len(self._anonymous)
-        if here < _most_authenticated(self.per_address) and everywhere < _most_authenticated(self.total):
-            self._remove_anonymous(connection, address)
-
-    def _remove_anonymous(self, connection: C, address: str) -> None:
-        self._anonymous.pop(connection, None)
-        if (anonymous := self._anonymous_by_address.get(address)) is not None:
-            anonymous.pop(connection, None)
-            if not anonymous:
-                del self._anonymous_by_address[address]
+        others = self._authenticated - {connection}
+        here = sum(self._open[each] == address for each in others)
+        if here < _most_authenticated(self.per_address) and len(others) < _most_authenticated(self.total):
+            self._authenticated.add(connection)
 
 
 def _most_authenticated(limit: int) -> int:

@@ -71,7 +71,7 @@ def test_wrong_tokens_are_limited_per_address(monkeypatch: pytest.MonkeyPatch) -
     assert 0 < tokens.retry_after("a", MAX_WRONG) <= 60 and tokens.retry_after("b", MAX_WRONG) == 0
     assert tokens.retry_after("a", MINUTE - 1) == 1 and tokens.retry_after("a", MINUTE) == 0
     assert tokens.accepts(f"bearer {TOKEN}", "a", MINUTE) and not tokens.accepts(f"Basic {TOKEN}", "a", MINUTE)
-    assert not tokens.accepts(None, "c", 0) and len(tokens.guesses) == 1
+    assert not tokens.accepts(None, "c", 0) and len(tokens) == 1
     for number in range(MAX_WRONG):
         tokens.accepts("Bearer wrong", "d", number)
     wait = tokens.retry_after("d", MAX_WRONG)
@@ -79,7 +79,7 @@ def test_wrong_tokens_are_limited_per_address(monkeypatch: pytest.MonkeyPatch) -
     assert not tokens.accepts("Bearer wrong", "d", 30 * SECOND) and tokens.retry_after("d", MAX_WRONG) == wait
     for number in range(3 * MAX_ADDRESSES):
         tokens.accepts("Bearer wrong", f"address {number}", 0)
-    assert len(tokens.guesses) == MAX_ADDRESSES  # H3
+    assert len(tokens) == MAX_ADDRESSES  # H3
 
 
 async def test_the_standalone_server_checks_the_token(tq: TaskQ) -> None:  # J4, J15

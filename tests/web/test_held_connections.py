@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from uvicorn.server import ServerState
 
 from aiotaskq import TaskQ
-from aiotaskq.web import dispatch, http_protocol, server
+from aiotaskq.web import endpoint, http_protocol, server
 from aiotaskq.web.http_protocol import Connections
 from aiotaskq.web.server import serve_until
 from tests.support.machine import watchdog
@@ -97,7 +97,7 @@ async def test_clients_without_the_token_keep_nobody_out(
     limits = (12, 4) if sys.platform == "linux" else (12, 12)
     monkeypatch.setattr(server, "connection_limits", lambda: limits)
     monkeypatch.setattr(http_protocol, "CLIENT_TIMEOUT", NEVER)
-    monkeypatch.setattr(dispatch, "BODY_TIMEOUT", NEVER)
+    monkeypatch.setattr(endpoint, "BODY_TIMEOUT", NEVER)
     right = {"authorization": f"Bearer {TOKEN}"}
     handle = await tq.push("greet", {"name": "x"}, delay=NEVER)
     async with serving(tq, TOKEN) as port, httpx.AsyncClient(timeout=watchdog()) as user:

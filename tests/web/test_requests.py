@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-import aiotaskq.web.dispatch as dispatch_module
+import aiotaskq.web.endpoint as dispatch_module
 from aiotaskq import TaskQ
 from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.machine import within

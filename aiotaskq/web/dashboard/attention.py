@@ -11,7 +11,6 @@ from aiotaskq.app.taskq import internal
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
-from aiotaskq.operations.limits import LimitView
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.web.dashboard.rows import LimitRow, limit_row
@@ -26,7 +25,7 @@ LATE = 60 * SECOND
 """Microseconds after which a schedule that is due is late."""
 
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True):
+class Notice(msgspec.Struct, frozen=True):
     """One thing that needs attention."""
 
     level: str
@@ -35,10 +34,10 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """The sentence of the catalogue for one task, or for none."""
     many: str
     """The same for several."""
-    number: int = 1
-    values: dict[str, Any] = {}
     page: str
     query: dict[str, str] = {}
+    number: int = 1
+    values: dict[str, Any] = {}
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -77,9 +76,7 @@ def attention(looked: Looked, stats: Stats, failed: int) -> list[Notice]:
     if failed:
         one = marked("{number} task has failed in the last hour.")
         many = marked("{number} tasks have failed in the last hour.")
-        found.append(
-            Notice(level="failed", one=one, many=many, number=failed, page="tasks", query={"status": "failed"})
-        )
+        found.append(Notice("failed", one, many, "tasks", {"status": "failed"}, failed))
     return [*found, *paused_queues(stats), *looked.stuck, *looked.late]
 
 
@@ -88,19 +85,18 @@ async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo])
     if not alive:
         one = marked("{number} task is ready, but no worker runs.")
         many = marked("{number} tasks are ready, but no worker runs.")
-        return [Notice(level="failed", one=one, many=many, number=stats.ready, page="workers")]
+        return [Notice("failed", one, many, "workers", number=stats.ready)]
     awake = [each for each in alive if not each.quiet]
     if not awake:
         one = marked("{number} task is ready, but every worker is quiet.")
         many = marked("{number} tasks are ready, but every worker is quiet.")
-        return [Notice(level="failed", one=one, many=many, number=stats.ready, page="workers")]
+        return [Notice("failed", one, many, "workers", number=stats.ready)]
     found, now = [], tq.queue.clock.now()
     for name in unclaimed(stats, awake)[:MOST_QUEUES]:
         first = await tq.queue.backend.next_run_at(now, [name])
         if first is not None and first <= now:
             text = marked("Tasks of the queue {queue} are ready, but no worker claims from it.")
-            values = {"queue": name}
-            found.append(Notice(level="failed", one=text, many=text, values=values, page="queue", query=_of(name)))
+            found.append(Notice("failed", text, text, "queue", {"name": name}, values={"queue": name}))
     return found
 
 
@@ -120,21 +116,13 @@ def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
     one = marked("{number} task waits for a type that no worker knows: {type}.")
     many = marked("{number} tasks wait for a type that no worker knows: {type}.")
     found = [
-        Notice(
-            level="failed",
-            one=one,
-            many=many,
-            number=count,
-            values={"type": name},
-            page="tasks",
-            query={"type": name, "status": "pending"},
-        )
+        Notice("failed", one, many, "tasks", {"type": name, "status": "pending"}, count, {"type": name})
         for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST_TYPES]
     ]
     if (more := len(waiting) - MOST_TYPES) > 0:
         one = marked("Tasks of {number} other type wait that no worker knows.")
         many = marked("Tasks of {number} other types wait that no worker knows.")
-        found.append(Notice(level="failed", one=one, many=many, number=more, page="types"))
+        found.append(Notice("failed", one, many, "types", number=more))
     return found
 
 
@@ -143,7 +131,7 @@ def paused_queues(stats: Stats) -> list[Notice]:
     one = marked("The queue {queue} is paused, and {number} task waits in it.")
     many = marked("The queue {queue} is paused, and {number} tasks wait in it.")
     return [
-        Notice(level="paused", one=one, many=many, number=count, values={"queue": name}, page="queue", query=_of(name))
+        Notice("paused", one, many, "queue", {"name": name}, count, {"queue": name})
         for name in stats.paused
         if (count := stats.queues.get(name, {}).get("pending", 0))
     ]
@@ -155,62 +143,34 @@ def stuck_limits(rows: Sequence[LimitRow]) -> list[Notice]:
     shut_many = marked("The limit {key} is paused, and {number} tasks wait at it.")
     full = marked("The limit {key} is full, and {number} task waits at it.")
     full_many = marked("The limit {key} is full, and {number} tasks wait at it.")
+    spent = marked("The budget of the group {group} is used up, and {number} task waits for more.")
+    spent_many = marked("The budget of the group {group} is used up, and {number} tasks wait for more.")
     stuck = [row for row in rows if row.limit.waiting and (row.stopped or (row.share is not None and row.share >= 1))]
     stuck.sort(key=lambda row: (not row.stopped, -row.limit.waiting, row.limit.key))
-    found = [
-        _used_up(row.limit)
-        if row.limit.state == "used_up"
-        else Notice(
-            level="paused" if row.stopped else "waiting",
-            one=shut if row.stopped else full,
-            many=shut_many if row.stopped else full_many,
-            number=row.limit.waiting,
-            values={"key": row.limit.key},
-            page="limit",
-            query={"key": row.limit.key},
-        )
-        for row in stuck[:MOST_LIMITS]
-    ]
+    found = []
+    for row in stuck[:MOST_LIMITS]:
+        limit, about = row.limit, {"key": row.limit.key}
+        if limit.state == "used_up":
+            group = {"group": str(limit.budget_of)}
+            found.append(Notice("closed", spent, spent_many, "group", {"id": group["group"]}, limit.waiting, group))
+        elif row.stopped:
+            found.append(Notice("paused", shut, shut_many, "limit", about, limit.waiting, about))
+        else:
+            found.append(Notice("waiting", full, full_many, "limit", about, limit.waiting, about))
     if (more := len(stuck) - MOST_LIMITS) > 0:
         one, many = marked("Tasks wait at {number} other limit."), marked("Tasks wait at {number} other limits.")
-        found.append(Notice(level="waiting", one=one, many=many, number=more, page="limits"))
+        found.append(Notice("waiting", one, many, "limits", number=more))
     return found
-
-
-def _used_up(limit: LimitView) -> Notice:
-    one = marked("The budget of the group {group} is used up, and {number} task waits for more.")
-    many = marked("The budget of the group {group} is used up, and {number} tasks wait for more.")
-    group = str(limit.budget_of)
-    return Notice(
-        level="closed",
-        one=one,
-        many=many,
-        number=limit.waiting,
-        values={"group": group},
-        page="group",
-        query={"id": group},
-    )
 
 
 def late_schedules(late: Sequence[Schedule]) -> list[Notice]:
     """Return the schedules that should have fired."""
     text = marked("The schedule {name} is late: no scheduler has fired it.")
     found = [
-        Notice(
-            level="expired",
-            one=text,
-            many=text,
-            values={"name": each.name},
-            page="schedule",
-            query={"id": each.task_id},
-        )
+        Notice("expired", text, text, "schedule", {"id": each.task_id}, values={"name": each.name})
         for each in late[:MOST_SCHEDULES]
     ]
     if len(late) > MOST_SCHEDULES:
         more = marked("More schedules are late.")
-        found.append(Notice(level="expired", one=more, many=more, page="schedules"))
+        found.append(Notice("expired", more, more, "schedules"))
     return found
-
-
-def _of(queue: str) -> dict[str, str]:
-    return {"name": queue}

@@ -37,14 +37,28 @@ from aiotaskq.web.dashboard.pages import (
     values,
     workers,
 )
-from aiotaskq.web.dashboard.reply import SECURITY, form_reply, page_reply, redirect
 from aiotaskq.web.dashboard.session import Login, UserLogin
 from aiotaskq.web.dashboard.view import Action, Change, Page, Question, Shared, StoppedError, View, actions, link, pages
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.dispatch import media_type_of, read_body
-from aiotaskq.web.endpoint import Request, Response
+from aiotaskq.web.endpoint import Request, Response, media_type_of, read_body
 from aiotaskq.web.policy import MAX_BODY, Actor, Allow, CheckUser, Policy, actor_of
 from aiotaskq.web.problem_details import Problem, ProblemError, answered, make_problem
+
+HTML = "text/html; charset=utf-8"
+
+# Nothing of a page may come from elsewhere, and nothing inline runs.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'"
+)
+SECURITY = (
+    ("Content-Security-Policy", POLICY),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "same-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
 
 FOLDER = Path(__file__).parent / "static"
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
@@ -384,6 +398,22 @@ class Dashboard:
             return self._login_page(login, visit, wrong=True)
         cookie = visit.cookie(session.SESSION, session.new_login(login.secret, visit.now, user))
         return redirect(_own_page(next(iter(form.get("back", ())), "")), cookie)
+
+
+def page_reply(body: bytes, status: int = 200, *, media_type: str = HTML) -> Response:
+    """Return a page, which no cache keeps."""
+    return Response(status, body, (*SECURITY, ("Cache-Control", "no-store")), media_type)
+
+
+def form_reply(body: bytes, status: int = 200) -> Response:
+    """Return the page that follows a form without a redirect; the browser keeps it for its button Back."""
+    return Response(status, body, (*SECURITY, ("Cache-Control", "private, no-cache")), HTML)
+
+
+def redirect(where: str, *cookies: str) -> Response:
+    """Send the browser to a page of the dashboard, as ``task?id=…``."""
+    headers = [*SECURITY, ("Location", where), ("Cache-Control", "no-store")]
+    return Response(303, b"", (*headers, *(("Set-Cookie", each) for each in cookies)), HTML)
 
 
 async def _loaded(page: Page, view: View) -> dict[str, Any]:

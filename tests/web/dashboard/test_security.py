@@ -12,8 +12,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.reply import POLICY
-from aiotaskq.web.dashboard.site import actions, pages
+from aiotaskq.web.dashboard.site import POLICY, actions, pages
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 
 TOKEN = "correct-horse-battery-staple"

@@ -17,8 +17,7 @@ from aiotaskq.integrations import aiohttp as aiohttp_door
 from aiotaskq.integrations import fastapi as fastapi_door
 from aiotaskq.integrations import starlette as starlette_door
 from aiotaskq.web.dashboard import session
-from aiotaskq.web.dashboard.reply import POLICY
-from aiotaskq.web.dashboard.site import MENU, pages
+from aiotaskq.web.dashboard.site import MENU, POLICY, pages
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send, standalone
 
 TOKEN = "correct-horse-battery-staple"
