@@ -27,7 +27,7 @@ ENGLISH = {
     "limits": ["concurrency limit", "rate limiting", "fair scheduling"],
     "login": ["authentication"],
     "observability": ["Prometheus", "tracing"],
-    "operations-api": ["server-sent events", "REST"],
+    "operations-api": ["server-sent events", "REST API"],
     "quickstart": ["background job"],
     "schedules": ["periodic task", "cron", "daylight saving", "misfire", "holidays"],
     "steps": ["human in the loop", "durable execution"],
