@@ -69,12 +69,10 @@ class RedisBackend(Backend):
             options = self._redis.address.options
             options["socket_timeout"] = min(patience, options["socket_timeout"])
         self._notifier = RedisNotifier(self._redis, self.listeners)
-        self._transactions = RedisTransactions(self._redis, self.listeners, self._notifier.message, lambda: self.codec)
+        self._transactions = RedisTransactions(self._redis, self, self._notifier.message)
         parts = (self._redis, self._transactions)
         gates, groups = RedisGateReads(*parts), RedisGroupReads(*parts)
         self.keep(self._transactions, RedisSideRows(self._redis), gates, groups)
-        self._transactions.admit = self.gates.admit
-        self._transactions.messages, self._transactions.followed = self.groups.messages, self.groups.note
         self.workers, self.schedules = RedisWorkers(*parts), RedisSchedules(*parts)
 
     async def _prepare(self, redis: RedisConnections) -> None:
@@ -113,7 +111,7 @@ class RedisBackend(Backend):
         if room is not None or any_flow(tasks):
             _check_count(tasks)
             # A repeated push is the same push, whether or not the first one has reached the server.
-            return await self._transactions.run(lambda tx: push_within(tx, tasks, room), repeatable=True)
+            return await self._transactions.transact(lambda tx: push_within(tx, tasks, room), repeatable=True)
         stored = list(tasks)
         if tasks:
             order, words = pushed_rows(stored)
@@ -134,7 +132,7 @@ class RedisBackend(Backend):
             with contextlib.suppress(FlowRequired):
                 flags = await self._redis.run("update", self._notifier.message(hints), *changed_rows(changes))
                 return self.updated(changes, hints, flags)
-        return await self._transactions.run(lambda tx: tx.update(changes))
+        return await self._transactions.transact(lambda tx: tx.update(changes))
 
     async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
         if not changes or not wanted.limit:
@@ -145,7 +143,7 @@ class RedisBackend(Backend):
             with contextlib.suppress(FlowRequired):
                 flags, claimed = await self._redis.run("exchange", *words, *changed_rows(changes))
                 return self.updated(changes, hints, flags), to_tasks(claimed)
-        return await self._transactions.run(lambda tx: tx.update(changes)), await self._claim(wanted)
+        return await self._transactions.transact(lambda tx: tx.update(changes)), await self._claim(wanted)
 
     def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
         """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
@@ -164,7 +162,7 @@ class RedisBackend(Backend):
                     tx.set_fields("progress", {task_id: progress_json(value).decode()})
             return held
 
-        return await self._transactions.run(body, repeatable=True)
+        return await self._transactions.transact(body, repeatable=True)
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         def body(tx: RedisTransaction) -> list[bool]:
@@ -174,7 +172,7 @@ class RedisBackend(Backend):
                 tx.states += (task_id, head.string[: head.start(3)] + b"1" + head.string[head.end(3) :])
             return [task_id in running for task_id in ids]
 
-        flagged = await self._transactions.run(body, repeatable=True)
+        flagged = await self._transactions.transact(body, repeatable=True)
         self.listeners.notify(CANCEL, ids)
         return flagged
 
@@ -185,7 +183,7 @@ class RedisBackend(Backend):
     async def get(self, ids: Sequence[str]) -> list[Task | None]:
         found: list[Task | None] = []
         for start in range(0, len(ids), READ):
-            found += to_tasks_or_none(await self._redis.run("get", *ids[start : start + READ]))
+            found += to_tasks_or_none((await self._redis.run("read", *ids[start : start + READ]))[0])
         return found
 
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
@@ -194,7 +192,7 @@ class RedisBackend(Backend):
         done: dict[str, bool | None] = dict.fromkeys(ids)
         for start in range(0, len(ids), READ):
             body = partial(RedisTransaction.recode, ids=ids[start : start + READ], codec=self.codec)
-            done |= await self._transactions.run(body)
+            done |= await self._transactions.transact(body)
         return [done[task_id] for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
@@ -307,7 +305,7 @@ class RedisBackend(Backend):
                     stay = staying(tx, ended, where.completed_before)
                     return tx.delete([task for task in ended if task.task_id not in stay][:left])
 
-                gone = await self._transactions.run(body)
+                gone = await self._transactions.transact(body)
                 deleted, passed = deleted + gone, passed + len(page) - gone
         return deleted
 
@@ -320,12 +318,12 @@ class RedisBackend(Backend):
                 damaged = [task_id for task_id in tx.existing(part) if task_id not in rows]
                 return tx.delete([row for row in rows.values() if row.final or not ended], damaged)
 
-            deleted += await self._transactions.run(body)
+            deleted += await self._transactions.transact(body)
         return deleted
 
     async def set_paused(self, queue: str, paused: bool) -> None:
         write = ["SADD" if paused else "SREM", "paused", [queue]]
-        await self._transactions.run(lambda tx: tx.commands.append(write), repeatable=True)
+        await self._transactions.transact(lambda tx: tx.commands.append(write), repeatable=True)
         await self.gates.pause(queue, paused)
         self.listeners.notify(READY)
 

@@ -61,7 +61,7 @@ class RedisGateReads(GateReads):
 
         found: list[GateState] = []
         for start in range(0, len(wanted), READ):
-            found += await self._transactions.run(partial(body, part=wanted[start : start + READ]))
+            found += await self._transactions.transact(partial(body, part=wanted[start : start + READ]))
             if len(found) >= limit:
                 break
         return found[:limit]
@@ -87,7 +87,7 @@ class RedisGroupReads(GroupReads):
         self._redis, self._transactions = redis, transactions
 
     async def _get(self, ids: Sequence[str]) -> list[GroupState]:
-        return list((await self._transactions.run(lambda tx: tx.groups(ids))).values())
+        return list((await self._transactions.transact(lambda tx: tx.groups(ids))).values())
 
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         which = ["live", "ended"] if ended is None else ["ended" if ended else "live"]

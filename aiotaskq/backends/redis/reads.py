@@ -176,7 +176,7 @@ class Reads:
         texts = [digest.decode() for digest in digests]
         self._compare("state", ids, texts[::2])
         self._compare("usage", ids, texts[1::2])
-        self._note("tasks", ids, to_tasks_or_none(rows))
+        self._note("tasks", ids, to_tasks_or_none(rows, with_head=True))
 
     async def _read_groups(self, _kind: str, ids: Sequence[str]) -> None:
         texts, callbacks = await asyncio.gather(self._texts("groups", ids), self._texts("groups:then", ids))

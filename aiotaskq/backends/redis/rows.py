@@ -262,10 +262,11 @@ def to_tasks(words: Sequence[bytes]) -> list[Task]:
     return [_to_task(*row) for row in zip(pieces, pieces, pieces, pieces, strict=True)]
 
 
-def to_tasks_or_none(words: Sequence[bytes]) -> list[Task | None]:
-    """Return the tasks of rows, None for those without a state."""
-    pieces = iter(words)
-    return [_to_task(*row) if row[2] else None for row in zip(pieces, pieces, pieces, pieces, strict=True)]
+def to_tasks_or_none(words: Sequence[bytes], with_head: bool = False) -> list[Task | None]:
+    """Return the tasks of rows, None for those without a state, or ``with_head`` also where its head cannot be read."""
+    pieces, begin = iter(words), b"," if with_head else b""
+    rows = zip(pieces, pieces, pieces, pieces, strict=True)
+    return [_to_task(*row) if row[2] and row[2].startswith(begin) else None for row in rows]
 
 
 def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:

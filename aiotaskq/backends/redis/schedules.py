@@ -51,7 +51,7 @@ class RedisSchedules(Schedules):
             return there
 
         stored = []
-        for schedule, text in zip(schedules, await self._transactions.run(body), strict=True):
+        for schedule, text in zip(schedules, await self._transactions.transact(body), strict=True):
             known = to_schedule(schedule.task_id, text, self.codec) if text else schedule
             stored.append(schedule if known == schedule else known)
         return stored
@@ -77,7 +77,7 @@ class RedisSchedules(Schedules):
                     push(tx, tasks)
             return held
 
-        return await self._transactions.run(body)
+        return await self._transactions.transact(body)
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         found: list[Schedule | None] = []
@@ -100,7 +100,7 @@ class RedisSchedules(Schedules):
                     done[schedule_id] = True
             return [done[schedule_id] for schedule_id in ids]
 
-        return await self._transactions.run(body)
+        return await self._transactions.transact(body)
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         found: dict[bytes, bytes] = {}
@@ -148,7 +148,7 @@ class RedisSchedules(Schedules):
                     tx.put(f"schedules:{index}", schedule_id, None)
             return found
 
-        return await self._transactions.run(body)
+        return await self._transactions.transact(body)
 
 
 def _write(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:

@@ -13,18 +13,17 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Store
-from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.base import Backend
+from aiotaskq.backends.flow.transaction import Holder, Store
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.backends.redis.side_rows import RedisOwnedRows
-from aiotaskq.backends.redis.transaction import Messages, RedisTransaction
+from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import queue_full
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -42,25 +41,12 @@ class RedisTransactions(Store):
 
     wakes_later = True  # one emit does not keep the server busy, nor repeat while tasks begin to wait
 
-    def __init__(
-        self, redis: RedisConnections, listeners: Listeners, message: Message, codec: Callable[[], Codec | None]
-    ) -> None:
-        """``message`` returns hints as they are published, ``codec`` the one of the backend."""
-        self._redis, self._listeners, self._message, self._codec = redis, listeners, message, codec
+    def __init__(self, redis: RedisConnections, backend: Backend, message: Message) -> None:
+        """``message`` returns hints as they are published. The rest is what ``backend`` has made by the first call."""
+        self._redis, self._backend, self._message = redis, backend, message
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by what has changed
-        self.messages: Messages = lambda _ended, _now: []
-        """As ``Groups.messages``."""
-        self.followed: Callable[[Followed], None] = lambda _more: None
-        """Called with what has followed, after the commit."""
-        self.admit: Callable[[int, int], Awaitable[int | None]]
-        """As ``Gates.admit``."""
 
-    async def run(
-        self,
-        body: Callable[[RedisTransaction], T],
-        *,
-        repeatable: bool = False,
-    ) -> T:
+    async def transact(self, body: Callable[[RedisTransaction], T], *, repeatable: bool = False) -> T:
         """Run ``body`` in one transaction, write what it has decided, and return its result.
 
         ``body`` may run several times. ``repeatable``: the commit is sent again if its connection is lost, since
@@ -73,7 +59,7 @@ class RedisTransactions(Store):
             refused: set[int] = set()
             others: dict[str, str] = {}
             while True:
-                tx = RedisTransaction(reads, self.messages, self._codec(), refused, others)
+                tx = RedisTransaction(reads, self._backend.groups.messages, self._backend.codec, refused, others)
                 tx.side = RedisOwnedRows(tx)
                 try:
                     result = body(tx)
@@ -108,23 +94,17 @@ class RedisTransactions(Store):
         if answer[0] == -1 and tx.room is not None:
             raise queue_full(tx.room.maxsize, answer[1])
         for kind, names in hints.items():
-            self._listeners.receive(kind, names)
+            self._backend.listeners.receive(kind, names)
         if tx.touched.followed:
-            self.followed(tx.touched.followed)
+            self._backend.groups.note(tx.touched.followed)
         if tx.is_partial and not tx.touched.swept:
             with contextlib.suppress(DatabaseUnavailable):  # what was asked for is written; a sweep goes on
                 now = tx.touched.now
-                while (next_at := await self.admit(now, SWEPT)) is not None and next_at <= now:
+                while (next_at := await self._backend.gates.admit(now, SWEPT)) is not None and next_at <= now:
                     pass
         return result
 
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
-        """Do as ``Store.transact``."""
-        return await self.run(body, repeatable=repeatable)
-
-    async def look(self, body: Callable[[Beside], T]) -> T:
-        """Do as ``Store.look``."""
-        return await self.run(body)
+    look = transact
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""

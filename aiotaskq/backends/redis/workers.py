@@ -32,7 +32,7 @@ class RedisWorkers(Workers):
             tx.set_fields("workers", {word: _text(worker)})
             tx.set_fields("steered", asked)
 
-        await self._transactions.run(body, repeatable=True)
+        await self._transactions.transact(body, repeatable=True)
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         word = owner_word(worker.owner)
@@ -43,7 +43,7 @@ class RedisWorkers(Workers):
                 tx.set_fields("workers", {word: _text(worker)})
             return there
 
-        return await self._transactions.run(body, repeatable=True)
+        return await self._transactions.transact(body, repeatable=True)
 
     async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
         word = owner_word(owner)
@@ -55,7 +55,7 @@ class RedisWorkers(Workers):
                 tx.set_fields("steered", {f"{word} {name}": value for name, value in asked.items() if value})
             return there
 
-        return await self._transactions.run(body, repeatable=True)
+        return await self._transactions.transact(body, repeatable=True)
 
     async def remove(self, worker: WorkerInfo) -> bool:
         word = owner_word(worker.owner)
@@ -67,7 +67,7 @@ class RedisWorkers(Workers):
                 tx.set_fields("steered", {f"{word} quiet": False, f"{word} slots": False})
             return there
 
-        return await self._transactions.run(body)
+        return await self._transactions.transact(body)
 
     async def all(self) -> list[WorkerInfo]:
         root = self._redis.root

@@ -55,8 +55,9 @@ async def test_a_sweep_goes_on_with_what_a_push_has_left(
         return None
 
     monkeypatch.setattr(gate_rows, "MOST_PASSING", 600)
-    monkeypatch.setattr(backend._transactions, "admit", dies)
-    await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(1_100)])
+    with monkeypatch.context() as patch:
+        patch.setattr(backend.gates, "admit", dies)
+        await backend.push([gated(f"k{n}", Bounds(cap=1)) for n in range(1_100)])
     passed = await backend.count_ready(LATER)
     assert 600 <= passed < 1_100
     assert await backend.gates.admit(LATER, 1_100) is None

@@ -43,9 +43,7 @@ local ready, instant, now = 0, nil, tonumber(given.now)
 if given.maxsize then
   sweep_expired(given.now)
   instant = bound_instant(now)
-  for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', instant)) do
-    if is_open(queue_of(lane)) then ready = ready + call('ZCOUNT', root .. 'lane:' .. lane, '-inf', instant) end
-  end
+  ready = count_ready(instant)
 end
 
 local function is_ready(row)

@@ -39,6 +39,20 @@ local function sweep_expired(now)
   flush()
 end
 
+-- How many rows of open lanes are due, and when the first row of these lanes is or was.
+local function count_ready(now)
+  local ready, first = 0, nil
+  local heads = call('ZRANGE', root .. 'heads', 0, -1, 'WITHSCORES')
+  for i = 1, #heads, 2 do
+    if is_open(queue_of(heads[i])) then
+      first = first or heads[i + 1]
+      if tonumber(heads[i + 1]) > tonumber(now) then break end
+      ready = ready + call('ZCOUNT', root .. 'lane:' .. heads[i], '-inf', now)
+    end
+  end
+  return ready, first
+end
+
 local function by_run_at(a, b)
   if a.at ~= b.at then return a.at < b.at end
   return a.stamp < b.stamp

@@ -1,4 +1,0 @@
--- ARGV: ids. Returns rows; one that does not exist has no state.
--- include: answer
-
-return read_rows(ARGV)
