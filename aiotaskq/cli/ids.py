@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.operations.schedule_views import ScheduleView
+from aiotaskq.operations.schedules import ScheduleView
 
 SHORTEST = 8
 """Characters to which an id is shortened at most."""

@@ -16,7 +16,7 @@ from aiotaskq.cli.output import echo, echo_table, json_text
 from aiotaskq.cli.times import duration, local_time, shown
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
-from aiotaskq.operations.schedule_views import (
+from aiotaskq.operations.schedules import (
     Backfilled,
     FiringView,
     PlannedTimes,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from aiotaskq.core.audit import MAX_ENTRIES, MAX_TEXT, Door
-from aiotaskq.operations.fields import Count, Time, view_of
+from aiotaskq.operations.fields import Count, Time, about, view_of
 from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.operations.table import Access, Operations
 
@@ -17,11 +17,11 @@ audit = Operations("audit")
 class Listed(Struct, forbid_unknown_fields=True):
     """Which changes are wanted."""
 
-    limit: Annotated[int, Meta(ge=1, description=f"More than {MAX_ENTRIES} are {MAX_ENTRIES}")] = 50
+    limit: Annotated[int, about(f"More than {MAX_ENTRIES} are {MAX_ENTRIES}", ge=1)] = 50
     target: (
         Annotated[
             str,
-            Meta(max_length=MAX_TEXT, description="Only changes of this thing, by its id or name; also its beginning"),
+            about("Only changes of this thing, by its id or name; also its beginning", max_length=MAX_TEXT),
         ]
         | None
     ) = None
@@ -35,8 +35,8 @@ class AuditView(Struct):
     action: str
     actor: str
     targets: list[str]
-    count: Annotated[Count, Meta(description="Of all targets, of which the first ones are named")]
-    undecodable: Annotated[str | None, Meta(description="Why it cannot be read; then only its time is known")] = None
+    count: Annotated[Count, about("Of all targets, of which the first ones are named")]
+    undecodable: Annotated[str | None, about("Why it cannot be read; then only its time is known")] = None
 
 
 class AuditList(Struct):

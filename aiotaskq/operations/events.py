@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct
 
 from aiotaskq.core.steps import EventValue
 from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Time, view_of
+from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Nullable, Time, about, view_of
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, Operations
 
 events = Operations("events")
-EventKey = Annotated[Key, Meta(description="The key of an event")]
+EventKey = Annotated[Key, about("The key of an event")]
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -28,12 +28,8 @@ class Given(Struct, forbid_unknown_fields=True):
     """An event to be stored."""
 
     key: EventKey
-    value: Annotated[Any, Meta(description="The value, as JSON")] = None
-    expires: (
-        Annotated[float, Meta(gt=0, description="After how many seconds it is deleted; default 30 days")]
-        | UnsetType
-        | None
-    ) = UNSET
+    value: Annotated[Any, about("The value, as JSON")] = None
+    expires: Nullable[Annotated[float, about("After how many seconds it is deleted; default 30 days", gt=0)]] = UNSET
 
 
 class EventView(Struct, omit_defaults=True):
@@ -43,7 +39,7 @@ class EventView(Struct, omit_defaults=True):
     at: Time
     expires_at: Time | None
     value: Any = UNSET
-    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
+    undecodable: Annotated[str | None, about("The error of the codec, where it cannot be decoded")] = None
 
 
 class EventPage(Struct):
@@ -57,7 +53,7 @@ class Emitted(Struct):
     """What came of an event."""
 
     key: str
-    emitted: Annotated[bool, Meta(description="False: there was one of this key already, which stays")]
+    emitted: Annotated[bool, about("False: there was one of this key already, which stays")]
 
 
 @events()

@@ -5,35 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from msgspec import UNSET, Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
+
+def about(description: str, **bounds: Any) -> Meta:
+    """Return what a field is about, and its bounds as ``Meta`` takes them."""
+    return Meta(description=description, **bounds)
+
+
 S = TypeVar("S", bound=Struct)
+T = TypeVar("T")
+Maybe: TypeAlias = T | UnsetType
+"""A parameter that may be left out."""
+Nullable: TypeAlias = T | UnsetType | None
+"""A parameter that may be left out, or be null, which says something else."""
 MAX_PAGE = 1_000
 NO_NUL = "^[^\\u0000]*$"
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Key = Annotated[str, Meta(min_length=1, max_length=MAX_KEY)]
-Seconds = Annotated[float, Meta(ge=0, description="Seconds")]
-TIME = Meta(description="RFC 3339, UTC")
+Seconds = Annotated[float, about("Seconds", ge=0)]
+TIME = about("RFC 3339, UTC")
 Time = Annotated[str, TIME]
-Instant = Annotated[
-    float | Annotated[datetime, Meta(tz=True)], Meta(description="Epoch seconds, or RFC 3339 with an offset")
-]
+Instant = Annotated[float | Annotated[datetime, Meta(tz=True)], about("Epoch seconds, or RFC 3339 with an offset")]
 Count = Annotated[int, Meta(ge=0)]
-Limit = Annotated[int, Meta(ge=1, description=f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}")]
-Cursor = Annotated[str, Meta(min_length=1, max_length=MAX_KEY, description="`next` of the page before")]
+Limit = Annotated[int, about(f"Of one page; more than {MAX_PAGE} are {MAX_PAGE}", ge=1)]
+Cursor = Annotated[str, about("`next` of the page before", min_length=1, max_length=MAX_KEY)]
 
 
 class ByKey(Struct, forbid_unknown_fields=True):
     """Which things are listed, sorted by their keys."""
 
     limit: Limit = 100
-    prefix: Annotated[str, Meta(max_length=MAX_KEY, description="Only keys that begin so")] = ""
+    prefix: Annotated[str, about("Only keys that begin so", max_length=MAX_KEY)] = ""
     cursor: Cursor | None = None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct, structs, to_builtins
+from msgspec import Struct, structs, to_builtins
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
@@ -14,7 +14,7 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import INT32, MAX_ID, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time, view_of
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time, about, view_of
 from aiotaskq.operations.hidden import visible_progress
 from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
@@ -30,13 +30,13 @@ async def find(tq: TaskQ, text: str) -> str:
 
 groups = Operations("groups", find)
 GroupStatus = Literal["running", "completed", "failed", "cancelled"]
-GroupId = Annotated[Id, Meta(description="The id of a group")]
+GroupId = Annotated[Id, about("The id of a group")]
 
 
 class Listed(Struct, forbid_unknown_fields=True):
     """Which groups are listed."""
 
-    status: Annotated[list[GroupStatus], Meta(description="Only groups of these states")] = []
+    status: Annotated[list[GroupStatus], about("Only groups of these states")] = []
     limit: Limit = 100
     cursor: Cursor | None = None
 
@@ -52,14 +52,14 @@ class Shown(Struct, forbid_unknown_fields=True):
 
     group_id: GroupId
     limit: Limit = MAX_PAGE
-    cursor: Annotated[int, Meta(ge=0, le=INT32, description="`next` of the page before")] = 0
+    cursor: Annotated[int, about("`next` of the page before", ge=0, le=INT32)] = 0
 
 
 class Budgeted(Struct, forbid_unknown_fields=True):
     """A group and its new budget."""
 
     group_id: GroupId
-    budget: Annotated[dict[str, int | float], Meta(description="By name; a name that is left out has no bound")]
+    budget: Annotated[dict[str, int | float], about("By name; a name that is left out has no bound")]
 
 
 class GroupView(Struct):
@@ -67,18 +67,18 @@ class GroupView(Struct):
 
     group_id: str
     name: str | None
-    status: Annotated[GroupStatus, Meta(description="running until the last member has ended")]
+    status: Annotated[GroupStatus, about("running until the last member has ended")]
     total: int
     completed: int
     failed: int
-    cancelled: Annotated[int, Meta(description="Also those that have expired, or were deleted before their end")]
+    cancelled: Annotated[int, about("Also those that have expired, or were deleted before their end")]
     remaining: int
-    generation: Annotated[int, Meta(description="How often it has ended, from 1, the present time included")]
-    parent_id: Annotated[str, Meta(description="The group whose member it is")] | None
+    generation: Annotated[int, about("How often it has ended, from 1, the present time included")]
+    parent_id: Annotated[str, about("The group whose member it is")] | None
     cancel_requested: bool
-    usage: Annotated[dict[str, float], Meta(description="What its members have used up, by name")]
-    budget: Annotated[dict[str, float], Meta(description="How much they may use up; empty without a budget")]
-    used_up: Annotated[bool, Meta(description="Whether its budget is used up, so that no further member starts")]
+    usage: Annotated[dict[str, float], about("What its members have used up, by name")]
+    budget: Annotated[dict[str, float], about("How much they may use up; empty without a budget")]
+    used_up: Annotated[bool, about("Whether its budget is used up, so that no further member starts")]
     created_at: Time | None
     ended_at: Time | None
 
@@ -100,20 +100,20 @@ class EdgeView(Struct):
 class MemberView(Struct):
     """A member of a group: a task, or a group with the type ``group``. Type and status are null once it was deleted."""
 
-    task_id: Annotated[str, Meta(description="Of a group its group_id")]
-    position: Annotated[int, Meta(description="From 0, in the order of the calls")]
+    task_id: Annotated[str, about("Of a group its group_id")]
+    position: Annotated[int, about("From 0, in the order of the calls")]
     is_group: bool
-    name: Annotated[str, Meta(description="Its name in a workflow, or that of the group")] | None
+    name: Annotated[str, about("Its name in a workflow, or that of the group")] | None
     type: str | None = None
     status: Status | None = None
-    error: Annotated[str, Meta(description="The kind of error")] | None = None
-    waits: Annotated[int, Meta(description="For how many of its parents it waits")] = 0
-    parents: Annotated[list[str], Meta(description="The tasks for whose end it waits, or has waited")] = []
-    children: Annotated[list[EdgeView], Meta(description="The tasks that wait for its end")] = []
+    error: Annotated[str, about("The kind of error")] | None = None
+    waits: Annotated[int, about("For how many of its parents it waits")] = 0
+    parents: Annotated[list[str], about("The tasks for whose end it waits, or has waited")] = []
+    children: Annotated[list[EdgeView], about("The tasks that wait for its end")] = []
     started_at: Time | None = None
     ended_at: Time | None = None
-    progress: Annotated[dict[str, Any], Meta(description="Of a group the numbers of its members")] | None = None
-    usage: Annotated[dict[str, float], Meta(description="What it has used up, by name")] = {}
+    progress: Annotated[dict[str, Any], about("Of a group the numbers of its members")] | None = None
+    usage: Annotated[dict[str, float], about("What it has used up, by name")] = {}
 
 
 class CallbackView(Struct):
@@ -121,10 +121,10 @@ class CallbackView(Struct):
 
     kind: Annotated[
         CallbackKind,
-        Meta(description="Pushed when all members have completed; when all have ended, and not all have completed"),
+        about("Pushed when all members have completed; when all have ended, and not all have completed"),
     ]
     type: str
-    task_id: Annotated[str, Meta(description="Null if it is not pushed")] | None
+    task_id: Annotated[str, about("Null if it is not pushed")] | None
     status: Status | None
 
 

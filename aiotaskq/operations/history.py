@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from aiotaskq.core.history import KEEP_DAYS, Period, added_up
-from aiotaskq.operations.fields import Instant, Name, S, Time, view_of
+from aiotaskq.operations.fields import Instant, Name, S, Time, about, view_of
 from aiotaskq.operations.table import Access, Operations
 
 history = Operations("history")
 MOST_PERIODS = 20_000
-Percentile = Annotated[float | None, Meta(description="Seconds, off by at most a sixteenth")]
+Percentile = Annotated[float | None, about("Seconds, off by at most a sixteenth")]
 
 
 class Listed(Struct, forbid_unknown_fields=True):
     """Which periods are wanted."""
 
-    since: Annotated[Instant, Meta(description="From then on; default an hour ago")] | None = None
-    until: Annotated[Instant, Meta(description="Until then; default now")] | None = None
-    type: Annotated[Name, Meta(description="Only this type")] | None = None
-    queue: Annotated[Name, Meta(description="Only this queue")] | None = None
-    step: (
-        Annotated[int, Meta(ge=1, le=KEEP_DAYS, description="Seconds of the periods; shorter ones are added up")] | None
-    ) = None
+    since: Annotated[Instant, about("From then on; default an hour ago")] | None = None
+    until: Annotated[Instant, about("Until then; default now")] | None = None
+    type: Annotated[Name, about("Only this type")] | None = None
+    queue: Annotated[Name, about("Only this queue")] | None = None
+    step: Annotated[int, about("Seconds of the periods; shorter ones are added up", ge=1, le=KEEP_DAYS)] | None = None
 
 
 class TotalView(Struct):
@@ -42,7 +40,7 @@ class TotalView(Struct):
     wait_p50: Percentile
     wait_p95: Percentile
     wait_p99: Percentile
-    usage: Annotated[dict[str, float], Meta(description="What tasks have used up, by name; of the kind used only")]
+    usage: Annotated[dict[str, float], about("What tasks have used up, by name; of the kind used only")]
 
 
 class PeriodView(TotalView):
@@ -55,7 +53,7 @@ class PeriodView(TotalView):
 class HistoryPage(Struct):
     """Periods of the history, the earliest first; ``more`` where there are too many for one answer."""
 
-    totals: Annotated[list[TotalView], Meta(description="The sums of these periods")]
+    totals: Annotated[list[TotalView], about("The sums of these periods")]
     periods: list[PeriodView]
     more: bool
 

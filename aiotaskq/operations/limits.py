@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
-from aiotaskq.operations.fields import Key, Time, view_of
+from aiotaskq.operations.fields import Key, Maybe, Nullable, Time, about, view_of
 from aiotaskq.operations.table import Access, Operations
 from aiotaskq.runtime.limits import LimitState
 
@@ -27,20 +27,18 @@ class LimitView(Struct):
     max_waiting: int | None
     held: int
     waiting: int
-    fixed: Annotated[bool, Meta(description="Whether it was set by an operator")]
-    state: Annotated[
-        Literal["open", "paused", "used_up"], Meta(description="`used_up`: the budget of its group is used up")
-    ]
-    paused_until: Annotated[Time | None, Meta(description="null also where it is paused until it is resumed")]
+    fixed: Annotated[bool, about("Whether it was set by an operator")]
+    state: Annotated[Literal["open", "paused", "used_up"], about("`used_up`: the budget of its group is used up")]
+    paused_until: Annotated[Time | None, about("null also where it is paused until it is resumed")]
     next_at: Time | None
-    budget_of: Annotated[str | None, Meta(description="The group whose budget it keeps; null for others")]
+    budget_of: Annotated[str | None, about("The group whose budget it keeps; null for others")]
 
 
 class LimitPage(Struct):
     """Limits, sorted by their keys."""
 
     limits: list[LimitView]
-    more: Annotated[bool, Meta(description="Whether there are more than these")]
+    more: Annotated[bool, about("Whether there are more than these")]
 
 
 def limit_view(limit: LimitState) -> LimitView:
@@ -51,11 +49,11 @@ def limit_view(limit: LimitState) -> LimitView:
 class Listed(Struct, forbid_unknown_fields=True):
     """Which limits to list."""
 
-    limit: Annotated[int, Meta(ge=1, le=10_000, description="The most limits to list")] = 100
-    prefix: Annotated[str, Meta(max_length=255, description="Only those whose keys begin so")] = ""
+    limit: Annotated[int, about("The most limits to list", ge=1, le=10_000)] = 100
+    prefix: Annotated[str, about("Only those whose keys begin so", max_length=255)] = ""
 
 
-LimitKey = Annotated[Key, Meta(description="As limits list shows it: tenant:42, openai")]
+LimitKey = Annotated[Key, about("As limits list shows it: tenant:42, openai")]
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -68,27 +66,19 @@ class Bounds(Struct, forbid_unknown_fields=True):
     """Bounds to be set; what is left out stays, null takes a bound away."""
 
     key: LimitKey
-    cap: Annotated[int, Meta(ge=0, le=INT32, description="The most tasks at a time; 0 is none")] | UnsetType | None = (
-        UNSET
-    )
-    rate: Annotated[int, Meta(ge=1, le=INT32, description="Tokens in the seconds of per")] | UnsetType | None = UNSET
-    per: Annotated[float, Meta(gt=0, description="The seconds of the rate; default 1")] | UnsetType = UNSET
-    burst: Annotated[int, Meta(ge=1, le=INT32, description="The most saved tokens of the rate")] | UnsetType = UNSET
-    window: Annotated[int, Meta(ge=1, le=INT32, description="The window of a fair share")] | UnsetType | None = UNSET
-    max_waiting: (
-        Annotated[int, Meta(ge=0, le=INT32, description="The most tasks that may wait; a push of more fails")]
-        | UnsetType
-        | None
-    ) = UNSET
+    cap: Nullable[Annotated[int, about("The most tasks at a time; 0 is none", ge=0, le=INT32)]] = UNSET
+    rate: Nullable[Annotated[int, about("Tokens in the seconds of per", ge=1, le=INT32)]] = UNSET
+    per: Maybe[Annotated[float, about("The seconds of the rate; default 1", gt=0)]] = UNSET
+    burst: Maybe[Annotated[int, about("The most saved tokens of the rate", ge=1, le=INT32)]] = UNSET
+    window: Nullable[Annotated[int, about("The window of a fair share", ge=1, le=INT32)]] = UNSET
+    max_waiting: Nullable[Annotated[int, about("The most that may wait; a push of more fails", ge=0, le=INT32)]] = UNSET
 
 
 class Paused(Struct, forbid_unknown_fields=True):
     """For how long a limit is paused; null until it is resumed."""
 
     key: LimitKey
-    seconds: (
-        Annotated[float, Meta(ge=0, description="For how many seconds; until it is resumed if left out")] | None
-    ) = None
+    seconds: Annotated[float, about("For how many seconds; until it is resumed if left out", ge=0)] | None = None
 
 
 @limits()

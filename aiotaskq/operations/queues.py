@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from aiotaskq.operations.fields import Count, Name, Nothing
+from aiotaskq.operations.fields import Count, Name, Nothing, about
 from aiotaskq.operations.table import Access, Operations
 
 queues = Operations("queues")
@@ -30,7 +30,7 @@ class QueueList(Struct):
 class Named(Struct, forbid_unknown_fields=True):
     """A queue."""
 
-    queue: Annotated[Name, Meta(description="The name of a queue")]
+    queue: Annotated[Name, about("The name of a queue")]
 
 
 class QueueState(Struct):

@@ -2,37 +2,166 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+import msgspec
+from msgspec import UNSET, Meta, Struct
 
 from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
-from aiotaskq.core.firing import LIMIT, MAX_LIMIT, upcoming
-from aiotaskq.core.instants import from_now, instant, seconds_of
+from aiotaskq.core.firing import LIMIT, MAX_LIMIT, PlannedRun, derived_id, upcoming, zone_of
+from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
+from aiotaskq.core.instants import from_now, instant, seconds_of, to_datetime, to_iso
 from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
+from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import check_json, check_key
 from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Count, Cursor, Id, Limit, Name
-from aiotaskq.operations.schedule_views import (
-    Backfilled,
-    Deleted,
-    Fired,
-    FiringHistory,
-    PlannedTimes,
-    SchedulePage,
-    ScheduleView,
-    fields_seen,
-    firing_view,
-    planned_view,
-    schedule_view,
-)
+from aiotaskq.operations.fields import MAX_PAGE, Count, Cursor, Id, Limit, Maybe, Name, Nullable, Time, about, view_of
+from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, Operations, only
+
+Zoned = Annotated[str, about("RFC 3339")]
+
+
+class ScheduleView(Struct):
+    """A schedule. Params are there only if they were asked for and may be shown."""
+
+    task_id: str
+    name: str
+    task_type: str
+    schedule_type: str
+    interval_seconds: int | None
+    cron_expression: str | None
+    execute_at: Time | None
+    timezone: str | None
+    enabled: bool
+    next_run_at: Time | None
+    last_run_at: Time | None
+    run_count: int
+    max_runs: int
+    misfire: str
+    overlap: str
+    catch_up: int | None
+    jitter: int
+    calendar: str | None
+    calendar_rule: str
+    blackout: list[str]
+    blackout_policy: str
+    priority: int
+    queue: str
+    max_retries: int
+    timeout: float | None
+    description: str | None
+    declared: bool
+    created_at: Time | None
+    updated_at: Time | None
+    params: Any = UNSET
+
+
+class SchedulePage(Struct):
+    """One page of schedules, in the order in which they were made."""
+
+    schedules: list[ScheduleView]
+    next: str | None
+
+
+class Deleted(Struct):
+    """The id of the schedule that was deleted."""
+
+    schedule_id: str
+
+
+class Fired(Struct):
+    """The task that a schedule has made."""
+
+    task_id: str
+
+
+class Backfilled(Struct):
+    """The due times that a backfill has fired, or with ``dry_run`` would fire."""
+
+    times: list[Zoned]
+    pushed: Annotated[bool, about("False with dry_run, or if there was none")]
+
+
+class PlannedView(Struct):
+    """A due time of a schedule, and what becomes of it."""
+
+    due: Zoned
+    start: Annotated[str, about("RFC 3339: when its task may start, by jitter or the end of a blackout")]
+    skipped: Annotated[str, about("holiday, weekend or blackout")] | None
+
+
+class PlannedTimes(Struct):
+    """The next due times of a schedule, in its time zone; ``times`` has the starts of those that are not skipped."""
+
+    times: list[Zoned]
+    planned: list[PlannedView]
+
+
+class FiringView(Struct):
+    """One record of the history of a schedule: of one due time, or of several in a row that were skipped."""
+
+    at: Time | None
+    outcome: Annotated[str, about(", ".join(OUTCOMES))]
+    due: Time | None
+    until: Annotated[Time | None, about("The last of several due times")]
+    count: int
+    reason: Annotated[
+        str | None,
+        about(", ".join(REASONS)),
+    ]
+    start: Annotated[Time | None, about("When its task may start, where that is later")]
+    task_id: Annotated[str | None, about("Of one task that was fired")]
+
+
+class FiringHistory(Struct):
+    """What a schedule fired and skipped, the newest first."""
+
+    history: list[FiringView]
+
+
+def fields_seen(schedule: Schedule, show_args: bool) -> str:
+    """Return a digest of what a form shows of a schedule: another one says that it was made of other values.
+
+    The version of the schedule does not: it rises with each run, too.
+    """
+    shown = {name: getattr(schedule, name) for name in ScheduleView.__struct_fields__ if name not in RUNNING}
+    if not show_args:
+        del shown["params"]
+    return hashlib.sha256(msgspec.json.encode(plain(shown), order="sorted")).hexdigest()[:32]
+
+
+RUNNING = ("enabled", "next_run_at", "last_run_at", "run_count", "created_at", "updated_at")
+"""Fields that no form shows."""
+
+
+def schedule_view(schedule: Schedule, show: bool = False) -> ScheduleView:
+    """Return the view of a schedule; with ``show`` its params, too."""
+    seconds = {name: getattr(schedule, name) for name in ("execute_at", "last_run_at", "created_at", "updated_at")}
+    times = {name: None if value is None else to_iso(value * SECOND) for name, value in seconds.items()}
+    params = plain(schedule.params) if show else UNSET
+    return view_of(ScheduleView, schedule, next_run_at=to_iso(schedule.due), params=params, **times)
+
+
+def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
+    """Return the view of a record of a schedule's history."""
+    task_id = record.task_id
+    if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
+        task_id = derived_id(schedule_id, record.due)
+    return view_of(FiringView, record, task_id=task_id)
+
+
+def planned_view(schedule: Schedule, run: PlannedRun) -> PlannedView:
+    """Return the view of a due time, in the time zone of the schedule."""
+    zone = zone_of(schedule)
+    return PlannedView(to_datetime(run.due, zone).isoformat(), to_datetime(run.start, zone).isoformat(), run.skipped)
 
 
 async def find(tq: TaskQ, text: str) -> str:
@@ -47,79 +176,54 @@ schedules = Operations("schedules", find, raises=(NotSupported,), raises_for_nam
 """A store may hold no schedules; several may have the name that is given."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=255)]
-ScheduleName = Annotated[Text, Meta(description="The id or the name of a schedule")]
-Label = Annotated[Text, Meta(description="What it is called")]
-Type = Annotated[Name, Meta(description="The type of its tasks")]
-Params = Annotated[dict[str, Any], Meta(description="The params of its tasks")]
-Shown = Annotated[bool, Meta(description="Show params, which may contain secrets")]
+ScheduleName = Annotated[Text, about("The id or the name of a schedule")]
+Label = Annotated[Text, about("What it is called")]
+Type = Annotated[Name, about("The type of its tasks")]
+Params = Annotated[dict[str, Any], about("The params of its tasks")]
+Shown = Annotated[bool, about("Show params, which may contain secrets")]
 Moment = (
     Annotated[
         str,
-        Meta(
-            description="RFC 3339, without an offset in its time zone; or 2h: from now on, since and until before now"
-        ),
+        about("RFC 3339, without an offset in its time zone; or 2h: from now on, since and until before now"),
     ]
-    | Annotated[float, Meta(description="Epoch seconds")]
+    | Annotated[float, about("Epoch seconds")]
 )
 
 
 class Options(Struct, kw_only=True):
     """When a schedule fires; what is left out has its default."""
 
-    cron: Annotated[str, Meta(description="Cron: 5 fields, or 6 with the seconds first")] | UnsetType = UNSET
-    interval: Annotated[int, Meta(ge=1, description="Seconds from one time to the next")] | UnsetType = UNSET
-    at: Moment | UnsetType = UNSET
-    timezone: Annotated[str, Meta(description="An IANA name; default that of the application")] | UnsetType | None = (
-        UNSET
-    )
-    calendar: (
+    cron: Maybe[Annotated[str, about("Cron: 5 fields, or 6 with the seconds first")]] = UNSET
+    interval: Maybe[Annotated[int, about("Seconds from one time to the next", ge=1)]] = UNSET
+    at: Maybe[Moment] = UNSET
+    timezone: Nullable[Annotated[str, about("An IANA name; default that of the application")]] = UNSET
+    calendar: Nullable[
         Annotated[
             str,
-            Meta(
-                min_length=1, max_length=64, description="A calendar of holidays: a country or a part of one, as DE-BY"
-            ),
+            about("A calendar of holidays: a country or a part of one, as DE-BY", min_length=1, max_length=64),
         ]
-        | UnsetType
-        | None
-    ) = UNSET
-    calendar_rule: (
-        Annotated[CalendarRule, Meta(description="What the calendar leaves out; default skip_holidays")] | UnsetType
-    ) = UNSET
-    blackout: (
-        Annotated[
-            list[str], Meta(description="Windows without starts, as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02")
-        ]
-        | UnsetType
-    ) = UNSET
-    blackout_policy: (
-        Annotated[BlackoutPolicy, Meta(description="What becomes of a time in a window; default skip")] | UnsetType
-    ) = UNSET
+    ] = UNSET
+    calendar_rule: Maybe[Annotated[CalendarRule, about("What the calendar leaves out; default skip_holidays")]] = UNSET
+    blackout: Maybe[
+        Annotated[list[str], about("Windows without starts, as 22:00-06:00, 2026-12-24 or 2026-12-24/2027-01-02")]
+    ] = UNSET
+    blackout_policy: Maybe[Annotated[BlackoutPolicy, about("What becomes of a time in a window; default skip")]] = UNSET
 
 
 class TaskOptions(Options, kw_only=True):
     """How a schedule fires, and how its tasks run."""
 
-    params: Params | UnsetType = UNSET
-    max_runs: Annotated[Count, Meta(description="The most runs; 0 is no limit")] | UnsetType = UNSET
-    description: Annotated[str, Meta(description="What it is for")] | UnsetType | None = UNSET
-    misfire: (
-        Annotated[Misfire, Meta(description="Which times that have passed are made up for; default fire_once")]
-        | UnsetType
-    ) = UNSET
-    overlap: (
-        Annotated[Overlap, Meta(description="What becomes of a time while earlier tasks run; default allow")]
-        | UnsetType
-    ) = UNSET
-    catch_up: Annotated[int, Meta(ge=1, description="Seconds; what is later is skipped")] | UnsetType | None = UNSET
-    jitter: (
-        Annotated[int, Meta(ge=0, le=MAX_JITTER, description="Seconds by which a task may start later")] | UnsetType
-    ) = UNSET
-    queue: Annotated[Name, Meta(description="The queue of its tasks")] | UnsetType = UNSET
-    priority: Annotated[int, Meta(description="The priority of its tasks; smaller numbers run first")] | UnsetType = (
-        UNSET
-    )
-    max_retries: Annotated[Count, Meta(description="How often a task is run again after a failure")] | UnsetType = UNSET
-    timeout: Annotated[float, Meta(gt=0, description="Seconds of one run of a task")] | UnsetType | None = UNSET
+    params: Maybe[Params] = UNSET
+    max_runs: Maybe[Annotated[Count, about("The most runs; 0 is no limit")]] = UNSET
+    description: Nullable[Annotated[str, about("What it is for")]] = UNSET
+    misfire: Maybe[Annotated[Misfire, about("Which times that have passed are made up for; default fire_once")]] = UNSET
+    overlap: Maybe[Annotated[Overlap, about("What becomes of a time while earlier tasks run; default allow")]] = UNSET
+    catch_up: Nullable[Annotated[int, about("Seconds; what is later is skipped", ge=1)]] = UNSET
+    jitter: Maybe[Annotated[int, about("Seconds by which a task may start later", ge=0, le=MAX_JITTER)]] = UNSET
+    queue: Maybe[Annotated[Name, about("The queue of its tasks")]] = UNSET
+    priority: Maybe[Annotated[int, about("The priority of its tasks; smaller numbers run first")]] = UNSET
+    max_retries: Maybe[Annotated[Count, about("How often a task is run again after a failure")]] = UNSET
+    timeout: Nullable[Annotated[float, about("Seconds of one run of a task", gt=0)]] = UNSET
 
 
 class Added(TaskOptions, forbid_unknown_fields=True, kw_only=True):
@@ -127,25 +231,23 @@ class Added(TaskOptions, forbid_unknown_fields=True, kw_only=True):
 
     name: Label
     type: Type
-    start_at: Moment | UnsetType = UNSET
-    schedule_id: Annotated[Id, Meta(description="An id of your own")] | UnsetType = UNSET
+    start_at: Maybe[Moment] = UNSET
+    schedule_id: Maybe[Annotated[Id, about("An id of your own")]] = UNSET
 
 
 class Changed(TaskOptions, forbid_unknown_fields=True, kw_only=True):
     """Changes of a schedule; what is left out stays."""
 
     schedule: ScheduleName
-    name: Label | UnsetType = UNSET
-    type: Type | UnsetType = UNSET
-    seen: Annotated[str, Meta(description="What a form showed of it: refused if it has changed since")] | UnsetType = (
-        UNSET
-    )
+    name: Maybe[Label] = UNSET
+    type: Maybe[Type] = UNSET
+    seen: Maybe[Annotated[str, about("What a form showed of it: refused if it has changed since")]] = UNSET
 
 
 class Listed(Struct, forbid_unknown_fields=True):
     """Which schedules are listed."""
 
-    enabled: Annotated[bool, Meta(description="Only those that are neither paused nor finished")] = False
+    enabled: Annotated[bool, about("Only those that are neither paused nor finished")] = False
     limit: Limit = 100
     cursor: Cursor | None = None
     params: Shown = False
@@ -167,9 +269,9 @@ class One(Struct, forbid_unknown_fields=True):
 class Previewed(Options, forbid_unknown_fields=True, kw_only=True):
     """A schedule that is there; or the timing of one that need not be: exactly one of cron, interval and at."""
 
-    schedule: ScheduleName | UnsetType = UNSET
-    count: Annotated[int, Meta(ge=1, le=1_000, description="How many times")] = 5
-    after: Moment | UnsetType = UNSET
+    schedule: Maybe[ScheduleName] = UNSET
+    count: Annotated[int, about("How many times", ge=1, le=1_000)] = 5
+    after: Maybe[Moment] = UNSET
 
 
 class Span(Struct, forbid_unknown_fields=True):
@@ -178,8 +280,8 @@ class Span(Struct, forbid_unknown_fields=True):
     schedule: ScheduleName
     since: Moment
     until: Moment | None = None
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="If there are more, none is fired")] = LIMIT
-    dry_run: Annotated[bool, Meta(description="Only return the due times")] = False
+    limit: Annotated[int, about("If there are more, none is fired", ge=1, le=MAX_LIMIT)] = LIMIT
+    dry_run: Annotated[bool, about("Only return the due times")] = False
 
 
 @schedules(raises=(NotFound,))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from aiotaskq.operations.fields import Count, Nothing, view_of
+from aiotaskq.operations.fields import Count, Nothing, about, view_of
 from aiotaskq.operations.table import Access, Operations
 
 stats = Operations("stats")
@@ -15,10 +15,10 @@ stats = Operations("stats")
 class StatsView(Struct):
     """How many tasks there are, and which queues are paused."""
 
-    counts: Annotated[dict[str, Count], Meta(description="By status")]
-    ready: Annotated[Count, Meta(description="Tasks that can be claimed now")]
-    oldest_age: Annotated[float | None, Meta(description="For how many seconds the oldest of these has waited")]
-    queues: Annotated[dict[str, dict[str, Count]], Meta(description="By queue and status")]
+    counts: Annotated[dict[str, Count], about("By status")]
+    ready: Annotated[Count, about("Tasks that can be claimed now")]
+    oldest_age: Annotated[float | None, about("For how many seconds the oldest of these has waited")]
+    queues: Annotated[dict[str, dict[str, Count]], about("By queue and status")]
     paused: list[str]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar, get_type_hints
@@ -343,15 +344,22 @@ async def perform(
         params = await _found(operation, access, params)
     if not operation.changes or getattr(params, "dry_run", False):
         return await operation.run(access, params)
+    async with _told(operation, access, door, actor):
+        return await _run(operation, access, params)
+
+
+@contextlib.asynccontextmanager
+async def _told(operation: Operation, access: Access, door: Door, actor: str) -> AsyncIterator[None]:
+    """Tell at the end of a block of what was changed in it, also before an error."""
+    changed = access.changed
     try:
-        answer = await _run(operation, access, params)
+        yield
     except BaseException as error:  # one that is cancelled, too, has done what it has done
-        if access.changed:
-            await audit(access.tq.queue, door, operation.word, actor, with_error(access.changed, error))
+        changed = with_error(access.changed, error) if access.changed else []
         raise
-    if access.changed:
-        await audit(access.tq.queue, door, operation.word, actor, access.changed)
-    return answer
+    finally:
+        if changed:
+            await audit(access.tq.queue, door, operation.word, actor, changed)
 
 
 async def _run(operation: Operation, access: Access, params: msgspec.Struct) -> Any:
@@ -371,29 +379,22 @@ async def perform_each(
     """
     assert operation.thing is not None
     found: list[tuple[str, Any]] = []
-    try:
-        for text in names:
-            name, own = text, replace(access, changed=[])
-            try:
-                params = read(operation, {operation.thing: text})
-                if shortened:
-                    params = await _found(operation, access, params)
-                    name = getattr(params, operation.thing)
-                answer = await _run(operation, own, params)
-            except OF_ONE as error:
-                answer = error
-            finally:
-                access.changed.extend(own.changed)
-            found.append((name, answer))
-            access.progress(len(access.changed))
-    except Enough:
-        pass
-    except BaseException as error:
-        if access.changed:
-            await audit(access.tq.queue, door, operation.word, actor, with_error(access.changed, error))
-        raise
-    if access.changed:
-        await audit(access.tq.queue, door, operation.word, actor, access.changed)
+    async with _told(operation, access, door, actor):
+        with contextlib.suppress(Enough):
+            for text in names:
+                name, own = text, replace(access, changed=[])
+                try:
+                    params = read(operation, {operation.thing: text})
+                    if shortened:
+                        params = await _found(operation, access, params)
+                        name = getattr(params, operation.thing)
+                    answer = await _run(operation, own, params)
+                except OF_ONE as error:
+                    answer = error
+                finally:
+                    access.changed.extend(own.changed)
+                found.append((name, answer))
+                access.progress(len(access.changed))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Struct
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
@@ -12,7 +12,7 @@ from aiotaskq.core.outcome import attempts_of, run_time
 from aiotaskq.core.serialize import error_type
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
-from aiotaskq.operations.fields import Time, view_of
+from aiotaskq.operations.fields import Time, about, view_of
 from aiotaskq.operations.hidden import plain, visible_progress
 from aiotaskq.operations.limits import LimitView, limit_view
 from aiotaskq.runtime.waiting import Reason, Waiting
@@ -21,11 +21,11 @@ from aiotaskq.runtime.waiting import Reason, Waiting
 class AttemptView(Struct):
     """One run of a task; without ``ended_at`` and ``outcome`` while it runs."""
 
-    number: Annotated[int, Meta(description="From 1; older attempts than the first one here were dropped")]
+    number: Annotated[int, about("From 1; older attempts than the first one here were dropped")]
     began_at: Time | None
     ended_at: Time | None
-    run_time: Annotated[float, Meta(description="Seconds")] | None
-    outcome: Annotated[str, Meta(description="completed, failed, timed_out, lost, cancelled or released")] | None
+    run_time: Annotated[float, about("Seconds")] | None
+    outcome: Annotated[str, about("completed, failed, timed_out, lost, cancelled or released")] | None
     error: str | None
 
 
@@ -44,16 +44,13 @@ class TaskView(Struct, kw_only=True):
     run_at: Time | None
     started_at: Time | None
     completed_at: Time | None
-    run_time: Annotated[float, Meta(description="Seconds of the latest attempt, once it has ended")] | None
+    run_time: Annotated[float, about("Seconds of the latest attempt, once it has ended")] | None
     cancel_requested: bool
-    error: (
-        Annotated[str, Meta(description="All of it of one task, its first line in a list; its kind where hidden")]
-        | None
-    )
-    fence: Annotated[int, Meta(description="Rises with every claim and change")]
-    waits: Annotated[int, Meta(description="For how many tasks before it in its workflow it waits")]
-    limit: Annotated[str, Meta(description="The limit at which it waits")] | None
-    group: Annotated[str, Meta(description="The group whose member it is")] | None
+    error: Annotated[str, about("All of it of one task, its first line in a list; its kind where hidden")] | None
+    fence: Annotated[int, about("Rises with every claim and change")]
+    waits: Annotated[int, about("For how many tasks before it in its workflow it waits")]
+    limit: Annotated[str, about("The limit at which it waits")] | None
+    group: Annotated[str, about("The group whose member it is")] | None
     scheduler_task_id: str | None
     unique_key: str | None
     idempotency_key: str | None
@@ -61,8 +58,8 @@ class TaskView(Struct, kw_only=True):
     expires_at: Time | None
     lease_owner: str | None
     lease_until: Time | None
-    progress: Annotated[dict[str, Any], Meta(description="Its numbers; with its message where params are shown")] | None
-    usage: Annotated[dict[str, float] | None, Meta(description="What its runs have used up, by name")]
+    progress: Annotated[dict[str, Any], about("Its numbers; with its message where params are shown")] | None
+    usage: Annotated[dict[str, float] | None, about("What its runs have used up, by name")]
     params: Any = UNSET
     result: Any = UNSET
     extra: Any = UNSET
@@ -87,15 +84,15 @@ class WaitingView(Struct):
     """
 
     reason: Reason
-    until: Annotated[Time | None, Meta(description="When it may go on at the earliest, where that is known")]
+    until: Annotated[Time | None, about("When it may go on at the earliest, where that is known")]
     version: int | None
     event: str | None
     group: str | None
     limit: LimitView | None
     parents: list[ParentView]
-    behind: Annotated[int, Meta(description="How many tasks hold it up")]
-    ahead: Annotated[int | None, Meta(description="How many tasks of its queue are pending, itself included")]
-    workers: Annotated[int | None, Meta(description="How many workers claim from its queue")]
+    behind: Annotated[int, about("How many tasks hold it up")]
+    ahead: Annotated[int | None, about("How many tasks of its queue are pending, itself included")]
+    workers: Annotated[int | None, about("How many workers claim from its queue")]
     slots: int | None
     busy: int | None
 
@@ -119,7 +116,7 @@ class StepView(Struct, omit_defaults=True):
     until: Time | None = None
     timed_out: bool = False
     version: int = 1
-    undecodable: Annotated[str | None, Meta(description="The error of the codec, where it cannot be decoded")] = None
+    undecodable: Annotated[str | None, about("The error of the codec, where it cannot be decoded")] = None
     value: Any = UNSET
 
 

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, cast
 
-from msgspec import UNSET, Meta, Struct, UnsetType, structs
+from msgspec import UNSET, Struct, structs
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import check_json
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, NO_NUL, Cursor, Id, Instant, Key, Limit, Name, Seconds
+from aiotaskq.operations.fields import (
+    MAX_PAGE,
+    NO_NUL,
+    Cursor,
+    Id,
+    Instant,
+    Key,
+    Limit,
+    Maybe,
+    Name,
+    Nullable,
+    Seconds,
+    about,
+)
 from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
 from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, step_view, task_detail, task_view
@@ -32,58 +45,54 @@ State = Literal["pending", "running", "completed", "failed", "cancelled", "expir
 Live = Literal["pending", "running"]
 Retryable = Literal["failed", "cancelled", "expired"]
 Ended = Literal["completed", "failed", "cancelled", "expired"]
-Params = Annotated[bool, Meta(description="Show params and results, which may contain secrets")]
-TaskId = Annotated[Id, Meta(description="The id of a task")]
-Named = Annotated[Name, Meta(description="The name of a task type")]
+Params = Annotated[bool, about("Show params and results, which may contain secrets")]
+TaskId = Annotated[Id, about("The id of a task")]
+Named = Annotated[Name, about("The name of a task type")]
 
 
 class PushBody(Struct, forbid_unknown_fields=True):
     """A task to be pushed. Fields left out have the handler's defaults."""
 
     type: Named
-    params: Annotated[dict[str, Any], Meta(description="Its params")] = {}
-    delay: Annotated[Seconds, Meta(description="Seconds before it may run")] | None = None
+    params: Annotated[dict[str, Any], about("Its params")] = {}
+    delay: Annotated[Seconds, about("Seconds before it may run")] | None = None
     at: Instant | None = None
-    priority: Annotated[int, Meta(description="Smaller numbers run first; default 0")] | None = None
-    queue: Annotated[Name, Meta(description="Its queue")] | None = None
-    timeout: Annotated[float, Meta(gt=0, description="Seconds of one run")] | None = None
-    max_retries: Annotated[int, Meta(ge=0, description="How often it is run again after a failure")] | None = None
-    expires: Annotated[Instant, Meta(description="Seconds from its time on, or RFC 3339 with an offset")] | None = None
-    unique_key: Annotated[Key, Meta(description="Push nothing if a pending or running task has it")] | None = None
-    idempotency_key: Annotated[Key, Meta(description="Push nothing if any stored task has it")] | None = None
-    debounce: (
-        Annotated[float, Meta(ge=0, description="Seconds after the last call; each changes the task that waits")] | None
-    ) = None
-    max_wait: Annotated[float, Meta(ge=0, description="Seconds after the first call, with `debounce`")] | None = None
-    merge: (
-        Annotated[Literal["last", "list"], Meta(description="The params of the last call, or joined lists")] | None
-    ) = None
-    throttle: Annotated[float, Meta(gt=0, description="Seconds of a period in which one call makes a task")] | None = (
+    priority: Annotated[int, about("Smaller numbers run first; default 0")] | None = None
+    queue: Annotated[Name, about("Its queue")] | None = None
+    timeout: Annotated[float, about("Seconds of one run", gt=0)] | None = None
+    max_retries: Annotated[int, about("How often it is run again after a failure", ge=0)] | None = None
+    expires: Annotated[Instant, about("Seconds from its time on, or RFC 3339 with an offset")] | None = None
+    unique_key: Annotated[Key, about("Push nothing if a pending or running task has it")] | None = None
+    idempotency_key: Annotated[Key, about("Push nothing if any stored task has it")] | None = None
+    debounce: Annotated[float, about("Seconds after the last call; each changes the task that waits", ge=0)] | None = (
         None
     )
-    key: Annotated[Key, Meta(description="What tells the calls of `debounce` or `throttle` apart")] | None = None
-    task_id: Annotated[Id, Meta(description="An id of your own")] | None = None
-    if_ended: Annotated[Literal["retry"], Meta(description="Run the task_id again if it has ended")] | None = None
-    on_success: Annotated[Name, Meta(description="The type of a task that is pushed when it completes")] | None = None
-    on_failure: Annotated[Name, Meta(description="The type of a task that is pushed when it fails")] | None = None
+    max_wait: Annotated[float, about("Seconds after the first call, with `debounce`", ge=0)] | None = None
+    merge: Annotated[Literal["last", "list"], about("The params of the last call, or joined lists")] | None = None
+    throttle: Annotated[float, about("Seconds of a period in which one call makes a task", gt=0)] | None = None
+    key: Annotated[Key, about("What tells the calls of `debounce` or `throttle` apart")] | None = None
+    task_id: Annotated[Id, about("An id of your own")] | None = None
+    if_ended: Annotated[Literal["retry"], about("Run the task_id again if it has ended")] | None = None
+    on_success: Annotated[Name, about("The type of a task that is pushed when it completes")] | None = None
+    on_failure: Annotated[Name, about("The type of a task that is pushed when it fails")] | None = None
 
 
 class Where(Struct):
     """Filters of tasks."""
 
-    status: Annotated[list[State], Meta(description="Only tasks of these statuses")] = []
-    type: Annotated[Name, Meta(description="Only tasks of this type")] | None = None
-    queue: Annotated[Name, Meta(description="Only tasks of this queue")] | None = None
-    schedule: Annotated[Id, Meta(description="Only tasks that this schedule fired")] | None = None
-    since: Annotated[Instant, Meta(description="Only tasks created then or later")] | None = None
+    status: Annotated[list[State], about("Only tasks of these statuses")] = []
+    type: Annotated[Name, about("Only tasks of this type")] | None = None
+    queue: Annotated[Name, about("Only tasks of this queue")] | None = None
+    schedule: Annotated[Id, about("Only tasks that this schedule fired")] | None = None
+    since: Annotated[Instant, about("Only tasks created then or later")] | None = None
     error: (
         Annotated[
             str,
-            Meta(
+            about(
+                "Only tasks whose error contains this text; where errors are hidden, whose type begins so",
                 min_length=1,
                 max_length=1_000,
                 pattern=NO_NUL,
-                description="Only tasks whose error contains this text; where errors are hidden, whose type begins so",
             ),
         ]
         | None
@@ -105,13 +114,13 @@ class Retried(Where):
     others.
     """
 
-    status: Annotated[list[Retryable], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
+    status: Annotated[list[Retryable], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
 
 
 class Cancelled(Where):
     """Cancel all pending tasks that match, and ask the running ones to stop."""
 
-    status: Annotated[list[Live], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
+    status: Annotated[list[Live], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
 
 
 class Deleted(Where):
@@ -120,8 +129,8 @@ class Deleted(Where):
     Tasks are deleted in small transactions: after an error some may be gone, and the same call deletes the others.
     """
 
-    status: Annotated[list[Ended], Meta(description="Only tasks of these statuses")] = []  # type: ignore[assignment]
-    older_than: Annotated[float, Meta(ge=0, description="Only tasks that ended so many seconds ago")] | None = None
+    status: Annotated[list[Ended], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
+    older_than: Annotated[float, about("Only tasks that ended so many seconds ago", ge=0)] | None = None
 
 
 class One(Struct, forbid_unknown_fields=True):
@@ -141,26 +150,21 @@ class Edited(Struct, forbid_unknown_fields=True):
     """Changes of a pending task; what is left out stays."""
 
     task_id: TaskId
-    params: Annotated[dict[str, Any], Meta(description="All of them")] | UnsetType = UNSET
-    priority: Annotated[int, Meta(description="Smaller numbers run first")] | UnsetType = UNSET
-    queue: Annotated[Name, Meta(description="Its queue")] | UnsetType = UNSET
-    at: Instant | UnsetType = UNSET
-    delay: Annotated[Seconds, Meta(description="Seconds before it may run")] | UnsetType = UNSET
-    max_retries: Annotated[int, Meta(ge=0, description="How often it is run again")] | UnsetType = UNSET
-    timeout: (
-        Annotated[float, Meta(gt=0, description="Seconds of one run; null is that of the handler")] | UnsetType | None
-    ) = UNSET
-    fence: (
-        Annotated[int, Meta(ge=0, description="That of the task of which the changes were made; refused for another")]
-        | UnsetType
-    ) = UNSET
+    params: Maybe[Annotated[dict[str, Any], about("All of them")]] = UNSET
+    priority: Maybe[Annotated[int, about("Smaller numbers run first")]] = UNSET
+    queue: Maybe[Annotated[Name, about("Its queue")]] = UNSET
+    at: Maybe[Instant] = UNSET
+    delay: Maybe[Annotated[Seconds, about("Seconds before it may run")]] = UNSET
+    max_retries: Maybe[Annotated[int, about("How often it is run again", ge=0)]] = UNSET
+    timeout: Nullable[Annotated[float, about("Seconds of one run; null is that of the handler", gt=0)]] = UNSET
+    fence: Maybe[Annotated[int, about("That of the task that was read; refused if it has another now", ge=0)]] = UNSET
 
 
 class Rerun(Struct, forbid_unknown_fields=True):
     """An ended task, and what its copy is to have."""
 
     task_id: TaskId
-    params: Annotated[dict[str, Any], Meta(description="Other params")] | UnsetType = UNSET
+    params: Maybe[Annotated[dict[str, Any], about("Other params")]] = UNSET
 
 
 class TaskPage(Struct):

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.validation import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key
+from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Nullable, about
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, NotShown, Operations
 
 values = Operations("values")
-ValueKey = Annotated[Key, Meta(description="The key of a value")]
+ValueKey = Annotated[Key, about("The key of a value")]
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -28,12 +28,8 @@ class Given(Struct, forbid_unknown_fields=True):
     """A public value to be stored."""
 
     key: ValueKey
-    value: Annotated[Any, Meta(description="The value, as JSON")]
-    ttl: (
-        Annotated[float, Meta(gt=0, description="Seconds that it lives; default as before, or for ever")]
-        | UnsetType
-        | None
-    ) = UNSET
+    value: Annotated[Any, about("The value, as JSON")]
+    ttl: Nullable[Annotated[float, about("Seconds that it lives; default as before, or for ever", gt=0)]] = UNSET
 
 
 class KeyPage(Struct):
@@ -48,7 +44,7 @@ class Value(Struct):
 
     key: str
     value: Any
-    ttl: Annotated[float | None, Meta(description="The seconds that it has left; null: for ever")] = None
+    ttl: Annotated[float | None, about("The seconds that it has left; null: for ever")] = None
 
 
 class ValueName(Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.instants import from_iso, to_iso
@@ -12,7 +12,7 @@ from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotSupported
-from aiotaskq.operations.fields import Count, Name, Nothing, Time, view_of
+from aiotaskq.operations.fields import Count, Name, Nothing, Time, about, view_of
 from aiotaskq.operations.table import Access, Many, Operations, only
 from aiotaskq.runtime.owner import read_owner
 
@@ -43,23 +43,23 @@ class WorkerView(Struct, kw_only=True):
     """
 
     id: str
-    kind: Annotated[str | None, Meta(description="worker, or pop for a consumer by hand; null where it is not known")]
+    kind: Annotated[str | None, about("worker, or pop for a consumer by hand; null where it is not known")]
     host: str | None
     pid: int | None
     version: str | None = None
     started_at: Time | None = None
     seen_at: Time | None = None
-    lease_until: Annotated[Time | None, Meta(description="Of its tasks; of a consumer, the first of its leases")] = None
+    lease_until: Annotated[Time | None, about("Of its tasks; of a consumer, the first of its leases")] = None
     queues: list[str] | None = None
     concurrency: int | None = None
-    busy: Annotated[int | None, Meta(description="Slots that were busy at its last heartbeat")] = None
+    busy: Annotated[int | None, about("Slots that were busy at its last heartbeat")] = None
     quiet: bool = False
     wanted_concurrency: int | None = None
-    types: Annotated[list[str] | None, Meta(description="What it can run; null where that is not known")] = None
-    limits: Annotated[list[str] | None, Meta(description="What its handlers declare; null where not known")] = None
-    tasks: Annotated[int, Meta(ge=0, description="How many it runs now, or has claimed to run next")] = 0
+    types: Annotated[list[str] | None, about("What it can run; null where that is not known")] = None
+    limits: Annotated[list[str] | None, about("What its handlers declare; null where not known")] = None
+    tasks: Annotated[int, about("How many it runs now, or has claimed to run next", ge=0)] = 0
     task_types: list[str] = []
-    oldest: Annotated[Time | None, Meta(description="When the run of the oldest of these began")] = None
+    oldest: Annotated[Time | None, about("When the run of the oldest of these began")] = None
 
 
 class WorkerList(Struct):
@@ -81,7 +81,7 @@ class Steered(Struct):
     quiet: bool
 
 
-WorkerId = Annotated[Name, Meta(description="The id of a worker")]
+WorkerId = Annotated[Name, about("The id of a worker")]
 
 
 class Named(Struct, forbid_unknown_fields=True):
@@ -94,7 +94,7 @@ class Resized(Struct, forbid_unknown_fields=True):
     """How many slots a worker is to have."""
 
     worker_id: WorkerId
-    concurrency: Annotated[int, Meta(ge=1, le=10_000, description="The number of slots")]
+    concurrency: Annotated[int, about("The number of slots", ge=1, le=10_000)]
 
 
 class AllQuiet(Struct):

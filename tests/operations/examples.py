@@ -12,7 +12,7 @@ from aiotaskq.core.history import MINUTE, Sums, begin_of
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND
-from aiotaskq.operations.schedule_views import fields_seen
+from aiotaskq.operations.schedules import fields_seen
 from aiotaskq.runtime.audit import audit
 from tests.support.rows import worker_info
 

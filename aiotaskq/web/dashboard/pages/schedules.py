@@ -12,7 +12,7 @@ from aiotaskq.core.firing import upcoming
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.operations.schedule_views import fields_seen, firing_view, schedule_view
+from aiotaskq.operations.schedules import fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Access, Operation, perform, read
 from aiotaskq.operations.task_views import task_view
