@@ -8,8 +8,8 @@ Each command is in the file, or the folder, of its name, except as ``commands`` 
 - commands of the operations in the table: ``door``, and how they are shown: ``answers``
 - for the shell and from a checkout: ``tools``
 - translation: ``i18n``
-- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; the audit log), ``ids`` (prefixes),
-  ``names`` (for completion), ``tables`` (of a SQL database)
+- what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; prefixes of ids), ``tables`` (of a SQL
+  database)
 - ``run``: ``worker_process``, ``supervisor``, ``shutdown``
 """
 

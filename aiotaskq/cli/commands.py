@@ -33,8 +33,9 @@ COMMANDS = {
     "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
     "completion": tr("Print the shell completion script."),
 }
-ANSWERS = ("audit", "events", "groups", "history", "limits", "queues", "values", "workers")
-FILES = {"push": "tasks", "completion": "tools", "bench": "tools"} | dict.fromkeys(ANSWERS, "answers")
+ANSWERS = ("audit", "events", "groups", "history", "limits", "queues", "stats", "values", "workers")
+OTHERS = {"push": "tasks", "check": "doctor", "completion": "tools", "bench": "tools"}
+FILES = OTHERS | dict.fromkeys(ANSWERS, "answers")
 GROUPS = {
     "tasks": tr("List, get, retry, rerun, cancel and delete tasks."),
     "schedules": tr("List, get, add, pause, resume, fire and delete schedules."),
@@ -92,8 +93,6 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
-    version: Annotated[
-        bool, option("--version", callback=_version, is_eager=True, help=tr("Print the version."))
-    ] = False,
+    version: Annotated[bool, option(tr("Print the version."), "--version", callback=_version, is_eager=True)] = False,
 ) -> None:
     pass

@@ -18,7 +18,7 @@ from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, Target, check_target, command, option
+from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, Target, argument, check_target, command, option
 from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr, echo_table, progress_bar
 from aiotaskq.cli.store_access import opened, refuse_unready
 from aiotaskq.concurrency.clock import SystemClock
@@ -137,18 +137,16 @@ def sql(db: Db = DEFAULT_DB) -> None:
     tr("Copy tasks and schedules to another store."),
 )
 def copy(
-    source: Annotated[
-        str, typer.Argument(metavar="FROM", help=tr("URL of the store to copy from."), show_default=False)
-    ],
-    target: Annotated[str, typer.Argument(metavar="TO", help=tr("URL of the store to copy to."), show_default=False)],
+    source: Annotated[str, argument(tr("URL of the store to copy from."), "FROM")],
+    target: Annotated[str, argument(tr("URL of the store to copy to."), "TO")],
     running: Annotated[
         bool,
         option(
-            "--running-as-pending",
-            help=tr(
+            tr(
                 "Also copy running tasks, as pending: they will run again. "
                 "Without it, the copy is refused while tasks run."
             ),
+            "--running-as-pending",
         ),
     ] = False,
     app_target: App = None,
@@ -162,12 +160,8 @@ def copy(
     codec = None if app_target is None else internal(load_quietly(app_target)).codec
 
     async def work(bar: ProgressBar) -> Copied:
-        def progress(done: int, total: int) -> None:
-            bar.total(total)
-            bar.update(done)
-
         async with opened(source, target, codec=codec) as (here, there):
-            return await copy_all(here, there, SystemClock().now(), running=running, progress=progress)
+            return await copy_all(here, there, SystemClock().now(), running=running, progress=bar.update)
 
     bar, _ = progress_bar(tr("copy"), 0, quiet=json)
     with bar:
@@ -219,9 +213,7 @@ def _say_copied(done: Copied) -> None:
 )
 def recode(
     target: Target,
-    after: Annotated[
-        str | None, option(metavar="TASK_ID", help=tr("Continue an interrupted run after this task."))
-    ] = None,
+    after: Annotated[str | None, option(tr("Continue an interrupted run after this task."), metavar="TASK_ID")] = None,
     json: Json = False,
 ) -> None:
     check_target(target)
@@ -230,13 +222,9 @@ def recode(
     done = Recoded(last=after)
 
     async def work(bar: ProgressBar) -> None:
-        def progress(looked: int, total: int) -> None:
-            bar.total(total)
-            bar.update(looked)
-
         _ = internal(tq).scheduler()  # it may have a store of its own
         async with tq:
-            await recode_all(tq.queue.backend, SystemClock(), done, progress)
+            await recode_all(tq.queue.backend, SystemClock(), done, bar.update)
             for backend in internal(tq).backends.values():
                 if backend is not tq.queue.backend and backend.schedules is not None:
                     await recode_schedules(backend.schedules, SystemClock(), done)

@@ -12,7 +12,7 @@ import typer
 
 from aiotaskq.cli.i18n import chinese, marked, tr
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import command, option
+from aiotaskq.cli.options import argument, command, option
 from aiotaskq.cli.output import echo, echo_markdown, echo_table, echo_title
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import printable
@@ -42,18 +42,14 @@ class Section(NamedTuple):
     ),
 )
 def docs(
-    topic: Annotated[
-        str | None, typer.Argument(metavar="TOPIC", help=tr("The name of a page."), show_default=False)
-    ] = None,
+    topic: Annotated[str | None, argument(tr("The name of a page."), "TOPIC")] = None,
     search: Annotated[
         str | None,
         option(
-            "--search",
-            metavar="WORDS",
-            help=tr("List the sections that contain all of these words, or the most of them."),
+            tr("List the sections that contain all of these words, or the most of them."), "--search", metavar="WORDS"
         ),
     ] = None,
-    path: Annotated[bool, option("--path", help=tr("Print the path of the page, or of the manual's folder."))] = False,
+    path: Annotated[bool, option(tr("Print the path of the page, or of the manual's folder."), "--path")] = False,
 ) -> None:
     if topic is not None:
         _check(topic)

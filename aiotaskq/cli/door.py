@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,7 +14,6 @@ import msgspec
 import typer
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli import names
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column, columns_of
@@ -40,12 +40,71 @@ from aiotaskq.operations.table import (
     read,
 )
 
+PATIENCE = 2.0  # seconds that a store has to answer
+NEWEST = 1_000  # tasks whose types are completed
+
+Complete = Callable[[typer.Context, str], list[str]]
+
+
+def _completed(find: Callable[[TaskQ], Awaitable[Iterable[str]]]) -> Complete:
+    """Return what completes the names that ``find`` returns of the store of this command line."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        async def work(tq: TaskQ) -> Iterable[str]:
+            async with asyncio.timeout(PATIENCE):
+                return await find(tq)
+
+        try:
+            found = with_tq(ctx.params["db"], work, ctx.params.get("schedules"))
+        except (AiotaskqError, OSError):  # TimeoutError is one: a prompt is no place for an error; the command tells it
+            return []
+        # Shells split the answer at blanks.
+        return sorted(name for name in {*found} if name.startswith(incomplete) and re.fullmatch(r"[!-~\w]+", name))
+
+    return complete
+
+
+async def _types(tq: TaskQ) -> Iterable[str]:
+    known = [worker.types or () for worker in await tq.workers.list()]
+    newest = await tq.find(limit=NEWEST)
+    return {each.partition("@")[0] for types in known for each in types} | {task.type for task in newest}
+
+
+async def _queues(tq: TaskQ) -> Iterable[str]:
+    found = await tq.stats()
+    return {*found.queues, *found.paused}
+
+
+async def _schedules(tq: TaskQ) -> Iterable[str]:
+    return [schedule.name for schedule in await tq.schedules.list()]
+
+
+async def _limits(tq: TaskQ) -> Iterable[str]:
+    return [limit.key for limit in await tq.limits.list()]
+
+
+types = _completed(_types)
+queues = _completed(_queues)
+schedules = _completed(_schedules)
+limits = _completed(_limits)
+
+
+def _words_of(known: Iterable[Any]) -> Complete:
+    """Return what completes the words that an option accepts."""
+    accepted: Sequence[str] = [str(each) for each in known]
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        return [each for each in accepted if each.startswith(incomplete)]
+
+    return complete
+
+
 COMPLETIONS = {
-    "limits": names.limits,
-    "queue": names.queues,
-    "queues": names.queues,
-    "schedules": names.schedules,
-    "type": names.types,
+    "limits": limits,
+    "queue": queues,
+    "queues": queues,
+    "schedules": schedules,
+    "type": types,
 }
 """What completes a parameter, or the name of a thing."""
 
@@ -180,7 +239,7 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
     taken = [keyword("things", Annotated[kind, given], inspect.Parameter.empty if of_many is None else None)]
     taken += [_parameter(operation, each, False) for each in filters]
     if len(filters) == 1:
-        taken.append(keyword("all", Annotated[bool, option("--all", help=tr("All that are there now."))], False))
+        taken.append(keyword("all", Annotated[bool, option(tr("All that are there now."), "--all")], False))
     taken += [keyword("yes", Yes, False)] if ask else []
     taken += [keyword("utc", Utc, False)] if any(each.kind is datetime for each in filters) else []
     taken += [keyword("db", Db, DEFAULT_DB), *_of_schedules(operation), keyword("json", Json, False)]
@@ -331,7 +390,7 @@ def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> in
     bounds: dict[str, Any] = {"min": parameter.least, "max": most}
     complete = COMPLETIONS.get(operation.noun if parameter.name == operation.thing else parameter.name)
     if parameter.words:
-        complete = names.words(parameter.words)
+        complete = _words_of(parameter.words)
     help = tr(parameter.description)
     if parameter.kind is datetime:
         help += tr(_BACK if parameter.name in PAST else _ITS if parameter.name == "expires" else _ON)
@@ -349,10 +408,10 @@ def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> in
         )
     elif parameter.kind is bool:
         flag = parameter.name.replace("_", "-")
-        given = option(f"--{flag}/--no-{flag}" if parameter.default else f"--{flag}", help=help)
+        given = option(help, f"--{flag}/--no-{flag}" if parameter.default else f"--{flag}")
     else:
         flag = f"--{parameter.name.replace('_', '-')}"
-        given = option(flag, help=help, metavar=metavar, autocompletion=complete, **bounds)
+        given = option(help, flag, metavar=metavar, autocompletion=complete, **bounds)
     kind = str if parameter.nullable else _KINDS.get(parameter.kind, parameter.kind)
     if not parameter.required and parameter.default is None:
         kind |= None

@@ -16,7 +16,6 @@ from aiotaskq.core.catalogue import HELP, TYPER, entries, rendered, sentence
 
 __all__ = [
     "UNWRAPPED",
-    "Message",
     "chinese",
     "marked",
     "tr",
@@ -45,25 +44,6 @@ def tr(message: str, **values: object) -> str:
 def marked(message: str) -> str:
     """Return the sentence as it is; marks one that must be in the catalogue, because ``tr`` gets it later."""
     return message
-
-
-class Message:
-    """A sentence and its values: printed as JSON it is in English, on a terminal in the user's language."""
-
-    def __init__(self, message: str, **values: object) -> None:
-        """Take a sentence that is in the catalogue (see ``marked``), and the values for its ``{names}``."""
-        self._message = message
-        self._values = values
-
-    @property
-    def english(self) -> str:
-        """The sentence in English."""
-        return self._message.format(**self._values)
-
-    @property
-    def shown(self) -> str:
-        """The sentence in the user's language."""
-        return tr(self._message, **self._values)
 
 
 def translated_help(text: str) -> str:

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from aiotaskq.cli.docs import page
 from aiotaskq.cli.i18n import marked, tr, translated
 from aiotaskq.cli.layout import columns_of
-from aiotaskq.cli.options import DEFAULT_DB, command, option
+from aiotaskq.cli.options import DEFAULT_DB, argument, command, option
 from aiotaskq.cli.output import echo, echo_table, program
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
@@ -28,14 +26,12 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
     tr("Write a starter application or an example into a folder; it runs as it is, and no file is overwritten."),
 )
 def init(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help=tr("The folder; default the current one."), show_default=False)
-    ] = Path(),
+    folder: Annotated[Path, argument(tr("The folder; default the current one."), "FOLDER")] = Path(),
     example: Annotated[
         str | None,
-        option("--example", metavar="NAME", help=tr("Write this example instead; --list names them.")),
+        option(tr("Write this example instead; --list names them."), "--example", metavar="NAME"),
     ] = None,
-    listed: Annotated[bool, option("--list", help=tr("List the examples."))] = False,
+    listed: Annotated[bool, option(tr("List the examples."), "--list")] = False,
 ) -> None:
     if listed:
         rows = list(summaries().items())

@@ -23,11 +23,11 @@ def mcp(
     write: Annotated[
         bool,
         option(
-            "--write",
-            help=tr(
+            tr(
                 "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
                 "steer groups, queues, limits and workers."
             ),
+            "--write",
         ),
     ] = False,
     show_args: ShowArgs = False,

@@ -108,75 +108,67 @@ def command(name: str, help: str, short: str | None = None, **settings: Any) -> 
     return app.command(own, cls=Command, help=help, short_help=short, **settings)
 
 
-def option(*names: str, help: str, **settings: Any) -> Any:
+def option(help: str, *names: str, **settings: Any) -> Any:
     """Return an option of typer."""
     return typer.Option(*names, help=help, **settings)
+
+
+def argument(help: str, metavar: str, **settings: Any) -> Any:
+    """Return an argument of typer, without its default in the help."""
+    return typer.Argument(metavar=metavar, help=help, show_default=False, **settings)
 
 
 COMPLETE = "_AIOTASKQ_COMPLETE"  # environment variable; set by the shell for completion
 DEFAULT_DB = "sqlite:///aiotaskq.db"
 Db = Annotated[
     str,
-    option(
-        "--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL", help=tr("The URL of the store, as sqlite:///app.db.")
-    ),
+    option(tr("The URL of the store, as sqlite:///app.db."), "--db", metavar="URL", envvar="AIOTASKQ_DATABASE_URL"),
 ]
 SchedulesUrl = Annotated[
     str | None,
     option(
+        tr("The URL of the schedules' store, if it is another one."),
         "--schedules",
         metavar="URL",
         envvar="AIOTASKQ_SCHEDULES_URL",
-        help=tr("The URL of the schedules' store, if it is another one."),
     ),
 ]
 App = Annotated[
     str | None,
     option(
+        tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
         "--app",
         metavar="MODULE:TQ",
         envvar="AIOTASKQ_APP",
-        help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
         show_default=False,
     ),
 ]
 Target = Annotated[
     str,
-    typer.Argument(
-        metavar="MODULE:TQ",
-        envvar="AIOTASKQ_APP",
-        help=tr("The TaskQ of your application, as app:tq for 'tq' in app.py."),
-        show_default=False,
-    ),
+    argument(tr("The TaskQ of your application, as app:tq for 'tq' in app.py."), "MODULE:TQ", envvar="AIOTASKQ_APP"),
 ]
-Json = Annotated[bool, option("--json", help=tr("Print only JSON on standard output."))]
-Yes = Annotated[bool, option("--yes", "-y", help=tr("Do not ask."))]
-Host = Annotated[
-    str, option("--host", envvar="AIOTASKQ_HOST", help=tr("Address of the dashboard and the operations API."))
-]
+Json = Annotated[bool, option(tr("Print only JSON on standard output."), "--json")]
+Yes = Annotated[bool, option(tr("Do not ask."), "--yes", "-y")]
+Host = Annotated[str, option(tr("Address of the dashboard and the operations API."), "--host", envvar="AIOTASKQ_HOST")]
 Port = Annotated[
     int,
-    option(
-        "--port", min=0, max=65_535, envvar="AIOTASKQ_PORT", help=tr("Port of the dashboard and the operations API.")
-    ),
+    option(tr("Port of the dashboard and the operations API."), "--port", min=0, max=65_535, envvar="AIOTASKQ_PORT"),
 ]
 TokenEnv = Annotated[
     str | None,
     option(
+        tr("Environment variable that holds the token of the dashboard and the operations API."),
         "--token-env",
         metavar="NAME",
-        help=tr("Environment variable that holds the token of the dashboard and the operations API."),
     ),
 ]
-TokenFile = Annotated[
-    str | None, option("--token-file", metavar="PATH", help=tr("File with this token in its first line."))
-]
-ReadOnly = Annotated[bool, option("--read-only", help=tr("Let the dashboard and the operations API change nothing."))]
+TokenFile = Annotated[str | None, option(tr("File with this token in its first line."), "--token-file", metavar="PATH")]
+ReadOnly = Annotated[bool, option(tr("Let the dashboard and the operations API change nothing."), "--read-only")]
 ShowArgs = Annotated[
     bool,
     option(
+        tr("Show params, results, logs, public values and messages of errors, which may contain secrets."),
         "--show-args",
-        help=tr("Show params, results, logs, public values and messages of errors, which may contain secrets."),
     ),
 ]
 

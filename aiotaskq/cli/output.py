@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.layout import LONG, Column, layout, width_of_output
+from aiotaskq.cli.layout import LONG, Column, Piece, layout, width_of_output
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.log import printable
 
@@ -79,33 +79,26 @@ def check_mark(passed: bool) -> str:
 def echo_table(columns: Sequence[Column]) -> None:
     """Print a table: on a terminal in colours, and no wider than that; a pipe gets all of every column."""
     for line in layout(columns, width_of_output()):
-        if interactive():
-            from rich.text import Text
-
-            _console().print(Text.assemble(*line), soft_wrap=True)
-        else:
-            echo("".join(text for text, _ in line))
+        _print(*line)
 
 
 def echo_check(passed: bool, text: str) -> None:
     """Print a check with its mark."""
-    if not interactive():
-        echo(f"  {check_mark(passed)} {printable(text, LONG)}")
-        return
-    from rich.text import Text
-
-    line = Text.assemble("  ", (check_mark(passed), "green" if passed else "bold red"), " ", printable(text, LONG))
-    _console().print(line, soft_wrap=True)
+    _print(("  ", ""), (check_mark(passed), "green" if passed else "bold red"), (f" {printable(text, LONG)}", ""))
 
 
 def echo_title(text: str) -> None:
     """Print a headline."""
+    _print((text, "bold"))
+
+
+def _print(*line: Piece) -> None:
     if not interactive():
-        echo(text)
+        echo("".join(text for text, _ in line))
         return
     from rich.text import Text
 
-    _console().print(Text(text, "bold"), soft_wrap=True)
+    _console().print(Text.assemble(*line), soft_wrap=True)
 
 
 def echo_markdown(text: str) -> None:
@@ -200,16 +193,10 @@ class ProgressBar:
             self._progress.stop()  # shows the cursor again
             self._progress = None
 
-    def total(self, total: int) -> None:
-        """Set the total."""
-        self._total = total
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Set the progress, the total if there is another one, and a note behind the bar."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, total=total)
-
-    def update(self, done: int, note: str = "") -> None:
-        """Set the progress, with a note behind the bar."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, note=note)
+            self._progress.update(self._task, completed=done, total=total, note=note)
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

@@ -21,7 +21,7 @@ from aiotaskq.cli.options import (
 )
 from aiotaskq.cli.shutdown import Lifeline
 from aiotaskq.cli.supervisor import supervise
-from aiotaskq.cli.web import Site
+from aiotaskq.cli.web import Site, token_of
 from aiotaskq.cli.worker_process import WorkerOptions, run_workers
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
@@ -34,52 +34,49 @@ LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 def run(
     target: Target,
     concurrency: Annotated[
-        int, option(min=1, max=10_000, envvar="AIOTASKQ_CONCURRENCY", help=tr("Number of tasks that run concurrently."))
+        int, option(tr("Number of tasks that run concurrently."), min=1, max=10_000, envvar="AIOTASKQ_CONCURRENCY")
     ] = 10,
     queues: Annotated[
         str | None,
-        option(metavar="A,B", envvar="AIOTASKQ_QUEUES", help=tr("Process only these queues."), show_default=False),
+        option(tr("Process only these queues."), metavar="A,B", envvar="AIOTASKQ_QUEUES", show_default=False),
     ] = None,
     drain: Annotated[
         float,
         option(
+            tr("Seconds that running tasks have to end after a signal."),
             metavar="SECONDS",
             min=0.0,
             envvar="AIOTASKQ_DRAIN",
-            help=tr("Seconds that running tasks have to end after a signal."),
         ),
     ] = 25.0,
     grace: Annotated[
         float,
         option(
-            metavar="SECONDS",
-            min=0.0,
-            envvar="AIOTASKQ_GRACE",
-            help=tr("Seconds that they have after their cancellation."),
+            tr("Seconds that they have after their cancellation."), metavar="SECONDS", min=0.0, envvar="AIOTASKQ_GRACE"
         ),
     ] = 5.0,
     processes: Annotated[
         int,
         option(
+            tr("Number of worker processes; one that ends is started again."),
             min=1,
             max=1_000,
             metavar="N",
             envvar="AIOTASKQ_PROCESSES",
-            help=tr("Number of worker processes; one that ends is started again."),
         ),
     ] = 1,
     log_level: Annotated[
-        str, option(envvar="AIOTASKQ_LOG_LEVEL", help=tr("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."))
+        str, option(tr("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."), envvar="AIOTASKQ_LOG_LEVEL")
     ] = "INFO",
-    web: Annotated[bool, option("--web", help=tr("Also serve the dashboard and the operations API."))] = False,
+    web: Annotated[bool, option(tr("Also serve the dashboard and the operations API."), "--web")] = False,
     host: Host = "127.0.0.1",
     port: Port = 8765,
     token_env: TokenEnv = None,
     token_file: TokenFile = None,
     read_only: ReadOnly = False,
     show_args: ShowArgs = False,
-    number: Annotated[int, option(hidden=True, help="Which of a supervisor's processes this is.")] = 0,
-    lifeline: Annotated[int, option(hidden=True, help="The descriptor of the socket to the supervisor.")] = -1,
+    number: Annotated[int, option("Which of a supervisor's processes this is.", hidden=True)] = 0,
+    lifeline: Annotated[int, option("The descriptor of the socket to the supervisor.", hidden=True)] = -1,
 ) -> None:
     check_target(target)
     if log_level.upper() not in LEVELS:
@@ -93,6 +90,6 @@ def run(
             wrong = tr("cannot be used with --processes; start 'aiotaskq web' beside the workers")
             raise typer.BadParameter(wrong, param_hint="--web")
         raise typer.Exit(supervise(options, processes))
-    site = Site.of(host, port, token_env, token_file, read_only, show_args) if web else None
+    site = Site(host, port, token_of(token_env, token_file), read_only, show_args) if web else None
     line = Lifeline(number, lifeline) if number else None
     raise typer.Exit(run_workers(options, lifeline=line, site=site))

@@ -10,9 +10,9 @@ from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.application import warn_of_unknown
 from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.ids import short_schedule_ids
 from aiotaskq.cli.layout import column, width_of_output
 from aiotaskq.cli.output import echo, echo_table, json_text
+from aiotaskq.cli.store_access import short_schedule_ids
 from aiotaskq.cli.times import duration, local_time, shown
 from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable

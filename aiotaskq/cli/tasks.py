@@ -20,11 +20,10 @@ from aiotaskq.cli.door import (
     with_target,
 )
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.ids import short_ids
 from aiotaskq.cli.layout import LONG, width_of_output
-from aiotaskq.cli.options import DEFAULT_DB, Db, Json, command, option, store_of
+from aiotaskq.cli.options import DEFAULT_DB, Db, Json, argument, command, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr, echo_table, json_text
-from aiotaskq.cli.store_access import actor, instant, with_tq
+from aiotaskq.cli.store_access import actor, instant, short_ids, with_tq
 from aiotaskq.cli.tasks_table import STEPS, attempt_line, columns, run_text, waits_for
 from aiotaskq.cli.times import Utc, local, local_time
 from aiotaskq.core.masking import without_passwords
@@ -93,12 +92,7 @@ HELP = tr(
 )
 Wait = Annotated[
     float | None,
-    option(
-        "--wait",
-        min=0.0,
-        metavar="SECONDS",
-        help=tr("Wait at most so long for the task to end, and print its result."),
-    ),
+    option(tr("Wait at most so long for the task to end, and print its result."), "--wait", min=0.0, metavar="SECONDS"),
 ]
 
 
@@ -175,11 +169,9 @@ command_of_several(
     done=marked("tasks deleted: {count}"),
 )
 
-TaskId = Annotated[
-    str, typer.Argument(metavar="TASK_ID", help=tr("A task id, or the beginning of one."), show_default=False)
-]
-Follow = Annotated[bool, option("--follow", "-f", help=tr("Go on until the task has ended."))]
-After = Annotated[int, option("--after", min=0, metavar="N", help=tr("Only entries behind this number."))]
+TaskId = Annotated[str, argument(tr("A task id, or the beginning of one."), "TASK_ID")]
+Follow = Annotated[bool, option(tr("Go on until the task has ended."), "--follow", "-f")]
+After = Annotated[int, option(tr("Only entries behind this number."), "--after", min=0, metavar="N")]
 
 
 @command(

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from aiotaskq.cli.i18n import tr
+from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column, column, style_of_status
 from aiotaskq.cli.output import json_text
 from aiotaskq.cli.times import ago, duration, local_time, shown
@@ -99,58 +99,47 @@ def attempt_line(attempt: AttemptView) -> str:
     return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)
 
 
+WAITS = {
+    "paused": marked("queue {queue} is paused"),
+    "delayed": marked("delayed, due in {time}"),
+    "retry": marked("delayed, due in {time}"),
+    "sleeping": marked("its handler sleeps, until {time}"),
+    "event": marked("event {key}, until {time}"),
+    "event without end": marked("event {key}"),
+    "unknown_type": marked("no worker has a handler of its type; it is tried again in {time}"),
+    "unknown version": marked("no worker has version {version} of {type}; it is tried again in {time}"),
+    "parents": marked("tasks before it in its workflow: {count}"),
+    "no worker": marked("no worker claims from queue {queue}"),
+    "budget": marked("the budget of group {group} is used up"),
+    "limit_paused": marked("{key}: paused until {time}"),
+    "limit_paused without end": marked("{key}: paused until resumed"),
+    "rate": marked("{key}: its rate, next in {time}"),
+    "full": marked("{key}: {held} of {most} are taken, {count} wait"),
+    "passing": marked("{key}: it is about to pass"),
+}
+
+
 def waits_for(task: TaskDetail) -> str | None:
     """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
     found = task.waiting
-    if found is None:
+    if found is None or (found.reason == "ready" and found.workers != 0):
         return None
-    until = local_time(found.until)
-    left = 0 if found.until is None else max(SECOND // 1000, from_iso(found.until) - SystemClock().now())
-    limit = found.limit
-    match found.reason:
-        case "paused":
-            return tr("queue {queue} is paused", queue=task.queue)
-        case "delayed" | "retry":
-            return tr("delayed, due in {time}", time=duration(left))
-        case "sleeping":
-            return tr("its handler sleeps, until {time}", time=until)
-        case "event" if found.until is None:
-            return tr("event {key}", key=found.event)
-        case "event":
-            return tr("event {key}, until {time}", key=found.event, time=until)
-        case "unknown_type" if found.version is not None:
-            return tr(
-                "no worker has version {version} of {type}; it is tried again in {time}",
-                version=found.version,
-                type=task.type,
-                time=duration(left),
-            )
-        case "unknown_type":
-            return tr("no worker has a handler of its type; it is tried again in {time}", time=duration(left))
-        case "parents":
-            return tr("tasks before it in its workflow: {count}", count=len(found.parents))
-        case "ready":
-            return None if found.workers != 0 else tr("no worker claims from queue {queue}", queue=task.queue)
-    if limit is None:
-        return None
-    if found.reason == "budget":
-        return tr("the budget of group {group} is used up", group=found.group)
-    if found.reason == "limit_paused" and found.until is None:
-        return tr("{key}: paused until resumed", key=limit.key)
-    if found.reason == "limit_paused":
-        return tr("{key}: paused until {time}", key=limit.key, time=until)
-    if found.reason == "rate":
-        return tr("{key}: its rate, next in {time}", key=limit.key, time=duration(left))
-    if found.reason == "full":
-        most = min(each for each in (limit.cap, limit.window) if each is not None)
-        return tr(
-            "{key}: {held} of {most} are taken, {count} wait",
-            key=limit.key,
-            held=limit.held,
-            most=most,
-            count=limit.waiting,
-        )
-    return tr("{key}: it is about to pass", key=limit.key)
+    reason: str = "no worker" if found.reason == "ready" else found.reason
+    if reason in ("event", "limit_paused") and found.until is None:
+        reason += " without end"
+    elif reason == "unknown_type" and found.version is not None:
+        reason = "unknown version"
+    values: dict[str, object] = {"queue": task.queue, "type": task.type, "version": found.version, "group": found.group}
+    values |= {"key": found.event, "count": len(found.parents)}
+    if reason in ("sleeping", "event", "limit_paused"):
+        values["time"] = local_time(found.until)
+    else:
+        left = 0 if found.until is None else max(SECOND // 1000, from_iso(found.until) - SystemClock().now())
+        values["time"] = duration(left)
+    if (limit := found.limit) is not None:
+        bounds = [each for each in (limit.cap, limit.window) if each is not None]
+        values |= {"key": limit.key, "held": limit.held, "most": min(bounds, default=None), "count": limit.waiting}
+    return None if values["key"] is None and "{key}" in WAITS[reason] else tr(WAITS[reason], **values)
 
 
 def _label(step: StepView) -> str:

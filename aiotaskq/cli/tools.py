@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import COMPLETE, command
+from aiotaskq.cli.options import COMPLETE, argument, command
 from aiotaskq.cli.output import echo_error
 
 SHELLS = ("bash", "zsh", "fish")
@@ -23,7 +23,7 @@ SHELLS = ("bash", "zsh", "fish")
     tr("Print the shell completion script, to be used as: source <(aiotaskq completion bash)."),
 )
 def completion(
-    shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish", help=tr("Your shell."), show_default=False)],
+    shell: Annotated[str, argument(tr("Your shell."), "bash|zsh|fish")],
 ) -> None:
     if shell not in SHELLS:
         wrong = tr("use {names} (got {shell})", names=", ".join(SHELLS), shell=repr(shell))

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiotaskq.app.taskq import TaskQ
@@ -41,7 +41,7 @@ def web(
     read_only: ReadOnly = False,
     show_args: ShowArgs = False,
 ) -> None:
-    site = Site.of(host, port, token_env, token_file, read_only, show_args)
+    site = Site(host, port, token_of(token_env, token_file), read_only, show_args)
 
     async def main(tq: TaskQ) -> None:
         stop = asyncio.Event()
@@ -53,66 +53,50 @@ def web(
     with_tq(db, main, schedules)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Site:
-    """Address and access rules of the operations API. The token is not part of its ``repr``."""
+    """Address and access rules of the operations API."""
 
     host: str
     port: int
-    token: str | None
+    token: str | None = field(repr=False)
     read_only: bool
     show_args: bool
 
-    @staticmethod
-    def of(
-        host: str, port: int, token_env: str | None, token_file: str | None, read_only: bool, show_args: bool = False
-    ) -> Site:
-        """Read the token from the environment or a file; on the command line every user of the machine could see it.
 
-        Raises ValidationError if the variable or file that an option names has no token.
-        """
-        token = None
-        if token_env is not None and token_file is not None:
-            raise ValidationError(tr("--token-env, --token-file: give one of the two"))
-        if token_env is not None:
-            token = os.environ.get(token_env, "").strip()
-            if not token:
-                said = tr("--token-env: the environment variable {name} is not set, or empty", name=repr(token_env))
-                raise ValidationError(said)
-        if token_file is not None:
-            try:
-                lines = Path(token_file).read_text().splitlines()
-            except (OSError, UnicodeError) as error:
-                why = translated(error.strerror) if isinstance(error, OSError) else tr("it is not text")
-                said = tr("--token-file: {path} cannot be read: {why}", path=repr(token_file), why=why)
-                raise ValidationError(said) from None
-            token = lines[0].strip() if lines else ""
-            if not token:
-                raise ValidationError(tr("--token-file: the first line of {path} is empty", path=repr(token_file)))
-        return Site(host=host, port=port, token=token, read_only=read_only, show_args=show_args)
+def token_of(token_env: str | None, token_file: str | None) -> str | None:
+    """Read the token from the environment or a file; on the command line every user of the machine could see it.
 
-    def __repr__(self) -> str:
-        return f"Site({self.host}:{self.port})"
+    Raises ValidationError if the variable or file that an option names has no token.
+    """
+    token = None
+    if token_env is not None and token_file is not None:
+        raise ValidationError(tr("--token-env, --token-file: give one of the two"))
+    if token_env is not None:
+        token = os.environ.get(token_env, "").strip()
+        if not token:
+            said = tr("--token-env: the environment variable {name} is not set, or empty", name=repr(token_env))
+            raise ValidationError(said)
+    if token_file is not None:
+        try:
+            lines = Path(token_file).read_text().splitlines()
+        except (OSError, UnicodeError) as error:
+            why = translated(error.strerror) if isinstance(error, OSError) else tr("it is not text")
+            said = tr("--token-file: {path} cannot be read: {why}", path=repr(token_file), why=why)
+            raise ValidationError(said) from None
+        token = lines[0].strip() if lines else ""
+        if not token:
+            raise ValidationError(tr("--token-file: the first line of {path} is empty", path=repr(token_file)))
+    return token
 
 
 async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
     from aiotaskq.web.server import serve_until
 
-    def said(url: str) -> str:
-        return tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url)
+    def started(url: str) -> None:
+        echo_stderr(tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url))
 
-    await serve_until(
-        stop,
-        tq,
-        host=site.host,
-        port=site.port,
-        token=site.token,
-        read_only=site.read_only,
-        show_args=site.show_args,
-        started=lambda url: echo_stderr(
-            tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url)
-        ),
-    )
+    await serve_until(stop, tq, started=started, **vars(site))
 
 
 @contextlib.asynccontextmanager

@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal
 
 import msgspec
 from pydantic import Field
@@ -29,8 +28,6 @@ try:
 except ImportError:
     raise missing("mcp", "mcp") from None
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Json = dict[str, Any]
 
 ACTOR = "mcp"
@@ -64,7 +61,7 @@ def mcp_server(tq: TaskQ, *, write: bool = False, show_args: bool = False) -> MC
     for operation in OPERATIONS.values():
         if write or not operation.changes:
             hints = reads if not operation.changes else adds if operation.verb.removesuffix(MANY) in ADDS else changes
-            made = _Tool.from_function(_with_plain_errors(_tool(operation, tq, show_args)), annotations=hints)
+            made = _Tool.from_function(_tool(operation, tq, show_args), annotations=hints)
             made.parameters["additionalProperties"] = False
             tools.append(made)
     return MCPServer("aiotaskq", version=version, instructions=instructions, tools=tools, log_level="WARNING")
@@ -82,25 +79,11 @@ class _Tool(Tool):
         return await super().run(arguments, *args, **kwargs)
 
 
-def _with_plain_errors(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
-    """Return a tool whose errors reach the assistant as their text, without a traceback in the log."""
-
-    @functools.wraps(tool)
-    async def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return await tool(*args, **kwargs)
-        except AiotaskqError as error:
-            raise ToolError(str(error)) from error
-
-    return call
-
-
 _KINDS = {list: list[str], dict: dict[str, Any], datetime: float | str}
 
 
 def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitable[Json]]:
-    """Return the tool of an operation in the table."""
-
+    """Return the tool of an operation. Its errors reach the assistant as their text, without a traceback in the log."""
     known = parameters(operation)
     nullable = {each.name for each in known if each.nullable}
     maybe_null = {each.name for each in known if each.required and each.kind is Any}
@@ -108,8 +91,13 @@ def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitabl
     async def tool(**given: Any) -> Json:
         values = {name: value for name, value in given.items() if value is not None or name in maybe_null}
         values |= {name: None for name in nullable if values.get(name) == NONE}
-        params = read(operation, values)
-        return _json(await perform(operation, Access(tq, show), params, "mcp", ACTOR, shortened=True))
+        try:
+            params = read(operation, values)
+            answer = await perform(operation, Access(tq, show), params, "mcp", ACTOR, shortened=True)
+        except AiotaskqError as error:
+            raise ToolError(str(error)) from error
+        found: Json = msgspec.to_builtins(answer)
+        return found
 
     taken = []
     for each in known:
@@ -131,8 +119,3 @@ def _tool(operation: Operation, tq: TaskQ, show: bool) -> Callable[..., Awaitabl
     tool.__signature__ = inspect.Signature(taken, return_annotation=Json)  # type: ignore[attr-defined]
     tool.__annotations__ = {**{each.name: each.annotation for each in taken}, "return": Json}
     return tool
-
-
-def _json(value: Any) -> Json:
-    found: Json = msgspec.to_builtins(value)
-    return found

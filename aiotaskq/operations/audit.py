@@ -14,19 +14,6 @@ from aiotaskq.operations.table import Access, Operations
 audit = Operations("audit")
 
 
-class Listed(Struct, forbid_unknown_fields=True):
-    """Which changes are wanted."""
-
-    limit: Annotated[int, about(f"More than {MAX_ENTRIES} are {MAX_ENTRIES}", ge=1)] = 50
-    target: (
-        Annotated[
-            str,
-            about("Only changes of this thing, by its id or name; also its beginning", max_length=MAX_TEXT),
-        ]
-        | None
-    ) = None
-
-
 class AuditView(Struct):
     """A change by an operator."""
 
@@ -46,12 +33,19 @@ class AuditList(Struct):
 
 
 @audit()
-async def list_(access: Access, given: Listed) -> AuditList:
+async def list_(
+    access: Access,
+    limit: Annotated[int, about(f"More than {MAX_ENTRIES} are {MAX_ENTRIES}", ge=1)] = 50,
+    target: Annotated[
+        str, about("Only changes of this thing, by its id or name; also its beginning", max_length=MAX_TEXT)
+    ]
+    | None = None,
+) -> AuditList:
     """Show what operators have changed, by every way and in every process."""
-    read = given.limit if given.target is None else MAX_ENTRIES
+    read = limit if target is None else MAX_ENTRIES
     entries = await access.tq.queue.backend.audit.read(min(read, MAX_ENTRIES))
     found = [visible_entry(each, access.show_args) for each in entries]
-    if given.target is not None:  # what is hidden is not found, either
-        begun = [each for each in found if any(name.startswith(given.target) for name in each.targets)]
-        found = [each for each in begun if given.target in each.targets] or begun
-    return AuditList([view_of(AuditView, each) for each in found[: given.limit]])
+    if target is not None:  # what is hidden is not found, either
+        begun = [each for each in found if any(name.startswith(target) for name in each.targets)]
+        found = [each for each in begun if target in each.targets] or begun
+    return AuditList([view_of(AuditView, each) for each in found[:limit]])

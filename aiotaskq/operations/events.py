@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from msgspec import UNSET, Struct
 
 from aiotaskq.core.steps import EventValue
-from aiotaskq.core.validation import MAX_KEY, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Nullable, Time, about, view_of
@@ -16,20 +15,6 @@ from aiotaskq.operations.table import Access, Operations
 
 events = Operations("events")
 EventKey = Annotated[Key, about("The key of an event")]
-
-
-class Named(Struct, forbid_unknown_fields=True):
-    """An event."""
-
-    key: EventKey
-
-
-class Given(Struct, forbid_unknown_fields=True):
-    """An event to be stored."""
-
-    key: EventKey
-    value: Annotated[Any, about("The value, as JSON")] = None
-    expires: Nullable[Annotated[float, about("After how many seconds it is deleted; default 30 days", gt=0)]] = UNSET
 
 
 class EventView(Struct, omit_defaults=True):
@@ -66,21 +51,26 @@ async def list_(access: Access, given: ByKey) -> EventPage:
 
 
 @events(thing="key")
-async def get(access: Access, given: Named) -> EventView:
+async def get(access: Access, key: EventKey) -> EventView:
     """Show one event, and its value where that is allowed; not found if it was not emitted, or has expired."""
-    event = await access.tq.get_event(check_key("key", given.key, MAX_KEY))
+    event = await access.tq.get_event(key)
     if event is None:
-        raise NotFound(f"there is no event {printable(given.key)}")
+        raise NotFound(f"there is no event {printable(key)}")
     return _view(event, access.show_args)
 
 
 @events(changes=True, thing="key", may_change_nothing=True)
-async def emit(access: Access, given: Given) -> Emitted:
+async def emit(
+    access: Access,
+    key: EventKey,
+    value: Annotated[Any, about("The value, as JSON")] = None,
+    expires: Nullable[Annotated[float, about("After how many seconds it is deleted; default 30 days", gt=0)]] = UNSET,
+) -> Emitted:
     """Emit an event: the tasks that wait for it go on. The first value of a key stays."""
-    options = {} if given.expires is UNSET else {"expires": given.expires}
-    emitted = await access.tq.emit(check_key("key", given.key, MAX_KEY), given.value, **options)
-    access.changed.extend([given.key] if emitted else [])
-    return Emitted(given.key, emitted)
+    options = {} if expires is UNSET else {"expires": expires}
+    emitted = await access.tq.emit(key, value, **options)
+    access.changed.extend([key] if emitted else [])
+    return Emitted(key, emitted)
 
 
 def _view(event: EventValue, show: bool) -> EventView:

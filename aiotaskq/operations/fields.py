@@ -46,10 +46,6 @@ class ByKey(Struct, forbid_unknown_fields=True):
     cursor: Cursor | None = None
 
 
-class Nothing(Struct, forbid_unknown_fields=True):
-    """No parameters."""
-
-
 def view_of(kind: type[S], record: object, /, **known: Any) -> S:
     """Return an answer with what a record has under the same names, microseconds as times; ``known`` is not read."""
     for name, read in _readers(kind):

@@ -14,7 +14,7 @@ from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import INT32, MAX_ID, check_key
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
-from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Nothing, Time, about, view_of
+from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Time, about, view_of
 from aiotaskq.operations.hidden import visible_progress
 from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
@@ -39,27 +39,6 @@ class Listed(Struct, forbid_unknown_fields=True):
     status: Annotated[list[GroupStatus], about("Only groups of these states")] = []
     limit: Limit = 100
     cursor: Cursor | None = None
-
-
-class Named(Struct, forbid_unknown_fields=True):
-    """A group."""
-
-    group_id: GroupId
-
-
-class Shown(Struct, forbid_unknown_fields=True):
-    """A group, and which of its members are shown."""
-
-    group_id: GroupId
-    limit: Limit = MAX_PAGE
-    cursor: Annotated[int, about("`next` of the page before", ge=0, le=INT32)] = 0
-
-
-class Budgeted(Struct, forbid_unknown_fields=True):
-    """A group and its new budget."""
-
-    group_id: GroupId
-    budget: Annotated[dict[str, int | float], about("By name; a name that is left out has no bound")]
 
 
 class GroupView(Struct):
@@ -160,16 +139,20 @@ async def list_(access: Access, given: Listed) -> GroupPage:
 
 
 @groups(thing="group_id")
-async def get(access: Access, given: Shown) -> GroupDetail:
+async def get(
+    access: Access,
+    group_id: GroupId,
+    limit: Limit = MAX_PAGE,
+    cursor: Annotated[int, about("`next` of the page before", ge=0, le=INT32)] = 0,
+) -> GroupDetail:
     """Show a group, and its members with their states and the edges between them."""
-    return await group_detail(_verbs(access), _id(given), min(given.limit, MAX_PAGE), given.cursor)
+    return await group_detail(_verbs(access), _id(group_id), min(limit, MAX_PAGE), cursor)
 
 
 @groups(changes=True, thing="group_id", raises=(TaskConflict,))
-async def cancel(access: Access, given: Named) -> GroupView:
+async def cancel(access: Access, group_id: GroupId) -> GroupView:
     """Cancel the members of a group that wait, and ask those that run to stop; a conflict if it has ended."""
-    group_id = _id(given)
-    if cancelled := await _verbs(access).cancel(group_id):
+    if cancelled := await _verbs(access).cancel(_id(group_id)):
         access.changed.append(group_id)
     group = await _verbs(access).get(group_id)
     if not cancelled:
@@ -178,28 +161,31 @@ async def cancel(access: Access, given: Named) -> GroupView:
 
 
 @groups(changes=True, thing="group_id", raises=(TaskConflict,))
-async def budget(access: Access, given: Budgeted) -> GroupView:
+async def budget(
+    access: Access,
+    group_id: GroupId,
+    budget: Annotated[dict[str, int | float], about("By name; a name that is left out has no bound")],
+) -> GroupView:
     """Give a group another budget, as tokens=2000000; its tasks go on if that is not used up.
 
     A conflict if it was pushed without one.
     """
-    return group_view(await _verbs(access).set_budget(_id(given), given.budget))
+    return group_view(await _verbs(access).set_budget(_id(group_id), budget))
 
 
 @groups(changes=True, thing="group_id", may_change_nothing=True)
-async def retry(access: Access, given: Named) -> MembersRetried:
+async def retry(access: Access, group_id: GroupId) -> MembersRetried:
     """Put back the members of a group that did not complete; they wait for each other as before.
 
     When all have ended, the group pushes its callback again.
     """
-    group_id = _id(given)
-    retried = await _verbs(access).retry_failed(group_id)
+    retried = await _verbs(access).retry_failed(_id(group_id))
     access.changed.extend([group_id] if retried else [])
     return MembersRetried(group_id, retried)
 
 
 @groups(changes=True)
-async def mend(access: Access, given: Nothing) -> Mended:
+async def mend(access: Access) -> Mended:
     """Count anew what remains of each group, after rows were deleted by SQL.
 
     What ends by it ends as if the deleted tasks had been cancelled.
@@ -213,8 +199,8 @@ def _verbs(access: Access) -> GroupVerbs:
     return access.tq.queue.groups
 
 
-def _id(given: Named | Shown | Budgeted) -> str:
-    return check_key("group_id", given.group_id, MAX_ID)
+def _id(group_id: str) -> str:
+    return check_key("group_id", group_id, MAX_ID)
 
 
 def group_view(group: GroupState) -> GroupView:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from aiotaskq.operations.fields import Count, Name, Nothing, about
+from aiotaskq.operations.fields import Count, Name, about
 from aiotaskq.operations.table import Access, Operations
 
 queues = Operations("queues")
@@ -27,12 +27,6 @@ class QueueList(Struct):
     queues: list[QueueView]
 
 
-class Named(Struct, forbid_unknown_fields=True):
-    """A queue."""
-
-    queue: Annotated[Name, about("The name of a queue")]
-
-
 class QueueState(Struct):
     """Whether a queue is paused."""
 
@@ -41,7 +35,7 @@ class QueueState(Struct):
 
 
 @queues()
-async def list_(access: Access, given: Nothing) -> QueueList:
+async def list_(access: Access) -> QueueList:
     """List the queues that have tasks or are paused."""
     found = await access.tq.stats()
     names = sorted({*found.queues, *found.paused})
@@ -54,14 +48,14 @@ async def list_(access: Access, given: Nothing) -> QueueList:
 
 
 @queues(changes=True, thing="queue")
-async def pause(access: Access, given: Named) -> QueueState:
+async def pause(access: Access, queue: Annotated[Name, about("The name of a queue")]) -> QueueState:
     """Pause a queue in all processes: no worker claims its tasks. They can still be pushed, and what runs goes on."""
-    await access.tq.pause(given.queue)
-    return QueueState(given.queue, True)
+    await access.tq.pause(queue)
+    return QueueState(queue, True)
 
 
 @queues(changes=True, thing="queue")
-async def resume(access: Access, given: Named) -> QueueState:
+async def resume(access: Access, queue: Annotated[Name, about("The name of a queue")]) -> QueueState:
     """Let the tasks of a paused queue be claimed again."""
-    await access.tq.resume(given.queue)
-    return QueueState(given.queue, False)
+    await access.tq.resume(queue)
+    return QueueState(queue, False)

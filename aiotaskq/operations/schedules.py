@@ -244,28 +244,6 @@ class Changed(TaskOptions, forbid_unknown_fields=True, kw_only=True):
     seen: Maybe[Annotated[str, about("What a form showed of it: refused if it has changed since")]] = UNSET
 
 
-class Listed(Struct, forbid_unknown_fields=True):
-    """Which schedules are listed."""
-
-    enabled: Annotated[bool, about("Only those that are neither paused nor finished")] = False
-    limit: Limit = 100
-    cursor: Cursor | None = None
-    params: Shown = False
-
-
-class Named(Struct, forbid_unknown_fields=True):
-    """A schedule."""
-
-    schedule: ScheduleName
-
-
-class One(Struct, forbid_unknown_fields=True):
-    """A schedule, and what is shown of it."""
-
-    schedule: ScheduleName
-    params: Shown = False
-
-
 class Previewed(Options, forbid_unknown_fields=True, kw_only=True):
     """A schedule that is there; or the timing of one that need not be: exactly one of cron, interval and at."""
 
@@ -274,30 +252,26 @@ class Previewed(Options, forbid_unknown_fields=True, kw_only=True):
     after: Maybe[Moment] = UNSET
 
 
-class Span(Struct, forbid_unknown_fields=True):
-    """A past span whose due times are to be fired that have fired no task."""
-
-    schedule: ScheduleName
-    since: Moment
-    until: Moment | None = None
-    limit: Annotated[int, about("If there are more, none is fired", ge=1, le=MAX_LIMIT)] = LIMIT
-    dry_run: Annotated[bool, about("Only return the due times")] = False
-
-
 @schedules(raises=(NotFound,))
-async def list_(access: Access, given: Listed) -> SchedulePage:
+async def list_(
+    access: Access,
+    enabled: Annotated[bool, about("Only those that are neither paused nor finished")] = False,
+    limit: Limit = 100,
+    cursor: Cursor | None = None,
+    params: Shown = False,
+) -> SchedulePage:
     """List schedules, in the order in which they were added.
 
     Not found if the one that `cursor` names has been deleted since.
     """
-    show = access.may_show(given.params)
-    found = await access.tq.schedules.list(given.enabled)
+    show = access.may_show(params)
+    found = await access.tq.schedules.list(enabled)
     start = 0
-    if given.cursor is not None:
-        start = 1 + next((n for n, each in enumerate(found) if each.task_id == given.cursor), -2)
+    if cursor is not None:
+        start = 1 + next((n for n, each in enumerate(found) if each.task_id == cursor), -2)
         if start < 0:
             raise NotFound("cursor: there is no such schedule (any more); begin again without it")
-    page = found[start : start + min(given.limit, MAX_PAGE)]
+    page = found[start : start + min(limit, MAX_PAGE)]
     more = page[-1].task_id if len(found) > start + len(page) else None
     return SchedulePage([schedule_view(each, show) for each in page], more)
 
@@ -325,9 +299,9 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
 
 
 @schedules(thing="schedule")
-async def get(access: Access, given: One) -> ScheduleView:
+async def get(access: Access, schedule: ScheduleName, params: Shown = False) -> ScheduleView:
     """Show a schedule; with its params where that is allowed."""
-    return schedule_view(await access.tq.schedules.get(given.schedule), access.may_show(given.params))
+    return schedule_view(await access.tq.schedules.get(schedule), access.may_show(params))
 
 
 @schedules(changes=True, raises=(TaskConflict, UnknownHandler))
@@ -367,51 +341,57 @@ async def update(access: Access, given: Changed) -> ScheduleView:
 
 
 @schedules(changes=True, thing="schedule")
-async def pause(access: Access, given: Named) -> ScheduleView:
+async def pause(access: Access, schedule: ScheduleName) -> ScheduleView:
     """Pause a schedule in all processes: it does not fire until it is resumed."""
-    return _changed(access, await access.tq.schedules.pause(given.schedule))
+    return _changed(access, await access.tq.schedules.pause(schedule))
 
 
 @schedules(changes=True, thing="schedule")
-async def resume(access: Access, given: Named) -> ScheduleView:
+async def resume(access: Access, schedule: ScheduleName) -> ScheduleView:
     """Let a paused schedule fire again. Due times that have passed follow its misfire policy."""
-    return _changed(access, await access.tq.schedules.resume(given.schedule))
+    return _changed(access, await access.tq.schedules.resume(schedule))
 
 
 @schedules(changes=True, thing="schedule")
-async def delete(access: Access, given: Named) -> Deleted:
+async def delete(access: Access, schedule: ScheduleName) -> Deleted:
     """Delete a schedule. The tasks that it fired are kept."""
-    found = await access.tq.schedules.get(given.schedule)
+    found = await access.tq.schedules.get(schedule)
     await access.tq.schedules.delete(found.task_id)
     access.changed.append(found.task_id)
     return Deleted(found.task_id)
 
 
 @schedules(changes=True, thing="schedule")
-async def run_now(access: Access, given: Named) -> Fired:
+async def run_now(access: Access, schedule: ScheduleName) -> Fired:
     """Fire a schedule once more, now. Its next due time stays."""
-    found = await access.tq.schedules.get(given.schedule)
+    found = await access.tq.schedules.get(schedule)
     handle = await access.tq.schedules.run_now(found.task_id)
     access.changed.extend((found.task_id, handle.task_id))
     return Fired(handle.task_id)
 
 
 @schedules(thing="schedule")
-async def history(access: Access, given: Named) -> FiringHistory:
+async def history(access: Access, schedule: ScheduleName) -> FiringHistory:
     """Show what a schedule fired and skipped, with the reasons, and when it was paused; at most 50 records."""
-    found = await access.tq.schedules.get(given.schedule)
+    found = await access.tq.schedules.get(schedule)
     return FiringHistory([firing_view(found.task_id, each) for each in found.history[::-1]])
 
 
 @schedules(changes=True, thing="schedule", may_change_nothing=True)
-async def backfill(access: Access, given: Span) -> Backfilled:
+async def backfill(
+    access: Access,
+    schedule: ScheduleName,
+    since: Moment,
+    until: Moment | None = None,
+    limit: Annotated[int, about("If there are more, none is fired", ge=1, le=MAX_LIMIT)] = LIMIT,
+    dry_run: Annotated[bool, about("Only return the due times")] = False,
+) -> Backfilled:
     """Push a task for each due time of a past span that has fired none. A second call pushes nothing twice."""
-    found = await access.tq.schedules.get(given.schedule)
-    since = moment("since", given.since, found.timezone)
-    until = None if given.until is None else moment("until", given.until, found.timezone)
-    verb = access.tq.schedules.backfill
-    times = await verb(found.task_id, since, until, limit=given.limit, dry_run=given.dry_run)
-    pushed = bool(times) and not given.dry_run
+    found = await access.tq.schedules.get(schedule)
+    begin = moment("since", since, found.timezone)
+    end = None if until is None else moment("until", until, found.timezone)
+    times = await access.tq.schedules.backfill(found.task_id, begin, end, limit=limit, dry_run=dry_run)
+    pushed = bool(times) and not dry_run
     if pushed:
         access.changed.extend((found.task_id, f"count: {len(times)}"))
     return Backfilled([each.isoformat() for each in times], pushed)

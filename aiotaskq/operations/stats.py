@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Struct
 
-from aiotaskq.operations.fields import Count, Nothing, about, view_of
+from aiotaskq.operations.fields import Count, about, view_of
 from aiotaskq.operations.table import Access, Operations
 
 stats = Operations("stats")
@@ -23,6 +23,6 @@ class StatsView(Struct):
 
 
 @stats()
-async def get(access: Access, given: Nothing) -> StatsView:
+async def get(access: Access) -> StatsView:
     """Count tasks by queue and status; tell which queues are paused, and for how long the oldest ready task waits."""
     return view_of(StatsView, await access.tq.stats())

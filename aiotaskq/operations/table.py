@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 P = TypeVar("P", bound=msgspec.Struct)
-A = TypeVar("A", bound=msgspec.Struct)
+R = TypeVar("R", bound=Callable[..., Awaitable[Any]])
 OF_ONE = (NotFound, TaskConflict, ValidationError)
 """Errors that are about one thing: others can be done nevertheless."""
 LISTED = 5
@@ -266,6 +268,26 @@ def _word(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
+def _declared(function: Callable[..., Awaitable[Any]]) -> tuple[Run, type[msgspec.Struct], type[msgspec.Struct]]:
+    """Return a function as the table has it, with its parameters in a Struct, and the types of these and its answer."""
+    hints = get_type_hints(function, include_extras=True)
+    answer, (_, *given) = hints.pop("return"), inspect.signature(function).parameters.values()
+    if len(given) == 1 and isinstance(kind := hints[given[0].name], type) and issubclass(kind, msgspec.Struct):
+        return function, kind, answer
+    known: list[Any] = []
+    for each in given:
+        default = () if each.default is inspect.Parameter.empty else (each.default,)
+        known.append((each.name, hints[each.name], *default))
+    doc = {"__doc__": (function.__doc__ or "").partition("\n")[0]}
+    params = msgspec.defstruct("Parameters", known, forbid_unknown_fields=True, kw_only=True, namespace=doc)
+
+    @functools.wraps(function)
+    async def run(access: Access, given: msgspec.Struct) -> Any:
+        return await function(access, **msgspec.structs.asdict(given))
+
+    return run, params, answer
+
+
 class Operations:
     """The operations on one kind of thing, in their order; a decorator fills it."""
 
@@ -299,13 +321,14 @@ class Operations:
         may_change_nothing: bool = False,
         many: Many | None = None,
         raises: tuple[type[AiotaskqError], ...] = (),
-    ) -> Callable[[Callable[[Access, P], Awaitable[A]]], Callable[[Access, P], Awaitable[A]]]:
-        """Register a function: its name is the verb, its annotations are the parameters and the answer."""
+    ) -> Callable[[R], R]:
+        """Register a function: its name is the verb, its annotations are the parameters and the answer.
 
-        def register(run: Callable[[Access, P], Awaitable[A]]) -> Callable[[Access, P], Awaitable[A]]:
-            hints = get_type_hints(run, include_extras=True)
-            answer = hints.pop("return")
-            (_, params) = hints.values()
+        Behind the access it has the parameters themselves, or one Struct that has them.
+        """
+
+        def register(function: R) -> R:
+            run, params, answer = _declared(function)
             verb = run.__name__.rstrip("_")
             name = f"{self.noun}.{verb}"
             hides = not changes and "params" in params.__struct_fields__
@@ -325,7 +348,7 @@ class Operations:
             )
             if made.many is not None:
                 self.all[f"{verb}{MANY}"] = made.many
-            return run
+            return function
 
         return register
 

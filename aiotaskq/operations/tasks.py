@@ -133,19 +133,6 @@ class Deleted(Where):
     older_than: Annotated[float, about("Only tasks that ended so many seconds ago", ge=0)] | None = None
 
 
-class One(Struct, forbid_unknown_fields=True):
-    """A task."""
-
-    task_id: TaskId
-
-
-class Shown(Struct, forbid_unknown_fields=True):
-    """A task, and what is shown of it."""
-
-    task_id: TaskId
-    params: Params = False
-
-
 class Edited(Struct, forbid_unknown_fields=True):
     """Changes of a pending task; what is left out stays."""
 
@@ -158,13 +145,6 @@ class Edited(Struct, forbid_unknown_fields=True):
     max_retries: Maybe[Annotated[int, about("How often it is run again", ge=0)]] = UNSET
     timeout: Nullable[Annotated[float, about("Seconds of one run; null is that of the handler", gt=0)]] = UNSET
     fence: Maybe[Annotated[int, about("That of the task that was read; refused if it has another now", ge=0)]] = UNSET
-
-
-class Rerun(Struct, forbid_unknown_fields=True):
-    """An ended task, and what its copy is to have."""
-
-    task_id: TaskId
-    params: Maybe[Annotated[dict[str, Any], about("Other params")]] = UNSET
 
 
 class TaskPage(Struct):
@@ -254,16 +234,16 @@ async def list_(access: Access, given: Listed) -> TaskPage:
 
 
 @tasks(thing="task_id")
-async def get(access: Access, given: Shown) -> TaskDetail:
+async def get(access: Access, task_id: TaskId, params: Params = False) -> TaskDetail:
     """Show one task, its attempts and errors, and if it is pending, what it waits for."""
-    return await detail_of(access, given.task_id, access.may_show(given.params))
+    return await detail_of(access, task_id, access.may_show(params))
 
 
 @tasks(thing="task_id")
-async def steps(access: Access, given: Shown) -> StepList:
+async def steps(access: Access, task_id: TaskId, params: Params = False) -> StepList:
     """Show what the handler of a task has done, slept and waited for."""
-    params = access.may_show(given.params)
-    return StepList([step_view(each, params) for each in await access.tq.steps(given.task_id)])
+    params = access.may_show(params)
+    return StepList([step_view(each, params) for each in await access.tq.steps(task_id)])
 
 
 @tasks(changes=True, thing="task_id", raises=(TaskConflict,))
@@ -287,9 +267,9 @@ async def edit(access: Access, given: Edited) -> TaskDetail:
 
 
 @tasks(changes=True, thing="task_id", raises=(TaskConflict,))
-async def run_now(access: Access, given: One) -> TaskState:
+async def run_now(access: Access, task_id: TaskId) -> TaskState:
     """Make a task due now that is delayed, sleeps, or waits for its next attempt."""
-    return _state(await made_due(access.tq.queue, await access.tq.get(given.task_id)))
+    return _state(await made_due(access.tq.queue, await access.tq.get(task_id)))
 
 
 async def _count_retried(access: Access, given: Retried) -> int:
@@ -301,25 +281,26 @@ async def _retry_all(access: Access, given: Retried) -> int:
 
 
 @tasks(changes=True, thing="task_id", many=Many(Retried, _count_retried, _retry_all), raises=(TaskConflict,))
-async def retry(access: Access, given: One) -> TaskState:
+async def retry(access: Access, task_id: TaskId) -> TaskState:
     """Run a failed, cancelled or expired task once more, under the same id, its retries unused."""
-    await access.tq.retry(given.task_id)
-    return TaskState(given.task_id, Status.PENDING, False)
+    await access.tq.retry(task_id)
+    return TaskState(task_id, Status.PENDING, False)
 
 
 @tasks(changes=True, thing="task_id", may_change_nothing=True, raises=(TaskConflict,))
-async def rerun(access: Access, given: Rerun) -> Copied:
+async def rerun(
+    access: Access, task_id: TaskId, params: Maybe[Annotated[dict[str, Any], about("Other params")]] = UNSET
+) -> Copied:
     """Push a copy of an ended task, as a new one of the same type, queue, priority and limits.
 
     The ended task stays as it is. Other params are checked by the handler where it is registered, and refused where the
     limits of the task are not those that its type declares.
     """
-    params = None if given.params is UNSET else given.params
-    if params is not None:
+    if params is not UNSET:
         check_json("params", params)
-    handle = await access.tq.rerun(given.task_id, params)
-    access.changed.extend([given.task_id, handle.task_id] if handle.created else [])
-    return Copied(handle.task_id, handle.created, given.task_id)
+    handle = await access.tq.rerun(task_id, None if params is UNSET else params)
+    access.changed.extend([task_id, handle.task_id] if handle.created else [])
+    return Copied(handle.task_id, handle.created, task_id)
 
 
 async def _count_cancelled(access: Access, given: Cancelled) -> int:
@@ -331,13 +312,13 @@ async def _cancel_all(access: Access, given: Cancelled) -> int:
 
 
 @tasks(changes=True, thing="task_id", many=Many(Cancelled, _count_cancelled, _cancel_all), raises=(TaskConflict,))
-async def cancel(access: Access, given: One) -> TaskState:
+async def cancel(access: Access, task_id: TaskId) -> TaskState:
     """Cancel a pending task, or ask a running one to stop; refused if it has ended."""
-    if cancelled := await access.tq.cancel(given.task_id):
-        access.changed.append(given.task_id)
-    task = await access.tq.get(given.task_id)
+    if cancelled := await access.tq.cancel(task_id):
+        access.changed.append(task_id)
+    task = await access.tq.get(task_id)
     if not cancelled:
-        raise TaskConflict(f"task {printable(given.task_id)} has ended already: {task.status}")
+        raise TaskConflict(f"task {printable(task_id)} has ended already: {task.status}")
     return _state(task)
 
 
@@ -350,10 +331,10 @@ async def _delete_all(access: Access, given: Deleted) -> int:
 
 
 @tasks(changes=True, thing="task_id", many=Many(Deleted, _count_deleted, _delete_all), raises=(TaskConflict,))
-async def delete(access: Access, given: One) -> Gone:
+async def delete(access: Access, task_id: TaskId) -> Gone:
     """Delete an ended task; refused if it has not ended."""
-    await access.tq.delete(given.task_id)
-    return Gone(given.task_id)
+    await access.tq.delete(task_id)
+    return Gone(task_id)
 
 
 def _state(task: Task) -> TaskState:

@@ -18,20 +18,6 @@ values = Operations("values")
 ValueKey = Annotated[Key, about("The key of a value")]
 
 
-class Named(Struct, forbid_unknown_fields=True):
-    """A public value."""
-
-    key: ValueKey
-
-
-class Given(Struct, forbid_unknown_fields=True):
-    """A public value to be stored."""
-
-    key: ValueKey
-    value: Annotated[Any, about("The value, as JSON")]
-    ttl: Nullable[Annotated[float, about("Seconds that it lives; default as before, or for ever", gt=0)]] = UNSET
-
-
 class KeyPage(Struct):
     """One page of the keys, sorted."""
 
@@ -62,10 +48,10 @@ async def list_(access: Access, given: ByKey) -> KeyPage:
 
 
 @values(thing="key", raises=(NotShown,))
-async def get(access: Access, given: Named) -> Value:
+async def get(access: Access, key: ValueKey) -> Value:
     """Read a public value, where that is allowed; not found if it is missing or has expired."""
     access.may_show(True)
-    key = _key(given)
+    check_key("key", key, MAX_KEY)
     there, value = await look(access.tq, key)
     if not there:
         raise _not_found(key)
@@ -73,21 +59,26 @@ async def get(access: Access, given: Named) -> Value:
 
 
 @values(changes=True, thing="key")
-async def set_(access: Access, given: Given) -> ValueName:
+async def set_(
+    access: Access,
+    key: ValueKey,
+    value: Annotated[Any, about("The value, as JSON")],
+    ttl: Nullable[Annotated[float, about("Seconds that it lives; default as before, or for ever", gt=0)]] = UNSET,
+) -> ValueName:
     """Store a public value, for some seconds or for ever; one that is there keeps its time to live if none is given."""
-    key = _key(given)
-    check_json("value", given.value)
-    if given.ttl is UNSET:
-        await access.tq.values.edit_public(key, given.value)
+    check_key("key", key, MAX_KEY)
+    check_json("value", value)
+    if ttl is UNSET:
+        await access.tq.values.edit_public(key, value)
     else:
-        await access.tq.values.set_public(key, given.value, given.ttl)
+        await access.tq.values.set_public(key, value, ttl)
     return ValueName(key)
 
 
 @values(changes=True, thing="key")
-async def delete(access: Access, given: Named) -> ValueName:
+async def delete(access: Access, key: ValueKey) -> ValueName:
     """Delete a public value."""
-    key = _key(given)
+    check_key("key", key, MAX_KEY)
     if not await access.tq.values.delete_public(key):
         raise _not_found(key)
     return ValueName(key)
@@ -97,10 +88,6 @@ async def look(tq: TaskQ, key: str) -> tuple[bool, Any]:
     """Return whether there is a live value, which may also be null, and the value."""
     value = await tq.values.get_public(key)
     return value is not None or await tq.values.find_keys(key, limit=1) == [key], value
-
-
-def _key(given: Named | Given) -> str:
-    return check_key("key", given.key, MAX_KEY)
 
 
 def _not_found(key: str) -> NotFound:

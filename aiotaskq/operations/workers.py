@@ -12,7 +12,7 @@ from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotSupported
-from aiotaskq.operations.fields import Count, Name, Nothing, Time, about, view_of
+from aiotaskq.operations.fields import Count, Name, Time, about, view_of
 from aiotaskq.operations.table import Access, Many, Operations, only
 from aiotaskq.runtime.owner import read_owner
 
@@ -84,19 +84,6 @@ class Steered(Struct):
 WorkerId = Annotated[Name, about("The id of a worker")]
 
 
-class Named(Struct, forbid_unknown_fields=True):
-    """A worker."""
-
-    worker_id: WorkerId
-
-
-class Resized(Struct, forbid_unknown_fields=True):
-    """How many slots a worker is to have."""
-
-    worker_id: WorkerId
-    concurrency: Annotated[int, about("The number of slots", ge=1, le=10_000)]
-
-
 class AllQuiet(Struct):
     """Let all workers claim nothing more, and go on with what they run."""
 
@@ -133,7 +120,7 @@ def _earlier(one: str | None, other: str | None) -> str | None:
 
 
 @workers()
-async def list_(access: Access, given: Nothing) -> WorkerList:
+async def list_(access: Access) -> WorkerList:
     """List the workers, and the other owners of running tasks.
 
     These are consumers that pop by hand, and dead workers whose tasks are about to be taken back.
@@ -151,9 +138,9 @@ async def list_(access: Access, given: Nothing) -> WorkerList:
 
 
 @workers(thing="worker_id", raises=(NotSupported,))
-async def get(access: Access, given: Named) -> WorkerDetail:
+async def get(access: Access, worker_id: WorkerId) -> WorkerDetail:
     """Show one worker, and the tasks that it runs, or has claimed to run next."""
-    info = await access.tq.workers.get(given.worker_id)
+    info = await access.tq.workers.get(worker_id)
     tasks = await access.tq.workers.tasks(info.owner)
     view = worker_view(info)
     for task in tasks:
@@ -171,9 +158,9 @@ async def _count(access: Access, given: Struct) -> int:
     many=Many(AllQuiet, _count, lambda access, _: access.tq.workers.quiet()),
     raises=(NotSupported,),
 )
-async def quiet(access: Access, given: Named) -> Steered:
+async def quiet(access: Access, worker_id: WorkerId) -> Steered:
     """Let a worker claim nothing more. It goes on with what it runs, and stays alive."""
-    return Steered(await access.tq.workers.quiet(given.worker_id), True)
+    return Steered(await access.tq.workers.quiet(worker_id), True)
 
 
 @workers(
@@ -182,12 +169,14 @@ async def quiet(access: Access, given: Named) -> Steered:
     many=Many(AllAwake, _count, lambda access, _: access.tq.workers.wake()),
     raises=(NotSupported,),
 )
-async def wake(access: Access, given: Named) -> Steered:
+async def wake(access: Access, worker_id: WorkerId) -> Steered:
     """Let a quiet worker claim again."""
-    return Steered(await access.tq.workers.wake(given.worker_id), False)
+    return Steered(await access.tq.workers.wake(worker_id), False)
 
 
 @workers(changes=True, thing="worker_id", raises=(NotSupported,))
-async def resize(access: Access, given: Resized) -> WorkerView:
+async def resize(
+    access: Access, worker_id: WorkerId, concurrency: Annotated[int, about("The number of slots", ge=1, le=10_000)]
+) -> WorkerView:
     """Let a worker have so many slots until it ends; tasks that run go on, also where they are more."""
-    return worker_view(await access.tq.workers.resize(given.worker_id, given.concurrency))
+    return worker_view(await access.tq.workers.resize(worker_id, concurrency))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.web import Site
+from aiotaskq.cli.web import Site, token_of
 from aiotaskq.core.task import Task
 from tests.support.command import Cli, prepared, wait_for
 from tests.support.machine import within
@@ -109,10 +109,10 @@ def test_a_wrong_value_in_the_file_is_wrong_usage(cli: Cli) -> None:
 def test_the_token_is_read_from_the_environment_or_a_file(cli: Cli) -> None:
     cli.monkeypatch.setenv("TOKEN", " abc ")
     Path("token").write_text("def\nmore\n")
-    made: Any = Site.of("127.0.0.1", 1, "TOKEN", None, True)
+    made: Any = Site("127.0.0.1", 1, token_of("TOKEN", None), True, False)
     assert (made.token, made.read_only, made.port) == ("abc", True, 1)
-    assert Site.of("127.0.0.1", 1, None, "token", False).token == "def"
-    assert Site.of("127.0.0.1", 1, None, None, False).token is None
+    assert token_of(None, "token") == "def"
+    assert token_of(None, None) is None
     assert "abc" not in repr(made)  # J9
 
 

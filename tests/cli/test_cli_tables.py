@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.cli.i18n import width
-from aiotaskq.cli.ids import unique_prefixes
 from aiotaskq.cli.layout import Column, layout, plain_lines
+from aiotaskq.cli.store_access import unique_prefixes
 from aiotaskq.cli.times import duration, local, read_time
 from aiotaskq.core.task import SECOND
 

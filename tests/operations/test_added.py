@@ -17,7 +17,7 @@ ADDED = '''
 from msgspec import Struct
 
 from aiotaskq.core.catalogue import SENTENCES, entries
-from aiotaskq.operations.limits import Named, limits
+from aiotaskq.operations.limits import LimitKey, limits
 from aiotaskq.operations.table import Access
 
 
@@ -28,9 +28,9 @@ class Called(Struct):
 
 
 @limits(thing="key")
-async def rename_nothing(access: Access, given: Named) -> Called:
+async def rename_nothing(access: Access, key: LimitKey) -> Called:
     """Say what a limit is called."""
-    return Called(given.key)
+    return Called(key)
 
 
 entries()[SENTENCES, "Say what a limit is called."] = "说出限制的名称。"

@@ -13,7 +13,7 @@ import typer
 
 from aiotaskq.cli.demo.runner import Demo
 from aiotaskq.cli.i18n import tr
-from aiotaskq.cli.options import Json, Port, command, option
+from aiotaskq.cli.options import Json, Port, argument, command, option
 
 
 @command(
@@ -28,31 +28,25 @@ from aiotaskq.cli.options import Json, Port, command, option
 def demo(
     folder: Annotated[
         Path,
-        typer.Argument(
-            exists=True,
-            file_okay=False,
-            metavar="FOLDER",
-            help=tr("The folder whose files are hashed; default the current one."),
-            show_default=False,
+        argument(
+            tr("The folder whose files are hashed; default the current one."), "FOLDER", exists=True, file_okay=False
         ),
     ] = Path(),
     db: Annotated[
         str | None,
         option(
-            "--db",
-            metavar="URL",
-            help=tr("The database; default a SQLite file in your cache folder, one for each FOLDER."),
+            tr("The database; default a SQLite file in your cache folder, one for each FOLDER."), "--db", metavar="URL"
         ),
     ] = None,
-    max_files: Annotated[int, option(min=1, max=50_000, help=tr("Maximum number of files."))] = 2_000,
-    max_mb: Annotated[int, option(min=1, help=tr("Maximum size of all files, in megabytes."))] = 512,
-    concurrency: Annotated[int, option(min=1, max=1_000, help=tr("Number of tasks that run concurrently."))] = 32,
+    max_files: Annotated[int, option(tr("Maximum number of files."), min=1, max=50_000)] = 2_000,
+    max_mb: Annotated[int, option(tr("Maximum size of all files, in megabytes."), min=1)] = 512,
+    concurrency: Annotated[int, option(tr("Number of tasks that run concurrently."), min=1, max=1_000)] = 32,
     pause: Annotated[
-        float, option(min=0.0, max=60.0, help=tr("Extra seconds for each file, as time to press Ctrl-C."))
+        float, option(tr("Extra seconds for each file, as time to press Ctrl-C."), min=0.0, max=60.0)
     ] = 0.0,
-    fresh: Annotated[bool, option("--fresh", help=tr("Start anew instead of continuing a stopped run."))] = False,
+    fresh: Annotated[bool, option(tr("Start anew instead of continuing a stopped run."), "--fresh")] = False,
     web: Annotated[
-        bool, option("--web", help=tr("At the end leave the demo running with its dashboard, until Ctrl-C."))
+        bool, option(tr("At the end leave the demo running with its dashboard, until Ctrl-C."), "--web")
     ] = False,
     port: Port = 8765,
     json: Json = False,

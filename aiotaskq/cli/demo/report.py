@@ -11,7 +11,7 @@ from pathlib import Path
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.demo.files import File
 from aiotaskq.cli.demo.tasks import FILE
-from aiotaskq.cli.i18n import Message, marked, tr, width
+from aiotaskq.cli.i18n import marked, tr, width
 from aiotaskq.cli.output import echo, echo_check, echo_title, program
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND
@@ -45,6 +45,10 @@ LABELS = {
     "late_median_ms": marked("lateness of schedules, median, in ms"),
     "late_max_ms": marked("lateness of schedules, maximum, in ms"),
 }
+
+
+Check = tuple[bool, str, dict[str, object]]
+"""Whether a claim held, the claim, and the values for its ``{names}``."""
 
 
 class Numbers:
@@ -126,7 +130,7 @@ def count_of_files(count: int) -> str:
     return tr("1 file") if count == 1 else tr("{count} files", count=f"{count:,}")
 
 
-def show(numbers: Numbers, checks: list[tuple[bool, Message]]) -> None:
+def show(numbers: Numbers, checks: list[Check]) -> None:
     """Print the numbers and the checks."""
     echo()
     column = max(width(tr(label)) for label in LABELS.values())
@@ -136,8 +140,8 @@ def show(numbers: Numbers, checks: list[tuple[bool, Message]]) -> None:
             echo(f"  {label}{' ' * (column - width(label))}  {'-' if value is None else f'{value:,}'}")
     echo()
     echo_title(tr("Checks"))
-    for held, claim in checks:
-        echo_check(held, claim.shown)
+    for held, claim, values in checks:
+        echo_check(held, tr(claim, **values))
     echo()
 
 

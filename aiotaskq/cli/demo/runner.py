@@ -18,9 +18,9 @@ from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import report
 from aiotaskq.cli.demo.files import File, database_files, default_url, walk
-from aiotaskq.cli.demo.report import Numbers
+from aiotaskq.cli.demo.report import Check, Numbers
 from aiotaskq.cli.demo.tasks import BROKEN, FILE, FILES, FLAKY, OTHERS, REPORT, TICK, push_blocking, register
-from aiotaskq.cli.i18n import Message, marked, tr
+from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import ProgressBar, echo, echo_json
 from aiotaskq.cli.shutdown import Deadline, Signals
 from aiotaskq.concurrency.clock import SystemClock
@@ -213,7 +213,7 @@ class Demo:
             for name in ("every-second", "two-seconds"):
                 await tq.schedules.pause(f"{self._run}-{name}")
             await self._save(tq, "finished")
-        ok = all(held for held, _ in checks)
+        ok = all(held for held, *_ in checks)
         if self._as_json:
             echo_json(
                 {
@@ -224,7 +224,7 @@ class Demo:
                     "files": len(self._files),
                     "left_out": left_out,
                     "numbers": numbers.as_dict(),
-                    "checks": [{"name": claim.english, "held": held} for held, claim in checks],
+                    "checks": [{"name": claim.format(**values), "held": held} for held, claim, values in checks],
                     "dead_letter": dead_letter,
                 }
             )
@@ -278,7 +278,6 @@ class Demo:
         keys += [(FILE, file.key(run), {"path": file.path}) for file in self._files]
         handles = await tq.push_many({"type": t, "params": params, "idempotency_key": key} for t, key, params in keys)
         self._left = await tq.queue.count(status=UNENDED, queue=FILES)
-        self._bar.total(total)
         if not self._as_json and resumed:
             values = {"done": f"{total - self._left:,}", "files": report.count_of_files(total)}
             echo(tr("continuing the stopped run: {done} of {files} done", **values))
@@ -326,23 +325,23 @@ class Demo:
             fired = (await tq.schedules.get(f"{self._run}-every-second")).run_count
             if not left and fired >= REPORTS and not await tq.queue.count(status=UNENDED, queue=OTHERS):
                 return
-            self._bar.update(total - left, report.rate_of(numbers) if left else tr("waiting for the schedules"))
+            self._bar.update(total - left, total, report.rate_of(numbers) if left else tr("waiting for the schedules"))
             if left != left_then:
                 left_then, moved = left, self._clock.ticks()
             await self._clock.sleep(0.1)
 
     async def _check(
         self, tq: TaskQ, counts: dict[str, int], scripted: list[str], cookie: tuple[Any, Any]
-    ) -> list[tuple[bool, Message]]:
+    ) -> list[Check]:
         """Check every claim on what the reopened database holds; return whether each held."""
         found = await tq.find(limit=ALL)
         tasks = {task.idempotency_key or task.task_id: task for task in found}
         completed = {key: task for key, task in tasks.items() if task.status is Status.COMPLETED}
         schedules = {schedule.task_id: schedule for schedule in await tq.schedules.list()}
-        run, checks = self._run, list[tuple[bool, Message]]()
+        run, checks = self._run, list[Check]()
 
         def check(held: bool, claim: str, **values: object) -> None:
-            checks.append((held, Message(claim, **values)))
+            checks.append((held, claim, values))
 
         done, total = sum(file.key(run) in completed for file in self._files), len(self._files)
         check(done == total, marked("one task per file, each completed: {done:,} of {total:,}"), done=done, total=total)
