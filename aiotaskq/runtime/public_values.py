@@ -45,11 +45,6 @@ class PublicValues:
         self._cleaner = Poller("cleanup", self._clean, clock)
 
     @property
-    def immediate(self) -> bool:
-        """Whether setting and reading never wait, so that any thread may do them without a loop."""
-        return self._plain is not None
-
-    @property
     def cleaning(self) -> bool:
         """Whether the background cleanup runs, in an event loop of this process."""
         return self._cleaner.running

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
-from aiotaskq.concurrency.loop_bound import NEEDS_LOOP, NoRunningLoop, after_fork, keep_alive, running_loop_or_none
+from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.concurrency.loop_thread import LoopThread
 from aiotaskq.concurrency.uninterrupted import may_be_interrupted, uninterrupted
 from aiotaskq.errors import ClosedError
@@ -171,11 +171,7 @@ def facade_of(kind: type[Facade[Any]], reach: Reach[Any]) -> Any:
 
 @overload
 def blocking(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-    /,
-    *,
-    at_once: bool = ...,
-    unclaimed: Unclaimed[R] | None = ...,
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /, *, unclaimed: Unclaimed[R] | None = ...
 ) -> Callable[Concatenate[Any, P], R]: ...
 @overload
 def blocking(
@@ -183,29 +179,15 @@ def blocking(
 ) -> Callable[Concatenate[Any, P], S]: ...
 
 
-def blocking(
-    method: Any,
-    give: Any = None,
-    /,
-    *,
-    at_once: bool = False,
-    unclaimed: Unclaimed[Any] | None = None,
-) -> Any:
+def blocking(method: Any, give: Any = None, /, *, unclaimed: Unclaimed[Any] | None = None) -> Any:
     """Return the blocking twin of a coroutine method: it runs in the facade's loop, and the caller waits for its end.
 
     ``give(facade, value)`` converts the value for the caller. A value whose caller has left is passed to
-    ``unclaimed(asynchronous object, value)``. With ``at_once`` the method of an object that never waits runs in the
-    calling thread where that ``may_lock``.
+    ``unclaimed(asynchronous object, value)``.
     """
-    to_end = without_waiting(method) if at_once else None
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
-        reach = self._reach
-        if to_end is not None and may_lock() and getattr(made := reach(), "queue", made).immediate:
-            value = to_end(made, *args, **kwargs)
-            if value is not NEEDS_LOOP:
-                return value
-        value = _run(reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
+        value = _run(self._reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
     return like(method)(call)
@@ -284,28 +266,6 @@ def may_lock() -> bool:
     again, or raise, while a lock is held.
     """
     return running_loop_or_none() is None and not may_be_interrupted()
-
-
-def without_waiting(method: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
-    """Return a plain function that runs a coroutine method of an object that never waits, or returns NEEDS_LOOP.
-
-    Such a method does not suspend, except to wait; before it waits, it asks for the running loop.
-    """
-
-    def run_to_end(*args: Any, **kwargs: Any) -> R:
-        coro = method(*args, **kwargs)
-        try:
-            while coro.send(None) is None:
-                pass  # it lets others run, as `asyncio.sleep(0)` does
-        except StopIteration as end:
-            value: R = end.value
-            return value
-        except NoRunningLoop:
-            pass  # nothing is called in this block: its errors would get this one as their context
-        coro.close()
-        return cast(R, NEEDS_LOOP)
-
-    return run_to_end
 
 
 # ---- names, signatures, docstrings ----------------------------------------------------------------------------------

@@ -73,14 +73,14 @@ class Workers(Facade[Any]):
 class Operations(Facade[Any]):
     """The operator's verbs; see ``aiotaskq.runtime.queue.operations.Operations``."""
 
-    get = blocking(AsyncOperations.get, at_once=True)
-    find = blocking(AsyncOperations.find, at_once=True)
-    cancel = blocking(AsyncOperations.cancel, at_once=True)
+    get = blocking(AsyncOperations.get)
+    find = blocking(AsyncOperations.find)
+    cancel = blocking(AsyncOperations.cancel)
     cancel_many = blocking(AsyncOperations.cancel_many)
-    delete = blocking(AsyncOperations.delete, at_once=True)
+    delete = blocking(AsyncOperations.delete)
     retry_many = blocking(AsyncOperations.retry_many)
-    purge = blocking(AsyncOperations.purge, at_once=True)
-    count = blocking(AsyncOperations.count, at_once=True)
+    purge = blocking(AsyncOperations.purge)
+    count = blocking(AsyncOperations.count)
     pause = blocking(AsyncOperations.pause)
     resume = blocking(AsyncOperations.resume)
     paused = blocking(AsyncOperations.paused)
@@ -88,8 +88,8 @@ class Operations(Facade[Any]):
     get_event = blocking(AsyncOperations.get_event)
     list_events = blocking(AsyncOperations.list_events)
     steps = blocking(AsyncOperations.steps)
-    history = blocking(AsyncOperations.history, at_once=True)
-    stats = blocking(AsyncOperations.stats, at_once=True)
+    history = blocking(AsyncOperations.history)
+    stats = blocking(AsyncOperations.stats)
 
     @property
     def limits(self) -> Limits:
@@ -105,9 +105,9 @@ class Operations(Facade[Any]):
 class Queue(Operations):
     """Tasks of one store; see ``aiotaskq.runtime.queue.queue.Queue``."""
 
-    _push_task = blocking(AsyncQueue.push_task, at_once=True)
-    _pop_task = blocking(AsyncQueue.pop_task, at_once=True, unclaimed=_give_back)
-    _task_done = blocking(AsyncQueue.task_done, at_once=True)
+    _push_task = blocking(AsyncQueue.push_task)
+    _pop_task = blocking(AsyncQueue.pop_task, unclaimed=_give_back)
+    _task_done = blocking(AsyncQueue.task_done)
 
     @documented_as(AsyncQueue.push_task)
     def push_task(self, task: Mapping[str, Any], priority: int = 0) -> str:
@@ -126,10 +126,10 @@ class Queue(Operations):
         done = self._reach().done_now(task_id) if may_lock() else NEEDS_LOOP
         return self._task_done(task_id) if done is NEEDS_LOOP else None
 
-    get_queue_size = blocking(AsyncQueue.get_queue_size, at_once=True)
-    is_empty = blocking(AsyncQueue.is_empty, at_once=True)
-    retry = blocking(AsyncQueue.retry, at_once=True)
-    edit = blocking(AsyncQueue.edit, at_once=True)
+    get_queue_size = blocking(AsyncQueue.get_queue_size)
+    is_empty = blocking(AsyncQueue.is_empty)
+    retry = blocking(AsyncQueue.retry)
+    edit = blocking(AsyncQueue.edit)
     wait_for_end = blocking(AsyncQueue.wait_for_end)
 
 
@@ -149,11 +149,11 @@ class PublicValues(Facade[Any]):
         value = self._reach().get_now(key) if running_loop_or_none() is None else NEEDS_LOOP
         return self._get_public(key) if value is NEEDS_LOOP else value
 
-    edit_public = blocking(AsyncPublicValues.edit_public, at_once=True)
-    get_ttl = blocking(AsyncPublicValues.get_ttl, at_once=True)
-    delete_public = blocking(AsyncPublicValues.delete_public, at_once=True)
-    get_store_size = blocking(AsyncPublicValues.get_store_size, at_once=True)
-    list_keys = blocking(AsyncPublicValues.list_keys, at_once=True)
+    edit_public = blocking(AsyncPublicValues.edit_public)
+    get_ttl = blocking(AsyncPublicValues.get_ttl)
+    delete_public = blocking(AsyncPublicValues.delete_public)
+    get_store_size = blocking(AsyncPublicValues.get_store_size)
+    list_keys = blocking(AsyncPublicValues.list_keys)
     find_keys = blocking(AsyncPublicValues.find_keys)
     clear_store = blocking(AsyncPublicValues.clear_store)
     cleanup = blocking(AsyncPublicValues.cleanup)
