@@ -40,7 +40,7 @@ SHOWN = 3
 
 
 def _targets(change: AuditView) -> str:
-    more = tr("and {count} more", count=f"{change.count - SHOWN:,}") if change.count > SHOWN else ""
+    more = tr("and {count} more", count=change.count - SHOWN) if change.count > SHOWN else ""
     return f"{', '.join(change.targets[:SHOWN])} {more}".rstrip()
 
 
@@ -416,11 +416,11 @@ def _columns(found: StatsView) -> list[Column]:
 
 
 def _below(found: StatsView, waiting: int, speed: str | None = None) -> list[str]:
-    parts = [tr("{count} ready to run", count=f"{found.ready:,}")]
+    parts = [tr("{count} ready to run", count=found.ready)]
     if found.oldest_age is not None:
         parts.append(tr("the oldest for {time}", time=duration(int(found.oldest_age * SECOND))))
     if waiting:
-        parts.append(tr("{count} wait at limits", count=f"{waiting:,}"))
+        parts.append(tr("{count} wait at limits", count=waiting))
     if speed is not None:
         parts.append(speed)
     lines = [tr(", ").join(parts)]

@@ -34,7 +34,7 @@ COMMANDS = {
     "completion": tr("Print the shell completion script."),
 }
 ANSWERS = ("audit", "events", "groups", "history", "limits", "queues", "stats", "values", "workers")
-OTHERS = {"push": "tasks", "check": "doctor", "completion": "tools", "bench": "tools"}
+OTHERS = {"push": "tasks", "check": "doctor", "mcp": "web", "completion": "tools", "bench": "tools"}
 FILES = OTHERS | dict.fromkeys(ANSWERS, "answers")
 GROUPS = {
     "tasks": tr("List, get, retry, rerun, cancel and delete tasks."),

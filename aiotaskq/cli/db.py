@@ -174,29 +174,17 @@ def copy(
 
 
 def _say_copied(done: Copied) -> None:
-    echo(
-        tr(
-            "copied: tasks {tasks}, schedules {schedules}; "
-            "there already: tasks {tasks_there}, schedules {schedules_there}",
-            tasks=f"{done.tasks:,}",
-            schedules=f"{done.schedules:,}",
-            tasks_there=f"{done.tasks_there:,}",
-            schedules_there=f"{done.schedules_there:,}",
-        )
+    counts = msgspec.structs.asdict(done)
+    there = marked(
+        "copied: tasks {tasks}, schedules {schedules}; there already: tasks {tasks_there}, schedules {schedules_there}"
     )
+    echo(tr(there, **counts))
     if done.groups or done.groups_there or done.limits:
-        echo(
-            tr(
-                "copied: groups {groups}, limits {limits}; there already: groups {groups_there}",
-                groups=f"{done.groups:,}",
-                limits=f"{done.limits:,}",
-                groups_there=f"{done.groups_there:,}",
-            )
-        )
+        echo(tr("copied: groups {groups}, limits {limits}; there already: groups {groups_there}", **counts))
     if done.released:
-        echo(tr("of these, running tasks that are pending now: {count}", count=f"{done.released:,}"))
+        echo(tr("of these, running tasks that are pending now: {count}", count=done.released))
     if done.uncopied:
-        echo(tr("not copied: {count}", count=f"{len(done.uncopied):,}"))
+        echo(tr("not copied: {count}", count=len(done.uncopied)))
         rows = [(row.kind, translated(row.id), translated(row.problem)) for row in done.uncopied]
         echo_table(columns_of([marked("KIND"), marked("ID"), marked("PROBLEM")], rows, problem=20))
     echo_stderr(tr("FROM is unchanged; do not run workers on it any more, or its tasks run twice"))
@@ -245,23 +233,16 @@ def recode(
 
 
 def _say_recoded(done: Recoded) -> None:
-    echo(
-        tr(
-            "written anew: tasks {tasks}, steps {steps}, groups {groups}, events {events}, schedules {schedules}",
-            tasks=f"{done.tasks:,}",
-            steps=f"{done.steps:,}",
-            groups=f"{done.groups:,}",
-            events=f"{done.events:,}",
-            schedules=f"{done.schedules:,}",
-        )
-    )
+    counts = {name: getattr(done, name) for name in ("tasks", "steps", "groups", "events", "schedules")}
+    said = marked("written anew: tasks {tasks}, steps {steps}, groups {groups}, events {events}, schedules {schedules}")
+    echo(tr(said, **counts))
     for ids, said in (
         (done.undecodable, marked("not decodable, kept as they are: {count} ({ids})")),
         (done.locked, marked("in use all the time, run it again: {count} ({ids})")),
     ):
         if ids:
             shown = tr(", ").join(map(printable, ids[:SHOWN])) + ("…" if len(ids) > SHOWN else "")
-            echo(tr(said, count=f"{len(ids):,}", ids=shown))
+            echo(tr(said, count=len(ids), ids=shown))
 
 
 MOST_GATES = 100_000

@@ -175,7 +175,7 @@ def check(
         echo_json(msgspec.to_builtins(health))
     elif health.ok:
         running = health.counts.get("running", 0)
-        said = tr("ok: {ready} ready, {running} running", ready=f"{health.ready:,}", running=f"{running:,}")
+        said = tr("ok: {ready} ready, {running} running", ready=health.ready, running=running)
         echo(said + unclaimed(health))
     else:
         echo_error(tr("; ").join(map(translated, health.problems)))

@@ -70,23 +70,15 @@ async def _types(tq: TaskQ) -> Iterable[str]:
     return {each.partition("@")[0] for types in known for each in types} | {task.type for task in newest}
 
 
-async def _queues(tq: TaskQ) -> Iterable[str]:
-    found = await tq.stats()
-    return {*found.queues, *found.paused}
+def _listed(noun: str, field: str) -> Complete:
+    """Return what completes the names of the things that the operation ``list`` answers."""
+    operation = OPERATIONS[f"{noun}.list"]
 
+    async def find(tq: TaskQ) -> Iterable[str]:
+        answer = await operation.run(Access(tq), read(operation, {}))
+        return [getattr(each, field) for each in getattr(answer, noun)]
 
-async def _schedules(tq: TaskQ) -> Iterable[str]:
-    return [schedule.name for schedule in await tq.schedules.list()]
-
-
-async def _limits(tq: TaskQ) -> Iterable[str]:
-    return [limit.key for limit in await tq.limits.list()]
-
-
-types = _completed(_types)
-queues = _completed(_queues)
-schedules = _completed(_schedules)
-limits = _completed(_limits)
+    return _completed(find)
 
 
 def _words_of(known: Iterable[Any]) -> Complete:
@@ -100,11 +92,11 @@ def _words_of(known: Iterable[Any]) -> Complete:
 
 
 COMPLETIONS = {
-    "limits": limits,
-    "queue": queues,
-    "queues": queues,
-    "schedules": schedules,
-    "type": types,
+    "limits": _listed("limits", "key"),
+    "queue": _listed("queues", "queue"),
+    "queues": _listed("queues", "queue"),
+    "schedules": _listed("schedules", "name"),
+    "type": _completed(_types),
 }
 """What completes a parameter, or the name of a thing."""
 
@@ -263,7 +255,7 @@ def command_of_several(of: str, say: Callable[[Any], str], *, ask: str = "", don
         if json:
             echo_json(msgspec.to_builtins(counted))
         else:
-            echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=f"{counted.count:,}"))
+            echo(tr(_MATCHING[operation.noun] if counted.dry_run else done, count=counted.count))
 
     help = "\n\n".join(tr(each.summary) for each in (operation, of_many) if each is not None)
     register(_words(operation), run, taken, help, tr(operation.summary))
@@ -317,7 +309,7 @@ def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, ye
         return work(values)
     total = work(values | {"dry_run": True}).count if ask else None
     if total:
-        confirm(tr(ask, count=f"{total:,}"), yes, as_json)
+        confirm(tr(ask, count=total), yes, as_json)
     bar, moved = progress_bar(operation.word, total, quiet=as_json)
     with bar:
         return work(values, moved)

@@ -14,18 +14,6 @@ from typing import Any
 
 from aiotaskq.core.catalogue import HELP, TYPER, entries, rendered, sentence
 
-__all__ = [
-    "UNWRAPPED",
-    "chinese",
-    "marked",
-    "tr",
-    "translated",
-    "translated_help",
-    "usage_error",
-    "width",
-    "wrapped",
-]
-
 
 def chinese() -> bool:
     """Whether the locale asks for Chinese: the first of LC_ALL, LC_MESSAGES and LANG that is set (POSIX, 8.2)."""
@@ -35,10 +23,16 @@ def chinese() -> bool:
     return False
 
 
+class _Count(int):
+    def __format__(self, spec: str) -> str:
+        return super().__format__(spec or ",")
+
+
 def tr(message: str, **values: object) -> str:
-    """Return the sentence in the user's language, with the values in place of its ``{names}``."""
+    """Return the sentence in the user's language, with the values in place of its ``{names}``; 1000 as 1,000."""
     text = sentence(message) if chinese() else message
-    return text.format(**values) if values else text
+    counts = {name: _Count(value) for name, value in values.items() if type(value) is int}
+    return text.format(**values | counts) if values else text
 
 
 def marked(message: str) -> str:

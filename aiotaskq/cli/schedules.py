@@ -97,8 +97,9 @@ def _outcome_style(text: object) -> str:
 def _show_backfilled(found: Backfilled) -> None:
     for time in found.times:
         echo(shown(time))
-    text = tr("tasks pushed: {count}") if found.pushed or not found.times else tr("tasks that would be pushed: {count}")
-    echo(text.format(count=f"{len(found.times):,}"))
+    pushed = found.pushed or not found.times
+    said = marked("tasks pushed: {count}") if pushed else marked("tasks that would be pushed: {count}")
+    echo(tr(said, count=len(found.times)))
 
 
 def _show_planned(found: PlannedTimes) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiotaskq.app.taskq import DEFAULT_URL, TaskQ, internal
 from aiotaskq.backends import connect
@@ -19,7 +19,9 @@ from aiotaskq.cli.i18n import tr
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import ValidationError
-from aiotaskq.operations.schedules import ScheduleView
+
+if TYPE_CHECKING:
+    from aiotaskq.operations.schedules import ScheduleView
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""``aiotaskq web``, and the operations API of ``run --web``: its address and token, and the server."""
+"""``aiotaskq web``, and the operations API of ``run --web``: address, token, server; ``aiotaskq mcp``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
@@ -23,6 +24,7 @@ from aiotaskq.cli.options import (
     TokenEnv,
     TokenFile,
     command,
+    option,
 )
 from aiotaskq.cli.output import echo_stderr
 from aiotaskq.cli.store_access import with_tq
@@ -112,3 +114,33 @@ async def serving(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIte
     finally:
         stop.set()
         await task  # it limits how long open requests may take
+
+
+@command(
+    "mcp",
+    tr(
+        "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
+        "they wait, workers, schedules and limits. Needs the extra mcp."
+    ),
+)
+def mcp(
+    db: Db = DEFAULT_DB,
+    schedules: SchedulesUrl = None,
+    write: Annotated[
+        bool,
+        option(
+            tr(
+                "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
+                "steer groups, queues, limits and workers."
+            ),
+            "--write",
+        ),
+    ] = False,
+    show_args: ShowArgs = False,
+) -> None:
+    from aiotaskq.integrations.mcp import mcp_server
+
+    async def main(tq: TaskQ) -> None:
+        await mcp_server(tq, write=write, show_args=show_args).run_stdio_async()
+
+    with_tq(db, main, schedules)

@@ -116,7 +116,7 @@ def introduce(folder: Path, url: str, files: list[File], left_out: Counter[str])
 
 def scheduled(done: int, total: int, numbers: Numbers) -> str:
     """Return the line that a schedule prints each second."""
-    values = {"done": f"{done:,}", "files": count_of_files(total), "rate": rate_of(numbers)}
+    values = {"done": done, "files": count_of_files(total), "rate": rate_of(numbers)}
     return tr("  scheduled report: {done} of {files}, {rate}", **values)
 
 
@@ -127,7 +127,7 @@ def rate_of(numbers: Numbers) -> str:
 
 def count_of_files(count: int) -> str:
     """Return the count of files with its word."""
-    return tr("1 file") if count == 1 else tr("{count} files", count=f"{count:,}")
+    return tr("1 file") if count == 1 else tr("{count} files", count=count)
 
 
 def show(numbers: Numbers, checks: list[Check]) -> None:

@@ -181,7 +181,7 @@ class Demo:
         elif self._left is None:
             echo(tr("stopped before anything was pushed"))
         else:
-            values = {"done": f"{done:,}", "files": report.count_of_files(total)}
+            values = {"done": done, "files": report.count_of_files(total)}
             echo(tr("stopped: {done} of {files} are done. To continue:", **values))
             echo(f"     {self._again}")
 
@@ -279,10 +279,10 @@ class Demo:
         handles = await tq.push_many({"type": t, "params": params, "idempotency_key": key} for t, key, params in keys)
         self._left = await tq.queue.count(status=UNENDED, queue=FILES)
         if not self._as_json and resumed:
-            values = {"done": f"{total - self._left:,}", "files": report.count_of_files(total)}
+            values = {"done": total - self._left, "files": report.count_of_files(total)}
             echo(tr("continuing the stopped run: {done} of {files} done", **values))
         elif not self._as_json:
-            values = {"count": f"{len(keys):,}", "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
+            values = {"count": len(keys), "seconds": f"{(self._clock.ticks() - began) / SECOND:.2f}"}
             echo(tr("pushed {count} tasks in one transaction, on disk after {seconds} s", **values))
         timings: tuple[tuple[str, str, dict[str, Any]], ...] = (
             ("every-second", REPORT, {"interval": 1}),
