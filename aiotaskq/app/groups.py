@@ -86,7 +86,7 @@ class Workflow(GroupMember[Any], Generic[T_co]):
                 (``fail``), or starts all the same when they have ended (``run``).
 
         Raises:
-            ValidationError: for a name that is there already, an unknown rule, and for what is no call.
+            ValidationError: for a name that is there already, an unknown rule, and for an object that is no call.
         """
         check_key("name", name, MAX_NAME)
         if name in self.nodes:
@@ -202,7 +202,7 @@ class GroupHandle(Generic[T_co]):
         """Wait until all members have ended, and return their results, in the order of the calls.
 
         That of a group in the group is a list. ``timeout`` in seconds, None waits for ever. Raises TaskFailed with the
-        first member that did not complete, ResultTimeout when they have not ended in time (they go on), and NotFound
+        first member that did not complete, ResultTimeout when they have not ended in time (they continue), and NotFound
         once the group, or a member, was deleted.
         """
         await self._queue.groups.wait(self.group_id, timeout)
@@ -238,16 +238,16 @@ class GroupHandle(Generic[T_co]):
     async def set_budget(self, budget: Mapping[str, float]) -> bool:
         """Give it another budget, as ``set_budget({"tokens": 2_000_000})``; return whether that is used up already.
 
-        If not, its members go on. The names that are left out have no bound any more. Raises NotFound, TaskConflict for
-        a group that was pushed without a budget, and ValidationError.
+        If not, its members continue. The names that are left out have no bound any more. Raises NotFound, TaskConflict
+        for a group that was pushed without a budget, and ValidationError.
         """
         return (await self._queue.groups.set_budget(self.group_id, budget)).used_up
 
     async def retry_failed(self) -> int:
-        """Put back the members that failed, were cancelled or have expired; return how many.
+        """Retry the members that failed, were cancelled or have expired; return how many.
 
-        A task waits for those of its parents that are put back. When all have ended, the group calls back again. Raises
-        NotFound.
+        A task waits for those of its parents that are retried with it. When all have ended, the group calls back
+        again. Raises NotFound.
         """
         return await self._queue.groups.retry_failed(self.group_id)
 

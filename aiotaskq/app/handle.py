@@ -140,9 +140,9 @@ class TaskHandle(Hinted, Generic[T_co]):
         Where the handler is registered here, the result has the type of its return annotation; else it is JSON.
 
         ``timeout`` in seconds, None waits for ever. Raises TaskFailed when it failed, was cancelled or expired (the
-        error is data: ``.error``), ResultTimeout when it has not ended in time (it goes on), NotFound once purged, and
-        ValidationError for a stored result that does not fit the annotation, where ``task()`` has it as it is, or that
-        cannot be decoded.
+        error is data: ``.error``), ResultTimeout when it has not ended in time (it continues), NotFound once purged,
+        and ValidationError for a stored result that does not fit the annotation, where ``task()`` has it as it is,
+        or that cannot be decoded.
         """
         task = await self._queue.wait_for_end(self.task_id, timeout)
         if task.status is not Status.COMPLETED:

@@ -390,7 +390,7 @@ class Registry(Hinted):
         Names: pushed, started, completed, retried, failed, cancelled, expired, released, lost, timeout, used (what a
         running task has used up is written; the detail ``usage`` has what is new), unknown, fired, skipped,
         disabled, stalled (a task blocked the event loop; listen before the workers start), exhausted (all slots are
-        held by handlers that go on after their timeout), quieted, woken, resized (the worker here), operated (an
+        held by handlers that run on after their timeout), quieted, woken, resized (the worker here), operated (an
         operator has changed something through this process: ``action``, ``actor`` and ``targets``), group_progress
         and group_ended (its ``group``: each time that members of a group have ended), alert (one begins or ends).
         Raises ValidationError for another name.

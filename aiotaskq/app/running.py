@@ -175,8 +175,8 @@ class Running(Registry):
     async def resize(self, concurrency: int) -> None:
         """Let the worker of this process run so many tasks at a time until it ends.
 
-        What runs goes on to its end, also where that is more; threads, processes and claims ahead follow. On a shared
-        store it is as ``workers.resize`` of this worker: the registry shows it, and the latest call counts.
+        Running tasks run to their end, also where they are more; threads, processes and claims ahead follow. On a
+        shared store it is as ``workers.resize`` of this worker: the registry shows it, and the latest call counts.
 
         Raises NotFound if no worker runs here, ValidationError, DatabaseUnavailable.
         """

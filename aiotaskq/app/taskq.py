@@ -288,7 +288,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         return self._wrapped(push)(tasks)
 
     async def fork(self, task_id: str, *, from_step: str) -> TaskHandle[Any]:
-        """Push a copy of a task that goes on at one of its steps, as ``charge`` or ``charge#2``: what was done before
+        """Push a copy of a task that continues at one of its steps, as ``charge`` or ``charge#2``: what was done before
         that is taken over. The task itself stays as it is.
 
         Raises NotFound for a task or a step that does not exist, and as ``push``.

@@ -32,7 +32,7 @@ class Clock(ABC):
     def ticks(self) -> int:
         """Return the microseconds of a clock that is never set, for measuring how long something takes.
 
-        Where the system has such a clock, it goes on while the host is suspended.
+        Where the system has such a clock, it runs on while the host is suspended.
         """
 
     @abstractmethod

@@ -32,7 +32,7 @@ class FiringRecord(msgspec.Struct, frozen=True, array_like=True, omit_defaults=T
     outcome: str
     """What it was, such as ``fired``, ``skipped`` or ``paused``."""
     due: int | None = None
-    """The due time, the first of several; None for what has none."""
+    """The due time, the first of several; None where there is none."""
     reason: str | None = None
     """Why it was skipped, such as ``overlap`` or ``holiday``."""
     count: int = 1

@@ -98,7 +98,7 @@ class GateChange(msgspec.Struct, frozen=True, kw_only=True):
     closed_at_least: int = 0
     """The same, but a gate that is closed for longer stays so."""
     charge: int = 0
-    """Tokens to take from its rate in addition; less than 0 gives some back."""
+    """Tokens to take from its rate in addition; a negative number returns some."""
 
 
 class GateState(msgspec.Struct, frozen=True, kw_only=True):

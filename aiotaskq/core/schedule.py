@@ -120,7 +120,7 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     outbox: tuple[Task, ...] = ()
     """Tasks that were fired, and not yet pushed to a queue in another store. Only the scheduler changes it."""
     history: tuple[FiringRecord, ...] = ()
-    """What was fired and skipped last, oldest first; bounded."""
+    """The last firings and skips, oldest first; bounded."""
     version: int = 0
     """Rises with every write. Only the store changes it."""
 

@@ -121,7 +121,7 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
     run_at: int = 0
     """Not to be claimed before this instant, in microseconds UTC. A delay and a retry are this one number."""
     due_at: int | None = None
-    """The due time of a parked task, and of a pending one that was put off because no worker could run it."""
+    """The due time of a task that waits at a limit, or that was put off because no worker could run it."""
     seq: int = 0
     """The push order: rises within a process, and goes by the clock across processes."""
     expires_at: int | None = None

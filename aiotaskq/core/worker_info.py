@@ -33,7 +33,7 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     busy: int
     """How many tasks ran."""
     quiet: bool = False
-    """Whether it is asked to claim nothing more; it goes on with what it runs."""
+    """Whether it is asked to claim nothing more; its running tasks continue."""
     wanted_concurrency: int | None = None
     """The number of slots that it is asked to have; None where it was not resized."""
     types: tuple[str, ...] | None = None

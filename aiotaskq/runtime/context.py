@@ -141,8 +141,8 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
 
         The names are your own. The sums are written within a fraction of a second, and before the task's end: those of
         the task, with all of its runs, those of its group and of the groups around it, and those of the history. They
-        are what a group's ``budget`` is about. Raises ValidationError for what is no finite number of at least 0, and
-        for more than 20 names of one task. Raises LeaseLost as ``log``.
+        are what a group's ``budget`` is about. Raises ValidationError for a value that is no finite number of at least
+        0, and for more than 20 names of one task. Raises LeaseLost as ``log``.
         """
         self._check_held()
         self._host.spend(self, amounts)
@@ -164,7 +164,7 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     async def pause_limit(self, key: str, seconds: float | timedelta) -> None:
         """Let no task pass a limit for so long, as after an HTTP 429; one that is paused for longer stays so.
 
-        ``key`` as in ``tq.limits``: ``openai``, ``tenant:42``. This task goes on: ``snooze`` it to repeat it.
+        ``key`` as in ``tq.limits``: ``openai``, ``tenant:42``. This task continues: ``snooze`` it to repeat it.
         """
         await self._host.limits.pause_for(key, seconds)
 

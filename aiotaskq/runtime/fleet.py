@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Workers:
     """The workers in the registry of one store, by their ids.
 
-    What is asked for is written into the store. A worker does it when it is notified, where the store can notify, and
+    The request is written into the store. A worker does it when it is notified, where the store can notify, and
     with its next heartbeat at the latest. ``memory://`` has no registry: there these raise NotSupported.
     """
 
@@ -64,7 +64,7 @@ class Workers:
         }
 
     async def quiet(self, owner: str | None = None) -> int:
-        """Let a worker claim nothing more and go on with what it runs; None for all that are there now.
+        """Let a worker claim nothing more and end its running tasks; None for all that are there now.
 
         Return how many. Raises NotFound, NotSupported.
         """
@@ -75,7 +75,7 @@ class Workers:
         return await self._steer(owner, quiet=False)
 
     async def resize(self, owner: str, concurrency: int) -> WorkerInfo:
-        """Let a worker have so many slots until it ends; tasks that run go on, also where they are more.
+        """Let a worker have so many slots until it ends; running tasks continue, also where they are more.
 
         Raises ValidationError, NotFound, NotSupported.
         """

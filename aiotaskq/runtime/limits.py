@@ -109,7 +109,7 @@ class Limits:
         window: int | UnsetType | None = UNSET,
         max_waiting: int | UnsetType | None = UNSET,
     ) -> LimitState:
-        """Set bounds of a limit, now and until ``reset``, whatever pushes declare; what is not named stays.
+        """Set bounds of a limit, now and until ``reset``, whatever pushes declare; bounds that are not named stay.
 
         None takes a bound away; a cap of 0 lets nothing pass. Tasks that have passed are not stopped. Raises
         ValidationError, also where no bound is named.
@@ -156,7 +156,7 @@ class Limits:
     ) -> LimitState:
         """Let no task pass for so many seconds, or until an instant, or without both until ``resume``.
 
-        ``until`` is an aware datetime or epoch seconds. Tasks that have passed go on. Raises ValidationError, and
+        ``until`` is an aware datetime or epoch seconds. Tasks that have passed continue. Raises ValidationError, and
         NotFound where nothing has declared the limit.
         """
         return await self._change_known(key, GateChange(closed_until=self._until(seconds, until)), "pause")
@@ -175,7 +175,7 @@ class Limits:
         return await self._change_known(key, GateChange(closed_until=0), "resume")
 
     async def charge(self, key: str, tokens: int) -> LimitState:
-        """Take tokens from the rate of a limit in addition; less than 0 gives some back.
+        """Take tokens from the rate of a limit in addition; a negative number returns some.
 
         Raises ValidationError, also for a limit without a rate, and NotFound where nothing has declared it.
         """

@@ -123,8 +123,8 @@ async def sleep_until(name: str, when: datetime | float) -> None:
 async def wait_event(key: str, timeout: float | timedelta | None = None) -> Any:
     """Wait for the event of this key, and return its value: JSON, as ``tq.emit(key, value)`` has stored it.
 
-    If it is there, the handler goes on. Else it is left until the event comes, as by ``sleep_for``. What came of it is
-    stored: a later run gets the same. ``timeout`` in seconds, counted from the first run that waits; None waits for
+    If it is there, the handler continues. Else it is left until the event comes, as by ``sleep_for``. What came of it
+    is stored: a later run gets the same. ``timeout`` in seconds, counted from the first run that waits; None waits for
     ever.
 
     Raises EventTimeout if it has not come by then, ValidationError, NotFound and NotSupported.

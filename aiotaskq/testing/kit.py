@@ -27,7 +27,7 @@ MAX_JUMPS = 10_000  # of `drain(delayed=True)`; after these it is taken to be en
 
 
 class Kit(Harness):
-    """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and what was ``pushed``.
+    """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and the ``pushed`` tasks.
 
     Workers claim due tasks as soon as the test awaits something. Time passes only in ``advance``, ``advance_to`` and
     ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task waits for ever.
@@ -122,12 +122,12 @@ class Kit(Harness):
         Args:
             timeout: real seconds that it may take; handlers may wait for a thread or a socket.
             delayed: let time jump to each planned retry and delay until no task is pending. Schedules fire meanwhile;
-                it ends as soon as no task is pending, even if schedules go on.
+                it ends as soon as no task is pending, even if schedules continue.
             within: the virtual time that ``delayed`` may take.
 
         Raises:
             AssertionError: names what is left: a handler that does not end in time or waits for virtual time, or, with
-                ``delayed``, tasks that go on beyond ``within`` or 10,000 jumps, such as one that pushes itself.
+                ``delayed``, tasks that continue beyond ``within`` or 10,000 jumps, such as one that pushes itself.
         """
         await self._ready()
         loop = asyncio.get_running_loop()

@@ -121,9 +121,9 @@ def override(
 ) -> Iterator[Pushes]:
     """Let an application's own ``TaskQ`` use another store during the block; no workers run.
 
-    Handlers, schedules, middleware, hooks and resources stay; what is registered in the block is dropped after it.
-    An application that starts in the block, as under ``TestClient(app)``, opens the task queue and runs no workers. One
-    that runs already keeps its workers on the former store: no push made in the block reaches them.
+    Handlers, schedules, middleware, hooks and resources stay; those that are registered in the block are dropped after
+    it. An application that starts in the block, as under ``TestClient(app)``, opens the task queue and runs no workers.
+    One that runs already keeps its workers on the former store: no push made in the block reaches them.
 
     Args:
         tq: the object that the application's modules hold, of ``aiotaskq`` or ``aiotaskq.sync``.

@@ -93,7 +93,7 @@ class Operations(ABC, Generic[Retried_co]):
     async def emit(
         self, key: str, value: Any = None, *, expires: float | timedelta | None = EVENT_AGE, session: Any = None
     ) -> bool:
-        """Store an event, and let the tasks go on that wait for it; return False if there is one of this key already.
+        """Store an event, and wake the tasks that wait for it; return False if there is one of this key already.
 
         The first value of a key stays. It is kept for ``expires`` seconds, None for ever, and then is as if it had
         never been. ``session`` is the SQLAlchemy session or connection in whose transaction it is stored; it exists
@@ -205,7 +205,7 @@ class Operations(ABC, Generic[Retried_co]):
         return self._retried(after)
 
     async def edit(self, task_id: str, **changes: Unpack[TaskChanges]) -> Retried_co:
-        """Change a pending task that is not claimed meanwhile; what is left out stays, also its keys and its expiry.
+        """Change a pending task that is not claimed meanwhile; other fields stay, also its keys and its expiry.
 
         Changes: ``params`` (all of them; checked by the registered handler, as at a push), ``priority``, ``queue``,
         ``at`` (epoch seconds or an aware datetime) or ``delay`` (seconds from now) until it is due, ``max_retries`` and
@@ -274,7 +274,7 @@ class Operations(ABC, Generic[Retried_co]):
         return await count_all(self._operated.backend, self._operated.clock, found)
 
     async def pause(self, queue: str = "default") -> None:
-        """Stop handing out tasks of a queue, in every process; pushes go on."""
+        """Stop handing out tasks of a queue, in every process; pushes continue."""
         await self._operated.backend.set_paused(check_key("queue", queue, 100), True)
         log.debug("pause queue {}", printable(queue))
 
@@ -318,5 +318,5 @@ class Operations(ABC, Generic[Retried_co]):
         return found if step is None else added_up([widened(period, step) for period in found])
 
     async def stats(self) -> Stats:
-        """Count tasks by status and queue, and what is ready."""
+        """Count tasks by status and queue, and those that are ready."""
         return await stats_of(self._operated.backend, self._operated.clock.now())
