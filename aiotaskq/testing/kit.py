@@ -235,7 +235,7 @@ CLAIM_LIMIT = 10_000  # tasks claimed at a time
 
 
 class Inline(Harness):
-    """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and what was ``pushed``."""
+    """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and the ``pushed`` tasks."""
 
     OPTIONS = frozenset({"retries", "raise_errors"})
 

@@ -40,7 +40,7 @@ Retried_co = TypeVar("Retried_co", covariant=True)
 
 
 class TaskChanges(TypedDict, total=False):
-    """Changes of a pending task; what is left out stays."""
+    """Changes of a pending task; fields that are left out stay."""
 
     params: dict[str, Any]
     priority: int
