@@ -77,8 +77,8 @@ class Address:
         self.options = {
             "socket_timeout": TIMEOUT,
             "socket_connect_timeout": CONNECT_TIMEOUT,
-            "protocol": 2,  # every server version answers in the same shape
             **known,
+            "protocol": 2,  # every server version answers in the same shape
         }
         self.sentinels: Sentinels | None = None
         """What knows the primary, for a URL with sentinels: its host is not in ``options``."""

@@ -301,8 +301,3 @@ def _message_of(error: BaseException) -> str:
 def is_denied(error: BaseException) -> bool:
     """Whether the server has answered that the user may not do this."""
     return isinstance(error, NoPermissionError) or str(error).startswith("NOPERM")
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether the server has answered that it refuses the command."""
-    return isinstance(error, ResponseError)

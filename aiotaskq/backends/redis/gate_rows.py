@@ -6,14 +6,13 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from aiotaskq.backends.flow.transaction import Transaction, Waiting
+from aiotaskq.backends.flow.transaction import NO_WAITING, Transaction, Waiting
 from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text, is_later, order_text, sized
 from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.task import PENDING, Task
 
-NONE_WAITS = Waiting(())
 MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other command during its script
 
 
@@ -299,7 +298,7 @@ class GateRows(Transaction):
                 continue
             read = reads["waiting"][key] if key in wanted else None
             if read is None and not self._entered.get(key):
-                found[key] = NONE_WAITS
+                found[key] = NO_WAITING
                 continue
             stored = [] if read is None else read.rows
             rows = [row.task for row in stored if row.task.task_id not in self._now]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from aiotaskq.backends.redis.connection import MAX_ARGUMENT, MAX_COMMAND, RedisConnections, is_refusal
+from aiotaskq.backends.redis.connection import MAX_ARGUMENT, MAX_COMMAND, RedisConnections
 from aiotaskq.backends.redis.scripts import FORMAT
 from aiotaskq.errors import DatabaseUnavailable, SchemaTooNew
 from aiotaskq.log import log
+
+# isort: split
+from redis.exceptions import ResponseError
 
 
 async def check_format(redis: RedisConnections) -> None:
@@ -45,16 +48,9 @@ async def _setting(redis: RedisConnections, name: str) -> str | None:
     """Return a setting of the server, None where CONFIG GET is not allowed."""
     try:
         answer = await redis.execute("CONFIG", "GET", name)
-    except Exception as error:
-        if is_refusal(error):
-            return None
-        raise
-    pairs = dict(answer) if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
-    return next((_text(value) for key, value in pairs.items() if _text(key) == name), None)
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+    except ResponseError:
+        return None
+    return answer[1].decode() if answer else None
 
 
 def _promise(appendonly: str | None, appendfsync: str | None, save: str | None) -> tuple[str, bool]:

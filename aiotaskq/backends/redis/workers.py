@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
@@ -25,35 +25,28 @@ class RedisWorkers(Workers):
         self._redis, self._transactions = redis, transactions
 
     async def register(self, worker: WorkerInfo) -> None:
-        word, slots = owner_word(worker.owner), worker.wanted_concurrency
-        asked = {f"{word} quiet": worker.quiet and "1", f"{word} slots": slots is not None and str(slots)}
-
-        def body(tx: RedisTransaction) -> None:
-            tx.set_fields("workers", {word: _text(worker)})
-            tx.set_fields("steered", asked)
-
-        await self._transactions.transact(body, repeatable=True)
+        await self._transactions.transact(lambda tx: tx.set_fields("workers", _field(worker)), repeatable=True)
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
-        word = owner_word(worker.owner)
+        def written(known: WorkerInfo) -> WorkerInfo:
+            return replace(worker, quiet=known.quiet, wanted_concurrency=known.wanted_concurrency)
 
-        def body(tx: RedisTransaction) -> bool:
-            there = tx.texts("workers", [word])[word] is not None
-            if there:
-                tx.set_fields("workers", {word: _text(worker)})
-            return there
-
-        return await self._transactions.transact(body, repeatable=True)
+        return await self._change(worker.owner, written)
 
     async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
+        def written(known: WorkerInfo) -> WorkerInfo:
+            asked = {"quiet": quiet, "wanted_concurrency": concurrency}
+            return replace(known, **{name: value for name, value in asked.items() if value is not None})
+
+        return await self._change(owner, written)
+
+    async def _change(self, owner: str, written: Callable[[WorkerInfo], WorkerInfo]) -> bool:
         word = owner_word(owner)
-        asked = {"quiet": None if quiet is None else str(int(quiet)), "slots": concurrency and str(concurrency)}
 
         def body(tx: RedisTransaction) -> bool:
-            there = tx.texts("workers", [word])[word] is not None
-            if there:
-                tx.set_fields("steered", {f"{word} {name}": value for name, value in asked.items() if value})
-            return there
+            if (text := tx.texts("workers", [word])[word]) is not None:
+                tx.set_fields("workers", _field(written(_decode(text))))
+            return text is not None
 
         return await self._transactions.transact(body, repeatable=True)
 
@@ -61,22 +54,16 @@ class RedisWorkers(Workers):
         word = owner_word(worker.owner)
 
         def body(tx: RedisTransaction) -> bool:
-            there = (tx.texts("workers", [word])[word] or b"").startswith(b"%d " % worker.lease_until)
-            if there:
-                tx.set_fields("workers", {word: False})
-                tx.set_fields("steered", {f"{word} quiet": False, f"{word} slots": False})
-            return there
+            text = tx.texts("workers", [word])[word]
+            if text is None or _decode(text).lease_until != worker.lease_until:
+                return False
+            tx.set_fields("workers", {word: False})
+            return True
 
         return await self._transactions.transact(body)
 
     async def all(self) -> list[WorkerInfo]:
-        root = self._redis.root
-        hashes = (self._redis.command("HGETALL", f"{root}workers"), self._redis.command("HGETALL", f"{root}steered"))
-        workers, steered = (dict(zip(words[::2], words[1::2], strict=True)) for words in await asyncio.gather(*hashes))
-        found = [
-            _info(value, steered.get(b"%b quiet" % word, b""), steered.get(b"%b slots" % word, b""))
-            for word, value in workers.items()
-        ]
+        found = map(_decode, await self._redis.command("HVALS", f"{self._redis.root}workers"))
         return sorted(found, key=lambda worker: (worker.started_at, worker.owner))
 
     async def held(self, owner: str) -> list[tuple[str, int, bool]]:
@@ -95,10 +82,5 @@ class RedisWorkers(Workers):
             first = b"(" + members[-1]
 
 
-def _text(worker: WorkerInfo) -> str:
-    return f"{worker.lease_until} {msgspec.json.encode(worker).decode()}"
-
-
-def _info(value: bytes, quiet: bytes, slots: bytes) -> WorkerInfo:
-    info = _decode(value.partition(b" ")[2])
-    return replace(info, quiet=quiet == b"1", wanted_concurrency=int(slots) if slots else None)
+def _field(worker: WorkerInfo) -> dict[str, str]:
+    return {owner_word(worker.owner): msgspec.json.encode(worker).decode()}

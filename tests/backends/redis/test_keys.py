@@ -33,8 +33,10 @@ async def test_all_keys_are_in_one_hash_tag_and_none_is_left(  # G-8
 
 async def test_a_user_who_is_limited_to_the_prefix(server: Server, prefix: str, lines: list[str]) -> None:  # G-8
     commands = "+eval +evalsha +hmget +smembers +publish +subscribe +ping +time +select"
-    inside = "+hget +hset +hdel +hgetall +hincrby +hkeys +hlen +get +set +del +unlink +sadd +srem +zadd +zrem +zrange"
-    inside += " +zrangebyscore +zrangebylex +zrevrangebylex +zcount +zmscore +zcard +zunion +exists +hscan"
+    inside = "+hget +hset +hdel +hgetall +hincrby +hkeys +hvals +hlen +get +set +del +unlink +sadd +srem +zadd"
+    inside += (
+        " +zrem +zrange +zrangebyscore +zrangebylex +zrevrangebylex +zcount +zmscore +zcard +zunion +exists +hscan"
+    )
     server.execute(f"ACL SETUSER small on >secret resetkeys resetchannels -@all ~{{{prefix}}}:* &{{{prefix}}}:*")
     server.execute(f"ACL SETUSER small {commands} {inside}")
     small = server.url(prefix).replace("//", "//small:secret@")
