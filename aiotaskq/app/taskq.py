@@ -18,7 +18,6 @@ from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.base import Schedules as StoredSchedules
-from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
@@ -100,7 +99,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """
         self.url = url
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
-        super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
+        super().__init__(clock or _clock_of(self._backend), timezone, objects=self._backend.objects)
         self._internal = Internal(
             self._registered,
             codec,

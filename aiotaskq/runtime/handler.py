@@ -16,7 +16,6 @@ import msgspec
 from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, check_of_all, conversion_of, resolved
-from aiotaskq.core.gate import Bounds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
@@ -241,18 +240,6 @@ def told(handlers: Mapping[str, Handler]) -> list[str]:
         for version in (handler.version, *handler.older)
     ]
     return [*handlers, *versions]
-
-
-def told_limits(handlers: Mapping[str, Handler]) -> set[str]:
-    """Return the names of the limits that these handlers declare."""
-    gatings = [handler.gating for handler in list(handlers.values())]
-    return {label for gating in gatings if gating is not None for label in gating.labels}
-
-
-def declared_bounds(handlers: Mapping[str, Handler], key: str) -> Bounds | None:
-    """Return what these handlers declare for a gate; None if none does, or that depends on the params of a task."""
-    found = (handler.gating.bounds_of(key) for handler in list(handlers.values()) if handler.gating is not None)
-    return next((bounds for bounds in found if bounds is not None), None)
 
 
 def _check_found_elsewhere(function: Callable[..., Any], executor: str) -> None:

@@ -20,14 +20,26 @@ from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL, group_of_budget
 from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.handler import Handler, declared_bounds, told_limits
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.runtime.handler import Handler
 
 MOST_LISTED = 100_000
 ENDLESS = TEN_YEARS * SECOND // 2
 """Microseconds: a limit that is paused for longer is paused until it is resumed."""
+
+
+def told_limits(handlers: Mapping[str, Handler]) -> set[str]:
+    """Return the names of the limits that these handlers declare."""
+    gatings = [handler.gating for handler in list(handlers.values())]
+    return {label for gating in gatings if gating is not None for label in gating.labels}
+
+
+def declared_bounds(handlers: Mapping[str, Handler], key: str) -> Bounds | None:
+    """Return what these handlers declare for a gate; None if none does, or that depends on the params of a task."""
+    found = (handler.gating.bounds_of(key) for handler in list(handlers.values()) if handler.gating is not None)
+    return next((bounds for bounds in found if bounds is not None), None)
 
 
 class LimitState(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,7 +22,6 @@ from aiotaskq.core.task import EQUAL, FINAL, PENDING, SECOND, Status, Task, Task
 from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.step_verbs import StepVerbs
@@ -30,6 +29,7 @@ from aiotaskq.runtime.waiting import look, why
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.runtime.handler import Handler
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 ENDED = tuple(status for status in Status if status in FINAL)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aiotaskq.backends.base import Backend, Change, ScheduleChange
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.uninterrupted import ShieldedTask, in_shielded_task
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.task import Task
 from aiotaskq.log import log
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend, ScheduleChange
+
 
 T = TypeVar("T")
 

@@ -31,10 +31,9 @@ from aiotaskq.errors import (
 from aiotaskq.log import gate, log, printable
 from aiotaskq.runtime.handler import Handler, result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
-from aiotaskq.runtime.queue.pushes import Pushes
 
 if TYPE_CHECKING:
-    pass
+    from aiotaskq.runtime.queue.pushes import Pushes
 
 
 PAGE = 500  # members, or groups, read at a time

@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.direct import DirectBackend, holds_objects
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.core.debounce import Debounce, after_call
 from aiotaskq.core.edit import check_editable, edited
@@ -31,6 +30,7 @@ from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.backends.direct import DirectBackend
     from aiotaskq.concurrency.clock import Clock
 
 Push = Callable[[list[Task]], Awaitable[list[Task]]]
@@ -58,7 +58,7 @@ class Pushes(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.hooks = hooks if hooks is not None else Hooks()
         self._prepare = prepare
-        self.objects = holds_objects(backend)
+        self.objects = backend.objects
         """Whether params and results may be any Python objects."""
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
@@ -71,8 +71,8 @@ class Pushes(Operations[Task]):
         self.capacity = Capacity(
             backend, clock, self.hooks, self.waiters, maxsize, when_full, self.poll_interval, self.told
         )
-        direct = isinstance(backend, DirectBackend) and not self.capacity.maxsize
-        self._direct = cast(DirectBackend, backend) if direct else None
+        suspends = backend.suspends or self.capacity.maxsize
+        self._direct = None if suspends else cast("DirectBackend", backend)
         self._pushes: Batcher[Task, Task] = Batcher(self._push, direct=backend.shared != "host")
         self._updates: Batcher[Change, bool] = Batcher(backend.update)
         self._update = self._updates.add if backend.suspends else backend.update

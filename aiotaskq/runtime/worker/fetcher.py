@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aiotaskq.backends.base import Backend, Change, ScheduleChange
-from aiotaskq.backends.direct import DirectBackend
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import READY
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -24,6 +23,8 @@ from aiotaskq.runtime.worker.prefetch import HORIZON, MOST, Buffer, Prefetch
 from aiotaskq.runtime.worker.tally import MANY, Tally
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend, ScheduleChange
+    from aiotaskq.backends.direct import DirectBackend
     from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.worker.batches import Batches
 
@@ -60,7 +61,7 @@ class Fetcher:
         self._tally = tally
         self._executions = worker.executions
         self._concurrency = worker.concurrency
-        self._direct = backend if isinstance(backend, DirectBackend) and not backend.shared else None
+        self._direct = None if backend.suspends or backend.shared else cast("DirectBackend", backend)
         self._hooks = queue.hooks
         self._bounded = queue.capacity.maxsize > 0
         self._shared = backend.shared

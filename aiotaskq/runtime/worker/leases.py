@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
@@ -25,6 +25,7 @@ from aiotaskq.runtime.worker.heartbeat import Heartbeat, Key
 from aiotaskq.runtime.worker.tally import Tally
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
     from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.worker.fetcher import Fetcher
 

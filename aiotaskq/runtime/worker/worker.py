@@ -21,7 +21,8 @@ from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_secon
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.handler import Handler, told, told_limits
+from aiotaskq.runtime.handler import Handler, told
+from aiotaskq.runtime.limits import told_limits
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.worker.execution import FENCED, NEVER_STARTED, STOPPED, Execution, Host, follow_ups, retrieve
 from aiotaskq.runtime.worker.executors import Executors
