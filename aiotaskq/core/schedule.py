@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypedDict, get_args
 
 import msgspec
@@ -19,7 +19,7 @@ from aiotaskq.core.cron import Cron, check_timezone, local_timezone
 from aiotaskq.core.errors import AiotaskqError, ValidationError, guess
 from aiotaskq.core.firing_record import FiringRecord, recorded
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.instants import instant
+from aiotaskq.core.instants import instant, moment, to_datetime
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import (
@@ -128,6 +128,26 @@ class Schedule(Redacted, frozen=True, kw_only=True):
     def due(self) -> int | None:
         """When the schedule is due next, in microseconds UTC; None when nothing more is planned."""
         return None if self.next_run_at is None else self.next_run_at * SECOND + self.next_run_us
+
+    @property
+    def next_run(self) -> datetime | None:
+        """``due`` as an aware datetime in UTC."""
+        return moment(self.due)
+
+    @property
+    def last_run(self) -> datetime | None:
+        """``last_run_at`` as an aware datetime in UTC."""
+        return moment(None, self.last_run_at)
+
+    @property
+    def created(self) -> datetime:
+        """``created_at`` as an aware datetime in UTC."""
+        return to_datetime(self.created_at * SECOND)
+
+    @property
+    def updated(self) -> datetime:
+        """``updated_at`` as an aware datetime in UTC."""
+        return to_datetime(self.updated_at * SECOND)
 
     @property
     def finished(self) -> bool:

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.firing import fire, run_now
+from aiotaskq.core.firing_record import FiringRecord
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule, changed, new_schedule, paused, resumed
 from aiotaskq.errors import ValidationError
 from tests.core.schedules import ANY, DAY, HOUR, NOW, YEAR, S, due_of, make
@@ -314,3 +316,15 @@ def test_run_now_is_an_extra_run() -> None:
     assert (once.run_count, once.last_run_at, once.due) == (1, NOW // S, schedule.due)
     twice, _ = run_now(once, NOW, "extra-2")
     assert (twice.run_count, twice.enabled, twice.next_run_at) == (2, False, None)  # C27
+
+
+def test_times_are_given_as_aware_datetimes_too() -> None:
+    schedule = make("interval", interval_seconds=60).replace(last_run_at=NOW // S - 60)
+    made = to_datetime(NOW // S * S)
+    assert (schedule.created, schedule.updated) == (made, made)
+    assert schedule.next_run == to_datetime(NOW + 60 * S) and schedule.last_run == made - timedelta(minutes=1)
+    assert (paused := schedule.without_due()).next_run is None and paused.replace(last_run_at=None).last_run is None
+    record = FiringRecord(NOW, "fired", NOW, count=2, until=NOW + S, start=NOW + 2 * S)
+    times = [record.time, record.due_time, record.until_time, record.start_time]
+    assert times == [to_datetime(NOW + seconds * S) for seconds in (0, 0, 1, 2)]
+    assert FiringRecord(NOW, "paused").due_time is None
