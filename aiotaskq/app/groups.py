@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
-from msgspec.structs import replace
-
 from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
-from aiotaskq.app.push import new_task_of
-from aiotaskq.app.registrations import Registrations
-from aiotaskq.concurrency.clock import Clock, StoreClock
-from aiotaskq.core.groups import RULES, GroupState
+from aiotaskq.core.groups import RULES
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.plan import Node, Outline, plan, unknown_rule
+from aiotaskq.core.plan import Node, Outline, unknown_rule
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
-from aiotaskq.core.validation import MAX_ID, MAX_NAME, check_key
+from aiotaskq.core.validation import MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.current import child_id, scopes
-from aiotaskq.runtime.queue.groups import GroupProgress, GroupStatus, progress_of
+from aiotaskq.runtime.queue.groups import GroupProgress, progress_of
 
 if TYPE_CHECKING:
     from aiotaskq.runtime.queue.queue import Queue
@@ -32,7 +26,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 Rule = Literal["cancel", "fail", "run"]
 """What becomes of a task when one that it waits for did not complete."""
-_OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debounce", "throttle")
+OWN = ("session", "task_id", "if_ended", "unique_key", "idempotency_key", "debounce", "throttle")
 """Options that a call in a group cannot have."""
 
 
@@ -60,8 +54,8 @@ class Workflow(GroupMember[Any], Generic[T_co]):
             ValidationError: for a wrong name, a callback that is no call, or a wrong budget.
         """
         self.name = None if name is None else check_key("name", name, MAX_NAME)
-        self.then = _call("then", then)
-        self.on_failure = _call("on_failure", on_failure)
+        self.then = check_call("then", then)
+        self.on_failure = check_call("on_failure", on_failure)
         self.budget = {} if budget is None else checked_budget(budget)
         self.named = True
         self.nodes: dict[str, tuple[TaskCall[Any] | Workflow[Any], Mapping[str, Rule]]] = {}
@@ -178,7 +172,7 @@ def chain(
     for call in calls:
         if isinstance(call, Workflow):
             raise ValidationError("chain: a link is a call, f.call(…); a group can only be the member of a group")
-        _call("chain", call, optional=False)
+        check_call("chain", call, optional=False)
     made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
     for number, (place, (link, _)) in enumerate(list(made.nodes.items())):
         made.nodes[place] = (link, {str(number - 1): "cancel"} if number else {})
@@ -252,119 +246,12 @@ class GroupHandle(Generic[T_co]):
         return await self._queue.groups.retry_failed(self.group_id)
 
 
-class GroupPushes(ABC):
-    """The pushes of groups, for TaskQ."""
-
-    queue: Queue
-    _registered: Registrations
-    _clock: Clock
-    _store_clock: StoreClock | None
-
-    @abstractmethod
-    async def _look_at_clock(self) -> float:
-        """Compare the clock with that of the store."""
-
-    def _take_groups(self) -> None:
-        """Let the queue make the tasks of calls, and convert results, by what is registered here."""
-        self.queue.groups.handlers = self._registered.handlers
-        self.queue.groups.make = self._member_task
-
-    def _member_task(self, call: Any) -> Task:
-        _call("add_to_group", call, optional=False)
-        return self._task_of(call, self._clock.now())
-
-    def _task_of(self, call: TaskCall[Any], now: int) -> Task:
-        for name in _OWN:
-            if call.options.get(name) is not None:
-                raise ValidationError(f"{name}: a task of a group, and its callback, cannot have it")
-        task = new_task_of(call, self._registered, now)
-        if task.unique_key is not None or task.idempotency_key is not None:
-            raise ValidationError(f"{task.type}: a task with debounce, throttle or a key cannot be in a group")
-        return task
-
-    @abstractmethod
-    def _wrapped(self, push: Callable[[list[Task]], Awaitable[list[Task]]]) -> Callable[..., Awaitable[list[Task]]]:
-        """Return a push in the middleware of pushes."""
-
-    async def group(
-        self,
-        calls: Calls[T],
-        *,
-        then: TaskCall[Any] | None = None,
-        on_failure: TaskCall[Any] | None = None,
-        name: str | None = None,
-        group_id: str | None = None,
-        budget: Mapping[str, float] | None = None,
-        session: Any = None,
-    ) -> GroupHandle[T]:
-        """Push calls that run side by side, and count them, in one transaction: all or none.
-
-        Args:
-            calls: ``f.call(…)``, and groups or chains as members.
-            then: the call that is pushed when all have completed, in the transaction that ends the last one.
-            on_failure: the same when all have ended, and not all have completed. Both read what came of the members by
-                ``current_task().results()``.
-            name: what lists of groups show; it need not be unique.
-            group_id: an id of your own, at most 36 characters: a group with this id is pushed once.
-            budget: how much the members, and those of the groups in it, may use up, by the names of
-                ``current_task().usage()``. When a sum reaches its budget, the members that have not started wait, and
-                so do retries, until ``GroupHandle.set_budget`` raises it or the group is cancelled; running ones go
-                on.
-            session: the SQLAlchemy session or connection in whose transaction it is pushed.
-
-        Raises:
-            ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
-                NotSupported where the store cannot join the session.
-        """
-        made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
-        return await self.start(made, group_id=group_id, session=session)
-
-    async def start(self, workflow: Workflow[T], *, group_id: str | None = None, session: Any = None) -> GroupHandle[T]:
-        """Push a workflow, a chain or a group in one transaction: all or none. The arguments and errors of ``group``.
-
-        Raises ValidationError for a cycle, too, whose names are in the error.
-        """
-        if not isinstance(workflow, Workflow):
-            raise ValidationError(
-                f"start: a Workflow, chain(…) or group(…) is needed (got {type(workflow).__name__}); "
-                "for a list of calls use tq.group"
-            )
-        if group_id is not None:
-            check_key("group_id", group_id, MAX_ID)
-        if self._store_clock is not None and self._store_clock.stale:
-            await self._look_at_clock()
-        now = self._clock.now()
-        made = plan(workflow.outline(lambda call: self._task_of(call, now), group_id), now)
-        created = True
-
-        async def push(tasks: Sequence[Task]) -> list[Task]:
-            nonlocal created
-            created = await self.queue.groups.push(replace(made, tasks=tuple(tasks)), session)
-            return [task if created else task.replace() for task in tasks]
-
-        await self._wrapped(push)(list(made.tasks))
-        return GroupHandle(self.queue, made.groups[0].group_id, created)
-
-    def group_handle(self, group_id: str) -> GroupHandle[Any]:
-        """Return the handle of a group by id, pushed by any process."""
-        return GroupHandle(self.queue, group_id, False)
-
-    async def groups(
-        self, *, status: GroupStatus | Iterable[GroupStatus] | None = None, limit: int = 100, after: str | None = None
-    ) -> list[GroupState]:
-        """List groups, the newest first; ``after`` continues behind that group id.
-
-        ``status`` is ``running``, ``completed``, ``failed`` or ``cancelled``, or a list of these. Raises
-        ValidationError, and NotFound when there is no such group (any more).
-        """
-        return await self.queue.groups.find(status, limit, after)
-
-
 def _member(field: str, call: Any) -> Any:
-    return call if isinstance(call, Workflow) else _call(field, call, optional=False)
+    return call if isinstance(call, Workflow) else check_call(field, call, optional=False)
 
 
-def _call(field: str, call: Any, *, optional: bool = True) -> Any:
+def check_call(field: str, call: Any, *, optional: bool = True) -> Any:
+    """Return a call, or None where that is ``optional``. Raises ValidationError for anything else."""
     if not isinstance(call, TaskCall) and not (optional and call is None):
         raise ValidationError(
             f"{field}: a call is needed, f.call(…) or tq.call(type, params) (got {type(call).__name__})"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
-from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,28 +16,34 @@ from msgspec.structs import force_setattr
 
 from aiotaskq.app.registrations import Registrations, open_resource
 from aiotaskq.app.registry import Registry
-from aiotaskq.app.settings import schedules_elsewhere
+from aiotaskq.app.settings import schedules_elsewhere, settings
+from aiotaskq.backends import connect
+from aiotaskq.concurrency.clock import SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.task import SECOND, Status, new_task
+from aiotaskq.core.masking import mask
+from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.core.validation import INT32, check_seconds
 from aiotaskq.core.webhooks import alert_messages
-from aiotaskq.errors import NotFound, ValidationError
+from aiotaskq.errors import NotFound, NotSupported, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of
 from aiotaskq.runtime.retention import Retention
-from aiotaskq.runtime.worker.worker import ExitCode, Worker
+from aiotaskq.runtime.scheduler.scheduler import Scheduler
+from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend, Schedules
     from aiotaskq.runtime.queue.queue import Queue
-    from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 
+CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
 
 
@@ -80,28 +86,105 @@ class Running(Registry):
     _internal: Internal
     _schedules_url: str | None
     _worker_options: dict[str, Any]
+    _check_interval: float
+    _store_clock: StoreClock | None
+    _clock_poller: Poller
     worker: Worker | None = None
     """The worker of this process, while it runs."""
     _is_open = False
     _fires = False  # whether schedules are fired here
     _asked_to_stop = 0  # ticks of the first signal
 
-    @property
-    @abstractmethod
+    def _store(self, url: str) -> Backend:
+        if url not in self._internal.backends:
+            self._internal.backends[url] = connect(url, codec=self._internal.codec)
+        return self._internal.backends[url]
+
+    @functools.cached_property
     def _scheduler(self) -> Scheduler:
-        """The scheduler actor; made when something uses it."""
+        """What fires the schedules; made (and its store opened) only when something uses it."""
+        url = self._schedules_url
+        if self._schedules_elsewhere:
+            url = url or settings().database_url
+        schedules = (self._backend if url is None else self._store(url)).schedules
+        if schedules is None:
+            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; name a SQL database or Redis")
+        # A schedule is about the wall clock, even where the queue's own clock is a steady one.
+        clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
+        return Scheduler(
+            schedules,
+            self.queue,
+            self._backend,
+            clock,
+            check_interval=self._check_interval,
+            prepare=self._prepared,
+            fires=lambda: self._fires,
+        )
 
-    @abstractmethod
+    def _prepared(self, type: Any, params: Any) -> Any:
+        """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
+        return fitted(self._registered.handlers.get(type) if isinstance(type, str) else None, params)
+
+    def _gated(self, task: Task) -> Task:
+        handler = self._registered.handlers.get(task.type)
+        return task if handler is None or handler.gating is None else handler.gating.gated(task)
+
     def _open_schedules(self) -> Schedules | None:
-        """Return the store of schedules as far as it is in use."""
+        if "_scheduler" in self.__dict__:
+            return self._scheduler.schedules
+        return None if self._schedules_elsewhere else self._backend.schedules
 
-    @abstractmethod
+    # ---- opening and closing ----
+
     async def open(self) -> None:
-        """Connect, and create or adopt the tables."""
+        """Connect, and create or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
+        try:
+            for backend in self._internal.backends.values():
+                await backend.open()
+        except BaseException:
+            await self._close_stores()
+            raise
+        self._internal.bound.bind()
+        if self._store_clock is not None:
+            await self._look_at_clock()
+            if self._store_clock.foreign:
+                await self._clock_poller.start()
+        self._is_open = True
 
-    @abstractmethod
+    async def _look_at_clock(self) -> float:
+        assert self._store_clock is not None
+        await self._store_clock.look(self._backend.ping)
+        return CLOCK_INTERVAL
+
     async def close(self, drain: float | timedelta = 25.0, grace: float | timedelta = 5.0) -> None:
-        """Stop what runs, and close every connection."""
+        """Stop workers and the scheduler, as ``running`` does, and close every connection; idempotent."""
+        options = RunOptions(drain=drain, grace=grace)
+        self._is_open = False
+        if self.worker is not None:
+            await self._stop_running(*options.times)
+        await asyncio.gather(
+            self.values.stop_cleanup(),
+            self._clock_poller.stop(SERVICES),
+            self._registered.hooks.idle(CLOSING),
+            self.queue.claims.undone(CLOSING),
+        )
+        await self._close_stores()
+
+    async def _close_stores(self) -> None:
+        stores = self._internal.backends.values()
+        ends = await asyncio.gather(*(store.close() for store in stores), return_exceptions=True)
+        for error in ends:
+            if error is not None:
+                raise error
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    # ---- running ----
 
     @contextlib.asynccontextmanager
     async def running(

@@ -9,39 +9,39 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Unpack
 
-from aiotaskq.app.groups import GroupPushes
+from msgspec.structs import replace
+
+from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, group
 from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
-from aiotaskq.app.running import Internal, Running, RunOptions
+from aiotaskq.app.running import Internal, Running
 from aiotaskq.app.schedules import Schedules
-from aiotaskq.app.settings import settings
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
-from aiotaskq.backends.base import Schedules as StoredSchedules
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.edit import check_rerun, copied
 from aiotaskq.core.foreign_names import checks_options
+from aiotaskq.core.groups import GroupState
 from aiotaskq.core.masking import mask
+from aiotaskq.core.plan import plan
 from aiotaskq.core.task import Task
-from aiotaskq.core.validation import check_params, check_seconds, kind_name
-from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, NotSupported, ValidationError
+from aiotaskq.core.validation import MAX_ID, check_key, check_params, check_seconds, kind_name
+from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
 from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
+from aiotaskq.runtime.queue.groups import GroupStatus
 from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Auto, Retention
-from aiotaskq.runtime.scheduler.scheduler import Scheduler
-from aiotaskq.runtime.worker.worker import CLOSING, SERVICES
 
 DEFAULT_URL = "sqlite:///aiotaskq.db"
 _options_of = operator.attrgetter("options")
-CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
 
 
-class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
+class TaskQ(Running, Operations[TaskHandle[Any]]):
     """A task queue: ``TaskQ("sqlite:///app.db")`` inside the application, no server.
 
     Open it with ``async with tq`` (connect only), ``async with tq.running()`` (workers and scheduler embedded in the
@@ -132,7 +132,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
             gated=self._gated,
             webhooks=self._registered.webhooks,
         )
-        self._take_groups()
+        self.queue.groups.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
         home = self._backend if values is None else self._store(values)
         self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(
@@ -154,32 +154,6 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         """Pushes from threads on this same task queue: ``tq.sync.push(…)`` in a ``def`` endpoint."""
         return BlockingPush(self, self._internal.bound)
 
-    def _store(self, url: str) -> Backend:
-        if url not in self._internal.backends:
-            self._internal.backends[url] = connect(url, codec=self._internal.codec)
-        return self._internal.backends[url]
-
-    @functools.cached_property
-    def _scheduler(self) -> Scheduler:
-        """What fires the schedules; made (and its store opened) only when something uses it."""
-        url = self._schedules_url
-        if self._schedules_elsewhere:
-            url = url or settings().database_url
-        schedules = (self._backend if url is None else self._store(url)).schedules
-        if schedules is None:
-            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; name a SQL database or Redis")
-        # A schedule is about the wall clock, even where the queue's own clock is a steady one.
-        clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
-        return Scheduler(
-            schedules,
-            self.queue,
-            self._backend,
-            clock,
-            check_interval=self._check_interval,
-            prepare=self._prepared,
-            fires=lambda: self._fires,
-        )
-
     @property
     def schedules(self) -> Schedules:
         """The schedules: added, changed, paused, fired and listed.
@@ -187,19 +161,6 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
         Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
         """
         return Schedules(self._scheduler, self._registered, self.timezone)
-
-    def _prepared(self, type: Any, params: Any) -> Any:
-        """Return params as they are stored. Raises ValidationError if they do not fit the registered handler."""
-        return fitted(self._registered.handlers.get(type) if isinstance(type, str) else None, params)
-
-    def _gated(self, task: Task) -> Task:
-        handler = self._registered.handlers.get(task.type)
-        return task if handler is None or handler.gating is None else handler.gating.gated(task)
-
-    def _open_schedules(self) -> StoredSchedules | None:
-        if "_scheduler" in self.__dict__:
-            return self._scheduler.schedules
-        return None if self._schedules_elsewhere else self._backend.schedules
 
     @property
     def invalid_rows(self) -> list[InvalidRow]:
@@ -329,6 +290,94 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
     def _handle(self, task_id: str, created: bool = False) -> TaskHandle[Any]:
         return TaskHandle(self.queue, task_id, created)
 
+    # ---- groups ----
+
+    def _member_task(self, call: Any) -> Task:
+        check_call("add_to_group", call, optional=False)
+        return self._task_of(call, self._clock.now())
+
+    def _task_of(self, call: TaskCall[Any], now: int) -> Task:
+        for name in OWN:
+            if call.options.get(name) is not None:
+                raise ValidationError(f"{name}: a task of a group, and its callback, cannot have it")
+        task = new_task_of(call, self._registered, now)
+        if task.unique_key is not None or task.idempotency_key is not None:
+            raise ValidationError(f"{task.type}: a task with debounce, throttle or a key cannot be in a group")
+        return task
+
+    async def group(
+        self,
+        calls: Calls[T],
+        *,
+        then: TaskCall[Any] | None = None,
+        on_failure: TaskCall[Any] | None = None,
+        name: str | None = None,
+        group_id: str | None = None,
+        budget: Mapping[str, float] | None = None,
+        session: Any = None,
+    ) -> GroupHandle[T]:
+        """Push calls that run side by side, and count them, in one transaction: all or none.
+
+        Args:
+            calls: ``f.call(…)``, and groups or chains as members.
+            then: the call that is pushed when all have completed, in the transaction that ends the last one.
+            on_failure: the same when all have ended, and not all have completed. Both read what came of the members by
+                ``current_task().results()``.
+            name: what lists of groups show; it need not be unique.
+            group_id: an id of your own, at most 36 characters: a group with this id is pushed once.
+            budget: how much the members, and those of the groups in it, may use up, by the names of
+                ``current_task().usage()``. When a sum reaches its budget, the members that have not started wait, and
+                so do retries, until ``GroupHandle.set_budget`` raises it or the group is cancelled; running ones go
+                on.
+            session: the SQLAlchemy session or connection in whose transaction it is pushed.
+
+        Raises:
+            ValidationError: also for a call with an id or keys of its own; UnknownHandler, DatabaseUnavailable, and
+                NotSupported where the store cannot join the session.
+        """
+        made = group(calls, then=then, on_failure=on_failure, name=name, budget=budget)
+        return await self.start(made, group_id=group_id, session=session)
+
+    async def start(self, workflow: Workflow[T], *, group_id: str | None = None, session: Any = None) -> GroupHandle[T]:
+        """Push a workflow, a chain or a group in one transaction: all or none. The arguments and errors of ``group``.
+
+        Raises ValidationError for a cycle, too, whose names are in the error.
+        """
+        if not isinstance(workflow, Workflow):
+            raise ValidationError(
+                f"start: a Workflow, chain(…) or group(…) is needed (got {type(workflow).__name__}); "
+                "for a list of calls use tq.group"
+            )
+        if group_id is not None:
+            check_key("group_id", group_id, MAX_ID)
+        if self._store_clock is not None and self._store_clock.stale:
+            await self._look_at_clock()
+        now = self._clock.now()
+        made = plan(workflow.outline(lambda call: self._task_of(call, now), group_id), now)
+        created = True
+
+        async def push(tasks: Sequence[Task]) -> list[Task]:
+            nonlocal created
+            created = await self.queue.groups.push(replace(made, tasks=tuple(tasks)), session)
+            return [task if created else task.replace() for task in tasks]
+
+        await self._wrapped(push)(list(made.tasks))
+        return GroupHandle(self.queue, made.groups[0].group_id, created)
+
+    def group_handle(self, group_id: str) -> GroupHandle[Any]:
+        """Return the handle of a group by id, pushed by any process."""
+        return GroupHandle(self.queue, group_id, False)
+
+    async def groups(
+        self, *, status: GroupStatus | Iterable[GroupStatus] | None = None, limit: int = 100, after: str | None = None
+    ) -> list[GroupState]:
+        """List groups, the newest first; ``after`` continues behind that group id.
+
+        ``status`` is ``running``, ``completed``, ``failed`` or ``cancelled``, or a list of these. Raises
+        ValidationError, and NotFound when there is no such group (any more).
+        """
+        return await self.queue.groups.find(status, limit, after)
+
     # ---- operating ----
 
     @property
@@ -360,56 +409,6 @@ class TaskQ(Running, Operations[TaskHandle[Any]], GroupPushes):
                 failures = self._scheduler.failures
                 found["scheduler"] = f"{failures} checks for due schedules failed in a row" if failures else None
         return found
-
-    # ---- opening and closing ----
-
-    async def open(self) -> None:
-        """Connect, and create or adopt the tables; idempotent. Raises DatabaseUnavailable, SchemaTooNew."""
-        try:
-            for backend in self._internal.backends.values():
-                await backend.open()
-        except BaseException:
-            await self._close_stores()
-            raise
-        self._internal.bound.bind()
-        if self._store_clock is not None:
-            await self._look_at_clock()
-            if self._store_clock.foreign:
-                await self._clock_poller.start()
-        self._is_open = True
-
-    async def _look_at_clock(self) -> float:
-        assert self._store_clock is not None
-        await self._store_clock.look(self._backend.ping)
-        return CLOCK_INTERVAL
-
-    async def close(self, drain: float | timedelta = 25.0, grace: float | timedelta = 5.0) -> None:
-        """Stop workers and the scheduler, as ``running`` does, and close every connection; idempotent."""
-        options = RunOptions(drain=drain, grace=grace)
-        self._is_open = False
-        if self.worker is not None:
-            await self._stop_running(*options.times)
-        await asyncio.gather(
-            self.values.stop_cleanup(),
-            self._clock_poller.stop(SERVICES),
-            self._registered.hooks.idle(CLOSING),
-            self.queue.claims.undone(CLOSING),
-        )
-        await self._close_stores()
-
-    async def _close_stores(self) -> None:
-        stores = self._internal.backends.values()
-        ends = await asyncio.gather(*(store.close() for store in stores), return_exceptions=True)
-        for error in ends:
-            if error is not None:
-                raise error
-
-    async def __aenter__(self) -> TaskQ:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.close()
 
 
 def _clock_of(backend: Backend) -> Clock:
