@@ -15,13 +15,12 @@ from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.integrations.starlette import setup, taskq_of
 from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler
-from aiotaskq.web.endpoint import Endpoint
 from aiotaskq.web.endpoints import ENDPOINTS, selected
-from aiotaskq.web.openapi import SCHEMAS, Describe, body, kinds_of, named_schemas, parameters, responses
+from aiotaskq.web.openapi import SCHEMAS, Describe, kinds_of, named_schemas, responses, taken
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
 
 try:
-    from fastapi import APIRouter, Depends, Request, Response
+    from fastapi import APIRouter, Depends, Response
     from fastapi.requests import HTTPConnection
     from fastapi.routing import APIRoute
     from pydantic import BaseModel, ConfigDict, create_model
@@ -103,30 +102,22 @@ def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[Ope
     made = APIRouter(dependencies=list(dependencies), generate_unique_id_function=_operation_id)
     models, describe = _components()
     for operation in selected(policy.operations):
-        respond_to = handler(operation, tq, policy)
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
-
-        async def run(request: Request, respond_to: Callable[[Request], Any] = respond_to) -> Response:
-            response: Response = await respond_to(request)
-            return response
-
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Request)]
-        )
         made.add_api_route(
             asgi_path(operation.path),
-            run,
+            handler(operation, tq, policy),
             methods=[operation.method],
             name=f"aiotaskq:{operation.name}",
             summary=operation.summary,
             description=operation.description,
             tags=[operation.tag],
-            **_status(operation),
+            status_code=operation.successes[0].status,
+            response_class=Response,
             response_description=operation.successes[0].description,
             # FastAPI puts the schemas of this type into its components. No response is made by it.
             response_model=tuple[*(models[name] for name in names)],  # type: ignore[misc]
             responses=responses(operation, describe),
-            openapi_extra=_extra(operation, describe),
+            openapi_extra=taken(operation, describe),
         )
     return made
 
@@ -151,42 +142,15 @@ def dashboard(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[
         tags=["aiotaskq dashboard"],  # applications read the tags of every route
         generate_unique_id_function=_operation_id,
     )
-    respond_to = dashboard_handler(pages)
-
-    async def run(request: Request) -> Response:
-        response: Response = await respond_to(request)
-        return response
-
-    run.__annotations__ = {"request": Request, "return": Response}
     methods = ["GET", "HEAD", "POST"]
-    made.add_api_route("/{name:path}", run, methods=methods, name="aiotaskq:dashboard", response_model=None)
+    respond_to = dashboard_handler(pages)
+    made.add_api_route("/{name:path}", respond_to, methods=methods, name="aiotaskq:dashboard", response_model=None)
     return made
 
 
 def _operation_id(route: APIRoute) -> str:
     # By the path, since the probes may be included twice; not by the application's own rule, which knows its routes.
     return re.sub(r"\W+", "_", f"{route.name}{route.path_format}").strip("_")
-
-
-class _NoContent(Response):
-    """FastAPI takes the status of a route from here. A route with status_code=204 cannot have a response model."""
-
-    def __init__(self, content: Any = None, status_code: int = 204) -> None:
-        super().__init__(content, status_code)
-
-
-def _status(operation: Endpoint) -> dict[str, Any]:
-    status = operation.successes[0].status
-    return {"response_class": _NoContent} if status == 204 else {"response_class": Response, "status_code": status}
-
-
-def _extra(operation: Endpoint, describe: Describe) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if found := parameters(operation):
-        extra["parameters"] = found
-    if (taken := body(operation, describe)) is not None:
-        extra["requestBody"] = taken
-    return extra
 
 
 @functools.cache

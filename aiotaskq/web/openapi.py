@@ -32,8 +32,8 @@ Describe = Callable[[Any], dict[str, Any]]
 """Returns a reference to the schema of a type, or the schema of one that has no name."""
 
 
-def parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
-    """Return the OpenAPI parameters of an endpoint."""
+def taken(endpoint: Endpoint, describe: Describe) -> dict[str, Any]:
+    """Return the OpenAPI parameters and the request body of an endpoint, as far as it takes any."""
     found: list[dict[str, Any]] = [
         {
             "name": name,
@@ -48,17 +48,11 @@ def parameters(endpoint: Endpoint) -> list[dict[str, Any]]:
         required = schema.get("required", ())
         for name, each in schema["properties"].items():
             found.append({"name": name, "in": "query", "required": name in required, "schema": _not_null(each)})
-    return found
-
-
-def body(endpoint: Endpoint, describe: Describe) -> dict[str, Any] | None:
-    """Return the OpenAPI request body of an endpoint, None where it takes none."""
-    if endpoint.body is None:
-        return None
-    return {
-        "required": True,
-        "content": {JSON: {"schema": describe(endpoint.body), "example": endpoint.example}},
-    }
+    whole: dict[str, Any] = {"parameters": found} if found else {}
+    if endpoint.body is not None:
+        content = {JSON: {"schema": describe(endpoint.body), "example": endpoint.example}}
+        whole["requestBody"] = {"required": True, "content": content}
+    return whole
 
 
 def responses(endpoint: Endpoint, describe: Describe, also: Collection[int] = ()) -> dict[int | str, dict[str, Any]]:
@@ -98,10 +92,7 @@ def document(endpoints: Sequence[Endpoint], version: str, *, server: str = "", t
         }
         if endpoint.description:
             entry["description"] = endpoint.description
-        if found := parameters(endpoint):
-            entry["parameters"] = found
-        if (taken := body(endpoint, describe)) is not None:
-            entry["requestBody"] = taken
+        entry |= taken(endpoint, describe)
         if guarded:
             entry["security"] = [{"aiotaskq_token": []}]
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = entry
