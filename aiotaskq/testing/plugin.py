@@ -7,14 +7,18 @@ The fixtures are plain functions: kits and inline mode start by themselves in th
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
     from aiotaskq.testing import Inline, Kit, Pushes, VirtualClock
+
+T = TypeVar("T")
 
 __all__ = ["taskq_clock", "taskq_inline", "taskq_kit", "taskq_override", "taskq_virtual"]
 
@@ -62,12 +66,7 @@ def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[MakesKit]:
     from aiotaskq.testing import Kit
     from aiotaskq.testing.harness import opened
 
-    with contextlib.ExitStack() as stack:
-
-        def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit:
-            return stack.enter_context(opened(Kit, tq, url, clock=taskq_clock, **options))
-
-        yield make
+    yield from _until_the_end(functools.partial(opened, Kit, clock=taskq_clock))
 
 
 @pytest.fixture
@@ -85,12 +84,7 @@ def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
     from aiotaskq.testing import Inline
     from aiotaskq.testing.harness import opened
 
-    with contextlib.ExitStack() as stack:
-
-        def make(tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Inline:
-            return stack.enter_context(opened(Inline, tq, url, clock=taskq_clock, **options))
-
-        yield make
+    yield from _until_the_end(functools.partial(opened, Inline, clock=taskq_clock))
 
 
 @pytest.fixture
@@ -101,9 +95,10 @@ def taskq_override() -> Iterator[Overrides]:
     """
     from aiotaskq.testing import override
 
+    yield from _until_the_end(override)
+
+
+def _until_the_end(opened: Callable[..., AbstractContextManager[T]]) -> Iterator[Callable[..., T]]:
+    """Yield a function that enters these contexts, which are left when the test has ended."""
     with contextlib.ExitStack() as stack:
-
-        def make(tq: TaskQ, url: str | None = None, **options: Any) -> Pushes:
-            return stack.enter_context(override(tq, url, **options))
-
-        yield make
+        yield lambda tq=None, url=None, **options: stack.enter_context(opened(tq, url, **options))
