@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from aiotaskq import TaskQ
 from aiotaskq.core.history import HOUR, MINUTE, Period, Sums, added_histograms, begin_of, histogram, percentile
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard.charts import (
+from aiotaskq.web.dashboard.counts import MOST_KEPT
+from aiotaskq.web.dashboard.past import (
     MOST_LABELS,
+    SPANS,
     Chart,
+    Past,
     bars,
     count_top,
     duration_top,
     lines,
     time_labels,
 )
-from aiotaskq.web.dashboard.counts import MOST_KEPT
-from aiotaskq.web.dashboard.past import SPANS, Past
 from aiotaskq.web.dashboard.words import Words
 
 UTC = ZoneInfo("UTC")

@@ -16,7 +16,7 @@ from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
-from aiotaskq.web.dashboard.attention import MOST_TYPES, unknown_notices
+from aiotaskq.web.dashboard.pages.overview import MOST_TYPES, unknown_notices
 from aiotaskq.web.dashboard.pages.tasks import timeline
 from tests.support.machine import within
 from tests.support.rows import worker_info

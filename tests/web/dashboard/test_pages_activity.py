@@ -22,8 +22,8 @@ from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.hooks import NAMES, Hooks
 from aiotaskq.web.dashboard import happened as feed_module
-from aiotaskq.web.dashboard.attention import LATE, MOST_LIMITS, unclaimed
 from aiotaskq.web.dashboard.happened import MOST, Feed
+from aiotaskq.web.dashboard.pages.overview import LATE, MOST_LIMITS, unclaimed
 from tests.support.machine import within
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 

@@ -23,7 +23,7 @@ async def activity(view: View) -> dict[str, Any]:
     name = view.text("name")
     wanted = name if name in NAMES else None
     found = {key_of(each): each for each in view.shared.feed.read(wanted, ROWS)}
-    shared = view.tq.queue.backend.shared
+    shared = bool(view.tq.queue.backend.shared)
     if shared:  # else there is no other process
         await view.keep("life", KEEP, view.shared.life.look)
         found.update((key_of(each), each) for each in view.shared.life.latest if wanted in (None, each.name))

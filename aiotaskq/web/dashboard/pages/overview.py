@@ -1,14 +1,23 @@
-"""The overview: what needs attention, how many tasks are in which state, what workers did, and each queue."""
+"""The overview: what needs attention, how many tasks are in which state, what workers did, and each queue.
+
+What needs attention is each thing that keeps tasks from running, as a sentence with the page that says more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.task_views import task_view
-from aiotaskq.web.dashboard.attention import attention, look
-from aiotaskq.web.dashboard.rows import queue_rows
+from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.web.dashboard.rows import LimitRow, limit_row, queue_rows
 from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
@@ -50,3 +59,162 @@ async def _failed(view: View) -> list[Task]:
 def _recent(failed: Sequence[Task], now: int) -> int:
     """Count those that ended in the last hour: workers write the history only once a minute."""
     return sum(each.completed_at is not None and each.completed_at > now // SECOND - HOUR for each in failed)
+
+
+# ---- what needs attention ----
+
+MOST_LIMITS, MOST_SCHEDULES, MOST_QUEUES, MOST_TYPES = 5, 5, 20, 5
+LIMITS_LOOKED_AT = 1_000
+LATE = 60 * SECOND
+"""Microseconds after which a schedule that is due is late."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """One thing that needs attention."""
+
+    level: str
+    """The icon and colour: ``failed``, ``paused``, ``waiting``, ``closed`` or ``expired``."""
+    one: str
+    """The sentence of the catalogue for one task, or for none."""
+    many: str
+    """The same for several."""
+    page: str
+    query: dict[str, str] = {}
+    number: int = 1
+    values: dict[str, Any] = {}
+
+
+class Looked(msgspec.Struct, frozen=True):
+    """What was found in the store."""
+
+    unclaimed: list[Notice]
+    stuck: list[Notice]
+    late: list[Notice]
+
+
+async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
+    """Read what keeps tasks from running; ``now`` in microseconds UTC."""
+    registry = tq.queue.backend.workers
+    unclaimed: list[Notice] = []
+    if registry is not None and stats.counts.get("pending"):
+        alive = [each for each in await registry.all() if each.lease_until > now]
+        unclaimed = await _without_workers(tq, stats, alive) if stats.ready else []
+        counted = await tq.queue.backend.pending_types(now, PENDING_LOOKED_AT)
+        awake = [each for each in alive if not each.quiet]
+        unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
+    limits = [limit_row(each) for each in await tq.limits.list(LIMITS_LOOKED_AT) if each.waiting]
+    schedules = internal(tq).open_schedules()
+    late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
+    return Looked(unclaimed, stuck_limits(limits), late_schedules(late))
+
+
+def attention(looked: Looked, stats: Stats, failed: int) -> list[Notice]:
+    """Return what needs attention, the gravest first.
+
+    Args:
+        looked: what was found in the store.
+        stats: what the queues hold.
+        failed: how many tasks have failed in the last hour.
+    """
+    found = [*looked.unclaimed]
+    if failed:
+        one = marked("{number} task has failed in the last hour.")
+        many = marked("{number} tasks have failed in the last hour.")
+        found.append(Notice("failed", one, many, "tasks", {"status": "failed"}, failed))
+    return [*found, *paused_queues(stats), *looked.stuck, *looked.late]
+
+
+async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
+    """Return the queues with ready tasks that no worker claims."""
+    if not alive:
+        one = marked("{number} task is ready, but no worker runs.")
+        many = marked("{number} tasks are ready, but no worker runs.")
+        return [Notice("failed", one, many, "workers", number=stats.ready)]
+    awake = [each for each in alive if not each.quiet]
+    if not awake:
+        one = marked("{number} task is ready, but every worker is quiet.")
+        many = marked("{number} tasks are ready, but every worker is quiet.")
+        return [Notice("failed", one, many, "workers", number=stats.ready)]
+    found, now = [], tq.queue.clock.now()
+    for name in unclaimed(stats, awake)[:MOST_QUEUES]:
+        first = await tq.queue.backend.next_run_at(now, [name])
+        if first is not None and first <= now:
+            text = marked("Tasks of the queue {queue} are ready, but no worker claims from it.")
+            found.append(Notice("failed", text, text, "queue", {"name": name}, values={"queue": name}))
+    return found
+
+
+def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
+    """Return the queues with pending tasks that none of these workers claims from; paused ones are left out."""
+    claimed: set[str] = set()
+    for worker in workers:
+        if worker.queues is None:
+            return []
+        claimed.update(worker.queues)
+    waiting = [name for name, counts in stats.queues.items() if counts.get("pending")]
+    return sorted({*waiting} - claimed - {*stats.paused})
+
+
+def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
+    """Return a notice for each type that no worker knows, those with the most tasks first."""
+    one = marked("{number} task waits for a type that no worker knows: {type}.")
+    many = marked("{number} tasks wait for a type that no worker knows: {type}.")
+    found = [
+        Notice("failed", one, many, "tasks", {"type": name, "status": "pending"}, count, {"type": name})
+        for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST_TYPES]
+    ]
+    if (more := len(waiting) - MOST_TYPES) > 0:
+        one = marked("Tasks of {number} other type wait that no worker knows.")
+        many = marked("Tasks of {number} other types wait that no worker knows.")
+        found.append(Notice("failed", one, many, "types", number=more))
+    return found
+
+
+def paused_queues(stats: Stats) -> list[Notice]:
+    """Return the paused queues in which tasks wait."""
+    one = marked("The queue {queue} is paused, and {number} task waits in it.")
+    many = marked("The queue {queue} is paused, and {number} tasks wait in it.")
+    return [
+        Notice("paused", one, many, "queue", {"name": name}, count, {"queue": name})
+        for name in stats.paused
+        if (count := stats.queues.get(name, {}).get("pending", 0))
+    ]
+
+
+def stuck_limits(rows: Sequence[LimitRow]) -> list[Notice]:
+    """Return the paused and the full limits at which tasks wait: paused ones first, then those with the most."""
+    shut = marked("The limit {key} is paused, and {number} task waits at it.")
+    shut_many = marked("The limit {key} is paused, and {number} tasks wait at it.")
+    full = marked("The limit {key} is full, and {number} task waits at it.")
+    full_many = marked("The limit {key} is full, and {number} tasks wait at it.")
+    spent = marked("The budget of the group {group} is used up, and {number} task waits for more.")
+    spent_many = marked("The budget of the group {group} is used up, and {number} tasks wait for more.")
+    stuck = [row for row in rows if row.limit.waiting and (row.stopped or (row.share is not None and row.share >= 1))]
+    stuck.sort(key=lambda row: (not row.stopped, -row.limit.waiting, row.limit.key))
+    found = []
+    for row in stuck[:MOST_LIMITS]:
+        limit, about = row.limit, {"key": row.limit.key}
+        if limit.state == "used_up":
+            group = {"group": str(limit.budget_of)}
+            found.append(Notice("closed", spent, spent_many, "group", {"id": group["group"]}, limit.waiting, group))
+        elif row.stopped:
+            found.append(Notice("paused", shut, shut_many, "limit", about, limit.waiting, about))
+        else:
+            found.append(Notice("waiting", full, full_many, "limit", about, limit.waiting, about))
+    if (more := len(stuck) - MOST_LIMITS) > 0:
+        one, many = marked("Tasks wait at {number} other limit."), marked("Tasks wait at {number} other limits.")
+        found.append(Notice("waiting", one, many, "limits", number=more))
+    return found
+
+
+def late_schedules(late: Sequence[Schedule]) -> list[Notice]:
+    """Return the schedules that should have fired."""
+    text = marked("The schedule {name} is late: no scheduler has fired it.")
+    found = [
+        Notice("expired", text, text, "schedule", {"id": each.task_id}, values={"name": each.name})
+        for each in late[:MOST_SCHEDULES]
+    ]
+    if len(late) > MOST_SCHEDULES:
+        more = marked("More schedules are late.")
+        found.append(Notice("expired", more, more, "schedules"))
+    return found
