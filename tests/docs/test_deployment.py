@@ -20,11 +20,13 @@ from aiotaskq import TaskQ
 from aiotaskq.backends.sql import sqlite_file
 from aiotaskq.cli.commands import app_for
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.web.endpoints import ENDPOINTS
 from tests.support.machine import within
 
 ROOT = Path(__file__).parent.parent.parent
 SECTION = (ROOT / "aiotaskq" / "docs" / "deployment.md").read_text(encoding="utf-8")
-SAMPLES = dict(re.findall(r"```(\w+)\n(.*?)```", SECTION, re.DOTALL))
+SAMPLES = dict(re.findall(r"```(\w+)\n(.*?)```", SECTION.partition("\n## Kubernetes")[0], re.DOTALL))
+MANIFEST = re.findall(r"```yaml\n(.*?)```", SECTION, re.DOTALL)[1]
 ERRORS = [
     quoted
     for row in (ROOT / "aiotaskq" / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
@@ -109,6 +111,18 @@ def test_the_compose_file_waits_for_the_database_and_for_the_stop() -> None:
     url = re.sub(r"\$\{DB_PASSWORD:.*?\}", "S3CRET", worker["environment"]["DATABASE_URL"])
     assert repr(TaskQ(url)) == "TaskQ('postgresql://app:***@db/app')"
     assert db["environment"]["POSTGRES_USER"] == db["environment"]["POSTGRES_DB"] == "app"
+
+
+def test_the_manifest_waits_for_the_stop_and_probes_what_is_served() -> None:
+    pod = yaml.safe_load(MANIFEST)["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    run = options(worker["args"])
+    assert float(pod["terminationGracePeriodSeconds"]) >= run["drain"] + run["grace"] + 5 and run["web"]
+    assert {each["name"] for each in worker["env"]} >= {"DATABASE_URL", worker["args"][-1]}
+    served = {each.path for each in ENDPOINTS}
+    probes = [worker[each]["httpGet"] for each in ("livenessProbe", "readinessProbe")]
+    assert {each["path"] for each in probes} <= served
+    assert {each["port"] for each in probes} == {"ops"} and worker["ports"][0]["containerPort"] == run["port"]
 
 
 @functools.cache
