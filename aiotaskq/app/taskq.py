@@ -18,6 +18,7 @@ from aiotaskq.app.running import Internal, Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
+from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
@@ -99,7 +100,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         """
         self.url = url
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
-        super().__init__(clock or _clock_of(self._backend), timezone, objects=self._backend.objects)
+        super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(
             self._registered,
             codec,

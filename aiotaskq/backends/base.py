@@ -82,8 +82,6 @@ class Backend(ABC):
     """
     suspends: ClassVar[bool] = True
     """Whether its methods may suspend: then calls are batched, since one with many rows is cheaper than many."""
-    objects: bool = False
-    """Whether params and results may be any Python objects, and not only JSON values."""
     values: Values
     gates: Gates
     groups: Groups

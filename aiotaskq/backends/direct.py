@@ -16,6 +16,8 @@ class DirectBackend(Backend):
     """A store whose methods never suspend, and which any thread may call; there is nothing to open."""
 
     suspends: ClassVar[bool] = False
+    objects: bool = False
+    """Whether params and results may be any Python objects, and not only JSON values."""
     enqueue: Callable[[Task], None]
     """Pushes a task with a new id and no other key; in the main thread without a lock."""
 
@@ -44,3 +46,8 @@ class DirectBackend(Backend):
         if not all(held):
             raise LeaseLost(f"task {changes[0].before.task_id} has changed since it was read")
         return next(iter(at_once(self.claim(owner, now, int(queues != ()), queues=queues))), None)
+
+
+def holds_objects(backend: Backend) -> bool:
+    """Whether params and results may be any Python objects."""
+    return isinstance(backend, DirectBackend) and backend.objects

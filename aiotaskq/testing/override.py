@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiotaskq.app.settings import schedules_elsewhere
 from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.task import Status, Task
@@ -192,4 +193,4 @@ class _Changes:
 def stand_in(tq: TaskQ) -> str:
     """Return the URL of the store in memory with the same rules."""
     backend = tq.queue.backend
-    return DURABLE_FAKE if backend.durable else OBJECTS if backend.objects else "memory://"
+    return DURABLE_FAKE if backend.durable else OBJECTS if holds_objects(backend) else "memory://"

@@ -58,7 +58,7 @@ class Pushes(Operations[Task]):
         """The clock of everything that acts on this queue."""
         self.hooks = hooks if hooks is not None else Hooks()
         self._prepare = prepare
-        self.objects = backend.objects
+        self.objects = not backend.suspends and cast("DirectBackend", backend).objects
         """Whether params and results may be any Python objects."""
         self._gated = gated
         self.gated: Callable[[Task], Task] = (lambda task: task) if gated is None else gated
