@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry, kept_until, unreadable_entry
 
 KIND = "audit"
@@ -25,12 +25,12 @@ class AuditLog:
         await self._rows.put(KIND, [row])
         await self._rows.expire(KIND, entry.at, EXPIRED)
         if (more := await self._rows.count(KIND, 0) - MAX_ENTRIES) > 0:
-            oldest = await self._rows.range(KIND, 0, more, texts=False)
+            oldest = await self._rows.read(Range(KIND, 0, more, texts=False))
             await self._rows.delete(KIND, [each.name for each in oldest], 0)
 
     async def read(self, limit: int) -> list[AuditEntry]:
         """Read the newest entries, the newest first; of one instant in the order of their ids, the last first."""
-        return [_entry_of(row) for row in await self._rows.range(KIND, 0, limit, newest=True)]
+        return [_entry_of(row) for row in await self._rows.read(Range(KIND, 0, limit, newest=True))]
 
 
 def _entry_of(row: SideRow) -> AuditEntry:

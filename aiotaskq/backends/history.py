@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.core.history import WIDTHS, Period, Roll, added_up, widened
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.usage import Usage
@@ -43,7 +43,7 @@ class History:
         """
         found: list[Period] = []
         for seconds in WIDTHS:
-            rows = await self._rows.range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until))
+            rows = await self._rows.read(Range(KIND, 0, after=_name(seconds, since), before=_name(seconds, until)))
             found += [period for row in rows for period in _periods(row) or ()]
         return added_up(p for p in found if queue in (None, p.queue) and type in (None, p.type))
 
@@ -53,7 +53,7 @@ class History:
         Up to ``limit`` rows. None where another process rolls the same ones.
         """
         after, before = _name(roll.seconds, 0), _name(roll.seconds, roll.before)
-        rows = await self._rows.range(KIND, 0, limit, after=after, before=before)
+        rows = await self._rows.read(Range(KIND, 0, limit, after=after, before=before))
         if not rows:
             return 0
         gone = [row.name for row in rows]

@@ -13,7 +13,7 @@ import msgspec
 
 from aiotaskq.backends.flow.groups import spend_reported
 from aiotaskq.backends.listeners import NOTED, Listeners
-from aiotaskq.backends.side_rows import NOTE, SideRow, SideRows
+from aiotaskq.backends.side_rows import NOTE, Range, SideRow, SideRows
 from aiotaskq.core.coded import plain_text, stored_text
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
 from aiotaskq.core.task import COMPLETED, RUNNING, Status
@@ -62,12 +62,12 @@ class Notes:
 
     async def read(self, task_id: str, after: int, limit: int) -> list[LogEntry]:
         """Read the first notes of a task whose number is greater than ``after``, in the order of their numbers."""
-        rows = await self._side.range(NOTE, 0, limit, owner=task_id, after=behind(after))
+        rows = await self._side.read(Range(NOTE, 0, limit, owner=task_id, after=behind(after)))
         return [note for note in self._of(rows) if note.n > after][:limit]
 
     async def last(self, task_id: str, limit: int) -> list[LogEntry]:
         """Read the newest notes of a task, in the order of their numbers."""
-        rows = await self._side.range(NOTE, 0, limit, owner=task_id, newest=True)
+        rows = await self._side.read(Range(NOTE, 0, limit, owner=task_id, newest=True))
         return self._of(rows[::-1])[-limit:]
 
     def _of(self, rows: Sequence[SideRow]) -> list[LogEntry]:

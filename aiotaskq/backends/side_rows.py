@@ -75,17 +75,20 @@ class OwnedRows(ABC):
 
 
 class Range(NamedTuple):
-    """Which rows are read: see ``SideRows.range``."""
+    """Rows whose names begin with ``prefix``, and lie behind ``after`` and before ``before``.
+
+    In the order of their names, with ``newest`` in the opposite one. Without ``texts`` each text is empty.
+    """
 
     kind: str
     now: int
-    limit: int | None
-    prefix: str
-    after: str
-    before: str | None
-    newest: bool
-    texts: bool
-    owner: str
+    limit: int | None = None
+    prefix: str = ""
+    after: str = ""
+    before: str | None = None
+    newest: bool = False
+    texts: bool = True
+    owner: str = ""
 
 
 class WithSide(Protocol):
@@ -104,7 +107,7 @@ class Transactions(Protocol):
 class SideRows(ABC):
     """The side rows of one store. Each method is atomic, and knows one kind, a name of at most 20 characters.
 
-    But for ``range`` these are the rows without an owner.
+    But for ``read`` these are the rows without an owner.
 
     A row does not exist any more at ``now`` if its ``until`` is not later, whether or not ``expire`` has deleted it.
     Names are in the order of their code points. Instants are in microseconds UTC.
@@ -117,28 +120,9 @@ class SideRows(ABC):
     async def get(self, kind: str, names: Sequence[str], now: int) -> list[str | None]:
         """Read texts by name; None where there is none."""
 
-    async def range(
-        self,
-        kind: str,
-        now: int,
-        limit: int | None = None,
-        *,
-        prefix: str = "",
-        after: str = "",
-        before: str | None = None,
-        newest: bool = False,
-        texts: bool = True,
-        owner: str = "",
-    ) -> list[SideRow]:
-        """Read rows whose names begin with ``prefix``, and lie behind ``after`` and before ``before``, in their order.
-
-        With ``newest`` in the opposite one. Without ``texts`` each text is empty.
-        """
-        return await self.read(Range(kind, now, limit, prefix, after, before, newest, texts, owner))
-
     @abstractmethod
     async def read(self, wanted: Range) -> list[SideRow]:
-        """Do as ``range``."""
+        """Read rows."""
 
     @abstractmethod
     async def count(self, kind: str, now: int) -> int:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.steps import EVENT, WAIT, Leave, event_row, step_row, to_event, to_step
-from aiotaskq.backends.side_rows import STEP, SideRow, SideRows
+from aiotaskq.backends.side_rows import STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
 
@@ -144,7 +144,7 @@ class Steps:
 
     async def events(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[EventValue]:
         """Read events, in the order of their keys, whose keys begin with ``prefix`` and are behind ``after``."""
-        rows = await self._side.range(EVENT, now, limit, prefix=prefix, after=after or "")
+        rows = await self._side.read(Range(EVENT, now, limit, prefix=prefix, after=after or ""))
         return [self._plain(to_event(row.name, row.text)) for row in rows]
 
     async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
@@ -216,40 +216,41 @@ class Steps:
 
         Return how many were written, and which cannot be decoded and stay. Raises NotSupported where there is no codec.
         """
-        if self.codec is None:
-            raise no_codec()
-
-        def body(tx: Beside) -> list[tuple[str, bool]]:
-            read = [(row, *to_step(row)) for row in tx.side.of(STEP, ids)]
-            anew = [(row, seq, step, self._anew(step.text)) for row, seq, step in read if step.text]
-            written = [
-                step_row(NewStep(row.owner, seq, 0, step), text) for row, seq, step, text in anew if text is not None
-            ]
-            tx.side.put(STEP, written)
-            return [(step_name(row.owner, step), text is not None) for row, _, step, text in anew]
-
-        return recoded(await self._store.transact(body, repeatable=True))
+        return await self._recode(
+            STEP, 3, lambda tx: tx.side.of(STEP, ids), lambda row: f"{row.owner} {to_step(row)[1].label}"
+        )
 
     async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of these events anew; as ``recode``."""
+
+        def read(tx: Beside) -> list[SideRow]:
+            return [event_row(to_event(key, text)) for key, text in tx.side.lock(EVENT, keys).items()]
+
+        return await self._recode(EVENT, 2, read, lambda row: row.name)
+
+    async def _recode(
+        self, kind: str, blanks: int, read: Callable[[Beside], Sequence[SideRow]], name_of: Callable[[SideRow], str]
+    ) -> tuple[int, list[str]]:
+        """Do as ``recode`` with the rows that are ``read``; the value of each is behind so many blanks of its text."""
         if self.codec is None:
             raise no_codec()
 
-        def body(tx: Beside) -> list[tuple[str, bool]]:
-            found = [to_event(key, text) for key, text in tx.side.lock(EVENT, keys).items()]
-            anew = [(event, self._anew(event.text)) for event in found]
-            tx.side.put(EVENT, [event_row(replace(event, text=text)) for event, text in anew if text is not None])
-            return [(event.key, text is not None) for event, text in anew]
+        def body(tx: Beside) -> tuple[int, list[str]]:
+            written, left = [], []
+            for row in read(tx):
+                *before, text = row.text.split(" ", blanks)
+                plain, error = plain_text(text, self.codec)
+                if error is not None:
+                    left.append(name_of(row))
+                elif text:
+                    written.append(replace(row, text=" ".join([*before, self._stored(plain)])))
+            tx.side.put(kind, written)
+            return len(written), left
 
-        return recoded(await self._store.transact(body, repeatable=True))
+        return await self._store.transact(body, repeatable=True)
 
     def _stored(self, text: str) -> str:
         return stored_text(text, self.codec)
-
-    def _anew(self, text: str) -> str | None:
-        """Return a stored text as the codec makes it now; None if it cannot be decoded."""
-        plain, error = plain_text(text, self.codec)
-        return None if error is not None else self._stored(plain)
 
     def _stored_event(self, event: EventValue) -> EventValue:
         return event if self.codec is None else replace(event, text=self._stored(event.text))
@@ -260,14 +261,3 @@ class Steps:
             return stored
         text, error = plain_text(stored.text, self.codec)
         return replace(stored, text=text, undecodable=error)
-
-
-def recoded(answers: Iterable[tuple[str, bool]]) -> tuple[int, list[str]]:
-    """Return how many of these were written anew, and the names of the others."""
-    found = list(answers)
-    return sum(written for _, written in found), [name for name, written in found if not written]
-
-
-def step_name(task_id: str, step: Step) -> str:
-    """Return how a step is called in a list of what cannot be decoded."""
-    return f"{task_id} {step.label}"

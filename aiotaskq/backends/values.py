@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from aiotaskq.backends.side_rows import SideRow, SideRows
+from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.log import log, printable
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Values:
     async def expires_at(self, key: str, now: int) -> int | None:
         """Return when a live value expires; None for never, and where there is none."""
         # Of the names that begin with a key, the key is the first one.
-        found = await self._rows.range(KIND, now, 1, prefix=key, texts=False)
+        found = await self._rows.read(Range(KIND, now, 1, prefix=key, texts=False))
         return found[0].until if found and found[0].name == key else None
 
     async def delete(self, keys: Sequence[str], now: int) -> list[bool]:
@@ -44,11 +44,11 @@ class Values:
 
     async def keys(self, now: int) -> list[str]:
         """Return the live keys, sorted."""
-        return [row.name for row in await self._rows.range(KIND, now, texts=False)]
+        return [row.name for row in await self._rows.read(Range(KIND, now, texts=False))]
 
     async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
         """Return up to ``limit`` live keys that begin with ``prefix``, in their order, behind ``after``."""
-        rows = await self._rows.range(KIND, now, limit, prefix=prefix, after=after or "", texts=False)
+        rows = await self._rows.read(Range(KIND, now, limit, prefix=prefix, after=after or "", texts=False))
         return [row.name for row in rows]
 
     async def count(self, now: int) -> int:

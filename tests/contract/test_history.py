@@ -10,7 +10,7 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.history import KIND
-from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.side_rows import Range, SideRow
 from aiotaskq.core.history import DAY, HOUR, MINUTE, QUARTER, Period, Roll, Sums, added_up, begin_of, rolls
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import TaskFailed
@@ -110,15 +110,15 @@ def _as_hours(minutes: list[Period]) -> list[Period]:
 @pytest.mark.parametrize("damage", ['[["x"', '[["q","t","completed",1,7,7,"x:1","",{}]]'])
 async def test_a_row_that_cannot_be_read_is_kept_and_told(backend: Backend, damage: str) -> None:
     await backend.history.add([period(), period(NOW + 60 * SECOND)])
-    rows = await backend.side.range(KIND, 0)
+    rows = await backend.side.read(Range(KIND, 0))
     await backend.side.put(KIND, [SideRow(rows[0].name, damage)])
     with logged("WARNING") as lines:
         assert await everything(backend) == [period(NOW + 60 * SECOND)]
         assert await _roll(backend, Roll(MINUTE, HOUR, NOW + HOUR * SECOND), 1) == 2
     assert rows[0].name in lines[0]
-    assert [row.text for row in await backend.side.range(KIND, 0)][1:] == [damage]
+    assert [row.text for row in await backend.side.read(Range(KIND, 0))][1:] == [damage]
     assert await _roll(backend, Roll(HOUR, None, NOW + 2 * HOUR * SECOND), 50) == 2
-    assert await backend.side.range(KIND, 0) == []
+    assert await backend.side.read(Range(KIND, 0)) == []
 
 
 async def test_a_quarter_of_a_year_is_kept(backend: Backend) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.side_rows import Range, SideRow
 from tests.support.backends import Store
 from tests.support.rows import NOW
 
@@ -26,23 +26,23 @@ async def test_a_range_is_in_the_order_of_names_between_its_bounds(backend: Back
     everything = sorted([*NAMES, "a 9"])
     untils = {"a 9": NOW + 1}
     expected = [SideRow(name, f"text of {name}", untils.get(name)) for name in everything]
-    assert await side.range("x", NOW) == expected
-    assert names(await side.range("x", NOW, newest=True)) == everything[::-1]
-    assert names(await side.range("x", NOW, 2, newest=True, after="a 2", before="é1")) == ["b%1", "a_3"]
-    assert names(await side.range("x", NOW, after="a 2", before="é1")) == ["a 9", "a_3", "b%1"]
-    assert names(await side.range("x", NOW, prefix="a ")) == ["a 1", "a 2", "a 9"]
-    assert names(await side.range("x", NOW, 1, prefix="a ", after="a 1")) == ["a 2"]
-    assert names(await side.range("x", NOW, prefix="a ", after="b")) == []
-    assert await side.range("x", NOW, 1, texts=False) == [SideRow("a 1", "")]
-    assert await side.range("x", NOW, 0) == []
+    assert await side.read(Range("x", NOW)) == expected
+    assert names(await side.read(Range("x", NOW, newest=True))) == everything[::-1]
+    assert names(await side.read(Range("x", NOW, 2, newest=True, after="a 2", before="é1"))) == ["b%1", "a_3"]
+    assert names(await side.read(Range("x", NOW, after="a 2", before="é1"))) == ["a 9", "a_3", "b%1"]
+    assert names(await side.read(Range("x", NOW, prefix="a "))) == ["a 1", "a 2", "a 9"]
+    assert names(await side.read(Range("x", NOW, 1, prefix="a ", after="a 1"))) == ["a 2"]
+    assert names(await side.read(Range("x", NOW, prefix="a ", after="b"))) == []
+    assert await side.read(Range("x", NOW, 1, texts=False)) == [SideRow("a 1", "")]
+    assert await side.read(Range("x", NOW, 0)) == []
 
 
 async def test_many_rows_are_read_to_the_end(backend: Backend) -> None:
     many = [f"{number:05}" for number in range(1_203)]
     await backend.side.put("x", rows(*many))
     await backend.side.put("x", rows(*many[100:900], until=NOW))
-    assert names(await backend.side.range("x", NOW)) == many[:100] + many[900:]
-    assert names(await backend.side.range("x", NOW, 350, newest=True)) == (many[:100] + many[900:])[::-1][:350]
+    assert names(await backend.side.read(Range("x", NOW))) == many[:100] + many[900:]
+    assert names(await backend.side.read(Range("x", NOW, 350, newest=True))) == (many[:100] + many[900:])[::-1][:350]
     assert await backend.side.count("x", NOW) == 403
 
 
@@ -62,9 +62,9 @@ async def test_a_swap_is_all_or_nothing(backend: Backend) -> None:
     side = backend.side
     await side.put("x", rows("a", "b"))
     assert not await side.swap("x", ["a", "gone"], rows("c"))
-    assert names(await side.range("x", NOW)) == ["a", "b"]
+    assert names(await side.read(Range("x", NOW))) == ["a", "b"]
     assert await side.swap("x", ["a", "b"], rows("c", "b"))
-    assert names(await side.range("x", NOW)) == ["b", "c"]
+    assert names(await side.read(Range("x", NOW))) == ["b", "c"]
     assert await side.swap("x", [], [])
 
 
@@ -75,7 +75,7 @@ async def test_of_two_swaps_of_the_same_rows_one_is_done(shared_store: Store) ->
         await sides[0].put("x", rows(*many))
         found = await asyncio.gather(*(side.swap("x", many, rows(f"s{n}")) for n, side in enumerate(sides)))
         assert sorted(found) == [False, True]
-        assert names(await sides[1].range("x", NOW)) == [f"s{found.index(True)}"], number
+        assert names(await sides[1].read(Range("x", NOW))) == [f"s{found.index(True)}"], number
         await sides[0].clear("x")
 
 
