@@ -2,7 +2,7 @@
 
 Each command is in the file, or the folder, of its name, except as ``commands`` lists them. The other files:
 
-- the program: ``commands``, ``options``, ``config`` (defaults from pyproject.toml)
+- the program: ``commands`` (with defaults from pyproject.toml), ``options``
 - what is printed: ``output``, ``layout`` (of tables), ``tasks_table`` (and the steps of a task),
   ``times`` (durations, instants)
 - commands of the operations in the table: ``door``, and how they are shown: ``answers``
@@ -24,8 +24,7 @@ from typing import Any
 
 import typer
 
-from aiotaskq.cli.commands import app_for
-from aiotaskq.cli.config import defaults
+from aiotaskq.cli.commands import app_for, defaults
 from aiotaskq.cli.i18n import tr, translated, usage_error
 from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.options import COMPLETE
