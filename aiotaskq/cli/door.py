@@ -276,20 +276,16 @@ def _each(
 
     answers = with_tq(db, work, schedules)
     if as_json:
-        echo_json([{str(operation.thing): name} | _outcome(answer) for name, answer in answers])
+        outcomes = [{"error": str(each)} if isinstance(each, AiotaskqError) else each for _, each in answers]
+        echo_json(
+            [{str(operation.thing): n} | msgspec.to_builtins(o) for (n, _), o in zip(answers, outcomes, strict=True)]
+        )
     for name, answer in answers:
         if isinstance(answer, AiotaskqError):
             echo_error(answer)
         elif not as_json:
             echo(f"{printable(name)}  {say(answer)}")
     return int(any(isinstance(answer, AiotaskqError) for _, answer in answers))
-
-
-def _outcome(answer: Any) -> dict[str, Any]:
-    if isinstance(answer, AiotaskqError):
-        return {"error": str(answer)}
-    found: dict[str, Any] = msgspec.to_builtins(answer)
-    return found
 
 
 def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, yes: bool, as_json: bool) -> Counted:

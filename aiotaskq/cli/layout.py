@@ -143,16 +143,16 @@ def _cut(text: str, width: int) -> str:
 
     if cell_len(text) <= width:
         return text
-    return set_cell_size(text, width - 1).rstrip() + ellipsis()
+    return set_cell_size(text, width - 1).rstrip() + mark("…", "~")
 
 
-def ellipsis() -> str:
-    """Return the mark of a text that was cut, in characters of the encoding of standard output."""
+def mark(character: str, plain: str) -> str:
+    """Return the character, or the plain text where the encoding of standard output does not have it."""
     try:
-        "…".encode(getattr(sys.stdout, "encoding", None) or "ascii")
+        character.encode(getattr(sys.stdout, "encoding", None) or "ascii")
     except (UnicodeEncodeError, LookupError):
-        return "~"
-    return "…"
+        return plain
+    return character
 
 
 def _stripped(line: list[Piece]) -> list[Piece]:

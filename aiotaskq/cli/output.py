@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.layout import LONG, Column, Piece, layout, width_of_output
+from aiotaskq.cli.layout import LONG, Column, Piece, layout, mark, width_of_output
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.log import printable
 
@@ -67,15 +67,6 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 
-def check_mark(passed: bool) -> str:
-    """Return the mark of a check, in characters of the encoding of standard output."""
-    try:
-        "✓✗".encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return "ok" if passed else "NO"
-    return "✓" if passed else "✗"
-
-
 def echo_table(columns: Sequence[Column]) -> None:
     """Print a table: on a terminal in colours, and no wider than that; a pipe gets all of every column."""
     for line in layout(columns, width_of_output()):
@@ -84,7 +75,8 @@ def echo_table(columns: Sequence[Column]) -> None:
 
 def echo_check(passed: bool, text: str) -> None:
     """Print a check with its mark."""
-    _print(("  ", ""), (check_mark(passed), "green" if passed else "bold red"), (f" {printable(text, LONG)}", ""))
+    drawn = (mark("✓", "ok"), "green") if passed else (mark("✗", "NO"), "bold red")
+    _print(("  ", ""), drawn, (f" {printable(text, LONG)}", ""))
 
 
 def echo_title(text: str) -> None:

@@ -17,7 +17,6 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import tr
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.instants import to_iso
 from aiotaskq.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -112,11 +111,6 @@ def read_json(field: str, text: str) -> Any:
             "{field}: not valid JSON ({where}); quote it for the shell, as '{{\"name\": 1}}'", field=field, where=where
         )
         raise ValidationError(said) from None
-
-
-def instant(microseconds: int | None) -> str | None:
-    """Return an instant as ISO 8601 in UTC; one that is in no calendar as the number."""
-    return None if microseconds is None else to_iso(microseconds) or str(microseconds)
 
 
 def actor() -> str:

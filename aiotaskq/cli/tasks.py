@@ -23,9 +23,10 @@ from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import LONG, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, argument, command, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr, echo_table, json_text
-from aiotaskq.cli.store_access import actor, instant, short_ids, with_tq
+from aiotaskq.cli.store_access import actor, short_ids, with_tq
 from aiotaskq.cli.tasks_table import STEPS, attempt_line, columns, run_text, waits_for
 from aiotaskq.cli.times import Utc, local, local_time
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import Status
@@ -189,7 +190,7 @@ def log(
 ) -> None:
     def show(note: LogEntry) -> None:
         if json:
-            echo(json_text({"n": note.n, "at": instant(note.at), "kind": note.kind, "data": note.data}))
+            echo(json_text({"n": note.n, "at": to_iso(note.at) or str(note.at), "kind": note.kind, "data": note.data}))
             return
         text = tr("ended: {status}", status=note.text) if note.kind == "end" else note.text
         for line in text.splitlines() or [""]:

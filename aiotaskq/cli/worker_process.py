@@ -60,7 +60,8 @@ class DrainReport:
             tasks=self._named(),
         )
         self._echo(said)
-        self._timer = asyncio.get_running_loop().call_later(self._drain, self._drained)
+        why = tr("after {seconds} s", seconds=f"{self._drain:g}")
+        self._timer = asyncio.get_running_loop().call_later(self._drain, self._cancelled, why)
 
     def hurry(self) -> None:
         """Report that the drain is cut short by a second signal."""
@@ -70,9 +71,6 @@ class DrainReport:
         """Report nothing any more."""
         if self._timer is not None:
             self._timer.cancel()
-
-    def _drained(self) -> None:
-        self._cancelled(tr("after {seconds} s", seconds=f"{self._drain:g}"))
 
     def _cancelled(self, why: str) -> None:
         self.end()
