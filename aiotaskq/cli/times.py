@@ -45,9 +45,9 @@ def duration(microseconds: int) -> str:
     for number, (unit, size) in enumerate(_UNITS):
         if seconds >= size:
             count, rest = divmod(seconds, size)
-            text = tr(UNIT[unit], count=count)
+            text = tr(UNIT[unit], count=str(count))
             if number + 1 < len(_UNITS) and (smaller := rest // _UNITS[number + 1][1]):
-                text += ("" if chinese() else " ") + tr(UNIT[_UNITS[number + 1][0]], count=smaller)
+                text += ("" if chinese() else " ") + tr(UNIT[_UNITS[number + 1][0]], count=str(smaller))
             return text
     raise AssertionError("the last unit is a second")
 
