@@ -194,14 +194,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        task = new_task_of(call, self._registered, self._clock.now())
+        tasks = [new_task_of(call, self._registered, self._clock.now())]
         if not call.options and self.queue.immediate and not self._registered.push_middleware:
-            self.queue.add_now(task)
-            return TaskHandle(self.queue, task.task_id)
+            self.queue.add_now(tasks[0])
+            return TaskHandle(self.queue, tasks[0].task_id)
         options = call.options
-        (row,) = await self._push([task], options.get("session"), [call] if options else ())
-        # Middleware may have put another one there.
-        return self._handle(row.task_id, row is task)
+        (row,) = await self._push(tasks, options.get("session"), [call] if options else ())
+        return self._handle(row.task_id, row is tasks[0])  # middleware may have put another one there
 
     def call(
         self, type: str | MakesCalls, params: dict[str, Any] | None = None, **options: Unpack[PushOptions]
