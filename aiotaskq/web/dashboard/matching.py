@@ -5,6 +5,7 @@ Each of these takes time that grows with the text that is searched, and not fast
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from aiotaskq.core.task import EQUAL, Status, Task
 from aiotaskq.operations.hidden import error_filter, plain
 
 _PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
+_SPECIAL = re.compile(r"[\[?]")  # in fnmatch, where here only * is
 MOST_VALUES = 10_000
 """Values that a path with ``*`` looks at in one task."""
 EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
@@ -49,20 +51,7 @@ def is_pattern(name: str) -> bool:
 
 def like(pattern: str, name: str) -> bool:
     """Return whether a name is as the pattern, in which each ``*`` is any text; upper and lower case are the same."""
-    first, *others = pattern.casefold().split("*")
-    name = name.casefold()
-    if not others:
-        return name == first
-    *middle, last = others
-    if not name.startswith(first) or len(name) < len(first) + len(last) or not name.endswith(last):
-        return False
-    at, end = len(first), len(name) - len(last)
-    for part in middle:
-        at = name.find(part, at, end)
-        if at < 0:
-            return False
-        at += len(part)
-    return True
+    return fnmatch.fnmatchcase(name.casefold(), _SPECIAL.sub(r"[\g<0>]", pattern.casefold()))
 
 
 def part_of(text: str | None, *names: str) -> bool:

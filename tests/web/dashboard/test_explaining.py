@@ -334,7 +334,7 @@ def test_a_timeline_is_in_the_order_of_time() -> None:
         Step(name="paid", n=5, kind="wait", text=str(NEVER), at=(now + 123) * SECOND),
     ]
     found = timeline(task, attempts, steps, show=False)
-    assert [(each.kind, each.name) for each in found] == [
+    assert [(each["kind"], each["name"]) for each in found] == [
         ("wait", "paid"),
         ("event", "late"),
         ("wait", "late"),
@@ -344,6 +344,6 @@ def test_a_timeline_is_in_the_order_of_time() -> None:
         ("attempt", ""),
         ("pushed", ""),
     ]
-    assert [each.now for each in found] == [True] + [False] * 7, "a wait whose event has come is over"
-    assert [each.timed_out for each in found][:3] == [False, True, False]
-    assert {each.value for each in found} == {None} and {each.until for each in found} == {None}
+    assert [each["now"] for each in found] == [True] + [False] * 7, "a wait whose event has come is over"
+    assert [each["timed_out"] for each in found][:3] == [False, True, False]
+    assert {each["value"] for each in found} == {None} and {each["until"] for each in found} == {None}

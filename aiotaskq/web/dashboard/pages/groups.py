@@ -97,32 +97,10 @@ class Zoom(msgspec.Struct, frozen=True):
     larger: int | None
 
 
-class Box(msgspec.Struct, frozen=True):
-    """One task; ``x`` and ``y`` of its upper left corner, in pixels."""
+def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any] | None:
+    """Return a box for each task of a workflow and the lines from parents to children, with their places in pixels.
 
-    id: str
-    x: int
-    y: int
-
-
-class Edge(msgspec.Struct, frozen=True):
-    """A line from a parent to a child, as the path of an SVG."""
-
-    path: str
-    rule: str
-
-
-class Drawing(msgspec.Struct, frozen=True):
-    """Boxes and lines, and the size of the whole in pixels."""
-
-    width: int
-    height: int
-    boxes: list[Box]
-    edges: list[Edge]
-
-
-def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]]) -> Drawing | None:
-    """Return the drawing of a workflow; None where no task waits for another, and for one of more than ``MOST`` tasks.
+    None where no task waits for another, and for a workflow of more than ``MOST`` tasks.
 
     Args:
         ids: its tasks, in the order in which they were added.
@@ -140,12 +118,12 @@ def drawing(ids: Sequence[str], children: Mapping[str, Sequence[tuple[str, str]]
         row = rows.get(place, 0)
         rows[place] = row + 1
         at[each] = MARGIN + place * (WIDTH + GAP_X), MARGIN + row * (HEIGHT + GAP_Y)
-    return Drawing(
-        width=2 * MARGIN + (max(column.values()) + 1) * (WIDTH + GAP_X) - GAP_X,
-        height=2 * MARGIN + max(rows.values()) * (HEIGHT + GAP_Y) - GAP_Y,
-        boxes=[Box(each, *at[each]) for each in ids],
-        edges=[Edge(_path(at[parent], at[child]), rule) for parent, child, rule in lines],
-    )
+    return {
+        "width": 2 * MARGIN + (max(column.values()) + 1) * (WIDTH + GAP_X) - GAP_X,
+        "height": 2 * MARGIN + max(rows.values()) * (HEIGHT + GAP_Y) - GAP_Y,
+        "boxes": [{"id": each, "x": at[each][0], "y": at[each][1]} for each in ids],
+        "edges": [{"path": _path(at[parent], at[child]), "rule": rule} for parent, child, rule in lines],
+    }
 
 
 def zoom_of(text: str | None) -> Zoom:

@@ -288,25 +288,14 @@ KINDS = (marked("step"), marked("sleep"), marked("wake"), marked("wait"), marked
 """What a handler does, as words that are translated."""
 
 
-class Moment(msgspec.Struct, kw_only=True):
-    """Something that has happened to a task. Instants are RFC 3339."""
+def _moment(kind: str, at: str | None, **more: Any) -> dict[str, Any]:
+    """Return something that has happened to a task; ``kind`` is pushed, attempt, operated, or one of ``KINDS``.
 
-    kind: str
-    """``pushed``, ``attempt``, ``operated``, or one of ``KINDS``."""
-    at: str | None
-    attempt: AttemptView | None = None
-    name: str = ""
-    """Of a step, with its number where it is a later one of its name; the key of an event."""
-    until: str | None = None
-    """When a sleep, or the time for an event, ends or has ended; None without an end."""
-    timed_out: bool = False
-    """Whether an event did not come in time."""
-    now: bool = False
-    """Whether the task sleeps or waits so at present."""
-    change: Operated | None = None
-    """What an operator has done to it."""
-    value: str | None = None
-    """What a step returned, or the value of an event, as JSON; None where it is not shown."""
+    ``name`` is that of a step or the key of an event, ``until`` when a sleep or the time for an event ends, ``now``
+    whether the task sleeps or waits so at present, ``value`` that of a step or an event as JSON, where it is shown.
+    """
+    unset = dict.fromkeys(("attempt", "until", "change", "value"))
+    return {"kind": kind, "at": at, "name": "", "timed_out": False, "now": False} | unset | more
 
 
 def timeline(
@@ -315,18 +304,18 @@ def timeline(
     steps: Sequence[Step],
     show: bool,
     changes: Sequence[Operated] = (),
-) -> list[Moment]:
+) -> list[dict[str, Any]]:
     """Return what has happened to a task, the latest first; with ``show`` the values of steps, too."""
-    found = [(task.created_at * SECOND, 0, Moment(kind="pushed", at=to_iso(task.created_at * SECOND)))]
-    found += [(_instant(each.began_at), 1, Moment(kind="attempt", at=each.began_at, attempt=each)) for each in attempts]
-    found += [(each.at, 1 + MOST, Moment(kind="operated", at=each.time, change=each)) for each in changes]
+    found = [(task.created_at * SECOND, 0, _moment("pushed", to_iso(task.created_at * SECOND)))]
+    found += [(_instant(each.began_at), 1, _moment("attempt", each.began_at, attempt=each)) for each in attempts]
+    found += [(each.at, 1 + MOST, _moment("operated", each.time, change=each)) for each in changes]
     came = {(step.name, step.number) for step in steps if step.kind == "event"}
     for step in steps[-MOST:]:
         until = None if step.kind not in ("sleep", "wait") or step.until >= NEVER else to_iso(step.until)
         waits = step.kind == "sleep" or (step.kind == "wait" and (step.name, step.number) not in came)
-        moment = Moment(
-            kind=step.kind,
-            at=to_iso(step.at),
+        moment = _moment(
+            step.kind,
+            to_iso(step.at),
             name=step.label,
             until=until,
             timed_out=step.timed_out,
