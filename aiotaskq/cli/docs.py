@@ -131,20 +131,22 @@ def words_of(query: str) -> list[str]:
 def found_in(names: Iterable[str], words: Sequence[str]) -> list[Section]:
     """Return the sections with all of the words, or with the most of them if none has all; the best ones first.
 
-    Better is a section with the phrase in its heading or first paragraph, then with more of the words in the name of
-    its page and its heading, then with the phrase more often. ``LISTS`` come last, in their order.
+    Better is a section whose heading is the phrase, then one with the phrase in its heading or first paragraph, then
+    with more of the words in the name of its page and its heading, then with the phrase more often. ``LISTS`` come
+    last, in their order.
     """
     counted = [(contained(words, f"{each.heading}\n{each.text}"), each) for name in names for each in sections(name)]
     most = max((count for count, _ in counted), default=0)
     best = [section for count, section in counted if count == most > 0]
     phrase = " ".join(words)
 
-    def rank(section: Section) -> tuple[int, bool, int, int]:
+    def rank(section: Section) -> tuple[int, bool, bool, int, int]:
         last = LISTS.index(section.topic) + 1 if section.topic in LISTS else 0
         paragraph, _, _ = section.text.strip().partition("\n\n")
         opening = f"{section.heading}\n{paragraph}".casefold()
         named = contained(words, f"{section.topic} {section.heading}")
-        return last, phrase not in opening, -named, -section.text.casefold().count(phrase)
+        often = section.text.casefold().count(phrase)
+        return last, section.heading.casefold() != phrase, phrase not in opening, -named, -often
 
     return sorted(best, key=rank)
 

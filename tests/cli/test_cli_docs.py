@@ -67,8 +67,9 @@ def test_a_section_that_opens_with_the_phrase_comes_before_one_that_has_its_word
     (tmp_path / "a.md").write_text("# Words\nsaid once at least\n", encoding="utf-8")
     (tmp_path / "b.md").write_text("# Delivery\nis at least once\n\nand so on\n", encoding="utf-8")
     (tmp_path / "c.md").write_text("# At last\nand once\n\nsaid at least once\n", encoding="utf-8")
-    found = docs.found_in(["a", "b", "c"], ["at", "least", "once"])
-    assert [section.topic for section in found] == ["b", "c", "a"]
+    (tmp_path / "d.md").write_text("# At least once\n\nelse\n", encoding="utf-8")
+    found = docs.found_in(["a", "b", "c", "d"], ["at", "least", "once"])
+    assert [section.topic for section in found] == ["d", "b", "c", "a"]
 
 
 def test_without_a_section_that_has_all_words_those_with_the_most_are_found(cli: Cli) -> None:
