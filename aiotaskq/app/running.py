@@ -31,6 +31,7 @@ from aiotaskq.errors import NotFound, NotSupported, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
+from aiotaskq.runtime.handler import no_resource
 from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of
@@ -353,6 +354,7 @@ class Running(Registry):
     async def _start_running(self, options: RunOptions) -> None:
         if self.worker is not None:
             raise ValidationError("running: workers run already; one running() at a time")
+        self._check_resources()
         worker = Worker(
             self.queue,
             self._backend,
@@ -403,6 +405,13 @@ class Running(Registry):
         code, _ = await asyncio.gather(worker.stop(drain, grace), asyncio.gather(*beside))
         self.worker = None
         return code
+
+    def _check_resources(self) -> None:
+        """Raise ValidationError for a handler with a parameter that no resource gives."""
+        for handler in self._registered.handlers.values():
+            for name, kind in handler.injected.items():
+                if kind not in self._registered.resources:
+                    raise no_resource(handler, name)
 
     async def _open_resources(self, stack: contextlib.AsyncExitStack) -> dict[Any, Any]:
         return {kind: await open_resource(factory, stack) for kind, factory in self._registered.resources.items()}

@@ -17,6 +17,7 @@ from aiotaskq.errors import ClosedError, ValidationError
 __all__ = [
     "Settings",
     "configure",
+    "default_url",
     "schedules_elsewhere",
     "settings",
     "visibility_timeout",
@@ -25,6 +26,7 @@ __all__ = [
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
 VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"
+DEFAULT_URL = "sqlite:///aiotaskq.db"
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -96,6 +98,11 @@ def schedules_elsewhere(url: str) -> bool:
     return not has_tables(url) and known.named and has_tables(known.database_url)
 
 
+def default_url() -> str:
+    """Return the URL of a ``TaskQ()``: that of the variable, else a file in the working directory."""
+    return os.environ.get(DATABASE) or DEFAULT_URL
+
+
 def visibility_timeout() -> float:
     """Return the seconds after which an unsettled pop of a durable queue comes back. Raises ValidationError."""
     text = os.environ.get(VISIBILITY, "300")
@@ -114,7 +121,7 @@ def _resolve(given: dict[str, str]) -> Settings:
     }
     queue = urls.get(QUEUE, "memory://")
     sql = has_tables(queue)
-    database = urls.get(DATABASE) or (queue if sql else "sqlite:///aiotaskq.db")
+    database = urls.get(DATABASE) or (queue if sql else DEFAULT_URL)
     place = _absolute(database)
     if sql and _absolute(queue) != place:
         _check_same(database, queue)

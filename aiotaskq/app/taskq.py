@@ -16,6 +16,7 @@ from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCa
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
 from aiotaskq.app.running import Internal, Running
 from aiotaskq.app.schedules import Schedules
+from aiotaskq.app.settings import default_url
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.direct import holds_objects
@@ -38,7 +39,6 @@ from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.retention import Auto, Retention
 
-DEFAULT_URL = "sqlite:///aiotaskq.db"
 _options_of = operator.attrgetter("options")
 
 
@@ -52,7 +52,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
     @checks_options("TaskQ", "constructor")
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | None = None,
         *,
         schedules: str | None = None,
         values: str | None = None,
@@ -77,7 +77,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
 
         Args:
             url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://``, ``redis://`` or
-                ``redis+sentinel://``.
+                ``redis+sentinel://``; default ``AIOTASKQ_DATABASE_URL``, else ``sqlite:///aiotaskq.db``.
             schedules: URL of the store that holds schedules; default the same place, for ``memory://`` the database of
                 ``AIOTASKQ_DATABASE_URL``, and for Redis, too, where that variable names a SQL database.
             values: where public values live; default the same place.
@@ -98,7 +98,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
                 NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
-        self.url = url
+        self.url = url = default_url() if url is None else url
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(

@@ -12,7 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiotaskq.app.taskq import DEFAULT_URL, TaskQ, internal
+from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import tr
@@ -50,7 +50,7 @@ def with_tq(
         tq = app
     else:
         codec = None if app is None else internal(app).codec
-        tq = TaskQ(url or (DEFAULT_URL if app is None else app.url), schedules=schedules, codec=codec)
+        tq = TaskQ(url or (None if app is None else app.url), schedules=schedules, codec=codec)
         if app is not None:
             internal(tq).adopt(internal(app).registered)
 

@@ -47,7 +47,8 @@ class Limit(msgspec.Struct, frozen=True):
     """The most tasks that may wait at the limit; a push of more raises QueueFull."""
 
     def __post_init__(self) -> None:
-        check_int("limit", self.cap, 0)
+        if check_int("limit", self.cap, 0) == 0:
+            raise ValidationError("limit: 0 would let no task run; give at least 1, or pause it: tq.limits.pause(key)")
         _check_gate("limit", self.key, self.name, self.max_waiting)
 
     def bounds(self, value: Callable[[str, Of], Any]) -> Bounds:

@@ -223,6 +223,15 @@ def make_handler(
     return msgspec.structs.replace(handler, gating=gating_of(handler, specs)) if specs else handler
 
 
+def no_resource(handler: Handler, name: str) -> ValidationError:
+    """Return the error for a parameter of a handler that no resource gives."""
+    kind = handler.injected[name]
+    return ValidationError(
+        f"{handler.name}() needs {name!r}, and no resource gives {getattr(kind, '__name__', kind)}; "
+        "register one with @tq.resource"
+    )
+
+
 def with_versions(known: Handler, new: Handler) -> Handler:
     """Return the handler of the higher version, with all others of both as its older ones; ``new`` replaces its own."""
     every = {**known.older, known.version: known, **new.older, new.version: new}

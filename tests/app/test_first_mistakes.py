@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from loguru import logger
 
-from aiotaskq import TaskQ, sleep_for, sleep_until, step
+from aiotaskq import Limit, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import TaskFailed, ValidationError
+from aiotaskq.testing import VirtualClock
 from tests.support.machine import within
 
 tq = TaskQ("memory://")
@@ -80,3 +84,43 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
         "seconds": "name: the name of the sleep comes first, as in sleep_for('pause', 5) (got int)",
         "instant": "name: the name of the sleep comes first, as in sleep_until('morning', when) (got float)",
     }
+
+
+def test_a_limit_of_none_at_all_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"^limit: 0 would let no task run; .* tq\.limits\.pause\(key\)$"):
+        Limit(0)
+
+
+async def test_a_missing_resource_is_found_at_the_start() -> None:
+    own = TaskQ("memory://")
+
+    @own.task
+    async def send(to: str, mailer: Mailer = injected()) -> None: ...
+
+    with pytest.raises(ValidationError, match=r"^send\(\) needs 'mailer', and no resource gives Mailer; register one"):
+        async with own.running():
+            raise AssertionError("it started")
+
+
+def test_the_url_is_that_of_the_variable_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOTASKQ_DATABASE_URL", "sqlite:///named.db")
+    assert TaskQ().url == "sqlite:///named.db"
+    assert TaskQ("memory://").url == "memory://"
+    monkeypatch.delenv("AIOTASKQ_DATABASE_URL")
+    assert TaskQ().url == "sqlite:///aiotaskq.db"
+
+
+async def test_a_wait_for_what_nothing_runs_is_told_in_the_log(tmp_path: Path) -> None:
+    clock, lines = VirtualClock(), list[str]()
+    number = logger.add(lines.append, level="WARNING", format="{message}")
+    async with TaskQ(f"sqlite:///{tmp_path}/tasks.db", clock=clock) as own:
+        own.task(add.handler.function)
+        handle = await own.push("add", {"a": 1})
+        waiting = asyncio.create_task(handle.result())
+        await clock.advance(4.5)
+        assert lines == []
+        await clock.advance(60)
+        (line,) = lines
+        assert line.startswith(f"task {handle.task_id} (add) is waited for; no worker claims from queue 'default'")
+        waiting.cancel()
+    logger.remove(number)

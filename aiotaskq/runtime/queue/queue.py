@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
 CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
+WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
@@ -316,7 +317,10 @@ class Queue(Pushes):
         return task
 
     async def wait_for_end(self, task_id: str, timeout: float | timedelta | None = None) -> Task:
-        """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound."""
+        """Wait until a task has ended, here or in another process; return it. Raises ResultTimeout, NotFound.
+
+        After a few seconds a warning says so where nothing will run the task as things are.
+        """
         seconds = None if timeout is None else check_seconds("timeout", timeout)
         task: Task
 
@@ -325,7 +329,14 @@ class Queue(Pushes):
             task = await self.get(task_id)
             return task if task.final else None
 
-        if await self.waiters.until(self.waiters.woken_at_end(task_id), ended, seconds) is None:
+        first = WARN_AFTER if seconds is None else min(WARN_AFTER, seconds)
+        found = await self.waiters.until(self.waiters.woken_at_end(task_id), ended, first)
+        if found is None and first != seconds:
+            if why := await unserved(self, task):
+                log.warning("task {} ({}) is waited for{}", task_id, task.type, why)
+            left = None if seconds is None else seconds - first
+            found = await self.waiters.until(self.waiters.woken_at_end(task_id), ended, left)
+        if found is None:
             said = f"task {task_id} ({task.type}) is {task.status} after {seconds:g} s"
             raise ResultTimeout(said + await unserved(self, task))
         return task

@@ -32,7 +32,7 @@ from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, Val
 from aiotaskq.log import application_frames, gate, log, named, printable
 from aiotaskq.runtime.context import SnoozeRequested, TaskContext, TaskHost
 from aiotaskq.runtime.current import current
-from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.handler import Handler, no_resource
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.params import ParamsMisfit, misfit, unfitting
 from aiotaskq.runtime.run_steps import RunSteps, is_suspension, misfit_in, no_version
@@ -364,7 +364,11 @@ class Runner:
             self._deadlines.add(timeout, execution, self._clock.ticks())
 
     def _injected(self, handler: Handler) -> dict[str, Any]:
-        return {name: self._resource(kind) for name, kind in handler.injected.items()}
+        try:
+            return {name: self._resources[kind] for name, kind in handler.injected.items()}
+        except KeyError:  # the handler was registered while the worker ran
+            missing = next(name for name, kind in handler.injected.items() if kind not in self._resources)
+            raise no_resource(handler, missing) from None
 
     async def _parents(self, task: Task, handler: Handler) -> dict[str, Any]:
         """Return the param that gets earlier tasks; none for a task without any, where the handler has a default."""
@@ -386,13 +390,6 @@ class Runner:
             return handler.loaded({PARENT: rows if declared.many else rows[0]})
         except ValidationError as error:
             raise unfitting(error, handler) from None
-
-    def _resource(self, kind: Any) -> Any:
-        if kind not in self._resources:
-            raise ValidationError(
-                f"no resource gives {getattr(kind, '__name__', kind)}; register one with @tq.resource"
-            )
-        return self._resources[kind]
 
 
 def stored(result: Any, handler: Handler) -> Outcome:

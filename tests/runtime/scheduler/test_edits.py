@@ -133,9 +133,10 @@ async def test_a_schedule_whose_gate_is_full_makes_no_other_late(taskq_virtual: 
 async def test_an_outbox_does_not_grow_while_a_gate_is_full(tmp_path: Path, clock: VirtualClock) -> None:
     async with TaskQ(f"sqlite:///{tmp_path}/tasks.db", schedules=f"sqlite:///{tmp_path}/s.db", clock=clock) as tq:
 
-        @tq.task(limit=Limit(0, max_waiting=0))
+        @tq.task(limit=Limit(1, max_waiting=0))
         async def slow() -> None: ...
 
+        await tq.limits.set("slow", 0, max_waiting=0)
         schedule_id = (await tq.schedules.add("slow", "slow", interval=1)).task_id
         for _ in range(30):
             await clock.advance(1)
@@ -153,9 +154,10 @@ async def test_an_outbox_does_not_grow_while_a_gate_is_full(tmp_path: Path, cloc
 async def test_more_schedules_at_full_gates_than_one_read_are_no_reason_to_spin(
     tq: TaskQ, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    @tq.task(limit=Limit(0, max_waiting=0))
+    @tq.task(limit=Limit(1, max_waiting=0))
     async def slow() -> None: ...
 
+    await tq.limits.set("slow", 0, max_waiting=0)
     for number in range(3):
         await tq.schedules.add(f"s{number}", "slow", interval=1)
     for name in ("READ", "LIMIT"):
