@@ -15,6 +15,7 @@ from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock
 from tests.support.machine import within
+from tests.support.waiting import eventually
 
 tq = TaskQ("memory://")
 
@@ -120,6 +121,7 @@ async def test_a_wait_for_what_nothing_runs_is_told_in_the_log(tmp_path: Path) -
         await clock.advance(4.5)
         assert lines == []
         await clock.advance(60)
+        await eventually(lambda: lines)
         (line,) = lines
         assert line.startswith(f"task {handle.task_id} (add) is waited for; no worker claims from queue 'default'")
         waiting.cancel()

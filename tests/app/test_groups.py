@@ -25,7 +25,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.task import Status
 from aiotaskq.errors import NotFound, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.runtime.queue import bulk
-from aiotaskq.testing.inline import inline
+from aiotaskq.testing import inline
 from aiotaskq.testing.kit import Kit, virtual
 from tests.support.machine import within
 
