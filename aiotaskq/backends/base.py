@@ -51,6 +51,11 @@ class ScheduleChange(msgspec.Struct, frozen=True):
     after: Schedule
     tasks: tuple[Task, ...] = ()
 
+    def holds(self, row: Schedule | None) -> bool:
+        """Whether the guard holds for a row, None for no row."""
+        before = (self.before.version, self.before.due, self.before.enabled, self.before.run_count)
+        return row is not None and (row.version, row.due, row.enabled, row.run_count) == before
+
 
 class QueueStats(msgspec.Struct, frozen=True):
     """Numbers of rows: by status, ready, by queue and status. ``oldest`` is the first ready ``run_at``, or None."""

@@ -227,13 +227,7 @@ class DurableFakeSchedules(Schedules):
 
     async def _change(self, change: ScheduleChange) -> bool:
         before, row = change.before, self._rows.get(change.before.task_id)
-        if row is None or (row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count) != (
-            before.version,
-            before.next_run_at,
-            before.next_run_us,
-            before.enabled,
-            before.run_count,
-        ):
+        if not change.holds(row):
             return False
         self._rows[before.task_id] = change.after.replace(version=before.version + 1)
         if change.tasks:

@@ -33,6 +33,7 @@ from aiotaskq.backends.redis.rows import (
     pushed_rows,
     to_tasks,
     to_tasks_or_none,
+    to_text,
 )
 from aiotaskq.backends.redis.schedules import RedisSchedules
 from aiotaskq.backends.redis.server import check_format, check_settings, read_limits
@@ -212,7 +213,7 @@ class RedisBackend(Backend):
                 left -= look
             if not (stamps := await newest.page(look)):
                 break
-            rows = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
+            rows = await self.get([to_text(stamp[20:]) for stamp in stamps])
             # One of which nothing can be read is of no type, and matches every filter.
             tasks += [task for task in rows if task is not None and (matches(task) or not task.type)]
             newest.last = stamps[-1]
@@ -221,7 +222,7 @@ class RedisBackend(Backend):
     async def last_ended(self, status: Status, limit: int) -> list[str]:
         words = ("(+inf", "-inf", "LIMIT", 0, limit)  # the rows without a time are at the end
         found = await self._redis.command("ZREVRANGEBYSCORE", f"{self._redis.root}ended:{status}", *words)
-        return [name.decode(errors="backslashreplace") for name in found]
+        return [to_text(name) for name in found]
 
     async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
         # There is no index of the ids. The server looks at a part of them for each command, and runs others in between.
@@ -233,7 +234,7 @@ class RedisBackend(Backend):
         cursor = b"0"
         while found and any(len(ids) < limit for ids in found.values()):
             cursor, rows = await self._redis.command("HSCAN", f"{self._redis.root}state", cursor, *words)
-            for name in [field.decode(errors="backslashreplace") for field in rows[::2]]:
+            for name in [to_text(field) for field in rows[::2]]:
                 for prefix, ids in found.items():
                     if name.startswith(prefix):
                         ids.add(name)
@@ -267,14 +268,14 @@ class RedisBackend(Backend):
                 found = await self._redis.command("ZRANGE", key, first, last, "BYSCORE", "LIMIT", 0, most)
                 stamps += found
                 left -= len(found)
-        tasks = await self.get([stamp[20:].decode(errors="backslashreplace") for stamp in stamps])
+        tasks = await self.get([to_text(stamp[20:]) for stamp in stamps])
         return count_types((task for task in tasks if task is not None and task.status is PENDING), now)
 
     async def stats(self, now: int) -> QueueStats:
         ready, first, counts = await self._look(now, None, count=True)
         rows = []
         for name, count in zip(counts[::2], counts[1::2], strict=True):
-            status, _, queue = name.decode(errors="backslashreplace").partition(":")
+            status, _, queue = to_text(name).partition(":")
             rows.append((queue, status, int(count)))
         return stats_of(rows, ready, first if ready else None)
 
@@ -292,7 +293,7 @@ class RedisBackend(Backend):
             while deleted < limit and found:
                 words = ("-inf", before, "LIMIT", passed, READ)
                 found = await self._redis.command("ZRANGEBYSCORE", f"{self._redis.root}ended:{status}", *words)
-                page = [name.decode(errors="backslashreplace") for name in found]
+                page = [to_text(name) for name in found]
 
                 def body(
                     tx: RedisTransaction, page: list[str] = page, status: Status = status, left: int = limit - deleted

@@ -114,7 +114,8 @@ class RedisNotifier:
                     if failures:
                         log.info("{}: hints of other processes are received again", self._redis.shown)
                     failures = 0
-                    self._receive_missed()
+                    for kind in (READY, TAKEN, ENDED, NOTED):  # a worker reads the cancel flags of its tasks itself
+                        self._listeners.receive(kind)
                     await wire.watch(PING_AFTER)
             except ClosedError:
                 return
@@ -123,10 +124,6 @@ class RedisNotifier:
                     log.warning("hints of other processes are not received for now, polling goes on: {}", error)
                 failures += 1
             await asyncio.sleep(backoff(failures, *BACK_OFF))
-
-    def _receive_missed(self) -> None:
-        for kind in (READY, TAKEN, ENDED, NOTED):  # a worker reads the cancel flags of its tasks itself
-            self._listeners.receive(kind)
 
     def _handle(self, message: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_texts import StateText, read_gate, read_state
-from aiotaskq.backends.redis.rows import HEAD, number, pack, to_tasks_or_none
+from aiotaskq.backends.redis.rows import HEAD, number, pack, to_tasks_or_none, to_text
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import FINAL, PENDING, RUNNING, Status, Task
 
@@ -162,7 +162,7 @@ class Reads:
         found, lost = [], []
         pieces = iter(words)
         for name, text in zip(pieces, pieces, strict=True):
-            task_id = _name(name)
+            task_id = to_text(name)
             row = self.states.get(task_id) or read_state(task_id, text)  # the first one counts: it is compared
             if row is None:
                 lost.append(task_id)
@@ -197,16 +197,16 @@ class Reads:
     async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
         found = await many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
         self._compare("last", places, (digest(names[0] if names else None) for names in found))
-        self._note("last", places, (_name(names[0]) if names else None for names in found))
+        self._note("last", places, (to_text(names[0]) if names else None for names in found))
 
     async def _read_side(self, _kind: str, places: Sequence[str]) -> None:
         found = await many(self._redis, (("HGETALL", f"side:{place}") for place in places))
-        rows = (zip(map(_name, words[::2]), words[1::2], strict=True) for words in found)
+        rows = (zip(map(to_text, words[::2]), words[1::2], strict=True) for words in found)
         self._note("side", places, map(dict, rows))
 
     async def _read_names(self, _kind: str, wanted: Sequence[Names]) -> None:
         words = (("ZRANGEBYLEX", each.key, each.low, each.high, "LIMIT", "0", str(each.limit)) for each in wanted)
-        self._note("names", wanted, (list(map(_name, names)) for names in await many(self._redis, words)))
+        self._note("names", wanted, (list(map(to_text, names)) for names in await many(self._redis, words)))
 
 
 class Newest:
@@ -234,7 +234,7 @@ class Newest:
             if len(held) <= FEW and len(leased) <= FEW:
                 self._running = [*(member.partition(b" ")[2] for member in held), *leased]
                 keys = self._keys
-        bound = "+" if self.last is None else f"({_name(self.last)}"
+        bound = "+" if self.last is None else f"({to_text(self.last)}"
         commands = [("ZREVRANGEBYLEX", key, bound, "-", "LIMIT", "0", str(count)) for key in keys]
         stamps = {stamp for part in await many(self._redis, commands) for stamp in part}
         stamps.update(stamp for stamp in self._running or () if self.last is None or stamp < self.last)
@@ -251,10 +251,6 @@ async def read_heads(redis: RedisConnections, ids: Sequence[str | bytes]) -> lis
     """Return the words of the head of each of these rows; None where there is none, or it cannot be read."""
     texts = await redis.command("HMGET", f"{redis.root}state", *ids) if ids else ()
     return [HEAD(text or b"") for text in texts]
-
-
-def _name(word: bytes) -> str:
-    return word.decode(errors="backslashreplace")  # another program may have written it
 
 
 def digest(text: bytes | None) -> str:

@@ -324,9 +324,14 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
     if "type" not in fields:
         problems.append("type is missing")
         fields["type"] = ""
-    fields["task_id"] = task_id.decode(errors="backslashreplace")
+    fields["task_id"] = to_text(task_id)
     task = Task(undecodable=problems[0] if problems else None, **fields)
     return _with_coded(task, msgspec.convert(coded, _Coded), task.undecodable) if coded else task
+
+
+def to_text(word: bytes) -> str:
+    """Return a name or a text as it was stored; what is no UTF-8, since another program wrote it, is escaped."""
+    return word.decode(errors="backslashreplace")
 
 
 def number(score: bytes | None) -> int | None:

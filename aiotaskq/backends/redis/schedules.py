@@ -13,6 +13,7 @@ import msgspec
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.codec import Codec
@@ -67,7 +68,7 @@ class RedisSchedules(Schedules):
             for item, tasks in zip(changes, fired, strict=True):
                 before, text = item.before, texts[item.before.task_id]
                 row = None if text is None else to_schedule(before.task_id, text, self.codec)
-                held.append(row is not None and _guard(row) == _guard(before))
+                held.append(item.holds(row))
                 if held[-1] and text is not None:
                     after = item.after.replace(version=before.version + 1)
                     is_damaged = isinstance(row, UndecodableSchedule)
@@ -110,7 +111,7 @@ class RedisSchedules(Schedules):
             found.update(zip(rows[::2], rows[1::2], strict=True))
             if cursor == b"0":
                 break
-        schedules = [to_schedule(_name(word), row, self.codec) for word, row in found.items()]
+        schedules = [to_schedule(to_text(word), row, self.codec) for word, row in found.items()]
         wanted = [schedule for schedule in schedules if schedule.enabled or not enabled_only]
         return sorted(wanted, key=lambda schedule: (schedule.created_at, schedule.task_id))
 
@@ -122,7 +123,7 @@ class RedisSchedules(Schedules):
         start = 0
         while limit > len(found):
             words = ("-inf", most, "LIMIT", start, min(READ, limit - len(found)))
-            ids = [_name(word) for word in await self._redis.command("ZRANGEBYSCORE", f"{self._key}:{index}", *words)]
+            ids = [to_text(word) for word in await self._redis.command("ZRANGEBYSCORE", f"{self._key}:{index}", *words)]
             # The rows are the truth: an entry that its row does not confirm is passed over.
             found += [
                 each
@@ -157,15 +158,6 @@ def _write(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
         tx.set_fields("schedules", {schedule.task_id: text})
     tx.put("schedules:due", schedule.task_id, schedule.due if schedule.enabled and text is not None else None)
     tx.put("schedules:outbox", schedule.task_id, 0 if schedule.outbox and text is not None else None)
-
-
-def _name(word: bytes) -> str:
-    return word.decode(errors="backslashreplace")  # another program may have written it
-
-
-def _guard(schedule: Schedule) -> tuple[int, int | None, bool, int]:
-    """Return what the guard of a change compares."""
-    return schedule.version, schedule.due, schedule.enabled, schedule.run_count
 
 
 def _mended(before: bytes, after: Schedule, codec: Codec | None) -> str | None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Names, many
-from aiotaskq.backends.redis.rows import number
+from aiotaskq.backends.redis.rows import number, to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 
@@ -38,7 +38,7 @@ class RedisSideRows(SideRows):
         stored = answers[0] if texts else [b""] * len(names)
         until = map(number, [None] * len(names) if owner else answers[-1])
         return [
-            None if text is None or (at is not None and at <= now) else SideRow(name, _text(text), at, owner)
+            None if text is None or (at is not None and at <= now) else SideRow(name, to_text(text), at, owner)
             for name, text, at in zip(names, stored, until, strict=True)
         ]
 
@@ -51,14 +51,14 @@ class RedisSideRows(SideRows):
             words = ("ZREVRANGEBYLEX", high, low) if newest else ("ZRANGEBYLEX", low, high)
             key = f"{self._redis.root}names:{kind}:{owner}"
             page = await self._redis.command(words[0], key, *words[1:], "LIMIT", 0, most)
-            rows = await self._rows(kind, list(map(_text, page)), now, owner, texts)
+            rows = await self._rows(kind, list(map(to_text, page)), now, owner, texts)
             found += [row for row in rows if row is not None]
             if len(page) < most:
                 break
             if newest:
-                high = f"({_text(page[-1])}"
+                high = f"({to_text(page[-1])}"
             else:
-                low = f"({_text(page[-1])}"
+                low = f"({to_text(page[-1])}"
         return found
 
     async def count(self, kind: str, now: int) -> int:
@@ -96,14 +96,14 @@ class RedisOwnedRows(OwnedRows):
             return [SideRow(name, "", None, owner) for owner, each in wanted.items() for name in found[each]]
         rows = self._tx.read("side", [f"{kind}:{owner}" for owner in owners])
         return [
-            SideRow(name, _text(text), None, owner)
+            SideRow(name, to_text(text), None, owner)
             for owner in owners
             for name, text in sorted(rows[f"{kind}:{owner}"].items())
         ]
 
     def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
         found = self._tx.texts(f"side:{kind}:{owner}", names)
-        return {name: _text(text) for name, text in found.items() if text is not None}
+        return {name: to_text(text) for name, text in found.items() if text is not None}
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
         self._put("add", kind, rows)
@@ -131,7 +131,3 @@ def bounds(prefix: str, after: str, before: str | None = None) -> tuple[str, str
     """Return the bounds of ZRANGEBYLEX for names that begin so, and lie behind one and before another one."""
     highs = [each for each in (before, f"{prefix}\U0010ffff" if prefix else None) if each is not None]
     return f"[{prefix}" if prefix > after else f"({after}", f"({min(highs)}" if highs else "+"
-
-
-def _text(data: bytes) -> str:
-    return data.decode(errors="backslashreplace")  # another program may have written it

@@ -21,6 +21,7 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.flow.transaction import Holder, Store
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.reads import Reads, Unread
+from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.side_rows import RedisOwnedRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import SideRow
@@ -77,13 +78,13 @@ class RedisTransactions(Store):
                     refused.update(tx.updates[tx.changed_id(number)] for number in answer[1])
                     continue
                 if answer[0] == -3:
-                    parts = [[name.decode(errors="backslashreplace") for name in part] for part in answer[1:]]
+                    parts = [[to_text(name) for name in part] for part in answer[1:]]
                     others.update(zip(*parts, strict=True))
                     continue
                 if answer[0]:
                     break
                 conflicts += 1
-                name = answer[1].decode(errors="backslashreplace")
+                name = to_text(answer[1])
                 if conflicts == 1:
                     await locks.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
                 if conflicts == OPTIMISTIC:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -199,7 +199,7 @@ class SmallSchedules(_Part, base.Schedules):
             held = []
             for change in changes:
                 row = tx.rows.schedules.get(change.before.task_id)
-                held.append(row is not None and _state(row) == _state(change.before))
+                held.append(change.holds(row))
                 if held[-1]:
                     after = change.after.replace(version=change.before.version + 1)
                     tx.rows.schedules[after.task_id] = after
@@ -226,7 +226,3 @@ class SmallSchedules(_Part, base.Schedules):
 
     async def delete(self, ids: Sequence[str]) -> list[bool]:
         return self._run(lambda tx: [tx.rows.schedules.pop(each, None) is not None for each in ids])
-
-
-def _state(row: Schedule) -> tuple[Any, ...]:
-    return row.version, row.next_run_at, row.next_run_us, row.enabled, row.run_count
