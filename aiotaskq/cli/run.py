@@ -19,10 +19,10 @@ from aiotaskq.cli.options import (
     command,
     option,
 )
-from aiotaskq.cli.shutdown import Lifeline
+from aiotaskq.cli.shutdown import Lifeline, WorkerOptions
 from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import Site, token_of
-from aiotaskq.cli.worker_process import WorkerOptions, run_workers
+from aiotaskq.cli.worker_process import run_workers, show_log
 
 LEVELS = ("TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL")
 
@@ -89,6 +89,7 @@ def run(
         if web:
             wrong = tr("cannot be used with --processes; start 'aiotaskq web' beside the workers")
             raise typer.BadParameter(wrong, param_hint="--web")
+        show_log(options.level)
         raise typer.Exit(supervise(options, processes))
     site = Site(host, port, token_of(token_env, token_file), read_only, show_args) if web else None
     line = Lifeline(number, lifeline) if number else None

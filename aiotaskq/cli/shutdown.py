@@ -1,4 +1,4 @@
-"""How a process of the command line is stopped: by signals, by the end of its supervisor, or by a deadline."""
+"""What a worker process runs, and how it is stopped: by signals, by the end of its supervisor, or by a deadline."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import queue
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 
 from aiotaskq.app.running import ECHO
+from aiotaskq.cli.i18n import marked
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.validation import check_seconds
@@ -22,6 +24,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MARGIN = 5.0  # seconds that a stop may take beyond drain and grace: to give tasks back and close connections
 
 _CLOCK = SystemClock()
+HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it; a second one does not wait for running tasks.")
+STOPPED = {
+    ExitCode.DRAINED: marked("stopped; all running tasks have ended"),
+    ExitCode.RELEASED: marked("stopped; some tasks were released to the queue"),
+    ExitCode.ABANDONED: marked(
+        "stopped; some handlers did not end and were abandoned: their tasks run again when their leases expire"
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What a worker process runs. ``target`` is MODULE:TQ; None for ``queues`` means all; durations are in seconds."""
+
+    target: str
+    concurrency: int
+    queues: Sequence[str] | None
+    drain: float
+    grace: float
+    level: str
 
 
 class Deadline:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import echo_error, echo_stderr
-from aiotaskq.cli.shutdown import MARGIN, Deadline, Signals
-from aiotaskq.cli.worker_process import HOW_TO_STOP, STOPPED, WorkerOptions, show_log
+from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signals, WorkerOptions
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.task import SECOND
@@ -41,7 +40,6 @@ def supervise(options: WorkerOptions, processes: int) -> int:
     Returns 1 if the first process does not start, or if every process fails at its start ``TRIES`` times in a row.
     Processes that have not ended ``MARGIN`` seconds after ``drain`` and ``grace`` are killed; then the code is 4.
     """
-    show_log(options.level)
     given = {"concurrency": options.concurrency, "drain": options.drain, "grace": options.grace}
     words = [f"--{name}={value}" for name, value in given.items()] + [f"--log-level={options.level}"]
     if options.queues is not None:

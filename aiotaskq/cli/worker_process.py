@@ -7,8 +7,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,9 +16,9 @@ from loguru import logger
 from aiotaskq.app.running import RunOptions
 from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.cli.application import load
-from aiotaskq.cli.i18n import marked, tr
+from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import echo_stderr
-from aiotaskq.cli.shutdown import Deadline, Lifeline, Signals
+from aiotaskq.cli.shutdown import HOW_TO_STOP, STOPPED, Deadline, Lifeline, Signals, WorkerOptions
 from aiotaskq.cli.web import Site, serving
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND, Task
@@ -103,26 +102,6 @@ class DrainReport:
 
 
 FORMAT = "<green>{time:YYYY-MM-DD HH:mm:ss.SSS}</green> | <level>{level:<8}</level> | {name} - <level>{message}</level>"
-HOW_TO_STOP = marked("Ctrl-C or SIGTERM stops it; a second one does not wait for running tasks.")
-STOPPED = {
-    ExitCode.DRAINED: marked("stopped; all running tasks have ended"),
-    ExitCode.RELEASED: marked("stopped; some tasks were released to the queue"),
-    ExitCode.ABANDONED: marked(
-        "stopped; some handlers did not end and were abandoned: their tasks run again when their leases expire"
-    ),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
-    """What a worker process runs. ``target`` is MODULE:TQ; None for ``queues`` means all; durations are in seconds."""
-
-    target: str
-    concurrency: int
-    queues: Sequence[str] | None
-    drain: float
-    grace: float
-    level: str
 
 
 def run_workers(options: WorkerOptions, *, lifeline: Lifeline | None = None, site: Site | None = None) -> int:

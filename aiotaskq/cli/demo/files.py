@@ -1,4 +1,4 @@
-"""Which files of a folder the demo works on, and where it keeps its database."""
+"""Which files of a folder the demo works on, where it keeps its database, and what its tasks are called."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from typing import NamedTuple
 from aiotaskq.cli.i18n import marked
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.models import Base
+
+FILES, OTHERS = "demo-files", "demo"
+"""The queues: one task for each file, and all other tasks."""
+FILE, FLAKY, BROKEN, REPORT, TICK, SQUARE = (
+    f"demo.{name}" for name in ("file", "fails_twice", "fails_always", "report", "tick", "square")
+)
 
 
 class File(NamedTuple):

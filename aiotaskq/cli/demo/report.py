@@ -9,8 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.demo.files import File
-from aiotaskq.cli.demo.tasks import FILE
+from aiotaskq.cli.demo.files import FILE, File
 from aiotaskq.cli.i18n import marked, tr, width
 from aiotaskq.cli.output import echo, echo_check, echo_title, program
 from aiotaskq.core.masking import mask
@@ -112,12 +111,6 @@ def introduce(folder: Path, url: str, files: list[File], left_out: Counter[str])
         reasons = ", ".join(f"{count:,} {tr(reason)}" for reason, count in left_out.items())
         echo(tr("left out: {what}", what=reasons))
     echo(tr("database: {url}", url=printable(mask(url), 1_000)))
-
-
-def scheduled(done: int, total: int, numbers: Numbers) -> str:
-    """Return the line that a schedule prints each second."""
-    values = {"done": done, "files": count_of_files(total), "rate": rate_of(numbers)}
-    return tr("  scheduled report: {done} of {files}, {rate}", **values)
 
 
 def rate_of(numbers: Numbers) -> str:

@@ -17,9 +17,21 @@ from aiotaskq.app.groups import Workflow
 from aiotaskq.app.taskq import TaskQ, internal
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import report
-from aiotaskq.cli.demo.files import File, database_files, default_url, walk
+from aiotaskq.cli.demo.files import (
+    BROKEN,
+    FILE,
+    FILES,
+    FLAKY,
+    OTHERS,
+    REPORT,
+    TICK,
+    File,
+    database_files,
+    default_url,
+    walk,
+)
 from aiotaskq.cli.demo.report import Check, Numbers
-from aiotaskq.cli.demo.tasks import BROKEN, FILE, FILES, FLAKY, OTHERS, REPORT, TICK, push_blocking, register
+from aiotaskq.cli.demo.tasks import push_blocking, register
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import ProgressBar, echo, echo_json
 from aiotaskq.cli.shutdown import Deadline, Signals
@@ -297,7 +309,8 @@ class Demo:
 
     def _report(self, numbers: Numbers) -> None:
         total = len(self._files)
-        line = report.scheduled(total - (self._left or 0), total, numbers)
+        values = {"files": report.count_of_files(total), "rate": report.rate_of(numbers)}
+        line = tr("  scheduled report: {done} of {files}, {rate}", done=total - (self._left or 0), **values)
         if line != self._reported:
             self._reported = line
             self._bar.line(line)

@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.cli.demo.files import BROKEN, FILE, FILES, FLAKY, OTHERS, REPORT, SQUARE, TICK
 from aiotaskq.runtime.context import current_task
 from aiotaskq.sync.taskq import TaskQ as BlockingTaskQ
 
-FILES, OTHERS = "demo-files", "demo"
-"""The queues: one task for each file, and all other tasks."""
-FILE, FLAKY, BROKEN, REPORT, TICK, SQUARE = (
-    f"demo.{name}" for name in ("file", "fails_twice", "fails_always", "report", "tick", "square")
-)
 LEDGER = "AIOTASKQ_DEMO_LEDGER"
 """Environment variable: a file to which the path of each finished file is added. For tests of what runs twice."""
 
