@@ -149,7 +149,7 @@ def _parameters(params: type[msgspec.Struct]) -> list[Parameter]:
     found = []
     for each in msgspec.structs.fields(params):
         schema = msgspec.json.schema(each.type)
-        kinds = [kind for kind in _kinds(schema, schema) if kind.get("type") != "null"]
+        kinds = [kind for kind in _kinds(schema) if kind.get("type") != "null"]
         known = kinds[0]
         kind = datetime if any("format" in each for each in kinds) else KINDS[known.get("type", "")]
         if "enum" in known:
@@ -160,7 +160,7 @@ def _parameters(params: type[msgspec.Struct]) -> list[Parameter]:
             Parameter(
                 name=each.name,
                 kind=kind,
-                words=tuple(known.get("enum") or _named(known.get("items", {}), schema).get("enum", ())),
+                words=tuple(known.get("enum") or known.get("items", {}).get("enum", ())),
                 description=known.get("description") or schema.get("description", ""),
                 least=known.get("minimum"),
                 most=known.get("maximum"),
@@ -172,21 +172,13 @@ def _parameters(params: type[msgspec.Struct]) -> list[Parameter]:
     return found
 
 
-def _kinds(kind: dict[str, Any], schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _kinds(kind: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the schemas of which any fits, each with the description of the whole if it has none."""
     for each in kind.get("anyOf", [kind]):
         if "anyOf" in each:
-            yield from ({"description": each.get("description", "")} | inner for inner in _kinds(each, schema))
+            yield from ({"description": each.get("description", "")} | inner for inner in _kinds(each))
         else:
-            yield _named(each, schema)
-
-
-def _named(kind: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the schema to which one refers."""
-    if "$ref" not in kind:
-        return kind
-    named: dict[str, Any] = schema["$defs"][kind["$ref"].rpartition("/")[2]]
-    return named | {name: each for name, each in kind.items() if name != "$ref"}
+            yield each
 
 
 KINDS: dict[str, Any] = {
