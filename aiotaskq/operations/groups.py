@@ -146,15 +146,15 @@ async def get(
     cursor: Annotated[int, about("`next` of the page before", ge=0, le=INT32)] = 0,
 ) -> GroupDetail:
     """Show a group, and its members with their states and the edges between them."""
-    return await group_detail(_verbs(access), _id(group_id), min(limit, MAX_PAGE), cursor)
+    return await group_detail(access.tq.queue.groups, _id(group_id), min(limit, MAX_PAGE), cursor)
 
 
 @groups(changes=True, thing="group_id", raises=(TaskConflict,))
 async def cancel(access: Access, group_id: GroupId) -> GroupView:
     """Cancel the members of a group that wait, and ask those that run to stop; a conflict if it has ended."""
-    if cancelled := await _verbs(access).cancel(_id(group_id)):
+    if cancelled := await access.tq.queue.groups.cancel(_id(group_id)):
         access.changed.append(group_id)
-    group = await _verbs(access).get(group_id)
+    group = await access.tq.queue.groups.get(group_id)
     if not cancelled:
         raise TaskConflict(f"group {printable(group_id)} has ended already: {group.status}")
     return group_view(group)
@@ -170,7 +170,7 @@ async def budget(
 
     A conflict if it was pushed without one.
     """
-    return group_view(await _verbs(access).set_budget(_id(group_id), budget))
+    return group_view(await access.tq.queue.groups.set_budget(_id(group_id), budget))
 
 
 @groups(changes=True, thing="group_id", may_change_nothing=True)
@@ -179,7 +179,7 @@ async def retry(access: Access, group_id: GroupId) -> MembersRetried:
 
     When all have ended, the group pushes its callback again.
     """
-    retried = await _verbs(access).retry_failed(_id(group_id))
+    retried = await access.tq.queue.groups.retry_failed(_id(group_id))
     access.changed.extend([group_id] if retried else [])
     return MembersRetried(group_id, retried)
 
@@ -190,13 +190,9 @@ async def mend(access: Access) -> Mended:
 
     What ends by it ends as if the deleted tasks had been cancelled.
     """
-    mended = await _verbs(access).mend()
+    mended = await access.tq.queue.groups.mend()
     access.changed.append(f"count: {mended}")
     return Mended(mended)
-
-
-def _verbs(access: Access) -> GroupVerbs:
-    return access.tq.queue.groups
 
 
 def _id(group_id: str) -> str:

@@ -11,7 +11,6 @@ from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.fields import Key, Maybe, Nullable, Time, about, view_of
 from aiotaskq.operations.table import Access, Operations
-from aiotaskq.runtime.limits import LimitState
 
 limits = Operations("limits")
 
@@ -41,11 +40,6 @@ class LimitPage(Struct):
     more: Annotated[bool, about("Whether there are more than these")]
 
 
-def limit_view(limit: LimitState) -> LimitView:
-    """Return the view of a limit."""
-    return view_of(LimitView, limit)
-
-
 LimitKey = Annotated[Key, about("As limits list shows it: tenant:42, openai")]
 
 
@@ -57,13 +51,13 @@ async def list_(
 ) -> LimitPage:
     """List the limits, rates and fair shares that are in use or were set, and how many tasks wait for them."""
     found = await access.tq.limits.list(limit + 1, prefix=prefix)
-    return LimitPage([limit_view(each) for each in found[:limit]], len(found) > limit)
+    return LimitPage([view_of(LimitView, each) for each in found[:limit]], len(found) > limit)
 
 
 @limits(thing="key")
 async def get(access: Access, key: LimitKey) -> LimitView:
     """Show one limit, and how many tasks hold a slot of it or wait; not found where no task has passed."""
-    return limit_view(await access.tq.limits.get(key))
+    return view_of(LimitView, await access.tq.limits.get(key))
 
 
 @limits(changes=True, thing="key")
@@ -88,7 +82,9 @@ async def set_(
         whole = Rate(rate, 1.0 if per is UNSET else per, burst=None if burst is UNSET else burst)
     elif burst is not UNSET or per is not UNSET:
         raise ValidationError("per, burst: they are about rate; give that, too")
-    return limit_view(await access.tq.limits.set(key, cap=cap, rate=whole, window=window, max_waiting=max_waiting))
+    return view_of(
+        LimitView, await access.tq.limits.set(key, cap=cap, rate=whole, window=window, max_waiting=max_waiting)
+    )
 
 
 @limits(changes=True, thing="key")
@@ -98,16 +94,16 @@ async def pause(
     seconds: Annotated[float, about("For how many seconds; until it is resumed if left out", ge=0)] | None = None,
 ) -> LimitView:
     """Let no more tasks pass, for some seconds or until the limit is resumed; those that have passed go on."""
-    return limit_view(await access.tq.limits.pause(key, seconds))
+    return view_of(LimitView, await access.tq.limits.pause(key, seconds))
 
 
 @limits(changes=True, thing="key")
 async def resume(access: Access, key: LimitKey) -> LimitView:
     """Let tasks pass a paused limit again."""
-    return limit_view(await access.tq.limits.resume(key))
+    return view_of(LimitView, await access.tq.limits.resume(key))
 
 
 @limits(changes=True, thing="key")
 async def reset(access: Access, key: LimitKey) -> LimitView:
     """Take the bounds that pushes declare again: now those of a task that waits, then those of each push."""
-    return limit_view(await access.tq.limits.reset(key))
+    return view_of(LimitView, await access.tq.limits.reset(key))

@@ -14,7 +14,7 @@ from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.operations.fields import Time, about, view_of
 from aiotaskq.operations.hidden import plain, visible_progress
-from aiotaskq.operations.limits import LimitView, limit_view
+from aiotaskq.operations.limits import LimitView
 from aiotaskq.runtime.waiting import Reason, Waiting
 
 
@@ -186,7 +186,7 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
     """Return the view; None for a task that is not pending."""
     if found is None:
         return None
-    limit = None if found.limit is None else limit_view(found.limit)
+    limit = None if found.limit is None else view_of(LimitView, found.limit)
     return view_of(WaitingView, found, limit=limit, parents=[view_of(ParentView, each) for each in found.parents])
 
 

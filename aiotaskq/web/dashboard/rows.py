@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import plain
-from aiotaskq.operations.limits import LimitView, limit_view
+from aiotaskq.operations.limits import LimitView
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats
@@ -56,7 +57,7 @@ def limit_row(state: LimitState) -> LimitRow:
     bounds = [each for each in (state.cap, state.window) if each is not None]
     most = min(bounds, default=None)
     share = None if most is None else min(1.0, state.held / most) if most else 1.0
-    return LimitRow(limit_view(state), share)
+    return LimitRow(view_of(LimitView, state), share)
 
 
 def json_text(value: Any) -> str:
