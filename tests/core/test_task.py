@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from aiotaskq.core import ids as ids_module
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.task import FINAL, SECOND, Status, Task, claim_order, new_task, same_content
-from aiotaskq.core.task_dict import task_from_dict, task_to_dict
 from aiotaskq.core.validation import (
     INT32,
     INT64,
@@ -37,6 +36,7 @@ from aiotaskq.core.validation import (
     check_text,
 )
 from aiotaskq.errors import ValidationError
+from aiotaskq.runtime.queue.queue import task_from_dict, task_to_dict
 
 NOW = 1_750_000_000 * SECOND + 250_000
 HUGE = 10**5000  # Python refuses to print it

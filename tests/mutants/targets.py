@@ -95,7 +95,6 @@ TARGETS = [
         for name in ("gate_texts.py", "reads.py", "gate_rows.py", "lua/commit.lua", "lua/gates_read.lua")
     ),
     Target("core/serialize.py", [("tests/core", "-k", "results"), WORKER]),
-    Target("core/task_dict.py", [("tests/core", "-k", "test_task"), QUEUE]),
     Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
     Target("core/firing.py", [SCHEDULES, SCHEDULER]),
     Target("core/cron.py", [CRON]),

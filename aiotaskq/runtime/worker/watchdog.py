@@ -61,19 +61,23 @@ class Watchdog:
         self._pool = min(slots, os.cpu_count() or 1)
         self._hooks = hooks
         self._clock = clock
-        self._stalls: StallWatch | None = None
+        self._stopped = threading.Event()  # of the thread that watches the loop
         self._reported: set[tuple[str, int]] = set()  # the deliveries that held all slots at the last report
 
     def start(self) -> None:
-        """Watch the running loop for stalls, if there is a listener for them and time is real."""
+        """Watch the running loop for stalls, if there is a hook for them and time is real.
+
+        A daemon thread probes it every 0.1 s until ``stop``, or the end of the loop; a loop that does not answer for
+        0.25 s stands still.
+        """
         if "stalled" in self._hooks and isinstance(self._clock, SystemClock):
-            self._stalls = StallWatch(self._clock, self._task_of, self._stalled)
-            self._stalls.start()
+            self._stopped = threading.Event()
+            args = (asyncio.get_running_loop(), self._stopped)
+            threading.Thread(target=self._watch, args=args, name="aiotaskq-stalls", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching the loop; idempotent."""
-        if self._stalls is not None:
-            self._stalls.stop()
+        """Stop watching the loop, without waiting for the thread; idempotent."""
+        self._stopped.set()
 
     def resize(self, slots: int) -> None:
         """Take note of another number of slots."""
@@ -144,39 +148,8 @@ class Watchdog:
         found = None if context is None else context.get(current)
         return None if found is None else found.task
 
-    def _stalled(self, seconds: float, task: Task | None) -> None:
+    def _tell_stall(self, seconds: float, task: Task | None) -> None:
         self._hooks.call("stalled", self._clock.now(), task, seconds=seconds)
-
-
-class StallWatch:
-    """A thread that probes an event loop every 0.1 s; a loop that does not answer for 0.25 s stands still."""
-
-    def __init__(
-        self,
-        clock: Clock,
-        task_of: Callable[[asyncio.Task[object] | None], Task | None],
-        stalled: Callable[[float, Task | None], None],
-    ) -> None:
-        """Wire a watch of the loop that starts it.
-
-        ``task_of`` returns the task that a coroutine runs; it is called in the thread while the loop stands still.
-        ``stalled(seconds, task)`` is called on the loop when it goes on.
-        """
-        self._clock = clock
-        self._task_of = task_of
-        self._stalled = stalled
-        self._stopped = threading.Event()
-
-    def start(self) -> None:
-        """Watch the running loop from a daemon thread, until ``stop`` or the end of the loop."""
-        loop = asyncio.get_running_loop()
-        self._stopped = threading.Event()
-        args = (loop, self._stopped)
-        threading.Thread(target=self._watch, args=args, name="aiotaskq-stalls", daemon=True).start()
-
-    def stop(self) -> None:
-        """End the thread; does not wait for it."""
-        self._stopped.set()
 
     def _watch(self, loop: asyncio.AbstractEventLoop, stopped: threading.Event) -> None:
         while not stopped.wait(INTERVAL):
@@ -196,6 +169,6 @@ class StallWatch:
                 if stopped.is_set() or loop.is_closed():
                     return
             try:
-                loop.call_soon_threadsafe(self._stalled, (self._clock.ticks() - asked) / SECOND, task)
+                loop.call_soon_threadsafe(self._tell_stall, (self._clock.ticks() - asked) / SECOND, task)
             except RuntimeError:
                 return

@@ -19,8 +19,9 @@ from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.task import new_task
 from aiotaskq.log import logger
 from aiotaskq.runtime.context import TaskContext
+from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
-from aiotaskq.runtime.worker.watchdog import Occupancy, StallWatch
+from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 from aiotaskq.types import HookCall
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -230,7 +231,9 @@ async def test_the_loop_is_watched_only_for_a_listener_and_in_real_time(clock: A
 
 def test_the_stall_watch_ends_with_its_loop() -> None:
     async def main() -> None:
-        StallWatch(SystemClock(), lambda _: None, lambda *_: None).start()
+        hooks = Hooks()
+        hooks.on("stalled", print)
+        Watchdog({}, {}, 1, hooks, SystemClock()).start()
         assert watching()
 
     asyncio.run(main())
