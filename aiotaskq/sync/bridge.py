@@ -106,7 +106,6 @@ class Home(Generic[A]):
     def _make_once(self) -> None:
         with _lock:
             if self._process is not _process:
-                log.default_to_loguru()
                 keep_alive(self._made)
                 self._made, self._generation = self._make(), -1
                 self._process = _process

@@ -246,8 +246,8 @@ def test_the_output_of_a_failure_in_an_application(start: Callable[..., Program]
     assert err.count("Traceback") == err.count('raise ValueError("no")') == 0 if not lines else "failed mail" in err
 
 
-@pytest.mark.parametrize("quiet", [False, True])
-def test_the_facade_writes_every_line_by_default(start: Callable[..., Program], quiet: bool) -> None:
+@pytest.mark.parametrize("asked", ["", "from aiotaskq.log import logger", "from aiotaskq.log import output; output()"])
+def test_the_facade_writes_every_line_where_the_program_asks_for_it(start: Callable[..., Program], asked: str) -> None:
     script = """
 from aiotaskq.sync import get_queue, pop_task, push_task, set_public
 push_task({"task_id": "one", "type": "mail"})
@@ -255,13 +255,13 @@ pop_task()
 get_queue().task_done()
 set_public("cookie", "S3CRET")
 """
-    program = start(("from aiotaskq.log import output; output()" if quiet else "") + script)
+    program = start(asked + script)
     _, err = program.popen.communicate(timeout=within(40))
     assert program.popen.returncode == 0 and SECRET not in err
     said = [line.partition(" - ")[2] for line in err.splitlines()]
     verbs = ["push mail one", "pop mail one", "task_done mail one", "set cookie"]
     cleanup = "cleanup started: it removes expired values every 60 s"  # of the process-wide queue
-    assert said == ([] if quiet else [cleanup, *verbs, "cleanup stopped"]), err
+    assert said == ([cleanup, *verbs, "cleanup stopped"] if "logger" in asked else []), err
 
 
 def test_a_push_from_a_signal_handler_that_interrupts_the_log_does_not_hang(start: Callable[..., Program]) -> None:
