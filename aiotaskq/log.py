@@ -204,7 +204,7 @@ _BETWEEN = tuple(
     for name in (
         ("runtime", "worker", "runner.py"),
         ("runtime", "handler.py"),
-        ("concurrency", "daemon_threads.py"),
+        ("runtime", "worker", "executors.py"),
     )
 )
 

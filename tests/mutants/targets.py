@@ -141,7 +141,7 @@ TARGETS = [
         ],
     ),
     Target("runtime/worker/prefetch.py", [("tests/runtime/worker/test_buffer.py",), WORKER]),
-    Target("runtime/worker/quarantine.py", [("tests/runtime/worker/test_quarantine.py",), WORKERS_DEATHS]),
+    Target("runtime/worker/leases.py", [("tests/runtime/worker/test_quarantine.py",), WORKERS_DEATHS]),
     Target(
         "runtime/worker/heartbeat.py",
         [
