@@ -26,8 +26,7 @@ from aiotaskq.operations.events import Emitted, EventView
 from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView
 from aiotaskq.operations.history import HistoryPage, TotalView
 from aiotaskq.operations.limits import LimitPage, LimitView
-from aiotaskq.operations.queues import QueueState
-from aiotaskq.operations.stats import StatsView, get
+from aiotaskq.operations.queues import QueueState, StatsView, get
 from aiotaskq.operations.table import Access
 from aiotaskq.operations.values import KeyPage
 from aiotaskq.operations.workers import Steered, WorkerDetail, WorkerView

@@ -7,9 +7,8 @@ from aiotaskq.operations.events import events
 from aiotaskq.operations.groups import groups
 from aiotaskq.operations.history import history
 from aiotaskq.operations.limits import limits
-from aiotaskq.operations.queues import queues
+from aiotaskq.operations.queues import queues, stats
 from aiotaskq.operations.schedules import schedules
-from aiotaskq.operations.stats import stats
 from aiotaskq.operations.table import Operation, Operations
 from aiotaskq.operations.tasks import tasks
 from aiotaskq.operations.values import values

@@ -7,6 +7,9 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from aiotaskq.core.instants import from_iso
+from aiotaskq.core.schedule import new_schedule
+from aiotaskq.operations.schedules import schedule_view
 from aiotaskq.operations.table import MANY, Operation
 
 TASK = "019ab0a4-6f00-7c3a-9d2e-3f6f3f8a2b11"
@@ -69,24 +72,13 @@ COMMON: dict[str, Any] = {
     "actor": "mara",
 }
 """Values of fields, by their names."""
+TIMING: dict[str, Any] = {"cron_expression": "0 2 * * *", "timezone": "Asia/Shanghai"}
+NIGHTLY = new_schedule("Nightly report", "report", "cron", **TIMING, task_id="nightly-report", now=from_iso(AT))
 OF: dict[str, dict[str, Any]] = {
     "TaskState": {"status": "pending"},
     "TaskDetail": {"waiting": None, "params": {"to": "you@example.com"}},
     "GroupView": {"total": 2, "failed": 1, "cancelled": 1, "generation": 1, "budget": {"tokens": 1_000_000}},
-    "ScheduleView": {
-        "task_id": "nightly-report",
-        "name": "Nightly report",
-        "schedule_type": "cron",
-        "cron_expression": "0 2 * * *",
-        "timezone": "Asia/Shanghai",
-        "enabled": True,
-        "next_run_at": "2026-02-01T18:00:00Z",
-        "run_count": 12,
-        "misfire": "fire_once",
-        "overlap": "allow",
-        "calendar_rule": "skip_holidays",
-        "blackout_policy": "skip",
-    },
+    "ScheduleView": msgspec.to_builtins(schedule_view(NIGHTLY)),
     "FiringView": {"outcome": "fired", "count": 1},
     "EventView": {"key": "approved:17"},
     "Emitted": {"key": "approved:17", "emitted": True},
