@@ -13,9 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange, Schedules
-from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import parents_first
-from aiotaskq.backends.flow.transaction import Joined
+from aiotaskq.backends.flow.transaction import Joined, push
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemorySideRows

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Rows, Touched, Transaction, Waiting
+from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Touched, Transaction, Waiting, rewrite
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
     PARKED,
@@ -48,26 +48,6 @@ class Admitted(NamedTuple):
     """The ids of the tasks that have passed their last gate."""
     missed: Touched | None = None
     """What is left for another transaction."""
-
-
-def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-    """Insert tasks; return each, or the row that it conflicts with.
-
-    ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
-    """
-    if refused:
-        tx.check_push(tasks)
-    stored = list(tx.insert(tasks))
-    tx.touched.wakes = True
-    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
-    return stored
-
-
-def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
-    """Write tasks that were read so, and note what that means for their gates."""
-    tx.rewrite(changes)
-    tx.touched.wakes = True
-    tx.touched.written(changes)
 
 
 def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.gates import push, rewrite
-from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Followed, Rows
+from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Followed, Rows, push, rewrite
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import anew
 from aiotaskq.core.errors import queue_full

@@ -284,6 +284,26 @@ class Rows(ABC):
         """Raise QueueFull before tasks are inserted, in a store where that could not be undone."""
 
 
+def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+    """Insert tasks; return each, or the row that it conflicts with.
+
+    ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
+    """
+    if refused:
+        tx.check_push(tasks)
+    stored = list(tx.insert(tasks))
+    tx.touched.wakes = True
+    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
+    return stored
+
+
+def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
+    """Write tasks that were read so, and note what that means for their gates."""
+    tx.rewrite(changes)
+    tx.touched.wakes = True
+    tx.touched.written(changes)
+
+
 class Transaction(Rows):
     """The rows of a store in one transaction, those of gates, too."""
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Change, Claim, Room, matching
 from aiotaskq.backends.change import has_moved, holds
-from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads

@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import QueueStats, Room, matching, stats_of
 from aiotaskq.backends.change import holds
 from aiotaskq.backends.direct import DirectBackend
-from aiotaskq.backends.memory.ended import Ended
-from aiotaskq.backends.memory.keys import Keys
+from aiotaskq.backends.memory.ended import Ended, Keys
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.backends.base import ScheduleChange, Schedules
-from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction

@@ -10,7 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room, encoded_changes, has_moved, holds
-from aiotaskq.backends.flow.gates import Admitted, admit_touched, push
+from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.flow.groups import (
     again,
     concerns,
@@ -20,7 +20,7 @@ from aiotaskq.backends.flow.groups import (
     parents_first,
     waits_again,
 )
-from aiotaskq.backends.flow.transaction import Run
+from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of

@@ -10,8 +10,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
-from aiotaskq.backends.flow.gates import push
-from aiotaskq.backends.flow.transaction import Followed
+from aiotaskq.backends.flow.transaction import Followed, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql

@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from sqlalchemy import func, select
 
 from aiotaskq.backends.change import Room
-from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects.base import Tx

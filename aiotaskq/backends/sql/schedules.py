@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, BindParameter, Connection, Integer, bindparam
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.base import Claim, ScheduleChange, Schedules
-from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx

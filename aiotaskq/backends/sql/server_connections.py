@@ -15,10 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.util import greenlet_spawn
 
 from aiotaskq.backends.read_limit import read_limit, too_long
-from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT
+from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, Watch, cut_all, is_lost, watch_over
 from aiotaskq.backends.sql.connections import Connections, SessionBody
 from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_cancelled
-from aiotaskq.backends.sql.statement_watch import Watch, cut_all, is_lost, watch_over
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.errors import DatabaseUnavailable
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, cast
 from msgspec.structs import replace
 from sqlalchemy import (
     and_,
-    bindparam,
     delete,
     exists,
     func,
@@ -27,7 +26,6 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change, has_moved, holds
-from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import (
     again,
     follow,
@@ -37,11 +35,12 @@ from aiotaskq.backends.flow.groups import (
     staying,
     waits_again,
 )
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, column_of, json_text, read_flow, read_run_at, to_task
-from aiotaskq.backends.sql.statement_size import check_rows, chunks
+from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.task import EQUAL, FINAL, Status, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
@@ -163,21 +162,14 @@ def _running(tx: Tx, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
 
 
 _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
-_REPORT = update(TASKS).where(c.task_id == bindparam("b_id")).values(progress=bindparam("progress"))
 
 
 def report(tx: Tx, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
     running, taken = _running(tx, [task_id for task_id, _, _ in progress])
     held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
-    values = [
-        {"b_id": i, "progress": json_text(value)}
-        for (i, _, value), ok in zip(progress, held, strict=True)
-        if ok and i not in taken
-    ]
-    if values:
-        limit = tx.dialect.statement_limit(tx.connection)
-        check_rows(limit, ("b_id", "progress"), [tuple(row.values()) for row in values])
-        tx.connection.execute(_REPORT, values)
+    found = zip(progress, held, strict=True)
+    if values := [(json_text(value), i) for (i, _, value), ok in found if ok and i not in taken]:
+        tx.dialect.set_each(tx.connection, ("progress",), values)
     return held
 
 

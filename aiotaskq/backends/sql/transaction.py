@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, String, bindparam, func, or_, select, update
+from sqlalchemy import Connection, String, bindparam, func, or_, select
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import check_max_waiting
@@ -37,7 +37,6 @@ from aiotaskq.errors import TaskConflict
 Messages = Callable[[Sequence[Task], int], list[Task]]
 T = TypeVar("T")
 c, g, s = TASKS.c, GATES.c, SLOTS.c
-_USE = update(TASKS).where(c.task_id == bindparam("b_id")).values(usage=bindparam("usage"))
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
 
@@ -91,8 +90,8 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         self.note_slots(changes)
 
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
-        rows = [{"b_id": task_id, "usage": json_text(usage)} for task_id, usage in usages.items()]
-        self.connection.execute(_USE, rows)
+        rows = [(json_text(usage), task_id) for task_id, usage in usages.items()]
+        self.dialect.set_each(self.connection, ("usage",), rows)
 
 
 # ---- pushes ----

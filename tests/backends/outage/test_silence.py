@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from aiotaskq.backends.sql import connecting, server_connections
-from aiotaskq.backends.sql import statement_watch as watch
+from aiotaskq.backends.sql import connecting as watch
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.outage.place import Place, fill_pool

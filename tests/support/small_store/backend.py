@@ -19,9 +19,8 @@ import msgspec
 from aiotaskq.backends import base
 from aiotaskq.backends.base import Backend, matching
 from aiotaskq.backends.change import Change, Claim, Room
-from aiotaskq.backends.flow.gates import push
 from aiotaskq.backends.flow.groups import staying
-from aiotaskq.backends.flow.transaction import Beside, Holder, Store
+from aiotaskq.backends.flow.transaction import Beside, Holder, Store, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.coded import anew, decoded, is_coded

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends import base
 from aiotaskq.backends.base import ScheduleChange
-from aiotaskq.backends.flow.gates import push
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.listeners import STEER, Listeners

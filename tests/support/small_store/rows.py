@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from aiotaskq.backends.change import Change, Room, has_moved, holds
-from aiotaskq.backends.flow.gates import admit_touched, push
+from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, waits_again
-from aiotaskq.backends.flow.transaction import Holder, Run, Transaction, Waiting
+from aiotaskq.backends.flow.transaction import Holder, Run, Transaction, Waiting, push
 from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts

@@ -35,13 +35,12 @@ from sqlalchemy.sql.elements import ColumnElement
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
-from aiotaskq.backends.sql.connecting import create, in_time, keep_alive
+from aiotaskq.backends.sql.connecting import STATEMENT_TIMEOUT, connected, create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import DEFAULTS, TASKS, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
-from aiotaskq.backends.sql.statement_watch import STATEMENT_TIMEOUT, connected
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 

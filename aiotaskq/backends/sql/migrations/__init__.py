@@ -31,9 +31,9 @@ from sqlalchemy import (
 )
 
 from aiotaskq.backends.base import InvalidRow
+from aiotaskq.backends.sql.connecting import PATIENCE
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
 from aiotaskq.backends.sql.migrations.adopt import LIMIT, Report, examine
-from aiotaskq.backends.sql.statement_watch import PATIENCE
 from aiotaskq.backends.url import SQL
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.errors import SchemaTooNew, ValidationError
