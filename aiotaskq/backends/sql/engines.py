@@ -19,16 +19,6 @@ from aiotaskq.concurrency.loop_bound import after_fork, keep_alive
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 
-__all__ = [
-    "LazyAsyncEngine",
-    "LazyEngine",
-    "async_engine",
-    "dialect_of_url",
-    "parse_url",
-    "pool_options",
-    "sync_engine",
-]
-
 _TRUTH: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _POOL: Final = {"pool_size": 0, "max_overflow": -1, "pool_recycle": -1}
 """SQLAlchemy's options for its pool, with the smallest value of each."""

@@ -7,8 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import exc
 
-__all__ = ["ErrorCodes", "gave_way", "hint", "is_about_a_value", "is_cancelled", "is_gone"]
-
 UNIQUE_KEY: Final = "uq_task_queue_live_key"
 """The index of the unique keys that live tasks hold; each database names it in its message."""
 

@@ -14,17 +14,6 @@ from sqlalchemy import URL, Engine, create_engine
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.errors import DatabaseUnavailable
 
-__all__ = [
-    "BUSY_TIMEOUT",
-    "WAL_LIMIT",
-    "SqliteFile",
-    "lenient_text",
-    "on_connect",
-    "prepare_file",
-    "quiet_aiosqlite",
-    "sqlite_engine",
-]
-
 BUSY_TIMEOUT = 30.0
 """Seconds that a transaction waits for another process's."""
 WAL_LIMIT: Final = 64_000_000

@@ -24,8 +24,6 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Connection, exc
 
-__all__ = ["DRIVER", "Result", "command", "run", "run_many", "run_union"]
-
 DRIVER: Final = "aiotaskq_driver"
 """Execution option of a ``Connection``: the standard library's connection to SQLite under it, on which these
 statements are executed. SQLAlchemy's result takes longer to make than SQLite needs for the statement."""

@@ -44,8 +44,6 @@ from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
 from aiotaskq.backends.sql.statements import Result, run, run_many
 from aiotaskq.core.task import Task
 
-__all__ = ["Dialect", "ServerDialect", "Tx"]
-
 S = TypeVar("S", Select[Any], Update)
 Open = Callable[..., Awaitable[Any]]
 

@@ -24,8 +24,6 @@ from aiotaskq.backends.sql.statements import run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
 
-__all__ = ["DIALECT", "MysqlDialect"]
-
 LOCK_TIMEOUT: Final = 5
 """Seconds to wait for a row lock; the server's own 50 are more than a caller waits for an answer."""
 LEAST_PACKET: Final = 128 * 1024
@@ -208,10 +206,10 @@ class MysqlDialect(ServerDialect):
             assignments, values = [], []
             for name, column in zip(names, part, strict=False):
                 if column == column[:1] * len(column):
-                    assignments.append(f"{name} = %s")
+                    assignments.append(f"`{name}` = %s")
                     values.append(column[0])
                 else:
-                    assignments.append(f"{name} = CASE task_id {cases} END")
+                    assignments.append(f"`{name}` = CASE task_id {cases} END")
                     values += [value for pair in zip(ids, column, strict=True) for value in pair]
             sql = (
                 f"UPDATE task_queue FORCE INDEX (PRIMARY) SET {', '.join(assignments)} "  # noqa: S608 - our own names

@@ -64,8 +64,6 @@ from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.errors import ValidationError
 
-__all__ = ["DIALECT", "PostgresqlDialect"]
-
 _MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII
 # Sweep up after some thousand tasks, not only when a fifth of all rows are dead: a claim has to pass them by.
 _VACUUM: Final = "autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 2000"

@@ -49,9 +49,6 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.models import SQLITE_AT_GATE, SQLITE_READY
 
-__all__ = ["DIALECT", "SqliteDialect"]
-
-
 INSERTED: Final = 20
 """Rows of one insert. SQLite opens each index of the table once for a statement. More rows gain little, and would have
 more parameters than older versions take, which is 999."""

@@ -39,20 +39,6 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import OUR_TABLES, Base, indexes_of
 
-__all__ = [
-    "HEAD",
-    "VERSION_TABLE",
-    "current",
-    "invalid_rows",
-    "is_adopted",
-    "is_ours",
-    "make_missing",
-    "missing",
-    "sql_ddl",
-    "up_to_date",
-    "upgrade",
-]
-
 REVISIONS: Final = ("0001_documented", "0002_aiotaskq")
 HEAD: Final = REVISIONS[-1]
 VERSION_TABLE: Final = "aiotaskq_version"
