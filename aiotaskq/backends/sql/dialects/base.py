@@ -38,7 +38,7 @@ from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, hea
 from aiotaskq.backends.sql.connecting import STATEMENT_TIMEOUT, connected, create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
 from aiotaskq.backends.sql.error_codes import ErrorCodes
-from aiotaskq.backends.sql.rows import DEFAULTS, TASKS, to_task
+from aiotaskq.backends.sql.rows import DEFAULTS, TASKS, json_text, to_task
 from aiotaskq.backends.sql.server_connections import ServerConnections
 from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
 from aiotaskq.backends.sql.statements import Result, run, run_many
@@ -63,8 +63,8 @@ def for_one_key(query: PerKey) -> Select[Any]:
 
 
 @functools.cache
-def _on_ids(update: Update) -> Update:
-    return update.where(TASKS.c.task_id.in_(bindparam("ids", expanding=True)))
+def _on_ids(dialect: Dialect, update: Update) -> Update:
+    return dialect.by_id(update.where(dialect.among(TASKS.c.task_id, "ids")))
 
 
 @functools.cache
@@ -203,9 +203,8 @@ class Dialect(ABC):
 
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         """Execute an update of ``task_queue`` on the rows with these ids, and touch no others."""
-        statement = self.by_id(_on_ids(update))
         for part in chunks(ids):
-            connection.execute(statement, {"ids": part, **values})
+            self.run_among(connection, _on_ids(self, update), "ids", part, values)
 
     def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
         """Set columns of ``task_queue``; each row has their values, and at its end the id. The rows are locked."""
@@ -221,15 +220,18 @@ class Dialect(ABC):
         """Return a text as it is ordered by the code points of its characters."""
         return column
 
+    @abstractmethod
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         """Return the condition that a column has one of the values of a parameter, for ``run_among``."""
-        return column.in_(bindparam(name, expanding=True))
 
     def run_among(
         self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
     ) -> Result:
-        """Execute a statement with a condition of ``among``, which is kept for ever."""
-        return connection.execute(statement, {name: list(among), **values})
+        """Execute a statement with a condition of ``among``, which is kept for ever.
+
+        The values are one JSON text: one statement for any number of them.
+        """
+        return run(connection, statement, {name: json_text(list(among)), **values})
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         """Return the rows of a query for each key with its limit."""
@@ -306,17 +308,11 @@ class Dialect(ABC):
     def tune_tasks(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
         """Set the storage options of an adopted ``task_queue``."""
 
-    def row_key(self, connection: Connection, table: str) -> str:
-        """Return the column that finds a row of an adopted table again."""
-        return "task_id"
-
-    def raw_value(self, column: str) -> str:
-        """Return the expression for the value of an adopted column as it is stored."""
-        return column
-
-    def text_encoding(self, connection: Connection) -> str:
-        """Return the encoding of the bytes that ``raw_value`` returns for texts."""
-        return "UTF-8"
+    def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:
+        """Return how an adopted table is read as it is stored: the column that finds a row again, the expression for a
+        value, with ``{0}`` for its column, and the encoding of the texts that it returns as bytes.
+        """
+        return "task_id", "{0}", "UTF-8"
 
 
 class ServerDialect(Dialect):

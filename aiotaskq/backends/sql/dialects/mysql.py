@@ -8,9 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, Final
 
-from sqlalchemy import URL, Column, Connection, Select, String, TextClause, exc, inspect, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Select,
+    String,
+    TextClause,
+    bindparam,
+    exc,
+    inspect,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
+from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.sql.changes import groups
@@ -20,7 +34,7 @@ from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, S, ServerDi
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.statement_size import Columns, parts
-from aiotaskq.backends.sql.statements import run_many, run_union
+from aiotaskq.backends.sql.statements import Result, run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
 
@@ -149,6 +163,14 @@ class MysqlDialect(ServerDialect):
     def by_id(self, statement: S) -> S:
         # Else it reads a small table from end to end, and locks, or waits for, every row on its way.
         return statement.with_hint(text="FORCE INDEX (PRIMARY)", selectable=TASKS)
+
+    def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+        return column.in_(bindparam(name, expanding=True))
+
+    def run_among(
+        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
+    ) -> Result:
+        return connection.execute(statement, {name: list(among), **values})
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         # MariaDB has no LATERAL.

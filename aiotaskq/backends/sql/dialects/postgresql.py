@@ -58,8 +58,8 @@ from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, ServerDiale
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
-from aiotaskq.backends.sql.statement_size import Columns, chunks, parts
-from aiotaskq.backends.sql.statements import Result, run
+from aiotaskq.backends.sql.statement_size import Columns, parts
+from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import RUNNING, Task
 from aiotaskq.errors import ValidationError
@@ -110,17 +110,6 @@ def _claim_first(queues: int | None) -> Update:
     without = first(bare, bare.c.priority.is_(None)).with_only_columns(bare.c.task_id).scalar_subquery()
     statement: Any = _claim_of(ready)
     return statement.returning(func.coalesce(above, without).is_not(None))  # type: ignore[no-any-return]
-
-
-def _among(column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-    values = select(func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)))
-    # As an array: no plan can join, and read all rows for it.
-    return column.op("=")(func.any(func.array(values.scalar_subquery())))
-
-
-@functools.cache
-def _on_ids(update: Update) -> Update:
-    return update.where(_among(TASKS.c.task_id, "ids"))
 
 
 @functools.cache
@@ -366,17 +355,9 @@ class PostgresqlDialect(ServerDialect):
         return column.collate("C")
 
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
-        # As JSON: one statement for any number of values, which is prepared once.
-        return _among(column, name)
-
-    def run_among(
-        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
-    ) -> Result:
-        return run(connection, statement, {name: json_text(list(among)), **values})
-
-    def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
-        for part in chunks(ids):
-            self.run_among(connection, _on_ids(update), "ids", part, values)
+        values = select(func.json_array_elements_text(cast(bindparam(name, type_=Text), JSON)))
+        # As an array: no plan can join, and read all rows for it.
+        return column.op("=")(func.any(func.array(values.scalar_subquery())))
 
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])

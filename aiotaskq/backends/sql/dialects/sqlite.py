@@ -42,7 +42,7 @@ from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store
 from aiotaskq.backends.sql.sqlite_file import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Columns, parts
-from aiotaskq.backends.sql.statements import Result, command, run, run_many
+from aiotaskq.backends.sql.statements import command, run, run_many
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.task import SECOND
@@ -185,11 +185,6 @@ class SqliteDialect(Dialect):
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         return column.in_(text(f"SELECT value FROM json_each(:{name})"))  # noqa: S608
 
-    def run_among(
-        self, connection: Connection, statement: Any, name: str, among: Sequence[str], values: Mapping[str, Any]
-    ) -> Result:
-        return run(connection, statement, {name: json_text(list(among)), **values})
-
     def each(self, connection: Connection, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> list[Any]:
         if not order or len(limits) < 2:
             return super().each(connection, query, limits)
@@ -252,20 +247,15 @@ class SqliteDialect(Dialect):
             connection.exec_driver_sql(words, {"back": back, "now": now, "left": now + _CLOCK_LEFT})
         return back > 0
 
-    def row_key(self, connection: Connection, table: str) -> str:
-        # A primary key of text may be NULL, or no text.
+    def raw(self, connection: Connection, table: str) -> tuple[str, str, str]:
+        key = "rowid"  # a primary key of text may be NULL, or no text
         try:
             connection.execute(text(f"SELECT rowid FROM {table} LIMIT 0"))  # noqa: S608 - our own names
-            return "rowid"
         except exc.OperationalError:
-            return "task_id"  # the table was made WITHOUT ROWID
-
-    def raw_value(self, column: str) -> str:
+            key = "task_id"  # the table was made WITHOUT ROWID
         # The driver raises for text that is not UTF-8; a blob it returns.
-        return f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) ELSE {column} END"
-
-    def text_encoding(self, connection: Connection) -> str:
-        return str(connection.execute(text("PRAGMA encoding")).scalar())
+        value = "CASE typeof({0}) WHEN 'text' THEN CAST({0} AS BLOB) ELSE {0} END"
+        return key, value, str(connection.execute(text("PRAGMA encoding")).scalar())
 
 
 def _all_or_none(connection: Connection, wanted: int, written: Iterator[int]) -> bool:

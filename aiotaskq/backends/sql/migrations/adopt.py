@@ -385,8 +385,8 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
     for table, columns in (("scheduler_task", SCHEDULE_COLUMNS), ("task_queue", TASK_COLUMNS)):
         if not inspect(connection).has_table(table):
             continue
-        key = dialect_of(connection).row_key(connection, table)
-        for page in _pages(connection, table, key, columns):
+        key, value, encoding = dialect_of(connection).raw(connection, table)
+        for page in _pages(connection, table, key, value, encoding, columns):
             updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
             disabled: list[Verdict] = []
             for row_key, row in page:
@@ -425,13 +425,11 @@ def _invalid_row(table: str, row: Row, finding: Finding, write: bool) -> Invalid
 
 
 def _pages(
-    connection: Connection, table: str, key: str, columns: tuple[str, ...]
+    connection: Connection, table: str, key: str, value: str, encoding: str, columns: tuple[str, ...]
 ) -> Iterator[list[tuple[Any, dict[str, Any]]]]:
     """Yield the rows by pages, each with its key; a column that an old table lacks is NULL."""
     there = {column["name"] for column in inspect(connection).get_columns(table)}
-    dialect = dialect_of(connection)
-    encoding = dialect.text_encoding(connection)
-    shown = ", ".join(dialect.raw_value(name) if name in there else "NULL" for name in columns)
+    shown = ", ".join(value.format(name) if name in there else "NULL" for name in columns)
     query = f"SELECT {key}, {shown} FROM {table} {{}} ORDER BY {key} LIMIT {PAGE}"
     first, following = text(query.format("")), text(query.format(f"WHERE {key} > :last"))
     rows = connection.execute(first).all()
