@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.flow import gates
-from aiotaskq.backends.flow.gates import Visit, independent
+from aiotaskq.backends.flow.gates import Visit
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.core.gate import Bounds, Gate, read_ahead
@@ -51,27 +51,28 @@ def test_a_locked_task_takes_no_tokens() -> None:
     assert visit.gate.tat == NOW + 10
 
 
-def test_a_gate_to_which_a_visit_lets_a_task_pass_is_visited_when_the_task_is_there() -> None:
-    def visited(key: str, task: Task) -> Visit:
-        visit = visit_of(key, CAP_1)
-        visit.decide(Waiting([task]), NOW)
-        return visit
-
-    wide = ("wide", CAP_1)
-    visits = [visited("a", gated(("a", CAP_1), wide)), visited("b", gated(("b", CAP_1)))]
-    visits += [visited("wide", gated(wide)), visited("c", gated(("c", CAP_1)))]
-    assert visits[0].next_gates == ["wide"]
-    assert [visit.key for visit in independent(visits)] == ["a", "b"]
-
-
-async def test_only_gates_at_which_tasks_wait_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
-    visited: list[str] = []
+@pytest.fixture
+def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys of the gates that are visited."""
+    found: list[str] = []
 
     def visit(gate: Gate, *args: Any) -> Visit:
-        visited.append(gate.key)
+        found.append(gate.key)
         return Visit(gate, *args)
 
     monkeypatch.setattr(gates, "Visit", visit)
+    return found
+
+
+async def test_a_gate_to_which_a_visit_lets_a_task_pass_is_visited_when_the_task_is_there(visited: list[str]) -> None:
+    backend, wide = MemoryBackend(), ("wide", CAP_2)
+    first, *rest = gated(("a", CAP_1), wide), gated(("b", CAP_1)), gated(wide), gated(("c", CAP_1))
+    await backend.push([first, *rest])
+    assert visited == ["a", "b", "wide", "c"]
+    assert ids(await claimed(backend)) == ids([first, *rest])
+
+
+async def test_only_gates_at_which_tasks_wait_are_visited(visited: list[str]) -> None:
     backend = MemoryBackend()
     await backend.push([gated((key, CAP_1)) for key in ("a", "b", "b", "c")])
     assert visited == ["a", "b", "c"]

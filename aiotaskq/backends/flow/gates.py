@@ -151,18 +151,6 @@ class Visit:
         return bool(here)
 
 
-def independent(visits: Sequence[Visit]) -> list[Visit]:
-    """Return the first of these visits, up to one of a gate to which a visit before it lets a task pass."""
-    reached: set[str] = set()
-    found = []
-    for visit in visits:
-        if visit.key in reached:
-            break
-        found.append(visit)
-        reached.update(visit.next_gates)
-    return found
-
-
 class _Admission:
     """The gates that a transaction has locked, and what passes them."""
 
@@ -290,15 +278,19 @@ class _Admission:
         wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, held[gate.key], now))}
         found = tx.waiting(wanted, now) if wanted else {}
         visits = []
+        reached: set[str] = set()
         for gate in gates:
             key = gate.key
+            if key in reached:
+                break
             if key in found or key in delayed or gate.next_at is not None or gate.bounds.interval is not None:
                 visit = Visit(gate, held[key], wanted.get(key, 0), starts.get(key, _NO_STARTS))
                 visit.decide(found.get(key, NO_WAITING), now)
                 visits.append(visit)
+                reached.update(visit.next_gates)
             else:
                 del todo[key]
-        undecided = visits = independent(visits)
+        undecided: Sequence[Visit] = visits
         while undecided:
             locked = self._let_pass([change for visit in undecided for change in visit.passing])
             undecided = [visit for visit in undecided if visit.note_passed(locked)]

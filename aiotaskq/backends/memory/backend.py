@@ -41,9 +41,7 @@ class MemoryBackend(MemoryReads):
         self._running = Running(self._tasks, objects)
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
         verbs = self._insert, self._move, self._update
-        self._tx = MemoryTransaction(
-            self._tasks, self.queues.paused, self._ended, self.listeners, *verbs, self._side.owned, self
-        )
+        self._tx = MemoryTransaction(self._tasks, self._ended, *verbs, self._side.owned, self)
         self._keep_beside(MemoryTransactions(*self._parts()))
 
     def _parts(self) -> tuple[Any, ...]:

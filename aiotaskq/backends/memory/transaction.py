@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 from aiotaskq.backends.change import Change
@@ -34,9 +34,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
     def __init__(
         self,
         rows: dict[str, Task],
-        paused: Set[str],
         ended: Ended,
-        listeners: Listeners,
         insert: Callable[[Task], Task],
         replace: Callable[[Task, Task], None],
         update: Update,
@@ -44,9 +42,9 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         reads: MemoryReads,
     ) -> None:
         """``insert``, ``replace`` and ``update`` are of the backend, the first two for one row with its indexes."""
-        GateRows.__init__(self, rows, paused)
+        GateRows.__init__(self, rows, reads.queues.paused)
         GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
-        self._own, self._queues, self._listeners = rows, reads.queues, listeners
+        self._own, self._queues, self._listeners = rows, reads.queues, reads.listeners
         self._insert, self._replace, self._update, self._reads = insert, replace, update, reads
         self.tx, self.side, self.check_room = self, side, reads.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
