@@ -20,7 +20,6 @@ from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import SqlGroupReads
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
-from aiotaskq.backends.sql.recode import recode_tasks
 from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
@@ -250,7 +249,7 @@ class SqlBackend(Backend):
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
-        return await self._write(lambda tx: recode_tasks(tx, ids, codec))
+        return await self._write(lambda tx: tasks_sql.recode_tasks(tx, ids, codec))
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         return await self._read(lambda tx: tasks_sql.find(tx, where, limit))

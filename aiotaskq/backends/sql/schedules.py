@@ -17,9 +17,9 @@ from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
-from aiotaskq.backends.sql.recode import rewrite
 from aiotaskq.backends.sql.rows import json_text, read_object, read_tuple
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
+from aiotaskq.backends.sql.tasks import rewrite
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.core.codec import Codec

@@ -5,13 +5,14 @@ They run in the backend's own transactions and, for a transactional push, in the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, cast
 
 from msgspec.structs import replace
 from sqlalchemy import (
     and_,
+    bindparam,
     delete,
     exists,
     func,
@@ -40,8 +41,10 @@ from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, column_of, json_text, read_flow, read_run_at, to_task
-from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
 from aiotaskq.core.task import EQUAL, FINAL, Status, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
 
@@ -431,3 +434,57 @@ def set_paused(tx: Tx, queue: str, paused: bool) -> bool:
 
 def paused(tx: Tx) -> list[str]:
     return [row[0] for row in tx.connection.execute(PAUSED.order_by(QUEUES.c.name))]
+
+
+# ---- recoding ----
+
+
+def recode_tasks(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
+    """Rewrite the rows of these tasks; return for each as ``Backend.recode``."""
+
+    def columns(row: Any) -> dict[str, Any] | None:
+        task = decoded(to_task(row), codec)
+        if task.undecodable is not None:
+            return None
+        new = verbatim(encoded(task, codec))
+        return {name: _text(name, getattr(new, name)) for name in COLUMNS}
+
+    return rewrite(tx, TASKS, COLUMNS, ids, columns)
+
+
+def _text(name: str, value: Any) -> str | None:
+    empty = value is None or (name in ("extra", "attempts") and not value)
+    return None if empty else json_text(value)
+
+
+def rewrite(
+    tx: Tx,
+    table: Any,
+    names: tuple[str, ...],
+    ids: Sequence[str],
+    columns: Callable[[Any], dict[str, Any] | None],
+) -> list[bool | None]:
+    """Rewrite ``columns`` of these rows, which are locked while they are read and written, by what it returns of each.
+
+    None is for a row that cannot be decoded.
+    """
+    key, connection = table.c.task_id, tx.connection
+    statement = update(table).where(key == bindparam("b_id")).values({name: bindparam(name) for name in names})
+    done: dict[str, bool | None] = {}
+    for part in chunks(sorted(set(ids))):
+        query = tx.dialect.by_id(select(table).where(key.in_(part)).order_by(key))
+        there = {row.task_id: row for row in connection.execute(query.with_for_update(skip_locked=True))}
+        rows = []
+        for task_id, row in there.items():
+            new = columns(row)
+            done[task_id] = None if new is None else True
+            if new is not None:
+                rows.append({**new, "b_id": task_id})
+        if rows:
+            limit = tx.dialect.statement_limit(connection)
+            check_rows(limit, tuple(rows[0]), [tuple(each.values()) for each in rows])
+            connection.execute(statement, rows)
+        missing = [task_id for task_id in part if task_id not in there]
+        locked = set(connection.execute(select(key).where(key.in_(missing))).scalars()) if missing else set()
+        done.update({task_id: False if task_id in locked else None for task_id in missing})
+    return [done[task_id] for task_id in ids]
