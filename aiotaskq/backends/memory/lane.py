@@ -154,24 +154,13 @@ class Lane:
                 return False
         return self.first() is None
 
-    def head(self, now: int) -> Task | None:
-        """Return the task that comes first in claim order at ``now``, or None."""
+    def next_at(self, now: int) -> int | None:
+        """Return ``now`` if a task can be claimed, else when the first delayed one is due, or None."""
         self.advance(now)
         while (task := self.first()) is not None and task.run_at > now:  # the clock was set back
             self.delay(self._get())
-        return task
-
-    def take_one(self, now: int) -> Task | None:
-        """Take the task that comes first in claim order at ``now``, or None; the caller replaces its row."""
-        return None if self.head(now) is None else self._get()
-
-    def next_at(self, now: int) -> int | None:
-        """Return ``now`` if a task can be claimed, else when the first delayed one is due, or None."""
-        return now if self.head(now) is not None else self.next_delayed(now)
-
-    def next_delayed(self, now: int) -> int | None:
-        """Return when the first task is due that is not due at ``now``, or None."""
-        self.advance(now)
+        if task is not None:
+            return now
         while self.delayed and not self._is_live(self.delayed[0][2]):
             heappop(self.delayed)
         return self.delayed[0][0] if self.delayed else None
