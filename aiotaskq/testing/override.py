@@ -143,7 +143,9 @@ def override(
     capacity = tq.queue.capacity
     own: dict[str, Any] = {"timezone": tq.timezone, "maxsize": capacity.maxsize, "when_full": capacity.when_full}
     own["codec"] = internal(tq).codec
-    url = stand_in(tq) if url is None else url
+    if url is None:  # the store in memory with the same rules
+        backend = tq.queue.backend
+        url = DURABLE_FAKE if backend.durable else OBJECTS if holds_objects(backend) else "memory://"
     if schedules_elsewhere(url):
         # By default they are in the process's database, which no test may open.
         own["schedules"] = url if is_shared(url) else DURABLE_FAKE
@@ -188,9 +190,3 @@ class _Changes:
             elif row.status is Status.PENDING and row.fence > self._recorded[at].fence:
                 self._recorded[at] = row
         return rows
-
-
-def stand_in(tq: TaskQ) -> str:
-    """Return the URL of the store in memory with the same rules."""
-    backend = tq.queue.backend
-    return DURABLE_FAKE if backend.durable else OBJECTS if holds_objects(backend) else "memory://"

@@ -1,4 +1,4 @@
-"""The filters of tasks; those without an index: a name with ``*`` for any text, params by a text or by a path. Pure.
+"""Filters without an index: a name with ``*`` for any text, params by a text or by a path. Pure.
 
 Each of these takes time that grows with the text that is searched, and not faster, whatever the filter is.
 """
@@ -8,45 +8,17 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from aiotaskq.core.task import EQUAL, Status, Task
-from aiotaskq.operations.hidden import error_filter, plain
+from aiotaskq.core.task import Task
+from aiotaskq.operations.hidden import plain
 
 _PATH = re.compile(r"(?:params\.)?([^\s=~\"{}\[\],:]+)\s*([=~])(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[\[?]")  # in fnmatch, where here only * is
 MOST_VALUES = 10_000
 """Values that a path with ``*`` looks at in one task."""
-EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
-"""The filters of an address that are fields of a task, and these."""
-FILTERS = ("status", *EQUAL_TO, "error")
-
-
-class Texts(Protocol):
-    """Named texts: those of an address, or of a form."""
-
-    @property
-    def show_args(self) -> bool:
-        """Whether params and messages of errors may be shown."""
-
-    def text(self, name: str) -> str | None:
-        """Return one of them; None where it is absent or empty."""
-
-
-def filters_of(view: Texts) -> dict[str, Any]:
-    """Return the filter of an address or a form as arguments of ``TaskQ.find``; an unknown status is left out."""
-    found: dict[str, Any] = {name: text for label, name in EQUAL_TO.items() if (text := view.text(label))}
-    found |= error_filter(view.text("error"), view.show_args)
-    if (status := view.text("status")) in set(map(str, Status)):
-        found["status"] = status
-    return found
-
-
-def is_pattern(name: str) -> bool:
-    """Return whether a name stands for several."""
-    return "*" in name
 
 
 def like(pattern: str, name: str) -> bool:

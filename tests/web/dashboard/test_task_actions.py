@@ -14,7 +14,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.runtime.queue import bulk
-from aiotaskq.web.dashboard import door
+from aiotaskq.web.dashboard import view
 from aiotaskq.web.dashboard.pages import tasks
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
@@ -319,7 +319,7 @@ async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fie
 
 
 async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(view, "COUNT_SECONDS", 0.0)
     assert "They are many." in await act(browse, "tasks.delete_many", sure=False, which="all", type="greet")
 
 
@@ -327,7 +327,7 @@ async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: 
 async def test_what_is_left_after_the_time_limit_is_said(
     browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(door, "SECONDS", 0.0)
+    monkeypatch.setattr(view, "SECONDS", 0.0)
     monkeypatch.setattr(bulk, "RETRY_CHUNK", 1)
     ids = [await end(tq, Status.FAILED) for _ in range(3)]
     said = await act(browse, "tasks.retry_many", which=which, task_id=ids, status="failed")

@@ -15,8 +15,9 @@ import msgspec
 from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import RETRYABLE, attempts_of, owner_of
 from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
+from aiotaskq.core.task import EQUAL, FINAL, SECOND, Attempt, Status, Task
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.table import Access, Operation, perform, read
 from aiotaskq.operations.task_views import AttemptView, TaskView, WaitingView, task_detail, task_view, waiting_view
 from aiotaskq.operations.tasks import Copied, Pushed, find
@@ -24,7 +25,7 @@ from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, waiting, why
 from aiotaskq.web.dashboard.happened import Operated
-from aiotaskq.web.dashboard.matching import FILTERS, filters_of, is_pattern, like, params_like
+from aiotaskq.web.dashboard.matching import like, params_like
 from aiotaskq.web.dashboard.rows import elapsed, json_text, queue_row, timeout_of, types_told
 from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import (
@@ -50,10 +51,22 @@ SEARCHED = 1_000
 """The newest tasks that are searched where no store can: by params, and by a part of the name of a type."""
 KEEP = 5.0
 """Seconds for which an open page does not read the workers anew."""
+EQUAL_TO = {"schedule" if name == "scheduler_task_id" else name: name for name in EQUAL}
+"""The filters of an address that are fields of a task, and these."""
+FILTERS = ("status", *EQUAL_TO, "error")
 NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
 """Filters that the counts are not of."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
+
+
+def _filters(view: View) -> dict[str, Any]:
+    """Return the filter of an address as arguments of ``TaskQ.find``; an unknown status is left out."""
+    found: dict[str, Any] = {name: text for label, name in EQUAL_TO.items() if (text := view.text(label))}
+    found |= error_filter(view.text("error"), view.show_args)
+    if (status := view.text("status")) in set(map(str, Status)):
+        found["status"] = status
+    return found
 
 
 def _row(task: Task, now: int) -> TaskView:
@@ -66,12 +79,12 @@ def _row(task: Task, now: int) -> TaskView:
 @page("tasks", marked("Tasks"), *FILTERS, "after", "params")
 async def tasks(view: View) -> dict[str, Any]:
     """Read one page of tasks."""
-    where = filters_of(view)
+    where = _filters(view)
     counted = await view.shared.counts.get()
     stats = counted.stats
     params = view.text("params") if view.show_args else None
     tests = [] if params is None else [params_like(params)]
-    if is_pattern(pattern := where.get("type", "")):
+    if "*" in (pattern := where.get("type", "")):
         del where["type"]
         tests.append(lambda task: like(pattern, task.type))
     found, window = await _find(view, where, SEARCHED if tests else ROWS + 1)
@@ -90,8 +103,7 @@ async def tasks(view: View) -> dict[str, Any]:
         "matches": len(found),
         "counts": stats.counts if queue is None else queue_row(stats, queue).counts,
         # Whether these are of more tasks than the other filters select.
-        "counts_more": params is not None
-        or any(view.text(name) for name in FILTERS if name not in ("status", "queue")),
+        "counts_more": params is not None or any(map(view.text, NOT_COUNTED)),
         "approximate": counted.approximate,
         "queues": sorted(stats.queues),
         "types": [] if view.update else await _types(view, found[:ROWS]),  # an update does not change the form
