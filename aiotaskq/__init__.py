@@ -24,8 +24,8 @@ from aiotaskq.app.legacy import set_public as set_public
 from aiotaskq.app.registry import injected
 from aiotaskq.app.settings import configure as configure
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.limits import Fair, Limit, Rate
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, Ty
 from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
-from aiotaskq.core.debounce import Merge
+from aiotaskq.core.edit import Merge
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.debounce import MERGES, Debounce, call_key, check_joinable, throttle_key
+from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
 from aiotaskq.core.errors import guess
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of

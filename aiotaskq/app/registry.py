@@ -14,11 +14,11 @@ from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.app.schedules import check_names, schedule_of
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.backoff import Backoff, make_backoff
-from aiotaskq.core.debounce import Merge
+from aiotaskq.core.edit import Merge
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.foreign_names import Hinted, checks_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, check_shared, specs_of
+from aiotaskq.core.outcome import Backoff, make_backoff
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, timing_of
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook

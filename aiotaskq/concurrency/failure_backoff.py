@@ -1,4 +1,4 @@
-"""How long to pause after failures in a row, e.g. of a background loop. When a task is retried: ``core.backoff``."""
+"""How long to pause after failures in a row, e.g. of a background loop. When a task is retried: ``core.outcome``."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from msgspec import Struct, structs, to_builtins
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.conversion import error_type
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.serialize import error_type
 from aiotaskq.core.task import Status, Task
 from aiotaskq.core.validation import INT32, MAX_ID, check_key
 from aiotaskq.errors import NotFound, TaskConflict

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.audit import AuditEntry
-from aiotaskq.core.serialize import check_error_type
+from aiotaskq.core.conversion import check_error_type
 
 
 def error_filter(text: str | None, show: bool) -> dict[str, str]:

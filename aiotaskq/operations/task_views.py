@@ -6,10 +6,10 @@ from typing import Annotated, Any, TypeVar
 
 from msgspec import UNSET, Struct
 
+from aiotaskq.core.conversion import error_type
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.outcome import attempts_of, run_time
-from aiotaskq.core.serialize import error_type
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.operations.fields import Time, about, view_of

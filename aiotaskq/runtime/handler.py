@@ -13,10 +13,10 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, check_of_all, conversion_of, resolved
 from aiotaskq.core.limits import Gating, Spec
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds

@@ -12,9 +12,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
 
-from aiotaskq.core.conversion import Conversion
+from aiotaskq.core.conversion import Conversion, storable
 from aiotaskq.core.outcome import Released, passed_on
-from aiotaskq.core.serialize import storable
 from aiotaskq.core.steps import NEVER, Kind, NewStep, Step, Suspension, undecodable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.validation import check_key, check_seconds

@@ -12,8 +12,8 @@ from aiotaskq.app.groups import Workflow, chain, group
 from aiotaskq.app.legacy import preview
 from aiotaskq.app.registry import injected
 from aiotaskq.app.settings import configure as configure
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.limits import Fair, Limit, Rate
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import Parent
 from aiotaskq.core.task import Status
 from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed

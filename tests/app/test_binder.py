@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aiotaskq import injected
 from aiotaskq.app.handle import binder_of
-from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.runtime.handler import INJECTED, make_handler
 
 

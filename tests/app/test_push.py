@@ -10,7 +10,7 @@ from aiotaskq import TaskQ
 from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.task import Status, Task, new_task
 from aiotaskq.runtime.handler import make_handler
 from aiotaskq.runtime.worker.execution import follow_ups

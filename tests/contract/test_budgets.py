@@ -15,12 +15,11 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.notes import NewNote, NewNotes
-from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, Outcome, Released, settle
+from aiotaskq.core.outcome import Backoff, Completed, Failed, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.task import SECOND, Status, Task

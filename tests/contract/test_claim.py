@@ -15,8 +15,7 @@ from typing import Any, Literal
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
-from aiotaskq.core.outcome import Failed, settle
+from aiotaskq.core.outcome import Backoff, Failed, settle
 from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter, claim_order
 from tests.support import nursery
 from tests.support.backends import Store

@@ -18,9 +18,8 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.flow.steps import Leave
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.outcome import Completed, Failed, Released, settle
+from aiotaskq.core.outcome import Backoff, Completed, Failed, Released, settle
 from aiotaskq.core.steps import NewStep, Step, Suspension
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskConflict

@@ -10,9 +10,8 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import PARKED, Bounds, Flow, GateChange
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, Released, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.support.backends import Store

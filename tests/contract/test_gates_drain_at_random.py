@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.groups import CANCEL, RUN
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, Requeued, Rerun, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Outcome, Released, Requeued, Rerun, settle
 from aiotaskq.core.parking import parked, slots
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter

@@ -23,10 +23,9 @@ from hypothesis.stateful import (
 )
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.groups import CANCEL, RULES, RUN, derived_id
 from aiotaskq.core.ids import next_seq
-from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from tests.contract.test_state_machine import SOAK, opened_store

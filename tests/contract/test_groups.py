@@ -11,11 +11,10 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.flow.transaction import Followed
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState, derived_id
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.task import SECOND, Status, Task
 from tests.support.backends import Store

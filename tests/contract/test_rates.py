@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.limits import Rate
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, Released, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Released, settle
 from aiotaskq.core.parking import parked, tokens
 from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
 from aiotaskq.errors import QueueFull

@@ -28,8 +28,8 @@ from hypothesis.stateful import (
 )
 
 from aiotaskq.backends.base import Change, matching
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.outcome import (
+    Backoff,
     Cancelled,
     Completed,
     Expired,

@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from aiotaskq.core.backoff import Backoff
+from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.task import FINAL, SECOND, Status, Task
 
 NOW = 1_750_000_000 * SECOND

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aiotaskq.core.conversion import describe
 from aiotaskq.core.outcome import (
     MAX_ATTEMPTS,
     MAX_ERROR,
@@ -28,7 +29,6 @@ from aiotaskq.core.outcome import (
     run_time,
     settle,
 )
-from aiotaskq.core.serialize import describe
 from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.core.outcomes import NOW, NOW_S, C, F, P, R, X, task
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.backoff import Backoff, make_backoff
-from aiotaskq.core.outcome import Failed, TimedOut, settle
+from aiotaskq.core.outcome import Backoff, Failed, TimedOut, make_backoff, settle
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from tests.core.outcomes import NOW, backoffs, chances, task

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.debounce import Debounce, after_call, call_key, joined, throttle_key
+from aiotaskq.core.edit import Debounce, after_call, call_key, joined, throttle_key
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.task import SECOND, Attempt, Status, Task
 from aiotaskq.errors import TaskConflict, ValidationError

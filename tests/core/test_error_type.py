@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.serialize import MAX_TYPE, check_error_type, error_type
+from aiotaskq.core.conversion import MAX_TYPE, check_error_type, error_type
 from aiotaskq.errors import ValidationError
 
 TEXTS = st.text("Va:\n é", max_size=MAX_TYPE + 20)

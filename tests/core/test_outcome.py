@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core import outcome as outcome_module
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import (
     DEAD_AFTER,
     MAX_CRASHES,
     POP_OWNER,
+    Backoff,
     Cancelled,
     Completed,
     Expired,

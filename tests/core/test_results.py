@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import Cancelled, Failed, settle
-from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import Status
 from aiotaskq.core.validation import INT64, MAX_ERROR, check_json, clip
 from aiotaskq.errors import ValidationError

@@ -73,11 +73,19 @@ TARGETS = [
         "core/task.py",
         [("tests/core", "-k", "test_task or outcome"), QUEUE],
     ),
-    Target("core/backoff.py", [("tests/core", "-k", "backoff")]),
     Target("core/limits.py", [("tests/core/test_limits.py",), ("tests/app", "-k", "limit")]),
     Target("core/gate.py", [("tests/core/test_gate.py",), GATES_IN_MEMORY]),
     Target("core/parking.py", [("tests/core", "-k", "gate or limits or outcome"), GATES_IN_MEMORY, GATES_IN_SQLITE]),
-    Target("core/conversion.py", [("tests/core/test_conversion.py",), STEP_RUNS, _contract("memory", "typed_params")]),
+    Target(
+        "core/conversion.py",
+        [
+            ("tests/core/test_conversion.py",),
+            ("tests/core", "-k", "results"),
+            STEP_RUNS,
+            _contract("memory", "typed_params"),
+            WORKER,
+        ],
+    ),
     Target(
         "backends/flow/gates.py",
         [
@@ -94,7 +102,6 @@ TARGETS = [
         Target(f"backends/redis/{name}", [_contract("redis", *GATES), REDIS_TESTS])
         for name in ("gate_texts.py", "reads.py", "gate_rows.py", "lua/commit.lua", "lua/gates_read.lua")
     ),
-    Target("core/serialize.py", [("tests/core", "-k", "results"), WORKER]),
     Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
     Target("core/firing.py", [SCHEDULES, SCHEDULER]),
     Target("core/cron.py", [CRON]),

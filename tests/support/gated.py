@@ -6,9 +6,8 @@ import itertools
 from typing import Any
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.core.backoff import Backoff
 from aiotaskq.core.gate import Bounds, Flow, GateState
-from aiotaskq.core.outcome import Completed, Outcome, settle
+from aiotaskq.core.outcome import Backoff, Completed, Outcome, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
 from tests.support.rows import LEASE, NOW, new

@@ -86,9 +86,9 @@ def test_a_killed_fault_and_one_that_survives(tmp_path: Path) -> None:
     noticed, unnoticed = ((f"tests/core/{name}.py",) for name in ("test_backoff", "test_results"))
     try:
         assert [copy.run(tests, within(60)) for tests in (noticed, unnoticed)] == ["passed", "passed"]
-        fault = next(each for each in faults_of(Target("core/backoff.py", [])) if "// self.factor" in each.new)
+        fault = next(each for each in faults_of(Target("core/outcome.py", [])) if "// self.factor" in each.new)
         came = [
-            copy.try_out(fault, Target("core/backoff.py", [tests]), lambda _: within(60))
+            copy.try_out(fault, Target("core/outcome.py", [tests]), lambda _: within(60))
             for tests in (noticed, unnoticed)
         ]
         assert [each.came_of_it for each in came] == ["killed", "survived"]

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from aiotaskq.app.handle import PushOptions, TaskCall
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.backoff import Backoff, make_backoff
 from aiotaskq.core.conversion import resolved
 from aiotaskq.core.foreign_names import Hinted, unknown_options
 from aiotaskq.core.limits import Fair, Limit, Of, Rate, Spec, specs_of
+from aiotaskq.core.outcome import Backoff, make_backoff
 from aiotaskq.core.parent import PARENT, declared_parent
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.django import framework

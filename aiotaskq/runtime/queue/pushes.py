@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.batcher import Batcher
-from aiotaskq.core.debounce import Debounce, after_call
-from aiotaskq.core.edit import check_editable, edited
+from aiotaskq.core.edit import Debounce, after_call, check_editable, edited
 from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
 from aiotaskq.core.task import PENDING, RUN_OPTIONS, SECOND, Status, Task

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from aiotaskq.concurrency.clock import Clock, Deadlines
+from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import (
     Cancelled,
     Completed,
@@ -26,7 +27,6 @@ from aiotaskq.core.outcome import (
     unstorable,
 )
 from aiotaskq.core.parent import PARENT, ParentDeleted
-from aiotaskq.core.serialize import describe, storable
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, EventTimeout, NotSupported, ValidationError
 from aiotaskq.log import application_frames, gate, log, named, printable

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
+from aiotaskq.core.conversion import storable
 from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
-from aiotaskq.core.serialize import storable
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import ValidationError

@@ -12,8 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
-from aiotaskq.core.backoff import Backoff
-from aiotaskq.core.outcome import Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, settle
+from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.task import SECOND, Status, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.web.dashboard import happened as life_module

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.serialize import error_type
+from aiotaskq.core.conversion import error_type
 from aiotaskq.runtime.hooks import NAMES, OPERATED
 from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first, operated_of
 from aiotaskq.web.dashboard.view import View, log_of, page
