@@ -9,13 +9,14 @@ from functools import partial
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_texts import sized
-from aiotaskq.backends.redis.reads import READ, read_heads, stamp_of, to_members
-from aiotaskq.backends.redis.rows import waits_for_parents
+from aiotaskq.backends.redis.gate_texts import read_state, sized
+from aiotaskq.backends.redis.reads import READ, stamp_of, to_members
+from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.gate import GateState
 from aiotaskq.core.groups import GroupState, Member
+from aiotaskq.core.task import PENDING
 
 QUEUES = 100  # of which the tasks are read that wait at a gate: an answer for people, not for a rule
 LATER = 10_000  # tasks read of those that were not due
@@ -125,9 +126,7 @@ class RedisGroupReads(GroupReads):
         words = (f"({after}" if after else "-", "+", "LIMIT", 0, limit)
         stamps = await self._redis.command("ZRANGEBYLEX", f"{self._redis.root}is:live", *words)
         ids = [stamp[20:] for stamp in stamps]
-        found = [
-            task_id.decode()
-            for task_id, head in zip(ids, await read_heads(self._redis, ids), strict=True)
-            if head is not None and head[1] == b"pending" and waits_for_parents(head)
-        ]
+        texts = await self._redis.command("HMGET", f"{self._redis.root}state", *ids) if ids else ()
+        rows = [read_state(to_text(task_id), text) for task_id, text in zip(ids, texts, strict=True)]
+        found = [row.task.task_id for row in rows if row is not None and row.task.waits and row.task.status is PENDING]
         return found, stamps[-1].decode() if len(stamps) == limit else ""

@@ -133,6 +133,7 @@ class StateText:
             due_at=None if due.startswith(b"-") else int(due),
             gate=text[gate_at:flow_at].decode() if flow_at > gate_at else None,
             flow=_flow_of(text[flow_at:flow_to]),
+            waits=int(names[2][1:]) if names[2].startswith(b"w") else 0,
         )
 
     def at(self, after: Task) -> bytes:

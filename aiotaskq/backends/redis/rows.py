@@ -344,14 +344,6 @@ def number(score: bytes | None) -> int | None:
     return None if score is None else int(float(score))
 
 
-def waits_for_parents(head: re.Match[bytes]) -> bool:
-    """Whether a row with this head is a child that waits for its parents: see ``lua/include/base.lua``."""
-    if head[6] not in (b"2", b"3"):
-        return False
-    words = head.string[head.end() + int(head[10]) :].split(b" ", 2)
-    return len(words) == 3 and words[1].startswith(b"w")
-
-
 def json_of(piece: Any) -> str:
     """Return a value as JSON. Raises ValidationError for one that has none."""
     try:

@@ -23,7 +23,7 @@
 -- active               hash: schedule to the number of its pending and running rows
 -- fired:<id>           the seq of a schedule's task that was deleted; it expires after an hour
 -- paused               set of queues
--- gates                hash: gate to its state: see gate_rows.py; each change of what is below gives it a new version
+-- gates                hash: gate to its state: see gate_texts.py; each change of what is below gives it a new version
 -- gates:due            sorted set: the gates that have a next_at, by it
 -- slots                sorted set: the rows that hold a slot of a gate, each as the length of the gate, a colon, the
 --                      gate, a colon and the id (all scores are 0)
@@ -41,7 +41,7 @@
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
 -- members:<group>      list: each member as JSON
 -- lock:<key> <field>   the owner of a lock, for a second: see transactions.py
--- schedules            hash: id of a schedule to its row; see schedule_rows.py
+-- schedules            hash: id of a schedule to its row; see schedules.py
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
 -- side:<kind>:<owner>  hash: the name of a side row to its text; the owner may be ''
