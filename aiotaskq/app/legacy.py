@@ -24,10 +24,9 @@ from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import local_timezone
 from aiotaskq.core.firing import next_starts
 from aiotaskq.core.instants import instant
-from aiotaskq.core.masking import mask
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule, timing_of
 from aiotaskq.core.validation import check_int, kind_name
-from aiotaskq.errors import NotSupported, ValidationError
+from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
@@ -150,8 +149,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         """Make a scheduler. ``check_interval``: the longest time in seconds between two checks of the database.
 
         Without ``url`` the schedules of a queue in Redis are beside its tasks, unless ``AIOTASKQ_DATABASE_URL`` names a
-        SQL database. Raises NotSupported for the ``url`` of a store that cannot hold schedules, and ValidationError for
-        a wrong value.
+        SQL database. Raises ValidationError for a wrong value.
         """
         if queue is not None and not isinstance(queue, Queue):
             raise ValidationError(f"queue: a queue of aiotaskq is needed (got {kind_name(queue)})")
@@ -166,8 +164,6 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
         else:
             home = connect(place)
             self._own.append(home)
-        if home.schedules is None:
-            raise NotSupported(f"schedules: {mask(place)} cannot hold them; name a SQL database or Redis")
         self._home = home
         self._stopped = False
         super().__init__(home.schedules, target, target.backend, SystemClock(), check_interval=check_interval)

@@ -23,11 +23,10 @@ from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND, Status, Task, new_task
 from aiotaskq.core.validation import INT32, check_seconds
 from aiotaskq.core.webhooks import alert_messages
-from aiotaskq.errors import NotFound, NotSupported, ValidationError
+from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers
@@ -108,8 +107,6 @@ class Running(Registry):
         if self._schedules_elsewhere:
             url = url or settings().database_url
         schedules = (self._backend if url is None else self._store(url)).schedules
-        if schedules is None:
-            raise NotSupported(f"schedules: {mask(url or self.url)} cannot hold them; name a SQL database or Redis")
         # A schedule is about the wall clock, even where the queue's own clock is a steady one.
         clock = SystemClock() if type(self._clock) is SteadyClock else self._clock
         return Scheduler(

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, is_shared, memory_options, scheme_of
+from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
 from aiotaskq.core.masking import mask
 from aiotaskq.core.validation import check_seconds
@@ -89,11 +89,11 @@ def settings() -> Settings:
 def schedules_elsewhere(url: str) -> bool:
     """Return whether the schedules of a queue in this store are by default in the process's database, not beside it.
 
-    So it is for a queue in memory, and for one in Redis where ``configure()`` or a variable names a SQL database. No
-    settings are fixed. Raises ValidationError.
+    So it is for a queue in memory or in Redis where ``configure()`` or a variable names a SQL database. No settings are
+    fixed. Raises ValidationError.
     """
-    if not is_shared(url):
-        return url.partition("?")[0] != DURABLE_FAKE
+    if url.partition("?")[0] == DURABLE_FAKE:
+        return False
     known = _settings or _resolve(_given)
     return not has_tables(url) and known.named and has_tables(known.database_url)
 

@@ -78,8 +78,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         Args:
             url: ``memory://``, ``sqlite:///file.db``, ``postgresql://``, ``mysql://``, ``redis://`` or
                 ``redis+sentinel://``; default ``AIOTASKQ_DATABASE_URL``, else ``sqlite:///aiotaskq.db``.
-            schedules: URL of the store that holds schedules; default the same place, for ``memory://`` the database of
-                ``AIOTASKQ_DATABASE_URL``, and for Redis, too, where that variable names a SQL database.
+            schedules: URL of the store that holds schedules; default the same place, for ``memory://`` and Redis the
+                database of ``AIOTASKQ_DATABASE_URL`` where that variable names a SQL database.
             values: where public values live; default the same place.
             timezone: IANA name in which cron schedules are evaluated; default the system's.
             lease, heartbeat, reap_interval: how long a worker holds a task without a heartbeat, how often it sends one
@@ -157,10 +157,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
 
     @property
     def schedules(self) -> Schedules:
-        """The schedules: added, changed, paused, fired and listed.
-
-        Raises NotSupported for ``schedules="memory://"``, which cannot hold any.
-        """
+        """The schedules: added, changed, paused, fired and listed."""
         return Schedules(self._scheduler, self._registered, self.timezone)
 
     @property

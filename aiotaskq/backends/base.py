@@ -99,7 +99,7 @@ class Backend(ABC):
     notes: Notes
     steps: Steps
     """The handlers' steps, and events."""
-    schedules: Schedules | None = None
+    schedules: Schedules
     workers: Workers | None = None
     """The registry of workers; every shared store has one."""
     invalid_rows: Sequence[InvalidRow] = ()
@@ -170,9 +170,7 @@ class Backend(ABC):
 
     def coded_by(self, codec: Codec | None) -> Self:
         """Set the codec, before the first use, and return this backend."""
-        self.codec = self.groups.codec = self.notes.codec = self.steps.codec = codec
-        if self.schedules is not None:
-            self.schedules.codec = codec
+        self.codec = self.groups.codec = self.notes.codec = self.steps.codec = self.schedules.codec = codec
         return self
 
     def another(self, patience: float | None = None) -> Backend:
@@ -301,7 +299,6 @@ class Backend(ABC):
         return await self._fire_and_claim(changes, Claim(owner, now, limit, **options))
 
     async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        assert self.schedules is not None
         return await self.schedules.change(changes), await self._claim(wanted)
 
     @abstractmethod

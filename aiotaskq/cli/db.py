@@ -214,7 +214,7 @@ def recode(
         async with tq:
             await recode_all(tq.queue.backend, SystemClock(), done, bar.update)
             for backend in internal(tq).backends.values():
-                if backend is not tq.queue.backend and backend.schedules is not None:
+                if backend is not tq.queue.backend:
                     await recode_schedules(backend.schedules, SystemClock(), done)
 
     bar, _ = progress_bar(tr("recode"), 0, quiet=json)

@@ -83,7 +83,7 @@ def _settings() -> dict[str, str]:
 def _store(url: str, schedules: str | None) -> tuple[dict[str, Any], Health]:
     facts = describe(url)
 
-    async def work(backend: Backend, found: Schedules | None) -> tuple[Distance, Health]:
+    async def work(backend: Backend, found: Schedules) -> tuple[Distance, Health]:
         distance = await measure(backend, SystemClock())
         return distance, await examine(backend, SystemClock(), schedules=found)
 
@@ -161,7 +161,7 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    async def work(backend: Backend, found: Schedules | None) -> Health:
+    async def work(backend: Backend, found: Schedules) -> Health:
         return await examine(backend, SystemClock(), schedules=found, late=late, max_age=max_age)
 
     try:

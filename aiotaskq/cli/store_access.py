@@ -61,13 +61,8 @@ def with_tq(
     return asyncio.run(main())
 
 
-def with_backend(
-    url: str, work: Callable[[Backend, Schedules | None], Awaitable[T]], schedules: str | None = None
-) -> T:
-    """Open an existing store of tasks and that of schedules, run the work with them, and return its result.
-
-    The work gets None for schedules if the store cannot hold any.
-    """
+def with_backend(url: str, work: Callable[[Backend, Schedules], Awaitable[T]], schedules: str | None = None) -> T:
+    """Open an existing store of tasks and that of schedules, run the work with them, and return its result."""
     urls = [url] if schedules is None else [url, schedules]
     for each_url in urls:
         refuse_unready(each_url)

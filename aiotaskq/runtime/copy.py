@@ -77,7 +77,7 @@ async def copy(
             f"running: tasks that still run: {count}; stop the workers of the source first, or have running tasks "
             "copied as pending: --running-as-pending (they will run again)"
         )
-    schedules = [] if source.schedules is None else await source.schedules.all()
+    schedules = await source.schedules.all()
     await _refuse_conflicts(source, target, schedules)
     done = Copied(uncopied=[])
     for queue in await source.paused():
@@ -142,11 +142,10 @@ async def _refuse_conflicts(source: Backend, target: Backend, schedules: Sequenc
                 live = row.status not in FINAL and unique.get(row.unique_key or "", row.task_id) != row.task_id
                 if holds or live:
                     wrong.append(f"the key of task {printable(row.task_id)}")
-    if target.schedules is not None:
-        rows = await target.schedules.get([schedule.task_id for schedule in schedules])
-        for schedule, there in zip(schedules, rows, strict=True):
-            if there is not None and not _same_schedule(schedule, there):
-                wrong.append(f"schedule {printable(schedule.task_id)}")
+    rows = await target.schedules.get([schedule.task_id for schedule in schedules])
+    for schedule, there in zip(schedules, rows, strict=True):
+        if there is not None and not _same_schedule(schedule, there):
+            wrong.append(f"schedule {printable(schedule.task_id)}")
     wrong += await conflicting_groups(source, target)
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -205,11 +204,6 @@ async def _with_steps(source: Backend, target: Backend, task: Task, now: int, do
 
 
 async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: int, done: Copied) -> None:
-    if target.schedules is None:
-        if schedules:
-            problem = "the target cannot hold schedules"
-            done.uncopied.append(Uncopied("schedules", f"{len(schedules)} schedules", problem))
-        return
     for start in range(0, len(schedules), CHUNK):
         part = schedules[start : start + CHUNK]
         # Fired, and not pushed yet: where schedules and tasks share a store, nothing else would push them.

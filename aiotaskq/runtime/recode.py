@@ -59,8 +59,7 @@ async def recode(backend: Backend, clock: Clock, done: Recoded, progress: Callab
         progress(looked, max(total, looked))
     await _recode_groups(backend.groups, done)
     await _recode_events(backend.steps, clock, done)
-    if backend.schedules is not None:
-        await recode_schedules(backend.schedules, clock, done)
+    await recode_schedules(backend.schedules, clock, done)
 
 
 async def _recode_groups(groups: Groups, done: Recoded) -> None:

@@ -12,18 +12,18 @@ from typing import Any, ClassVar, Self, TypeVar
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange, Schedules
+from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.flow.transaction import Joined, push
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.outcome import owner_of
-from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 
@@ -42,7 +42,7 @@ class DurableFake(MemoryBackend):
         self._tx.check = self.check
         self._joining = JoiningTransactions(self, *self._parts())
         self._keep_beside(self._joining)
-        self.schedules: DurableFakeSchedules = DurableFakeSchedules(self)
+        self.schedules = DurableFakeSchedules(self)
         self.workers: DurableFakeWorkers = DurableFakeWorkers(self._tasks, self._running, self._lock)
         self.inserted: list[Task] | None = None
         """The new rows of a transaction whose session has committed."""
@@ -210,48 +210,14 @@ class JoiningTransactions(MemoryTransactions):
         each.committed()
 
 
-class DurableFakeSchedules(Schedules):
-    """The schedules of a durable fake. Every verb runs without suspending, as those for tasks do."""
+class DurableFakeSchedules(MemorySchedules):
+    """Those whose tasks are checked as a push checks them."""
 
-    def __init__(self, backend: DurableFake) -> None:
-        self._backend = backend
-        self._rows: dict[str, Schedule] = {}
-
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        return [self._rows.setdefault(schedule.task_id, schedule) for schedule in schedules]
+    _backend: DurableFake
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
         self._backend.check([task for change in changes for task in change.tasks])
-        return [await self._change(change) for change in changes]
-
-    async def _change(self, change: ScheduleChange) -> bool:
-        before, row = change.before, self._rows.get(change.before.task_id)
-        if not change.holds(row):
-            return False
-        self._rows[before.task_id] = change.after.replace(version=before.version + 1)
-        if change.tasks:
-            await self._backend.push(change.tasks)
-        return True
-
-    async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        return [self._rows.get(schedule_id) for schedule_id in ids]
-
-    async def all(self, enabled_only: bool = False) -> list[Schedule]:
-        rows = [row for row in self._rows.values() if row.enabled or not enabled_only]
-        return sorted(rows, key=lambda row: (row.created_at, row.task_id))
-
-    def _dues(self) -> list[tuple[int, str]]:
-        dues = ((row.due, row.task_id) for row in self._rows.values() if row.enabled)
-        return [(due, schedule_id) for due, schedule_id in dues if due is not None]
-
-    async def due(self, now: int, limit: int) -> list[Schedule]:
-        return [self._rows[schedule_id] for due, schedule_id in sorted(self._dues())[:limit] if due <= now]
-
-    async def undelivered(self, limit: int) -> list[Schedule]:
-        return [row for _, row in sorted(self._rows.items()) if row.outbox][:limit]
-
-    async def delete(self, ids: Sequence[str]) -> list[bool]:
-        return [self._rows.pop(schedule_id, None) is not None for schedule_id in ids]
+        return await super().change(changes)
 
 
 class DurableFakeWorkers(Workers):

@@ -47,8 +47,10 @@ def rows(path: Path, query: str) -> list[Any]:
 
 def test_the_variables_are_set_after_the_imports(start: Start, tmp_path: Path) -> None:
     script = """
+import aiotaskq.log
 from aiotaskq.sync import Base, DatabaseQueue, SessionLocal, engine, get_db, get_queue, get_scheduler
 from aiotaskq.models import SchedulerTask, TaskQueue
+aiotaskq.log.output("ERROR")  # a second pop before the first one is settled is warned of
 os.environ["AIOTASKQ_DATABASE_URL"] = "sqlite:///after.db"
 os.environ["AIOTASKQ_QUEUE_URL"] = "sqlite:///after.db"
 os.mkdir("elsewhere")

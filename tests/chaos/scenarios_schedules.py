@@ -27,7 +27,6 @@ async def schedules_of(place: Place) -> AsyncIterator[Schedules]:
     """The schedules of a place, wherever they live."""
     backend = connect(place.schedules or place.url)
     await backend.open()
-    assert backend.schedules is not None
     yield backend.schedules
     await backend.close()
 

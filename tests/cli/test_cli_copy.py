@@ -122,14 +122,6 @@ def test_a_copy_of_a_copy_is_equal_to_the_source(cli: Cli, kind: Callable[..., S
     assert {name: table(cli.home / "here.db", name) for name in TABLES} == before
 
 
-async def test_schedules_that_the_target_cannot_hold_are_reported(tmp_path: Path) -> None:
-    async with opened(f"sqlite:///{tmp_path}/here.db", "memory://") as (here, there):
-        assert here.schedules is not None
-        await here.schedules.add([new_schedule("n", "t", "interval", None, 7, now=NOW)])
-        done = await copy(here, there, NOW)
-    assert [(row.id, row.problem) for row in done.uncopied] == [("1 schedules", "the target cannot hold schedules")]
-
-
 def test_a_killed_copy_continues(cli: Cli) -> None:
     server = postgresql(durable=False)
     target = fresh(server)
@@ -240,7 +232,6 @@ async def test_a_task_in_an_outbox_is_copied_as_a_task(tmp_path: Path) -> None:
         done = await copy(here.queue.backend, there.queue.backend, NOW)
         assert (done.tasks, done.schedules, done.uncopied) == (1, 1, [])
         assert await there.get(waiting.task_id) == waiting
-        assert there.queue.backend.schedules is not None
         assert (await there.queue.backend.schedules.get(["s-1"]))[0] == schedule.replace(outbox=())
 
 

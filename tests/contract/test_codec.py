@@ -430,7 +430,6 @@ async def test_a_locked_row_is_left_for_later(opened: Opened, sql_store: Store) 
 @pytest.mark.stores("sqlite", "postgresql", "mysql", "redis")  # those whose schedules have a codec
 async def test_schedules_and_what_they_fire(opened: Opened, schedules: Schedules, durable_store: Store) -> None:
     backend = await opened(Keyed("old"))
-    assert backend.schedules is not None
     first, second = new_schedule(params=PARAMS), new_schedule(params={})
     assert await backend.schedules.add([first, second]) == [first, second]
     assert await backend.schedules.get([first.task_id, second.task_id]) == [first, second]
@@ -444,17 +443,14 @@ async def test_schedules_and_what_they_fire(opened: Opened, schedules: Schedules
     edited = row.replace(params={"text": SECRET, "n": 2}, outbox=())
     assert await backend.schedules.change([ScheduleChange(row, edited)]) == [True]
     without = await opened(None)
-    assert without.schedules is not None
     lost, plain = await without.schedules.get([first.task_id, second.task_id])
     assert lost is not None and (lost.params, lost.enabled) == ({}, False) and plain == second
     assert await without.schedules.change([ScheduleChange(lost, lost.replace(priority=4))]) == [True]
     both = await opened(Keyed("new", "old"))
-    assert both.schedules is not None
     done = Recoded(undecodable=[], locked=[])
     await recode_each(both.schedules, SystemClock(), done)
     assert (done.schedules, done.undecodable) == (2, [])
     latest = await opened(Keyed("new"))
-    assert latest.schedules is not None
     (found,) = await latest.schedules.get([first.task_id])
     assert found is not None and (found.params, found.priority) == ({"text": SECRET, "n": 2}, 4)
     with pytest.raises(NotSupported, match="has no codec"):

@@ -238,9 +238,8 @@ async def test_a_closed_store_raises_until_it_is_opened(durable_store: Store) ->
         backend.values.expire(NOW, 1),
         backend.values.clear(),
     ]
-    if backend.schedules is not None:
-        verbs += [backend.schedules.get(["a"]), backend.schedules.all(), backend.schedules.due(NOW, 1)]
-        verbs += [backend.schedules.next_due(), backend.schedules.delete(["a"])]
+    verbs += [backend.schedules.get(["a"]), backend.schedules.all(), backend.schedules.due(NOW, 1)]
+    verbs += [backend.schedules.next_due(), backend.schedules.delete(["a"])]
     for verb in verbs:
         with pytest.raises(ClosedError, match="closed"):
             await verb

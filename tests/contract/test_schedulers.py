@@ -1,7 +1,7 @@
 """Schedulers on each store, without a leader: one task for each due time.
 
-A store in memory holds no schedules. Beside it they are in SQLite, as they can be beside Redis; then the derived task
-id makes the push the same push.
+Schedules may be in another store than the tasks, as in SQLite beside Redis; then the derived task id makes the push the
+same push.
 """
 
 from __future__ import annotations
@@ -95,10 +95,9 @@ async def test_many_processes_whose_clocks_differ_fire_each_due_once(process: Op
 
 
 @pytest.mark.promise("schedules")
-async def test_a_schedule_fires_into_each_store(store: Store, tmp_path: Path) -> None:
-    schedules = None if store.backend.schedules is not None else f"sqlite:///{tmp_path}/schedules.db"
+async def test_a_schedule_fires_into_each_store(store: Store) -> None:
     clock = VirtualClock(START)
-    async with TaskQ(store.url, schedules=schedules, clock=clock) as tq:
+    async with TaskQ(store.url, clock=clock) as tq:
         await add(tq, seconds=5)
         for _ in range(3):
             clock.step(5)
@@ -318,7 +317,7 @@ async def test_due_times_are_fired_once_into_a_queue_in_another_store(apart: Ope
         await look(tqs)
     await check(tqs[0], expected=5 * 5)
     backend = tqs[0].queue.backend
-    assert backend.schedules is not None and await backend.schedules.all() == []
+    assert await backend.schedules.all() == []
 
 
 @pytest.mark.stores("redis")  # one store stands for all

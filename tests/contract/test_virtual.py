@@ -17,8 +17,6 @@ from tests.support.backends import Store
 async def test_nothing_is_late_in_virtual_time(store: Store, tmp_path: Path) -> None:
     # Few rounds, and a due time is in none of them.
     options: dict[str, Any] = {"poll_interval": 97.0, "heartbeat": 97.0, "history": False, "retention": None}
-    if store.backend.schedules is None:
-        options["schedules"] = f"sqlite:///{tmp_path}/schedules.db"
     async with virtual(url=store.url, lease=600, **options) as kit:
         ran: list[tuple[float, int]] = []
 

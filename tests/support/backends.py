@@ -44,7 +44,6 @@ class Store:
 
     @property
     def schedules(self) -> Schedules:
-        assert self.backend.schedules is not None
         return self.backend.schedules
 
     @property

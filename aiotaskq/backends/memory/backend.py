@@ -18,6 +18,7 @@ from aiotaskq.backends.memory.gate_rows import MemoryGateReads
 from aiotaskq.backends.memory.group_rows import MemoryGroupReads
 from aiotaskq.backends.memory.reads import MemoryReads, Running
 from aiotaskq.backends.memory.ready_queue import Arrivals
+from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
 from aiotaskq.backends.memory.values import MemoryValues
@@ -52,7 +53,7 @@ class MemoryBackend(MemoryReads):
         self.transactions = store
         gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
         self.keep(store, self._side, gates, groups)
-        self.values = MemoryValues()
+        self.values, self.schedules = MemoryValues(), MemorySchedules(self)
         self._tx.messages, self._tx.heard = self.groups.messages, self.groups.note
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:

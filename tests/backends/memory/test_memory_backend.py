@@ -194,7 +194,6 @@ async def test_a_fired_task_is_due_at_once_after_the_wall_clock_was_set_forward(
     backend = MemoryBackend()
     steady, wall = VirtualClock(NOW), VirtualClock(NOW + 3600 * SECOND)
     queue = Queue(backend, steady)
-    assert store.schedules is not None
     scheduler = Scheduler(store.schedules, queue, backend, wall)
     await scheduler.add([new_schedule("n", "t", "interval", interval_seconds=1, now=wall.now())])
     await wall.advance(1)

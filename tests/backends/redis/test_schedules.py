@@ -94,15 +94,6 @@ async def test_a_database_that_is_named_holds_the_schedules(
     assert (tq.queue.backend.schedules is tq._scheduler.schedules) == own
 
 
-@pytest.mark.parametrize("kind", [aiotaskq.TaskQ, aiotaskq.sync.TaskQ])
-def test_a_store_in_memory_holds_none(kind: Any) -> None:
-    tq = kind("redis://me:sesame@localhost:1/0", schedules="memory://")
-    with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them; name a SQL database or Redis"):
-        tq.schedules.get("x")
-    with pytest.raises(aiotaskq.errors.NotSupported, match=r"memory:// cannot hold them"):
-        aiotaskq.Scheduler(queue=aiotaskq.RedisQueue("redis://localhost:1/0"), url="memory://")
-
-
 # ---- the script of a firing -----------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import aiotaskq.app.taskq
+import aiotaskq.app.settings
 from aiotaskq import TaskQ
 from aiotaskq.app.settings import Settings
 from aiotaskq.concurrency.clock import VirtualClock
@@ -110,13 +110,16 @@ async def test_misspelt_options_are_refused(tq: TaskQ) -> None:
         tq.schedule(interval=5, overlaps="skip")  # type: ignore[call-arg]
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("fires", [True, False])
 async def test_the_first_schedule_of_a_running_queue_in_memory_is_fired(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fires: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fires: bool, named: bool
 ) -> None:
-    """Where nothing was declared, no database was opened for schedules at the start."""
-    url = f"sqlite:///{tmp_path}/schedules.db"
-    monkeypatch.setattr(aiotaskq.app.taskq, "settings", lambda: Settings(url, url, True, "memory://"))
+    """Where nothing was declared and a database is named, none was opened for schedules at the start."""
+    monkeypatch.chdir(tmp_path)
+    if named:
+        url = f"sqlite:///{tmp_path}/schedules.db"
+        monkeypatch.setattr(aiotaskq.app.settings, "_settings", Settings(url, url, True, "memory://"))
     tq, ran = TaskQ("memory://"), asyncio.Event()
 
     @tq.task
@@ -130,6 +133,7 @@ async def test_the_first_schedule_of_a_running_queue_in_memory_is_fired(
             async with asyncio.timeout(within(10)):
                 await ran.wait()
     assert not tq._scheduler.running
+    assert [path.name for path in tmp_path.glob("*.db")] == (["schedules.db"] if named else [])
 
 
 async def test_the_options_of_a_change_are_named_once(tmp_path: Path) -> None:

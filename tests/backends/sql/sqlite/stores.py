@@ -56,7 +56,6 @@ async def every_verb(backend: SqlBackend) -> None:
     await backend.values.expire(NOW, 5)
     await backend.values.delete(["k"], NOW)
     await backend.values.clear()
-    assert backend.schedules is not None
     (schedule,) = await backend.schedules.add([new_schedule()])
     await backend.schedules.change([ScheduleChange(schedule, schedule.replace(run_count=1), (new(),))])
     await backend.schedules.get([schedule.task_id])

@@ -107,16 +107,13 @@ class Update(Scenario):
 
 class Fire(Scenario):
     async def prepare(self) -> None:
-        assert self.backend.schedules is not None
         (self.schedule,) = await self.backend.schedules.add([new_schedule()])
 
     async def act(self) -> None:
-        assert self.backend.schedules is not None
         after = self.schedule.replace(run_count=1)
         await self.backend.schedules.change([ScheduleChange(self.schedule, after, (new(type="fired"),))])
 
     async def happened(self) -> bool:  # C9
-        assert self.backend.schedules is not None
         (row,) = await self.backend.schedules.get([self.schedule.task_id])
         tasks = await self.backend.find(TaskFilter(type="fired"), 5)
         assert row is not None and (row.run_count, len(tasks)) in ((0, 0), (1, 1))
