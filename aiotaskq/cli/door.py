@@ -128,7 +128,7 @@ def command_of(
         arguments: parameters that are given by their places; the others are options.
         utc: there are times to be shown.
         beside: reads what is printed beside the answer; ``show`` gets that as its second argument.
-        with_app: the command has the option ``--app``: the operation is run with the application's handlers.
+        with_app: the command has the option ``--app``: the operation is run with the application's handlers and codec.
         pure: returns whether the operation needs no store for these parameters.
         code: returns the exit code from the answer.
     """

@@ -145,9 +145,9 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
 _PUSH = [*options_of(tasks["push"], ["type", "params"]), *with_target()]
 for _name in ("push", "tasks push"):
     register(_name, _push, [*_PUSH, keyword("wait", Wait, None), keyword("json", Json, False)], HELP)
-command_of("tasks.list", _show_all, beside=_ids)
-command_of("tasks.get", _show, utc=True)
-command_of("tasks.steps", listed(marked("no steps"), *STEPS), utc=True)
+command_of("tasks.list", _show_all, beside=_ids, with_app=True)
+command_of("tasks.get", _show, utc=True, with_app=True)
+command_of("tasks.steps", listed(marked("no steps"), *STEPS), utc=True, with_app=True)
 command_of("tasks.edit", _show, utc=True)
 command_of_several(
     "tasks.retry",

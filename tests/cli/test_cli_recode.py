@@ -77,3 +77,13 @@ def test_rows_that_cannot_be_decoded_are_counted(cli: Cli) -> None:
     assert shown[0]["error"] == "params: coded, and no codec is set" and "$aiotaskq1$" not in str(shown)
     text = cli.out("tasks", "get", shown[0]["task_id"], "--params", "--db", "sqlite:///app.db")
     assert "coded, and no codec" in text and "$aiotaskq1$" not in text
+
+
+def test_tasks_are_shown_with_the_codec_of_the_application(cli: Cli) -> None:
+    Path("vault.py").write_text(APP)
+    cli.monkeypatch.delitem(sys.modules, "vault", raising=False)
+    fill(prepared(cli.home / "app.db"), "new")
+    (shown,) = cli.json("tasks", "list", "--limit", "1", "--params", "--app", "vault:tq")["tasks"]
+    assert shown["error"] is None and shown["params"].keys() == {"n"}
+    text = cli.out("tasks", "get", shown["task_id"], "--params", "--app", "vault:tq")
+    assert "no codec" not in text and '{"n": ' in text
