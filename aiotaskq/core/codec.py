@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from aiotaskq.core.errors import ValidationError, missing
@@ -70,11 +69,19 @@ class _Compression(ABC):
         """Return the data decompressed, or as it is where it is not compressed. Raises ValueError."""
         return self._decompress(data[len(self._mark) :]) if data.startswith(self._mark) else data
 
+    def _decompress(self, data: bytes) -> bytes:
+        unpacking = self._decompressor()
+        found: bytes = unpacking.decompress(data, MOST)
+        if not unpacking.eof or unpacking.unused_data:
+            raise ValueError(f"it is damaged, or has more than {MOST:,} bytes")
+        return found
+
     @abstractmethod
     def _compress(self, data: bytes) -> bytes: ...
 
     @abstractmethod
-    def _decompress(self, data: bytes) -> bytes: ...
+    def _decompressor(self) -> Any:
+        """Return what decompresses one value; threads must not share it."""
 
 
 class Zlib(_Compression):
@@ -85,12 +92,8 @@ class Zlib(_Compression):
     def _compress(self, data: bytes) -> bytes:
         return zlib.compress(data)
 
-    def _decompress(self, data: bytes) -> bytes:
-        unpacking = zlib.decompressobj()
-        found = unpacking.decompress(data, MOST)
-        if not unpacking.eof or unpacking.unused_data:
-            raise ValueError(f"it is damaged, or has more than {MOST:,} bytes")
-        return found
+    def _decompressor(self) -> Any:
+        return zlib.decompressobj()
 
 
 class Zstd(_Compression):
@@ -103,33 +106,25 @@ class Zstd(_Compression):
 
     def __init__(self, over: int = 1024) -> None:
         super().__init__(over)
-        self._pack, self._unpack = _zstd()
+        self._zstd = _zstd()
 
     def _compress(self, data: bytes) -> bytes:
-        return self._pack(data)
+        packed: bytes = self._zstd.compress(data)
+        return packed
 
-    def _decompress(self, data: bytes) -> bytes:
-        return self._unpack(data)
+    def _decompressor(self) -> Any:
+        return self._zstd.ZstdDecompressor()
 
 
-def _zstd() -> tuple[Callable[[bytes], bytes], Callable[[bytes], bytes]]:
+def _zstd() -> Any:
     try:
         from compression import zstd
     except ImportError:
-        pass
-    else:
-        return zstd.compress, zstd.decompress
-    try:
-        import zstandard
-    except ImportError:
-        raise missing("zstandard", "zstd") from None
-
-    # The objects of this library are not for several threads at a time.
-    def unpack(data: bytes) -> bytes:
-        unpacked: bytes = zstandard.ZstdDecompressor().decompress(data, max_output_size=MOST)
-        return unpacked
-
-    return lambda data: zstandard.ZstdCompressor().compress(data), unpack
+        try:
+            from backports import zstd
+        except ImportError:
+            raise missing("backports.zstd", "zstd") from None
+    return zstd
 
 
 class Fernet:

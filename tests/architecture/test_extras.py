@@ -22,6 +22,7 @@ MODULES = {
     "opentelemetry-api": "opentelemetry",
     "django-tasks": "django_tasks",
     "pydantic-ai-slim": "pydantic_ai",
+    "backports.zstd": "backports",
 }
 BY_NAME = {"pymysql", "psycopg"}  # SQLAlchemy imports its drivers by the name in the URL
 
