@@ -14,9 +14,12 @@ from sqlalchemy.orm import Session
 from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.backend import SqlBackend
+from aiotaskq.core.gate import Bounds
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, TaskFilter
+from aiotaskq.errors import QueueFull
 from tests.support.backends import Store
+from tests.support.gated import gated
 from tests.support.rows import NOW, ended, new, new_schedule, pushed
 
 NOW_S = NOW // SECOND
@@ -86,6 +89,16 @@ async def test_delete_keeps_the_fired_tasks(schedules: Schedules, store: Store) 
     assert await schedules.delete([schedule.task_id]) == [False]
     assert await schedules.get([schedule.task_id]) == [None]
     assert await store.backend.get([task.task_id]) == [task]
+
+
+async def test_a_refused_push_changes_no_schedule(schedules: Schedules, store: Store) -> None:
+    full = Bounds(cap=0, max_waiting=0)
+    first, second = await added(schedules), await added(schedules)
+    with pytest.raises(QueueFull):
+        await schedules.change([fired(first, new()), fired(second, gated(("full", full)))])
+    assert await schedules.get([first.task_id, second.task_id]) == [first, second]
+    assert await store.backend.find(TaskFilter(), 10) == []
+    assert await schedules.change([fired(first, new())]) == [True]
 
 
 # ---- due ------------------------------------------------------------------------------------------------------------

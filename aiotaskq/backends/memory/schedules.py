@@ -19,16 +19,17 @@ class MemorySchedules(Schedules):
         return [self._rows.setdefault(schedule.task_id, schedule) for schedule in schedules]
 
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        return [await self._change(change) for change in changes]
-
-    async def _change(self, change: ScheduleChange) -> bool:
-        before, row = change.before, self._rows.get(change.before.task_id)
-        if not change.holds(row):
-            return False
-        self._rows[before.task_id] = change.after.replace(version=before.version + 1)
-        if change.tasks:
-            await self._backend.push(change.tasks)
-        return True
+        rows: dict[str, Schedule] = {}
+        held = []
+        for change in changes:
+            schedule_id = change.before.task_id
+            held.append(change.holds(rows.get(schedule_id) or self._rows.get(schedule_id)))
+            if held[-1]:
+                rows[schedule_id] = change.after.replace(version=change.before.version + 1)
+        if tasks := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.tasks]:
+            await self._backend.push(tasks)  # where it is refused, nothing is written
+        self._rows |= rows
+        return held
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         return [self._rows.get(schedule_id) for schedule_id in ids]
