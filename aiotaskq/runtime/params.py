@@ -52,8 +52,9 @@ def fitted(handler: Handler | None, params: Any) -> Any:
         free = accepted - params.keys() - handler.injected.keys()
         meant = guess(str(unknown[0]), free)
         raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{meant}")
-    lacking = ", ".join(map(repr, sorted(required - params.keys())))
-    raise ValidationError(f"params: {handler.name}() needs {lacking}")
+    lacking = sorted(required - params.keys())
+    names, given = ", ".join(map(repr, lacking)), ", ".join(f"{name!r}: …" for name in lacking)
+    raise ValidationError(f"params: {handler.name}() needs {names}; give params={{{given}}}")
 
 
 def check_follow_up(field: str, handler: Handler | None) -> None:

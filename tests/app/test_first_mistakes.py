@@ -126,3 +126,15 @@ async def test_a_wait_for_what_nothing_runs_is_told_in_the_log(tmp_path: Path) -
         assert line.startswith(f"task {handle.task_id} (add) is waited for; no worker claims from queue 'default'")
         waiting.cancel()
     logger.remove(number)
+
+
+async def test_missing_params_are_told_with_how_to_give_them() -> None:
+    own = TaskQ("memory://")
+    said = r"^params: remind\(\) needs 'user'; give params=\{'user': …\}$"
+    with pytest.raises(ValidationError, match=said):
+
+        @own.schedule(interval=60)
+        async def remind(user: str) -> None: ...
+
+    with pytest.raises(ValidationError, match=said):
+        await own.push("remind")
