@@ -297,17 +297,18 @@ class RedisBackend(Backend):
 
                 def body(
                     tx: RedisTransaction, page: list[str] = page, status: Status = status, left: int = limit - deleted
-                ) -> int:
-                    rows = tx.tasks(page)
-                    ended = [task for task in rows.values() if task.status is status and matches(task)]
+                ) -> tuple[int, int]:
+                    rows = {task_id: task for task_id, task in tx.tasks(page).items() if task.status is status}
                     for task_id in page:
-                        if task_id not in rows or rows[task_id].status is not status:
+                        if task_id not in rows:
                             tx.put(f"ended:{status}", task_id, None)  # the row does not confirm the entry
+                    ended = [task for task in rows.values() if matches(task)]
                     stay = staying(tx, ended, where.completed_before)
-                    return tx.delete([task for task in ended if task.task_id not in stay][:left])
+                    gone = tx.delete([task for task in ended if task.task_id not in stay][:left])
+                    return gone, len(rows) - gone
 
-                gone = await self._transactions.transact(body)
-                deleted, passed = deleted + gone, passed + len(page) - gone
+                gone, kept = await self._transactions.transact(body)
+                deleted, passed = deleted + gone, passed + kept
         return deleted
 
     async def delete(self, ids: Sequence[str], *, ended: bool = False) -> int:

@@ -127,6 +127,18 @@ async def test_an_index_that_lags_behind_its_rows_deletes_nothing(
     assert server.ask("ZCARD", f"{{{prefix}}}:ended:failed") == 0, "the entry is dropped"
 
 
+async def test_dropped_entries_hide_no_task_from_a_purge(
+    backend: RedisBackend, server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(server, Valkey)
+    monkeypatch.setattr("aiotaskq.backends.redis.backend.READ", 2)
+    for number in range(2):
+        server.ask("ZADD", f"{{{prefix}}}:ended:failed", number, f"gone-{number}")
+    task = await ended(backend, Status.FAILED)
+    assert await backend.purge(TaskFilter(), 5) == 1
+    assert await backend.get([task.task_id]) == [None]
+
+
 async def test_more_expired_tasks_than_one_sweep_takes(backend: RedisBackend) -> None:
     await backend.push([new(expires_at=NOW + 1) for _ in range(10_005)])
     last = await pushed(backend)
