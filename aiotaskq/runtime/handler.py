@@ -398,7 +398,8 @@ def _check(function: Callable[..., Any], items: str, conversions: Mapping[str, C
         except Unsupported:  # left to its default; see _conversions
             continue
         kind = _item_of(kind) if name == items else kind
-        plain[name] = kind if parameter.default is not None else kind | None
+        if check_of(kind) is not None:
+            plain[name] = kind if parameter.default is not None else kind | None
     return check_of_all(plain)
 
 

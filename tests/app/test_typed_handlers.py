@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,6 +31,15 @@ def test_a_required_parameter_needs_a_type_with_a_json_form() -> None:
     @tq.task
     async def fine(client: Client | None = None, other: Client = injected(), *, url: str) -> Client:
         return client or other
+
+
+async def test_an_annotation_that_is_no_type_is_let_pass(tmp_path: Path) -> None:
+    async with TaskQ(f"sqlite:///{tmp_path}/tasks.db") as tq:
+
+        @tq.task
+        async def wait(times: 5 = None) -> None: ...  # type: ignore[valid-type]
+
+        assert (await wait.push("often")).created
 
 
 def test_a_name_that_exists_for_the_type_checker_only_is_refused() -> None:
