@@ -1,4 +1,7 @@
-"""Tells a worker which of its tasks are lost or to be cancelled, and takes back those of dead workers."""
+"""Tells a worker which of its tasks are lost or to be cancelled, and takes back those of dead workers.
+
+And the quarantine, in which a task runs that may have killed its workers.
+"""
 
 from __future__ import annotations
 
@@ -173,6 +176,22 @@ class Leases:
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
 
+
+# ---- quarantine -----------------------------------------------------------------------------------------------------
+# A suspect task runs alone in the process, so that if the process dies again, it is clear which task killed it. The
+# poison rule (``core.outcome``) fails a task when its process has died under it ``MAX_CRASHES`` times, the last time
+# while no other task ran there: only the death of a process with a mark in the task's row (``marked``) ends it. For
+# that rule the worker has to do this, and no more:
+#
+# - A suspect is a task that one more crash makes poison. It starts alone: the mark is true only if nothing else runs,
+#   and if no outcome of an earlier run is still to be written: with the process that run would be lost, and counted.
+# - Nothing else starts while the mark is there. What is claimed and has not started is released, so that the death of
+#   this process is not counted against it.
+# - No suspect starts beside another one: each would keep the other from being alone, and neither would be judged.
+# - Both waits end after one lease, since a run may take hours. A suspect that could not be alone by then runs beside
+#   the others without a mark, as any task does. One that runs alone for longer loses its mark before others start.
+#
+# Nothing is kept apart without a mark: a process that dies with several tasks in it is held against none of them.
 
 RETRY = 1.0  # seconds between tries to take a mark back
 SUSPECT = MAX_CRASHES - 1  # crashes of a task that one more makes poison
