@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import Distribution, PackageNotFoundError, distributions, packages_distributions, version
+from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 import typer
@@ -47,6 +49,7 @@ def doctor(db: Db = DEFAULT_DB, schedules: SchedulesUrl = None, json: Json = Fal
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
+        "other_distributions": _other_distributions(),
         "settings": _settings(),
         "database": mask(db),
         "problem": None,
@@ -68,6 +71,35 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _other_distributions() -> list[dict[str, str]]:
+    """Return the installed distributions, but the one that runs, that have this name or provide a package of it.
+
+    The public index has another project of this name: either one may overwrite files of the other, or hide it.
+    """
+    names = {"aiotaskq", *packages_distributions().get("aiotaskq", ())}
+    found = {
+        (one.name, one.version, str(_folder(one))): one.name.lower() == "aiotaskq" and _is_running(one)
+        for name in names
+        for one in distributions(name=name)
+    }
+    # An update that was broken off leaves two in one folder.
+    known = sys.modules["aiotaskq"].__version__
+    own = sorted((one for one, runs in found.items() if runs), key=lambda one: one[1] != known)[:1]
+    return [dict(zip(("name", "version", "folder"), one, strict=True)) for one in sorted(found.keys() - set(own))]
+
+
+def _folder(one: Distribution) -> Path:
+    return Path(str(one.locate_file(""))).resolve()
+
+
+def _is_running(one: Distribution) -> bool:
+    """Return whether the imported package is in the folder of the distribution, or of the checkout that it names."""
+    origin = msgspec.json.decode(one.read_text("direct_url.json") or "{}").get("url", "")
+    folders = (_folder(one), Path(unquote(urlsplit(origin).path)))
+    running = Path(str(sys.modules["aiotaskq"].__file__)).parent.resolve()
+    return running in [(folder / "aiotaskq").resolve() for folder in folders]
 
 
 def _settings() -> dict[str, str]:
@@ -104,6 +136,15 @@ def _say(found: dict[str, Any], health: Health | None) -> None:
     room = width_of_output()
     for line in [libraries] if room is None else wrapped(libraries, room):
         echo(line)
+    for other in found["other_distributions"]:
+        echo_check(
+            False,
+            tr(
+                "another distribution provides the package aiotaskq: {name} {version} in {folder}; "
+                "uninstall it, then install aiotaskq again",
+                **other,
+            ),
+        )
     for name, value in found["settings"].items():
         echo(f"{name}={printable(value, 1_000)}")
     echo()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import aiotaskq
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.web import Site, token_of
 from aiotaskq.core.task import Task
@@ -178,6 +180,34 @@ def test_doctor_prints_versions_store_and_health(cli: Cli) -> None:
     assert found["store"]["version"] == found["store"]["newest"]
     assert found["store"]["latency_ms"]["median"] > 0 and found["store"]["clock_ahead_ms"] is None
     assert found["store"]["health"]["ok"] and found["libraries"]["typer"]
+
+
+def test_doctor_names_other_distributions_of_the_package(cli: Cli, tmp_path: Path) -> None:
+    url = made("x")
+    assert cli.json("doctor", "--db", url)["other_distributions"] == []
+    expected = []
+    for name, version in (("aiotaskq", "9.1"), ("some-fork", "2.0")):
+        folder = tmp_path / name / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (folder / "RECORD").write_text("aiotaskq/__init__.py,,\n")
+        cli.monkeypatch.syspath_prepend(folder.parent)
+        expected.append({"name": name, "version": version, "folder": str(folder.parent)})
+    assert cli.json("doctor", "--db", url)["other_distributions"] == expected
+    said = cli.out("doctor", "--db", url)
+    assert f"provides the package aiotaskq: some-fork 2.0 in {tmp_path / 'some-fork'}; uninstall it" in said
+
+
+def test_doctor_names_what_a_broken_update_left_beside_it(cli: Cli, tmp_path: Path) -> None:
+    """Two distributions whose files are those of the running package: the one of another version is left over."""
+    (tmp_path / "aiotaskq").symlink_to(Path(aiotaskq.__file__).parent)
+    for version in ("0.0.1", aiotaskq.__version__):
+        folder = tmp_path / f"aiotaskq-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: aiotaskq\nVersion: {version}\n")
+    cli.monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    found = cli.json("doctor", "--db", made("x"))["other_distributions"]
+    assert found == [{"name": "aiotaskq", "version": "0.0.1", "folder": str(tmp_path)}]
 
 
 def test_init_writes_a_program_that_runs_and_overwrites_nothing(cli: Cli) -> None:
