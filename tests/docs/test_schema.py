@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from aiotaskq import TaskQ
+from aiotaskq.core.coded import COLUMNS
 from tests.support.programs import ROOT
 
 PAGE = (ROOT / "aiotaskq" / "docs" / "schema.md").read_text(encoding="utf-8")
@@ -29,3 +30,8 @@ async def test_every_table_is_named_and_every_column_exists(tmp_path: Path) -> N
     named_tables, named_columns = ({name.strip("`") for name in each} for each in cells)
     assert named_tables - LATER == {name for name in tables - LATER if not name.startswith("sqlite_")}
     assert named_columns <= columns and len(named_columns) > 20
+
+
+def test_the_columns_that_a_codec_encodes_are_named() -> None:
+    (row,) = [line for line in PAGE.splitlines() if "encoded where there is a [codec]" in line]
+    assert set(re.findall(r"`(\w+)`", row.split("|")[1])) == set(COLUMNS)
