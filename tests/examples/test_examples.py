@@ -23,7 +23,23 @@ PRINTED = {
     "llm": "You said: how far is the moon\nYou said: how far is the moon\ncancelled\n",
     "worker": "['sent to ann@example.com', 'read', '982d9e3e']\n",
 }
-TESTED = {"aiohttp", "fastapi", "money_transfer", "order_fulfillment", "widget_store"}
+HELLO = {
+    "app": "Hello, world!\n",
+    "blocking": "the event loop was free\n499500\n",
+    "chain": "['BOOK', 'saved BOOK']\n",
+    "cron": "['tick']\n",
+    "dead_letter": "IndexError: list index out of range\nfetched by the second server\n",
+    "delay": "first: the smaller number\nsecond\na second later\n",
+    "event": "approved by Ann\n",
+    "group": "sum: 4500\n",
+    "limit": "ann alone: True\nbob alone: True\nann alone: True\n",
+    "rate": "spread: True\n",
+    "resource": "sent to ann\n",
+    "retry": "fetched after 2 failures\n",
+    "steps": "charged 17\npayment 17 mailed\n",
+    "stream": "data how\ndata far\ndata is\ndata the\ndata moon\nend completed\n",
+}
+TESTED = {"aiohttp", "fastapi", "hello", "money_transfer", "order_fulfillment", "widget_store"}
 """Those that have tests of their own."""
 LINES = {"money_transfer": 157, "order_fulfillment": 22, "widget_store": 116}
 """Of the tutorials that three of them rebuild, lines of code: Temporal's without its bank, the task and its call in
@@ -56,6 +72,18 @@ def test_a_script_does_what_it_says(name: str, cli: Cli) -> None:
     cli.out("init", "here", "--example", name)
     ran = python(cli.home / "here", "app.py")
     assert (ran.returncode, ran.stdout) == (0, PRINTED[name]), ran.stderr
+
+
+@pytest.mark.parametrize("name", HELLO)
+def test_each_first_program_is_short_and_does_what_it_says(name: str) -> None:
+    path = EXAMPLES / "hello" / f"{name}.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 30
+    ran = python(EXAMPLES / "hello", path.name)
+    assert (ran.returncode, ran.stdout) == (0, HELLO[name]), ran.stderr
+
+
+def test_each_first_program_is_run_here() -> None:
+    assert sorted([*HELLO, "test_virtual"]) == sorted(path.stem for path in (EXAMPLES / "hello").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", sorted(TESTED))
