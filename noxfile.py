@@ -174,6 +174,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def site(session: nox.Session) -> None:
+    """Build the site of the manual in both languages, in the folder site; a broken link or anchor fails."""
+    session.install("-q", *group("site"))
+    session.run("python", "-m", "tests.docs.site")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure; arguments go to ``python -m benchmarks``. On request only."""
     _on_request(session, "benchmarks/__main__.py", "bench", "python", "-m", "benchmarks", *session.posargs)
