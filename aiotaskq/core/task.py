@@ -141,7 +141,7 @@ class Task(Redacted, frozen=True, kw_only=True, gc=False):
     """At most one task has it, for as long as its row is kept."""
     result: Any = None
     progress: dict[str, Any] | None = None
-    usage: dict[str, float] | None = None
+    usage: dict[str, int | float] | None = None
     """What its runs have used up, in all, by name: see ``current_task().usage()``."""
     cancel_requested: bool = False
     on_success: Any = None

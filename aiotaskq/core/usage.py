@@ -28,10 +28,10 @@ BUDGET = "budget:"
 USED_UP_UNTIL = NEVER_BY_TIME
 """Until when the gate of a group is closed whose budget is used up."""
 
-Usage = dict[str, float]
-"""A number, an int or a float, by name."""
+Usage = dict[str, int | float]
+"""A number by name. Also the type of what is decoded, which with ``float`` alone makes floats of the ints."""
 
-decode = msgspec.json.Decoder(dict[str, int | float]).decode
+decode = msgspec.json.Decoder(Usage).decode
 
 
 def added(sums: Mapping[str, float] | None, amounts: Mapping[str, Any], what: str = "usage") -> Usage:

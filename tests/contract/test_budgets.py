@@ -97,6 +97,16 @@ async def test_a_group_has_the_sums_of_its_members_and_of_the_groups_in_it(backe
     assert found.usage == {"tokens": 61, "cost": 0.6}
 
 
+async def test_ints_stay_ints_in_the_sums_and_in_the_budget(backend: Backend) -> None:
+    group_id = await pushed(backend, outline(new(), budget={"tokens": 5, "cost": 1.0}))
+    (task,) = await claimed(backend)
+    await spend(backend, task, tokens=3, cost=2.0)
+    group, (listed,) = await state(backend, group_id), await backend.groups.find(10)
+    for sums in (group.usage, listed.usage, group.budget, listed.budget, (await row(backend, task)).usage):
+        assert sums is not None
+        assert {name: type(amount) for name, amount in sums.items()} == {"tokens": int, "cost": float}
+
+
 async def test_the_sums_of_a_group_outlive_its_members_and_go_with_it(backend: Backend) -> None:
     group_id = await pushed(backend, outline(new(), budget={"tokens": 5}))
     (task,) = await claimed(backend)
