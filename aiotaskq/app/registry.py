@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar, Unpack, cast, o
 from aiotaskq.app.handle import BatchFunction, Key, One, P, Pusher, T, TaskFunction
 from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
-from aiotaskq.app.schedules import check_names, schedule_of
+from aiotaskq.app.schedules import schedule_of
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.edit import Merge
 from aiotaskq.core.firing import NAMESPACE
@@ -233,6 +233,10 @@ class Registry(Hinted):
             )
             former = self._registered.handlers.get(handler.name)
             if former is not None and (former.version == handler.version or handler.version in former.older):
+                if isinstance(function, TaskFunction):
+                    raise ValidationError(
+                        f"task: {handler.name!r} is a handler already; write @tq.task once, below @tq.schedule"
+                    )
                 raise ValidationError(
                     f"name: a handler {handler.name!r} is registered already; give this one another name, or version"
                 )
@@ -257,6 +261,7 @@ class Registry(Hinted):
         """Declare task types that other processes handle, so that they can be pushed by name here."""
         self._registered.elsewhere.update(names)
 
+    @checks_options("schedule", "schedule option", ScheduleOptions.__annotations__)
     def schedule(
         self,
         *,
@@ -273,7 +278,6 @@ class Registry(Hinted):
         ``name`` identifies it across restarts; default the task's name. ``Schedules.add`` describes the other options.
         Raises as that, when it is declared and not when it runs.
         """
-        check_names("schedule", options, ("cron", "interval", "at", "params", "name", "max_runs"))
         timing = timing_of(cron, interval, at)
 
         def declare(function: Any) -> Any:

@@ -19,6 +19,9 @@ DURABLE_FAKE = "memory://durable-fake"
 OBJECTS = "memory://?objects=any"
 """The URL of a store in memory whose params and results may be any Python objects."""
 
+RENDERED = "engine.url.render_as_string(hide_password=False)"
+"""The URL of an engine of SQLAlchemy with its password; ``str(engine.url)`` hides it."""
+
 KEEP_ENDED = 10_000
 """How many dead letters a store in memory keeps by default, and how many other ended tasks beside them."""
 
@@ -61,7 +64,11 @@ def scheme_of(url: str) -> str:
     """Return the scheme of a URL (``sqlite``, ``memory`` …) without the driver; raises ValidationError."""
     if not isinstance(url, str) or not url:
         got = "an empty one" if url == "" else type(url).__name__
+        if hasattr(url, "render_as_string") or hasattr(url, "url"):  # SQLAlchemy's URL or engine
+            raise ValidationError(f"url: a text is needed (got {got}); write {RENDERED}")
         raise ValidationError(f"url: a text such as 'sqlite:///app.db' is needed (got {got})")
+    if ":***@" in url:
+        raise ValidationError(f"url: *** stands for a hidden password; write the password, or {RENDERED}")
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme in BACKENDS and "://" not in url:
         shown = "sqlite:///file.db" if scheme == "sqlite" else f"{scheme}://"

@@ -295,16 +295,25 @@ def unknown_options(where: str, place: str, unknown: Collection[str], known: Col
     return ValidationError(f"{where}: unknown option {', '.join(sorted(unknown))}; use {', '.join(known)}")
 
 
-def checks_options(where: str, place: str) -> Callable[[F], F]:
-    """Decorate a function so that an unknown keyword argument raises the error of ``unknown_options``."""
+def checks_options(where: str, place: str, more: Collection[str] = ()) -> Callable[[F], F]:
+    """Decorate a method so that an unknown keyword argument raises the error of ``unknown_options``.
+
+    So does a positional argument that it does not take. ``more`` are the names that its ``**options`` take.
+    """
 
     def decorate(function: F) -> F:
-        known = [name for name in inspect.signature(function).parameters if name not in ("self", "function")]
+        parameters = [each for each in inspect.signature(function).parameters.values() if each.kind != each.VAR_KEYWORD]
+        named = [each.name for each in parameters if each.kind == each.KEYWORD_ONLY]
+        taken = len(parameters) - len(named)
+        known = [each.name for each in parameters if each.name not in ("self", "function")]
+        known += [name for name in more if name not in known]
 
         @functools.wraps(function)
         def call(*args: Any, **options: Any) -> Any:
             if unknown := options.keys() - known:
                 raise unknown_options(where, place, unknown, known)
+            if len(args) > taken:
+                raise ValidationError(f"{where}: options are given by name, as in {where}({named[0]}=…)")
             return function(*args, **options)
 
         return cast(F, call)

@@ -162,6 +162,8 @@ def make_handler(
     """
     if not callable(function):
         raise ValidationError(f"handler: a function is needed (got {type(function).__name__})")
+    if inspect.isclass(function):
+        raise ValidationError(f"handler {_default_name(function)}: this is a class; give a function or a method")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ValidationError(f"handler {_default_name(function)}: a generator's body would never run; use return")
     is_async = _is_async(function)

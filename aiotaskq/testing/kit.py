@@ -86,7 +86,7 @@ class Kit(Harness):
         return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.clock.now())
 
     async def advance(
-        self, by: float | timedelta = 0, *, days: float = 0, hours: float = 0, minutes: float = 0
+        self, seconds: float | timedelta = 0, *, days: float = 0, hours: float = 0, minutes: float = 0
     ) -> None:
         """Advance the time by seconds or a timedelta, and days, hours and minutes. Everything happens at its instant.
 
@@ -95,10 +95,10 @@ class Kit(Harness):
 
         Raises ValidationError for a negative time.
         """
-        span = (by if isinstance(by, timedelta) else timedelta(seconds=by)) + timedelta(
+        span = (seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)) + timedelta(
             days=days, hours=hours, minutes=minutes
         )
-        check_seconds("by", span.total_seconds())
+        check_seconds("seconds", span.total_seconds())
         await self._ready()
         await self.clock.advance(span.total_seconds())
 

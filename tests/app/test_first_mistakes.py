@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from loguru import logger
+from sqlalchemy import make_url
 
 from aiotaskq import Limit, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import TaskFailed, ValidationError
-from aiotaskq.testing import VirtualClock
+from aiotaskq.testing import VirtualClock, virtual
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -44,6 +46,40 @@ async def test_an_option_that_is_a_parameter_or_misspelt_is_told_first() -> None
         add.options(dely=5)  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match=r"^push: unknown option x; use delay, at, "):
         await tq.push("add", x=1)  # type: ignore[call-arg]
+
+
+def test_a_decorator_that_is_written_the_wrong_way() -> None:
+    own = TaskQ("memory://")
+    for wrong in ("0 2 * * *", add):
+        with pytest.raises(ValidationError, match=r"^schedule: options are given by name, as in schedule\(cron=…\)$"):
+            own.schedule(wrong)  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match=r"^schedule: unknown option timezon; did you mean timezone\?$"):
+        own.schedule(cron="0 2 * * *", timezon="Asia/Shanghai")  # type: ignore[call-arg]
+
+    @own.schedule(cron="0 2 * * *")
+    async def clean_up() -> None: ...
+
+    with pytest.raises(ValidationError, match=r"^task: 'clean_up' is a handler already; .* below @tq\.schedule$"):
+        own.task(clean_up)
+    with pytest.raises(ValidationError, match=r"^handler Mailer: this is a class; give a function or a method$"):
+        own.task(Mailer)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///app.db", "postgresql://app:secret@localhost/app"])
+def test_the_url_of_an_engine_is_a_text_with_its_password(url: str) -> None:
+    address = make_url(url)
+    for wrong in (address, SimpleNamespace(url=address)):  # an engine has its URL there
+        with pytest.raises(ValidationError, match=r"^url: a text is needed .*render_as_string\(hide_password=False\)$"):
+            TaskQ(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match=r"^url: \*\*\* stands for a hidden password; write the password, or "):
+        TaskQ("postgresql://app:***@localhost/app")
+
+
+async def test_time_is_advanced_by_seconds_as_a_sleep_is() -> None:
+    async with virtual(TaskQ("memory://")) as kit:
+        began = kit.now
+        await kit.advance(seconds=3, minutes=1)
+        assert (kit.now - began).total_seconds() == 63
 
 
 async def test_workers_is_no_number() -> None:

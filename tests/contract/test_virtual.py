@@ -34,7 +34,7 @@ async def test_nothing_is_late_in_virtual_time(store: Store, tmp_path: Path) -> 
 
         handle = await long.push()
         await kit.tq.values.set_public("key", "value", ttl=3600)
-        await kit.advance(hours=1, by=-0.000001)
+        await kit.advance(hours=1, seconds=-0.000001)
         assert await kit.tq.values.get_public("key") == "value"
         await kit.advance_to(START + timedelta(hours=4.5))
         await kit.drain()
