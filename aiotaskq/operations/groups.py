@@ -83,16 +83,16 @@ class MemberView(Struct):
     position: Annotated[int, about("From 0, in the order of the calls")]
     is_group: bool
     name: Annotated[str, about("Its name in a workflow, or that of the group")] | None
-    type: str | None = None
-    status: Status | None = None
-    error: Annotated[str, about("The kind of error")] | None = None
-    waits: Annotated[int, about("For how many of its parents it waits")] = 0
-    parents: Annotated[list[str], about("The tasks for whose end it waits, or has waited")] = []
-    children: Annotated[list[EdgeView], about("The tasks that wait for its end")] = []
-    started_at: Time | None = None
-    ended_at: Time | None = None
-    progress: Annotated[dict[str, Any], about("Of a group the numbers of its members")] | None = None
-    usage: Annotated[dict[str, float], about("What it has used up, by name")] = {}
+    type: str | None
+    status: Status | None
+    error: Annotated[str, about("The kind of error")] | None
+    waits: Annotated[int, about("For how many of its parents it waits")]
+    parents: Annotated[list[str], about("The tasks for whose end it waits, or has waited")]
+    children: Annotated[list[EdgeView], about("The tasks that wait for its end")]
+    started_at: Time | None
+    ended_at: Time | None
+    progress: Annotated[dict[str, Any], about("Of a group the numbers of its members")] | None
+    usage: Annotated[dict[str, float], about("What it has used up, by name")]
 
 
 class CallbackView(Struct):
@@ -219,7 +219,9 @@ async def group_detail(verbs: GroupVerbs, group_id: str, limit: int, start: int 
 
 def member_view(member: Member, what: Task | GroupState | None) -> MemberView:
     """Return the view of a member; ``what`` is its task or its group, None if that is gone."""
-    view = view_of(MemberView, member, task_id=member.member_id)
+    unknown = dict.fromkeys(("type", "status", "error", "started_at", "ended_at", "progress"))
+    beside: dict[str, Any] = {"waits": 0, "parents": [], "children": [], "usage": {}}
+    view = view_of(MemberView, member, task_id=member.member_id, **unknown, **beside)
     if isinstance(what, Task):
         view.type, view.status, view.waits = what.type, what.status, what.waits
         view.error = error_type(what.error_message or what.undecodable)

@@ -38,6 +38,11 @@ def test_every_example_is_what_its_schema_says() -> None:
     assert schema_of(Problem)["type"] == "object"
 
 
+def test_a_client_may_rely_on_each_field_of_a_member() -> None:
+    schema = document(ENDPOINTS, "1")["components"]["schemas"]["AiotaskqMemberView"]
+    assert schema["required"] == list(schema["properties"])
+
+
 def test_each_schema_is_there_once_under_a_name_of_ours() -> None:
     whole = document(ENDPOINTS, "1", token=True)
     schemas = whole["components"]["schemas"]
