@@ -36,7 +36,7 @@ from tests.mutants.faults import PACKAGE, ROOT, Fault, faults_of
 from tests.mutants.targets import TARGETS, Target, Tests
 from tests.support.machine import MACHINE, within
 
-COPIED = (PACKAGE, "tests", "benchmarks", ".ci", "pyproject.toml", "README.md", "CHANGELOG.md", "noxfile.py")
+COPIED = (PACKAGE, "tests", "benchmarks", ".ci", ".github", "pyproject.toml", "README.md", "CHANGELOG.md", "noxfile.py")
 
 IMPORTED = ("hypothesis", "sqlalchemy.ext.asyncio", "aiosqlite", "asyncpg", "loguru", "msgspec", "croniter", "redis")
 MEMORY = 4 << 30  # bytes of a run of the tests
