@@ -352,9 +352,8 @@ class Registry(Hinted):
         self._handle_messages()
 
     def _handle_messages(self) -> None:
-        self._registered.handlers.pop(
-            WEBHOOK, None
-        )  # of an adopted TaskQ, which does not know the webhooks of this one
+        # That of an adopted TaskQ does not know the webhooks of this one.
+        self._registered.handlers.pop(WEBHOOK, None)
         self.task(name=WEBHOOK, retry_on=WebhookFailed)(self._send_message)
 
     async def _send_message(self, webhook: str, body: dict[str, Any]) -> int:

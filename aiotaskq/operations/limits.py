@@ -70,7 +70,7 @@ async def set_(
     burst: Maybe[Annotated[int, about("The most saved tokens of the rate", ge=1, le=INT32)]] = UNSET,
     window: Nullable[Annotated[int, about("The window of a fair share", ge=1, le=INT32)]] = UNSET,
     max_waiting: Nullable[
-        Annotated[int, about("The most that may wait; a push of more fails", ge=0, le=INT32)]
+        Annotated[int, about("The most tasks that may wait; a push of more fails", ge=0, le=INT32)]
     ] = UNSET,
 ) -> LimitView:
     """Set bounds of a limit in all processes, whatever pushes declare, until it is reset.
