@@ -229,7 +229,7 @@ command_of("groups.list", listed(marked("no groups"), *GROUPS))
 command_of("groups.get", _group)
 command_of("groups.cancel", lambda group: echo(tr("group {group} is cancelled", group=printable(group.group_id))))
 command_of("groups.budget", _new_budget, arguments=["budget"])
-command_of("groups.retry", lambda found: echo(tr("tasks put back: {count}", count=found.retried)))
+command_of("groups.retry", lambda found: echo(tr("tasks retried: {count}", count=found.retried)))
 command_of("groups.mend", lambda found: echo(tr("counts mended: {count}", count=found.mended)))
 
 # ---- workers --------------------------------------------------------------------------------------------------------
