@@ -105,14 +105,16 @@ async def test_the_lines_of_a_worker(sink: list[str]) -> None:
     assert [line.split(" ", 2)[2] for line in sink] == [
         "cleanup started: it removes expired values every 60 s",
         "worker started: 2 slots, every queue",
+        "scheduler started: it looks at the database at least every 10 s",
         f"push good {one}",
         f"start good {one}",
         f"completed good {one}",
+        "scheduler stopped",
         "cleanup stopped",
     ]
     sink.clear()
     two = await run_one(tq, slow)
-    assert sink[-2] == f"ERROR aiotaskq.runtime.task_log failed slow {two}: timed out after 0.01 s"
+    assert sink[-3] == f"ERROR aiotaskq.runtime.task_log failed slow {two}: timed out after 0.01 s"
     assert SECRET not in "".join(sink)
 
 

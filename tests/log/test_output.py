@@ -230,7 +230,12 @@ asyncio.run(main())
             "aiotaskq.log.logger.add(sys.stderr, format='loguru|{message}')",
             [
                 *("loguru|push mail", "loguru|cleanup started", "loguru|worker started", "loguru|start mail"),
-                *("loguru|failed mail", "loguru|cleanup stopped"),
+                *(
+                    "loguru|scheduler started",
+                    "loguru|failed mail",
+                    "loguru|scheduler stopped",
+                    "loguru|cleanup stopped",
+                ),
             ],
         ),
         ("import logging; logging.getLogger('aiotaskq').setLevel(logging.CRITICAL)", []),

@@ -30,7 +30,7 @@ READS = {
     DurableFake: ("get", "find", "overdue", "next_run_at"),
     MemoryGateReads: ("due", "known", "of_queue", "find"),
     MemoryGroupReads: ("find", "members", "cancelling", "over", "children"),
-    MemorySideRows: ("get", "range"),
+    MemorySideRows: ("get", "read"),
     MemoryTransactions: ("look",),
     DurableFakeWorkers: ("all", "held"),
     Database: ("read",),

@@ -100,13 +100,14 @@ async def test_health_tells_what_is_wrong() -> None:
     await tq.push("x")
     assert await tq.health() == {"store": None}, "it was not opened, and pushes succeed"
     async with tq.running():
-        assert await tq.health() == {"store": None, "workers": None}
+        assert await tq.health() == {"store": None, "workers": None, "scheduler": None}
 
         async def never() -> None:
             await asyncio.Event().wait()
 
         tq.queue.backend.ping = never  # type: ignore[method-assign, assignment]
-        assert await tq.health(timeout=0.01) == {"store": "it did not answer within 0.01 s", "workers": None}
+        told = {"store": "it did not answer within 0.01 s", "workers": None, "scheduler": None}
+        assert await tq.health(timeout=0.01) == told
 
 
 @pytest.mark.parametrize(
