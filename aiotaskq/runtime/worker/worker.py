@@ -429,7 +429,8 @@ class Worker(Host):
 
         Idempotent, also in parallel. Leases are renewed until the end.
         """
-        if self._exit is None:
+        # A loop that has crashed may have begun to stop: nothing waits for what it left.
+        if self._exit is None or self._exit.get_loop() is not asyncio.get_running_loop():
             self.runner.stopping = True
             self._fetcher.close()
             self._exit = asyncio.create_task(self._stop(drain, grace), name="aiotaskq-stop")

@@ -13,6 +13,7 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.core.task import Status
 from aiotaskq.runtime.queue.claims import Claims
+from aiotaskq.runtime.worker.worker import Worker
 from aiotaskq.types import ExitCode
 from tests.runtime.worker.workers import started
 from tests.support.machine import within
@@ -239,3 +240,27 @@ def test_loop_ends_while_an_abandoned_thread_goes_on() -> None:  # D4
     finally:
         let_go.set()
         assert ended.wait(within(5))
+
+
+def test_a_stop_that_a_crashed_loop_has_begun_is_begun_again_by_the_next_one() -> None:
+    tq = TaskQ("memory://")
+    crashed, after = asyncio.new_event_loop(), asyncio.new_event_loop()
+
+    async def begin() -> Worker:
+        await tq.running().__aenter__()
+        assert tq.worker is not None
+        asyncio.ensure_future(tq.worker.stop())  # noqa: RUF006 - it is cut off with its loop
+        await asyncio.sleep(0)
+        return tq.worker
+
+    async def stop(worker: Worker) -> ExitCode:
+        return await worker.stop(0.1, 0.1)
+
+    worker = crashed.run_until_complete(begin())
+    assert after.run_until_complete(stop(worker)) is ExitCode.DRAINED
+    after.close()
+    left = asyncio.all_tasks(crashed)
+    for each in left:
+        each.cancel()
+    crashed.run_until_complete(asyncio.wait(left))
+    crashed.close()
