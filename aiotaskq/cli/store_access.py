@@ -1,4 +1,4 @@
-"""Opens stores for commands, says by whom it is done, and how far an id can be shortened."""
+"""What commands need of a store: opening it, the name of the operator for the audit log, and shortened ids."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Request(Protocol):
         """The client's address, "" if it is not known."""
 
     def logged_in(self, user: str) -> None:
-        """Let ``allow`` and ``actor`` see who has logged in to the dashboard."""
+        """Give ``allow`` and ``actor`` the user of the dashboard's session."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives."""

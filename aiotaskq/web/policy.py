@@ -24,7 +24,7 @@ Actor = Callable[[Any], str | Awaitable[str]]
 Allow = Callable[[Any, str], bool | Awaitable[bool]]
 """Called with the framework's request and the name of an action, or ``"view"``: whether the visitor may."""
 CheckUser = Callable[[str, str], Any | Awaitable[Any]]
-"""Called with a user name and a password: something true for a user who may log in, else None."""
+"""Called with a user name and a password: something true for a valid login, else None."""
 
 
 class RunningOptions(TypedDict, total=False):
@@ -78,7 +78,7 @@ class DashboardOptions(TypedDict, total=False):
     """Called with the framework's request; returns the name of the visitor, for the audit log. It may be a coroutine
     function. By default the name of the login."""
     login: CheckUser | None
-    """Called with a user name and a password; returns something true for a user who may log in, else None. It may be a
+    """Called with a user name and a password; returns something true for a valid login, else None. It may be a
     coroutine function. Then the pages have a form of their own, and a session of 12 hours."""
     secret: str | None
     """Signs the sessions of ``login``: at least 16 ASCII characters, the same text in every process."""

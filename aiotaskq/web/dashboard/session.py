@@ -1,4 +1,4 @@
-"""Cookies of the dashboard: the session and its form token, preferences, a message to show once; and who may log in.
+"""Cookies of the dashboard: the session and its form token, preferences, a message to show once; the check of a login.
 
 A session is a random text. Its form token is a digest of it: a page of another origin can neither read the cookie
 (``HttpOnly``) nor make up a pair. That of a login holds the user's name, and is signed with the server's token or the
@@ -157,7 +157,7 @@ def _signature(secret: str, text: str) -> str:
     return hmac.new(secret.encode(), b"aiotaskq session " + text.encode(), hashlib.sha256).hexdigest()
 
 
-# ---- who may log in ----
+# ---- the check of a login ----
 
 MAX_USER, MAX_PASSWORD = 200, 1_000
 """Characters; hashing a long password takes long."""
