@@ -117,7 +117,14 @@ def start(name: str, folder: Path, database: str) -> sa.Engine:
 
     asyncio.run(migrate())
     options = {} if name == "sqlite" else {"isolation_level": "READ COMMITTED"}
-    return sync_engine(url, enable_from_linting=False, **options)  # `fill` multiplies digits by digits
+    engine = sync_engine(url, enable_from_linting=False, **options)  # `fill` multiplies digits by digits
+    if engine.dialect.name == "postgresql":
+        # It would look at its rows again, also at those of the catalog, at a moment of its own; and while it looks,
+        # its snapshot keeps dead entries in each index, which the statements of a test would then read.
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(sa.text("ALTER SYSTEM SET autovacuum = off"))
+            connection.execute(sa.text("SELECT pg_reload_conf()"))
+    return engine
 
 
 ORDER = [(name, moment) for name in DATABASES for moment in ("before", "after")]
@@ -156,9 +163,6 @@ class Filled:
     def _fill(self, name: str) -> sa.Engine:
         engine = start(name, self._folders.mktemp("plans"), "plans")
         analyze(engine)  # empty
-        if engine.dialect.name == "postgresql":  # which otherwise looks again at a moment of its own
-            with engine.begin() as connection:
-                connection.execute(sa.text("ALTER TABLE task_queue SET (autovacuum_enabled = false)"))
         fill_all(engine)
         return engine
 
