@@ -27,7 +27,7 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import Parent
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
 from aiotaskq.runtime.context import current_batch, current_task
 from aiotaskq.runtime.steps import sleep_for, sleep_until, step, wait_event

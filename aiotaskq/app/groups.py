@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from aiotaskq.app.handle import GroupMember, TaskCall, TaskHandle
+from aiotaskq.core.errors import MAX_NAME, check_key
 from aiotaskq.core.groups import RULES
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.plan import Node, Outline, unknown_rule
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import checked_budget
-from aiotaskq.core.validation import MAX_NAME, check_key
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.queue.groups import GroupProgress, progress_of

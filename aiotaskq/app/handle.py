@@ -13,13 +13,14 @@ from aiotaskq.backends.listeners import ENDED, NOTED
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.edit import Merge
+from aiotaskq.core.errors import check_int, check_seconds
 from aiotaskq.core.foreign_names import Hinted, unknown_options, word
 from aiotaskq.core.limits import Fair, Limit, Of, Rate
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.parent import PARENT
-from aiotaskq.core.task import Attempt, Status, Task
-from aiotaskq.core.validation import check_int, check_seconds
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Attempt, Task
 from aiotaskq.errors import ClosedError, TaskFailed, ValidationError
 from aiotaskq.runtime.handler import INJECTED, Handler, result_as
 

@@ -22,10 +22,9 @@ from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import local_timezone
+from aiotaskq.core.errors import check_int, instant, kind_name
 from aiotaskq.core.firing import next_starts
-from aiotaskq.core.instants import instant
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule, timing_of
-from aiotaskq.core.validation import check_int, kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.public_values import PublicValues

@@ -6,24 +6,24 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from msgspec.structs import replace
 
 from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
-from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
-from aiotaskq.core.errors import guess
+from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of
-from aiotaskq.core.instants import instant
 from aiotaskq.core.limits import KINDS, Gating, specs_of
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
-from aiotaskq.core.validation import MAX_NAME, check_key, check_params, check_seconds
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.current import child_id, scopes
 from aiotaskq.runtime.handler import Handler, gating_of
 from aiotaskq.runtime.params import check_follow_up, fitted, unknown
+
+if TYPE_CHECKING:
+    from aiotaskq.app.registrations import Registrations
 
 
 def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Task:

@@ -6,25 +6,21 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
-from msgspec.structs import force_setattr
-
+from aiotaskq.app.internal import Internal, RunOptions
 from aiotaskq.app.registrations import Registrations, open_resource
 from aiotaskq.app.registry import Registry
 from aiotaskq.app.settings import schedules_elsewhere, settings
 from aiotaskq.backends import connect
 from aiotaskq.concurrency.clock import SteadyClock, StoreClock, SystemClock
-from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.alerts import ALERTS, NAMED, Rules, Seen, after, changes, holding, make_rules
-from aiotaskq.core.codec import Codec
-from aiotaskq.core.task import SECOND, Status, Task, new_task
-from aiotaskq.core.validation import INT32, check_seconds
+from aiotaskq.core.errors import INT32
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.webhooks import alert_messages
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
@@ -45,31 +41,6 @@ if TYPE_CHECKING:
 
 CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
 ECHO = 500_000  # microseconds in which a second signal may be a copy of the first, passed on by a wrapper
-
-
-@dataclass(slots=True)
-class Internal:
-    """What the package uses of a TaskQ, beside its public names; ``internal(tq)`` returns it."""
-
-    registered: Registrations
-    """What was registered with the decorators."""
-    codec: Codec | None
-    backends: dict[str, Backend]
-    """Every store that is used, by URL: of tasks, and where they are others, of schedules and of public values."""
-    scheduler: Callable[[], Scheduler]
-    """Returns what fires the schedules; made (and its store opened) only when something uses it."""
-    open_schedules: Callable[[], Schedules | None]
-    """Returns the store of schedules as far as it is in use: another one than that of tasks only with the scheduler."""
-    adopt: Callable[[Registrations], None]
-    """Adds the registrations of another task queue."""
-    run_until: Callable[[asyncio.Event, RunOptions], Coroutine[Any, Any, ExitCode]]
-    """Does what ``run`` does, until the event is set instead of a signal."""
-    on_signal: Callable[[asyncio.Event], None]
-    """Handles a signal: the first sets the event of ``run_until``, the next one skips the drain."""
-    bound: LoopBound = field(default_factory=LoopBound)
-    """The event loop in which it was opened last."""
-    stands_by: bool = False
-    """Whether ``running`` runs no workers unless ``workers=True``; a test sets it."""
 
 
 class Running(Registry):
@@ -433,27 +404,3 @@ async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now:
                 if first is not None and first <= behind:
                     unclaimed.append(name)
     return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)
-
-
-class RunOptions(msgspec.Struct, frozen=True):
-    """How workers and the scheduler run. Raises ValidationError for a wrong ``drain`` or ``grace``."""
-
-    concurrency: int = 10
-    """Handlers at a time; checked by the worker."""
-    queues: Sequence[str] | None = None
-    """Names of the queues that are worked on; None means every queue."""
-    scheduler: bool = True
-    """Whether schedules are fired."""
-    drain: float | timedelta = 25.0
-    """Seconds, or a timedelta, that handlers get to end by themselves when the run stops."""
-    grace: float | timedelta = 5.0
-    """Seconds, or a timedelta, that they get after that to end once they are cancelled."""
-
-    def __post_init__(self) -> None:
-        force_setattr(self, "drain", check_seconds("drain", self.drain))
-        force_setattr(self, "grace", check_seconds("grace", self.grace))
-
-    @property
-    def times(self) -> tuple[float, float]:
-        """``drain`` and ``grace`` in seconds."""
-        return float(self.drain), float(self.grace)  # type: ignore[arg-type]  # the constructor has converted timedeltas

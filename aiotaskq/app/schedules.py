@@ -7,20 +7,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from aiotaskq.app.handle import TaskHandle
-from aiotaskq.app.registrations import Registrations
-from aiotaskq.core.errors import guess
+from aiotaskq.core.errors import MAX_ID, check_int, check_key, guess, kind_name
 from aiotaskq.core.firing import LIMIT, next_starts
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.schedule import Schedule, ScheduleOptions, new_schedule, timing_of
 from aiotaskq.core.task import run_options
-from aiotaskq.core.validation import MAX_ID, check_int, check_key, kind_name
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.params import fitted, unknown
 
 if TYPE_CHECKING:
+    from aiotaskq.app.registrations import Registrations
     from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 

@@ -10,8 +10,8 @@ import msgspec
 
 from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.masking import mask
-from aiotaskq.core.validation import check_seconds
 from aiotaskq.errors import ClosedError, ValidationError
 
 __all__ = [

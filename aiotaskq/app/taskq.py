@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, group
 from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCall, TaskHandle
+from aiotaskq.app.internal import Internal
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
-from aiotaskq.app.running import Internal, Running
+from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url
 from aiotaskq.backends import connect
@@ -24,12 +25,12 @@ from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClo
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.edit import check_rerun, copied
+from aiotaskq.core.errors import MAX_ID, check_key, check_params, check_seconds, kind_name
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.masking import mask
 from aiotaskq.core.plan import plan
 from aiotaskq.core.task import Task
-from aiotaskq.core.validation import MAX_ID, check_key, check_params, check_seconds, kind_name
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
 from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
@@ -412,11 +413,6 @@ def _clock_of(backend: Backend) -> Clock:
     if not backend.durable:
         return SteadyClock()  # nothing outlives the process, and a clock that cannot be set back is at hand
     return SystemClock() if backend.shared == "host" else StoreClock()
-
-
-def internal(tq: TaskQ) -> Internal:
-    """Return what the package uses of a task queue, beside its public names."""
-    return tq._internal
 
 
 def check_taskq(argument: str, tq: object) -> None:

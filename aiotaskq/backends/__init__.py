@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from aiotaskq.backends.base import Backend
-from aiotaskq.backends.coded import coded
 from aiotaskq.backends.url import BACKENDS, DURABLE_FAKE, memory_options, scheme_of
-from aiotaskq.core.codec import Codec
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
+    from aiotaskq.core.codec import Codec
 
 __all__ = ["connect"]
 
@@ -27,4 +28,8 @@ def connect(url: str, *, keep_ended: int | None = None, codec: Codec | None = No
         return cast("Backend", kind()).coded_by(codec)
     if scheme == "memory":
         return cast("Backend", kind(options.keep_ended, options.objects))
-    return cast("Backend", kind(url)) if codec is None else coded(kind)(url).coded_by(codec)
+    if codec is None:
+        return cast("Backend", kind(url))
+    from aiotaskq.backends.coded import coded
+
+    return coded(kind)(url).coded_by(codec)

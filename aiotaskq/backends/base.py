@@ -20,6 +20,7 @@ from aiotaskq.backends.audit import AuditLog
 from aiotaskq.backends.change import Change as Change
 from aiotaskq.backends.change import Claim as Claim
 from aiotaskq.backends.change import Room as Room
+from aiotaskq.backends.change import ScheduleChange as ScheduleChange
 from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.backends.gates import GateReads, Gates
 from aiotaskq.backends.groups import GroupReads, Groups
@@ -31,8 +32,9 @@ from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
 from aiotaskq.core.coded import no_codec
-from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
-from aiotaskq.core.validation import INT64
+from aiotaskq.core.errors import INT64
+from aiotaskq.core.status import FINAL, PENDING, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -42,19 +44,6 @@ if TYPE_CHECKING:
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.schedule import Schedule
-
-
-class ScheduleChange(msgspec.Struct, frozen=True):
-    """A guarded write of a schedule, and the tasks that it fires, in one transaction."""
-
-    before: Schedule
-    after: Schedule
-    tasks: tuple[Task, ...] = ()
-
-    def holds(self, row: Schedule | None) -> bool:
-        """Whether the guard holds for a row, None for no row."""
-        before = (self.before.version, self.before.due, self.before.enabled, self.before.run_count)
-        return row is not None and (row.version, row.due, row.enabled, row.run_count) == before
 
 
 class QueueStats(msgspec.Struct, frozen=True):

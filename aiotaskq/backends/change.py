@@ -1,8 +1,8 @@
-"""Guarded writes of tasks, and the bound of a push: arguments of the verbs of a backend."""
+"""Guarded writes of tasks and schedules, and the bound of a push: arguments of the verbs of a backend."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -11,10 +11,13 @@ from msgspec.structs import replace
 from aiotaskq.core.coded import COLUMNS, STATE, encoded
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import slots
-from aiotaskq.core.task import PENDING, Task
+from aiotaskq.core.status import PENDING
+from aiotaskq.core.steps import EventValue, NewStep, answered
+from aiotaskq.core.task import Task
 
 if TYPE_CHECKING:
     from aiotaskq.core.codec import Codec
+    from aiotaskq.core.schedule import Schedule
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -29,6 +32,51 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     after: Task
     then: tuple[Task, ...] = ()
     lease_over: bool = False
+
+
+class Leave(msgspec.Struct, frozen=True):
+    """A running task whose handler is left, since it sleeps or waits for events."""
+
+    change: Change
+    new: Sequence[NewStep]
+    """The sleeps and waits that are to be stored; each wait names its event."""
+    woken: Task | None = None
+    """What the task becomes if one of the events is there; None where it waits for none."""
+
+    @property
+    def waits(self) -> list[NewStep]:
+        """The waits among its steps."""
+        return [each for each in self.new if each.step.kind == "wait"]
+
+    def meets(
+        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
+    ) -> tuple[Change, list[NewStep], list[NewStep]]:
+        """Return the change to write, the steps that events become which are there, and the waits that are left.
+
+        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
+        """
+        found, left = [], []
+        for wait in self.waits:
+            if (event := event_of(wait)) is not None:
+                found.append(answered(wait, event))
+            elif not was_answered(wait):
+                left.append(wait)
+        if self.woken is None or len(left) == len(self.waits):
+            return self.change, [], left
+        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
+
+
+class ScheduleChange(msgspec.Struct, frozen=True):
+    """A guarded write of a schedule, and the tasks that it fires, in one transaction."""
+
+    before: Schedule
+    after: Schedule
+    tasks: tuple[Task, ...] = ()
+
+    def holds(self, row: Schedule | None) -> bool:
+        """Whether the guard holds for a row, None for no row."""
+        before = (self.before.version, self.before.due, self.before.enabled, self.before.run_count)
+        return row is not None and (row.version, row.due, row.enabled, row.run_count) == before
 
 
 class Claim(NamedTuple):

@@ -16,7 +16,7 @@ from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.side_rows import NOTE, Range, SideRow, SideRows
 from aiotaskq.core.coded import plain_text, stored_text
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
-from aiotaskq.core.task import COMPLETED, RUNNING, Status
+from aiotaskq.core.status import COMPLETED, RUNNING, Status
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Beside, Run, Store

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
+from aiotaskq.backends.change import Leave
 from aiotaskq.backends.flow import steps as flow
-from aiotaskq.backends.flow.steps import EVENT, WAIT, Leave, event_row, step_row, to_event, to_step
+from aiotaskq.backends.flow.steps import EVENT, WAIT, event_row, step_row, to_event, to_step
 from aiotaskq.backends.side_rows import STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order

@@ -6,8 +6,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from aiotaskq.core.errors import check_int
 from aiotaskq.core.masking import mask
-from aiotaskq.core.validation import check_int
 from aiotaskq.errors import NotSupported, ValidationError
 
 __all__ = ["BACKENDS", "DURABLE_FAKE", "KEEP_ENDED", "OBJECTS", "SQL", "has_tables", "is_lost_at_close", "is_shared"]

@@ -19,7 +19,8 @@ from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.times import ago, duration
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso
-from aiotaskq.core.task import FINAL, SECOND, Status
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
 from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.events import Emitted, EventView

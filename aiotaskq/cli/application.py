@@ -10,11 +10,12 @@ import sys
 import traceback
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.layout import LONG
 from aiotaskq.cli.output import echo_stderr
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.params import fitted, unknown

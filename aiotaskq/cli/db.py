@@ -12,7 +12,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly

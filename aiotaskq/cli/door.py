@@ -22,8 +22,8 @@ from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_te
 from aiotaskq.cli.store_access import actor, read_json, with_tq
 from aiotaskq.cli.times import Utc, in_utc, read_time, shown
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.errors import INT32
 from aiotaskq.core.instants import PAST
-from aiotaskq.core.validation import INT32
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from msgspec import UNSET, to_builtins
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import warn_of_unknown
 from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
 from aiotaskq.cli.i18n import marked, tr

@@ -16,8 +16,8 @@ from types import FrameType
 from aiotaskq.app.running import ECHO
 from aiotaskq.cli.i18n import marked
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import check_seconds
 from aiotaskq.runtime.worker.worker import ExitCode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

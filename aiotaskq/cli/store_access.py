@@ -12,7 +12,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.cli.i18n import tr

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
 from aiotaskq.cli.door import (
     command_of,
@@ -29,7 +30,7 @@ from aiotaskq.cli.times import Utc, local, local_time
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import LogEntry
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
 from aiotaskq.operations.table import Access, perform, read

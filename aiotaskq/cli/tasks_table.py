@@ -13,8 +13,9 @@ from aiotaskq.cli.output import json_text
 from aiotaskq.cli.times import ago, duration, local_time, shown
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import from_iso
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
 from aiotaskq.operations.task_views import AttemptView, StepView, TaskDetail, TaskView, first_line
 from aiotaskq.runtime.owner import read_owner

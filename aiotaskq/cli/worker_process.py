@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 
-from aiotaskq.app.running import RunOptions
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import RunOptions, internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import echo_stderr

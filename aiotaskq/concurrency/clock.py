@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakSet
 
 from aiotaskq.concurrency.wakeup import Waitable
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import check_seconds
 
 ROUNDS = 1_000  # iterations of a loop after which virtual time goes on, though something in it never waits
 SAME_MOMENT = 10_000  # microseconds within which two reads count as simultaneous

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.validation import check_int, check_seconds
+from aiotaskq.core.errors import ValidationError, check_int, check_seconds
 
 ALERTS: Final = "aiotaskq.alerts"
 """The type of the task that evaluates the rules, its unique key, and the key of the public value with what is open."""

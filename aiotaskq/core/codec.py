@@ -10,8 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
-from aiotaskq.core.errors import ValidationError, missing
-from aiotaskq.core.validation import check_int
+from aiotaskq.core.errors import ValidationError, check_int, missing
 
 MOST = 2**28
 """Bytes that compressed data may have when it is decompressed: more than a store accepts."""

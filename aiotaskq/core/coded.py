@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import NotSupported, ValidationError
-from aiotaskq.core.task import COMPLETED, Attempt, Task
+from aiotaskq.core.status import COMPLETED
+from aiotaskq.core.task import Attempt, Task
+
+if TYPE_CHECKING:
+    from aiotaskq.core.codec import Codec
 
 PREFIX = "$aiotaskq1$"
 NO_CODEC = "coded, and no codec is set"

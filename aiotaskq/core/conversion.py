@@ -24,8 +24,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect as shape
 
-from aiotaskq.core.errors import ValidationError, missing
-from aiotaskq.core.validation import INT64, MAX_DEPTH, check_json, shown
+from aiotaskq.core.errors import INT64, MAX_DEPTH, ValidationError, check_json, missing, shown
 
 _PLAIN = (shape.AnyType, shape.NoneType, shape.BoolType)
 _HAVE_FIELDS = ("__dataclass_fields__", "__struct_fields__", "__total__", "_fields")

@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.errors import TaskConflict, ValidationError
+from aiotaskq.core.errors import TaskConflict, ValidationError, check_key
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.parking import budgets_of, parked
-from aiotaskq.core.task import PENDING, RUN_OPTIONS, SECOND, Task, new_task, run_options
-from aiotaskq.core.validation import check_key
+from aiotaskq.core.status import PENDING
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 
 
 def check_editable(task: Task) -> None:

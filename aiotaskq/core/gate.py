@@ -21,6 +21,8 @@ NEVER_BY_TIME = 253_402_300_799_000_000
 """The end of the year 9999, in microseconds UTC: a gate that is closed until then does not open by time."""
 BATCH = 100
 """The most tasks that pass a gate at a time: it bounds what a store reads at once. Where more may pass, it goes on."""
+BUDGET = "budget:"
+"""The beginning of the keys of the gates that keep the budgets of groups."""
 
 
 class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -116,6 +118,16 @@ class Starts(NamedTuple):
     """The sum of those of tasks that have not started. One above the burst has the same effect as the burst."""
     started: Sequence[tuple[int, int]] = ()
     """Of the others, when each was claimed and its tokens; those that are accounted for may be left out."""
+
+
+def budget_gate(group_id: str) -> str:
+    """Return the key of the gate that the members of a group with a budget pass first."""
+    return f"{BUDGET}{group_id}"
+
+
+def group_of_budget(key: str, bounds: Bounds) -> str | None:
+    """Return the id of the group whose budget a gate keeps; None for any other gate: those have bounds."""
+    return key.removeprefix(BUDGET) if key.startswith(BUDGET) and bounds == Bounds() else None
 
 
 def read_ahead(gate: Gate, held: int, now: int) -> int:

@@ -25,7 +25,8 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task
+from aiotaskq.core.status import FINAL, PENDING, Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import Usage, is_used_up
 
 CANCEL, FAIL, RUN = "cancel", "fail", "run"

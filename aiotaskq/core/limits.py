@@ -19,11 +19,21 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from aiotaskq.core.errors import ValidationError, guess
+from aiotaskq.core.errors import (
+    INT32,
+    MAX_KEY,
+    MAX_NAME,
+    TEN_YEARS,
+    ValidationError,
+    check_int,
+    check_key,
+    check_seconds,
+    guess,
+    shown,
+)
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import INT32, MAX_KEY, MAX_NAME, TEN_YEARS, check_int, check_key, check_seconds, shown
 
 WINDOW = 100
 """Tasks of one key that are ready or run at a time, by a fair share that names no window."""

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from aiotaskq.core.errors import check_json, clip
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.usage import Usage
-from aiotaskq.core.validation import check_json, clip
 
 MAX_NOTES = 1_000
 """Notes that one task keeps; the oldest go."""

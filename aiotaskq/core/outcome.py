@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec.structs import force_setattr, replace
 
-from aiotaskq.core.errors import AiotaskqError, ValidationError
+from aiotaskq.core.errors import AiotaskqError, ValidationError, check_seconds, clip
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import budgets_of, has_budget, parked
-from aiotaskq.core.steps import Suspension
-from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, SECOND, Attempt, Status, Task, run_options
-from aiotaskq.core.validation import check_seconds, clip
+from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
+from aiotaskq.core.task import SECOND, Attempt, Task, run_options
+
+if TYPE_CHECKING:
+    from aiotaskq.core.steps import Suspension
 
 
 class Backoff(msgspec.Struct, frozen=True):

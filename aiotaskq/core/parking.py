@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from aiotaskq.core.gate import PARKED, Bounds, Flow
-from aiotaskq.core.task import FINAL, PENDING, RUNNING, Task
-from aiotaskq.core.usage import budget_gate, group_of_budget
+from aiotaskq.core.gate import PARKED, Bounds, Flow, budget_gate, group_of_budget
+from aiotaskq.core.status import FINAL, PENDING, RUNNING
+
+if TYPE_CHECKING:
+    from aiotaskq.core.task import Task
 
 _flow_of = attrgetter("flow")
 

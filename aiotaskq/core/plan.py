@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import ValidationError, shown
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.groups import (
     MAX_MEMBERS,
@@ -24,7 +24,6 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.parking import with_budgets
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import Usage
-from aiotaskq.core.validation import shown
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -16,16 +16,12 @@ import msgspec
 
 from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule, check_calendar, check_windows
 from aiotaskq.core.cron import Cron, check_timezone, local_timezone
-from aiotaskq.core.errors import AiotaskqError, ValidationError, guess
-from aiotaskq.core.firing_record import FiringRecord, recorded
-from aiotaskq.core.ids import new_id
-from aiotaskq.core.instants import instant, moment, to_datetime
-from aiotaskq.core.masking import Redacted
-from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import (
+from aiotaskq.core.errors import (
     INT32,
     MAX_ID,
     MAX_NAME,
+    AiotaskqError,
+    ValidationError,
     check_int,
     check_json,
     check_key,
@@ -33,7 +29,14 @@ from aiotaskq.core.validation import (
     check_seconds,
     check_text,
     check_whole_seconds,
+    guess,
+    instant,
 )
+from aiotaskq.core.firing_record import FiringRecord, recorded
+from aiotaskq.core.ids import new_id
+from aiotaskq.core.instants import moment, to_datetime
+from aiotaskq.core.masking import Redacted
+from aiotaskq.core.task import SECOND, Task
 
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]

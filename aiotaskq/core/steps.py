@@ -14,7 +14,8 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import to_datetime
-from aiotaskq.core.task import PENDING, SECOND, Task
+from aiotaskq.core.status import PENDING
+from aiotaskq.core.task import SECOND, Task
 
 Kind = Literal["step", "sleep", "wake", "wait", "event"]
 

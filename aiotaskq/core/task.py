@@ -10,49 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from enum import StrEnum
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, TypedDict
 
 import msgspec
 
+from aiotaskq.core.errors import MAX_ID, MAX_NAME, check_hashable, check_int, check_key, check_params, check_seconds
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
-from aiotaskq.core.validation import (
-    MAX_ID,
-    MAX_NAME,
-    check_hashable,
-    check_int,
-    check_key,
-    check_params,
-    check_seconds,
-)
+from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
 
 SECOND = 1_000_000  # microseconds
-
-
-class Status(StrEnum):
-    """The state of a task. A delayed task, and one that waits for its retry, is ``pending`` with a later ``run_at``."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-
-    __hash__ = str.__hash__  # the hash of Enum is a Python function, and sets of statuses are asked about each task
-
-
-StatusName: TypeAlias = Status | Literal["pending", "running", "completed", "failed", "cancelled", "expired"]
-"""A status, or its name."""
-
-FINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.EXPIRED})
-"""The statuses of tasks that have ended."""
-
-# As global names for code that runs for each task: on Python 3.11 `Status.PENDING` is a function call.
-PENDING, RUNNING, COMPLETED, FAILED = Status.PENDING, Status.RUNNING, Status.COMPLETED, Status.FAILED
 
 
 class Attempt(Redacted, frozen=True, kw_only=True):

@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.gate import NEVER_BY_TIME, Bounds
-from aiotaskq.core.validation import check_key, shown
+from aiotaskq.core.errors import ValidationError, check_key, shown
+from aiotaskq.core.gate import NEVER_BY_TIME
 
 MAX_NAMES = 20
 """Names of one task."""
@@ -23,8 +22,6 @@ MAX_SUM = 10**15
 """The largest sum of one task: every store adds up to it without an error."""
 DIGITS = 9  # behind the decimal point: sums of decimal fractions are shown as they are added by hand
 
-BUDGET = "budget:"
-"""The beginning of the keys of such gates."""
 USED_UP_UNTIL = NEVER_BY_TIME
 """Until when the gate of a group is closed whose budget is used up."""
 
@@ -62,16 +59,6 @@ def checked_budget(budget: object) -> Usage:
 def is_used_up(budget: Mapping[str, float], usage: Mapping[str, float]) -> bool:
     """Whether a sum has reached its budget; a name that the budget does not have is without a bound."""
     return any(usage.get(name, 0) >= most for name, most in budget.items())
-
-
-def budget_gate(group_id: str) -> str:
-    """Return the key of the gate that the members of a group with a budget pass first."""
-    return f"{BUDGET}{group_id}"
-
-
-def group_of_budget(key: str, bounds: Bounds) -> str | None:
-    """Return the id of the group whose budget a gate keeps; None for any other gate: those have bounds."""
-    return key.removeprefix(BUDGET) if key.startswith(BUDGET) and bounds == Bounds() else None
 
 
 def summed(one: Mapping[str, float], other: Mapping[str, float]) -> Usage:

@@ -18,12 +18,11 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from aiotaskq.core.alerts import ALERTS, Alert
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import MAX_NAME, ValidationError, check_int, check_key, check_seconds
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.parking import parked
 from aiotaskq.core.task import SECOND, Task, new_task
-from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 
 WEBHOOK: Final = "aiotaskq.webhook"
 """The type of the tasks that send messages."""

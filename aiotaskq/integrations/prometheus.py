@@ -10,12 +10,13 @@ from datetime import timedelta
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.errors import missing
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.errors import check_int, check_key, check_seconds, missing
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import MAX_NAMES
-from aiotaskq.core.validation import check_int, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.hooks import HookCall, HookName

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from aiotaskq.core.errors import MAX_ID, MAX_KEY, MAX_NAME
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.validation import MAX_ID, MAX_KEY, MAX_NAME
 
 
 def about(description: str, **bounds: Any) -> Meta:

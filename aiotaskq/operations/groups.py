@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Struct, structs, to_builtins
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.conversion import error_type
+from aiotaskq.core.errors import INT32, MAX_ID, check_key
 from aiotaskq.core.groups import CallbackKind, GroupState, Member
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.task import Status, Task
-from aiotaskq.core.validation import INT32, MAX_ID, check_key
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, Cursor, Id, Limit, Time, about, view_of
 from aiotaskq.operations.hidden import visible_progress
 from aiotaskq.operations.table import LISTED, Access, Operations, only
 from aiotaskq.runtime.queue.groups import GroupVerbs, progress_of
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 
 async def find(tq: TaskQ, text: str) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from aiotaskq.core.errors import INT32
 from aiotaskq.core.limits import Rate
-from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.fields import Key, Maybe, Nullable, Time, about, view_of
 from aiotaskq.operations.table import Access, Operations

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 from msgspec import UNSET, Meta, Struct
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
+from aiotaskq.core.errors import check_json, check_key, instant
 from aiotaskq.core.firing import LIMIT, MAX_LIMIT, PlannedRun, derived_id, upcoming, zone_of
 from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
-from aiotaskq.core.instants import from_now, instant, seconds_of, to_datetime, to_iso
+from aiotaskq.core.instants import from_now, seconds_of, to_datetime, to_iso
 from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import check_json, check_key
 from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, Count, Cursor, Id, Limit, Maybe, Name, Nullable, Time, about, view_of
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, Operations, only
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 Zoned = Annotated[str, about("RFC 3339")]
 

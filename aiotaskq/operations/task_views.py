@@ -10,8 +10,9 @@ from aiotaskq.core.conversion import error_type
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.outcome import attempts_of, run_time
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.operations.fields import Time, about, view_of
 from aiotaskq.operations.hidden import plain, visible_progress
 from aiotaskq.operations.limits import LimitView

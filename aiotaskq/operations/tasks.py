@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from msgspec import UNSET, Struct, structs
 
-from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import Status, Task
-from aiotaskq.core.validation import check_json
+from aiotaskq.core.errors import check_json
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import (
@@ -32,6 +32,9 @@ from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.queue.bulk import run_now as made_due
 from aiotaskq.runtime.queue.operations import TaskChanges
 from aiotaskq.runtime.waiting import waiting
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 
 async def find(tq: TaskQ, text: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import UNSET, Struct
 
-from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.validation import MAX_KEY, check_json, check_key
+from aiotaskq.core.errors import MAX_KEY, check_json, check_key
 from aiotaskq.errors import NotFound
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import MAX_PAGE, ByKey, Key, Nullable, about
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.table import Access, NotShown, Operations
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 values = Operations("values")
 ValueKey = Annotated[Key, about("The key of a value")]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Struct, structs
 
-from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import owner_of
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotSupported
 from aiotaskq.operations.fields import Count, Name, Time, about, view_of
 from aiotaskq.operations.table import Access, Many, Operations, only
 from aiotaskq.runtime.owner import read_owner
+
+if TYPE_CHECKING:
+    from aiotaskq.app.taskq import TaskQ
 
 PAGE = 1_000  # running tasks read at a time
 

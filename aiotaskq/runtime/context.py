@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import msgspec
 
+from aiotaskq.core.errors import check_int, check_seconds, clip
 from aiotaskq.core.firing_record import SCHEDULED_FOR
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.notes import NewNote, data_note, log_note
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import check_int, check_seconds, clip
 from aiotaskq.errors import LeaseLost, NotFound
 from aiotaskq.runtime.current import apart, batch, current
 from aiotaskq.runtime.limits import Limits

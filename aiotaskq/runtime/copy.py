@@ -15,13 +15,14 @@ import msgspec
 from msgspec.structs import asdict
 
 from aiotaskq.backends.base import Backend
+from aiotaskq.core.errors import MAX_NAME, check_json, check_text
 from aiotaskq.core.gate import Gate, GateChange
 from aiotaskq.core.groups import GroupState, Member, Plan
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
+from aiotaskq.core.status import COMPLETED, FINAL, Status
 from aiotaskq.core.steps import NewStep, Step, left_at, open_steps, undecodable, woken
-from aiotaskq.core.task import COMPLETED, FINAL, Status, Task, TaskFilter, same_push
-from aiotaskq.core.validation import MAX_NAME, check_json, check_text
+from aiotaskq.core.task import Task, TaskFilter, same_push
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
 from aiotaskq.log import printable
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from aiotaskq.backends import workers as registry
 from aiotaskq.backends.listeners import STEER
-from aiotaskq.core.task import Status, Task
-from aiotaskq.core.validation import MAX_NAME, check_int, check_key
+from aiotaskq.core.errors import MAX_NAME, check_int, check_key
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import NotFound, NotSupported
 from aiotaskq.log import log, printable

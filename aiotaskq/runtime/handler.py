@@ -15,11 +15,11 @@ import msgspec
 
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, check_of_all, conversion_of, resolved
+from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.limits import Gating, Spec
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import PARENT, ParentParameter, declared_parent, is_list
 from aiotaskq.core.task import RUN_OPTIONS, Task, TaskOfObjects
-from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.errors import ValidationError
 
 Executor: TypeAlias = Literal["thread", "process", "interpreter"]

@@ -10,7 +10,8 @@ import msgspec
 from aiotaskq.backends.base import Backend, Schedules
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.operations import Stats, stats_of

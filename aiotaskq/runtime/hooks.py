@@ -6,15 +6,17 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from aiotaskq.core.groups import GroupState
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log
+
+if TYPE_CHECKING:
+    from aiotaskq.core.groups import GroupState
 
 HookName: TypeAlias = Literal[
     "pushed",

@@ -11,13 +11,11 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.errors import guess
-from aiotaskq.core.gate import Bounds, GateChange, GateState
-from aiotaskq.core.instants import instant
+from aiotaskq.core.errors import INT32, TEN_YEARS, check_int, check_key, check_seconds, guess, instant
+from aiotaskq.core.gate import BUDGET, Bounds, GateChange, GateState, group_of_budget
 from aiotaskq.core.limits import Rate, names_gate
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.usage import BUDGET, USED_UP_UNTIL, group_of_budget
-from aiotaskq.core.validation import INT32, TEN_YEARS, check_int, check_key, check_seconds
+from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 

@@ -10,8 +10,7 @@ from aiotaskq.backends.values import PlainValues, Values
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import (
+from aiotaskq.core.errors import (
     INT64,
     MAX_KEY,
     MAX_PAYLOAD,
@@ -21,6 +20,7 @@ from aiotaskq.core.validation import (
     check_key,
     check_seconds,
 )
+from aiotaskq.core.task import SECOND
 from aiotaskq.log import gate, log, printable
 
 FOREVER = INT64  # microseconds: what it is added to does not matter

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from aiotaskq.backends.base import Backend
 from aiotaskq.backends.steps import Steps
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.history import rolls
-from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter
-from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK, ended_before
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend
 
 PAUSE = 0.05  # seconds between two full transactions, so that claims and pushes come in between
 SWEEP_INTERVAL = 60.0  # seconds; the shortest

@@ -13,10 +13,10 @@ from weakref import WeakKeyDictionary, WeakSet
 import msgspec
 
 from aiotaskq.core.conversion import Conversion, storable
+from aiotaskq.core.errors import check_key, check_seconds
 from aiotaskq.core.outcome import Released, passed_on
 from aiotaskq.core.steps import NEVER, Kind, NewStep, Step, Suspension, undecodable
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import check_key, check_seconds
 from aiotaskq.errors import EventTimeout, LeaseLost, ValidationError
 from aiotaskq.log import log, named, printable
 from aiotaskq.runtime.handler import result_conversion

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.change import Change, Leave
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
+from aiotaskq.core.errors import check_int, check_json, check_key, check_seconds
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.steps import EventValue, NewStep, Step
 from aiotaskq.core.task import SECOND, Task, new_task
-from aiotaskq.core.validation import check_int, check_json, check_key, check_seconds
 from aiotaskq.errors import DatabaseUnavailable, NotFound
 from aiotaskq.log import log, named
 

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
-from aiotaskq.core.instants import instant
-from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.errors import check_seconds, instant
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import TaskContext, current_task
 from aiotaskq.runtime.current import Scope, inside, scopes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aiotaskq.core.outcome import UNSETTLED, Cancelled, Failed, LeaseExpired, Outcome, Released, TimedOut, was_popped
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import gate, log, named, printable
 
 __all__ = ["log_completed", "log_lost", "log_not_started", "log_outcome", "log_pushed"]

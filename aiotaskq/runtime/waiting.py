@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import live_parents
+from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.steps import NEVER, Step, left_at
-from aiotaskq.core.task import PENDING, Status, Task
+from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.runtime.limits import Limits, LimitState
 

@@ -15,7 +15,7 @@ from aiotaskq.app.settings import configure as configure
 from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.outcome import Backoff
 from aiotaskq.core.parent import Parent
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import AiotaskqError, BatchFailed, EventTimeout, LeaseLost, ResultTimeout, TaskFailed
 from aiotaskq.sync.facades import DatabaseQueue as DatabaseQueue
 from aiotaskq.sync.facades import MemoryQueue as MemoryQueue

@@ -11,7 +11,7 @@ import aiotaskq.app.legacy as awaited
 import aiotaskq.runtime.steps
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP, running_loop_or_none
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
-from aiotaskq.core.validation import kind_name
+from aiotaskq.core.errors import kind_name
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.fleet import Workers as AsyncWorkers

@@ -15,10 +15,9 @@ import aiotaskq.app.handle
 import aiotaskq.app.taskq
 import aiotaskq.runtime.context
 from aiotaskq.app.handle import One, P, PushOptions, R, T, T_co, TaskCall
+from aiotaskq.app.internal import RunOptions, internal
 from aiotaskq.app.registry import Coro, TaskOptions
-from aiotaskq.app.running import RunOptions
 from aiotaskq.app.schedules import Schedules as AsyncSchedules
-from aiotaskq.app.taskq import internal
 from aiotaskq.concurrency.loop_thread import refuse_running_loop
 from aiotaskq.core.foreign_names import Hinted
 from aiotaskq.core.notes import LogEntry

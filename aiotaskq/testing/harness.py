@@ -10,13 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
+from aiotaskq.core.errors import kind_name
 from aiotaskq.core.ids import restart_seq
-from aiotaskq.core.task import SECOND, StatusName, Task
-from aiotaskq.core.validation import kind_name
+from aiotaskq.core.status import StatusName
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError, WrongLoop
 from aiotaskq.testing.override import Pushes, override
 

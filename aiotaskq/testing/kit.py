@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.instants import instant
+from aiotaskq.core.errors import check_int, check_seconds, instant
 from aiotaskq.core.outcome import Released
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER
-from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import check_int, check_seconds
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.hooks import HookCall

@@ -7,21 +7,23 @@ import copy
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from aiotaskq.app.internal import internal
 from aiotaskq.app.settings import schedules_elsewhere
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.task import Status, Task
-from aiotaskq.core.validation import kind_name
+from aiotaskq.core.errors import kind_name
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
-from aiotaskq.testing.durable_fake import DurableFake
 
 if TYPE_CHECKING:
     from aiotaskq.sync.taskq import TaskQ as BlockingTaskQ
+    from aiotaskq.testing.durable_fake import DurableFake
 
 
 SHOWN = 20  # tasks listed in the message of a failed assertion
@@ -162,9 +164,9 @@ def override(
             pushes.pushed.append(changes.uncommitted.pop(task.task_id, task))
 
     other.on("pushed", lambda event: record(event.task))
-    if isinstance(other.queue.backend, DurableFake):
+    if url.partition("?")[0] == DURABLE_FAKE:
         # The event comes after the commit of a session has returned, but a test asserts at once.
-        other.queue.backend.on_commit = record
+        cast("DurableFake", other.queue.backend).on_commit = record
     before, internal(other).bound = vars(tq), copy.copy(internal(tq).bound)
     tq.__dict__ = vars(other)  # one assignment, since another thread may be using this object
     try:

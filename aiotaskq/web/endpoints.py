@@ -11,10 +11,10 @@ import msgspec
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.errors import INT64, MAX_ID, check_key
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import INT64, MAX_ID, check_key
 from aiotaskq.errors import DatabaseUnavailable, NotFound, ValidationError
 from aiotaskq.operations import examples, table
 from aiotaskq.operations.everything import NOUNS

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgspec
 
-from aiotaskq.core.validation import check_int
+from aiotaskq.core.errors import check_int
 from aiotaskq.errors import ValidationError
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.errors import missing
-from aiotaskq.core.validation import check_int
+from aiotaskq.core.errors import check_int, missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
 from aiotaskq.web.access import TokenCheck, check_access, names_loopback

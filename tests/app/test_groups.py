@@ -22,7 +22,7 @@ from aiotaskq import (
     injected,
 )
 from aiotaskq.backends.base import Change
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import NotFound, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.testing import inline

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from aiotaskq import Parent, current_task, group, injected
-from aiotaskq.core.task import Status
-from aiotaskq.core.usage import budget_gate
+from aiotaskq.core.gate import budget_gate
+from aiotaskq.core.status import Status
 from aiotaskq.runtime.queue import groups
 from aiotaskq.testing.kit import Kit, virtual
 from tests.app.test_groups import App, Total

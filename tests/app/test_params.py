@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ, injected, sync
-from aiotaskq.core.task import Status, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.types import Task
 from tests.support.machine import within

@@ -11,7 +11,8 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.task import Status, Task, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, new_task
 from aiotaskq.runtime.handler import make_handler
 from aiotaskq.runtime.worker.execution import follow_ups
 

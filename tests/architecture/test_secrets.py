@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from aiotaskq import TaskQ
 from aiotaskq.core.outcome import Completed, Failed
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import Status, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import new_task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.integrations.logging import bind_task, loguru_to_standard
 from aiotaskq.integrations.opentelemetry import Tracing

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from aiotaskq.core.firing import derived_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.chaos.ledger import Line
 
 GIVEN_BACK = frozenset({"released", "retried"})

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Engine, event, func, insert, literal_column, 
 from aiotaskq.backends.sql.claim import Claim, claim
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import NEW, TASKS, new_row
-from aiotaskq.core.task import SECOND, Status, Task, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, new_task
 from tests.support.sql import tx_on
 
 BASE = 1_000

@@ -30,7 +30,8 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import MAX_CRASHES
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter, new_task
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import Findings, Harm, check

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import executions, runs_of, zombie_writes
 from tests.chaos.harness import Fleet, Report

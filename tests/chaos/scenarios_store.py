@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from tests.chaos.checker import Findings, executions, percentile, runs_of
 from tests.chaos.filling import claim_problems, fill
 from tests.chaos.harness import Fleet, Process, Report

@@ -11,7 +11,8 @@ import pytest
 
 from aiotaskq.core.firing import derived_id, fire
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, Task, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, new_task
 from tests.chaos.checker import Harm, check, harms_in, percentile, runs_of, schedule_tasks, zombie_writes
 from tests.chaos.harness import SURFACED
 from tests.chaos.ledger import Ledger, Line, read, read_all

@@ -7,7 +7,8 @@ import random
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 
 HOUR = 3_600 * SECOND
 TYPES = ("mail", "billing.invoices.render_monthly_statement_for_all_tenants", "生成月度报表并发送给所有客户", "ocr")

@@ -25,7 +25,8 @@ from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt, Task, TaskFilter
 from aiotaskq.errors import TaskConflict
 from aiotaskq.runtime.copy import close_gates, copy
 from tests.support import nursery

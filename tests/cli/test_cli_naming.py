@@ -13,7 +13,8 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.command import Cli, prepared, waits_for
 from tests.support.rows import worker_info
 

@@ -21,7 +21,8 @@ from aiotaskq.core.instants import from_iso
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.support.command import Cli, prepared, wait_for, waits_for
 from tests.support.machine import within
 from tests.support.rows import worker_info

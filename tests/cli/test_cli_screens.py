@@ -11,7 +11,8 @@ from typing import Any
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.command import Cli, prepared
 
 DAY = 86_400

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from tests.support import nursery
 from tests.support.command import Cli, Terminal, prepared
 from tests.support.machine import within

@@ -18,7 +18,8 @@ from aiotaskq.core.outcome import (
     attempts_of,
     settle,
 )
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, pushed, read, running

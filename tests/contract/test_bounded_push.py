@@ -19,7 +19,8 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import QueueFull, ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within

@@ -22,7 +22,8 @@ from aiotaskq.core.notes import NewNote, NewNotes
 from aiotaskq.core.outcome import Backoff, Completed, Failed, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, in_group, plan
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.errors import QueueFull, ResultTimeout, ValidationError
 from aiotaskq.testing import virtual

@@ -16,7 +16,8 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.outcome import Backoff, Failed, settle
-from aiotaskq.core.task import SECOND, Attempt, Status, Task, TaskFilter, claim_order
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt, Task, TaskFilter, claim_order
 from tests.support import nursery
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, pushed, read

@@ -21,7 +21,8 @@ from aiotaskq.core.codec import Codec
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, Requeued, attempts_of, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskFailed
 from aiotaskq.runtime.copy import copy
 from aiotaskq.runtime.recode import Recoded, recode

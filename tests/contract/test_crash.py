@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.programs import Program, programs_in

@@ -15,13 +15,14 @@ from aiotaskq.app.handle import TaskCall
 from aiotaskq.app.push import new_task_of, rules_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.change import Leave
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Backoff, Completed, Failed, Released, settle
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NewStep, Step, Suspension
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import NotSupported, TaskConflict
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.testing import virtual

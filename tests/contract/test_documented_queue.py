@@ -13,7 +13,8 @@ from aiotaskq import TaskQ
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, new_task
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store

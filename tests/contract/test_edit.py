@@ -17,7 +17,8 @@ from aiotaskq.core.ids import new_id
 from aiotaskq.core.limits import Gating
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.rows import NOW, ended, new, pushed, read, running

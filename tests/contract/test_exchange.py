@@ -9,7 +9,8 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
 

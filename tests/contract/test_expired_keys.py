@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.task import SECOND, Status, Task, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.rows import NOW

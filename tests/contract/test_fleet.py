@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import NotFound, NotSupported, ValidationError
 from tests.support.backends import Store
 from tests.support.machine import within

@@ -8,7 +8,8 @@ from aiotaskq.core.groups import CANCEL
 from aiotaskq.core.outcome import Completed, Failed, Requeued, Rerun, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, ids, new, read
 
 LATER = NOW + SECOND

@@ -12,7 +12,8 @@ from aiotaskq.core.limits import Gating, Limit
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.parking import parked
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from tests.support.gated import CAP_1, CAP_2, DONE, MINUTE, claimed, counts, gated, settled, state, wait
 from tests.support.rows import NOW, ids, new, read
 

@@ -13,7 +13,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.core.gate import PARKED, Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Released, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import NOW, ids, new
 

@@ -16,7 +16,8 @@ from aiotaskq.core.groups import CANCEL, RUN
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Outcome, Released, Requeued, Rerun, settle
 from aiotaskq.core.parking import parked, slots
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.rows import ids, new
 
 START = 4_000_000_000 * SECOND  # after the present: a delete is not before the last push of this process

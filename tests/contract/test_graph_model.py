@@ -27,7 +27,8 @@ from aiotaskq.core.groups import CANCEL, RULES, RUN, derived_id
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.contract.test_state_machine import SOAK, opened_store
 from tests.support.backends import STORES, Store
 

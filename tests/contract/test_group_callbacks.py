@@ -9,7 +9,8 @@ from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import GroupState, derived_id
 from aiotaskq.core.outcome import Cancelled, Outcome, Requeued
 from aiotaskq.core.plan import in_group
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.contract.test_groups import BROKEN, DONE, LATER, claimed, counts, outline, pushed, settled, state
 from tests.support.rows import NOW, new, read
 

@@ -14,7 +14,8 @@ from aiotaskq.core.groups import CANCEL, FAIL, RUN
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, new
 

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.groups import CANCEL
 from aiotaskq.core.outcome import Cancelled, Requeued, Rerun, settle
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from tests.contract.test_groups import BROKEN, LATER, claimed, graph, outline, pushed, rows, settled, state
 from tests.support.backends import Store
 from tests.support.rows import NOW, ended, ids, new

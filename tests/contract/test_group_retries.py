@@ -10,7 +10,8 @@ from aiotaskq.core.groups import CANCEL, FAIL, RUN
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Cancelled, Outcome, Requeued, settle
 from aiotaskq.core.plan import Node, Outline
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from tests.contract.test_groups import BROKEN, LATER, claimed, counts, graph, pushed, rows, settled, state
 from tests.support.gated import gated
 from tests.support.rows import new

@@ -16,7 +16,8 @@ from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState, derived_id
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Expired, Failed, Outcome, Released, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, read
 

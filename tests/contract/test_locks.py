@@ -18,7 +18,8 @@ from aiotaskq.backends.sql.tasks import clock
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new, new_schedule, read, worker_info

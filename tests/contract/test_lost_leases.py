@@ -5,7 +5,8 @@ from __future__ import annotations
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Completed, LeaseExpired, marked, settle, unmarked
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.rows import LEASE, NOW, read, running
 

@@ -12,7 +12,8 @@ from aiotaskq.backends.listeners import NOTED
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.core.codec import Zlib
 from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, LogEntry, NewNote, NewNotes
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ended, pushed, running

@@ -12,7 +12,8 @@ from sqlalchemy import text
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.errors import ClosedError
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, new, pushed, read, running

@@ -9,7 +9,7 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import READY
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from tests.support.backends import Store
 from tests.support.rows import NOW, ended, ids, new, pushed, read, running
 

@@ -8,7 +8,8 @@ import pytest
 
 from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ids, new, new_schedule, pushed, read, running
 

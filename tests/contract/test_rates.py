@@ -13,7 +13,8 @@ from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Released, settle
 from aiotaskq.core.parking import parked, tokens
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import QueueFull
 from tests.support.rows import NOW, ids, new
 

@@ -12,7 +12,8 @@ import pytest
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.outcome import Released, Requeued, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, ids, new, pushed, running
 from tests.support.statements import at_each_statement

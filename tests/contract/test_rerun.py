@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Limit, TaskQ
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.types import Task
 from tests.support.backends import Store

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from aiotaskq.backends.base import Backend, Change, Schedules
 from aiotaskq.backends.values import Values
+from aiotaskq.core.errors import INT32, INT64, check_json
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import FINAL, Attempt, Status, Task
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import Attempt, Task
 from aiotaskq.core.usage import MAX_NAME, MAX_SUM
-from aiotaskq.core.validation import INT32, INT64, check_json
 
 ON_ONE_STORE = settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

@@ -17,7 +17,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import NotSupported, QueueFull, ValidationError
 from aiotaskq.runtime.context import current_task
 from tests.support.backends import Store

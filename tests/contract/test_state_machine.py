@@ -46,7 +46,8 @@ from aiotaskq.core.outcome import (
     settle,
     unmarked,
 )
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter, claim_order
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter, claim_order
 from tests.support.backends import STORES, Store
 from tests.support.rows import worker_info
 

@@ -12,7 +12,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import LeaseLost
 from tests.support.backends import STORES, Store
 from tests.support.machine import within

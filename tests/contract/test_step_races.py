@@ -12,8 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.steps import Steps
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NewStep, Step
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Task
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, running

@@ -7,8 +7,9 @@ import pytest
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.steps import Steps
 from aiotaskq.core.codec import Zlib
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NewStep, Step
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import NotSupported, ValidationError
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ended, new, pushed, running

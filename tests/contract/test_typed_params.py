@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis.strategies import SearchStrategy
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.core.task import Status, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import new_task
 from aiotaskq.errors import ValidationError
 from tests.support.backends import Store
 from tests.support.kinds import KINDS

@@ -17,7 +17,8 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.transaction import insert
 from aiotaskq.core.outcome import Cancelled, Rerun, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 from tests.support.sql import tx_on

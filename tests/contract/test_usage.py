@@ -6,7 +6,8 @@ import asyncio
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.notes import NewNote, NewNotes
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import MAX_SUM
 from tests.support.backends import Store
 from tests.support.machine import within

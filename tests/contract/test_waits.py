@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.steps import Leave, event_row
+from aiotaskq.backends.change import Leave
+from aiotaskq.backends.flow.steps import event_row
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.sql.transactions import SqlTransactions
@@ -18,8 +19,9 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow
 from aiotaskq.core.outcome import Released
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, Suspension
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.step_verbs import StepVerbs
 from tests.support.backends import Store
 from tests.support.machine import within

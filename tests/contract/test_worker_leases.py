@@ -11,7 +11,8 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
 from tests.support.rows import worker_info as info

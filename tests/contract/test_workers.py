@@ -14,7 +14,8 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import StoreClock, SystemClock, VirtualClock
 from aiotaskq.core.outcome import Released, settle
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.queue import Queue

@@ -7,7 +7,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from aiotaskq.core.outcome import Backoff
-from aiotaskq.core.task import FINAL, SECOND, Status, Task
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Task
 
 NOW = 1_750_000_000 * SECOND
 

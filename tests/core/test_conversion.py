@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core.conversion import Conversion, Unsupported, check_of, conversion_of, resolved
-from aiotaskq.core.validation import check_json
+from aiotaskq.core.errors import check_json
 from aiotaskq.errors import MissingExtra, ValidationError
 from tests.support.kinds import KINDS, Address, Item, Job, T
 

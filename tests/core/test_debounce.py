@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.edit import Debounce, after_call, call_key, joined, throttle_key
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.errors import TaskConflict, ValidationError
 
 NOW = 1_750_000_000 * SECOND

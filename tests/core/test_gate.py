@@ -25,7 +25,8 @@ from aiotaskq.core.gate import (
 )
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, settle
 from aiotaskq.core.parking import gates_to_admit, is_end_of_run, settled_at
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
 

@@ -25,7 +25,8 @@ from aiotaskq.core.groups import (
 )
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import FINAL, RUNNING, Status, Task
+from aiotaskq.core.status import FINAL, RUNNING, Status
+from aiotaskq.core.task import Task
 
 NOW = 1_750_000_000_000_000
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.instants import instant, to_datetime, to_iso
+from aiotaskq.core.errors import instant
+from aiotaskq.core.instants import to_datetime, to_iso
 
 LAST = 253_402_300_799_999_999  # the last microsecond of the year 9999
 

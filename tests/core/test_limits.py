@@ -12,6 +12,7 @@ from uuid import UUID
 
 import pytest
 
+from aiotaskq.core.errors import INT32
 from aiotaskq.core.gate import (
     PARKED,
     Bounds,
@@ -20,7 +21,6 @@ from aiotaskq.core.gate import (
 from aiotaskq.core.limits import Fair, Gating, Limit, Rate, Spec, check_shared, names_gate, specs_of
 from aiotaskq.core.parking import pushed_at
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import INT32
 from aiotaskq.errors import ValidationError
 from tests.support.kinds import Colour, Level
 

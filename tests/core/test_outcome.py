@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiotaskq.core import outcome as outcome_module
-from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.gate import Bounds, Flow, budget_gate
 from aiotaskq.core.outcome import (
     DEAD_AFTER,
     MAX_CRASHES,
@@ -38,8 +38,8 @@ from aiotaskq.core.outcome import (
     uncounted,
     unmarked,
 )
-from aiotaskq.core.task import FINAL, SECOND, Attempt, Status, Task
-from aiotaskq.core.usage import budget_gate
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.core.outcomes import NOW, NOW_S, C, E, F, P, R, X, backoffs, chances, task
 
 NEW = Task(

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.core.conversion import describe, storable
+from aiotaskq.core.errors import INT64, MAX_ERROR, check_json, clip
 from aiotaskq.core.outcome import Cancelled, Failed, settle
-from aiotaskq.core.task import Status
-from aiotaskq.core.validation import INT64, MAX_ERROR, check_json, clip
+from aiotaskq.core.status import Status
 from aiotaskq.errors import ValidationError
 from tests.core.outcomes import NOW, task
 

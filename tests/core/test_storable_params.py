@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiotaskq.core.validation import check_json, check_storable
+from aiotaskq.core.errors import check_json, check_storable
 from aiotaskq.errors import ValidationError
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(max_size=4) | st.floats()

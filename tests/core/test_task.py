@@ -23,18 +23,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiotaskq.core import ids as ids_module
+from aiotaskq.core.errors import INT32, INT64, MAX_PAYLOAD, check_int, check_json, check_key, check_seconds, check_text
 from aiotaskq.core.ids import new_id, next_seq, second_of
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, claim_order, new_task, same_content
-from aiotaskq.core.validation import (
-    INT32,
-    INT64,
-    MAX_PAYLOAD,
-    check_int,
-    check_json,
-    check_key,
-    check_seconds,
-    check_text,
-)
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Task, claim_order, new_task, same_content
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.queue import task_from_dict, task_to_dict
 

@@ -10,20 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiotaskq.core.errors import ValidationError
-from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.gate import Bounds, Flow, group_of_budget
 from aiotaskq.core.outcome import HandedBack, settle
-from aiotaskq.core.task import Status, Task
-from aiotaskq.core.usage import (
-    MAX_NAMES,
-    MAX_SUM,
-    Usage,
-    added,
-    checked_budget,
-    group_of_budget,
-    is_used_up,
-    risen,
-    summed,
-)
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import MAX_NAMES, MAX_SUM, Usage, added, checked_budget, is_used_up, risen, summed
 
 amounts = st.dictionaries(st.sampled_from("abc"), st.integers(0, 10**6) | st.floats(0, 1e6), max_size=3)
 

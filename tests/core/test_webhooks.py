@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.core.errors import MAX_KEY
 from aiotaskq.core.gate import Bounds, Flow
-from aiotaskq.core.task import Status, new_task
-from aiotaskq.core.validation import MAX_KEY
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import new_task
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook, messages, sign, signed_headers
 from aiotaskq.errors import ValidationError
 

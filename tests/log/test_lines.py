@@ -19,7 +19,8 @@ from aiotaskq import MemoryQueue, Scheduler, TaskFailed, TaskQ
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.outcome import Completed, Failed, LeaseExpired, TimedOut, marked, settle
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, new_task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, new_task
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.task_log import log_outcome
 from tests.log.kept import SECRET, Kept, run_one

@@ -10,7 +10,8 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.bulk import RETRY_CHUNK
 

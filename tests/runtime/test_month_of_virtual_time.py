@@ -19,7 +19,7 @@ import pytest
 from cronsim import CronSim
 
 from aiotaskq import Backoff
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.testing import Kit, virtual
 from tests.support.machine import working
 

@@ -9,8 +9,9 @@ import pytest
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NewStep, Step
-from aiotaskq.core.task import FINAL, SECOND, Status, TaskFilter, new_task
+from aiotaskq.core.task import SECOND, TaskFilter, new_task
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.queue.bulk import PURGE_CHUNK
 from aiotaskq.runtime.retention import PAUSE, Retention

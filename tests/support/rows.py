@@ -9,7 +9,8 @@ from typing import Any
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo
 
 NOW = 1_750_000_000 * SECOND

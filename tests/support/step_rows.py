@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from aiotaskq.backends.base import Backend, Change
-from aiotaskq.backends.flow.steps import Leave
+from aiotaskq.backends.change import Leave
 from aiotaskq.backends.steps import Steps
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import EventValue, NewStep, Step
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.task import SECOND, Task
 from tests.support.rows import LEASE, NOW
 
 LATER = NOW + 3 * 86_400 * SECOND

@@ -16,7 +16,7 @@ import aiotaskq
 import aiotaskq.sync
 import aiotaskq.sync.bridge
 import aiotaskq.types
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import (
     NoOpenTask,
     ValidationError,

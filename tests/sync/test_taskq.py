@@ -21,7 +21,7 @@ import aiotaskq.sync
 import aiotaskq.sync.types
 import aiotaskq.types
 from aiotaskq.app.registry import injected
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import (
     ClosedError,
     ResultTimeout,

@@ -12,7 +12,7 @@ import pytest
 import aiotaskq
 import aiotaskq.errors
 import aiotaskq.sync
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import (
     NotFound,
 )

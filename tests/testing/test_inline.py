@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Parent, TaskFailed, TaskQ, current_task, injected
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.testing import inline
 from tests.testing.backoffs import STEADY
 

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Backoff, Limit, TaskFailed, TaskQ, current_task
 from aiotaskq.core.ids import restart_seq
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.testing import START, Kit, override, virtual
 from tests.support.machine import within

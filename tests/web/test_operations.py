@@ -11,7 +11,8 @@ from aiotaskq.backends.base import Change
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.types import Attempt, Task
 from tests.web.applications import DOORS, SECRET, Ask, refused
 

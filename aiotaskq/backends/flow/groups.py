@@ -12,7 +12,7 @@ from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Fol
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import anew
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.gate import Flow, Gate
+from aiotaskq.core.gate import Flow, Gate, budget_gate
 from aiotaskq.core.groups import (
     CANCEL,
     GroupState,
@@ -34,8 +34,9 @@ from aiotaskq.core.groups import (
 )
 from aiotaskq.core.ids import next_seq
 from aiotaskq.core.notes import NewNotes
-from aiotaskq.core.task import FINAL, Status, Task
-from aiotaskq.core.usage import USED_UP_UNTIL, Usage, budget_gate, risen, summed
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import USED_UP_UNTIL, Usage, risen, summed
 
 
 def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Leave
 from aiotaskq.backends.side_rows import OF_TASKS, STEP, SideRow
+from aiotaskq.core.status import PENDING
 from aiotaskq.core.steps import EventValue, NewStep, Step, answered, woken
-from aiotaskq.core.task import PENDING, Task
+from aiotaskq.core.task import Task
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Beside
@@ -26,38 +25,6 @@ EVENT = "event"
 WAIT = "wait"
 MOST_WOKEN = 1_000  # waits of one transaction that wakes what waits
 FORGOTTEN = 100  # events of one transaction that deletes waits
-
-
-class Leave(msgspec.Struct, frozen=True):
-    """A running task whose handler is left, since it sleeps or waits for events."""
-
-    change: Change
-    new: Sequence[NewStep]
-    """The sleeps and waits that are to be stored; each wait names its event."""
-    woken: Task | None = None
-    """What the task becomes if one of the events is there; None where it waits for none."""
-
-    @property
-    def waits(self) -> list[NewStep]:
-        """The waits among its steps."""
-        return [each for each in self.new if each.step.kind == "wait"]
-
-    def meets(
-        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
-    ) -> tuple[Change, list[NewStep], list[NewStep]]:
-        """Return the change to write, the steps that events become which are there, and the waits that are left.
-
-        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
-        """
-        found, left = [], []
-        for wait in self.waits:
-            if (event := event_of(wait)) is not None:
-                found.append(answered(wait, event))
-            elif not was_answered(wait):
-                left.append(wait)
-        if self.woken is None or len(left) == len(self.waits):
-            return self.change, [], left
-        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
 
 
 class Wait(NamedTuple):

@@ -22,7 +22,8 @@ from aiotaskq.core.parking import (
     settled_at,
     slots,
 )
-from aiotaskq.core.task import RUNNING, Task
+from aiotaskq.core.status import RUNNING
+from aiotaskq.core.task import Task
 from aiotaskq.core.usage import USED_UP_UNTIL
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from aiotaskq.backends.side_rows import OwnedRows, SideRow
     from aiotaskq.core.gate import Gate, Starts
     from aiotaskq.core.groups import GroupState, Member
-    from aiotaskq.core.task import Status
+    from aiotaskq.core.status import Status
     from aiotaskq.core.usage import Usage
 
 T = TypeVar("T")

@@ -24,7 +24,8 @@ from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransa
 from aiotaskq.backends.memory.values import MemoryValues
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import COMPLETED, FINAL, PENDING, RUNNING, Task, TaskFilter, same_push
+from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING
+from aiotaskq.core.task import Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
 

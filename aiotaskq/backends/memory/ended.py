@@ -10,7 +10,8 @@ from itertools import chain
 from typing import Any
 
 from aiotaskq.core.groups import GroupState, stays
-from aiotaskq.core.task import FAILED, Status, Task
+from aiotaskq.core.status import FAILED, Status
+from aiotaskq.core.task import Task
 from aiotaskq.log import log, named
 
 

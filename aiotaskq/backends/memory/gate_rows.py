@@ -13,7 +13,8 @@ from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.core.gate import PARKED, Bounds, Gate, GateState, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
-from aiotaskq.core.task import FINAL, PENDING, RUNNING, Task
+from aiotaskq.core.status import FINAL, PENDING, RUNNING
+from aiotaskq.core.task import Task
 
 Entry = tuple[tuple[int, int, int], int, Task]
 """Passing order, a number that only this entry has (so that tasks are never compared), and the task."""

@@ -19,7 +19,8 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.ready_queue import Queues
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.task import PENDING, RUNNING, SECOND, Status, Task, TaskFilter, of_objects
+from aiotaskq.core.status import PENDING, RUNNING, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter, of_objects
 
 
 class Running(dict[str, None]):

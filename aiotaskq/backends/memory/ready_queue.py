@@ -13,7 +13,8 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.concurrency.loop_bound import after_fork, running_loop
 from aiotaskq.concurrency.shared_waits import in_steps, wake
 from aiotaskq.concurrency.uninterrupted import uninterrupted
-from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order
+from aiotaskq.core.status import PENDING, RUNNING
+from aiotaskq.core.task import Task, claim_order
 
 _all: WeakValueDictionary[int, Queues] = WeakValueDictionary()  # by id()
 

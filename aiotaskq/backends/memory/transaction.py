@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import admit_touched, bounds_waiting, check_max_waiting
@@ -14,12 +14,15 @@ from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.memory.reads import MemoryReads
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.core.gate import PARKED
-from aiotaskq.core.task import FINAL, RUNNING, Task
-from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.core.gate import PARKED, budget_gate
+from aiotaskq.core.status import FINAL, RUNNING
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.memory.reads import MemoryReads
 
 T = TypeVar("T")
 Update = Callable[[Sequence[Change]], list[bool]]

@@ -11,8 +11,8 @@ from itertools import islice
 from typing import Any
 
 from aiotaskq.backends.values import PlainValues
+from aiotaskq.core.errors import INT64
 from aiotaskq.core.task import SECOND
-from aiotaskq.core.validation import INT64
 
 NEVER = INT64  # microseconds: later than any instant
 CHUNK = 500  # keys looked at by a sweep before the event loop runs other coroutines

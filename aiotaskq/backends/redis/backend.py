@@ -42,7 +42,8 @@ from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.redis.workers import RedisWorkers
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import FINAL, PENDING, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import FINAL, PENDING, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 
 _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of HSCAN

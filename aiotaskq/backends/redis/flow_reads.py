@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
@@ -13,10 +14,12 @@ from aiotaskq.backends.redis.gate_texts import read_state, sized
 from aiotaskq.backends.redis.reads import READ, stamp_of, to_members
 from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
-from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.core.gate import GateState
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.task import PENDING
+from aiotaskq.core.status import PENDING
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.redis.transactions import RedisTransactions
 
 QUEUES = 100  # of which the tasks are read that wait at a gate: an answer for people, not for a rule
 LATER = 10_000  # tasks read of those that were not due

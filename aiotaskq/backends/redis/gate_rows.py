@@ -11,7 +11,8 @@ from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text,
 from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
-from aiotaskq.core.task import PENDING, Task
+from aiotaskq.core.status import PENDING
+from aiotaskq.core.task import Task
 
 MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other command during its script
 

@@ -14,7 +14,8 @@ import msgspec
 
 from aiotaskq.backends.redis.rows import HEAD
 from aiotaskq.core.gate import Bounds, Flow, Gate
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 
 _encode = msgspec.json.Encoder().encode
 _STATUSES = {str(status).encode(): status for status in Status}

@@ -15,7 +15,8 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_texts import StateText, read_gate, read_state
 from aiotaskq.backends.redis.rows import HEAD, number, pack, to_tasks_or_none, to_text
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.task import FINAL, PENDING, RUNNING, Status, Task
+from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
+from aiotaskq.core.task import Task
 
 FEW = 5_000  # running rows that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile

@@ -12,19 +12,22 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.backends.base import Change
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
 from aiotaskq.core.gate import Flow
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import RUNNING, Status, Task
+from aiotaskq.core.status import RUNNING, Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.base import Change
 
 NO_KEYS = (None, None, None)
 HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match

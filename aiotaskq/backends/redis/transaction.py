@@ -27,10 +27,12 @@ from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import HEAD, NO_KEYS, changed_rows, keys_of, new_rows, pack, recoded_row, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
+from aiotaskq.core.gate import budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import slots
-from aiotaskq.core.task import PENDING, RUNNING, Task
-from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.core.status import PENDING, RUNNING
+from aiotaskq.core.task import Task
+from aiotaskq.core.usage import Usage
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 

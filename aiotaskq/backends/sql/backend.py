@@ -29,7 +29,8 @@ from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers, overdue
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")

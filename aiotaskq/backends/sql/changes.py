@@ -11,7 +11,7 @@ from aiotaskq.backends.change import Change
 from aiotaskq.backends.sql.rows import CONTENT, FLOW, STATE, content, flow_columns, json_text, result_of, state
 from aiotaskq.backends.sql.statement_size import Columns, small_enough
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import COMPLETED, RUNNING
+from aiotaskq.core.status import COMPLETED, RUNNING
 
 # May differ from what was read while a task runs, under the same fence; the other columns are written if they change.
 _VOLATILE = frozenset({"status", "lease_until", "cancel_requested"})

@@ -28,7 +28,8 @@ from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, claimed
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 
 PRIORITIES = 50
 """Priorities that ``pending_types`` looks at."""

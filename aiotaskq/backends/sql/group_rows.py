@@ -17,9 +17,9 @@ from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.rows import GATES, GROUPS, LIVE, MEMBERS, TASKS, json_text, read_usage
 from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.core.gate import budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import budget_gate
 
 g, m = GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode

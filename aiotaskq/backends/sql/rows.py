@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from aiotaskq.core.coded import NO_CODEC, is_coded, verbatim
 from aiotaskq.core.gate import PARKED, Flow
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.task import Attempt, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Attempt, Task
 from aiotaskq.core.usage import Usage
 from aiotaskq.core.usage import decode as decode_usage
 from aiotaskq.models import GateRow, GroupRow, MemberRow, SlotRow, TaskQueue

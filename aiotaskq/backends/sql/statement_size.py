@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from aiotaskq.backends.sql.rows import json_text
-from aiotaskq.core.validation import MAX_PAYLOAD
+from aiotaskq.core.errors import MAX_PAYLOAD
 from aiotaskq.errors import ValidationError
 from aiotaskq.models import Base, LongText
 

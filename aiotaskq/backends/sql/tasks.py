@@ -45,7 +45,8 @@ from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
-from aiotaskq.core.task import EQUAL, FINAL, Status, Task, TaskFilter
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import EQUAL, Task, TaskFilter
 from aiotaskq.models import OUR_TABLES, SideRowModel
 
 c = TASKS.c

@@ -15,7 +15,8 @@ from aiotaskq.backends.sql.rows import TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.outcome import ALONE
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.models import WorkerRow
 

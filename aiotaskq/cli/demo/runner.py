@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from aiotaskq.app.groups import Workflow
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.demo import report
 from aiotaskq.cli.demo.files import (
@@ -39,7 +40,8 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.masking import mask
-from aiotaskq.core.task import SECOND, Status, StatusName, Task
+from aiotaskq.core.status import Status, StatusName
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import AiotaskqError, NotSupported
 from aiotaskq.runtime.context import current_task
 

@@ -16,7 +16,7 @@ from django.utils.module_loading import autodiscover_modules
 
 from aiotaskq.app.handle import PushOptions
 from aiotaskq.backends.url import is_shared
-from aiotaskq.core.validation import MAX_NAME
+from aiotaskq.core.errors import MAX_NAME
 from aiotaskq.errors import AiotaskqError, NotFound, ValidationError
 from aiotaskq.integrations.django.borrowed import (
     advising_migrate,

@@ -17,7 +17,8 @@ from django.utils import timezone
 from aiotaskq.core.coded import readable_result
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.outcome import attempts_of
-from aiotaskq.core.task import PENDING, SECOND, Attempt, Status, Task
+from aiotaskq.core.status import PENDING, Status
+from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.integrations.django import framework
 from aiotaskq.integrations.django.framework import TaskError, TaskResult, TaskResultStatus
 

@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.apps import apps
@@ -14,12 +14,13 @@ from django.conf import settings
 from django.db import close_old_connections, connections
 
 from aiotaskq.app.handle import TaskFunction
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.notes import LogEntry
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import TaskFailed, ValidationError
 from aiotaskq.integrations.django import framework
-from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.framework import (
     TaskContext,
     normalize_json,
@@ -32,6 +33,9 @@ from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import HookCall
+
+if TYPE_CHECKING:
+    from aiotaskq.integrations.django.backend import TasksBackend
 
 __all__ = ["closing_connections", "worker_of"]
 

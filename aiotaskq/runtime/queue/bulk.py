@@ -14,12 +14,12 @@ from msgspec.structs import replace
 from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.conversion import check_error_type
+from aiotaskq.core.errors import check_seconds, instant
 from aiotaskq.core.groups import GroupState, around, group_of, outermost, stays
-from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
+from aiotaskq.core.status import FINAL, PENDING, Status
 from aiotaskq.core.steps import awakened, left_at
-from aiotaskq.core.task import EQUAL, FINAL, PENDING, SECOND, Status, Task, TaskFilter, Where
-from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.task import EQUAL, SECOND, Task, TaskFilter, Where
 from aiotaskq.errors import NotFound, TaskConflict, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.hooks import Hooks

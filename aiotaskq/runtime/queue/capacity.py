@@ -12,9 +12,9 @@ from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.listeners import ENDED, GATES, READY, TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.wakeup import LoopWakeup, Wakeup
+from aiotaskq.core.errors import check_int
 from aiotaskq.core.outcome import Cancelled, settle
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import check_int
 from aiotaskq.errors import QueueFull, ValidationError
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.task_log import log_outcome

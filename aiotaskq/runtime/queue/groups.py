@@ -11,14 +11,15 @@ import msgspec
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.core.coded import readable_result
+from aiotaskq.core.errors import check_int, check_seconds
 from aiotaskq.core.groups import MAX_MEMBERS, CallbackKind, GroupState, Member, Plan, callback_id, derived_id
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.outcome import RETRYABLE, Requeued, settle
 from aiotaskq.core.parent import Parent, ParentDeleted
 from aiotaskq.core.plan import in_group
-from aiotaskq.core.task import Status, Task, same_push
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, same_push
 from aiotaskq.core.usage import checked_budget
-from aiotaskq.core.validation import check_int, check_seconds
 from aiotaskq.errors import (
     DatabaseUnavailable,
     NotFound,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
 import msgspec
 
+from aiotaskq.core.errors import check_id, check_int, check_key, instant
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
-from aiotaskq.core.instants import instant
 from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
+from aiotaskq.core.status import Status, StatusName
 from aiotaskq.core.steps import EventValue, Step
-from aiotaskq.core.task import SECOND, Filters, Status, StatusName, Task, Where
-from aiotaskq.core.validation import check_id, check_int, check_key
+from aiotaskq.core.task import SECOND, Filters, Task, Where
 from aiotaskq.errors import NotFound, TaskConflict
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.current import current

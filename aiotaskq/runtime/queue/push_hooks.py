@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import gate, log
 from aiotaskq.runtime.hooks import Hooks

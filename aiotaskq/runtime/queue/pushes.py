@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.batcher import Batcher
 from aiotaskq.core.edit import Debounce, after_call, check_editable, edited
-from aiotaskq.core.instants import instant
+from aiotaskq.core.errors import check_id, check_params, check_seconds, check_storable, instant
 from aiotaskq.core.outcome import Expired, Outcome, Rerun, settle
-from aiotaskq.core.task import PENDING, RUN_OPTIONS, SECOND, Status, Task
-from aiotaskq.core.validation import check_id, check_params, check_seconds, check_storable
+from aiotaskq.core.status import PENDING, Status
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict, ValidationError
 from aiotaskq.log import gate, log, named, printable

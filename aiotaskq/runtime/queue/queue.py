@@ -12,9 +12,10 @@ from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Released, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskOfObjects, same_content
-from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskOfObjects, same_content
 from aiotaskq.core.webhooks import Webhook
 from aiotaskq.errors import LeaseLost, ResultTimeout, TaskConflict
 from aiotaskq.log import gate, log, named, printable
@@ -31,10 +32,9 @@ from aiotaskq.runtime.waiting import unserved
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
-from aiotaskq.core.errors import ValidationError
+from aiotaskq.core.errors import INT32, MAX_ID, MAX_NAME, ValidationError, check_key, shown
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.task import new_task
-from aiotaskq.core.validation import INT32, MAX_ID, MAX_NAME, check_key, shown
 
 CALLED = frozenset({"pushed", "expired", "cancelled"})  # hooks of the methods of a queue
 WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs

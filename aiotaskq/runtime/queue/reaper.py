@@ -12,7 +12,8 @@ from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import life_of

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 import msgspec
 
 from aiotaskq.concurrency.loop_bound import running_loop_or_none
+from aiotaskq.core.errors import check_id
 from aiotaskq.core.task import Task
-from aiotaskq.core.validation import check_id
 from aiotaskq.errors import NoOpenTask
 from aiotaskq.log import printable
 

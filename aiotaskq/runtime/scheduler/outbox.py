@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aiotaskq.backends.base import ScheduleChange, Schedules
+from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND, Task
@@ -17,6 +17,7 @@ from aiotaskq.errors import QueueFull
 from aiotaskq.log import log
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.base import Schedules
     from aiotaskq.runtime.queue.queue import Queue
 
 LIMIT = 1_000  # schedules whose outboxes are read at a time

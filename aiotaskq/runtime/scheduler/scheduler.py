@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
-from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.errors import INT64, check_id, check_int, check_seconds, instant
 from aiotaskq.core.firing import (
     CLOCKS_DIFFER,
     HOSTS_DIFFER,
@@ -24,7 +25,7 @@ from aiotaskq.core.firing import (
 from aiotaskq.core.firing import LIMIT as BACKFILL
 from aiotaskq.core.firing import MAX_LIMIT as MAX_BACKFILL
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.instants import instant, to_datetime
+from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.schedule import (
     Schedule,
     changed,
@@ -34,7 +35,6 @@ from aiotaskq.core.schedule import (
     resumed,
 )
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.validation import INT64, check_id, check_int, check_seconds
 from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
@@ -42,6 +42,7 @@ from aiotaskq.runtime.queue.claims import willing
 from aiotaskq.runtime.scheduler.outbox import Outbox, add_with_room
 
 if TYPE_CHECKING:
+    from aiotaskq.backends.base import Backend, Schedules
     from aiotaskq.runtime.queue.queue import Queue
 
 

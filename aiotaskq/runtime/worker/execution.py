@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from aiotaskq.core.outcome import Outcome
 from aiotaskq.core.parent import PARENT, Parent
-from aiotaskq.core.task import Status, Task, TaskOfObjects, new_task, run_options
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskOfObjects, new_task, run_options
 from aiotaskq.core.webhooks import Webhook, messages
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, named, printable
-from aiotaskq.runtime.context import TaskContext
-from aiotaskq.runtime.handler import Handler
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.context import TaskContext
+    from aiotaskq.runtime.handler import Handler
 
 # Why a task is released.
 NEVER_STARTED = "never started"

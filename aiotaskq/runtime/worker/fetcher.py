@@ -14,7 +14,8 @@ from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import MAX_BACKOFF, Poller
 from aiotaskq.concurrency.wakeup import Arrivals, LoopWakeup, Wakeup
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Released, settle, unstorable
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable, LeaseLost, ValidationError
 from aiotaskq.log import gate, log, named
 from aiotaskq.runtime.worker.execution import NEVER_STARTED, Host

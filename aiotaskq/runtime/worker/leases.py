@@ -16,9 +16,10 @@ from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.outcome import MAX_CRASHES, Cancelled, Released, marked, unmarked
-from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import check_seconds
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named
 from aiotaskq.runtime.clock_steps import HostClock

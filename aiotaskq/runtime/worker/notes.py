@@ -6,9 +6,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiotaskq.backends.notes import Notes
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, NewNote, NewNotes
@@ -16,9 +15,12 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.usage import added, risen
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.log import log, named, printable
-from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.tally import Tally
+
+if TYPE_CHECKING:
+    from aiotaskq.backends.notes import Notes
+    from aiotaskq.runtime.context import TaskContext
 
 INTERVAL = 0.2  # seconds between two writes
 PATIENCE = 5.0  # seconds for which the end of a task waits for a store that cannot be reached

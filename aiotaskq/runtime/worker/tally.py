@@ -8,12 +8,13 @@ from collections.abc import Callable, Sequence
 from aiotaskq.backends.history import History
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
+from aiotaskq.core.errors import MAX_NAME
 from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
 from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.parking import settled_at
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, summed
-from aiotaskq.core.validation import MAX_NAME
 from aiotaskq.log import log
 
 INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write

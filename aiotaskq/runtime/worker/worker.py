@@ -14,10 +14,11 @@ from aiotaskq.backends.listeners import STEER
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.reusable_task import ReusableTask
 from aiotaskq.core.conversion import storable
+from aiotaskq.core.errors import MAX_NAME, check_int, check_key, check_seconds
 from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
-from aiotaskq.core.task import SECOND, Status, Task
-from aiotaskq.core.validation import MAX_NAME, check_int, check_key, check_seconds
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext

@@ -12,7 +12,8 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import attempts_of
-from aiotaskq.core.task import FINAL, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import FINAL, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
 from aiotaskq.web.dashboard.words import marked
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import plain
 from aiotaskq.operations.limits import LimitView

@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND

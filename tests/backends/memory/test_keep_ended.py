@@ -23,7 +23,8 @@ from aiotaskq.backends.url import DURABLE_FAKE, KEEP_ENDED, memory_options
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import NotFound, NotSupported, ValidationError
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.machine import within

@@ -21,7 +21,8 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Expired, Released, settle
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.runtime.queue.queue import Queue
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from tests.support.rows import NOW, new

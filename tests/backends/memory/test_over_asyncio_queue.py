@@ -16,7 +16,8 @@ from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.gate import Bounds
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Flow, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Flow
 from aiotaskq.runtime.queue.queue import Queue
 from tests.backends.memory.queues import settled
 from tests.support.rows import NOW, new

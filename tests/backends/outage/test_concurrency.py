@@ -16,7 +16,8 @@ from sqlalchemy import Connection, text
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from tests.backends.outage.place import Place, fill_pool, only
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, new_schedule

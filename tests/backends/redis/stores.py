@@ -12,7 +12,8 @@ from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from tests.support import nursery
 from tests.support.machine import watchdog
 from tests.support.programs import ROOT

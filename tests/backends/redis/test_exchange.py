@@ -6,7 +6,8 @@ import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import SchemaTooNew
 from tests.backends.redis.stores import opened
 from tests.support.rows import LEASE, NOW, completed, ids, new, read, running

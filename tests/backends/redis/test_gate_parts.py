@@ -16,7 +16,8 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import ValidationError
 from tests.support.rows import LEASE, NOW, new
 

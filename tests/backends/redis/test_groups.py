@@ -18,7 +18,8 @@ from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Completed, Failed, Outcome, Requeued, settle
 from aiotaskq.core.plan import Node, Outline, in_group, plan
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import DatabaseUnavailable
 from tests.backends.redis.stores import opened

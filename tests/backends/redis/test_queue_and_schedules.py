@@ -10,7 +10,7 @@ import pytest
 import aiotaskq
 import aiotaskq.sync
 from aiotaskq import TaskQ
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import ValidationError
 from tests.support.machine import watchdog
 

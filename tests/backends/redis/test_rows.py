@@ -8,7 +8,8 @@ import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.backend import RedisBackend
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ended, ids, new, pushed, read, running
 from tests.support.servers import Server, Valkey

@@ -13,7 +13,7 @@ import aiotaskq.errors
 import aiotaskq.sync
 from aiotaskq import TaskQ
 from aiotaskq.app import settings
-from aiotaskq.app.taskq import internal
+from aiotaskq.app.internal import internal
 from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.schedules import RedisSchedules

@@ -13,7 +13,8 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.redis.address import Address, Sentinels
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.backends.redis.stores import every_verb, hears, opened
 from tests.support.rows import LEASE, NOW, pushed

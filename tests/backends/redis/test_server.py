@@ -10,7 +10,8 @@ from aiotaskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.address import Address
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.backends.redis.stores import every_verb, opened, own_server
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, worker_info

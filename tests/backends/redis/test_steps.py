@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.change import Leave
 from aiotaskq.backends.flow import steps as flow
-from aiotaskq.backends.flow.steps import Leave
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, EventValue, NewStep, Step
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.task import Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.retention import Retention
 from tests.support.machine import within

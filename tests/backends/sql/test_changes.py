@@ -15,7 +15,8 @@ from aiotaskq.backends.sql.changes import ENDING, GUARD, groups, hoisted, in_one
 from aiotaskq.backends.sql.rows import CLAIM, CONTENT, FLOW, OTHERS, STATE, TASKS, content, flow_columns, state
 from aiotaskq.backends.sql.tasks import get, update_tasks
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, HandedBack, LeaseExpired, Outcome, Released, settle
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.backends.sql.plans import POSTGRESQL, analyze, cost, fill, sqlite_counted, start
 from tests.support.rows import LEASE, NOW, new
 from tests.support.sql import tx_on

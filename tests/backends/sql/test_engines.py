@@ -25,7 +25,7 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support import nursery
 from tests.support.machine import within

@@ -16,7 +16,8 @@ from aiotaskq.backends.sql.rows import TASKS, new_rows
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked, passed
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.backends.sql.plans import POSTGRESQL, SERVERS
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, ids, new

@@ -16,7 +16,8 @@ from aiotaskq.backends.sql.rows import SLOTS, TASKS, json_text, new_rows
 from aiotaskq.backends.sql.tasks import find
 from aiotaskq.core.gate import PARKED, Bounds, Flow, Gate, Starts
 from aiotaskq.core.parking import parked
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from tests.backends.sql.plans import DATABASES, PRIMARY, Cost, Verb, analyze, cost, fill, fill_all, start
 from tests.support.rows import NOW, new
 from tests.support.sql import tx_on

@@ -18,7 +18,7 @@ from aiotaskq.backends.sql.dialects import dialect_named
 from aiotaskq.backends.sql.dialects.postgresql import PostgresqlDialect
 from aiotaskq.backends.url import SQL
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import postgresql
 

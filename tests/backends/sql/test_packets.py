@@ -18,7 +18,8 @@ from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects.mysql import LEAST_PACKET
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import Server, Valkey, mariadb

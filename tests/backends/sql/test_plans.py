@@ -21,7 +21,8 @@ from aiotaskq.backends.sql import tasks as sql_tasks
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.claim import Claim
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.core.task import SECOND, Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, TaskFilter
 from aiotaskq.models import Base, indexes_of
 from tests.backends.sql.plans import (
     DATABASES,

@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from aiotaskq.backends.sql import tasks as sql_tasks
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from tests.backends.sql.plans import FUTURE, WITH_STATISTICS, Cost, Filled, analyze, cost, on
 from tests.support.sql import tx_on
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiotaskq.backends import connect
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue.queue import Queue
 from tests.support.logs import logged

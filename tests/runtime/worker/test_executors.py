@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import TaskFailed, TaskQ, current_task
-from aiotaskq.app.running import RunOptions
-from aiotaskq.app.taskq import internal
-from aiotaskq.core.task import Status
+from aiotaskq.app.internal import RunOptions, internal
+from aiotaskq.core.status import Status
 from aiotaskq.errors import ValidationError
 from aiotaskq.types import ExitCode
 from tests.support.machine import within

@@ -15,7 +15,7 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.claims import Claims

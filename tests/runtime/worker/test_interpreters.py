@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aiotaskq import TaskFailed, TaskQ
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.hooks import HookCall
 from tests.runtime.worker import computing

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from aiotaskq import TaskFailed, TaskQ
-from aiotaskq.app.running import RunOptions
-from aiotaskq.core.task import Status
+from aiotaskq.app.internal import RunOptions
+from aiotaskq.core.status import Status
 from tests.support.machine import within
 from tests.support.waiting import eventually
 

@@ -15,7 +15,8 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Released, marked, settle
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import virtual

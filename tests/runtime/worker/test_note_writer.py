@@ -9,7 +9,8 @@ from typing import Any
 from aiotaskq.backends.notes import Notes
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.notes import MAX_NOTE, MAX_NOTES, MAX_SIZE, LogEntry, NewNote, NewNotes
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.hooks import HookCall, Hooks

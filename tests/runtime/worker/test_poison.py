@@ -13,7 +13,7 @@ import pytest
 from aiotaskq import TaskQ, current_task
 from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import LeaseExpired, settle
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from tests.support.machine import within
 from tests.support.programs import Program, programs_in
 

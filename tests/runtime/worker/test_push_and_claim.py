@@ -19,7 +19,8 @@ from aiotaskq import Rate, TaskQ
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import VirtualClock
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from tests.runtime.worker.workers import started, until_counts
 from tests.support.machine import within
 from tests.support.waiting import eventually

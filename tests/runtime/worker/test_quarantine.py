@@ -11,7 +11,7 @@ import pytest
 
 from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import ALONE, MAX_CRASHES
-from aiotaskq.core.task import FINAL, Status
+from aiotaskq.core.status import FINAL, Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import Kit, virtual
 from aiotaskq.types import TaskHandle

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Rate, TaskQ
-from aiotaskq.app.running import RunOptions
+from aiotaskq.app.internal import RunOptions
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.task import TaskFilter

@@ -13,7 +13,8 @@ import pytest
 from aiotaskq import Backoff, current_task
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, TimedOut
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.handler import Handler, make_handler
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.executors import Executors

@@ -19,7 +19,8 @@ import pytest
 import aiotaskq
 import aiotaskq.errors
 from aiotaskq import Backoff, TaskFailed, TaskQ, current_task
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.testing import virtual
 from tests.support.machine import within
 from tests.support.waiting import eventually

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.runtime.queue.claims import Claims
 from aiotaskq.runtime.worker.worker import Worker
 from aiotaskq.types import ExitCode

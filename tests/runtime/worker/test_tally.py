@@ -22,7 +22,8 @@ from aiotaskq.core.outcome import (
     Released,
     settle,
 )
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.worker.tally import MANY, Tally
 

@@ -27,7 +27,8 @@ from aiotaskq.core.coded import anew, decoded, is_coded
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.outcome import owner_of
-from aiotaskq.core.task import FINAL, PENDING, RUNNING, SECOND, Status, Task, TaskFilter
+from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.small_store.parts import (
     SmallGateReads,
     SmallGroupReads,

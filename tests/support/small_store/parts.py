@@ -20,7 +20,7 @@ from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.parking import passing_order
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import PENDING, RUNNING
+from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.worker_info import WorkerInfo
 from tests.support.small_store.rows import Names, SmallTransaction
 

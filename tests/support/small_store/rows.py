@@ -15,12 +15,13 @@ from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents
 from aiotaskq.backends.flow.transaction import Holder, Run, Transaction, Waiting, push
 from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
+from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts, budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order, same_push
-from aiotaskq.core.usage import Usage, budget_gate
+from aiotaskq.core.status import PENDING, RUNNING
+from aiotaskq.core.task import Task, claim_order, same_push
+from aiotaskq.core.usage import Usage
 from aiotaskq.core.worker_info import WorkerInfo
 
 T = TypeVar("T")

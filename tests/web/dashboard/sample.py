@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from aiotaskq import Limit, Rate, TaskQ, Workflow, current_task
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.core.validation import MAX_KEY, MAX_NAME
+from aiotaskq.core.errors import MAX_KEY, MAX_NAME
 from aiotaskq.runtime.audit import audit
 from aiotaskq.web.dashboard.site import pages
 from tests.support.waiting import eventually

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from aiotaskq import TaskQ
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.web.dashboard import counts, site

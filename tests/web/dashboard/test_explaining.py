@@ -11,8 +11,9 @@ import pytest
 
 from aiotaskq import Limit, TaskQ, Workflow, sleep_for, step, wait_event
 from aiotaskq.app.handle import TaskCall
+from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, NewStep, Step
-from aiotaskq.core.task import SECOND, Attempt, Status, Task
+from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, LeaseExpired, Outcome, Released, settle
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import TaskFailed
 from aiotaskq.web.dashboard import happened as life_module
 from aiotaskq.web.dashboard.happened import Life, life_of, newest_first

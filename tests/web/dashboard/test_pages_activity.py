@@ -16,7 +16,8 @@ from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.history import MINUTE, Period, Sums, begin_of
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.outcome import Completed
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.errors import TaskFailed
 from aiotaskq.runtime.audit import audit

@@ -12,7 +12,8 @@ import pytest
 from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.core.outcome import Completed, settle
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.web.dashboard import view
 from aiotaskq.web.dashboard.pages import tasks

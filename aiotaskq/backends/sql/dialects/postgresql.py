@@ -61,7 +61,8 @@ from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED
-from aiotaskq.core.task import RUNNING, Task
+from aiotaskq.core.status import RUNNING
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 
 _MIGRATION_LOCK: Final = 0x61696F7461736B71  # "aiotaskq" in ASCII

@@ -18,8 +18,9 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.core.coded import is_coded
 from aiotaskq.core.cron_parser import Refused, clip_text
-from aiotaskq.core.task import SECOND, Attempt, Status
-from aiotaskq.core.validation import INT32
+from aiotaskq.core.errors import INT32
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Attempt
 from aiotaskq.errors import CronError, ValidationError
 from aiotaskq.log import ERROR, log, printable
 

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from aiotaskq.core.instants import to_iso
-from aiotaskq.core.task import Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits as operations
 from aiotaskq.web.dashboard.rows import limit_row

@@ -10,9 +10,11 @@ from typing import Any
 
 import msgspec
 
-from aiotaskq.app.taskq import TaskQ, internal
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.task import SECOND, Status, Task
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.task_views import task_view
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types

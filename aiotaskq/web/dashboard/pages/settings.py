@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from aiotaskq.app.taskq import internal
+from aiotaskq.app.internal import internal
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError

@@ -14,8 +14,9 @@ import msgspec
 
 from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import RETRYABLE, attempts_of, owner_of
+from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NEVER, Step
-from aiotaskq.core.task import EQUAL, FINAL, SECOND, Attempt, Status, Task
+from aiotaskq.core.task import EQUAL, SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.table import Access, Operation, perform, read

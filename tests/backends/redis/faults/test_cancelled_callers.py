@@ -6,7 +6,8 @@ import asyncio
 import random
 
 from aiotaskq.backends.base import Change
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from tests.backends.redis.faults.proxied import opened
 from tests.support.rows import LEASE, NOW, completed, new
 from tests.support.servers import Valkey

@@ -12,7 +12,8 @@ from aiotaskq import TaskQ
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import script
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable, TaskConflict
 from tests.backends.redis.faults.proxied import opened, persist, through
 from tests.support.machine import watchdog, within

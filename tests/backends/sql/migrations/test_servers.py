@@ -18,7 +18,7 @@ from aiotaskq.backends.sql import migrations
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects import dialect_of
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.core.task import Status
+from aiotaskq.core.status import Status
 from aiotaskq.errors import SchemaTooNew, ValidationError
 from aiotaskq.models import OUR_TABLES, Base
 from tests.backends.sql.migrations.legacy import NOW, NOW_S, found, made_on

@@ -19,7 +19,8 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, READY, TAKEN
 from aiotaskq.backends.sql import postgresql_notifier as sql_gap
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.postgresql_notifier import BURST, BUSY, CHANNEL, LONG, SHORT, SIZE, messages
-from aiotaskq.core.task import SECOND, Status
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from tests.backends.sql.notifiers.watched import Ears, listeners, watching
 from tests.support.backends import STORES, Store

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from aiotaskq.backends.base import Change, ScheduleChange
 from aiotaskq.backends.sql.backend import SqlBackend
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from tests.support.programs import ROOT
 from tests.support.rows import LEASE, NOW, new, new_schedule, worker_info
 

@@ -21,7 +21,8 @@ from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import READERS, SqliteConnections
 from aiotaskq.concurrency.uninterrupted import ShieldedTask
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.task import Status, Task, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import (
     DatabaseUnavailable,
 )

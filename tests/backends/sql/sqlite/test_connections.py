@@ -21,7 +21,8 @@ from aiotaskq.backends.sql import engines, sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, StoreConnection
-from aiotaskq.core.task import Status, TaskFilter
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.errors import ClosedError
 from tests.support.rows import LEASE, NOW, new, new_schedule, worker_info
 from tests.support.statements import at_each_statement
