@@ -18,7 +18,7 @@ DOCUMENTED = {"os._exit", "sys._getframe"}
 DOCUMENTED_OF_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
 ALLOWED = {
-    ("app/taskq.py", "_internal"): "what the package uses of a TaskQ beside its public names: internal(tq)",
+    ("app/internal.py", "_internal"): "what the package uses of a TaskQ beside its public names: internal(tq)",
     ("sync/bridge.py", "_reach"): "the same of a blocking object: reach_of(facade)",
     ("backends/redis/wire.py", "_writer"): "redis-py has no public way to the stream of a connection",
     ("backends/sql/connecting.py", "_transport"): "the drivers have no public way to the socket of a connection",
