@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec.structs import force_setattr, replace
@@ -19,10 +19,8 @@ from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import budgets_of, has_budget, parked
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
+from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import SECOND, Attempt, Task, run_options
-
-if TYPE_CHECKING:
-    from aiotaskq.core.steps import Suspension
 
 
 class Backoff(msgspec.Struct, frozen=True):

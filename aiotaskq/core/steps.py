@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -15,13 +15,15 @@ from msgspec.structs import replace
 from aiotaskq.core.errors import ValidationError
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.status import PENDING
-from aiotaskq.core.task import SECOND, Task
+
+if TYPE_CHECKING:
+    from aiotaskq.core.task import Task
 
 Kind = Literal["step", "sleep", "wake", "wait", "event"]
 
 END: dict[str, Kind] = {"sleep": "wake", "wait": "event"}
 """By the kind of a step that waits, the kind of the step that ends it before its time."""
-NEVER = 221_845_392_000 * SECOND
+NEVER = 221_845_392_000_000_000
 """The ``run_at`` of a task that waits for an event without a timeout: the year 9000, which every calendar has."""
 
 
