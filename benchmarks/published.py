@@ -1,4 +1,4 @@
-"""The figures of the README and of the manual: written from a report, which is kept beside its plots."""
+"""The figures of the front pages and of the manual: written from a report, which is kept beside its plots."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path("benchmarks", "results")
 KEPT = RESULTS / "report.json"
 PAGE = Path("aiotaskq", "docs", "benchmarks.md")
+FRONT = {"README.md": "en", "aiotaskq/docs/zh/README.zh-CN.md": "zh"}
+"""The front pages, by the language of the summary in them."""
 BEGIN = "<!-- figures: written by `python -m benchmarks --publish`, which replaces what stands here -->"
 END = "<!-- end of figures -->"
 NONE = f"""{BEGIN}
@@ -63,6 +65,8 @@ LIMITS = {
 LATENCIES = ("memory/latency", "sqlite/latency", "postgresql/latency", "redis/latency")
 BACKLOGS = ("memory/backlog", "sqlite/backlog", "postgresql/backlog", "mysql/backlog", "redis/backlog")
 PLOTS = ("sqlite", "postgresql")
+STORES = ("sqlite", "postgresql", "mysql", "redis")
+"""The stores of the summary on the front pages, in its order."""
 OPTIONAL = {"oban": "it needs Python 3.12"}
 """The peers that may be absent, and why; all others take part in what is published."""
 
@@ -78,6 +82,23 @@ NAMES = {
     "startup": "start",
 }
 """The families, as the README and the manual name them."""
+
+WORDS = {
+    "en": {
+        "run": "tasks run in a second, one worker",
+        "latency": "from push to start, p50 / p99",
+        "push": "one awaited push",
+        "said": "Durable tasks, medians of {rounds} rounds on a quiet machine with {cores} cores, {date}. Others are "
+        "faster in {behind} of {all} figures: [all of them, and how they are measured]({page}).",
+    },
+    "zh": {
+        "run": "一个工作进程每秒执行的任务",
+        "latency": "从推送到开始，p50 / p99",
+        "push": "一次等待的推送",
+        "said": "持久任务，在 {cores} 核的空闲机器上取 {rounds} 轮的中位数，{date}。{all} 项数字中有 {behind} 项其他库"
+        "更快：[全部数字与测量方法]({page})。",
+    },
+}
 
 Draw = Callable[[Report, str], str]
 
@@ -111,23 +132,25 @@ def problems(report: Report) -> list[str]:
 def _wanted() -> Iterator[str]:
     """Yield the cases that the tables need: each contestant of their scenarios, so that none can be left out."""
     scenarios = load()
-    for name in (*RATES, *LATENCIES, *BACKLOGS):
+    front = (f"{store}/{scenario}" for store in STORES for scenario in ("drain.10", "latency", "push.one"))
+    for name in dict.fromkeys((*RATES, *LATENCIES, *BACKLOGS, *front)):
         for who in scenarios[name].cases:
             if who not in OPTIONAL:
                 yield f"{name}/{who}"
 
 
 def publish(report: Report, draw: Draw, root: Path) -> list[Path]:
-    """Keep a report and its plots under ``root``, write its figures into the README and the page; return the files.
+    """Keep a report and its plots under ``root``, write its figures into the pages; return the files.
 
-    Raises ValueError where the report has ``problems`` or one of the two lacks its marks; nothing is written then.
+    Raises ValueError where the report has ``problems`` or a page lacks its marks; nothing is written then.
     """
     if found := problems(report):
         raise ValueError("; ".join(found))
+    pages = {**{name: summary(report, language) for name, language in FRONT.items()}, PAGE.as_posix(): details(report)}
     texts = {
         **{
-            root / name: replaced((root / name).read_text(encoding="utf-8"), figures, name)
-            for name, figures in ((Path("README.md"), section(report)), (PAGE, details(report)))
+            root / name: replaced((root / name).read_text(encoding="utf-8"), figures, Path(name))
+            for name, figures in pages.items()
         },
         root / KEPT: dumps(report),
         **{root / RESULTS / f"{family}.svg": draw(report, family) for family in PLOTS},
@@ -161,25 +184,52 @@ def replaced(text: str, figures: str, name: Path) -> str:
 # ---- what is written ------------------------------------------------------------------------------------------------
 
 
-def section(report: Report) -> str:
-    """Return the figures of a report as the README shows them, with the marks around them."""
+def summary(report: Report, language: str = "en") -> str:
+    """Return three figures of each durable store as a front page shows them, with the marks around them."""
+    there, words = _groups(report), WORDS[language]
+
+    def of(store: str, scenario: str, figure: str = "rate") -> float:
+        return _median(there[f"{store}/{scenario}", figure], AIOTASKQ)
+
+    rows = [
+        (words["run"], *(short(of(store, "drain.10")) for store in STORES)),
+        (
+            words["latency"],
+            *(f"{short(of(store, 'latency', 'p50'))} / {_ms(of(store, 'latency', 'p99'))}" for store in STORES),
+        ),
+        (words["push"], *(_ms(1000 / of(store, "push.one")) for store in STORES)),
+    ]
+    behind, compared = _behind_of(report)
+    page = Path("benchmarks.md") if language == "zh" else PAGE
+    said = words["said"].format(
+        rounds=report["settings"]["rounds"],
+        cores=report["machine"]["cores"],
+        date=report["machine"]["date"][:10],
+        behind=len(behind),
+        all=compared,
+        page=page.as_posix(),
+    )
+    return "\n".join([BEGIN, _table(("", *(NAMES[store] for store in STORES)), rows), "", said, END])
+
+
+def _ms(value: float) -> str:
+    return f"{short(value)} ms"
+
+
+def details(report: Report) -> str:
+    """Return the figures of the manual's page, with the marks around: all rates, where a peer is ahead, versions."""
     blocks = [
-        f"{_measured(report)} All figures, with their least and most: [report.json]({KEPT.as_posix()}).",
+        f"{_measured(report)} All figures, with their least and most, are in `{KEPT.as_posix()}`, plots beside it.",
         "Tasks a second, more is better. **Bold** is the best of aiotaskq and its peers; the limit is what the driver "
         "or the language does with nothing around it.",
         _table(("", AIOTASKQ, "limit", "peers"), _rates(report)),
         "From a push to the start of its handler, workers idle, p50 / p99 in ms, less is better (bold: the best p50):",
         _table(("", AIOTASKQ, "limit", "peers"), _latencies(report)),
         _backlogs(report),
-        "\n".join(f"![{NAMES[each]}: bars of the same run]({RESULTS.as_posix()}/{each}.svg)" for each in PLOTS),
-        f"{_behind(report)[0]} [Which, and how each contestant is set up]({PAGE.as_posix()}).",
+        *_behind(report),
+        _setup(report),
     ]
     return "\n\n".join([BEGIN, *blocks, END])
-
-
-def details(report: Report) -> str:
-    """Return the figures of the manual's page: where a peer is ahead, versions and set-ups, with the marks around."""
-    return "\n\n".join([BEGIN, _measured(report), *_behind(report), _setup(report), END])
 
 
 def _measured(report: Report) -> str:
@@ -237,14 +287,19 @@ def _backlogs(report: Report) -> str:
     )
 
 
-def _behind(report: Report) -> list[str]:
-    """Tell every figure of the whole report in which a peer is ahead, also of what is in no table above."""
+def _behind_of(report: Report) -> tuple[list[Group], int]:
+    """Return every figure of the whole report in which a peer is ahead, and how many were measured beside peers."""
     compared = [group for group in _groups(report).values() if any(is_peer(who) for who, *_ in group.rows)]
-    behind = [group for group in compared if group.ahead()]
+    return [group for group in compared if group.ahead()], len(compared)
+
+
+def _behind(report: Report) -> list[str]:
+    """Tell every figure in which a peer is ahead, also of what is in no table above."""
+    behind, compared = _behind_of(report)
     if not behind:
-        return [f"A peer is ahead in none of the {len(compared)} figures that were measured beside peers."]
+        return [f"A peer is ahead in none of the {compared} figures that were measured beside peers."]
     said = (
-        f"A peer is ahead in {len(behind)} of the {len(compared)} figures that were measured beside peers. A peer is "
+        f"A peer is ahead in {len(behind)} of the {compared} figures that were measured beside peers. A peer is "
         "another library, what the standard library offers for the same, or the old threads; × is how many times as "
         "good it is."
     )

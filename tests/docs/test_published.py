@@ -1,4 +1,4 @@
-"""The figures in the README and the manual are those of the kept report, or none; none is written by hand.
+"""The figures in the front pages and the manual are those of the kept report, or none; none is written by hand.
 
 What is written of a report is tested with that of ``tests/docs/published``, which is none to be published.
 """
@@ -27,6 +27,7 @@ from benchmarks.published import (
     BACKLOGS,
     BEGIN,
     END,
+    FRONT,
     KEPT,
     LATENCIES,
     NAMES,
@@ -36,15 +37,15 @@ from benchmarks.published import (
     QUIET,
     RATES,
     RESULTS,
+    STORES,
     details,
     problems,
-    section,
+    summary,
 )
 from benchmarks.report import Report, digest, dumps, groups, read, short
 from tests.docs import generated
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 SAMPLE = Path(__file__).parent / "published"
 ROUGH = read(SAMPLE / "report.json")
 REPORT: Report = {
@@ -79,9 +80,10 @@ def figures(report: Report) -> Iterator[tuple[dict[str, Any], str, dict[str, Any
 # ---- what is kept ---------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_shows_the_figures_of_the_kept_report() -> None:
-    assert published.parts(README)[1] == (section(read(ROOT / KEPT)) if PUBLISHED else NONE)
-    assert PAGE.as_posix() in README
+@pytest.mark.parametrize(("name", "language"), FRONT.items())
+def test_the_front_pages_show_the_figures_of_the_kept_report(name: str, language: str) -> None:
+    shown = published.parts((ROOT / name).read_text(encoding="utf-8"), Path(name))[1]
+    assert shown == (summary(read(ROOT / KEPT), language) if PUBLISHED else NONE)
 
 
 def test_the_manual_shows_the_figures_of_the_kept_report() -> None:
@@ -98,8 +100,6 @@ def test_the_kept_files_are_the_report_and_its_plots() -> None:
     others = {"fleet.json", "limits.json", *(f"million-{store}.json" for store in million.PLACES)}
     files = {"report.json", *(f"{each}.svg" for each in PLOTS)} if PUBLISHED else set()
     assert {path.name for path in (ROOT / RESULTS).iterdir()} == files | others
-    shown = re.findall(r"!\[.*?\]\((.+?)\)", section(REPORT))
-    assert shown == [f"{RESULTS.as_posix()}/{each}.svg" for each in PLOTS]
 
 
 @pytest.mark.parametrize("folder", [SAMPLE, *([ROOT / RESULTS] if PUBLISHED else [])], ids=lambda path: path.name)
@@ -174,7 +174,8 @@ def test_each_is_told_whatever_the_figures_are(seed: int) -> None:
     report = changed(**{f"{row['id']}:{name}": dice.choice(factors) for row, name, _ in figures(SMALL)})
     wanted = expected(report)
     assert told(details(report)) == wanted
-    assert f"ahead in {len(wanted)} of" in section(report)
+    assert f"ahead in {len(wanted)} of" in details(report)
+    assert f"faster in {len(wanted)} of" in summary(report)
 
 
 def test_nothing_is_told_where_no_peer_is_ahead() -> None:
@@ -185,7 +186,7 @@ def test_nothing_is_told_where_no_peer_is_ahead() -> None:
     }
     report = changed(**best)
     assert HEAD not in details(report) and "A peer is ahead in none of the" in details(report)
-    assert "A peer is ahead in none of the" in section(report)
+    assert "faster in 0 of" in summary(report)
 
 
 @pytest.mark.parametrize("name", ["postgresql/push.bulk", "sqlite/drain.100", "sqlite/drain.two", "sqlite/push.one"])
@@ -198,8 +199,8 @@ def test_what_peers_are_good_at_is_in_the_table(name: str) -> None:
     )
     slow, quick = changed(**{f"{name}/{peer}:rate": 1e-6}), changed(**{f"{name}/{peer}:rate": 1e6})
     rate = next(row["figures"]["rate"]["median"] for row in quick["measurements"] if row["id"] == f"{name}/{peer}")
-    assert f"{peer} **{short(rate)}**" in section(quick)
-    assert f"{peer} **" not in "".join(line for line in section(slow).splitlines() if line.startswith(title(name)))
+    assert f"{peer} **{short(rate)}**" in details(quick)
+    assert f"{peer} **" not in "".join(line for line in details(slow).splitlines() if line.startswith(title(name)))
 
 
 def title(name: str) -> str:
@@ -217,24 +218,39 @@ SHOWN = [
 ]
 
 
-def test_another_figure_makes_another_section() -> None:
+def test_another_figure_makes_other_figures() -> None:
     assert len(SHOWN) > 100
-    assert [name for name in SHOWN if section(changed(**{name: 1.5})) == section(SMALL)] == []
+    assert [name for name in SHOWN if details(changed(**{name: 1.5})) == details(SMALL)] == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("figure", ["drain.10/aiotaskq:rate", "latency/aiotaskq:p50", "latency/aiotaskq:p99"])
+def test_another_figure_makes_another_summary(figure: str, language: str) -> None:
+    for store in STORES:
+        assert summary(changed(**{f"{store}/{figure}": 1.5}), language) != summary(SMALL, language)
+
+
+def test_the_cost_of_a_push_is_the_time_that_one_producer_waits() -> None:
+    (row,) = [line for line in summary(SMALL).splitlines() if line.startswith("| one awaited push |")]
+    rates = {row["id"]: row["figures"]["rate"]["median"] for row in SMALL["measurements"] if "rate" in row["figures"]}
+    assert row.removesuffix(" |").split(" | ")[1:] == [
+        f"{short(1000 / rates[f'{store}/push.one/{AIOTASKQ}'])} ms" for store in STORES
+    ]
 
 
 @pytest.mark.parametrize("key", ["date", "command", "cpu", "cores", "python", "servers", "versions"])
-def test_another_machine_makes_another_section(key: str) -> None:
+def test_another_machine_makes_other_figures(key: str) -> None:
     other = copy.deepcopy(SMALL)
     was = other["machine"][key]
     other["machine"][key] = (
         99 if isinstance(was, int) else {**was, "redis": "99"} if isinstance(was, dict) else "2000-01-01 --x"
     )
-    assert section(other) != section(SMALL) or key == "versions"
     assert details(other) != details(SMALL)
+    assert summary(other) != summary(SMALL) or key not in ("date", "cores")
 
 
 def test_a_second_try_is_told() -> None:
-    told = section({**SMALL, "repeated": [{"id": "redis/run/arq", "why": "a connection broke"}]})
+    told = details({**SMALL, "repeated": [{"id": "redis/run/arq", "why": "a connection broke"}]})
     assert "tried a second time: redis/run/arq." in told
 
 
@@ -243,9 +259,9 @@ def test_a_second_try_is_told() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A README and a page with other figures, where ``--publish`` writes."""
-    (tmp_path / PAGE).parent.mkdir(parents=True)
-    for name in ("README.md", PAGE):
+    """Front pages and a page with other figures, where ``--publish`` writes."""
+    for name in (*FRONT, PAGE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"before\n\n{BEGIN}\n\nold\n\n{END}\n\nafter\n", encoding="utf-8")
     monkeypatch.setattr(published, "ROOT", tmp_path)
     monkeypatch.setattr(plots, "bars", lambda report, family: f"<svg>{digest(report, family)}</svg>")
@@ -261,7 +277,8 @@ def given_report(folder: Path, report: Report) -> str:
 def test_publish_keeps_the_report_and_writes_the_figures(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = changed(**{f"sqlite/push.one/{AIOTASKQ}:rate": 3.0})
     assert main(["--publish", given_report(checkout, report)]) == 0
-    assert (checkout / "README.md").read_text() == f"before\n\n{section(report)}\n\nafter\n"
+    for name, language in FRONT.items():
+        assert (checkout / name).read_text() == f"before\n\n{summary(report, language)}\n\nafter\n"
     assert (checkout / PAGE).read_text() == f"before\n\n{details(report)}\n\nafter\n"
     assert (checkout / KEPT).read_text(encoding="utf-8") == dumps(report)
     assert (checkout / RESULTS / "sqlite.svg").read_text() == f"<svg>{digest(report, 'sqlite')}</svg>"
@@ -315,7 +332,7 @@ def test_a_peer_that_needs_another_python_may_be_absent() -> None:
     assert problems({**SMALL, "absent": ["oban: oban is not installed"]}) == []
 
 
-@pytest.mark.parametrize("name", ["README.md", PAGE.as_posix()])
+@pytest.mark.parametrize("name", [*FRONT, PAGE.as_posix()])
 @pytest.mark.parametrize("text", ["no marks", f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}\n{END}"])
 def test_a_file_without_its_marks_is_refused(
     text: str, name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
