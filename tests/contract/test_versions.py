@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Backoff, Status, TaskQ, current_task, sleep_for, step
-from aiotaskq.app.taskq import internal
+from aiotaskq.app.internal import internal
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.waiting import Waiting, waiting
 from aiotaskq.testing import Kit, virtual

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from aiotaskq import Status, TaskFailed, TaskQ, current_task
-from aiotaskq.app.running import RunOptions
+from aiotaskq.app.internal import RunOptions
 from aiotaskq.concurrency.clock import VirtualClock
 from tests.support.machine import within
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from aiotaskq import TaskQ
-from aiotaskq.app.running import RunOptions
+from aiotaskq.app.internal import RunOptions
 from tests.support.machine import within
 
 
