@@ -14,6 +14,7 @@ from aiotaskq.app.push import push_defaults
 from aiotaskq.app.registrations import PushMiddleware, Registrations, kind_of
 from aiotaskq.app.schedules import schedule_of
 from aiotaskq.concurrency.clock import Clock
+from aiotaskq.core.cron import check_timezone
 from aiotaskq.core.edit import Merge
 from aiotaskq.core.firing import NAMESPACE
 from aiotaskq.core.foreign_names import Hinted, checks_options
@@ -115,7 +116,7 @@ class Registry(Hinted):
         self._clock = clock
         self._objects = objects
         self._functions: dict[str, list[TaskFunction[Any, Any, Any]]] = {}  # by name: that of each version
-        self.timezone = timezone
+        self.timezone = None if timezone is None else check_timezone(timezone).key
         self._registered = Registrations(kind=TaskOfObjects if objects else Task)
         """What was registered with the decorators."""
 

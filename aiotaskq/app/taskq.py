@@ -23,9 +23,9 @@ from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.codec import Codec
+from aiotaskq.core.codec import Codec, check_codec
 from aiotaskq.core.edit import check_rerun, copied
-from aiotaskq.core.errors import MAX_ID, check_key, check_params, check_seconds, kind_name
+from aiotaskq.core.errors import MAX_ID, check_bool, check_key, check_params, check_seconds, kind_name
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.groups import GroupState
 from aiotaskq.core.masking import mask
@@ -100,6 +100,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
                 NotSupported for ``keep_ended`` where the store is another than ``memory://``.
         """
         self.url = url = default_url() if url is None else url
+        check_bool("history", history)
+        codec = None if codec is None else check_codec(codec)
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(

@@ -10,7 +10,7 @@ import zlib
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
-from aiotaskq.core.errors import ValidationError, check_int, missing
+from aiotaskq.core.errors import ValidationError, check_int, missing, shown
 
 MOST = 2**28
 """Bytes that compressed data may have when it is decompressed: more than a store accepts."""
@@ -29,11 +29,18 @@ class Codec(Protocol):
         """Return what ``encode`` was given. Raises any exception for what ``encode`` cannot have returned."""
 
 
+def check_codec(codec: object) -> Codec:
+    """Return an object that has the methods of a codec; raises ValidationError for another one, also for a class."""
+    if isinstance(codec, type) or not all(callable(getattr(codec, name, None)) for name in ("encode", "decode")):
+        raise ValidationError(f"codec: an object with encode and decode is needed, as Zlib() (got {shown(codec)})")
+    return codec  # type: ignore[return-value]
+
+
 class Chain:
     """Several codecs as one: ``encode`` calls them in this order, ``decode`` in the reverse order."""
 
     def __init__(self, *codecs: Codec) -> None:
-        self._codecs = codecs
+        self._codecs = [check_codec(each) for each in codecs]
 
     def encode(self, data: bytes, /) -> bytes:
         """Return the data encoded by each codec in turn."""

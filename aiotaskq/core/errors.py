@@ -263,6 +263,13 @@ def check_int(field: str, value: object, low: int = -INT32, high: int = INT32) -
     return value
 
 
+def check_bool(field: str, value: object) -> bool:
+    """Return ``value`` if it is True or False; raises ValidationError."""
+    if not isinstance(value, bool):
+        raise ValidationError(f"{field}: True or False is needed (got {shown(value)})")
+    return value
+
+
 def check_seconds(field: str, value: object, *, zero: bool = True) -> float:
     """Return a number or a timedelta as seconds, from 0 (or just above) to ten years. Raises ValidationError."""
     if isinstance(value, timedelta):

@@ -196,6 +196,8 @@ def make_handler(
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", name or _default_name(function), MAX_NAME)
+    if known == "<lambda>":
+        raise ValidationError("name: a lambda has no name; write the handler as a def, or give it a name=")
     handler = Handler(
         name=known,
         function=function,

@@ -93,11 +93,11 @@ def _check_name(name: str, example: str) -> None:
 
 async def sleep_for(
     name: str,
-    seconds: float | timedelta = 0,
+    seconds: float | timedelta | None = None,
     *,
-    minutes: float = 0,
-    hours: float = 0,
-    days: float = 0,
+    minutes: float | None = None,
+    hours: float | None = None,
+    days: float | None = None,
 ) -> None:
     """Sleep, over crashes and deploys: the end of the sleep is stored, and the handler is left until then.
 
@@ -106,10 +106,13 @@ async def sleep_for(
 
     It leaves the handler by an exception that is no ``Exception``. Raises ValidationError, NotFound, NotSupported.
     """
-    total = check_seconds("seconds", seconds) + 86_400 * days + 3_600 * hours + 60 * minutes
     _, steps = run_steps("sleep_for")
     _check_name(name, "sleep_for('pause', 5)")
-    await steps.sleep_for(name, check_seconds("seconds", total))
+    parts = [("seconds", seconds, 1), ("minutes", minutes, 60), ("hours", hours, 3_600), ("days", days, 86_400)]
+    given = [factor * check_seconds(field, value) for field, value, factor in parts if value is not None]
+    if not given:
+        raise ValidationError(f"sleep_for({name!r:.40}): how long? Give seconds, or minutes=, hours= or days=")
+    await steps.sleep_for(name, check_seconds("seconds", sum(given)))
 
 
 async def sleep_until(name: str, when: datetime | float) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from loguru import logger
 from sqlalchemy import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiotaskq import Limit, TaskQ, injected, sleep_for, sleep_until, step
+from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
-from aiotaskq.errors import TaskFailed, ValidationError
+from aiotaskq.errors import NotFound, TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock, virtual
 from tests.support.machine import within
 from tests.support.waiting import eventually
@@ -103,6 +105,7 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
     calls: dict[str, Any] = {
         "called": lambda: step("charge", charge()),  # type: ignore[arg-type]
         "seconds": lambda: sleep_for(5),  # type: ignore[arg-type]
+        "how long": lambda: sleep_for("pause"),
         "instant": lambda: sleep_until(5.0, 6.0),  # type: ignore[arg-type]
     }
 
@@ -119,8 +122,44 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
     assert said == {
         "called": "step: pass the function and its arguments, not a call: step('charge', function, …)",
         "seconds": "name: the name of the sleep comes first, as in sleep_for('pause', 5) (got int)",
+        "how long": "sleep_for('pause'): how long? Give seconds, or minutes=, hours= or days=",
         "instant": "name: the name of the sleep comes first, as in sleep_until('morning', when) (got float)",
     }
+
+
+def test_a_lambda_needs_a_name() -> None:
+    own = TaskQ("memory://")
+    with pytest.raises(ValidationError, match=r"^name: a lambda has no name; write the handler as a def, or give it"):
+        own.task(lambda: None)
+    assert own.task(name="nothing")(lambda: None).name == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"codec": 5}, r"^codec: an object with encode and decode is needed, as Zlib\(\) \(got 5\)$"),
+        ({"codec": Zlib}, r"^codec: an object with encode and decode is needed, as Zlib\(\) \(got <class .*Zlib'>\)$"),
+        ({"history": "x"}, r"^history: True or False is needed \(got 'x'\)$"),
+        ({"timezone": "Asia/Shangai"}, r"^timezone: .* did you mean 'Asia/Shanghai'\?$"),
+    ],
+)
+def test_an_option_of_a_task_queue_is_checked_when_it_is_made(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        TaskQ("sqlite:///never-made.db", **options)
+    assert not Path("never-made.db").exists()
+
+
+async def test_a_task_that_was_pushed_and_not_committed_is_not_found_yet(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    engine = create_async_engine(url.replace("sqlite:", "sqlite+aiosqlite:"))
+    async with TaskQ(url) as own:
+        await own.push("add", {"a": 1})  # its tables are there
+        async with engine.connect() as connection:
+            handle = await own.push("add", {"a": 1}, session=connection)
+            await connection.rollback()
+        with pytest.raises(NotFound, match=r"; one that was pushed with session= exists once that is committed$"):
+            await handle.result(timeout=0)
+    await engine.dispose()
 
 
 def test_a_limit_of_none_at_all_is_refused() -> None:

@@ -242,7 +242,7 @@ async def test_mistakes_have_a_message(fake: Kit) -> None:
         == "ValidationError: sleep_for: step 'outer' runs; end it first, since it is stored as a whole"
     )
     assert (await failure(fake, unstorable)).startswith("ValidationError: step thing: result: ")
-    assert (await failure(fake, negative)).startswith("ValidationError: seconds: ")
+    assert (await failure(fake, negative)).startswith("ValidationError: days: ")
     with pytest.raises(NotFound, match="no task runs here"):
         await step("outside", int)
     with pytest.raises(ValidationError, match="key: "):
@@ -255,7 +255,7 @@ async def test_a_short_sleep_keeps_its_slot(fake: Kit) -> None:
     @fake.tq.task
     async def work() -> int:
         await sleep_for("short", 60)
-        await sleep_for("none")
+        await sleep_for("none", 0)
         return current_task().task.fence
 
     handle = await work.push()

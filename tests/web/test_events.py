@@ -14,7 +14,7 @@ async def test_an_event_lets_a_task_go_on(ask: Ask, tq: TaskQ) -> None:
     @tq.task
     async def order(n: int) -> str:
         charged: int = await step("charge", lambda: n)
-        await sleep_for("nag")
+        await sleep_for("nag", 0)
         try:
             await wait_event("never", timeout=0)
         except EventTimeout:

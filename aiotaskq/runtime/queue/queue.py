@@ -17,7 +17,7 @@ from aiotaskq.core.outcome import POP_OWNER, Completed, Failed, HandedBack, Rele
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskOfObjects, same_content
 from aiotaskq.core.webhooks import Webhook
-from aiotaskq.errors import LeaseLost, ResultTimeout, TaskConflict
+from aiotaskq.errors import LeaseLost, NotFound, ResultTimeout, TaskConflict
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.hooks import Hooks
@@ -329,7 +329,10 @@ class Queue(Pushes):
 
         async def ended() -> Task | None:
             nonlocal task
-            task = await self.get(task_id)
+            try:
+                task = await self.get(task_id)
+            except NotFound as error:
+                raise NotFound(f"{error}; one that was pushed with session= exists once that is committed") from None
             return task if task.final else None
 
         first = WARN_AFTER if seconds is None else min(WARN_AFTER, seconds)
