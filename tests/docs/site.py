@@ -1,10 +1,12 @@
 """Builds the site of the manual, in English and below it in Chinese: ``python -m tests.docs.site``.
 
 The index of each language is the navigation. A broken link or anchor, or a file of another host, fails the build.
+A version has a folder of its own; those of other versions that are in the site stay, and all of them are offered.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -23,6 +25,8 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "aiotaskq" / "docs"
 SITE = ROOT / "site"
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+VERSIONS = DOCS / "site" / "versions.js"
 LANGUAGES = {"en": "English", "zh": "中文"}
 FOLDERS = {"en": "", "zh": "zh/"}
 """Where a language is in the site, as in the manual."""
@@ -107,16 +111,16 @@ def adapted(source: Path, language: str) -> str:
 
 def settings(language: str) -> dict[str, Any]:
     """Return what the site of a language has beside ``site.yml``."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     light, dark = THEMES[language]
     schemes = [("light", "default", dark, "material/weather-night"), ("dark", "slate", light, "material/weather-sunny")]
     return {
         "INHERIT": os.fspath(DOCS / "site" / "site.yml"),
-        "site_name": f"aiotaskq {version}",
-        "copyright": f"aiotaskq {version}",
+        "site_name": f"aiotaskq {VERSION}",
+        "copyright": f"aiotaskq {VERSION}",
         "docs_dir": "docs",
         "site_dir": "site",
         "nav": navigation(language),
+        "extra_javascript": [f"{way(language, '..')}/{VERSIONS.name}"],
         "theme": {
             "language": language,
             "palette": [
@@ -137,7 +141,7 @@ def build(language: str, site: Path, work: Path) -> None:
     The link to another language leads to the same page of it.
     """
     docs = work / "docs"
-    shutil.copytree(DOCS, docs, ignore=shutil.ignore_patterns("*.md", "zh", "*.yml"))
+    shutil.copytree(DOCS, docs, ignore=shutil.ignore_patterns("*.md", "zh", "*.yml", VERSIONS.name))
     for source, name in pages(language).items():
         (docs / f"{name}.md").write_text(adapted(source, language), encoding="utf-8")
     (work / "mkdocs.yml").write_text(yaml.safe_dump(settings(language), allow_unicode=True), encoding="utf-8")
@@ -189,14 +193,33 @@ def problems(site: Path) -> Iterator[str]:
             yield f"{path.relative_to(site)} loads a file of another host"
 
 
+def offer_versions(site: Path) -> None:
+    """Write what leads to the versions of a site: the first page to the newest one, and the list for all pages."""
+    found = sorted((path.parent.name for path in site.glob("*/index.html")), key=numbers, reverse=True)
+    text = VERSIONS.read_text(encoding="utf-8")
+    (site / VERSIONS.name).write_text(
+        text.replace("VERSIONS = []", f"VERSIONS = {json.dumps(found)}"), encoding="utf-8"
+    )
+    there = f"{found[0]}/index.html"
+    (site / "index.html").write_text(
+        f'<meta http-equiv="refresh" content="0; url={there}"><a href="{there}">aiotaskq</a>\n'
+    )
+
+
+def numbers(version: str) -> list[int]:
+    """Return the sort key of a version."""
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
 def main() -> None:
-    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.rmtree(SITE / VERSION, ignore_errors=True)
     for language in LANGUAGES:
         with tempfile.TemporaryDirectory() as work:
             try:
-                build(language, SITE, Path(work))
+                build(language, SITE / VERSION, Path(work))
             except (ValueError, subprocess.CalledProcessError) as error:
                 sys.exit(f"The site in {LANGUAGES[language]} is not built: {error}")
+    offer_versions(SITE)
     if found := list(problems(SITE)):
         sys.exit("\n".join(["The site is broken:", *found]))
     sys.stdout.write(f"{SITE / 'index.html'}\n")

@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.cli.docs import summaries
-from tests.docs.site import DOCS, LANGUAGES, OUTSIDE, ROOT, adapted, moved, navigation, pages, problems
+from tests.docs.site import (
+    DOCS,
+    LANGUAGES,
+    OUTSIDE,
+    ROOT,
+    adapted,
+    moved,
+    navigation,
+    offer_versions,
+    pages,
+    problems,
+)
 
 SOURCES = [(language, path) for language in LANGUAGES for path in pages(language)]
 
@@ -81,3 +92,13 @@ def test_the_check_of_a_site_finds_broken_links_anchors_and_other_hosts(tmp_path
         "a.html loads https://example.com/x.js",
         "b.html links to no.png",
     ]
+
+
+def test_every_version_in_the_site_is_offered_the_newest_first(tmp_path: Path) -> None:
+    for version in ("0.9.0", "0.10.0"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "index.html").touch()
+    offer_versions(tmp_path)
+    assert 'const VERSIONS = ["0.10.0", "0.9.0"];' in (tmp_path / "versions.js").read_text()
+    assert "url=0.10.0/index.html" in (tmp_path / "index.html").read_text()
+    assert list(problems(tmp_path)) == []
