@@ -4,18 +4,46 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.util import await_
+from sqlalchemy.util.concurrency import in_greenlet
 
 T = TypeVar("T")
 SessionBody: TypeAlias = Callable[[AsyncSession], Coroutine[Any, Any, T]]
 """What a transaction does with its session. It awaits nothing else: on SQLite it runs on a thread without a loop."""
 
 
+def in_session(body: SessionBody[T]) -> Callable[[Connection], T]:
+    """Return the transaction body that runs a coroutine with an ``AsyncSession`` on the connection."""
+
+    def run(connection: Connection) -> T:
+        if not connection.in_transaction():
+            connection.begin()  # the session joins it, and neither commits nor ends it
+        session = AsyncSession(expire_on_commit=False, autoflush=False)
+        session.sync_session.bind = connection
+        try:
+            return await_(body(session)) if in_greenlet() else _without_loop(body(session))
+        finally:
+            session.sync_session.close()
+
+    return run
+
+
+def _without_loop(body: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end on a connection's thread, where no statement waits for an event loop."""
+    try:
+        body.send(None)
+    except StopIteration as end:
+        return cast(T, end.value)
+    body.close()
+    raise RuntimeError("the body of a transaction awaits something else than its session")
+
+
 class Connections(ABC):
-    """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``, or coroutines over a session."""
+    """Runs transaction bodies: plain functions over a SQLAlchemy ``Connection``."""
 
     needs_shield: ClassVar[bool]
     """Whether a cancelled caller would interrupt a transaction, so that it must run in an asyncio task of its own."""
@@ -34,14 +62,6 @@ class Connections(ABC):
     @abstractmethod
     async def read(self, body: Callable[[Connection], T]) -> T:
         """Run a body that only reads; each statement sees what is committed when it begins."""
-
-    @abstractmethod
-    async def write_session(self, body: SessionBody[T]) -> T:
-        """Do as ``write``, with an ``AsyncSession``, which commits."""
-
-    @abstractmethod
-    async def read_session(self, body: SessionBody[T]) -> T:
-        """Do as ``read``, with an ``AsyncSession``."""
 
     async def trim(self) -> None:  # noqa: B027
         """Give back disk space that is not needed any more."""

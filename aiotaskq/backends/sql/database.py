@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, exc
 
-from aiotaskq.backends.sql.connections import Connections, SessionBody
+from aiotaskq.backends.sql.connections import Connections, SessionBody, in_session
 from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, pool_options
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
@@ -141,14 +141,12 @@ class Database:
         return await self._to_its_end(connections.read(body), connections.needs_shield)
 
     async def write_session(self, body: SessionBody[T]) -> T:
-        """Do as ``write`` does, with an ``AsyncSession`` whose methods the body awaits; the session commits."""
-        connections = await self.connections()
-        return await self._to_its_end(connections.write_session(body), connections.needs_shield)
+        """Do as ``write`` does, with an ``AsyncSession`` whose methods the body awaits."""
+        return await self.write(in_session(body))
 
     async def read_session(self, body: SessionBody[T]) -> T:
         """Do as ``read`` does, with an ``AsyncSession`` whose methods the body awaits."""
-        connections = await self.connections()
-        return await self._to_its_end(connections.read_session(body), connections.needs_shield)
+        return await self.read(in_session(body))
 
     async def trim(self) -> None:
         """Give back disk space that is not needed any more, on SQLite that of a large write-ahead log.

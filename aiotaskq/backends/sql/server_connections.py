@@ -6,17 +6,16 @@ import asyncio
 import itertools
 import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, ExitStack
-from functools import partial
+from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, exc
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, Watch, cut_all, is_lost, watch_over
-from aiotaskq.backends.sql.connections import Connections, SessionBody
+from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_cancelled
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.errors import DatabaseUnavailable
@@ -63,33 +62,16 @@ class ServerConnections(Connections):
         return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
 
     async def read(self, body: Callable[[Connection], T]) -> T:
-        def limited(seconds: float, connection: Connection) -> T:
+        seconds = read_limit()
+        if seconds is None:
+            return await self._repeated(lambda watch: _transaction(self._reading, body, None))
+
+        def limited(connection: Connection) -> T:
             with self._limited(connection, seconds):
                 return body(connection)
 
-        return await self._read(_transaction, body, limited)
-
-    async def write_session(self, body: SessionBody[T]) -> T:
-        return await self._repeated(lambda watch: _session_transaction(self._engine, body, watch))
-
-    async def read_session(self, body: SessionBody[T]) -> T:
-        async def limited(seconds: float, session: AsyncSession) -> T:
-            limit = ExitStack()
-            await session.run_sync(lambda inner: limit.enter_context(self._limited(inner.connection(), seconds)))
-            try:
-                return await body(session)
-            finally:
-                await session.run_sync(lambda inner: limit.close())
-
-        return await self._read(_session_transaction, body, limited)
-
-    async def _read(self, transaction: Callable[..., Awaitable[T]], body: Any, limited: Callable[..., Any]) -> T:
-        """Run a body that reads in a transaction, or ``limited`` with the seconds that its statements may take."""
-        seconds = read_limit()
-        if seconds is None:
-            return await self._repeated(lambda watch: transaction(self._reading, body, None))
         try:
-            return await self._repeated(lambda watch: transaction(self._engine, partial(limited, seconds), None))
+            return await self._repeated(lambda watch: _transaction(self._engine, limited, None))
         except exc.DBAPIError as error:
             if is_cancelled(error, self._codes):
                 raise too_long(self._shown, seconds) from error
@@ -142,16 +124,3 @@ async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], wat
 
     # All of it in one greenlet: AsyncConnection makes one for each of its steps.
     return await greenlet_spawn(transaction)
-
-
-async def _session_transaction(engine: AsyncEngine, body: SessionBody[T], watch: Watch | None) -> T:
-    """Do the same with an ``AsyncSession``."""
-    session = AsyncSession(engine, expire_on_commit=False, autoflush=False)
-    try:
-        answer = await body(session)
-        if watch is not None:
-            watch.before_commit()
-            await session.commit()
-        return answer
-    finally:
-        await session.close()

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
-from aiotaskq.backends.sql.connections import Connections, SessionBody
+from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import is_about_a_value
 from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
@@ -296,7 +295,6 @@ class SqliteConnections(Connections):
         # The unused ones, the last used at the end.
         self.readers = [StoreConnection(self.sync_engine, writes=False) for _ in range(READERS)]
         self._unused = asyncio.Semaphore(READERS)
-        self._sessions: list[AsyncSession] = []  # the unused ones
 
     async def open(self) -> None:
         """Switch the file to a write-ahead log. Raises DatabaseUnavailable if it cannot have one."""
@@ -310,91 +308,35 @@ class SqliteConnections(Connections):
         self.file.check()
 
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
-        def in_connection(store: StoreConnection) -> T:
-            # SQLAlchemy's own transaction takes longer to begin and commit than SQLite's. The body begins one unnoticed
-            # if it executes a statement of SQLAlchemy's.
-            try:
-                self._begin(store)
-                answer = body(store.connection)
-                statements.in_driver(store.raw, "COMMIT", ())
-                return answer
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # it is broken, and will be replaced
-                    store.raw.rollback()
-                raise
-            finally:
-                if store.connection.in_transaction():
-                    store.connection.rollback()
+        return await self.writer.run(partial(self._transaction, self.writer, body))
 
-        return await self._write(in_connection)
-
-    async def write_session(self, body: SessionBody[T]) -> T:
-        def in_session(session: AsyncSession, store: StoreConnection) -> T:
-            session.sync_session.bind = store.connection
-            try:
-                session.sync_session.connection()
-                self._begin(store)
-                answer = _run(body(session))
-                session.sync_session.commit()
-                return answer
-            except BaseException:
-                session.sync_session.rollback()
-                raise
-
-        return await self._in_session(self._write, in_session)
-
-    async def _write(self, act: Callable[[StoreConnection], T]) -> T:
-        return await self.writer.run(partial(self._once, self.writer, act))
-
-    def _once(self, store: StoreConnection, act: Callable[[StoreConnection], T]) -> T:
+    def _transaction(self, store: StoreConnection, body: Callable[[Connection], T]) -> T:
+        # SQLAlchemy's own transaction takes longer to begin and commit than SQLite's. The body begins one unnoticed if
+        # it executes a statement of SQLAlchemy's.
         try:
-            return act(store)
+            begin_immediate(store.raw)
+            self.file.check()  # now that it has waited for the lock
+            self._writing()
+            answer = body(store.connection)
+            statements.in_driver(store.raw, "COMMIT", ())
+            return answer
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):  # it is broken, and will be replaced
+                store.raw.rollback()
+            raise
         finally:
             self._written()
-
-    def _begin(self, store: StoreConnection) -> None:
-        begin_immediate(store.raw)
-        self.file.check()  # now that it has waited for the lock
-        self._writing()
-
-    async def read(self, body: Callable[[Connection], T]) -> T:
-        def in_connection(store: StoreConnection) -> T:
-            try:
-                return body(store.connection)
-            finally:
+            if store.connection.in_transaction():
                 store.connection.rollback()
 
-        return await self._read(in_connection)
-
-    async def read_session(self, body: SessionBody[T]) -> T:
-        def in_session(session: AsyncSession, store: StoreConnection) -> T:
-            session.sync_session.bind = store.connection
-            try:
-                return _run(body(session))
-            finally:
-                session.sync_session.rollback()
-
-        return await self._in_session(self._read, in_session)
-
-    async def _in_session(
-        self,
-        run: Callable[[Callable[[StoreConnection], T]], Coroutine[Any, Any, T]],
-        act: Callable[[AsyncSession, StoreConnection], T],
-    ) -> T:
-        """Await one call on a connection's thread, where a session is used."""
-        session = self._sessions.pop() if self._sessions else AsyncSession(expire_on_commit=False, autoflush=False)
-        answer = await run(partial(act, session))
-        self._sessions.append(session)  # not after an error, or a cancel: then it may be in any state, or in use
-        return answer
-
-    async def _read(self, act: Callable[[StoreConnection], T]) -> T:
+    async def read(self, body: Callable[[Connection], T]) -> T:
         async with self._unused:
             store = self.readers.pop()
             seconds = read_limit()
             limit = asyncio.timeout(seconds)
             try:
                 async with limit:  # a cancelled statement is interrupted
-                    return await store.run(partial(self._look, store, act), reads=True)
+                    return await store.run(partial(self._look, store, body), reads=True)
             except TimeoutError as error:
                 if seconds is None or not limit.expired():
                     raise
@@ -402,9 +344,12 @@ class SqliteConnections(Connections):
             finally:
                 self.readers.append(store)
 
-    def _look(self, store: StoreConnection, act: Callable[[StoreConnection], T]) -> T:
+    def _look(self, store: StoreConnection, body: Callable[[Connection], T]) -> T:
         self.file.check()
-        return act(store)
+        try:
+            return body(store.connection)
+        finally:
+            store.connection.rollback()
 
     async def trim(self) -> None:
         """Empty the write-ahead log if it is larger than WAL_LIMIT and no reader needs it."""
@@ -421,16 +366,6 @@ class SqliteConnections(Connections):
     def abandon(self) -> None:
         for store in (*self.readers, self.writer):
             store.abandon()
-
-
-def _run(body: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on a connection's thread, where no statement waits for an event loop."""
-    try:
-        body.send(None)
-    except StopIteration as end:
-        return cast(T, end.value)
-    body.close()
-    raise RuntimeError("the body of a transaction awaits something else than its session")
 
 
 def _empty_wal(connection: Connection) -> None:

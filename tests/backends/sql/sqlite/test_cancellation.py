@@ -129,7 +129,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     """The caller is cancelled while its transaction is at its n-th statement; or the transaction itself is, as at the
     end of the loop, in its own task or in a shielded one. Each time it runs to its end, which is waited for, and the
     lock and the pool are free."""
-    real = {name: getattr(SqliteConnections, name) for name in ("write", "write_session")}
+    real = SqliteConnections.write
     case = scenario(backend)
     connections = await backend.database.connections()
     assert isinstance(connections, SqliteConnections)
@@ -137,12 +137,9 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
     loop = asyncio.get_running_loop()
     targets: list[asyncio.Task[Any] | None] = []
 
-    def noted(name: str) -> Any:
-        async def write(self: SqliteConnections, *args: Any) -> Any:
-            targets.append(asyncio.current_task() if victim == "transaction" else caller)
-            return await real[name](self, *args)
-
-        return write
+    async def noted(self: SqliteConnections, *args: Any) -> Any:
+        targets.append(asyncio.current_task() if victim == "transaction" else caller)
+        return await real(self, *args)
 
     for at in range(1, 200):
         await case.prepare()
@@ -159,8 +156,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
                 loop.call_soon_threadsafe(act)
                 assert then.wait(within(60))
 
-        for name in real:
-            monkeypatch.setattr(SqliteConnections, name, noted(name))
+        monkeypatch.setattr(SqliteConnections, "write", noted)
         caller = asyncio.create_task(case.act()) if victim != "shielded" else ShieldedTask(case.act())
         with at_each_statement(connections.sync_engine, cut):
             async with asyncio.timeout(within(30)):
@@ -169,8 +165,7 @@ async def test_cancelled_at_each_statement(  # D1, F3, F4
                 running = list(backend.database._running)
                 assert victim == "caller" or not running
                 await asyncio.gather(*running)
-        for name, function in real.items():
-            monkeypatch.setattr(SqliteConnections, name, function)
+        monkeypatch.setattr(SqliteConnections, "write", real)
         assert_lock_free(path)
         assert await case.happened()
         await case.clear()
