@@ -10,12 +10,13 @@ from typing import Any, ClassVar, Final, TypeVar
 from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
+from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.backends.flow.transaction import Followed, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql.bounded_push import least_ready, push_bounded
+from aiotaskq.backends.sql.bounded_push import least_ready
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import SqlGroupReads
@@ -121,10 +122,7 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, *_ = await self.transactions.write(lambda tx: push_bounded(tx, tasks, room))
-            self.notify_updated(room.instead, [True] * len(room.instead))
-            self.listeners.notify(READY)
-            return stored
+            return await self.transactions.transact(lambda at: push_within(at, tasks, room))
         if any_flow(tasks):
             stored, _, ready = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
@@ -141,18 +139,6 @@ class SqlBackend(Backend):
             self._notifier.weigh(READY, len(tasks) - 1)
         self.listeners.notify(READY)
         return stored
-
-    async def push_with(
-        self,
-        session: Any,
-        tasks: Sequence[Task],
-        committed: Callable[[], None] = lambda: None,
-        room: Room | None = None,
-    ) -> list[Task]:
-        def body(tx: SqlTransaction) -> list[Task]:
-            return push(tx, tasks) if room is None else push_bounded(tx, tasks, room)
-
-        return await self.transactions.write_in(session, body, committed)
 
     async def _claim(self, wanted: Claim) -> list[Task]:
         if not self._dialect.autocommit:

@@ -18,7 +18,7 @@ from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
 from aiotaskq.backends.listeners import GATES, READY, Listeners
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.backends.sql.bounded_push import check_bound
+from aiotaskq.backends.sql.bounded_push import check_room
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
@@ -51,12 +51,10 @@ def _guard(dialect: Dialect) -> Any:
 class SqlBeside:
     """What is beside tasks in the transaction of a database."""
 
-    def __init__(
-        self, tx: SqlTransaction, codec: Codec | None = None, *, joined: bool = False, locks: bool = True
-    ) -> None:
-        """``codec`` encodes changes; ``joined``: whether it is a caller's; ``locks``: whether it may write."""
+    def __init__(self, tx: SqlTransaction, codec: Codec | None = None, *, locks: bool = True) -> None:
+        """``codec`` encodes changes; ``locks``: whether it may write."""
         self.tx, self._connection, self._codec = tx, tx.connection, codec
-        self.joined, self._locks = joined, locks
+        self.joined, self._locks = tx.joined, locks
         self.side = SqlOwnedRows(tx, locks)
         self.tasks, self.write_usage = tx.tasks, tx.write_usage
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
@@ -70,7 +68,7 @@ class SqlBeside:
         return held
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        check_bound(self.tx, len(tasks), room)
+        check_room(self.tx, tasks, room)
 
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:
@@ -204,34 +202,6 @@ class SqlTransactions(Store):
                 await self.settle(admitted.missed)
                 self._listeners.notify(READY)
 
-    async def write_in(
-        self, session: Any, body: Callable[[SqlTransaction], T], committed: Callable[[], None] = lambda: None
-    ) -> T:
-        """Run a body in the transaction of a caller; call ``committed`` after its commit, from any thread.
-
-        The gates that it touches are admitted then: the transaction may be long.
-        """
-        self._bind()  # the commit may come in another thread
-        touched, loop = Touched(), asyncio.get_running_loop()
-
-        def inside(connection: Connection) -> T:
-            self._enter(connection)
-            tx = self.tx(connection)
-            tx.touched, tx.joined = touched, True
-            return body(tx)
-
-        def wake() -> None:
-            if touched.wakes:
-                self._listeners.notify(READY)
-            if touched:
-                with contextlib.suppress(RuntimeError):  # the loop was closed: these gates are mended
-                    loop.call_soon_threadsafe(self._start, touched)
-            if touched.followed:
-                self.followed(touched.followed)
-            committed()
-
-        return await run_in(session, self._database.url, self._database.dialect, inside, wake)
-
     def _start(self, touched: Touched) -> None:
         task = asyncio.get_running_loop().create_task(self._follow(touched))
         self._running.add(task)
@@ -282,18 +252,34 @@ class SqlTransactions(Store):
     async def transact_with(
         self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
     ) -> T:
-        """Do as ``Store.transact_with``."""
+        """Do as ``Store.transact_with``.
+
+        ``committed`` is called from any thread. The gates are admitted after the commit: the transaction may be long.
+        """
+        self._bind()  # the commit may come in another thread
+        loop = asyncio.get_running_loop()
         ran: list[SqlBeside] = []
 
-        def inside(tx: SqlTransaction) -> T:
-            ran.append(SqlBeside(tx, self._codec(), joined=True))
+        def inside(connection: Connection) -> T:
+            self._enter(connection)
+            tx = self.tx(connection)
+            tx.joined = True
+            ran.append(SqlBeside(tx, self._codec()))
             return body(ran[-1])
 
         def wake() -> None:
+            touched = ran[-1].tx.touched
             self._send(ran[-1])
+            if touched.wakes:
+                self._listeners.notify(READY)
+            if touched:
+                with contextlib.suppress(RuntimeError):  # the loop was closed: these gates are mended
+                    loop.call_soon_threadsafe(self._start, touched)
+            if touched.followed:
+                self.followed(touched.followed)
             committed()
 
-        return await self.write_in(session, inside, wake)
+        return await run_in(session, self._database.url, self._database.dialect, inside, wake)
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
