@@ -24,7 +24,7 @@ from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
+from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import Messages, SqlTransaction
@@ -75,16 +75,12 @@ class SqlBeside:
             self.tx.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        found = insert_held(self.tx, kind, rows, holders)
-        if found is None:
-            runs = self._guarded(sorted({row.owner for row in rows}))
-            held = [
-                (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
-                for row, holder in zip(rows, holders, strict=True)
-            ]
-            found = self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]), held
-        inserted, held = found
-        if inserted == sum(held):
+        runs = self._guarded(sorted({row.owner for row in rows}))
+        held = [
+            (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
+            for row, holder in zip(rows, holders, strict=True)
+        ]
+        if self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]) == sum(held):
             return [row.text if ok else None for row, ok in zip(rows, held, strict=True)]
         # Of each the first write stays.
         there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
@@ -291,5 +287,4 @@ class SqlTransactions(Store):
         def body(connection: Connection) -> list[str | None]:
             return SqlBeside(self.tx(connection)).add_held(kind, rows, holders)
 
-        # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
-        return await self._database.write(body, self._database.dialect.autocommit)
+        return await self._database.write(body)
