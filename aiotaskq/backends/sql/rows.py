@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -194,14 +194,14 @@ def to_task(row: Sequence[Any]) -> Task:
     """Return the task of a full row of ``task_queue``; ``undecodable`` says what cannot be read."""
     values = dict(zip(_TASK_FIELDS, row, strict=True))
     del values["live_key"], values["live_gate"]
-    values["usage"] = None if values["usage"] is None else read_usage(values["usage"])
+    values["usage"] = read_usage(values["usage"])
     texts = {name: values[name] for name in _TEXTS}
     problems: dict[str, str | None] = {}
     for name in ("params", "extra"):
         values[name], problems[name] = read_object(name, texts[name])
-    values["attempts"], problems["attempts"] = read_tuple("attempts", texts["attempts"], _decode_attempts)
-    values["progress"], _ = _value("progress", texts["progress"])
-    values["result"], problems["result"] = _value("result", texts["result"])
+    values["attempts"], problems["attempts"] = read_json("attempts", texts["attempts"], _decode_attempts, ())
+    values["progress"], _ = read_json("progress", texts["progress"])
+    values["result"], problems["result"] = read_json("result", texts["result"])
     values["flow"], unknown = read_flow(values["flow"])
     for name, default in _NUMBERS:
         if type(values[name]) is not int:
@@ -240,43 +240,27 @@ def read_object(column: str, text: str | None) -> tuple[dict[str, Any], str | No
     """Return the JSON object of a column, or why it cannot be read."""
     if not text:  # NULL, or the empty text, which the documented system read as no params, too
         return {}, None
-    try:
-        value = _decode(text)
-    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
-        return {}, f"{column} is not JSON: {error}"
+    value, problem = read_json(column, text, empty={})
     if type(value) is not dict:
         return {}, f"{column} is not a JSON object but {type(value).__name__}"
-    return value, None
+    return value, problem
 
 
-def read_tuple(
-    column: str, text: str | None, decode: Callable[[str], tuple[Any, ...]]
-) -> tuple[tuple[Any, ...], str | None]:
-    """Return the JSON list of a column, or why it cannot be read."""
+def read_json(
+    column: str, text: str | None, decode: Callable[[str], Any] = _decode, empty: Any = None
+) -> tuple[Any, str | None]:
+    """Return the value of a column, or ``empty`` and why it cannot be read; the text stays in the row."""
     try:
-        return ((), None) if text is None else (decode(text), None)
+        return (empty if text is None else decode(text)), None
     except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
-        return (), f"{column} cannot be read: {error}"
+        return empty, f"{column} {'is not JSON' if decode is _decode else 'cannot be read'}: {error}"
+
+
+def read_usage(text: str | None) -> Usage | None:
+    """Return what a task or a group has used up; None for a text that another program wrote."""
+    return cast("Usage | None", read_json("usage", text, decode_usage)[0])
 
 
 def read_flow(text: str | None) -> tuple[Flow | None, str | None]:
     """Return a flow, or why it cannot be read."""
-    try:
-        return (None if text is None else decode_flow(text)), None
-    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
-        return None, f"flow cannot be read: {error}"
-
-
-def _value(column: str, text: str | None) -> tuple[Any, str | None]:
-    try:
-        return (None if text is None else _decode(text)), None
-    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError) as error:
-        return None, f"{column} is not JSON: {error}"  # another program wrote it; the text stays in the row
-
-
-def read_usage(text: str) -> Usage | None:
-    """Return what a task or a group has used up; None for a text that another program wrote."""
-    try:
-        return decode_usage(text)
-    except (msgspec.DecodeError, TypeError, UnicodeError, RecursionError):
-        return None
+    return read_json("flow", text, decode_flow)

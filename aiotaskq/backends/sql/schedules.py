@@ -17,7 +17,7 @@ from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
-from aiotaskq.backends.sql.rows import json_text, read_object, read_tuple
+from aiotaskq.backends.sql.rows import json_text, read_json, read_object
 from aiotaskq.backends.sql.statement_size import check_rows, chunks
 from aiotaskq.backends.sql.tasks import rewrite
 from aiotaskq.backends.sql.transaction import SqlTransaction
@@ -109,8 +109,8 @@ def _to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
                 values[name], lost = None, True
     values["params"], problem = read_object("params", values["params"])
     values["outbox"] = _tasks(values["outbox"]) if values["outbox"] else ()
-    values["history"], _ = read_tuple("history", values["history"], _history)  # without it the schedule still works
-    values["blackout"], unread = read_tuple("blackout", values["blackout"], _windows)
+    values["history"], _ = read_json("history", values["history"], _history, ())  # without it the schedule still works
+    values["blackout"], unread = read_json("blackout", values["blackout"], _windows, ())
     problem = problem or unread
     values["enabled"] = bool(values["enabled"]) and problem is None and not lost
     for name, default in _DEFAULTS:
