@@ -81,8 +81,8 @@ class Notifications(Notifier):
         if listener is not None:
             listener.cancel()
             await asyncio.wait([listener])
-        while self._senders:
-            await asyncio.wait(list(self._senders.values()))
+        while any(map(self._sends, self._senders)):
+            await asyncio.wait(self._senders.values())
 
     # ---- sending ----
 
@@ -106,20 +106,12 @@ class Notifications(Notifier):
             self._waiting[kind] = None
         elif known is not None:
             known.update(dict.fromkeys(names))
-        if kind not in self._senders:
-            self._start_sender(kind)
+        if not self._sends(kind):
+            self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
 
-    def _start_sender(self, kind: str) -> None:
-        sender = self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
-        sender.add_done_callback(lambda sender: self._sender_done(kind, sender))
-
-    def _sender_done(self, kind: str, sender: asyncio.Task[None]) -> None:
-        # A callback, since a sender that is cancelled before it begins runs none of its own code.
-        if self._senders.get(kind) is not sender:
-            return  # of a loop that has ended
-        del self._senders[kind]
-        if kind in self._waiting and not sender.cancelled():
-            self._start_sender(kind)
+    def _sends(self, kind: str) -> bool:
+        sender = self._senders.get(kind)
+        return sender is not None and not sender.done()
 
     async def _send(self, kind: str) -> None:
         """Send the hints that wait, as often as the gap allows, until none does."""
@@ -140,7 +132,7 @@ class Notifications(Notifier):
     def along(self, kind: str, count: int) -> tuple[str, str] | None:
         self.bind()
         gap, now = self._gaps[kind], asyncio.get_running_loop().time()
-        if kind in self._senders or gap.delay(now) > 0:
+        if self._sends(kind) or gap.delay(now) > 0:
             return None
         gap.note(count)
         gap.sent(now)

@@ -103,7 +103,7 @@ async def test_a_lost_hint_is_no_error(postgresql: Store) -> None:
         await eventually(lambda: proxy.refused > 0)
         proxy.heal()
         ears = await watching(postgresql.backend)
-        await eventually(lambda: not far._notifier._senders)  # type: ignore[attr-defined]
+        await eventually(lambda: not far._notifier._sends(READY))  # type: ignore[attr-defined]
         far.listeners.notify(READY)
         await ears.until(READY)
         await far.close()
