@@ -21,12 +21,10 @@ from aiotaskq.errors import ValidationError
 T = TypeVar("T")
 COMMIT_TIME = 0.05
 """Seconds that a COMMIT usually takes. A listener that gets the hint too early finds the task by polling."""
-Body = Callable[[Connection], T]
-_NEEDED = "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed (got {})"
 
 
 async def run_in(
-    session: Any, url: URL, dialect: Dialect, body: Body[T], committed: Callable[[], None] | None = None
+    session: Any, url: URL, dialect: Dialect, body: Callable[[Connection], T], committed: Callable[[], None]
 ) -> T:
     """Run the body in the transaction of a session or connection, asynchronous or not, and leave the commit to it.
 
@@ -34,16 +32,26 @@ async def run_in(
     there it is called a moment after that. Raises ValidationError for another object, and for one of another database
     than ``url``.
     """
-    if isinstance(session, async_scoped_session | scoped_session):
-        session = session()
-    if committed is not None and isinstance(session, AsyncConnection | Connection):
-        committed = _delayed(committed)
-    if isinstance(session, AsyncSession | AsyncConnection):
-        return await session.run_sync(lambda inner: _run(inner, url, dialect, body, committed))
-    # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
-    if isinstance(session, Session | Connection):
-        return await asyncio.to_thread(_run, session, url, dialect, body, committed)
-    raise ValidationError(_NEEDED.format(type(session).__name__))
+    loop = asyncio.get_running_loop()
+
+    def later() -> None:  # from any thread, and perhaps after the end of this loop
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(loop.call_later, COMMIT_TIME, committed)
+
+    def run(target: Session | Connection) -> T:
+        connection = target.connection() if isinstance(target, Session) else target
+        _check_same(connection, url, dialect)
+        try:
+            answer = body(connection)
+        except StatementError as error:  # shown without its parameters: they are the params of tasks
+            error.hide_parameters, error.params = True, None
+            if remedy := hint(error, dialect.codes):
+                error.add_note("aiotaskq: " + remedy.removeprefix("; "))
+            raise
+        _call_at_commit(target, committed if isinstance(target, Session) else later)
+        return answer
+
+    return await _with_target(session, run)
 
 
 async def at_commit(session: Any, committed: Callable[[], None]) -> None:
@@ -52,106 +60,63 @@ async def at_commit(session: Any, committed: Callable[[], None]) -> None:
     One is begun where there is none. For a connection the call comes a moment before the commit, since there is no
     event after it. Raises ValidationError for an object that is no SQLAlchemy session or connection.
     """
-    if isinstance(session, AsyncConnection):
-        await session.run_sync(_begin)
-    target = _synchronous(session)
-    if target is None:
-        raise ValidationError(_NEEDED.format(type(session).__name__))
-    _begin(target)  # else a rollback would be no event, and what it undoes would be done by the next commit
-    _call_at_commit(target, committed)
+
+    def listen(target: Session | Connection) -> None:
+        if not target.in_transaction():
+            target.begin()  # else a rollback would be no event, and what it undoes would be done by the next commit
+        _call_at_commit(target, committed)
+
+    await _with_target(session, listen)
 
 
 def waiting_for_commit(session: Any) -> list[Callable[[], None]]:
     """Return what ``at_commit`` is going to call when the transaction of a session or connection commits."""
-    target = _synchronous(session)
-    return [] if target is None else list(_callbacks.get(target, ()))
+    session = _unscoped(session)
+    target = getattr(session, "sync_session", None) or getattr(session, "sync_connection", None) or session
+    return list(_callbacks.get(target, ())) if isinstance(target, Session | Connection) else []
 
 
-def _synchronous(session: Any) -> Session | Connection | None:
-    """Return the session or connection under an asynchronous or scoped one; None for another object."""
-    if isinstance(session, async_scoped_session | scoped_session):
-        session = session()
-    if isinstance(session, AsyncSession):
-        session = session.sync_session
-    if isinstance(session, AsyncConnection):
-        session = session.sync_connection
-    return session if isinstance(session, Session | Connection) else None
+def _unscoped(session: Any) -> Any:
+    return session() if isinstance(session, async_scoped_session | scoped_session) else session
 
 
-def _begin(target: Session | Connection) -> None:
-    if not target.in_transaction():
-        target.begin()
-
-
-def _run(
-    target: Session | Connection, url: URL, dialect: Dialect, body: Body[T], committed: Callable[[], None] | None
-) -> T:
-    connection = target.connection() if isinstance(target, Session) else target
-    _check_same(connection, url, dialect)
-    answer = _hiding_parameters(body, connection, dialect)
-    if committed is not None:
-        _call_at_commit(target, committed)
-    return answer
-
-
-def _hiding_parameters(body: Body[T], connection: Connection, dialect: Dialect) -> T:
-    """Run the body. An error of the database shows no parameters: they are the params of tasks."""
-    try:
-        return body(connection)
-    except StatementError as error:
-        error.hide_parameters, error.params = True, None
-        if remedy := hint(error, dialect.codes):
-            error.add_note("aiotaskq: " + remedy.removeprefix("; "))
-        raise
-
-
-def _call_at_commit(target: Session | Connection, committed: Callable[[], None]) -> None:
-    if isinstance(target, Session):
-        # Both events are sent for savepoints, too: only the end of the whole transaction counts.
-        _listen(
-            target,
-            ("after_commit", lambda inner: not inner.in_nested_transaction()),
-            ("after_soft_rollback", lambda _inner, ended: ended.parent is None),
-        )
-    else:
-        _listen(target, ("commit", lambda _inner: True), ("rollback", lambda _inner: True))
-    _callbacks[target].append(committed)
+async def _with_target(session: Any, act: Callable[[Session | Connection], T]) -> T:
+    """Call a function with the synchronous session or connection that is under an asynchronous or scoped one."""
+    session = _unscoped(session)
+    if isinstance(session, AsyncSession | AsyncConnection):
+        return await session.run_sync(act)
+    # A synchronous one waits in a thread: its database may be locked by a transaction of ours, which needs the loop.
+    if isinstance(session, Session | Connection):
+        return await asyncio.to_thread(act, session)
+    raise ValidationError(
+        "session: a SQLAlchemy AsyncSession, AsyncConnection, Session or Connection is needed "
+        f"(got {type(session).__name__})"
+    )
 
 
 _callbacks: weakref.WeakKeyDictionary[Any, list[Callable[[], None]]] = weakref.WeakKeyDictionary()
 """To be called when these sessions and connections commit. A listener cannot be removed while it runs."""
 
 
-def _listen(target: Any, commit: tuple[str, Callable[..., bool]], rollback: tuple[str, Callable[..., bool]]) -> None:
-    """Call the callbacks after a commit, and forget them after a rollback."""
-    if target in _callbacks:
-        return
-    _callbacks[target] = []
-
-    def on_commit(inner: Any, *rest: Any) -> None:
-        if commit[1](inner, *rest):
-            for callback in _taken(inner):
-                callback()
-
-    def on_rollback(inner: Any, *rest: Any) -> None:
-        if rollback[1](inner, *rest):
-            _taken(inner)
-
-    event.listen(target, commit[0], on_commit)
-    event.listen(target, rollback[0], on_rollback)
+def _call_at_commit(target: Session | Connection, committed: Callable[[], None]) -> None:
+    if target not in _callbacks:
+        _callbacks[target] = []
+        if isinstance(target, Session):
+            # Both events are sent for savepoints, too: only the end of the whole transaction counts.
+            event.listen(target, "after_commit", lambda inner: None if inner.in_nested_transaction() else _call(inner))
+            event.listen(target, "after_soft_rollback", lambda inner, ended: ended.parent is None and _taken(inner))
+        else:
+            event.listen(target, "commit", _call)
+            event.listen(target, "rollback", _taken)
+    _callbacks[target].append(committed)
 
 
-def _delayed(committed: Callable[[], None]) -> Callable[[], None]:
-    loop = asyncio.get_running_loop()
-
-    def call() -> None:  # from any thread, and perhaps after the end of this loop
-        with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(loop.call_later, COMMIT_TIME, committed)
-
-    return call
+def _call(target: Session | Connection) -> None:
+    for callback in _taken(target):
+        callback()
 
 
-def _taken(target: Any) -> list[Callable[[], None]]:
+def _taken(target: Session | Connection) -> list[Callable[[], None]]:
     callbacks = _callbacks.get(target, [])
     taken, callbacks[:] = list(callbacks), []
     return taken
