@@ -98,7 +98,7 @@ class SqlBackend(Backend):
         return await self._read(tasks_sql.clock)
 
     async def tidy(self) -> None:
-        await self.database.trim()
+        await self.database.read(self._dialect.tidy)
 
     async def clock_set(self, anchor: int, back: int, now: int) -> None:
         def body(tx: SqlTransaction) -> bool:

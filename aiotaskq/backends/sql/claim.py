@@ -68,7 +68,7 @@ def claim(tx: Tx, wanted: Claim, heads: Iterable[Head] | None = None) -> list[Ta
         rows += run(tx.connection, statement, given).fetchall()
         if len(rows) == limit:
             break
-    if not dialect.claims_in_one_statement:
+    if not dialect.autocommit:
         dialect.set_on(tx.connection, MARK_CLAIMED, [row[0] for row in rows], lease)
     return _tasks(tx, rows, lease)
 

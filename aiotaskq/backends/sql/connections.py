@@ -22,14 +22,22 @@ def in_session(body: SessionBody[T]) -> Callable[[Connection], T]:
     def run(connection: Connection) -> T:
         if not connection.in_transaction():
             connection.begin()  # the session joins it, and neither commits nor ends it
-        session = AsyncSession(expire_on_commit=False, autoflush=False)
+        waits = in_greenlet()
+        session = (AsyncSession if waits else _DirectSession)(expire_on_commit=False, autoflush=False)
         session.sync_session.bind = connection
         try:
-            return await_(body(session)) if in_greenlet() else _without_loop(body(session))
+            return await_(body(session)) if waits else _without_loop(body(session))
         finally:
             session.sync_session.close()
 
     return run
+
+
+class _DirectSession(AsyncSession):
+    """A session on a connection that is not asynchronous, on which nothing waits for an event loop."""
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        return self.sync_session.execute(*args, **options)
 
 
 def _without_loop(body: Coroutine[Any, Any, T]) -> T:
@@ -62,9 +70,6 @@ class Connections(ABC):
     @abstractmethod
     async def read(self, body: Callable[[Connection], T]) -> T:
         """Run a body that only reads; each statement sees what is committed when it begins."""
-
-    async def trim(self) -> None:  # noqa: B027
-        """Give back disk space that is not needed any more."""
 
     def check(self) -> None:  # noqa: B027
         """Raise DatabaseUnavailable if the connections lead to another database than at first."""

@@ -148,14 +148,6 @@ class Database:
         """Do as ``read`` does, with an ``AsyncSession`` whose methods the body awaits."""
         return await self.read(in_session(body))
 
-    async def trim(self) -> None:
-        """Give back disk space that is not needed any more, on SQLite that of a large write-ahead log.
-
-        Raises DatabaseUnavailable.
-        """
-        connections = await self.connections()
-        await self._to_its_end(connections.trim(), connections.needs_shield)
-
     async def _to_its_end(self, transaction: Coroutine[Any, Any, T], shield: bool) -> T:
         """Await a transaction; with ``shield`` in a task of its own, which a cancelled caller does not interrupt."""
         try:

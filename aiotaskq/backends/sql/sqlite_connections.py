@@ -12,13 +12,12 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
-from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
 from aiotaskq.backends.sql.connections import Connections
 from aiotaskq.backends.sql.error_codes import is_about_a_value
-from aiotaskq.backends.sql.sqlite_file import WAL_LIMIT, SqliteFile
+from aiotaskq.backends.sql.sqlite_file import SqliteFile
 from aiotaskq.concurrency.forks import outside_of_forks
 from aiotaskq.errors import ClosedError, DatabaseUnavailable
 
@@ -253,23 +252,6 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
 
 
-class _Cursor(sqlite3.Cursor):
-    """A cursor of SQLite's driver with the one method that ``AsyncSession.execute`` awaits.
-
-    Its name is not public: it is one of the reasons for which the versions of SQLAlchemy are pinned.
-    """
-
-    __slots__ = ()
-
-    async def _async_soft_close(self) -> None:
-        """Leave the rows to be fetched, on the same thread."""
-
-
-class _Execution(SQLiteExecutionContext):
-    def create_default_cursor(self) -> Any:
-        return self._dbapi_connection.cursor(_Cursor)
-
-
 class SqliteConnections(Connections):
     """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
 
@@ -286,7 +268,6 @@ class SqliteConnections(Connections):
         sqlite_file.quiet_aiosqlite()
         self._shown = shown
         self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool)
-        self.sync_engine.dialect.execution_ctx_cls = _Execution
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
@@ -351,11 +332,6 @@ class SqliteConnections(Connections):
         finally:
             store.connection.rollback()
 
-    async def trim(self) -> None:
-        """Empty the write-ahead log if it is larger than WAL_LIMIT and no reader needs it."""
-        if self.file.wal_size() > WAL_LIMIT:
-            await self.read(_empty_wal)
-
     async def dispose(self) -> None:
         try:
             for store in (*self.readers, self.writer):
@@ -366,13 +342,6 @@ class SqliteConnections(Connections):
     def abandon(self) -> None:
         for store in (*self.readers, self.writer):
             store.abandon()
-
-
-def _empty_wal(connection: Connection) -> None:
-    # The first one blocks no writer while it copies; the second has the lock, and nothing left to copy.
-    busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
-    if not busy and frames == copied:
-        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
 
 def is_store_writer(connection: Connection) -> bool:

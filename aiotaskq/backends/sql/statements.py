@@ -110,13 +110,11 @@ def run_many(connection: Connection, statement: Any, names: tuple[str, ...], row
 def run_union(connection: Connection, statement: Any, values: Sequence[Mapping[str, Any]]) -> Result:
     """Execute the UNION ALL of a query with each of these values. MySQL's drivers take values by ``%s`` or a name."""
     sql, names, constants, positional = _compile(connection, statement)
+    if not positional:
+        sql, names = _NAMED.sub("%s", sql), tuple(_NAMED.findall(sql))
     given = [{**constants, **each} for each in values]
-    if positional:
-        parameters = tuple([each[name] for each in given for name in names])
-        return _execute(connection, " UNION ALL ".join([f"({sql})"] * len(given)), parameters)
-    branches = ["(" + _NAMED.sub(rf"%(\1_{number})s", sql) + ")" for number in range(len(given))]
-    named = {f"{name}_{number}": each[name] for number, each in enumerate(given) for name in names}
-    return _execute(connection, " UNION ALL ".join(branches), named)
+    parameters = tuple([each[name] for each in given for name in names])
+    return _execute(connection, " UNION ALL ".join([f"({sql})"] * len(given)), parameters)
 
 
 def _execute(connection: Connection, sql: str, parameters: Any) -> Result:

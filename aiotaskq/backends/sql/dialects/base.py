@@ -34,6 +34,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
 from aiotaskq.backends.sql.connecting import STATEMENT_TIMEOUT, connected, create, in_time, keep_alive
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
@@ -113,8 +114,8 @@ class Dialect(ABC):
     # ---- connections ----
 
     autocommit: ClassVar[bool] = False
-    """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, and
-    ``insert`` and ``write`` put many rows in one statement."""
+    """Whether a single statement without BEGIN and COMMIT saves round trips; then ``claim_first`` is there, ``claim``
+    writes the rows that it returns, and ``insert`` and ``write`` put many rows in one statement."""
     ids_by_bytes: ClassVar[bool] = True
     """Whether ids are in the order of their bytes, so that those with one prefix lie next to each other."""
     keeps_entries: ClassVar[bool] = False
@@ -145,6 +146,9 @@ class Dialect(ABC):
     def check_server(self, connection: Connection) -> None:  # noqa: B027 - there may be nothing to do
         """Raise DatabaseUnavailable for a server whose settings make it useless."""
 
+    def tidy(self, connection: Connection) -> None:  # noqa: B027
+        """Give back disk space that is not needed any more."""
+
     # ---- statements ----
 
     clock: ClassVar[str]
@@ -163,8 +167,6 @@ class Dialect(ABC):
     sorts_pending: ClassVar[bool] = False
     """Whether pending rows are in no index by themselves in the order of pushes; then those of the index in claim order
     are sorted, which has the columns that are sorted by."""
-    claims_in_one_statement: ClassVar[bool] = False
-    """Whether ``claim`` writes the rows that it returns, and not only locks them."""
 
     def statement_limit(self, connection: Connection) -> int | None:
         """Return how many bytes one statement may have, None for any number."""
@@ -268,9 +270,11 @@ class Dialect(ABC):
         """
         return None
 
-    @abstractmethod
     def write(self, connection: Connection, changes: Sequence[Change]) -> None:
         """Write changes whose guard is known to hold: the rows are locked."""
+        for group in groups(changes):
+            written_by_id = group.columns[: len(group.names) + 1]
+            self.set_each(connection, group.names, list(zip(*written_by_id, strict=True)))
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         """Do what ``Backend.clock_set`` says for tasks and workers where the database has no clock.

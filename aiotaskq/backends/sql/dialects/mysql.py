@@ -26,8 +26,6 @@ from sqlalchemy.dialects.mysql import insert
 from sqlalchemy.schema import CreateColumn
 from sqlalchemy.sql.elements import ColumnElement
 
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, S, ServerDialect, for_one_key
@@ -208,21 +206,12 @@ class MysqlDialect(ServerDialect):
         statement = insert(table)
         return statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
 
-    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
+    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
         """Write many rows in one statement, since the driver sends updates one by one; it locks nothing but these.
 
         An insert that updates what is there would be shorter, and lock the gaps in each unique index.
         """
-        for group in groups(changes):
-            ids = group.columns[len(group.names)]
-            self._set(connection, group.names, [*group.columns[: len(group.names)], ids])
-
-    def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-        self._set(connection, names, list(zip(*rows, strict=True)))
-
-    def _set(self, connection: Connection, names: tuple[str, ...], columns: Columns) -> None:
-        """Set columns of rows, whose ids are the last of ``columns``."""
-        for part in parts((*names, "b_id"), columns, self.statement_limit(connection)):
+        for part in parts((*names, "b_id"), list(zip(*rows, strict=True)), self.statement_limit(connection)):
             ids = list(part[-1])
             cases = " ".join(["WHEN %s THEN %s"] * len(ids))
             assignments, values = [], []

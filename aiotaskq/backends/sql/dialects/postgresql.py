@@ -243,7 +243,6 @@ class PostgresqlDialect(ServerDialect):
     autocommit = True
     ids_by_bytes = False  # the order is that of the database's language
     in_push_order = TASKS.c.status == PENDING
-    claims_in_one_statement = True
     keeps_entries = True
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")

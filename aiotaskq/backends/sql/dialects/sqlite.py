@@ -39,7 +39,14 @@ from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
-from aiotaskq.backends.sql.sqlite_file import on_connect, prepare_file, quiet_aiosqlite, sqlite_engine
+from aiotaskq.backends.sql.sqlite_file import (
+    WAL_LIMIT,
+    SqliteFile,
+    on_connect,
+    prepare_file,
+    quiet_aiosqlite,
+    sqlite_engine,
+)
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import command, run, run_many
@@ -177,6 +184,14 @@ class SqliteDialect(Dialect):
         database.writing, database.written = watch.writing, watch.written
         return watch
 
+    def tidy(self, connection: Connection) -> None:
+        """Empty the write-ahead log if it is larger than WAL_LIMIT and no reader needs it."""
+        if SqliteFile(str(connection.engine.url.database)).wal_size() > WAL_LIMIT:
+            # The first one blocks no writer while it copies; the second has the lock, and nothing left to copy.
+            busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+            if not busy and frames == copied:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
+
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         if ids:
             one = len(ids) == 1
@@ -232,10 +247,6 @@ class SqliteDialect(Dialect):
         written = (_write_guarded(connection, group) for group in groups(changes))
         held = _all_or_none(connection, len(changes), written)
         return [held] * len(changes) if held or len(changes) == 1 else None
-
-    def write(self, connection: Connection, changes: Sequence[Change]) -> None:
-        for group in groups(changes):
-            _write_guarded(connection, group)
 
     def clock_set(self, connection: Connection, anchor: int, back: int, now: int) -> bool:
         connection.exec_driver_sql(_CLOCK_TABLE)
