@@ -42,10 +42,9 @@ _RUNS = select(c.task_id, c.status, c.fence, c.seq, c.began_at)
 
 
 @functools.cache
-def _guard(dialect: Dialect) -> Any:
-    # A shared lock: a handler's own transaction may have one as well, by a step of it.
-    query = _RUNS.where(dialect.among(c.task_id, "ids")).order_by(c.task_id).with_for_update(read=True)
-    return dialect.by_id(query)
+def _runs_of(dialect: Dialect, lock: bool, shared: bool, wait: bool) -> Any:
+    query = _RUNS.where(dialect.among(c.task_id, "ids")).order_by(c.task_id)
+    return dialect.by_id(query.with_for_update(read=shared, skip_locked=not wait) if lock else query)
 
 
 class SqlBeside:
@@ -75,7 +74,8 @@ class SqlBeside:
             self.tx.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        runs = self._guarded(sorted({row.owner for row in rows}))
+        # A shared lock: a handler's own transaction may have one as well, by a step of it.
+        runs = self._read_runs(sorted({row.owner for row in rows}), shared=True)
         held = [
             (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
             for row, holder in zip(rows, holders, strict=True)
@@ -86,11 +86,6 @@ class SqlBeside:
         there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
         return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
 
-    def _guarded(self, ids: Sequence[str]) -> dict[str, Run]:
-        dialect = self.tx.dialect
-        parts = [dialect.run_among(self._connection, _guard(dialect), "ids", part, {}) for part in chunks(ids)]
-        return _runs(row for part in parts for row in part.fetchall())
-
     def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
         found = self._read_runs(ids, lock=self._locks, wait=wait)
         if not wait and (taken := [task_id for task_id in ids if task_id not in found]):
@@ -98,22 +93,17 @@ class SqlBeside:
             found |= {task_id: run._replace(taken=True) for task_id, run in elsewhere.items()}
         return found
 
-    def _read_runs(self, ids: Sequence[str], *, lock: bool, wait: bool = True) -> dict[str, Run]:
-        found: dict[str, Run] = {}
-        for part in chunks(ids):
-            query = _RUNS.where(c.task_id.in_(part))
-            if lock:
-                locked = query.order_by(c.task_id).with_for_update(skip_locked=not wait)
-                query = self.tx.dialect.by_id(locked)
-            found |= _runs(self._connection.execute(query))
-        return found
-
-
-def _runs(rows: Any) -> dict[str, Run]:
-    return {
-        task_id: Run(Status(status or Status.PENDING), fence, seq, began_at)
-        for task_id, status, fence, seq, began_at in rows
-    }
+    def _read_runs(
+        self, ids: Sequence[str], *, lock: bool = True, shared: bool = False, wait: bool = True
+    ) -> dict[str, Run]:
+        dialect = self.tx.dialect
+        query = _runs_of(dialect, lock, shared, wait)
+        parts = [dialect.run_among(self._connection, query, "ids", part, {}) for part in chunks(ids)]
+        return {
+            task_id: Run(Status(status or Status.PENDING), fence, seq, began_at)
+            for part in parts
+            for task_id, status, fence, seq, began_at in part.fetchall()
+        }
 
 
 class SqlTransactions(Store):
