@@ -11,8 +11,8 @@ from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
 from aiotaskq.backends.flow.groups import push_within
-from aiotaskq.backends.flow.transaction import Followed, push
-from aiotaskq.backends.listeners import CANCEL, ENDED, READY
+from aiotaskq.backends.flow.transaction import push
+from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.pending_types import PendingType
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
@@ -51,18 +51,11 @@ class SqlBackend(Backend):
         dialect = self._dialect = self.database.dialect
         self.shared = "host" if dialect.single_writer else True
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
-        own = (self.notify_updated, self._notifier.bind, self._enter, lambda: self.codec)
-        self.transactions = SqlTransactions(self.database, self.listeners, *own)
+        self.transactions = SqlTransactions(self.database, self, self._notifier.bind, self._enter)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.transactions)
         self.workers = SqlWorkers(self.database)
         gates, groups = SqlGateReads(self.database, self.transactions.tx), SqlGroupReads(self.database, dialect)
         self.keep(self.transactions, SqlSideRows(self.database), gates, groups)
-        self.transactions.followed, self.transactions.messages = self._followed, self.groups.messages
-
-    def _followed(self, followed: Followed) -> None:
-        if names := followed.all_ended:
-            self.listeners.notify(ENDED, names)
-        self.groups.note(followed)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, select
 
+from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
 from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
-from aiotaskq.backends.listeners import GATES, READY, Listeners
+from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql.bounded_push import check_room
 from aiotaskq.backends.sql.caller_session import run_in
@@ -27,14 +28,13 @@ from aiotaskq.backends.sql.rows import TASKS
 from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
-from aiotaskq.backends.sql.transaction import Messages, SqlTransaction
+from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.status import RUNNING, Status
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
-Hints = Callable[[Sequence[Change], Sequence[bool]], None]
 Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
 
 c = TASKS.c
@@ -114,24 +114,18 @@ class SqlTransactions(Store):
     def __init__(
         self,
         database: Database,
-        listeners: Listeners,
-        hints: Hints,
+        backend: Backend,
         bind: Callable[[], None],
         enter: Callable[[Connection], None],
-        codec: Callable[[], Codec | None],
     ) -> None:
-        """``hints`` sends those of changes, ``bind`` and ``enter`` begin in a caller's, ``codec`` is the backend's."""
-        self._database, self._listeners, self._hints = database, listeners, hints
-        self._bind, self._enter, self._codec = bind, enter, codec
+        """``bind`` and ``enter`` begin in a transaction of a caller."""
+        self._database, self._backend, self._bind, self._enter = database, backend, bind, enter
+        self._listeners = backend.listeners
         self._running: set[asyncio.Task[None]] = set()
-        self.followed: Callable[[Followed], None] = lambda followed: None
-        """Called with what followed in a transaction, after its commit."""
-        self.messages: Messages = lambda ended, now: []
-        """See ``Groups.messages``."""
 
     def tx(self, connection: Connection) -> SqlTransaction:
         """Return the transaction in which a connection is."""
-        return SqlTransaction(connection, self._database.dialect, self.messages)
+        return SqlTransaction(connection, self._database.dialect, self._backend.groups.messages)
 
     @property
     def pending(self) -> frozenset[asyncio.Task[None]]:
@@ -159,11 +153,17 @@ class SqlTransactions(Store):
         answer, admitted, tasks, tx = await (write or self._database.write)(whole)
         followed, given_back = tx.touched.followed, tx.touched.given_back
         if followed:
-            self.followed(followed)
+            self._note(followed)
         await self._after(admitted)
         if given_back:
             await self._park_given_back(given_back)
         return answer, tasks, None if followed else () if admitted is None else admitted.ready
+
+    def _note(self, followed: Followed) -> None:
+        """Tell what followed in a transaction, after its commit."""
+        if names := followed.all_ended:
+            self._listeners.notify(ENDED, names)
+        self._backend.groups.note(followed)
 
     async def settle(self, touched: Touched) -> Admitted:
         """Admit the gates that another transaction has touched, and those that this one misses."""
@@ -222,7 +222,7 @@ class SqlTransactions(Store):
         """Do as ``Store.transact``."""
 
         def inside(tx: SqlTransaction) -> tuple[T, SqlBeside]:
-            beside = SqlBeside(tx, self._codec())
+            beside = SqlBeside(tx, self._backend.codec)
             return body(beside), beside
 
         (answer, beside), _, ready = await self.write(inside)
@@ -233,7 +233,7 @@ class SqlTransactions(Store):
 
     def _send(self, beside: SqlBeside) -> None:
         for changes, held in beside.written:
-            self._hints(changes, held)
+            self._backend.notify_updated(changes, held)
 
     async def transact_with(
         self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
@@ -250,7 +250,7 @@ class SqlTransactions(Store):
             self._enter(connection)
             tx = self.tx(connection)
             tx.joined = True
-            ran.append(SqlBeside(tx, self._codec()))
+            ran.append(SqlBeside(tx, self._backend.codec))
             return body(ran[-1])
 
         def wake() -> None:
@@ -262,7 +262,7 @@ class SqlTransactions(Store):
                 with contextlib.suppress(RuntimeError):  # the loop was closed: these gates are mended
                     loop.call_soon_threadsafe(self._start, touched)
             if touched.followed:
-                self.followed(touched.followed)
+                self._note(touched.followed)
             committed()
 
         return await run_in(session, self._database.url, self._database.dialect, inside, wake)
