@@ -11,7 +11,6 @@ from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects.base import Tx
 from aiotaskq.backends.sql.rows import LIVE, TASKS, to_task
-from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import holding
 from aiotaskq.backends.sql.transaction import SqlTransaction, conflicts
 from aiotaskq.core.errors import queue_full
@@ -67,11 +66,8 @@ def _latest(tx: Tx, now: int) -> int:
 
 def _ready_of(tx: Tx, ids: Sequence[str], at: int, now: int) -> int:
     """Count which of these tasks are ready."""
-    there = (c.status == PENDING, c.run_at <= at, *open_queues(None), alive(now))
-    return sum(
-        tx.connection.execute(select(func.count()).where(c.task_id.in_(part), *there)).scalar() or 0
-        for part in chunks(ids)
-    )
+    there = select(func.count()).where(c.status == PENDING, c.run_at <= at, *open_queues(None), alive(now))
+    return sum(row[0] for row in tx.rows_in(there, c.task_id, ids))
 
 
 def least_ready(tx: Tx, now: int, limit: int) -> list[Task]:

@@ -332,19 +332,15 @@ class GateRows(Tx):
             self.dialect.run_among(self.connection, _remove(self.dialect), "ids", part, {})
 
     def unstarted(self, keys: Collection[str], queue: str | None) -> list[Task]:
-        ids: set[str] = set()
         of_queue = () if queue is None else (c.queue == queue,)
-        for part in chunks(sorted(keys)):
-            for query in (_READY.where(c.live_gate.in_(part), *of_queue), _BEYOND.where(s.gate.in_(part))):
-                ids.update(self.connection.execute(query).scalars())
+        places = ((_READY.where(*of_queue), c.live_gate), (_BEYOND, s.gate))
+        ids = {row[0] for query, column in places for row in self.rows_in(query, column, sorted(keys))}
+        query = _UNSTARTED.where(*of_queue).order_by(c.task_id).with_for_update(skip_locked=True)
         found = []
-        for part in chunks(sorted(ids)):
-            query = _UNSTARTED.where(c.task_id.in_(part), *of_queue).order_by(c.task_id)
-            rows = self.connection.execute(self.dialect.by_id(query.with_for_update(skip_locked=True)))
-            for task_id, text, gate, run_at, due_at, seq, queue_ in rows:
-                at = read_run_at(run_at)
-                place = {"run_at": at, "due_at": due_at, "gate": gate, "seq": seq, "queue": queue_}
-                found.append(Task(task_id=task_id, type="", flow=self.flow(text), **place))
+        for task_id, text, gate, run_at, *rest in self.rows_in(self.dialect.by_id(query), c.task_id, sorted(ids)):
+            place = dict(zip(("due_at", "seq", "queue"), rest, strict=True))
+            task = Task(task_id=task_id, type="", flow=self.flow(text), gate=gate, run_at=read_run_at(run_at), **place)
+            found.append(task)
         return found
 
     # ---- what waits ----

@@ -58,13 +58,8 @@ class GroupRows(Tx):
     """Groups and their members, in the transaction of a connection."""
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
-        found: dict[str, GroupState] = {}
-        for part in chunks(ids):
-            query = select(GROUPS).where(g.group_id.in_(part))
-            if lock:
-                query = query.order_by(g.group_id).with_for_update()
-            found |= {row.group_id: to_group(row) for row in self.connection.execute(query)}
-        return found
+        query = select(GROUPS).order_by(g.group_id).with_for_update() if lock else select(GROUPS)
+        return {row.group_id: to_group(row) for row in self.rows_in(query, g.group_id, ids)}
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         for group in groups:
@@ -95,10 +90,8 @@ class GroupRows(Tx):
         inner = GROUPS.alias()
         nested = count.join(inner, inner.c.group_id == m.member_id).where(m.is_group == true())
         for query in (tasks, nested.where(inner.c.ended_at.is_(None))):
-            for part in chunks(ids):
-                found = self.connection.execute(query.where(m.group_id.in_(part)).group_by(m.group_id))
-                for group_id, number in found:
-                    live[group_id] += number
+            for group_id, number in self.rows_in(query.group_by(m.group_id), m.group_id, ids):
+                live[group_id] += number
         return live
 
     def add_members(self, members: Sequence[Member]) -> None:
@@ -108,7 +101,7 @@ class GroupRows(Tx):
 
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         inner = select(m.member_id).where(m.is_group == true())
-        return [row[0] for part in chunks(ids) for row in self.connection.execute(inner.where(m.group_id.in_(part)))]
+        return [row[0] for row in self.rows_in(inner, m.group_id, ids)]
 
 
 class SqlGroupReads(GroupReads):

@@ -68,13 +68,10 @@ def clock(tx: Tx) -> int | None:
 def _rows(tx: Tx, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
     """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
     columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested, c.run_at, c.gate)
-    found = {}
-    for part in chunks(sorted(set(ids))):
-        query = tx.dialect.by_id(select(*columns).where(c.task_id.in_(part)))
-        if lock is not None:
-            query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
-        found.update({row.task_id: row for row in tx.connection.execute(query)})
-    return found
+    query = tx.dialect.by_id(select(*columns))
+    if lock is not None:
+        query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
+    return {row.task_id: row for row in tx.rows_in(query, c.task_id, sorted(set(ids)))}
 
 
 def update_tasks(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
@@ -185,12 +182,8 @@ def request_cancel(tx: Tx, ids: Sequence[str]) -> list[bool]:
 
 
 def cancelling(tx: Tx, ids: Sequence[str]) -> list[str]:
-    asked = (c.status == str(Status.RUNNING), c.cancel_requested)
-    return [
-        row[0]
-        for part in chunks(ids)
-        for row in tx.connection.execute(select(c.task_id).where(c.task_id.in_(part), *asked))
-    ]
+    asked = select(c.task_id).where(c.status == str(Status.RUNNING), c.cancel_requested)
+    return [row[0] for row in tx.rows_in(asked, c.task_id, ids)]
 
 
 def get(tx: SqlTransaction, ids: Sequence[str]) -> list[Task | None]:
@@ -300,12 +293,9 @@ def ids_with_prefix(tx: Tx, prefixes: Sequence[str], limit: int) -> list[list[st
 
 
 def active(tx: Tx, schedule_ids: Sequence[str]) -> dict[str, int]:
-    found = dict.fromkeys(schedule_ids, 0)
-    for part in chunks(schedule_ids):
-        where = (c.scheduler_task_id.in_(part), c.status.in_([str(status) for status in LIVE]))
-        query = select(c.scheduler_task_id, func.count()).where(*where).group_by(c.scheduler_task_id)
-        found.update((row[0], row[1]) for row in tx.connection.execute(query))
-    return found
+    query = select(c.scheduler_task_id, func.count()).where(c.status.in_([str(status) for status in LIVE]))
+    rows = tx.rows_in(query.group_by(c.scheduler_task_id), c.scheduler_task_id, schedule_ids)
+    return dict.fromkeys(schedule_ids, 0) | dict(rows)
 
 
 class Place(NamedTuple):
@@ -343,7 +333,7 @@ def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | No
         oldest = select(c.task_id, c.completed_at, c.flow).where(*there).order_by(c.completed_at)
         page = connection.execute(oldest.limit(limit - deleted).offset(0 if behind is None else behind.left)).all()
         tied = _tied(page, status)
-        stay = _staying(tx, tied, where.completed_before)
+        stay = _staying(tx, tied, status, where.completed_before)
         for part in chunks([row.task_id for row in page if row.task_id not in stay]):
             # A task that was retried meanwhile stays.
             deleted += connection.execute(delete(TASKS).where(c.task_id.in_(part), c.status == str(status))).rowcount
@@ -381,16 +371,14 @@ def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
     return {task.task_id: task for task in tasks if is_tied(task)}
 
 
-def _staying(tx: SqlTransaction, tied: Mapping[str, Task], before: int | None) -> set[str]:
-    """Return the ids of those of these ended rows that a purge leaves: see ``groups.staying``.
+def _staying(tx: SqlTransaction, tied: Mapping[str, Task], status: Status, before: int | None) -> set[str]:
+    """Return the ids of those of these rows of one status that a purge leaves: see ``groups.staying``.
 
     Their rows are locked before their groups, as everywhere; one that another transaction has stays.
     """
-    stay = set(tied)
-    for part in chunks(sorted(tied)):
-        there = [c.status == str(tied[part[0]].status), c.task_id.in_(part)]
-        query = tx.dialect.by_id(select(c.task_id).where(*there).order_by(c.task_id))
-        stay.difference_update(tx.connection.execute(query.with_for_update(skip_locked=True)).scalars())
+    there = select(c.task_id).where(c.status == str(status)).order_by(c.task_id)
+    query = tx.dialect.by_id(there.with_for_update(skip_locked=True))
+    stay = tied.keys() - {row[0] for row in tx.rows_in(query, c.task_id, sorted(tied))}
     return stay | staying(tx, [tied[task_id] for task_id in tied.keys() - stay], before)
 
 
@@ -407,10 +395,7 @@ def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:
     """Delete rows, only those that have ended if ``ended``; return how many."""
     there = [c.status.in_([str(status) for status in FINAL])] if ended else []
     flowing = select(TASKS).where(c.flow.is_not(None), *there).order_by(c.task_id).with_for_update()
-    tied: list[Task] = []
-    for part in chunks(sorted(ids)):
-        rows = tx.connection.execute(tx.dialect.by_id(flowing.where(c.task_id.in_(part))))
-        tied += [to_task(row) for row in rows]
+    tied = [to_task(row) for row in tx.rows_in(tx.dialect.by_id(flowing), c.task_id, sorted(ids))]
     tx.remove_slots([task.task_id for task in tied if not task.final])
     deleted = 0
     for part in chunks(ids):

@@ -56,23 +56,18 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
         self.messages = messages
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
-        found: dict[str, Task] = {}
-        for part in chunks(ids):
-            query = select(TASKS).where(c.task_id.in_(part)).order_by(c.task_id).with_for_update()
-            found |= {row.task_id: to_task(row) for row in self.connection.execute(self.dialect.by_id(query))}
-        return found
+        query = self.dialect.by_id(select(TASKS).order_by(c.task_id).with_for_update())
+        return {row.task_id: to_task(row) for row in self.rows_in(query, c.task_id, ids)}
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
-        queries = (select(TASKS).where(c.task_id.in_(part)) for part in chunks(ids))
-        return {row.task_id: to_task(row) for query in queries for row in self.connection.execute(query)}
+        return {row.task_id: to_task(row) for row in self.rows_in(select(TASKS), c.task_id, ids)}
 
     def check_push(self, tasks: Sequence[Task]) -> None:
         if self.joined:
             check_max_waiting(self, tasks)
 
     def existing(self, ids: Sequence[str]) -> set[str]:
-        queries = (select(c.task_id).where(c.task_id.in_(part)) for part in chunks(ids))
-        return {row[0] for query in queries for row in self.connection.execute(query)}
+        return {row[0] for row in self.rows_in(select(c.task_id), c.task_id, ids)}
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return insert(self, tasks) if tasks else []

@@ -358,6 +358,11 @@ class Tx:
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self.connection, self.dialect = connection, dialect
 
+    def rows_in(self, query: Any, column: ColumnElement[Any], values: Sequence[str]) -> Iterator[Any]:
+        """Yield the rows of a query whose column has one of these values."""
+        for part in chunks(values):
+            yield from self.connection.execute(query.where(column.in_(part)))
+
     def insert_new(
         self, table: Any, names: Sequence[str], rows: Sequence[tuple[Any, ...]], notify: tuple[str, str] | None = None
     ) -> int:
