@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, make_url
 
-from aiotaskq.backends.base import Backend, Change, Claim, QueueStats, Room, ScheduleChange
+from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, READY
-from aiotaskq.backends.pending_types import PendingType
+from aiotaskq.backends.sql import bounded_push
 from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql import tasks as tasks_sql
-from aiotaskq.backends.sql.bounded_push import least_ready
+from aiotaskq.backends.sql import workers as workers_sql
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import SqlGroupReads
@@ -27,16 +27,25 @@ from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert
 from aiotaskq.backends.sql.transactions import SqlTransactions
-from aiotaskq.backends.sql.workers import SqlWorkers, overdue
+from aiotaskq.backends.sql.workers import SqlWorkers
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
-from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
+P = ParamSpec("P")
 EVERY: Final = 2**31
 """As a limit: more gates than there are."""
+
+
+def _reads(body: Callable[Concatenate[SqlTransaction, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return the verb that runs a body in a transaction that reads."""
+
+    async def verb(backend: SqlBackend, *args: P.args, **options: P.kwargs) -> T:
+        return await backend._read(lambda tx: body(tx, *args, **options))
+
+    return verb
 
 
 class SqlBackend(Backend):
@@ -86,9 +95,6 @@ class SqlBackend(Backend):
         await self._notifier.stop()
         await self.transactions.close()
         await self.database.close()
-
-    async def ping(self) -> int | None:
-        return await self._read(tasks_sql.clock)
 
     async def tidy(self) -> None:
         await self.database.read(self._dialect.tidy)
@@ -164,39 +170,22 @@ class SqlBackend(Backend):
 
     async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
         """Write the changes, and claim in the same transaction."""
-        if _touch_gates(changes):
-            held, tasks, ready = await self.transactions.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim)
-            if ready:
-                ready = set(ready).difference([task.task_id for task in tasks])
-            self._notify_admitted(changes, held, ready)
-            return held, tasks
-
-        def body(tx: SqlTransaction) -> tuple[list[bool], list[Task]]:
-            held = tasks_sql.update_tasks(tx, changes)
-            return held, [] if claim is None else claim_sql.claim(tx, claim)
-
-        held, tasks = await self._write(body, claim is None and self._dialect.autocommit and in_one(changes))
-        self.notify_updated(changes, held)
-        return held, tasks
-
-    def _notify_admitted(self, changes: Sequence[Change], held: Sequence[bool], ready: Collection[str] | None) -> None:
-        """Pass on the hints of an update; ``ready`` are the tasks that gates have let pass and that were not claimed.
-
-        None if it is not known what else has become ready.
-        """
+        autocommit = claim is None and self._dialect.autocommit and in_one(changes)
+        write = partial(self.database.write, autocommit=autocommit)
+        held, tasks, ready = await self.transactions.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim, write)
         hints = self.hints_of_update(changes, held)
-        if ready is not None and not ready and all(change.after.final and not change.then for change in changes):
+        # Where all have ended, what gates have let pass is known: it may have been claimed here.
+        known = ready is not None and all(change.after.final and not change.then for change in changes)
+        if known and not set(ready or ()).difference([task.task_id for task in tasks]):
             hints.pop(READY, None)
         for kind, names in hints.items():
             self.listeners.notify(kind, names)
+        return held, tasks
 
     async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         if not (self._dialect.single_writer and tasks):
             return await super()._push_and_claim(tasks, wanted)
-        if any_flow(tasks):
-            stored, claimed, _ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
-        else:
-            stored, claimed = await self._write(lambda tx: (tx.insert(tasks), claim_sql.claim(tx, wanted)))
+        stored, claimed, _ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
         self._hint_left(tasks, claimed)
         return stored, claimed
 
@@ -222,44 +211,27 @@ class SqlBackend(Backend):
     async def cancelling(self, ids: Sequence[str]) -> list[str]:
         return await self._read(lambda tx: tasks_sql.cancelling(tx, ids)) if ids else []
 
-    async def get(self, ids: Sequence[str]) -> list[Task | None]:
-        return await self._read(lambda tx: tasks_sql.get(tx, ids))
-
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         codec = self.codec
         if codec is None:
             return await super().recode(ids)
         return await self._write(lambda tx: tasks_sql.recode_tasks(tx, ids, codec))
 
-    async def find(self, where: TaskFilter, limit: int) -> list[Task]:
-        return await self._read(lambda tx: tasks_sql.find(tx, where, limit))
-
-    async def last_ended(self, status: Status, limit: int) -> list[str]:
-        return await self._read(lambda tx: tasks_sql.last_ended(tx, status, limit))
-
-    async def ids_with_prefix(self, prefixes: Sequence[str], limit: int) -> list[list[str]]:
-        return await self._read(lambda tx: tasks_sql.ids_with_prefix(tx, prefixes, limit))
-
-    async def overdue(self, now: int, limit: int) -> list[Task]:
-        return await self._read(lambda tx: overdue(tx, now, limit))
-
-    async def pending_types(self, now: int, limit: int) -> list[PendingType]:
-        return await self._read(lambda tx: claim_sql.pending_types(tx, now, limit))
-
-    async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:
-        return await self._read(lambda tx: claim_sql.next_run_at(tx, now, queues))
+    ping = _reads(tasks_sql.clock)
+    get = _reads(tasks_sql.get)
+    find = _reads(tasks_sql.find)
+    last_ended = _reads(tasks_sql.last_ended)
+    ids_with_prefix = _reads(tasks_sql.ids_with_prefix)
+    active = _reads(tasks_sql.active)
+    paused = _reads(tasks_sql.paused)
+    overdue = _reads(workers_sql.overdue)
+    least_ready = _reads(bounded_push.least_ready)
+    pending_types = _reads(claim_sql.pending_types)
+    next_run_at = _reads(claim_sql.next_run_at)
+    stats = _reads(claim_sql.stats)
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         return (await self._read(lambda tx: claim_sql.ready(tx, now, queues)))[0]
-
-    async def least_ready(self, now: int, limit: int) -> list[Task]:
-        return await self._read(lambda tx: least_ready(tx, now, limit))
-
-    async def stats(self, now: int) -> QueueStats:
-        return await self._read(lambda tx: claim_sql.stats(tx, now))
-
-    async def active(self, schedule_ids: Sequence[str]) -> dict[str, int]:
-        return await self._read(lambda tx: tasks_sql.active(tx, schedule_ids))
 
     async def purge(self, where: TaskFilter, limit: int) -> int:
         deleted, passed = await self._write(lambda tx: tasks_sql.purge(tx, where, limit))
@@ -280,13 +252,3 @@ class SqlBackend(Backend):
 
     async def keeps_ended(self) -> bool:
         return await self.database.read(is_adopted)
-
-    async def paused(self) -> list[str]:
-        return await self._read(tasks_sql.paused)
-
-
-def _touch_gates(changes: Iterable[Change]) -> bool:
-    return any(
-        change.before.flow is not None or change.after.flow is not None or (change.then and any_flow(change.then))
-        for change in changes
-    )

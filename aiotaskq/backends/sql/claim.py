@@ -112,7 +112,7 @@ def due_heads(tx: Tx, now: int) -> Iterator[Head]:
         yield without
 
 
-def next_run_at(tx: Tx, now: int, queues: Sequence[str] | None) -> int | None:
+def next_run_at(tx: Tx, now: int, queues: Sequence[str] | None = None) -> int | None:
     earliest: int | None = None
     for head in tx.dialect.heads(tx.connection):
         at: int | None = head.run_at

@@ -19,9 +19,9 @@ from aiotaskq.backends.flow.gates import Admitted, admit_touched
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.sql import claim as claim_sql
 from aiotaskq.backends.sql.bounded_push import check_room
 from aiotaskq.backends.sql.caller_session import run_in
-from aiotaskq.backends.sql.claim import claim as claim_tasks
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.rows import TASKS
@@ -148,7 +148,7 @@ class SqlTransactions(Store):
             tx = self.tx(connection)
             answer = body(tx)
             admitted = admit_touched(tx)
-            return answer, admitted, [] if claim is None else claim_tasks(tx, claim), tx
+            return answer, admitted, [] if claim is None else claim_sql.claim(tx, claim), tx
 
         answer, admitted, tasks, tx = await (write or self._database.write)(whole)
         followed, given_back = tx.touched.followed, tx.touched.given_back
