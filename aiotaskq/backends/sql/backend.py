@@ -123,7 +123,7 @@ class SqlBackend(Backend):
         if room is not None:
             return await self.transactions.transact(lambda at: push_within(at, tasks, room))
         if any_flow(tasks):
-            stored, _, ready = await self.transactions.write(lambda tx: push(tx, tasks))
+            stored, _, ready, _ = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
@@ -172,7 +172,9 @@ class SqlBackend(Backend):
         """Write the changes, and claim in the same transaction."""
         autocommit = claim is None and self._dialect.autocommit and in_one(changes)
         write = partial(self.database.write, autocommit=autocommit)
-        held, tasks, ready = await self.transactions.write(lambda tx: tasks_sql.update_tasks(tx, changes), claim, write)
+        held, tasks, ready, _ = await self.transactions.write(
+            lambda tx: tasks_sql.update_tasks(tx, changes), claim, write
+        )
         hints = self.hints_of_update(changes, held)
         # Where all have ended, what gates have let pass is known: it may have been claimed here.
         known = ready is not None and all(change.after.final and not change.then for change in changes)
@@ -185,7 +187,7 @@ class SqlBackend(Backend):
     async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         if not (self._dialect.single_writer and tasks):
             return await super()._push_and_claim(tasks, wanted)
-        stored, claimed, _ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
+        stored, claimed, *_ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
         self._hint_left(tasks, claimed)
         return stored, claimed
 

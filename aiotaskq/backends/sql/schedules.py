@@ -182,7 +182,7 @@ class SqlSchedules(Schedules):
             if tasks := [task for item, ok in zip(sent, held, strict=True) if ok for task in item.tasks]:
                 push(tx, tasks)
 
-        _, claimed, _ = await self._store.write(fire, claim, write)
+        _, claimed, *_ = await self._store.write(fire, claim, write)
         return held, claimed
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:

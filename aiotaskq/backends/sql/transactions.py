@@ -29,9 +29,8 @@ from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.core.codec import Codec
 from aiotaskq.core.status import RUNNING, Status
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import RUNNING, Status, Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
@@ -47,31 +46,41 @@ def _runs_of(dialect: Dialect, lock: bool, shared: bool, wait: bool) -> Any:
     return dialect.by_id(query.with_for_update(read=shared, skip_locked=not wait) if lock else query)
 
 
-class SqlBeside:
-    """What is beside tasks in the transaction of a database."""
+class SqlBeside(SqlTransaction):
+    """The transaction of a database, with what is beside tasks."""
 
-    def __init__(self, tx: SqlTransaction, codec: Codec | None = None, *, locks: bool = True) -> None:
-        """``codec`` encodes changes; ``locks``: whether it may write."""
-        self.tx, self._connection, self._codec = tx, tx.connection, codec
-        self.joined, self._locks = tx.joined, locks
-        self.side = SqlOwnedRows(tx, locks)
-        self.tasks, self.write_usage = tx.tasks, tx.write_usage
+    def __init__(
+        self, connection: Connection, dialect: Dialect, backend: Backend, *, joined: bool = False, locks: bool = True
+    ) -> None:
+        """``joined``: whether it is a caller's; ``locks``: whether it may write."""
+        super().__init__(connection, dialect, backend.groups.messages)
+        self._codec, self.joined, self._locks = backend.codec, joined, locks
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
+
+    @property
+    def tx(self) -> SqlBeside:
+        """Itself."""
+        return self
+
+    @property
+    def side(self) -> SqlOwnedRows:
+        """The side rows."""
+        return SqlOwnedRows(self, self._locks)
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         """Statements lock what they read, in one order."""
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
-        held = update_tasks(self.tx, encoded_changes(changes, self._codec))
+        held = update_tasks(self, encoded_changes(changes, self._codec))
         self.written.append((changes, held))
         return held
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        check_room(self.tx, tasks, room)
+        check_room(self, tasks, room)
 
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:
-            self.tx.touched.make_due([task.gate], dict(task.flow.gates))
+            self.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         # A shared lock: a handler's own transaction may have one as well, by a step of it.
@@ -96,9 +105,8 @@ class SqlBeside:
     def _read_runs(
         self, ids: Sequence[str], *, lock: bool = True, shared: bool = False, wait: bool = True
     ) -> dict[str, Run]:
-        dialect = self.tx.dialect
-        query = _runs_of(dialect, lock, shared, wait)
-        parts = [dialect.run_among(self._connection, query, "ids", part, {}) for part in chunks(ids)]
+        query = _runs_of(self.dialect, lock, shared, wait)
+        parts = [self.dialect.run_among(self.connection, query, "ids", part, {}) for part in chunks(ids)]
         return {
             task_id: Run(Status(status or Status.PENDING), fence, seq, began_at)
             for part in parts
@@ -123,9 +131,9 @@ class SqlTransactions(Store):
         self._listeners = backend.listeners
         self._running: set[asyncio.Task[None]] = set()
 
-    def tx(self, connection: Connection) -> SqlTransaction:
-        """Return the transaction in which a connection is."""
-        return SqlTransaction(connection, self._database.dialect, self._backend.groups.messages)
+    def tx(self, connection: Connection, **options: bool) -> SqlBeside:
+        """Return the transaction in which a connection is; ``options`` are those of ``SqlBeside``."""
+        return SqlBeside(connection, self._database.dialect, self._backend, **options)
 
     @property
     def pending(self) -> frozenset[asyncio.Task[None]]:
@@ -134,17 +142,17 @@ class SqlTransactions(Store):
 
     async def write(
         self,
-        body: Callable[[SqlTransaction], T],
+        body: Callable[[SqlBeside], T],
         claim: Claim | None = None,
         write: Write | None = None,
-    ) -> tuple[T, list[Task], Collection[str] | None]:
+    ) -> tuple[T, list[Task], Collection[str] | None, SqlBeside]:
         """Run a body in a transaction, admit the gates that it touches, and claim.
 
-        Return the answer of the body, the claimed tasks, and the ids of the tasks that have become ready at gates. None
-        instead of these ids means that other tasks may have become ready, too.
+        Return the answer of the body, the claimed tasks, the ids of the tasks that have become ready at gates, and the
+        transaction. None instead of these ids means that other tasks may have become ready, too.
         """
 
-        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlTransaction]:
+        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlBeside]:
             tx = self.tx(connection)
             answer = body(tx)
             admitted = admit_touched(tx)
@@ -157,7 +165,7 @@ class SqlTransactions(Store):
         await self._after(admitted)
         if given_back:
             await self._park_given_back(given_back)
-        return answer, tasks, None if followed else () if admitted is None else admitted.ready
+        return answer, tasks, None if followed else () if admitted is None else admitted.ready, tx
 
     def _note(self, followed: Followed) -> None:
         """Tell what followed in a transaction, after its commit."""
@@ -165,7 +173,7 @@ class SqlTransactions(Store):
             self._listeners.notify(ENDED, names)
         self._backend.groups.note(followed)
 
-    async def settle(self, touched: Touched) -> Admitted:
+    async def _settle(self, touched: Touched) -> None:
         """Admit the gates that another transaction has touched, and those that this one misses."""
 
         def body(connection: Connection) -> Admitted | None:
@@ -173,9 +181,7 @@ class SqlTransactions(Store):
             tx.touched = touched
             return admit_touched(tx, refused=False)
 
-        admitted = await self._database.write(body) or Admitted()
-        await self._after(admitted)
-        return admitted
+        await self._after(await self._database.write(body))
 
     async def _after(self, admitted: Admitted | None) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
@@ -184,9 +190,7 @@ class SqlTransactions(Store):
         if admitted.has_next_at:
             self._listeners.notify(GATES)
         if admitted.missed is not None:
-            with contextlib.suppress(AiotaskqError):  # the first transaction is committed; ``mend`` finds these gates
-                await self.settle(admitted.missed)
-                self._listeners.notify(READY)
+            await self._follow(admitted.missed)
 
     def _start(self, touched: Touched) -> None:
         task = asyncio.get_running_loop().create_task(self._follow(touched))
@@ -194,8 +198,8 @@ class SqlTransactions(Store):
         task.add_done_callback(self._running.discard)
 
     async def _follow(self, touched: Touched) -> None:
-        with contextlib.suppress(AiotaskqError):  # what was written is committed; these gates are mended
-            await self.settle(touched)
+        with contextlib.suppress(AiotaskqError):  # what was written is committed; ``mend`` finds these gates
+            await self._settle(touched)
             self._listeners.notify(READY)
 
     async def close(self) -> None:
@@ -209,30 +213,21 @@ class SqlTransactions(Store):
         """
         with contextlib.suppress(AiotaskqError):  # the tasks are released; ``mend`` parks them
             for queue in await self._database.read(lambda c: self.tx(c).paused_queues()):
-                if queue in queues:
-                    await self._park(queue, queues[queue])
-
-    async def _park(self, queue: str, keys: Collection[str]) -> None:
-        for part in chunks(sorted(keys)):
-            touched = Touched()
-            touched.park(part, queue)
-            await self.settle(touched)
+                for part in chunks(sorted(queues.get(queue, ()))):
+                    touched = Touched()
+                    touched.park(part, queue)
+                    await self._settle(touched)
 
     async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
-
-        def inside(tx: SqlTransaction) -> tuple[T, SqlBeside]:
-            beside = SqlBeside(tx, self._backend.codec)
-            return body(beside), beside
-
-        (answer, beside), _, ready = await self.write(inside)
-        self._send(beside)
-        if ready is None or ready or beside.tx.touched.wakes:
+        answer, _, ready, tx = await self.write(body)
+        self._send(tx)
+        if ready is None or ready or tx.touched.wakes:
             self._listeners.notify(READY)
         return answer
 
-    def _send(self, beside: SqlBeside) -> None:
-        for changes, held in beside.written:
+    def _send(self, tx: SqlBeside) -> None:
+        for changes, held in tx.written:
             self._backend.notify_updated(changes, held)
 
     async def transact_with(
@@ -248,13 +243,11 @@ class SqlTransactions(Store):
 
         def inside(connection: Connection) -> T:
             self._enter(connection)
-            tx = self.tx(connection)
-            tx.joined = True
-            ran.append(SqlBeside(tx, self._backend.codec))
+            ran.append(self.tx(connection, joined=True))
             return body(ran[-1])
 
         def wake() -> None:
-            touched = ran[-1].tx.touched
+            touched = ran[-1].touched
             self._send(ran[-1])
             if touched.wakes:
                 self._listeners.notify(READY)
@@ -269,12 +262,8 @@ class SqlTransactions(Store):
 
     async def look(self, body: Callable[[Beside], T]) -> T:
         """Do as ``Store.look``."""
-        return await self._database.read(lambda connection: body(SqlBeside(self.tx(connection), locks=False)))
+        return await self._database.read(lambda connection: body(self.tx(connection, locks=False)))
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
-
-        def body(connection: Connection) -> list[str | None]:
-            return SqlBeside(self.tx(connection)).add_held(kind, rows, holders)
-
-        return await self._database.write(body)
+        return await self._database.write(lambda connection: self.tx(connection).add_held(kind, rows, holders))
