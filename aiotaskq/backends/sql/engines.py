@@ -42,7 +42,8 @@ def parse_url(url: str, *, sync: bool = False) -> URL:
     if scheme not in SQL:
         raise ValidationError(f"url: {scheme} is no SQL database; use sqlite:///, postgresql:// or mysql://")
     dialect = dialect_named(scheme)
-    parsed = parsed.set(drivername=dialect.drivername(sync=sync), query=_query(dialect, parsed.query))
+    driver = dialect.sync_driver if sync else dialect.async_driver
+    parsed = parsed.set(drivername=f"{dialect.name}+{driver}", query=_query(dialect, parsed.query))
     dialect.check_url(parsed, mask(url))
     return parsed
 

@@ -132,16 +132,7 @@ class SqlGroupReads(GroupReads):
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
         query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [
-            Member(
-                group_id=row.group_id,
-                position=row.position,
-                member_id=row.member_id,
-                name=row.name,
-                is_group=bool(row.is_group),
-            )
-            for row in rows
-        ]
+        return [Member(**row._mapping) for row in rows]
 
     async def cancelling(self, limit: int) -> list[str]:
         query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import URL, Engine, create_engine
@@ -18,13 +19,6 @@ BUSY_TIMEOUT = 30.0
 """Seconds that a transaction waits for another process's."""
 WAL_LIMIT: Final = 64_000_000
 """Bytes that the write-ahead log may keep once no reader needs more of it."""
-
-
-class _Closable(Protocol):
-    def close(self) -> object: ...
-
-
-C = TypeVar("C", bound=_Closable)
 
 
 class SqliteFile:
@@ -48,7 +42,7 @@ class SqliteFile:
             return None
         return stat.st_dev, stat.st_ino
 
-    def connected(self, connect: Callable[[], C]) -> C:
+    def connected(self, connect: Callable[[], sqlite3.Connection]) -> sqlite3.Connection:
         """Return a new connection to the file. Raises DatabaseUnavailable if it leads to another file than the first.
 
         Raises what ``connect`` raises.

@@ -64,6 +64,11 @@ def for_one_key(query: PerKey) -> Select[Any]:
 
 
 @functools.cache
+def _on_one(dialect: Dialect, update: Update) -> Update:
+    return dialect.by_id(update.where(TASKS.c.task_id == bindparam("b_id")))
+
+
+@functools.cache
 def _on_ids(dialect: Dialect, update: Update) -> Update:
     return dialect.by_id(update.where(dialect.among(TASKS.c.task_id, "ids")))
 
@@ -95,10 +100,6 @@ class Dialect(ABC):
 
     def __str__(self) -> str:
         return self.name
-
-    def drivername(self, *, sync: bool) -> str:
-        """Return what a SQLAlchemy URL begins with."""
-        return f"{self.name}+{self.sync_driver if sync else self.async_driver}"
 
     def file(self, url: URL) -> str | None:
         """Return the path of the file that holds the database, None for a server."""
@@ -205,6 +206,9 @@ class Dialect(ABC):
 
     def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
         """Execute an update of ``task_queue`` on the rows with these ids, and touch no others."""
+        if len(ids) == 1:
+            run(connection, _on_one(self, update), {"b_id": ids[0], **values})
+            return
         for part in chunks(ids):
             self.run_among(connection, _on_ids(self, update), "ids", part, values)
 

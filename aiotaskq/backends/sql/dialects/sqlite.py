@@ -14,7 +14,6 @@ from sqlalchemy import (
     Engine,
     Select,
     TextClause,
-    Update,
     and_,
     bindparam,
     event,
@@ -86,13 +85,6 @@ def ending_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextCl
     # Without the plus it may read all running rows once for each id.
     guard = f"task_id = j.key AND +status = :b_status AND fence = {values['b_fence']}"
     return text(f"UPDATE task_queue SET {assignments} FROM json_each(:rows) AS j WHERE {guard}")  # noqa: S608
-
-
-@functools.cache
-def _update_by_ids(update: Update, one: bool) -> Update:
-    # As JSON: one statement for any number of ids, which SQLite need not parse again.
-    ids = text("SELECT value FROM json_each(:ids)")
-    return update.where(TASKS.c.task_id == bindparam("ids") if one else TASKS.c.task_id.in_(ids))
 
 
 @functools.cache
@@ -191,11 +183,6 @@ class SqliteDialect(Dialect):
             busy, frames, copied = connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
             if not busy and frames == copied:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").close()
-
-    def set_on(self, connection: Connection, update: Update, ids: Sequence[str], values: Mapping[str, Any]) -> None:
-        if ids:
-            one = len(ids) == 1
-            run(connection, _update_by_ids(update, one), {"ids": ids[0] if one else json_text(ids), **values})
 
     def among(self, column: ColumnElement[Any], name: str) -> ColumnElement[bool]:
         return column.in_(text(f"SELECT value FROM json_each(:{name})"))  # noqa: S608
