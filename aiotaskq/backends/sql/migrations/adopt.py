@@ -1,15 +1,15 @@
 """Checks rows that other software wrote into the documented tables, and repairs values with one certain meaning.
 
-No row is dropped. ``judge_task`` and ``judge_schedule`` are pure: they take a row and return what is invalid in it and
-what to write. Rows are read in pages, as raw values: SQLite stores text in a column of numbers, and bytes that are no
+No row is dropped. ``judge_task`` and ``judge_schedule`` are pure: they note what is invalid in a row and what to write.
+Rows are read in pages, as raw values: SQLite stores text in a column of numbers, and bytes that are no
 text; neither stops an adoption. Every repair can be repeated: a repaired value is valid.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import Connection, inspect, text
@@ -54,15 +54,6 @@ Row = Mapping[str, Any]
 """A row as it is stored; text is a ``str``, or ``bytes`` that should be UTF-8."""
 
 
-class Finding(NamedTuple):
-    """One invalid value. ``written`` tells whether the action is a write, which a mere check does not do."""
-
-    column: str
-    problem: str
-    action: str
-    written: bool = False
-
-
 class Verdict:
     """What a row needs: the findings to report and the columns to write.
 
@@ -70,38 +61,44 @@ class Verdict:
     ``report`` (default :meth:`keep`) with what is wrong with a value that stays.
     """
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, table: str, row: Row, write: bool) -> None:
+        """``write`` is whether the changes are written, which a mere check does not do."""
+        task_id = row["task_id"]
+        if isinstance(task_id, bytes):
+            task_id = task_id.decode(errors="backslashreplace")
+        self._where = {"table": table, "id": "" if task_id is None else str(task_id)}
+        self._write = write
         self.row = row
-        self.findings: list[Finding] = []
+        self.findings: list[InvalidRow] = []
         self.changes: dict[str, Any] = {}
         self.enabled = False
-        self.disabled: Finding | None = None
+        self.disabled: InvalidRow | None = None
         """Why the schedule cannot go on, if it did before."""
 
     def keep(self, column: str, problem: str, action: str = "kept as it is") -> None:
-        """Report a value that stays."""
-        self.findings.append(Finding(column, problem, action))
+        """Report a value, by default one that stays."""
+        self.findings.append(InvalidRow(**self._where, column=column, problem=problem, action=action))
 
     def set(self, column: str, value: Any, problem: str, why: str = "") -> None:
         """Report a value and replace it."""
         self.changes[column] = value
-        self.findings.append(Finding(column, problem, f"set to {value!r}{why}", written=True))
+        self._written(column, problem, f"set to {value!r}{why}")
+
+    def _written(self, column: str, problem: str, action: str) -> None:
+        self.keep(column, problem, action if self._write else f"unchanged by this check; adoption does this: {action}")
 
     def stop(self, column: str, problem: str) -> None:
         """Report a value that stays, and disable the schedule: it cannot fire with it."""
         enabled = self.enabled
-        self._disable(column, problem, "it cannot fire")
+        self.disable(column, problem, "it cannot fire")
         if enabled:
             self.disabled = self.findings[-1]
 
-    def finish(self, column: str, problem: str) -> None:
-        """Report a value that stays, and disable the schedule: it has made all its runs."""
-        self._disable(column, problem, "it is finished")
-
-    def _disable(self, column: str, problem: str, why: str) -> None:
+    def disable(self, column: str, problem: str, why: str) -> None:
+        """Report a value that stays, and disable the schedule."""
         if self.enabled:
             self.changes["enabled"] = self.enabled = False
-            self.findings.append(Finding(column, problem, f"kept as it is; enabled set to False, since {why}", True))
+            self._written(column, problem, f"kept as it is; enabled set to False, since {why}")
         else:
             self.keep(column, problem, "kept as it is; the schedule is disabled")
 
@@ -180,10 +177,9 @@ class Verdict:
                 self.keep("attempts", f"is not JSON ({printable(error, 100)})", _REFUSED.format("attempts"))
 
 
-def judge_task(row: Row, now: int) -> Verdict:
+def judge_task(verdict: Verdict, now: int) -> None:
     """Judge a row of ``task_queue``; ``now`` in microseconds."""
-    verdict = Verdict(row)
-    keep, put = verdict.keep, verdict.set
+    row, keep, put = verdict.row, verdict.keep, verdict.set
     verdict.text("task_id", needed=True)
     verdict.text("task_type", needed=True)
     verdict.params(lambda column, problem: keep(column, problem, _REFUSED.format(column)))
@@ -206,10 +202,9 @@ def judge_task(row: Row, now: int) -> Verdict:
     verdict.epoch("completed_at")
     verdict.text("error_message")
     verdict.text("scheduler_task_id")
-    return verdict
 
 
-def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool = True) -> Verdict:
+def judge_schedule(verdict: Verdict, now: int, *, overdue: bool, adopting: bool) -> None:
     """Judge a row of ``scheduler_task``.
 
     Args:
@@ -217,8 +212,7 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
         overdue: whether a missed run is reported, too.
         adopting: whether the database is the documented system's: its cron expressions mean what croniter reads.
     """
-    verdict = Verdict(row)
-    keep, put, stop = verdict.keep, verdict.set, verdict.stop
+    row, keep, put, stop = verdict.row, verdict.keep, verdict.set, verdict.stop
     enabled = row["enabled"]
     if enabled in (0, 1):
         verdict.enabled = bool(enabled)
@@ -239,13 +233,13 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
     kind = verdict.text("schedule_type")
     timing = _timing(verdict, kind, execute_at if next_run_at is None else next_run_at, adopting)
     if not verdict.enabled:
-        return verdict
+        return
     if next_run_at is not None:
         if overdue and next_run_at * SECOND < now:
             # No flood: nothing is fired here, and the default policy fires the latest of the missed runs.
             keep("next_run_at", f"is past ({next_run_at})", "kept as it is; the misfire policy decides (fire_once)")
     elif 0 < max_runs <= run_count or (kind == "once" and (run_count or last_run_at)):
-        verdict.finish("next_run_at", "is NULL, and every run has been made")
+        verdict.disable("next_run_at", "is NULL, and every run has been made", "it is finished")
     else:
         try:
             due = timing(now)
@@ -259,7 +253,6 @@ def judge_schedule(row: Row, now: int, *, overdue: bool = True, adopting: bool =
         else:
             put("next_run_at", due // SECOND, "is NULL, but the schedule is enabled", ", its next run")
             verdict.changes["next_run_us"] = due % SECOND
-    return verdict
 
 
 def _timing(verdict: Verdict, kind: str | None, once: int | None, adopting: bool) -> Callable[[int], int]:
@@ -321,11 +314,10 @@ class Report:
         self._kept: list[InvalidRow] = []
         self._disabled = 0
 
-    def add(self, row: InvalidRow) -> None:
-        """Add a row."""
-        self.total += 1
-        if len(self._kept) < self.limit:
-            self._kept.append(row)
+    def add(self, rows: Sequence[InvalidRow]) -> None:
+        """Add rows."""
+        self.total += len(rows)
+        self._kept += rows[: self.limit - len(self._kept)]
 
     def disable(self, verdict: Verdict) -> None:
         """Log at ERROR, by name and id, that an enabled schedule is disabled."""
@@ -391,14 +383,14 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
             updates: dict[tuple[str, ...], list[dict[str, Any]]] = {}
             disabled: list[Verdict] = []
             for row_key, row in page:
+                verdict = Verdict(table, row, write)
                 if table == "task_queue":
-                    verdict = judge_task(row, now)
+                    judge_task(verdict, now)
                 else:
-                    verdict = judge_schedule(row, now, overdue=write, adopting=adopting)
+                    judge_schedule(verdict, now, overdue=write, adopting=adopting)
                 if verdict.disabled is not None:
                     disabled.append(verdict)
-                for finding in verdict.findings:
-                    report.add(_invalid_row(table, row, finding, write))
+                report.add(verdict.findings)
                 if verdict.changes:
                     values = {**verdict.changes, "row_key": row_key}
                     updates.setdefault(tuple(verdict.changes), []).append(values)
@@ -408,21 +400,6 @@ def examine(connection: Connection, report: Report, *, now: int, write: bool, ad
                     connection.execute(text(f"UPDATE {table} SET {assignments} WHERE {key} = :row_key"), parameters)
                 for verdict in disabled:
                     report.disable(verdict)
-
-
-def _invalid_row(table: str, row: Row, finding: Finding, write: bool) -> InvalidRow:
-    task_id, action = row["task_id"], finding.action
-    if isinstance(task_id, bytes):
-        task_id = task_id.decode(errors="backslashreplace")
-    if finding.written and not write:
-        action = f"unchanged by this check; adoption does this: {action}"
-    return InvalidRow(
-        table=table,
-        id="" if task_id is None else str(task_id),
-        column=finding.column,
-        problem=finding.problem,
-        action=action,
-    )
 
 
 def _pages(
