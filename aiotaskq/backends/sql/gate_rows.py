@@ -60,12 +60,11 @@ COLUMNS: Final = ("key", "cap", "fair_window", "interval_us", "burst", "max_wait
 STATE: Final = ("tat", "charged_until", "closed_until", "next_at")
 
 
-def gate_row(gate: Gate) -> dict[str, Any]:
+def gate_row(gate: Gate) -> tuple[Any, ...]:
     """Return all columns of a gate."""
     bounds = gate.bounds
     values = (gate.key, bounds.cap, bounds.window, bounds.interval, bounds.burst, bounds.max_waiting, gate.fixed)
-    state = (gate.tat, gate.charged_until, gate.closed_until, gate.next_at)
-    return dict(zip(COLUMNS + STATE, (*values, *state), strict=True))
+    return (*values, gate.tat, gate.charged_until, gate.closed_until, gate.next_at)
 
 
 def _gate(row: Sequence[Any]) -> Gate:
@@ -248,8 +247,7 @@ class GateRows(Tx):
         return [_gate(row) for row in self.connection.execute(query, {"limit": limit})]
 
     def _add(self, gates: Sequence[Gate]) -> bool:
-        rows = [tuple(gate_row(gate).values()) for gate in gates]
-        return self.insert_new(GATES, COLUMNS + STATE, rows) == len(rows)
+        return self.insert_new(GATES, COLUMNS + STATE, list(map(gate_row, gates))) == len(gates)
 
     def add_gates(self, gates: Sequence[Gate]) -> None:
         if gates:
@@ -257,7 +255,7 @@ class GateRows(Tx):
 
     def write_gates(self, gates: Sequence[Gate]) -> None:
         if gates:
-            self.replace(GATES, [gate_row(gate) for gate in gates])
+            self.replace(GATES, COLUMNS + STATE, list(map(gate_row, gates)))
 
     def due_gates(self, now: int, limit: int) -> list[str]:
         """Return the keys of gates whose ``next_at`` has come, the longest due first."""

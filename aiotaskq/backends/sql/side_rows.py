@@ -113,12 +113,9 @@ class SqlOwnedRows(OwnedRows):
         return found
 
     def put(self, kind: str, rows: Sequence[SideRow]) -> None:
-        values = {
-            (row.owner, row.name): dict(zip(_COLUMNS, (kind, row.owner, row.name, row.text, row.until), strict=True))
-            for row in rows
-        }
+        values = {(row.owner, row.name): (kind, row.owner, row.name, row.text, row.until) for row in rows}
         if values:
-            self._tx.replace(_S, list(values.values()))
+            self._tx.replace(_S, _COLUMNS, list(values.values()))
 
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         for part in chunks(owners):

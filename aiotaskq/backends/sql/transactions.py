@@ -30,7 +30,7 @@ from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.core.status import RUNNING, Status
-from aiotaskq.core.task import RUNNING, Status, Task
+from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")

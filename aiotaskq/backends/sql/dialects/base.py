@@ -74,6 +74,13 @@ def _on_ids(dialect: Dialect, update: Update) -> Update:
 
 
 @functools.cache
+def _replacing(dialect: Dialect, table: Any, names: tuple[str, ...]) -> Any:
+    keys = table.primary_key.columns.keys()
+    statement = dialect.upsert(table, keys, [name for name in names if name not in keys])
+    return statement.values({name: bindparam(name) for name in names})
+
+
+@functools.cache
 def _set_by_id(names: tuple[str, ...]) -> TextClause:
     assignments = ", ".join(f"{name} = :{name}" for name in names)
     return text(f"UPDATE task_queue SET {assignments} WHERE task_id = :b_id")  # noqa: S608 - our own names
@@ -382,12 +389,11 @@ class Tx:
         pieces = [columns] if notify is not None else parts(names, columns, limit)
         return sum([self.dialect.insert(self.connection, table, names, piece, notify) for piece in pieces])
 
-    def replace(self, table: Any, rows: list[dict[str, Any]]) -> None:
+    def replace(self, table: Any, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows; one whose primary key is there already takes the place of the old one."""
-        keys, names = table.primary_key.columns.keys(), tuple(rows[0])
-        statement = self.dialect.upsert(table, keys, [name for name in names if name not in keys])
+        places = [names.index(column.name) for column in table.primary_key]
         # In the order of the keys, so that two writers of the same ones wait for each other in one direction only.
-        values = [tuple(row.values()) for row in sorted(rows, key=lambda row: [row[key] for key in keys])]
+        values = sorted(rows, key=lambda row: [row[place] for place in places])
+        statement = _replacing(self.dialect, table, names)
         for part in parts(names, list(zip(*values, strict=True)), self.dialect.statement_limit(self.connection)):
-            found = [dict(zip(names, row, strict=True)) for row in zip(*part, strict=True)]
-            self.connection.execute(statement, found)
+            run_many(self.connection, statement, names, list(zip(*part, strict=True)))
