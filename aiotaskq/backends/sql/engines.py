@@ -89,14 +89,13 @@ def sync_engine(url: str, **options: Any) -> Engine:
     return dialect_of_url(parsed).sync_engine(parsed, **{**options, **pool})
 
 
-def async_engine(url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+def async_engine(url: URL, **options: Any) -> AsyncEngine:
     """Return an asynchronous engine for a parsed URL. Raises MissingExtra.
 
-    With ``connected``, which is called with each new connection of a server's driver, only aiotaskq uses it. Options of
-    the pool in the URL's query win over ``options``.
+    Options of the pool in the URL's query win over ``options``.
     """
     url, pool = pool_options(url)
-    return dialect_of_url(url).async_engine(url, connected, **{**options, **pool})
+    return dialect_of_url(url).async_engine(url, **{**options, **pool})
 
 
 class _Lazy:

@@ -84,8 +84,6 @@ def _gates_by_key(dialect: Dialect, lock: bool, wait: bool) -> Select[Any]:
 
 
 _FIRST: Final = _READ.order_by(g.key).limit(_LIMIT)
-_DUE: Final = select(g.key).where(g.next_at <= _NOW).order_by(g.next_at).limit(_LIMIT)
-_NEXT: Final = select(func.min(g.next_at))
 
 
 @functools.cache
@@ -207,6 +205,12 @@ def _free(dialect: Dialect) -> Select[Any]:
     return dialect.by_id(query.order_by(c.task_id).with_for_update(skip_locked=True))
 
 
+@functools.lru_cache(maxsize=64)
+def _flow(text: str | None) -> Flow:
+    """Return the flow of a task with gates; most tasks at a gate have the same."""
+    return Flow() if text is None else decode_flow(text)
+
+
 class GateRows(Tx):
     """Gates, their slots, and what waits there, in the transaction of a connection."""
 
@@ -257,15 +261,6 @@ class GateRows(Tx):
         if gates:
             self.replace(GATES, COLUMNS + STATE, list(map(gate_row, gates)))
 
-    def due_gates(self, now: int, limit: int) -> list[str]:
-        """Return the keys of gates whose ``next_at`` has come, the longest due first."""
-        return [row[0] for row in run(self.connection, _DUE, {"now": now, "limit": limit}).fetchall()]
-
-    def next_at(self) -> int | None:
-        """Return the earliest ``next_at``."""
-        (row,) = run(self.connection, _NEXT, {}).fetchall()
-        return None if row[0] is None else int(row[0])
-
     # ---- slots ----
 
     def held(self, keys: Collection[str]) -> dict[str, int]:
@@ -312,7 +307,7 @@ class GateRows(Tx):
         started: dict[str, list[tuple[int, int]]] = {key: [] for key in since}
         for query in (_starts_here, _starts_beyond) if since else ():
             for key, at, text in self.each(query, since):
-                tokens = self.flow(text).tokens(key)
+                tokens = _flow(text).tokens(key)
                 if at is None:
                     unstarted[key] += tokens
                 else:
@@ -337,7 +332,7 @@ class GateRows(Tx):
         found = []
         for task_id, text, gate, run_at, *rest in self.rows_in(self.dialect.by_id(query), c.task_id, sorted(ids)):
             place = dict(zip(("due_at", "seq", "queue"), rest, strict=True))
-            task = Task(task_id=task_id, type="", flow=self.flow(text), gate=gate, run_at=read_run_at(run_at), **place)
+            task = Task(task_id=task_id, type="", flow=_flow(text), gate=gate, run_at=read_run_at(run_at), **place)
             found.append(task)
         return found
 
@@ -360,17 +355,7 @@ class GateRows(Tx):
     def _task(self, row: Sequence[Any], key: str) -> Task:
         task_id, priority, due_at, text, _, queue = row
         place = {"run_at": PARKED, "due_at": due_at, "gate": key, "queue": queue}
-        return Task(task_id=task_id, type="", priority=priority, flow=self.flow(text), **place)
-
-    @functools.cached_property
-    def _flows(self) -> dict[str | None, Flow]:
-        return {None: Flow()}
-
-    def flow(self, text: str | None) -> Flow:
-        """Return the flow of a task with gates; most tasks at a gate have the same."""
-        if text not in self._flows:
-            self._flows[text] = decode_flow(text or "")
-        return self._flows[text]
+        return Task(task_id=task_id, type="", priority=priority, flow=_flow(text), **place)
 
     def with_due(self, keys: Collection[str], now: int) -> set[str]:
         waits = {key for key, (tasks, _) in self.waiting(dict.fromkeys(keys, 1), now).items() if tasks}

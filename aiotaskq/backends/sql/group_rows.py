@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, true, update
+from sqlalchemy import Connection, and_, delete, func, or_, select, true
 
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.sql.connections import Transactions
@@ -25,11 +25,9 @@ g, m = GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
 _COUNTS = ("total", "remaining", "failed", "cancelled", "needed_by", "generation", "cancel_requested", "ended_at")
 _CALLBACKS = ("then_task", "failure_task")
-_CALL = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _CALLBACKS})
 _SUMS = ("usage", "budget")
-_STATE = (*_COUNTS, *_SUMS)
-_WRITE = update(GROUPS).where(g.group_id == bindparam("b_id")).values({name: bindparam(name) for name in _STATE})
-_NAMES = ("group_id", "name", "parent_id", "created_at", *_CALLBACKS, *_STATE)
+_OWN = ("group_id", "name", "parent_id", "created_at", *_COUNTS)
+_NAMES = (*_OWN, *_CALLBACKS, *_SUMS)
 
 
 def to_group(row: Any) -> GroupState:
@@ -45,13 +43,10 @@ def to_group(row: Any) -> GroupState:
     )
 
 
-def _texts(group: GroupState) -> list[str | None]:
-    return [None if task is None else json_text(task) for task in (group.then, group.on_failure)]
-
-
-def _state(group: GroupState) -> tuple[Any, ...]:
-    counts = (getattr(group, name) for name in _COUNTS)
-    return (*counts, *(json_text(found) if (found := getattr(group, name)) else None for name in _SUMS))
+def _row(group: GroupState) -> tuple[Any, ...]:
+    """Return all columns of a group."""
+    texts = [json_text(found) if found else None for found in (group.then, group.on_failure, group.usage, group.budget)]
+    return (*(getattr(group, name) for name in _OWN), *texts)
 
 
 class GroupRows(Tx):
@@ -63,19 +58,14 @@ class GroupRows(Tx):
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         for group in groups:
-            row = (group.group_id, group.name, group.parent_id, group.created_at, *_texts(group), *_state(group))
-            if not self.insert_new(GROUPS, _NAMES, [row]) and group is groups[0]:
+            if not self.insert_new(GROUPS, _NAMES, [_row(group)]) and group is groups[0]:
                 return False
         self.add_members(members)
         return True
 
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         if groups:
-            rows = [{"b_id": each.group_id, **dict(zip(_STATE, _state(each), strict=True))} for each in groups]
-            self.connection.execute(_WRITE, rows)
-        if groups and callbacks:
-            rows = [{"b_id": each.group_id, **dict(zip(_CALLBACKS, _texts(each), strict=True))} for each in groups]
-            self.connection.execute(_CALL, rows)
+            self.replace(GROUPS, _NAMES, list(map(_row, groups)))
 
     def drop_groups(self, ids: Sequence[str]) -> None:
         for part in chunks(ids):

@@ -151,25 +151,18 @@ def _guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bo
     return rows, held
 
 
-def _running(tx: Tx, ids: Sequence[str]) -> tuple[dict[str, Any], set[str]]:
-    """Read the running ones of these rows; and return which of them are locked, as by a handler's own transaction.
-
-    These are not waited for: the progress of all the others would wait as well.
-    """
-    ours = _rows(tx, ids, "skip")
-    taken = _rows(tx, [task_id for task_id in ids if task_id not in ours], None)
-    running = {i: row for i, row in (ours | taken).items() if row.status == Status.RUNNING}
-    return running, running.keys() - ours.keys()
-
-
 _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
 
 
 def report(tx: Tx, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
-    running, taken = _running(tx, [task_id for task_id, _, _ in progress])
-    held = [task_id in running and running[task_id].fence == fence for task_id, fence, _ in progress]
+    ids = [task_id for task_id, _, _ in progress]
+    # A row that another transaction has locked, as a handler's own, is not written: all the others would wait as well.
+    ours = _rows(tx, ids, "skip")
+    rows = ours | _rows(tx, [task_id for task_id in ids if task_id not in ours], None)
+    running = {(i, row.fence) for i, row in rows.items() if row.status == Status.RUNNING}
+    held = [(task_id, fence) in running for task_id, fence, _ in progress]
     found = zip(progress, held, strict=True)
-    if values := [(json_text(value), i) for (i, _, value), ok in found if ok and i not in taken]:
+    if values := [(json_text(value), i) for (i, _, value), ok in found if ok and i in ours]:
         tx.dialect.set_each(tx.connection, ("progress",), values)
     return held
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection, String, bindparam, func, or_, select
+from sqlalchemy import BigInteger, Connection, String, bindparam, func, or_, select
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.gates import check_max_waiting
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.sql.claim_statements import PENDING
@@ -41,17 +40,10 @@ _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
 
 
-def _no_messages(_ended: Sequence[Task], _now: int) -> list[Task]:
-    return []
-
-
 class SqlTransaction(GateRows, GroupRows, Transaction):
     """The rows of a database, in the transaction of a connection."""
 
-    joined = False
-    """Whether the transaction is a caller's."""
-
-    def __init__(self, connection: Connection, dialect: Dialect, messages: Messages = _no_messages) -> None:
+    def __init__(self, connection: Connection, dialect: Dialect, messages: Messages) -> None:
         super().__init__(connection, dialect)
         self.messages = messages
 
@@ -61,10 +53,6 @@ class SqlTransaction(GateRows, GroupRows, Transaction):
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
         return {row.task_id: to_task(row) for row in self.rows_in(select(TASKS), c.task_id, ids)}
-
-    def check_push(self, tasks: Sequence[Task]) -> None:
-        if self.joined:
-            check_max_waiting(self, tasks)
 
     def existing(self, ids: Sequence[str]) -> set[str]:
         return {row[0] for row in self.rows_in(select(c.task_id), c.task_id, ids)}
@@ -136,6 +124,9 @@ def conflicts(tx: Tx, tasks: Sequence[Task]) -> list[Task | None]:
     return met
 
 
+_NEXT: Final = select(func.min(g.next_at))
+_NOW, _LIMIT = (bindparam(name, type_=BigInteger) for name in ("now", "limit"))
+_DUE: Final = select(g.key).where(g.next_at <= _NOW).order_by(g.next_at).limit(_LIMIT)
 _KEY: Final = bindparam("key_", type_=String)
 _QUEUE: Final = bindparam("queue", type_=String)
 _READY_AT: Final = (c.run_at < PARKED_AT, STATUS == PENDING, c.queue == _QUEUE)
@@ -161,8 +152,10 @@ class SqlGateReads(GateReads):
 
     async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
         def body(tx: SqlTransaction) -> tuple[list[str], int | None]:
-            at = tx.next_at()
-            return [] if at is None or at > now or not limit else tx.due_gates(now, limit), at
+            ((at,),) = run(tx.connection, _NEXT, {}).fetchall()
+            if at is None or at > now or not limit:
+                return [], at
+            return [row[0] for row in run(tx.connection, _DUE, {"now": now, "limit": limit}).fetchall()], at
 
         return await self._read(body)
 

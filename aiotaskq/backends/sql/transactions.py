@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
-from aiotaskq.backends.flow.gates import Admitted, admit_touched
+from aiotaskq.backends.flow.gates import Admitted, admit_touched, check_max_waiting
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
@@ -77,6 +77,10 @@ class SqlBeside(SqlTransaction):
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         check_room(self, tasks, room)
+
+    def check_push(self, tasks: Sequence[Task]) -> None:
+        if self.joined:
+            check_max_waiting(self, tasks)
 
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:

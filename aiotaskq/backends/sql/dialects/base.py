@@ -136,11 +136,10 @@ class Dialect(ABC):
         """Return a synchronous engine for a parsed URL. Raises MissingExtra."""
 
     @abstractmethod
-    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
-        """Return an asynchronous engine for a parsed URL. Raises MissingExtra.
+    def async_engine(self, url: URL, own: bool = False, **options: Any) -> AsyncEngine:
+        """Return an asynchronous engine for a parsed URL, which only this package uses if ``own``.
 
-        With ``connected``, which is called with each new connection of the driver of a server, only this package uses
-        it.
+        Raises MissingExtra.
         """
 
     @abstractmethod
@@ -339,13 +338,13 @@ class ServerDialect(Dialect):
         options = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED", "connect_args": arguments, **options}
         return create(create_engine, url, self.extras, **options)
 
-    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
-        url, arguments, open_one = self.async_arguments(url, connected is not None)
+    def async_engine(self, url: URL, own: bool = False, **options: Any) -> AsyncEngine:
+        url, arguments, open_one = self.async_arguments(url, own)
 
         async def creator(**given: Any) -> Any:
             driver = await in_time(open_one(**given))
             keep_alive(driver)
-            if connected is not None:
+            if own:
                 connected(driver)
             return driver
 
@@ -355,7 +354,7 @@ class ServerDialect(Dialect):
 
     def connections(self, database: Transactions, pool: Mapping[str, int]) -> Connections:
         options = {"pool_timeout": STATEMENT_TIMEOUT, "pool_size": 5, "max_overflow": 5, **pool}
-        engine = self.async_engine(database.url, connected, **options)
+        engine = self.async_engine(database.url, True, **options)
         return ServerConnections(engine, database.shown, self.codes, self.autocommit, self.limited, database.patience)
 
     def limited(self, connection: Connection, seconds: float) -> AbstractContextManager[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -279,9 +279,9 @@ class PostgresqlDialect(ServerDialect):
         unprepared = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str}
         return url, unprepared if pooled else {}, open_one
 
-    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
-        made = super().async_engine(url, connected, **options)
-        if connected is not None:
+    def async_engine(self, url: URL, own: bool = False, **options: Any) -> AsyncEngine:
+        made = super().async_engine(url, own, **options)
+        if own:
             # They cost each new connection two round trips; no column of ours is JSON to PostgreSQL.
             for name in ("setup_asyncpg_json_codec", "setup_asyncpg_jsonb_codec"):
                 setattr(made.dialect, name, _nothing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
@@ -161,7 +161,7 @@ class SqliteDialect(Dialect):
         event.listen(made, "connect", on_connect)
         return made
 
-    def async_engine(self, url: URL, connected: Callable[[Any], None] | None = None, **options: Any) -> AsyncEngine:
+    def async_engine(self, url: URL, own: bool = False, **options: Any) -> AsyncEngine:
         prepare_file(url)
         quiet_aiosqlite()
         made = create(create_async_engine, url, self.extras, **options)

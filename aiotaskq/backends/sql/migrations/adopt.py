@@ -329,11 +329,6 @@ class Report:
                 f"schedule {name} (id {task_id}) is disabled: {why}. Correct it by update_task, then call resume_task"
             )
 
-    def end(self) -> None:
-        """Log how many schedules were disabled beside those that were named."""
-        if self._disabled > self.limit:
-            _error(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
-
     def rows(self) -> list[InvalidRow]:
         """Return the rows, and one more that counts those left out."""
         if self.total == len(self._kept):
@@ -348,6 +343,8 @@ class Report:
             log.warning("adopted {} {}: {} {}; {}", row.table, printable(row.id, 40), row.column, problem, action)
         if self.total:
             log.warning("adopted the tables that were there: {} invalid values, no row was dropped", self.total)
+        if self._disabled > self.limit:
+            _error(f"{self._disabled - self.limit:,} more schedules are disabled; `aiotaskq schedules list` shows them")
 
 
 def _error(message: str) -> None:
@@ -361,7 +358,6 @@ def _error(message: str) -> None:
 def adopt(connection: Connection, report: Report, now: int) -> None:
     """Repair the rows of both tables and give old tasks their place in the claim order."""
     examine(connection, report, now=now, write=True, adopting=True)
-    report.end()
     # Push order becomes claim order. Only rows of other software have a `run_at` of 0; a row with a time of creation in
     # the future may run now. The upper bound also excludes text in SQLite, which compares as larger than numbers.
     for column, limit in (("run_at", now // SECOND), ("seq", LATEST)):
