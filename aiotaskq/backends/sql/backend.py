@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Concatenate, Final, ParamSpec, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from sqlalchemy import Connection, make_url
 
@@ -25,7 +25,7 @@ from aiotaskq.backends.sql.rows import params_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert
+from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert, reads
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.backends.sql.workers import SqlWorkers
 from aiotaskq.core.gate import set_back
@@ -34,18 +34,8 @@ from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import DatabaseUnavailable
 
 T = TypeVar("T")
-P = ParamSpec("P")
 EVERY: Final = 2**31
 """As a limit: more gates than there are."""
-
-
-def _reads(body: Callable[Concatenate[SqlTransaction, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """Return the verb that runs a body in a transaction that reads."""
-
-    async def verb(backend: SqlBackend, *args: P.args, **options: P.kwargs) -> T:
-        return await backend._read(lambda tx: body(tx, *args, **options))
-
-    return verb
 
 
 class SqlBackend(Backend):
@@ -63,8 +53,8 @@ class SqlBackend(Backend):
         self.transactions = SqlTransactions(self.database, self, self._notifier.bind, self._enter)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.transactions)
         self.workers = SqlWorkers(self.database)
-        gates, groups = SqlGateReads(self.database, self.transactions.tx), SqlGroupReads(self.database, dialect)
-        self.keep(self.transactions, SqlSideRows(self.database), gates, groups)
+        groups = SqlGroupReads(self.database, dialect)
+        self.keep(self.transactions, SqlSideRows(self.database), SqlGateReads(self._read), groups)
 
     def _is_upgraded(self, connection: Connection) -> bool:
         self._dialect.check_server(connection)
@@ -219,18 +209,18 @@ class SqlBackend(Backend):
             return await super().recode(ids)
         return await self._write(lambda tx: tasks_sql.recode_tasks(tx, ids, codec))
 
-    ping = _reads(tasks_sql.clock)
-    get = _reads(tasks_sql.get)
-    find = _reads(tasks_sql.find)
-    last_ended = _reads(tasks_sql.last_ended)
-    ids_with_prefix = _reads(tasks_sql.ids_with_prefix)
-    active = _reads(tasks_sql.active)
-    paused = _reads(tasks_sql.paused)
-    overdue = _reads(workers_sql.overdue)
-    least_ready = _reads(bounded_push.least_ready)
-    pending_types = _reads(claim_sql.pending_types)
-    next_run_at = _reads(claim_sql.next_run_at)
-    stats = _reads(claim_sql.stats)
+    ping = reads(tasks_sql.clock)
+    get = reads(tasks_sql.get)
+    find = reads(tasks_sql.find)
+    last_ended = reads(tasks_sql.last_ended)
+    ids_with_prefix = reads(tasks_sql.ids_with_prefix)
+    active = reads(tasks_sql.active)
+    paused = reads(tasks_sql.paused)
+    overdue = reads(workers_sql.overdue)
+    least_ready = reads(bounded_push.least_ready)
+    pending_types = reads(claim_sql.pending_types)
+    next_run_at = reads(claim_sql.next_run_at)
+    stats = reads(claim_sql.stats)
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         return (await self._read(lambda tx: claim_sql.ready(tx, now, queues)))[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
 from sqlalchemy import BigInteger, Connection, String, bindparam, func, or_, select
 
@@ -11,7 +11,6 @@ from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.sql.claim_statements import PENDING
-from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
 from aiotaskq.backends.sql.gate_rows import PARKED_AT, STATUS, GateRows, parked_at
 from aiotaskq.backends.sql.group_rows import GroupRows
@@ -35,6 +34,7 @@ from aiotaskq.errors import TaskConflict
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 T = TypeVar("T")
+P = ParamSpec("P")
 c, g, s = TASKS.c, GATES.c, SLOTS.c
 _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
@@ -144,56 +144,59 @@ _NEXT_AT_TASKS: Final = select(func.min(c.live_gate)).where(c.live_gate > _KEY)
 _ONE: Final = select(c.flow).where(*parked_at(_KEY)).limit(1)
 
 
+def reads(body: Callable[Concatenate[SqlTransaction, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return the verb of an object with ``_read`` that runs a body in a transaction that reads."""
+
+    async def verb(self: Any, *args: P.args, **options: P.kwargs) -> T:
+        return cast(T, await self._read(lambda tx: body(tx, *args, **options)))
+
+    return verb
+
+
+def _due(tx: SqlTransaction, now: int, limit: int) -> tuple[list[str], int | None]:
+    ((at,),) = run(tx.connection, _NEXT, {}).fetchall()
+    if at is None or at > now or not limit:
+        return [], at
+    return [row[0] for row in run(tx.connection, _DUE, {"now": now, "limit": limit}).fetchall()], at
+
+
+def _known(tx: SqlTransaction) -> dict[str, Bounds | None]:
+    connection = tx.connection
+    found: dict[str, Bounds | None] = {row[0]: None for row in run(connection, _ALL, {}).fetchall()}
+    key = run(connection, _NEXT_AT_TASKS, {"key_": ""}).fetchall()[0][0]
+    while key is not None:
+        if key not in found:
+            for (text,) in run(connection, _ONE, {"key_": key}).fetchall():
+                found[key] = None if text is None else dict(decode_flow(text).gates).get(key)
+        key = run(connection, _NEXT_AT_TASKS, {"key_": key}).fetchall()[0][0]
+    return found
+
+
+def _of_queue(tx: SqlTransaction, queue: str, held: bool) -> set[str]:
+    queries = (_HELD_OF, _HELD_BEYOND_OF) if held else (_AWAITED,)
+    return {row[0] for query in queries for row in run(tx.connection, query, {"queue": queue}).fetchall()}
+
+
+def _find(
+    tx: SqlTransaction, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = ""
+) -> list[GateState]:
+    if keys is None:
+        gates = {gate.key: gate for gate in tx.find_gates(limit, prefix)}
+    else:
+        gates = tx.stored_gates(sorted(keys)[:limit])
+    counts = tx.counts(gates)
+    known = [key for key in (sorted(gates) if keys is None else keys) if key in gates]
+    return [GateState(gate=gates[key], held=counts[key][0], waiting=counts[key][1]) for key in known]
+
+
 class SqlGateReads(GateReads):
     """The gates of a database."""
 
-    def __init__(self, database: Transactions, tx: Callable[[Connection], SqlTransaction]) -> None:
-        self._database, self._tx = database, tx
+    def __init__(self, read: Callable[[Callable[[SqlTransaction], Any]], Coroutine[Any, Any, Any]]) -> None:
+        self._read = read
 
-    async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
-        def body(tx: SqlTransaction) -> tuple[list[str], int | None]:
-            ((at,),) = run(tx.connection, _NEXT, {}).fetchall()
-            if at is None or at > now or not limit:
-                return [], at
-            return [row[0] for row in run(tx.connection, _DUE, {"now": now, "limit": limit}).fetchall()], at
-
-        return await self._read(body)
-
-    async def known(self) -> dict[str, Bounds | None]:
-        def body(tx: SqlTransaction) -> dict[str, Bounds | None]:
-            connection = tx.connection
-            found: dict[str, Bounds | None] = {row[0]: None for row in run(connection, _ALL, {}).fetchall()}
-            key = run(connection, _NEXT_AT_TASKS, {"key_": ""}).fetchall()[0][0]
-            while key is not None:
-                if key not in found:
-                    for (text,) in run(connection, _ONE, {"key_": key}).fetchall():
-                        found[key] = None if text is None else dict(decode_flow(text).gates).get(key)
-                key = run(connection, _NEXT_AT_TASKS, {"key_": key}).fetchall()[0][0]
-            return found
-
-        return await self._read(body)
-
-    async def of_queue(self, queue: str, held: bool) -> set[str]:
-        def body(tx: SqlTransaction) -> set[str]:
-            queries = (_HELD_OF, _HELD_BEYOND_OF) if held else (_AWAITED,)
-            return {row[0] for query in queries for row in run(tx.connection, query, {"queue": queue}).fetchall()}
-
-        return await self._read(body)
-
-    async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
-        def body(tx: SqlTransaction) -> list[GateState]:
-            if keys is None:
-                gates = {gate.key: gate for gate in tx.find_gates(limit, prefix)}
-            else:
-                gates = tx.stored_gates(sorted(keys)[:limit])
-            counts = tx.counts(gates)
-            known = [key for key in (sorted(gates) if keys is None else keys) if key in gates]
-            return [GateState(gate=gates[key], held=counts[key][0], waiting=counts[key][1]) for key in known]
-
-        return await self._read(body)
-
-    async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
-        return await self._read(lambda tx: tx.tasks_at(key, limit))
-
-    async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self._database.read(lambda connection: body(self._tx(connection)))
+    due = reads(_due)
+    known = reads(_known)
+    of_queue = reads(_of_queue)
+    find = reads(_find)
+    tasks = reads(SqlTransaction.tasks_at)

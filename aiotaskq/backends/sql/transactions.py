@@ -166,7 +166,8 @@ class SqlTransactions(Store):
         followed, given_back = tx.touched.followed, tx.touched.given_back
         if followed:
             self._note(followed)
-        await self._after(admitted)
+        if admitted is not None:
+            await self._after(admitted)
         if given_back:
             await self._park_given_back(given_back)
         return answer, tasks, None if followed else () if admitted is None else admitted.ready, tx
@@ -185,12 +186,11 @@ class SqlTransactions(Store):
             tx.touched = touched
             return admit_touched(tx, refused=False)
 
-        await self._after(await self._database.write(body))
+        if (admitted := await self._database.write(body)) is not None:
+            await self._after(admitted)
 
-    async def _after(self, admitted: Admitted | None) -> None:
+    async def _after(self, admitted: Admitted) -> None:
         """Send the hint after a transaction, and admit the gates that it missed."""
-        if admitted is None:
-            return
         if admitted.has_next_at:
             self._listeners.notify(GATES)
         if admitted.missed is not None:
