@@ -7,12 +7,11 @@ one of these, or what waits there, writes the text; so its comparison at the com
 from __future__ import annotations
 
 import functools
-import re
 from typing import NamedTuple
 
 import msgspec
 
-from aiotaskq.backends.redis.rows import HEAD
+from aiotaskq.backends.redis.rows import HEAD, Place, members
 from aiotaskq.core.gate import Bounds, Flow, Gate
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
@@ -20,7 +19,6 @@ from aiotaskq.core.task import Task
 _encode = msgspec.json.Encoder().encode
 _STATUSES = {str(status).encode(): status for status in Status}
 _PRIORITY_BIAS = 2**63  # so that the order of the texts of priorities is that of the numbers
-_NAMES = re.compile(rb"(\S+) (\S+) (\d+) ").match
 
 
 class _Began(msgspec.Struct):
@@ -28,6 +26,7 @@ class _Began(msgspec.Struct):
 
 
 _began = msgspec.json.Decoder(_Began).decode
+_place = msgspec.json.Decoder(Place).decode
 
 
 class StoredGate(NamedTuple):
@@ -99,28 +98,19 @@ def is_later(task: Task) -> bool:
 class StateText:
     """The state of a row with a flow, and its task without what it does not need to pass gates."""
 
-    __slots__ = ("_after", "_before", "_flow_text", "_json", "_middle", "_tail", "task", "text")
+    __slots__ = ("_flow", "_head", "_json_at", "_place_at", "task", "text")
 
     def __init__(self, task_id: str, text: bytes) -> None:
         """Raises ValueError for a text that has no flow, or cannot be read."""
         head = HEAD(text)
-        if head is None or head[6] not in (b"2", b"3"):
+        if head is None or head[11] == b"0":
             raise ValueError("the row has no flow")
-        lane_at = head.end()
-        names_at = lane_at + int(head[10])
-        json_at = names_at + int(head[11])
-        names = _NAMES(text, names_at, json_at)
-        if names is None:
-            raise ValueError("the flow cannot be read")
-        gate_at = names.end()
-        flow_at = gate_at + (int(names[2]) if names[2].isdigit() else 0)
-        flow_to = flow_at + int(names[3])
-        priority, _, queue = text[lane_at:names_at].partition(b":")
-        run_at, due = int(head[8]), names[1]
-        self.text = text
-        self._before, self._middle = text[: head.start(8)], text[head.end(8) : head.start(11)]
-        self._after, self._tail = text[lane_at:names_at], text[names.end(2) : gate_at]
-        self._flow_text, self._json = text[flow_at:json_at], text[json_at:]
+        names_at = head.end() + int(head[9])
+        self._place_at = names_at + int(head[10])
+        self._json_at = self._place_at + int(head[11])
+        place = _place(b"{%b}" % text[self._place_at + 1 : self._json_at])
+        priority, _, queue = text[head.end() : names_at].partition(b":")
+        self.text, self._head, self._flow = text, head, place.flow
         self.task = Task(
             task_id=task_id,
             type="",
@@ -128,32 +118,32 @@ class StateText:
             priority=int(priority),
             fence=int(head[2]),
             queue=queue.decode(),
-            run_at=run_at,
-            seq=int(head[7]),
+            run_at=int(head[7]),
+            seq=int(head[6]),
             expires_at=None if head[5] == b"-" else int(head[5]),
-            due_at=None if due.startswith(b"-") else int(due),
-            gate=text[gate_at:flow_at].decode() if flow_at > gate_at else None,
-            flow=_flow_of(text[flow_at:flow_to]),
-            waits=int(names[2][1:]) if names[2].startswith(b"w") else 0,
+            due_at=place.due_at,
+            gate=place.gate,
+            flow=_flow_of(bytes(place.flow)),
+            waits=place.waits,
         )
 
     def at(self, after: Task) -> bytes:
         """Return the text of the row where it is at another place."""
-        gate = (after.gate or "").encode()
-        due = b"-" if after.due_at is None else b"%d" % after.due_at
-        names = b"%b %b%b%b%b" % (due, b"%d" % len(gate) if gate else b"-", self._tail, gate, self._flow_text)
+        head, text = self._head, self.text
+        place = members(Place(after.waits, after.due_at, after.gate, self._flow)).encode()
         return b"%b%d%b%d %b%b%b" % (
-            *(self._before, after.run_at, self._middle, len(names), self._after, names, self._json),
+            *(text[: head.start(7)], after.run_at, text[head.end(7) : head.start(11)], len(place)),
+            *(text[head.end() : self._place_at], place, text[self._json_at :]),
         )
 
     def began_at(self) -> int | None:
         """Return when the run began that the row has, in microseconds UTC."""
-        return _began(b"{%b}" % self._json[1:]).began_at
+        return _began(b"{%b}" % self.text[self._json_at + 1 :]).began_at
 
 
 def read_state(task_id: str, text: bytes) -> StateText | None:
     """Return the state of a row, None if there is none, or none with a flow."""
     try:
         return StateText(task_id, text) if text else None
-    except (ValueError, KeyError):
+    except (msgspec.DecodeError, ValueError, KeyError):
         return None

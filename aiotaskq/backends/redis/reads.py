@@ -225,7 +225,7 @@ class Newest:
         """Begin behind a row, if it is there."""
         (head,) = await read_heads(self._redis, [task_id])
         if head is not None:
-            self.last = head[7] + task_id.encode()
+            self.last = head[6] + task_id.encode()
 
     async def page(self, count: int) -> list[bytes]:
         """Return the next stamps, up to so many."""

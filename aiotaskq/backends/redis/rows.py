@@ -2,8 +2,9 @@
 
 A row has a body, which its push writes, a state, which every change writes, and perhaps progress. Body and state are
 parts of one JSON object, so that one decoder reads a whole row; scripts never decode that JSON. A state begins with a
-head: words for the scripts, with numbers as decimal text, since a number in Lua is exact only up to 2**53. A script
-answers a row as four words: its id, body, state without the head, and progress.
+head: words for the scripts, with numbers as decimal text, since a number in Lua is exact only up to 2**53; behind them
+are the lane, the keys as a JSON list, and the ``Place``. A script answers a row as four words: its id, body, state with
+what is in the head as JSON, and progress.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import msgspec
 
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
-from aiotaskq.core.gate import Flow
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Change
 
 NO_KEYS = (None, None, None)
-HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) ([0-3]) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) ").match
-"""Matches the words of a head, as ``lua/include/base.lua`` does; the last two are the lengths of lane and names."""
+HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) (\d+) ").match
+"""Matches the words of a head, as ``lua/include/base.lua`` does; the last ones are the lengths of what is behind."""
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
 ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
-_CHANGING: tuple[str, ...] = ("run_at", "seq", "queue", "priority", "retry_count", "max_retries", "started_at")
+_CHANGING: tuple[str, ...] = ("seq", "queue", "priority", "retry_count", "max_retries", "started_at")
 _CHANGING += ("completed_at", "began_at", "ended_at", "error_message", "expires_at", "crashes", "lease_owner")
 _CHANGING += ("due_at", "gate", "attempts", "result")
-_HEAD = ("status", "fence", "cancel_requested", "lease_until", "flow", "waits")
+_HEAD = ("status", "fence", "cancel_requested", "lease_until", "run_at", "flow", "waits")
 _OBJECTS = ("progress", "usage", "params", "extra")  # params and extra last: if they are damaged, the rest can be read
 _ELSEWHERE = {*_CHANGING, *_HEAD, *_OBJECTS, "coded", "undecodable"}
 _WRITTEN_ONCE = (*(name for name in Task.__struct_fields__ if name not in _ELSEWHERE), *_OBJECTS)
 _DEFAULTS: dict[str, Any] = {
     field.name: None if field.default is msgspec.NODEFAULT else field.default for field in msgspec.structs.fields(Task)
-} | {"params": {}, "extra": {}, "run_at": None}  # a state has at least its run_at, here or in its head
+} | {"params": {}, "extra": {}, "seq": None}  # a state has at least its seq
 
 
 def _part(name: str, columns: Sequence[str], coded: str) -> Any:
@@ -61,6 +61,16 @@ def _part(name: str, columns: Sequence[str], coded: str) -> Any:
 _State = _part("_State", _CHANGING, "coded_state")
 _Body = _part("_Body", _WRITTEN_ONCE, "coded_body")  # its progress and usage: what is reported later overrides them
 _once = attrgetter(*_WRITTEN_ONCE)
+
+
+class Place(msgspec.Struct, omit_defaults=True):
+    """Where a task with a flow is: the part of a row that changes when it passes a gate."""
+
+    waits: int = 0  # scripts look whether it is there, at the beginning
+    due_at: int | None = None
+    gate: str | None = None
+    flow: msgspec.Raw = msgspec.Raw()
+    """Read as JSON, since most tasks at a gate have the same."""
 
 
 class _Coded(msgspec.Struct):
@@ -99,17 +109,21 @@ def _state(task: Task) -> str:
     return head(task) + _state_json(task)
 
 
+def members(piece: msgspec.Struct) -> str:
+    """Return the members of an object as JSON, each after a comma."""
+    return f",{json_of(piece)[1:-1]}"
+
+
 def _state_json(task: Task) -> str:
-    """Return the members of a state, each after a comma."""
     # In the order of _CHANGING. An attrgetter costs more than all else here.
-    first = (task.run_at, task.seq, task.queue, task.priority, task.retry_count, task.max_retries, task.started_at)
+    first = (task.seq, task.queue, task.priority, task.retry_count, task.max_retries, task.started_at)
     then = (task.completed_at, task.began_at, task.ended_at, task.error_message, task.expires_at, task.crashes)
     state = _State(*first, *then, task.lease_owner, task.due_at, task.gate, task.attempts, task.result)
     if task.coded is not None:
         state.undecodable, state.coded_state = _texts(task, STATE)
     if task.flow is not None:
-        state.run_at = state.due_at = state.gate = None  # its head has them
-    return f",{json_of(state)[1:-1]}"
+        state.due_at = state.gate = None  # its place has them
+    return members(state)
 
 
 def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
@@ -248,7 +262,7 @@ def recoded_row(task: Task, codec: Codec, state: bytes, *, reported: bool) -> tu
     if reported:
         progress = progress_json(verbatim(new).progress).decode()
         new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
-    json_at = head.end() + int(head[10]) + int(head[11])
+    json_at = head.end() + int(head[9]) + int(head[10]) + int(head[11])
     return _body(new), state[:json_at].decode() + _state_json(new), progress
 
 
@@ -386,49 +400,11 @@ def head(task: Task) -> str:
     expires, completed = task.expires_at, task.completed_at
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = keys_of(task)
+    lane, names, place = f"{priority}:{task.queue}", "" if keys == NO_KEYS else json_of(keys), ""
     if task.flow is not None:
-        keyed, end = (2 if keys == NO_KEYS else 3), _flow_end(task, task.flow, keys)
-    elif keys == NO_KEYS:
-        keyed, end = 0, _head_end(priority, task.queue, task.type)
-    else:  # keys are hardly ever the same twice: not worth a cache
-        keyed, end = 1, _head_end.__wrapped__(priority, task.queue, task.type, *keys)
+        place = members(Place(task.waits, task.due_at, task.gate, msgspec.Raw(json_of(task.flow))))
     return (
-        f"{task.status} {fence} {1 if task.cancel_requested else 0} {lease} "
-        f"{'-' if expires is None else expires} {keyed} {seq:020d} {run_at} {'-' if completed is None else completed} "
-        f"{end}"
+        f"{task.status} {fence} {1 if task.cancel_requested else 0} {lease} {'-' if expires is None else expires} "
+        f"{seq:020d} {run_at} {'-' if completed is None else completed} "
+        f"{len(lane.encode())} {len(names.encode())} {len(place.encode())} {lane}{names}{place}"
     )
-
-
-@functools.lru_cache(maxsize=1_000)
-def _head_end(priority: int, queue: str, type_name: str, *keys: str | None) -> str:
-    """Return the end of a head: the lengths of lane and names in bytes, the lane, and the names."""
-    lane, names = f"{priority}:{queue}", json_of([type_name, *keys] if any(keys) else [type_name])
-    return f"{len(lane.encode())} {len(names.encode())} {lane}{names}"
-
-
-def _flow_end(task: Task, flow: Flow, keys: tuple[str | None, ...]) -> str:
-    """Return the end of the head of a task with a flow, whose due_at comes before its other names."""
-    due = "-" if task.due_at is None else str(task.due_at)
-    # Tasks with keys, parents or children are hardly ever alike.
-    place_of = _place.__wrapped__ if keys != NO_KEYS or flow.parents or flow.children else _place
-    lane, length, names = place_of(task.priority, task.queue, flow, task.gate, task.waits, task.type, keys)
-    return f"{_bytes(lane)} {len(due) + length} {lane}{due}{names}"
-
-
-@functools.lru_cache(maxsize=4_000)
-def _place(
-    priority: int, queue: str, flow: Flow, gate: str | None, waits: int, type_name: str, keys: tuple[str | None, ...]
-) -> tuple[str, int, str]:
-    """Return the lane of a task with a flow, the length in bytes of its names without due_at, and these."""
-    text = json_of(flow)
-    long: int | str = "-" if gate is None else _bytes(gate)
-    if waits and gate is None:
-        long = f"w{waits:04d}"
-    plain = json_of([type_name, *keys] if any(keys) else [type_name])
-    names = f" {long} {_bytes(text)} {gate or ''}{text}{plain}"
-    return f"{priority}:{queue}", _bytes(names), names
-
-
-def _bytes(text: str) -> int:
-    """Return how many bytes a text has."""
-    return len(text) if text.isascii() else len(text.encode())

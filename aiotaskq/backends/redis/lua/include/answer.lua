@@ -3,10 +3,9 @@
 
 -- The fields of the head as the end of the JSON of a state, for an answer.
 local function head_as_json(row)
-  return ',"status":"' .. row.status .. '","fence":' .. row.fence
+  return ',"status":"' .. row.status .. '","fence":' .. row.fence .. ',"run_at":' .. row.run_at
     .. (tonumber(row.lease) and ',"lease_until":' .. row.lease or '')
-    .. (row.cancel == '1' and ',"cancel_requested":true' or '')
-    .. (row.flow and flow_as_json(row) or '')
+    .. (row.cancel == '1' and ',"cancel_requested":true' or '') .. row.place
 end
 
 -- Return rows as they are answered, four words each: id, body, state as JSON, progress. A row that does not exist has

@@ -134,54 +134,28 @@ end
 
 local function queue_of(lane) return sub(lane, find(lane, ':', 1, true) + 1) end
 
--- The head of a state: status, fence, cancel flag, lease, expires_at, 1 if there are keys and 2 more if there are
--- gates, seq, run_at, completed_at, the lengths in bytes of the lane and of the names; then the lane, the names and
--- JSON. The lease is lease_until, or '@', the owner and perhaps '!alone' for a running row that its worker holds, or
--- '-'. The names of a row with a flow (with gates, in a group) begin with due_at or '-', the length of its gate or '-',
--- that of its flow, the gate, and the flow as JSON. For a child that waits for its parents 'w' and their number in four
--- digits are in place of the length of a gate. Its run_at, due_at, gate, waits and flow are those here, whatever the
--- JSON behind the head says; for a row that is not parked, any due_at that begins with '-' is none.
-local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()([0-3]) (%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) ()'
+-- The head of a state: status, fence, cancel flag, lease, expires_at, seq, run_at, completed_at, and the lengths in
+-- bytes of three texts, which follow: the lane, the keys as a JSON list, where there are any, and for a row with a flow
+-- (with gates, in a group) its place (see rows.py); then JSON. The lease is lease_until, or '@', the owner and perhaps
+-- '!alone' for a running row that its worker holds, or '-'.
+local HEAD = '^(%S+) (%-?%d+) ([01]) (%S+) (%S+) ()(%-?%d+) (%-?%d+) (%S+) (%d+) (%d+) (%d+) ()'
 
 -- The fields of a head, which guards and indexes depend on; nil if there is no row, or its head cannot be read.
 local function parse(state)
   if not state then return nil end
-  local status, fence, cancel, lease, expires, _, keyed, seq, run_at, completed, lane, names, at = match(state, HEAD)
+  local status, fence, cancel, lease, expires, _, seq, run_at, completed, lane, names, place, at = match(state, HEAD)
   if not status then return nil end
+  local names_at = at + lane
+  local place_at = names_at + names
   return {
-    status = status, fence = fence, cancel = cancel, lease = lease, expires = expires,
-    keyed = keyed == '1' or keyed == '3', flow = keyed == '2' or keyed == '3', seq = seq, run_at = run_at,
-    completed = completed,
-    lane = sub(state, at, at + lane - 1),
-    names = sub(state, at + lane, at + lane + names - 1), json = at + lane + names,
+    status = status, fence = fence, cancel = cancel, lease = lease, expires = expires, seq = seq, run_at = run_at,
+    completed = completed, keyed = names ~= '0', flow = place ~= '0', lane = sub(state, at, names_at - 1),
+    names = sub(state, names_at, place_at - 1), place = sub(state, place_at, place_at + place - 1),
+    json = place_at + place,
   }
 end
 
 local function row_of(id)
   if states[id] == nil then load_states({id}) end
   return parse(states[id])
-end
-
--- The place of a row with a flow, which only commit.lua changes, as it is told: the gate at which it is (false if at
--- none), for how many parents it waits, the flow as text, and the JSON of its names.
-local function place_of(row)
-  if not row.place then
-    local due, long, length, at = match(row.names, '^(%S+) (%S+) (%d+) ()')
-    local behind = at + (tonumber(long) or 0)
-    row.due = row.run_at ~= PARKED and sub(due, 1, 1) == '-' and '-' or due
-    row.place = {
-      gate = behind > at and sub(row.names, at, behind - 1), waits = tonumber(match(long, '^w(%d+)')),
-      flow = sub(row.names, behind, behind + length - 1), names = sub(row.names, behind + length),
-    }
-  end
-  return row.place
-end
-
-local function names_json(row) return row.flow and place_of(row).names or row.names end
-
-local function flow_as_json(row)
-  local place = place_of(row)
-  return ',"run_at":' .. row.run_at .. ',"due_at":' .. (row.due == '-' and 'null' or row.due)
-    .. ',"gate":' .. (place.gate and cjson.encode(place.gate) or 'null') .. ',"flow":' .. place.flow
-    .. (place.waits and ',"waits":' .. place.waits or '')
 end

@@ -25,13 +25,14 @@ local function claim(owner, now, left, lease, started, queues)
   -- be half of what a claim costs.
   local function take(lane, stamp, id)
     local state = states[id]
-    local status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state or '', HEAD)
+    local status, fence, cancel, _, expires, rest, seq, run_at, _, long, names, place, at = match(state or '', HEAD)
     if state and not status then  -- the head is damaged: make one of what the index knows
-      state = 'pending 0 0 - - 0 ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 ' .. lane .. state
-      status, fence, cancel, _, expires, rest, keyed, seq, run_at, _, long, names, at = match(state, HEAD)
+      state = 'pending 0 0 - - ' .. sub(stamp, 1, 20) .. ' 0 - ' .. #lane .. ' 0 0 ' .. lane .. state
+      status, fence, cancel, _, expires, rest, seq, run_at, _, long, names, place, at = match(state, HEAD)
     end
     local begin = status and at + long
-    if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, begin - 1) ~= lane then
+    if status ~= 'pending' or seq .. id ~= stamp or sub(state, at, begin - 1) ~= lane
+      or place ~= '0' and run_at == PARKED then
       remove_from_lane(lane, stamp)
       return nil
     end
@@ -43,24 +44,14 @@ local function claim(owner, now, left, lease, started, queues)
       set_score('expiring', id, false)
       set_score('expired', id, false)
     end
-    local gates, json = '', begin + names
-    if keyed == '2' or keyed == '3' then
-      if run_at == PARKED then
-        remove_from_lane(lane, stamp)
-        return nil
-      end
-      local due = sub(state, begin, begin) == '-' and 'null' or match(state, '^%S+', begin)
-      local gate_long, flow_long, gate = match(state, '^%S+ (%S+) (%d+) ()', begin)
-      local flow = gate + (tonumber(gate_long) or 0)
-      gates = ',"run_at":' .. run_at .. ',"due_at":' .. due .. ',"gate":'
-        .. (flow > gate and cjson.encode(sub(state, gate, flow - 1)) or 'null') .. ',"flow":'
-        .. sub(state, flow, flow + flow_long - 1)
-    end
     fence = next_fence(fence)
     taken = taken + 1
     ids[taken] = id
-    json_states[taken] = sub(state, json) .. running .. fence .. ending
-      .. (cancel == '1' and ',"cancel_requested":true' or '') .. gates
+    local place_at = begin + names
+    local json = place_at + place
+    json_states[taken] = sub(state, json) .. running .. fence .. ',"run_at":' .. run_at .. ending
+      .. (cancel == '1' and ',"cancel_requested":true' or '')
+      .. (json > place_at and sub(state, place_at, json - 1) or '')
     state = 'running ' .. fence .. ' ' .. cancel .. ' ' .. lease .. ' ' .. expires .. ' ' .. sub(state, rest) .. stored
     states[id] = state
     return state

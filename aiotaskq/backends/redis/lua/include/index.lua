@@ -1,14 +1,14 @@
 -- The indexes of rows: notes which sets and hashes a row enters and leaves.
 -- include: flush
 
--- The names of a row: its type, and its keys where it has them.
+-- The keys of a row that has any.
 local function names_of(row)
-  local ok, names = pcall(cjson.decode, names_json(row))
+  local ok, names = pcall(cjson.decode, row.names)
   if not ok or type(names) ~= 'table' then return {} end
-  for i = 1, 4 do
+  for i = 1, 3 do
     if type(names[i]) ~= 'string' then names[i] = nil end
   end
-  return {type = names[1], unique = names[2], once = names[3], schedule = names[4]}
+  return {unique = names[1], once = names[2], schedule = names[3]}
 end
 
 local function add_count(status, lane, by)

@@ -40,7 +40,7 @@ local function insert_list(rows)
       others[#others + 1] = other or ''
     elseif not repeated then
       local row = parse(states[rows[i]])
-      if not (row.flow and place_of(row).waits) then entering = entering + 1 end
+      if not find(row.place, '^,"waits":') then entering = entering + 1 end
     end
   end
 end

@@ -1,21 +1,15 @@
 -- Applies guarded writes: compares a row with its guard, and writes the new state if they agree.
 -- include: insert
 
--- The new state with the names that are stored: the client could not decode the body, so it does not know them, or the
--- row has given up its unique key since the client read it.
+-- The new state with the keys that are stored: the client could not decode the body, so it does not know them, or the
+-- row has given up its unique key since the client read it. A flow that it could not decode stays, too.
 local function with_stored_names(row, state, stored)
-  local names = stored.names
-  if stored.flow then
-    local place, known = place_of(stored), row.flow and place_of(row) or place_of(stored)
-    local gate = not known.waits and (known.gate or place.gate)
-    local long = gate and #gate or known.waits and string.format('w%04d', known.waits) or '-'
-    names = (row.due or '-') .. ' ' .. long .. ' ' .. #place.flow .. ' ' .. (gate or '') .. place.flow .. place.names
-  end
+  local place = row.flow and row.place or stored.place
   local words = {
-    row.status, row.fence, row.cancel, row.lease, row.expires, (stored.keyed and 1 or 0) + (stored.flow and 2 or 0),
-    stored.seq, row.run_at, row.completed, #row.lane, #names,
+    row.status, row.fence, row.cancel, row.lease, row.expires, stored.seq, row.run_at, row.completed, #row.lane,
+    #stored.names, #place, row.lane,
   }
-  return table.concat(words, ' ') .. ' ' .. row.lane .. names .. sub(state, row.json)
+  return table.concat(words, ' ') .. stored.names .. place .. sub(state, row.json)
 end
 
 -- Apply a change, and return whether its guard holds. cancel is '' where the cancel flag does not matter; more is a
@@ -32,8 +26,7 @@ local function apply_change(id, status, fence, cancel, state, more)
   if not held then return false end
   local after = parse(state)
   if (row.flow or after.flow) and not in_transaction then error('FLOW REQUIRED') end
-  local same = after.names == row.names or row.flow and after.flow and names_json(after) == names_json(row)
-  if more.undecodable or not more.body and not same then
+  if more.undecodable or not more.body and after.names ~= row.names then
     state = with_stored_names(after, state, row)
     after = parse(state)
   end
@@ -62,13 +55,13 @@ local function note_changes(changes)
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
     local short = type(more) == 'string' and not written[id]
-    local status, fence, _, lease, _, _, keyed, seq, _, _, long, _, at = match(states[id] or '', HEAD)
-    if short and status == 'running' and (keyed == '0' or keyed == '2') then
+    local status, fence, _, lease, _, _, seq, _, _, long, names, place, at = match(states[id] or '', HEAD)
+    if short and status == 'running' and names == '0' then
       -- A running row that ends, without keys: most changes are of this kind. All of its writes are listed at once;
       -- through apply_change() they would cost the server twice as much.
       held = fence == changes[i + 2]
       if held then
-        if keyed == '2' and not in_transaction then error('FLOW REQUIRED') end
+        if place ~= '0' and not in_transaction then error('FLOW REQUIRED') end
         if not (final and find(state, final_word, 1, true) == 1) then
           final = match(state, '^%S+')
           final_word = final .. ' '
