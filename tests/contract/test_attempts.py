@@ -115,11 +115,11 @@ async def test_a_first_attempt_that_completes_writes_no_attempts(sql_store: Stor
 
 @pytest.mark.stores("redis")
 async def test_nor_does_it_in_redis(store: Store) -> None:
-    from aiotaskq.backends.redis.rows import changed_rows
+    from aiotaskq.backends.redis.rows import changed_words
 
     task = await running(store.backend)
-    assert b"attempts" not in b"".join(changed_rows([Change(task, settle(task, Completed(1), NOW + 5))]))
-    assert b"attempts" in b"".join(changed_rows([Change(task, settle(task, FAILED, NOW + 5))]))
+    assert "attempts" not in str(changed_words(Change(task, settle(task, Completed(1), NOW + 5))))
+    assert "attempts" in str(changed_words(Change(task, settle(task, FAILED, NOW + 5))))
 
 
 async def test_attempts_that_cannot_be_read_are_reported_and_kept(sql_store: Store) -> None:

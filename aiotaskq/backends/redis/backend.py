@@ -23,12 +23,13 @@ from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.notifier import RedisNotifier
 from aiotaskq.backends.redis.reads import READ, Newest, read_heads
 from aiotaskq.backends.redis.rows import (
-    changed_rows,
+    changed_words,
     has_flow,
-    json_text,
+    json_of,
     lease_word,
     number,
     pack,
+    packed,
     progress_json,
     pushed_rows,
     to_tasks,
@@ -50,6 +51,7 @@ _GLOB = re.compile(r"[\\*?\[\]^]")  # characters with a meaning in a pattern of 
 MOST_GATED = 50_000  # tasks in a push with gates: one script writes them, and the server runs nothing else meanwhile
 GROWTH = 4  # how many times as many rows are read where too few of those that were read match
 LANES = 100  # of which pending rows are counted by type
+NO_CLAIM = Claim("", 0, 0, None, None)
 
 
 class RedisBackend(Backend):
@@ -124,35 +126,24 @@ class RedisBackend(Backend):
         return stored
 
     async def _claim(self, wanted: Claim) -> list[Task]:
-        return to_tasks(await self._redis.run("claim", *_words(wanted)))
+        return (await self._exchange((), wanted))[1]
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
-        if not changes:
-            return []
-        if not has_flow(changes):
-            hints = self.hints_of_update(changes, [True] * len(changes))
-            with contextlib.suppress(FlowRequired):
-                flags = await self._redis.run("update", self._notifier.message(hints), *changed_rows(changes))
-                return self.updated(changes, hints, flags)
-        return await self._transactions.transact(lambda tx: tx.update(changes))
+        return (await self._exchange(changes, NO_CLAIM))[0]
 
     async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        if not changes or not wanted.limit:
-            return await super()._exchange(changes, wanted)
+        if not changes and not wanted.limit:
+            return [], []
         if not has_flow(changes):
             hints = self.hints_of_update(changes, [True] * len(changes))
-            words = (*_words(wanted), self._notifier.message(hints))
+            words = (self._notifier.message(hints), *_words(wanted), *packed(map(changed_words, changes)))
             with contextlib.suppress(FlowRequired):
-                flags, claimed = await self._redis.run("exchange", *words, *changed_rows(changes))
-                return self.updated(changes, hints, flags), to_tasks(claimed)
+                flags, claimed = await self._redis.run("exchange", *words)
+                held = [flag == 1 for flag in flags]  # the script has sent the hints to other processes
+                for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
+                    self.listeners.receive(kind, names)
+                return held, to_tasks(claimed)
         return await self._transactions.transact(lambda tx: tx.update(changes)), await self._claim(wanted)
-
-    def updated(self, changes: Sequence[Change], hints: dict[str, list[str]], flags: Sequence[int]) -> list[bool]:
-        """Pass the hints on in this process (the script has sent them to others), and return which changes held."""
-        held = [flag == 1 for flag in flags]
-        for kind, names in (hints if all(held) else self.hints_of_update(changes, held)).items():
-            self.listeners.receive(kind, names)
-        return held
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         def body(tx: RedisTransaction) -> list[bool]:
@@ -349,4 +340,4 @@ def _packed(queues: Sequence[str] | None) -> bytes:
 def _words(wanted: Claim) -> tuple[bytes | int | str, ...]:
     """Return the arguments of a claim for a script."""
     owner, now, limit, queues, lease_until = wanted
-    return json_text(owner), now, limit, lease_word(owner, lease_until), now // SECOND, _packed(queues)
+    return json_of(owner), now, limit, lease_word(owner, lease_until), now // SECOND, _packed(queues)

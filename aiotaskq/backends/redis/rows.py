@@ -29,7 +29,6 @@ from aiotaskq.errors import ValidationError
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Change
 
-NO_KEYS = (None, None, None)
 HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) (-?\d+) (-?\d+) (\S+) (\d+) (\d+) (\d+) ").match
 """Matches the words of a head, as ``lua/include/base.lua`` does; the last ones are the lengths of what is behind."""
 
@@ -126,13 +125,8 @@ def _state_json(task: Task) -> str:
     return members(state)
 
 
-def new_rows(tasks: Iterable[Task]) -> Iterator[bytes]:
-    """Return packed lists of new rows for a script. Raises ValidationError for a task that no row can hold."""
-    return packed(map(row_words, tasks))
-
-
 def row_words(task: Task) -> tuple[str, str, str]:
-    """Return id, body and state of a new row."""
+    """Return id, body and state of a new row. Raises ValidationError for a task that no row can hold."""
     return task.task_id, _body(task), _state(task)
 
 
@@ -140,14 +134,14 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
     """Return the order in which a push sends these tasks without a flow, as their positions, and its arguments.
 
     First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
-    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``new_rows``.
+    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``row_words``.
     """
     lanes: dict[str, list[int]] = {}
     others: list[int] = []
     distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
     for at, task in enumerate(tasks):
         plain = distinct and task.status is Status.PENDING and task.expires_at is None
-        if plain and keys_of(task) == NO_KEYS:
+        if plain and not keys_of(task):
             lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
         else:
             others.append(at)
@@ -159,10 +153,7 @@ def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str 
         for start in range(0, len(positions), PLAIN_ROWS):
             words += _plain(lane, [tasks[at] for at in positions[start : start + PLAIN_ROWS]])
             count += 1
-    if others:
-        order += others
-        words += new_rows(tasks[at] for at in others)
-    return order, [count, *words]
+    return [*order, *others], [count, *words, *packed(row_words(tasks[at]) for at in others)]
 
 
 def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
@@ -181,11 +172,6 @@ def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
         live += (0, stamp)
         due += (run_at, stamp)
     return [len(tasks), lane, min(task.run_at for task in tasks), *ids, *states, *bodies, *live, *due]
-
-
-def changed_rows(changes: Iterable[Change]) -> Iterator[bytes]:
-    """Return packed lists of guarded writes for a script. Raises ValidationError for a task that no row can hold."""
-    return packed(map(changed_words, changes))
 
 
 def has_flow(changes: Iterable[Change]) -> bool:
@@ -213,7 +199,8 @@ def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
             words, count, size = [], 0, 0
         words += row
         count, size = count + 1, size + length
-    yield pack(words)
+    if words:
+        yield pack(words)
 
 
 def changed_words(change: Change) -> tuple[Any, ...]:
@@ -243,7 +230,7 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
         and final
         and after.seq == before.seq
         and (after.queue, after.priority) == (before.queue, before.priority)
-        and keys_of(after) == NO_KEYS
+        and not keys_of(after)
     ):
         return "+inf" if after.completed_at is None else str(after.completed_at)
     return more or False
@@ -271,11 +258,6 @@ def progress_json(value: Any) -> bytes:
     if type(value) is msgspec.Raw and is_coded(text := bytes(value).decode()):
         return b'null,"undecodable":%b,"coded_progress":%b' % (_encode(NO_CODEC), _encode(text))
     return _encode(value)
-
-
-def json_text(text: str) -> bytes:
-    """Return a text as JSON, which a script puts into a row."""
-    return _encode(text)
 
 
 def to_tasks(words: Sequence[bytes]) -> list[Task]:
@@ -370,8 +352,9 @@ def json_of(piece: Any) -> str:
 
 
 def keys_of(task: Task) -> tuple[str | None, ...]:
-    """Return the keys by which scripts look for a row; ``NO_KEYS`` if it has none."""
-    return task.unique_key, task.idempotency_key, task.scheduler_task_id
+    """Return the keys by which scripts look for a row; ``()`` if it has none."""
+    keys = task.unique_key, task.idempotency_key, task.scheduler_task_id
+    return () if keys == (None, None, None) else keys
 
 
 @functools.lru_cache(maxsize=100)
@@ -400,7 +383,7 @@ def head(task: Task) -> str:
     expires, completed = task.expires_at, task.completed_at
     lease = lease_word(task.lease_owner if task.status is RUNNING else None, task.lease_until)
     keys = keys_of(task)
-    lane, names, place = f"{priority}:{task.queue}", "" if keys == NO_KEYS else json_of(keys), ""
+    lane, names, place = f"{priority}:{task.queue}", json_of(keys) if keys else "", ""
     if task.flow is not None:
         place = members(Place(task.waits, task.due_at, task.gate, msgspec.Raw(json_of(task.flow))))
     return (

@@ -24,7 +24,7 @@ from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import HEAD, NO_KEYS, changed_rows, keys_of, new_rows, pack, recoded_row, row_words
+from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, recoded_row, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.gate import budget_gate
@@ -38,7 +38,6 @@ Messages = Callable[[Sequence[Task], int], list[Task]]
 
 
 _KEPT = ("flow", "attempts")
-_encode = msgspec.json.Encoder().encode
 _ids = msgspec.json.Decoder(list[str]).decode
 
 
@@ -335,11 +334,11 @@ class RedisTransaction(GateRows):
     def words(self) -> list[str | bytes] | None:
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
         self._put_groups()
-        self.set_fields("usage", {task_id: _text(usage) for task_id, usage in self._usage.items()})
+        self.set_fields("usage", {task_id: json_of(usage) for task_id, usage in self._usage.items()})
         fresh, keyed = self._put_new()
         moved, writes = self.put_gates(), self.writes()
-        changes = list(changed_rows(self._changes.values())) if self._changes else []
-        others, bounded = ([*new_rows(part)] if part else [] for part in keyed)
+        changes = [*packed(map(changed_words, self._changes.values()))]
+        others, bounded = ([*packed(map(row_words, part))] for part in keyed)
         if not (changes or self._new or self._deleted or self._side or writes or moved):
             return None
         checks = []
@@ -380,7 +379,7 @@ class RedisTransaction(GateRows):
         bodies: list[str] = []
         counts: dict[str, int] = {}
         for task_id, task in self._new.items():
-            if task.status is not PENDING or keys_of(task) != NO_KEYS:
+            if task.status is not PENDING or keys_of(task):
                 keyed[task_id in self._bounded].append(task)
                 continue
             _, body, state = row_words(task)
@@ -404,7 +403,7 @@ class RedisTransaction(GateRows):
 
     def _put_groups(self) -> None:
         for group_id, members in self._members.items():
-            texts = [_text((member.member_id, member.name, member.is_group)) for member in members]
+            texts = [json_of((member.member_id, member.name, member.is_group)) for member in members]
             self.commands.append(["RPUSH", f"members:{group_id}", texts])
         for group_id, after in self._groups.items():
             before = self._reads.found.get("groups", {}).get(group_id)
@@ -421,12 +420,12 @@ class RedisTransaction(GateRows):
                 if before is not None and before.budget:
                     self.drop_gates([budget_gate(group_id)])
                 continue
-            self.set_fields("groups", {group_id: _text(replace(after, then=None, on_failure=None))})
+            self.set_fields("groups", {group_id: json_of(replace(after, then=None, on_failure=None))})
             then, on_failure = (None, None) if before is None else (before.then, before.on_failure)
             if after.then is not then or after.on_failure is not on_failure:
-                self.set_fields("groups:then", {group_id: _text((after.then, after.on_failure))})
+                self.set_fields("groups:then", {group_id: json_of((after.then, after.on_failure))})
             if inner := [member.member_id for member in self._members.get(group_id, ()) if member.is_group]:
-                self.set_fields("groups:inner", {group_id: _text(inner)})
+                self.set_fields("groups:inner", {group_id: json_of(inner)})
 
 
 def _is_certain(change: Change) -> bool:
@@ -443,7 +442,3 @@ def _is_certain(change: Change) -> bool:
         and not concerns(before, after)
         and slots(before) != ()
     )
-
-
-def _text(value: Any) -> str:
-    return _encode(value).decode()

@@ -115,10 +115,3 @@ local function unpacked(first, last)
   end
   return changes
 end
-
--- Apply changes. Return 1 or 0 for each: whether its guard held.
-local function apply_changes(changes)
-  local answer, write = note_changes(changes)
-  write()
-  return answer
-end
