@@ -13,6 +13,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
 
 try:
+    import hiredis  # noqa: F401 - wire.py needs it
     from redis.asyncio.connection import parse_url
     from redis.asyncio.retry import Retry
     from redis.asyncio.sentinel import Sentinel

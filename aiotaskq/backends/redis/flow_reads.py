@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.gate_texts import read_state, sized
-from aiotaskq.backends.redis.reads import READ, stamp_of, to_members
+from aiotaskq.backends.redis.reads import READ, many, newest_stamps, stamp_of, to_members
 from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.core.gate import GateState
@@ -33,12 +32,10 @@ class RedisGateReads(GateReads):
 
     async def due(self, now: int, limit: int) -> tuple[list[str], int | None]:
         key = f"{self._redis.root}gates:due"
-        first = await self._redis.command("ZRANGE", key, 0, 0, "WITHSCORES")
-        next_at = int(float(first[1])) if first else None
-        if next_at is None or next_at > now or not limit:
-            return [], next_at
-        due = await self._redis.command("ZRANGEBYSCORE", key, "-inf", now, "LIMIT", 0, limit)
-        return [name.decode() for name in due], next_at
+        words = await self._redis.command("ZRANGE", key, 0, max(limit - 1, 0), "WITHSCORES")
+        ats = [int(float(score)) for score in words[1::2]]
+        due = [name.decode() for name, at in zip(words[::2], ats, strict=True) if at <= now]
+        return due[:limit], min(ats, default=None)
 
     async def known(self) -> dict[str, None]:
         names = await self._redis.command("HKEYS", f"{self._redis.root}gates")
@@ -51,8 +48,7 @@ class RedisGateReads(GateReads):
         found: list[str] = []
         for start in range(0, len(keys), READ):
             part = keys[start : start + READ]
-            lines = [f"{self._redis.root}wait:{sized(queue)}:{key}" for key in part]
-            there = await asyncio.gather(*(self._redis.command("EXISTS", line) for line in lines))
+            there = await many(self._redis, [("EXISTS", f"wait:{sized(queue)}:{key}") for key in part])
             found += [key for key, exists in zip(part, there, strict=True) if exists]
         return found
 
@@ -77,10 +73,8 @@ class RedisGateReads(GateReads):
         waiting: list[bytes] = []
         for queue in await self._redis.command("ZRANGE", f"{root}lines:{key}", 0, QUEUES - 1):
             line = b"%bwait:%d:%b:%b" % (root.encode(), len(queue), queue, key.encode())
-            waiting += await self._redis.command("ZRANGE", line, 0, limit - 1)
-        for member in await self._redis.command("ZRANGE", f"{root}later:{key}", 0, LATER - 1):
-            length, _, rest = member.partition(b":")
-            waiting.append(rest[int(length) :])
+            for low, high, most in (("0", "0", limit), ("(0", "+inf", LATER)):
+                waiting += await self._redis.command("ZRANGEBYSCORE", line, low, high, "LIMIT", 0, most)
         return [each.decode() for each in held], [each[48:].decode() for each in sorted(waiting)[:limit]]
 
 
@@ -96,20 +90,15 @@ class RedisGroupReads(GroupReads):
     async def find(self, limit: int, *, after: str | None = None, ended: bool | None = None) -> list[GroupState]:
         which = ["live", "ended"] if ended is None else ["ended" if ended else "live"]
         found: list[GroupState] = []
-        last = None if after is None else next(iter(await self._get([after])), None)
-        if last is None and after is not None:
-            return found
-        while len(found) < limit:
-            wanted = min(limit - len(found), READ)
-            words = ("+" if last is None else f"({stamp_of(last)}", "-", "LIMIT", 0, wanted)
-            keys = [f"{self._redis.root}groups:{name}" for name in which]
-            parts = await asyncio.gather(*(self._redis.command("ZREVRANGEBYLEX", key, *words) for key in keys))
-            stamps = sorted((stamp for part in parts for stamp in part), reverse=True)[:wanted]
-            page = await self._get([stamp[20:].decode() for stamp in stamps])
-            found += page
-            if len(stamps) < wanted or not page:
-                break
-            last = page[-1]
+        last = None
+        if after is not None:
+            if not (known := await self._get([after])):
+                return found
+            last = stamp_of(known[0]).encode()
+        keys = [f"groups:{name}" for name in which]
+        while stamps := await newest_stamps(self._redis, keys, last, min(limit - len(found), READ)):
+            found += await self._get([to_text(stamp[20:]) for stamp in stamps])
+            last = stamps[-1]
         return found
 
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:

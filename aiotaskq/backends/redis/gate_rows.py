@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from aiotaskq.backends.flow.transaction import NO_WAITING, Transaction, Waiting
-from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text, is_later, order_text, sized
+from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text, order_text, sized
 from aiotaskq.backends.redis.reads import Reads, Unread
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
@@ -104,8 +104,8 @@ class GateRows(Transaction):
             waiting[task_id] = after
             self._waits[entered] = self._waits.get(entered, 0) + 1
             self._changed[entered] = None
-            if not is_due and is_later(after):
-                self._later.setdefault(entered, {})[task_id] = after.due_at or 0
+            if not is_due and (due := after.due_at or 0) > max(0, after.seq):
+                self._later.setdefault(entered, {})[task_id] = due
 
     def _hold(self, key: str, task_id: str, holds: bool) -> None:
         self._held[key] = self._held.get(key, 0) + (1 if holds else -1)
@@ -123,21 +123,14 @@ class GateRows(Transaction):
         for task_id, before in self._before.items():
             after = self._now[task_id]
             if before is not None and (left := at_gate(before)) is not None:
-                self._put_place(before, left, False, None)
-                if is_later(before):
-                    self._put_place(before, left, True, None)
+                self._put_place(before, left, None)
             if after is not None and (entered := at_gate(after)) is not None:
-                later = task_id in self._later.get(entered, ())
-                self._put_place(after, entered, later, (after.due_at or 0) if later else 0)
+                self._put_place(after, entered, self._later.get(entered, {}).get(task_id, 0))
 
-    def _put_place(self, task: Task, gate: str, is_later: bool, score: int | None) -> None:
-        queue, order = sized(task.queue), order_text(task)
-        if is_later:
-            self.put(f"later:{gate}", queue + order, score)
-        else:
-            self.put(f"wait:{queue}:{gate}", order, score)
-            if score is not None:
-                self.put(f"lines:{gate}", task.queue, 0)
+    def _put_place(self, task: Task, gate: str, score: int | None) -> None:
+        self.put(f"wait:{sized(task.queue)}:{gate}", order_text(task), score)
+        if score is not None:
+            self.put(f"lines:{gate}", task.queue, 0)
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]], is_due: bool = False) -> None:
         for before, after in changes:
@@ -348,8 +341,7 @@ class GateRows(Transaction):
                 read = self._reads.found["later"][key]
                 for task in [row.task for row in read.rows if row.task.task_id not in self._now]:
                     if at_gate(task) == key:
-                        self._put_place(task, key, True, None)
-                        self._put_place(task, key, False, 0)
+                        self._put_place(task, key, 0)
                         self._changed[key] = None
 
     def next_due(self, key: str) -> int | None:

@@ -90,11 +90,6 @@ def order_text(task: Task) -> str:
     return f"{task.priority + _PRIORITY_BIAS:016x}{due:016x}{max(0, task.seq):016x}{task.task_id}"
 
 
-def is_later(task: Task) -> bool:
-    """Whether a task that waits was not due when it was written."""
-    return (task.due_at or 0) > task.seq
-
-
 class StateText:
     """The state of a row with a flow, and its task without what it does not need to pass gates."""
 

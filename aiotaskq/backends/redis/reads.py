@@ -235,11 +235,17 @@ class Newest:
             if len(held) <= FEW and len(leased) <= FEW:
                 self._running = [*(member.partition(b" ")[2] for member in held), *leased]
                 keys = self._keys
-        bound = "+" if self.last is None else f"({to_text(self.last)}"
-        commands = [("ZREVRANGEBYLEX", key, bound, "-", "LIMIT", "0", str(count)) for key in keys]
-        stamps = {stamp for part in await many(self._redis, commands) for stamp in part}
-        stamps.update(stamp for stamp in self._running or () if self.last is None or stamp < self.last)
+        stamps = await newest_stamps(self._redis, keys, self.last, count)
+        stamps += [stamp for stamp in self._running or () if self.last is None or stamp < self.last]
         return sorted(stamps, reverse=True)[:count]
+
+
+async def newest_stamps(redis: RedisConnections, keys: Iterable[str], last: bytes | None, count: int) -> list[bytes]:
+    """Return up to so many members of these sorted sets, whose scores are 0, the last first, and behind ``last``."""
+    bound = "+" if last is None else f"({to_text(last)}"
+    commands = [("ZREVRANGEBYLEX", key, bound, "-", "LIMIT", "0", str(count)) for key in keys]
+    stamps = {stamp for part in await many(redis, commands) for stamp in part}
+    return sorted(stamps, reverse=True)[:count]
 
 
 async def many(redis: RedisConnections, commands: Iterable[Sequence[str]]) -> list[Any]:

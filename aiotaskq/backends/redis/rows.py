@@ -33,7 +33,6 @@ HEAD = re.compile(rb"(\S+) (-?\d+) ([01]) (\S+) (\S+) (-?\d+) (-?\d+) (\S+) (\d+
 """Matches the words of a head, as ``lua/include/base.lua`` does; the last ones are the lengths of what is behind."""
 
 PLAIN_ROWS = 1_000  # in one list of a push: half as many words as Lua may pass to a command
-ROWS_PER_ARGUMENT = 1_000
 BYTES_PER_ARGUMENT = 512 * 1024  # but for a row that is larger by itself
 
 _CHANGING: tuple[str, ...] = ("seq", "queue", "priority", "retry_count", "max_retries", "started_at")
@@ -189,16 +188,16 @@ def has_flow(changes: Iterable[Change]) -> bool:
 def packed(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
     """Return the words of these rows in packed lists for a script."""
     words: list[Any] = []
-    count = size = 0
+    size = 0
     for row in rows:
         length = sum(len(word) for word in row if type(word) is str)
         if type(row[-1]) is dict:  # what else a change writes
             length += len(row[-1].get("body", "")) + sum(map(len, row[-1].get("follow_ups", ())))
-        if words and (count == ROWS_PER_ARGUMENT or size + length > BYTES_PER_ARGUMENT):
+        if words and size + length > BYTES_PER_ARGUMENT:
             yield pack(words)
-            words, count, size = [], 0, 0
+            words, size = [], 0
         words += row
-        count, size = count + 1, size + length
+        size += length
     if words:
         yield pack(words)
 
@@ -236,21 +235,19 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     return more or False
 
 
-def recoded_row(task: Task, codec: Codec, state: bytes, *, reported: bool) -> tuple[str, str, str | None] | None:
+def recoded_row(task: Task, codec: Codec, *, reported: bool) -> tuple[str, str, str | None] | None:
     """Return body, state and reported progress of a row as the codec makes them now; None if it cannot be decoded.
 
     ``reported``: whether it has progress beside that of its push.
     """
     task = decoded(task, codec)
-    head = HEAD(state)
-    if head is None or task.undecodable is not None:
+    if task.undecodable is not None:
         return None
     new, progress = encoded(task, codec), None
     if reported:
         progress = progress_json(verbatim(new).progress).decode()
         new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
-    json_at = head.end() + int(head[9]) + int(head[10]) + int(head[11])
-    return _body(new), state[:json_at].decode() + _state_json(new), progress
+    return _body(new), _state(new), progress
 
 
 def progress_json(value: Any) -> bytes:

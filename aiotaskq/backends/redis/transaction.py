@@ -78,7 +78,6 @@ class RedisTransaction(GateRows):
         self._members: dict[str, list[Member]] = {}
         self._usage: dict[str, Usage] = {}
         self._side: list[str] = []  # how, place, name, text and instant of each side row
-        self._side_read: dict[str, dict[str, str]] = {}  # digests of those that were read and are written
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
         self.room: Room | None = None
         self.admitted: Admitted | None = None
@@ -275,16 +274,13 @@ class RedisTransaction(GateRows):
 
     def recode(self, ids: Sequence[str], codec: Codec) -> dict[str, bool | None]:
         """Do as ``Backend.recode``, by id."""
-        self.need(tasks=ids, state=ids, progress=ids, usage=ids)
-        rows, progress = self.tasks(ids), self.texts("progress", ids)
+        self.need(tasks=ids, progress=ids, usage=ids)
+        progress, usage = self.texts("progress", ids), self.texts("usage", ids)
         done: dict[str, bool | None] = dict.fromkeys(ids)
-        for task_id, state in self.texts("state", ids).items():
-            if state is None or task_id not in rows:
-                continue
-            task = rows[task_id]
-            if self.texts("usage", [task_id])[task_id] is not None:  # it has a key of its own
+        for task_id, task in self.tasks(ids).items():
+            if usage[task_id] is not None:  # it has a key of its own
                 task = task.replace(usage=None)
-            if (new := recoded_row(task, codec, state, reported=progress[task_id] is not None)) is not None:
+            if (new := recoded_row(task, codec, reported=progress[task_id] is not None)) is not None:
                 for key, value in zip(("body", "state", "progress"), new, strict=True):
                     if value is not None:
                         self.set_fields(key, {task_id: value})
@@ -295,7 +291,7 @@ class RedisTransaction(GateRows):
         """``put``, ``add`` or ``remove`` a side row, given as in ``lua/include/side.lua``."""
         self._side += (how, place, name, text, until)
         if how != "add" and (known := self._reads.found.get("side", {}).get(place, {}).get(name)) is not None:
-            self._side_read.setdefault(place, {})[name] = digest(known)
+            self._reads.digests.setdefault(f"side:{place}", {}).setdefault(name, digest(known))
 
     def heads(self, ids: Sequence[str]) -> dict[str, re.Match[bytes] | None]:
         """Read the heads of rows; None where there is none, or it cannot be read."""
@@ -345,8 +341,6 @@ class RedisTransaction(GateRows):
         for key, found in self._reads.digests.items():
             names = [name for name in found if key not in self._compared or name in self._compared[key]]
             checks.append([key, names, [found[name] for name in names]])
-        for place, each in self._side_read.items():
-            checks.append([f"side:{place}", list(each), list(each.values())])
         states = {row.task.task_id: digest(row.text) for row, _ in self.moved.values()}
         checks.append(["state", list(states), list(states.values())])
         head = {
@@ -396,10 +390,6 @@ class RedisTransaction(GateRows):
             self.commands += (["HSET", "state", states], ["HSET", "body", bodies])
             self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
         return fresh, keyed
-
-    def changed_id(self, number: int) -> str:
-        """Return the id of the task with a change of this number in ``words``."""
-        return list(self._changes)[number]
 
     def _put_groups(self) -> None:
         for group_id, members in self._members.items():

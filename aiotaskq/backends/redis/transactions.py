@@ -75,7 +75,7 @@ class RedisTransactions(Store):
                 hint = self._message(hints)
                 answer = await self._redis.run("commit", hint, *words, repeatable=repeatable)
                 if answer[0] == -2:
-                    refused.update(tx.updates[tx.changed_id(number)] for number in answer[1])
+                    refused.update(tx.updates[to_text(name)] for name in answer[1])
                     continue
                 if answer[0] == -3:
                     parts = [[to_text(name) for name in part] for part in answer[1:]]

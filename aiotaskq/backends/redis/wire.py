@@ -11,17 +11,12 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiotaskq.core.errors import missing
-
-try:
-    from hiredis import ProtocolError, Reader, pack_command
-    from redis.asyncio.connection import Connection
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-    from redis.exceptions import ConnectionError as LostConnection
-    from redis.exceptions import ResponseError
-except ModuleNotFoundError as error:
-    raise missing((error.name or "redis").partition(".")[0], "redis") from None
+from hiredis import ProtocolError, Reader, pack_command
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import ResponseError
 
 pack: Callable[[Any], bytes] = pack_command
 """Encode a command, a tuple of words, for ``Wire.call``."""

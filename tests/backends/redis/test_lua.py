@@ -36,9 +36,9 @@ def lint(folder: Path, *scripts: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("file", "script", "line", "message"),
     [
-        ("update.lua", "update.lua", "return undefined", "accessing undefined variable 'undefined'"),
-        ("include/base.lua", "update.lua", "local unused = 1", "unused variable 'unused'"),
-        ("include/claim_rows.lua", "claim.lua", "taken = 1", "setting non-standard global variable 'taken'"),
+        ("exchange.lua", "exchange.lua", "return undefined", "accessing undefined variable 'undefined'"),
+        ("include/base.lua", "exchange.lua", "local unused = 1", "unused variable 'unused'"),
+        ("include/claim_rows.lua", "exchange.lua", "taken = 1", "setting non-standard global variable 'taken'"),
         ("unlock.lua", "unlock.lua", "if true then", "expected 'end'"),
     ],
 )
@@ -49,7 +49,7 @@ def test_the_linter_names_file_and_line_of_a_fault(
     shutil.copytree(FOLDER, folder)
     path = folder / file
     number = len(path.read_text().splitlines()) + 1
-    if file == "update.lua":  # nothing may follow its last statement
+    if file == "exchange.lua":  # nothing may follow its last statement
         number -= 1
         path.write_text("\n".join(path.read_text().splitlines()[:-1]) + f"\n{line}\n")
     else:

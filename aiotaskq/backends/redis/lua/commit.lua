@@ -1,7 +1,7 @@
 -- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose place
 -- changes, and packed lists of changes, of new rows that count for the bound of a push, and of other new rows.
 -- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
--- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their numbers. If new rows
+-- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their ids. If new rows
 -- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
 -- include: update_rows
 -- include: lanes
@@ -68,7 +68,7 @@ end
 local wrong = {}
 local held, write_changes = note_changes(changes)
 for i = 1, #held do
-  if held[i] == 0 then wrong[#wrong + 1] = i - 1 end
+  if held[i] == 0 then wrong[#wrong + 1] = changes[6 * i - 5] end
 end
 if wrong[1] then return {-2, wrong} end
 at = at + given.changes

@@ -10,42 +10,38 @@ local given = cmsgpack.unpack(ARGV[1])
 local is_paused, names = {}, call('SMEMBERS', root .. 'paused')
 for _, name in ipairs(names) do is_paused[name] = true end
 
-local function wait_key(key, queue) return 'wait:' .. #queue .. ':' .. queue .. ':' .. key end
-
 local function slots_of(key)
   local sized = #key .. ':' .. key
   return root .. 'slots', '[' .. sized .. ':', '(' .. sized .. ';'
 end
 
+-- The queues with rows that are parked at a gate, and perhaps others, each with the key of these rows.
+local function lines_of(key)
+  local lines = {}
+  for i, queue in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
+    lines[i] = {queue = queue, key = root .. 'wait:' .. #queue .. ':' .. queue .. ':' .. key}
+  end
+  return lines
+end
+
 local function counts_of(key)
-  local count = call('ZCARD', root .. 'later:' .. key)
-  for _, queue in ipairs(call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
-    local here = call('ZCARD', root .. wait_key(key, queue))
-    if here == 0 then call('ZREM', root .. 'lines:' .. key, queue) end
+  local count = 0
+  for _, line in ipairs(lines_of(key)) do
+    local here = call('ZCARD', line.key)
+    if here == 0 then call('ZREM', root .. 'lines:' .. key, line.queue) end
     count = count + here
   end
   return call('ZLEXCOUNT', slots_of(key)) .. ' ' .. count
 end
 
-local function rows_of(ids)
-  local rows = {}
+-- Append ids and states of the rows that these members name from this place on. Where their sorted set is given, an
+-- entry without a row is dropped.
+local function append_rows(rows, members, from, key)
+  local ids = {}
+  for i, member in ipairs(members) do ids[i] = sub(member, from) end
   for i, state in ipairs(read_fields('state', ids)) do
-    rows[2 * i - 1], rows[2 * i] = ids[i], state or ''
-  end
-  return rows
-end
-
-local function append(rows, more)
-  for i = 1, #more do rows[#rows + 1] = more[i] end
-  return rows
-end
-
--- The rows of these members of a sorted set, whose ids begin there. An entry without a row is dropped.
-local function rows_at(key, members, ids)
-  local rows = {}
-  for i, state in ipairs(read_fields('state', ids)) do
-    if state then
-      rows[#rows + 1], rows[#rows + 2] = ids[i], state
+    if state or not key then
+      rows[#rows + 1], rows[#rows + 2] = ids[i], state or ''
     else
       call('ZREM', key, members[i])
     end
@@ -60,36 +56,31 @@ for i, text in ipairs(texts) do
 end
 local waiting, later, holders, counted = {}, {}, {}, {}
 for i = 1, #given.waiting, 2 do
-  local key, limit = given.waiting[i], given.waiting[i + 1]
-  local rows, is_whole = nil, 1
+  local key, limit, rows, is_whole = given.waiting[i], given.waiting[i + 1], {}, 1
   local is_empty = text_of[key] and find(text_of[key], '^%d+ %d+ 0 ')
-  for _, queue in ipairs(is_empty and {} or call('ZRANGE', root .. 'lines:' .. key, 0, -1)) do
-    if not is_paused[queue] then
-      local at = root .. wait_key(key, queue)
-      local found, ids = call('ZRANGE', at, 0, limit - 1), {}
-      for n, member in ipairs(found) do ids[n] = sub(member, 49) end
-      local here = rows_at(at, found, ids)
+  for _, line in ipairs(is_empty and {} or lines_of(key)) do
+    if not is_paused[line.queue] then
+      local found = call('ZRANGEBYSCORE', line.key, 0, 0, 'LIMIT', 0, limit)
+      append_rows(rows, found, 49, line.key)
       if #found == limit then is_whole = 0 end
-      rows = rows and append(rows, here) or here
     end
   end
-  waiting[#waiting + 1] = {is_whole, rows or {}}
+  waiting[#waiting + 1] = {is_whole, rows}
 end
 for i = 1, #given.later, 3 do
-  local key, most = root .. 'later:' .. given.later[i], given.later[i + 2]
-  local found = call('ZRANGEBYSCORE', key, '-inf', given.later[i + 1], 'LIMIT', 0, most)
-  local ids = {}
-  for n, member in ipairs(found) do
-    local length, from = match(member, '^(%d+):()')
-    ids[n] = sub(member, from + length + 48)
+  local rows, left, next_due = {}, given.later[i + 2], nil
+  for _, line in ipairs(lines_of(given.later[i])) do
+    local found = call('ZRANGEBYSCORE', line.key, '(0', given.later[i + 1], 'LIMIT', 0, left)
+    append_rows(rows, found, 49, line.key)
+    left = left - #found
+    local due = call('ZRANGEBYSCORE', line.key, '(0', '+inf', 'WITHSCORES', 'LIMIT', #found, 1)[2]
+    if due and (not next_due or tonumber(due) < tonumber(next_due)) then next_due = due end
   end
-  later[#later + 1] = {call('ZRANGE', key, #found, #found, 'WITHSCORES')[2] or false, rows_at(key, found, ids)}
+  later[#later + 1] = {next_due or false, rows}
 end
-for _, key in ipairs(given.holders) do
-  local length, ids = #tostring(#key) + #key + 3, {}
+for i, key in ipairs(given.holders) do
   local at, from, to = slots_of(key)
-  for n, member in ipairs(call('ZRANGE', at, from, to, 'BYLEX')) do ids[n] = sub(member, length) end
-  holders[#holders + 1] = rows_of(ids)
+  holders[i] = append_rows({}, call('ZRANGE', at, from, to, 'BYLEX'), #tostring(#key) + #key + 3)
 end
 for i, key in ipairs(given.counted) do counted[i] = counts_of(key) end
 return {texts, waiting, later, holders, counted, names}

@@ -13,38 +13,34 @@ local function owners_of_held()
   end
 end
 
+-- The rows that members of a sorted set name from this place on. A member that its row does not confirm is dropped.
+local function confirmed(key, members, from, status, owner)
+  local ids, rows = {}, {}
+  for i, member in ipairs(members) do ids[i] = sub(member, from) end
+  load_states(ids)
+  for i, id in ipairs(ids) do
+    local row = parse(states[id])
+    if row and row.status == status and (not owner or match(row.lease, '^@([^!]+)') == owner) then
+      rows[#rows + 1] = {id = id, at = tonumber(status == 'running' and row.lease or row.expires) or 0}
+    else
+      set_score(key, members[i], false)
+    end
+  end
+  return rows
+end
+
 local limit, ids, late = tonumber(ARGV[2]), {}, {}
 
 for _, owner in ipairs(owners_of_held()) do
-  if #ids >= limit then break end
-  if not call('HGET', root .. 'workers', owner) then
-    local members, found = call('ZRANGE', root .. 'held', '[' .. owner .. ' ', '(' .. owner .. '!', 'BYLEX',
-      'LIMIT', 0, limit - #ids), {}
-    for i, member in ipairs(members) do found[i] = sub(member, #owner + 22) end
-    load_states(found)
-    for i, id in ipairs(found) do
-      local row = parse(states[id])
-      if row and row.status == 'running' and match(row.lease, '^@([^!]+)') == owner then
-        ids[#ids + 1] = id
-      else
-        set_score('held', members[i], false)
-      end
-    end
+  if #ids < limit and not call('HGET', root .. 'workers', owner) then
+    local members = call('ZRANGE', root .. 'held', '[' .. owner .. ' ', '(' .. owner .. '!', 'BYLEX', 'LIMIT', 0,
+      limit - #ids)
+    for _, row in ipairs(confirmed('held', members, #owner + 22, 'running', owner)) do ids[#ids + 1] = row.id end
   end
 end
-
-for name, status in pairs({leased = 'running', expiring = 'pending', expired = 'pending'}) do
-  local part, found = call('ZRANGEBYSCORE', root .. name, '-inf', ARGV[1], 'WITHSCORES', 'LIMIT', 0, ARGV[2]), {}
-  for i = 1, #part, 2 do found[#found + 1] = name == 'leased' and sub(part[i], 21) or part[i] end
-  load_states(found)
-  for i, id in ipairs(found) do
-    local row = parse(states[id])
-    if row and row.status == status then
-      late[#late + 1] = {id = id, at = tonumber(part[2 * i])}
-    else
-      set_score(name, part[2 * i - 1], false)
-    end
-  end
+for key, status in pairs({leased = 'running', expiring = 'pending', expired = 'pending'}) do
+  local members = call('ZRANGEBYSCORE', root .. key, '-inf', ARGV[1], 'LIMIT', 0, ARGV[2])
+  for _, row in ipairs(confirmed(key, members, key == 'leased' and 21 or 1, status)) do late[#late + 1] = row end
 end
 flush()
 table.sort(late, function(a, b) return a.at < b.at end)

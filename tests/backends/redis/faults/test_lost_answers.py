@@ -123,7 +123,7 @@ async def test_a_claim_whose_answer_is_lost_comes_back(server: Valkey, proxy: Pr
 
     async with TaskQ(server.url("a")) as outside, tq.running():
         await (await outside.push("job", {"n": 0})).result(timeout=watchdog())
-        proxy.cut_on(script("claim").sha.encode())
+        proxy.cut_on(script("exchange").sha.encode())
         handle = await outside.push("job", {"n": 1})
         await handle.result(timeout=watchdog())
         task = await outside.get(handle.task_id)

@@ -28,10 +28,9 @@
 -- slots                sorted set: the rows that hold a slot of a gate, each as the length of the gate, a colon, the
 --                      gate, a colon and the id (all scores are 0)
 -- wait:<n>:<queue>:<gate>  sorted set: the rows of a queue (n bytes long) that are parked there, each as its place in
---                      the order in which they pass, and its id (all scores are 0)
+--                      the order in which they pass, and its id. The score is 0, or due_at for one that was not due
+--                      when it was pushed, until it is
 -- lines:<gate>         sorted set: the queues with rows that are parked there, and perhaps others (all scores are 0)
--- later:<gate>         sorted set: the rows there that were not due when they were pushed, by due_at, until they are:
---                      each as the length of its queue, a colon, the queue and a member of wait:…
 -- groups               hash: group to JSON, without its callbacks; see groups.py
 -- groups:then          hash: group to JSON: its two callbacks
 -- groups:inner         hash: group to JSON: the ids of the groups in it

@@ -5,9 +5,29 @@ local function add_to_counter(key, field, by)
   if by ~= 0 and call('HINCRBY', root .. key, field, by) <= 0 then call('HDEL', root .. key, field) end
 end
 
+-- Remove what is noted as false; return the other words by key.
+local function remove_noted(noted, command)
+  local adding = {}
+  for key, entries in pairs(noted) do
+    local words, removed = {}, {}
+    for name, value in pairs(entries) do
+      if not value then
+        removed[#removed + 1] = name
+      elseif command == 'ZREM' then
+        words[#words + 1], words[#words + 2] = value, name
+      else
+        words[#words + 1], words[#words + 2] = name, value
+      end
+    end
+    call_in_chunks(command, key, removed)
+    adding[key] = words
+  end
+  return adding
+end
+
 -- Write what was noted; first what needs no memory. States stay known.
 local function flush()
-  local rows, r, deleted, adding = {}, 0, {}, {}
+  local rows, r, deleted = {}, 0, {}
   for id in pairs(written) do
     if states[id] then
       rows[r + 1], rows[r + 2] = id, states[id]
@@ -16,26 +36,8 @@ local function flush()
       deleted[#deleted + 1] = id
     end
   end
-  for key, members in pairs(zsets) do
-    local added, a, removed, n = nil, 0, nil, 0
-    for member, score in pairs(members) do
-      if score then
-        added = added or {}
-        added[a + 1], added[a + 2] = score, member
-        a = a + 2
-      else
-        n = n + 1
-        removed = removed or {}
-        removed[n] = member
-      end
-    end
-    if removed then call_in_chunks('ZREM', key, removed) end
-    adding[key] = added
-  end
-  call_in_chunks('HDEL', 'state', deleted)
-  call_in_chunks('HDEL', 'body', deleted)
-  call_in_chunks('HDEL', 'progress', deleted)
-  call_in_chunks('HDEL', 'usage', deleted)
+  local scores, fields = remove_noted(zsets, 'ZREM'), remove_noted(hashes, 'HDEL')
+  for _, key in ipairs({'state', 'body', 'progress', 'usage'}) do call_in_chunks('HDEL', key, deleted) end
   for _, kind in ipairs(deleted[1] and OF_TASKS or {}) do
     if call('EXISTS', root .. 'owners:' .. kind) == 1 then
       call_in_chunks('ZREM', 'owners:' .. kind, deleted)
@@ -46,20 +48,8 @@ local function flush()
   end
   call_in_chunks('HSET', 'state', rows)
   call_in_chunks('HSET', 'body', bodies)
-  for key, added in pairs(adding) do call_in_chunks('ZADD', key, added) end
-  for key, fields in pairs(hashes) do
-    local values, dropped = {}, {}
-    for field, value in pairs(fields) do
-      if value then
-        values[#values + 1] = field
-        values[#values + 1] = value
-      else
-        dropped[#dropped + 1] = field
-      end
-    end
-    call_in_chunks('HDEL', key, dropped)
-    call_in_chunks('HSET', key, values)
-  end
+  for key, words in pairs(scores) do call_in_chunks('ZADD', key, words) end
+  for key, words in pairs(fields) do call_in_chunks('HSET', key, words) end
   for lane in pairs(changed_lanes) do
     local head = call('ZRANGE', root .. 'lane:' .. lane, 0, 0, 'WITHSCORES')
     if head[1] then call('ZADD', root .. 'heads', head[2], lane) else call('ZREM', root .. 'heads', lane) end
