@@ -100,7 +100,7 @@ TARGETS = [
     Target("backends/sql/gate_rows.py", [GATES_IN_SQLITE, _contract("postgresql or mysql", *GATES)]),
     *(
         Target(f"backends/redis/{name}", [_contract("redis", *GATES), REDIS_TESTS])
-        for name in ("gate_texts.py", "reads.py", "gate_rows.py", "lua/commit.lua", "lua/gates_read.lua")
+        for name in ("reads.py", "gate_rows.py", "lua/commit.lua", "lua/gates_read.lua")
     ),
     Target("core/schedule.py", [SCHEDULES, SCHEDULER]),
     Target("core/firing.py", [SCHEDULES, SCHEDULER]),

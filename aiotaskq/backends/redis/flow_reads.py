@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_texts import read_state, sized
-from aiotaskq.backends.redis.reads import READ, many, newest_stamps, stamp_of, to_members
+from aiotaskq.backends.redis.gate_rows import sized
+from aiotaskq.backends.redis.reads import READ, many, newest_stamps, read_state, stamp_of, to_members
 from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.core.gate import GateState
@@ -56,8 +56,10 @@ class RedisGateReads(GateReads):
         wanted = sorted(key for key in await self.known() if key.startswith(prefix)) if keys is None else keys
 
         def body(tx: RedisTransaction, part: Sequence[str]) -> list[GateState]:
-            there = [(gate, *counts) for gate, _, *counts in tx.read("gates", part).values() if gate is not None]
-            return [GateState(gate=gate, held=held, waiting=waiting) for gate, held, waiting in there]
+            rows = tx.read("gates", part).values()
+            return [
+                GateState(gate=row.gate, held=row.held, waiting=row.waiting) for row in rows if row.gate is not None
+            ]
 
         found: list[GateState] = []
         for start in range(0, len(wanted), READ):

@@ -7,14 +7,15 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from aiotaskq.backends.flow.transaction import NO_WAITING, Transaction, Waiting
-from aiotaskq.backends.redis.gate_texts import StateText, StoredGate, gate_text, order_text, sized
-from aiotaskq.backends.redis.reads import Reads, Unread
+from aiotaskq.backends.redis.reads import Reads, StateText, StoredGate, Unread
+from aiotaskq.backends.redis.rows import json_of
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.status import PENDING
 from aiotaskq.core.task import Task
 
 MOST_PASSING = 5_000  # tasks in one transaction: the server runs no other command during its script
+_PRIORITY_BIAS = 2**63  # so that the order of the texts of priorities is that of the numbers
 
 
 class GateRows(Transaction):
@@ -161,7 +162,7 @@ class GateRows(Transaction):
             gate = self._gates.get(key) or stored.gate or Gate(key=key)
             held = max(0, stored.held + self._held.get(key, 0))
             waiting = max(0, stored.waiting + self._waits.get(key, 0))
-            self.set_fields("gates", {key: gate_text(gate, stored.version + 1, held, waiting)})
+            self.set_fields("gates", {key: json_of(StoredGate(stored.version + 1, held, waiting, gate))})
             if gate.next_at != (None if stored.gate is None else stored.gate.next_at):
                 self.put("gates:due", key, gate.next_at)
         states = [*self.states]
@@ -194,10 +195,10 @@ class GateRows(Transaction):
         return self.read("gates", keys)
 
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
-        for key, (stored, *_) in self._stored(known).items():
+        for key, stored in self._stored(known).items():
             if key not in self._gates:
-                self._gates[key] = Gate(key=key, bounds=known[key] or Bounds()) if stored is None else stored
-                if stored is None:
+                self._gates[key] = stored.gate or Gate(key=key, bounds=known[key] or Bounds())
+                if stored.gate is None:
                     self._changed[key] = None
         return {key: self._gates[key] for key in known}
 
@@ -266,14 +267,10 @@ class GateRows(Transaction):
             for task in tasks:
                 if task.status is PENDING:
                     unstarted += tokens(task, key)
-                elif (at := self._began_at(task)) is not None:
-                    started.append((at, tokens(task, key)))
+                elif task.began_at is not None:
+                    started.append((task.began_at, tokens(task, key)))
             found[key] = Starts(unstarted, started)
         return found
-
-    def _began_at(self, task: Task) -> int | None:
-        row = self._reads.states.get(task.task_id)
-        return row.began_at() if row is not None and row.task is task else task.began_at
 
     def unstarted(self, keys: Collection[str], queue: str | None) -> list[Task]:
         found = {task.task_id: task for tasks in self.holders(keys).values() for task in tasks}
@@ -359,3 +356,14 @@ class GateRows(Transaction):
     def paused_queues(self) -> Collection[str]:
         paused: list[str] = self.read("paused", [""])[""]
         return paused
+
+
+def sized(name: str) -> str:
+    """Return a name behind its length in bytes and a colon."""
+    return f"{len(name.encode())}:{name}"
+
+
+def order_text(task: Task) -> str:
+    """Return the member of ``wait:…`` of a task: its place in the order in which tasks pass a gate, and its id."""
+    due = max(0, task.due_at or 0)
+    return f"{task.priority + _PRIORITY_BIAS:016x}{due:016x}{max(0, task.seq):016x}{task.task_id}"

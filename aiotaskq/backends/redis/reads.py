@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -12,8 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.gate_texts import StateText, read_gate, read_state
-from aiotaskq.backends.redis.rows import HEAD, number, pack, to_tasks_or_none, to_text
+from aiotaskq.backends.redis.rows import HEAD, Place, members, number, pack, to_tasks_or_none, to_text
+from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.task import Task
@@ -27,9 +28,89 @@ _OF_GATES = ("gates", "holders", "counted", "waiting", "later", "paused")
 """What ``lua/gates_read.lua`` reads, all in one step."""
 _AFTERWARDS = ("members", "statuses", "side", "names")
 """What the commit does not compare as a whole."""
+_DAMAGED = (msgspec.DecodeError, ValueError)
+_STATUSES = {str(status).encode(): status for status in Status}
+_place = msgspec.json.Decoder(Place).decode
 _group = msgspec.json.Decoder(GroupState).decode
 _callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
 _member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
+
+
+class StoredGate(msgspec.Struct, array_like=True):
+    """A gate as it is stored. Each transaction that changes it, or what waits there, writes it with a new version."""
+
+    version: int
+    held: int
+    """The number of the tasks that hold a slot."""
+    waiting: int
+    gate: Gate | None
+    """None where there is none; then the version is 0."""
+
+
+_stored_gate = msgspec.json.Decoder(StoredGate).decode
+
+
+@functools.lru_cache(4_000)
+def _flow_of(text: bytes) -> Flow:
+    """Return the flow of a task with gates; most tasks at a gate have the same."""
+    try:
+        return msgspec.json.decode(text, type=Flow)
+    except _DAMAGED:
+        return Flow()  # it is told where the row is read as a whole
+
+
+class StateText:
+    """The state of a row with a flow, and its task without what it does not need to pass gates."""
+
+    __slots__ = ("_flow", "_head", "_json_at", "_place_at", "task", "text")
+
+    def __init__(self, task_id: str, text: bytes) -> None:
+        """Raises ValueError for a text that has no flow, or cannot be read."""
+        head = HEAD(text)
+        if head is None or head[11] == b"0":
+            raise ValueError("the row has no flow")
+        names_at = head.end() + int(head[9])
+        self._place_at = names_at + int(head[10])
+        self._json_at = self._place_at + int(head[11])
+        try:
+            place = _place(b"{%b}" % text[self._place_at + 1 :])
+        except _DAMAGED:  # it passes nevertheless
+            place = _place(b"{%b}" % text[self._place_at + 1 : self._json_at])
+        priority, _, queue = text[head.end() : names_at].partition(b":")
+        self.text, self._head, self._flow = text, head, place.flow
+        self.task = Task(
+            task_id=task_id,
+            type="",
+            status=_STATUSES[head[1]],
+            priority=int(priority),
+            began_at=place.began_at,
+            fence=int(head[2]),
+            queue=queue.decode(),
+            run_at=int(head[7]),
+            seq=int(head[6]),
+            expires_at=None if head[5] == b"-" else int(head[5]),
+            due_at=place.due_at,
+            gate=place.gate,
+            flow=_flow_of(bytes(place.flow)),
+            waits=place.waits,
+        )
+
+    def at(self, after: Task) -> bytes:
+        """Return the text of the row where it is at another place."""
+        head, text = self._head, self.text
+        place = members(Place(after.waits, after.due_at, after.gate, self._flow)).encode()
+        return b"%b%d%b%d %b%b%b" % (
+            *(text[: head.start(7)], after.run_at, text[head.end(7) : head.start(11)], len(place)),
+            *(text[head.end() : self._place_at], place, text[self._json_at :]),
+        )
+
+
+def read_state(task_id: str, text: bytes) -> StateText | None:
+    """Return the state of a row, None if there is none, or none with a flow."""
+    try:
+        return StateText(task_id, text) if text else None
+    except (*_DAMAGED, KeyError):
+        return None
 
 
 class Unread(Exception):
@@ -147,15 +228,17 @@ class Reads:
             "counted": list(counted),
         }
         texts, first, due, held, counts, paused = await self._redis.run("gates_read", pack(given))
-        self._note("gates", gates, map(read_gate, gates, texts))
-        self._compare("gates", gates, ("" if text.startswith(b"-") else digest(text) for text in texts))
+        stored = list(map(_stored_gate, texts))
+        self._note("gates", gates, stored)
+        digests = (digest(text) if row.gate else "" for row, text in zip(stored, texts, strict=True))
+        self._compare("gates", gates, digests)
         for (key, limit), (is_whole, words) in zip(waiting.items(), first, strict=True):
             rows, lost = self._rows(words)
             self._note("waiting", [key], [WaitingRead(limit, is_whole == 1, rows, len(lost))])
         for (key, now), (next_due, words) in zip(later.items(), due, strict=True):
             self._note("later", [key], [LaterRead(now, number(next_due), self._rows(words)[0])])
         self._note("holders", holders, map(self._rows, held))
-        self._note("counted", counted, (tuple(map(int, words.split(b" "))) for words in counts))
+        self._note("counted", counted, (tuple(map(int, words.split(b","))) for words in counts))
         self._note("paused", [""], [[name.decode() for name in paused]])
 
     def _rows(self, words: Sequence[bytes]) -> tuple[list[StateText], list[str]]:

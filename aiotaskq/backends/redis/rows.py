@@ -69,6 +69,8 @@ class Place(msgspec.Struct, omit_defaults=True):
     gate: str | None = None
     flow: msgspec.Raw = msgspec.Raw()
     """Read as JSON, since most tasks at a gate have the same."""
+    began_at: int | None = None
+    """Read of what is behind the place."""
 
 
 class _Coded(msgspec.Struct):

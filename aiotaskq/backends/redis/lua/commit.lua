@@ -10,7 +10,7 @@
 
 -- Delete a row and its keys.
 local function remove(id, row)
-  unindex(id, row)
+  index(id, row, false)
   set_state(id, false)
   if not row.keyed then return end
   local names = names_of(row)

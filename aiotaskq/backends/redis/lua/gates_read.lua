@@ -1,9 +1,9 @@
 -- ARGV: a packed table of what is read of gates: `gates`, keys; `waiting`, keys and limits; `later`, keys, instants and
 -- limits; `holders`, keys; `counted`, keys.
--- Returns a list with as many parts: the texts of gates, where there is none '- ' and how many rows hold a slot and
--- wait; for each key 1 if these are all rows, and ids and states of the first ones of each queue; for each key when the
--- next row is due after those that are by then, and ids and states of these; for each key ids and states of the rows
--- that hold a slot; for each key how many hold one and wait; and the queues that are paused, whose rows are left out.
+-- Returns a list with as many parts: the texts of gates, of version 0 where there is none; for each key 1 if these are
+-- all rows, and ids and states of the first ones of each queue; for each key when the next row is due after those that
+-- are by then, and ids and states of these; for each key ids and states of the rows that hold a slot; for each key how
+-- many hold one and wait; and the queues that are paused, whose rows are left out.
 -- include: base
 
 local given = cmsgpack.unpack(ARGV[1])
@@ -31,7 +31,7 @@ local function counts_of(key)
     if here == 0 then call('ZREM', root .. 'lines:' .. key, line.queue) end
     count = count + here
   end
-  return call('ZLEXCOUNT', slots_of(key)) .. ' ' .. count
+  return call('ZLEXCOUNT', slots_of(key)) .. ',' .. count
 end
 
 -- Append ids and states of the rows that these members name from this place on. Where their sorted set is given, an
@@ -52,12 +52,12 @@ end
 local texts, text_of = read_fields('gates', given.gates), {}
 for i, text in ipairs(texts) do
   text_of[given.gates[i]] = text
-  texts[i] = text or '- ' .. counts_of(given.gates[i])
+  texts[i] = text or '[0,' .. counts_of(given.gates[i]) .. ',null]'
 end
 local waiting, later, holders, counted = {}, {}, {}, {}
 for i = 1, #given.waiting, 2 do
   local key, limit, rows, is_whole = given.waiting[i], given.waiting[i + 1], {}, 1
-  local is_empty = text_of[key] and find(text_of[key], '^%d+ %d+ 0 ')
+  local is_empty = text_of[key] and find(text_of[key], '^%[%d+,%d+,0,')
   for _, line in ipairs(is_empty and {} or lines_of(key)) do
     if not is_paused[line.queue] then
       local found = call('ZRANGEBYSCORE', line.key, 0, 0, 'LIMIT', 0, limit)

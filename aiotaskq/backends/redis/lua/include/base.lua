@@ -23,7 +23,7 @@
 -- active               hash: schedule to the number of its pending and running rows
 -- fired:<id>           the seq of a schedule's task that was deleted; it expires after an hour
 -- paused               set of queues
--- gates                hash: gate to its state: see gate_texts.py; each change of what is below gives it a new version
+-- gates                hash: gate to JSON: see reads.py; each change of what is below gives it a new version
 -- gates:due            sorted set: the gates that have a next_at, by it
 -- slots                sorted set: the rows that hold a slot of a gate, each as the length of the gate, a colon, the
 --                      gate, a colon and the id (all scores are 0)

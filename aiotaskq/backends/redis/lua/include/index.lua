@@ -34,53 +34,37 @@ local function held_entry(stamp, lease)
   return 'leased', stamp, lease == '-' and '+inf' or lease
 end
 
-local function unindex(id, row)
+-- Put a row into the indexes, or remove it.
+local function index(id, row, enters)
   local stamp = row.seq .. id
-  if row.status == 'pending' then
-    set_score('is:live', stamp, false)
-    if not row.flow or row.run_at ~= PARKED then remove_from_lane(row.lane, stamp) end
-    if row.expires ~= '-' then
-      set_score('expiring', id, false)
-      set_score('expired', id, false)
-    end
-  elseif row.status == 'running' then
-    set_score('is:live', stamp, false)
-    local key, member = held_entry(stamp, row.lease)
-    set_score(key, member, false)
-  else
-    set_score('is:' .. row.status, stamp, false)
-    set_score('ended:' .. row.status, id, false)
-  end
-  if row.keyed and LIVE[row.status] then
-    local names = names_of(row)
-    if names.unique and get_field('unique', names.unique) == id then set_field('unique', names.unique, false) end
-    if names.schedule then add_active(names.schedule, -1) end
-  end
-  add_count(row.status, row.lane, -1)
-end
 
-local function index(id, row)
-  local stamp = row.seq .. id
+  local function put(key, member, score) set_score(key, member, enters and score) end
+
   if row.status == 'pending' then
-    set_score('is:live', stamp, '0')
+    put('is:live', stamp, '0')
     if not row.flow or row.run_at ~= PARKED then
-      set_score('lane:' .. row.lane, stamp, row.run_at)
+      put('lane:' .. row.lane, stamp, row.run_at)
       changed_lanes[row.lane] = true
     end
-    if row.expires ~= '-' then set_score('expiring', id, row.expires) end
+    if row.expires ~= '-' then
+      put('expiring', id, row.expires)
+      if not enters then set_score('expired', id, false) end
+    end
   elseif row.status == 'running' then
-    set_score('is:live', stamp, '0')
-    set_score(held_entry(stamp, row.lease))
+    put('is:live', stamp, '0')
+    put(held_entry(stamp, row.lease))
   else
-    set_score('is:' .. row.status, stamp, '0')
-    set_score('ended:' .. row.status, id, row.completed == '-' and '+inf' or row.completed)
+    put('is:' .. row.status, stamp, '0')
+    put('ended:' .. row.status, id, row.completed == '-' and '+inf' or row.completed)
   end
   if row.keyed and LIVE[row.status] then
     local names = names_of(row)
-    if names.unique then set_field('unique', names.unique, id) end
-    if names.schedule then add_active(names.schedule, 1) end
+    if names.unique and (enters or get_field('unique', names.unique) == id) then
+      set_field('unique', names.unique, enters and id)
+    end
+    if names.schedule then add_active(names.schedule, enters and 1 or -1) end
   end
-  add_count(row.status, row.lane, 1)
+  add_count(row.status, row.lane, enters and 1 or -1)
 end
 
 -- The id of the row that has this key ('unique' or 'once'), or nil.

@@ -20,7 +20,7 @@ local function insert(id, body, state)
   set_state(id, state)
   bodies[#bodies + 1] = id
   bodies[#bodies + 1] = body
-  index(id, row)
+  index(id, row, true)
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there

@@ -30,9 +30,9 @@ local function apply_change(id, status, fence, cancel, state, more)
     state = with_stored_names(after, state, row)
     after = parse(state)
   end
-  unindex(id, row)
+  index(id, row, false)
   set_state(id, state)
-  index(id, after)
+  index(id, after, true)
   if more.body then
     bodies[#bodies + 1] = id
     bodies[#bodies + 1] = more.body
