@@ -24,7 +24,7 @@ from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, recoded_row, row_words
+from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, pack, packed, recoded_row, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.gate import budget_gate
@@ -331,10 +331,10 @@ class RedisTransaction(GateRows):
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
         self._put_groups()
         self.set_fields("usage", {task_id: json_of(usage) for task_id, usage in self._usage.items()})
-        fresh, keyed = self._put_new()
         moved, writes = self.put_gates(), self.writes()
         changes = [*packed(map(changed_words, self._changes.values()))]
-        others, bounded = ([*packed(map(row_words, part))] for part in keyed)
+        bounded = [*packed(row_words(task) for name, task in self._new.items() if name in self._bounded)]
+        others = packed(row_words(task) for name, task in self._new.items() if name not in self._bounded)
         if not (changes or self._new or self._deleted or self._side or writes or moved):
             return None
         checks = []
@@ -350,46 +350,14 @@ class RedisTransaction(GateRows):
             "side": self._side,
             "moved": len(moved),
             "bounded": len(bounded),
-            "fresh": list(fresh),
-            "stamps": list(fresh.values()),
             # What only adds is refused by a server whose memory is full; what lets tasks end is not.
             "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
-            "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             "writes": writes,
             "lanes": list(self.lanes),
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
         return [pack(head), *moved, *changes, *bounded, *others]
-
-    def _put_new(self) -> tuple[dict[str, str], tuple[list[Task], list[Task]]]:
-        """Name the index entries of new rows that only their ids may be in conflict with; return these, and the others.
-
-        Of these the push stamps by id; the others without and with those that count for the bound of a push.
-        """
-        fresh: dict[str, str] = {}
-        keyed: tuple[list[Task], list[Task]] = ([], [])
-        states: list[str] = []
-        bodies: list[str] = []
-        counts: dict[str, int] = {}
-        for task_id, task in self._new.items():
-            if task.status is not PENDING or keys_of(task):
-                keyed[task_id in self._bounded].append(task)
-                continue
-            _, body, state = row_words(task)
-            states += (task_id, state)
-            bodies += (task_id, body)
-            seq = fresh[task_id] = f"{task.seq:020d}"
-            counts[task.queue] = counts.get(task.queue, 0) + 1
-            self.put("is:live", seq + task_id, 0)
-            if not task.parked or task.flow is None:
-                self.put_into_lane(task, seq)
-            if task.expires_at is not None:
-                self.put("expiring", task_id, task.expires_at)
-        if fresh:
-            self.commands += (["HSET", "state", states], ["HSET", "body", bodies])
-            self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
-        return fresh, keyed
 
     def _put_groups(self) -> None:
         for group_id, members in self._members.items():

@@ -77,17 +77,9 @@ for _, last in ipairs({at + given.bounded - 1, #ARGV}) do
   local part = unpacked(at, last)
   insert_list(part)
   for i = 1, #part do rows[#rows + 1] = part[i] end
-  at, needed = last + 1, needed or entering + given.entering
+  at, needed = last + 1, needed or entering
 end
 for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
-load_states(given.fresh)
-for i, id in ipairs(given.fresh) do
-  if states[id] then
-    local row = parse(states[id])
-    wrong[#wrong + 1] = id
-    others[#others + 1] = row and row.seq == given.stamps[i] and '' or id
-  end
-end
 if others[1] then
   return {-3, wrong, others}
 end
