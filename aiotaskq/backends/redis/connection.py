@@ -158,16 +158,14 @@ class RedisConnections:
         """
         await self.ready()
         with self._errors_translated():
-            return await (self._repeated(name, *args) if repeatable else self.evaluate(name, *args))
-
-    async def _repeated(self, name: str, *args: bytes | str | int) -> Any:
-        try:
-            return await self.evaluate(name, *args)
-        except (LostConnection, OSError, EOFError) as error:
-            # After a timeout the caller has waited long enough.
-            if isinstance(error, AiotaskqError | TimeoutError) or isinstance(error.__cause__, TimeoutError):
-                raise
-            return await self.evaluate(name, *args)
+            try:
+                return await self.evaluate(name, *args)
+            except (LostConnection, OSError, EOFError) as error:
+                # After a timeout the caller has waited long enough.
+                known = isinstance(error, AiotaskqError | TimeoutError) or isinstance(error.__cause__, TimeoutError)
+                if known or not repeatable:
+                    raise
+                return await self.evaluate(name, *args)
 
     async def command(self, *words: bytes | str | int) -> Any:
         """Run one command and return its answer. Raises DatabaseUnavailable."""

@@ -149,12 +149,6 @@ class GateRows(Transaction):
         self.rewrite(changes, is_due=True)
         return ()
 
-    def put_into_lane(self, task: Task, seq: str) -> None:
-        """Put a task into its lane if it is ready, else remove it."""
-        lane = f"{task.priority}:{task.queue}"
-        self.put(f"lane:{lane}", seq + task.task_id, None if task.parked else task.run_at)
-        self.lanes[lane] = None
-
     def put_gates(self) -> list[str | bytes]:
         """Note the gates, and the tasks at them, that were written; return ids and states of rows to write."""
         wanted = [key for key in self._changed if key not in self._deleted_gates]
@@ -169,7 +163,9 @@ class GateRows(Transaction):
         for row, after in self.moved.values():
             states += (after.task_id, row.at(after))
             if not row.task.parked or not after.parked:
-                self.put_into_lane(after, f"{after.seq:020d}")
+                lane = f"{after.priority}:{after.queue}"
+                self.put(f"lane:{lane}", f"{after.seq:020d}{after.task_id}", None if after.parked else after.run_at)
+                self.lanes[lane] = None
             if after.expires_at is not None and not after.parked:
                 self.put("expiring", after.task_id, after.expires_at)
                 self.put("expired", after.task_id, None)

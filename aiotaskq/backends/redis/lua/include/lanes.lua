@@ -61,18 +61,15 @@ end
 -- Return the open lanes whose first row is due, by priority, and these priorities in ascending order.
 local function due_lanes(now)
   local lanes, priorities = {}, {}
-
-  local function add(lane)
-    local priority = tonumber(sub(lane, 1, find(lane, ':', 1, true) - 1))
-    if not lanes[priority] then
-      lanes[priority] = {}
-      priorities[#priorities + 1] = priority
-    end
-    table.insert(lanes[priority], lane)
-  end
-
   for _, lane in ipairs(call('ZRANGEBYSCORE', root .. 'heads', '-inf', now)) do
-    if is_open(queue_of(lane)) then add(lane) end
+    if is_open(queue_of(lane)) then
+      local priority = tonumber(match(lane, '^[^:]+'))
+      if not lanes[priority] then
+        lanes[priority] = {}
+        priorities[#priorities + 1] = priority
+      end
+      table.insert(lanes[priority], lane)
+    end
   end
   table.sort(priorities)
   return lanes, priorities
