@@ -4,16 +4,14 @@ The function is plain, and changes nothing but its ``RedisTransaction``, so it m
 it reads what is not known yet; that is read, and the function runs again. The script, ``lua/commit.lua``, compares the
 digests of all that was read, also of what is missing, and writes nothing if one has changed: then the function runs
 again on fresh reads. After a conflict it waits for others of this process that met one there, and after ``OPTIMISTIC``
-conflicts for those of other processes: with a lock in Redis. The locks only save attempts, and may be lost.
+conflicts for a time that is left to chance, since other processes have met some, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -25,6 +23,7 @@ from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.side_rows import RedisOwnedRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.errors import queue_full
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -32,9 +31,8 @@ T = TypeVar("T")
 Message = Callable[[Mapping[str, Sequence[str]]], bytes]
 
 OPTIMISTIC = 3
-LOCKED_FOR = 1_000  # milliseconds; then the lock of a process that was killed is free
 SWEPT = 200  # gates that are admitted in one transaction
-LOOK_AGAIN = (0.001, 0.02)  # seconds between two attempts to lock
+BACK_OFF = (0.001, 0.02)  # seconds after a conflict: the first, and the longest
 
 
 class RedisTransactions(Store):
@@ -87,8 +85,8 @@ class RedisTransactions(Store):
                 name = to_text(answer[1])
                 if conflicts == 1:
                     await locks.enter_async_context(self._locks.setdefault(name, asyncio.Lock()))
-                if conflicts == OPTIMISTIC:
-                    await locks.enter_async_context(self._locked(name))
+                if conflicts >= OPTIMISTIC:
+                    await asyncio.sleep(backoff(conflicts - OPTIMISTIC + 1, *BACK_OFF))
                 refused.clear()
                 others.clear()
                 await reads.again()
@@ -114,16 +112,3 @@ class RedisTransactions(Store):
             words += (row.owner, fence, seq, row.name, row.text)
         found = await self._redis.run("side_add", kind, *words, repeatable=True)
         return [None if text is None else text.decode() for text in found]
-
-    @contextlib.asynccontextmanager
-    async def _locked(self, name: str) -> AsyncIterator[None]:
-        key, owner = f"lock:{name}", secrets.token_hex(8)
-        words = ("SET", self._redis.root + key, owner, "NX", "PX", LOCKED_FOR)
-        while True:
-            if await self._redis.command(*words):
-                break
-            await asyncio.sleep(random.uniform(*LOOK_AGAIN))
-        try:
-            yield
-        finally:
-            await self._redis.run("unlock", key, owner)

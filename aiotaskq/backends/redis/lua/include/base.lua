@@ -39,7 +39,6 @@
 -- groups:done          sorted set: the ids of those that are in no other group, by ended_at
 -- groups:cancelling    sorted set: the ids of those that were cancelled and have not ended (all scores are 0)
 -- members:<group>      list: each member as JSON
--- lock:<key> <field>   the owner of a lock, for a second: see transactions.py
 -- schedules            hash: id of a schedule to its row; see schedules.py
 -- schedules:due        sorted set: the ids of those that are enabled and due at a time, by it
 -- schedules:outbox     sorted set: the ids of those whose outbox has tasks (all scores are 0)
