@@ -40,7 +40,6 @@ class GateRows(Transaction):
         self.unlinked: list[str] = []
         self.commands: list[Any] = []  # name, key and words of each
         self._hashes: dict[str, dict[str, str | Literal[False]]] = {}  # fields with their values, False to delete one
-        self.lanes: dict[str, None] = {}  # whose first row may change
         self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
         self.states: list[str | bytes] = []  # ids and states of rows of which no index entry changes
@@ -163,9 +162,8 @@ class GateRows(Transaction):
         for row, after in self.moved.values():
             states += (after.task_id, row.at(after))
             if not row.task.parked or not after.parked:
-                lane = f"{after.priority}:{after.queue}"
-                self.put(f"lane:{lane}", f"{after.seq:020d}{after.task_id}", None if after.parked else after.run_at)
-                self.lanes[lane] = None
+                lane, stamp = f"lane:{after.priority}:{after.queue}", f"{after.seq:020d}{after.task_id}"
+                self.put(lane, stamp, None if after.parked else after.run_at)
             if after.expires_at is not None and not after.parked:
                 self.put("expiring", after.task_id, after.expires_at)
                 self.put("expired", after.task_id, None)

@@ -76,7 +76,6 @@ class RedisTransaction(GateRows):
         self._new: dict[str, Task] = {}
         self._bounded: set[str] = set()  # the new tasks that count for the bound of a push
         self._members: dict[str, list[Member]] = {}
-        self._usage: dict[str, Usage] = {}
         self._side: list[str] = []  # how, place, name, text and instant of each side row
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
         self.room: Room | None = None
@@ -270,7 +269,7 @@ class RedisTransaction(GateRows):
 
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         self._compared["usage"].update(usages)
-        self._usage.update(usages)
+        self.set_fields("usage", {task_id: json_of(usage) for task_id, usage in usages.items()})
 
     def recode(self, ids: Sequence[str], codec: Codec) -> dict[str, bool | None]:
         """Do as ``Backend.recode``, by id."""
@@ -330,11 +329,9 @@ class RedisTransaction(GateRows):
     def words(self) -> list[str | bytes] | None:
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
         self._put_groups()
-        self.set_fields("usage", {task_id: json_of(usage) for task_id, usage in self._usage.items()})
         moved, writes = self.put_gates(), self.writes()
         changes = [*packed(map(changed_words, self._changes.values()))]
-        bounded = [*packed(row_words(task) for name, task in self._new.items() if name in self._bounded)]
-        others = packed(row_words(task) for name, task in self._new.items() if name not in self._bounded)
+        new = packed(map(row_words, sorted(self._new.values(), key=lambda task: task.task_id not in self._bounded)))
         if not (changes or self._new or self._deleted or self._side or writes or moved):
             return None
         checks = []
@@ -349,15 +346,14 @@ class RedisTransaction(GateRows):
             "deleted": self._deleted,
             "side": self._side,
             "moved": len(moved),
-            "bounded": len(bounded),
+            "bounded": len(self._bounded & self._new.keys()),
             # What only adds is refused by a server whose memory is full; what lets tasks end is not.
             "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
             "writes": writes,
-            "lanes": list(self.lanes),
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
         }
-        return [pack(head), *moved, *changes, *bounded, *others]
+        return [pack(head), *moved, *changes, *new]
 
     def _put_groups(self) -> None:
         for group_id, members in self._members.items():
@@ -393,10 +389,5 @@ def _is_certain(change: Change) -> bool:
     """
     before, after = change.before, change.after
     return (
-        before.status is RUNNING
-        and before.undecodable is None
-        and before.flow is not None
-        and bool(before.flow.gates)
-        and not concerns(before, after)
-        and slots(before) != ()
+        before.status is RUNNING and before.undecodable is None and not concerns(before, after) and slots(before) != ()
     )

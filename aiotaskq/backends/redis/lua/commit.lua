@@ -1,5 +1,5 @@
 -- ARGV: hint, what a transaction writes but for rows (packed, see transaction.py), ids and states of rows whose place
--- changes, and packed lists of changes, of new rows that count for the bound of a push, and of other new rows.
+-- changes, and packed lists of changes and of new rows, first those that count for the bound of a push.
 -- Everything is written, or nothing. Returns 1. If something has changed since it was read: 0, and its key and field.
 -- If there is no room: -1, and how many rows are too many. If changes do not hold: -2, and their ids. If new rows
 -- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
@@ -7,18 +7,6 @@
 -- include: lanes
 -- include: room
 -- include: side
-
--- Delete a row and its keys.
-local function remove(id, row)
-  index(id, row, false)
-  set_state(id, false)
-  if not row.keyed then return end
-  local names = names_of(row)
-  if names.once and get_field('once', names.once) == id then set_field('once', names.once, false) end
-  -- Its schedule may be in another store. A scheduler that died between the push and its own write pushes the task
-  -- again.
-  if names.schedule then call('SET', root .. 'fired:' .. id, row.seq, 'EX', 3600) end
-end
 
 in_transaction = true
 local given = cmsgpack.unpack(ARGV[2])
@@ -54,7 +42,15 @@ end
 load_states(given.deleted)
 for _, id in ipairs(given.deleted) do
   local row = parse(states[id])
-  if row then remove(id, row) else set_state(id, false) end
+  if row then index(id, row, false) end
+  set_state(id, false)
+  if row and row.keyed then
+    local names = names_of(row)
+    if names.once and get_field('once', names.once) == id then set_field('once', names.once, false) end
+    -- Its schedule may be in another store. A scheduler that died between the push and its own write pushes the task
+    -- again.
+    if names.schedule then call('SET', root .. 'fired:' .. id, row.seq, 'EX', 3600) end
+  end
 end
 local changes = unpacked(at, at + given.changes - 1)
 if given.maxsize then
@@ -71,26 +67,22 @@ for i = 1, #held do
   if held[i] == 0 then wrong[#wrong + 1] = changes[6 * i - 5] end
 end
 if wrong[1] then return {-2, wrong} end
-at = at + given.changes
-local rows, needed = {}, nil
-for _, last in ipairs({at + given.bounded - 1, #ARGV}) do
-  local part = unpacked(at, last)
-  insert_list(part)
-  for i = 1, #part do rows[#rows + 1] = part[i] end
-  at, needed = last + 1, needed or entering
-end
+local rows = unpacked(at + given.changes, #ARGV)
+insert_list(rows, given.bounded)
 for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
 if others[1] then
   return {-3, wrong, others}
 end
-if given.maxsize and needed > 0 and ready + needed > given.maxsize then
-  return {-1, ready + needed - given.maxsize}
+if given.maxsize and entering > 0 and ready + entering > given.maxsize then
+  return {-1, ready + entering - given.maxsize}
 end
 
 if not given.grows then call('DEL', root .. 'room') end  -- as in when_full.lua
 write_changes()
 call_in_chunks('HSET', 'state', moved)
 for _, write in ipairs(given.writes) do
+  local lane = match(write[2], '^lane:(.*)')
+  if lane then changed_lanes[lane] = true end
   if write[1] == 'UNLINK' then call('UNLINK', root .. write[2]) else call_in_chunks(write[1], write[2], write[3]) end
 end
 for i = 1, #given.side, 5 do
@@ -101,7 +93,6 @@ for i = 1, #given.side, 5 do
     put_side(place, name, text, expires)
   end
 end
-for _, lane in ipairs(given.lanes) do changed_lanes[lane] = true end
 flush()
 publish(ARGV[1])
 return {1}

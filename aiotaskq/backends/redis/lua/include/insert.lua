@@ -25,18 +25,18 @@ local function insert(id, body, state)
 end
 
 -- The numbers of the rows that were not inserted because of another one, the ids of those others; how many rows there
--- were, and how many of them are new and wait for no other row.
+-- were, and how many of the bounded ones are new and wait for no other row.
 local numbers, others, number, entering = {}, {}, 0, 0
 
--- Insert rows: id, body and state of each.
-local function insert_list(rows)
+-- Insert rows: id, body and state of each; the first ones are bounded.
+local function insert_list(rows, bounded)
   local ids = {}
   for i = 1, #rows, 3 do ids[#ids + 1] = rows[i] end
   load_states(ids)
   for i = 1, #rows, 3 do
     number = number + 1
     local other, row = insert(rows[i], rows[i + 1], rows[i + 2])
-    if row and not find(row.place, '^,"waits":') then
+    if row and bounded and number <= bounded and not find(row.place, '^,"waits":') then
       entering = entering + 1
     elseif other and (other ~= '' or in_transaction) then
       numbers[#numbers + 1] = number
