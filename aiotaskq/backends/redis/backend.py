@@ -152,7 +152,7 @@ class RedisBackend(Backend):
                 head = heads[task_id]
                 held.append(head is not None and head.group(1, 2) == (b"running", b"%d" % fence))
                 if held[-1]:
-                    tx.set_fields("progress", {task_id: progress_json(value).decode()})
+                    tx.set_fields("progress", {task_id: progress_json(value)})
             return held
 
         return await self._transactions.transact(body, repeatable=True)

@@ -64,10 +64,7 @@ class GateRows(Transaction):
 
     def put(self, key: str, member: str, score: int | None) -> None:
         """Put a member into a sorted set, or remove it."""
-        members = self._sets.get(key)
-        if members is None:
-            members = self._sets[key] = {}
-        members[member] = score
+        self._sets.setdefault(key, {})[member] = score
 
     def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
         """Write fields of a hash; False deletes one."""
@@ -84,13 +81,11 @@ class GateRows(Transaction):
         self._now[task_id] = after
         had, left = ((), None) if before is None else slots_and_gate(before)
         has, entered = ((), None) if after is None else slots_and_gate(after)
-        if had != has:
-            for key in had:
-                if key not in has:
-                    self._hold(key, task_id, False)
-            for key in has:
-                if key not in had:
-                    self._hold(key, task_id, True)
+        for key in (*had, *has) if had != has else ():
+            if (holds := key in has) != (key in had):
+                self._held[key] = self._held.get(key, 0) + (1 if holds else -1)
+                self._holding.setdefault(key, {})[task_id] = holds
+                self._changed[key] = None
         if left is not None:
             self._entered.get(left, {}).pop(task_id, None)
             self._later.get(left, {}).pop(task_id, None)
@@ -98,22 +93,11 @@ class GateRows(Transaction):
             self._changed[left] = None
         if entered is not None:
             assert after is not None
-            waiting = self._entered.get(entered)
-            if waiting is None:
-                waiting = self._entered[entered] = {}
-            waiting[task_id] = after
+            self._entered.setdefault(entered, {})[task_id] = after
             self._waits[entered] = self._waits.get(entered, 0) + 1
             self._changed[entered] = None
             if not is_due and (due := after.due_at or 0) > max(0, after.seq):
                 self._later.setdefault(entered, {})[task_id] = due
-
-    def _hold(self, key: str, task_id: str, holds: bool) -> None:
-        self._held[key] = self._held.get(key, 0) + (1 if holds else -1)
-        changes = self._holding.get(key)
-        if changes is None:
-            changes = self._holding[key] = {}
-        changes[task_id] = holds
-        self._changed[key] = None
 
     def _put_places(self) -> None:
         """Name the index entries of the tasks that were written."""

@@ -18,8 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import NO_CODEC, STATE, decoded, encoded, is_coded, verbatim
+from aiotaskq.core.coded import NO_CODEC, STATE, is_coded
 from aiotaskq.core.outcome import ALONE
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import RUNNING, Status
@@ -233,26 +232,11 @@ def _more(change: Change, final: bool) -> dict[str, Any] | str | bool:
     return more or False
 
 
-def recoded_row(task: Task, codec: Codec, *, reported: bool) -> tuple[str, str, str | None] | None:
-    """Return body, state and reported progress of a row as the codec makes them now; None if it cannot be decoded.
-
-    ``reported``: whether it has progress beside that of its push.
-    """
-    task = decoded(task, codec)
-    if task.undecodable is not None:
-        return None
-    new, progress = encoded(task, codec), None
-    if reported:
-        progress = progress_json(verbatim(new).progress).decode()
-        new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
-    return _body(new), _state(new), progress
-
-
-def progress_json(value: Any) -> bytes:
+def progress_json(value: Any) -> str:
     """Return reported progress as JSON; coded progress as members that a row is read with."""
     if type(value) is msgspec.Raw and is_coded(text := bytes(value).decode()):
-        return b'null,"undecodable":%b,"coded_progress":%b' % (_encode(NO_CODEC), _encode(text))
-    return _encode(value)
+        return f'null,"undecodable":{json_of(NO_CODEC)},"coded_progress":{json_of(text)}'
+    return _encode(value).decode()
 
 
 def to_tasks(words: Sequence[bytes]) -> list[Task]:

@@ -24,9 +24,10 @@ from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, pack, packed, recoded_row, row_words
+from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, pack, packed, progress_json, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
+from aiotaskq.core.coded import decoded, encoded, verbatim
 from aiotaskq.core.gate import budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import slots
@@ -111,8 +112,11 @@ class RedisTransaction(GateRows):
         return self.look(ids)
 
     def look(self, ids: Sequence[str]) -> dict[str, Task]:
-        found = {**self.read("tasks", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
-        return {task_id: task for task_id, task in found.items() if task is not None}
+        return self._known("tasks", ids, self._tasks)
+
+    def _known(self, kind: str, ids: Sequence[str], written: Mapping[str, Any]) -> dict[str, Any]:
+        found = {**self.read(kind, ids), **{each: written[each] for each in ids if each in written}}
+        return {each: row for each, row in found.items() if row is not None}
 
     def write(self, before: Task, after: Task, is_due: bool) -> None:
         self._write(Change(before, after), before, is_due)
@@ -129,8 +133,7 @@ class RedisTransaction(GateRows):
             self._changes[task_id] = change
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
-        found = {**self.read("groups", ids), **{each: self._groups[each] for each in ids if each in self._groups}}
-        return {group_id: group for group_id, group in found.items() if group is not None}
+        return self._known("groups", ids, self._groups)
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         if self.groups([group.group_id for group in groups]).get(groups[0].group_id) is not None:
@@ -181,8 +184,7 @@ class RedisTransaction(GateRows):
 
     def existing(self, ids: Sequence[str]) -> Collection[str]:
         self._compared["state"].update(ids)
-        found = {**self.read("state", ids), **{each: self._tasks[each] for each in ids if each in self._tasks}}
-        return {task_id for task_id, row in found.items() if row is not None}
+        return self._known("state", ids, self._tasks).keys()
 
     def add_members(self, members: Sequence[Member]) -> None:
         for member in members:
@@ -279,11 +281,16 @@ class RedisTransaction(GateRows):
         for task_id, task in self.tasks(ids).items():
             if usage[task_id] is not None:  # it has a key of its own
                 task = task.replace(usage=None)
-            if (new := recoded_row(task, codec, reported=progress[task_id] is not None)) is not None:
-                for key, value in zip(("body", "state", "progress"), new, strict=True):
-                    if value is not None:
-                        self.set_fields(key, {task_id: value})
-                done[task_id] = True
+            if (task := decoded(task, codec)).undecodable is not None:
+                continue
+            new = encoded(task, codec)
+            if progress[task_id] is not None:  # beside that of its push
+                self.set_fields("progress", {task_id: progress_json(verbatim(new).progress)})
+                new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
+            _, body, state = row_words(new)
+            self.set_fields("body", {task_id: body})
+            self.set_fields("state", {task_id: state})
+            done[task_id] = True
         return done
 
     def write_side(self, how: str, place: str, name: str, text: str = "", until: str = "") -> None:

@@ -71,26 +71,24 @@ local root, call = KEYS[1], redis.call
 local sub, match, find = string.sub, string.match, string.find
 local LIVE = {pending = true, running = true}
 
--- Read or to be written: states by id (false: no such row), members of sorted sets (a score, or false to remove the
--- member), fields of hashes (a value, or false to remove the field).
-local states, written, bodies, zsets, hashes = {}, {}, {}, {}, {}
+-- Read or to be written: states by id (false: no such row), ids of deleted rows, members of sorted sets (a score, or
+-- false to remove the member), fields of hashes (a value, or false to remove the field).
+local states, deleted, zsets, hashes = {}, {}, {}, {state = {}}
 -- Lanes whose first row may be another now; changes of counts by status and lane, and of active rows by schedule.
 local changed_lanes, count_deltas, active_deltas = {}, {}, {}
 
-local function call_in_chunks(command, key, words, count)
-  count = count or #words
-  for i = 1, count, MAX_WORDS do
-    call(command, root .. key, unpack(words, i, math.min(i + MAX_WORDS - 1, count)))
+local function call_in_chunks(command, key, words)
+  for i = 1, #words, MAX_WORDS do
+    call(command, root .. key, unpack(words, i, math.min(i + MAX_WORDS - 1, #words)))
   end
 end
 
 local function read_fields(key, fields)
-  if #fields <= MAX_WORDS then return #fields > 0 and call('HMGET', root .. key, unpack(fields)) or {} end
   local found = {}
   for i = 1, #fields, MAX_WORDS do
-    for _, value in ipairs(call('HMGET', root .. key, unpack(fields, i, math.min(i + MAX_WORDS - 1, #fields)))) do
-      found[#found + 1] = value
-    end
+    local part = call('HMGET', root .. key, unpack(fields, i, math.min(i + MAX_WORDS - 1, #fields)))
+    if #fields <= MAX_WORDS then return part end
+    for _, value in ipairs(part) do found[#found + 1] = value end
   end
   return found
 end
@@ -108,20 +106,23 @@ local function load_states(ids)
   for i = 1, n do states[missing[i]] = found[i] end
 end
 
-local function set_state(id, state) states[id], written[id] = state, true end
-
 local function set_score(key, member, score)
-  local set = zsets[key]
-  if not set then
-    set = {}
-    zsets[key] = set
-  end
-  set[member] = score
+  zsets[key] = zsets[key] or {}
+  zsets[key][member] = score
 end
 
 local function set_field(key, field, value)
   hashes[key] = hashes[key] or {}
   hashes[key][field] = value
+end
+
+-- Note the state of a row, false to delete the row.
+local function set_state(id, state)
+  states[id], hashes.state[id] = state, state
+  if not state then
+    deleted[#deleted + 1] = id
+    for _, key in ipairs({'body', 'progress', 'usage'}) do set_field(key, id, false) end
+  end
 end
 
 local function get_field(key, field)

@@ -27,17 +27,7 @@ end
 
 -- Write what was noted; first what needs no memory. States stay known.
 local function flush()
-  local rows, r, deleted = {}, 0, {}
-  for id in pairs(written) do
-    if states[id] then
-      rows[r + 1], rows[r + 2] = id, states[id]
-      r = r + 2
-    else
-      deleted[#deleted + 1] = id
-    end
-  end
   local scores, fields = remove_noted(zsets, 'ZREM'), remove_noted(hashes, 'HDEL')
-  for _, key in ipairs({'state', 'body', 'progress', 'usage'}) do call_in_chunks('HDEL', key, deleted) end
   for _, kind in ipairs(deleted[1] and OF_TASKS or {}) do
     if call('EXISTS', root .. 'owners:' .. kind) == 1 then
       call_in_chunks('ZREM', 'owners:' .. kind, deleted)
@@ -46,8 +36,6 @@ local function flush()
       end
     end
   end
-  call_in_chunks('HSET', 'state', rows)
-  call_in_chunks('HSET', 'body', bodies)
   for key, words in pairs(scores) do call_in_chunks('ZADD', key, words) end
   for key, words in pairs(fields) do call_in_chunks('HSET', key, words) end
   for lane in pairs(changed_lanes) do
@@ -60,7 +48,7 @@ local function flush()
     for queue, by in pairs(queues) do add_to_counter('counts', status .. ':' .. queue, by) end
   end
   for schedule, by in pairs(active_deltas) do add_to_counter('active', schedule, by) end
-  written, bodies, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {}, {}, {}, {}, {}
+  deleted, zsets, hashes, changed_lanes, count_deltas, active_deltas = {}, {}, {state = {}}, {}, {}, {}
 end
 
 -- Send a hint ('' for none) to other processes; it is no error if it is lost.

@@ -12,11 +12,8 @@ local function names_of(row)
 end
 
 local function add_count(status, lane, by)
-  local lanes = count_deltas[status]
-  if not lanes then
-    lanes = {}
-    count_deltas[status] = lanes
-  end
+  local lanes = count_deltas[status] or {}
+  count_deltas[status] = lanes
   lanes[lane] = (lanes[lane] or 0) + by
 end
 

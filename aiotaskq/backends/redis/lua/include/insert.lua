@@ -18,8 +18,7 @@ local function insert(id, body, state)
     if names.once then set_field('once', names.once, id) end
   end
   set_state(id, state)
-  bodies[#bodies + 1] = id
-  bodies[#bodies + 1] = body
+  set_field('body', id, body)
   index(id, row, true)
   return nil, row
 end

@@ -33,10 +33,7 @@ local function apply_change(id, status, fence, cancel, state, more)
   index(id, row, false)
   set_state(id, state)
   index(id, after, true)
-  if more.body then
-    bodies[#bodies + 1] = id
-    bodies[#bodies + 1] = more.body
-  end
+  if more.body then set_field('body', id, more.body) end
   local follow_ups = more.follow_ups or {}
   for i = 1, #follow_ups, 3 do insert(follow_ups[i], follow_ups[i + 1], follow_ups[i + 2]) end
   return true
@@ -50,27 +47,20 @@ local function note_changes(changes)
   for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
   load_states(ids)
   local rows, stamps, ends, e, entries = {}, {}, {}, 0, {held = {}, leased = {}}
-  local final, final_word, lease_before, held_key, holder_word  -- of the row before: many are alike, and end together
+  local lease_before, held_key, holder_word  -- of the row before: many are alike
   for i = 1, #changes, 6 do
     local id, state, more = changes[i], changes[i + 4], changes[i + 5]
     local held
-    local short = type(more) == 'string' and not written[id]
     local status, fence, _, lease, _, _, seq, _, _, long, names, place, at = match(states[id] or '', HEAD)
-    if short and status == 'running' and names == '0' then
+    if type(more) == 'string' and hashes.state[id] == nil and status == 'running' and names == '0' then
       -- A running row that ends, without keys: most changes are of this kind. All of its writes are listed at once;
       -- through apply_change() they would cost the server twice as much.
       held = fence == changes[i + 2]
       if held then
         if place ~= '0' and not in_transaction then error('FLOW REQUIRED') end
-        if not (final and find(state, final_word, 1, true) == 1) then
-          final = match(state, '^%S+')
-          final_word = final .. ' '
-        end
-        local ended, lane = ends[final], sub(states[id], at, at + long - 1)
-        if not ended then
-          ended = {order = {}, times = {}, lanes = {}, n = 0}
-          ends[final] = ended
-        end
+        local final, lane = match(state, '^%S+'), sub(states[id], at, at + long - 1)
+        local ended = ends[final] or {order = {}, times = {}, lanes = {}, n = 0}
+        ends[final] = ended
         if lease ~= lease_before then
           lease_before, held_key, holder_word = lease, held_entry('', lease)
         end
