@@ -237,8 +237,6 @@ class GateRows(Transaction):
         return found
 
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
-        if not gates:
-            return {}
         found = {}
         for key, tasks in self.holders([gate.key for gate in gates]).items():
             unstarted, started = 0, []
@@ -261,8 +259,9 @@ class GateRows(Transaction):
         self.need(waiting=wanted, paused=[""])
         reads, found, more, paused = self._reads.found, {}, {}, self.paused_queues()
         for key, limit in limits.items():
-            if self._goes_on_later(key, now):
-                self.is_partial = True
+            later_due = reads["later"][key].next_due if key in self._released else None
+            if self._passed >= MOST_PASSING or (later_due is not None and later_due <= now):
+                self.is_partial = True  # enough have passed, or some that are due are not among those that may
                 found[key] = Waiting([], now)  # the gate is due again
                 continue
             read = reads["waiting"][key] if key in wanted else None
@@ -292,13 +291,6 @@ class GateRows(Transaction):
         if more:
             self.need(waiting=more)
         return found
-
-    def _goes_on_later(self, key: str, now: int) -> bool:
-        """Whether enough tasks have passed, or some that are due are not among those that may pass."""
-        later = self._reads.found["later"].get(key) if key in self._released else None
-        return self._passed >= MOST_PASSING or (
-            later is not None and later.next_due is not None and later.next_due <= now
-        )
 
     def _stored_waiting(self, key: str) -> bool:
         """Whether tasks waited at a gate when it was read."""

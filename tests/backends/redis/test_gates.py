@@ -116,6 +116,25 @@ async def test_mending_drops_the_slot_of_a_row_that_another_program_deleted(
     assert task.flow == Flow(gates=(("g", Bounds(cap=1)),))
 
 
+async def test_a_damaged_row_passes_its_gate_and_gives_its_slot_back(
+    server: Valkey, backend: RedisBackend, prefix: str
+) -> None:
+    first, second = gated("g", Bounds(cap=1)), gated("g", Bounds(cap=1), retry_count=2)
+    await backend.push([first, second])
+    stored = server.ask("HGET", f"{{{prefix}}}:state", second.task_id)
+    damaged = stored.replace(b'"retry_count":2', b'"retry_count":{')
+    assert damaged != stored
+    server.ask("HSET", f"{{{prefix}}}:state", second.task_id, damaged)
+    (task,) = await backend.claim("o", NOW + SECOND, 2, lease_until=LEASE)
+    assert await backend.update([Change(task, settle(task, Completed(), NOW + SECOND))]) == [True]
+    (task,) = await backend.claim("o", NOW + SECOND, 2, lease_until=LEASE)
+    assert (task.task_id, task.flow, task.undecodable is None) == (second.task_id, second.flow, False)
+    failed = task.replace(status=Status.FAILED, error_message="undecodable", ended_at=NOW + SECOND)
+    assert await backend.update([Change(task, failed)]) == [True]
+    (state,) = await backend.gates.find(["g"])
+    assert (state.held, state.waiting) == (0, 0)
+
+
 @pytest.mark.parametrize("exchanges", [False, True])
 @pytest.mark.parametrize("runs", [False, True])
 async def test_a_reader_who_knows_no_gates_of_a_row_frees_its_slot(

@@ -5,7 +5,6 @@
 -- have the id or a key of another row: -3, their ids, and those of the other rows, '' where the push is repeated.
 -- include: update_rows
 -- include: lanes
--- include: room
 -- include: side
 
 in_transaction = true

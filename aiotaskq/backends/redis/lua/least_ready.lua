@@ -1,7 +1,6 @@
 -- ARGV: now, limit. Returns rows, the largest priority number first, and of one priority the oldest first.
 -- include: answer
 -- include: lanes
--- include: room
 
 sweep_expired(ARGV[1])
 local at, left = bound_instant(tonumber(ARGV[1])), tonumber(ARGV[2])
