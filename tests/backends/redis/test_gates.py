@@ -13,6 +13,7 @@ from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Cancelled, Completed, settle
 from aiotaskq.core.parking import parked
+from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.rows import LEASE, NOW, new
 from tests.support.servers import Valkey
