@@ -2,65 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
 
 from aiotaskq.backends.flow import gates
-from aiotaskq.backends.flow.gates import Visit
-from aiotaskq.backends.flow.transaction import Waiting
+from aiotaskq.backends.flow.gates import LOCKED_RETRY
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.core.gate import Bounds, Gate, read_ahead
+from aiotaskq.backends.memory.transaction import MemoryTransaction
+from aiotaskq.core.gate import Bounds, Gate
 from aiotaskq.core.task import SECOND, Task, TaskFilter
-from tests.support.gated import CAP_1, CAP_2, claimed, gated, settled
+from tests.support.gated import CAP_1, CAP_2, claimed, counts, gated, settled, state
 from tests.support.rows import NOW, ids
 
 
-def visit_of(key: str, bounds: Bounds) -> Visit:
-    gate = Gate(key=key, bounds=bounds)
-    return Visit(gate, 0, read_ahead(gate, 0, NOW))
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The ids of the tasks that another transaction has locked, as the stores in memory shall believe."""
+    found: set[str] = set()
+    write = MemoryTransaction.let_pass
+
+    def let_pass(tx: MemoryTransaction, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
+        write(tx, [change for change in changes if change[0].task_id not in found])
+        return found & {before.task_id for before, _ in changes}
+
+    monkeypatch.setattr(MemoryTransaction, "let_pass", let_pass)
+    return found
 
 
-def before(changes: Sequence[tuple[Task, Task]]) -> list[str]:
-    return ids([task for task, _ in changes])
+async def test_the_next_task_passes_in_place_of_a_locked_one(locked: set[str]) -> None:
+    backend, wide = MemoryBackend(), ("wide", CAP_2)
+    first, taken, third, last = tasks = [gated(("g", CAP_2), wide) for _ in range(4)]
+    locked.add(taken.task_id)
+    await backend.push(tasks)
+    assert ids(await claimed(backend)) == ids([first, third])
+    assert (await counts(backend), await counts(backend, "wide")) == ((2, 2), (2, 0))
+    assert (await backend.gates.tasks("g", 10))[1] == ids([taken, last])
+    # The other transaction did not see the slots that are free now.
+    assert (await state(backend)).gate.next_at == NOW + LOCKED_RETRY
 
 
-def test_the_next_task_passes_in_place_of_a_locked_one() -> None:
-    first, locked, third, last = (gated(("g", CAP_2), ("wide", CAP_2)) for _ in range(4))
-    visit = visit_of("g", CAP_2)
-    visit.decide(Waiting([first, locked, third]), NOW)
-    assert before(visit.passing) == ids([first, locked])
-    assert visit.note_passed({locked.task_id})
-    assert visit.locked == {locked.task_id}
-    visit.decide(Waiting([locked, third, last]), NOW)
-    assert before(visit.passing) == [third.task_id]
-    assert not visit.note_passed(set())
-    assert before(visit.passed) == ids([first, third])
-    assert visit.next_gates == ["wide", "wide"]
+async def test_a_locked_task_takes_no_tokens(locked: set[str]) -> None:
+    backend, rate = MemoryBackend(), Bounds(interval=10, burst=5)
+    taken, other = gated(("g", rate), weight=5), gated(("g", rate), weight=1)
+    locked.add(taken.task_id)
+    await backend.push([taken, other])
+    assert ids(await claimed(backend)) == [other.task_id]
+    assert (await state(backend)).gate.tat == NOW + 10
 
 
-def test_a_locked_task_takes_no_tokens() -> None:
-    rate = Bounds(interval=10, burst=5)
-    locked, other = gated(("g", rate), weight=5), gated(("g", rate), weight=1)
-    visit = visit_of("g", rate)
-    visit.decide(Waiting([locked, other]), NOW)
-    assert visit.note_passed({locked.task_id})
-    visit.decide(Waiting([other]), NOW)
-    assert before(visit.passing) == [other.task_id]
-    assert visit.gate.tat == NOW + 10
+async def test_a_locked_task_is_looked_at_again(locked: set[str]) -> None:
+    backend = MemoryBackend()
+    tasks = [gated() for _ in range(2)]
+    locked.update(ids(tasks))
+    await backend.push(tasks)
+    assert await counts(backend) == (0, 2)
+    locked.clear()
+    assert await backend.gates.admit(NOW + SECOND, 10) is None
+    assert ids(await claimed(backend)) == ids(tasks[:1])
 
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys of the gates that are visited."""
     found: list[str] = []
+    let_through = gates.let_through
 
-    def visit(gate: Gate, *args: Any) -> Visit:
+    def visit(gate: Gate, *args: Any) -> Any:
         found.append(gate.key)
-        return Visit(gate, *args)
+        return let_through(gate, *args)
 
-    monkeypatch.setattr(gates, "Visit", visit)
+    monkeypatch.setattr(gates, "let_through", visit)
     return found
 
 

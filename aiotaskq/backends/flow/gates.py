@@ -8,12 +8,12 @@ transaction after this one admits it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Touched, Transaction, Waiting, rewrite
+from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Touched, Transaction, rewrite
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
     PARKED,
@@ -98,57 +98,17 @@ def _park(tx: Transaction, keys: Collection[str], queue: str | None) -> None:
         rewrite(tx, [(task, parked_again(task)) for task in found])
 
 
-class Visit:
-    """The state of one gate during a visit.
+def let_through(
+    gate: Gate, held: int, starts: Starts, waiting: Sequence[Task], now: int
+) -> tuple[Gate, list[tuple[Task, Task]]]:
+    """Return a gate after the first of these tasks have passed it, and these, each as it is and as it will be.
 
-    Another transaction may have locked a task that may pass. The next one may pass instead of it, so ``decide`` and
-    ``note_passed`` are called in turn until no task was locked.
+    They are due at ``now``, in passing order. ``held`` tasks hold a slot; only a rate needs ``starts``.
     """
-
-    passed: Sequence[tuple[Task, Task]] = ()
-    """The tasks that have passed, each as it was and as it is."""
-    passing: Sequence[tuple[Task, Task]] = ()
-    """The tasks that may pass, and have not, each as it is and as it will be."""
-    locked: Set[str] = frozenset()
-    """The ids of tasks that may pass, but that other transactions have locked."""
-    next_due: int | None = None
-    """When the next of the tasks is due that were read and are not due."""
-    next_gates: Sequence[str] = ()
-    """The gates behind this one, to which ``passed`` and ``passing`` go."""
-    repeat = False
-    """Whether the gate has to be visited again, since all tasks that were read pass, and others may."""
-
-    def __init__(self, gate: Gate, held: int, wanted: int, starts: Starts = _NO_STARTS) -> None:
-        """``held`` tasks hold a slot, and ``wanted`` are read; only a rate needs ``starts``."""
-        self.key, self.held, self.wanted, self.starts = gate.key, held, wanted, starts
-        self.before = self.gate = gate
-        """The gate as it was before the visit, and after the admission of ``passed`` and ``passing``."""
-
-    def decide(self, found: Waiting, now: int) -> None:
-        """Set which of the tasks that were found may pass at ``now``, in addition to those that have."""
-        waiting, self.next_due = found
-        if self.locked:
-            more = [task for task in waiting if task.task_id not in self.locked]
-            waiting = [*[before for before, _ in self.passed], *more]
-        rated = self.before.bounds.interval is not None
-        weights = [tokens(task, self.key) for task in waiting] if rated else [1] * len(waiting)
-        count, self.gate = admit(self.before, self.held, self.starts, now, weights)
-        self.passing = changes = [(task, passed(task, now)) for task in waiting[len(self.passed) : count]]
-        if self.passed:
-            changes = [*self.passed, *changes]
-        self.next_gates = [after.gate for _, after in changes if after.run_at == PARKED and after.gate is not None]
-        all_pass = self.wanted <= len(waiting) == count
-        self.repeat = all_pass and read_ahead(self.gate, self.held + count, now) > 0
-
-    def note_passed(self, locked: Collection[str]) -> bool:
-        """Note that ``passing`` have passed, but for those that are ``locked``; return whether any of them is."""
-        if not locked and not self.passed:  # nearly always
-            self.passed = self.passing
-            return False
-        here = {task.task_id for task, _ in self.passing if task.task_id in locked}
-        self.passed = [*self.passed, *[change for change in self.passing if change[0].task_id not in here]]
-        self.locked |= here
-        return bool(here)
+    rated = gate.bounds.interval is not None
+    weights = [tokens(task, gate.key) for task in waiting] if rated else [1] * len(waiting)
+    count, gate = admit(gate, held, starts, now, weights)
+    return gate, [(task, passed(task, now)) for task in waiting[:count]]
 
 
 class _Admission:
@@ -164,6 +124,8 @@ class _Admission:
         self._held: dict[str, int] = {}
         """How many tasks hold a slot, by key."""
         self._ready: set[str] = set()
+        self._locked: dict[str, set[str]] = {}
+        """By key, the ids of tasks that may pass, but that other transactions have locked."""
         self._ran: dict[str, list[tuple[int, int]]] | None = None
         self._delayed = touched.delayed
 
@@ -185,12 +147,12 @@ class _Admission:
     def declare(self) -> None:
         """Take the bounds that tasks declare: the later ones count."""
         for key, bounds in self.touched.declared.items():
-            gate = declared(self.gates[key], bounds, self.now)
-            if gate is not self.gates[key]:  # what waits there may pass, though this push waits elsewhere
-                self.gates[key] = replace(gate, next_at=self.now)
+            before = self.gates[key]
+            if (gate := declared(before, bounds, self.now)) is not before:
+                self.gates[key] = replace(gate, next_at=self.now)  # what waits there may pass, too
         for key, bounds, at in self.touched.redeclared:
-            gate = declared(self.gates[key], bounds, at)
-            if gate is not self.gates[key]:
+            before = self.gates[key]
+            if (gate := declared(before, bounds, at)) is not before:
                 self.gates[key] = replace(gate, next_at=0)
 
     def change(self) -> set[str]:
@@ -226,7 +188,7 @@ class _Admission:
 
     def check_waiting(self) -> None:
         """Raise QueueFull if more tasks wait at a gate than may."""
-        bounds = {key: self.gates[key].bounds.max_waiting for key in self.touched.bounded}
+        bounds = {key: self.gates[key].bounds.max_waiting for gates in self.touched.bounded for key, _ in gates}
         most = {key: bound for key, bound in bounds.items() if bound is not None}
         for key in self.tx.with_more_waiting(most) if most else ():
             raise gate_full(key, most[key])
@@ -252,21 +214,16 @@ class _Admission:
             if unlocked := [key for key in part if key not in self.gates]:
                 self.lock_free(unlocked)
                 self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
-            for visit in self._visit([key for key in part if key in self.gates], todo):
-                del todo[visit.key]
-                if visit.next_gates:
-                    todo |= dict.fromkeys(visit.next_gates)
-                if visit.repeat:
-                    todo[visit.key] = None
+            self._visit([key for key in part if key in self.gates], todo)
 
-    def _visit(self, keys: Sequence[str], todo: dict[str, None]) -> Sequence[Visit]:
-        """Let the first due tasks pass at these gates, which are locked.
+    def _visit(self, keys: Sequence[str], todo: dict[str, None]) -> None:
+        """Let the first due tasks pass at these gates, which are locked, and remove the gates from ``todo``.
 
-        Return visits of the first of them. A gate to which one of these visits lets a task pass is left out: it is
-        visited when the task is there. A gate at which nothing is to be done is removed from ``todo``.
+        A gate to which one before it lets a task pass stays there, with those behind it: it is visited when the task is
+        there. So does a gate at which others may pass than the tasks that were read.
         """
         tx, now = self.tx, self.now
-        delayed, held = self._delayed, self._held
+        delayed, held, ready = self._delayed, self._held, self._ready
         gates = [self.gates[key] for key in keys]
         if later := [
             gate.key for gate in gates if gate.key in delayed or (gate.next_at is not None and gate.next_at <= now)
@@ -276,60 +233,63 @@ class _Admission:
             held.update(tx.held(uncounted))
         starts = self._starts(gates)
         wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, held[gate.key], now))}
-        found = tx.waiting(wanted, now) if wanted else {}
-        visits = []
-        reached: set[str] = set()
+        more = {key: wanted[key] + len(ids) for key, ids in self._locked.items() if key in wanted}
+        found = tx.waiting(wanted | more, now) if wanted else {}
+        visits: list[tuple[Gate, Sequence[tuple[Task, Task]]]] = []
+        changes: list[tuple[Task, Task]] = []
+        reached: set[str | None] = set()
         for gate in gates:
             key = gate.key
             if key in reached:
                 break
-            if key in found or key in delayed or gate.next_at is not None or gate.bounds.interval is not None:
-                visit = Visit(gate, held[key], wanted.get(key, 0), starts.get(key, _NO_STARTS))
-                visit.decide(found.get(key, NO_WAITING), now)
-                visits.append(visit)
-                reached.update(visit.next_gates)
-            else:
-                del todo[key]
-        undecided: Sequence[Visit] = visits
-        while undecided:
-            locked = self._let_pass([change for visit in undecided for change in visit.passing])
-            undecided = [visit for visit in undecided if visit.note_passed(locked)]
-            if undecided:
-                found = tx.waiting({visit.key: visit.wanted + len(visit.locked) for visit in undecided}, now)
-            for visit in undecided:
-                visit.decide(found.get(visit.key, NO_WAITING), now)
-        for visit in visits:
-            self._end_visit(visit)
-        return visits
+            del todo[key]
+            delays = gate.next_at is not None or key in delayed
+            if key not in found and not delays and gate.bounds.interval is None:
+                continue
+            waiting, next_due = found.get(key, NO_WAITING)
+            if key in more:
+                waiting = [task for task in waiting if task.task_id not in self._locked[key]]
+            after, passing = let_through(gate, held[key], starts.get(key, _NO_STARTS), waiting, now)
+            if passing:
+                changes += passing
+                visits.append((gate, passing))
+                held[key] += len(passing)
+                for _, task in passing:
+                    if task.run_at != PARKED:
+                        ready.add(task.task_id)
+                    elif task.flow is not None and task.gate is not None:
+                        self.touched.known.update(task.flow.gates)
+                        reached.add(task.gate)
+                        todo[task.gate] = None
+                if len(passing) >= wanted[key] and read_ahead(after, held[key], now):
+                    todo[key] = None
+            if key in self._locked:
+                after = due_by(after, now + LOCKED_RETRY)
+            if next_due is not None:
+                after = due_by(after, next_due)
+            # A gate at which tasks wait for their due time has a ``next_at``.
+            if delays and (at := tx.next_due(key)) is not None:
+                after = due_by(after, at if at > now else now + LOCKED_RETRY)
+            self.gates[key] = after
+        if changes and (taken := tx.let_pass(changes)):
+            ready.difference_update(taken)
+            for gate, passing in visits:
+                if here := {task.task_id for task, _ in passing if task.task_id in taken}:
+                    self._pass_over(gate, passing, here, starts.get(gate.key, _NO_STARTS))
+                    todo[gate.key] = None
+        self.touched.wakes = self.touched.wakes or bool(ready)
 
-    def _let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
-        if not changes:
-            return ()
-        locked = self.tx.let_pass(changes)
-        for _, after in changes:
-            if after.run_at != PARKED:
-                if after.task_id not in locked:
-                    self._ready.add(after.task_id)
-            elif after.flow is not None:
-                self.touched.known.update(after.flow.gates)
-        self.touched.wakes = self.touched.wakes or bool(self._ready)
-        return locked
+    def _pass_over(self, gate: Gate, passing: Sequence[tuple[Task, Task]], locked: Set[str], starts: Starts) -> None:
+        """Leave out those of the tasks that pass a gate which other transactions have locked; others may pass then.
 
-    def _end_visit(self, visit: Visit) -> None:
-        """Note how many tasks have passed a gate, and set the ``next_at`` of the gate."""
-        now, before, gate = self.now, visit.before, visit.gate
-        self._held[visit.key] = visit.held + len(visit.passed)
-        if visit.locked:
-            # The other transaction may leave them parked here, and it did not see the slots that are free now.
-            gate = due_by(gate, now + LOCKED_RETRY)
-        if visit.next_due is not None:
-            gate = due_by(gate, visit.next_due)
-        # A gate at which tasks wait for their due time has a ``next_at``.
-        if before.next_at is not None or visit.key in self._delayed:
-            at = self.tx.next_due(visit.key)
-            if at is not None:
-                gate = due_by(gate, at if at > now else now + LOCKED_RETRY)
-        self.gates[visit.key] = gate
+        Such a transaction may leave its task parked here, and it did not see the slots that are free now.
+        """
+        key = gate.key
+        self._locked.setdefault(key, set()).update(locked)
+        left = [task for task, _ in passing if task.task_id not in locked]
+        after, _ = let_through(gate, self._held[key] - len(passing), starts, left, self.now)
+        self._held[key] -= len(locked)
+        self.gates[key] = due_by(after, self.now + LOCKED_RETRY)
 
     def _starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
         """Return the starts that count at those of these gates that have rates."""
@@ -351,51 +311,42 @@ class _Admission:
 # ---- before a push ----
 
 
-def bounds_waiting(tx: Transaction, tasks: Iterable[Task]) -> bool:
-    """Whether one of the gates of these new tasks has a ``max_waiting``."""
-    bounds: dict[str, Bounds] = {}
-    for task in tasks:
-        if task.flow is not None:
-            bounds.update(task.flow.gates)
-    stored = tx.stored_gates(bounds).values()
-    return any(each.max_waiting is not None for each in (*bounds.values(), *[gate.bounds for gate in stored]))
-
-
-def check_max_waiting(tx: Transaction, tasks: Iterable[Task]) -> None:
-    """Raise QueueFull if, with these new tasks, more than ``max_waiting`` would wait at one of their gates."""
+def check_max_waiting(
+    tx: Transaction, tasks: Sequence[Task], is_new: Callable[[Task], bool] = lambda task: True
+) -> None:
+    """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
+    bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
+    found = tx.stored_gates(bounds)
+    most = [own.max_waiting for own in bounds.values()] + [gate.bounds.max_waiting for gate in found.values()]
+    if most.count(None) == len(most):
+        return
     here: dict[str, list[Task]] = {}
-    bounds: dict[str, Bounds] = {}
     now = 0
     for task in tasks:
-        if task.flow is not None:
+        if task.flow is not None and is_new(task):
             now = max(now, pushed_at(task))
-            if task.parked and task.gate is not None:
-                here.setdefault(task.gate, []).append(task)
-                bounds.update(task.flow.gates)
+            if (key := at_gate(task)) is not None:
+                here.setdefault(key, []).append(task)
     if not here:
         return
-    found = tx.stored_gates(bounds)
-    stored = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
-    max_waiting = {key: bound for key, gate in stored.items() if (bound := gate.bounds.max_waiting) is not None}
-    if not max_waiting:
-        return
-    held, waited, paused = tx.held(bounds), tx.with_due(bounds, now), tx.paused_queues()
-    starts = tx.starts([gate for gate in stored.values() if gate.bounds.interval is not None], now)
-    visits = {key: Visit(gate, held[key], 0, starts.get(key, Starts())) for key, gate in stored.items()}
-    staying = dict.fromkeys(stored, 0)
+    gates = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
+    max_waiting = {key: bound for key, gate in gates.items() if (bound := gate.bounds.max_waiting) is not None}
+    held, waited, paused = dict(tx.held(bounds)), tx.with_due(bounds, now), tx.paused_queues()
+    starts = tx.starts([gate for gate in gates.values() if gate.bounds.interval is not None], now)
+    staying = dict.fromkeys(gates, 0)
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            visit = visits[key]
+            passing = []
             if key not in waited and not staying[key]:  # else none passes what waits already
                 due = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
-                visit.decide(Waiting(sorted(due, key=passing_order)), now)
-                for _, after in visit.passing:
+                due.sort(key=passing_order)
+                gates[key], passing = let_through(gates[key], held[key], starts.get(key, _NO_STARTS), due, now)
+                held[key] += len(passing)
+                for _, after in passing:
                     if (next_key := at_gate(after)) is not None:
                         behind.setdefault(next_key, []).append(after)
-                line = line[len(visit.passing) :]
-                visit.note_passed(())
-            staying[key] += len(line)
+            staying[key] += len(line) - len(passing)
         here = behind
     room = {key: bound - staying[key] for key, bound in max_waiting.items()}
     full = tx.with_more_waiting({key: count for key, count in room.items() if count >= 0})

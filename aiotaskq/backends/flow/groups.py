@@ -8,7 +8,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Followed, Rows, push, rewrite
+from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Rows, push, rewrite
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import anew
 from aiotaskq.core.errors import queue_full
@@ -319,7 +319,8 @@ def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> End
 def to_groups(tx: Rows, ends: Ends, now: int) -> None:
     """Do what follows for groups, and for those that they are members of."""
     tallies, gone = ends
-    followed = Followed(ended=[task.task_id for task in gone])
+    followed = tx.touched.followed
+    followed.ended += [task.task_id for task in gone]
     pushed = tx.messages(gone, now) if gone else []
     while tallies:
         above: dict[str, Tally] = {}
@@ -343,8 +344,7 @@ def to_groups(tx: Rows, ends: Ends, now: int) -> None:
         tallies = above
     if pushed:
         push(tx, pushed, refused=False)
-    followed.pushed = [task.task_id for task in pushed]
-    tx.touched.followed.add(followed)
+    followed.pushed += [task.task_id for task in pushed]
 
 
 def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None:

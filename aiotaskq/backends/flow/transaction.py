@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -56,13 +56,6 @@ class Followed(msgspec.Struct):
     def __bool__(self) -> bool:
         return bool(self.ended or self.pushed or self.ended_groups or self.counted)
 
-    def add(self, more: Followed) -> None:
-        """Add what followed from another write of the same transaction."""
-        self.ended += more.ended
-        self.pushed += more.pushed
-        self.ended_groups += more.ended_groups
-        self.counted += more.counted
-
     @property
     def all_ended(self) -> list[str]:
         """The names of the hint ``ended``."""
@@ -99,8 +92,8 @@ class Touched:
         """Gates whose tasks are parked again that have not started, of one queue or of all."""
         self.swept: Sequence[str] = ()
         """Gates to admit if their ``next_at`` has come at ``now``."""
-        self.bounded: dict[str, Bounds] = {}
-        """Gates at which pushed tasks may be too many."""
+        self.bounded: list[tuple[tuple[str, Bounds], ...]] = []
+        """The gates of pushed tasks that are refused where too many wait."""
         self.wakes = False
         """Whether tasks may have become ready."""
         self.followed = Followed()
@@ -113,17 +106,19 @@ class Touched:
 
     def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
         """Note new rows; whether they are ``refused`` where too many would wait."""
+        known, declared, now = self.known, self.declared, self.now
         for task in tasks:
             if (flow := task.flow) is not None and (gates := flow.gates):
-                self.declared.update(gates)
-                if (at := pushed_at(task)) > self.now:
-                    self.now = at
-                if (key := at_gate(task)) is not None:
-                    self.keys[key] = None
+                for key, bounds in gates:
+                    declared[key] = known[key] = bounds
+                if (at := pushed_at(task)) > now:
+                    now = at
+                if (gate := at_gate(task)) is not None:
+                    self.keys[gate] = None
                     self.waiting.append(task)
                     if refused:
-                        self.bounded.update(gates)
-        self.known |= self.declared
+                        self.bounded.append(gates)
+        self.now = now
 
     def written(self, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note changes of tasks, each as the task before and after it."""
@@ -132,8 +127,8 @@ class Touched:
             if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
                 if flow != noted:
                     noted = flow
-                    self.known.update(flow.gates)
-                    for key, _ in reversed(flow.gates):
+                    for key, bounds in reversed(flow.gates):
+                        self.known[key] = bounds
                         self.keys[key] = None
                 if (at := after.ended_at or 0) > self.now:
                     self.now = at
@@ -193,16 +188,11 @@ class Touched:
         self.known |= {key: known.get(key) for key in self.due}
 
 
-class Waiting(NamedTuple):
-    """What waits at a gate."""
-
-    tasks: Sequence[Task]
-    """The first tasks that are due, in passing order. Their content may be missing."""
-    next_due: int | None = None
-    """When the first of the others is due that were read, in microseconds UTC."""
-
-
-NO_WAITING: Final = Waiting(())
+Waiting: TypeAlias = tuple[Sequence[Task], int | None]
+"""What waits at a gate: the first tasks that are due, in passing order, whose content may be missing; and when the first
+of the others is due that were read, in microseconds UTC.
+"""
+NO_WAITING: Final[Waiting] = ((), None)
 
 
 class Rows(ABC):

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.core.gate import PARKED, Bounds, Gate, GateState, Starts
+from aiotaskq.core.gate import Bounds, Flow, Gate, GateState, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.status import FINAL, PENDING, RUNNING
 from aiotaskq.core.task import Task
@@ -29,8 +29,8 @@ class Line:
 
     __slots__ = ("_in_order", "_later", "_out_of_order", "gate", "held", "waiting")
 
-    def __init__(self, key: str) -> None:
-        self.gate = Gate(key=key)
+    def __init__(self, key: str, bounds: Bounds | None = None) -> None:
+        self.gate = Gate(key=key, bounds=bounds or Bounds())
         self.held: dict[str, None] = {}
         self.waiting: dict[str, Task] = {}
         self._in_order: deque[Entry] = deque()  # nearly all tasks are pushed in this order
@@ -83,7 +83,7 @@ class Line:
         seen: list[Entry] = []
         next_due: int | None = None
         in_order, heap, waiting = self._in_order, self._out_of_order, self.waiting
-        while len(found) < limit and (in_order or heap):
+        while in_order or heap:
             first = heappop(heap) if heap and (not in_order or heap[0] < in_order[0]) else in_order.popleft()
             task = first[2]
             if waiting.get(task.task_id) is not task:
@@ -93,10 +93,12 @@ class Line:
                 next_due = min(task.due_at, next_due or task.due_at)
                 continue
             seen.append(first)
-            if task.queue not in paused and (task.expires_at or PARKED) > now:
+            if task.queue not in paused and (task.expires_at is None or task.expires_at > now):
                 found.append(task)
+                if len(found) == limit:
+                    break
         in_order.extendleft(reversed(seen))
-        return Waiting(found, next_due)
+        return found, next_due
 
     def next_due(self) -> int | None:
         """Return when the next of the tasks is due that were not due."""
@@ -123,12 +125,11 @@ class GateRows:
         self.lines: dict[str, Line] = {}
         """The lines by the keys of their gates."""
 
-    def line(self, key: str, bounds: Bounds | None = None) -> Line:
-        """Return the line of a gate, which is made if there is none."""
+    def line(self, key: str, flow: Flow | None = None) -> Line:
+        """Return the line of a gate; if there is none it is made, with the bounds that ``flow`` declares."""
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key)
-            line.gate = Gate(key=key, bounds=bounds or Bounds())
+            line = self.lines[key] = Line(key, None if flow is None else dict(flow.gates).get(key))
         return line
 
     def _known(self, key: str) -> Line:
@@ -138,33 +139,34 @@ class GateRows:
         """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
         if task.flow is None or task.status in FINAL:
             return
-        lines = self.lines
-        for key, bounds in task.flow.gates:
-            if key not in lines:
-                self.line(key, bounds)
+        lines, flow = self.lines, task.flow
         held, at = slots_and_gate(task)
         for key in held:
-            lines[key].held[task.task_id] = None
+            (lines.get(key) or self.line(key, flow)).held[task.task_id] = None
         if at is not None:
-            (lines.get(at) or self.line(at)).add(task)
+            (lines.get(at) or self.line(at, flow)).add(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
-        held, at = slots_and_gate(task)
-        lines = self.lines
-        for key in held:
-            lines[key].held.pop(task.task_id, None)
-        if at is not None and at in lines:
-            lines[at].remove(task)
+        lines, task_id = self.lines, task.task_id
+        for key, _ in () if task.flow is None else task.flow.gates:
+            if (line := lines.get(key)) is not None:
+                line.held.pop(task_id, None)
+        if task.gate is not None and (line := lines.get(task.gate)) is not None:
+            line.remove(task)
 
     # ---- as a transaction ----
 
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
         lines = self.lines
-        return {key: (lines.get(key) or self.line(key, bounds)).gate for key, bounds in known.items()}
+        for key, bounds in known.items():
+            if key not in lines:
+                lines[key] = Line(key, bounds)
+        return {key: lines[key].gate for key in known}
 
     def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
-        return {key: self.lines[key].gate for key in keys if key in self.lines}
+        lines = self.lines
+        return {key: line.gate for key in keys if (line := lines.get(key)) is not None}
 
     def add_gates(self, gates: Sequence[Gate]) -> None:
         for gate in gates:
@@ -185,15 +187,18 @@ class GateRows:
 
     def held(self, keys: Collection[str]) -> dict[str, int]:
         lines = self.lines
-        return {key: len(lines[key].held) if key in lines else 0 for key in keys}
+        return {key: 0 if (line := lines.get(key)) is None else len(line.held) for key in keys}
 
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
         return {gate.key: self._known(gate.key).starts(self.rows) for gate in gates}
 
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
         lines = self.lines
-        found = {key: line for key in limits if (line := lines.get(key)) is not None and line.waiting}
-        return {key: line.first(limits[key], now, self.paused) for key, line in found.items()}
+        return {
+            key: line.first(limit, now, self.paused)
+            for key, limit in limits.items()
+            if (line := lines.get(key)) is not None and line.waiting
+        }
 
     def release(self, keys: Collection[str], now: int) -> None:
         for key in keys:

@@ -127,10 +127,6 @@ class MemoryReads(DirectBackend):
     async def paused(self) -> list[str]:
         return sorted(self.queues.paused)
 
-    def new_gated(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return those with a flow that are in conflict with no row."""
-        return [task for task in tasks if task.flow is not None and self.conflicting(task) is None]
-
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         """Raise QueueFull if there is no room for these tasks, or a change of ``room.instead`` does not hold."""
         rows = [self._tasks.get(change.before.task_id) for change in room.instead]

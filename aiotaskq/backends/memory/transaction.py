@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.gates import admit_touched, bounds_waiting, check_max_waiting
+from aiotaskq.backends.flow.gates import admit_touched, check_max_waiting
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
@@ -67,8 +67,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
 
     def check_push(self, tasks: Sequence[Task]) -> None:
         self.check(tasks)
-        if bounds_waiting(self, tasks):
-            check_max_waiting(self, self._reads.new_gated(tasks))
+        check_max_waiting(self, tasks, lambda task: self._reads.conflicting(task) is None)
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}

@@ -262,7 +262,7 @@ class GateRows(Transaction):
             later_due = reads["later"][key].next_due if key in self._released else None
             if self._passed >= MOST_PASSING or (later_due is not None and later_due <= now):
                 self.is_partial = True  # enough have passed, or some that are due are not among those that may
-                found[key] = Waiting([], now)  # the gate is due again
+                found[key] = [], now  # the gate is due again
                 continue
             read = reads["waiting"][key] if key in wanted else None
             if read is None and not self._entered.get(key):
@@ -287,7 +287,7 @@ class GateRows(Transaction):
                     due.append(task)
             if read is not None and not read.is_whole and read.limit - left_out < limit:
                 more[key] = limit + left_out
-            found[key] = Waiting(due[:limit], next_due)
+            found[key] = due[:limit], next_due
         if more:
             self.need(waiting=more)
         return found

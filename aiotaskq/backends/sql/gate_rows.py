@@ -349,7 +349,7 @@ class GateRows(Tx):
             next_due = min((row[2] for row in rows if row[2] is not None and row[2] > now), default=None)
             if len(rows) == limits[key] > len(due):
                 due = list(run(self.connection, _DUE_FIRST, {"key_": key, "now": now, "limit": limits[key]}).fetchall())
-            found[key] = Waiting([self._task(row, key) for row in due], next_due)
+            found[key] = [self._task(row, key) for row in due], next_due
         return found
 
     def _task(self, row: Sequence[Any], key: str) -> Task:

@@ -332,7 +332,7 @@ class SmallTransaction(Transaction):
             elif row.queue not in self.rows.paused and (row.expires_at or PARKED) > now:
                 rows[key].append(row)
         return {
-            key: Waiting(sorted(rows[key], key=passing_order)[:limit], next_due.get(key))
+            key: (sorted(rows[key], key=passing_order)[:limit], next_due.get(key))
             for key, limit in limits.items()
         }
 
