@@ -7,7 +7,7 @@ import asyncio
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.core.notes import NewNote, NewNotes
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND, Task, TaskFilter
 from aiotaskq.core.usage import MAX_SUM
 from tests.support.backends import Store
 from tests.support.machine import within
@@ -54,6 +54,15 @@ async def test_only_the_run_that_has_the_task_adds(backend: Backend) -> None:
     assert await backend.notes.add([zombie, late, used(held, tokens=2)], last=True) == [False, True, True]
     assert await usage_of(backend, held) == {"tokens": 2}
     assert await usage_of(backend, finished) == {"tokens": 1}
+
+
+async def test_a_completed_task_that_reports_goes_on_to_be_counted_and_purged(backend: Backend) -> None:
+    task = await ended(backend)
+    assert await backend.notes.add([used(task, tokens=1)], last=True) == [True]
+    assert (await backend.stats(NOW)).counts["completed"] == 1
+    assert await backend.last_ended(Status.COMPLETED, 9) == [task.task_id]
+    assert await backend.purge(TaskFilter(status=(Status.COMPLETED,)), 9) == 1
+    assert (await backend.stats(NOW)).counts["completed"] == 0
 
 
 async def test_notes_and_usage_are_one_write(backend: Backend) -> None:

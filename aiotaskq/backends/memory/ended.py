@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from heapq import nlargest
@@ -49,18 +49,6 @@ def _keys_of(task: Task) -> list[tuple[str, str]]:
     return keys if task.unique_key is None or task.final else [*keys, ("unique", task.unique_key)]
 
 
-class _Kind(deque[Task]):
-    """The rows of one kind, and others that were removed and are not sorted out yet."""
-
-    __slots__ = ("drops", "removed")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.removed = 0
-        self.drops = False
-        """Whether a task was dropped."""
-
-
 class Ended:
     """The ended tasks, in the order in which they ended; used under the backend's lock, except ``log_dropped``.
 
@@ -84,21 +72,19 @@ class Ended:
         self._rows = rows
         self._keys, self.drop_of = keys, drop_of
         self._lock = lock
-        self._dead_letters, self._others = _Kind(), _Kind()
+        # Ids in the order of the ends. OrderedDict, since to take the first one of a large dict is slow.
+        self._dead_letters, self._others = OrderedDict[str, None](), OrderedDict[str, None]()
         self._outermost: dict[str, GroupState] = {}  # around each group whose ended members may stay
-        self._members: dict[str, Task] = {}  # these members, by id
+        self._members: dict[str, None] = {}  # the ids of these members
         self.lost: list[Task] = []
         """Dead letters that were dropped, and that a group still counts."""
         self.unlogged: list[Task] = []
         """The first task of each kind that was dropped, until ``log_dropped``."""
+        self._dropped: set[bool] = set()  # whether those that were dropped are dead letters
 
     def tasks(self) -> list[Task]:
         """Return the ended tasks."""
-        return self._present(chain(self._dead_letters, self._others, self._members.values()))
-
-    def _present(self, tasks: Iterable[Task]) -> list[Task]:
-        rows = self._rows
-        return [task for task in tasks if rows.get(task.task_id) is task]
+        return [self._rows[task_id] for task_id in chain(self._dead_letters, self._others, self._members)]
 
     def latest(self, status: Status, limit: int) -> list[str]:
         """Return the ids of the tasks of a status that ended last, the latest first."""
@@ -109,36 +95,25 @@ class Ended:
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""
         if self._stays(task):
-            self._members[task.task_id] = task
+            self._members[task.task_id] = None
             return
         kind = self._dead_letters if task.status is FAILED else self._others
-        kind.append(task)
-        while len(kind) - kind.removed > self.keep:
-            oldest = kind.popleft()
-            if self._rows.get(oldest.task_id) is not oldest:
-                kind.removed -= 1
-                continue
-            del self._rows[oldest.task_id]
+        kind[task.task_id] = None
+        if len(kind) > self.keep:
+            oldest = self._rows.pop(kind.popitem(last=False)[0])
             if oldest.idempotency_key is not None:
                 self._keys.remove(oldest)
             if oldest.status is FAILED and oldest.flow is not None:
                 self.lost.append(oldest)
             self.drop_of(oldest.task_id)
-            if not kind.drops:
-                kind.drops = True
+            if (lost := oldest.status is FAILED) not in self._dropped:
+                self._dropped.add(lost)
                 self.unlogged.append(oldest)
 
     def remove(self, task: Task) -> None:
         """Take note that a task is about to run again, or is deleted."""
-        if self._members.pop(task.task_id, None) is not None:
-            return
-        kind = self._dead_letters if task.status is FAILED else self._others
-        kind.removed += 1
-        if kind.removed > 1000 + len(kind) // 2:
-            left = [each for each in self._present(kind) if each is not task]
-            kind.clear()
-            kind.extend(left)
-            kind.removed = 0
+        for kind in (self._members, self._dead_letters, self._others):
+            kind.pop(task.task_id, None)
 
     def _stays(self, task: Task) -> bool:
         flow = task.flow
@@ -152,15 +127,11 @@ class Ended:
                 self._outermost.pop(group_id, None)
             else:
                 self._outermost[group_id] = outermost
-        released = []
-        for row in [row for task_id in members if (row := self._rows.get(task_id)) is not None and row.final]:
-            here = row.task_id in self._members
-            if self._stays(row) and not here:
-                self.remove(row)
-                self._rows[row.task_id] = self._members[row.task_id] = row.replace()  # another object than in its kind
-            elif here and not self._stays(row):
-                released.append(self._members.pop(row.task_id))
-        for row in sorted(released, key=lambda row: row.ended_at or 0):
+        rows = [row for task_id in members if (row := self._rows.get(task_id)) is not None and row.final]
+        moved = [row for row in rows if self._stays(row) != (row.task_id in self._members)]
+        for row in moved:
+            self.remove(row)
+        for row in sorted(moved, key=lambda row: row.ended_at or 0):
             self.add(row)
 
     def log_dropped(self) -> None:
