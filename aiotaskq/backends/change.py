@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -12,7 +12,7 @@ from aiotaskq.core.coded import COLUMNS, STATE, encoded
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import slots
 from aiotaskq.core.status import PENDING
-from aiotaskq.core.steps import EventValue, NewStep, answered
+from aiotaskq.core.steps import NewStep
 from aiotaskq.core.task import Task
 
 if TYPE_CHECKING:
@@ -47,23 +47,6 @@ class Leave(msgspec.Struct, frozen=True):
     def waits(self) -> list[NewStep]:
         """The waits among its steps."""
         return [each for each in self.new if each.step.kind == "wait"]
-
-    def meets(
-        self, event_of: Callable[[NewStep], EventValue | None], was_answered: Callable[[NewStep], bool]
-    ) -> tuple[Change, list[NewStep], list[NewStep]]:
-        """Return the change to write, the steps that events become which are there, and the waits that are left.
-
-        ``event_of`` returns the event for a wait, ``was_answered`` whether one was stored since an earlier run.
-        """
-        found, left = [], []
-        for wait in self.waits:
-            if (event := event_of(wait)) is not None:
-                found.append(answered(wait, event))
-            elif not was_answered(wait):
-                left.append(wait)
-        if self.woken is None or len(left) == len(self.waits):
-            return self.change, [], left
-        return Change(self.change.before, self.woken), [each for each in found if each is not None], left
 
 
 class ScheduleChange(msgspec.Struct, frozen=True):

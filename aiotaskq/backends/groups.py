@@ -1,4 +1,4 @@
-"""The groups, chains and graphs of a store; ``core.groups`` has the rules, ``backends.flow`` applies them."""
+"""The groups, chains and graphs of a store; ``core.groups`` has the rules, and ``backends.flow`` what follows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import encoded_room
-from aiotaskq.backends.flow import groups as flow
-from aiotaskq.core.coded import encoded, no_codec
+from aiotaskq.backends.flow.groups import mend_children, mend_groups
+from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, push
+from aiotaskq.core.coded import anew, encoded, no_codec
+from aiotaskq.core.errors import queue_full
+from aiotaskq.core.gate import Gate, budget_gate
+from aiotaskq.core.groups import Member, grown
+from aiotaskq.core.usage import USED_UP_UNTIL
 from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
-    from aiotaskq.backends.flow.transaction import Followed, Store
+    from aiotaskq.backends.flow.transaction import Beside, Followed, Store
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.groups import GroupState, Member, Plan
+    from aiotaskq.core.groups import GroupState, Plan
     from aiotaskq.core.task import Task
     from aiotaskq.core.usage import Usage
     from aiotaskq.core.webhooks import Webhook
@@ -126,12 +131,12 @@ class Groups:
         """
         self.used = True
         plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
-        if session is None:
-            made = await self._store.transact(lambda at: flow.push_plan(at, plan, room), repeatable=True)
-            if made:
-                committed()
-            return made
-        return await self._store.transact_with(session, lambda at: flow.push_plan(at, plan, room), committed)
+        if session is not None:
+            return await self._store.transact_with(session, lambda at: _push_plan(at, plan, room), committed)
+        made = await self._store.transact(lambda at: _push_plan(at, plan, room), repeatable=True)
+        if made:
+            committed()
+        return made
 
     async def add(self, group_id: str, tasks: Sequence[Task], now: int) -> int | None:
         """Push tasks as further members of a group that has not ended; return how many did not exist before.
@@ -139,7 +144,22 @@ class Groups:
         None if there is no such group, or it has ended, or was cancelled; then nothing is written.
         """
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
-        return await self._store.transact(lambda at: flow.add_tasks(at.tx, group_id, sent))
+
+        def body(beside: Beside) -> int | None:
+            tx = beside.tx
+            group = tx.groups([group_id]).get(group_id)
+            if group is None or group.ended_at is not None or group.cancel_requested:
+                return None
+            # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
+            there = tx.existing([task.task_id for task in sent])
+            new = [task for task in sent if task.task_id not in there]
+            push(tx, new)
+            places = enumerate(new, group.total)
+            tx.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])
+            tx.write_groups([grown(group, len(new))])
+            return len(new)
+
+        return await self._store.transact(body)
 
     async def set_budget(self, group_id: str, budget: Usage, now: int) -> GroupState | None:
         """Give a group another budget; return it then, None if there is no such group, or it never had one.
@@ -147,18 +167,49 @@ class Groups:
         In the same transaction its gate opens, and its tasks pass at ``now``, in microseconds UTC, or closes: see
         ``Notes.add``.
         """
-        return await self._store.transact(lambda at: flow.replace_budget(at.tx, group_id, budget, now))
+
+        def body(at: Beside) -> GroupState | None:
+            group = at.tx.groups([group_id]).get(group_id)
+            if group is None or not group.budget:
+                return None
+            group = replace(group, budget=budget)
+            at.tx.write_groups([group])
+            at.tx.touched.changed(budget_gate(group_id), USED_UP if group.used_up else NOT_USED_UP, now)
+            return group
+
+        return await self._store.transact(body)
 
     async def request_cancel(self, group_id: str) -> bool:
         """Mark a group, and the groups in it, as cancelled; return False if it has ended, or there is none."""
-        return await self._store.transact(lambda at: flow.flag_cancelled(at.tx, group_id))
+
+        def body(at: Beside) -> bool:
+            level, found = [group_id], False
+            while level:
+                live = [group for group in at.tx.groups(sorted(level)).values() if group.ended_at is None]
+                at.tx.write_groups([replace(group, cancel_requested=True) for group in live])
+                found = found or bool(live)
+                level = at.tx.inner_groups([group.group_id for group in live])
+            return found
+
+        return await self._store.transact(body)
 
     async def purge(self, before: int, limit: int) -> int:
         """Delete up to ``limit`` groups that ended before that instant, and that no task needs, each with the groups in
         it, and their lists of members; return how many groups. A group in another one goes with that.
         """
         ids = await self._reads.over(before, limit)
-        return await self._store.transact(lambda at: flow.purge_groups(at.tx, ids, before)) if ids else 0
+
+        def body(at: Beside) -> int:
+            found = at.tx.groups(sorted(ids)).values()
+            # One that was brought back meanwhile stays.
+            over = [each for each in found if each.parent_id is None and not each.needed_by]
+            gone = level = [each.group_id for each in over if each.ended_at is not None and each.ended_at < before]
+            while level := list(at.tx.groups(sorted(at.tx.inner_groups(level)))):
+                gone = gone + level
+            at.tx.drop_groups(gone)
+            return len(gone)
+
+        return await self._store.transact(body) if ids else 0
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         """Write the callbacks of these groups anew with the codec.
@@ -168,7 +219,20 @@ class Groups:
         """
         if (codec := self.codec) is None:
             raise no_codec()
-        return await self._store.transact(lambda at: flow.recode_groups(at.tx, ids, codec), repeatable=True)
+
+        def body(at: Beside) -> tuple[int, list[str]]:
+            written, left = [], []
+            for group in at.tx.groups(sorted(ids)).values():
+                stored = {name: task for name in ("then", "on_failure") if (task := getattr(group, name)) is not None}
+                new = {name: anew(task, codec) for name, task in stored.items()}
+                if None in new.values():
+                    left.append(group.group_id)
+                elif new:
+                    written.append(replace(group, **new))
+            at.tx.write_groups(written, callbacks=True)
+            return len(written), left
+
+        return await self._store.transact(body, repeatable=True)
 
     async def mend(self, now: int) -> int:
         """Recount the unfinished members of each group, and parents of each child; return how many counts were wrong.
@@ -178,14 +242,37 @@ class Groups:
         wrong, after, goes_on = 0, "", True
         while goes_on:
             ids, after = await self._reads.children(MENDED, after)
-            wrong += await self._store.transact(lambda at, ids=ids: flow.mend_children(at.tx, ids, now))  # type: ignore[misc]
+            wrong += await self._store.transact(lambda at, ids=ids: mend_children(at.tx, ids, now))  # type: ignore[misc]
             goes_on = after != ""
         last: str | None = None
         while groups := await self._reads.find(SCANNED, after=last, ended=False):
             last = groups[-1].group_id
             for part in _parts(groups):
-                wrong += await self._store.transact(lambda at, ids=part: flow.mend_groups(at.tx, ids, now))  # type: ignore[misc]
+                wrong += await self._store.transact(lambda at, ids=part: mend_groups(at.tx, ids, now))  # type: ignore[misc]
         return wrong
+
+
+def _push_plan(at: Beside, plan: Plan, room: Room | None) -> bool:
+    """Do as ``Groups.push``."""
+    tx = at.tx
+    if plan.groups[0].group_id in tx.groups([group.group_id for group in plan.groups], lock=False):
+        # This very push has made it, if the first of its tasks is there.
+        first = next(iter(plan.tasks), None)
+        known = None if first is None else tx.look([first.task_id]).get(first.task_id)
+        return first is not None and known is not None and known.seq == first.seq
+    if room is not None:
+        at.check_room(plan.entering, room)
+    tx.check_push(plan.tasks)
+    if not tx.add_groups(plan.groups, plan.members):
+        return False
+    if room is not None and not all(at.update(room.instead)):
+        raise queue_full(room.maxsize, 0)
+    closed = list(map(budget_gate, plan.used_up))  # the tasks of a budget that is used up do not pass
+    tx.add_gates([Gate(key=key, closed_until=USED_UP_UNTIL) for key in closed])
+    for key in closed:
+        tx.touched.changed(key, USED_UP)
+    push(tx, plan.tasks)
+    return True
 
 
 def _parts(groups: Sequence[GroupState]) -> Iterator[list[str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from aiotaskq.backends.change import Leave
 from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.flow.steps import EVENT, WAIT, event_row, step_row, to_event, to_step
-from aiotaskq.backends.side_rows import STEP, Range, SideRow, SideRows
+from aiotaskq.backends.side_rows import OF_TASKS, STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
 from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
 
@@ -200,17 +201,28 @@ class Steps:
 
         Its row was deleted by another program, or is about to be pushed: ``put`` comes first.
         """
+
+        def body(tx: Beside, after: str) -> tuple[Sequence[str], Collection[str]]:
+            ids = tx.side.owners(STEP, PAGE, after=after)
+            return ids, tx.tx.existing(ids)
+
         found: list[str] = []
         after, last = "", False
         while len(found) < limit and not last:
-            ids, there = await self._store.look(lambda tx, after=after: flow.stepped(tx, after, PAGE))  # type: ignore[misc]
+            ids, there = await self._store.look(functools.partial(body, after=after))
             found += [task_id for task_id in ids if task_id not in there]
             after, last = ids[-1] if ids else "", len(ids) < PAGE
         return found[:limit]
 
     async def drop(self, ids: Sequence[str]) -> None:
         """Delete the side rows of those of these tasks that have no row."""
-        await self._store.transact(lambda tx: flow.drop(tx, ids), repeatable=True)
+
+        def body(tx: Beside) -> None:
+            there = tx.tx.existing(ids)
+            for kind in OF_TASKS:
+                tx.side.delete_of(kind, [task_id for task_id in ids if task_id not in there])
+
+        await self._store.transact(body, repeatable=True)
 
     async def recode(self, ids: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of the steps of these tasks anew with the codec.

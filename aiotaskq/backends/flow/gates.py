@@ -58,7 +58,7 @@ def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
     if not (touched := tx.touched):
         return None
     admission = _Admission(tx, touched)
-    admission.lock()
+    admission.lock(touched.known)
     admission.declare()
     closed = admission.change()
     for keys, queue in touched.parked:
@@ -129,20 +129,18 @@ class _Admission:
         self._ran: dict[str, list[tuple[int, int]]] | None = None
         self._delayed = touched.delayed
 
-    def lock(self) -> None:
-        """Lock the gates that are touched, and make those that do not exist."""
-        self._note_locked(self.tx.gates(self.touched.known))
+    def lock(self, known: Mapping[str, Bounds | None], wait: bool = True) -> None:
+        """Lock these gates, and make those that do not exist; without ``wait`` as ``Transaction.gates``."""
+        found = self.tx.gates(known, wait)
+        self.gates.update(found)
+        self._stored.update(found)
 
     def lock_free(self, keys: Collection[str]) -> None:
         """Lock those of these gates that no other transaction has locked; the others are missed."""
         if keys:
             known = {key: self.touched.known.get(key) for key in keys}
-            self._note_locked(self.tx.gates(known, wait=False))
+            self.lock(known, wait=False)
             self._missed.known |= {key: bounds for key, bounds in known.items() if key not in self.gates}
-
-    def _note_locked(self, found: Mapping[str, Gate]) -> None:
-        self.gates.update(found)
-        self._stored.update(found)
 
     def declare(self) -> None:
         """Take the bounds that tasks declare: the later ones count."""
@@ -214,7 +212,8 @@ class _Admission:
             if unlocked := [key for key in part if key not in self.gates]:
                 self.lock_free(unlocked)
                 self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
-            self._visit([key for key in part if key in self.gates], todo)
+                part = [key for key in part if key in self.gates]
+            self._visit(part, todo)
 
     def _visit(self, keys: Sequence[str], todo: dict[str, None]) -> None:
         """Let the first due tasks pass at these gates, which are locked, and remove the gates from ``todo``.

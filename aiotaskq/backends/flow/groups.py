@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, Beside, Rows, push, rewrite
-from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import anew
+from aiotaskq.backends.flow.transaction import USED_UP, Beside, Rows, push, rewrite
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.gate import Flow, Gate, budget_gate
+from aiotaskq.core.gate import Flow, budget_gate
 from aiotaskq.core.groups import (
     CANCEL,
     GroupState,
-    Member,
-    Plan,
     Tally,
     after_parents,
     around,
@@ -25,7 +20,6 @@ from aiotaskq.core.groups import (
     counted,
     deleted,
     group_of,
-    grown,
     live_parents,
     outermost,
     stays,
@@ -36,22 +30,7 @@ from aiotaskq.core.ids import next_seq
 from aiotaskq.core.notes import NewNotes
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import Task
-from aiotaskq.core.usage import USED_UP_UNTIL, Usage, risen, summed
-
-
-def add_tasks(tx: Rows, group_id: str, tasks: Sequence[Task]) -> int | None:
-    """Do as ``Groups.add``."""
-    group = tx.groups([group_id]).get(group_id)
-    if group is None or group.ended_at is not None or group.cancel_requested:
-        return None
-    # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
-    there = tx.existing([task.task_id for task in tasks])
-    new = [task for task in tasks if task.task_id not in there]
-    push(tx, new)
-    places = enumerate(new, group.total)
-    tx.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])
-    tx.write_groups([grown(group, len(new))])
-    return len(new)
+from aiotaskq.core.usage import Usage, risen, summed
 
 
 def push_within(at: Beside, tasks: Sequence[Task], room: Room | None) -> list[Task]:
@@ -64,77 +43,6 @@ def push_within(at: Beside, tasks: Sequence[Task], room: Room | None) -> list[Ta
     return push(at.tx, tasks)
 
 
-def push_plan(at: Beside, plan: Plan, room: Room | None) -> bool:
-    """Do as ``Groups.push``."""
-    tx = at.tx
-    if plan.groups[0].group_id in tx.groups([group.group_id for group in plan.groups], lock=False):
-        # This very push has made it, if the first of its tasks is there.
-        first = next(iter(plan.tasks), None)
-        known = None if first is None else tx.look([first.task_id]).get(first.task_id)
-        return first is not None and known is not None and known.seq == first.seq
-    if room is not None:
-        at.check_room(plan.entering, room)
-    tx.check_push(plan.tasks)
-    if not tx.add_groups(plan.groups, plan.members):
-        return False
-    if room is not None and not all(at.update(room.instead)):
-        raise queue_full(room.maxsize, 0)
-    fill(tx, plan)
-    return True
-
-
-def flag_cancelled(tx: Rows, group_id: str) -> bool:
-    """Do as ``Groups.request_cancel``."""
-    level = [group_id]
-    found = False
-    while level:
-        live = [group for group in tx.groups(sorted(level)).values() if group.ended_at is None]
-        tx.write_groups([replace(group, cancel_requested=True) for group in live])
-        found = found or bool(live)
-        level = tx.inner_groups([group.group_id for group in live])
-    return found
-
-
-def fill(tx: Rows, plan: Plan) -> None:
-    """Push the tasks of a plan whose groups are written; those of a budget that is used up do not pass."""
-    closed = list(map(budget_gate, plan.used_up))
-    tx.add_gates([Gate(key=key, closed_until=USED_UP_UNTIL) for key in closed])
-    for key in closed:
-        tx.touched.changed(key, USED_UP)
-    push(tx, plan.tasks)
-
-
-def purge_groups(tx: Rows, ids: Sequence[str], before: int) -> int:
-    """Delete those of these groups that ended before an instant and are kept by nothing; return how many groups.
-
-    Each with the groups in it.
-    """
-    found = tx.groups(sorted(ids)).values()
-    # One that was brought back meanwhile stays.
-    over = [each for each in found if each.parent_id is None and not each.needed_by]
-    gone = level = [each.group_id for each in over if each.ended_at is not None and each.ended_at < before]
-    while level := list(tx.groups(sorted(tx.inner_groups(level)))):
-        gone = gone + level
-    tx.drop_groups(gone)
-    return len(gone)
-
-
-def recode_groups(tx: Rows, ids: Sequence[str], codec: Codec) -> tuple[int, list[str]]:
-    """Do as ``Groups.recode``."""
-    groups = [each for each in tx.groups(sorted(ids)).values() if each.then is not None or each.on_failure is not None]
-    new = {each.group_id: recoded_group(each, codec) for each in groups}
-    tx.write_groups(written := [group for group in new.values() if group is not None], callbacks=True)
-    return len(written), [group_id for group_id, group in new.items() if group is None]
-
-
-def recoded_group(group: GroupState, codec: Codec) -> GroupState | None:
-    """Return a group with its callbacks written anew with the codec; None if one cannot be decoded."""
-    then = None if group.then is None else anew(group.then, codec)
-    on_failure = None if group.on_failure is None else anew(group.on_failure, codec)
-    lost = (group.then is not None and then is None) or (group.on_failure is not None and on_failure is None)
-    return None if lost else replace(group, then=then, on_failure=on_failure)
-
-
 def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
     """End those of these tasks that wait for parents which are gone; return how many."""
     lost = _lost(tx, tx.look(ids).values())
@@ -142,7 +50,7 @@ def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
         # Again with the rows locked: a parent may have ended, and been subtracted, between the two reads. From now on
         # one that has not been subtracted counts as live, since its end is not committed yet.
         lost = _lost(tx, tx.tasks(sorted(lost)).values())
-        to_groups(tx, to_children(tx, [_cancelled(*each) for each in lost.items()], now), now)
+        to_groups(tx, *to_children(tx, [_cancelled(*each) for each in lost.items()], now), now)
     return len(lost)
 
 
@@ -176,19 +84,8 @@ def mend_groups(tx: Rows, ids: Sequence[str], now: int) -> int:
     live = tx.count_live(list(groups))
     missing = {key: by for key, group in groups.items() if (by := group.remaining - live[key])}
     tallies = {key: Tally(ended=by, cancelled=max(0, by)) for key, by in missing.items()}
-    to_groups(tx, Ends(tallies, []), now)
+    to_groups(tx, tallies, [], now)
     return len(tallies)
-
-
-def replace_budget(tx: Rows, group_id: str, budget: Usage, now: int) -> GroupState | None:
-    """Do as ``Groups.set_budget``."""
-    group = tx.groups([group_id]).get(group_id)
-    if group is None or not group.budget:
-        return None
-    group = replace(group, budget=budget)
-    tx.write_groups([group])
-    tx.touched.changed(budget_gate(group_id), USED_UP if group.used_up else NOT_USED_UP, now)
-    return group
 
 
 def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
@@ -278,17 +175,11 @@ def again(tx: Rows, after: Task) -> Task:
     return waiting(after, live, after.due_us) if live else after
 
 
-class Ends(NamedTuple):
-    """What follows from changes of tasks for the groups of their members, and the tasks that it ended."""
-
-    tallies: dict[str, Tally]
-    gone: list[Task]
-
-
-def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> Ends:
+def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> tuple[dict[str, Tally], list[Task]]:
     """Do what follows from changes of tasks, which are written already, to their children, and to those of these.
 
-    A task that had ended and was deleted is given with what it counts as: see ``core.groups.deleted``.
+    Return what that counts for groups, and the tasks that it ended. A task that had ended and was deleted is given with
+    what it counts as: see ``core.groups.deleted``.
     """
     tallies: dict[str, Tally] = {}
     gone: list[Task] = []
@@ -313,12 +204,11 @@ def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> End
         if level:
             rewrite(tx, level)
             gone += [after for _, after in level if after.final]
-    return Ends(tallies, gone)
+    return tallies, gone
 
 
-def to_groups(tx: Rows, ends: Ends, now: int) -> None:
-    """Do what follows for groups, and for those that they are members of."""
-    tallies, gone = ends
+def to_groups(tx: Rows, tallies: dict[str, Tally], gone: Sequence[Task], now: int) -> None:
+    """Do what follows for groups, and for those that they are members of; ``gone`` are the tasks that ended by it."""
     followed = tx.touched.followed
     followed.ended += [task.task_id for task in gone]
     pushed = tx.messages(gone, now) if gone else []
@@ -352,7 +242,7 @@ def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None
     found = [(before, after) for before, after in changes if concerns(before, after)]
     if found:
         now = max(now, *[after.due_us if after.ended_at is None else after.ended_at for _, after in found])
-        to_groups(tx, to_children(tx, found, now), now)
+        to_groups(tx, *to_children(tx, found, now), now)
 
 
 def follow_deletes(tx: Rows, tasks: Sequence[Task]) -> None:
@@ -362,4 +252,4 @@ def follow_deletes(tx: Rows, tasks: Sequence[Task]) -> None:
     if tied:
         now = max(next_seq(0), *[max(task.seq, task.began_at or 0) for task in tied])
         changes = [(task, after) for task in tied if (after := deleted(task, now)) is not task]
-        to_groups(tx, to_children(tx, changes, now), now)
+        to_groups(tx, *to_children(tx, changes, now), now)

@@ -7,11 +7,11 @@ what the earlier one has written.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiotaskq.backends.change import Change, Leave
-from aiotaskq.backends.side_rows import OF_TASKS, STEP, SideRow
+from aiotaskq.backends.side_rows import STEP, SideRow
 from aiotaskq.core.status import PENDING
 from aiotaskq.core.steps import EventValue, NewStep, Step, answered, woken
 from aiotaskq.core.task import Task
@@ -95,23 +95,26 @@ def suspend(tx: Beside, leaves: Sequence[Leave], stored: Stored) -> list[bool]:
     events = _events(tx, keys)
     there = {(row.owner, row.name) for row in tx.side.of(STEP, late, texts=False)} if late else set()
 
-    def event_of(wait: NewStep) -> EventValue | None:
-        event = events.get(wait.step.name)
-        return event if event is not None and event.there(wait.step.at) else None
-
-    def was_answered(wait: NewStep) -> bool:
-        return (wait.task_id, f"{wait.seq} event {wait.step.number} {wait.step.name}") in there
-
-    met = [leave.meets(event_of, was_answered) for leave in leaves]
-    # Before the update: a codec may raise, and not every store undoes what was written by then.
-    steps = [
-        [step_row(new, stored(new.step.text)) for new in (*leave.new, *found)]
-        for leave, (_, found, _) in zip(leaves, met, strict=True)
-    ]
+    # A codec may raise, and not every store undoes what was written by then: so the rows of steps are made first.
+    met: list[tuple[Change, list[SideRow], list[NewStep]]] = []
+    for leave in leaves:
+        change, found, left = leave.change, [], []
+        for wait in leave.waits:
+            event = events.get(wait.step.name)
+            if event is not None and event.there(wait.step.at):
+                found.append(answered(wait, event))
+            elif (wait.task_id, f"{wait.seq} event {wait.step.number} {wait.step.name}") not in there:
+                left.append(wait)  # else it was answered since an earlier run
+        if leave.woken is None or len(left) == len(leave.waits):
+            found = []
+        else:
+            change = Change(change.before, leave.woken)
+        new = [*leave.new, *[each for each in found if each is not None]]
+        met.append((change, [step_row(each, stored(each.step.text)) for each in new], left))
     held = tx.update([change for change, _, _ in met])
-    tx.side.add(STEP, [row for rows, ok in zip(steps, held, strict=True) if ok for row in rows])
-    waiting = [(wait, change.before) for (change, _, left), ok in zip(met, held, strict=True) if ok for wait in left]
-    tx.side.put(WAIT, [_wait_row(wait, before) for wait, before in waiting])
+    done = [each for each, ok in zip(met, held, strict=True) if ok]
+    tx.side.add(STEP, [row for _, rows, _ in done for row in rows])
+    tx.side.put(WAIT, [_wait_row(wait, change.before) for change, _, left in done for wait in left])
     return held
 
 
@@ -204,7 +207,7 @@ def forget(tx: Beside, after: str) -> str:
     """Delete the waits of tasks that are gone, for the first events behind ``after``; return where to go on."""
     keys = tx.side.owners(WAIT, FORGOTTEN, after=after)
     waits = [(row.owner, row.name, row.name.split(" ", 1)[1]) for row in tx.side.of(WAIT, keys, texts=False)]
-    there: Collection[str] = tx.tx.existing(sorted({task_id for *_, task_id in waits}))
+    there = tx.tx.existing(sorted({task_id for *_, task_id in waits}))
     gone: dict[str, list[str]] = {}
     for key, name, task_id in waits:
         if task_id not in there:
@@ -212,16 +215,3 @@ def forget(tx: Beside, after: str) -> str:
     for key, names in gone.items():
         tx.side.delete(WAIT, key, names)
     return keys[-1] if len(keys) == FORGOTTEN else ""
-
-
-def stepped(tx: Beside, after: str, limit: int) -> tuple[Sequence[str], Collection[str]]:
-    """Return the first ids behind ``after`` of tasks that have steps, and which of these tasks there are."""
-    ids = tx.side.owners(STEP, limit, after=after)
-    return ids, tx.tx.existing(ids)
-
-
-def drop(tx: Beside, ids: Sequence[str]) -> None:
-    """Delete the side rows of those of these tasks that have no row."""
-    there = tx.tx.existing(ids)
-    for kind in OF_TASKS:
-        tx.side.delete_of(kind, [task_id for task_id in ids if task_id not in there])

@@ -189,8 +189,8 @@ class Touched:
 
 
 Waiting: TypeAlias = tuple[Sequence[Task], int | None]
-"""What waits at a gate: the first tasks that are due, in passing order, whose content may be missing; and when the first
-of the others is due that were read, in microseconds UTC.
+"""What waits at a gate: the first tasks that are due, in passing order, perhaps without their content; and when the
+first of the others that were read is due, in microseconds UTC.
 """
 NO_WAITING: Final[Waiting] = ((), None)
 

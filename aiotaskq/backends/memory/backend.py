@@ -16,7 +16,7 @@ from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
 from aiotaskq.backends.memory.group_rows import MemoryGroupReads
-from aiotaskq.backends.memory.reads import MemoryReads, Running
+from aiotaskq.backends.memory.reads import MemoryReads
 from aiotaskq.backends.memory.ready_queue import Arrivals
 from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
@@ -40,7 +40,6 @@ class MemoryBackend(MemoryReads):
         self.objects = objects
         self._side = MemorySideRows(self._lock)
         self._lock.enter, self.enqueue = self._insert, self.queues.enqueue
-        self._running = Running(self._tasks, objects)
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
         verbs = self._insert, self._move, self._update
         self._tx = MemoryTransaction(self._tasks, self._ended, *verbs, self._side.owned, self)
@@ -63,19 +62,16 @@ class MemoryBackend(MemoryReads):
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         with self._lock:
             if room is not None:
-                self._make_room(tasks, room)
+                self.check_room(tasks, room)
+                if room.instead:
+                    self._tx.check_push(tasks)  # nothing is written yet
+                self._update(room.instead)
             stored = push(self._tx, tasks) if any_flow(tasks) else [self._insert(task) for task in tasks]
             self._tx.end()
         if room is not None:
             self.notify_updated(room.instead, [True] * len(room.instead))
         self.listeners.notify(READY)
         return stored
-
-    def _make_room(self, tasks: Sequence[Task], room: Room) -> None:
-        self.check_room(tasks, room)
-        if room.instead:
-            self._tx.check_push(tasks)  # nothing is written yet
-        self._update(room.instead)
 
     def insert(self, task: Task) -> Task:
         with self._lock:
@@ -133,7 +129,7 @@ class MemoryBackend(MemoryReads):
     async def _claim(self, wanted: Claim) -> list[Task]:
         owner, now, limit, queues, lease_until = wanted
         with self._lock:
-            return [self._running.start(task, owner, now, lease_until) for task in self.queues.take(now, limit, queues)]
+            return [self._start(task, owner, now, lease_until) for task in self.queues.take(now, limit, queues)]
 
     def step(
         self,
@@ -159,7 +155,7 @@ class MemoryBackend(MemoryReads):
                         raise LeaseLost(f"task {before.task_id} has changed since it was read")
             task = None if queues == () else self.queues.take_one(now, queues)
             if task is not None:
-                task = self._running.start(task, owner, now, None)
+                task = self._start(task, owner, now, None)
         if change is not None:
             self.notify_updated([change], [True])
         elif after is not None and ENDED in self.listeners.by_kind:
@@ -206,11 +202,11 @@ class MemoryBackend(MemoryReads):
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         with self._lock:
-            return [self._running.edit(i, fence, progress=value) for i, fence, value in progress]
+            return [self._edit(i, fence, progress=value) for i, fence, value in progress]
 
     async def request_cancel(self, ids: Sequence[str]) -> list[bool]:
         with self._lock:
-            flagged = [self._running.edit(task_id, None, cancel_requested=True) for task_id in ids]
+            flagged = [self._edit(task_id, None, cancel_requested=True) for task_id in ids]
         self.listeners.notify(CANCEL, ids)
         return flagged
 

@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.core.gate import Bounds, Flow, Gate, GateState, Starts
+from aiotaskq.core.gate import Bounds, Gate, GateState, Starts
 from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.status import FINAL, PENDING, RUNNING
 from aiotaskq.core.task import Task
@@ -27,7 +27,7 @@ class Line:
     An entry whose task is no longer the one under its id in ``waiting`` is dropped when it comes up.
     """
 
-    __slots__ = ("_in_order", "_later", "_out_of_order", "gate", "held", "waiting")
+    __slots__ = ("_in_order", "_later", "_out_of_order", "_removed", "gate", "held", "waiting")
 
     def __init__(self, key: str, bounds: Bounds | None = None) -> None:
         self.gate = Gate(key=key, bounds=bounds or Bounds())
@@ -36,6 +36,7 @@ class Line:
         self._in_order: deque[Entry] = deque()  # nearly all tasks are pushed in this order
         self._out_of_order: list[Entry] = []  # a heap of those that come before the last in order
         self._later: list[tuple[int, int, Task]] = []  # a heap of those that were not due, by when they are
+        self._removed = 0  # tasks whose entries may be left
 
     def add(self, task: Task) -> None:
         """Add a task that waits."""
@@ -55,8 +56,9 @@ class Line:
     def remove(self, task: Task) -> None:
         """Forget a task that waits no longer."""
         if self.waiting.pop(task.task_id, None) is not None:
-            entries = len(self._in_order) + len(self._out_of_order) + len(self._later)
-            if entries > 1000 and entries > 1000 + 3 * len(self.waiting):
+            self._removed += 1
+            if self._removed > 1000 + 3 * len(self.waiting):
+                self._removed = 0
                 self._in_order = deque(
                     sorted(filter(self._is_live, itertools.chain(self._in_order, self._out_of_order)))
                 )
@@ -125,11 +127,11 @@ class GateRows:
         self.lines: dict[str, Line] = {}
         """The lines by the keys of their gates."""
 
-    def line(self, key: str, flow: Flow | None = None) -> Line:
-        """Return the line of a gate; if there is none it is made, with the bounds that ``flow`` declares."""
+    def line(self, key: str, bounds: Bounds | None = None) -> Line:
+        """Return the line of a gate, which is made if there is none."""
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key, None if flow is None else dict(flow.gates).get(key))
+            line = self.lines[key] = Line(key, bounds)
         return line
 
     def _known(self, key: str) -> Line:
@@ -139,12 +141,12 @@ class GateRows:
         """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
         if task.flow is None or task.status in FINAL:
             return
-        lines, flow = self.lines, task.flow
+        lines, gates = self.lines, task.flow.gates
         held, at = slots_and_gate(task)
         for key in held:
-            (lines.get(key) or self.line(key, flow)).held[task.task_id] = None
+            (lines.get(key) or self.line(key, dict(gates)[key])).held[task.task_id] = None
         if at is not None:
-            (lines.get(at) or self.line(at, flow)).add(task)
+            (lines.get(at) or self.line(at, dict(gates).get(at))).add(task)
 
     def leave(self, task: Task) -> None:
         """Forget a row with gates."""
@@ -152,17 +154,14 @@ class GateRows:
         for key, _ in () if task.flow is None else task.flow.gates:
             if (line := lines.get(key)) is not None:
                 line.held.pop(task_id, None)
-        if task.gate is not None and (line := lines.get(task.gate)) is not None:
+        if (at := at_gate(task)) is not None and (line := lines.get(at)) is not None:
             line.remove(task)
 
     # ---- as a transaction ----
 
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
         lines = self.lines
-        for key, bounds in known.items():
-            if key not in lines:
-                lines[key] = Line(key, bounds)
-        return {key: lines[key].gate for key in known}
+        return {key: (lines.get(key) or self.line(key, bounds)).gate for key, bounds in known.items()}
 
     def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
         lines = self.lines

@@ -26,7 +26,8 @@ class GroupRows:
         self.members: dict[str, list[Member]] = {}
         # Those that are in no other group: whether they go on, and whether a task needs them.
         self._outermost: dict[str, tuple[bool, bool]] = {}
-        self._ended: dict[str, None] = {}  # those of these that may be dropped
+        self.ended: dict[str, None] = {}
+        """Those of these that may be dropped."""
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         return {group_id: self.kept[group_id] for group_id in ids if group_id in self.kept}
@@ -44,8 +45,8 @@ class GroupRows:
         for group in groups:
             if group.parent_id not in self.kept:
                 self._keep_members(group)
-        while len(self._ended) > self._ended_tasks.keep:
-            self.drop_groups(self._tree(next(iter(self._ended))))
+        while len(self.ended) > self._ended_tasks.keep:
+            self.drop_groups(self._tree(next(iter(self.ended))))
 
     def _keep_members(self, group: GroupState) -> None:
         """Keep the ended members of a group that is in no other one, or keep them no more."""
@@ -58,9 +59,9 @@ class GroupRows:
         members = [member.member_id for each in tree for member in self.members.get(each, ())]
         self._ended_tasks.keep_members(tree, members, group)
         if any(state):
-            self._ended.pop(group_id, None)
+            self.ended.pop(group_id, None)
         else:
-            self._ended[group_id] = None
+            self.ended[group_id] = None
 
     def _tree(self, group_id: str) -> list[str]:
         """Return the ids of a group and of the groups in it."""
@@ -76,16 +77,12 @@ class GroupRows:
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         return [m.member_id for group_id in ids for m in self.members.get(group_id, ()) if m.is_group]
 
-    def over(self, before: int) -> list[str]:
-        """Do as ``GroupReads.over``."""
-        return [group_id for group_id in self._ended if (self.kept[group_id].ended_at or 0) < before]
-
     def drop_groups(self, ids: Sequence[str]) -> None:
         for group_id in ids:
             if (group := self.kept.pop(group_id, None)) is not None and group.budget:
                 self._dropped(group_id)
             self.members.pop(group_id, None)
-            self._ended.pop(group_id, None)
+            self.ended.pop(group_id, None)
             self._outermost.pop(group_id, None)
 
     def count_live(self, ids: Sequence[str]) -> dict[str, int]:
@@ -122,7 +119,7 @@ class MemoryGroupReads(GroupReads):
 
     async def over(self, before: int, limit: int) -> list[str]:
         with self._lock:
-            return self._tx.over(before)[:limit]
+            return [each for each in self._tx.ended if (self._tx.kept[each].ended_at or 0) < before][:limit]
 
     async def children(self, limit: int, after: str) -> tuple[list[str], str]:
         with self._lock:
