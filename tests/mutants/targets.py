@@ -112,7 +112,6 @@ TARGETS = [
     ),
     Target("backends/memory/backend.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
-    Target("backends/memory/lane.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("core/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite or redis", *STEPS)]),
     Target("runtime/run_steps.py", [_contract("memory or sqlite", *STEPS), STEP_RUNS]),
     Target("backends/flow/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from aiotaskq.backends.base import Change, Claim, Room, matching
 from aiotaskq.backends.change import has_moved, holds
-from aiotaskq.backends.flow.groups import follow_deletes, parents_first, staying
+from aiotaskq.backends.flow.groups import again, follow_deletes, parents_first, staying, waits_again
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
@@ -181,8 +181,10 @@ class MemoryBackend(MemoryReads):
             # An ended task that is brought back must not have the unique key of a newer task.
             held.append(guard and (after.unique_key is None or self._keys.holder(after) is None))
             if row is not None and held[-1]:
-                if row.status in FINAL and after.status not in FINAL:
-                    after = self._tx.brought_back(row, after)
+                brought_back = row.status in FINAL and after.status not in FINAL
+                if brought_back:
+                    self._tx.settle()  # it reads what follows from the changes before it
+                    after = again(self._tx, after) if waits_again(row, after) else after
                 self._leave(row)
                 if row.progress is not after.progress or row.usage is not after.usage:  # written meanwhile
                     after = after.replace(progress=row.progress, usage=row.usage)
@@ -191,7 +193,9 @@ class MemoryBackend(MemoryReads):
                     push(self._tx, change.then, refused=False)
                 self.queues.done(row)
                 if row.flow is not None or after.flow is not None:
-                    self._tx.note(row, after)
+                    self._tx.changes.append((row, after))
+                if brought_back:
+                    self._tx.settle()
         self._tx.end()
         return held
 

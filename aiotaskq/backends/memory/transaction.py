@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import admit_touched, check_max_waiting
-from aiotaskq.backends.flow.groups import again, follow, follow_deletes, waits_again
+from aiotaskq.backends.flow.groups import follow, follow_deletes
 from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
 from aiotaskq.backends.memory.ended import Ended
@@ -17,7 +17,7 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.gate import PARKED, budget_gate
-from aiotaskq.core.status import FINAL, RUNNING
+from aiotaskq.core.status import RUNNING
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
 
@@ -52,7 +52,8 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         self.tx, self.side, self.check_room = self, side, reads.check_room
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
         """What ``update`` has written, and which changes held."""
-        self._changes: list[tuple[Task, Task]] = []  # of the verb at hand, from which something may follow
+        self.changes: list[tuple[Task, Task]] = []
+        """Those of the verb at hand from which something may follow: ``end`` does that."""
         self.heard: Callable[[Followed], None] = lambda followed: None
         """Called with what followed."""
         self.check: Callable[[Sequence[Task]], None] = lambda tasks: None
@@ -122,24 +123,10 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
 
     # ---- for the backend ----
 
-    def brought_back(self, before: Task, after: Task) -> Task:
-        """Return an ended task that is brought back as it is to be written: parked again for its parents."""
-        self.settle()  # it reads what follows from the changes before it
-        return again(self, after) if waits_again(before, after) else after
-
-    def note(self, before: Task, after: Task) -> None:
-        """Note a written change of a task with a flow; what follows from it is done by ``end``.
-
-        At once where a task is brought back.
-        """
-        self._changes.append((before, after))
-        if before.status in FINAL and after.status not in FINAL:
-            self.settle()
-
     def settle(self) -> None:
         """Do what follows from the changes that were noted, level by level."""
-        if self._changes:
-            changes, self._changes = self._changes, []
+        if self.changes:
+            changes, self.changes = self.changes, []
             self.touched.written(changes)
             follow(self, changes)
 
