@@ -15,30 +15,24 @@ from aiotaskq.core.task import Task
 from aiotaskq.log import log, named
 
 
-class Keys:
+class Keys(dict[tuple[str, str], str]):
     """An index from keys to task ids."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, str], str] = {}
-
-    def __len__(self) -> int:
-        return len(self._ids)
 
     def add(self, task: Task) -> None:
         """Index the keys of a task; a unique key only until the task has ended."""
         for key in _keys_of(task):
-            self._ids[key] = task.task_id
+            self[key] = task.task_id
 
     def remove(self, task: Task) -> None:
         """Remove the keys of a task."""
         for key in _keys_of(task):
-            self._ids.pop(key, None)
+            self.pop(key, None)
 
     def holder(self, task: Task) -> str | None:
         """Return the id of another task that has one of the keys of this one, or None."""
         for key in _keys_of(task):
-            if self._ids.get(key, task.task_id) != task.task_id:
-                return self._ids[key]
+            if self.get(key, task.task_id) != task.task_id:
+                return self[key]
         return None
 
 

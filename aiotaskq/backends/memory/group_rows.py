@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.memory.ended import Ended
+from aiotaskq.backends.memory.gate_rows import Line
 from aiotaskq.backends.memory.lock import BriefLock
+from aiotaskq.core.gate import budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
 
@@ -15,12 +17,11 @@ class GroupRows:
     """The part of a transaction in memory that reads and writes groups; of the ended ones it keeps the latest."""
 
     rows: Mapping[str, Task]
+    lines: dict[str, Line]
 
-    def __init__(self, ended: Ended, dropped: Callable[[str], object]) -> None:
-        """``ended`` has the ended tasks, and as many ended groups stay; ``dropped`` is called with the ids of others
-        that had budgets.
-        """
-        self._ended_tasks, self._dropped = ended, dropped
+    def __init__(self, ended: Ended) -> None:
+        """``ended`` has the ended tasks, and as many ended groups stay."""
+        self._ended_tasks = ended
         self.kept: dict[str, GroupState] = {}
         """Every group, the oldest first."""
         self.members: dict[str, list[Member]] = {}
@@ -80,7 +81,7 @@ class GroupRows:
     def drop_groups(self, ids: Sequence[str]) -> None:
         for group_id in ids:
             if (group := self.kept.pop(group_id, None)) is not None and group.budget:
-                self._dropped(group_id)
+                self.lines.pop(budget_gate(group_id), None)
             self.members.pop(group_id, None)
             self.ended.pop(group_id, None)
             self._outermost.pop(group_id, None)

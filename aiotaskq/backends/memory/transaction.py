@@ -16,7 +16,7 @@ from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
-from aiotaskq.core.gate import PARKED, budget_gate
+from aiotaskq.core.gate import PARKED
 from aiotaskq.core.status import RUNNING
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
@@ -46,7 +46,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
     ) -> None:
         """``insert``, ``replace`` and ``update`` are of the backend, the first two for one row with its indexes."""
         GateRows.__init__(self, rows, reads.queues.paused)
-        GroupRows.__init__(self, ended, lambda group_id: self.lines.pop(budget_gate(group_id), None))
+        GroupRows.__init__(self, ended)
         self._own, self._queues, self._listeners = rows, reads.queues, reads.listeners
         self._insert, self._replace, self._update, self._reads = insert, replace, update, reads
         self.tx, self.side, self.check_room = self, side, reads.check_room
