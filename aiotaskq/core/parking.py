@@ -65,6 +65,11 @@ def at_gate(task: Task) -> str | None:
     return task.gate if task.run_at == PARKED and task.status is PENDING else None
 
 
+def is_later(task: Task) -> bool:
+    """Whether a task that waits at a gate was not due when it was pushed."""
+    return task.due_at is not None and task.due_at > task.seq
+
+
 def tokens(task: Task, key: str) -> int:
     """Return the tokens that a task takes from the rate of a gate."""
     return 1 if task.flow is None else task.flow.tokens(key)

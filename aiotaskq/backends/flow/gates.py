@@ -64,7 +64,6 @@ def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
     for keys, queue in touched.parked:
         _park(tx, keys, queue)
     admission.lock_free([key for key in touched.known if key not in admission.gates])
-    admission.note_delayed()
     due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
     admission.admit([*touched.keys, *sorted(due)])
     admission.make_due([key for key in touched.due if key not in closed])
@@ -168,13 +167,6 @@ class _Admission:
                 self._delayed.add(key)
                 self.touched.keys[key] = None
         return closed
-
-    def note_delayed(self) -> None:
-        """Note at which gates tasks wait for their due time."""
-        for task in self.touched.waiting:
-            due = task.due_at or 0
-            if (due > self.now or due > task.seq) and task.gate is not None:
-                self._delayed.add(task.gate)
 
     def make_due(self, keys: Iterable[str]) -> None:
         """Let the next sweep admit these gates."""

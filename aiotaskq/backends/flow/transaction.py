@@ -17,6 +17,7 @@ from aiotaskq.core.parking import (
     holds_back,
     is_end_of_run,
     is_given_back,
+    is_later,
     pushed_at,
     redeclared,
     settled_at,
@@ -76,8 +77,6 @@ class Touched:
         """All gates that are touched, with the bounds to make them with if they do not exist."""
         self.delayed: set[str] = set()
         """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
-        self.waiting: list[Task] = []
-        """Tasks that were parked at a gate."""
         self.ran: list[Task] = []
         """The tasks that ran and hold no slot any more, as they were."""
         self.given_back: dict[str, dict[str, None]] = {}
@@ -115,7 +114,8 @@ class Touched:
                     now = at
                 if (gate := at_gate(task)) is not None:
                     self.keys[gate] = None
-                    self.waiting.append(task)
+                    if is_later(task):
+                        self.delayed.add(gate)
                     if refused:
                         self.bounded.append(gates)
         self.now = now
@@ -146,8 +146,9 @@ class Touched:
             else:
                 self.keys |= keys
                 self.now = max(self.now, settled)
-            if after.parked and not after.final:
-                self.waiting.append(after)
+            if (gate := at_gate(after)) is not None:
+                if is_later(after):
+                    self.delayed.add(gate)
             elif after.gate is not None and is_given_back(before, after):
                 self.given_back.setdefault(after.queue, {})[after.gate] = None
             if gates and before.status is RUNNING and not slots(after):

@@ -12,7 +12,7 @@ from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.core.gate import Bounds, Gate, GateState, Starts
-from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
+from aiotaskq.core.parking import at_gate, is_later, passing_order, slots, slots_and_gate, tokens
 from aiotaskq.core.status import FINAL, PENDING, RUNNING
 from aiotaskq.core.task import Task
 
@@ -41,8 +41,8 @@ class Line:
     def add(self, task: Task) -> None:
         """Add a task that waits."""
         self.waiting[task.task_id] = task
-        if task.due_at is not None and task.due_at > task.seq:
-            heappush(self._later, (task.due_at, next(_numbers), task))
+        if is_later(task):
+            heappush(self._later, (task.due_at or 0, next(_numbers), task))
         else:
             self._put(task)
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.coded import NO_CODEC, is_coded, verbatim
 from aiotaskq.core.gate import PARKED, Flow
-from aiotaskq.core.parking import any_flow
+from aiotaskq.core.parking import any_flow, is_later
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Attempt, Task
 from aiotaskq.core.usage import Usage
@@ -69,14 +69,9 @@ def stored_run_at(task: Task) -> int:
     Of one that waits at a gate and was not due when it was pushed, it is ``PARKED`` and the due time together: so the
     index of the gate has these behind all others, in the order of time, until ``Transaction.release``.
     """
-    if task.run_at == PARKED and is_later(task):
+    if task.parked and task.gate is not None and is_later(task):
         return PARKED + (task.due_at or 0)
     return task.run_at
-
-
-def is_later(task: Task) -> bool:
-    """Whether a task that waits at a gate was not due when it was pushed."""
-    return task.parked and task.gate is not None and (task.due_at or 0) > task.seq
 
 
 def read_run_at(stored: int) -> int:
