@@ -50,10 +50,10 @@ class Admitted(NamedTuple):
     """What is left for another transaction."""
 
 
-def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
+def admit_touched(tx: Transaction) -> Admitted | None:
     """Admit the gates that the transaction has touched, at its end; None where it has touched none.
 
-    Raises QueueFull for a push of too many tasks, where it is ``refused``.
+    Raises QueueFull for a push of too many tasks.
     """
     if not (touched := tx.touched):
         return None
@@ -67,8 +67,7 @@ def admit_touched(tx: Transaction, refused: bool = True) -> Admitted | None:
     due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
     admission.admit([*touched.keys, *sorted(due)])
     admission.make_due([key for key in touched.due if key not in closed])
-    if refused:
-        admission.check_waiting()
+    admission.check_waiting()
     return admission.end()
 
 

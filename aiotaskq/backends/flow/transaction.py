@@ -103,8 +103,8 @@ class Touched:
         noted = self.declared or self.redeclared or self.changes or self.parked or self.swept
         return bool(self.keys or self.due or noted)
 
-    def pushed(self, tasks: Iterable[Task], refused: bool = True) -> None:
-        """Note new rows; whether they are ``refused`` where too many would wait."""
+    def pushed(self, tasks: Iterable[Task], bounded: bool) -> None:
+        """Note new rows; ``bounded``: they are refused at the end of the transaction where too many wait then."""
         known, declared, now = self.known, self.declared, self.now
         for task in tasks:
             if (flow := task.flow) is not None and (gates := flow.gates):
@@ -116,7 +116,7 @@ class Touched:
                     self.keys[gate] = None
                     if is_later(task):
                         self.delayed.add(gate)
-                    if refused:
+                    if bounded:
                         self.bounded.append(gates)
         self.now = now
 
@@ -272,8 +272,9 @@ class Rows(ABC):
 
     # ---- before a push ----
 
-    def check_push(self, tasks: Sequence[Task]) -> None:  # noqa: B027 - there may be nothing to do
-        """Raise QueueFull before tasks are inserted, in a store where that could not be undone."""
+    def check_push(self, tasks: Sequence[Task]) -> bool:
+        """Raise QueueFull before tasks are inserted, where that could not be undone; return whether it is checked."""
+        return False
 
 
 def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
@@ -281,11 +282,10 @@ def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
 
     ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
     """
-    if refused:
-        tx.check_push(tasks)
+    bounded = refused and not tx.check_push(tasks)
     stored = list(tx.insert(tasks))
     tx.touched.wakes = True
-    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], refused)
+    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], bounded)
     return stored
 
 

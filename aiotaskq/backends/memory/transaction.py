@@ -66,9 +66,10 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         for key, line in other.lines.items():
             self.line(key).gate = line.gate
 
-    def check_push(self, tasks: Sequence[Task]) -> None:
+    def check_push(self, tasks: Sequence[Task]) -> bool:
         self.check(tasks)
         check_max_waiting(self, tasks, lambda task: self._reads.conflicting(task) is None)
+        return True
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         return {task_id: self.rows[task_id] for task_id in ids if task_id in self.rows}
@@ -144,7 +145,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         for queue in touched.given_back.keys() & self.paused:
             touched.park(touched.given_back[queue], queue)
         try:
-            admitted = admit_touched(self, refused=False)
+            admitted = admit_touched(self)
         finally:
             del self.touched
         if admitted is not None and admitted.has_next_at:

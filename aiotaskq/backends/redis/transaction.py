@@ -161,10 +161,11 @@ class RedisTransaction(GateRows):
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         self.room = room  # the script counts
 
-    def check_push(self, tasks: Sequence[Task]) -> None:
+    def check_push(self, tasks: Sequence[Task]) -> bool:
         # At once: a transaction begins anew where something is not read.
         self.need(gates={key: None for task in tasks if task.flow is not None for key, _ in task.flow.gates})
         self._bounded.update(task.task_id for task in tasks)  # the script checks
+        return False
 
     def insert(self, tasks: Sequence[Task]) -> list[Task]:
         return [self._insert(task) for task in tasks]

@@ -78,9 +78,10 @@ class SqlBeside(SqlTransaction):
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         check_room(self, tasks, room)
 
-    def check_push(self, tasks: Sequence[Task]) -> None:
+    def check_push(self, tasks: Sequence[Task]) -> bool:
         if self.joined:
             check_max_waiting(self, tasks)
+        return self.joined
 
     def touch(self, task: Task) -> None:
         if task.flow is not None and task.gate is not None:
@@ -184,7 +185,7 @@ class SqlTransactions(Store):
         def body(connection: Connection) -> Admitted | None:
             tx = self.tx(connection)
             tx.touched = touched
-            return admit_touched(tx, refused=False)
+            return admit_touched(tx)
 
         if (admitted := await self._database.write(body)) is not None:
             await self._after(admitted)
