@@ -19,7 +19,7 @@ from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
+from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
@@ -40,8 +40,6 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self._tx.check = self.check
-        self._joining = JoiningTransactions(self, *self._parts())
-        self._keep_beside(self._joining)
         self.schedules = DurableFakeSchedules(self)
         self.workers: DurableFakeWorkers = DurableFakeWorkers(self._tasks, self._running, self._lock)
         self.inserted: list[Task] | None = None
@@ -72,17 +70,56 @@ class DurableFake(MemoryBackend):
             return push(at.tx, tasks)
 
         self.check(tasks)
-        return await self._joining.transact_with(session, body, committed)
+        return await self.transact_with(session, body, committed)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
     ) -> list[bool]:
         """Write the changes when the session commits; one whose task is changed by others until then is not written."""
         self.check([task for change in changes for task in change.then])
-        held = self._joining.rehearse(session, lambda at: parents_first(changes, at.update))
+        held = self.rehearse(session, lambda at: parents_first(changes, at.update))
         written = [change for change, ok in zip(changes, held, strict=True) if ok]
-        await self._joining.at_commit(session, lambda at: parents_first(written, at.update), committed)
+        await self.at_commit(session, lambda at: parents_first(written, at.update), committed)
         return held
+
+    async def transact_with(
+        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
+    ) -> T:
+        """Run a transaction on a copy of the store, and when the session commits on the store; return the first answer.
+
+        On the copy, what the session has written before is written before it.
+        """
+        answer = self.rehearse(session, body)
+        await self.at_commit(session, body, committed)
+        return answer
+
+    def rehearse(self, session: Any, body: Callable[[Joined], T]) -> T:
+        """Return what a transaction returns after those that wait for the commit of a session."""
+        from aiotaskq.backends.sql.caller_session import waiting_for_commit
+
+        copy = self.copy()
+        for each in waiting_for_commit(session):
+            if isinstance(each, AtCommit) and each.store is self:
+                copy.run(each.body)
+        return copy.run(body)
+
+    async def at_commit(self, session: Any, body: Callable[[Joined], object], committed: Callable[[], None]) -> None:
+        """Run a transaction when the session commits."""
+        from aiotaskq.backends.sql.caller_session import at_commit
+
+        await at_commit(session, AtCommit(self, body, committed))
+
+    def commit(self, each: AtCommit) -> None:
+        """Run a transaction whose session has committed."""
+        with self._lock:
+            self.inserted = inserted = []
+            try:
+                self.run(each.body)
+            finally:
+                self.inserted = None
+        for task in inserted:
+            self.on_commit(task)
+        each.committed()
 
     def copy(self) -> DurableFake:
         """Return a store with the same tasks, groups, gates and side rows."""
@@ -152,62 +189,13 @@ class DurableFake(MemoryBackend):
 class AtCommit(msgspec.Struct, frozen=True):
     """A transaction that is run when the session of a caller commits. A rollback forgets it."""
 
-    store: JoiningTransactions
+    store: DurableFake
     body: Callable[[Joined], object]
     committed: Callable[[], None]
 
     def __call__(self) -> None:
         """Run it."""
         self.store.commit(self)
-
-
-class JoiningTransactions(MemoryTransactions):
-    """Transactions of a durable fake, which take part in those of sessions.
-
-    One in a session is run at once on a copy of the store, behind what the session has written before. The answer is
-    that of the copy. When the session commits, it is run on the store.
-    """
-
-    def __init__(self, fake: DurableFake, *parts: Any) -> None:
-        super().__init__(*parts)
-        self._fake = fake
-
-    async def transact_with(
-        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
-    ) -> T:
-        """Do as ``Store.transact_with``."""
-        answer = self.rehearse(session, body)
-        await self.at_commit(session, body, committed)
-        return answer
-
-    def rehearse(self, session: Any, body: Callable[[Joined], T]) -> T:
-        """Return what a transaction returns after those that wait for the commit of a session."""
-        from aiotaskq.backends.sql.caller_session import waiting_for_commit
-
-        copy = self._fake.copy()
-        for each in waiting_for_commit(session):
-            if isinstance(each, AtCommit) and each.store is self:
-                copy.transactions.run(each.body)
-        return copy.transactions.run(body)
-
-    async def at_commit(self, session: Any, body: Callable[[Joined], object], committed: Callable[[], None]) -> None:
-        """Run a transaction when the session commits."""
-        from aiotaskq.backends.sql.caller_session import at_commit
-
-        await at_commit(session, AtCommit(self, body, committed))
-
-    def commit(self, each: AtCommit) -> None:
-        """Run a transaction whose session has committed."""
-        with self._lock:
-            inserted: list[Task] = []
-            self._fake.inserted = inserted
-            try:
-                self.run(each.body)
-            finally:
-                self._fake.inserted = None
-        for task in inserted:
-            self._fake.on_commit(task)
-        each.committed()
 
 
 class DurableFakeSchedules(MemorySchedules):

@@ -13,25 +13,33 @@ import pytest
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
 from aiotaskq.backends.memory.group_rows import MemoryGroupReads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transaction import MemoryTransactions
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing.durable_fake import DurableFake, DurableFakeWorkers
 
 VERBS = {
-    DurableFake: ("push", "_claim", "update", "report", "request_cancel", "delete", "purge", "set_paused"),
+    DurableFake: (
+        "push",
+        "_claim",
+        "update",
+        "report",
+        "request_cancel",
+        "delete",
+        "purge",
+        "set_paused",
+        "transact",
+        "add_held",
+    ),
     MemorySideRows: ("expire",),
-    MemoryTransactions: ("transact", "add_held"),
     DurableFakeWorkers: ("register", "heartbeat", "remove"),
     Database: ("write",),
 }
 """What writes; each is one transaction."""
 READS = {
-    DurableFake: ("get", "find", "overdue", "next_run_at"),
+    DurableFake: ("get", "find", "overdue", "next_run_at", "look"),
     MemoryGateReads: ("due", "known", "of_queue", "find"),
     MemoryGroupReads: ("find", "members", "cancelling", "over", "children"),
     MemorySideRows: ("get", "read"),
-    MemoryTransactions: ("look",),
     DurableFakeWorkers: ("all", "held"),
     Database: ("read",),
 }

@@ -5,13 +5,13 @@ Every verb runs under one lock and never suspends, so that an event loop and thr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.backends.base import Change, Claim, Room, matching
 from aiotaskq.backends.change import has_moved, holds
 from aiotaskq.backends.flow.groups import again, follow_deletes, parents_first, staying, waits_again
-from aiotaskq.backends.flow.transaction import push
+from aiotaskq.backends.flow.transaction import Beside, Holder, Store, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
@@ -20,18 +20,22 @@ from aiotaskq.backends.memory.reads import MemoryReads
 from aiotaskq.backends.memory.ready_queue import Arrivals
 from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
-from aiotaskq.backends.memory.transaction import MemoryTransaction, MemoryTransactions
+from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.memory.values import MemoryValues
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING
 from aiotaskq.core.task import Task, TaskFilter, same_push
 from aiotaskq.errors import LeaseLost
 
+T = TypeVar("T")
 
-class MemoryBackend(MemoryReads):
+
+class MemoryBackend(MemoryReads, Store):
     """Tasks and public values of this process. The latest ``keep`` dead letters and as many other ended tasks stay."""
 
+    wakes_later = False
     durable: ClassVar[bool] = False
     shared: bool = False
 
@@ -43,18 +47,33 @@ class MemoryBackend(MemoryReads):
         self._ended = Ended(keep, self._tasks, self._keys, self._side.drop_of, self._lock)
         verbs = self._insert, self._move, self._update
         self._tx = MemoryTransaction(self._tasks, self._ended, *verbs, self._side.owned, self)
-        self._keep_beside(MemoryTransactions(*self._parts()))
-
-    def _parts(self) -> tuple[Any, ...]:
-        """Return the arguments of ``MemoryTransactions``."""
-        return self._tx, self._lock, self.notify_updated, self.listeners
-
-    def _keep_beside(self, store: MemoryTransactions) -> None:
-        self.transactions = store
         gates, groups = MemoryGateReads(self._tx, self._lock), MemoryGroupReads(self._tx, self._lock)
-        self.keep(store, self._side, gates, groups)
+        self.keep(self, self._side, gates, groups)
         self.values, self.schedules = MemoryValues(), MemorySchedules(self)
         self._tx.messages, self._tx.heard = self.groups.messages, self.groups.note
+
+    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+        return self.run(body)
+
+    def run(self, body: Callable[[MemoryTransaction], T]) -> T:
+        """Do as ``transact``, without a coroutine."""
+        with self._lock:
+            written = self._tx.written = []
+            answer = body(self._tx)
+            wakes = self._tx.end()
+        for changes, held in written:
+            self.notify_updated(changes, held)
+        if wakes:
+            self.listeners.notify(READY)
+        return answer
+
+    async def look(self, body: Callable[[Beside], T]) -> T:
+        with self._lock:
+            return body(self._tx)
+
+    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        with self._lock:
+            return self._tx.add_held(kind, rows, holders)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from heapq import nlargest
 from itertools import chain
 from typing import Any
 
 from aiotaskq.core.groups import GroupState, stays
-from aiotaskq.core.status import FAILED, Status
+from aiotaskq.core.status import FAILED
 from aiotaskq.core.task import Task
 from aiotaskq.log import log, named
 
@@ -79,12 +78,6 @@ class Ended:
     def tasks(self) -> list[Task]:
         """Return the ended tasks."""
         return [self._rows[task_id] for task_id in chain(self._dead_letters, self._others, self._members)]
-
-    def latest(self, status: Status, limit: int) -> list[str]:
-        """Return the ids of the tasks of a status that ended last, the latest first."""
-        with self._lock:
-            ended = ((row.completed_at, row.seq, row.task_id) for row in self.tasks() if row.status is status)
-            return [found[2] for found in nlargest(limit, (each for each in ended if each[0] is not None))]
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""

@@ -110,7 +110,10 @@ class MemoryReads(DirectBackend):
             return [self._tasks.get(task_id) for task_id in ids]
 
     async def last_ended(self, status: Status, limit: int) -> list[str]:
-        return self._ended.latest(status, limit)
+        with self._lock:
+            ended = [row for row in self._ended.tasks() if row.status is status and row.completed_at is not None]
+            latest = heapq.nlargest(limit, ended, lambda row: (row.completed_at, row.seq, row.task_id))
+            return [row.task_id for row in latest]
 
     async def count_ready(self, now: int, queues: Sequence[str] | None = None) -> int:
         with self._lock:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.flow.gates import admit_touched, check_max_waiting
 from aiotaskq.backends.flow.groups import follow, follow_deletes
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Run, Store, Transaction
-from aiotaskq.backends.listeners import ENDED, GATES, READY, Listeners
+from aiotaskq.backends.flow.transaction import Followed, Holder, Run, Transaction
+from aiotaskq.backends.listeners import ENDED, GATES
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
-from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.gate import PARKED
@@ -24,9 +23,7 @@ from aiotaskq.core.usage import Usage
 if TYPE_CHECKING:
     from aiotaskq.backends.memory.reads import MemoryReads
 
-T = TypeVar("T")
 Update = Callable[[Sequence[Change]], list[bool]]
-Notify = Callable[[Sequence[Change], Sequence[bool]], None]
 
 
 class MemoryTransaction(GateRows, GroupRows, Transaction):
@@ -155,39 +152,3 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
                 self._listeners.notify(ENDED, names)
             self.heard(followed)
         return touched.wakes
-
-
-class MemoryTransactions(Store):
-    """Transactions of one store in memory: one at a time, under its lock."""
-
-    wakes_later = False
-
-    def __init__(self, tx: MemoryTransaction, lock: BriefLock, notify: Notify, listeners: Listeners) -> None:
-        """``notify`` sends the hints of changes."""
-        self._tx, self._lock, self._notify, self._listeners = tx, lock, notify, listeners
-
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
-        """Do as ``Store.transact``."""
-        return self.run(body)
-
-    def run(self, body: Callable[[MemoryTransaction], T]) -> T:
-        """Do so without a coroutine."""
-        with self._lock:
-            written = self._tx.written = []
-            answer = body(self._tx)
-            wakes = self._tx.end()
-        for changes, held in written:
-            self._notify(changes, held)
-        if wakes:
-            self._listeners.notify(READY)
-        return answer
-
-    async def look(self, body: Callable[[Beside], T]) -> T:
-        """Do as ``Store.look``."""
-        with self._lock:
-            return body(self._tx)
-
-    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        """Do as ``Store.add_held``."""
-        with self._lock:
-            return self._tx.add_held(kind, rows, holders)
