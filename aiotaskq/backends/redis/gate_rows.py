@@ -257,7 +257,8 @@ class GateRows(Transaction):
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
         wanted = {key: limit for key, limit in limits.items() if self._stored_waiting(key)}
         self.need(waiting=wanted, paused=[""])
-        reads, found, more, paused = self._reads.found, {}, {}, self.paused_queues()
+        reads, more, paused = self._reads.found, {}, self.paused_queues()
+        found: dict[str, Waiting] = {}
         for key, limit in limits.items():
             later_due = reads["later"][key].next_due if key in self._released else None
             if self._passed >= MOST_PASSING or (later_due is not None and later_due <= now):

@@ -342,7 +342,7 @@ class GateRows(Tx):
         seen: dict[str, list[Any]] = {key: [] for key in limits}
         for key, *row in self.each(_first, limits, _ORDER):
             seen[key].append(row)
-        found = {}
+        found: dict[str, Waiting] = {}
         for key, rows in seen.items():
             due = [row for row in rows if (row[2] is None or row[2] <= now) and (row[4] is None or row[4] > now)]
             # Pushed by a clock ahead of this one.
