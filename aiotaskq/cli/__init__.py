@@ -3,14 +3,14 @@
 Each command is in the file, or the folder, of its name, except as ``commands`` lists them. The other files:
 
 - the program: ``commands`` (with defaults from pyproject.toml), ``options``
-- what is printed: ``output``, ``layout`` (of tables), ``tasks_table`` (and the steps of a task),
-  ``times`` (durations, instants)
-- commands of the operations in the table: ``door``, and how they are shown: ``answers``
+- what is printed: ``output``, ``layout`` (of tables), ``times`` (durations, instants)
+- options from the fields of a Struct: ``parameters``; commands of the operations in the table: ``door``, and how these
+  are shown: ``answers``
 - for the shell and from a checkout: ``tools``
 - translation: ``i18n``
 - what commands work on: ``application`` (MODULE:TQ), ``store_access`` (a URL; prefixes of ids), ``tables`` (of a SQL
   database)
-- ``run``: ``worker_process``, ``supervisor``, ``shutdown``
+- ``run``: ``supervisor``, ``shutdown``
 """
 
 from __future__ import annotations

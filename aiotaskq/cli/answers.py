@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Annotated
@@ -114,7 +115,6 @@ command_of("events.emit", _emitted, arguments=["value"], code=lambda found: int(
 
 
 def _bounds(limit: LimitView) -> str:
-    """Return the bounds of a limit in few words."""
     if limit.budget_of is not None:
         return tr("budget of group {group}", group=limit.budget_of)
     parts = [] if limit.cap is None else [tr("{count} at a time", count=limit.cap)]
@@ -175,7 +175,6 @@ def _sum(group: GroupView, name: str) -> str:
 
 
 def _budget(group: GroupView) -> str:
-    """Return what is used up of the budget of a group."""
     if group.used_up and group.ended_at is None:
         return tr("used up")
     return ", ".join(_sum(group, name) for name in sorted(group.budget))
@@ -377,19 +376,17 @@ async def _read(tq: TaskQ, as_json: bool) -> tuple[StatsView, int]:
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
     clock = SystemClock()
     before: tuple[int, StatsView] | None = None
-    left = count
     with LiveText() as board:
-        while True:
+        for number in itertools.count(1):
             (found, waiting), at = await _read(tq, as_json), clock.ticks()
             if as_json:
                 echo(json_text(msgspec.to_builtins(found)))
             else:
                 lines = plain_lines(_columns(found), width_of_output())
                 board.show([*lines, *_below(found, waiting, _speed(before, at, found))])
-            before = at, found
-            left = None if left is None else left - 1
-            if left == 0:
+            if number == count:
                 return
+            before = at, found
             await asyncio.sleep(INTERVAL)
 
 

@@ -1,4 +1,4 @@
-"""Imports the application's TaskQ from ``MODULE:TQ``, and checks a type and params against its handlers."""
+"""Imports the application's TaskQ from ``MODULE:TQ``, and warns of a type that no worker has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import sys
 import traceback
 from typing import Any
 
-from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.i18n import tr, translated
 from aiotaskq.cli.layout import LONG
@@ -18,7 +17,6 @@ from aiotaskq.cli.output import echo_stderr
 from aiotaskq.core.status import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
-from aiotaskq.runtime.params import fitted, unknown
 
 SAMPLE = 200  # tasks among which a type is searched
 
@@ -75,22 +73,6 @@ def _import_failed(module: str, error: Exception) -> None:
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
     said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{translated(error)}")
     raise AiotaskqError(said) from None
-
-
-def is_handled(tq: TaskQ, type: str, params: dict[str, Any]) -> bool:
-    """Whether the application handles this type with these params, or declares the type as handled elsewhere.
-
-    False if the application has no handlers at all. Raises UnknownHandler for a type that is not registered, and
-    ValidationError for params that its handler does not accept.
-    """
-    if type in internal(tq).registered.elsewhere:
-        return True
-    if not internal(tq).registered.handlers:
-        return False
-    if type not in internal(tq).registered.handlers:
-        raise unknown(type, internal(tq).registered.handlers)
-    fitted(internal(tq).registered.handlers[type], params)
-    return True
 
 
 async def warn_of_unknown(tq: TaskQ, name: str, queue: str) -> None:

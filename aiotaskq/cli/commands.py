@@ -65,7 +65,7 @@ def app_for(words: Collection[str] | None) -> typer.Typer:
             command.short_help = help
             app.registered_commands.append(command)
         else:
-            app.command(name, cls=Command, help=help)(_not_imported)
+            app.command(name, cls=Command, help=help)(lambda: None)
     for name, help in GROUPS.items():
         app.add_typer(_group(name) if words is None or name in words else group(), name=name, help=help)
     return app
@@ -82,10 +82,6 @@ def _group(name: str) -> typer.Typer:
     app = _imported(name)
     add_others(app, name)
     return app
-
-
-def _not_imported() -> None:
-    pass
 
 
 def _version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.backends.base import Backend, InvalidRow
+from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr, translated
@@ -47,8 +47,7 @@ def upgrade(db: Db = DEFAULT_DB, json: Json = False) -> None:
         async with TaskQ(db) as tq:
             return made, tq.invalid_rows
 
-    bar, _ = progress_bar(tr("upgrade"), None, quiet=json)
-    with bar:
+    with progress_bar(tr("upgrade"), None, quiet=json):
         made, invalid = asyncio.run(work())
     url = mask(db)
     if json:
@@ -82,7 +81,7 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
     from aiotaskq.cli.tables import HEAD, version_and_invalid_rows
 
     version, invalid = version_and_invalid_rows(db)
-    mended = asyncio.run(_mended(db)) if version == HEAD else None
+    mended = asyncio.run(_mend(db)) if version == HEAD else None
     url = mask(db)
     if json:
         rows = msgspec.to_builtins(invalid)
@@ -106,11 +105,6 @@ def check(db: Db = DEFAULT_DB, json: Json = False) -> None:
                 keys=keys,
             )
         )
-
-
-async def _mended(db: str) -> Mended:
-    async with opened(db) as (backend,):
-        return await mend(backend, SystemClock().now())
 
 
 def _say_invalid(rows: Sequence[InvalidRow]) -> None:
@@ -164,8 +158,7 @@ def copy(
         async with opened(source, target, codec=codec) as (here, there):
             return await copy_all(here, there, SystemClock().now(), running=running, progress=bar.update)
 
-    bar, _ = progress_bar(tr("copy"), 0, quiet=json)
-    with bar:
+    with progress_bar(tr("copy"), 0, quiet=json) as bar:
         done = asyncio.run(work(bar))
     if json:
         echo_json({"from": mask(source), "to": mask(target), **msgspec.to_builtins(done)})
@@ -218,9 +211,8 @@ def recode(
                 if backend is not tq.queue.backend:
                     await recode_schedules(backend.schedules, SystemClock(), done)
 
-    bar, _ = progress_bar(tr("recode"), 0, quiet=json)
     try:
-        with bar:
+        with progress_bar(tr("recode"), 0, quiet=json) as bar:
             asyncio.run(work(bar))
     except BaseException:
         if done.last not in (None, after):
@@ -256,17 +248,19 @@ class Mended(msgspec.Struct, frozen=True):
     limits: list[str]
 
 
-async def mend(backend: Backend, now: int) -> Mended:
+async def _mend(db: str) -> Mended:
     """Count groups anew, and make the limits due that have room for tasks that wait, and that no sweep would look at.
 
     None while a queue is paused, whose tasks wait at limits with room.
     """
-    counts = await backend.groups.mend(now)
-    states = [] if await backend.paused() else await backend.gates.find(limit=MOST_GATES)
-    stuck = sorted(state.gate.key for state in states if _is_stuck(state))
-    if stuck:
-        await backend.gates.mend(now)
-    return Mended(counts, stuck)
+    now = SystemClock().now()
+    async with opened(db) as (backend,):
+        counts = await backend.groups.mend(now)
+        states = [] if await backend.paused() else await backend.gates.find(limit=MOST_GATES)
+        stuck = sorted(state.gate.key for state in states if _is_stuck(state))
+        if stuck:
+            await backend.gates.mend(now)
+        return Mended(counts, stuck)
 
 
 def _is_stuck(state: GateState) -> bool:

@@ -66,7 +66,6 @@ def docs(
 
 
 def topics() -> list[str]:
-    """Return the names of the pages, in alphabetical order."""
     return sorted(path.stem for path in MANUAL.glob("*.md"))
 
 

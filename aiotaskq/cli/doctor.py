@@ -13,13 +13,14 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 import typer
 
-from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.app.internal import internal
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
 from aiotaskq.cli.i18n import marked, tr, translated, wrapped
 from aiotaskq.cli.layout import width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, SchedulesUrl, command, option
 from aiotaskq.cli.output import echo, echo_check, echo_error, echo_json, echo_title
-from aiotaskq.cli.store_access import with_backend
+from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.tables import describe
 from aiotaskq.cli.times import duration
 from aiotaskq.concurrency.clock import SystemClock
@@ -115,11 +116,10 @@ def _settings() -> dict[str, str]:
 def _store(url: str, schedules: str | None) -> tuple[dict[str, Any], Health]:
     facts = describe(url)
 
-    async def work(backend: Backend, found: Schedules) -> tuple[Distance, Health]:
-        distance = await measure(backend, SystemClock())
-        return distance, await examine(backend, SystemClock(), schedules=found)
+    async def work(tq: TaskQ) -> tuple[Distance, Health]:
+        return await measure(tq.queue.backend, SystemClock()), await _health(tq)
 
-    distance, health = with_backend(url, work, schedules)
+    distance, health = with_tq(url, work, schedules)
     store = {
         "scheme": scheme_of(url),
         **facts,
@@ -128,6 +128,10 @@ def _store(url: str, schedules: str | None) -> tuple[dict[str, Any], Health]:
         "health": msgspec.to_builtins(health),
     }
     return store, health
+
+
+async def _health(tq: TaskQ, **options: Any) -> Health:
+    return await examine(tq.queue.backend, SystemClock(), schedules=internal(tq).open_schedules(), **options)
 
 
 def _say(found: dict[str, Any], health: Health | None) -> None:
@@ -202,11 +206,8 @@ def check(
     ] = None,
     json: Json = False,
 ) -> None:
-    async def work(backend: Backend, found: Schedules) -> Health:
-        return await examine(backend, SystemClock(), schedules=found, late=late, max_age=max_age)
-
     try:
-        health = with_backend(db, work, schedules)
+        health = with_tq(db, lambda tq: _health(tq, late=late, max_age=max_age), schedules)
     except AiotaskqError as error:
         if not json:
             raise

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,13 +18,13 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import load_quietly
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import Column, columns_of
-from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, SchedulesUrl, Yes, command, confirm, option, store_of
+from aiotaskq.cli.options import DEFAULT_DB, App, Db, Json, SchedulesUrl, Yes, confirm, option, store_of
 from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, progress_bar
+from aiotaskq.cli.parameters import Complete, keyword, parameter_for, register
 from aiotaskq.cli.store_access import actor, read_json, with_tq
 from aiotaskq.cli.times import Utc, in_utc, read_time, shown
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.errors import INT32
-from aiotaskq.core.instants import PAST
+from aiotaskq.core.masking import without_passwords
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.operations.everything import OPERATIONS
@@ -43,12 +44,8 @@ from aiotaskq.operations.table import (
 PATIENCE = 2.0  # seconds that a store has to answer
 NEWEST = 1_000  # tasks whose types are completed
 
-Complete = Callable[[typer.Context, str], list[str]]
-
 
 def _completed(find: Callable[[TaskQ], Awaitable[Iterable[str]]]) -> Complete:
-    """Return what completes the names that ``find`` returns of the store of this command line."""
-
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
         async def work(tq: TaskQ) -> Iterable[str]:
             async with asyncio.timeout(PATIENCE):
@@ -79,16 +76,6 @@ def _listed(noun: str, field: str) -> Complete:
         return [getattr(each, field) for each in getattr(answer, noun)]
 
     return _completed(find)
-
-
-def _words_of(known: Iterable[Any]) -> Complete:
-    """Return what completes the words that an option accepts."""
-    accepted: Sequence[str] = [str(each) for each in known]
-
-    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
-        return [each for each in accepted if each.startswith(incomplete)]
-
-    return complete
 
 
 COMPLETIONS = {
@@ -146,12 +133,12 @@ def command_of(
         target = given.pop("target") if with_app else None  # without it, a parameter may have this name
         values = values_of(operation, given)
 
+        params = read(operation, values)  # before the store is opened
+
         async def work(tq: TaskQ) -> Any:
-            params = read(operation, values)
             answer = await perform(operation, Access(tq, True), params, "cli", actor(), shortened=True)
             return answer, () if beside is None else (await beside(tq, answer),)
 
-        read(operation, values)  # before the store is opened
         if pure(values):
             answer, more = asyncio.run(work(TaskQ("memory://")))
         else:
@@ -175,14 +162,6 @@ def _words(operation: Operation) -> str:
     return operation.name.replace(".", " ").replace("_", "-")
 
 
-def register(name: str, run: Any, taken: Sequence[inspect.Parameter], help: str, short: str | None = None) -> None:
-    """Register a function as a command with these parameters."""
-    # typer reads the signature and the annotations.
-    run.__signature__ = inspect.Signature(taken)
-    run.__annotations__ = {each.name: each.annotation for each in taken}
-    command(name, help, short)(run)
-
-
 def _of_schedules(operation: Operation) -> list[inspect.Parameter]:
     """Return the parameter of commands about schedules, which may be in a store of their own."""
     return [keyword("schedules", SchedulesUrl, None)] if operation.noun == "schedules" else []
@@ -195,13 +174,14 @@ def options_of(operation: Operation, places: Sequence[str]) -> list[inspect.Para
     return [_parameter(operation, each, each.name in places) for each in ordered]
 
 
+def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> inspect.Parameter:
+    complete = COMPLETIONS.get(operation.noun if parameter.name == operation.thing else parameter.name)
+    return parameter_for(parameter, by_place, complete=complete, clears=operation.thing is not None)
+
+
 def with_target() -> list[inspect.Parameter]:
     """Return the parameters of a command that can be run with the application's handlers."""
-    return [
-        keyword("context", typer.Context, inspect.Parameter.empty),
-        keyword("db", Db, DEFAULT_DB),
-        keyword("target", App, None),
-    ]
+    return [keyword("context", typer.Context), keyword("db", Db, DEFAULT_DB), keyword("target", App, None)]
 
 
 def values_of(operation: Operation, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,25 +270,22 @@ def _each(
 
 def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, yes: bool, as_json: bool) -> Counted:
     """Do it to all that match; with ``ask`` count them before, and ask."""
+    params = read(operation, values)
 
-    def work(values: dict[str, Any], move: Callable[[int], None] | None = None) -> Counted:
-        params = read(operation, values)
-
-        async def main(tq: TaskQ) -> Counted:
-            access = Access(tq, True) if move is None else Access(tq, True, progress=move)
-            counted: Counted = await perform(operation, access, params, "cli", actor())
+    async def work(tq: TaskQ) -> Counted:
+        async def run(params: msgspec.Struct, **options: Any) -> Counted:
+            counted: Counted = await perform(operation, Access(tq, True, **options), params, "cli", actor())
             return counted
 
-        return with_tq(db, main)
+        if params.dry_run:
+            return await run(params)
+        total = (await run(msgspec.structs.replace(params, dry_run=True))).count if ask else None
+        if total:
+            confirm(tr(ask, count=total), yes, as_json)
+        with progress_bar(operation.word, total, quiet=as_json) as bar:
+            return await run(params, progress=bar.update)
 
-    if values.get("dry_run"):
-        return work(values)
-    total = work(values | {"dry_run": True}).count if ask else None
-    if total:
-        confirm(tr(ask, count=total), yes, as_json)
-    bar, moved = progress_bar(operation.word, total, quiet=as_json)
-    with bar:
-        return work(values, moved)
+    return with_tq(db, work)
 
 
 def add_others(app: typer.Typer, noun: str) -> None:
@@ -321,21 +298,39 @@ def add_others(app: typer.Typer, noun: str) -> None:
 
 
 def listed(none: str, *columns: Callable[[Sequence[Any]], Column]) -> Callable[..., None]:
-    """Return what prints the things that are listed first in an answer, as a table, or says that there are none."""
+    """Return what prints the things that are listed first in an answer, as a table, or says that there are none.
 
-    def show(answer: msgspec.Struct) -> None:
+    It may also get the shortened ids, which the first column shows.
+    """
+
+    def show(answer: msgspec.Struct, ids: Mapping[object, str] = {}) -> None:
         rows = next(value for value in msgspec.structs.astuple(answer) if isinstance(value, list))
-        if rows:
-            echo_table([each(rows) for each in columns])
-        else:
+        if not rows:
             echo(tr(none))
+            return
+        first, *rest = (each(rows) for each in columns)
+        echo_table([replace(first, cells=[ids.get(cell, cell) for cell in first.cells]), *rest])
 
     return show
 
 
+def params_of(row: Any) -> str | None:
+    """Return the params of a row as JSON, None where they are not shown."""
+    return None if row.params is msgspec.UNSET else json_text(row.params)
+
+
 def time_of(name: str) -> Callable[[Any], str]:
-    """Return what shows a time of a row."""
     return lambda row: shown(getattr(row, name))
+
+
+def show_fields(values: Mapping[str, Any]) -> None:
+    """Print the name and the value of each field that says something; a value may have several lines."""
+    width = max(map(len, values))
+    for name, value in values.items():
+        if value is None or value is False or value == {}:
+            continue
+        for number, line in enumerate(without_passwords(value).splitlines() or [""]):
+            echo(f"{'' if number else name:<{width}}  {printable(line, 20_000)}".rstrip())
 
 
 def show_plainly(answer: msgspec.Struct) -> None:
@@ -352,60 +347,6 @@ def show_plainly(answer: msgspec.Struct) -> None:
 
 def _cell(value: Any) -> Any:
     return value if value is None or type(value) in (str, int) else json_text(value)
-
-
-def keyword(name: str, kind: Any, default: Any) -> inspect.Parameter:
-    """Return a parameter of a command."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-
-
-_BACK = marked("; 2h or 1d12h before now, or 2026-03-28T12:00")
-_ON = marked("; 2h or 1d12h from now on, or 2026-03-28T12:00")
-_ITS = marked("; as 2h, 1d12h, or 2026-03-28T12:00")
-METAVARS: dict[Any, str] = {
-    int: "N",
-    float: "NUMBER",
-    list: "TEXT",
-    dict: "NAME=NUMBER…",
-    datetime: "TIME",
-    Any: "JSON",
-}
-_KINDS: dict[Any, Any] = {list: list[str], dict: list[str], datetime: str, Any: str}
-
-
-def _parameter(operation: Operation, parameter: Parameter, by_place: bool) -> inspect.Parameter:
-    most = None if parameter.most == INT32 else parameter.most  # that is no bound that a user would meet
-    bounds: dict[str, Any] = {"min": parameter.least, "max": most}
-    complete = COMPLETIONS.get(operation.noun if parameter.name == operation.thing else parameter.name)
-    if parameter.words:
-        complete = _words_of(parameter.words)
-    help = tr(parameter.description)
-    if parameter.kind is datetime:
-        help += tr(_BACK if parameter.name in PAST else _ITS if parameter.name == "expires" else _ON)
-    if parameter.nullable:
-        bounds = {}
-        help += tr("; none takes it away") if operation.thing else ""  # else it is not there yet
-    metavar = METAVARS.get(parameter.kind)
-    if parameter.words and parameter.kind is str:
-        metavar = "|".join(parameter.words)
-    elif parameter.words:
-        help += ": " + ", ".join(parameter.words)
-    if by_place:
-        given: Any = typer.Argument(
-            metavar=metavar or parameter.name.upper(), help=help, autocompletion=complete, **bounds
-        )
-    elif parameter.kind is bool:
-        flag = parameter.name.replace("_", "-")
-        given = option(help, f"--{flag}/--no-{flag}" if parameter.default else f"--{flag}")
-    else:
-        flag = f"--{parameter.name.replace('_', '-')}"
-        given = option(help, flag, metavar=metavar, autocompletion=complete, **bounds)
-    kind = str if parameter.nullable else _KINDS.get(parameter.kind, parameter.kind)
-    if not parameter.required and parameter.default is None:
-        kind |= None
-    return keyword(
-        parameter.name, Annotated[kind, given], inspect.Parameter.empty if parameter.required else parameter.default
-    )
 
 
 def _value(parameter: Parameter, value: Any) -> Any:

@@ -50,7 +50,6 @@ def init(
 
 
 def examples() -> list[str]:
-    """Return the names of the examples, in alphabetical order."""
     return sorted(path.parent.name for path in EXAMPLES.glob(f"*/{NAME}"))
 
 

@@ -96,12 +96,13 @@ def layout(columns: Sequence[Column], room: int | None) -> list[list[Piece]]:
             style = "bold" if not number else column.style(column.cells[number - 1]) if column.style else ""
             line += [(blank, ""), (text, style)] if flush else [(text, style), (blank, "")]
             line.append((" " * GAP, ""))
-        lines.append(_stripped(line))
+        while line and not line[-1][0].strip():
+            line.pop()
+        lines.append(line)
     return lines
 
 
 def plain_lines(columns: Sequence[Column], room: int | None) -> list[str]:
-    """Return the lines of a table without styles, the headers first."""
     return ["".join(text for text, _ in line) for line in layout(columns, room)]
 
 
@@ -153,24 +154,3 @@ def mark(character: str, plain: str) -> str:
     except (UnicodeEncodeError, LookupError):
         return plain
     return character
-
-
-def _stripped(line: list[Piece]) -> list[Piece]:
-    """Return the line without blanks at its end."""
-    while line and not line[-1][0].strip():
-        line.pop()
-    return line
-
-
-def style_of_status(status: Any) -> str:
-    """Return the style in which a status is shown on a terminal."""
-    return _STYLES.get(str(status), "")
-
-
-_STYLES = {
-    "running": "cyan",
-    "completed": "green",
-    "failed": "bold red",
-    "cancelled": "yellow",
-    "expired": "yellow",
-}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -24,33 +23,21 @@ class Command(TyperCommand):
     """A command whose help page is in the user's language."""
 
     def get_help(self, ctx: Any) -> str:
-        """Return the help page."""
         return translated_help(super().get_help(ctx))
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments and options, without the Python types that typer adds to their names."""
+        """Write the arguments and options: arguments without the Python types that typer adds to their names."""
         found: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is not None:
-                kind = "Arguments" if param.param_type_name == "argument" else "Options"
-                found[kind].append((_without_type(record[0], kind == "Arguments"), record[1]))
+                if param.param_type_name == "argument":
+                    found["Arguments"].append((param.metavar, record[1]))
+                else:
+                    found["Options"].append(record)
         for title, records in found.items():
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
-
-
-_TYPES = {"int": "N", "INTEGER": "N", "float": "NUMBER", "FLOAT": "NUMBER", "str": "TEXT", "TEXT": "TEXT"}
-_TYPE = re.compile(r" (?:<([a-z]+)[^>]*>|(TEXT|INTEGER|FLOAT|PATH|DIRECTORY)(?: RANGE)?)(?:\.\.\.)?$")
-
-
-def _without_type(name: str, is_argument: bool) -> str:
-    """Return the name on a help page without the Python type of its value, in whichever way a typer writes that."""
-    found = _TYPE.search(name)
-    if found is None:
-        return name
-    word = "" if is_argument else " " + _TYPES.get(found[1] or found[2], "PATH")
-    return name[: found.start()] + word
 
 
 class Group(TyperGroup):
@@ -78,12 +65,10 @@ class Group(TyperGroup):
                 formatter.write_dl(records)
 
     def get_help(self, ctx: Any) -> str:
-        """Return the help page."""
         return translated_help(super().get_help(ctx))
 
 
 def group(help: str | None = None) -> typer.Typer:
-    """Return an empty group of commands."""
     # Plain help texts: rich would double the time that they take.
     return typer.Typer(
         cls=Group,
@@ -108,9 +93,8 @@ def command(name: str, help: str, short: str | None = None, **settings: Any) -> 
     return app.command(own, cls=Command, help=help, short_help=short, **settings)
 
 
-def option(help: str, *names: str, **settings: Any) -> Any:
-    """Return an option of typer."""
-    return typer.Option(*names, help=help, **settings)
+def option(help: str, *names: str, metavar: str = "TEXT", **settings: Any) -> Any:
+    return typer.Option(*names, help=help, metavar=metavar, **settings)
 
 
 def argument(help: str, metavar: str, **settings: Any) -> Any:
@@ -149,28 +133,6 @@ Target = Annotated[
 ]
 Json = Annotated[bool, option(tr("Print only JSON on standard output."), "--json")]
 Yes = Annotated[bool, option(tr("Do not ask."), "--yes", "-y")]
-Host = Annotated[str, option(tr("Address of the dashboard and the operations API."), "--host", envvar="AIOTASKQ_HOST")]
-Port = Annotated[
-    int,
-    option(tr("Port of the dashboard and the operations API."), "--port", min=0, max=65_535, envvar="AIOTASKQ_PORT"),
-]
-TokenEnv = Annotated[
-    str | None,
-    option(
-        tr("Environment variable that holds the token of the dashboard and the operations API."),
-        "--token-env",
-        metavar="NAME",
-    ),
-]
-TokenFile = Annotated[str | None, option(tr("File with this token in its first line."), "--token-file", metavar="PATH")]
-ReadOnly = Annotated[bool, option(tr("Let the dashboard and the operations API change nothing."), "--read-only")]
-ShowArgs = Annotated[
-    bool,
-    option(
-        tr("Show params, results, logs, public values and messages of errors, which may contain secrets."),
-        "--show-args",
-    ),
-]
 
 
 def confirm(question: str, yes: bool, as_json: bool) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.i18n import tr, translated
@@ -20,7 +20,7 @@ from aiotaskq.log import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 
 def program() -> str:
@@ -32,12 +32,10 @@ def program() -> str:
 
 
 def interactive() -> bool:
-    """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def echo(text: str = "") -> None:
-    """Print a line on standard output."""
     print(text, flush=True)
 
 
@@ -74,13 +72,11 @@ def echo_table(columns: Sequence[Column]) -> None:
 
 
 def echo_check(passed: bool, text: str) -> None:
-    """Print a check with its mark."""
     drawn = (mark("✓", "ok"), "green") if passed else (mark("✗", "NO"), "bold red")
     _print(("  ", ""), drawn, (f" {printable(text, LONG)}", ""))
 
 
 def echo_title(text: str) -> None:
-    """Print a headline."""
     _print((text, "bold"))
 
 
@@ -129,7 +125,6 @@ class LiveText:
             self._live.stop()  # shows the cursor again
 
     def show(self, lines: Sequence[str]) -> None:
-        """Show these lines, the first as a headline."""
         if self._live is None:
             echo("\n".join(lines))
             return
@@ -141,10 +136,9 @@ class LiveText:
         self._live.update(text, refresh=True)
 
 
-def progress_bar(label: str, total: int | None, *, quiet: bool) -> tuple[ProgressBar, Callable[[int], None]]:
-    """Return a progress bar on standard error, and the function that moves it. A total of None is unknown."""
-    bar = ProgressBar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
-    return bar, bar.update
+def progress_bar(label: str, total: int | None, *, quiet: bool) -> ProgressBar:
+    """Return a progress bar on standard error. A total of None is unknown."""
+    return ProgressBar(label, total, quiet=quiet or not sys.stderr.isatty(), to_stderr=True)
 
 
 class ProgressBar:
@@ -156,7 +150,6 @@ class ProgressBar:
         self._label = label
         self._total = total
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
 
     def __enter__(self) -> ProgressBar:
         if self._quiet or not (self._to_stderr or interactive()):
@@ -172,7 +165,7 @@ class ProgressBar:
         if console.width >= 60:
             columns += [TextColumn("{task.fields[note]}"), TimeElapsedColumn()]
         self._progress = Progress(*columns, console=console, expand=True, transient=self._to_stderr)
-        self._task = self._progress.add_task(self._label, total=self._total, note="")
+        self._progress.add_task(self._label, total=self._total, note="")
         self._progress.start()
         return self
 
@@ -187,8 +180,8 @@ class ProgressBar:
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """Set the progress, the total if there is another one, and a note behind the bar."""
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, total=total, note=note)
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total, note=note)
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from msgspec import UNSET, to_builtins
+from msgspec import to_builtins
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.cli.application import warn_of_unknown
-from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
+from aiotaskq.cli.door import command_of, command_of_several, listed, params_of, show_fields, time_of
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.layout import column, width_of_output
-from aiotaskq.cli.output import echo, echo_table, json_text
+from aiotaskq.cli.output import echo, json_text
 from aiotaskq.cli.store_access import short_schedule_ids
 from aiotaskq.cli.times import duration, local_time, shown
 from aiotaskq.core.task import SECOND
@@ -26,16 +26,8 @@ from aiotaskq.operations.schedules import (
 )
 
 
-def _show_all(page: SchedulePage) -> None:
-    found = page.schedules
-    if not found:
-        echo(tr("no schedules"))
-        return
-    ids = {} if width_of_output() is None else short_schedule_ids(found)
-    columns = [column("SCHEDULE_ID", lambda each: ids.get(each.task_id, each.task_id), rank=1), *COLUMNS]
-    if found[0].params is not UNSET:
-        columns.append(column("PARAMS", lambda each: json_text(each.params), least=20))
-    echo_table([each(found) for each in columns])
+async def _ids(_tq: TaskQ, page: SchedulePage) -> dict[str, str]:
+    return {} if width_of_output() is None else short_schedule_ids(page.schedules)
 
 
 def _runs(schedule: ScheduleView) -> str:
@@ -46,10 +38,6 @@ def _state(schedule: ScheduleView) -> str:
     if schedule.enabled:
         return tr("enabled")
     return tr("finished") if schedule.next_run_at is None else tr("paused")
-
-
-def _style(state: object) -> str:
-    return {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")
 
 
 def _when(schedule: ScheduleView) -> str:
@@ -72,10 +60,7 @@ def _show(schedule: ScheduleView) -> None:
     values["blackout"] = ", ".join(schedule.blackout)
     if "params" in values:
         values["params"] = json_text(values["params"])
-    width = max(map(len, values))
-    for name, value in values.items():
-        if value not in (None, False, "") and not (name == "jitter" and value == 0):
-            echo(f"{name:<{width}}  {printable(value, 20_000)}".rstrip())
+    show_fields({name: value or None for name, value in values.items()})
 
 
 def _say_state(schedule: ScheduleView) -> str:
@@ -89,10 +74,6 @@ def _dues(record: FiringView) -> str:
 
 def _outcome(record: FiringView) -> str:
     return tr(record.outcome) if record.reason is None else f"{tr(record.outcome)}: {tr(record.reason)}"
-
-
-def _outcome_style(text: object) -> str:
-    return "yellow" if str(text).startswith(tr("skipped")) else ""
 
 
 def _show_backfilled(found: Backfilled) -> None:
@@ -133,21 +114,23 @@ def _show_id(made: ScheduleView, _warned: None = None) -> None:
 
 
 COLUMNS = (
+    column("SCHEDULE_ID", "task_id", rank=1),
     column("NAME", "name", least=12, good=24),
     column("TYPE", "task_type", rank=4, least=10, good=16),
     column("WHEN", _when, least=15, good=28),
     column("NEXT", lambda each: shown(each.next_run_at) or "-"),
     column("RUNS", _runs, rank=3),
-    column("STATE", _state, style=_style),
+    column("STATE", _state, style=lambda state: {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")),
+    column("PARAMS", params_of, rank=1, least=20),
 )
 HISTORY = (
     column("AT", time_of("at")),
-    column("WHAT", _outcome, style=_outcome_style),
+    column("WHAT", _outcome, style=lambda text: "yellow" if str(text).startswith(tr("skipped")) else ""),
     column("DUE", _dues, least=16),
     column("TIMES", lambda each: f"{each.count:,}" if each.due else "", rank=2),
     column("STARTS", time_of("start"), rank=1),
 )
-command_of("schedules.list", _show_all, utc=True)
+command_of("schedules.list", listed(marked("no schedules"), *COLUMNS), beside=_ids, utc=True)
 command_of("schedules.get", _show, utc=True)
 command_of("schedules.add", _show_id, arguments=["name", "type", "params"], beside=_unknown, with_app=True)
 command_of("schedules.update", _show_id, with_app=True)

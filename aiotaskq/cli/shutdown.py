@@ -9,15 +9,18 @@ import queue
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import FrameType
+from typing import Annotated
+
+from msgspec import Struct
 
 from aiotaskq.app.running import ECHO
 from aiotaskq.cli.i18n import marked
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations.fields import about
 from aiotaskq.runtime.worker.worker import ExitCode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -34,16 +37,15 @@ STOPPED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorkerOptions:
-    """What a worker process runs. ``target`` is MODULE:TQ; None for ``queues`` means all; durations are in seconds."""
+class WorkerOptions(Struct, frozen=True):
+    """What a worker process runs: the options of ``run`` that a supervisor passes on."""
 
-    target: str
-    concurrency: int
-    queues: Sequence[str] | None
-    drain: float
-    grace: float
-    level: str
+    target: Annotated[str, about(marked("The TaskQ of your application, as app:tq for 'tq' in app.py."))]
+    concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=10_000)] = 10
+    queues: Annotated[str, about(marked("Process only these queues."))] | None = None
+    drain: Annotated[float, about(marked("Seconds that running tasks have to end after a signal."), ge=0)] = 25.0
+    grace: Annotated[float, about(marked("Seconds that they have after their cancellation."), ge=0)] = 5.0
+    log_level: Annotated[str, about(marked("TRACE, DEBUG, INFO, SUCCESS, WARNING, ERROR or CRITICAL."))] = "INFO"
 
 
 class Deadline:
@@ -149,7 +151,6 @@ class Lifeline:
         threading.Thread(target=self._watch, args=(signals,), name="aiotaskq-lifeline", daemon=True).start()
 
     def ready(self) -> None:
-        """Report to the supervisor that the workers have started."""
         with contextlib.suppress(ConnectionError):  # it has just ended, which the other thread detects
             self._socket.send(b"r")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.base import Backend
 from aiotaskq.cli.i18n import tr
 from aiotaskq.core.codec import Codec
 from aiotaskq.errors import ValidationError
@@ -54,23 +54,12 @@ def with_tq(
         tq = TaskQ(url or (None if app is None else app.url), schedules=schedules, codec=codec)
         if app is not None:
             internal(tq).adopt(internal(app).registered)
+        if schedules is not None:
+            internal(tq).scheduler()  # so that its store is opened, too
 
     async def main() -> T:
         async with tq:
             return await work(tq)
-
-    return asyncio.run(main())
-
-
-def with_backend(url: str, work: Callable[[Backend, Schedules], Awaitable[T]], schedules: str | None = None) -> T:
-    """Open an existing store of tasks and that of schedules, run the work with them, and return its result."""
-    urls = [url] if schedules is None else [url, schedules]
-    for each_url in urls:
-        refuse_unready(each_url)
-
-    async def main() -> T:
-        async with opened(*urls) as backends:
-            return await work(backends[0], backends[-1].schedules)
 
     return asyncio.run(main())
 
@@ -110,7 +99,6 @@ def read_json(field: str, text: str) -> Any:
 
 
 def actor() -> str:
-    """Return the user and the host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError, ImportError):  # a container may have no name for its user
@@ -169,5 +157,4 @@ def unique_prefixes(ids: Sequence[str]) -> dict[str, str]:
 
 
 def _shared(one: str, other: str) -> int:
-    """Return how many characters two texts have in common at their beginning."""
     return next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import asdict
+
 from aiotaskq.cli.i18n import tr
 from aiotaskq.cli.output import echo_error, echo_stderr
 from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signals, WorkerOptions
@@ -40,10 +42,8 @@ def supervise(options: WorkerOptions, processes: int) -> int:
     Returns 1 if the first process does not start, or if every process fails at its start ``TRIES`` times in a row.
     Processes that have not ended ``MARGIN`` seconds after ``drain`` and ``grace`` are killed; then the code is 4.
     """
-    given = {"concurrency": options.concurrency, "drain": options.drain, "grace": options.grace}
-    words = [f"--{name}={value}" for name, value in given.items()] + [f"--log-level={options.level}"]
-    if options.queues is not None:
-        words.append(f"--queues={','.join(options.queues)}")
+    given = {name: value for name, value in asdict(options).items() if name != "target" and value is not None}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     command = [sys.executable, *flags, "-m", "aiotaskq", "run", *words]
     return Supervisor(command, options.target, processes, options.drain, options.grace).run()
@@ -64,7 +64,6 @@ class Child:
     ready: bool = False
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
@@ -94,7 +93,6 @@ class Supervisor:
         self._worst = 0
 
     def run(self) -> int:
-        """Run until a signal, or until the supervisor gives up; return the exit code."""
         return asyncio.run(self._run())
 
     async def _run(self) -> int:

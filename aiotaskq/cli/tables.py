@@ -36,7 +36,6 @@ def version_of(url: str) -> str | None:
 
 
 async def create_missing(url: str) -> list[str]:
-    """Create missing tables of this version, empty; return their names."""
     database = Database(url)
     try:
         return await database.write(make_missing)
@@ -45,7 +44,6 @@ async def create_missing(url: str) -> list[str]:
 
 
 def version_and_invalid_rows(url: str) -> tuple[str | None, list[InvalidRow]]:
-    """Return the version of the tables, and the invalid rows."""
     _refuse_absent(url)
     return _look(url, lambda connection: (current(connection), invalid_rows(connection)))
 

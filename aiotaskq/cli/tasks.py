@@ -1,4 +1,4 @@
-"""``aiotaskq tasks``: how tasks are shown, and what one has written."""
+"""``aiotaskq tasks``: how tasks are shown, what one waits for, its attempts and steps, and what it has written."""
 
 from __future__ import annotations
 
@@ -9,33 +9,187 @@ import typer
 
 from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.application import is_handled, load_quietly, warn_of_unknown
+from aiotaskq.cli.application import load_quietly, warn_of_unknown
 from aiotaskq.cli.door import (
     command_of,
     command_of_several,
-    keyword,
     listed,
     options_of,
-    register,
+    params_of,
+    show_fields,
     values_of,
     with_target,
 )
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.layout import LONG, width_of_output
+from aiotaskq.cli.layout import LONG, column, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, argument, command, option, store_of
-from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr, echo_table, json_text
+from aiotaskq.cli.output import echo, echo_error, echo_json, echo_stderr, json_text
+from aiotaskq.cli.parameters import keyword, register
 from aiotaskq.cli.store_access import actor, short_ids, with_tq
-from aiotaskq.cli.tasks_table import STEPS, attempt_line, columns, run_text, waits_for
-from aiotaskq.cli.times import Utc, local, local_time
-from aiotaskq.core.instants import to_iso
+from aiotaskq.cli.times import Utc, ago, duration, local, local_time, shown
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.masking import without_passwords
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.status import Status
+from aiotaskq.core.steps import NEVER
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
 from aiotaskq.operations.table import Access, perform, read
-from aiotaskq.operations.task_views import TaskDetail
+from aiotaskq.operations.task_views import AttemptView, StepView, TaskDetail, TaskView, first_line
 from aiotaskq.operations.tasks import Copied, PushBody, Pushed, TaskPage, TaskState, find, tasks
+from aiotaskq.runtime.owner import read_owner
+
+# ---- how tasks are shown --------------------------------------------------------------------------------------------
+
+
+def _attempt(task: TaskView) -> str:
+    begun = task.status is not Status.PENDING and task.started_at is not None
+    return f"{task.retry_count + begun}/{task.max_retries + 1}"
+
+
+def _due(task: TaskView) -> str:
+    """Return in how long a pending task may run, the limit at which it waits, or for how many other tasks."""
+    if task.status is not Status.PENDING:
+        return ""
+    due, now = NEVER if task.run_at is None else from_iso(task.run_at), SystemClock().now()
+    if due >= NEVER:
+        return tr("by an event")
+    if due > now:
+        return tr("in {time}", time=duration(due - now))
+    if task.limit is not None:
+        return tr("at {limit}", limit=task.limit)
+    return tr("after {count} others", count=task.waits) if task.waits else tr("now")
+
+
+def run_text(task: TaskView) -> str:
+    """Return how long the latest run took, or has taken until now."""
+    if task.status is Status.RUNNING:
+        return ago(task.started_at)
+    if task.status is Status.PENDING or task.run_time is None:
+        return ""
+    return duration(round(task.run_time * SECOND))
+
+
+def progress_text(progress: dict[str, Any] | None) -> str:
+    """Return the progress that a handler has reported, in few characters."""
+    if not progress:
+        return ""
+    done, total, message = (progress.get(name) for name in ("done", "total", "message"))
+    if done is None:
+        return json_text(progress)
+    count = f"{done}" if total is None else f"{done}/{total}"
+    return f"{count} {message}" if message else count
+
+
+def worker_text(task: TaskView) -> str:
+    """Return host and pid of the process that has a running task; another owner's id as it is."""
+    if task.status is not Status.RUNNING or task.lease_owner is None:
+        return ""
+    name = task.lease_owner.partition("!")[0]
+    owner = read_owner(name)
+    return name if owner.host is None else f"{owner.host}:{owner.pid}"
+
+
+STYLES = {"running": "cyan", "completed": "green", "failed": "bold red", "cancelled": "yellow", "expired": "yellow"}
+COLUMNS = (
+    column("TASK_ID", "task_id"),
+    column("TYPE", "type", least=12, good=20),
+    column("STATUS", "status", style=lambda status: STYLES.get(str(status), "")),
+    column("ATTEMPT", _attempt, rank=5),
+    column("AGE", lambda task: ago(task.created_at), rank=4),
+    column("DUE", _due, rank=2),
+    column("RUN", run_text, rank=6),
+    column("PROGRESS", lambda task: progress_text(task.progress), rank=7, least=10, good=14),
+    column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
+    column("WORKER", worker_text, rank=8, least=14, good=20),
+    column("ERROR", "error", rank=1, least=16, good=30),
+    column("PARAMS", params_of, rank=1, least=20),
+)
+"""The columns of a list of tasks."""
+
+
+def attempt_line(attempt: AttemptView) -> str:
+    took = "" if attempt.run_time is None else f"{attempt.run_time:.3f} s"
+    words = (attempt.number, local_time(attempt.began_at), took, attempt.outcome or Status.RUNNING)
+    return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)
+
+
+WAITS = {
+    "paused": marked("queue {queue} is paused"),
+    "delayed": marked("delayed, due in {time}"),
+    "retry": marked("delayed, due in {time}"),
+    "sleeping": marked("its handler sleeps, until {time}"),
+    "event": marked("event {key}, until {time}"),
+    "event without end": marked("event {key}"),
+    "unknown_type": marked("no worker has a handler of its type; it is tried again in {time}"),
+    "unknown version": marked("no worker has version {version} of {type}; it is tried again in {time}"),
+    "parents": marked("tasks before it in its workflow: {count}"),
+    "no worker": marked("no worker claims from queue {queue}"),
+    "budget": marked("the budget of group {group} is used up"),
+    "limit_paused": marked("{key}: paused until {time}"),
+    "limit_paused without end": marked("{key}: paused until resumed"),
+    "rate": marked("{key}: its rate, next in {time}"),
+    "full": marked("{key}: {held} of {most} are taken, {count} wait"),
+    "passing": marked("{key}: it is about to pass"),
+}
+
+
+def waits_for(task: TaskDetail) -> str | None:
+    """Return in words what a pending task waits for; None if a worker may claim it, and for any other task."""
+    found = task.waiting
+    if found is None or (found.reason == "ready" and found.workers != 0):
+        return None
+    reason: str = "no worker" if found.reason == "ready" else found.reason
+    if reason in ("event", "limit_paused") and found.until is None:
+        reason += " without end"
+    elif reason == "unknown_type" and found.version is not None:
+        reason = "unknown version"
+    values: dict[str, object] = {"queue": task.queue, "type": task.type, "version": found.version, "group": found.group}
+    values |= {"key": found.event, "count": len(found.parents)}
+    if reason in ("sleeping", "event", "limit_paused"):
+        values["time"] = local_time(found.until)
+    else:
+        left = 0 if found.until is None else max(SECOND // 1000, from_iso(found.until) - SystemClock().now())
+        values["time"] = duration(left)
+    if (limit := found.limit) is not None:
+        bounds = [each for each in (limit.cap, limit.window) if each is not None]
+        values |= {"key": limit.key, "held": limit.held, "most": min(bounds, default=None), "count": limit.waiting}
+    return None if values["key"] is None and "{key}" in WAITS[reason] else tr(WAITS[reason], **values)
+
+
+def _label(step: StepView) -> str:
+    return step.name if step.number == 1 else f"{step.name}#{step.number}"
+
+
+def _kind(step: StepView) -> str:
+    kinds = {"step": tr("step"), "sleep": tr("sleep"), "wake": tr("wake"), "wait": tr("wait"), "event": tr("event")}
+    return kinds[step.kind]
+
+
+def _value(step: StepView) -> str:
+    if step.undecodable is not None:
+        return tr("not decodable: {error}", error=step.undecodable)
+    if step.timed_out:
+        return tr("did not come in time")
+    if step.kind == "wake":
+        return tr("ended early")
+    if step.kind in ("sleep", "wait"):
+        if step.until is None:
+            return tr("no timeout")
+        return tr("until {time}", time=shown(step.until))
+    return "" if step.value is msgspec.UNSET else printable(json_text(step.value), 1_000)
+
+
+STEPS = (
+    column("AT", lambda step: shown(step.at)),
+    column("KIND", _kind),
+    column("NAME", _label, least=16),
+    column("VALUE", _value, least=16),
+)
+"""The columns of the steps of a task."""
+
 
 SHORTENED = 500
 """Longest list with shortened ids: the store is asked about each."""
@@ -44,16 +198,8 @@ TIMES = ("created_at", "run_at", "started_at", "completed_at", "expires_at", "le
 
 
 async def _ids(tq: TaskQ, page: TaskPage) -> dict[str, str]:
-    """Return the shortened ids, where they are shown."""
     full = width_of_output() is None or len(page.tasks) > SHORTENED
     return {} if full else await short_ids(tq, [task.task_id for task in page.tasks])
-
-
-def _show_all(page: TaskPage, ids: dict[str, str]) -> None:
-    if not page.tasks:
-        echo(tr("no tasks"))
-        return
-    echo_table(columns(page.tasks, ids))
 
 
 def _show(task: TaskDetail) -> None:
@@ -66,15 +212,8 @@ def _show(task: TaskDetail) -> None:
     values["attempts"] = "\n".join(attempt_line(attempt) for attempt in task.attempts) if attempts else None
     if task.params is msgspec.UNSET:
         values["params"] = tr("hidden; tasks get --params shows them")
-    width = max(len(name) for name in values)
-    for name, value in values.items():
-        if value is None or value == {} or value is False:
-            continue
-        is_json = name in ("progress", "usage") or (name in SECRET and task.params is not msgspec.UNSET)
-        text = json_text(value) if is_json else str(value)
-        # An error has many lines; each is escaped.
-        for number, line in enumerate(without_passwords(text).splitlines() or [""]):
-            echo(f"{name if not number else '':<{width}}  {printable(line, 20_000)}".rstrip())
+    shown = ("progress", "usage", *(() if task.params is msgspec.UNSET else SECRET))
+    show_fields(values | {name: json_text(values[name]) for name in shown if values[name] not in (None, {}, False)})
 
 
 def _copied(copy: Copied) -> None:
@@ -105,26 +244,26 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
     app = None if target is None else load_quietly(target)
 
     async def work(tq: TaskQ) -> tuple[int, dict[str, Any], str | None]:
-        known = is_handled(tq, name, params.params)
+        registered = internal(tq).registered
         pushed: Pushed = await perform(tasks["push"], Access(tq, True), params, "cli", actor())
         handle, answer = tq.handle(pushed.task_id), msgspec.to_builtins(pushed)
         if not json:  # now: it may take long
             echo(handle.task_id) if wait is None else echo_stderr(handle.task_id)
             if not pushed.created:
-                handler = internal(tq).registered.handlers.get(name)
+                handler = registered.handlers.get(name)
                 declared = {} if handler is None or params.throttle is not None else handler.pushed
                 waits = params.debounce is not None or declared.get("debounce") is not None
                 echo_stderr(
                     tr("the task that waits was changed") if waits else tr("not pushed: a task with this key exists")
                 )
         if wait is None:
-            if not known:
+            if not registered.knows(name):
                 await warn_of_unknown(tq, name, queue)
             return 0, answer, None
         try:
             return 0, {**answer, "status": "completed", "result": await handle.result(wait)}, None
         except ResultTimeout as error:
-            if not known:
+            if not registered.knows(name):
                 await warn_of_unknown(tq, name, queue)
             return NOT_IN_TIME, {**answer, "status": str(await handle.status())}, str(error)
         except TaskFailed as error:
@@ -146,7 +285,7 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
 _PUSH = [*options_of(tasks["push"], ["type", "params"]), *with_target()]
 for _name in ("push", "tasks push"):
     register(_name, _push, [*_PUSH, keyword("wait", Wait, None), keyword("json", Json, False)], HELP)
-command_of("tasks.list", _show_all, beside=_ids, with_app=True)
+command_of("tasks.list", listed(marked("no tasks"), *COLUMNS), beside=_ids, with_app=True)
 command_of("tasks.get", _show, utc=True, with_app=True)
 command_of("tasks.steps", listed(marked("no steps"), *STEPS), utc=True, with_app=True)
 command_of("tasks.edit", _show, utc=True)

@@ -58,7 +58,6 @@ def ago(text: str | None) -> str:
 
 
 def local_time(text: str | None) -> str | None:
-    """Return a time of an answer as ``local`` does."""
     return None if text is None else local(from_iso(text), in_utc.get())
 
 

@@ -4,66 +4,63 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
-import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
+
+from msgspec import Struct, structs
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.i18n import tr, translated
-from aiotaskq.cli.options import (
-    DEFAULT_DB,
-    Db,
-    Host,
-    Port,
-    ReadOnly,
-    SchedulesUrl,
-    ShowArgs,
-    TokenEnv,
-    TokenFile,
-    command,
-    option,
-)
+from aiotaskq.cli.i18n import marked, tr, translated
+from aiotaskq.cli.options import DEFAULT_DB, Db, SchedulesUrl
 from aiotaskq.cli.output import echo_stderr
-from aiotaskq.cli.store_access import with_tq
+from aiotaskq.cli.parameters import given_to, keyword, options_from, register
+from aiotaskq.cli.store_access import refuse_unready, with_tq
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ValidationError
+from aiotaskq.operations.fields import about
+
+Port = Annotated[int, about(marked("Port of the dashboard and the operations API."), ge=0, le=65_535)]
+ShowArgs = Annotated[
+    bool, about(marked("Show params, results, logs, public values and messages of errors, which may contain secrets."))
+]
 
 
-@command("web", tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
-def web(
-    db: Db = DEFAULT_DB,
-    schedules: SchedulesUrl = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8765,
-    token_env: TokenEnv = None,
-    token_file: TokenFile = None,
-    read_only: ReadOnly = False,
-    show_args: ShowArgs = False,
-) -> None:
-    site = Site(host, port, token_of(token_env, token_file), read_only, show_args)
+class Site(Struct, frozen=True):
+    """Address and access rules of the operations API: the options of ``web`` and of ``run --web``."""
 
-    async def main(tq: TaskQ) -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await _serve(tq, site, stop)
+    host: Annotated[str, about(marked("Address of the dashboard and the operations API."))] = "127.0.0.1"
+    port: Port = 8765
+    token_env: Annotated[
+        str | None, about(marked("Environment variable that holds the token of the dashboard and the operations API."))
+    ] = None
+    token_file: Annotated[str, about(marked("File with this token in its first line."))] | None = None
+    read_only: Annotated[bool, about(marked("Let the dashboard and the operations API change nothing."))] = False
+    show_args: ShowArgs = False
 
-    with_tq(db, main, schedules)
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of ``serve``, the token read. Raises ValidationError."""
+        found = structs.asdict(self)
+        return found | {"token": token_of(found.pop("token_env"), found.pop("token_file"))}
 
 
-@dataclass(frozen=True)
-class Site:
-    """Address and access rules of the operations API."""
+SITE = options_from(Site, host="AIOTASKQ_HOST", port="AIOTASKQ_PORT")
+STORES = [keyword("db", Db, DEFAULT_DB), keyword("schedules", SchedulesUrl, None)]
 
-    host: str
-    port: int
-    token: str | None = field(repr=False)
-    read_only: bool
-    show_args: bool
+
+def _web(db: str, schedules: str | None, **given: Any) -> None:
+    from aiotaskq.web.server import serve
+
+    served = given_to(Site, given).arguments()
+    for url in (db, schedules):
+        if url is not None:
+            refuse_unready(url)
+    serve(TaskQ(db, schedules=schedules), **served, started=functools.partial(_started, mask(db)))
+
+
+register("web", _web, [*STORES, *SITE], tr("Serve the dashboard and the operations API of a store until Ctrl-C."))
 
 
 def token_of(token_env: str | None, token_file: str | None) -> str | None:
@@ -92,22 +89,19 @@ def token_of(token_env: str | None, token_file: str | None) -> str | None:
     return token
 
 
-async def _serve(tq: TaskQ, site: Site, stop: asyncio.Event) -> None:
-    from aiotaskq.web.server import serve_until
-
-    def started(url: str) -> None:
-        echo_stderr(tr("dashboard and operations API of {store} on {url}", store=mask(tq.url), url=url))
-
-    await serve_until(stop, tq, started=started, **vars(site))
+def _started(store: str, url: str) -> None:
+    echo_stderr(tr("dashboard and operations API of {store} on {url}", store=store, url=url))
 
 
 @contextlib.asynccontextmanager
-async def serving(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIterator[None]:
+async def serving(tq: TaskQ, served: dict[str, Any] | None, stop: asyncio.Event) -> AsyncIterator[None]:
     """Serve the operations API until ``stop`` is set. If the server fails, ``stop`` is set and its error is raised."""
-    if site is None:
+    if served is None:
         yield
         return
-    task = asyncio.ensure_future(_serve(tq, site, stop))
+    from aiotaskq.web.server import serve_until
+
+    task = asyncio.create_task(serve_until(stop, tq, **served, started=functools.partial(_started, mask(tq.url))))
     task.add_done_callback(lambda _task: stop.set())
     try:
         yield
@@ -116,31 +110,36 @@ async def serving(tq: TaskQ, site: Site | None, stop: asyncio.Event) -> AsyncIte
         await task  # it limits how long open requests may take
 
 
-@command(
+class Assisted(Struct):
+    """What an assistant may do: the options of ``mcp``."""
+
+    write: Annotated[
+        bool,
+        about(
+            marked(
+                "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
+                "steer groups, queues, limits and workers."
+            )
+        ),
+    ] = False
+    show_args: ShowArgs = False
+
+
+def _mcp(db: str, schedules: str | None, **given: Any) -> None:
+    from aiotaskq.integrations.mcp import mcp_server
+
+    async def main(tq: TaskQ) -> None:
+        await mcp_server(tq, **given).run_stdio_async()
+
+    with_tq(db, main, schedules)
+
+
+register(
     "mcp",
+    _mcp,
+    [*STORES, *options_from(Assisted)],
     tr(
         "Serve a store to an AI assistant, by the Model Context Protocol on stdin and stdout: list and show tasks, why "
         "they wait, workers, schedules and limits. Needs the extra mcp."
     ),
 )
-def mcp(
-    db: Db = DEFAULT_DB,
-    schedules: SchedulesUrl = None,
-    write: Annotated[
-        bool,
-        option(
-            tr(
-                "Also let it change what it shows: push, edit and delete tasks, schedules and values, emit events, "
-                "steer groups, queues, limits and workers."
-            ),
-            "--write",
-        ),
-    ] = False,
-    show_args: ShowArgs = False,
-) -> None:
-    from aiotaskq.integrations.mcp import mcp_server
-
-    async def main(tq: TaskQ) -> None:
-        await mcp_server(tq, write=write, show_args=show_args).run_stdio_async()
-
-    with_tq(db, main, schedules)

@@ -14,17 +14,6 @@ from aiotaskq.operations.tasks import tasks
 from aiotaskq.operations.values import values
 from aiotaskq.operations.workers import workers
 
-NOUNS: tuple[Operations, ...] = (
-    tasks,
-    schedules,
-    queues,
-    groups,
-    limits,
-    workers,
-    events,
-    values,
-    history,
-    audit,
-    stats,
-)
+NOUNS: tuple[Operations, ...]
+NOUNS = (tasks, schedules, queues, groups, limits, workers, events, values, history, audit, stats)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

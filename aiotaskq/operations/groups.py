@@ -203,7 +203,6 @@ def _id(group_id: str) -> str:
 
 
 def group_view(group: GroupState) -> GroupView:
-    """Return the view of a group in a list."""
     return view_of(GroupView, group, status=str(group.status))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +16,7 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
 from aiotaskq.core.cron import check_timezone, local_timezone
 from aiotaskq.core.errors import check_json, check_key, instant
-from aiotaskq.core.firing import LIMIT, MAX_LIMIT, PlannedRun, derived_id, upcoming, zone_of
+from aiotaskq.core.firing import LIMIT, MAX_LIMIT, derived_id, upcoming, zone_of
 from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import from_now, seconds_of, to_datetime, to_iso
 from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
@@ -146,7 +147,6 @@ RUNNING = ("enabled", "next_run_at", "last_run_at", "run_count", "created_at", "
 
 
 def schedule_view(schedule: Schedule, show: bool = False) -> ScheduleView:
-    """Return the view of a schedule; with ``show`` its params, too."""
     seconds = {name: getattr(schedule, name) for name in ("execute_at", "last_run_at", "created_at", "updated_at")}
     times = {name: None if value is None else to_iso(value * SECOND) for name, value in seconds.items()}
     params = plain(schedule.params) if show else UNSET
@@ -159,12 +159,6 @@ def firing_view(schedule_id: str, record: FiringRecord) -> FiringView:
     if record.due is not None and record.outcome in ("fired", "backfilled") and record.count == 1:
         task_id = derived_id(schedule_id, record.due)
     return view_of(FiringView, record, task_id=task_id)
-
-
-def planned_view(schedule: Schedule, run: PlannedRun) -> PlannedView:
-    """Return the view of a due time, in the time zone of the schedule."""
-    zone = zone_of(schedule)
-    return PlannedView(to_datetime(run.due, zone).isoformat(), to_datetime(run.start, zone).isoformat(), run.skipped)
 
 
 async def find(tq: TaskQ, text: str) -> str:
@@ -297,7 +291,9 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
         timing = timing_of(*(options.pop(name, None) for name in ("cron", "interval", "at")))
         after = SystemClock().now() if begin is None else instant("after", begin)
         schedule = new_schedule("preview", "preview", **timing, **options, now=after)
-    planned = [planned_view(schedule, run) for run in upcoming(schedule, given.count) if run.due > after]
+    local = functools.partial(to_datetime, zone=zone_of(schedule))
+    runs = [run for run in upcoming(schedule, given.count) if run.due > after]
+    planned = [PlannedView(local(run.due).isoformat(), local(run.start).isoformat(), run.skipped) for run in runs]
     return PlannedTimes([each.start for each in planned if each.skipped is None], planned)
 
 
@@ -407,15 +403,14 @@ def moment(field: str, value: str | float, timezone: str | None) -> float | date
     try:
         if (seconds := seconds_of(value)) is not None:
             return from_now(field, seconds, SystemClock().now())
-        return float(value) if value.isdecimal() else _aware(datetime.fromisoformat(value), timezone)
+        if value.isdecimal():
+            return float(value)
+        time = datetime.fromisoformat(value)
+        return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
     except (ValueError, OverflowError):
         raise ValidationError(
             f"{field}: {value!r:.60} is not a time; write it as 2026-03-28T12:00 or 2026-03-28T12:00+01:00"
         ) from None
-
-
-def _aware(time: datetime, timezone: str | None) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=ZoneInfo(check_timezone(timezone or local_timezone()).key))
 
 
 def _options(given: Options, timezone: str | None) -> dict[str, Any]:

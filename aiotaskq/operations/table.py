@@ -142,10 +142,11 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True):
 
 def parameters(operation: Operation) -> list[Parameter]:
     """Return the parameters of an operation, in their order."""
-    return _parameters(operation.params)
+    return parameters_of(operation.params)
 
 
-def _parameters(params: type[msgspec.Struct]) -> list[Parameter]:
+def parameters_of(params: type[msgspec.Struct]) -> list[Parameter]:
+    """Return the fields of a Struct as parameters, in their order."""
     found = []
     for each in msgspec.structs.fields(params):
         schema = msgspec.json.schema(each.type)
@@ -445,7 +446,7 @@ def read_as(params: type[P], values: Any, *, strict: bool = True) -> P:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$.")
         where = where.rstrip("`")
-        for each in _parameters(params) if isinstance(values, Mapping) else ():
+        for each in parameters_of(params) if isinstance(values, Mapping) else ():
             given = values.get(each.name)
             for word in given if isinstance(given, list) else [given]:
                 if each.words and isinstance(word, str) and word not in each.words:

@@ -171,7 +171,6 @@ def _text(error: str | None) -> str | None:
 
 
 def first_line(error: str | None) -> str | None:
-    """Return the first line of an error."""
     return next(iter((error or "").strip().splitlines()), None)
 
 
@@ -192,7 +191,6 @@ def waiting_view(found: Waiting | None) -> WaitingView | None:
 
 
 def step_view(step: Step, show: bool) -> StepView:
-    """Return the view of a step; with ``show`` what it returned, too."""
     view = view_of(StepView, step, until=None, value=UNSET)
     if step.undecodable is not None:
         return view

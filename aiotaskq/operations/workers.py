@@ -96,7 +96,6 @@ class AllAwake(Struct):
 
 
 def worker_view(info: WorkerInfo) -> WorkerView:
-    """Return the view of a worker, without what it runs."""
     return view_of(WorkerView, info, id=info.owner, kind="worker")
 
 

@@ -185,7 +185,7 @@ LIBRARIES = {
     "croniter": {"core.cron_parser"},
     "django": {"integrations.django"},
     "fastapi": {"integrations.fastapi"},
-    "loguru": {"cli.worker_process", "integrations.logging", "log"},
+    "loguru": {"cli.run", "integrations.logging", "log"},
     "opentelemetry": {"integrations.opentelemetry"},
     "prometheus_client": {"integrations.prometheus"},
     "redis": {"backends.redis"},

@@ -7,7 +7,6 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -111,8 +110,14 @@ def test_a_wrong_value_in_the_file_is_wrong_usage(cli: Cli) -> None:
 def test_the_token_is_read_from_the_environment_or_a_file(cli: Cli) -> None:
     cli.monkeypatch.setenv("TOKEN", " abc ")
     Path("token").write_text("def\nmore\n")
-    made: Any = Site("127.0.0.1", 1, token_of("TOKEN", None), True, False)
-    assert (made.token, made.read_only, made.port) == ("abc", True, 1)
+    made = Site(port=1, token_env="TOKEN", read_only=True)
+    assert made.arguments() == {
+        "host": "127.0.0.1",
+        "port": 1,
+        "token": "abc",
+        "read_only": True,
+        "show_args": False,
+    }
     assert token_of(None, "token") == "def"
     assert token_of(None, None) is None
     assert "abc" not in repr(made)  # J9

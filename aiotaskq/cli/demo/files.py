@@ -47,22 +47,14 @@ def walk(
     total = 0
     own = {os.path.realpath(path) for path in without}
     for here, folders, names in os.walk(folder, onerror=lambda _error: left_out.update([marked("not readable")])):
-        inner = []
-        for name in sorted(folders):
-            if name.startswith("."):
-                left_out[marked("hidden")] += 1
-            elif os.path.islink(os.path.join(here, name)):
-                left_out[marked("symbolic link")] += 1
-            else:
-                inner.append(name)
-        folders[:] = inner  # which os.walk goes on with
-        for path in (os.path.join(here, name) for name in sorted(names)):
-            state = _state(path)
-            if isinstance(state, str):
-                left_out[state] += 1
-            elif os.path.realpath(path) in own:
+        states = {name: _state(os.path.join(here, name)) for name in (*folders, *names)}
+        left_out.update(state for state in states.values() if isinstance(state, str))
+        folders[:] = sorted(name for name in folders if not isinstance(states[name], str))  # os.walk goes on with them
+        for name in sorted(names):
+            state, path = states[name], os.path.join(here, name)
+            if isinstance(state, str) or os.path.realpath(path) in own:
                 continue
-            elif len(files) == max_files:
+            if len(files) == max_files:
                 left_out[marked("more than --max-files")] += 1
             elif total + state.st_size > max_bytes:
                 left_out[marked("beyond --max-mb")] += 1
@@ -73,7 +65,7 @@ def walk(
 
 
 def _state(path: str) -> os.stat_result | str:
-    """Return the state of a file, or why the demo leaves it out."""
+    """Return the state of a file or folder, or why the demo leaves it out."""
     try:
         path.encode()
         state = os.lstat(path)
@@ -85,7 +77,7 @@ def _state(path: str) -> os.stat_result | str:
         return marked("hidden")
     if stat.S_ISLNK(state.st_mode):
         return marked("symbolic link")
-    if not stat.S_ISREG(state.st_mode):
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
         return marked("no regular file")
     return state if os.access(path, os.R_OK) else marked("not readable")
 

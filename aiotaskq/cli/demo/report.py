@@ -58,8 +58,7 @@ class Numbers:
         self._counts: Counter[str] = Counter()
         self._waits: list[float] = []
         self._late: list[float] = []
-        self._files: list[int] = []
-        """When a task of a file started or ended."""
+        self._files: list[int] = []  # when a task of a file started or ended
         for name in ("started", "completed", "retried", "failed", "lost", "fired"):
             tq.on(name, self._count)
 
@@ -86,18 +85,11 @@ class Numbers:
 
     def as_dict(self) -> dict[str, float | None]:
         """Return the numbers by the names of ``LABELS``; None where nothing was measured."""
-        measured = {
-            "files_per_second": self.rate,
-            "wait_median_ms": _median(self._waits),
-            "wait_max_ms": max(self._waits, default=None),
-            "late_median_ms": _median(self._late),
-            "late_max_ms": max(self._late, default=None),
-        }
-        return {name: measured[name] if name in measured else self._counts[name] for name in LABELS}
-
-
-def _median(values: list[float]) -> float | None:
-    return round(statistics.median(values), 1) if values else None
+        measured: dict[str, float | None] = {"files_per_second": self.rate}
+        for name, values in (("wait", self._waits), ("late", self._late)):
+            measured[f"{name}_median_ms"] = round(statistics.median(values), 1) if values else None
+            measured[f"{name}_max_ms"] = max(values, default=None)
+        return {name: measured.get(name, self._counts[name]) for name in LABELS}
 
 
 def introduce(folder: Path, url: str, files: list[File], left_out: Counter[str]) -> None:
@@ -114,17 +106,14 @@ def introduce(folder: Path, url: str, files: list[File], left_out: Counter[str])
 
 
 def rate_of(numbers: Numbers) -> str:
-    """Return how fast it goes."""
     return tr("{rate} files/s", rate=f"{numbers.rate or 0:,.0f}")
 
 
 def count_of_files(count: int) -> str:
-    """Return the count of files with its word."""
     return tr("1 file") if count == 1 else tr("{count} files", count=count)
 
 
 def show(numbers: Numbers, checks: list[Check]) -> None:
-    """Print the numbers and the checks."""
     echo()
     column = max(width(tr(label)) for label in LABELS.values())
     for name, value in numbers.as_dict().items():
@@ -156,6 +145,5 @@ def say_next(folder: Path, url: str, dead_letter: str) -> None:
 
 
 def again(folder: Path, *options: str) -> str:
-    """Return the command that runs the demo on this folder."""
     where = [] if folder == Path() else [shlex.quote(os.fspath(folder))]
     return " ".join([program(), "demo", *where, *options])

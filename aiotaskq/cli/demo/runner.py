@@ -9,9 +9,11 @@ import importlib
 import os
 import random
 import shlex
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Struct
 
 from aiotaskq.app.groups import Workflow
 from aiotaskq.app.internal import internal
@@ -36,6 +38,7 @@ from aiotaskq.cli.demo.tasks import push_blocking, register
 from aiotaskq.cli.i18n import marked, tr
 from aiotaskq.cli.output import ProgressBar, echo, echo_json
 from aiotaskq.cli.shutdown import Deadline, Signals
+from aiotaskq.cli.web import Port
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.limits import Limit
@@ -43,41 +46,11 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.status import Status, StatusName
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import AiotaskqError, NotSupported
+from aiotaskq.operations.fields import about
 from aiotaskq.runtime.context import current_task
 
 TENANTS = ("acme", "globex", "initech")
 TRAFFIC = "demo-traffic"
-
-
-class Dashboard:
-    """Serves the pages of the demo's database until it is cancelled."""
-
-    def __init__(self, url: str, port: int) -> None:
-        """Raise MissingExtra before the demo begins."""
-        self._server = importlib.import_module("aiotaskq.web.server")
-        self._url = url
-        self._port = port
-        self.open = False
-        """Whether it serves pages."""
-
-    async def serve(self, register: Callable[[TaskQ], None]) -> None:
-        """Run workers and serve the dashboard; ``register`` registers the demo's own handlers."""
-        tq = TaskQ(self._url, lease=10, poll_interval=0.2)
-        register(tq)
-        _register_traffic(tq)
-        self.open = True
-        async with tq.running(8):
-            await internal(tq).scheduler().delete(TRAFFIC)
-            await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
-            try:
-                await self._server.serve_until(asyncio.Event(), tq, port=self._port, show_args=True, started=_say)
-            finally:
-                await tq.schedules.pause(TRAFFIC)
-
-
-def _say(url: str) -> None:
-    echo()
-    echo(tr("dashboard: {url} (Ctrl-C ends the demo)", url=f"{url}/dashboard/"))
 
 
 def _register_traffic(tq: TaskQ) -> None:
@@ -129,21 +102,33 @@ ALL = 100_000  # more tasks than a demo ever has
 UNENDED: tuple[StatusName, ...] = ("pending", "running")
 
 
+class DemoOptions(Struct, frozen=True):
+    """The options of ``demo``."""
+
+    db: Annotated[
+        str | None, about(marked("The database; default a SQLite file in your cache folder, one for each FOLDER."))
+    ] = None
+    max_files: Annotated[int, about(marked("Maximum number of files."), ge=1, le=50_000)] = 2_000
+    max_mb: Annotated[int, about(marked("Maximum size of all files, in megabytes."), ge=1)] = 512
+    concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=1_000)] = 32
+    pause: Annotated[float, about(marked("Extra seconds for each file, as time to press Ctrl-C."), ge=0, le=60)] = 0.0
+    fresh: Annotated[bool, about(marked("Start anew instead of continuing a stopped run."))] = False
+    web: Annotated[bool, about(marked("At the end leave the demo running with its dashboard, until Ctrl-C."))] = False
+    port: Port = 8765
+
+
 class Demo:
     """One process of the demo. A run may take several processes: each continues where the last was stopped."""
 
-    def __init__(
-        self, folder: Path, *, url: str | None, concurrency: int, pause: float, fresh: bool, as_json: bool
-    ) -> None:
-        """``url`` None is a SQLite file in the cache folder, one for each folder."""
+    def __init__(self, folder: Path, options: DemoOptions, *, as_json: bool) -> None:
+        """Raise MissingExtra where the dashboard is wanted."""
         self._folder = folder.resolve()
-        self._url = url or default_url(self._folder)
-        self._concurrency = concurrency
-        self._pause = pause
-        self._fresh = fresh
+        self._options = options
+        self._url = options.db or default_url(self._folder)
         self._as_json = as_json
-        options = [f"--pause {pause:g}"] * bool(pause) + [f"--db {shlex.quote(self._url)}"] * (url is not None)
-        self._again = report.again(folder, *options)
+        again = [f"--pause {options.pause:g}"] * bool(options.pause)
+        again += [f"--db {shlex.quote(self._url)}"] * (options.db is not None)
+        self._again = report.again(folder, *again)
         self._given_folder = folder
         self._clock = SystemClock()
         self._bar = ProgressBar(tr("files"), 0, quiet=as_json)
@@ -153,15 +138,12 @@ class Demo:
         self._reported = ""
         self._run = ""
         self._completed_before: dict[str, int] = {}
-        self._dashboard: Dashboard | None = None
+        self._server = importlib.import_module("aiotaskq.web.server") if options.web else None
+        self._serving = False
 
-    def show_dashboard(self, port: int) -> None:
-        """Leave the demo running with its dashboard when it has ended. Raises MissingExtra."""
-        self._dashboard = Dashboard(self._url, port)
-
-    async def run(self, max_files: int, max_bytes: int) -> int:
+    async def run(self) -> int:
         """Run the demo; return the exit code: 0 if every check held, 1 if one did not, 130 after a signal."""
-        body = asyncio.ensure_future(self._run_all(max_files, max_bytes))
+        body = asyncio.create_task(self._run_all())
         signals = Signals(Deadline(self._end_now), DRAIN, GRACE)
 
         def stop() -> None:
@@ -175,7 +157,7 @@ class Demo:
         except asyncio.CancelledError:
             if not signals.asked:
                 raise
-            if self._dashboard is not None and self._dashboard.open:
+            if self._serving:
                 code = 0
             else:
                 self._report_stop()
@@ -199,12 +181,13 @@ class Demo:
             echo(tr("stopped: {done} of {files} are done. To continue:", **values))
             echo(f"     {self._again}")
 
-    async def _run_all(self, max_files: int, max_bytes: int) -> int:
+    async def _run_all(self) -> int:
         if scheme_of(self._url) == "memory":
             said = tr("db: the demo closes its database and opens it again; name a file, as sqlite:///x.db")
             raise NotSupported(said)
+        most, own = self._options, database_files(self._url)
         self._files, left_out = await asyncio.to_thread(
-            walk, self._folder, max_files=max_files, max_bytes=max_bytes, without=database_files(self._url)
+            walk, self._folder, max_files=most.max_files, max_bytes=most.max_mb * 1_000_000, without=own
         )
         if not self._as_json:
             report.introduce(self._folder, self._url, self._files, left_out)
@@ -245,9 +228,28 @@ class Demo:
         else:
             report.show(numbers, checks)
             report.say_next(self._given_folder, self._url, dead_letter)
-        if self._dashboard is not None:
-            await self._dashboard.serve(lambda tq: register(tq, self._folder, self._pause, report=lambda: None))
+        if self._server is not None:
+            await self._serve(self._server.serve_until)
         return int(not ok)
+
+    async def _serve(self, serve_until: Callable[..., Awaitable[None]]) -> None:
+        """Run workers and serve the dashboard, until it is cancelled."""
+
+        def started(url: str) -> None:
+            echo()
+            echo(tr("dashboard: {url} (Ctrl-C ends the demo)", url=f"{url}/dashboard/"))
+
+        tq = TaskQ(self._url, lease=10, poll_interval=0.2)
+        register(tq, self._folder, self._options.pause, report=lambda: None)
+        _register_traffic(tq)
+        self._serving = True
+        async with tq.running(8):
+            await internal(tq).scheduler().delete(TRAFFIC)
+            await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
+            try:
+                await serve_until(asyncio.Event(), tq, port=self._options.port, show_args=True, started=started)
+            finally:
+                await tq.schedules.pause(TRAFFIC)
 
     async def _begin(self, tq: TaskQ) -> bool:
         """Go on with the run that was stopped, and return True; or forget what was and begin one."""
@@ -255,7 +257,7 @@ class Demo:
         if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
             raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
         state = await tq.values.get_public(RUN)
-        if isinstance(state, dict) and state.get("state") == "running" and not self._fresh:
+        if isinstance(state, dict) and state.get("state") == "running" and not self._options.fresh:
             if state["folder"] != str(self._folder):
                 raise AiotaskqError(
                     tr(
@@ -282,7 +284,7 @@ class Demo:
     async def _push(self, tq: TaskQ, numbers: Numbers, resumed: bool) -> str:
         """Push what is not there yet, add the schedules; return the id of the task that fails always."""
         run, total = self._run, len(self._files)
-        register(tq, self._folder, self._pause, report=lambda: self._report(numbers))
+        register(tq, self._folder, self._options.pause, report=lambda: self._report(numbers))
         began = self._clock.ticks()
         # What an earlier process of this run has pushed has the same key, so it is not pushed again.
         keys: list[tuple[str, str, dict[str, str]]] = [
@@ -322,7 +324,7 @@ class Demo:
         await tq.values.set_public(COOKIE, "session=abc", ttl=COOKIE_TTL)
         set_at = self._clock.ticks()
         cookie = await tq.values.get_public(COOKIE)
-        async with tq.running(self._concurrency, queues=[FILES, OTHERS], drain=DRAIN, grace=GRACE):
+        async with tq.running(self._options.concurrency, queues=[FILES, OTHERS], drain=DRAIN, grace=GRACE):
             scripted = await asyncio.to_thread(push_blocking, self._url, self._run, SCRIPTED)
             await self._until_ended(tq, numbers)
             await self._clock.sleep(max(0.0, COOKIE_TTL - (self._clock.ticks() - set_at) / SECOND))

@@ -188,7 +188,7 @@ SUPERVISOR = """
 import asyncio, os, signal
 from aiotaskq.cli import shutdown as stopping
 from aiotaskq.cli import supervisor as processes
-from aiotaskq.cli.worker_process import show_log
+from aiotaskq.cli.run import show_log
 
 show_log("INFO")
 supervisor = processes.Supervisor({command}, "app:tq", 2, 0.0, 0.0)
