@@ -272,20 +272,20 @@ def _many(operation: Operation, values: dict[str, Any], db: str, *, ask: str, ye
     """Do it to all that match; with ``ask`` count them before, and ask."""
     params = read(operation, values)
 
-    async def work(tq: TaskQ) -> Counted:
-        async def run(params: msgspec.Struct, **options: Any) -> Counted:
+    def run(params: msgspec.Struct, **options: Any) -> Counted:
+        async def work(tq: TaskQ) -> Counted:
             counted: Counted = await perform(operation, Access(tq, True, **options), params, "cli", actor())
             return counted
 
-        if params.dry_run:
-            return await run(params)
-        total = (await run(msgspec.structs.replace(params, dry_run=True))).count if ask else None
-        if total:
-            confirm(tr(ask, count=total), yes, as_json)
-        with progress_bar(operation.word, total, quiet=as_json) as bar:
-            return await run(params, progress=bar.update)
+        return with_tq(db, work)
 
-    return with_tq(db, work)
+    if params.dry_run:
+        return run(params)
+    total = run(msgspec.structs.replace(params, dry_run=True)).count if ask else None
+    if total:
+        confirm(tr(ask, count=total), yes, as_json)  # in no loop, which would take a Ctrl-C
+    with progress_bar(operation.word, total, quiet=as_json) as bar:
+        return run(params, progress=bar.update)
 
 
 def add_others(app: typer.Typer, noun: str) -> None:
