@@ -115,12 +115,9 @@ SHORTEST = 8
 async def short_ids(tq: TaskQ, ids: Sequence[str]) -> dict[str, str]:
     """Return for each of these ids the beginning by which a command finds this task, and no other of the store."""
     prefixes = unique_prefixes(ids)
-    found = await tq.queue.backend.ids_with_prefix(list(prefixes.values()), 2)
-    unclear = [task_id for task_id, met in zip(prefixes, found, strict=True) if met != [task_id]]
-    if unclear:
-        # Other tasks of the same moment, which are not listed: most of them differ within a few characters more.
-        others = await tq.queue.backend.ids_with_prefix([prefixes[task_id] for task_id in unclear], NEIGHBOURS)
-        for task_id, met in zip(unclear, others, strict=True):
+    found = await tq.queue.backend.ids_with_prefix(list(prefixes.values()), NEIGHBOURS)
+    for task_id, met in zip(prefixes, found, strict=True):
+        if met != [task_id]:  # other tasks of the same moment: most of them differ within a few characters more
             known = len(met) < NEIGHBOURS
             prefixes[task_id] = unique_prefixes([*{task_id, *met}])[task_id] if known else task_id
     return prefixes
