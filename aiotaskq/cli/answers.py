@@ -15,7 +15,7 @@ from aiotaskq.cli.door import command_of, command_of_several, listed, time_of
 from aiotaskq.cli.i18n import marked, tr, wrapped
 from aiotaskq.cli.layout import Column, column, columns_of, plain_lines, width_of_output
 from aiotaskq.cli.options import DEFAULT_DB, Db, Json, command, option
-from aiotaskq.cli.output import LiveText, echo, echo_error, echo_json, echo_table, json_text
+from aiotaskq.cli.output import echo, echo_error, echo_json, echo_table, json_text, live_text
 from aiotaskq.cli.store_access import with_tq
 from aiotaskq.cli.times import ago, duration
 from aiotaskq.concurrency.clock import SystemClock
@@ -376,14 +376,14 @@ async def _read(tq: TaskQ, as_json: bool) -> tuple[StatsView, int]:
 async def _watch(tq: TaskQ, count: int | None, as_json: bool) -> None:
     clock = SystemClock()
     before: tuple[int, StatsView] | None = None
-    with LiveText() as board:
+    with live_text() as show:
         for number in itertools.count(1):
             (found, waiting), at = await _read(tq, as_json), clock.ticks()
             if as_json:
                 echo(json_text(msgspec.to_builtins(found)))
             else:
                 lines = plain_lines(_columns(found), width_of_output())
-                board.show([*lines, *_below(found, waiting, _speed(before, at, found))])
+                show([*lines, *_below(found, waiting, _speed(before, at, found))])
             if number == count:
                 return
             before = at, found

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.cli.i18n import tr, translated
@@ -106,34 +106,22 @@ def _console(*, stderr: bool = False) -> Console:
     return Console(highlight=False, stderr=stderr)
 
 
-class LiveText:
-    """Lines that replace their last version on a terminal; elsewhere each version is printed below the last."""
+@contextlib.contextmanager
+def live_text() -> Iterator[Callable[[Sequence[str]], None]]:
+    """Yield what shows lines, the first as a headline, in place of those before; elsewhere than on a terminal below."""
+    if not interactive():
+        yield lambda lines: echo("\n".join(lines))
+        return
+    from rich.live import Live
+    from rich.text import Text
 
-    def __init__(self) -> None:
-        self._live: Any = None
+    with Live(console=_console(), auto_refresh=False, vertical_overflow="ellipsis") as board:
 
-    def __enter__(self) -> LiveText:
-        if interactive():
-            from rich.live import Live
+        def show(lines: Sequence[str]) -> None:
+            texts = [Text(line, "" if number else "bold") for number, line in enumerate(lines)]
+            board.update(Text("\n", no_wrap=True, overflow="ellipsis").join(texts), refresh=True)
 
-            self._live = Live(console=_console(), auto_refresh=False, vertical_overflow="ellipsis")
-            self._live.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        if self._live is not None:
-            self._live.stop()  # shows the cursor again
-
-    def show(self, lines: Sequence[str]) -> None:
-        if self._live is None:
-            echo("\n".join(lines))
-            return
-        from rich.text import Text
-
-        text = Text("\n", no_wrap=True, overflow="ellipsis").join(
-            Text(line, "" if number else "bold") for number, line in enumerate(lines)
-        )
-        self._live.update(text, refresh=True)
+        yield show
 
 
 def progress_bar(label: str, total: int | None, *, quiet: bool) -> ProgressBar:
