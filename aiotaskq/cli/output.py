@@ -145,11 +145,8 @@ class ProgressBar:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
         console = _console(stderr=self._to_stderr)
-        columns: list[ProgressColumn] = [
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-        ]
+        columns: list[ProgressColumn]
+        columns = [TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn()]
         if console.width >= 60:
             columns += [TextColumn("{task.fields[note]}"), TimeElapsedColumn()]
         self._progress = Progress(*columns, console=console, expand=True, transient=self._to_stderr)

@@ -256,18 +256,18 @@ def _push(context: typer.Context, db: str, target: str | None, wait: float | Non
                 echo_stderr(
                     tr("the task that waits was changed") if waits else tr("not pushed: a task with this key exists")
                 )
-        if wait is None:
-            if not registered.knows(name):
-                await warn_of_unknown(tq, name, queue)
-            return 0, answer, None
+        code, more = 0, dict[str, Any]()
+        problem: str | None = None
         try:
-            return 0, {**answer, "status": "completed", "result": await handle.result(wait)}, None
+            if wait is not None:
+                more = {"status": "completed", "result": await handle.result(wait)}
         except ResultTimeout as error:
-            if not registered.knows(name):
-                await warn_of_unknown(tq, name, queue)
-            return NOT_IN_TIME, {**answer, "status": str(await handle.status())}, str(error)
+            code, more, problem = NOT_IN_TIME, {"status": str(await handle.status())}, str(error)
         except TaskFailed as error:
-            return 1, {**answer, "status": str(error.task.status), "error": error.error}, str(error)
+            code, more, problem = 1, {"status": str(error.task.status), "error": error.error}, str(error)
+        if code != 1 and "result" not in more and not registered.knows(name):
+            await warn_of_unknown(tq, name, queue)
+        return code, answer | more, problem
 
     code, answer, problem = with_tq(url, work, app=app, adds=True)
     if json:
