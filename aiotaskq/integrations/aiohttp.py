@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib import metadata
 from typing import Any, Unpack
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.access import is_encrypted
-from aiotaskq.web.endpoint import Endpoint, Response, dispatch, problem_response, respond
+from aiotaskq.web.endpoint import Endpoint, Request, Response, dispatch, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy, RunningOptions, running
@@ -109,7 +109,7 @@ def dashboard(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[D
     pages = guarded_dashboard(tq, bool(middlewares), "middlewares=[…], allow=…", **options)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        return _response_of(await pages.respond(_Request(request)))
+        return _response_of(await pages.respond(_request(request)))
 
     async def slash(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound(f"{request.rel_url.raw_parts[-1]}/")  # links are relative to the folder
@@ -123,7 +123,7 @@ def dashboard(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[D
 
 def _handler(operation: Endpoint, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
-        response = await dispatch(operation, tq, policy, _Request(request))
+        response = await dispatch(operation, tq, policy, _request(request))
         if response.stream is None:
             return _response_of(response)
         sent = web.StreamResponse(status=response.status, headers=_headers_of(response))
@@ -160,22 +160,16 @@ def _headers_of(response: Response) -> CIMultiDict[str]:
     return CIMultiDict([*response.headers, ("Content-Type", response.media_type)])
 
 
-class _Request:
-    def __init__(self, request: web.Request) -> None:
-        self.method = request.method
-        self.headers: Mapping[str, str] = request.headers
-        self.path: Mapping[str, str] = request.match_info
-        self.query = list(request.query.items())
-        self.address = request.remote or ""
-        self.secure = is_encrypted(request.scheme, request.headers)
-        self.original: Any = request
-
-    def logged_in(self, user: str) -> None:
-        self.original[USER] = user
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self.original.content.iter_chunked(_CHUNK):
-            yield chunk
-
-    def is_stopping(self) -> bool:
-        return bool(self.original.app[_STOPPING].is_set())
+def _request(request: web.Request) -> Request:
+    return Request(
+        method=request.method,
+        headers=request.headers,
+        path=request.match_info,
+        query=list(request.query.items()),
+        original=request,
+        scheme=request.scheme,
+        address=request.remote or "",
+        logged_in=functools.partial(request.__setitem__, USER),
+        chunks=lambda: request.content.iter_chunked(_CHUNK),
+        is_stopping=lambda: request.app[_STOPPING].is_set(),
+    )

@@ -13,8 +13,7 @@ import msgspec
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
-from aiotaskq.integrations.starlette import setup, taskq_of
-from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler
+from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler, setup, taskq_of
 from aiotaskq.web.endpoints import ENDPOINTS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, kinds_of, named_schemas, responses, taken
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy

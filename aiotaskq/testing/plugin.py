@@ -10,43 +10,16 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
-    from aiotaskq.app.taskq import TaskQ
     from aiotaskq.testing import Inline, Kit, Pushes, VirtualClock
 
 T = TypeVar("T")
 
 __all__ = ["taskq_clock", "taskq_inline", "taskq_kit", "taskq_override", "taskq_virtual"]
-
-
-class MakesKit(Protocol):
-    """The type of the fixture ``taskq_virtual``."""
-
-    def __call__(self, tq: TaskQ | None = None, url: str | None = None, **options: Any) -> Kit: ...
-
-
-class MakesInline(Protocol):
-    """The type of the fixture ``taskq_inline``."""
-
-    def __call__(
-        self,
-        tq: TaskQ | None = None,
-        url: str | None = None,
-        *,
-        retries: bool = False,
-        raise_errors: bool = True,
-        **options: Any,
-    ) -> Inline: ...
-
-
-class Overrides(Protocol):
-    """The type of the fixture ``taskq_override``."""
-
-    def __call__(self, tq: TaskQ, url: str | None = None, **options: Any) -> Pushes: ...
 
 
 @pytest.fixture
@@ -58,7 +31,7 @@ def taskq_clock() -> VirtualClock:
 
 
 @pytest.fixture
-def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[MakesKit]:
+def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[Callable[..., Kit]]:
     """``kit = taskq_virtual(app.tq)``: the application's TaskQ in virtual time, until the end of the test.
 
     Arguments as of ``aiotaskq.testing.virtual``, without ``start``.
@@ -70,13 +43,13 @@ def taskq_virtual(taskq_clock: VirtualClock) -> Iterator[MakesKit]:
 
 
 @pytest.fixture
-def taskq_kit(taskq_virtual: MakesKit) -> Kit:
+def taskq_kit(taskq_virtual: Callable[..., Kit]) -> Kit:
     """A new TaskQ in virtual time, ``taskq_kit.tq``."""
     return taskq_virtual()
 
 
 @pytest.fixture
-def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
+def taskq_inline(taskq_clock: VirtualClock) -> Iterator[Callable[..., Inline]]:
     """``taskq_inline(app.tq)``: each push runs its task before it returns, until the end of the test.
 
     Arguments as of ``aiotaskq.testing.inline``.
@@ -88,7 +61,7 @@ def taskq_inline(taskq_clock: VirtualClock) -> Iterator[MakesInline]:
 
 
 @pytest.fixture
-def taskq_override() -> Iterator[Overrides]:
+def taskq_override() -> Iterator[Callable[..., Pushes]]:
     """``pushes = taskq_override(app.tq)``: another store, and pushes are recorded, until the end of the test.
 
     Arguments as of ``aiotaskq.testing.override``.

@@ -1,7 +1,9 @@
-"""The operations as routes and as an application of Starlette."""
+"""The operations as routes and as an application of Starlette, and workers in an application of it."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Unpack
@@ -10,18 +12,18 @@ from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
+from aiotaskq.errors import ValidationError
 from aiotaskq.web import endpoint as web
-from aiotaskq.web.access import is_encrypted
 from aiotaskq.web.endpoint import Endpoint, dispatch, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
-from aiotaskq.web.policy import OperationsOptions, Policy
+from aiotaskq.web.policy import OperationsOptions, Policy, RunningOptions, running
 from aiotaskq.web.problem_details import ProblemError, unmatched
 
 try:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
-    from starlette.requests import ClientDisconnect, Request
+    from starlette.requests import ClientDisconnect, HTTPConnection, Request
     from starlette.responses import Response, StreamingResponse
     from starlette.routing import BaseRoute, Route
 except ModuleNotFoundError:
@@ -32,7 +34,17 @@ if TYPE_CHECKING:
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-__all__ = ["application", "asgi_path", "dashboard_handler", "handler", "response_of", "routes"]
+__all__ = [
+    "Route",
+    "application",
+    "asgi_path",
+    "dashboard_handler",
+    "handler",
+    "response_of",
+    "routes",
+    "setup",
+    "taskq_of",
+]
 
 
 def routes(tq: TaskQ, **options: Unpack[OperationsOptions]) -> list[Route]:
@@ -85,6 +97,42 @@ async def _to_dashboard(_request: Request) -> Response:
     return Response(status_code=303, headers={"Location": "dashboard/"})  # relative: a proxy may rewrite the path
 
 
+def setup(app: Starlette, tq: TaskQ, **options: Unpack[RunningOptions]) -> None:
+    """Run workers and the scheduler inside the application, within the lifespan that it has; options as ``running``.
+
+    With ``workers=False`` the task queue is only opened: for a process that pushes what others run. Under
+    ``override`` it is only opened, too, whatever ``workers`` is. The application's own lifespan begins before the first
+    handler runs, and ends after the last one has ended. Raises ValidationError for a second setup of
+    the same application, and for a task queue of ``aiotaskq.sync``.
+    """
+    check_taskq("setup", tq)
+    if getattr(app.state, "aiotaskq", None) is not None:
+        raise ValidationError("setup: this application has a task queue already; one setup() for each")
+    app.state.aiotaskq = tq
+    inner, run = app.router.lifespan_context, running(tq, options)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[Mapping[str, Any] | None]:
+        async with inner(app) as state, run():
+            yield state
+
+    app.router.lifespan_context = lifespan  # type: ignore[assignment]
+
+
+def taskq_of(connection: HTTPConnection) -> TaskQ:
+    """Return the task queue of the application that handles this request.
+
+    Raises ValidationError where there is none: an application that is mounted into another one has a state of its own.
+    """
+    tq = getattr(connection.app.state, "aiotaskq", None)
+    if not isinstance(tq, TaskQ):
+        raise ValidationError(
+            "aiotaskq: this application has no task queue; use lifespan=tq.lifespan or setup(app, tq), "
+            "and in one that is mounted into another: app.state.aiotaskq = tq"
+        )
+    return tq
+
+
 def asgi_path(path: str) -> str:
     """Return a path as Starlette matches it: ids and keys may hold slashes, too."""
     return path.replace("}", ":path}")
@@ -94,7 +142,7 @@ def handler(endpoint: Endpoint, tq: TaskQ, policy: Policy) -> Handler:
     """Return the handler of an endpoint."""
 
     async def respond_to(request: Request) -> Response:
-        response = await dispatch(endpoint, tq, policy, _Request(request))
+        response = await dispatch(endpoint, tq, policy, _request(request))
         if response.stream is not None and request.method == "HEAD":
             await response.stream.aclose()  # Starlette routes it here, and would wait for the end of the stream
             response = replace(response, stream=None)
@@ -107,7 +155,7 @@ def dashboard_handler(dashboard: Dashboard) -> Handler:
     """Return the handler of every page and action, for a route with ``{name:path}``."""
 
     async def respond_to(request: Request) -> Response:
-        return response_of(await dashboard.respond(_Request(request)))
+        return response_of(await dashboard.respond(_request(request)))
 
     return respond_to
 
@@ -125,34 +173,30 @@ def response_of(response: web.Response) -> Response:
     return made
 
 
-class _Request:
-    def __init__(self, request: Request) -> None:
-        self.method = request.method
-        self.headers: Mapping[str, str] = request.headers
-        self.path: Mapping[str, str] = request.path_params
-        self.query = request.query_params.multi_items()
-        self.original: Any = request
+def _request(request: Request) -> web.Request:
+    return web.Request(
+        method=request.method,
+        headers=request.headers,
+        path=request.path_params,
+        query=request.query_params.multi_items(),
+        original=request,
+        scheme=request.url.scheme,
+        address="" if request.client is None else str(request.client.host),
+        logged_in=functools.partial(setattr, request.state, "aiotaskq_user"),
+        chunks=functools.partial(_chunks, request),
+        is_stopping=_is_stopping,
+    )
 
-    @property
-    def address(self) -> str:
-        client = self.original.client
-        return "" if client is None else str(client.host)
 
-    @property
-    def secure(self) -> bool:
-        return is_encrypted(self.original.url.scheme, self.headers)
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:  # the application is not at fault: no traceback in its log
+        raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
 
-    def logged_in(self, user: str) -> None:
-        self.original.state.aiotaskq_user = user
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self.original.stream():
-                yield chunk
-        except ClientDisconnect:  # the application is not at fault: no traceback in its log
-            raise ProblemError(400, "Disconnected", "body: the client closed the connection") from None
-
-    def is_stopping(self) -> bool:
-        # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
-        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-        return getattr(server, "should_exit", False) is True
+def _is_stopping() -> bool:
+    # uvicorn tells an application of its stop only when all responses have ended; its signal handler is a method.
+    server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return getattr(server, "should_exit", False) is True

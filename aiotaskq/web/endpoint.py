@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.table import read_as
-from aiotaskq.web.access import is_same_origin
+from aiotaskq.web.access import is_encrypted, is_same_origin
 from aiotaskq.web.policy import Policy
 from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError, answered
 
@@ -22,45 +23,35 @@ JSON = "application/json"
 METHODS_THAT_CHANGE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-class Request(Protocol):
-    """What endpoints and pages need to know of an HTTP request; each framework's adapter provides it."""
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What endpoints and pages need to know of an HTTP request; the adapter of each framework makes it."""
 
-    @property
-    def method(self) -> str:
-        """In capitals."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Headers, looked up without regard to case."""
-
-    @property
-    def path(self) -> Mapping[str, str]:
-        """The decoded parts of the path by name; of a page its ``name`` below the prefix, "" for the overview."""
-
-    @property
-    def query(self) -> list[tuple[str, str]]:
-        """The decoded query parameters."""
-
-    @property
-    def original(self) -> Any:
-        """The request of the framework, for ``allow`` and ``actor``."""
+    method: str
+    """In capitals."""
+    headers: Mapping[str, str]
+    """Looked up without regard to case."""
+    path: Mapping[str, str]
+    """The decoded parts of the path by name; of a page its ``name`` below the prefix, "" for the overview."""
+    query: list[tuple[str, str]]
+    """The decoded query parameters."""
+    original: Any
+    """The request of the framework, for ``allow`` and ``actor``."""
+    scheme: str
+    """``https`` if the connection to this server is encrypted."""
+    address: str
+    """The client's address, "" if it is not known."""
+    logged_in: Callable[[str], None]
+    """Gives ``allow`` and ``actor`` the user of the dashboard's session."""
+    chunks: Callable[[], AsyncIterator[bytes]]
+    """Returns the body as it arrives."""
+    is_stopping: Callable[[], bool]
+    """Whether the server waits for the end of open responses, to stop; False where it does not tell."""
 
     @property
     def secure(self) -> bool:
         """Whether the client's connection is encrypted, as far as the server knows."""
-
-    @property
-    def address(self) -> str:
-        """The client's address, "" if it is not known."""
-
-    def logged_in(self, user: str) -> None:
-        """Give ``allow`` and ``actor`` the user of the dashboard's session."""
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives."""
-
-    def is_stopping(self) -> bool:
-        """Whether the server waits for the end of open responses, to stop; False where it does not tell."""
+        return is_encrypted(self.scheme, self.headers)
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -244,15 +235,17 @@ def media_type_of(request: Request) -> str:
 
 
 async def _body(kind: type[S], policy: Policy, request: Request) -> S:
-    media_type = media_type_of(request)
+    media_type, data = media_type_of(request), b""
+    if media_type in ("", JSON):
+        large, late = f"body: more than {policy.max_body:,} bytes", f"body: did not arrive within {BODY_TIMEOUT:g} s"
+        data = await read_body(request, policy.max_body, large, late)
     optional = not any(each.required for each in msgspec.structs.fields(kind))
-    if not media_type and optional and not await _read(policy.max_body, request):
+    if not media_type and optional and not data:
         return kind()
     if media_type != JSON:
         raise ProblemError(
             415, "UnsupportedMediaType", f"content-type: {JSON} is needed (got {media_type or 'none'!r:.60})"
         )
-    data = await _read(policy.max_body, request)
     try:
         return read_as(kind, msgspec.json.decode(data))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the latter for bytes in a string that are not UTF-8
@@ -261,16 +254,11 @@ async def _body(kind: type[S], policy: Policy, request: Request) -> S:
         raise ProblemError(400, "NotJson", "body: nested too deeply") from None
 
 
-async def _read(limit: int, request: Request) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > limit:
-        raise ProblemError(413, "BodyTooLarge", f"body: {announced[:20]} bytes are more than {limit:,}")
-    late = f"body: did not arrive within {BODY_TIMEOUT:g} s"
-    return await read_body(request, limit, f"body: more than {limit:,} bytes", late)
-
-
 async def read_body(request: Request, limit: int, large: str, late: str) -> bytes:
     """Read the body of a request. Raises ProblemError, which says this, where it is too large or too late."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit:
+        raise ProblemError(413, "BodyTooLarge", large)
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):

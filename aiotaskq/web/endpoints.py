@@ -11,7 +11,7 @@ import msgspec
 
 from aiotaskq.app.handle import TaskHandle
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.errors import INT64, MAX_ID, check_key
+from aiotaskq.core.errors import MAX_ID, check_key
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.task import SECOND
@@ -90,7 +90,7 @@ def _endpoint(operation: table.Operation) -> Endpoint:
 
 def _successes(operation: table.Operation, example: Any) -> tuple[Success, ...]:
     kind = operation.answer
-    said = _first_sentence(kind)
+    said = (kind.__doc__ or "").partition(".")[0]
     if not operation.adds:
         return (Success(200, said, kind, example),)
     made = Success(201, f"{said}; Location is its path", kind, example)
@@ -106,10 +106,6 @@ def _without_path(operation: table.Operation) -> type[msgspec.Struct] | None:
     return table.struct_of(name, rest, operation.params.__doc__) if rest else None
 
 
-def _first_sentence(kind: type[msgspec.Struct]) -> str:
-    return (kind.__doc__ or "").partition(".")[0]
-
-
 # ---- what a task writes, as server-sent events, and the ids by which a browser goes on after a lost connection ----
 
 EVENT_STREAM = "text/event-stream"
@@ -117,6 +113,7 @@ BEAT = 1.0  # seconds after which a comment is sent: proxies keep the connection
 LONGEST = 300.0  # seconds of one response: then the browser connects again, and is let in again or not
 RETRY = b"retry: 1000\n\n"  # milliseconds after which a browser connects again
 _ENDED = ".end"
+_LAST = re.compile(r"([0-9]{1,18})(\.end)?")
 
 
 class EventsQuery(msgspec.Struct):
@@ -127,19 +124,10 @@ class EventsQuery(msgspec.Struct):
     ] = 0
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """The last event that a browser has had."""
-
-    n: int
-    ended: bool
-
-
-def last_event(text: str) -> Seen | None:
-    """Return what ``Last-Event-ID`` says; None for an id that is not one of ours."""
-    number, ended = text.removesuffix(_ENDED), text.endswith(_ENDED)
-    if not (number.isascii() and number.isdecimal() and len(number) < 19):
-        return None
-    return Seen(min(int(number), INT64), ended)
+def last_event(text: str) -> tuple[int, bool] | None:
+    """Return the number in ``Last-Event-ID``, and whether it was the end; None for an id that is not one of ours."""
+    found = _LAST.fullmatch(text)
+    return None if found is None else (int(found[1]), found[2] is not None)
 
 
 async def event_stream(handle: TaskHandle[Any], after: int, is_stopping: Callable[[], bool]) -> AsyncGenerator[bytes]:
@@ -209,9 +197,9 @@ async def task_stream(call: Call) -> Response:
     task_id = check_key("task_id", call.request.path["task_id"], MAX_ID)
     task = await call.tq.get(task_id)
     seen = last_event(call.request.headers.get("last-event-id", ""))
-    if seen is not None and seen.ended and task.final:
+    after, ended = (call.query.after, False) if seen is None else seen
+    if ended and task.final:
         return respond(status=204)  # it tells a browser not to connect again
-    after = call.query.after if seen is None else seen.n
     headers = respond(X_Accel_Buffering="no").headers  # a proxy is not to hold events back
     events = event_stream(call.tq.handle(task_id), after, call.request.is_stopping)
     return Response(200, None, headers, EVENT_STREAM, stream=events)

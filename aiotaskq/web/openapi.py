@@ -126,23 +126,10 @@ SCHEMAS = "#/components/schemas/"
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """Return the JSON Schema of a type without references: a query has no components."""
+    """Return the JSON Schema of a type whose fields refer to no other: a query has no components."""
     schema = msgspec.json.schema(kind)
-    found = _inline(schema, schema.pop("$defs", {}))
-    assert isinstance(found, dict)
-    return found
-
-
-def _inline(schema: Any, named: dict[str, Any]) -> Any:
-    if isinstance(schema, list):
-        return [_inline(each, named) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        inner = named[schema["$ref"].rpartition("/")[2]]
-        rest = {key: value for key, value in schema.items() if key != "$ref"}
-        return _inline({**inner, **rest}, named)
-    return {key: _inline(value, named) for key, value in schema.items()}
+    named: dict[str, dict[str, Any]] = schema.pop("$defs", {})
+    return named[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
 def _not_null(schema: dict[str, Any]) -> dict[str, Any]:

@@ -74,25 +74,19 @@ def status_of(kind: type[AiotaskqError]) -> int:
     return next(status for each, status, _ in _STATUSES if issubclass(kind, each))
 
 
-def problem_of(error: AiotaskqError) -> Problem | None:
-    """Return the problem that a client gets for an error, or None for one that the client cannot have caused."""
-    for kind, status, detail in _STATUSES:
-        if isinstance(error, kind):
-            return make_problem(status, type(error).__name__, str(error) if detail is None else detail)
-    return None
-
-
 def answered(error: ProblemError | AiotaskqError, where: str) -> Problem:
     """Return the problem with which a request is answered after an error; that of the server is logged.
 
     Raises an error that the client cannot have caused.
     """
-    problem = error.problem if isinstance(error, ProblemError) else problem_of(error)
-    if problem is None:
-        raise error
-    if problem.status >= 500 and isinstance(error, AiotaskqError):
-        log.warning("{}: {}: {}", where, type(error).__name__, error)
-    return problem
+    if isinstance(error, ProblemError):
+        return error.problem
+    for kind, status, detail in _STATUSES:
+        if isinstance(error, kind):
+            if status >= 500:
+                log.warning("{}: {}: {}", where, type(error).__name__, error)
+            return make_problem(status, type(error).__name__, str(error) if detail is None else detail)
+    raise error
 
 
 def unmatched(status: int, default: str = "") -> Problem:

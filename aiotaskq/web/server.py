@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.errors import check_int, missing
@@ -22,7 +22,7 @@ from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoint import Response, problem_response
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
-from aiotaskq.web.policy import MAX_BODY
+from aiotaskq.web.policy import DashboardOptions, OperationsOptions
 from aiotaskq.web.problem_details import make_problem
 
 if TYPE_CHECKING:
@@ -49,12 +49,9 @@ def serve(
     host: str = HOST,
     port: int = PORT,
     token: str | None = None,
-    read_only: bool = False,
     *,
-    show_args: bool = False,
-    origins: Collection[str] = (),
-    max_body: int = MAX_BODY,
     started: Callable[[str], object] = lambda _url: None,
+    **options: Unpack[OperationsOptions],
 ) -> None:
     """Serve the dashboard and the operations API until SIGINT or SIGTERM; connects to the store, and runs no workers.
 
@@ -63,8 +60,8 @@ def serve(
         token: the token in ``Authorization: Bearer …`` and of the dashboard's login, at least 16 characters;
             ``/healthz`` and ``/readyz`` need none. After ten wrong tokens in a minute an address gets 429 for further
             wrong ones.
-        read_only, show_args, origins, max_body: see ``OperationsOptions``.
         started: called with the URL as soon as requests are answered.
+        options: those of ``OperationsOptions``.
 
     Raises:
         ValidationError: for a host that other machines can reach without a token, a weak token, a port that is taken.
@@ -76,9 +73,8 @@ def serve(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        options: dict[str, Any] = {"show_args": show_args, "origins": origins, "max_body": max_body}
         async with tq:
-            await serve_until(stop, tq, host, port, token, read_only, **options, started=started)
+            await serve_until(stop, tq, host, port, token, started=started, **options)
 
     asyncio.run(main())
 
@@ -89,12 +85,9 @@ async def serve_until(
     host: str = HOST,
     port: int = PORT,
     token: str | None = None,
-    read_only: bool = False,
     *,
-    show_args: bool = False,
-    origins: Collection[str] = (),
-    max_body: int = MAX_BODY,
     started: Callable[[str], object] = lambda _url: None,
+    **options: Unpack[OperationsOptions],
 ) -> None:
     """Like ``serve``, in the running loop until the event is set, for a queue that is open (or running) already.
 
@@ -103,7 +96,7 @@ async def serve_until(
     and no more than a quarter of the process's limit on open files; a quarter of them may be of one address. Beyond
     that the oldest connection without a token is closed for a new one. Raises ValidationError as ``serve``.
     """
-    app = asgi(tq, host, token, read_only, show_args=show_args, origins=origins, max_body=max_body)
+    app = asgi(tq, host, token, **options)
     listener = _listen(host, port)
     config = uvicorn.Config(
         app,
@@ -148,13 +141,7 @@ def _url(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{bare}]' if ':' in bare else bare}:{listener.getsockname()[1]}"
 
 
-def asgi(
-    tq: TaskQ,
-    host: str = HOST,
-    token: str | None = None,
-    read_only: bool = False,
-    **options: Any,
-) -> Any:
+def asgi(tq: TaskQ, host: str = HOST, token: str | None = None, **options: Unpack[OperationsOptions]) -> Any:
     """Return the ASGI application that ``serve`` serves, for another server, which listens on ``host``.
 
     Raises ValidationError as ``serve``.
@@ -163,9 +150,8 @@ def asgi(
     version = metadata.version("aiotaskq")
     tokens = None if token is None else TokenCheck(token)
     login = None if token is None or tokens is None else TokenLogin(token, tokens)
-    shown = {name: options[name] for name in ("show_args", "origins") if name in options}
-    pages = Dashboard(tq, read_only=read_only, login=login, **shown)
-    app = application(tq, version, token=token is not None, dashboard=pages, read_only=read_only, **options)
+    shared: dict[str, Any] = {name: each for name, each in options.items() if name in DashboardOptions.__annotations__}
+    app = application(tq, version, token=token is not None, dashboard=Dashboard(tq, login=login, **shared), **options)
     return _AccessCheck(
         app, tokens, lambda key: token is not None and session.user_of(key, token, tq.queue.clock.now()) is not None
     )

@@ -191,7 +191,7 @@ LIBRARIES = {
     "redis": {"backends.redis"},
     "rich": {"cli.layout", "cli.output"},
     "sqlalchemy": {"backends.sql", "cli.tables", "database", "integrations.django", "models", "sync.session"},
-    "starlette": {"integrations.starlette", "web.asgi"},
+    "starlette": {"web.asgi"},
     "typer": {"cli"},
     "tzlocal": {"core.cron"},
     "uvicorn": {"web.http_protocol", "web.server"},

@@ -9,102 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aiotaskq.concurrency.clock import SystemClock
-from aiotaskq.core.audit import AuditEntry
-from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import attempts_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.operations.audit import AuditView
 from aiotaskq.runtime.hooks import NAMES, OPERATED, HookCall, Hooks
-from aiotaskq.web.dashboard.words import marked
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
-
-# ---- changes by operators ----
-
-UNREADABLE = marked("an entry that cannot be read")
-TARGETS = 3
-"""Those of one change that are named."""
-DOORS = {
-    "dashboard": marked("dashboard"),
-    "api": marked("operations API"),
-    "cli": marked("command line"),
-    "mcp": marked("MCP server"),
-    "program": marked("program"),
-    "unknown": marked("not known"),
-}
-"""What changes are made with, as words that are translated."""
-PAGES = {
-    "tasks": ("task", "id"),
-    "queues": ("queue", "name"),
-    "limits": ("limit", "key"),
-    "schedules": ("schedule", "id"),
-    "groups": ("group", "id"),
-    "workers": ("worker", "id"),
-    "values": ("value", "key"),
-}
-"""The page of a thing by the noun of the change, and the parameter of its address."""
-_NO_THINGS = ("filter: ", "count: ", "stopped by: ")
-
-
-class Target(msgspec.Struct, frozen=True):
-    """A thing that was changed, or what is said of many."""
-
-    text: str
-    page: str | None = None
-    """The page that shows it."""
-    query: dict[str, str] = {}
-
-
-class Operated(msgspec.Struct, frozen=True, kw_only=True):
-    """One change."""
-
-    at: int
-    """Microseconds UTC."""
-    time: str | None
-    """The same, RFC 3339."""
-    door: str
-    action: str
-    actor: str
-    targets: list[Target]
-    more: int
-    """How many more things were changed."""
-
-    @property
-    def made_with(self) -> str:
-        """What it was made with, as a sentence of the catalogue."""
-        return DOORS[self.door]
-
-
-def operated_of(entry: AuditEntry) -> Operated:
-    """Return an entry of the log as it is shown."""
-    shown = [_target(entry.action, text, first=not place) for place, text in enumerate(entry.targets[:TARGETS])]
-    return Operated(
-        at=entry.at,
-        time=to_iso(entry.at),
-        door=entry.door,
-        action=entry.action if entry.undecodable is None else UNREADABLE,
-        actor=entry.actor,
-        targets=shown,
-        more=entry.count - len(shown),
-    )
-
-
-def noun_of(action: str) -> str:
-    """Return of what kind the things are that a change is about."""
-    return action.partition(".")[0]
-
-
-def _target(action: str, text: str, first: bool) -> Target:
-    noun = noun_of(action)
-    if noun not in PAGES or text == "*" or text.startswith(_NO_THINGS):
-        return Target(text)
-    # A schedule that was run names the task, too.
-    page, parameter = PAGES[noun] if first or noun == "tasks" else PAGES["tasks"]
-    return Target(text, page, {parameter: text})
-
-
-# ---- what the page of activity lists ----
 
 MOST_ERROR = 300
 """Characters of the first line of an error that are kept."""
@@ -134,7 +46,7 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
     """The number of the attempt that started or ended."""
     error: str | None = None
     group: str | None = None
-    change: Operated | None = None
+    change: AuditView | None = None
     """What an operator did."""
     more: int = 0
     """It stands for so many of its name that are not listed."""
@@ -207,17 +119,12 @@ class Feed:
         if self._until is None or self._clock.ticks() >= self._until:
             self._stop()
             return
-        task, group = event.task, event.group
-        found = Happened(
-            name=event.name,
-            at=event.at if task is None else instant_of(event.name, task) or event.at,
-            task_id=None if task is None else task.task_id,
-            type=None if task is None else task.type,
-            queue=None if task is None else task.queue,
-            error=None if task is None or task.error_message is None else first_line(task.error_message),
-            group=None if group is None else group.group_id,
-        )
-        self._latest.append(found)
+        if (task := event.task) is None:
+            group = None if event.group is None else event.group.group_id
+            self._latest.append(Happened(name=event.name, at=event.at, group=group))
+        else:
+            at = instant_of(event.name, task) or event.at
+            self._latest.append(_event(event.name, at, task, error=task.error_message))
 
     def _stop(self) -> None:
         """Collect nothing more: the next call after the last reader has gone ends it."""

@@ -31,21 +31,18 @@ from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.counts import Kept
-from aiotaskq.web.dashboard.words import marked
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
 
 PERCENTS = (50, 95, 99)
-NOT_A_STATE = marked("retried")
-"""The one kind of outcome that no task has as its state."""
-Span = tuple[str, str, int, int, float]
-"""Name in the address, title, seconds of a point, number of points, and seconds for which an answer is kept."""
+Span = tuple[str, int, int, float]
+"""Name in the address, seconds of a point, number of points, and seconds for which an answer is kept."""
 SPANS: dict[str, Span] = {
-    "1h": ("1h", marked("Last hour"), MINUTE, 60, 5.0),
-    "24h": ("24h", marked("24 hours"), 15 * MINUTE, 96, 30.0),
-    "7d": ("7d", marked("7 days"), 3 * HOUR, 56, 300.0),
-    "90d": ("90d", marked("90 days"), DAY, 90, 300.0),
+    "1h": ("1h", MINUTE, 60, 5.0),
+    "24h": ("24h", 15 * MINUTE, 96, 30.0),
+    "7d": ("7d", 3 * HOUR, 56, 300.0),
+    "90d": ("90d", DAY, 90, 300.0),
 }
 
 
@@ -140,7 +137,7 @@ class Past:
 
     async def activity(self, span: str | None, *, queue: str | None = None, type: str | None = None) -> Activity:
         """Return the points of a span of time, of one queue or type where that is given."""
-        name, _, step, count, seconds = span_of(span)
+        name, step, count, seconds = span_of(span)
 
         async def read() -> Activity:
             begin, periods = await self._read(name, queue=queue, type=type)
@@ -160,7 +157,7 @@ class Past:
         return await self._kept.get(("types", name, queue), seconds, read)
 
     async def _read(self, span: str, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
-        _, _, step, count, _ = SPANS[span]
+        _, step, count, _ = SPANS[span]
         now = self._tq.queue.clock.now()
         begin = begin_of(now, step) - (count - 1) * step * SECOND
         return begin, await self._tq.history(since=begin / SECOND, queue=queue, type=type)
@@ -236,14 +233,6 @@ class Label(msgspec.Struct, frozen=True):
     value: float
 
 
-class Column(msgspec.Struct, frozen=True):
-    """The part of the plot that is about one point."""
-
-    x: float
-    width: float
-    point: int
-
-
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
     """A drawing: SVG paths by the names of what they show, and the labels of both axes."""
 
@@ -259,7 +248,8 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     days: bool
     """Whether the instants are midnights."""
     paths: dict[str, str]
-    columns: list[Column]
+    column: float
+    """Pixels of the plot that are about one point."""
 
 
 def bars(points: Sequence[Mapping[str, int]], names: Sequence[str], *, begin: int, step: int, zone: tzinfo) -> Chart:
@@ -366,7 +356,6 @@ def _chart(
     end = begin + count * step * SECOND
     # A label is centred: one at the right edge would be cut off.
     times, days = time_labels(begin, end, zone) if count else ([], False)
-    width = PLOT_WIDTH / max(1, count)
     return Chart(
         values=[Label(round(_y(each * between, top), 1), each * between) for each in range(round(top / between) + 1)],
         times=[
@@ -376,7 +365,7 @@ def _chart(
         ],
         days=days,
         paths={name: "".join(parts) for name, parts in paths.items()},
-        columns=[Column(round(LEFT + place * width, 2), round(width, 2), place) for place in range(count)],
+        column=PLOT_WIDTH / max(1, count),
     )
 
 

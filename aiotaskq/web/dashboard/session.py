@@ -12,8 +12,8 @@ import hashlib
 import hmac
 import inspect
 import secrets
-from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -31,7 +31,7 @@ LONGEST = 120
 """Characters of a value in a message: a cookie holds 4 KB, and proxies bound headers, too."""
 S = TypeVar("S", bound=msgspec.Struct)
 _OWN = frozenset([SESSION, PREFERENCES, MESSAGE])
-_YEAR = 365 * 24 * 3600  # seconds
+YEAR = 365 * 24 * 3600  # seconds
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -99,8 +99,13 @@ def is_form_token(session: str, given: str) -> bool:
     return bool(session) and hmac.compare_digest(form_token(session).encode(), given.encode())
 
 
-def cookie(name: str, value: str, *, secure: bool, seconds: int | None = None) -> str:
-    """Return a cookie that scripts cannot read and that other sites' forms do not carry; 0 seconds deletes it."""
+def cookie(name: str, value: str | msgspec.Struct, *, secure: bool, seconds: int | None = None) -> str:
+    """Return a cookie that scripts cannot read and that other sites' forms do not carry; 0 seconds deletes it.
+
+    A Struct is packed, as ``kept`` reads it.
+    """
+    if not isinstance(value, str):
+        value = base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
     # Without a path it is that of the folder of the page: the prefix under which the dashboard is mounted.
     # Lax, so that a link in a chat or an alert opens a page with the login: only GET, which changes nothing, has it.
     parts = [f"{name}={value}", "HttpOnly", "SameSite=Lax"]
@@ -111,41 +116,18 @@ def cookie(name: str, value: str, *, secure: bool, seconds: int | None = None) -
     return "; ".join(parts)
 
 
-def preferences_cookie(wanted: Preferences, *, secure: bool) -> str:
-    """Return the cookie that keeps a choice for a year."""
-    return cookie(PREFERENCES, _packed(wanted), secure=secure, seconds=_YEAR)
-
-
-def preferences_of(cookies: Mapping[str, str]) -> Preferences:
-    """Return the visitor's choice; the default where there is none, or none that can be read."""
-    return _unpacked(cookies.get(PREFERENCES), Preferences) or Preferences()
-
-
-def message_cookie(message: Message, *, secure: bool) -> str:
-    """Return the cookie of a message for the next page."""
-    return cookie(MESSAGE, _packed(shortened(message)), secure=secure, seconds=60)
-
-
 def shortened(message: Message) -> Message:
     """Return a message whose values fit into a cookie."""
     values = {
         name: f"{each[:LONGEST]}…" if isinstance(each, str) and len(each) > LONGEST else each
         for name, each in message.values.items()
     }
-    return msgspec.structs.replace(message, values=values)
+    return Message(message.text, values, message.problem)
 
 
-def message_of(cookies: Mapping[str, str]) -> Message | None:
-    """Return the message that the last action has left."""
-    return _unpacked(cookies.get(MESSAGE), Message)
-
-
-def _packed(value: msgspec.Struct) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
-
-
-def _unpacked(text: str | None, kind: type[S]) -> S | None:
-    if not text:
+def kept(cookies: Mapping[str, str], name: str, kind: type[S]) -> S | None:
+    """Return the Struct that a cookie keeps; None where there is none, or none that can be read."""
+    if not (text := cookies.get(name)):
         return None
     try:
         return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=kind)
@@ -162,39 +144,30 @@ def _signature(secret: str, text: str) -> str:
 MAX_USER, MAX_PASSWORD = 200, 1_000
 """Characters; hashing a long password takes long."""
 
-Form = Mapping[str, list[str]]
-
-
-class Login(Protocol):
-    """A way to log in."""
-
-    secret: str
-    """Signs the sessions, in every process."""
-    by_name: bool
-    """Whether the form asks for a user name and a password, else for a token."""
-
-    async def user(self, form: Form, address: str) -> str | None:
-        """Return the name of the user, "" for one without a name, None for a wrong login.
-
-        Raises ProblemError for an address with too many wrong ones.
-        """
+Form = Callable[[str], str | None]
+"""Returns a field of a form by its name, None where it is absent or empty."""
 
 
 class TokenLogin:
     """With the token of the standalone server."""
 
     by_name = False
+    """Whether the form asks for a user name and a password, else for a token."""
 
     def __init__(self, token: str, tokens: TokenCheck) -> None:
         self.secret = token
+        """Signs the sessions, in every process."""
         self._tokens = tokens
         self._clock = SystemClock()
 
     async def user(self, form: Form, address: str) -> str | None:
-        """Return "" for the token. It is always accepted: see ``TokenCheck``."""
+        """Return "" for the token, which is always accepted (see ``TokenCheck``), None for a wrong one.
+
+        Raises ProblemError for an address with too many wrong ones.
+        """
         ticks = self._clock.ticks()
         wait = self._tokens.retry_after(address, ticks)
-        if self._tokens.is_token(_field(form, "token"), address, ticks):
+        if self._tokens.is_token(form("token") or "", address, ticks):
             return ""
         if wait:
             raise ProblemError(429, "TooManyGuesses", marked("too many wrong tokens; wait a minute"))
@@ -215,8 +188,11 @@ class UserLogin:
         self._clock = SystemClock()
 
     async def user(self, form: Form, address: str) -> str | None:
-        """Return the name that the application accepts. After too many wrong ones the application is not asked."""
-        name, password, ticks = _field(form, "user"), _field(form, "password"), self._clock.ticks()
+        """Return the name that the application accepts, else None.
+
+        Raises ProblemError after too many wrong ones, without asking the application.
+        """
+        name, password, ticks = form("user"), form("password") or "", self._clock.ticks()
         if self._guesses.retry_after(address, ticks):
             raise ProblemError(429, "TooManyGuesses", marked("too many wrong logins; wait a minute"))
         self._guesses.add(address, ticks)  # before it is known: a check takes long, and many may arrive meanwhile
@@ -231,5 +207,4 @@ class UserLogin:
         return name
 
 
-def _field(form: Form, name: str) -> str:
-    return next(iter(form.get(name, ())), "")
+Login: TypeAlias = TokenLogin | UserLogin

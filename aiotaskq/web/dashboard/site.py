@@ -8,7 +8,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -38,11 +38,20 @@ from aiotaskq.web.dashboard.pages import (
     workers,
 )
 from aiotaskq.web.dashboard.session import Login, UserLogin
-from aiotaskq.web.dashboard.view import Action, Change, Page, Question, Shared, StoppedError, View, actions, link, pages
+from aiotaskq.web.dashboard.view import (
+    Page,
+    Question,
+    Shared,
+    View,
+    actions,
+    link,
+    pages,
+    target_link,
+)
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
-from aiotaskq.web.endpoint import Request, Response, media_type_of, read_body
+from aiotaskq.web.endpoint import JSON, Request, Response, media_type_of, read_body
 from aiotaskq.web.policy import MAX_BODY, Actor, Allow, CheckUser, Policy, actor_of
-from aiotaskq.web.problem_details import Problem, ProblemError, answered, make_problem
+from aiotaskq.web.problem_details import MEDIA_TYPE, Problem, ProblemError, answered, make_problem
 
 HTML = "text/html; charset=utf-8"
 
@@ -60,6 +69,8 @@ SECURITY = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 
+OF_A_FORM = "private, no-cache"
+"""The browser keeps what follows a form without a redirect, for its button Back."""
 FOLDER = Path(__file__).parent / "static"
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -79,12 +90,10 @@ def asset(name: str, headers: Mapping[str, str]) -> Response:
     """Return a file; 304 where the browser has this version, 404 where there is no such file."""
     known = _files().get(name)
     if known is None:
-        return Response(404, b"", SECURITY, "text/plain")
+        return reply(b"", 404, media_type="text/plain")
     content, media_type, tag = known
-    kept = (*SECURITY, ("ETag", tag), ("Cache-Control", "no-cache"))
-    if headers.get("if-none-match") == tag:
-        return Response(304, b"", kept, media_type)
-    return Response(200, content, kept, media_type)
+    same = headers.get("if-none-match") == tag
+    return reply(b"" if same else content, 304 if same else 200, ("ETag", tag), cache="no-cache", media_type=media_type)
 
 
 MENU = (
@@ -110,36 +119,6 @@ UPDATE = "live"
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Visit:
-    """A request, and what is known of the visitor."""
-
-    request: Request
-    words: Words
-    preferences: session.Preferences
-    key: str
-    """The session; "" where there is none yet."""
-    message: session.Message | None
-    now: int
-    """Microseconds UTC."""
-    user: str = ""
-    """The name with which the visitor has logged in here."""
-
-    @property
-    def name(self) -> str:
-        """The path below the prefix, without the slash at its beginning; "" is the overview."""
-        return self.request.path.get("name", "")
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether the answer is for a program."""
-        return dict(self.request.query).get("format") == "json" or self.name == UPDATE
-
-    def cookie(self, name: str, value: str, seconds: int | None = None) -> str:
-        """Return a cookie for this visitor's connection; 0 seconds deletes it."""
-        return session.cookie(name, value, secure=self.request.secure, seconds=seconds)
 
 
 class Dashboard:
@@ -172,62 +151,59 @@ class Dashboard:
         if request.path.get("name", "").startswith("static/"):
             return asset(request.path["name"].removeprefix("static/"), request.headers)
         cookies = session.cookies_of(request.headers)
-        preferences = session.preferences_of(cookies)
+        preferences = session.kept(cookies, session.PREFERENCES, session.Preferences) or session.Preferences()
         words = Words(language_of(preferences.language, request.headers.get("accept-language", "")), self._tq.timezone)
-        visit = _Visit(
-            request=request,
-            words=words,
-            preferences=preferences,
-            key=cookies.get(session.SESSION, ""),
-            message=_said(session.message_of(cookies), words),
-            now=self._tq.queue.clock.now(),
-        )
+        key, now = cookies.get(session.SESSION, ""), self._tq.queue.clock.now()
+        view = View(shared=self._shared, request=request, words=words, now=now, key=key, preferences=preferences)
         try:
-            return await self._respond(visit)
+            return await self._respond(view)
         except TimeoutError:
             slow = make_problem(
                 503, "TooSlow", marked("the store did not answer in time; try again, or narrow the filter")
             )
-            return self._problem(visit, slow)
+            return self._problem(view, slow)
         except (ProblemError, AiotaskqError) as error:
-            return self._problem(visit, answered(error, f"dashboard: {visit.name or 'overview'}"))
+            return self._problem(view, answered(error, f"dashboard: {view.path or 'overview'}"))
 
-    async def _respond(self, visit: _Visit) -> Response:
-        request, key = visit.request, visit.key
+    async def _respond(self, view: View) -> Response:
+        request, key = view.request, view.key
         changes = request.method not in ("GET", "HEAD")
-        form = await self._form(request, key) if changes else {}
-        if visit.name == "preferences" and changes:
-            return self._preferred(visit, form)
+        if changes:
+            view = replace(view, form=await self._form(request, key))
+        if view.path == "preferences" and changes:
+            return self._preferred(view)
         if self._login is not None:
-            if visit.name == "login" and changes:
-                return await self._log_in(self._login, visit, form)
-            user = await self._user(self._login, key, visit.now)
+            if view.path == "login" and changes:
+                return await self._log_in(self._login, view)
+            user = await self._user(self._login, key, view.now)
             if user is None:
-                return self._login_page(self._login, visit)
-            visit = replace(visit, user=user)
+                return self._login_page(self._login, view)
+            view = replace(view, actor=user)
             request.logged_in(user)
-            if visit.name == "logout" and changes:
+            if view.path == "logout" and changes:
                 # Noted where each process sees it, so that a copy of the cookie is no login either.
-                await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, visit.now))
-                return redirect("./", visit.cookie(session.SESSION, "", 0))
+                await self._tq.values.set_public(session.logout_key(key), True, session.seconds_left(key, view.now))
+                return redirect("./", _cookie(request, session.SESSION, "", 0))
         if not await self._may(request, VIEW):
             raise ProblemError(403, "NotAllowed", marked("you may not see this page"))
         if changes:
-            return await self._change(visit, form)
-        if visit.name == UPDATE:
-            return await self._update(visit)
-        fresh = "" if key else session.new_session(visit.now)
-        view = replace(await self._full_view(visit, key or fresh), message=visit.message)
-        page = _page(visit.name)
-        view = _with_query(view, page, request.query)
-        made = [visit.cookie(session.SESSION, fresh)] if fresh else []
-        if view.message is not None:
-            made.append(visit.cookie(session.MESSAGE, "", 0))
+            return await self._change(view)
+        if view.path == UPDATE:
+            return await self._update(view)
+        page = _page(view.path)
+        view = _with_query(await self._full(view), page, request.query)
+        made = []
+        if not key:
+            view = replace(view, key=session.new_session(view.now))
+            made.append(_cookie(request, session.SESSION, view.key))
+        message = session.kept(session.cookies_of(request.headers), session.MESSAGE, session.Message)
+        if message is not None and view.words.knows(message.text, message.values):  # the cookie could hold any text
+            view = replace(view, message=message)
+            made.append(_cookie(request, session.MESSAGE, "", 0))
         async with asyncio.timeout(PAGE_TIMEOUT):
-            if visit.wants_data:
-                return page_reply(msgspec.json.encode(await _loaded(page, view)), media_type="application/json")
-            reply = page_reply(await self._rendered(page, view))
-        return msgspec.structs.replace(reply, headers=(*reply.headers, *(("Set-Cookie", each) for each in made)))
+            if _wants_data(view):
+                return reply(msgspec.json.encode(await _loaded(page, view)), media_type=JSON)
+            return reply(await self._rendered(page, view), cookies=made)
 
     # ---- pages ----
 
@@ -248,49 +224,39 @@ class Dashboard:
             "read_only": self._policy.read_only,
             "logged_in": self._login is not None,
             "link": link,
+            "target_link": target_link,
             "up": "",
             "given": {},
             "problem": "",
             "here": link(view.name, **view.query),
         }
 
-    def _problem(self, visit: _Visit, problem: Problem, message: session.Message | None = None) -> Response:
-        if visit.wants_data:
-            if visit.name == UPDATE:  # the script shows it
-                problem = msgspec.structs.replace(problem, detail=visit.words.error(problem.detail))
-            return page_reply(msgspec.json.encode(problem), problem.status, media_type="application/problem+json")
-        up = "../" * visit.name.count("/")  # such a path is no page: all of ours are flat
-        view = replace(self._view(visit, "" if up else visit.key), message=message)
-        data = {"status": problem.status, "text": visit.words.error(problem.detail), "back": f"{up}./"}
-        return page_reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
+    def _problem(self, view: View, problem: Problem, message: session.Message | None = None) -> Response:
+        if _wants_data(view):
+            if view.path == UPDATE:  # the script shows it
+                problem = msgspec.structs.replace(problem, detail=view.words.error(problem.detail))
+            return reply(msgspec.json.encode(problem), problem.status, media_type=MEDIA_TYPE)
+        up = "../" * view.path.count("/")  # such a path is no page: all of ours are flat
+        view = replace(view, key="" if up else view.key, message=message)
+        data = {"status": problem.status, "text": view.words.error(problem.detail), "back": f"{up}./"}
+        return reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
 
-    def _view(self, visit: _Visit, key: str) -> View:
-        """Return a view that shows nothing but its page: no action, and no params."""
-        return View(
-            shared=self._shared,
-            words=visit.words,
-            query={},
-            now=visit.now,
-            preferences=visit.preferences,
-            form_token=session.form_token(key) if key else "",
-        )
+    async def _full(self, view: View) -> View:
+        """Return the view with all that the visitor may see and do; before, it shows no action and no params."""
+        return replace(view, show_args=self._policy.show_args, allowed=await self._allowed(view))
 
-    async def _full_view(self, visit: _Visit, key: str) -> View:
-        return replace(self._view(visit, key), show_args=self._policy.show_args, allowed=await self._allowed(visit))
-
-    async def _allowed(self, visit: _Visit) -> frozenset[str]:
+    async def _allowed(self, view: View) -> frozenset[str]:
         words = dict.fromkeys(action.operation.word for action in actions.values())
-        allowed = {word for word in words if await self._may(visit.request, word)}
+        allowed = {word for word in words if await self._may(view.request, word)}
         return frozenset(name for name, action in actions.items() if action.operation.word in allowed)
 
-    async def _update(self, visit: _Visit) -> Response:
-        wanted = dict(visit.request.query)
+    async def _update(self, view: View) -> Response:
+        wanted = dict(view.request.query)
         page, known = _page(wanted.pop("page", "")), wanted.pop("known", "").split(",")
-        view = replace(self._view(visit, visit.key), show_args=self._policy.show_args)
-        view = _with_query(view, page, list(wanted.items()))
+        view = _with_query(replace(view, show_args=self._policy.show_args), page, list(wanted.items()))
         async with asyncio.timeout(PAGE_TIMEOUT):
-            update = await self._live.update(page, view, lambda: self._allowed(visit), known)
-        return page_reply(msgspec.json.encode(update), media_type="application/json")
+            update = await self._live.update(page, view, lambda: self._allowed(view), known)
+        return reply(msgspec.json.encode(update), media_type=JSON)
 
     # ---- changes ----
 
@@ -319,53 +285,43 @@ class Dashboard:
             )
         return form
 
-    async def _change(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
-        action = actions.get(visit.name)
+    async def _change(self, view: View) -> Response:
+        action = actions.get(view.path)
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
-        if not await self._may(visit.request, action.operation.word):
+        if not await self._may(view.request, action.operation.word):
             raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
-        actor = await actor_of(self._policy.actor, visit.request.original) if self._policy.actor else visit.user
-        change = Change(tq=self._tq, form=form, actor=actor, now=visit.now, show_args=self._policy.show_args)
+        actor = await actor_of(self._policy.actor, view.request.original) if self._policy.actor else view.actor
         try:
-            answer = await action.run(change)
-        except StoppedError as stopped:
-            return self._stopped(visit, action, stopped)
+            answer = await action.run(replace(view, actor=actor, show_args=self._policy.show_args))
         except ValidationError as error:
             if action.form is None:
                 raise
-            return await self._refused(visit, pages[action.form], form, str(error))
+            return await self._refused(view, pages[action.form], str(error))
         if isinstance(answer, Question):
-            kept = [(name, each) for name, all in form.items() for each in all if name not in ("form_token", "sure")]
+            fields = view.form.items()
+            kept = [(name, each) for name, all in fields for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.operation.name, "fields": kept}
-            return form_reply(render("question", self._context(self._view(visit, visit.key), None) | {"data": data}))
+            return reply(render("question", self._context(view, None) | {"data": data}), cache=OF_A_FORM)
         self._shared.forget()
-        return redirect(answer.page, session.message_cookie(answer.message, secure=visit.request.secure))
+        if answer.error is not None:  # the page says what was done before
+            return self._problem(view, answered(answer.error, f"dashboard: {action.operation.name}"), answer)
+        return redirect(answer.page, _cookie(view.request, session.MESSAGE, session.shortened(answer), 60))
 
-    async def _refused(self, visit: _Visit, page: Page, form: dict[str, list[str]], error: str) -> Response:
+    async def _refused(self, view: View, page: Page, error: str) -> Response:
         """Show a form again, with what was given and what was wrong with it."""
-        given = {field: each[0] for field, each in form.items()}
-        view = _with_query(await self._full_view(visit, visit.key), page, list(given.items()))
-        context = self._context(view, page) | {"given": given, "problem": visit.words.error(error)}
-        return form_reply(render(page.template, context | {"data": await _loaded(page, view)}), 422)
+        given = {field: each[0] for field, each in view.form.items()}
+        view = _with_query(await self._full(view), page, list(given.items()))
+        context = self._context(view, page) | {"given": given, "problem": view.words.error(error)}
+        return reply(render(page.template, context | {"data": await _loaded(page, view)}), 422, cache=OF_A_FORM)
 
-    def _stopped(self, visit: _Visit, action: Action, stopped: StoppedError) -> Response:
-        """Say what was done before an error, and what the error is. Raises one that is the application's own."""
-        error = stopped.__cause__
-        assert error is not None
-        self._shared.forget()
-        if not isinstance(error, AiotaskqError):
-            raise error
-        return self._problem(visit, answered(error, f"dashboard: {action.operation.name}"), stopped.done.message)
-
-    def _preferred(self, visit: _Visit, form: dict[str, list[str]]) -> Response:
+    def _preferred(self, view: View) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}
-        given = {name: form[name][0] for name in known if name in form}
+        given = {name: view.form[name][0] for name in known if name in view.form}
         if any(value not in known[name] for name, value in given.items()):
             raise ValidationError("preferences: a language or a theme of these pages is needed")
-        wanted = msgspec.structs.replace(visit.preferences, **given)
-        back = next(iter(form.get("back", ())), "")
-        return redirect(_own_page(back), session.preferences_cookie(wanted, secure=visit.request.secure))
+        wanted = msgspec.structs.replace(view.preferences, **given)
+        return redirect(_own_page(view), _cookie(view.request, session.PREFERENCES, wanted, session.YEAR))
 
     # ---- login ----
 
@@ -375,45 +331,54 @@ class Dashboard:
         ended = user is not None and await self._tq.values.get_public(session.logout_key(key)) is not None
         return None if ended else user
 
-    def _login_page(self, login: Login, visit: _Visit, wrong: bool = False) -> Response:
-        request = visit.request
-        if visit.wants_data:
+    def _login_page(self, login: Login, view: View, wrong: bool = False) -> Response:
+        request = view.request
+        if _wants_data(view):
             raise ProblemError(401, "NoToken", marked("log in first"))
-        if deep := visit.name.count("/"):  # no page is there, and its cookies would be those of another folder
+        if deep := view.path.count("/"):  # no page is there, and its cookies would be those of another folder
             return redirect("../" * deep)
-        key = visit.key or session.new_session(visit.now)  # the form in another tab stays valid
-        back = link(visit.name, **dict(request.query)) if request.method == "GET" else "./"
+        made = []
+        if not view.key:  # else the form in another tab stays valid
+            view = replace(view, key=session.new_session(view.now))
+            made.append(_cookie(request, session.SESSION, view.key))
+        back = link(view.path, **dict(request.query)) if request.method == "GET" else "./"
         data = {"wrong": wrong, "back": back, "by_name": login.by_name}
-        context = self._context(self._view(visit, key), None) | {"data": data}
-        reply = page_reply(render("login", context), 401)
-        if visit.key:
-            return reply
-        return msgspec.structs.replace(
-            reply, headers=(*reply.headers, ("Set-Cookie", visit.cookie(session.SESSION, key)))
-        )
+        return reply(render("login", self._context(view, None) | {"data": data}), 401, cookies=made)
 
-    async def _log_in(self, login: Login, visit: _Visit, form: dict[str, list[str]]) -> Response:
-        user = await login.user(form, visit.request.address)
+    async def _log_in(self, login: Login, view: View) -> Response:
+        user = await login.user(view.text, view.request.address)
         if user is None:
-            return self._login_page(login, visit, wrong=True)
-        cookie = visit.cookie(session.SESSION, session.new_login(login.secret, visit.now, user))
-        return redirect(_own_page(next(iter(form.get("back", ())), "")), cookie)
+            return self._login_page(login, view, wrong=True)
+        cookie = _cookie(view.request, session.SESSION, session.new_login(login.secret, view.now, user))
+        return redirect(_own_page(view), cookie)
 
 
-def page_reply(body: bytes, status: int = 200, *, media_type: str = HTML) -> Response:
-    """Return a page, which no cache keeps."""
-    return Response(status, body, (*SECURITY, ("Cache-Control", "no-store")), media_type)
-
-
-def form_reply(body: bytes, status: int = 200) -> Response:
-    """Return the page that follows a form without a redirect; the browser keeps it for its button Back."""
-    return Response(status, body, (*SECURITY, ("Cache-Control", "private, no-cache")), HTML)
+def reply(
+    body: bytes,
+    status: int = 200,
+    *headers: tuple[str, str],
+    cookies: Collection[str] = (),
+    cache: str = "no-store",
+    media_type: str = HTML,
+) -> Response:
+    """Return a page, which by default no cache keeps."""
+    made = (*SECURITY, ("Cache-Control", cache), *headers, *(("Set-Cookie", each) for each in cookies))
+    return Response(status, body, made, media_type)
 
 
 def redirect(where: str, *cookies: str) -> Response:
     """Send the browser to a page of the dashboard, as ``task?id=…``."""
-    headers = [*SECURITY, ("Location", where), ("Cache-Control", "no-store")]
-    return Response(303, b"", (*headers, *(("Set-Cookie", each) for each in cookies)), HTML)
+    return reply(b"", 303, ("Location", where), cookies=cookies)
+
+
+def _cookie(request: Request, name: str, value: str | msgspec.Struct, seconds: int | None = None) -> str:
+    """Return a cookie for the connection of a request; 0 seconds deletes it."""
+    return session.cookie(name, value, secure=request.secure, seconds=seconds)
+
+
+def _wants_data(view: View) -> bool:
+    """Return whether the answer is for a program."""
+    return dict(view.request.query).get("format") == "json" or view.path == UPDATE
 
 
 async def _loaded(page: Page, view: View) -> dict[str, Any]:
@@ -440,16 +405,12 @@ def guarded_dashboard(
     return Dashboard(tq, login=None if login is None or secret is None else UserLogin(login, secret), **options)
 
 
-def _own_page(address: str) -> str:
-    """Return the address if it is one of these pages, else that of the overview."""
+def _own_page(view: View) -> str:
+    """Return the address in the field ``back`` if it is one of these pages, else that of the overview."""
+    address = view.text("back") or ""
     name = address.partition("?")[0]
     known = name == "./" or (name != "" and name in pages)
     return address if known and _PLAIN.fullmatch(address) else "./"
-
-
-def _said(message: session.Message | None, words: Words) -> session.Message | None:
-    """Return the message if an action can have left it: the cookie could hold any text."""
-    return message if message is not None and words.knows(message.text, message.values) else None
 
 
 def _page(name: str) -> Page:
@@ -461,4 +422,4 @@ def _page(name: str) -> Page:
 
 def _with_query(view: View, page: Page, pairs: list[tuple[str, str]]) -> View:
     known = {name: value[:1_000] for name, value in pairs if name in page.parameters}
-    return replace(view, name=page.name, query=known)
+    return replace(view, name=page.name, query=known, form={})

@@ -1,4 +1,4 @@
-"""What pages and actions are made of: a view of one request, a change by a form, and the tables of both."""
+"""What pages and actions are made of: a view of one request, and the tables of both."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.audit import MAX_ENTRIES, AuditEntry
 from aiotaskq.core.task import SECOND
-from aiotaskq.errors import ValidationError
+from aiotaskq.errors import AiotaskqError, ValidationError
+from aiotaskq.operations.audit import AuditView
+from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.operations.table import Access, Counted, Enough, Operation, parameters, perform, perform_each, read
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.web.dashboard.counts import Counts, Kept
-from aiotaskq.web.dashboard.happened import Feed, Life, Operated, noun_of, operated_of
+from aiotaskq.web.dashboard.happened import Feed, Life
 from aiotaskq.web.dashboard.past import Past
-from aiotaskq.web.dashboard.session import Message, Preferences
+from aiotaskq.web.dashboard.session import Message, Preferences, form_token
 from aiotaskq.web.dashboard.words import Words, marked
+from aiotaskq.web.endpoint import Request
 from aiotaskq.web.problem_details import ProblemError
 
 T = TypeVar("T")
@@ -50,23 +53,41 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One request for a page."""
+    """One request, what is known of its visitor, and what the page for it may show."""
 
     shared: Shared
+    request: Request
     words: Words
-    query: Mapping[str, str]
     now: int
     """Microseconds UTC."""
+    key: str = ""
+    """The session; "" where there is none yet."""
+    actor: str = ""
+    """The name of the visitor, "" where nothing tells it."""
+    form: Mapping[str, list[str]] = field(default_factory=dict)
+    """The fields of a change, whose token was checked."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """The query parameters that the page takes."""
     show_args: bool = False
     """Whether params, results and stored values may be shown."""
     allowed: frozenset[str] = frozenset()
     """The names of the actions that this visitor may take."""
     name: str = ""
+    """That of the page."""
     update: bool = False
     """Whether this is a page that is open already, and read again."""
     preferences: Preferences = field(default_factory=Preferences)
     message: Message | None = None
-    form_token: str = ""
+
+    @property
+    def path(self) -> str:
+        """The path below the prefix, without the slash at its beginning; "" is the overview."""
+        return self.request.path.get("name", "")
+
+    @property
+    def form_token(self) -> str:
+        """What every form of the page holds, "" where there is no session."""
+        return form_token(self.key) if self.key else ""
 
     @property
     def tq(self) -> TaskQ:
@@ -83,15 +104,28 @@ class View:
         return await self.shared.kept.get(name, seconds if self.update else 0.0, read)
 
     def text(self, name: str) -> str | None:
-        """Return a query parameter; None where it is absent or empty."""
-        return self.query.get(name) or None
+        """Return a query parameter, or of a change a field of the form; None where it is absent or empty."""
+        given = self.form.get(name, ()) if self.form else [self.query.get(name, "")]
+        return next(iter(given), "") or None
 
     def needed(self, name: str) -> str:
-        """Return a query parameter. Raises ProblemError where it is absent."""
+        """Return the same. Raises ProblemError where it is absent."""
         value = self.text(name)
         if value is None:
-            raise ProblemError(422, "ValidationError", marked("the address of this page is incomplete"))
+            of_form = marked("a field of the form is missing; go back, and fill it in")
+            of_page = marked("the address of this page is incomplete")
+            raise ProblemError(422, "ValidationError", of_form if self.form else of_page)
         return value
+
+    @property
+    def sure(self) -> bool:
+        """Whether the question before a change has been answered with yes."""
+        return self.text("sure") == "yes"
+
+    async def perform(self, operation: Operation, values: Mapping[str, Any]) -> Any:
+        """Run an operation with the parameters that these texts and values are. Raises what it raises."""
+        given = read(operation, values, strict=False)
+        return await perform(operation, Access(self.tq, self.show_args), given, "dashboard", self.actor)
 
     def whole(self, name: str, default: int, most: int) -> int:
         """Return a whole number from 1 to ``most``; a wrong or absent one is the default."""
@@ -140,69 +174,29 @@ def page(name: str, title: str, *parameters: str, section: str = "") -> Callable
     return register
 
 
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """One request for a change, from a form whose token was checked."""
-
-    tq: TaskQ
-    form: Mapping[str, list[str]]
-    actor: str
-    now: int
-    """Microseconds UTC."""
-    show_args: bool = False
-    """Whether params, results and stored values may be shown."""
-
-    def text(self, name: str) -> str | None:
-        """Return a field; None where it is absent or empty."""
-        return next(iter(self.form.get(name, ())), "") or None
-
-    def needed(self, name: str) -> str:
-        """Return a field. Raises ProblemError where it is absent."""
-        value = self.text(name)
-        if value is None:
-            raise ProblemError(
-                422, "ValidationError", marked("a field of the form is missing; go back, and fill it in")
-            )
-        return value
-
-    @property
-    def sure(self) -> bool:
-        """Whether the question has been answered with yes."""
-        return self.text("sure") == "yes"
-
-
 class Question(msgspec.Struct, frozen=True):
-    """Asked before a change that cannot be undone; the answer yes repeats the form."""
+    """Asked before a change that cannot be undone; the answer yes repeats the form.
 
-    text: str
-    """A sentence of the catalogue, with ``{names}``."""
+    The template has the sentences of each action.
+    """
+
+    about: str
+    """What it is about: ``one`` thing, ``selected`` ones, or ``all`` that match, ``uncounted`` where they are many."""
     values: dict[str, Any]
-    button: str
+    """For the places of the sentence."""
     back: str
     """The page for the answer no."""
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(Message, frozen=True, kw_only=True):
     """A change was made: the message for the next page, and which page that is."""
 
-    message: Message
     page: str
+    error: AiotaskqError | None = None
+    """What has stopped a change of many things before all were done."""
 
 
-def done(text: str, page: str, **about: str) -> Done:
-    """Return that a change was made; ``about`` fills the places of the sentence."""
-    return Done(Message(text, dict(about)), page)
-
-
-class StoppedError(Exception):
-    """An error, the cause, has stopped a change of many things; ``done`` is what was done before."""
-
-    def __init__(self, done: Done) -> None:
-        super().__init__(done.message.text)
-        self.done = done
-
-
-Run = Callable[[Change], Awaitable["Question | Done"]]
+Run = Callable[[View], Awaitable["Question | Done"]]
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,6 +212,19 @@ actions: dict[str, Action] = {}
 """By the names of their operations."""
 
 
+# ---- changes by operators ----
+
+PAGES = {
+    "tasks": ("task", "id"),
+    "queues": ("queue", "name"),
+    "limits": ("limit", "key"),
+    "schedules": ("schedule", "id"),
+    "groups": ("group", "id"),
+    "workers": ("worker", "id"),
+    "values": ("value", "key"),
+}
+"""The page of a thing by the noun of the change, and the parameter of its address."""
+_NO_THINGS = ("filter: ", "count: ", "stopped by: ")
 KEEP_LOG = 3.0
 """Seconds for which an open page does not read the log anew."""
 LISTED = 20
@@ -230,10 +237,29 @@ async def log_of(view: View) -> list[AuditEntry]:
     return [visible_entry(each, view.show_args) for each in entries]
 
 
-async def operated_on(view: View, target: str, nouns: Collection[str]) -> list[Operated]:
+async def operated_on(view: View, target: str, nouns: Collection[str]) -> list[AuditView]:
     """Return the latest changes of one thing, the newest first."""
-    found = [each for each in await log_of(view) if target in each.targets and noun_of(each.action) in nouns]
-    return list(map(operated_of, found[:LISTED]))
+    found = [each for each in await log_of(view) if target in each.targets and _noun(each.action) in nouns]
+    return [view_of(AuditView, each) for each in found[:LISTED]]
+
+
+def target_link(action: str, target: str, first: bool) -> str | None:
+    """Return the address of the page of a thing that was changed; None for what is said of many."""
+    noun = _noun(action)
+    if noun not in PAGES or target == "*" or target.startswith(_NO_THINGS):
+        return None
+    # A schedule that was run names the task, too.
+    return page_of(noun if first else "tasks", target)
+
+
+def page_of(noun: str, name: str) -> str:
+    """Return the address of the page of a thing."""
+    place, parameter = PAGES[noun]
+    return link(place, **{parameter: name})
+
+
+def _noun(action: str) -> str:
+    return action.partition(".")[0]
 
 
 # ---- fields of forms ----
@@ -260,9 +286,9 @@ def number(name: str, text: str) -> float:
     return found
 
 
-def by_name(operation: Operation, change: Change) -> dict[str, Any]:
+def by_name(operation: Operation, view: View) -> dict[str, Any]:
     """Return each parameter from the field of its name; one that is empty is left out. Raises ValidationError."""
-    given = {each.name: (each.kind, change.text(each.name)) for each in parameters(operation)}
+    given = {each.name: (each.kind, view.text(each.name)) for each in parameters(operation)}
     return {
         name: json_of(name, text) if kind in (dict, Any) else text
         for name, (kind, text) in given.items()
@@ -280,55 +306,38 @@ def register(operation: Operation, run: Run, form: str | None = None) -> None:
 
 def action(
     operation: Operation,
-    page: Callable[[Change, str], str],
     said: str | Callable[[Any], str],
     *,
+    page: Callable[[View, str], str] | None = None,
     form: str | None = None,
-    question: str = "",
-    button: str = "",
-    values: Callable[[Change], dict[str, Any]] | None = None,
+    asks: bool = False,
+    values: Callable[[View], dict[str, Any]] | None = None,
 ) -> None:
     """Register the action of an operation on one thing.
 
     Args:
-        page: returns the address of the page that is shown afterwards, from the name of the thing.
-        said: what is said there, or what returns it from the answer. A sentence of the catalogue, with the name of the
-            thing, as ``question``.
+        said: what is said afterwards, or what returns it from the answer. A sentence of the catalogue, with the name of
+            the thing.
+        page: returns the address of the page that is shown then, from the name of the thing; default the thing's own,
+            or the list where it is deleted.
         form: the page that has its form, if that can be refused.
-        question: asked before; none if it is empty.
-        button: the answer yes.
+        asks: whether a question is asked before.
         values: reads the form; default each parameter from the field of its name.
     """
     thing = operation.thing
     assert thing is not None
     values = values or functools.partial(by_name, operation)
 
-    async def run(change: Change) -> Question | Done:
-        name = change.needed(thing)
-        if question and not change.sure:
-            return Question(question, {thing: name}, button, page(change, name))
-        access = Access(change.tq, change.show_args)
-        given = read(operation, values(change), strict=False)
-        answer = await perform(operation, access, given, "dashboard", change.actor)
-        return done(said if isinstance(said, str) else said(answer), page(change, name), **{thing: name})
+    async def run(view: View) -> Question | Done:
+        name = view.needed(thing)
+        back = page_of(operation.noun, name) if page is None else page(view, name)
+        if asks and not view.sure:
+            return Question("one", {thing: name}, back)
+        answer = await view.perform(operation, values(view))
+        after = operation.noun if operation.verb == "delete" else back
+        return Done(said if isinstance(said, str) else said(answer), {thing: name}, page=after)
 
     register(operation, run, form)
-
-
-class Texts(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of an operation on many things: sentences of the catalogue, with ``{count}``."""
-
-    button: str = ""
-    """The answer yes."""
-    ask_selected: str = ""
-    """Asked before it is done to those that are selected; nothing can be selected if it is empty."""
-    ask_all: str = ""
-    """Asked before it is done to all that match; nothing if it is empty."""
-    ask_uncounted: str = ""
-    """The same, where they are so many that counting them takes too long."""
-    done: str
-    left: str = ""
-    """Said where the time of one request was over before all were done."""
 
 
 SECONDS = 20.0
@@ -338,58 +347,65 @@ COUNT_SECONDS = 5.0
 
 def action_on_many(
     operation: Operation,
-    texts: Texts,
-    page: Callable[[Change], str],
-    where: Callable[[Change], dict[str, Any] | None] = lambda _change: {},
+    page: Callable[[View], str],
+    done: str,
+    left: str = "",
+    *,
+    selects: bool = False,
+    asks: bool = True,
+    where: Callable[[View], dict[str, Any] | None] = lambda _view: {},
 ) -> None:
     """Register the action of an operation on those things that are selected, or on all that match.
 
     Args:
         page: returns the address of the page that is shown afterwards.
+        done: what is said there: a sentence of the catalogue, with ``{count}``.
+        left: said where the time of one request was over before all were done.
+        selects: whether things can be selected.
+        asks: whether a question is asked before.
         where: returns the filters from the form; None where nothing can match.
     """
     many, thing = operation.many, operation.thing
     assert many is not None and thing is not None
 
-    async def asked(change: Change, back: str, ids: list[str] | None, given: dict[str, Any]) -> Question | Done:
+    async def asked(view: View, back: str, ids: list[str] | None, given: dict[str, Any]) -> Question | Done:
         if ids is not None:
-            return Question(texts.ask_selected, {"count": len(ids)}, texts.button, back)
+            return Question("selected", {"count": len(ids)}, back)
         try:
             async with asyncio.timeout(COUNT_SECONDS):
-                access, params = Access(change.tq, change.show_args), read(many, given | {"dry_run": True})
-                counted: Counted = await perform(many, access, params, "dashboard", change.actor)
+                counted: Counted = await view.perform(many, given | {"dry_run": True})
         except TimeoutError:
-            return Question(texts.ask_uncounted or texts.ask_all, {"count": "?"}, texts.button, back)
+            return Question("uncounted", {"count": "?"}, back)
         if not counted.count:
-            return Done(Message(marked("Nothing matches."), problem=True), back)
-        return Question(texts.ask_all, {"count": counted.count}, texts.button, back)
+            return Done(marked("Nothing matches."), problem=True, page=back)
+        return Question("all", {"count": counted.count}, back)
 
-    async def run(change: Change) -> Question | Done:
-        back, ids, given = page(change), None, where(change)
-        if texts.ask_selected and change.text("which") != "all":
-            ids = list(dict.fromkeys(change.form.get(thing, ())))
+    async def run(view: View) -> Question | Done:
+        back, ids, given = page(view), None, where(view)
+        if selects and view.text("which") != "all":
+            ids = list(dict.fromkeys(view.form.get(thing, ())))
         if given is None or ids == []:
             said = marked("Nothing matches.") if given is None else marked("Nothing is selected.")
-            return Done(Message(said, problem=True), back)
-        if not change.sure and (texts.ask_all if ids is None else texts.ask_selected):
-            return await asked(change, back, ids, given)
+            return Done(said, problem=True, page=back)
+        if asks and not view.sure:
+            return await asked(view, back, ids, given)
         count, over = 0, False
-        end = change.tq.queue.clock.ticks() + int(SECONDS * SECOND)
+        end = view.tq.queue.clock.ticks() + int(SECONDS * SECOND)
 
         def progress(now: int) -> None:
             nonlocal count, over
-            count, over = now, change.tq.queue.clock.ticks() >= end
+            count, over = now, view.tq.queue.clock.ticks() >= end
             if over:
                 raise Enough
 
-        access = Access(change.tq, change.show_args, progress=progress)
+        access = Access(view.tq, view.show_args, progress=progress)
         try:
             if ids is None:
-                await perform(many, access, read(many, given), "dashboard", change.actor)
+                await perform(many, access, read(many, given), "dashboard", view.actor)
             else:
-                await perform_each(operation, access, ids, "dashboard", change.actor)
-        except Exception as error:
-            raise StoppedError(Done(Message(texts.done, {"count": count}), back)) from error
-        return Done(Message(texts.left if over else texts.done, {"count": count}), back)
+                await perform_each(operation, access, ids, "dashboard", view.actor)
+        except AiotaskqError as error:
+            return Done(done, {"count": count}, page=back, error=error)
+        return Done(left if over else done, {"count": count}, page=back)
 
     register(many, run)

@@ -18,12 +18,6 @@ from aiotaskq.core.masking import without_passwords
 LANGUAGES = {"en": "English", "zh": "中文"}
 CATALOGUE = Path(__file__).parent / "locale" / "zh" / "LC_MESSAGES" / "dashboard.po"
 
-STATES = (
-    *("pending", "running", "completed", "failed", "cancelled", "expired"),
-    *("timed_out", "lost", "released", "paused", "active"),
-)
-"""States of tasks, attempts and queues: words that are translated, and names of icons and of classes in the styles."""
-
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNITS = (("d", "天", 86_400), ("h", "小时", 3_600), ("min", "分", 60))
 _AXIS = (*_UNITS, ("s", "秒", 1), ("ms", "毫秒", 1e-3), ("µs", "微秒", 1e-6))

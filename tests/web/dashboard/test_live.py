@@ -44,12 +44,8 @@ class Pages:
         self.views: list[View] = []
         self.asked = 0
         self.live = Live(self.render, self.clock, lambda: self.cpu)
-        self.view = View(
-            shared=Shared(tq),
-            words=Words("en", tq.timezone),
-            query={},
-            now=0,
-        )
+        request: Any = None  # none of these pages looks at it
+        self.view = View(shared=Shared(tq), request=request, words=Words("en", tq.timezone), now=0)
 
     async def render(self, _page: Any, view: View) -> bytes:
         self.views.append(view)
@@ -63,7 +59,7 @@ class Pages:
         return frozenset(["tasks.cancel"])
 
     async def update(self, known: Iterable[str] = (), visitor: str = "v", page: str = "tasks") -> Update:
-        view = replace(self.view, form_token=visitor)
+        view = replace(self.view, key=visitor)
         return await self.live.update(pages[page], view, self.allowed, list(known))
 
 

@@ -14,16 +14,19 @@ from jinja2 import nodes
 import aiotaskq.web.dashboard as package
 from aiotaskq.core.catalogue import parse
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.core.status import Status
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY
 from aiotaskq.runtime.hooks import NAMES
 from aiotaskq.web.dashboard.site import actions
-from aiotaskq.web.dashboard.words import CATALOGUE, STATES, Words, language_of
+from aiotaskq.web.dashboard.words import CATALOGUE, Words, language_of
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.problem_details import DETAILS
 
 FOLDER = Path(package.__file__).parent
 TEMPLATES = sorted((FOLDER / "templates").glob("*.html"))
+STATES = {*map(str, Status), "timed_out", "lost", "released", "paused", "active"}
+"""States of tasks, attempts and queues: words that are translated, and names of icons and of classes in the styles."""
 BARE = {"aiotaskq"}
 """Names that are the same in every language."""
 

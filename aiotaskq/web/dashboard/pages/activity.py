@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from aiotaskq.core.conversion import error_type
+from aiotaskq.operations.audit import AuditView
+from aiotaskq.operations.fields import view_of
 from aiotaskq.runtime.hooks import NAMES, OPERATED
-from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first, operated_of
+from aiotaskq.web.dashboard.happened import Happened, key_of, newest_first
 from aiotaskq.web.dashboard.view import View, log_of, page
 from aiotaskq.web.dashboard.words import marked
 
@@ -29,7 +31,8 @@ async def activity(view: View) -> dict[str, Any]:
         found.update((key_of(each), each) for each in view.shared.life.latest if wanted in (None, each.name))
     if wanted in (None, OPERATED):
         for entry in (await log_of(view))[:ROWS]:
-            found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=operated_of(entry))
+            change = view_of(AuditView, entry)
+            found[OPERATED, entry.id, entry.at] = Happened(name=OPERATED, at=entry.at, change=change)
     rows = newest_first(found.values())[:ROWS]
     if not view.show_args:  # the message of an error may have what the params have
         rows = [msgspec.structs.replace(each, error=error_type(each.error)) for each in rows]

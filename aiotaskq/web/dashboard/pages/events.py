@@ -6,7 +6,7 @@ from typing import Any
 
 from aiotaskq.core.instants import to_iso
 from aiotaskq.operations.events import events as operations
-from aiotaskq.web.dashboard.view import Change, View, action, json_of, link, page
+from aiotaskq.web.dashboard.view import View, action, page, page_of
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -38,25 +38,18 @@ async def events(view: View) -> dict[str, Any]:
     }
 
 
-def _given(change: Change) -> dict[str, Any]:
-    text = change.text("value")
-    return {"key": change.needed("key"), "value": None if text is None else json_of("value", text)}
-
-
-def _page(change: Change, _: str) -> str:
-    task_id = change.text("task")
-    return "events" if task_id is None else link("task", id=task_id)
+def _page(view: View, _: str) -> str:
+    task_id = view.text("task")
+    return "events" if task_id is None else page_of("tasks", task_id)
 
 
 action(
     operations["emit"],
-    _page,
     lambda found: (
         marked("The event {key} is emitted.")
         if found.emitted
         else marked("The event {key} was emitted before; that value stays.")
     ),
-    question=marked("Emit the event {key}? The tasks that wait for it go on, and its value stays as it is then."),
-    button=marked("Emit the event"),
-    values=_given,
+    asks=True,
+    page=_page,
 )

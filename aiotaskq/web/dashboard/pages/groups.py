@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import msgspec
@@ -10,7 +12,7 @@ import msgspec
 from aiotaskq.operations.groups import group_detail, group_view
 from aiotaskq.operations.groups import groups as operations
 from aiotaskq.runtime.queue.groups import STATUSES
-from aiotaskq.web.dashboard.view import Change, View, action, json_of, link, operated_on, page
+from aiotaskq.web.dashboard.view import View, action, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 50
@@ -50,27 +52,9 @@ async def group(view: View) -> dict[str, Any]:
     }
 
 
-def _page(_: Change, group_id: str) -> str:
-    return link("group", id=group_id)
-
-
-def _budget(change: Change) -> dict[str, object]:
-    return {"group_id": change.needed("group_id"), "budget": json_of("budget", change.needed("budget"))}
-
-
-action(
-    operations["cancel"],
-    _page,
-    marked("The group {group_id} is cancelled."),
-    question=marked(
-        "Cancel the group {group_id}? Its members that have not ended are cancelled, and it pushes no callback."
-    ),
-    button=marked("Cancel the group"),
-)
-action(operations["budget"], _page, marked("The budget of the group {group_id} is set."), values=_budget)
-action(
-    operations["retry"], _page, marked("The members of the group {group_id} that did not complete are pending again.")
-)
+action(operations["cancel"], marked("The group {group_id} is cancelled."), asks=True)
+action(operations["budget"], marked("The budget of the group {group_id} is set."))
+action(operations["retry"], marked("The members of the group {group_id} that did not complete are pending again."))
 
 
 # ---- the graph of a workflow: columns by the longest way from a task without parents ----
@@ -138,19 +122,13 @@ def zoom_of(text: str | None) -> Zoom:
 
 def _columns(ids: Sequence[str], lines: Sequence[tuple[str, str, str]]) -> dict[str, int]:
     """Return the column of each task: 0 without parents, else one more than the last of its parents."""
-    below: dict[str, list[str]] = {}
-    waits = dict.fromkeys(ids, 0)
+    parents: dict[str, list[str]] = {each: [] for each in ids}
     for parent, child, _ in lines:
-        below.setdefault(parent, []).append(child)
-        waits[child] += 1
+        parents[child].append(parent)
     column = dict.fromkeys(ids, 0)
-    free = [each for each in ids if not waits[each]]
-    for each in free:  # it grows: stored rows may form a circle, whose tasks stay in column 0
-        for child in below.get(each, ()):
-            column[child] = max(column[child], column[each] + 1)
-            waits[child] -= 1
-            if not waits[child]:
-                free.append(child)
+    with contextlib.suppress(CycleError):  # stored rows may form a circle; then all are in one column
+        for each in TopologicalSorter(parents).static_order():
+            column[each] = max((column[parent] + 1 for parent in parents[each]), default=0)
     return column
 
 

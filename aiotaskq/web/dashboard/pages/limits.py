@@ -11,7 +11,7 @@ from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.limits import limits as operations
 from aiotaskq.web.dashboard.rows import limit_row
-from aiotaskq.web.dashboard.view import Change, View, action, link, number, operated_on, page
+from aiotaskq.web.dashboard.view import View, action, number, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 200
@@ -45,14 +45,10 @@ def _at_limit(task: Task) -> dict[str, Any]:
     return {"task_id": task.task_id, "type": task.type, "status": task.status, "since": since}
 
 
-def _page(_: Change, key: str) -> str:
-    return link("limit", key=key)
-
-
-def _bounds(change: Change) -> dict[str, Any]:
+def _bounds(view: View) -> dict[str, Any]:
     """Return the bounds of the form; an empty field takes one away."""
-    given: dict[str, Any] = {name: change.text(name) for name in ("key", "cap", "window", "max_waiting", "rate")}
-    burst = change.text("burst")
+    given: dict[str, Any] = {name: view.text(name) for name in ("key", "cap", "window", "max_waiting", "rate")}
+    burst = view.text("burst")
     if given["rate"] is not None:
         given["rate"], given["per"] = _rate(number("rate", given["rate"]))
         if burst is not None:
@@ -70,13 +66,7 @@ def _rate(rate: float) -> tuple[int, float]:
     return (int(rate), 1.0) if rate.is_integer() else (1, 1 / rate)
 
 
-action(
-    operations["pause"],
-    _page,
-    marked("The limit {key} is paused."),
-    question=marked("Pause the limit {key}? No task passes until it is resumed; tasks that run go on."),
-    button=marked("Pause the limit"),
-)
-action(operations["resume"], _page, marked("The limit {key} lets tasks pass."))
-action(operations["reset"], _page, marked("The limit {key} takes the bounds that pushes declare."))
-action(operations["set"], _page, marked("The bounds of the limit {key} are set."), values=_bounds)
+action(operations["pause"], marked("The limit {key} is paused."), asks=True)
+action(operations["resume"], marked("The limit {key} lets tasks pass."))
+action(operations["reset"], marked("The limit {key} takes the bounds that pushes declare."))
+action(operations["set"], marked("The bounds of the limit {key} are set."), values=_bounds)

@@ -36,10 +36,12 @@ async def overview(view: View) -> dict[str, Any]:
     stats = counted.stats
     failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
     hour = (await view.shared.past.activity("1h")).total.counts.get("failed", 0)
-    looked = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
+    unclaimed, stuck = await view.keep("attention", KEEP, lambda: look(view.tq, stats, view.now))
+    failures = max(hour, _recent(failed, view.now))
+    grave = [Notice("failed", "failed", "tasks", {"status": "failed"}, failures)] if failures else []
     worker = view.tq.worker
     return {
-        "attention": attention(looked, stats, max(hour, _recent(failed, view.now))),
+        "attention": [*unclaimed, *grave, *paused_queues(stats), *stuck],
         "counts": stats.counts,
         "approximate": counted.approximate,
         "ready": stats.ready,
@@ -48,7 +50,6 @@ async def overview(view: View) -> dict[str, Any]:
         "written": worker is None or worker.tally is not None,  # whether what the worker of this process did is
         "queues": queue_rows(stats),
         "failed": [task_view(each, errors=False, params=False) for each in failed[:RECENT]],
-        "started_at": view.now // SECOND * SECOND,
     }
 
 
@@ -76,26 +77,16 @@ class Notice(msgspec.Struct, frozen=True):
 
     level: str
     """The icon and colour: ``failed``, ``paused``, ``waiting``, ``closed`` or ``expired``."""
-    one: str
-    """The sentence of the catalogue for one task, or for none."""
-    many: str
-    """The same for several."""
+    kind: str
+    """By which the template has the sentence."""
     page: str
     query: dict[str, str] = {}
     number: int = 1
     values: dict[str, Any] = {}
 
 
-class Looked(msgspec.Struct, frozen=True):
-    """What was found in the store."""
-
-    unclaimed: list[Notice]
-    stuck: list[Notice]
-    late: list[Notice]
-
-
-async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
-    """Read what keeps tasks from running; ``now`` in microseconds UTC."""
+async def look(tq: TaskQ, stats: Stats, now: int) -> tuple[list[Notice], list[Notice]]:
+    """Return what keeps tasks from being claimed, and what else keeps some; ``now`` in microseconds UTC."""
     registry = tq.queue.backend.workers
     unclaimed: list[Notice] = []
     if registry is not None and stats.counts.get("pending"):
@@ -107,42 +98,19 @@ async def look(tq: TaskQ, stats: Stats, now: int) -> Looked:
     limits = [limit_row(each) for each in await tq.limits.list(LIMITS_LOOKED_AT) if each.waiting]
     schedules = internal(tq).open_schedules()
     late = [] if schedules is None else await schedules.due(now - LATE, MOST_SCHEDULES + 1)
-    return Looked(unclaimed, stuck_limits(limits), late_schedules(late))
-
-
-def attention(looked: Looked, stats: Stats, failed: int) -> list[Notice]:
-    """Return what needs attention, the gravest first.
-
-    Args:
-        looked: what was found in the store.
-        stats: what the queues hold.
-        failed: how many tasks have failed in the last hour.
-    """
-    found = [*looked.unclaimed]
-    if failed:
-        one = marked("{number} task has failed in the last hour.")
-        many = marked("{number} tasks have failed in the last hour.")
-        found.append(Notice("failed", one, many, "tasks", {"status": "failed"}, failed))
-    return [*found, *paused_queues(stats), *looked.stuck, *looked.late]
+    return unclaimed, stuck_limits(limits) + late_schedules(late)
 
 
 async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
     """Return the queues with ready tasks that no worker claims."""
-    if not alive:
-        one = marked("{number} task is ready, but no worker runs.")
-        many = marked("{number} tasks are ready, but no worker runs.")
-        return [Notice("failed", one, many, "workers", number=stats.ready)]
     awake = [each for each in alive if not each.quiet]
     if not awake:
-        one = marked("{number} task is ready, but every worker is quiet.")
-        many = marked("{number} tasks are ready, but every worker is quiet.")
-        return [Notice("failed", one, many, "workers", number=stats.ready)]
+        return [Notice("failed", "all_quiet" if alive else "no_worker", "workers", number=stats.ready)]
     found, now = [], tq.queue.clock.now()
     for name in unclaimed(stats, awake)[:MOST_QUEUES]:
         first = await tq.queue.backend.next_run_at(now, [name])
         if first is not None and first <= now:
-            text = marked("Tasks of the queue {queue} are ready, but no worker claims from it.")
-            found.append(Notice("failed", text, text, "queue", {"name": name}, values={"queue": name}))
+            found.append(Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}))
     return found
 
 
@@ -159,25 +127,19 @@ def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
 
 def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
     """Return a notice for each type that no worker knows, those with the most tasks first."""
-    one = marked("{number} task waits for a type that no worker knows: {type}.")
-    many = marked("{number} tasks wait for a type that no worker knows: {type}.")
     found = [
-        Notice("failed", one, many, "tasks", {"type": name, "status": "pending"}, count, {"type": name})
+        Notice("failed", "unknown_type", "tasks", {"type": name, "status": "pending"}, count, {"type": name})
         for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST_TYPES]
     ]
     if (more := len(waiting) - MOST_TYPES) > 0:
-        one = marked("Tasks of {number} other type wait that no worker knows.")
-        many = marked("Tasks of {number} other types wait that no worker knows.")
-        found.append(Notice("failed", one, many, "types", number=more))
+        found.append(Notice("failed", "unknown_types", "types", number=more))
     return found
 
 
 def paused_queues(stats: Stats) -> list[Notice]:
     """Return the paused queues in which tasks wait."""
-    one = marked("The queue {queue} is paused, and {number} task waits in it.")
-    many = marked("The queue {queue} is paused, and {number} tasks wait in it.")
     return [
-        Notice("paused", one, many, "queue", {"name": name}, count, {"queue": name})
+        Notice("paused", "paused_queue", "queue", {"name": name}, count, {"queue": name})
         for name in stats.paused
         if (count := stats.queues.get(name, {}).get("pending", 0))
     ]
@@ -185,38 +147,29 @@ def paused_queues(stats: Stats) -> list[Notice]:
 
 def stuck_limits(rows: Sequence[LimitRow]) -> list[Notice]:
     """Return the paused and the full limits at which tasks wait: paused ones first, then those with the most."""
-    shut = marked("The limit {key} is paused, and {number} task waits at it.")
-    shut_many = marked("The limit {key} is paused, and {number} tasks wait at it.")
-    full = marked("The limit {key} is full, and {number} task waits at it.")
-    full_many = marked("The limit {key} is full, and {number} tasks wait at it.")
-    spent = marked("The budget of the group {group} is used up, and {number} task waits for more.")
-    spent_many = marked("The budget of the group {group} is used up, and {number} tasks wait for more.")
     stuck = [row for row in rows if row.limit.waiting and (row.stopped or (row.share is not None and row.share >= 1))]
     stuck.sort(key=lambda row: (not row.stopped, -row.limit.waiting, row.limit.key))
     found = []
     for row in stuck[:MOST_LIMITS]:
         limit, about = row.limit, {"key": row.limit.key}
         if limit.state == "used_up":
-            group = {"group": str(limit.budget_of)}
-            found.append(Notice("closed", spent, spent_many, "group", {"id": group["group"]}, limit.waiting, group))
+            group = str(limit.budget_of)
+            found.append(Notice("closed", "used_up", "group", {"id": group}, limit.waiting, {"group": group}))
         elif row.stopped:
-            found.append(Notice("paused", shut, shut_many, "limit", about, limit.waiting, about))
+            found.append(Notice("paused", "paused_limit", "limit", about, limit.waiting, about))
         else:
-            found.append(Notice("waiting", full, full_many, "limit", about, limit.waiting, about))
+            found.append(Notice("waiting", "full_limit", "limit", about, limit.waiting, about))
     if (more := len(stuck) - MOST_LIMITS) > 0:
-        one, many = marked("Tasks wait at {number} other limit."), marked("Tasks wait at {number} other limits.")
-        found.append(Notice("waiting", one, many, "limits", number=more))
+        found.append(Notice("waiting", "limits", "limits", number=more))
     return found
 
 
 def late_schedules(late: Sequence[Schedule]) -> list[Notice]:
     """Return the schedules that should have fired."""
-    text = marked("The schedule {name} is late: no scheduler has fired it.")
     found = [
-        Notice("expired", text, text, "schedule", {"id": each.task_id}, values={"name": each.name})
+        Notice("expired", "late", "schedule", {"id": each.task_id}, values={"name": each.name})
         for each in late[:MOST_SCHEDULES]
     ]
     if len(late) > MOST_SCHEDULES:
-        more = marked("More schedules are late.")
-        found.append(Notice("expired", more, more, "schedules"))
+        found.append(Notice("expired", "more_late", "schedules"))
     return found

@@ -10,7 +10,7 @@ from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import queue_row, queue_rows
-from aiotaskq.web.dashboard.view import Change, View, action, link, operated_on, page
+from aiotaskq.web.dashboard.view import View, action, operated_on, page, page_of
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
@@ -68,10 +68,10 @@ def _age(view: View, first: int | None) -> float | None:
     return (view.now - first) / SECOND if first is not None and first <= view.now else None
 
 
-def _page(change: Change, name: str) -> str:
+def _page(view: View, name: str) -> str:
     """Return the page from which the change was asked for."""
-    return link("queue", name=name) if change.text("back") == "queue" else "queues"
+    return page_of("queues", name) if view.text("back") == "queue" else "queues"
 
 
-action(operations["pause"], _page, marked("The queue {queue} is paused."))
-action(operations["resume"], _page, marked("The queue {queue} runs again."))
+action(operations["pause"], marked("The queue {queue} is paused."), page=_page)
+action(operations["resume"], marked("The queue {queue} runs again."), page=_page)

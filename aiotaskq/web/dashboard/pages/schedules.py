@@ -14,11 +14,11 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.operations.schedules import fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
-from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.table import Operation
 from aiotaskq.operations.task_views import task_view
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, Done, View, action, done, json_of, link, operated_on, page, register
+from aiotaskq.web.dashboard.view import Done, View, action, by_name, operated_on, page, page_of, register
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -139,30 +139,22 @@ _OPTIONAL = ("description", "timezone", "timeout", "calendar")
 """An edit takes these away where their fields are empty."""
 
 
-def _given(operation: Operation, change: Change) -> dict[str, Any]:
+def _given(operation: Operation, view: View) -> dict[str, Any]:
     """Return the fields of the form that are filled in, and those that an edit takes away. Raises ValidationError."""
-    gone = {name: None for name in _OPTIONAL if operation.thing and name in change.form}
-    texts = {name: change.text(name) for name in operation.params.__struct_fields__}
-    given: dict[str, Any] = gone | {name: text for name, text in texts.items() if text is not None}
-    if "params" in given:
-        given["params"] = json_of("params", given["params"])
-    if "blackout" in change.form:  # an empty field takes the windows away
+    gone = {name: None for name in _OPTIONAL if operation.thing and name in view.form}
+    given: dict[str, Any] = gone | by_name(operation, view)
+    if "blackout" in view.form:  # an empty field takes the windows away
         given["blackout"] = [each.strip() for each in given.get("blackout", "").split(",") if each.strip()]
     if operation.thing:
-        given["seen"] = change.needed("seen")
-    kind, timing = change.text("schedule_type"), change.text("timing")
+        given["seen"] = view.needed("seen")
+    kind, timing = view.text("schedule_type"), view.text("timing")
     return given if kind not in _TIMINGS or timing is None else given | {_TIMINGS[kind]: timing}
 
 
-async def _add(change: Change) -> Done:
-    params = read(operations["add"], _given(operations["add"], change), strict=False)
-    access = Access(change.tq, change.show_args)
-    made = await perform(operations["add"], access, params, "dashboard", change.actor)
-    return done(marked("The schedule {schedule} is created."), _page(change, made.task_id), schedule=made.task_id)
-
-
-def _page(_change: Change, schedule: str) -> str:
-    return link("schedule", id=schedule)
+async def _add(view: View) -> Done:
+    made = await view.perform(operations["add"], _given(operations["add"], view))
+    said, page = marked("The schedule {schedule} is created."), page_of("schedules", made.task_id)
+    return Done(said, {"schedule": made.task_id}, page=page)
 
 
 register(operations["add"], _add, "schedule-form")
@@ -170,18 +162,11 @@ register(operations["add"], _add, "schedule-form")
 
 action(
     operations["update"],
-    _page,
     marked("The schedule {schedule} is changed."),
     form="schedule-form",
     values=functools.partial(_given, operations["update"]),
 )
-action(operations["pause"], _page, marked("The schedule {schedule} is paused."))
-action(operations["resume"], _page, marked("The schedule {schedule} runs again."))
-action(operations["run_now"], _page, marked("The schedule {schedule} was fired."))
-action(
-    operations["delete"],
-    lambda _change, _schedule: "schedules",
-    marked("The schedule {schedule} is deleted."),
-    question=marked("Delete the schedule {schedule}? This cannot be undone; tasks that it fired stay."),
-    button=marked("Delete the schedule"),
-)
+action(operations["pause"], marked("The schedule {schedule} is paused."))
+action(operations["resume"], marked("The schedule {schedule} runs again."))
+action(operations["run_now"], marked("The schedule {schedule} was fired."))
+action(operations["delete"], marked("The schedule {schedule} is deleted."), asks=True)

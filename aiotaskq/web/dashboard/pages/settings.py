@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from aiotaskq.app.internal import internal
-from aiotaskq.backends.url import scheme_of
 from aiotaskq.core.masking import mask, without_passwords
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.runtime.health import Distance, examine, measure
@@ -31,7 +30,6 @@ async def settings(view: View) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: known for name in LIBRARIES if (known := _version(name)) is not None},
         "stores": [mask(url) for url in internal(tq).backends],
-        "scheme": scheme_of(tq.url),
         "latency": None if distance is None else distance.median,
         "ahead": None if distance is None else distance.ahead,
         "problems": [without_passwords(each) for each in problems],

@@ -18,29 +18,26 @@ from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import EQUAL, SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.hidden import error_filter
-from aiotaskq.operations.table import Access, Operation, perform, read
+from aiotaskq.operations.table import Operation
 from aiotaskq.operations.task_views import AttemptView, TaskView, WaitingView, task_detail, task_view, waiting_view
 from aiotaskq.operations.tasks import Copied, Pushed, find
 from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, waiting, why
-from aiotaskq.web.dashboard.happened import Operated
 from aiotaskq.web.dashboard.matching import like, params_like
 from aiotaskq.web.dashboard.rows import elapsed, json_text, queue_row, timeout_of, types_told
-from aiotaskq.web.dashboard.session import Message
 from aiotaskq.web.dashboard.view import (
-    Change,
     Done,
-    Texts,
     View,
     action,
     action_on_many,
     by_name,
-    done,
     link,
     operated_on,
     page,
+    page_of,
     register,
 )
 from aiotaskq.web.dashboard.words import marked
@@ -140,15 +137,15 @@ async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Tas
     return await view.tq.queue.backend.find(where, limit), WINDOW
 
 
-def _table(change: Change) -> str:
-    return link("tasks", **{name: change.text(name) for name in FILTERS})
+def _table(view: View) -> str:
+    return link("tasks", **{name: view.text(name) for name in FILTERS})
 
 
-def _where(statuses: Collection[Status]) -> Callable[[Change], dict[str, Any] | None]:
+def _where(statuses: Collection[Status]) -> Callable[[View], dict[str, Any] | None]:
     """Return what reads the filters of the form; they match tasks of these statuses alone."""
 
-    def read(change: Change) -> dict[str, Any] | None:
-        given = {name: text for name in FILTERS if (text := change.text(name)) is not None}
+    def read(view: View) -> dict[str, Any] | None:
+        given = {name: text for name in FILTERS if (text := view.text(name)) is not None}
         status = given.pop("status", None)
         wanted = [str(each) for each in Status if each in statuses and status in (None, each)]
         return given | {"status": wanted} if wanted else None
@@ -158,47 +155,29 @@ def _where(statuses: Collection[Status]) -> Callable[[Change], dict[str, Any] | 
 
 action_on_many(
     operations["retry"],
-    Texts(
-        button=marked("Retry"),
-        ask_selected=marked(
-            "Retry the selected tasks? {count} are selected; those that completed, or have not ended, stay as they are."
-        ),
-        ask_all=marked("Retry all failed, cancelled and expired tasks that match the filter? There are {count}."),
-        ask_uncounted=marked("Retry all failed, cancelled and expired tasks that match the filter? They are many."),
-        done=marked("Tasks that are pending again: {count}."),
-        left=marked("Tasks that are pending again: {count}. The time of one request is over; repeat it for the rest."),
-    ),
     _table,
-    _where(RETRYABLE),
+    marked("Tasks that are pending again: {count}."),
+    marked("Tasks that are pending again: {count}. The time of one request is over; repeat it for the rest."),
+    selects=True,
+    where=_where(RETRYABLE),
 )
 action_on_many(
     operations["cancel"],
-    Texts(
-        button=marked("Cancel these tasks"),
-        ask_selected=marked("Cancel the selected tasks? {count} are selected; running ones are asked to stop."),
-        ask_all=marked("Cancel all tasks that match the filter? There are {count}; running ones are asked to stop."),
-        ask_uncounted=marked("Cancel all tasks that match the filter? They are many; running ones are asked to stop."),
-        done=marked("Tasks that were cancelled or asked to stop: {count}."),
-        left=marked(
-            "Tasks that were cancelled or asked to stop: {count}. The time of one request is over; repeat it for the "
-            "rest."
-        ),
-    ),
     _table,
-    _where(frozenset(Status) - FINAL),
+    marked("Tasks that were cancelled or asked to stop: {count}."),
+    marked(
+        "Tasks that were cancelled or asked to stop: {count}. The time of one request is over; repeat it for the rest."
+    ),
+    selects=True,
+    where=_where(frozenset(Status) - FINAL),
 )
 action_on_many(
     operations["delete"],
-    Texts(
-        button=marked("Delete"),
-        ask_selected=marked("Delete the selected tasks that have ended? {count} are selected. This cannot be undone."),
-        ask_all=marked("Delete all ended tasks that match the filter? There are {count}. This cannot be undone."),
-        ask_uncounted=marked("Delete all ended tasks that match the filter? They are many. This cannot be undone."),
-        done=marked("Tasks that were deleted: {count}."),
-        left=marked("Tasks that were deleted: {count}. The time of one request is over; repeat it for the rest."),
-    ),
     _table,
-    _where(FINAL),
+    marked("Tasks that were deleted: {count}."),
+    marked("Tasks that were deleted: {count}. The time of one request is over; repeat it for the rest."),
+    selects=True,
+    where=_where(FINAL),
 )
 
 
@@ -316,12 +295,12 @@ def timeline(
     attempts: Sequence[AttemptView],
     steps: Sequence[Step],
     show: bool,
-    changes: Sequence[Operated] = (),
+    changes: Sequence[AuditView] = (),
 ) -> list[dict[str, Any]]:
     """Return what has happened to a task, the latest first; with ``show`` the values of steps, too."""
     found = [(task.created_at * SECOND, 0, _moment("pushed", to_iso(task.created_at * SECOND)))]
     found += [(_instant(each.began_at), 1, _moment("attempt", each.began_at, attempt=each)) for each in attempts]
-    found += [(each.at, 1 + MOST, _moment("operated", each.time, change=each)) for each in changes]
+    found += [(_instant(each.at), 1 + MOST, _moment("operated", each.at, change=each)) for each in changes]
     came = {(step.name, step.number) for step in steps if step.kind == "event"}
     for step in steps[-MOST:]:
         until = None if step.kind not in ("sleep", "wait") or step.until >= NEVER else to_iso(step.until)
@@ -340,22 +319,17 @@ def timeline(
 
 
 def _instant(text: str | None) -> int:
-    return 0 if text is None else from_iso(text)
+    return from_iso(text) if text else 0
 
 
-def _page(_change: Change, task_id: str) -> str:
-    return link("task", id=task_id)
-
-
-async def _pushed(operation: Operation, change: Change) -> Done:
+async def _pushed(operation: Operation, view: View) -> Done:
     """Push what the form says."""
-    given = read(operation, by_name(operation, change), strict=False)
-    access = Access(change.tq, change.show_args)
-    answer: Pushed | Copied = await perform(operation, access, given, "dashboard", change.actor)
+    answer: Pushed | Copied = await view.perform(operation, by_name(operation, view))
+    page = page_of("tasks", answer.task_id)
     if answer.created:
-        return done(marked("Task {task_id} is pushed."), _page(change, answer.task_id), task_id=answer.task_id)
+        return Done(marked("Task {task_id} is pushed."), {"task_id": answer.task_id}, page=page)
     said = marked("A key names task {task_id}, which exists already; none was pushed.")
-    return Done(Message(said, {"task_id": answer.task_id}, True), _page(change, answer.task_id))
+    return Done(said, {"task_id": answer.task_id}, True, page=page)
 
 
 # Params that are left empty in a rerun are those of the ended task.
@@ -363,32 +337,24 @@ for each in (operations["push"], operations["rerun"]):
     register(each, functools.partial(_pushed, each), "task-form")
 
 
-def _edited(change: Change) -> dict[str, Any]:
+def _edited(view: View) -> dict[str, Any]:
     """Return the changes of a form: params that are left empty stay, an empty timeout is that of the handler."""
-    return {"timeout": None} | by_name(operations["edit"], change)
+    return {"timeout": None} | by_name(operations["edit"], view)
 
 
-action(operations["edit"], _page, marked("Task {task_id} is changed."), form="task-form", values=_edited)
-action(operations["run_now"], _page, marked("Task {task_id} is due now."))
-action(operations["retry"], _page, marked("Task {task_id} is pending again."))
+action(operations["edit"], marked("Task {task_id} is changed."), form="task-form", values=_edited)
+action(operations["run_now"], marked("Task {task_id} is due now."))
+action(operations["retry"], marked("Task {task_id} is pending again."))
 action(
     operations["cancel"],
-    _page,
     lambda task: (
         marked("Task {task_id} is cancelled.")
         if task.status is Status.CANCELLED
         else marked("Task {task_id} was asked to stop.")
     ),
-    question=marked("Cancel task {task_id}? A cancelled task can be retried; what its run has done so far stays done."),
-    button=marked("Cancel the task"),
+    asks=True,
 )
-action(
-    operations["delete"],
-    lambda change, task_id: "tasks" if change.sure else _page(change, task_id),
-    marked("Task {task_id} is deleted."),
-    question=marked("Delete task {task_id}, with its result and its attempts? This cannot be undone."),
-    button=marked("Delete the task"),
-)
+action(operations["delete"], marked("Task {task_id} is deleted."), asks=True)
 
 
 @page("task-form", marked("New task"), "task_id", section="tasks")

@@ -11,7 +11,7 @@ from aiotaskq.errors import ValidationError
 from aiotaskq.operations.values import look
 from aiotaskq.operations.values import values as operations
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Change, View, action, json_of, link, number, page
+from aiotaskq.web.dashboard.view import View, action, json_of, number, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -47,28 +47,21 @@ async def value(view: View) -> dict[str, Any]:
     }
 
 
-def _given(change: Change) -> dict[str, Any]:
+def _given(view: View) -> dict[str, Any]:
     """Return a value and its time to live; where the seconds were not edited it expires when it would have."""
-    text, until = change.text("ttl"), change.text("until")
+    text, until = view.text("ttl"), view.text("until")
     ttl = None if text is None else number("ttl", text)
-    if until is not None and text is not None and text == change.text("shown"):
-        ttl = (number("until", until) - change.now) / SECOND
+    if until is not None and text is not None and text == view.text("shown"):
+        ttl = (number("until", until) - view.now) / SECOND
         if ttl <= 0:
             raise ValidationError("ttl: the value has expired meanwhile; give another time to live, or none")
-    return {"key": change.needed("key"), "value": json_of("value", change.needed("value")), "ttl": ttl}
+    return {"key": view.needed("key"), "value": json_of("value", view.needed("value")), "ttl": ttl}
 
 
 action(
     operations["set"],
-    lambda _, key: link("value", key=key),
     marked("The value of {key} is stored."),
     form="value",
     values=_given,
 )
-action(
-    operations["delete"],
-    lambda change, key: "values" if change.sure else link("value", key=key),
-    marked("The value of {key} is deleted."),
-    question=marked("Delete the value of {key}? This cannot be undone."),
-    button=marked("Delete the value"),
-)
+action(operations["delete"], marked("The value of {key} is deleted."), asks=True)

@@ -13,7 +13,7 @@ from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.operations.workers import workers as operations
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
-from aiotaskq.web.dashboard.view import Change, Texts, View, action, action_on_many, link, operated_on, page
+from aiotaskq.web.dashboard.view import View, action, action_on_many, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS, MOST_LISTED = 50, 8
@@ -66,22 +66,10 @@ async def worker(view: View) -> dict[str, Any]:
     }
 
 
-def _page(_change: Change, worker_id: str) -> str:
-    return link("worker", id=worker_id)
-
-
-action(operations["quiet"], _page, marked("The worker {worker_id} is asked to claim nothing more."))
-action(operations["wake"], _page, marked("The worker {worker_id} is asked to claim again."))
-action(operations["resize"], _page, marked("The worker {worker_id} is asked for another number of slots."))
+action(operations["quiet"], marked("The worker {worker_id} is asked to claim nothing more."))
+action(operations["wake"], marked("The worker {worker_id} is asked to claim again."))
+action(operations["resize"], marked("The worker {worker_id} is asked for another number of slots."))
+action_on_many(operations["quiet"], lambda _view: "workers", marked("Workers asked to claim nothing more: {count}."))
 action_on_many(
-    operations["quiet"],
-    Texts(
-        ask_all=marked("Quiet all workers ({count})? No task starts until they are woken; tasks that run go on."),
-        button=marked("Quiet all workers"),
-        done=marked("Workers asked to claim nothing more: {count}."),
-    ),
-    lambda _change: "workers",
-)
-action_on_many(
-    operations["wake"], Texts(done=marked("Workers asked to claim again: {count}.")), lambda _change: "workers"
+    operations["wake"], lambda _view: "workers", marked("Workers asked to claim again: {count}."), asks=False
 )
