@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Unpack
@@ -72,17 +71,11 @@ def session_push(get_session: Callable[..., Any]) -> Callable[..., SessionPush]:
     per request, so an endpoint that depends on it, too, has the same session and commits both.
     """
 
-    def dependency(tq: TaskQ, session: Any) -> SessionPush:
+    given = Depends(get_session)
+
+    def dependency(tq: TaskQDep, session: Any = given) -> SessionPush:
         return SessionPush(tq, session)
 
-    # FastAPI reads the signature, which depends on `get_session`.
-    kind = inspect.Parameter.KEYWORD_ONLY
-    dependency.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("tq", kind, annotation=TaskQDep),
-            inspect.Parameter("session", kind, annotation=Annotated[Any, Depends(get_session)]),
-        ]
-    )
     return dependency
 
 

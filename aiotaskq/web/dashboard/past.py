@@ -84,24 +84,13 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
         """Whether nothing ended."""
         return not self.total.counts
 
-    @property
-    def throughput(self) -> Chart:
-        """The chart of what completed and failed."""
-        return bars([point.counts for point in self.points], ("completed", "failed"), **self._axis)
-
-    @property
-    def run_times(self) -> Chart:
-        """The chart of the percentiles of run times."""
-        return lines([msgspec.structs.asdict(point.run) for point in self.points], ("p50", "p95", "p99"), **self._axis)
-
-    @property
-    def waits(self) -> Chart:
-        """The chart of the percentiles of waits."""
-        return lines([msgspec.structs.asdict(point.wait) for point in self.points], ("p50", "p95", "p99"), **self._axis)
-
-    @property
-    def _axis(self) -> dict[str, Any]:
-        return {"begin": self.begin, "step": self.step, "zone": ZoneInfo(self.zone)}
+    def chart(self, what: str) -> Chart:
+        """Return the chart of what completed and failed, ``counts``, or of the percentiles of ``run`` or ``wait``."""
+        axis: dict[str, Any] = {"begin": self.begin, "step": self.step, "zone": ZoneInfo(self.zone)}
+        if what == "counts":
+            return bars([point.counts for point in self.points], ("completed", "failed"), **axis)
+        times = [msgspec.structs.asdict(getattr(point, what)) for point in self.points]
+        return lines(times, Times.__struct_fields__, **axis)
 
 
 class TypeSums(msgspec.Struct, frozen=True):
@@ -255,12 +244,7 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
 def bars(points: Sequence[Mapping[str, int]], names: Sequence[str], *, begin: int, step: int, zone: tzinfo) -> Chart:
     """Return a chart of counts, one bar for each point, whose parts are stacked in the order of the names.
 
-    Args:
-        points: the counts of each period.
-        names: which of them are drawn.
-        begin: when the first period begins, in microseconds UTC.
-        step: seconds of a period.
-        zone: the time zone of the labels.
+    The first period begins at ``begin`` in microseconds UTC, and each has ``step`` seconds; labels are in the zone.
     """
     top = count_top(max((sum(point.get(name, 0) for name in names) for point in points), default=0))
     width = PLOT_WIDTH / max(1, len(points))

@@ -89,13 +89,9 @@ class Words:
         shown = without_passwords(text or "")
         return (_chinese().get(shown) or rendered(shown)) if self.language == "zh" else shown
 
-    def number(self, number: Any) -> str:
-        """Return a number with groups of three digits."""
-        return f"{number:,}" if _is_int(number) else f"{number:,.2f}".rstrip("0").rstrip(".")
-
-    def amount(self, number: float) -> str:
-        """Return what was used up, where a small fraction counts, too."""
-        return f"{number:,}" if _is_int(number) else f"{number:,.6f}".rstrip("0").rstrip(".")
+    def number(self, number: Any, places: int = 2) -> str:
+        """Return a number with groups of three digits, and at most so many decimal places."""
+        return f"{number:,}" if _is_int(number) else f"{number:,.{places}f}".rstrip("0").rstrip(".")
 
     def plain(self, number: float) -> str:
         """Return a number as a form takes it, without groups."""

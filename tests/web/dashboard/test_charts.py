@@ -189,7 +189,7 @@ async def test_points_are_sums_of_the_history(tq: TaskQ) -> None:
     one = await past.activity("1h", type="other")
     assert one.total.counts == {"failed": 1}
     none = await past.activity("1h", queue="elsewhere")
-    assert none.empty and none.throughput.paths == {"completed": "", "failed": ""} and none.total.run.p50 is None
+    assert none.empty and none.chart("counts").paths == {"completed": "", "failed": ""} and none.total.run.p50 is None
     rows = await past.types("24h")
     assert [(row.name, row.ended, row.share) for row in rows] == [("greet", 10, 0.0), ("other", 1, 1.0)]
 
