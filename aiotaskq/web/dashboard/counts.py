@@ -25,7 +25,7 @@ SHARE = 100
 
 
 MOST_KEPT = 64
-"""Answers that are kept."""
+"""Answers that are kept by default."""
 
 T = TypeVar("T")
 
@@ -33,9 +33,10 @@ T = TypeVar("T")
 class Kept:
     """Keeps what need not be read anew each time; of too many the one that was read longest ago is dropped."""
 
-    def __init__(self, clock: Callable[[], int]) -> None:
-        """``clock`` returns microseconds."""
+    def __init__(self, clock: Callable[[], int], most: int = MOST_KEPT) -> None:
+        """Keep so many answers; ``clock`` returns microseconds."""
         self._clock = clock
+        self._most = most
         self._answers: dict[Hashable, tuple[int, Any]] = {}
 
     async def get(self, name: Hashable, seconds: float, read: Callable[[], Awaitable[T]]) -> T:
@@ -48,7 +49,7 @@ class Kept:
         if before is self._answers:  # else something was changed meanwhile
             before.pop(name, None)
             before[name] = self._clock(), answer
-            if len(before) > MOST_KEPT:
+            if len(before) > self._most:
                 del before[next(iter(before))]
         return answer
 

@@ -34,6 +34,10 @@ from aiotaskq.web.problem_details import ProblemError
 T = TypeVar("T")
 
 
+MOST_DUES = 2_000
+"""Schedules whose due times are kept."""
+
+
 class Shared:
     """What the pages of one task queue share: what was read of it, and is kept for a while."""
 
@@ -44,6 +48,7 @@ class Shared:
         self.feed = Feed(internal(tq).registered.hooks)
         self.life = Life(tq)
         self.kept = Kept(SystemClock().ticks)
+        self.dues = Kept(tq.queue.clock.now, MOST_DUES)
 
     def forget(self) -> None:
         """Read anew: something was changed."""

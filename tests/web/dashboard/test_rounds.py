@@ -13,7 +13,6 @@ from aiotaskq.core import firing
 from aiotaskq.core.task import SECOND
 from aiotaskq.web.dashboard import live
 from aiotaskq.web.dashboard.counts import Kept
-from aiotaskq.web.dashboard.pages import schedules
 from aiotaskq.web.dashboard.site import Dashboard
 from tests.support.rows import worker_info
 from tests.support.statements import at_each_statement
@@ -83,14 +82,20 @@ async def test_the_due_times_of_a_schedule_are_computed_once(
     assert (await browse.get("schedules?format=json")).json()["schedules"][0]["marks"] == []
 
 
-async def test_the_due_times_of_few_schedules_are_kept(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "MOST_KEPT", 3)
-    for _ in range(5):
-        await tq.schedules.add("n", "greet", params={"name": "x"}, interval=7_200)
-    dues, now = schedules.Dues(), tq.queue.clock.now()
-    found = await dues.of(await tq.schedules.list(), now + schedules.DAY)
-    assert [len(each) for each in found] == [11] * 5 or [len(each) for each in found] == [12] * 5
-    assert len(dues) == 3
+async def test_the_due_times_of_an_interval(browse: Browse, tq: TaskQ) -> None:
+    await tq.schedules.add("n", "greet", params={"name": "x"}, interval=7_200)
+    (row,) = (await browse.get("schedules?format=json")).json()["schedules"]
+    assert len(row["marks"]) in (11, 12) and not row["band"]
+
+
+async def test_of_many_answers_the_latest_are_kept() -> None:
+    answers, found = Kept(SystemClock().ticks, 3), iter(range(9))
+
+    async def read() -> int:
+        return next(found)
+
+    assert [await answers.get(name, 60, read) for name in "abcd"] == [0, 1, 2, 3]
+    assert [await answers.get(name, 60, read) for name in "dcba"] == [3, 2, 1, 4]
 
 
 async def test_what_is_kept_is_read_anew_after_a_change() -> None:

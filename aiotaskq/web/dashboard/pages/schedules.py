@@ -24,44 +24,30 @@ from aiotaskq.web.dashboard.words import marked
 ROWS = 100
 HOUR = 3600 * SECOND
 DAY = 24 * HOUR
-MOST_KEPT = 2_000
-"""Schedules whose due times are kept."""
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
 NEXT, PAST = 10, 20
 
 
-class Dues:
-    """The due times of schedules, which are computed anew only where a schedule has changed, or an hour has passed."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], tuple[int, list[int]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-    async def of(self, schedules: Sequence[Schedule], until: int) -> list[list[int]]:
-        """Return the due times of each before an instant, all in microseconds UTC; none of a paused schedule."""
-        keys = [_TIMING(each) for each in schedules]
-        missing = [each for each, key in zip(schedules, keys, strict=True) if self._known.get(key, (0,))[0] < until]
-        if missing:
-            later = until + HOUR
-            # Not on the loop: an expression may take a while for each of its times.
-            computed = await asyncio.to_thread(lambda: [_computed(each, later) for each in missing])
-            for each, dues in zip(missing, computed, strict=True):
-                self._known.pop(_TIMING(each), None)
-                self._known[_TIMING(each)] = later, dues
-        found = [[due for due in self._known[key][1] if due < until] for key in keys]
-        while len(self._known) > MOST_KEPT:
-            del self._known[next(iter(self._known))]
-        return found
-
-
-_DUES = Dues()
 _TIMING = operator.attrgetter(
     *("task_id", "enabled", "due", "schedule_type", "cron_expression", "interval_seconds", "timezone"),
     *("max_runs", "run_count", "jitter", "calendar", "calendar_rule", "blackout", "blackout_policy"),
 )
+
+
+async def _dues(view: View, schedule: Schedule) -> list[int]:
+    """Return when a schedule is due in the next 24 hours, in microseconds UTC; never where it is paused.
+
+    That is computed anew only where the schedule has changed, or an hour has passed.
+    """
+    until = view.now + DAY
+
+    async def computed() -> list[int]:
+        # Not on the loop: an expression may take a while for each of its times.
+        return await asyncio.to_thread(_computed, schedule, until + HOUR)
+
+    found = await view.shared.dues.get(_TIMING(schedule), HOUR / SECOND, computed)
+    return [due for due in found if due < until]
 
 
 def _computed(schedule: Schedule, until: int) -> list[int]:
@@ -86,10 +72,9 @@ async def schedules(view: View) -> dict[str, Any]:
     found = [each for each in await view.tq.schedules.list() if part_of(like, each.name, each.task_type)]
     start = view.whole("start", 0, 1_000_000)
     shown = found[start : start + ROWS]
-    dues = await _DUES.of(shown, view.now + DAY)
     first = view.now - view.now % HOUR + HOUR
     return {
-        "schedules": [_row(each, times, view.now) for each, times in zip(shown, dues, strict=True)],
+        "schedules": [_row(each, await _dues(view, each), view.now) for each in shown],
         "total": len(found),
         "start": start,
         "hours": [first + hour * HOUR for hour in range(3, 24, 4)],
