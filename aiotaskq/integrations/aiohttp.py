@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
-from aiotaskq.web.endpoint import Endpoint, Request, Response, dispatch, problem_response, respond
+from aiotaskq.web.endpoint import Request, Response, dispatch, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy, RunningOptions, running
@@ -88,7 +88,8 @@ def operations(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[
     app[_STOPPING] = asyncio.Event()
     app.on_shutdown.append(_stop)
     for each in wanted:
-        app.router.add_route(each.method, each.path.replace("}", ":.+}"), _handler(each, tq, policy))
+        respond_to = _handler(functools.partial(dispatch, each, tq, policy))
+        app.router.add_route(each.method, each.path.replace("}", ":.+}"), respond_to)
     app.router.add_get("/openapi.json", openapi)
     return app
 
@@ -108,22 +109,22 @@ def dashboard(tq: TaskQ, *, middlewares: Sequence[Any] = (), **options: Unpack[D
 
     pages = guarded_dashboard(tq, bool(middlewares), "middlewares=[…], allow=…", **options)
 
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return _response_of(await pages.respond(_request(request)))
-
     async def slash(request: web.Request) -> web.StreamResponse:
         raise web.HTTPFound(f"{request.rel_url.raw_parts[-1]}/")  # links are relative to the folder
 
     app = web.Application(middlewares=middlewares)
     app.router.add_get("", slash)
     for method in ("GET", "HEAD", "POST"):
-        app.router.add_route(method, "/{name:.*}", handle)
+        app.router.add_route(method, "/{name:.*}", _handler(pages.respond))
     return app
 
 
-def _handler(operation: Endpoint, tq: TaskQ, policy: Policy) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _handler(respond: Callable[[Request], Awaitable[Response]]) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
-        response = await dispatch(operation, tq, policy, _request(request))
+        response = await respond(_request(request))
         if response.stream is None:
             return _response_of(response)
         sent = web.StreamResponse(status=response.status, headers=_headers_of(response))
@@ -141,9 +142,7 @@ async def _stop(app: web.Application) -> None:
 
 
 @web.middleware
-async def _problems(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:

@@ -12,7 +12,8 @@ import msgspec
 from aiotaskq.app.handle import BoundTask, P, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
-from aiotaskq.web.asgi import asgi_path, dashboard_handler, handler, setup, taskq_of
+from aiotaskq.web.asgi import asgi_path, handler, setup, taskq_of
+from aiotaskq.web.endpoint import dispatch
 from aiotaskq.web.endpoints import ENDPOINTS, selected
 from aiotaskq.web.openapi import SCHEMAS, Describe, kinds_of, named_schemas, responses, taken
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
@@ -97,7 +98,7 @@ def router(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[Ope
         names = _REFERENCE.findall(str([describe(kind) for kind in kinds_of(operation)]))
         made.add_api_route(
             asgi_path(operation.path),
-            handler(operation, tq, policy),
+            handler(functools.partial(dispatch, operation, tq, policy)),
             methods=[operation.method],
             name=f"aiotaskq:{operation.name}",
             summary=operation.summary,
@@ -135,7 +136,7 @@ def dashboard(tq: TaskQ, *, dependencies: Sequence[Any] = (), **options: Unpack[
         generate_unique_id_function=_operation_id,
     )
     methods = ["GET", "HEAD", "POST"]
-    respond_to = dashboard_handler(pages)
+    respond_to = handler(pages.respond)
     made.add_api_route("/{name:path}", respond_to, methods=methods, name="aiotaskq:dashboard", response_model=None)
     return made
 

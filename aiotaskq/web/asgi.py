@@ -14,7 +14,7 @@ from aiotaskq.app.taskq import TaskQ, check_taskq
 from aiotaskq.core.errors import missing
 from aiotaskq.errors import ValidationError
 from aiotaskq.web import endpoint as web
-from aiotaskq.web.endpoint import Endpoint, dispatch, problem_response, respond
+from aiotaskq.web.endpoint import dispatch, problem_response, respond
 from aiotaskq.web.endpoints import selected
 from aiotaskq.web.openapi import document
 from aiotaskq.web.policy import OperationsOptions, Policy, RunningOptions, running
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from aiotaskq.web.dashboard.site import Dashboard  # it needs jinja2, which the operations API does not
 
 Handler = Callable[[Request], Awaitable[Response]]
+Respond = Callable[[web.Request], Awaitable[web.Response]]
 
 __all__ = [
     "Route",
     "application",
     "asgi_path",
-    "dashboard_handler",
     "handler",
     "response_of",
     "routes",
@@ -55,7 +55,12 @@ def routes(tq: TaskQ, **options: Unpack[OperationsOptions]) -> list[Route]:
     check_taskq("routes", tq)
     policy = Policy(**options)
     return [
-        Route(asgi_path(each.path), handler(each, tq, policy), methods=[each.method], name=f"aiotaskq:{each.name}")
+        Route(
+            asgi_path(each.path),
+            handler(functools.partial(dispatch, each, tq, policy)),
+            methods=[each.method],
+            name=f"aiotaskq:{each.name}",
+        )
         for each in selected(policy.operations)
     ]
 
@@ -86,7 +91,7 @@ def application(
     if dashboard is not None:
         all_routes.append(Route("/", _to_dashboard, methods=["GET"]))
         all_routes.append(Route("/dashboard", _to_dashboard, methods=["GET"]))
-        all_routes.append(Route("/dashboard/{name:path}", dashboard_handler(dashboard), methods=["GET", "POST"]))
+        all_routes.append(Route("/dashboard/{name:path}", handler(dashboard.respond), methods=["GET", "POST"]))
     return Starlette(
         routes=all_routes,
         exception_handlers={HTTPException: refused},
@@ -138,24 +143,15 @@ def asgi_path(path: str) -> str:
     return path.replace("}", ":path}")
 
 
-def handler(endpoint: Endpoint, tq: TaskQ, policy: Policy) -> Handler:
-    """Return the handler of an endpoint."""
+def handler(answer: Respond) -> Handler:
+    """Return the handler of an endpoint, by ``dispatch``, or of a dashboard, for a route with ``{name:path}``."""
 
     async def respond_to(request: Request) -> Response:
-        response = await dispatch(endpoint, tq, policy, _request(request))
+        response = await answer(_request(request))
         if response.stream is not None and request.method == "HEAD":
             await response.stream.aclose()  # Starlette routes it here, and would wait for the end of the stream
             response = replace(response, stream=None)
         return response_of(response)
-
-    return respond_to
-
-
-def dashboard_handler(dashboard: Dashboard) -> Handler:
-    """Return the handler of every page and action, for a route with ``{name:path}``."""
-
-    async def respond_to(request: Request) -> Response:
-        return response_of(await dashboard.respond(_request(request)))
 
     return respond_to
 
