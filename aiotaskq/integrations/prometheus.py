@@ -332,6 +332,14 @@ def _close(server: Any, thread: threading.Thread) -> None:
     server.server_close()
 
 
+LIMITS = (
+    ("limit_waiting", "Tasks that wait at a limit, a rate or a fair share, as last counted.", ("limit",)),
+    ("limit_held", "Tasks that have passed it and have not ended, as last counted.", ("limit",)),
+    ("paused_limits", "Limits that are paused, as last counted.", ()),
+    ("used_up_budgets", "Groups with tasks that wait since its budget is used up, as last counted.", ()),
+)
+
+
 class _Limits:
     """Collects the limits as last counted. Series of a gauge would stay when other limits are the fullest."""
 
@@ -342,18 +350,7 @@ class _Limits:
 
     def describe(self) -> list[GaugeMetricFamily]:
         """Return the families without samples: by their names the registry finds another one with the same."""
-        texts = {
-            "limit_waiting": "Tasks that wait at a limit, a rate or a fair share, as last counted.",
-            "limit_held": "Tasks that have passed it and have not ended, as last counted.",
-        }
-        sums = {
-            "paused_limits": "Limits that are paused, as last counted.",
-            "used_up_budgets": "Groups with tasks that wait since its budget is used up, as last counted.",
-        }
-        return [
-            *(GaugeMetricFamily(f"{self._prefix}{name}", text, labels=("limit",)) for name, text in texts.items()),
-            *(GaugeMetricFamily(f"{self._prefix}{name}", text) for name, text in sums.items()),
-        ]
+        return [GaugeMetricFamily(f"{self._prefix}{name}", text, labels=labels) for name, text, labels in LIMITS]
 
     def collect(self) -> list[GaugeMetricFamily]:
         """Return the families: a sample for each of the fullest limits, and one for all others together."""
