@@ -31,7 +31,7 @@ class Command(TyperCommand):
         for param in self.get_params(ctx):
             if (record := param.get_help_record(ctx)) is not None:
                 if param.param_type_name == "argument":
-                    found["Arguments"].append((param.metavar, record[1]))
+                    found["Arguments"].append((param.metavar or "", record[1]))
                 else:
                     found["Options"].append(record)
         for title, records in found.items():

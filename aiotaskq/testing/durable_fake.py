@@ -112,7 +112,8 @@ class DurableFake(MemoryBackend):
     def commit(self, each: AtCommit) -> None:
         """Run a transaction whose session has committed."""
         with self._lock:
-            self.inserted = inserted = []
+            inserted: list[Task] = []
+            self.inserted = inserted
             try:
                 self.run(each.body)
             finally:

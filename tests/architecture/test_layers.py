@@ -276,7 +276,7 @@ def test_a_store_applies_no_rule_of_gates_and_groups(store: str) -> None:
     rules = {"aiotaskq.core.gate", "aiotaskq.core.parking", "aiotaskq.core.groups"}
     # They tell where a row belongs, how it is ordered, and how long it is kept.
     of_rows = {"any_flow", "at_gate", "slots", "slots_and_gate", "passing_order", "tokens"}
-    of_rows |= {"is_idle", "set_back", "stays", "budget_gate"}
+    of_rows |= {"is_idle", "set_back", "stays", "budget_gate", "is_later"}
     found = {
         (module, name)
         for module, path in modules_in(PACKAGE / "backends" / store).items()

@@ -263,9 +263,9 @@ class _Admission:
             self.gates[key] = after
         if changes and (taken := tx.let_pass(changes)):
             ready.difference_update(taken)
-            for gate, passing in visits:
-                if here := {task.task_id for task, _ in passing if task.task_id in taken}:
-                    self._pass_over(gate, passing, here, starts.get(gate.key, _NO_STARTS))
+            for gate, passed_here in visits:
+                if here := {task.task_id for task, _ in passed_here if task.task_id in taken}:
+                    self._pass_over(gate, passed_here, here, starts.get(gate.key, _NO_STARTS))
                     todo[gate.key] = None
         self.touched.wakes = self.touched.wakes or bool(ready)
 
@@ -327,7 +327,7 @@ def check_max_waiting(
     while here:
         behind: dict[str, list[Task]] = {}
         for key, line in here.items():
-            passing = []
+            passing: list[tuple[Task, Task]] = []
             if key not in waited and not staying[key]:  # else none passes what waits already
                 due = [task for task in line if (task.due_at or 0) <= now and task.queue not in paused]
                 due.sort(key=passing_order)

@@ -43,7 +43,7 @@ def parse_url(url: str, *, sync: bool = False) -> URL:
         raise ValidationError(f"url: {scheme} is no SQL database; use sqlite:///, postgresql:// or mysql://")
     dialect = dialect_named(scheme)
     driver = dialect.sync_driver if sync else dialect.async_driver
-    parsed = parsed.set(drivername=f"{dialect.name}+{driver}", query=_query(dialect, parsed.query))
+    parsed = parsed.set(drivername=f"{dialect}+{driver}", query=_query(dialect, parsed.query))
     dialect.check_url(parsed, mask(url))
     return parsed
 

@@ -121,8 +121,8 @@ class SqlGroupReads(GroupReads):
 
     async def members(self, group_id: str, limit: int, *, start: int = 0) -> list[Member]:
         query = select(MEMBERS).where(m.group_id == group_id, m.position >= start).order_by(m.position).limit(limit)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [Member(**row._mapping) for row in rows]
+        rows = await self._database.read(lambda connection: connection.execute(query).mappings().all())
+        return [Member(**row) for row in rows]
 
     async def cancelling(self, limit: int) -> list[str]:
         query = select(g.group_id).where(g.ended_at.is_(None), g.cancel_requested == true()).limit(limit)

@@ -147,7 +147,7 @@ _ONE: Final = select(c.flow).where(*parked_at(_KEY)).limit(1)
 def reads(body: Callable[Concatenate[SqlTransaction, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Return the verb of an object with ``_read`` that runs a body in a transaction that reads."""
 
-    async def verb(self: Any, *args: P.args, **options: P.kwargs) -> T:
+    async def verb(self: Any, /, *args: P.args, **options: P.kwargs) -> T:
         return cast(T, await self._read(lambda tx: body(tx, *args, **options)))
 
     return verb

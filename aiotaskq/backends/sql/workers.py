@@ -39,7 +39,8 @@ class SqlWorkers(Workers):
         self._autocommit = database.dialect.autocommit  # each write is one statement
 
     async def register(self, worker: WorkerInfo) -> None:
-        await self._database.write(lambda c: Tx(c, self._dialect).replace(_W, [_row(worker)]))
+        row = _row(worker)
+        await self._database.write(lambda c: Tx(c, self._dialect).replace(_W, tuple(row), [tuple(row.values())]))
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         values = {**_row(worker), "b_owner": worker.owner}

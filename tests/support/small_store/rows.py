@@ -331,10 +331,7 @@ class SmallTransaction(Transaction):
                     next_due[key] = min(due, next_due.get(key, due))
             elif row.queue not in self.rows.paused and (row.expires_at or PARKED) > now:
                 rows[key].append(row)
-        return {
-            key: (sorted(rows[key], key=passing_order)[:limit], next_due.get(key))
-            for key, limit in limits.items()
-        }
+        return {key: (sorted(rows[key], key=passing_order)[:limit], next_due.get(key)) for key, limit in limits.items()}
 
     def release(self, keys: Collection[str], now: int) -> None:
         self.rows.released.update(dict.fromkeys(keys, now))  # `waiting` looks at the due times
