@@ -31,6 +31,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 Unclaimed = Callable[[Any, R], Coroutine[Any, Any, object]]
+Admit = Callable[[str, tuple[Any, ...], dict[str, Any]], None]
+"""It gets the name of a method and its arguments."""
 
 loop_thread = LoopThread("aiotaskq-sync")
 """The event loop of this process in which every coroutine of the facade runs."""
@@ -45,9 +47,18 @@ class Reach(Protocol[A_co]):
     async def enter(self) -> A_co:
         """Return the object ready for use; called in the loop."""
 
+    @property
+    def admit(self) -> Admit:
+        """What raises, in the calling thread, if that must not make a call now."""
+
+
+def _any_call(_name: str, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None: ...
+
 
 class Made(Generic[A]):
     """The way to an object that is there already."""
+
+    admit = staticmethod(_any_call)
 
     def __init__(self, made: A) -> None:
         self._made = made
@@ -77,6 +88,7 @@ class Home(Generic[A]):
         anew: Callable[[A], Coroutine[Any, Any, A]] | None = None,
         close: Callable[[A], Coroutine[Any, Any, object]] = _nothing,
     ) -> None:
+        self.admit: Admit = _any_call
         self._make = make
         self._needs = needs
         self._anew = anew
@@ -122,6 +134,10 @@ class Part(Generic[A, B]):
     def __init__(self, whole: Reach[A], pick: Callable[[A], B]) -> None:
         self._whole = whole
         self._pick = pick
+
+    @property
+    def admit(self) -> Admit:
+        return self._whole.admit
 
     def __call__(self) -> B:
         return self._pick(self._whole())
@@ -170,14 +186,7 @@ def blocking(method: Any, give: Any = None, /, *, unclaimed: Unclaimed[Any] | No
     """
 
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Any:
-        async def on_loop() -> Any:
-            return await method(await self._reach.enter(), *args, **kwargs)
-
-        async def go_back(value: Any) -> None:
-            if unclaimed is not None:
-                await unclaimed(await self._reach.enter(), value)
-
-        value = run(on_loop, f"aiotaskq.{type(self).__name__}.{method.__name__}", go_back)
+        value = _run(self._reach, method, args, kwargs, f"aiotaskq.{type(self).__name__}.{method.__name__}", unclaimed)
         return value if give is None else give(self, value)
 
     return like(method)(call)
@@ -202,6 +211,7 @@ def blocking_context(
     @contextlib.contextmanager
     def call(self: Facade[Any], *args: Any, **kwargs: Any) -> Iterator[Any]:
         twin = f"aiotaskq.{type(self).__name__}.{method.__name__}"
+        self._reach.admit(method.__name__, args, kwargs)
         manager = run(lambda: _entered(self._reach, method, args, kwargs), twin, _left)
         with contextlib.ExitStack() as stack:
             process = _process
@@ -235,10 +245,23 @@ def run(coro_fn: Callable[[], Coroutine[Any, Any, R]], twin: str, unclaimed: Any
     return value
 
 
+def _run(reach: Reach[Any], method: Any, args: Any, kwargs: Any, twin: str, unclaimed: Unclaimed[Any] | None) -> Any:
+    reach.admit(method.__name__, args, kwargs)
+
+    async def on_loop() -> Any:
+        return await method(await reach.enter(), *args, **kwargs)
+
+    async def go_back(value: Any) -> None:
+        if unclaimed is not None:
+            await unclaimed(await reach.enter(), value)
+
+    return run(on_loop, twin, go_back)
+
+
 def may_lock() -> bool:
     """Whether the calling thread may use what is in memory itself, under its locks, which is quicker than by the loop.
 
-    Not where an event loop runs, whose calls ``run`` refuses; nor in the main thread: a signal handler could call
+    Not where an event loop runs, whose calls ``_run`` refuses; nor in the main thread: a signal handler could call
     again, or raise, while a lock is held.
     """
     return running_loop_or_none() is None and not may_be_interrupted()

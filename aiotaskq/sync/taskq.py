@@ -309,8 +309,7 @@ class TaskQ(Hinted, Operations):
                 await last.open()  # the same object, because its tasks are in memory only
             return before[-1]
 
-        # At the end of the process there is no time to drain: running tasks are released.
-        self._reach = Home(make, anew=anew, close=lambda tq: tq.close(drain=0.0, grace=0.1))
+        self._reach = Home(make, anew=anew, close=_close_fast)
         self.url = self._reach().url
         self.queue: Queue = facade_of(Queue, Part(self._reach, lambda tq: tq.queue))
         self.values: PublicValues = facade_of(PublicValues, Part(self._reach, lambda tq: tq.values))
@@ -401,6 +400,11 @@ class TaskQ(Hinted, Operations):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+async def _close_fast(tq: AsyncTaskQ) -> None:
+    # At the end of the process there is no time to drain: running tasks are released.
+    await tq.close(drain=0.0, grace=0.1)
 
 
 # ---- in a handler ---------------------------------------------------------------------------------------------------
