@@ -270,8 +270,9 @@ class Reads:
         self._note(key, names, await self._texts(key, names))
 
     async def _read_members(self, _kind: str, ids: Sequence[str]) -> None:
-        texts = await many(self._redis, (("LRANGE", f"members:{group_id}", "0", "-1") for group_id in ids))
-        self._note("members", ids, map(to_members, ids, texts))
+        for group_id in ids:
+            texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
+            self._note("members", [group_id], [to_members(group_id, texts)])
 
     async def _read_statuses(self, _kind: str, ids: Sequence[str]) -> None:
         heads = await read_heads(self._redis, ids)

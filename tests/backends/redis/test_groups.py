@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change
+from aiotaskq.backends.redis import transactions
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.transactions import OPTIMISTIC
@@ -175,39 +176,21 @@ async def test_what_was_missing_is_compared_too(backend: RedisBackend, other: Re
     assert (await state(backend, made.groups[0].group_id)).total == 2
 
 
-async def test_who_meets_many_conflicts_holds_a_lock(
-    backend: RedisBackend, other: RedisBackend, meddler: Meddler, server: Valkey, prefix: str
+async def test_what_meets_many_conflicts_waits_longer_after_each(
+    backend: RedisBackend, other: RedisBackend, meddler: Meddler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     group_id, (first, *others) = await members(backend, 6)
-    lock = f"{{{prefix}}}:lock:groups {group_id}"
-    held: list[bool] = []
+    failures: list[int] = []
 
-    async def interfere(task: Task) -> None:
-        held.append(server.ask("EXISTS", lock) == 1)
-        await end(other, task)
+    def backoff(count: int, first: float, longest: float) -> float:
+        failures.append(count)
+        return 0.0
 
-    meddler.writes = [partial(interfere, task) for task in others[:4]]
+    monkeypatch.setattr(transactions, "backoff", backoff)
+    meddler.writes = [partial(end, other, task) for task in others[:4]]
     assert await end(backend, first) == [True]
-    assert held == [False] * OPTIMISTIC + [True] * (4 - OPTIMISTIC)
-    assert server.ask("EXISTS", lock) == 0
+    assert failures == list(range(1, 6 - OPTIMISTIC))
     assert (await state(backend, group_id)).remaining == 1
-
-
-async def test_a_lock_that_another_has_got_meanwhile_is_left_to_it(
-    backend: RedisBackend, other: RedisBackend, meddler: Meddler, server: Valkey, prefix: str
-) -> None:
-    group_id, (first, *others) = await members(backend, 6)
-    lock = f"{{{prefix}}}:lock:groups {group_id}"
-
-    async def lose() -> None:
-        server.ask("SET", lock, "another")  # ours has expired
-
-    meddler.writes = [*(partial(end, other, task) for task in others[:OPTIMISTIC]), lose]
-    assert await end(backend, first) == [True]
-    assert server.ask("GET", lock) == b"another"
-    server.ask("PEXPIRE", lock, "20")
-    meddler.writes = [partial(end, other, task) for task in others[OPTIMISTIC:]]
-    assert await end(backend, others[-1]) == [False]
 
 
 @pytest.mark.parametrize("exchange", [False, True])

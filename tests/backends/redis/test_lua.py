@@ -39,7 +39,7 @@ def lint(folder: Path, *scripts: str) -> subprocess.CompletedProcess[str]:
         ("exchange.lua", "exchange.lua", "return undefined", "accessing undefined variable 'undefined'"),
         ("include/base.lua", "exchange.lua", "local unused = 1", "unused variable 'unused'"),
         ("include/claim_rows.lua", "exchange.lua", "taken = 1", "setting non-standard global variable 'taken'"),
-        ("look.lua", "look.lua", "if true then", "expected 'end'"),
+        ("look.lua", "look.lua", "if true then", "expected <eof> near 'if'"),
     ],
 )
 def test_the_linter_names_file_and_line_of_a_fault(
