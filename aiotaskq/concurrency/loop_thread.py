@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Generic, TypeVar
 
+import aiotaskq.log  # noqa: F401 - it imports loguru, whose function at exit has to run after ``_close_all``
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
 from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, Posts, uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
@@ -491,5 +492,6 @@ def _forget_all() -> None:
         thread.leave_to_parent()
 
 
-# At import, not at first use: functions that the application registers later run earlier, and may still call.
+# At import, not at first use: functions that the application registers later run earlier, and may still call. Those of
+# loguru, which was imported before, run later: what ends here still writes to its sinks.
 atexit.register(_close_all)

@@ -118,4 +118,4 @@ async def test_a_sleep_of_more_than_ten_years_is_refused(kit: Kit) -> None:
 
     handle = await work.push()
     await kit.drain()
-    assert "ValidationError: seconds:" in ((await handle.task()).error_message or "")
+    assert "ValidationError: days:" in ((await handle.task()).error_message or "")
