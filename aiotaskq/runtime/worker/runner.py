@@ -190,7 +190,7 @@ class Runner:
             execution.ended = True
             current.reset(token)
             if timeout is not None:
-                self._deadlines.cancel(timeout, execution)
+                self._deadlines.cancel(execution)
         return self._judge(execution, handler, result, steps)
 
     def _not_run(self, execution: Execution) -> Outcome | None:
