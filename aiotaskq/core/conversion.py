@@ -342,60 +342,40 @@ def storable(result: Any, conversion: Conversion | None = None) -> Any:
     if conversion is not None:
         with contextlib.suppress(ValidationError):
             result = conversion.store("result", result)
-    _check_keys("result", result)
-    try:
-        plain = _plain(result)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"{_culprit('result', result)}: {error}") from None
-    plain = _escape(plain)
+    plain = _stored("result", result)
     check_json("result", plain, limit=MAX_RESULT)
     return plain
 
 
-def _check_keys(path: str, value: Any, depth: int = 0) -> None:
-    """Raise ValidationError for two keys that would be one key in JSON, so that a value would be lost."""
-    if depth > MAX_DEPTH:
-        return  # refused later, with a path
-    if isinstance(value, dict):
-        if any(type(key) is not str for key in value) and len({str(key) for key in value}) < len(value):
-            raise ValidationError(f"{path}: two of its keys are the same text in JSON")
-        for key, item in value.items():
-            _check_keys(f"{path}.{key}" if isinstance(key, str) else f"{path}[{shown(key)}]", item, depth + 1)
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            _check_keys(f"{path}[{number}]", item, depth + 1)
-
-
-def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=encodable)
-
-
-def _culprit(path: str, value: Any) -> str:
-    """Return the path to the first part that cannot be converted; for a cycle, the beginning of the way round it."""
-    while len(path) < 80:
-        names = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
-        )
-        for name, item in names:
-            try:
-                _plain(item)
-            except Exception:
-                path, value = f"{path}.{name}" if isinstance(name, str) else f"{path}[{shown(name)}]", item
-                break
-        else:
-            return path
-    return f"{path}…"
-
-
-def _escape(value: Any, depth: int = 0) -> Any:
+def _stored(path: str, value: Any, depth: int = 0) -> Any:
+    """Return JSON values of a value. What is nested too deeply stays as it is: ``check_json`` refuses it."""
+    if value is None or type(value) in (bool, int, float) or depth > MAX_DEPTH:
+        return value
     if isinstance(value, str):
         return value.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-    if depth < 100:  # deeper values are refused by check_json with a path
-        if isinstance(value, list | tuple):
-            return [_escape(item, depth + 1) for item in value]
-        if isinstance(value, dict):
-            return {_escape(key): _escape(item, depth + 1) for key, item in value.items()}
-    return value
+    if isinstance(value, list | tuple):
+        return [_stored(f"{path}[{number}]", item, depth + 1) for number, item in enumerate(value)]
+    if not isinstance(value, dict):
+        plain = _plain(path, value)
+        return _stored(path, plain, depth) if isinstance(plain, str | list | dict) else plain
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        (text,) = [key] if type(key) is str else _plain(path, {key: None})
+        text = _stored(path, text)
+        if text in found:
+            raise ValidationError(f"{path}: two of its keys are the same text in JSON")
+        place = f"{path}.{key}" if isinstance(key, str) else f"{path}[{shown(key)}]"
+        found[text] = _stored(place, item, depth + 1)
+    return found
+
+
+def _plain(path: str, value: Any) -> Any:
+    try:
+        return msgspec.to_builtins(
+            value, builtin_types=(bytes, bytearray, memoryview), str_keys=True, enc_hook=encodable
+        )
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"{path}: {error}") from None
 
 
 MAX_TYPE = 100
