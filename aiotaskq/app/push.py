@@ -26,8 +26,13 @@ if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
 
 
-def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Task:
-    """Make the task of a call. Raises ValidationError, UnknownHandler; nothing is written then."""
+def new_task_of(
+    call: TaskCall[Any], registered: Registrations, now: int, rules: dict[str, Debounce] | None = None
+) -> Task:
+    """Make the task of a call, and note in ``rules`` how it is debounced, by its id.
+
+    Raises ValidationError, UnknownHandler; nothing is written then.
+    """
     handlers = registered.handlers
     handler = handlers.get(call.type)
     if handler is None and handlers and isinstance(call.type, str) and call.type not in registered.elsewhere:
@@ -86,6 +91,9 @@ def new_task_of(call: TaskCall[Any], registered: Registrations, now: int) -> Tas
         options["task_id"] = child_id(call.type)
     options |= {"run_at": run_at, "expires_at": expires_at}
     task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)
+    if debounced is not None and rules is not None:
+        joins = gating is not None and debounced.merge == "list"
+        rules[task.task_id] = replace(debounced, flow=gating.flow) if joins else debounced
     return task if gating is None else gating.gated(task)
 
 
@@ -174,18 +182,6 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
 
 def _param(name: str, params: dict[str, Any]) -> Any:
     return params.get(name)
-
-
-def rules_of(
-    calls: Sequence[TaskCall[Any]], tasks: Sequence[Task], handlers: Mapping[str, Handler]
-) -> dict[str, Debounce]:
-    """Return how the debounced ones of these calls are debounced, by the ids of their tasks."""
-    found = {}
-    for call, task in zip(calls, tasks, strict=True):
-        if call.options and (rule := _rule(call.options)) is not None:
-            gating = _gating(call, dict(call.options), handlers.get(call.type)) if rule.merge == "list" else None
-            found[task.task_id] = rule if gating is None else replace(rule, flow=gating.flow)
-    return found
 
 
 def named_call(

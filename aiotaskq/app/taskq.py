@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from aiotaskq.app.groups import OWN, Calls, GroupHandle, Workflow, check_call, group
 from aiotaskq.app.handle import BlockingPush, MakesCalls, PushOptions, T, TaskCall, TaskHandle
 from aiotaskq.app.internal import Internal
-from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, rules_of, session_of
+from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, session_of
 from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
 from aiotaskq.app.settings import default_url
@@ -24,7 +24,7 @@ from aiotaskq.backends.direct import holds_objects
 from aiotaskq.concurrency.clock import Clock, SteadyClock, StoreClock, SystemClock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.codec import Codec, check_codec
-from aiotaskq.core.edit import check_rerun, copied
+from aiotaskq.core.edit import Debounce, check_rerun, copied
 from aiotaskq.core.errors import MAX_ID, check_bool, check_key, check_params, check_seconds, kind_name
 from aiotaskq.core.foreign_names import checks_options
 from aiotaskq.core.groups import GroupState
@@ -194,12 +194,13 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         """Push one checked call, as made by ``f.call(…)``."""
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        tasks = [new_task_of(call, self._registered, self._clock.now())]
+        rules: dict[str, Debounce] = {}
+        tasks = [new_task_of(call, self._registered, self._clock.now(), rules)]
         if not call.options and self.queue.immediate and not self._registered.push_middleware:
             self.queue.add_now(tasks[0])
             return TaskHandle(self.queue, tasks[0].task_id)
         options = call.options
-        (row,) = await self._push(tasks, options.get("session"), [call] if options else ())
+        (row,) = await self._push(tasks, options.get("session"), [call] if options else (), rules)
         return self._handle(row.task_id, row is tasks[0])  # middleware may have put another one there
 
     def call(
@@ -227,17 +228,16 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         session = session_of(optional, session)
         if self._store_clock is not None and self._store_clock.stale:
             await self._look_at_clock()
-        now = self._clock.now()
-        tasks = [new_task_of(call, self._registered, now) for call in checked]
-        stored = await self._push(tasks, session, optional) if tasks else []
+        now, rules = self._clock.now(), dict[str, Debounce]()
+        tasks = [new_task_of(call, self._registered, now, rules) for call in checked]
+        stored = await self._push(tasks, session, optional, rules) if tasks else []
         return [TaskHandle(self.queue, row.task_id, row is task) for task, row in zip(tasks, stored, strict=True)]
 
-    def _push(self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]]) -> Awaitable[list[Task]]:
+    def _push(
+        self, tasks: list[Task], session: Any, calls: Sequence[TaskCall[Any]], rules: Mapping[str, Debounce] = {}
+    ) -> Awaitable[list[Task]]:
         push: Callable[[list[Task]], Awaitable[list[Task]]]
-        own_ids, rules = (
-            (own_ids_of(calls), rules_of(calls, tasks, self._registered.handlers)) if calls else (None, None)
-        )
-        if own_ids:
+        if calls and (own_ids := own_ids_of(calls)):
             push = functools.partial(self.queue.push_known, own_ids=own_ids, session=session)
         elif not rules and not self._registered.push_middleware:
             return self.queue.add(tasks, session)

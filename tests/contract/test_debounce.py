@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from aiotaskq import Limit, Rate
 from aiotaskq.app.handle import TaskCall
-from aiotaskq.app.push import new_task_of, rules_of
+from aiotaskq.app.push import new_task_of
 from aiotaskq.app.registrations import Registrations
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.change import Leave
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.edit import Debounce
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Backoff, Completed, Failed, Released, settle
 from aiotaskq.core.status import Status
@@ -41,12 +42,13 @@ def queue(backend: Backend) -> Queue:
 async def called(queue: Queue, params: Sequence[dict[str, Any]], session: Any = None, **options: Any) -> list[Task]:
     """Push debounced calls; return the rows that stand for them."""
     calls: list[Any] = [TaskCall("t", each, {"debounce": 2, **options}) for each in params]
-    tasks = [new_task_of(call, Registrations(), queue.clock.now()) for call in calls]
+    rules: dict[str, Debounce] = {}
+    tasks = [new_task_of(call, Registrations(), queue.clock.now(), rules) for call in calls]
 
     async def push(tasks: list[Task]) -> list[Task]:
         return await queue.add(tasks, session)
 
-    return await queue.push_debounced(tasks, push, rules_of(calls, tasks, {}), session)
+    return await queue.push_debounced(tasks, push, rules, session)
 
 
 async def waiting(backend: Backend) -> list[Task]:
