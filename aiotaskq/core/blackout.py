@@ -11,14 +11,14 @@ import functools
 import re
 import threading
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from aiotaskq.core.errors import ValidationError, missing
-from aiotaskq.core.instants import to_datetime
+from aiotaskq.core.instants import offset_change, to_datetime
 from aiotaskq.core.task import SECOND
 
 BlackoutPolicy = Literal["skip", "delay"]
@@ -113,15 +113,7 @@ def _instant(day: date, minute: int, zone: ZoneInfo, after: int) -> int:
     if early < late:  # it happens twice
         return int((early if early * SECOND > after else late) * SECOND)
     if early > late:  # it is left out: the first instant after the gap
-        low, high = int(late), int(early)
-        offset = datetime.fromtimestamp(high, UTC).astimezone(zone).utcoffset()
-        while high - low > 1:
-            middle = (low + high) // 2
-            if datetime.fromtimestamp(middle, UTC).astimezone(zone).utcoffset() == offset:
-                high = middle
-            else:
-                low = middle
-        return high * SECOND
+        return offset_change(zone, int(late), int(early)) * SECOND
     return int(early) * SECOND
 
 

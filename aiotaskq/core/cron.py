@@ -1,7 +1,7 @@
 """Cron expressions in a time zone: maps their wall-clock times to instants, by the rules for daylight saving time.
 
-croniter parses every expression, and ``cron_parser`` checks it strictly. ``WallWalk`` finds the next *naive wall time*
-in croniter's sets. Each wall time is mapped to an instant:
+croniter parses every expression, and ``cron_parser`` checks it strictly, and finds the next *naive wall time* in
+croniter's sets. Each wall time is mapped to an instant:
 
 * A **fixed** schedule has only numbers and lists of numbers in its hour and minute fields. A time that a spring gap
   swallows fires once, at the first instant after the gap; a repeated autumn time fires once, at its first occurrence.
@@ -17,84 +17,13 @@ import difflib
 import os
 import re
 import zoneinfo
-from bisect import bisect_right
-from calendar import monthrange
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple, final
 
-from aiotaskq.core.cron_parser import LAST, Refused, Sets, clip_text, days_per_year, read
+from aiotaskq.core.cron_parser import Refused, WallWalk, clip_text, read
 from aiotaskq.core.errors import CronError, ValidationError
-
-
-class WallWalk:
-    """The wall times at which an expression is due. Immutable."""
-
-    __slots__ = ("_days", "_hours", "_minutes", "_seconds", "_sets")
-
-    def __init__(self, sets: Sets) -> None:
-        self._sets = sets
-        self._seconds, self._minutes, self._hours = map(sorted, (sets.seconds, sets.minutes, sets.hours))
-        dates = sets.dates.union(range(28, 32)) if sets.last else sets.dates
-        self._days = list(range(1, 32)) if sets.either or sets.nearest else sorted(dates)
-        """Dates that may match: under ``either`` and ``nearest`` any date may, by its weekday."""
-
-    def after(self, wall: datetime) -> datetime:
-        """Return the first wall time later than ``wall``, to the second. Raises ValueError after the year 9999."""
-        year, month, day, hour, minute, second = wall.timetuple()[:6]
-        if month in self._sets.months and self._matches(year, month, day, wall.isoweekday() % 7):
-            if hour in self._sets.hours:
-                if minute in self._sets.minutes and (later := _above(self._seconds, second)) is not None:
-                    return datetime(year, month, day, hour, minute, later)
-                if (later := _above(self._minutes, minute)) is not None:
-                    return datetime(year, month, day, hour, later, self._seconds[0])
-            if (later := _above(self._hours, hour)) is not None:
-                return datetime(year, month, day, later, self._minutes[0], self._seconds[0])
-        year, month, day = self._date_after(year, month, day)
-        return datetime(year, month, day, self._hours[0], self._minutes[0], self._seconds[0])
-
-    def _date_after(self, year: int, month: int, day: int) -> tuple[int, int, int]:
-        while year < 10_000:
-            if month in self._sets.months:
-                first, length = monthrange(year, month)  # the weekday of the 1st, Monday is 0
-                for number in self._days[bisect_right(self._days, day) :]:
-                    if number <= length and self._matches(year, month, number, (first + number) % 7):
-                        return year, month, number
-            day = 0
-            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
-        raise ValueError("no date before the year 10000")
-
-    def _matches(self, year: int, month: int, day: int, weekday: int) -> bool:
-        """Whether a day of a right month matches; ``weekday`` is 0 on Sunday."""
-        sets = self._sets
-        by_date = day in sets.dates or (sets.last and day == monthrange(year, month)[1])
-        if sets.nearest:
-            by_date = day == _nearest_weekday(sets.nearest, *monthrange(year, month))
-        if by_date == sets.either:
-            return by_date  # one side has decided
-        if weekday in sets.weekdays:
-            return True
-        nth = sets.nth
-        return bool(nth) and (
-            (weekday, (day + 6) // 7) in nth or ((weekday, LAST) in nth and day + 7 > monthrange(year, month)[1])
-        )
-
-
-def _nearest_weekday(date: int, first: int, length: int) -> int:
-    """The weekday nearest to a date, in a month of that length whose 1st is that weekday (Monday is 0)."""
-    date = min(date, length)
-    weekday = (first + date) % 7  # 0 is Sunday
-    if weekday == 6:
-        return date - 1 if date > 1 else date + 2
-    if weekday == 0:
-        return date + 1 if date < length else date - 2
-    return date
-
-
-def _above(numbers: list[int], number: int) -> int | None:
-    index = bisect_right(numbers, number)
-    return numbers[index] if index < len(numbers) else None
-
+from aiotaskq.core.instants import offset_change
 
 MICROS: Final = 1_000_000
 
@@ -106,7 +35,6 @@ _DAY: Final = 86_400
 # No zone ever jumped by more than 24 hours; beyond this distance the order of wall times is that of instants.
 _REACH: Final = 2 * _DAY
 _PROBE: Final = _DAY  # the shortest stay of any zone on one offset, in the whole database, is 167 hours
-_YEAR: Final = 31_556_952  # seconds in a mean Gregorian year
 _WALK: Final = 400  # up to about this many dues are counted one by one, more are estimated
 
 
@@ -182,7 +110,6 @@ class Cron:
     _zone: zoneinfo.ZoneInfo = field(repr=False, compare=False)
     _fixed: bool = field(repr=False, compare=False)
     _seconds: bool = field(repr=False, compare=False)  # whether a minute may hold more than one due
-    _rate: float = field(repr=False, compare=False)  # mean dues per second
     _wall: WallWalk = field(repr=False, compare=False)
 
     @classmethod
@@ -214,8 +141,7 @@ class Cron:
             sets = read(expression)
         except Refused as refused:
             raise CronError(f"cron_expression: {refused} (got {clip_text(expression)})") from None
-        rate = days_per_year(sets) * len(sets.hours) * len(sets.minutes) * len(sets.seconds) / _YEAR
-        return cls(expression, name, zone, sets.fixed, len(sets.seconds) > 1, rate, WallWalk(sets))
+        return cls(expression, name, zone, sets.fixed, len(sets.seconds) > 1, WallWalk(sets))
 
     def next_after(self, instant_us: int) -> int:
         """Return the first due time later than ``instant_us``, both in microseconds UTC; it is a whole second.
@@ -231,7 +157,7 @@ class Cron:
         The count is exact up to some hundred due times, and beyond that an estimate from the calendar.
         """
         after, until = after_us // MICROS, until_us // MICROS
-        expected = max(0, until - after) * self._rate
+        expected = max(0, until - after) / _DAY * self._wall.per_day(self._local(after).year)
         dues = self._walk(after, until, 2 * _WALK) if expected <= _WALK else []
         exact, known = expected <= _WALK and len(dues) < 2 * _WALK, len(dues)
         if not exact:
@@ -254,7 +180,7 @@ class Cron:
         if local.fold:
             # The second pass through a repeated hour: all of it has been served by the first pass.
             first_pass = int(local.replace(fold=0).timestamp())
-            wall = self._local(self._change(first_pass, instant) - 1).replace(tzinfo=None)
+            wall = self._local(offset_change(self._zone, first_pass, instant) - 1).replace(tzinfo=None)
         while True:
             wall = self._wall.after(wall)
             due = self._first_instant(wall)
@@ -267,7 +193,7 @@ class Cron:
         if self._local(due).replace(tzinfo=None) == wall:
             return due
         # In a gap PEP 495 reads fold=0 with the offset before it (so after the change) and fold=1 the other way round.
-        return self._change(int(wall.replace(tzinfo=self._zone, fold=1).timestamp()), due)
+        return offset_change(self._zone, int(wall.replace(tzinfo=self._zone, fold=1).timestamp()), due)
 
     def _next_elapsed(self, instant: int) -> int:
         at, back = instant, timedelta(0)
@@ -291,20 +217,9 @@ class Cron:
         while start < end:
             probe = min(start + _PROBE, end)
             if self._local(probe).utcoffset() != offset:
-                return self._change(start, probe)
+                return offset_change(self._zone, start, probe)
             start = probe
         return None
-
-    def _change(self, before: int, after: int) -> int:
-        """The first instant with the offset of ``after``; the offset changes once between the two."""
-        offset = self._local(before).utcoffset()
-        while after - before > 1:
-            middle = (before + after) // 2
-            if self._local(middle).utcoffset() == offset:
-                before = middle
-            else:
-                after = middle
-        return after
 
     def _local(self, instant: int) -> datetime:
         return datetime.fromtimestamp(instant, self._zone)
@@ -325,27 +240,12 @@ class Cron:
     def _look_back(self, after: int, until: int, limit: int) -> list[int]:
         """The latest ``limit`` dues, found by windows that grow backwards from ``until``."""
         found: list[int] = []
-        shortest = limit * (1 if self._seconds else 60)  # cannot hold more than `limit` dues
-        span, cap = shortest, 2 * limit + 1
+        span, cap = limit * (1 if self._seconds else 60), limit + 1  # the first one cannot hold more than `limit` dues
         while len(found) < limit and until > after:
             start = max(after, until - span)
             dues = self._walk(start, until, cap)
             if len(dues) < cap:
                 found, until, span = dues + found, start, span * 2
             else:
-                # Too dense for this window: find the last due by bisection and begin again from there.
-                last = self._last(dues[-1], until)
-                found, until, span = [last, *found], last - 1, shortest
+                span = (until - start) // 2  # too dense for this window
         return found[-limit:]
-
-    def _last(self, due: int, until: int) -> int:
-        """The last due not after ``until``, given any earlier one."""
-        right = until
-        while due < right:
-            middle = (due + right) // 2
-            later = self._next(middle)
-            if later <= until:
-                due = later
-            else:
-                right = middle
-        return due

@@ -1,4 +1,4 @@
-"""Checks what a cron expression may be, and names the field that is wrong; croniter parses the expression.
+"""Checks what a cron expression may be, names the field that is wrong, and walks over the times; croniter parses it.
 
 All sets of values are croniter's. The checks refuse, in words and by field, what croniter refuses (its own messages
 name no field) and what croniter reads in a way that surprises: a range that wraps around or is one value, a step that
@@ -7,8 +7,12 @@ leaves one value, ``?``, a random ``R``. Source: Debian crontab(5) for the field
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
+from bisect import bisect_right
+from calendar import monthrange
+from datetime import date, datetime
 from typing import Any, Final, NamedTuple
 
 MAX_LENGTH: Final = 100  # the column is VARCHAR(100)
@@ -35,9 +39,7 @@ FIELDS: Final = (
 _NEAREST: Final = re.compile(r"(\d+)W|W(\d+)", re.ASCII | re.IGNORECASE)
 LAST: Final = 0  # in the place of the n of a weekday's n-th: its last one in the month
 
-_LONG: Final = frozenset((1, 3, 5, 7, 8, 10, 12))
-_SHORT: Final = frozenset((4, 6, 9, 11))
-_LEAP: Final = 0.2425  # share of leap years in the Gregorian calendar
+_DAYS: Final = 400  # days that match, of which a mean is taken
 
 
 class Refused(Exception):
@@ -58,6 +60,93 @@ class Sets(NamedTuple):
     nth: frozenset[tuple[int, int]]  # (weekday, n): the n-th such weekday of the month, or its LAST
     either: bool  # whether a day needs to match by date or by weekday; otherwise by both
     fixed: bool  # whether hour and minute are numbers and lists of numbers
+
+
+class WallWalk:
+    """The wall times at which an expression is due. Immutable."""
+
+    __slots__ = ("_days", "_hours", "_minutes", "_seconds", "_sets")
+
+    def __init__(self, sets: Sets) -> None:
+        self._sets = sets
+        self._seconds, self._minutes, self._hours = map(sorted, (sets.seconds, sets.minutes, sets.hours))
+        dates = sets.dates.union(range(28, 32)) if sets.last else sets.dates
+        self._days = list(range(1, 32)) if sets.either or sets.nearest else sorted(dates)
+        """Dates that may match: under ``either`` and ``nearest`` any date may, by its weekday."""
+
+    def after(self, wall: datetime) -> datetime:
+        """Return the first wall time later than ``wall``, to the second. Raises ValueError after the year 9999."""
+        year, month, day, hour, minute, second = wall.timetuple()[:6]
+        if month in self._sets.months and self._matches(year, month, day, wall.isoweekday() % 7):
+            if hour in self._sets.hours:
+                if minute in self._sets.minutes and (later := _above(self._seconds, second)) is not None:
+                    return datetime(year, month, day, hour, minute, later)
+                if (later := _above(self._minutes, minute)) is not None:
+                    return datetime(year, month, day, hour, later, self._seconds[0])
+            if (later := _above(self._hours, hour)) is not None:
+                return datetime(year, month, day, later, self._minutes[0], self._seconds[0])
+        year, month, day = self._date_after(year, month, day)
+        return datetime(year, month, day, self._hours[0], self._minutes[0], self._seconds[0])
+
+    def per_day(self, year: int) -> float:
+        """The mean number of wall times in a day: of the next days that match, or of eight years."""
+        place, days = (year, 1, 0), 0
+        with contextlib.suppress(ValueError):
+            while days < _DAYS:
+                place, days = self._date_after(*place, year + 8), days + 1
+        span = (date(*place) - date(year, 1, 1)).days + 1 if days == _DAYS else 8 * 365.25
+        return days / span * len(self._hours) * len(self._minutes) * len(self._seconds)
+
+    def _date_after(self, year: int, month: int, day: int, end: int = 10_000) -> tuple[int, int, int]:
+        while year < end:
+            if month in self._sets.months:
+                first, length = monthrange(year, month)  # the weekday of the 1st, Monday is 0
+                for number in self._days[bisect_right(self._days, day) :]:
+                    if number <= length and self._matches(year, month, number, (first + number) % 7):
+                        return year, month, number
+            day = 0
+            year, month = (year, month + 1) if month < 12 else (year + 1, 1)
+        raise ValueError(f"no date before the year {end}")
+
+    @property
+    def never(self) -> bool:
+        """Whether no day matches: each kind of month begins on each weekday once in 28 years."""
+        try:
+            self._date_after(2000, 1, 0, 2028)
+        except ValueError:
+            return True
+        return False
+
+    def _matches(self, year: int, month: int, day: int, weekday: int) -> bool:
+        """Whether a day of a right month matches; ``weekday`` is 0 on Sunday."""
+        sets = self._sets
+        by_date = day in sets.dates or (sets.last and day == monthrange(year, month)[1])
+        if sets.nearest:
+            by_date = day == _nearest_weekday(sets.nearest, *monthrange(year, month))
+        if by_date == sets.either:
+            return by_date  # one side has decided
+        if weekday in sets.weekdays:
+            return True
+        nth = sets.nth
+        return bool(nth) and (
+            (weekday, (day + 6) // 7) in nth or ((weekday, LAST) in nth and day + 7 > monthrange(year, month)[1])
+        )
+
+
+def _nearest_weekday(date: int, first: int, length: int) -> int:
+    """The weekday nearest to a date, in a month of that length whose 1st is that weekday (Monday is 0)."""
+    date = min(date, length)
+    weekday = (first + date) % 7  # 0 is Sunday
+    if weekday == 6:
+        return date - 1 if date > 1 else date + 2
+    if weekday == 0:
+        return date + 1 if date < length else date - 2
+    return date
+
+
+def _above(numbers: list[int], number: int) -> int | None:
+    index = bisect_right(numbers, number)
+    return numbers[index] if index < len(numbers) else None
 
 
 Columns = tuple[list[list[Any]], dict[int, set[Any]]]
@@ -105,7 +194,7 @@ def read(expression: str) -> Sets:
         # Beside it croniter drops the other field, or this one, depending on how the two are written.
         every, other = (("day of month", date), ("day of week", weekday))[:: 1 if full[0] else -1]
         raise Refused(f"{every[0]} {every[1]} is every day; write * for it, or * for {other[0]} {other[1]}")
-    if days_per_year(sets) == 0:
+    if WallWalk(sets).never:
         never = f"day of month {date} never occurs in month {month}"
         raise Refused(never if weekday == "*" else f"{never} together with day of week {weekday}")
     return sets
@@ -230,33 +319,6 @@ def check_field(spec: Field, text: str) -> None:
 def is_nth(part: str) -> bool:
     """Whether an element of the weekdays names one of a month, as ``MON#2`` and ``L5`` do."""
     return "#" in part or part[0] in "Ll"
-
-
-def days_per_year(sets: Sets) -> float:
-    """How many days of a mean year match; 0.0 means none ever (any date of a month meets every weekday some year)."""
-    lengths = {31: float(len(sets.months & _LONG)), 30: float(len(sets.months & _SHORT))}
-    if 2 in sets.months:
-        lengths |= {28: 1 - _LEAP, 29: _LEAP}
-    return sum(months * _days(sets, length) for length, months in lengths.items() if months)
-
-
-def _days(sets: Sets, length: int) -> float:
-    """How many days of a month of that length match, over all weekdays on which it may begin."""
-    if sets.nearest:
-        return 1.0
-    dates = {day for day in sets.dates if day <= length}
-    if sets.last:
-        dates.add(length)
-    # By the weekday: where the date has not decided already.
-    open_days = set(range(1, length + 1)) - dates if sets.either else dates
-    by_date = len(dates) if sets.either else 0
-    if not sets.nth:
-        return by_date + len(open_days) * len(sets.weekdays) / 7
-    total = float(by_date)
-    for day in open_days:
-        places = {(day + 6) // 7, LAST if day + 7 > length else -1}
-        total += len({weekday for weekday, nth in sets.nth if nth in places}) / 7
-    return total
 
 
 def clip_text(text: str) -> str:

@@ -55,3 +55,15 @@ def to_iso(instant: int | None) -> str | None:
 def from_iso(text: str) -> int:
     """Return the instant of a text of ``to_iso``."""
     return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+
+
+def offset_change(zone: tzinfo, before: int, after: int) -> int:
+    """Return the first instant with the UTC offset of ``after``, which changes once between the two; epoch seconds."""
+    offset = datetime.fromtimestamp(after, zone).utcoffset()
+    while after - before > 1:
+        middle = (before + after) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == offset:
+            after = middle
+        else:
+            before = middle
+    return after

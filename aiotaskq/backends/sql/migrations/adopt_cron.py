@@ -17,9 +17,9 @@ from aiotaskq.core.cron_parser import (
     Columns,
     Field,
     Refused,
+    WallWalk,
     check_field,
     check_part,
-    days_per_year,
     expand,
     read,
     sets_of,
@@ -54,7 +54,7 @@ def rewritten(expression: str) -> str:
         # croniter wants the date and the weekday to match together, or ignores the date.
         if not sets.either and "*" not in columns[2]:
             raise Refused("croniter wants day of month and day of week to match together, which cannot be written")
-        if sets.either and days_per_year(sets._replace(either=False)) == 0:
+        if sets.either and WallWalk(sets._replace(either=False)).never:
             raise Refused(f"croniter finds no date: day of month {fields[2]} is never day of week {fields[4]}")
         date = "*"
         weekday = ",".join(f"L{day}" if n == LAST else f"{day}#{n}" for day, n in sorted(sets.nth))
