@@ -240,7 +240,7 @@ class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):
             "cron_expression": cron_expression,
             "execute_at": execute_at,
         }
-        foreign = foreign_timing(schedule_type, **timing)
+        foreign = foreign_timing(schedule_type, timing)
         schedule = new_schedule(
             name,
             task_type,

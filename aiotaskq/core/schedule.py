@@ -8,7 +8,7 @@ Documented fields keep epoch **seconds**; ``now`` and due times are integer **mi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal, TypedDict, get_args
 
@@ -26,7 +26,6 @@ from aiotaskq.core.errors import (
     check_json,
     check_key,
     check_params,
-    check_seconds,
     check_text,
     check_whole_seconds,
     guess,
@@ -36,7 +35,7 @@ from aiotaskq.core.firing_record import FiringRecord, recorded
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
@@ -188,15 +187,12 @@ def check_decoded(schedule: Schedule) -> None:
 # ---- making and changing ------------------------------------------------------------------------------------------
 
 
-def check_timing(
-    schedule_type: object, interval_seconds: object = None, cron_expression: object = None, execute_at: object = None
-) -> str:
+def check_timing(schedule_type: object, given: Mapping[str, object]) -> str:
     """Return the schedule type. Raises ValidationError unless its own timing is given, and only that."""
     kind = _choice("schedule_type", schedule_type, _NEEDS)
-    if foreign := foreign_timing(kind, interval_seconds, cron_expression, execute_at):
+    if foreign := foreign_timing(kind, given):
         owner = next(other for other, needed in _NEEDS.items() if needed == foreign[0])
         raise ValidationError(f"{foreign[0]}: belongs to schedule_type {owner!r}, not {kind!r}; pass one of the two")
-    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
     if given[_NEEDS[kind]] is None:
         raise ValidationError(f"{_NEEDS[kind]}: missing; schedule_type {kind!r} needs it")
     return kind
@@ -217,13 +213,24 @@ def timing_of(cron: object = None, interval: object = None, at: object = None) -
     return {"schedule_type": "once", "execute_at": at}
 
 
-def foreign_timing(
-    schedule_type: object, interval_seconds: object = None, cron_expression: object = None, execute_at: object = None
-) -> list[str]:
+def foreign_timing(schedule_type: object, given: Mapping[str, object]) -> list[str]:
     """Return the given timings that belong to other schedule types. Raises ValidationError for the type."""
     own = _NEEDS[_choice("schedule_type", schedule_type, _NEEDS)]
-    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
     return [field for field, value in given.items() if value is not None and field != own]
+
+
+def _choose(field: str, choices: object) -> Callable[[object], str]:
+    return lambda value: _choice(field, value, get_args(choices))
+
+
+_OPTIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "misfire": _choose("misfire", Misfire),
+    "overlap": _choose("overlap", Overlap),
+    "catch_up": lambda value: None if value is None else check_whole_seconds("catch_up", value, 1, INT32),
+    "jitter": lambda value: check_whole_seconds("jitter", value, 0, MAX_JITTER),
+    **RUN_OPTIONS,
+}
+"""The options that are checked each by itself."""
 
 
 def new_schedule(
@@ -238,22 +245,15 @@ def new_schedule(
     description: object = None,
     *,
     timezone: object = None,
-    misfire: object = "fire_once",
-    overlap: object = "allow",
-    catch_up: object = None,
-    jitter: object = 0,
     calendar: object = None,
     calendar_rule: object = "skip_holidays",
     blackout: object = (),
     blackout_policy: object = "skip",
-    priority: object = 0,
-    queue: object = "default",
-    max_retries: object = 3,
-    timeout: object = None,
     task_id: object = None,
     start_at: object = None,
     declared: bool = False,
     now: int,
+    **options: object,
 ) -> Schedule:
     """Return a schedule made from unchecked input.
 
@@ -261,17 +261,18 @@ def new_schedule(
         execute_at: epoch seconds or an aware datetime; in the past means at once.
         timezone: an IANA name; without one, a schedule that needs a zone, for its cron expression, its calendar or its
             blackout windows, takes the system's local zone, by name.
-        catch_up, jitter, timeout: seconds.
         blackout: a window, or a sequence of them; see ``Schedule``.
         start_at: as ``execute_at``; the first run of an interval is then, that of a cron expression not before. In
             the past it changes nothing.
         now: microseconds UTC.
+        options: the others of ``ScheduleOptions``.
 
     Raises:
         ValidationError: naming the field; CronError for the cron expression.
         MissingExtra: a calendar is given, and the library that knows it is not installed.
     """
-    kind = check_timing(schedule_type, interval_seconds, cron_expression, execute_at)
+    given = {"interval_seconds": interval_seconds, "cron_expression": cron_expression, "execute_at": execute_at}
+    kind = check_timing(schedule_type, given)
     zone = None if timezone is None else check_timezone(timezone).key  # type: ignore[arg-type]
     begin = None if start_at is None else instant("start_at", start_at)
     if kind == "once" and begin is not None:
@@ -294,15 +295,8 @@ def new_schedule(
         updated_at=now // SECOND,
         description=None if description in (None, "") else check_text("description", description, 10_000),
         timezone=zone,
-        misfire=_choice("misfire", misfire, get_args(Misfire)),
-        overlap=_choice("overlap", overlap, get_args(Overlap)),
-        catch_up=None if catch_up is None else check_whole_seconds("catch_up", catch_up, 1, INT32),
-        jitter=check_whole_seconds("jitter", jitter, 0, MAX_JITTER),
         **skips,
-        priority=check_int("priority", priority),
-        queue=check_key("queue", queue, MAX_NAME),
-        max_retries=check_int("max_retries", max_retries, 0),
-        timeout=None if timeout is None else check_seconds("timeout", timeout, zero=False),
+        **{field: _OPTIONS[field](value) for field, value in options.items()},
         declared=declared,
     )
     if at is not None:
