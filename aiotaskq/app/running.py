@@ -29,7 +29,7 @@ from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.handler import no_resource
 from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
-from aiotaskq.runtime.queue.operations import stats_of
+from aiotaskq.runtime.queue.operations import stats_of, unclaimed_queues
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
@@ -396,11 +396,5 @@ async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now:
     if backend.workers is not None and rules.no_worker is not None:
         behind = now - int(rules.no_worker * SECOND)
         awake = [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
-        if not any(each.queues is None for each in awake):
-            claimed = {name for each in awake for name in each.queues or ()}
-            waiting = {name for name, counts in stats.queues.items() if counts.get(str(Status.PENDING))}
-            for name in sorted(waiting - claimed - {*stats.paused}):
-                first = await backend.next_run_at(behind, [name])
-                if first is not None and first <= behind:
-                    unclaimed.append(name)
+        unclaimed = await unclaimed_queues(backend, stats, awake, behind)
     return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
@@ -35,6 +35,7 @@ from aiotaskq.runtime.step_verbs import EVENT_AGE
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.core.worker_info import WorkerInfo
 
 Retried_co = TypeVar("Retried_co", covariant=True)
 
@@ -320,3 +321,16 @@ class Operations(ABC, Generic[Retried_co]):
     async def stats(self) -> Stats:
         """Count tasks by status and queue, and those that are ready."""
         return await stats_of(self._operated.backend, self._operated.clock.now())
+
+
+async def unclaimed_queues(
+    backend: Backend, stats: Stats, workers: Sequence[WorkerInfo], since: int, most: int | None = None
+) -> list[str]:
+    """Return the queues with tasks that have been ready ``since`` then, and from which none of these workers claims.
+
+    Paused ones are left out. At most ``most`` queues are looked at.
+    """
+    pending = {name for name, counts in stats.queues.items() if counts.get(Status.PENDING)}
+    waiting = [name for name in pending - {*stats.paused} if not any(each.claims_from(name) for each in workers)]
+    firsts = [(name, await backend.next_run_at(since, [name])) for name in sorted(waiting)[:most]]
+    return [name for name, first in firsts if first is not None and first <= since]

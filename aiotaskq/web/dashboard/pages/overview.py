@@ -5,7 +5,7 @@ What needs attention is each thing that keeps tasks from running, as a sentence 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from aiotaskq.core.task import SECOND, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.task_views import task_view
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
-from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.runtime.queue.operations import Stats, unclaimed_queues
 from aiotaskq.web.dashboard.rows import LimitRow, limit_row, queue_rows
 from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
@@ -106,23 +106,8 @@ async def _without_workers(tq: TaskQ, stats: Stats, alive: Sequence[WorkerInfo])
     awake = [each for each in alive if not each.quiet]
     if not awake:
         return [Notice("failed", "all_quiet" if alive else "no_worker", "workers", number=stats.ready)]
-    found, now = [], tq.queue.clock.now()
-    for name in unclaimed(stats, awake)[:MOST_QUEUES]:
-        first = await tq.queue.backend.next_run_at(now, [name])
-        if first is not None and first <= now:
-            found.append(Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}))
-    return found
-
-
-def unclaimed(stats: Stats, workers: Iterable[WorkerInfo]) -> list[str]:
-    """Return the queues with pending tasks that none of these workers claims from; paused ones are left out."""
-    claimed: set[str] = set()
-    for worker in workers:
-        if worker.queues is None:
-            return []
-        claimed.update(worker.queues)
-    waiting = [name for name, counts in stats.queues.items() if counts.get("pending")]
-    return sorted({*waiting} - claimed - {*stats.paused})
+    names = await unclaimed_queues(tq.queue.backend, stats, awake, tq.queue.clock.now(), MOST_QUEUES)
+    return [Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}) for name in names]
 
 
 def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
