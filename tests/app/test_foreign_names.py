@@ -119,9 +119,8 @@ def test_other_unknown_names_are_told_as_ever() -> None:
 def every() -> list[tuple[str, str, Word]]:
     return [
         (place, name, Word(here, page))
-        for place, pages in NAMES.items()
-        for page, words in pages.items()
-        for here, names in words.items()
+        for place, words in NAMES.items()
+        for here, (page, names) in words.items()
         for name in names.split()
     ]
 
@@ -143,9 +142,8 @@ def test_what_the_table_recommends_exists() -> None:
     for _, name, (here, _) in every():
         for thing, attribute in re.findall(r"\b(f|tq|handle|current_task\(\))\.(\w+)", here):
             assert objects[thing](attribute), name
-    assert all(
-        here.partition("=")[0] in PushOptions.__annotations__ for here in NAMES["push option"]["tasks"] if "=" in here
-    )
+    options = [here for here, (page, _) in NAMES["push option"].items() if page == "tasks" and "=" in here]
+    assert all(here.partition("=")[0] in PushOptions.__annotations__ for here in options)
 
 
 def test_no_name_of_the_table_is_one_of_ours() -> None:
