@@ -42,9 +42,12 @@ class StoredQueue(Queue, PublicValues):
         cleanup_interval: float | timedelta,
         *,
         keep_ended: int | None = None,
+        visibility: float | timedelta | None = None,
         **options: Any,
     ) -> None:
         backend = connect(url, keep_ended=keep_ended)
+        if is_shared(url):
+            options["visibility"] = visibility_timeout() if visibility is None else visibility
         self.url = url
         """The store's URL, password included."""
         Queue.__init__(self, backend, clock, **options)
@@ -101,14 +104,8 @@ class DatabaseQueue(StoredQueue):
         place = settings().database_url if url is None else url
         if not has_tables(place):
             raise ValidationError(f"url: a SQL database is needed, as in sqlite:///app.db (got {scheme_of(place)}://)")
-        super().__init__(
-            place,
-            SystemClock(),
-            cleanup_interval,
-            visibility=visibility_timeout() if visibility is None else visibility,
-            maxsize=maxsize,
-            when_full=when_full,
-        )
+        options: dict[str, Any] = {"visibility": visibility, "maxsize": maxsize, "when_full": when_full}
+        super().__init__(place, SystemClock(), cleanup_interval, **options)
 
 
 class RedisQueue(StoredQueue):
@@ -129,14 +126,8 @@ class RedisQueue(StoredQueue):
         """
         if has_tables(url) or not is_shared(url):
             raise ValidationError(f"url: a Redis server is needed, as in redis://host:6379/0 (got {scheme_of(url)}://)")
-        super().__init__(
-            url,
-            SystemClock(),
-            cleanup_interval,
-            visibility=visibility_timeout() if visibility is None else visibility,
-            maxsize=maxsize,
-            when_full=when_full,
-        )
+        options: dict[str, Any] = {"visibility": visibility, "maxsize": maxsize, "when_full": when_full}
+        super().__init__(url, SystemClock(), cleanup_interval, **options)
 
 
 class Scheduler(aiotaskq.runtime.scheduler.scheduler.Scheduler):

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from aiotaskq.core.errors import TaskConflict, ValidationError, check_key
 from aiotaskq.core.gate import Flow
-from aiotaskq.core.parking import budgets_of, parked
+from aiotaskq.core.parking import budgets_of, parked, regated
 from aiotaskq.core.status import PENDING
 from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task, new_task, run_options
 
@@ -56,14 +56,9 @@ def edited(task: Task, edit: Mapping[str, Any], gated: Callable[[Task], Task]) -
 def _flow(task: Task, params: dict[str, Any], gated: Callable[[Task], Task]) -> Flow | None:
     """Return the flow of the task with new params: the gates of these, and else what it was."""
     bare = replace(task, flow=None, gate=None, run_at=task.due_us, due_at=None)
-    budgets = budgets_of(task.flow)
-    if _keys(task.flow)[len(budgets) :] != _keys(gated(bare).flow):
+    if _keys(task.flow)[len(budgets_of(task.flow)) :] != _keys(gated(bare).flow):
         raise _not_known(task)
-    new = gated(replace(bare, params=params)).flow or Flow()
-    gates = ((*budgets, *new.gates), new.weight, new.weights)
-    if gates == _gates(task.flow):
-        return task.flow
-    return replace(task.flow or Flow(), gates=gates[0], weight=new.weight, weights=new.weights)
+    return regated(task.flow, gated(replace(bare, params=params)).flow)
 
 
 def _not_known(task: Task) -> ValidationError:
@@ -75,10 +70,6 @@ def _not_known(task: Task) -> ValidationError:
 
 def _keys(flow: Flow | None) -> list[str]:
     return [] if flow is None else [key for key, _ in flow.gates]
-
-
-def _gates(flow: Flow | None) -> tuple[Any, ...]:
-    return ((), 1, ()) if flow is None else (flow.gates, flow.weight, flow.weights)
 
 
 def check_rerun(task: Task, params: bool) -> None:

@@ -407,12 +407,10 @@ def _walk(path: str, value: object, depth: int) -> None:
 
 
 def _check_chars(field: str, text: str) -> None:
-    if text.isascii():
-        if "\x00" in text:
-            raise ValidationError(f"{field}: NUL characters are not portable text")
-        return
     if "\x00" in text:
         raise ValidationError(f"{field}: NUL characters are not portable text")
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:

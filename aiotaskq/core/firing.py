@@ -158,7 +158,7 @@ def _verdicts(schedule: Schedule, dues: tuple[int, ...], now: int, active: int) 
     verdicts: list[tuple[int, int, str | None]] = []
     fired, latest = 0, True
     for due in reversed(dues):
-        start, reason = (due, None) if schedule.plain else starts(schedule, due, now)
+        start, reason = planned(schedule, due, now)
         late = now - start
         if reason is not None:
             verdicts.append((due, start, reason))
@@ -221,8 +221,12 @@ def jitter_of(schedule: Schedule, due: int) -> int:
     return int.from_bytes(digest[:8]) % (schedule.jitter * SECOND + 1)
 
 
-def planned(schedule: Schedule, due: int) -> tuple[int, str | None]:
-    """Return when the task of a due time may start, and why the due time is skipped: holiday, weekend or blackout."""
+def planned(schedule: Schedule, due: int, now: int | None = None) -> tuple[int, str | None]:
+    """Return when the task of a due time may start, and why the due time is skipped: holiday, weekend or blackout.
+
+    With ``now`` it is fired then, and may be late. A run that is more than MISFIRE_GRACE late would start now: then a
+    window that holds ``now`` applies, too.
+    """
     if schedule.plain:
         return due, None
     start = due + jitter_of(schedule, due)
@@ -233,22 +237,14 @@ def planned(schedule: Schedule, due: int) -> tuple[int, str | None]:
         reason = day_off(schedule.calendar, schedule.calendar_rule, to_datetime(due, zone).date())
         if reason is not None:
             return start, reason
-    if schedule.blackout and (end := leave(read_windows(schedule.blackout), zone, start)) != start:
-        return (start, "blackout") if schedule.blackout_policy == "skip" else (end, None)
+    windows, skips = read_windows(schedule.blackout), schedule.blackout_policy == "skip"
+    if (end := leave(windows, zone, start)) != start:
+        if skips:
+            return start, "blackout"
+        start = end
+    if now is not None and now - start > MISFIRE_GRACE * SECOND and (end := leave(windows, zone, now)) != now:
+        return (start, "blackout") if skips else (end, None)
     return start, None
-
-
-def starts(schedule: Schedule, due: int, now: int) -> tuple[int, str | None]:
-    """Return as ``planned`` for a due time that is fired ``now``, which may be late.
-
-    A run that is more than MISFIRE_GRACE late would start now: then a window that holds ``now`` applies, too.
-    """
-    start, reason = planned(schedule, due)
-    if reason is None and schedule.blackout and now - start > MISFIRE_GRACE * SECOND:
-        end = leave(read_windows(schedule.blackout), zone_of(schedule), now)
-        if end != now:
-            return (start, "blackout") if schedule.blackout_policy == "skip" else (end, None)
-    return start, reason
 
 
 # ---- the next due times, as a preview ------------------------------------------------------------------------------

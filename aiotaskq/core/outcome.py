@@ -15,9 +15,8 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from aiotaskq.core.errors import AiotaskqError, ValidationError, check_seconds, clip
-from aiotaskq.core.gate import Flow
 from aiotaskq.core.masking import Redacted
-from aiotaskq.core.parking import budgets_of, has_budget, parked
+from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import SECOND, Attempt, Task, run_options
@@ -270,7 +269,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 expires_at=new.expires_at,
                 scheduler_task_id=new.scheduler_task_id,
                 extra=new.extra,
-                flow=_regated(task.flow, new.flow),
+                flow=regated(task.flow, new.flow),
                 gate=None,
                 coded=None,
                 undecodable=None,
@@ -286,7 +285,7 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
                 idempotency_key=task.idempotency_key,
                 progress=task.progress,
                 usage=task.usage,
-                flow=_regated(task.flow, new.flow),
+                flow=regated(task.flow, new.flow),
             )
             return parked(after, after.due_us) if has_budget(after) else after
     raise TypeError(f"not an outcome: {outcome!r}")  # pragma: no cover - the match above is complete
@@ -314,14 +313,6 @@ def _pending(task: Task, **changes: Any) -> Task:
     if after.flow is not None and after.flow.gates and (moved or task.final):
         return parked(after, after.run_at)
     return after
-
-
-def _regated(flow: Flow | None, new: Flow | None) -> Flow | None:
-    """Return the flow of a task with the gates of another push; it stays a member of its group, with its budgets."""
-    if flow is None:
-        return new
-    gates = Flow() if new is None else new
-    return replace(flow, gates=(*budgets_of(flow), *gates.gates), weight=gates.weight, weights=gates.weights)
 
 
 def _failed(task: Task, error: str, now: int, delay: int, retryable: bool = True) -> Task:

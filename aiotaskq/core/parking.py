@@ -43,6 +43,18 @@ def budgets_of(flow: Flow | None) -> tuple[tuple[str, Bounds], ...]:
     return tuple(itertools.takewhile(lambda gate: group_of_budget(*gate) is not None, flow.gates))
 
 
+def regated(flow: Flow | None, new: Flow | None) -> Flow | None:
+    """Return the flow of a task with the gates of another one; it stays a member of its group, with its budgets.
+
+    It is the same object where the gates are the same.
+    """
+    if flow is None:
+        return new
+    gates = new or Flow()
+    made = replace(flow, gates=(*budgets_of(flow), *gates.gates), weight=gates.weight, weights=gates.weights)
+    return flow if made == flow else made
+
+
 def with_budgets(task: Task, groups: Iterable[str]) -> Task:
     """Return a new task as a member of these groups with budgets, the widest first: parked at the gates of those."""
     flow = task.flow or Flow()
