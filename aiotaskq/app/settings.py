@@ -14,15 +14,6 @@ from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ClosedError, ValidationError
 
-__all__ = [
-    "Settings",
-    "configure",
-    "default_url",
-    "schedules_elsewhere",
-    "settings",
-    "visibility_timeout",
-]
-
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
 VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"

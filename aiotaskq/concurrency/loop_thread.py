@@ -22,8 +22,6 @@ from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop
 from aiotaskq.concurrency.uninterrupted import CrossThreadFuture, Posts, uninterrupted
 from aiotaskq.core.errors import CallTimeout, ClosedError, WrongLoop
 
-__all__ = ["LoopThread", "refuse_running_loop"]
-
 T = TypeVar("T")
 
 LEAVE_SECONDS = 1.0  # for which a caller that gives up waits for the end of its cancelled coroutine

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
 
 from aiotaskq.core.errors import ValidationError
 
-__all__ = ["NAMES", "Hinted", "Word", "checks_options", "unknown_options", "word"]
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 NAMES: Mapping[str, Mapping[str, tuple[str, str]]] = {
