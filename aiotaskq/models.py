@@ -14,21 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from aiotaskq.core.gate import PARKED
 
-__all__ = [
-    "Base",
-    "GateRow",
-    "GroupRow",
-    "LongText",
-    "MemberRow",
-    "Name",
-    "QueueState",
-    "SchedulerTask",
-    "SideRowModel",
-    "SlotRow",
-    "TaskQueue",
-    "WorkerRow",
-    "mysql_collation",
-]
+__all__ = ["Base", "SchedulerTask", "TaskQueue"]
 
 
 class Name(String):
