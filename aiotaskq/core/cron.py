@@ -35,7 +35,7 @@ _DAY: Final = 86_400
 # No zone ever jumped by more than 24 hours; beyond this distance the order of wall times is that of instants.
 _REACH: Final = 2 * _DAY
 _PROBE: Final = _DAY  # the shortest stay of any zone on one offset, in the whole database, is 167 hours
-_WALK: Final = 400  # up to about this many dues are counted one by one, more are estimated
+_WALK: Final = 500  # fewer dues are counted one by one, more are estimated
 
 
 def check_timezone(name: str) -> zoneinfo.ZoneInfo:
@@ -157,12 +157,11 @@ class Cron:
         The count is exact up to some hundred due times, and beyond that an estimate from the calendar.
         """
         after, until = after_us // MICROS, until_us // MICROS
-        expected = max(0, until - after) / _DAY * self._wall.per_day(self._local(after).year)
-        dues = self._walk(after, until, 2 * _WALK) if expected <= _WALK else []
-        exact, known = expected <= _WALK and len(dues) < 2 * _WALK, len(dues)
+        dues = self._walk(after, until, _WALK)
+        total, exact = len(dues), len(dues) < _WALK
         if not exact:
+            total = max(total, round((until - after) / _DAY * self._wall.per_day(self._local(after).year)))
             dues = self._look_back(after, until, limit)
-        total = known if exact else max(known, len(dues), round(expected))
         return Latest(total, exact, tuple(due * MICROS for due in dues[-limit:]))
 
     # Whole seconds from here on. An "instant" is an int of epoch seconds, a "wall" time is a naive datetime.
