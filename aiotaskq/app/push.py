@@ -92,8 +92,8 @@ def new_task_of(
     options |= {"run_at": run_at, "expires_at": expires_at}
     task = new_task(call.type, call.params, now=now, kind=registered.kind, **options)
     if debounced is not None and rules is not None:
-        joins = gating is not None and debounced.merge == "list"
-        rules[task.task_id] = replace(debounced, flow=gating.flow) if joins else debounced
+        flow = None if gating is None or debounced.merge != "list" else gating.flow
+        rules[task.task_id] = replace(debounced, flow=flow)
     return task if gating is None else gating.gated(task)
 
 
