@@ -113,6 +113,7 @@ class Watch:
         self.driver: Any = None
         """The driver's connection, once there is one."""
         self.committing = False
+        """Whether the commit was sent: if the connection is lost from here on, its outcome is unknown."""
         self.silent: float | None = None
         """How long the server had been silent when the connection was cut, in seconds."""
         self._idle = idle
@@ -123,10 +124,6 @@ class Watch:
         """Watch the running asyncio task from now on, at first for a connection."""
         _current.set(self)
         self.expect(CONNECT_TIMEOUT + self.patience)
-
-    def before_commit(self) -> None:
-        """Note that the commit is sent now: if the connection is lost from here on, its outcome is unknown."""
-        self.committing = True
 
     def expect(self, seconds: float) -> None:
         """Expect an answer within so many seconds."""
@@ -177,6 +174,11 @@ def watch_over(engine: Engine, idle: Any, codes: ErrorCodes) -> None:
     def give_back(connection: Any, _record: Any) -> None:
         if connection is not None:
             idle.add(connection.driver_connection)
+
+    @event.listens_for(engine, "commit")
+    def commit(connection: Connection) -> None:
+        if (watch := _current.get()) is not None:
+            watch.committing = True
 
     @event.listens_for(engine, "handle_error")
     def judge(context: Any) -> None:

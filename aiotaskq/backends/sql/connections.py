@@ -16,28 +16,21 @@ SessionBody: TypeAlias = Callable[[AsyncSession], Coroutine[Any, Any, T]]
 """What a transaction does with its session. It awaits nothing else: on SQLite it runs on a thread without a loop."""
 
 
-def in_session(body: SessionBody[T]) -> Callable[[Connection], T]:
-    """Return the transaction body that runs a coroutine with an ``AsyncSession`` on the connection."""
+def in_session(body: SessionBody[T], commits: bool) -> Callable[[Connection], T]:
+    """Return the transaction body that runs a coroutine with an ``AsyncSession``; whether the session ``commits``."""
 
     def run(connection: Connection) -> T:
-        if not connection.in_transaction():
-            connection.begin()  # the session joins it, and neither commits nor ends it
-        waits = in_greenlet()
-        session = (AsyncSession if waits else _DirectSession)(expire_on_commit=False, autoflush=False)
+        session = AsyncSession(expire_on_commit=False, autoflush=False)
         session.sync_session.bind = connection
         try:
-            return await_(body(session)) if waits else _without_loop(body(session))
+            answer = await_(body(session)) if in_greenlet() else _without_loop(body(session))
+            if commits:
+                session.sync_session.commit()
+            return answer
         finally:
             session.sync_session.close()
 
     return run
-
-
-class _DirectSession(AsyncSession):
-    """A session on a connection that is not asynchronous, on which nothing waits for an event loop."""
-
-    async def execute(self, *args: Any, **options: Any) -> Any:
-        return self.sync_session.execute(*args, **options)
 
 
 def _without_loop(body: Coroutine[Any, Any, T]) -> T:

@@ -141,12 +141,12 @@ class Database:
         return await self._to_its_end(connections.read(body), connections.needs_shield)
 
     async def write_session(self, body: SessionBody[T]) -> T:
-        """Do as ``write`` does, with an ``AsyncSession`` whose methods the body awaits."""
-        return await self.write(in_session(body))
+        """Do as ``write`` does, with an ``AsyncSession`` whose methods the body awaits; the session commits."""
+        return await self.write(in_session(body, commits=True))
 
     async def read_session(self, body: SessionBody[T]) -> T:
         """Do as ``read`` does, with an ``AsyncSession`` whose methods the body awaits."""
-        return await self.read(in_session(body))
+        return await self.read(in_session(body, commits=False))
 
     async def _to_its_end(self, transaction: Coroutine[Any, Any, T], shield: bool) -> T:
         """Await a transaction; with ``shield`` in a task of its own, which a cancelled caller does not interrupt."""

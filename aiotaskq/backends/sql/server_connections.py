@@ -58,33 +58,33 @@ class ServerConnections(Connections):
     async def write(self, body: Callable[[Connection], T], autocommit: bool = False) -> T:
         """Run and commit the body. With ``autocommit``, a statement whose connection is lost is executed once more."""
         if autocommit and (alone := self._alone) is not None:
-            return await self._repeated(lambda watch: _transaction(alone, body, None))
-        return await self._repeated(lambda watch: _transaction(self._engine, body, watch))
+            return await self._repeated(lambda: _transaction(alone, body))
+        return await self._repeated(lambda: _transaction(self._engine, body, commit=True))
 
     async def read(self, body: Callable[[Connection], T]) -> T:
         seconds = read_limit()
         if seconds is None:
-            return await self._repeated(lambda watch: _transaction(self._reading, body, None))
+            return await self._repeated(lambda: _transaction(self._reading, body))
 
         def limited(connection: Connection) -> T:
             with self._limited(connection, seconds):
                 return body(connection)
 
         try:
-            return await self._repeated(lambda watch: _transaction(self._engine, limited, None))
+            return await self._repeated(lambda: _transaction(self._engine, limited))
         except exc.DBAPIError as error:
             if is_cancelled(error, self._codes):
                 raise too_long(self._shown, seconds) from error
             raise
 
-    async def _repeated(self, transaction: Callable[[Watch], Awaitable[T]]) -> T:
+    async def _repeated(self, transaction: Callable[[], Awaitable[T]]) -> T:
         """Run a transaction; again if it gave way to another, and once more if it was lost before its COMMIT."""
         lost = 0
         for attempt in itertools.count(1):
             watch = Watch(self._idle, self._patience)
             try:
                 watch.begin()
-                return await transaction(watch)
+                return await transaction()
             except (exc.DBAPIError, OSError) as error:
                 if watch.silent is not None:
                     late = f"{self._shown}: no answer within {watch.silent:g} s, so the connection was cut"
@@ -111,14 +111,13 @@ class ServerConnections(Connections):
             timer.cancel()
 
 
-async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], watch: Watch | None) -> T:
-    """Run the body in one transaction; with ``watch``, note the commit there and commit."""
+async def _transaction(engine: AsyncEngine, body: Callable[[Connection], T], commit: bool = False) -> T:
+    """Run the body in one transaction, and ``commit`` it unless it has committed itself."""
 
     def transaction() -> T:
         with engine.sync_engine.connect() as connection:
             answer = body(connection)
-            if watch is not None:
-                watch.before_commit()
+            if commit:
                 connection.commit()
             return answer
 

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import URL, Connection, Engine, NullPool, event, exc
+from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql import sqlite_file, statements
@@ -252,6 +253,23 @@ def is_locked(error: BaseException) -> bool:
     return isinstance(error, exc.OperationalError) and "locked" in str(error.orig)
 
 
+class _Cursor(sqlite3.Cursor):
+    """A cursor of SQLite's driver with the one method that ``AsyncSession.execute`` awaits.
+
+    Its name is not public: it is one of the reasons for which the versions of SQLAlchemy are pinned.
+    """
+
+    __slots__ = ()
+
+    async def _async_soft_close(self) -> None:
+        """Leave the rows to be fetched, on the same thread."""
+
+
+class _Execution(SQLiteExecutionContext):
+    def create_default_cursor(self) -> Any:
+        return self._dbapi_connection.cursor(_Cursor)
+
+
 class SqliteConnections(Connections):
     """The connections to a SQLite file: one that writes (SQLite has one writer at a time) and a few that read.
 
@@ -268,6 +286,7 @@ class SqliteConnections(Connections):
         sqlite_file.quiet_aiosqlite()
         self._shown = shown
         self.sync_engine: Engine = sqlite_file.sqlite_engine(url, poolclass=NullPool)
+        self.sync_engine.dialect.execution_ctx_cls = _Execution
         self.file = SqliteFile(str(url.database))
         event.listen(self.sync_engine, "do_connect", partial(_connect, self.file))
         event.listen(self.sync_engine, "connect", _on_connect)
@@ -299,7 +318,8 @@ class SqliteConnections(Connections):
             self.file.check()  # now that it has waited for the lock
             self._writing()
             answer = body(store.connection)
-            statements.in_driver(store.raw, "COMMIT", ())
+            if store.raw.in_transaction:  # else a session has committed it
+                statements.in_driver(store.raw, "COMMIT", ())
             return answer
         except BaseException:
             with contextlib.suppress(sqlite3.Error):  # it is broken, and will be replaced

@@ -70,7 +70,8 @@ def fill(engine: sa.Engine, count: int, prefix: str, **columns: Any) -> None:
 
 def register(connection: sa.Connection, *owners: str) -> None:
     """Add workers to the registry."""
-    tx_on(connection).replace(WorkerRow.__table__, [asdict(worker_info(owner)) for owner in owners])
+    rows = [asdict(worker_info(owner)) for owner in owners]
+    tx_on(connection).replace(WorkerRow.__table__, tuple(rows[0]), [tuple(row.values()) for row in rows])
 
 
 def fill_all(engine: sa.Engine, finished: int = FINISHED, future: int = FUTURE) -> None:
