@@ -24,7 +24,7 @@ from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
-from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, pack, packed, progress_json, row_words
+from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, progress_json, row_words
 from aiotaskq.backends.side_rows import OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded, verbatim
@@ -337,9 +337,10 @@ class RedisTransaction(GateRows):
     def words(self) -> list[str | bytes] | None:
         """Return the arguments of ``lua/commit.lua`` behind the hint; None where nothing is to be written."""
         self._put_groups()
+        fresh, keyed = self._put_new()
         moved, writes = self.put_gates(), self.writes()
         changes = [*packed(map(changed_words, self._changes.values()))]
-        new = packed(map(row_words, sorted(self._new.values(), key=lambda task: task.task_id not in self._bounded)))
+        new = packed(map(row_words, sorted(keyed, key=lambda task: task.task_id not in self._bounded)))
         if not (changes or self._new or self._deleted or self._side or writes or moved):
             return None
         checks = []
@@ -354,7 +355,10 @@ class RedisTransaction(GateRows):
             "deleted": self._deleted,
             "side": self._side,
             "moved": len(moved),
-            "bounded": len(self._bounded & self._new.keys()),
+            "bounded": sum(task.task_id in self._bounded for task in keyed),
+            "fresh": list(fresh),
+            "stamps": list(fresh.values()),
+            "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             # What only adds is refused by a server whose memory is full; what lets tasks end is not.
             "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
             "writes": writes,
@@ -362,6 +366,35 @@ class RedisTransaction(GateRows):
             "maxsize": False if self.room is None else self.room.maxsize,
         }
         return [pack(head), *moved, *changes, *new]
+
+    def _put_new(self) -> tuple[dict[str, str], list[Task]]:
+        """Name the index entries of new rows that only their ids may be in conflict with; return these, and the others.
+
+        Of these the push stamps by id. The script does not handle them one by one, as it does the others.
+        """
+        fresh: dict[str, str] = {}
+        keyed: list[Task] = []
+        states: list[str] = []
+        bodies: list[str] = []
+        counts: dict[str, int] = {}
+        for task_id, task in self._new.items():
+            if task.status is not PENDING or keys_of(task):
+                keyed.append(task)
+                continue
+            _, body, state = row_words(task)
+            states += (task_id, state)
+            bodies += (task_id, body)
+            seq = fresh[task_id] = f"{task.seq:020d}"
+            counts[task.queue] = counts.get(task.queue, 0) + 1
+            self.put("is:live", seq + task_id, 0)
+            if not task.parked or task.flow is None:
+                self.put(f"lane:{task.priority}:{task.queue}", seq + task_id, task.run_at)
+            if task.expires_at is not None:
+                self.put("expiring", task_id, task.expires_at)
+        if fresh:
+            self.commands += (["HSET", "state", states], ["HSET", "body", bodies])
+            self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
+        return fresh, keyed
 
     def _put_groups(self) -> None:
         for group_id, members in self._members.items():

@@ -68,7 +68,16 @@ end
 if wrong[1] then return {-2, wrong} end
 local rows = unpacked(at + given.changes, #ARGV)
 insert_list(rows, given.bounded)
+entering = entering + given.entering
 for i, place in ipairs(numbers) do wrong[i] = rows[3 * place - 2] end
+load_states(given.fresh)
+for i, id in ipairs(given.fresh) do
+  if states[id] then
+    local row = parse(states[id])
+    wrong[#wrong + 1] = id
+    others[#others + 1] = row and row.seq == given.stamps[i] and '' or id
+  end
+end
 if others[1] then
   return {-3, wrong, others}
 end
