@@ -188,6 +188,20 @@ async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq:
     assert digests == [True, False]
 
 
+async def test_each_change_that_is_asked_for_has_a_question(browse: Browse, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "x"}, delay=3_600)
+    about = {"task_id": "x", "queue": "q", "key": "k", "group_id": "g", "schedule": "s", "worker_id": "w", "value": "1"}
+    asked = {}
+    for name in site.actions:
+        reply = await send(browse, name, "settings", **about)
+        if reply.status_code == 200:  # else the change was made, or refused
+            ((button, asked[name]),) = re.findall(r"<h1>(.*?)</h1><p>(.*?)</p>", reply.text)
+            assert button and reply.text.count(f">{button}</button>") == 1, name
+    of_one = {"events.emit", "groups.cancel", "limits.pause", "schedules.delete", "values.delete"}
+    of_tasks = {f"tasks.{name}" for name in ("cancel", "delete", "cancel_many", "delete_many", "retry_many")}
+    assert asked.keys() == of_one | of_tasks and all("?" in text for text in asked.values())
+
+
 # ---- many tasks -----------------------------------------------------------------------------------------------------
 
 
