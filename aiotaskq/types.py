@@ -22,7 +22,8 @@ from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.limits import Limits, LimitState
 from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
-from aiotaskq.runtime.queue.operations import Stats, TaskChanges
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.runtime.queue.pushes import TaskChanges
 from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, RunningOptions
 

@@ -148,7 +148,7 @@ class TaskHandle(Hinted, Generic[T_co]):
         task = await self._queue.wait_for_end(self.task_id, timeout)
         if task.status is not Status.COMPLETED:
             raise TaskFailed(task)
-        return result_as(task, self._queue.groups.handlers.get(task.type))  # type: ignore[no-any-return]
+        return result_as(task, self._queue.handlers.get(task.type))  # type: ignore[no-any-return]
 
     async def task(self) -> Task:
         """Return the task as it is now. Raises NotFound."""

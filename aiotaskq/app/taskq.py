@@ -136,7 +136,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             gated=self._gated,
             webhooks=self._registered.webhooks,
         )
-        self.queue.groups.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
+        self.queue.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
         home = self._backend if values is None else self._store(values)
         self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)
         self._retention = Retention(

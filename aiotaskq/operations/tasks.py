@@ -30,7 +30,7 @@ from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
 from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, step_view, task_detail, task_view
 from aiotaskq.runtime.queue.bulk import ids_named
 from aiotaskq.runtime.queue.bulk import run_now as made_due
-from aiotaskq.runtime.queue.operations import TaskChanges
+from aiotaskq.runtime.queue.pushes import TaskChanges
 from aiotaskq.runtime.waiting import waiting
 
 if TYPE_CHECKING:

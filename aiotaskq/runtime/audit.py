@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.audit import Door, audit_entry
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.hooks import OPERATED, Hooks
+from aiotaskq.runtime.hooks import OPERATED
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.base import Backend
+    from aiotaskq.runtime.queue.pushes import Pushes
 
 BY_PROGRAMS = frozenset({"tasks.push", "values.set", "values.delete", "events.emit"})
 """Changes that are the daily work of programs: by the operations API and commands, they have no entry."""
 
 
-class Audited(Protocol):
-    """What is needed of the queue that an operator has changed."""
-
-    backend: Backend
-    clock: Clock
-    hooks: Hooks
-
-
-async def audit(queue: Audited, door: Door, action: str, actor: str, targets: Sequence[str]) -> None:
+async def audit(queue: Pushes, door: Door, action: str, actor: str, targets: Sequence[str]) -> None:
     """Tell of a change that was made. It stays made if its entry cannot be stored; that is logged."""
     log.info("{}: {} {} by {}", door, action, printable(", ".join(targets)), printable(actor) or "-")
     now = queue.clock.now()

@@ -21,7 +21,7 @@ from aiotaskq.core.groups import GroupState, Member, Plan
 from aiotaskq.core.outcome import Released, settle
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.status import COMPLETED, FINAL, Status
-from aiotaskq.core.steps import NewStep, Step, left_at, open_steps, undecodable, woken
+from aiotaskq.core.steps import NewStep, left_at, open_steps, undecodable, woken
 from aiotaskq.core.task import Task, TaskFilter, same_push
 from aiotaskq.errors import ClosedError, DatabaseUnavailable, NotSupported, TaskConflict, ValidationError
 from aiotaskq.log import printable
@@ -86,7 +86,7 @@ async def copy(
         done.queues_paused += 1
     gates = await close_gates(source, target, now)
     grouped = await _copy_groups(source, target, done)
-    done.uncopied += [Uncopied("event", key, problem) for key, problem in await copy_events(source, target, now)]
+    await _copy_events(source, target, now, done)
     looked = 0
     async for tasks in _pages(source):
         await _copy_tasks(source, target, tasks, now, running, done, grouped)
@@ -99,9 +99,15 @@ async def copy(
 
 
 async def _copy_groups(source: Backend, target: Backend, done: Copied) -> bool:
-    """Copy the groups; return whether the target can hold any."""
+    """Copy all groups with their numbers and members; return whether the target can hold any."""
     try:
-        done.groups, done.groups_there = await copy_groups(source, target)
+        async for group in _groups_of(source):
+            members: list[Member] = []
+            while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
+                members += page
+            made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
+            done.groups += made
+            done.groups_there += not made
     except NotSupported as error:
         done.uncopied.append(Uncopied("groups", "*", str(error)))
         return False
@@ -147,7 +153,10 @@ async def _refuse_conflicts(source: Backend, target: Backend, schedules: Sequenc
     for schedule, there in zip(schedules, rows, strict=True):
         if there is not None and not _same_schedule(schedule, there):
             wrong.append(f"schedule {printable(schedule.task_id)}")
-    wrong += await conflicting_groups(source, target)
+    async for group in _groups_of(source):
+        (known,) = await target.groups.get([group.group_id])
+        if known is not None and (known.created_at, known.name) != (group.created_at, group.name):
+            wrong.append(f"group {printable(group.group_id)}")
     if wrong:
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise TaskConflict(
@@ -196,12 +205,25 @@ async def _copy_tasks(
 
 
 async def _with_steps(source: Backend, target: Backend, task: Task, now: int, done: Copied) -> Task | None:
-    """Copy the steps of a task; return it as it is to be pushed. None, and noted, if that is not possible."""
+    """Copy the steps that a further run of a task would read; return the task as it is to be pushed.
+
+    One that waits for an event becomes due: it waits again, there, for as long as it still has. None, and noted, if the
+    steps cannot be copied.
+    """
+    if not task.fence or task.status is COMPLETED:
+        return task
     try:
-        return await copy_steps(target, task, await steps_of(source, task), now)
+        steps = await source.steps.read(task.task_id, task.seq)
+        for step in steps:
+            if step.undecodable is not None:
+                raise undecodable(f"step {step.label}", step.undecodable)
+        if steps:
+            await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
     except ValidationError as error:
         done.uncopied.append(Uncopied("task", task.task_id, str(error)))
         return None
+    waits = left_at(task, steps) is not None and any(step.kind == "wait" for step in open_steps(steps))
+    return (woken(task, now) or task) if waits else task
 
 
 async def _copy_schedules(target: Backend, schedules: Sequence[Schedule], now: int, done: Copied) -> None:
@@ -277,36 +299,13 @@ MOST_GATES = 100_000
 PAGE = 500
 
 
-async def groups_of(backend: Backend) -> AsyncIterator[GroupState]:
+async def _groups_of(backend: Backend) -> AsyncIterator[GroupState]:
     """Yield all groups, the newest first."""
     last: str | None = None
     while page := await backend.groups.find(PAGE, after=last):
         for group in page:
             yield group
         last = page[-1].group_id
-
-
-async def conflicting_groups(source: Backend, target: Backend) -> list[str]:
-    """Name the groups of the target that are others than those of the source with the same ids."""
-    wrong: list[str] = []
-    async for group in groups_of(source):
-        (there,) = await target.groups.get([group.group_id])
-        if there is not None and (there.created_at, there.name) != (group.created_at, group.name):
-            wrong.append(f"group {printable(group.group_id)}")
-    return wrong
-
-
-async def copy_groups(source: Backend, target: Backend) -> tuple[int, int]:
-    """Copy all groups with their numbers and members; return how many, and how many were there. Raises NotSupported."""
-    copied = there = 0
-    async for group in groups_of(source):
-        members: list[Member] = []
-        while page := await source.groups.members(group.group_id, PAGE, start=len(members)):
-            members += page
-        made = await target.groups.push(Plan(groups=(group,), members=tuple(members), tasks=()))
-        copied += made
-        there += not made
-    return copied, there
 
 
 async def close_gates(source: Backend, target: Backend, now: int) -> list[Gate]:
@@ -338,40 +337,14 @@ async def open_gates(target: Backend, gates: list[Gate], now: int) -> None:
             await target.gates.change(gate.key, GateChange(declared=True), now)
 
 
-async def copy_events(source: Backend, target: Backend, now: int) -> list[tuple[str, str]]:
-    """Copy the events that exist at ``now``; one that is there already stays.
-
-    Return the keys of those that cannot be decoded, and so are not copied, and why.
-    """
-    left, last = [], None
+async def _copy_events(source: Backend, target: Backend, now: int, done: Copied) -> None:
+    """Copy the events that exist at ``now``; one that is there already stays."""
+    last = None
     while page := await source.steps.events(now, PAGE, after=last):
         for event in page:
             if event.undecodable is None:
                 await target.steps.emit([event])
             else:
-                left.append((event.key, str(undecodable(f"event {event.key}", event.undecodable))))
+                problem = str(undecodable(f"event {event.key}", event.undecodable))
+                done.uncopied.append(Uncopied("event", event.key, problem))
         last = page[-1].key
-    return left
-
-
-async def steps_of(source: Backend, task: Task) -> list[Step]:
-    """Return the steps that a further run of a task would read. Raises ValidationError if one cannot be decoded."""
-    if not task.fence or task.status is COMPLETED:
-        return []
-    steps = await source.steps.read(task.task_id, task.seq)
-    for step in steps:
-        if step.undecodable is not None:
-            raise undecodable(f"step {step.label}", step.undecodable)
-    return steps
-
-
-async def copy_steps(target: Backend, task: Task, steps: Sequence[Step], now: int) -> Task:
-    """Copy the steps of a task; return it as it is to be pushed there.
-
-    One that waits for an event becomes due: it waits again, there, for as long as it still has.
-    """
-    if not steps:
-        return task
-    await target.steps.put([NewStep(task.task_id, task.seq, task.fence, step) for step in steps])
-    waits = left_at(task, steps) is not None and any(step.kind == "wait" for step in open_steps(steps))
-    return (woken(task, now) or task) if waits else task

@@ -191,8 +191,7 @@ def make_handler(
     parent = _parent(function)
     declared = parent is not None
     items = "" if batch is None else _items(function, declared)
-    conversions, others, returns = ({}, None, None) if objects else _conversions(function, items, declared)
-    checked_params = None if objects else _check(function, items, conversions)
+    conversions, others, check, returns = ({}, None, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
     known = check_key("name", name or _default_name(function), MAX_NAME)
@@ -212,7 +211,7 @@ def make_handler(
         required=_required(function, declared),
         conversions=conversions,
         others=others,
-        checked=checked_params,
+        checked=check,
         returns=returns,
         typed=typed,
         parent=parent if parent is None or items != PARENT else msgspec.structs.replace(parent, many=False),
@@ -351,60 +350,45 @@ def _item_of(annotation: Any) -> Any:
 
 
 def _conversions(
-    function: Callable[..., Any],
-    items: str = "",
-    declared: bool = False,
-) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None]:
-    """Return the conversions of the parameters, of ``**kwargs`` and of the result. Raises ValidationError.
+    function: Callable[..., Any], items: str, declared: bool
+) -> tuple[dict[str, Conversion | None], Conversion | None, Conversion | None, Conversion | None]:
+    """Return the conversions of the parameters and of ``**kwargs``, the check of the others, and that of the result.
 
-    With the name of a parameter of ``items``, that one and the result are converted one by one.
+    The check is of all params of plain JSON types in one call; a default of None is let pass. The parameter of
+    ``items`` and the result of a batch are converted one by one. Raises ValidationError.
     """
     signature = inspect.signature(function)
     named: dict[str, Conversion | None] = {}
+    plain: dict[str, Any] = {}
     others = None
     for parameter in signature.parameters.values():
-        resource = parameter.default is INJECTED and not (declared and parameter.name == PARENT)
-        if resource or parameter.annotation is parameter.empty:
-            conversion = None
-        else:
+        name, default, is_named = parameter.name, parameter.default, parameter.kind is not parameter.VAR_KEYWORD
+        resource = default is INJECTED and not (declared and name == PARENT)
+        conversion = None
+        if not resource and parameter.annotation is not parameter.empty:
             try:
-                conversion = _conversion(parameter.annotation, function, parameter.name == items)
+                kind = _resolved(parameter.annotation, function, name == items)
+                conversion = conversion_of(kind)
+                if conversion is None and is_named and default is not INJECTED and check_of(kind) is not None:
+                    plain[name] = kind if default is not None else kind | None
             except Unsupported as error:
-                if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD:
+                if default is parameter.empty and is_named:
                     raise ValidationError(
-                        f"handler {_default_name(function)}: parameter {parameter.name!r}: {error}; use a dataclass or "
+                        f"handler {_default_name(function)}: parameter {name!r}: {error}; use a dataclass or "
                         "another type that can be stored as JSON, or injected() for a resource"
                     ) from None
-                conversion = None  # left to its default; a value would be refused by the push
-        if parameter.kind is parameter.VAR_KEYWORD:
-            others = conversion
+                # Left to its default; a value would be refused by the push.
+        if is_named:
+            named[name] = conversion
         else:
-            named[parameter.name] = conversion
+            others = conversion
     if others is None:
         named = {name: conversion for name, conversion in named.items() if conversion is not None}
     returns = None
     if signature.return_annotation is not signature.empty:
         with contextlib.suppress(Unsupported):  # the result is stored as what it is, if that is possible
-            returns = _conversion(signature.return_annotation, function, bool(items))
-    return named, others, returns
-
-
-def _check(function: Callable[..., Any], items: str, conversions: Mapping[str, Conversion | None]) -> Conversion | None:
-    """Return what checks the params of plain JSON types, all in one call. A default of None is let pass."""
-    plain: dict[str, Any] = {}
-    for parameter in inspect.signature(function).parameters.values():
-        name, annotation = parameter.name, parameter.annotation
-        is_named = parameter.kind is not parameter.VAR_KEYWORD and annotation is not parameter.empty
-        if not is_named or parameter.default is INJECTED or conversions.get(name) is not None:
-            continue
-        try:
-            kind = _resolved(annotation, function)
-        except Unsupported:  # left to its default; see _conversions
-            continue
-        kind = _item_of(kind) if name == items else kind
-        if check_of(kind) is not None:
-            plain[name] = kind if parameter.default is not None else kind | None
-    return check_of_all(plain)
+            returns = conversion_of(_resolved(signature.return_annotation, function, bool(items)))
+    return named, others, check_of_all(plain), returns
 
 
 def result_conversion(function: Callable[..., Any], checked: bool = False) -> Conversion | None:
@@ -440,17 +424,13 @@ def _defined(function: Callable[..., Any]) -> Any:
     return inner if hasattr(inner, "__globals__") else type(inner).__call__
 
 
-def _conversion(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Conversion | None:
-    found = _resolved(annotation, function)
-    return conversion_of(_item_of(found) if of_items else found)
-
-
-def _resolved(annotation: Any, function: Callable[..., Any]) -> Any:
+def _resolved(annotation: Any, function: Callable[..., Any], of_items: bool = False) -> Any:
     names = getattr(_defined(function), "__globals__", {})
     try:
-        return resolved(annotation, names, _local_names())
+        found = resolved(annotation, names, _local_names())
     except NameError as error:
         raise Unsupported(f"{error}, as its annotation says; import it also at run time") from None
+    return _item_of(found) if of_items else found
 
 
 def _local_names() -> Mapping[str, Any]:

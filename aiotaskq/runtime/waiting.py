@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.groups import live_parents
 from aiotaskq.core.status import PENDING, Status
 from aiotaskq.core.steps import NEVER, Step, left_at
@@ -18,6 +17,7 @@ from aiotaskq.runtime.limits import Limits, LimitState
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.runtime.queue.pushes import Pushes
 
 Reason = Literal[
     "paused",
@@ -34,17 +34,6 @@ Reason = Literal[
     "passing",
     "ready",
 ]
-
-
-class Store(Protocol):
-    """What is asked: the queue of a TaskQ."""
-
-    backend: Backend
-    clock: Clock
-
-    @property
-    def limits(self) -> Limits:
-        """The limits of its store."""
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -120,7 +109,7 @@ async def awake(backend: Backend, now: int) -> list[WorkerInfo] | None:
 
 
 async def look(
-    store: Store,
+    store: Pushes,
     tasks: Sequence[Task],
     now: int,
     paused: Collection[str] | None = None,
@@ -139,7 +128,7 @@ async def look(
     names = await backend.paused() if paused is None else paused
     pending = [task for task in tasks if task.status is PENDING and task.queue not in names]
     keys = {task.gate for task in pending if task.parked and not task.waits and task.due_us <= now and task.gate}
-    limits = await store.limits.some(sorted(keys)) if keys else []
+    limits = await Limits(backend, store.clock, {}).some(sorted(keys)) if keys else []
     read_at = store.clock.now()
     ready = bool(keys) or any(not task.parked and (task.due_us <= now or task.due_at is not None) for task in pending)
     found = None if not ready else await (awake(backend, now) if workers is None else workers())
@@ -187,7 +176,7 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
     )
 
 
-async def waiting(store: Store, task: Task, counted: Counted | None = None) -> Waiting | None:
+async def waiting(store: Pushes, task: Task, counted: Counted | None = None) -> Waiting | None:
     """Return what a task waits for; None if it is not pending. Without ``counted`` the store counts its tasks."""
     now = store.clock.now()
     if task.status is not PENDING:
@@ -201,7 +190,7 @@ async def waiting(store: Store, task: Task, counted: Counted | None = None) -> W
     return found
 
 
-async def unserved(store: Store, task: Task) -> str:
+async def unserved(store: Pushes, task: Task) -> str:
     """Return the end of an error about a pending task: that nothing will run it as things are; else an empty text."""
     now = store.clock.now()
     found = why(task, await look(store, [task], now), now)
@@ -235,7 +224,7 @@ def _suspended(task: Task, steps: Sequence[Step]) -> Waiting | None:
     return Waiting(reason="sleeping", until=until)
 
 
-async def _parents(store: Store, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
+async def _parents(store: Pushes, child_id: str, named: Sequence[tuple[str, str]]) -> tuple[Parent, ...]:
     """Return those of these parents that hold up the child."""
     rows = await store.backend.get([task_id for task_id, _ in named])
     return tuple(

@@ -22,7 +22,7 @@ from aiotaskq.core.schedule import new_schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.public_values import PublicValues
-from aiotaskq.runtime.queue.operations import TaskChanges
+from aiotaskq.runtime.queue.pushes import TaskChanges
 from tests.support.rows import NOW
 
 DURATIONS = {

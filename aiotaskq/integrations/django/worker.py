@@ -79,7 +79,7 @@ def worker_of(backend: TasksBackend, **options: Any) -> TaskQ:
     modules = backend.import_modules()
     modules += [sys.modules[name] for each in apps.get_app_configs() if (name := f"{each.name}.tasks") in sys.modules]
     tq = TaskQ(backend.url, **{"timezone": settings.TIME_ZONE, **options})
-    internal(tq).registered.handlers = tq.queue.groups.handlers = handlers = _Handlers(tq, backend)
+    internal(tq).registered.handlers = tq.queue.handlers = handlers = _Handlers(tq, backend)
     for module in modules:
         for task in list(vars(module).values()):
             if isinstance(task, framework.Task) and task.backend == backend.alias:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -16,67 +15,21 @@ from aiotaskq.concurrency.clock import Clock
 from aiotaskq.core.conversion import check_error_type
 from aiotaskq.core.errors import check_seconds, instant
 from aiotaskq.core.groups import GroupState, around, group_of, outermost, stays
-from aiotaskq.core.outcome import RETRYABLE, Cancelled, Outcome, Requeued, settle
+from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued, settle
 from aiotaskq.core.status import FINAL, PENDING, Status
 from aiotaskq.core.steps import awakened, left_at
 from aiotaskq.core.task import EQUAL, SECOND, Task, TaskFilter, Where
-from aiotaskq.errors import NotFound, TaskConflict, ValidationError
+from aiotaskq.errors import TaskConflict, ValidationError
 from aiotaskq.log import log, printable
-from aiotaskq.runtime.hooks import Hooks
-from aiotaskq.runtime.limits import Limits
-from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.waiting import look, why
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
-    from aiotaskq.runtime.handler import Handler
+    from aiotaskq.runtime.queue.pushes import Pushes
 
 PURGE_CHUNK = 1_000  # rows deleted in one transaction
 ENDED = tuple(status for status in Status if status in FINAL)
 RETRY_CHUNK = 500  # tasks put back, or cancelled, in one transaction
-
-
-class Settled(Protocol):
-    """What a cancel needs of the queue."""
-
-    backend: Backend
-    clock: Clock
-    hooks: Hooks
-
-    async def read(self, task_id: str) -> Task | None:
-        """Return a task by id, None if there is none."""
-
-    def told(self, after: Task) -> tuple[Task, ...]:
-        """Return the messages about a task, to be pushed by the transaction that writes its end."""
-
-    async def settle(self, task: Task, outcome: Outcome) -> Task | None:
-        """Write an outcome; return the new state, None if the task has changed since it was read."""
-
-    async def cancel(self, task_id: str) -> bool:
-        """Cancel a task, or ask it to stop. Raises NotFound."""
-
-
-class Registered(Protocol):
-    """What knows the registered handlers."""
-
-    handlers: Mapping[str, Handler]
-
-
-class Operated(Settled, Protocol):
-    """What the operator's verbs need of the queue that they act on."""
-
-    step_verbs: StepVerbs
-
-    @property
-    def groups(self) -> Registered:
-        """The verbs on groups, which know the registered handlers."""
-
-    @property
-    def limits(self) -> Limits:
-        """The gates of limits, rates and fair shares."""
-
-    async def edit_task(self, task: Task, changes: Any) -> Task:
-        """Write the changes of a task that was just read. Raises TaskConflict."""
 
 
 def statuses(names: str | Iterable[str] | None, known: Sequence[Status] = tuple(Status)) -> tuple[Status, ...]:
@@ -139,7 +92,23 @@ async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[
         where = replace(where, after=tasks[-1].task_id)
 
 
-async def cancel_page(operated: Settled, tasks: Sequence[Task]) -> int:
+async def cancel_one(operated: Pushes, task: Task | None) -> bool:
+    """Cancel a task that was just read, or ask it to stop; return False if it has ended, or is gone."""
+    while task is not None and not task.final:
+        if task.status is Status.RUNNING:
+            (flagged,) = await operated.backend.request_cancel([task.task_id])
+            if flagged:
+                log.task("cancel", task)
+                return True
+        elif (after := await operated.settle(task, Cancelled())) is not None:
+            log.task("cancel", after)
+            operated.hooks.call("cancelled", operated.clock.now(), after)
+            return True
+        task = await operated.read(task.task_id)
+    return False
+
+
+async def cancel_page(operated: Pushes, tasks: Sequence[Task]) -> int:
     """Cancel those of these tasks that are pending, and ask the running ones to stop; return how many."""
     now = operated.clock.now()
     waiting = [task for task in tasks if task.status is Status.PENDING]
@@ -159,8 +128,7 @@ async def cancel_page(operated: Settled, tasks: Sequence[Task]) -> int:
         else:
             left.append(change.before.task_id)
     for task_id in left:  # claimed, released or ended since it was read
-        with contextlib.suppress(NotFound):
-            count += await operated.cancel(task_id)
+        count += await cancel_one(operated, await operated.read(task_id))
     return count
 
 
@@ -286,7 +254,7 @@ async def ids_named(backend: Backend, text: str, most: int = 2) -> list[str]:
     return found
 
 
-async def run_now(operated: Operated, task: Task) -> Task:
+async def run_now(operated: Pushes, task: Task) -> Task:
     """Make a pending task due that was just read, and is delayed, waits for its next attempt, or sleeps in its handler.
 
     A sleep ends as if its time had come. Return what the task is now. Raises TaskConflict if it is not pending, has

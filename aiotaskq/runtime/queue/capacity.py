@@ -149,8 +149,12 @@ class Waiters:
         wakeups: contextlib.AbstractContextManager[Wakeup],
         look: Callable[[], Awaitable[T | None]],
         seconds: float | None,
+        pause: Callable[[], Awaitable[float]] | None = None,
     ) -> T | None:
-        """Look at each wakeup, and from time to time; return what is found, None if that is not so in ``seconds``."""
+        """Look at each wakeup, and from time to time; return what is found, None if that is not so in ``seconds``.
+
+        ``pause`` returns the seconds until the next look, where that is not always the same.
+        """
         end = None if seconds is None else self._clock.ticks() + int(seconds * SECOND)
         await self._backend.watch()
         with wakeups as woken:
@@ -158,15 +162,17 @@ class Waiters:
                 woken.clear()  # before the look, so that no later hint is missed
                 if (found := await look()) is not None:
                     return found
-                left = self._poll if end is None else min(self._poll, (end - self._clock.ticks()) / SECOND)
-                if left <= 0:
-                    return None
-                await self._clock.wait(woken, left)
+                rest = self._poll if pause is None else await pause()
+                if end is not None:
+                    if (left := (end - self._clock.ticks()) / SECOND) <= 0:
+                        return None
+                    rest = min(rest, left)
+                await self._clock.wait(woken, rest)
 
     @contextlib.contextmanager
-    def woken_by(self, *kinds: str, name: str | None = None) -> Iterator[Wakeup]:
-        """Yield a wakeup that hints of these kinds set: of this name, of no name, and without one of any."""
-        wakeup = LoopWakeup()
+    def woken_by(self, *kinds: str, name: str | None = None, also: Wakeup | None = None) -> Iterator[Wakeup]:
+        """Yield a wakeup, or ``also``, that hints of these kinds set: those of this name, and those of none."""
+        wakeup = LoopWakeup() if also is None else also
 
         def hear(_kind: str, names: Sequence[str]) -> None:
             if name is None or not names or name in names:
@@ -186,16 +192,8 @@ class Waiters:
             with self.woken_by(READY, GATES) as wakeup:
                 yield wakeup
         else:
-            with contextlib.closing(arrivals), self._calling(arrivals):
+            with contextlib.closing(arrivals), self.woken_by(GATES, also=arrivals):
                 yield arrivals
-
-    @contextlib.contextmanager
-    def _calling(self, wakeup: Wakeup) -> Iterator[None]:
-        stop = self._listeners.listen(lambda _kind, _names: wakeup(), GATES)
-        try:
-            yield
-        finally:
-            stop()
 
     @contextlib.contextmanager
     def woken_at_end(self, task_id: str) -> Iterator[Wakeup]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.transaction import Followed
@@ -30,7 +31,7 @@ from aiotaskq.errors import (
     ValidationError,
 )
 from aiotaskq.log import gate, log, printable
-from aiotaskq.runtime.handler import Handler, result_as
+from aiotaskq.runtime.handler import result_as
 from aiotaskq.runtime.queue.bulk import cancel_page, statuses
 
 if TYPE_CHECKING:
@@ -90,8 +91,6 @@ class GroupVerbs:
 
     def __init__(self, queue: Pushes) -> None:
         self._queue = queue
-        self.handlers: Mapping[str, Handler] = {}
-        """The registered handlers: results get the types of their return annotations."""
         self.make: Callable[[Any], Task] = _no_maker
         """Makes the task of a call."""
 
@@ -192,13 +191,8 @@ class GroupVerbs:
 
         Raises ValidationError for a result that cannot be decoded.
         """
-        found: list[MemberResult] = []
-        async for member, what in self._each(group_id, start, stop):
-            if isinstance(what, GroupState):
-                found.append(await self._result_of_group(what, member.name or what.name))
-            else:
-                found.append(self._result_of(member.member_id, what, member.name))
-        return found
+        rows = self._each(group_id, start, stop)
+        return [await self._result_of(each.member_id, each.name, what) async for each, what in rows]
 
     async def results(self, group_id: str) -> list[Any]:
         """Return the results of all members, in their order; that of a group is a list. Raises TaskFailed, NotFound.
@@ -222,25 +216,24 @@ class GroupVerbs:
 
     async def outcomes_for(self, task: Task, start: int = 0, stop: int | None = None) -> list[MemberResult]:
         """Return what came of the parents of a task or, for a callback, of its group's members; as ``outcomes``."""
-        if task.flow is None:
-            return []
-        if task.flow.source is not None:
-            return await self.outcomes(task.flow.source, start, stop)
-        parents = task.flow.parents[start:stop]
-        rows = await self._queue.backend.get([task_id for task_id, _ in parents])
-        named = zip(parents, rows, strict=True)
-        return [self._result_of(task_id, row, name) for (task_id, name), row in named]
+        return [await self._result_of(*each) for each in await self._before(task, start, stop)]
 
     async def parents(self, task: Task) -> list[Parent[Any]]:
         """Return a task's parents or, for a callback, the group's members. Raises ParentDeleted, ValidationError."""
+        return [await self._parent(*each) for each in await self._before(task)]
+
+    async def _before(
+        self, task: Task, start: int = 0, stop: int | None = None
+    ) -> list[tuple[str, str | None, Task | GroupState | None]]:
+        """Return the id, the name and the row of each parent or, for a callback, of each member of its group."""
         if task.flow is None:
             return []
         if task.flow.source is not None:
-            members = [each async for each in self._each(task.flow.source)]
-            return [await self._parent(each.member_id, each.name, what) for each, what in members]
-        rows = await self._queue.backend.get([task_id for task_id, _ in task.flow.parents])
-        named = zip(task.flow.parents, rows, strict=True)
-        return [await self._parent(task_id, name, row) for (task_id, name), row in named]
+            rows = self._each(task.flow.source, start, stop)
+            return [(each.member_id, each.name, what) async for each, what in rows]
+        parents = task.flow.parents[start:stop]
+        found = await self._queue.backend.get([task_id for task_id, _ in parents])
+        return [(task_id, name, row) for (task_id, name), row in zip(parents, found, strict=True)]
 
     async def _parent(self, task_id: str, name: str | None, what: Task | GroupState | None) -> Parent[Any]:
         if what is None:
@@ -256,34 +249,24 @@ class GroupVerbs:
         except NotFound as missing:
             raise ParentDeleted(f"{missing}, and its result with it") from missing
 
-    async def _result_of_group(self, group: GroupState, name: str | None) -> MemberResult:
-        result = error = None
-        try:
-            result = await self.results(group.group_id)
-        except TaskFailed as failure:
-            error = failure.task.error_message
-        except NotFound as missing:  # a member was purged
-            error = str(missing)
-        return MemberResult(
-            task_id=group.group_id, name=name, type="group", status=group.status, result=result, error=error
-        )
-
-    def _result_of(self, task_id: str, task: Task | None, name: str | None) -> MemberResult:
-        if task is None:
+    async def _result_of(self, task_id: str, name: str | None, what: Task | GroupState | None) -> MemberResult:
+        if what is None:
             error = f"task {task_id} was deleted, and its result with it"
             return MemberResult(task_id=task_id, name=name, type="", status=Status.CANCELLED, error=error)
-        result = self._typed(task) if task.status is Status.COMPLETED else None
-        return MemberResult(
-            task_id=task_id,
-            name=name,
-            type=task.type,
-            status=task.status,
-            result=result,
-            error=task.error_message,
-        )
+        found = MemberResult(task_id=task_id, name=name, type="group", status=what.status)
+        if isinstance(what, Task):
+            result = self._typed(what) if what.status is Status.COMPLETED else None
+            return replace(found, type=what.type, result=result, error=what.error_message)
+        found = replace(found, name=name or what.name)
+        try:
+            return replace(found, result=await self.results(task_id))
+        except TaskFailed as failure:
+            return replace(found, error=failure.task.error_message)
+        except NotFound as missing:  # a member was purged
+            return replace(found, error=str(missing))
 
     def _typed(self, task: Task) -> Any:
-        return result_as(task, self.handlers.get(task.type))
+        return result_as(task, self._queue.handlers.get(task.type))
 
     # ---- writing ----
 
@@ -306,13 +289,13 @@ class GroupVerbs:
                 raise
             raise error.of_push(task.task_id for task in plan.tasks) from error
         if made and session is None:
-            self._queue.pushed_hooks.call(plan.tasks, plan.tasks)
+            self._queue.commit_hooks.pushed(plan.tasks, plan.tasks)
             self._hear_empty(plan)
         return made
 
     def _at_commit(self, plan: Plan) -> Callable[[], None]:
-        pushed = self._queue.pushed_hooks.at_commit(plan.tasks, plan.tasks)
-        self._queue.followed_hooks.bind()
+        pushed = self._queue.commit_hooks.at_commit(plan.tasks, plan.tasks)
+        self._queue.commit_hooks.bind()
 
         def committed() -> None:
             pushed()
@@ -323,7 +306,7 @@ class GroupVerbs:
     def _hear_empty(self, plan: Plan) -> None:
         """Call the hooks of groups without members, which have ended at once."""
         if ended := [group.group_id for group in plan.groups if group.ended_at is not None]:
-            self._queue.followed_hooks.hear(Followed(ended_groups=ended, counted=list(ended)))
+            self._queue.commit_hooks.hear(Followed(ended_groups=ended, counted=list(ended)))
 
     async def add(self, group_id: str, tasks: Sequence[Task], source: object, first: int = 0) -> int:
         """Push tasks as further members; return how many were new.
@@ -343,7 +326,7 @@ class GroupVerbs:
         if added and (gate.open or "pushed" in self._queue.hooks):
             rows = await self._queue.backend.get([task.task_id for task in members])
             new = [task for task, row in zip(members, rows, strict=True) if row is not None and same_push(row, task)]
-            self._queue.pushed_hooks.call(new, new)
+            self._queue.commit_hooks.pushed(new, new)
         return int(added)
 
     async def _budgets(self, group_id: str) -> list[str]:
@@ -392,22 +375,25 @@ class GroupVerbs:
     async def _cancel_members(self, group_id: str) -> None:
         """Cancel what waits, and only then ask what runs to stop: what runs hands its slots on when it ends."""
         running: list[Task] = []
-        await self._cancel_waiting(group_id, running)
+        waiting: list[Task] = []
+        async for task in self._all(group_id):
+            if not task.final and not task.cancel_requested:
+                (running if task.status is Status.RUNNING else waiting).append(task)
+            if len(waiting) == PAGE:
+                await cancel_page(self._queue, waiting)
+                waiting = []
+        await cancel_page(self._queue, waiting)
         for begin in range(0, len(running), PAGE):
             await cancel_page(self._queue, running[begin : begin + PAGE])
 
-    async def _cancel_waiting(self, group_id: str, running: list[Task]) -> None:
-        page: list[Task] = []
+    async def _all(self, group_id: str) -> AsyncIterator[Task]:
+        """Yield the tasks of a group, and of the groups in it."""
         async for member, task in self.members(group_id):
             if member.is_group:
-                await self._cancel_waiting(member.member_id, running)
-            elif task is not None and not task.final and not task.cancel_requested:
-                (running if task.status is Status.RUNNING else page).append(task)
-            if len(page) == PAGE:
-                await cancel_page(self._queue, page)
-                page = []
-        if page:
-            await cancel_page(self._queue, page)
+                async for inner in self._all(member.member_id):
+                    yield inner
+            elif task is not None:
+                yield task
 
     async def mend(self) -> int:
         """Do as ``Groups.mend``."""
@@ -420,20 +406,12 @@ class GroupVerbs:
         ends before the next one is put back would call back for that part.
         """
         await self.get(group_id)
-        failed = [task async for task in self._failed(group_id)]
+        failed = [task async for task in self._all(group_id) if task.status in RETRYABLE]
         failed.sort(key=lambda task: task.seq)
         count = 0
         for start in range(0, len(failed), MAX_MEMBERS):
             count += await self._put_back(failed[start : start + MAX_MEMBERS])
         return count
-
-    async def _failed(self, group_id: str) -> AsyncIterator[Task]:
-        async for member, task in self.members(group_id):
-            if member.is_group:
-                async for inner in self._failed(member.member_id):
-                    yield inner
-            elif task is not None and task.status in RETRYABLE:
-                yield task
 
     async def _put_back(self, tasks: Sequence[Task]) -> int:
         """Retry tasks in one transaction, and those that change meanwhile one by one; return how many."""

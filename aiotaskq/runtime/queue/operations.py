@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 import msgspec
 
 from aiotaskq.core.errors import check_id, check_int, check_key, instant
 from aiotaskq.core.history import HOUR, KEEP_DAYS, MINUTE, Period, added_up, widened
-from aiotaskq.core.outcome import RETRYABLE, Cancelled, Requeued
+from aiotaskq.core.outcome import RETRYABLE, Requeued
 from aiotaskq.core.status import Status, StatusName
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import SECOND, Filters, Task, Where
@@ -21,7 +21,7 @@ from aiotaskq.runtime.current import current
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.limits import Limits
 from aiotaskq.runtime.queue.bulk import (
-    Operated,
+    cancel_one,
     cancel_page,
     count_all,
     count_purged,
@@ -36,20 +36,9 @@ from aiotaskq.runtime.step_verbs import EVENT_AGE
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
     from aiotaskq.core.worker_info import WorkerInfo
+    from aiotaskq.runtime.queue.pushes import Pushes, TaskChanges
 
 Retried_co = TypeVar("Retried_co", covariant=True)
-
-
-class TaskChanges(TypedDict, total=False):
-    """Changes of a pending task; fields that are left out stay."""
-
-    params: dict[str, Any]
-    priority: int
-    queue: str
-    at: float | datetime
-    delay: float | timedelta
-    max_retries: int
-    timeout: float | timedelta | None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -74,7 +63,7 @@ class Operations(ABC, Generic[Retried_co]):
 
     @property
     @abstractmethod
-    def _operated(self) -> Operated:
+    def _operated(self) -> Pushes:
         """The queue that the verbs act on."""
 
     @abstractmethod
@@ -84,7 +73,7 @@ class Operations(ABC, Generic[Retried_co]):
     @property
     def limits(self) -> Limits:
         """Limits, rates and fair shares: list, change, pause and resume them."""
-        return Limits(self._operated.backend, self._operated.clock, self._operated.groups.handlers)
+        return Limits(self._operated.backend, self._operated.clock, self._operated.handlers)
 
     @property
     def workers(self) -> Workers:
@@ -156,18 +145,7 @@ class Operations(ABC, Generic[Retried_co]):
 
     async def cancel(self, task_id: str) -> bool:
         """Cancel a pending task, or ask a running one to stop; return False if it has ended. Raises NotFound."""
-        operated = self._operated
-        while not (task := await self.get(task_id)).final:
-            if task.status is Status.RUNNING:
-                (flagged,) = await operated.backend.request_cancel([task_id])
-                if flagged:
-                    log.task("cancel", task)
-                    return True
-            elif (after := await operated.settle(task, Cancelled())) is not None:
-                log.task("cancel", after)
-                operated.hooks.call("cancelled", operated.clock.now(), after)
-                return True
-        return False
+        return await cancel_one(self._operated, await self.get(task_id))
 
     async def cancel_many(
         self,

@@ -1,9 +1,9 @@
-"""Calls the hook ``pushed`` and logs the push: at once, or after the commit of the caller's own transaction."""
+"""Calls the hooks of a push and of what follows from a write, at once or after the commit of the caller's session."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.flow.transaction import Followed
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
 
 
-class PushedHooks:
-    """Calls ``pushed``: at once for a push of the queue, after the commit for one in a transaction of the caller's."""
+OF_GROUPS = frozenset({"group_progress", "group_ended"})
+
+
+class CommitHooks:
+    """Calls ``pushed``, and the hooks of what followed from writes of this process, once they are committed."""
 
     def __init__(self, backend: Backend, clock: Clock, hooks: Hooks) -> None:
-        self._backend = backend
-        self._clock = clock
-        self._hooks = hooks
-        self._reading: set[asyncio.Task[None]] = set()
+        self._backend, self._clock, self._hooks = backend, clock, hooks
+        self._bound = LoopBound()
+        backend.groups.heard = self.hear
 
-    def call(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        """Call it for the tasks that are stored themselves; the others conflicted with a row that is there."""
+    def pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
+        """Call ``pushed`` for the tasks that are stored themselves; the others conflicted with a row that is there."""
         if gate.open:
             log_pushed(tasks, stored)
         if "pushed" in self._hooks:
@@ -39,45 +41,25 @@ class PushedHooks:
                     self._hooks.call("pushed", self._clock.now(), task)
 
     def at_commit(self, tasks: Sequence[Task], stored: Sequence[Task]) -> Callable[[], None]:
-        """Return the function to call, from any thread, when the transaction of this push has committed."""
+        """Return the function to call, from any thread, when the transaction of this push has committed.
+
+        It may have rolled back to a savepoint before the push, so what is stored is read.
+        """
         bound = LoopBound()
         bound.bind()
 
+        def read() -> None:
+            if "pushed" in self._hooks or gate.open:
+                new = {task.task_id: task for task, row in zip(tasks, stored, strict=True) if row is task}
+                self._start(Followed(pushed=list(new)), new)
+
         def committed() -> None:
-            bound.call_soon(self._committed, tasks, stored)  # a loop that is gone has no hooks
+            bound.call_soon(read)  # a loop that is gone has no hooks
 
         return committed
 
-    def _committed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        if "pushed" in self._hooks or gate.open:
-            self._reading.add(reading := asyncio.create_task(self._call_for_stored(tasks, stored)))
-            reading.add_done_callback(self._reading.discard)
-
-    async def _call_for_stored(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
-        # The transaction has committed, but it may have rolled back to a savepoint before the push.
-        new = [task for task, row in zip(tasks, stored, strict=True) if row is task]
-        try:
-            rows = await self._backend.get([task.task_id for task in new])
-        except AiotaskqError as error:
-            log.warning("the hook 'pushed' is not called for up to {} tasks: {}", len(new), error)
-            return
-        there = [task for task, row in zip(new, rows, strict=True) if row is not None]
-        self.call(there, there)
-
-
-OF_GROUPS = frozenset({"group_progress", "group_ended"})
-
-
-class FollowedHooks:
-    """Calls the hooks of what followed from writes of this process."""
-
-    def __init__(self, backend: Backend, clock: Clock, hooks: Hooks, pushed: PushedHooks) -> None:
-        self._backend, self._clock, self._hooks, self._pushed = backend, clock, hooks, pushed
-        self._bound = LoopBound()
-        backend.groups.heard = self.hear
-
     def bind(self) -> None:
-        """Call the hooks in the running loop, also for a commit in another thread."""
+        """Call the hooks of what follows in the running loop, also for a commit in another thread."""
         self._bound.bind()
 
     def hear(self, followed: Followed) -> None:
@@ -89,10 +71,10 @@ class FollowedHooks:
             else:
                 self._bound.call_soon(self._start, followed)  # a loop that is gone has no hooks
 
-    def _start(self, followed: Followed) -> None:
-        self._hooks.wait_for(asyncio.ensure_future(self._call(followed)))
+    def _start(self, followed: Followed, new: Mapping[str, Task] = {}) -> None:
+        self._hooks.wait_for(asyncio.ensure_future(self._call(followed, new)))
 
-    async def _call(self, followed: Followed) -> None:
+    async def _call(self, followed: Followed, new: Mapping[str, Task]) -> None:
         ids, groups = followed.ended + followed.pushed, list(dict.fromkeys(followed.counted))
         if OF_GROUPS.isdisjoint(self._hooks.hooks):
             groups = []
@@ -107,8 +89,8 @@ class FollowedHooks:
         for row in ended:
             log_not_started(row)
             self._hooks.call("cancelled" if row.status is Status.CANCELLED else "failed", now, row)
-        pushed = [row for row in rows[len(followed.ended) :] if row is not None]
-        self._pushed.call(pushed, pushed)
+        pushed = [new.get(row.task_id, row) for row in rows[len(followed.ended) :] if row is not None]
+        self.pushed(pushed, pushed)
         for state in states:
             if state is not None:  # it may have ended since, by another write, which calls the hook itself
                 ended_now = state.group_id in followed.ended_groups

@@ -7,8 +7,8 @@ debounced call that finds the task of its key waiting changes it; if that one ru
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, cast
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from aiotaskq.backends.change import Change
 from aiotaskq.concurrency.batcher import Batcher
@@ -23,20 +23,33 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
-from aiotaskq.runtime.queue.operations import Operations, TaskChanges
-from aiotaskq.runtime.queue.push_hooks import FollowedHooks, PushedHooks
+from aiotaskq.runtime.queue.push_hooks import CommitHooks
+from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
     from aiotaskq.backends.direct import DirectBackend
     from aiotaskq.concurrency.clock import Clock
+    from aiotaskq.runtime.handler import Handler
 
 Push = Callable[[list[Task]], Awaitable[list[Task]]]
 
 
-class Pushes(Operations[Task]):
-    """A queue but for its pops."""
+class TaskChanges(TypedDict, total=False):
+    """Changes of a pending task; fields that are left out stay."""
+
+    params: dict[str, Any]
+    priority: int
+    queue: str
+    at: float | datetime
+    delay: float | timedelta
+    max_retries: int
+    timeout: float | timedelta | None
+
+
+class Pushes:
+    """A queue but for its pops and the verbs of operators."""
 
     def __init__(
         self,
@@ -64,6 +77,10 @@ class Pushes(Operations[Task]):
         """Returns a task, made from a dict or fired by a schedule, with the gates of its type."""
         self.webhooks = backend.groups.webhooks = webhooks
         """What tells of its ended tasks, by name."""
+        self.handlers: Mapping[str, Handler] = {}
+        """The registered handlers: results get the types of their return annotations."""
+        self.step_verbs = StepVerbs(backend, clock)
+        """The verbs on steps and events."""
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self.waiters = Waiters(backend, clock, self.poll_interval)
         """What wakes coroutines that wait for hints of the store."""
@@ -79,8 +96,7 @@ class Pushes(Operations[Task]):
         self.claims = Claims(backend, clock, bounded=bool(self.capacity.maxsize))
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
-        self.pushed_hooks = PushedHooks(backend, clock, self.hooks)
-        self.followed_hooks = FollowedHooks(backend, clock, self.hooks, self.pushed_hooks)
+        self.commit_hooks = CommitHooks(backend, clock, self.hooks)
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
         """Push in one transaction; return for each task the row that is there: the same object, or a conflicting one.
@@ -95,12 +111,12 @@ class Pushes(Operations[Task]):
                 stored = await (self._pushes.add(tasks) if self.backend.suspends else self.backend.push(tasks))
             else:
                 stored = []
-                committed = None if session is None else self.pushed_hooks.at_commit(tasks, stored)
+                committed = None if session is None else self.commit_hooks.at_commit(tasks, stored)
                 stored += await self.capacity.push(tasks, session, committed)
             if len(tasks) != 1 or stored[0] is not tasks[0]:
                 await self._free_expired_keys(tasks, stored, session)
             if session is None and (self.hooks.wanted or gate.open):
-                self.pushed_hooks.call(tasks, stored)
+                self.commit_hooks.pushed(tasks, stored)
             return stored
         except DatabaseUnavailable as error:  # pushes that are written together share the error
             if session is not None:
@@ -113,7 +129,7 @@ class Pushes(Operations[Task]):
             check_storable("params", task.params)
         self._direct.insert(task)  # type: ignore[union-attr]  # it never waits
         if gate.open:
-            self.pushed_hooks.call([task], [task])
+            self.commit_hooks.pushed([task], [task])
 
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
@@ -170,7 +186,7 @@ class Pushes(Operations[Task]):
             change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
             (held,) = await self._update([change])
             if held:
-                self.pushed_hooks.call(change.then, change.then)
+                self.commit_hooks.pushed(change.then, change.then)
                 return after
             (row,) = await self.backend.get([task.task_id])
             # If only the cancel flag was set in between, the rules decide again.
@@ -234,10 +250,10 @@ class Pushes(Operations[Task]):
         if session is None:
             (held,) = await self.backend.update(changes)
         else:
-            (held,) = await self.backend.update_with(session, changes, self.pushed_hooks.at_commit([new], [new]))
+            (held,) = await self.backend.update_with(session, changes, self.commit_hooks.at_commit([new], [new]))
         if held:
             if session is None:
-                self.pushed_hooks.call([new], [new])
+                self.commit_hooks.pushed([new], [new])
             return True
         (row,) = await self.backend.get([new.task_id])
         if row is not None and (row.status, row.fence, row.seq) == (ended.status, ended.fence, ended.seq):

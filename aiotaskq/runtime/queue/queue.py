@@ -23,10 +23,10 @@ from aiotaskq.runtime.clock_steps import StepLog
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.owner import fresh_owner
 from aiotaskq.runtime.queue.groups import GroupVerbs
+from aiotaskq.runtime.queue.operations import Operations
 from aiotaskq.runtime.queue.pushes import Pushes
 from aiotaskq.runtime.queue.reaper import LimitSweep, Reaper
 from aiotaskq.runtime.queue.unacked import Unacked
-from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 from aiotaskq.runtime.waiting import unserved
 
@@ -41,7 +41,7 @@ WARN_AFTER = 5.0  # seconds of a wait for a task that nothing runs
 REAP_INTERVAL = 15.0  # the longest time in seconds between two looks for overdue tasks, by pops
 
 
-class Queue(Pushes):
+class Queue(Pushes, Operations[Task]):
     """The tasks of one store."""
 
     def __init__(
@@ -83,8 +83,6 @@ class Queue(Pushes):
         self.step_log = StepLog()
         self.groups = GroupVerbs(self)
         """The verbs on groups."""
-        self.step_verbs = StepVerbs(backend, clock)
-        """The verbs on steps and events."""
         self._next_reap = 0  # ticks
         self.reaper = Reaper(backend, clock, self.hooks, self.settle, self.groups.resume_cancels)
         self.limit_sweep = LimitSweep(backend, clock, self.poll_interval)
@@ -172,7 +170,8 @@ class Queue(Pushes):
         seconds = self._visibility if visibility is None else check_seconds("visibility", visibility, zero=False)
         task = await self._pop_one(seconds)
         if task is None and wait != 0:
-            task = await self._pop_waiting(wait, seconds)
+            tasks = self.waiters.woken_by_tasks()
+            task = await self.waiters.until(tasks, lambda: self._pop_one(seconds), wait, self._until_due)
         if task is None:
             return None
         await self._remember(task)
@@ -180,25 +179,14 @@ class Queue(Pushes):
             log.task("pop", task)
         return task_to_dict(task)
 
-    async def _pop_waiting(self, wait: float | None, visibility: float) -> Task | None:
-        end = None if wait is None else self.clock.ticks() + int(wait * SECOND)
-        await self.backend.watch()
-        with self.waiters.woken_by_tasks() as woken:
-            while True:
-                woken.clear()  # before the look, so that no later task is missed
-                if (task := await self._pop_one(visibility)) is not None:
-                    return task
-                now = self.clock.now()
-                pause = self.poll_interval if self.backend.shared else 60.0
-                for at in (await self.backend.next_run_at(now), self.limit_sweep.next_at):
-                    if at is not None:
-                        pause = min(pause, max(0.0, (at - now) / SECOND))
-                if end is not None:
-                    left = (end - self.clock.ticks()) / SECOND
-                    if left <= 0:
-                        return None
-                    pause = min(pause, left)
-                await self.clock.wait(woken, pause)
+    async def _until_due(self) -> float:
+        """Return the seconds until a task or a gate may be due, or until the next look."""
+        now = self.clock.now()
+        pause = self.poll_interval if self.backend.shared else 60.0
+        for at in (await self.backend.next_run_at(now), self.limit_sweep.next_at):
+            if at is not None:
+                pause = min(pause, max(0.0, (at - now) / SECOND))
+        return pause
 
     async def _pop_one(self, visibility: float) -> Task | None:
         if self.backend.durable and self.clock.ticks() >= self._next_reap:
@@ -295,7 +283,7 @@ class Queue(Pushes):
         self, session: Any, task: Task, result: Any, *, then: Callable[[Task], tuple[Task, ...]]
     ) -> Task | None:
         """Complete a running task in the caller's transaction; return its new state, None if it was taken over."""
-        self.followed_hooks.bind()
+        self.commit_hooks.bind()
         after = settle(task, Completed(result), self.clock.now())
         (held,) = await self.backend.update_with(session, [Change(task, after, then(after))])
         return after if held else None

@@ -64,17 +64,12 @@ class Leases:
         self._reaper = Poller("reaper", self.reap, clock)
         self._reap_from = 0  # ticks
 
-    def listen(self) -> None:
-        """Listen to hints of cancels, in the running loop."""
+    async def start(self) -> None:
+        """Listen to hints of cancels, look for those of which no hint comes, and take back what dead workers held."""
         self._bound.bind()
         self._stop_listening = self._backend.listeners.listen(self._cancel_hint, CANCEL)
-
-    async def start_looking_for_cancels(self) -> None:
-        """Start the search for cancels of which no hint comes, and that for steps of the host's clock."""
-        await self._canceller.start()
-
-    async def start_reaping(self) -> None:
-        """Start taking back the tasks of dead workers."""
+        if self._backend.shared:
+            await self._canceller.start()
         await self._reaper.start()
 
     def reap_now(self) -> None:

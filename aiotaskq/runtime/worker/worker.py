@@ -217,15 +217,13 @@ class Worker(Host):
         resources = await self._make_resources(self._stack) if self._make_resources is not None else {}
         self.runner.batches.on_used = self._fetcher.share
         self.runner.start(self._middleware, resources)
-        self.leases.listen()
         self._watchdog.start()
         await self._heartbeat.start()
         self._stop_listening = self._backend.listeners.listen(self._steer_hint, STEER)
         if self._shared:
             await self._backend.watch()
-            await self.leases.start_looking_for_cancels()
+        await self.leases.start()
         await self._fetcher.start()
-        await self.leases.start_reaping()
         await self._queue.limit_sweep.start()
         if self.tally is not None:
             await self.tally.start()
