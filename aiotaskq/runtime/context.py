@@ -63,14 +63,6 @@ class TaskHost(Protocol):
         """Complete a running task in the caller's transaction; return whether it is still this worker's."""
 
 
-class _Used(msgspec.Struct):
-    """What few handlers use."""
-
-    added: int = 0
-    """The members that it has added to its group."""
-    steps: RunSteps | None = None
-
-
 class TaskContext(msgspec.Struct, Hinted, eq=False):
     """The running task, from inside its handler."""
 
@@ -94,7 +86,9 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
     """What the task has used up in all, with its earlier runs, once this run has used anything."""
     written: dict[str, float] | None = None
     """What of that is written."""
-    _used: _Used | None = None
+    steps_begun: RunSteps | None = None
+    """The steps of this run; None where its handler has not asked for any."""
+    _added: int = 0  # the members that it has added to its group
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task.task_id}>"
@@ -215,33 +209,21 @@ class TaskContext(msgspec.Struct, Hinted, eq=False):
         if self.task.flow is None or self.task.flow.group is None:
             raise NotFound(f"add_to_group: task {self.task.task_id} is in no group")
         tasks = [self._host.groups.make(call) for call in calls]
-        used = self._use()
-        first, used.added = used.added, used.added + len(tasks)
+        first, self._added = self._added, self._added + len(tasks)
         return await self._host.groups.add(self.task.flow.group, tasks, self.task.task_id, first)
-
-    def _use(self) -> _Used:
-        if self._used is None:
-            self._used = _Used()
-        return self._used
-
-    @property
-    def steps_begun(self) -> RunSteps | None:
-        """The steps of this run; None where its handler has not asked for any."""
-        return None if self._used is None else self._used.steps
 
     def run_by(self, version: int) -> None:
         """Take note of the version of the handler that runs the task."""
         self.version = version
-        if (steps := self.steps_begun) is not None:
-            steps.version = version
+        if self.steps_begun is not None:
+            self.steps_begun.version = version
 
     def run_steps(self) -> RunSteps:
         """Return the steps of this run, for ``step`` and its like."""
-        used = self._use()
-        if used.steps is None:
-            used.steps = RunSteps(self.task, self._host.steps, self.version)
+        if self.steps_begun is None:
+            self.steps_begun = RunSteps(self.task, self._host.steps, self.version)
             self.unfinished = True
-        return used.steps
+        return self.steps_begun
 
 
 def current_batch() -> tuple[TaskContext, ...]:

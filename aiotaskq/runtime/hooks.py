@@ -105,15 +105,12 @@ class Hooks:
     def __contains__(self, name: str) -> bool:
         return name in self.hooks
 
-    def call(self, name: str, at: int, task: Task | None = None, **detail: Any) -> None:
+    def call(
+        self, name: str, at: int, task: Task | None = None, *, group: GroupState | None = None, **detail: Any
+    ) -> None:
         """Call the hooks of that name."""
         for hook in self.hooks.get(name, ()):
-            self.invoke(hook, HookCall(name, at, task, detail), f"a hook of {name!r}")
-
-    def call_group(self, name: str, at: int, group: GroupState) -> None:
-        """Call the hooks of that name, about a group."""
-        for hook in self.hooks.get(name, ()):
-            self.invoke(hook, HookCall(name, at, group=group), f"a hook of {name!r}")
+            self.invoke(hook, HookCall(name, at, task, detail, group), f"a hook of {name!r}")
 
     def wait_for(self, running: asyncio.Future[Any]) -> None:
         """Let ``idle`` wait for what will call hooks."""

@@ -291,8 +291,8 @@ class Inline(Harness):
                 await self._claim()
             if (task := self._claimed.pop(task_id, None)) is not None:
                 self._errors.pop(task_id, None)
-                outcome = await self._worker.runner.run(task)
-                await self._worker.settle(task, outcome)
+                outcome, completed = await self._worker.runner.run(task)
+                await self._worker.settle(task, outcome, completed)
                 left = outcome.suspended if isinstance(outcome, Released) else None
                 if left is not None and left.new[0].step.kind == "sleep":
                     await self.clock.advance(seconds(max(0, left.until - self.clock.now())))

@@ -132,8 +132,8 @@ async def cancel_page(operated: Pushes, tasks: Sequence[Task]) -> int:
     return count
 
 
-async def count_all(backend: Backend, clock: Clock, where: TaskFilter, most: int | None = None) -> int:
-    """Count the tasks that match; by reading them, up to ``most``, if more than status and queue restricts them."""
+async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
+    """Count the tasks that match; by reading them if more than status and queue restricts them."""
     if not replace(where, queue=None).restricted:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
@@ -142,16 +142,16 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter, most: int
     while tasks := await backend.find(where, PURGE_CHUNK):
         total += len(tasks)
         where = replace(where, after=tasks[-1].task_id)
-        if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
+        if len(tasks) < PURGE_CHUNK:
             break
     return total
 
 
-async def count_purged(backend: Backend, clock: Clock, where: TaskFilter, most: int | None = None) -> int:
-    """Count the tasks that ``purge_all`` would delete now; up to ``most`` where there are groups."""
+async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int:
+    """Count the tasks that ``purge_all`` would delete now."""
     where = _of_ended(where)
     if not await backend.groups.find(1):
-        return await count_all(backend, clock, where, most)
+        return await count_all(backend, clock, where)
     total = 0
     dead = Counter[str]()  # dead letters that would be deleted, by the outermost group that they keep
     kept = Counter[str]()  # what only dead letters keep
@@ -177,7 +177,7 @@ async def count_purged(backend: Backend, clock: Clock, where: TaskFilter, most: 
                 kept[group.group_id] += 1
                 needed[group.group_id] = group.needed_by
         where = replace(where, after=tasks[-1].task_id)
-        if len(tasks) < PURGE_CHUNK or (most is not None and total >= most):
+        if len(tasks) < PURGE_CHUNK:
             break
     return total + sum(count for group_id, count in kept.items() if dead[group_id] >= needed[group_id])
 

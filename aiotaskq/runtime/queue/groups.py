@@ -145,14 +145,9 @@ class GroupVerbs:
             )
         raise ResultTimeout(f"group {group_id}: {group.remaining} of {group.total} members go on after {seconds:g} s")
 
-    async def members(
-        self, group_id: str, start: int = 0, stop: int | None = None
-    ) -> AsyncIterator[tuple[Member, Task | None]]:
-        """Yield the members of a group in their order, each with its task; None for a group, or a task that is gone.
-
-        Those of the places from ``start`` to before ``stop``.
-        """
-        async for member, found in self._each(group_id, start, stop):
+    async def members(self, group_id: str) -> AsyncIterator[tuple[Member, Task | None]]:
+        """Yield the members of a group in their order, each with its task; None for a group, or a task that is gone."""
+        async for member, found in self._each(group_id):
             yield member, found if isinstance(found, Task) else None
 
     async def _each(
@@ -186,12 +181,9 @@ class GroupVerbs:
         pushed = await self._queue.backend.get([callback_id(group, kind) for kind, _ in kinds]) if kinds else []
         return [(kind, task, found) for (kind, task), found in zip(kinds, pushed, strict=True)]
 
-    async def outcomes(self, group_id: str, start: int = 0, stop: int | None = None) -> list[MemberResult]:
-        """Return what came of the members from ``start`` to before ``stop``.
-
-        Raises ValidationError for a result that cannot be decoded.
-        """
-        rows = self._each(group_id, start, stop)
+    async def outcomes(self, group_id: str) -> list[MemberResult]:
+        """Return what came of the members. Raises ValidationError for a result that cannot be decoded."""
+        rows = self._each(group_id)
         return [await self._result_of(each.member_id, each.name, what) async for each, what in rows]
 
     async def results(self, group_id: str) -> list[Any]:
@@ -215,7 +207,10 @@ class GroupVerbs:
         return found
 
     async def outcomes_for(self, task: Task, start: int = 0, stop: int | None = None) -> list[MemberResult]:
-        """Return what came of the parents of a task or, for a callback, of its group's members; as ``outcomes``."""
+        """Return what came of the parents of a task or, for a callback, of its group's members; as ``outcomes``.
+
+        Those of the places from ``start`` to before ``stop``.
+        """
         return [await self._result_of(*each) for each in await self._before(task, start, stop)]
 
     async def parents(self, task: Task) -> list[Parent[Any]]:

@@ -94,4 +94,4 @@ class CommitHooks:
         for state in states:
             if state is not None:  # it may have ended since, by another write, which calls the hook itself
                 ended_now = state.group_id in followed.ended_groups
-                self._hooks.call_group("group_ended" if ended_now else "group_progress", now, state)
+                self._hooks.call("group_ended" if ended_now else "group_progress", now, group=state)

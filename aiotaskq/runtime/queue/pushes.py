@@ -134,21 +134,29 @@ class Pushes:
     async def _free_expired_keys(self, tasks: Sequence[Task], stored: list[Task], session: Any) -> None:
         """Settle expired tasks whose unique keys conflicted with a push, and push again in their place."""
         now = self.clock.now()
-        while conflicts := expired_conflicts(tasks, stored, now):
-            rows = {row.task_id: row for row in conflicts.values()}.values()
+        while places := [at for at, task in enumerate(tasks) if _is_expired(stored[at], task, now)]:
+            rows = {stored[at].task_id: stored[at] for at in places}.values()
             expired = [(row, settle(row, Expired(), now)) for row in rows]
             changes = [Change(row, after, self.told(after)) for row, after in expired]
+            held = await self._change(changes, session)
             if session is None:
-                held = await self.backend.update(changes)
                 for change, ok in zip(changes, held, strict=True):
                     if ok:
                         log_outcome(change.before, Expired(), change.after, now)
                         self.hooks.call("expired", now, change.after)
-            elif not all(await self.backend.update_with(session, changes)):
+            elif not all(held):
                 return  # another transaction has changed one, which this one may not see
-            pushed = await self.capacity.push([tasks[position] for position in conflicts], session, None)
-            for position, row in zip(conflicts, pushed, strict=True):
-                stored[position] = row
+            pushed = await self.capacity.push([tasks[at] for at in places], session, None)
+            for at, row in zip(places, pushed, strict=True):
+                stored[at] = row
+
+    async def _change(
+        self, changes: Sequence[Change], session: Any, committed: Callable[[], None] = lambda: None
+    ) -> list[bool]:
+        """Write changes, in the transaction of the session if there is one; return which have held."""
+        if session is None:
+            return await self._update(changes)
+        return await self.backend.update_with(session, changes, committed)
 
     async def _push(self, tasks: Sequence[Task]) -> list[Task]:
         taker = willing(self.takers)
@@ -228,16 +236,13 @@ class Pushes:
             if row is not task and row.task_id == task.task_id and row.final:
                 if len(tasks) == 1:
                     _check(task, row, own_ids.get(task.task_id, False))
-                if own_ids.get(task.task_id):
-                    stored[number] = await self._until_live(row, task, session)
+                while own_ids.get(task.task_id) and row is not task and row.final:
+                    if await self.run_again(row, task, session):
+                        row = task
+                    else:
+                        (row,) = await self.add([task], session)
+                stored[number] = row
         return stored
-
-    async def _until_live(self, row: Task, task: Task, session: Any) -> Task:
-        while row is not task and row.final:
-            if await self.run_again(row, task, session):
-                return task
-            (row,) = await self.add([task], session)
-        return row
 
     async def run_again(self, ended: Task, new: Task, session: Any = None) -> bool:
         """Make the row of an ended task pending again, as ``new`` says; return False if it has changed meanwhile.
@@ -247,10 +252,8 @@ class Pushes:
         """
         _check(new, ended, retry=True)
         changes = [Change(ended, settle(ended, Rerun(new), self.clock.now()))]
-        if session is None:
-            (held,) = await self.backend.update(changes)
-        else:
-            (held,) = await self.backend.update_with(session, changes, self.commit_hooks.at_commit([new], [new]))
+        committed = (lambda: None) if session is None else self.commit_hooks.at_commit([new], [new])
+        (held,) = await self._change(changes, session, committed)
         if held:
             if session is None:
                 self.commit_hooks.pushed([new], [new])
@@ -286,12 +289,9 @@ class Pushes:
                 rule, latest = rules[tasks[at].task_id], after.get(row.task_id, row)
                 after[row.task_id] = after_call(latest, tasks[at], rule, now, row.task_id in begun)
             changes = [Change(row, after[task_id]) for task_id, row in before.items()]
-            if session is None:
-                held = await self._update(changes)
-            else:
-                held = await self.backend.update_with(session, changes)
-                if not all(held):
-                    raise TaskConflict("key: its task was changed by another transaction; begin a new one")
+            held = await self._change(changes, session)
+            if session is not None and not all(held):
+                raise TaskConflict("key: its task was changed by another transaction; begin a new one")
             written = {change.after.task_id for change, ok in zip(changes, held, strict=True) if ok}
             again = []
             for at in conflicts:
@@ -350,22 +350,11 @@ class Pushes:
         return found
 
 
-def expired_conflicts(tasks: Sequence[Task], stored: Sequence[Task], now: int) -> dict[int, Task]:
-    """Return the expired rows that conflict with ``tasks``, by the positions of the tasks.
-
-    ``stored`` is the answer of the store to the push of ``tasks``.
-    """
-    return {
-        position: row
-        for position, (task, row) in enumerate(zip(tasks, stored, strict=True))
-        if row is not task and _is_expired(row, task, now)
-    }
-
-
 def _is_expired(row: Task, task: Task, now: int) -> bool:
     """Whether the row conflicts with the task by its unique key only, and has expired."""
     return (
-        row.status is Status.PENDING
+        row is not task
+        and row.status is Status.PENDING
         and row.task_id != task.task_id
         and task.unique_key is not None
         and row.unique_key == task.unique_key

@@ -222,10 +222,6 @@ class Fetcher:
         taken = len(self._executions) - (0 if self.batches is None else self.batches.without_slot)
         (self.pause if taken >= self._concurrency else self.resume)(SHRINKS)
 
-    def take(self, which: Callable[[Task], bool] = lambda _task: True) -> list[Task]:
-        """Take the tasks for which ``which`` is true out of the buffer."""
-        return self.buffer.take(which)
-
     def give_back(self, reason: str, keep: int = 0) -> None:
         """Release what is buffered, but for the first ``keep`` tasks."""
         for task in self.buffer.take_last(keep):

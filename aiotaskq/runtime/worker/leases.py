@@ -99,7 +99,7 @@ class Leases:
                 execution.interrupt("lost" if answer is None else "cancel")
             elif answer is None:
                 self._heartbeat.drop(key)
-                for task in self._fetcher.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
+                for task in self._fetcher.buffer.take(lambda task, key=key: (task.task_id, task.fence) == key):  # type: ignore[misc]
                     self._lost(task)
 
     def _lost(self, task: Task) -> None:
@@ -139,7 +139,7 @@ class Leases:
         for execution in self._executions.values():
             if execution.task.task_id in task_ids:
                 execution.interrupt("cancel")
-        for task in self._fetcher.take(lambda task: task.task_id in task_ids):
+        for task in self._fetcher.buffer.take(lambda task: task.task_id in task_ids):
             self._fetcher.put(task.replace(cancel_requested=True), Cancelled())
 
     async def _look_for_cancels(self) -> float:
@@ -236,7 +236,7 @@ class Quarantine:
         try:
             is_marked = await self._write(task, after)
         finally:
-            for suspect in self._fetcher.take(lambda each: each is task):
+            for suspect in self._fetcher.buffer.take(lambda each: each is task):
                 if is_marked:
                     self._worker.start_run(after)
                 else:

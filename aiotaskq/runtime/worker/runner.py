@@ -10,8 +10,6 @@ from concurrent.futures import BrokenExecutor
 from types import CoroutineType
 from typing import Any
 
-import msgspec
-
 from aiotaskq.concurrency.clock import Clock, Deadlines
 from aiotaskq.core.conversion import describe, storable
 from aiotaskq.core.outcome import (
@@ -47,15 +45,6 @@ NOT_AWAITED = (
 )
 NOT_COMMITTED = "complete(session=…): its transaction was not committed"
 RunCall = Callable[[Task], Awaitable[Any]]
-
-
-class Unconfirmed(msgspec.Struct, frozen=True):
-    """The handler has called ``complete(session=…)``: only the row tells whether its transaction was committed.
-
-    If it was not, ``outcome`` is what came of the run; None if the task is no longer this worker's.
-    """
-
-    outcome: Outcome | None
 
 
 class Runner:
@@ -134,8 +123,11 @@ class Runner:
             self.batches.enter(execution)
         return execution
 
-    async def run(self, task: Task) -> Outcome | Unconfirmed | None:
-        """Run a task in the calling coroutine; return its outcome, None if it is no longer this worker's."""
+    async def run(self, task: Task) -> tuple[Outcome | None, bool]:
+        """Run a task in the calling coroutine; return its outcome, and whether the row has to confirm it.
+
+        The outcome is None if the task is no longer this worker's.
+        """
         execution = self.executions[task.task_id] = Execution(task, TaskContext(task, self._host))
         self.batches.enter(execution, alone=True)  # nothing else runs here that could join it
         execution.coroutine, execution.began = asyncio.current_task(), self._clock.ticks()
@@ -145,13 +137,14 @@ class Runner:
             del self.executions[task.task_id]
             self.batches.leave(task)
             execution.uncancel()
-        return Unconfirmed(outcome) if execution.context.completed else outcome
+        return outcome, execution.context.completed
 
     async def execute(self, execution: Execution) -> Outcome | None:
         """Run the handler in the coroutine of the execution; return the outcome, None if the task is lost.
 
-        Where ``execution.context.completed`` is set, the row has to confirm it: see ``Unconfirmed``. Raises
-        CancelledError when the loop ends, and KeyboardInterrupt.
+        Where ``execution.context.completed`` is set, only the row tells whether the transaction of the handler was
+        committed; the outcome is what came of the run if it was not. Raises CancelledError when the loop ends, and
+        KeyboardInterrupt.
         """
         task = execution.task
         handler = self._handlers.get(task.type)

@@ -31,7 +31,7 @@ from aiotaskq.runtime.worker.fetcher import Fetcher
 from aiotaskq.runtime.worker.heartbeat import Heartbeat
 from aiotaskq.runtime.worker.leases import Leases, Quarantine
 from aiotaskq.runtime.worker.notes import NoteWriter, Work
-from aiotaskq.runtime.worker.runner import RunCall, Runner, Unconfirmed
+from aiotaskq.runtime.worker.runner import RunCall, Runner
 from aiotaskq.runtime.worker.tally import Tally
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 
@@ -280,13 +280,8 @@ class Worker(Host):
             execution = self._next(execution, outcome, ticks, runs > 0 and ticks < until and is_as_marked())
 
     async def _finish(self, execution: Execution, outcome: Outcome | None) -> None:
-        """Write the last notes of a run, confirm an outcome that its handler has written, and let a task sleep."""
         try:
-            await self._notes.finish(execution.task)
-            if execution.context.completed:
-                outcome = await self._fetcher.confirm(execution.task, outcome)
-            if type(outcome) is Released and outcome.suspended is not None:
-                outcome = await self._suspend(execution.task, outcome)
+            outcome = await self._confirmed(execution.task, outcome, execution.context.completed)
         except BaseException as error:
             self._unsettled(execution, error)
             if not isinstance(error, Exception):
@@ -295,6 +290,18 @@ class Worker(Host):
             self._next(execution, outcome, self._clock.ticks(), False)
             if outcome is None:
                 self._fetcher.wake()
+
+    async def _confirmed(self, task: Task, outcome: Outcome | None, completed: bool) -> Outcome | None:
+        """Write the last notes of a run, and let a task sleep; return what is to be written, None for nothing.
+
+        ``completed`` is whether its handler has written an outcome, which the row has to confirm.
+        """
+        await self._notes.finish(task)
+        if completed:
+            outcome = await self._fetcher.confirm(task, outcome)
+        if type(outcome) is Released and outcome.suspended is not None:
+            outcome = await self._suspend(task, outcome)
+        return outcome
 
     async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
         """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
@@ -385,14 +392,9 @@ class Worker(Host):
             self._heartbeat.end_claim(claim)
         return tasks
 
-    async def settle(self, task: Task, outcome: Outcome | Unconfirmed | None) -> None:
+    async def settle(self, task: Task, outcome: Outcome | None, completed: bool) -> None:
         """Write what came of a task that ``runner`` has run, before this returns."""
-        await self._notes.finish(task)
-        if isinstance(outcome, Unconfirmed):
-            outcome = await self._fetcher.confirm(task, outcome.outcome)
-        if type(outcome) is Released and outcome.suspended is not None:
-            outcome = await self._suspend(task, outcome)
-        if outcome is not None:
+        if (outcome := await self._confirmed(task, outcome, completed)) is not None:
             self.settled(task, outcome, await self._queue.settle(task, outcome, then=self.follow_ups))
 
     # ---- settling ----
