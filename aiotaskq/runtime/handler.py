@@ -110,6 +110,10 @@ class Handler(msgspec.Struct, frozen=True):
             for name, value in params.items()
         }
 
+    def timeout_of(self, task: Task) -> float | None:
+        """Return the seconds that a run of one of its tasks may take; None for any time."""
+        return self.timeout if task.timeout is None else task.timeout
+
     def check(self, params: Mapping[str, Any]) -> None:
         """Raise ValidationError for a param of a plain JSON type that does not fit its annotation."""
         if self.checked is not None:

@@ -79,17 +79,24 @@ def task_filter(
     )
 
 
-async def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[Task]]:
-    """Yield pages of pending and running tasks that match, the newest first. Raises ValidationError for other statuses.
+async def pages(backend: Backend, where: TaskFilter, size: int) -> AsyncIterator[list[Task]]:
+    """Yield pages of the tasks that match, the newest first.
 
     The next page is read behind the rows of the last one, which may have changed meanwhile, but not their place.
     """
+    while tasks := await backend.find(where, size):
+        yield tasks
+        if len(tasks) < size:
+            return
+        where = replace(where, after=tasks[-1].task_id)
+
+
+def live_pages(backend: Backend, where: TaskFilter) -> AsyncIterator[list[Task]]:
+    """Return pages of pending and running tasks that match. Raises ValidationError for other statuses."""
     for wrong in where.status:
         if wrong in FINAL:
             raise ValidationError(f"status: only pending and running tasks are cancelled, not {wrong} ones")
-    while tasks := await backend.find(where, RETRY_CHUNK):
-        yield tasks
-        where = replace(where, after=tasks[-1].task_id)
+    return pages(backend, where, RETRY_CHUNK)
 
 
 async def cancel_one(operated: Pushes, task: Task | None) -> bool:
@@ -138,13 +145,7 @@ async def count_all(backend: Backend, clock: Clock, where: TaskFilter) -> int:
         found = await backend.stats(clock.now())
         counted = found.counts if where.queue is None else found.queues.get(where.queue, {})
         return sum(counted.get(str(status), 0) for status in set(where.status or Status))
-    total = 0
-    while tasks := await backend.find(where, PURGE_CHUNK):
-        total += len(tasks)
-        where = replace(where, after=tasks[-1].task_id)
-        if len(tasks) < PURGE_CHUNK:
-            break
-    return total
+    return sum([len(tasks) async for tasks in pages(backend, where, PURGE_CHUNK)])
 
 
 async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int:
@@ -156,7 +157,7 @@ async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int
     dead = Counter[str]()  # dead letters that would be deleted, by the outermost group that they keep
     kept = Counter[str]()  # what only dead letters keep
     needed: dict[str, int] = {}
-    while tasks := await backend.find(where, PURGE_CHUNK):
+    async for tasks in pages(backend, where, PURGE_CHUNK):
         found: dict[str, GroupState] = {}
         level = sorted({group_id for task in tasks if (group_id := group_of(task)) is not None})
         while level:
@@ -176,9 +177,6 @@ async def count_purged(backend: Backend, clock: Clock, where: TaskFilter) -> int
             ):
                 kept[group.group_id] += 1
                 needed[group.group_id] = group.needed_by
-        where = replace(where, after=tasks[-1].task_id)
-        if len(tasks) < PURGE_CHUNK:
-            break
     return total + sum(count for group_id, count in kept.items() if dead[group_id] >= needed[group_id])
 
 
@@ -193,16 +191,13 @@ async def retry_all(
     if wrong := set(where.status) - RETRYABLE:
         raise ValidationError(f"status: {', '.join(sorted(wrong))} tasks are not retried; use {', '.join(RETRYABLE)}")
     total = 0
-    while limit is None or limit > 0:
-        tasks = await backend.find(where, RETRY_CHUNK if limit is None else min(limit, RETRY_CHUNK))
-        if not tasks:
-            break
-        now = clock.now()
+    async for page in pages(backend, where, RETRY_CHUNK if limit is None else min(limit, RETRY_CHUNK)):
+        tasks, now = page[:limit], clock.now()
         total += sum(await backend.update([Change(task, settle(task, Requeued(), now)) for task in tasks]))
         if progress is not None:
             progress(total)
-        limit = None if limit is None else limit - len(tasks)
-        where = replace(where, after=tasks[-1].task_id)
+        if limit is not None and (limit := limit - len(tasks)) <= 0:
+            break
     log.debug("retry_many: {} tasks", total)
     return total
 

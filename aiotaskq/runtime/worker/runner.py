@@ -160,7 +160,7 @@ class Runner:
                 execution.ended = True
                 return found
             handler = found
-        timeout = task.timeout if task.timeout is not None else handler.timeout
+        timeout = handler.timeout_of(task)
         if timeout is not None and handler.batch is None:
             self._deadlines.add(timeout, execution, execution.began or self._clock.ticks())
         token = current.set(execution.context)
@@ -268,8 +268,7 @@ class Runner:
         task = execution.task
         handler = execution.handler or self._handlers[task.type]
         if execution.reason == "timeout":
-            timeout = task.timeout if task.timeout is not None else handler.timeout
-            return TimedOut(timeout or 0.0, handler.backoff, random.random())
+            return TimedOut(handler.timeout_of(task) or 0.0, handler.backoff, random.random())
         error = "CancelledError: the handler was cancelled from within"
         return Failed(error, True, handler.backoff, random.random())
 
@@ -350,9 +349,7 @@ class Runner:
 
     def _began(self, execution: Execution) -> None:
         """Let the timeout of a task of a batch begin, now that its handler is called."""
-        timeout = execution.task.timeout
-        if timeout is None:
-            timeout = self._handlers[execution.task.type].timeout
+        timeout = self._handlers[execution.task.type].timeout_of(execution.task)
         if timeout is not None:
             self._deadlines.add(timeout, execution, self._clock.ticks())
 
