@@ -58,22 +58,11 @@ class Queue(Pushes, Operations[Task]):
         gated: Callable[[Task], Task] | None = None,
         webhooks: Mapping[str, Webhook] = MappingProxyType({}),
     ) -> None:
-        """Make the queue of a backend.
+        """Make the queue of a backend; the options are those of ``TaskQ``, durations in seconds. Raises ValidationError.
 
-        Args:
-            visibility: seconds that a popped task of a durable store may take.
-            poll_interval: seconds between two looks of a coroutine that waits, for changes that no hint tells of.
-            maxsize: the largest number of ready tasks; 0 is unbounded.
-            when_full: what a push to a full queue does: ``wait``, ``raise`` (QueueFull), or ``drop_oldest``, which
-                cancels ready tasks in the push's transaction, those of the largest priority number first, and of
-                these the oldest.
-            prepare: returns the params of a type as they are stored, for a task given as a dict; None takes them as
-                they are. Raises ValidationError.
-            gated: returns a new task with the gates of its type. Raises ValidationError.
-            webhooks: what tells of its ended tasks, by name; may change later.
-
-        Raises:
-            ValidationError: a wrong value.
+        ``prepare`` returns the params of a type as they are stored, for a task given as a dict; None takes them as they
+        are. ``gated`` returns a new task with the gates of its type. Both raise ValidationError. ``webhooks`` is what
+        tells of its ended tasks, by name; it may change later.
         """
         super().__init__(backend, clock, hooks, poll_interval, maxsize, when_full, prepare, gated, webhooks)
         self._kind = TaskOfObjects if self.objects else Task

@@ -67,15 +67,9 @@ class Runner:
     ) -> None:
         """Wire a runner.
 
-        Args:
-            handlers: the registered handlers by task type.
-            executors: where ``def`` handlers run.
-            clock: measures timeouts.
-            host: what ``current_task()`` reports progress and completion to.
-            events: where started, unknown and timed out tasks are announced.
-            executions: where what runs is kept, by task id.
-            objects: whether params and results are passed as they are, and not as JSON.
-            timed_out: called after a handler was interrupted because of its timeout.
+        ``host`` is what ``current_task()`` reports to; ``executions`` is where what runs is kept, by task id. With
+        ``objects``, params and results are passed as they are, and not as JSON. ``timed_out`` is called after a handler
+        was interrupted because of its timeout.
         """
         self._handlers = handlers
         self._executors = executors
