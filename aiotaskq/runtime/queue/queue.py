@@ -58,7 +58,7 @@ class Queue(Pushes, Operations[Task]):
         gated: Callable[[Task], Task] | None = None,
         webhooks: Mapping[str, Webhook] = MappingProxyType({}),
     ) -> None:
-        """Make the queue of a backend; the options are those of ``TaskQ``, durations in seconds. Raises ValidationError.
+        """Make the queue of a backend; options as of ``TaskQ``, durations in seconds. Raises ValidationError.
 
         ``prepare`` returns the params of a type as they are stored, for a task given as a dict; None takes them as they
         are. ``gated`` returns a new task with the gates of its type. Both raise ValidationError. ``webhooks`` is what

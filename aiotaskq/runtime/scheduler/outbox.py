@@ -50,18 +50,16 @@ class Outbox:
         self._clock = clock
         self._next_recovery = 0  # ticks
 
-    async def write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
-        """Write schedules with the tasks that they fired, and push these; return which of the changes held.
-
-        Each change is a schedule before and after, and its tasks.
-        """
-        written = [(before, after.replace(outbox=before.outbox + fired)) for before, after, fired in changes]
-        held = await self._schedules.change([ScheduleChange(before, after) for before, after in written])
-        stored = [
-            after.replace(version=before.version + 1) for (before, after), ok in zip(written, held, strict=True) if ok
+    async def write(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
+        """Write schedules with the tasks that they fired, and push these; return which of the changes held."""
+        written = [
+            ScheduleChange(each.before, each.after.replace(outbox=each.before.outbox + each.tasks)) for each in changes
         ]
+        held = await self._schedules.change(written)
+        done = [each for each, ok in zip(written, held, strict=True) if ok]
+        stored = [each.after.replace(version=each.before.version + 1) for each in done]
         # Not the other tasks in the outboxes: another scheduler may be pushing them.
-        fired_here = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        fired_here = [task for each, ok in zip(changes, held, strict=True) if ok for task in each.tasks]
         await self.deliver(stored, fired_here)
         return held
 

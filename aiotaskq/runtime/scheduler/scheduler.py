@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
@@ -34,7 +36,7 @@ from aiotaskq.core.schedule import (
     paused,
     resumed,
 )
-from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError, NotFound, QueueFull
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.clock_steps import ClockSteps
@@ -254,7 +256,7 @@ class Scheduler:
             check_decoded(before)
             after, task = run_now(before, self.clock.now(), new_id())
             self.queue.gated(task)  # raises what would stop the write
-            if await self._write([(before, after, (task,))]) == [True]:
+            if await self._write([ScheduleChange(before, after, (task,))]) == [True]:
                 log.debug("schedule {} fired now: {}", _named(before), named(task))
                 return task.task_id
 
@@ -285,7 +287,7 @@ class Scheduler:
                 return times
             for _, task in made:
                 self.queue.gated(task)  # raises what would stop the write
-            if await self._write([(before, after, tuple(task for _, task in made))]) == [True]:
+            if await self._write([ScheduleChange(before, after, tuple(task for _, task in made))]) == [True]:
                 log.debug("schedule {} backfilled: {} tasks", _named(before), len(made))
                 return times
 
@@ -392,7 +394,8 @@ class Scheduler:
                 firings.append((schedule, firing))
             except Exception as error:  # one bad row must not stop the others
                 await self._refuse(schedule, error, now)
-        held = await self._write_with_room([(before, each.schedule, each.tasks) for before, each in firings], now)
+        changes = [ScheduleChange(before, each.schedule, each.tasks) for before, each in firings]
+        held = await self._write_with_room(changes, now)
         unknown = []
         for (schedule, firing), ok in zip(firings, held, strict=True):
             if ok:
@@ -407,9 +410,7 @@ class Scheduler:
                 if stands is not None:
                     self._due_heap.note(stands)
 
-    async def _write_with_room(
-        self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]], now: int
-    ) -> Sequence[bool | None]:
+    async def _write_with_room(self, changes: Sequence[ScheduleChange], now: int) -> Sequence[bool | None]:
         """Do as ``_write``; a gate that is full for one of them stops no other. That one is None, and tried again."""
         try:
             return await self._write(changes)
@@ -419,12 +420,12 @@ class Scheduler:
             try:
                 held += await self._write([change])
             except QueueFull as full:
-                self._due_heap.hold(change[0], now)
-                log.warning("schedule {}: {}; next try in {:.0f} s", _title(change[0]), full, HOLD / SECOND)
+                self._due_heap.hold(change.before, now)
+                log.warning("schedule {}: {}; next try in {:.0f} s", _title(change.before), full, HOLD / SECOND)
                 held.append(None)
         return held
 
-    async def _write(self, changes: Sequence[tuple[Schedule, Schedule, tuple[Task, ...]]]) -> Sequence[bool]:
+    async def _write(self, changes: Sequence[ScheduleChange]) -> Sequence[bool]:
         """Write schedules and push their tasks: in one transaction, or through an outbox if the stores differ."""
         if not changes:
             return []
@@ -432,16 +433,16 @@ class Scheduler:
             taker = willing(self.queue.takers)
             write = self.schedules.change if taker is None else taker.fire
             gated = self.queue.gated
-            held = await write([ScheduleChange(old, new, tuple(map(gated, fired))) for old, new, fired in changes])
-            for (_, _, fired), ok in zip(changes, held, strict=True):
-                for task in fired if ok else ():
+            held = await write([replace(each, tasks=tuple(map(gated, each.tasks))) for each in changes])
+            for each, ok in zip(changes, held, strict=True):
+                for task in each.tasks if ok else ():
                     self.queue.hooks.call("pushed", self.clock.now(), task)
             return held
         if self._outbox is not None:
             return await self._outbox.write(changes)
-        held = await self.schedules.change([ScheduleChange(before, after) for before, after, _ in changes])
+        held = await self.schedules.change([replace(each, tasks=()) for each in changes])
         # A queue in memory: its tasks end with this process anyway.
-        won = [task for (_, _, fired), ok in zip(changes, held, strict=True) if ok for task in fired]
+        won = [task for each, ok in zip(changes, held, strict=True) if ok for task in each.tasks]
         if won:
             # They are due by this clock; that queue has a steady clock, which may be behind it.
             now = self.queue.clock.now()
