@@ -31,26 +31,27 @@ class Executors:
     """The threads, child processes and interpreters of one worker, created when the first handler needs one."""
 
     def __init__(self, concurrency: int) -> None:
-        self._concurrency = concurrency
+        self.concurrency = concurrency
+        """How many threads there may be."""
         self._threads: DaemonThreads | None = None
         self._processes: ProcessPoolExecutor | None = None
         self._interpreters: Executor | None = None
 
     def resize(self, concurrency: int) -> None:
         """Have so many threads, and pools of the size that follows. What runs goes on, in the former pools."""
-        before, self._concurrency = self._pool_size, concurrency
+        before, self.concurrency = self.pool_size, concurrency
         if self._threads is not None:
             self._threads.resize(concurrency)
-        if self._pool_size != before:
+        if self.pool_size != before:
             for pool in (self._processes, self._interpreters):
                 if pool is not None:
                     pool.shutdown(wait=False)
             self._processes = self._interpreters = None
 
     @property
-    def _pool_size(self) -> int:
-        # A pool starts all of its processes at once: no more than there are processors.
-        return min(self._concurrency, os.cpu_count() or 1)
+    def pool_size(self) -> int:
+        """How many processes or interpreters there may be: a pool starts all at once, so not more than processors."""
+        return min(self.concurrency, os.cpu_count() or 1)
 
     def start(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
         """Start a ``def`` handler; return its future. One in a thread has the context of the caller."""
@@ -63,7 +64,7 @@ class Executors:
 
                 # Spawn: a fork of a process with threads may hang.
                 spawn = multiprocessing.get_context("spawn")
-                self._processes = ProcessPoolExecutor(self._pool_size, mp_context=spawn, initializer=_begin_child)
+                self._processes = ProcessPoolExecutor(self.pool_size, mp_context=spawn, initializer=_begin_child)
             # By name: a decorator has replaced the function in its module, so it could not be pickled.
             location = (handler.function.__module__, handler.function.__qualname__)
             try:
@@ -73,7 +74,7 @@ class Executors:
                 raise
         if self._threads is None:
             # Not a ThreadPoolExecutor: a handler that never returns must not keep the process from ending.
-            self._threads = DaemonThreads(self._concurrency, "aiotaskq-handler")
+            self._threads = DaemonThreads(self.concurrency, "aiotaskq-handler")
         return self._threads.submit(contextvars.copy_context().run, _call, handler.function, params)
 
     def _in_interpreter(self, handler: Handler, params: Mapping[str, Any]) -> Future[Any]:
@@ -83,7 +84,7 @@ class Executors:
             # A new interpreter would look for modules where the program did at its start. By text, since nothing of
             # aiotaskq can be loaded there.
             paths = f"import sys; sys.path[:] = {sys.path!r}"
-            made: Executor = InterpreterPoolExecutor(self._pool_size, "aiotaskq-interpreter", exec, (paths,))
+            made: Executor = InterpreterPoolExecutor(self.pool_size, "aiotaskq-interpreter", exec, (paths,))
             self._interpreters = made
         return _Tamed(self._interpreters.submit(handler.function, **params))
 

@@ -61,7 +61,6 @@ class Fetcher:
         self._heartbeat = heartbeat
         self._tally = tally
         self._executions = worker.executions
-        self._concurrency = worker.concurrency
         self._direct = None if backend.suspends or backend.shared else cast("DirectBackend", backend)
         self._hooks = queue.hooks
         self._bounded = queue.capacity.maxsize > 0
@@ -76,8 +75,7 @@ class Fetcher:
         self.unwritten = 0
         """How many outcomes are not written yet, in the outbox or in a round."""
         self._closed = False
-        self._paused = False
-        self._reasons: set[str] = set()  # why it is paused
+        self._paused: set[str] = set()  # the reasons for which it is
         self._in_round = False
         self._stopped = False
         self._reserved = 0  # slots for which a push under way may claim
@@ -144,8 +142,8 @@ class Fetcher:
 
         None if there is none yet. Without an outcome nothing is written.
         """
-        if self._paused and SHRINKS in self._reasons:
-            self._look_shrunk()
+        if SHRINKS in self._paused:
+            self.look_shrunk()
         direct = self._direct
         alone = task.on_success is task.on_failure is None and not self._queue.webhooks
         if direct is not None and outcome is not None and alone:
@@ -189,38 +187,27 @@ class Fetcher:
 
     def fill(self) -> None:
         """Run buffered tasks in the free slots."""
-        buffer, executions = self.buffer, self._executions
-        if (batches := self.batches) is not None:
-            while buffer and not self._paused:
-                if len(executions) >= self._concurrency + batches.without_slot and not batches.joins(buffer[0]):
-                    break
-                self._worker.start_run(buffer.popleft())
-            return
-        while buffer and len(executions) < self._concurrency and not self._paused:
+        buffer, batches = self.buffer, self.batches
+        while buffer and not self._paused:
+            if self._unused <= 0 and (batches is None or not batches.joins(buffer[0])):
+                break
             self._worker.start_run(buffer.popleft())
 
     def pause(self, reason: str = "") -> None:
         """Release what has not started; claim nothing and start nothing until ``resume`` for this reason."""
-        self._paused = True
-        self._reasons.add(reason)
+        self._paused.add(reason)
         self.give_back(NEVER_STARTED)
 
     def resume(self, reason: str = "") -> None:
         """Claim and start tasks again, unless another reason is left; idempotent."""
-        self._reasons.discard(reason)
-        self._paused = bool(self._reasons)
+        self._paused.discard(reason)
         if not self._paused:
             self.fill()
             self.wake()
 
-    def resize(self, concurrency: int) -> None:
-        """Have so many slots. Where more tasks run, none starts until they are fewer."""
-        self._concurrency = concurrency
-        self._look_shrunk()
-
-    def _look_shrunk(self) -> None:
-        taken = len(self._executions) - (0 if self.batches is None else self.batches.without_slot)
-        (self.pause if taken >= self._concurrency else self.resume)(SHRINKS)
+    def look_shrunk(self) -> None:
+        """Start nothing while more tasks run than there are slots; called after the number of slots has changed."""
+        (self.pause if self._unused <= 0 else self.resume)(SHRINKS)
 
     def give_back(self, reason: str, keep: int = 0) -> None:
         """Release what is buffered, but for the first ``keep`` tasks."""
@@ -344,8 +331,8 @@ class Fetcher:
             self._worker.look_idle()
 
     async def _exchange(self) -> float:
-        if SHRINKS in self._reasons:
-            self._look_shrunk()
+        if SHRINKS in self._paused:
+            self.look_shrunk()
         if self.buffer:
             self._give_back_surplus()
             if self._outbox:
@@ -449,10 +436,15 @@ class Fetcher:
     # ---- how many ----
 
     @property
+    def _unused(self) -> int:
+        """How many slots run no task."""
+        unused = self._worker.concurrency - len(self._executions)
+        return unused if self.batches is None else unused + self.batches.without_slot
+
+    @property
     def _free(self) -> int:
         """How many slots neither run a task nor have one waiting or on its way."""
-        free = self._concurrency - len(self._executions) - len(self.buffer) - self._reserved
-        return free if self.batches is None else free + self.batches.without_slot
+        return self._unused - len(self.buffer) - self._reserved
 
     def _room(self, writes: bool) -> int:
         """Return how many tasks to claim: for the free slots, and more where tasks are quick.
@@ -472,10 +464,10 @@ class Fetcher:
         """Release tasks that were claimed ahead when tasks were quick, if those that run now are slow."""
         if self._closed or self._paused:
             return
-        free = self._concurrency - len(self._executions) + (0 if self.batches is None else self.batches.without_slot)
+        free = self._unused
         if self.buffer.waited(self._clock.ticks()) > STALLED:
             self._prefetch.stalled()
-        elif self._prefetch.duration(len(self.buffer) - free) <= STALLED * self._concurrency:
+        elif self._prefetch.duration(len(self.buffer) - free) <= STALLED * self._worker.concurrency:
             return
         self.give_back(NEVER_STARTED, keep=max(0, free + self._prefetch.ahead))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable, Mapping
 
@@ -16,6 +15,7 @@ from aiotaskq.runtime.current import current
 from aiotaskq.runtime.handler import Handler
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.executors import Executors
 
 UNWINDING = 0.05  # seconds in which a handler that can be interrupted ends
 INTERVAL = 0.1  # seconds between two probes of the loop
@@ -48,7 +48,7 @@ class Watchdog:
         self,
         executions: Mapping[str, Execution],
         handlers: Mapping[str, Handler],
-        slots: int,
+        executors: Executors,
         hooks: Hooks,
         clock: Clock,
         spare: Callable[[], int] = lambda: 0,
@@ -57,8 +57,7 @@ class Watchdog:
         self._spare = spare
         self._executions = executions
         self._handlers = handlers
-        self._slots = slots
-        self._pool = min(slots, os.cpu_count() or 1)
+        self._executors = executors
         self._hooks = hooks
         self._clock = clock
         self._stopped = threading.Event()  # of the thread that watches the loop
@@ -79,11 +78,6 @@ class Watchdog:
         """Stop watching the loop, without waiting for the thread; idempotent."""
         self._stopped.set()
 
-    def resize(self, slots: int) -> None:
-        """Take note of another number of slots."""
-        self._slots = slots
-        self._pool = min(slots, os.cpu_count() or 1)
-
     def occupancy(self) -> Occupancy:
         """Count what runs now; callable from any thread."""
         count = {"loop": 0, "thread": 0, "process": 0, "interpreter": 0}
@@ -95,7 +89,7 @@ class Watchdog:
                 count[handler.executor] += 1
                 overdue[handler.executor] += each.stuck if handler.executor == "loop" else each.overdue
         return Occupancy(
-            self._slots,
+            self._executors.concurrency,
             len(executions) - self._spare(),
             count["thread"],
             count["process"],
@@ -120,7 +114,7 @@ class Watchdog:
             log.warning("{} goes on after its timeout", named(task))
         late = [each for each in self._executions.values() if each.overdue]
         what = f"all {len(late)} slots are held by handlers"
-        if len(late) < self._slots:
+        if len(late) < self._executors.concurrency:
             late, what = self._in_full_pool(late)
             if not late:
                 return
@@ -135,8 +129,8 @@ class Watchdog:
         """Return the overdue executions that hold all processes or all interpreters, none if there is no such pool."""
         for kind, name in (("process", "processes"), ("interpreter", "interpreters")):
             there = [each for each in late if self._handlers[each.task.type].executor == kind]
-            if len(there) >= self._pool:
-                return there, f"all {self._pool} {name} for handlers are held by some"
+            if len(there) >= self._executors.pool_size:
+                return there, f"all {self._executors.pool_size} {name} for handlers are held by some"
         return [], ""
 
     def _task_of(self, coroutine: asyncio.Task[object] | None) -> Task | None:

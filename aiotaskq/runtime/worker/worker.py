@@ -104,7 +104,7 @@ class Worker(Host):
         self.quiet = False
         """Whether it claims nothing more, and only goes on with what it runs."""
         self._watchdog = Watchdog(
-            self.executions, handlers, self.concurrency, queue.hooks, clock, lambda: self.runner.batches.without_slot
+            self.executions, handlers, self._executors, queue.hooks, clock, lambda: self.runner.batches.without_slot
         )
         self.runner = Runner(
             handlers,
@@ -192,8 +192,8 @@ class Worker(Host):
         Raises ValidationError.
         """
         self.concurrency = check_int("concurrency", concurrency, 1, 10_000)
-        for part in (self._executors, self._watchdog, self._fetcher):
-            part.resize(concurrency)
+        self._executors.resize(concurrency)
+        self._fetcher.look_shrunk()
         self._tell("resized")
 
     def _steer_hint(self, _kind: str, owners: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from aiotaskq.log import logger
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.worker.execution import Execution
+from aiotaskq.runtime.worker.executors import Executors
 from aiotaskq.runtime.worker.watchdog import Occupancy, Watchdog
 from aiotaskq.types import HookCall
 from tests.support.machine import within
@@ -233,7 +234,7 @@ def test_the_stall_watch_ends_with_its_loop() -> None:
     async def main() -> None:
         hooks = Hooks()
         hooks.on("stalled", print)
-        Watchdog({}, {}, 1, hooks, SystemClock()).start()
+        Watchdog({}, {}, Executors(1), hooks, SystemClock()).start()
         assert watching()
 
     asyncio.run(main())
