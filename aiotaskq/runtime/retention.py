@@ -27,7 +27,7 @@ DEFAULT_AGE = 7 * 86_400.0  # seconds
 Auto = Literal["auto"]
 
 
-class Retention:
+class Retention(Poller):
     """Deletes old ended tasks, and rolls the history. Any number of processes may do it at once."""
 
     def __init__(
@@ -47,9 +47,9 @@ class Retention:
         None keeps tasks. "auto" is DEFAULT_AGE on a durable store, but for a database that was adopted from other
         software: that keeps them. Raises ValidationError.
         """
+        super().__init__("retention", self._sweep, clock)
         self._auto = ended == "auto" and backend.durable
         self._backend = backend
-        self._clock = clock
         self._ages: dict[Status, float] = {}
         self._rests = False  # whether the first round only waits
         if ended is not None and ended != "auto":
@@ -63,7 +63,6 @@ class Retention:
         self._orphans_from = 0  # ticks: for steps without a task
         self._orphans: set[str] = set()  # the ids of tasks that had steps and no row at the last look
         self._mends = backend.steps.mends
-        self._poller = Poller("retention", self._sweep, clock)
 
     async def start(self) -> None:
         """Start in the running loop, if there is anything to delete by age, or to mend. Raises DatabaseUnavailable."""
@@ -75,14 +74,10 @@ class Retention:
         if self._history is not None:
             self._roll_later(ROLL_INTERVAL / 10)
         if self._ages or self._history is not None or self._mends:
-            await self._poller.start()
+            await super().start()
 
     def _keep_for(self, age: float) -> None:
         self._ages.update(dict.fromkeys(FINAL - {Status.FAILED}, age))
-
-    async def stop(self) -> None:
-        """Stop after the current transaction; idempotent."""
-        await self._poller.stop()
 
     async def _sweep(self) -> float:
         if self._rests:

@@ -86,7 +86,7 @@ async def test_running_workers_delete_in_the_background(tmp_path: Path) -> None:
                     break
                 await clock.settle()
         assert await tq.find() == []
-        assert not tq._retention._poller.running
+        assert not tq._retention.running
 
 
 async def swept(tq: TaskQ, clock: VirtualClock) -> set[str]:

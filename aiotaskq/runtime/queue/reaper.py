@@ -103,7 +103,7 @@ class Reaper:
 MEND_AFTER = 60  # poll intervals between two looks for gates that a dead process or another program has left behind
 
 
-class LimitSweep:
+class LimitSweep(Poller):
     """Admits the gates that are due: in a loop for a worker, and before a pop by hand, since there may be no worker.
 
     In a store of this process, each change of a time is a hint. In a shared one hints can be lost, so it also polls.
@@ -111,13 +111,12 @@ class LimitSweep:
 
     def __init__(self, backend: Backend, clock: Clock, poll_interval: float) -> None:
         """Make the sweep of a store; ``poll_interval`` in seconds."""
+        super().__init__("gates", self.sweep_if_due, clock)
         self._backend = backend
         self._gates = backend.gates
-        self._clock = clock
         self._interval = poll_interval
         self._next_poll = self._next_mend = 0  # ticks
         self._hinted = False
-        self._poller = Poller("gates", self.sweep_if_due, clock)
         self.next_at: int | None = None
         """The earliest time at which a gate may let a task pass, as far as is known; microseconds UTC."""
         self._stop_listening: Callable[[], None] = backend.listeners.listen(self._hint, GATES)
@@ -127,18 +126,14 @@ class LimitSweep:
         """Whether no time is known at which a gate is due, and no hint has come."""
         return self.next_at is None and not self._hinted
 
-    async def start(self) -> None:
-        """Sweep in the running loop until ``stop``."""
-        await self._poller.start()
-
-    async def stop(self, seconds: float) -> None:
+    async def stop(self, timeout: float = 5.0) -> None:
         """End the loop; a round that is under way may take so long."""
-        await self._poller.stop(seconds)
+        await super().stop(timeout)
         self._next_poll = 0
 
     def _hint(self, _kind: str, _names: object) -> None:
         self._hinted = True
-        self._poller.wake()  # from any thread
+        self.wake()  # from any thread
 
     async def sweep_if_due(self) -> float:
         """Sweep if a gate may be due, or a poll is; return the seconds until a gate is, or until the next poll."""

@@ -37,7 +37,7 @@ SHRINKS = "shrinks"
 """Why nothing is started while more tasks run than there are slots."""
 
 
-class Fetcher:
+class Fetcher(Poller):
     """Fills a worker's buffer and slots, and empties its outbox.
 
     The outcome of a run stays in the outbox until the store has written or refused it, however long that takes: the
@@ -57,7 +57,6 @@ class Fetcher:
         self._worker = worker
         self._queue = queue
         self._backend = backend
-        self._clock = clock
         self._heartbeat = heartbeat
         self._tally = tally
         self._executions = worker.executions
@@ -85,17 +84,7 @@ class Fetcher:
         self._stop_listening: Callable[[], None] = lambda: None
         self._arrivals: Arrivals | None = None
         most = worker.lease * TRY_WITHIN if backend.shared else MAX_BACKOFF
-        self._poller = Poller("fetcher", self._round, clock, most, self._make_wakeup)
-
-    @property
-    def failures(self) -> int:
-        """Failed rounds since the last good one; 0 is healthy."""
-        return self._poller.failures
-
-    @property
-    def running(self) -> bool:
-        """Whether it claims and writes."""
-        return self._poller.running
+        super().__init__("fetcher", self._round, clock, most, self._new_wakeup)
 
     @property
     def busy(self) -> bool:
@@ -104,20 +93,20 @@ class Fetcher:
 
     async def start(self) -> None:
         """Start claiming and writing in the running loop."""
-        await self._poller.start()
+        await super().start()
         if self._arrivals is None:
             self._stop_listening = self._backend.listeners.listen(self.wake, READY)
         if self._backend.shared == "host":
             self._queue.takers.append(self)
 
-    def _make_wakeup(self) -> Wakeup:
+    def _new_wakeup(self) -> Wakeup:
         self._arrivals = self._backend.arrivals(self._worker.queues)
         return LoopWakeup() if self._arrivals is None else self._arrivals
 
     def wake(self, *_hint: object) -> None:
         """Start a round now; callable from any thread."""
         self._hinted = True
-        self._poller.wake()
+        super().wake()
 
     def close(self) -> None:
         """Claim no more, and release what has not started. Outcomes are still written."""
@@ -128,12 +117,12 @@ class Fetcher:
         with contextlib.suppress(ValueError):
             self._queue.takers.remove(self)
         self.give_back(NEVER_STARTED)
-        self._poller.wake()  # not after the back-off of a store that was away: the time to stop is short
+        super().wake()  # not after the back-off of a store that was away: the time to stop is short
 
-    async def stop(self, seconds: float) -> None:
+    async def stop(self, timeout: float = 5.0) -> None:
         """Stop writing, too; a round that is under way may take so long to end."""
         self._stopped = True
-        await self._poller.stop(seconds)
+        await super().stop(timeout)
 
     # ---- slots and buffer ----
 
@@ -162,7 +151,7 @@ class Fetcher:
                     if len(tally.completed) >= MANY:
                         tally.collect()
                 if claimed is None:
-                    self._poller.wake()
+                    super().wake()
                     return None
                 if self._bounded:
                     self._queue.claims.hint_room([claimed])
@@ -241,7 +230,7 @@ class Fetcher:
         """Have the outcome of a task written; called on the loop."""
         self.unwritten += 1
         if not self._outbox:  # later ones are written with it
-            self._poller.wake()
+            super().wake()
         self._outbox.append((task, outcome))
 
     async def confirm(self, task: Task, outcome: Outcome | None) -> Outcome | None:
@@ -273,7 +262,7 @@ class Fetcher:
     @property
     def wants(self) -> bool:
         """Whether slots are free, and no round is under way that could fill them."""
-        return not self._in_round and self._free > 0 and self._poller.here and self._room(True) > 0
+        return not self._in_round and self._free > 0 and self.here and self._room(True) > 0
 
     async def push(self, tasks: Sequence[Task]) -> list[Task]:
         """Push tasks, and claim for the free slots in the same transaction."""
@@ -312,7 +301,7 @@ class Fetcher:
         self._reserved -= room
         if self._missed:
             self._missed = False
-            self._poller.wake()
+            super().wake()
         self._worker.look_idle()
 
     # ---- one round ----

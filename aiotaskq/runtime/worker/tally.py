@@ -22,28 +22,24 @@ IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first
 MANY = 128  # completed tasks that are added up at once: some by some takes less time than one by one
 
 
-class Tally:
+class Tally(Poller):
     """The sums of one worker since they were last written. A process that is killed loses them."""
 
     def __init__(self, history: History, clock: Clock) -> None:
-        self._history, self._clock = history, clock
+        super().__init__("history", self._round, clock)
+        self._history = history
         self.completed: list[Task] = []
         """Tasks that have completed here and are not added up yet: ``collect`` is due when there are ``MANY``.
 
         Always the same list."""
         self._sums: dict[Key, Sums] = {}
-        self._poller = Poller("history", self._round, clock)
         self._urgent = False
         self._unset: Callable[[], None] | None = None  # cancels the timer that wakes the poller
 
-    async def start(self) -> None:
-        """Start writing in the running loop."""
-        await self._poller.start()
-
-    async def stop(self, seconds: float) -> None:
+    async def stop(self, timeout: float = 5.0) -> None:
         """Stop writing, and write what is left; a write that is under way may take so long to end."""
         self._unset_timer()
-        await self._poller.stop(seconds)
+        await super().stop(timeout)
         try:
             await self.write()
         except Exception as error:
@@ -96,7 +92,7 @@ class Tally:
     def write_lost(self) -> None:
         """Write soon what was counted of dead workers: the next run of such a task may end this process, too."""
         if self._urgent:
-            self._poller.wake()
+            self.wake()
 
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)
@@ -143,7 +139,7 @@ class Tally:
     def _sums_of(self, key: Key) -> Sums:
         if (found := self._sums.get(key)) is None:
             if not self._sums:
-                self._unset = self._clock.call_later(INTERVAL * random.uniform(0.8, 1.0), self._poller.wake)
+                self._unset = self._clock.call_later(INTERVAL * random.uniform(0.8, 1.0), self.wake)
             found = self._sums[key] = Sums()
         return found
 

@@ -390,4 +390,4 @@ async def test_the_fetcher_retries_as_often_as_the_heartbeat(tmp_path: Path) -> 
     for lease, most in ((2.0, 1.0), (60.0, MAX_BACKOFF)):
         async with TaskQ(f"sqlite:///{tmp_path}/{lease}.db", lease=lease, heartbeat=0.5).running(concurrency=1) as tq:
             assert tq.worker is not None
-            assert tq.worker._fetcher._poller._max_backoff == most
+            assert tq.worker._fetcher._max_backoff == most
