@@ -203,16 +203,13 @@ class Scheduler:
         return stored
 
     async def _take_over(self, schedules: Sequence[Schedule]) -> None:
-        self._note(schedules)
-        if self._fires():
-            await self.start()
-
-    def _note(self, schedules: Sequence[Schedule]) -> None:
         """Take over schedules as they are in the store after a write, and wake the loop if one is due earlier."""
         for schedule in schedules:
             self._due_heap.note(schedule)
         if any(s.enabled and (s.due or INT64) < self._next_round for s in schedules):
             self._poller.wake()
+        if self._fires():
+            await self.start()
 
     async def pause(self, task_id: str) -> Schedule:
         """Disable a schedule, in every process. Raises NotFound."""
