@@ -254,7 +254,7 @@ class SideRowModel(Base):
 
     __tablename__ = "aiotaskq_side"
 
-    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event`` or ``wait``.
+    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event``, ``wait`` or ``worker``.
     kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
     # The task that it goes with, or the event for which a task waits; empty for nothing.
     owner: Mapped[str] = mapped_column(Name(255), primary_key=True)
@@ -276,31 +276,6 @@ class QueueState(Base):
 
     name: Mapped[str] = mapped_column(Name(100), primary_key=True)
     paused: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-
-
-class WorkerRow(Base):
-    """A row of ``aiotaskq_worker``: a worker, and the lease of all tasks that have its id as ``lease_owner``."""
-
-    __tablename__ = "aiotaskq_worker"
-
-    owner: Mapped[str] = mapped_column(Name(100), primary_key=True)
-    host: Mapped[str] = mapped_column(Name(255))
-    pid: Mapped[int] = mapped_column(BigInteger)
-    version: Mapped[str] = mapped_column(Name(40))
-    started_at: Mapped[int] = mapped_column(BigInteger)
-    seen_at: Mapped[int] = mapped_column(BigInteger)
-    lease_until: Mapped[int] = mapped_column(BigInteger)
-    # The queues that it claims from, as a JSON list; NULL for every queue.
-    queues: Mapped[str | None] = mapped_column(LongText)
-    concurrency: Mapped[int] = mapped_column(Integer)
-    busy: Mapped[int] = mapped_column(Integer)
-    # What it is asked for: to claim nothing more, and to have so many slots.
-    quiet: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
-    wanted_concurrency: Mapped[int | None] = mapped_column(Integer)
-    # The types that it can run, as a JSON list; NULL where that is not known.
-    types: Mapped[str | None] = mapped_column(LongText)
-    # The limits that its handlers declare, likewise.
-    limits: Mapped[str | None] = mapped_column(LongText)
 
 
 class GateRow(Base):

@@ -31,16 +31,17 @@ from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_typ
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
+from aiotaskq.backends.workers import Held, Workers
 from aiotaskq.core.coded import no_codec
 from aiotaskq.core.errors import INT64
-from aiotaskq.core.status import FINAL, PENDING, Status
+from aiotaskq.core.outcome import owner_of
+from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 
 if TYPE_CHECKING:
     from asyncio import Future
 
     from aiotaskq.backends.flow.transaction import Store
-    from aiotaskq.backends.workers import Workers
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.schedule import Schedule
@@ -105,6 +106,7 @@ class Backend(ABC):
         self.values, self.history, self.audit = Values(side), History(side), AuditLog(side)
         self.steps, self.notes = Steps(store, side), Notes(store, side, self.listeners)
         self.gates, self.groups = Gates(store, gates), Groups(store, groups)
+        self.workers = Workers(side, self.held) if self.shared else None
 
     def notify_updated(self, changes: Sequence[Change], held: Sequence[bool]) -> None:
         """Pass on the hints of an update; ``held`` says which changes hold."""
@@ -336,6 +338,14 @@ class Backend(ABC):
     @abstractmethod
     async def overdue(self, now: int, limit: int) -> list[Task]:
         """Read running tasks without a holder (see ``Workers``), and expired ones; the longest overdue first."""
+
+    async def held(self, owners: Sequence[str]) -> dict[str, list[Held]]:
+        """Read the running tasks that each of these workers holds, with or without a mark on them."""
+        held: dict[str, list[Held]] = {owner: [] for owner in owners}
+        for task in await self.find(TaskFilter(status=(RUNNING,)), INT64):
+            if (owner := owner_of(task)) in held:
+                held[owner].append((task.task_id, task.fence, task.cancel_requested))
+        return held
 
     @abstractmethod
     async def next_run_at(self, now: int, queues: Sequence[str] | None = None) -> int | None:

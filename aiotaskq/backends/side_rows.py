@@ -1,7 +1,7 @@
 """The contract of side rows: texts under names, in kinds, beside the tasks.
 
 Each capability that stores something beside the tasks is one kind, or a few, and a codec over these verbs: public
-values, the audit log, the history, the log of a task.
+values, the audit log, the history, the log of a task, the registry of workers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 NOTE: Final = "note"
 STEP: Final = "step"
+WORKER: Final = "worker"
+"""The kind of the workers. A store whose memory is full takes these rows: workers make room there."""
 OF_TASKS: Final = (NOTE, STEP)
 """The kinds whose owners are tasks, by their ids: they are deleted with the row of their task."""
 
@@ -152,16 +154,31 @@ class SideRows(ABC):
 
     async def swap(self, kind: str, gone: Sequence[str], rows: Sequence[SideRow]) -> bool:
         """Delete the rows with these names, and store others; return False, and write nothing, if one is missing."""
+        return await self.rewrite(kind, gone, lambda found: rows if len(found) == len(gone) else None)
+
+    async def rewrite(
+        self,
+        kind: str,
+        names: Sequence[str],
+        rows: Callable[[Mapping[str, str]], Sequence[SideRow] | None],
+        *,
+        repeatable: bool = False,
+    ) -> bool:
+        """Delete the rows with these names, and store those that ``rows`` returns for their texts, by name.
+
+        Return False, and write nothing, if that is None. ``repeatable``: as of ``flow.transaction.Store.transact``.
+        """
 
         def body(tx: WithSide) -> None:
-            if len(tx.side.lock(kind, gone)) < len(gone):
-                raise _Missing  # to take back what locks a name that is missing
-            tx.side.delete(kind, "", gone)
-            tx.side.put(kind, rows)
+            found = tx.side.lock(kind, names)
+            if (written := rows(found)) is None:
+                raise _Unwritten  # to take back what locks a name that is missing
+            tx.side.delete(kind, "", [*found.keys() - {row.name for row in written}])
+            tx.side.put(kind, written)
 
         try:
-            await self.store.transact(body)
-        except _Missing:
+            await self.store.transact(body, repeatable=repeatable)
+        except _Unwritten:
             return False
         return True
 
@@ -170,5 +187,5 @@ class SideRows(ABC):
         await self.store.transact(lambda tx: tx.side.delete_of(kind, [""]), repeatable=True)
 
 
-class _Missing(Exception):
-    """A row that is to be deleted is not there."""
+class _Unwritten(Exception):
+    """A transaction that is to write nothing."""

@@ -1,4 +1,4 @@
-"""The contract of a registry of workers: each worker has one row there, and in it one lease for all of its tasks.
+"""The registry of workers: each worker has one side row there, and in it one lease for all of its tasks.
 
 A running task has a holder. A pop by hand claims with ``lease_until``, and holds the task until then. A worker claims
 without a lease: it holds the task for as long as the id in ``lease_owner`` is in the registry. A task that has neither
@@ -14,49 +14,81 @@ removed never holds tasks again.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+import msgspec
+from msgspec.structs import replace
+
+from aiotaskq.backends.side_rows import WORKER, Range, SideRow, SideRows
 from aiotaskq.core.worker_info import WorkerInfo
 
+Held = tuple[str, int, bool]
+"""The id, the fence and the cancel flag of a running task."""
 
-class Workers(ABC):
-    """The workers of a shared store. Each method is atomic."""
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(WorkerInfo).decode
 
-    @abstractmethod
+
+class Workers:
+    """The workers of a shared store, as side rows under their ids. Each method is atomic."""
+
+    def __init__(self, rows: SideRows, held: Callable[[Sequence[str]], Awaitable[dict[str, list[Held]]]]) -> None:
+        self._rows = rows
+        self.held = held
+        """``Backend.held``."""
+
     async def register(self, worker: WorkerInfo) -> None:
         """Add a worker, before its first claim. Repeated with the same id, it replaces the row."""
+        await self._rows.put(WORKER, [_row(worker)])
 
-    @abstractmethod
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         """Write the row of a worker; return whether it was there, else nothing is written.
 
         What it is asked for, ``quiet`` and ``wanted_concurrency``, stays as it is: only ``steer`` writes that.
         """
 
-    @abstractmethod
+        def written(known: WorkerInfo) -> WorkerInfo:
+            return replace(worker, quiet=known.quiet, wanted_concurrency=known.wanted_concurrency)
+
+        return await self._change(worker.owner, written, repeatable=True)
+
     async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
         """Write what a worker is asked for, as far as it is given; return whether the worker was there."""
+        given = {"quiet": quiet, "wanted_concurrency": concurrency}
+        asked = {name: value for name, value in given.items() if value is not None}
+        return await self._change(owner, lambda known: replace(known, **asked), repeatable=True)
 
-    async def get(self, owner: str) -> WorkerInfo | None:
-        """Read one worker; None where it is not there."""
-        return next((worker for worker in await self.all() if worker.owner == owner), None)
-
-    @abstractmethod
     async def remove(self, worker: WorkerInfo) -> bool:
         """Remove a worker if its ``lease_until`` is that of ``worker``, as it was read; return whether it was.
 
         Nothing is written otherwise: a reaper must lose against a heartbeat.
         """
+        until = worker.lease_until
+        return await self._change(worker.owner, lambda known: None if known.lease_until == until else known)
 
-    @abstractmethod
+    async def _change(
+        self, owner: str, written: Callable[[WorkerInfo], WorkerInfo | None], repeatable: bool = False
+    ) -> bool:
+        """Write what a worker becomes, None to remove it; return whether it was there, and has become another."""
+
+        def rows(found: Mapping[str, str]) -> Sequence[SideRow] | None:
+            known = _decode(found[owner]) if found else None
+            if known is None or (after := written(known)) is known:
+                return None
+            return [] if after is None else [_row(after)]
+
+        return await self._rows.rewrite(WORKER, [owner], rows, repeatable=repeatable)
+
+    async def get(self, owner: str) -> WorkerInfo | None:
+        """Read one worker; None where it is not there."""
+        (text,) = await self._rows.get(WORKER, [owner], 0)
+        return None if text is None else _decode(text)
+
     async def all(self) -> list[WorkerInfo]:
         """Read the workers, the earliest start first."""
+        found = [_decode(row.text) for row in await self._rows.read(Range(WORKER, 0))]
+        return sorted(found, key=lambda worker: (worker.started_at, worker.owner))
 
-    @abstractmethod
-    async def held(self, owner: str) -> list[tuple[str, int, bool]]:
-        """Read id, fence and cancel flag of the running tasks that a worker holds, with or without a mark on them."""
 
-    async def held_by(self, owners: Sequence[str]) -> dict[str, list[str]]:
-        """Read the ids of the running tasks that each of these workers holds, for all of them."""
-        return {owner: [task_id for task_id, _fence, _cancel in await self.held(owner)] for owner in owners}
+def _row(worker: WorkerInfo) -> SideRow:
+    return SideRow(worker.owner, _encode(worker).decode())

@@ -52,8 +52,8 @@ class Workers:
 
         Raises NotSupported.
         """
-        held = await self._registry.held_by(owners)
-        wanted = {owner: sorted(held[owner])[:most] for owner in owners}
+        held = await self._registry.held(owners)
+        wanted = {owner: sorted(task_id for task_id, *_ in held[owner])[:most] for owner in owners}
         read = await self._backend.get([task_id for ids in wanted.values() for task_id in ids]) if owners else []
         running = {task.task_id: task for task in read if task is not None and task.status is Status.RUNNING}
         return {

@@ -6,11 +6,10 @@ the process, and nothing waits for a disk. It has schedules, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
-from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.flow.groups import parents_first
@@ -20,12 +19,11 @@ from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
-from aiotaskq.backends.workers import Workers
+from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.task import Task
-from aiotaskq.core.worker_info import WorkerInfo
 
 T = TypeVar("T")
 KEEP = 1_000_000  # ended tasks: more than a test makes
@@ -41,7 +39,6 @@ class DurableFake(MemoryBackend):
         super().__init__(keep=KEEP)
         self._tx.check = self.check
         self.schedules = DurableFakeSchedules(self)
-        self.workers: DurableFakeWorkers = DurableFakeWorkers(self._tasks, self._running, self._lock)
         self.inserted: list[Task] | None = None
         """The new rows of a transaction whose session has committed."""
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -149,7 +146,11 @@ class DurableFake(MemoryBackend):
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         with self._lock:
-            return (self.workers.orphans() + await super().overdue(now, limit))[:limit]
+            workers = {row.name for row in self._side.owned.of(WORKER, [""])}
+            running = [self._tasks[task_id] for task_id in self._running]
+            held = [row for row in running if row.lease_until is None and row.lease_owner]
+            orphans = [row for row in held if owner_of(row) not in workers]
+            return (orphans + await super().overdue(now, limit))[:limit]
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         self.check([task for change in changes for task in change.then])
@@ -207,57 +208,3 @@ class DurableFakeSchedules(MemorySchedules):
     async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
         self._backend.check([task for change in changes for task in change.tasks])
         return await super().change(changes)
-
-
-class DurableFakeWorkers(Workers):
-    """The workers that run tasks of these rows; ``running`` are the ids of the running ones."""
-
-    def __init__(self, rows: Mapping[str, Task], running: Iterable[str], lock: BriefLock) -> None:
-        self._rows = rows
-        self._running = running
-        self._lock = lock
-        self._workers: dict[str, WorkerInfo] = {}
-
-    async def register(self, worker: WorkerInfo) -> None:
-        self._workers[worker.owner] = worker
-
-    def _change(self, owner: str, changed: Callable[[WorkerInfo], WorkerInfo]) -> bool:
-        """Write what a worker becomes; return whether it was there."""
-        with self._lock:
-            row = self._workers.get(owner)
-            if row is not None:
-                self._workers[owner] = changed(row)
-            return row is not None
-
-    async def heartbeat(self, worker: WorkerInfo) -> bool:
-        asked = ("quiet", "wanted_concurrency")
-        return self._change(worker.owner, lambda row: replace(worker, **{name: getattr(row, name) for name in asked}))
-
-    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
-        given = {"quiet": quiet, "wanted_concurrency": concurrency}
-        asked = {name: value for name, value in given.items() if value is not None}
-        return self._change(owner, lambda row: replace(row, **asked))
-
-    async def remove(self, worker: WorkerInfo) -> bool:
-        with self._lock:
-            row = self._workers.get(worker.owner)
-            if row is None or row.lease_until != worker.lease_until:
-                return False
-            del self._workers[worker.owner]
-            return True
-
-    async def all(self) -> list[WorkerInfo]:
-        return sorted(self._workers.values(), key=lambda worker: (worker.started_at, worker.owner))
-
-    async def held(self, owner: str) -> list[tuple[str, int, bool]]:
-        with self._lock:
-            rows = [self._rows[task_id] for task_id in self._running]
-        return [(row.task_id, row.fence, row.cancel_requested) for row in rows if owner_of(row) == owner]
-
-    def orphans(self) -> list[Task]:
-        """Return the running tasks whose worker is not there; used under the backend's lock."""
-        rows = [self._rows[task_id] for task_id in self._running]
-        return [row for row in rows if row.lease_until is None and row.lease_owner and self._is_gone(row)]
-
-    def _is_gone(self, row: Task) -> bool:
-        return owner_of(row) not in self._workers

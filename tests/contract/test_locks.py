@@ -73,7 +73,7 @@ async def test_a_heartbeat_and_a_comparison_wait_for_no_task(server: Store) -> N
     with locked(server, first):
         async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
             assert await workers.heartbeat(worker_info(lease_until=LEASE + SECOND))
-            held = await workers.held("w")
+            held = (await workers.held(["w"]))["w"]
             assert await workers.remove(worker_info(lease_until=LEASE + SECOND))
             assert len(await server.backend.overdue(NOW, 10)) == 2
     assert sorted(held) == sorted([(first.task_id, 1, True), (second.task_id, 1, False)])

@@ -437,7 +437,7 @@ class QueueMachine(RuleBasedStateMachine):
         for owner in WORKERS:
             rows = [row for row in self.model.rows.values() if row.status is Status.RUNNING and owner_of(row) == owner]
             held = sorted((row.task_id, row.fence, row.cancel_requested) for row in rows)
-            assert sorted(self.do(self.backend.workers.held(owner))) == held
+            assert sorted(self.do(self.backend.workers.held([owner]))[owner]) == held
 
     @invariant()
     def counts_are_equal(self) -> None:

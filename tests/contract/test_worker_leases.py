@@ -141,7 +141,7 @@ async def test_a_marked_task_is_held_and_lost_with_its_worker(workers: Workers, 
     (task,) = await claimed(backend, "w")
     assert await backend.update([Change(task, marked(task))]) == [True]
     assert await backend.overdue(LATER, 10) == []
-    assert await workers.held("w") == [(task.task_id, task.fence, False)]
+    assert (await workers.held(["w"]))["w"] == [(task.task_id, task.fence, False)]
     await workers.remove(info())
     assert [late.lease_owner for late in await backend.overdue(NOW, 10)] == ["w!alone"]
 
@@ -204,20 +204,20 @@ async def test_what_a_worker_holds(workers: Workers, backend: Backend) -> None:
     assert await backend.update([Change(ended, completed(ended))]) == [True]
     assert await backend.update([Change(back, settle(back, Released("r", LATER), NOW))]) == [True]
     await backend.request_cancel([second.task_id])
-    assert sorted(await workers.held("w")) == sorted([(first.task_id, 1, False), (second.task_id, 1, True)])
-    assert await workers.held("nobody") == []
+    assert sorted((await workers.held(["w"]))["w"]) == sorted([(first.task_id, 1, False), (second.task_id, 1, True)])
+    assert (await workers.held(["nobody"]))["nobody"] == []
     await backend.delete([first.task_id])
-    assert await workers.held("w") == [(second.task_id, 1, True)]
+    assert (await workers.held(["w"]))["w"] == [(second.task_id, 1, True)]
     assert await backend.update([Change(second.replace(cancel_requested=True), marked(second))]) == [True]
-    found = await workers.held_by(["w1", "nobody", "w"])
-    assert (len(found.pop("w1")), found) == (2, {"nobody": [], "w": [second.task_id]})
-    assert await workers.held_by([]) == {}
+    found = await workers.held(["w1", "nobody", "w"])
+    assert (len(found.pop("w1")), found) == (2, {"nobody": [], "w": [(second.task_id, 1, True)]})
+    assert await workers.held([]) == {}
 
 
 async def test_a_worker_may_hold_many(workers: Workers, backend: Backend) -> None:
     await workers.register(info())
     tasks = await claimed(backend, "w", 2_500)
-    assert sorted(await workers.held("w")) == sorted((task.task_id, 1, False) for task in tasks)
+    assert sorted((await workers.held(["w"]))["w"]) == sorted((task.task_id, 1, False) for task in tasks)
     await workers.remove(info())
     assert len(await backend.overdue(NOW, 3_000)) == 2_500
     assert len(set(ids(await backend.overdue(NOW, 2_000)))) == 2_000
@@ -233,10 +233,10 @@ async def test_any_owner_id_will_do(workers: Workers, backend: Backend, owner: s
     await workers.register(info(owner))
     await claimed(backend, "a b c")
     (task,) = await claimed(backend, owner)
-    assert await workers.held(owner) == [(task.task_id, 1, False)]
+    assert (await workers.held([owner]))[owner] == [(task.task_id, 1, False)]
     assert await backend.update([Change(task, marked(task))]) == [True]
     assert await read(backend, task) == marked(task)
-    assert await workers.held(owner) == [(task.task_id, 1, False)]
+    assert (await workers.held([owner]))[owner] == [(task.task_id, 1, False)]
     assert await backend.overdue(LATER, 10) == []
     await workers.remove(info(owner))
     assert await backend.overdue(LATER, 10) == [marked(task)]

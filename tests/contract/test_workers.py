@@ -374,7 +374,7 @@ async def test_an_outage_longer_than_the_lease_is_counted_as_no_crash(shared_sto
                 for verb in ("claim", "update", "overdue", "ping", "cancelling", "get"):
                     setattr(backend, verb, away)
                     cut.append((backend, verb))
-                for verb in ("register", "heartbeat", "remove", "all", "held"):
+                for verb in ("register", "heartbeat", "remove", "all"):
                     setattr(backend.workers, verb, away)
                     cut.append((backend.workers, verb))
         async with asyncio.timeout(within(40)):

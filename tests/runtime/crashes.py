@@ -15,7 +15,7 @@ from aiotaskq.backends.memory.group_rows import MemoryGroupReads
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.errors import DatabaseUnavailable
-from aiotaskq.testing.durable_fake import DurableFake, DurableFakeWorkers
+from aiotaskq.testing.durable_fake import DurableFake
 
 VERBS = {
     DurableFake: (
@@ -31,7 +31,6 @@ VERBS = {
         "add_held",
     ),
     MemorySideRows: ("expire",),
-    DurableFakeWorkers: ("register", "heartbeat", "remove"),
     Database: ("write",),
 }
 """What writes; each is one transaction."""
@@ -40,7 +39,6 @@ READS = {
     MemoryGateReads: ("due", "known", "of_queue", "find"),
     MemoryGroupReads: ("find", "members", "cancelling", "over", "children"),
     MemorySideRows: ("get", "read"),
-    DurableFakeWorkers: ("all", "held"),
     Database: ("read",),
 }
 

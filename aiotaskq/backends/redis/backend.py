@@ -21,7 +21,7 @@ from aiotaskq.backends.pending_types import PendingType, count_types, share
 from aiotaskq.backends.redis.connection import FlowRequired, RedisConnections
 from aiotaskq.backends.redis.flow_reads import RedisGateReads, RedisGroupReads
 from aiotaskq.backends.redis.notifier import RedisNotifier
-from aiotaskq.backends.redis.reads import READ, Newest, read_heads
+from aiotaskq.backends.redis.reads import READ, Newest, read_heads, read_held
 from aiotaskq.backends.redis.rows import (
     changed_words,
     has_flow,
@@ -41,7 +41,7 @@ from aiotaskq.backends.redis.server import check_format, check_settings, read_li
 from aiotaskq.backends.redis.side_rows import RedisSideRows
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
-from aiotaskq.backends.redis.workers import RedisWorkers
+from aiotaskq.backends.workers import Held
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import FINAL, PENDING, Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
@@ -77,7 +77,7 @@ class RedisBackend(Backend):
         parts = (self._redis, self._transactions)
         gates, groups = RedisGateReads(*parts), RedisGroupReads(*parts)
         self.keep(self._transactions, RedisSideRows(self._redis), gates, groups)
-        self.workers, self.schedules = RedisWorkers(*parts), RedisSchedules(*parts)
+        self.schedules = RedisSchedules(*parts)
 
     async def _prepare(self, redis: RedisConnections) -> None:
         await check_format(redis)
@@ -236,6 +236,9 @@ class RedisBackend(Backend):
 
     async def overdue(self, now: int, limit: int) -> list[Task]:
         return to_tasks(await self._redis.run("overdue", now, limit))
+
+    async def held(self, owners: Sequence[str]) -> dict[str, list[Held]]:
+        return {owner: await read_held(self._redis, owner) for owner in owners}
 
     async def _look(self, now: int, queues: Sequence[str] | None, count: bool = False) -> tuple[int, int | None, Any]:
         ready, first, counts = await self._redis.run("look", now, _packed(queues), int(count))

@@ -13,7 +13,8 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import HEAD, Place, members, number, pack, to_tasks_or_none, to_text
+from aiotaskq.backends.redis.rows import HEAD, Place, members, number, owner_word, pack, to_tasks_or_none, to_text
+from aiotaskq.backends.workers import Held
 from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
@@ -341,6 +342,23 @@ async def read_heads(redis: RedisConnections, ids: Sequence[str | bytes]) -> lis
     """Return the words of the head of each of these rows; None where there is none, or it cannot be read."""
     texts = await redis.command("HMGET", f"{redis.root}state", *ids) if ids else ()
     return [HEAD(text or b"") for text in texts]
+
+
+async def read_held(redis: RedisConnections, owner: str) -> list[Held]:
+    """Return what ``Backend.held`` does of one worker."""
+    found: list[Held] = []
+    word = owner_word(owner).encode()
+    first = b"[%b " % word
+    while True:
+        words = (first, b"(%b!" % word, "BYLEX", "LIMIT", 0, READ)
+        members = await redis.command("ZRANGE", f"{redis.root}held", *words)
+        ids = [member[len(word) + 21 :] for member in members]
+        for task_id, head in zip(ids, await read_heads(redis, ids), strict=True):
+            if head is not None and head[1] == b"running" and head[4].partition(b"!")[0] == b"@" + word:
+                found.append((task_id.decode(), int(head[2]), head[3] == b"1"))
+        if len(members) < READ:
+            return found
+        first = b"(" + members[-1]
 
 
 def digest(text: bytes | None) -> str:

@@ -25,7 +25,7 @@ from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
 from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, progress_json, row_words
-from aiotaskq.backends.side_rows import OwnedRows
+from aiotaskq.backends.side_rows import WORKER, OwnedRows
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded, verbatim
 from aiotaskq.core.gate import budget_gate
@@ -360,7 +360,7 @@ class RedisTransaction(GateRows):
             "stamps": list(fresh.values()),
             "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             # What only adds is refused by a server whose memory is full; what lets tasks end is not.
-            "grows": bool(self._new) or (not changes and "put" in self._side[::5]),
+            "grows": bool(self._new) or (not changes and any(map(_adds, self._side[::5], self._side[1::5]))),
             "writes": writes,
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
@@ -432,3 +432,7 @@ def _is_certain(change: Change) -> bool:
     return (
         before.status is RUNNING and before.undecodable is None and not concerns(before, after) and slots(before) != ()
     )
+
+
+def _adds(how: str, place: str) -> bool:
+    return how == "put" and not place.startswith(f"{WORKER}:")

@@ -27,7 +27,6 @@ from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
 from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert, reads
 from aiotaskq.backends.sql.transactions import SqlTransactions
-from aiotaskq.backends.sql.workers import SqlWorkers
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.task import Task, TaskFilter
@@ -52,7 +51,6 @@ class SqlBackend(Backend):
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
         self.transactions = SqlTransactions(self.database, self, self._notifier.bind, self._enter)
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.transactions)
-        self.workers = SqlWorkers(self.database)
         groups = SqlGroupReads(self.database, dialect)
         self.keep(self.transactions, SqlSideRows(self.database), SqlGateReads(self._read), groups)
 
@@ -217,6 +215,7 @@ class SqlBackend(Backend):
     active = reads(tasks_sql.active)
     paused = reads(tasks_sql.paused)
     overdue = reads(workers_sql.overdue)
+    held = reads(workers_sql.held)
     least_ready = reads(bounded_push.least_ready)
     pending_types = reads(claim_sql.pending_types)
     next_run_at = reads(claim_sql.next_run_at)

@@ -210,9 +210,9 @@ class Heartbeat:
         try:
             if await self._beat(ticks):
                 assert self._row is not None
-                rows = await self._registry.held(self._row.owner)
-                self._call(self._compare, self._row.owner, held, rows)
-                await self._look_what_is_asked(self._row.owner)
+                owner = self._row.owner
+                self._call(self._compare, owner, held, (await self._registry.held([owner]))[owner])
+                await self._look_what_is_asked(owner)
         except DatabaseUnavailable:
             if not self.trusted:
                 self._call(self._fenced)

@@ -58,7 +58,7 @@ async def every_verb(backend: Backend) -> None:
     assert await backend.workers.all() == [worker_info()]
     (held,) = await backend.push([new(queue="held")])
     await backend.claim("w", NOW, 1, queues=["held"])
-    assert await backend.workers.held("w") == [(held.task_id, 1, False)]
+    assert (await backend.workers.held(["w"]))["w"] == [(held.task_id, 1, False)]
     assert await backend.workers.remove(worker_info())
     assert ids(await backend.overdue(NOW - 9, 10)) == [held.task_id]
     assert ids(await backend.find(TaskFilter(status=(Status.RUNNING,), queue="held"), 10)) == [held.task_id]

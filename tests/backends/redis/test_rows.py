@@ -99,7 +99,7 @@ async def test_a_row_that_vanished_leaves_no_trouble(backend: RedisBackend, serv
     assert await backend.overdue(LEASE + 99, 5) == []
     assert ids(await backend.find(TaskFilter(), 5)) == [after.task_id]
     assert await backend.purge(TaskFilter(), 5) == 0
-    assert await backend.workers.held("owner") == []
+    assert (await backend.workers.held(["owner"]))["owner"] == []
     again = new(unique_key="u", idempotency_key="i")
     assert (await backend.push([again]))[0] is again
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from msgspec.structs import asdict
 
+from aiotaskq.backends.side_rows import WORKER, SideRow
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.rows import TASKS
+from aiotaskq.backends.sql.rows import TASKS, json_text
+from aiotaskq.backends.sql.side_rows import SqlOwnedRows
 from aiotaskq.core.task import SECOND
-from aiotaskq.models import WorkerRow
 from tests.support.rows import NOW, worker_info
 from tests.support.servers import Server, mariadb, postgresql, postgresql_jit
 from tests.support.sql import tx_on
@@ -70,8 +70,7 @@ def fill(engine: sa.Engine, count: int, prefix: str, **columns: Any) -> None:
 
 def register(connection: sa.Connection, *owners: str) -> None:
     """Add workers to the registry."""
-    rows = [asdict(worker_info(owner)) for owner in owners]
-    tx_on(connection).replace(WorkerRow.__table__, tuple(rows[0]), [tuple(row.values()) for row in rows])
+    SqlOwnedRows(tx_on(connection)).put(WORKER, [SideRow(owner, json_text(worker_info(owner))) for owner in owners])
 
 
 def fill_all(engine: sa.Engine, finished: int = FINISHED, future: int = FUTURE) -> None:

@@ -273,7 +273,7 @@ async def work(backend: SqlBackend, owner: str, rounds: int) -> None:
         claimed = await backend.claim(owner, NOW, 3, lease_until=LEASE)
         await backend.workers.register(worker_info(owner))
         assert await backend.workers.heartbeat(worker_info(owner))
-        assert len(await backend.workers.held(owner)) == len(claimed)
+        assert len((await backend.workers.held([owner]))[owner]) == len(claimed)
         assert all(await backend.update([Change(t, t.replace(status=Status.COMPLETED, result=1)) for t in claimed]))
         assert await backend.values.get([owner], NOW) == [(1,)]
         await backend.stats(NOW)

@@ -22,7 +22,7 @@ from aiotaskq.backends.change import Change, Claim, Room
 from aiotaskq.backends.flow.groups import staying
 from aiotaskq.backends.flow.transaction import Beside, Holder, Store, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
-from aiotaskq.backends.side_rows import SideRow
+from aiotaskq.backends.side_rows import WORKER, SideRow
 from aiotaskq.core.coded import anew, decoded, is_coded
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
@@ -34,7 +34,6 @@ from tests.support.small_store.parts import (
     SmallGroupReads,
     SmallSchedules,
     SmallSideRows,
-    SmallWorkers,
 )
 from tests.support.small_store.rows import STORES, Rows, SmallTransaction, copied
 
@@ -54,7 +53,7 @@ class SmallStore(Backend, Store):
         self._is_closed = self._watches = False
         self.listeners.forward = self._forward
         self.keep(self, SmallSideRows(self), SmallGateReads(self), SmallGroupReads(self))
-        self.workers, self.schedules = SmallWorkers(self), SmallSchedules(self)
+        self.schedules = SmallSchedules(self)
 
     def run(self, body: Callable[[SmallTransaction], T]) -> T:
         """Do as ``Store.transact``."""
@@ -215,7 +214,8 @@ class SmallStore(Backend, Store):
             rows = tx.rows.tasks.values()
             running = [row for row in rows if row.status is RUNNING]
             owned = [row for row in running if row.lease_until is None and row.lease_owner]
-            orphans = [row for row in owned if owner_of(row) not in tx.rows.workers]
+            workers = {row.name for row in tx.side.of(WORKER, [""])}
+            orphans = [row for row in owned if owner_of(row) not in workers]
             ends = [(row.lease_until, row) for row in running]
             ends += [(row.expires_at, row) for row in rows if row.status is PENDING]
             late = [(end, row.task_id, row) for end, row in ends if end is not None and end <= now]

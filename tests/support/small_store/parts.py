@@ -12,16 +12,18 @@ from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
-from aiotaskq.backends.listeners import STEER, Listeners
+from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.side_rows import Range, SideRow, SideRows
-from aiotaskq.backends.workers import Workers
 from aiotaskq.core.gate import Bounds, GateState
 from aiotaskq.core.groups import GroupState, Member
-from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.parking import passing_order
 from aiotaskq.core.schedule import Schedule
+<<<<<<< HEAD
 from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.worker_info import WorkerInfo
+=======
+from aiotaskq.core.task import PENDING
+>>>>>>> 9b9e52ed (Workers: the registry is side rows, once for every store)
 from tests.support.small_store.rows import Names, SmallTransaction
 
 T = TypeVar("T")
@@ -140,52 +142,6 @@ class SmallSideRows(_Part, SideRows):
 
 def _is_there(row: SideRow, now: int) -> bool:
     return row.until is None or row.until > now
-
-
-class SmallWorkers(_Part, Workers):
-    """Step 5: the registry of workers."""
-
-    def _write(self, owner: str, write: Callable[[WorkerInfo], WorkerInfo | None]) -> bool:
-        """Write the row of a worker anew, or delete it for None; return whether there was one, and it is another."""
-
-        def body(tx: SmallTransaction) -> bool:
-            workers = tx.rows.workers
-            if (row := workers.get(owner)) is None or (after := write(row)) is row:
-                return False
-            if after is None:
-                del workers[owner]
-            else:
-                workers[owner] = after
-            return True
-
-        return self._run(body)
-
-    async def register(self, worker: WorkerInfo) -> None:
-        self._run(lambda tx: tx.rows.workers.update({worker.owner: worker}))
-
-    async def heartbeat(self, worker: WorkerInfo) -> bool:
-        return self._write(
-            worker.owner, lambda row: replace(worker, quiet=row.quiet, wanted_concurrency=row.wanted_concurrency)
-        )
-
-    async def steer(self, owner: str, *, quiet: bool | None = None, concurrency: int | None = None) -> bool:
-        asked = {
-            name: value for name, value in (("quiet", quiet), ("wanted_concurrency", concurrency)) if value is not None
-        }
-        there = self._write(owner, lambda row: replace(row, **asked))
-        self._store.listeners.notify(STEER, [owner])
-        return there
-
-    async def remove(self, worker: WorkerInfo) -> bool:
-        return self._write(worker.owner, lambda row: None if row.lease_until == worker.lease_until else row)
-
-    async def all(self) -> list[WorkerInfo]:
-        workers = self._read(lambda tx: list(tx.rows.workers.values()))
-        return sorted(workers, key=lambda worker: (worker.started_at, worker.owner))
-
-    async def held(self, owner: str) -> list[tuple[str, int, bool]]:
-        rows = self._read(lambda tx: list(tx.rows.tasks.values()))
-        return [(r.task_id, r.fence, r.cancel_requested) for r in rows if r.status is RUNNING and owner_of(r) == owner]
 
 
 class SmallSchedules(_Part, base.Schedules):

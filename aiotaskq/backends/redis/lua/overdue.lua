@@ -32,7 +32,8 @@ end
 local limit, ids, late = tonumber(ARGV[2]), {}, {}
 
 for _, owner in ipairs(owners_of_held()) do
-  if #ids < limit and not call('HGET', root .. 'workers', owner) then
+  local name = string.gsub(owner, '%%(%x%x)', function(code) return string.char(tonumber(code, 16)) end)
+  if #ids < limit and not call('HGET', root .. 'side:worker:', name) then
     local members = call('ZRANGE', root .. 'held', '[' .. owner .. ' ', '(' .. owner .. '!', 'BYLEX', 'LIMIT', 0,
       limit - #ids)
     for _, row in ipairs(confirmed('held', members, #owner + 22, 'running', owner)) do ids[#ids + 1] = row.id end

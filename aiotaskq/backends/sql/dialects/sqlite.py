@@ -30,6 +30,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, groups, hoisted
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked
 from aiotaskq.backends.sql.connecting import create
@@ -113,6 +114,7 @@ _CLOCK_LEFT: Final = 60 * SECOND
 _CLOCK_TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS aiotaskq_clock (id INTEGER PRIMARY KEY CHECK (id = 1), anchor BIGINT NOT NULL)"
 )
+_LEASE: Final = "json_extract(value, '$.lease_until')"  # of a worker
 _CLOCK_MOVES: Final = (
     "UPDATE task_queue SET run_at = run_at - :back, due_at = due_at - :back "  # noqa: S608 - our own names
     f"WHERE status = 'pending' AND {SQLITE_READY} AND run_at > :now",
@@ -122,7 +124,8 @@ _CLOCK_MOVES: Final = (
     "WHERE status = 'pending' AND expires_at IS NOT NULL AND expires_at > :left",
     "UPDATE task_queue SET lease_until = MAX(lease_until - :back, :left) "
     "WHERE status = 'running' AND lease_until > :left",
-    "UPDATE aiotaskq_worker SET lease_until = MAX(lease_until - :back, :left) WHERE lease_until > :left",
+    f"UPDATE aiotaskq_side SET value = json_set(value, '$.lease_until', MAX({_LEASE} - :back, :left)) "  # noqa: S608
+    f"WHERE kind = '{WORKER}' AND owner = '' AND expires_at IS NULL AND {_LEASE} > :left",
 )
 
 

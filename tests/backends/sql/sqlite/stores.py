@@ -31,7 +31,7 @@ async def every_verb(backend: SqlBackend) -> None:
     ends = [task.replace(status=Status.FAILED) for task in claimed]
     await backend.workers.register(worker_info())
     await backend.workers.heartbeat(worker_info())
-    await backend.workers.held("o")
+    await backend.workers.held(["o"])
     await backend.workers.all()
     await backend.workers.remove(worker_info())
     await backend.report([(claimed[0].task_id, 1, {"a": 1})])

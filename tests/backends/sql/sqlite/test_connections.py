@@ -95,7 +95,7 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
         lambda: backend.claim("o", NOW, 600, lease_until=LEASE),
         lambda: backend.workers.register(worker_info()),
         lambda: backend.workers.heartbeat(worker_info()),
-        lambda: backend.workers.held("o"),
+        lambda: backend.workers.held(["o"]),
         backend.workers.all,
         lambda: backend.workers.remove(worker_info()),
         lambda: backend.report([(task.task_id, task.fence, {"a": 1})]),
