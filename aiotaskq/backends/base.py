@@ -28,6 +28,8 @@ from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
+from aiotaskq.backends.schedules import ScheduleChange as ScheduleChange
+from aiotaskq.backends.schedules import Schedules as Schedules
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps
 from aiotaskq.backends.values import Values
@@ -36,7 +38,7 @@ from aiotaskq.core.coded import no_codec
 from aiotaskq.core.errors import INT64
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
-from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.core.task import Task, TaskFilter
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -44,7 +46,6 @@ if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Store
     from aiotaskq.concurrency.wakeup import Arrivals
     from aiotaskq.core.codec import Codec
-    from aiotaskq.core.schedule import Schedule
 
 
 class QueueStats(msgspec.Struct, frozen=True):
@@ -397,59 +398,6 @@ class Backend(ABC):
     @abstractmethod
     async def paused(self) -> list[str]:
         """Return the paused queues, sorted."""
-
-
-class Schedules(ABC):
-    """A store of schedules."""
-
-    codec: Codec | None = None
-    """That of the backend."""
-
-    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
-        """Write the params and the outbox of these schedules anew; as ``Backend.recode``."""
-        raise no_codec()
-
-    @abstractmethod
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        """Insert schedules; return for each the object given, or the row that has its id."""
-
-    @abstractmethod
-    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        """Compare and swap, and push the fired tasks, in one transaction; return for each whether its guard held.
-
-        The guard is the row's version, due time, run count and ``enabled`` as read. A fired task whose id exists is not
-        pushed again.
-        """
-
-    @abstractmethod
-    async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
-        """Read schedules by id; None where there is none."""
-
-    @abstractmethod
-    async def all(self, enabled_only: bool = False) -> list[Schedule]:
-        """Read the schedules, in the order of the second of their creation, then of their ids."""
-
-    @abstractmethod
-    async def due(self, now: int, limit: int) -> list[Schedule]:
-        """Read enabled schedules whose due time is at or before ``now``, the earliest first."""
-
-    async def written_after(self, now: int) -> list[Schedule]:
-        """Read enabled schedules that were written, and are due, in a later second than that of ``now``."""
-        found, second = await self.all(enabled_only=True), now // SECOND
-        return [each for each in found if each.updated_at > second and (each.due or 0) // SECOND > second]
-
-    @abstractmethod
-    async def undelivered(self, limit: int) -> list[Schedule]:
-        """Read schedules with tasks in their outbox."""
-
-    async def next_due(self) -> int | None:
-        """Return the earliest due time of an enabled schedule in microseconds, or None."""
-        found = await self.due(INT64, 1)
-        return found[0].due if found else None
-
-    @abstractmethod
-    async def delete(self, ids: Sequence[str]) -> list[bool]:
-        """Delete schedules; return for each whether there was one. The tasks that were fired stay."""
 
 
 def matching(where: TaskFilter) -> Callable[[Task], bool]:

@@ -11,12 +11,10 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange
+from aiotaskq.backends.base import Change, Claim, Room
 from aiotaskq.backends.flow.groups import parents_first
 from aiotaskq.backends.flow.transaction import Joined, push
 from aiotaskq.backends.memory.backend import MemoryBackend
-from aiotaskq.backends.memory.lock import BriefLock
-from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.side_rows import WORKER
@@ -38,7 +36,6 @@ class DurableFake(MemoryBackend):
     def __init__(self) -> None:
         super().__init__(keep=KEEP)
         self._tx.check = self.check
-        self.schedules = DurableFakeSchedules(self)
         self.inserted: list[Task] | None = None
         """The new rows of a transaction whose session has committed."""
         self.on_commit: Callable[[Task], object] = lambda task: None
@@ -178,7 +175,7 @@ class DurableFake(MemoryBackend):
 
     def coded_by(self, codec: Codec | None) -> Self:
         super().coded_by(codec)
-        self.groups.codec = None  # as for tasks: a codec is for what leaves the process
+        self.groups.codec = self.schedules.codec = None  # as for tasks: a codec is for what leaves the process
         return self
 
     def _without_params(self, change: Change) -> Change:
@@ -200,11 +197,3 @@ class AtCommit(msgspec.Struct, frozen=True):
         self.store.commit(self)
 
 
-class DurableFakeSchedules(MemorySchedules):
-    """Those whose tasks are checked as a push checks them."""
-
-    _backend: DurableFake
-
-    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        self._backend.check([task for change in changes for task in change.tasks])
-        return await super().change(changes)

@@ -17,12 +17,12 @@ from aiotaskq.backends.flow import transaction
 from aiotaskq.backends.flow.transaction import Beside, Store
 
 ROOT = Path(__file__).parents[2]
-VERBS = 55
+VERBS = 47
 """What stores are asked for outside of transactions, with what only one that never suspends has."""
 ROWS = 22
 """What they are asked for inside of one."""
 FLAGS = {"durable", "shared", "suspends"}
-SMALL = 770
+SMALL = 710
 """Lines of a store that has all of it, and no speed; without its imports."""
 OTHERS = ("aiotaskq.backends.memory", "aiotaskq.backends.sql", "aiotaskq.backends.redis")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
+from aiotaskq.backends import schedules
 from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import sqlite_connections
@@ -94,17 +95,13 @@ def no_cas() -> None:
 
     Derived task ids hide that for as long as the rows are kept: the scenario that finds it purges ended tasks.
     """
-
-    def same(row: Any, _before: Any) -> bool:
-        return row is not None
-
     original = sql_schedules.SqlSchedules.change
 
     async def change(self: sql_schedules.SqlSchedules, changes: Sequence[Any]) -> list[bool]:
         await asyncio.sleep(random.uniform(0.0, 4 * WINDOW))
         return await original(self, changes)
 
-    replace(sql_schedules, "_same", same)
+    replace(schedules, "_guard", lambda row: None)
     replace(sql_schedules.SqlSchedules, "change", change)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -370,7 +371,8 @@ async def test_each_verb_awaits_its_statements_of_one_asynchronous_session(
         "next_due": (0, schedules.next_due),
         "delete": (1, lambda: schedules.delete([before.task_id])),
     }
-    assert verbs.keys() >= Schedules.__abstractmethods__
+    public = {name for name, verb in vars(Schedules).items() if inspect.iscoroutinefunction(verb) and name[0] != "_"}
+    assert verbs.keys() == public - {"recode"}  # which needs a codec
 
     def count() -> tuple[int, int]:
         tables = "task_queue", "scheduler_task"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
-from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.backends.base import Backend, Schedules
+from aiotaskq.backends.schedules import Decide
 from aiotaskq.core.schedule import Schedule
+
+T = TypeVar("T")
 
 
 class MemorySchedules(Schedules):
@@ -15,21 +19,14 @@ class MemorySchedules(Schedules):
         self._backend = backend
         self._rows: dict[str, Schedule] = {}
 
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        return [self._rows.setdefault(schedule.task_id, schedule) for schedule in schedules]
-
-    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        rows: dict[str, Schedule] = {}
-        held = []
-        for change in changes:
-            schedule_id = change.before.task_id
-            held.append(change.holds(rows.get(schedule_id) or self._rows.get(schedule_id)))
-            if held[-1]:
-                rows[schedule_id] = change.after.replace(version=change.before.version + 1)
-        if tasks := [task for change, ok in zip(changes, held, strict=True) if ok for task in change.tasks]:
-            await self._backend.push(tasks)  # where it is refused, nothing is written
-        self._rows |= rows
-        return held
+    async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
+        decision = decide({schedule_id: self._rows[schedule_id] for schedule_id in ids if schedule_id in self._rows})
+        if decision.fired:
+            await self._backend.push(decision.fired)  # where it is refused, nothing is written
+        self._rows |= {each.schedule.task_id: each.schedule for each in decision.written}
+        for schedule_id in decision.deleted:
+            del self._rows[schedule_id]
+        return decision.answer
 
     async def get(self, ids: Sequence[str]) -> list[Schedule | None]:
         return [self._rows.get(schedule_id) for schedule_id in ids]
@@ -47,6 +44,3 @@ class MemorySchedules(Schedules):
 
     async def undelivered(self, limit: int) -> list[Schedule]:
         return [row for _, row in sorted(self._rows.items()) if row.outbox][:limit]
-
-    async def delete(self, ids: Sequence[str]) -> list[bool]:
-        return [self._rows.pop(schedule_id, None) is not None for schedule_id in ids]

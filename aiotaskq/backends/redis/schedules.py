@@ -6,23 +6,23 @@ A row is JSON of all fields; coded params and a coded outbox are texts there.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.base import ScheduleChange, Schedules
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.rows import to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
+from aiotaskq.backends.schedules import CODED, Decide, Schedules
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import encoded, from_stored, is_coded, to_stored
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.errors import ValidationError
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
-CODED = ("params", "outbox")
+T = TypeVar("T")
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -39,44 +39,22 @@ class RedisSchedules(Schedules):
         self._redis, self._transactions = redis, transactions
         self._key = f"{redis.root}schedules"
 
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        new = [text_of(schedule, self.codec) for schedule in schedules]
-
-        def body(tx: RedisTransaction) -> list[bytes | None]:
-            texts, there = tx.texts("schedules", [schedule.task_id for schedule in schedules]), []
-            for schedule, text in zip(schedules, new, strict=True):
-                there.append(texts[schedule.task_id])
-                if there[-1] is None:
-                    _write(tx, schedule, text)
-                    texts[schedule.task_id] = text.encode()
-            return there
-
-        stored = []
-        for schedule, text in zip(schedules, await self._transactions.transact(body), strict=True):
-            known = to_schedule(schedule.task_id, text, self.codec) if text else schedule
-            stored.append(schedule if known == schedule else known)
-        return stored
-
-    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        fired = [
-            item.tasks if (codec := self.codec) is None else [encoded(task, codec) for task in item.tasks]
-            for item in changes
-        ]
-
-        def body(tx: RedisTransaction) -> list[bool]:
-            texts, held = tx.texts("schedules", [item.before.task_id for item in changes]), []
-            for item, tasks in zip(changes, fired, strict=True):
-                before, text = item.before, texts[item.before.task_id]
-                row = None if text is None else to_schedule(before.task_id, text, self.codec)
-                held.append(item.holds(row))
-                if held[-1] and text is not None:
-                    after = item.after.replace(version=before.version + 1)
-                    is_damaged = isinstance(row, UndecodableSchedule)
-                    new = _mended(text, after, self.codec) if is_damaged else text_of(after, self.codec)
-                    _write(tx, after, new)
-                    texts[before.task_id] = text if new is None else new.encode()
-                    push(tx, tasks)
-            return held
+    async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
+        def body(tx: RedisTransaction) -> T:
+            texts = tx.texts("schedules", [*dict.fromkeys(ids)])
+            found = {name: to_schedule(name, text, self.codec) for name, text in texts.items() if text is not None}
+            decision = decide(found)
+            for schedule, _ in decision.written:
+                schedule_id, new = schedule.task_id, text_of(schedule, self.codec)
+                is_damaged = isinstance(found.get(schedule_id), UndecodableSchedule)
+                _put(tx, schedule, _mended(texts[schedule_id] or b"", schedule, new) if is_damaged else new)
+            for schedule_id in decision.deleted:
+                tx.set_fields("schedules", {schedule_id: False})
+                for index in ("due", "outbox"):
+                    tx.put(f"schedules:{index}", schedule_id, None)
+            if decision.fired:
+                push(tx, [task if self.codec is None else encoded(task, self.codec) for task in decision.fired])
+            return decision.answer
 
         return await self._transactions.transact(body)
 
@@ -87,21 +65,6 @@ class RedisSchedules(Schedules):
             for schedule_id, row in zip(part, await self._redis.command("HMGET", self._key, *part), strict=True):
                 found.append(None if row is None else to_schedule(schedule_id, row, self.codec))
         return found
-
-    async def recode(self, ids: Sequence[str]) -> list[bool | None]:
-        if self.codec is None:
-            return await super().recode(ids)
-
-        def body(tx: RedisTransaction) -> list[bool | None]:
-            done: dict[str, bool | None] = dict.fromkeys(ids)
-            for schedule_id, text in tx.texts("schedules", [*done]).items():
-                schedule = None if text is None else to_schedule(schedule_id, text, self.codec)
-                if schedule is not None and not isinstance(schedule, UndecodableSchedule):
-                    tx.set_fields("schedules", {schedule_id: text_of(schedule, self.codec)})
-                    done[schedule_id] = True
-            return [done[schedule_id] for schedule_id in ids]
-
-        return await self._transactions.transact(body)
 
     async def all(self, enabled_only: bool = False) -> list[Schedule]:
         found: dict[bytes, bytes] = {}
@@ -138,21 +101,8 @@ class RedisSchedules(Schedules):
     async def undelivered(self, limit: int) -> list[Schedule]:
         return await self._find("outbox", "+inf", limit)
 
-    async def delete(self, ids: Sequence[str]) -> list[bool]:
-        def body(tx: RedisTransaction) -> list[bool]:
-            texts, found = tx.texts("schedules", ids), []
-            for schedule_id in ids:
-                found.append(texts[schedule_id] is not None)
-                texts[schedule_id] = None
-                tx.set_fields("schedules", {schedule_id: False})
-                for index in ("due", "outbox"):
-                    tx.put(f"schedules:{index}", schedule_id, None)
-            return found
 
-        return await self._transactions.transact(body)
-
-
-def _write(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
+def _put(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
     """Write a row and its places in the indexes; without a text the row stays, and nothing looks for it."""
     if text is not None:
         tx.set_fields("schedules", {schedule.task_id: text})
@@ -160,14 +110,13 @@ def _write(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
     tx.put("schedules:outbox", schedule.task_id, 0 if schedule.outbox and text is not None else None)
 
 
-def _mended(before: bytes, after: Schedule, codec: Codec | None) -> str | None:
+def _mended(before: bytes, after: Schedule, text: str) -> str | None:
     """Return a row that becomes ``after`` and could not be decoded, with what cannot be read of it; None for no row."""
     texts = _object(before)
     if texts is None:
         return None
-    new = _object(text_of(after, codec).encode()) or {}
     kept = {name: texts[name] for name in CODED if not getattr(after, name) and name in texts}
-    return _encode({**new, **kept}).decode()
+    return _encode({**_decode(text), **kept}).decode()
 
 
 def text_of(schedule: Schedule, codec: Codec | None) -> str:

@@ -182,8 +182,8 @@ class SqlBackend(Backend):
     async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         if not self._dialect.single_writer:
             return await super()._fire_and_claim(changes, wanted)
-        held, claimed = await self.schedules.change_and(changes, wanted)
-        self._hint_left([task for item, ok in zip(changes, held, strict=True) if ok for task in item.tasks], claimed)
+        held, fired, claimed = await self.schedules.change_and(changes, wanted)
+        self._hint_left(fired, claimed)
         return held, claimed
 
     def _hint_left(self, pushed: Sequence[Task], claimed: Sequence[Task]) -> None:

@@ -8,11 +8,11 @@ from typing import Protocol, TypeVar
 from msgspec.structs import replace
 
 from aiotaskq.backends import base
-from aiotaskq.backends.base import ScheduleChange
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.groups import GroupReads
 from aiotaskq.backends.listeners import Listeners
+from aiotaskq.backends.schedules import Decide
 from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.core.gate import Bounds, GateState
 from aiotaskq.core.groups import GroupState, Member
@@ -147,20 +147,15 @@ def _is_there(row: SideRow, now: int) -> bool:
 class SmallSchedules(_Part, base.Schedules):
     """Step 6: schedules."""
 
-    async def add(self, schedules: Sequence[Schedule]) -> list[Schedule]:
-        return self._run(lambda tx: [tx.rows.schedules.setdefault(each.task_id, each) for each in schedules])
-
-    async def change(self, changes: Sequence[ScheduleChange]) -> list[bool]:
-        def body(tx: SmallTransaction) -> list[bool]:
-            held = []
-            for change in changes:
-                row = tx.rows.schedules.get(change.before.task_id)
-                held.append(change.holds(row))
-                if held[-1]:
-                    after = change.after.replace(version=change.before.version + 1)
-                    tx.rows.schedules[after.task_id] = after
-                    push(tx, change.tasks)
-            return held
+    async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
+        def body(tx: SmallTransaction) -> T:
+            rows = tx.rows.schedules
+            decision = decide({each: rows[each] for each in ids if each in rows})
+            rows.update({schedule.task_id: schedule for schedule, _ in decision.written})
+            for each in decision.deleted:
+                del rows[each]
+            push(tx, decision.fired)
+            return decision.answer
 
         return self._run(body)
 
@@ -179,6 +174,3 @@ class SmallSchedules(_Part, base.Schedules):
 
     async def undelivered(self, limit: int) -> list[Schedule]:
         return [row for row in await self.all() if row.outbox][:limit]
-
-    async def delete(self, ids: Sequence[str]) -> list[bool]:
-        return self._run(lambda tx: [tx.rows.schedules.pop(each, None) is not None for each in ids])
