@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.values import at_once
 from aiotaskq.core.task import Task
-from aiotaskq.errors import LeaseLost
 
 
 class DirectBackend(Backend):
@@ -24,10 +22,11 @@ class DirectBackend(Backend):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
 
+    @abstractmethod
     def insert(self, task: Task) -> Task:
         """Do as ``push`` with one pending task."""
-        return at_once(self.push([task]))[0]
 
+    @abstractmethod
     def step(
         self,
         owner: str,
@@ -41,11 +40,6 @@ class DirectBackend(Backend):
         Empty ``queues`` claim nothing. The claimed task has no lease. Raises LeaseLost, and does nothing, if the guard
         of the change does not hold.
         """
-        changes = [] if before is None or after is None else [Change(before, after)]
-        held, _ = at_once(self.exchange(changes, owner, now, 0))
-        if not all(held):
-            raise LeaseLost(f"task {changes[0].before.task_id} has changed since it was read")
-        return next(iter(at_once(self.claim(owner, now, int(queues != ()), queues=queues))), None)
 
 
 def holds_objects(backend: Backend) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar, cast
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from aiotaskq.backends.side_rows import Range, SideRow, SideRows
 from aiotaskq.log import log, printable
 
-T = TypeVar("T")
 KIND = "value"
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.decode
@@ -64,27 +64,16 @@ class Values:
         await self._rows.clear(KIND)
 
 
-class PlainValues(Values):
+class PlainValues(Values, ABC):
     """Values that are objects of this process: any thread may set and read one by a plain function, without a loop."""
 
+    @abstractmethod
     def set(self, key: str, value: Any, expires_at: int) -> None:
         """Store one value; ``expires_at`` in microseconds. Raises TypeError for a key that is not hashable."""
-        at_once(self.put([(key, value, expires_at)]))
 
+    @abstractmethod
     def read(self, key: str, now: int) -> Any:
         """Return the value, or None where it is missing or expired. Raises TypeError as ``set``."""
-        found = at_once(self.get([key], now))[0]
-        return None if found is None else found[0]
-
-
-def at_once(verb: Coroutine[Any, Any, T]) -> T:
-    """Return what a coroutine returns that never suspends."""
-    try:
-        verb.send(None)
-    except StopIteration as end:
-        return cast("T", end.value)
-    verb.close()
-    raise RuntimeError("a verb of a store that never suspends has suspended")
 
 
 def _read(key: str, text: str) -> tuple[Any] | None:

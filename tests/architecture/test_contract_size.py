@@ -17,7 +17,7 @@ from aiotaskq.backends.flow import transaction
 from aiotaskq.backends.flow.transaction import Beside, Store
 
 ROOT = Path(__file__).parents[2]
-VERBS = 47
+VERBS = 51
 """What stores are asked for outside of transactions, with what only one that never suspends has."""
 ROWS = 22
 """What they are asked for inside of one."""
