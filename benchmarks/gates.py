@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.ids import new_id, next_seq
 from aiotaskq.core.outcome import Completed, settle
@@ -65,7 +65,7 @@ async def _run(backend: Backend, each: int) -> int:
     while tasks:
         now = _now()
         changes = [Change(task, settle(task, Completed(), now)) for task in tasks]
-        held, tasks = await backend.exchange(changes, "w", now, each, lease_until=now + 60 * SECOND)
+        held, tasks = await backend.exchange(changes, Claim("w", now, each, lease_until=now + 60 * SECOND))
         count += sum(held)
     return count
 

@@ -255,42 +255,17 @@ class Backend(ABC):
         ``ended`` and ``ready``.
         """
 
-    async def exchange(
-        self,
-        changes: Sequence[Change],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> tuple[list[bool], list[Task]]:
+    async def exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
         """``update``, then ``claim``; in one transaction or round trip where that is cheaper."""
-        return await self._exchange(changes, Claim(owner, now, limit, queues, lease_until))
-
-    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
         held = await self.update(changes) if changes else []
         return held, await self._claim(wanted) if wanted.limit else []
 
-    async def push_and_claim(
-        self, tasks: Sequence[Task], owner: str, now: int, limit: int, **options: Any
-    ) -> tuple[list[Task], list[Task]]:
-        """``push``, then ``claim`` with its options; in one transaction in a file of the host.
-
-        Sends the hint ``ready``.
-        """
-        return await self._push_and_claim(tasks, Claim(owner, now, limit, **options))
-
-    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+        """``push``, then ``claim``; in one transaction in a file of the host. Sends the hint ``ready``."""
         return await self.push(tasks), await self._claim(wanted)
 
-    async def fire_and_claim(
-        self, changes: Sequence[ScheduleChange], owner: str, now: int, limit: int, **options: Any
-    ) -> tuple[list[bool], list[Task]]:
+    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         """``change`` of the schedules of this store, then ``claim``; as ``push_and_claim``."""
-        return await self._fire_and_claim(changes, Claim(owner, now, limit, **options))
-
-    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         return await self.schedules.change(changes), await self._claim(wanted)
 
     @abstractmethod

@@ -52,17 +52,17 @@ class CodedBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return cast("list[bool]", await self._store.update(self._changes(changes)))
 
-    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, tasks = await super()._exchange(self._changes(changes), wanted)
+    async def exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        held, tasks = await super().exchange(self._changes(changes), wanted)
         return held, self._decoded(tasks)
 
-    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         sent = self._encoded(tasks)
-        stored, claimed = await super()._push_and_claim(sent, wanted)
+        stored, claimed = await super().push_and_claim(sent, wanted)
         return self._pushed(stored, sent, tasks), self._decoded(claimed)
 
-    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, claimed = await super()._fire_and_claim(changes, wanted)  # the schedules encode what they fire
+    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
+        held, claimed = await super().fire_and_claim(changes, wanted)  # the schedules encode what they fire
         return held, self._decoded(claimed)
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change, Room, ScheduleChange, Schedules
+from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange, Schedules
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.codec import Codec
@@ -114,11 +114,11 @@ async def test_every_verb_writes_coded_and_reads_plain(opened: Opened) -> None:
     assert again.params == PARAMS and again.attempts == waits.attempts
     assert await backend.overdue(late + 1, 5) == [again]
     changes = [Change(again, settle(again, Failed("second"), late))]
-    held, claimed = await backend.exchange(changes, "owner", late, 0)
+    held, claimed = await backend.exchange(changes, Claim("owner", late, 0))
     assert (held, claimed) == ([True], [])
     assert [attempt.error for attempt in (await read(backend, again)).attempts] == ["ValueError: no", "second"]
     fresh = new(params=PARAMS)
-    stored, claimed = await backend.push_and_claim([fresh], "owner", NOW, 1, lease_until=LEASE)
+    stored, claimed = await backend.push_and_claim([fresh], Claim("owner", NOW, 1, lease_until=LEASE))
     assert stored[0] is fresh and claimed[0].params == PARAMS
 
 

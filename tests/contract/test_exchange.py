@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
@@ -21,15 +21,15 @@ def retried(task: Task, run_at: int) -> Task:
 
 
 async def test_nothing_for_nothing(backend: Backend) -> None:
-    assert await backend.exchange([], "o", NOW, 0) == ([], [])
+    assert await backend.exchange([], Claim("o", NOW, 0)) == ([], [])
     task = await pushed(backend)
-    assert await backend.exchange([], "o", NOW, 0) == ([], [])
+    assert await backend.exchange([], Claim("o", NOW, 0)) == ([], [])
     assert (await read(backend, task)).status is Status.PENDING
 
 
 async def test_only_a_claim(backend: Backend) -> None:
     task = await pushed(backend)
-    held, claimed = await backend.exchange([], "me", NOW, 5, lease_until=LEASE)
+    held, claimed = await backend.exchange([], Claim("me", NOW, 5, lease_until=LEASE))
     assert held == []
     assert claimed == [task.replace(status=Status.RUNNING, fence=1, lease_owner="me", lease_until=LEASE,
                                     started_at=NOW // SECOND, began_at=NOW)]  # fmt: skip
@@ -39,7 +39,7 @@ async def test_only_a_claim(backend: Backend) -> None:
 async def test_only_an_update(backend: Backend) -> None:
     task = await running(backend)
     other = await pushed(backend)
-    assert await backend.exchange([Change(task, completed(task))], "o", NOW, 0) == ([True], [])
+    assert await backend.exchange([Change(task, completed(task))], Claim("o", NOW, 0)) == ([True], [])
     assert await read(backend, task) == completed(task)
     assert await read(backend, other) == other
 
@@ -50,7 +50,7 @@ async def test_many_for_many_in_claim_order(backend: Backend) -> None:
     waiting = [new(priority=n % 3, run_at=NOW - n % 5) for n in range(130)]
     await backend.push(waiting)
     changes = [Change(task, completed(task, result={"n": n})) for n, task in enumerate(first)]
-    held, claimed = await backend.exchange(changes, "o", NOW, 100, lease_until=LEASE)
+    held, claimed = await backend.exchange(changes, Claim("o", NOW, 100, lease_until=LEASE))
     assert held == [True] * 120
     in_order = sorted(waiting, key=lambda task: (task.priority, task.run_at, task.seq))
     assert ids(claimed) == ids(in_order[:100])
@@ -71,7 +71,7 @@ async def test_guards_hold_one_by_one(backend: Backend) -> None:
         *(Change(mine, completed(mine)), Change(lost, completed(lost))),
         *(Change(asked, retried(asked, NOW)), Change(gone, completed(gone))),
     ]
-    held, claimed = await backend.exchange(changes, "o", NOW, 10, lease_until=LEASE)
+    held, claimed = await backend.exchange(changes, Claim("o", NOW, 10, lease_until=LEASE))
     assert held == [True, False, False, False]
     assert ids(claimed) == [waiting.task_id]
     assert await read(backend, mine) == completed(mine)
@@ -84,7 +84,7 @@ async def test_an_ended_task_is_not_claimed(backend: Backend) -> None:
     stale = await pushed(backend)
     (fresh,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
     assert fresh.task_id == stale.task_id
-    held, claimed = await backend.exchange([Change(t, completed(t)) for t in (task, fresh)], "o", NOW, 10)
+    held, claimed = await backend.exchange([Change(t, completed(t)) for t in (task, fresh)], Claim("o", NOW, 10))
     assert (held, claimed) == ([True, True], [])
     assert (await backend.stats(NOW)).counts["completed"] == 2
 
@@ -92,7 +92,7 @@ async def test_an_ended_task_is_not_claimed(backend: Backend) -> None:
 async def test_a_released_task_may_be_claimed_in_the_same_call(backend: Backend) -> None:
     due, later = await running(backend), await running(backend)
     changes = [Change(due, retried(due, NOW)), Change(later, retried(later, NOW + 1))]
-    held, claimed = await backend.exchange(changes, "again", NOW, 10, lease_until=LEASE)
+    held, claimed = await backend.exchange(changes, Claim("again", NOW, 10, lease_until=LEASE))
     assert held == [True, True]
     assert [(task.task_id, task.fence, task.lease_owner) for task in claimed] == [(due.task_id, 2, "again")]
     assert (await read(backend, later)).status is Status.PENDING
@@ -102,7 +102,7 @@ async def test_a_follow_up_may_be_claimed_in_the_same_call(backend: Backend) -> 
     task, lost = await running(backend), new(status=Status.RUNNING, fence=9)
     follower, orphan = new(), new()
     changes = [Change(task, completed(task), (follower,)), Change(lost, completed(lost), (orphan,))]
-    held, claimed = await backend.exchange(changes, "o", NOW, 10, lease_until=LEASE)
+    held, claimed = await backend.exchange(changes, Claim("o", NOW, 10, lease_until=LEASE))
     assert held == [True, False]
     assert ids(claimed) == [follower.task_id]
     assert await backend.get([orphan.task_id]) == [None]
@@ -112,26 +112,26 @@ async def test_only_of_these_queues(backend: Backend) -> None:
     task = await running(backend, queue="a")
     a, _b, c = [await pushed(backend, queue=queue) for queue in "abc"]
     await backend.set_paused("c", True)
-    held, claimed = await backend.exchange([Change(task, completed(task))], "o", NOW, 10, queues=["a", "c"])
+    held, claimed = await backend.exchange([Change(task, completed(task))], Claim("o", NOW, 10, queues=["a", "c"]))
     assert (held, ids(claimed)) == ([True], [a.task_id])
     await backend.set_paused("c", False)
-    assert ids((await backend.exchange([], "o", NOW, 10, queues=["a", "c"]))[1]) == [c.task_id]
+    assert ids((await backend.exchange([], Claim("o", NOW, 10, queues=["a", "c"])))[1]) == [c.task_id]
 
 
 async def test_a_unique_key_is_free_for_the_follower(backend: Backend) -> None:
     task = await running(backend, unique_key="u")
     follower = new(unique_key="u")
-    held, claimed = await backend.exchange([Change(task, completed(task), (follower,))], "o", NOW, 10)
+    held, claimed = await backend.exchange([Change(task, completed(task), (follower,))], Claim("o", NOW, 10))
     assert (held, ids(claimed)) == ([True], [follower.task_id])
 
 
 async def test_hints_name_what_ended_and_what_is_ready(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
     task, other = await running(backend), await running(backend)
     hints.clear()
-    await backend.exchange([Change(task, completed(task))], "o", NOW, 10)
+    await backend.exchange([Change(task, completed(task))], Claim("o", NOW, 10))
     assert (ENDED, [task.task_id]) in hints and READY not in [kind for kind, _ in hints]
     hints.clear()
-    await backend.exchange([Change(other, retried(other, NOW + SECOND))], "o", NOW, 10)
+    await backend.exchange([Change(other, retried(other, NOW + SECOND))], Claim("o", NOW, 10))
     assert READY in [kind for kind, _ in hints]
 
 
@@ -144,7 +144,7 @@ async def test_no_task_is_handed_out_twice(store: Store) -> None:
         ran: list[Task] = []
         while True:
             changes = [Change(task, completed(task)) for task in ran]
-            held, ran = await backend.exchange(changes, owner, NOW, 7, lease_until=LEASE)
+            held, ran = await backend.exchange(changes, Claim(owner, NOW, 7, lease_until=LEASE))
             assert all(held)
             seen.extend((task.task_id, task.fence) for task in ran)
             if not ran and not changes:
@@ -172,6 +172,6 @@ async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sql_claim, "claim", broken)
     with pytest.raises(Broken):
-        await backend.exchange([Change(task, completed(task), (follower,))], "o", NOW, 10, lease_until=LEASE)
+        await backend.exchange([Change(task, completed(task), (follower,))], Claim("o", NOW, 10, lease_until=LEASE))
     monkeypatch.setattr(sql_claim, "claim", real)
     assert await backend.get([task.task_id, follower.task_id, waiting.task_id]) == [task, None, waiting]

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.core.gate import BATCH, PARKED, Bounds, Flow, GateChange
 from aiotaskq.core.outcome import Completed, settle
 from aiotaskq.core.parking import parked
@@ -25,7 +25,7 @@ def gated(number: int, key: str = "g", cap: int = CAP, **fields: object) -> Task
 
 async def exchanged(backend: Backend, tasks: list[Task], limit: int, queues: list[str] | None = None) -> list[Task]:
     changes = [Change(task, settle(task, Completed(), LATER)) for task in tasks]
-    held, claimed = await backend.exchange(changes, "o", LATER, limit, queues=queues, lease_until=LEASE)
+    held, claimed = await backend.exchange(changes, Claim("o", LATER, limit, queues=queues, lease_until=LEASE))
     assert all(held)
     return claimed
 

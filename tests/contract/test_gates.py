@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import asdict
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.limits import Gating, Limit
@@ -64,7 +64,7 @@ async def test_exchange_claims_what_it_lets_pass(backend: Backend) -> None:
     await backend.push([first, second])
     (running,) = await claimed(backend)
     now = NOW + SECOND
-    held, tasks = await backend.exchange([Change(running, settle(running, Completed(), now))], "o", now, 5)
+    held, tasks = await backend.exchange([Change(running, settle(running, Completed(), now))], Claim("o", now, 5))
     assert (held, ids(tasks)) == ([True], [second.task_id])
 
 
@@ -443,7 +443,7 @@ async def test_what_waits_or_runs_at_a_later_gate_holds_its_slot_of_the_one_befo
         for task in await claimed(backend)
         if task.flow is not None and len(task.flow.gates) == 1 and task.gate == "b"
     )
-    _, tasks = await backend.exchange([Change(ran, settle(ran, DONE, NOW + SECOND))], "o", NOW + SECOND, 5)
+    _, tasks = await backend.exchange([Change(ran, settle(ran, DONE, NOW + SECOND))], Claim("o", NOW + SECOND, 5))
     assert [task.gate for task in tasks] == ["b"]
     assert await counts(backend, "b") == (2, 1)
 
@@ -458,7 +458,7 @@ async def test_of_two_bounds_of_a_gate_the_narrower_one_holds(backend: Backend, 
         await backend.push([gated(("g", bounds)) for _ in range(count)])
     assert await counts(backend) == (1, 3)
     (run,) = await claimed(backend)
-    _, tasks = await backend.exchange([Change(run, settle(run, DONE, NOW + SECOND))], "o", NOW + SECOND, 9)
+    _, tasks = await backend.exchange([Change(run, settle(run, DONE, NOW + SECOND))], Claim("o", NOW + SECOND, 9))
     assert len(tasks) == 1
     await settled(backend, tasks[0])
     assert await counts(backend) == (1, 1)
@@ -494,7 +494,7 @@ async def test_an_exchange_with_a_cancel_between_two_gates_claims_nothing_that_h
     assert ids(await claimed(backend)) == [tasks[0].task_id]
     waits = await read(backend, tasks[1])
     now = NOW + SECOND
-    _, found = await backend.exchange([Change(waits, settle(waits, Cancelled(), now))], "o", now, 5)
+    _, found = await backend.exchange([Change(waits, settle(waits, Cancelled(), now))], Claim("o", now, 5))
     assert found == []
     assert (await read(backend, tasks[2])).gate == "all"
     assert await counts(backend, "all") == (1, 1)

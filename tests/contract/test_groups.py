@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.backends.flow.transaction import Followed
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState, derived_id
@@ -310,7 +310,7 @@ async def test_a_child_starts_when_its_last_parent_has_completed(backend: Backen
     assert (c.type, c.run_at, c.due_at, c.waits, c.gate) == ("c", NOW, None, 0, None)
     assert c.flow is not None and c.flow.parents == ((a.task_id, "a"), (b.task_id, "b"))
     assert await backend.next_run_at(LATER) is None
-    held, (d,) = await backend.exchange([Change(c, settle(c, DONE, LATER))], "o", LATER, 5)
+    held, (d,) = await backend.exchange([Change(c, settle(c, DONE, LATER))], Claim("o", LATER, 5))
     await settled(backend, d)
     assert (held, d.type, (await state(backend, group_id)).status) == ([True], "d", Status.COMPLETED)
 

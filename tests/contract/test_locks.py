@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, select, text
 
-from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.base import Change, Claim, ScheduleChange
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import GATES, TASKS
 from aiotaskq.backends.sql.schedules import SCHEDULES
@@ -236,12 +236,12 @@ async def test_a_slot_goes_to_the_next_where_the_first_is_locked(server: Store) 
     assert ids(running) == [tasks[0].task_id]
     with locked(server, tasks[1]):
         async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
-            _, running = await backend.exchange([_done(running[0])], "o", NOW, 9, lease_until=LEASE)
+            _, running = await backend.exchange([_done(running[0])], Claim("o", NOW, 9, lease_until=LEASE))
     assert ids(running) == [tasks[2].task_id]
     # The slot is free while the next ones are locked: a sweep lets them pass afterwards.
     with locked(server, tasks[1]), locked(server, tasks[3]):
         async with asyncio.timeout(min(within(AT_ONCE), 30.0)):
-            assert await backend.exchange([_done(running[0])], "o", NOW, 9, lease_until=LEASE) == ([True], [])
+            assert await backend.exchange([_done(running[0])], Claim("o", NOW, 9, lease_until=LEASE)) == ([True], [])
     await backend.gates.admit(NOW + SECOND, 9)
     assert ids(await backend.claim("o", NOW + SECOND, 9, lease_until=LEASE)) == [tasks[1].task_id]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Backend, ScheduleChange, Schedules
+from aiotaskq.backends.base import Backend, Claim, ScheduleChange, Schedules
 from aiotaskq.backends.listeners import READY
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
@@ -16,7 +16,7 @@ from tests.support.rows import LEASE, NOW, ids, new, new_schedule, pushed, read,
 
 async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
     task = new(params={"a": 1})
-    stored, claimed = await backend.push_and_claim([task], "me", NOW, 5, lease_until=LEASE)
+    stored, claimed = await backend.push_and_claim([task], Claim("me", NOW, 5, lease_until=LEASE))
     assert stored[0] is task and task.status is Status.PENDING
     assert claimed == [task.replace(status=Status.RUNNING, fence=1, lease_owner="me", lease_until=LEASE,
                                     started_at=NOW // SECOND, began_at=NOW)]  # fmt: skip
@@ -26,7 +26,7 @@ async def test_what_is_pushed_is_claimed_at_once(backend: Backend) -> None:
 async def test_tasks_that_were_pushed_before_are_claimed_first(backend: Backend) -> None:
     waiting = [await pushed(backend, priority=priority) for priority in (1, 0, 0)]
     first, second = new(priority=0), new(priority=0)
-    stored, claimed = await backend.push_and_claim([first, second], "o", NOW, 3, lease_until=LEASE)
+    stored, claimed = await backend.push_and_claim([first, second], Claim("o", NOW, 3, lease_until=LEASE))
     assert stored[0] is first and stored[1] is second
     assert ids(claimed) == ids([waiting[1], waiting[2], first])
     assert ids(await backend.claim("o", NOW, 9)) == ids([second, waiting[0]])
@@ -36,36 +36,36 @@ async def test_a_task_that_is_not_due_or_paused_or_of_another_queue_stays_pendin
     later, paused, other, due = new(run_at=NOW + 1), new(queue="p"), new(queue="other"), new(queue="mine")
     await backend.set_paused("p", True)
     tasks = [later, paused, other, due]
-    stored, claimed = await backend.push_and_claim(tasks, "o", NOW, 9, queues=["default", "p", "mine"])
+    stored, claimed = await backend.push_and_claim(tasks, Claim("o", NOW, 9, queues=["default", "p", "mine"]))
     assert stored == tasks and ids(claimed) == [due.task_id]
     assert [task.status for task in await backend.get(ids(tasks)) if task] == ["pending"] * 3 + ["running"]
 
 
 async def test_a_conflicting_row_is_returned_and_not_claimed_again(backend: Backend) -> None:
     runs = await running(backend, unique_key="u", idempotency_key="i")
-    stored, claimed = await backend.push_and_claim([new(unique_key="u"), new(idempotency_key="i")], "o", NOW, 9)
+    stored, claimed = await backend.push_and_claim([new(unique_key="u"), new(idempotency_key="i")], Claim("o", NOW, 9))
     assert stored == [runs, runs] and claimed == []
     assert await read(backend, runs) == runs
 
 
 async def test_nothing_for_nothing(backend: Backend) -> None:
-    assert await backend.push_and_claim([], "o", NOW, 0) == ([], [])
+    assert await backend.push_and_claim([], Claim("o", NOW, 0)) == ([], [])
     task, second = new(), new()
-    assert await backend.push_and_claim([task], "o", NOW, 0) == ([task], [])
-    assert ids((await backend.push_and_claim([], "o", NOW, 9))[1]) == [task.task_id]
-    assert ids((await backend.push_and_claim([second], "o", NOW, 9))[1]) == [second.task_id]
+    assert await backend.push_and_claim([task], Claim("o", NOW, 0)) == ([task], [])
+    assert ids((await backend.push_and_claim([], Claim("o", NOW, 9)))[1]) == [task.task_id]
+    assert ids((await backend.push_and_claim([second], Claim("o", NOW, 9)))[1]) == [second.task_id]
 
 
 async def test_hints_name_what_is_left(backend: Backend, hints: list[tuple[str, list[str]]]) -> None:
-    await backend.push_and_claim([new(), new()], "o", NOW, 1)
+    await backend.push_and_claim([new(), new()], Claim("o", NOW, 1))
     assert READY in [kind for kind, _ in hints]
     await backend.claim("o", NOW, 9)
     hints.clear()
-    await backend.push_and_claim([new(), new(run_at=NOW + SECOND)], "o", NOW, 9)
+    await backend.push_and_claim([new(), new(run_at=NOW + SECOND)], Claim("o", NOW, 9))
     assert READY in [kind for kind, _ in hints]
     if backend.shared == "host":
         hints.clear()
-        await backend.push_and_claim([new(), new()], "o", NOW, 9)
+        await backend.push_and_claim([new(), new()], Claim("o", NOW, 9))
         assert hints == [], "who waits would look in vain"
 
 
@@ -87,7 +87,7 @@ async def test_both_or_neither(sql_store: Store, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sql_claim, "claim", broken)
     with pytest.raises(Broken):
-        await backend.push_and_claim([task], "o", NOW, 10, lease_until=LEASE)
+        await backend.push_and_claim([task], Claim("o", NOW, 10, lease_until=LEASE))
     monkeypatch.setattr(sql_claim, "claim", real)
     assert await backend.get([task.task_id, waiting.task_id]) == [None, waiting]
 
@@ -104,10 +104,10 @@ async def test_what_a_schedule_fires_is_claimed_at_once(store: Store, schedules:
     task, lost = new(params={"a": 1}), new()
     change = await fires(schedules, task)
     again = ScheduleChange(change.before.replace(version=7), change.after, (lost,))
-    held, claimed = await store.backend.fire_and_claim([change], "me", NOW, 5, lease_until=LEASE)
+    held, claimed = await store.backend.fire_and_claim([change], Claim("me", NOW, 5, lease_until=LEASE))
     assert held == [True] and ids(claimed) == [task.task_id]
     assert await read(store.backend, task) == claimed[0] and claimed[0].status is Status.RUNNING
-    assert await store.backend.fire_and_claim([again], "me", NOW, 5, lease_until=LEASE) == ([False], [])
+    assert await store.backend.fire_and_claim([again], Claim("me", NOW, 5, lease_until=LEASE)) == ([False], [])
     assert await store.backend.get([lost.task_id]) == [None]
 
 
@@ -115,7 +115,7 @@ async def test_what_a_schedule_fires_is_claimed_at_once(store: Store, schedules:
 async def test_firing_hints_only_at_what_is_left(store: Store, schedules: Schedules) -> None:
     ready: list[str] = []
     store.backend.listeners.listen(lambda kind, _names: ready.append(kind), READY)
-    await store.backend.fire_and_claim([await fires(schedules, new())], "me", NOW, 5, lease_until=LEASE)
+    await store.backend.fire_and_claim([await fires(schedules, new())], Claim("me", NOW, 5, lease_until=LEASE))
     assert ready == []
-    await store.backend.fire_and_claim([await fires(schedules, new(), new())], "me", NOW, 1, lease_until=LEASE)
+    await store.backend.fire_and_claim([await fires(schedules, new(), new())], Claim("me", NOW, 1, lease_until=LEASE))
     assert ready == [READY]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.core.gate import Bounds, Flow, GateChange
 from aiotaskq.core.limits import Rate
 from aiotaskq.core.outcome import Backoff, Cancelled, Completed, Failed, Released, settle
@@ -148,7 +148,7 @@ async def test_no_window_of_any_traffic_has_more_than_the_rate_and_its_burst(bac
                 outcome = dice.choice((Completed(), Completed(), Failed("e", backoff=soon)))
                 changes = [Change(task, settle(task, outcome, now))]
                 if dice.random() < 0.3:
-                    _, tasks = await backend.exchange(changes, "o", now, 2)
+                    _, tasks = await backend.exchange(changes, Claim("o", now, 2))
                     running += tasks
                     starts += [(now, tokens(task, "api")) for task in tasks]
                 else:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.direct import DirectBackend
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, Outcome, Released, settle
@@ -62,7 +62,7 @@ async def test_any_sequence_leaves_the_rows_that_exchange_leaves(
         changes = [] if before is None or after is None else [Change(before, after)]
         if changes and dice.random() < 0.1:
             assert await one.delete([changes[0].before.task_id]) == await other.delete([changes[0].before.task_id])
-        held, claimed = await other.exchange(changes, "me", now, 0 if queues == () else 1, queues=queues or None)
+        held, claimed = await other.exchange(changes, Claim("me", now, 0 if queues == () else 1, queues=queues or None))
         if held == [False]:
             with pytest.raises(LeaseLost):
                 one.step("me", now, queues, before, after)

@@ -145,6 +145,8 @@ class RedisBackend(Backend):
                 return held, to_tasks(claimed)
         return await self._transactions.transact(lambda tx: tx.update(changes)), await self._claim(wanted)
 
+    exchange = _exchange
+
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         def body(tx: RedisTransaction) -> list[bool]:
             heads, held = tx.heads([task_id for task_id, _, _ in progress]), []

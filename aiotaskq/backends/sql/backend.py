@@ -151,9 +151,9 @@ class SqlBackend(Backend):
     async def update(self, changes: Sequence[Change]) -> list[bool]:
         return (await self._update(changes))[0] if changes else []
 
-    async def _exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
+    async def exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
         if not changes or not wanted.limit:
-            return await super()._exchange(changes, wanted)
+            return await super().exchange(changes, wanted)
         return await self._update(changes, wanted)
 
     async def _update(self, changes: Sequence[Change], claim: Claim | None = None) -> tuple[list[bool], list[Task]]:
@@ -172,16 +172,16 @@ class SqlBackend(Backend):
             self.listeners.notify(kind, names)
         return held, tasks
 
-    async def _push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
+    async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
         if not (self._dialect.single_writer and tasks):
-            return await super()._push_and_claim(tasks, wanted)
+            return await super().push_and_claim(tasks, wanted)
         stored, claimed, *_ = await self.transactions.write(lambda tx: push(tx, tasks), wanted)
         self._hint_left(tasks, claimed)
         return stored, claimed
 
-    async def _fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
+    async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         if not self._dialect.single_writer:
-            return await super()._fire_and_claim(changes, wanted)
+            return await super().fire_and_claim(changes, wanted)
         held, fired, claimed = await self.schedules.change_and(changes, wanted)
         self._hint_left(fired, claimed)
         return held, claimed

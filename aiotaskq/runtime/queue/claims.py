@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Claim
 from aiotaskq.backends.listeners import TAKEN
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.uninterrupted import ShieldedTask, in_shielded_task
@@ -59,25 +59,12 @@ class Claims:
         """Whether claims are under way or being undone whose callers do not wait for them."""
         return bool(self._background)
 
-    async def exchange(
-        self,
-        changes: Sequence[Change],
-        owner: str,
-        now: int,
-        limit: int,
-        *,
-        queues: Sequence[str] | None = None,
-        lease_until: int | None = None,
-    ) -> Exchanged:
+    async def exchange(self, changes: Sequence[Change], wanted: Claim) -> Exchanged:
         """Write the changes and claim, in one transaction; return which changes held, and the claimed tasks.
 
         If the caller is cancelled meanwhile, the transaction goes on, and what it claims is released.
         """
-        verb: Coroutine[Any, Any, Exchanged]
-        if changes:
-            verb = self._backend.exchange(changes, owner, now, limit, queues=queues, lease_until=lease_until)
-        else:
-            verb = self._claim(owner, now, limit, queues=queues, lease_until=lease_until)
+        verb = self._backend.exchange(changes, wanted) if changes else self._claim(*wanted)
         if not self._backend.suspends:  # it never suspends, so it cannot be cancelled
             answer = await verb
         else:
@@ -109,8 +96,10 @@ class Claims:
         if tasks and self._bounded:
             self._backend.listeners.notify(TAKEN)
 
-    async def _claim(self, owner: str, now: int, limit: int, **options: Any) -> Exchanged:
-        return [], await self._backend.claim(owner, now, limit, **options)
+    async def _claim(
+        self, owner: str, now: int, limit: int, queues: Sequence[str] | None, lease_until: int | None
+    ) -> Exchanged:
+        return [], await self._backend.claim(owner, now, limit, queues=queues, lease_until=lease_until)
 
     def _in_background(self, undoing: Coroutine[Any, Any, None]) -> None:
         future = asyncio.ensure_future(undoing)

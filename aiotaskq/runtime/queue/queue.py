@@ -8,7 +8,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Claim
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.loop_bound import NEEDS_LOOP
 from aiotaskq.concurrency.uninterrupted import uninterrupted
@@ -185,7 +185,7 @@ class Queue(Pushes, Operations[Task]):
         await self.limit_sweep.sweep_if_due()
         now = self.clock.now()
         lease = now + int(visibility * SECOND) if self.backend.durable else None
-        _, tasks = await self.claims.exchange((), self._pop_owner, now, 1, lease_until=lease)
+        _, tasks = await self.claims.exchange((), Claim(self._pop_owner, now, 1, None, lease))
         if tasks and tasks[0].undecodable is not None:
             undecodable = Failed(f"undecodable: {tasks[0].undecodable}", retryable=False)
             log_outcome(tasks[0], undecodable, await self.settle(tasks[0], undecodable), now)

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Claim
 from aiotaskq.backends.listeners import READY
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.failure_backoff import backoff
@@ -280,7 +280,7 @@ class Fetcher(Poller):
         claim = self._heartbeat.begin_claim()
         try:
             stored, claimed = await self._queue.claims.to_its_end(
-                verb(what, self._worker.owner, self._clock.now(), room, queues=self._worker.queues)
+                verb(what, Claim(self._worker.owner, self._clock.now(), room, self._worker.queues))
             )
         except BaseException:
             self._unreserve(room, claim)
@@ -342,7 +342,7 @@ class Fetcher(Poller):
         changes = [self._change(task, outcome, now) for task, outcome in ended]
         try:
             held, tasks = await self._queue.claims.exchange(
-                changes, self._worker.owner, now, room, queues=self._worker.queues
+                changes, Claim(self._worker.owner, now, room, self._worker.queues)
             )
         except (DatabaseUnavailable, asyncio.CancelledError):  # cancelled: the worker stops, and waits no longer
             self._outbox[:0] = ended

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change, ScheduleChange
+from aiotaskq.backends.base import Backend, Change, Claim, ScheduleChange
 from aiotaskq.backends.listeners import CANCEL
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.status import Status
@@ -68,7 +68,7 @@ async def every_verb(backend: Backend) -> None:
     assert await backend.cancelling([a.task_id, b.task_id]) == [b.task_id]
     assert set(ids(await backend.overdue(LEASE, 10))) >= set(ids([b, c]))
     assert await backend.update([Change(a, completed(a), then=(new(scheduler_task_id="s"),))]) == [True]
-    assert await backend.exchange([Change(a, completed(a))], "o", NOW, 1, queues=["none"]) == ([False], [])
+    assert await backend.exchange([Change(a, completed(a))], Claim("o", NOW, 1, queues=["none"])) == ([False], [])
     assert await backend.active(["s"]) == {"s": 1}
     assert (await backend.stats(NOW)).counts["completed"] == 1
     assert len(await backend.find(TaskFilter(type="t"), 10)) == 5

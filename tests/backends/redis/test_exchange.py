@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import TaskFilter
@@ -54,7 +54,7 @@ async def test_an_exchange_claims_what_its_own_changes_made_claimable(
         Change(elsewhere, completed(elsewhere, status=Status.FAILED)),
         Change(fired.replace(fence=7), completed(fired)),
     ]
-    held, claimed = await backend.exchange(changes, "p", NOW, 10, lease_until=LEASE + 1)
+    held, claimed = await backend.exchange(changes, Claim("p", NOW, 10, lease_until=LEASE + 1))
     assert held == [True, False, True, True, True, False]
     assert ids(claimed) == ids([again, other, follower])
     assert [(task.fence, task.lease_owner, task.lease_until) for task in claimed] == [

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.gates import Gates
 from aiotaskq.backends.redis import backend as redis_backend
 from aiotaskq.backends.redis import gate_rows
@@ -138,7 +138,7 @@ async def test_rows_that_differ_pass_a_gate_together_and_are_claimed_as_they_are
     ]
     await backend.push(others)
     changes = [Change(task, settle(task, Completed(), LATER)) for task in held]
-    flags, claimed = await backend.exchange(changes, "o", LATER, 20, lease_until=LEASE)
+    flags, claimed = await backend.exchange(changes, Claim("o", LATER, 20, lease_until=LEASE))
     assert flags == [True] * 20
     stored = {task.task_id: task for task in await backend.get([task.task_id for task in others]) if task is not None}
     assert {task.task_id: task for task in claimed} == stored
@@ -155,7 +155,7 @@ async def test_many_changes_without_gates_need_no_code_of_gates(backend: RedisBa
     first = await backend.claim("o", NOW, 120, lease_until=LEASE)
     called.clear()
     held, second = await backend.exchange(
-        [Change(task, settle(task, Completed(), NOW)) for task in first], "o", NOW, 120, lease_until=LEASE
+        [Change(task, settle(task, Completed(), NOW)) for task in first], Claim("o", NOW, 120, lease_until=LEASE)
     )
     assert all(held)
     assert all(await backend.update([Change(task, settle(task, Completed(), NOW)) for task in second]))
@@ -175,7 +175,8 @@ async def test_the_last_of_many_changes_meets_a_row_that_has_got_gates(
     assert (claimed.task_id, claimed.fence) == (last.task_id, last.fence)
     called.clear()
     held, _ = await backend.exchange(
-        [Change(task, settle(task, Completed(), NOW)) for task in (*others, last)], "o", NOW, 1, lease_until=LEASE
+        [Change(task, settle(task, Completed(), NOW)) for task in (*others, last)],
+        Claim("o", NOW, 1, lease_until=LEASE),
     )
     assert all(held)
     assert (called[0], called[-2:]) == ("exchange", ["commit", "exchange"])

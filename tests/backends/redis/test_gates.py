@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Flow, GateChange
@@ -39,7 +39,8 @@ async def test_a_script_runs_as_many_commands_however_many_rows_wait(server: Val
         (task,) = await backend.claim("o", NOW + SECOND, 1, queues=["default"], lease_until=LEASE)
         seen.append(calls())
         await backend.exchange(
-            [Change(task, settle(task, Completed(), NOW + SECOND))], "o", NOW, 1, queues=["other"], lease_until=LEASE
+            [Change(task, settle(task, Completed(), NOW + SECOND))],
+            Claim("o", NOW, 1, queues=["other"], lease_until=LEASE),
         )
         seen.append(calls())
         return [after - before for before, after in itertools.pairwise(seen)]
@@ -155,7 +156,7 @@ async def test_a_reader_who_knows_no_gates_of_a_row_frees_its_slot(
     await read()
     change = Change(known, settle(known, Completed() if runs else Cancelled(), NOW))
     if exchanges:
-        assert (await backend.exchange([change], "o", NOW, 1, lease_until=LEASE))[0] == [True]
+        assert (await backend.exchange([change], Claim("o", NOW, 1, lease_until=LEASE)))[0] == [True]
     else:
         assert await backend.update([change]) == [True]
     await backend.gates.admit(NOW, 10)

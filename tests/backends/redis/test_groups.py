@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis import transactions
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
@@ -206,7 +206,7 @@ async def test_a_reader_that_knows_of_no_group_ends_a_member(backend: RedisBacke
     assert (claimed.task_id, claimed.fence) == (last.task_id, last.fence)
     changes = [Change(task, settle(task, Completed(), LATER)) for task in (*others, last)]
     if exchange:
-        held, (then,) = await backend.exchange(changes, "o", LATER, 5)
+        held, (then,) = await backend.exchange(changes, Claim("o", LATER, 5))
     else:
         held = await backend.update(changes)
         (then,) = await claim(backend)

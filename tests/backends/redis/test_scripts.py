@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.core.gate import Bounds, Flow
@@ -35,7 +35,10 @@ async def sent(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> list[A
     gated = await backend.push([parked(new(flow=flow, queue="gated"), 0) for _ in range(2)])
     one, other = await backend.claim("o", NOW, 2, queues=["gated"])
     assert await backend.update([Change(one, completed(one))]) == [True]
-    assert await backend.exchange([Change(other, completed(other))], "o", NOW, 1, queues=["gated"]) == ([True], [])
+    assert await backend.exchange([Change(other, completed(other))], Claim("o", NOW, 1, queues=["gated"])) == (
+        [True],
+        [],
+    )
     assert await backend.delete(ids(gated)) == 2
     shelf = await backend.push([new(queue="shelf")])
     await backend.set_paused("shelf", True)  # parks what is ready
@@ -63,7 +66,7 @@ async def test_each_verb_that_writes_reads_and_then_runs_one_script(
     await sends(backend.request_cancel(ids(claimed[:5])), ["HMGET", "EVALSHA"])
     await sends(backend.update([Change(t, completed(t), then=(new(),)) for t in claimed[5:]]), ["EVALSHA"])
     changes = [Change(t, completed(t)) for t in await backend.claim("o", NOW, 50, lease_until=LEASE)]
-    held, more = await sends(backend.exchange(changes, "o", NOW, 100, lease_until=LEASE), ["EVALSHA"])
+    held, more = await sends(backend.exchange(changes, Claim("o", NOW, 100, lease_until=LEASE)), ["EVALSHA"])
     assert (held, len(more)) == ([True] * 50, 100)
     await sends(backend.delete(ids(claimed)), ["EVALSHA", "HMGET", "EVALSHA"])
     # What follows at gates is read as the rule asks for it, and committed only if something changes.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.core.gate import Bounds, Flow
 from aiotaskq.core.outcome import Completed, Failed, settle
@@ -97,7 +97,7 @@ async def test_many_gates_take_as_many_commands_as_few(server: Valkey, backend: 
             await end(backend, tasks)
         else:
             changes = [Change(task, settle(task, Completed(), NOW + SECOND)) for task in tasks]
-            assert all((await backend.exchange(changes, "w", NOW + SECOND, count, lease_until=LEASE))[0])
+            assert all((await backend.exchange(changes, Claim("w", NOW + SECOND, count, lease_until=LEASE)))[0])
         return calls() - before
 
     await cost(40)  # the server loads the scripts, and the gates are new
@@ -125,7 +125,7 @@ async def test_rows_of_states_of_one_length_are_not_taken_for_one_another(backen
             assert (task.priority, task.seq, task.run_at, task.due_at) == (row.priority, row.seq, NOW, None)
             assert task.fence == row.fence + 1
         changes = [Change(task, settle(task, Completed(), NOW + SECOND)) for task in tasks]
-        all_held, tasks = await backend.exchange(changes, "w", NOW + SECOND, 5, lease_until=LEASE)
+        all_held, tasks = await backend.exchange(changes, Claim("w", NOW + SECOND, 5, lease_until=LEASE))
         assert all(all_held)
     assert done == len(rows)
     for key in ("g1", "g2", "g33"):

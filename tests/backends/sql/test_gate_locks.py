@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from aiotaskq.backends.base import Change
+from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.backends.sql.rows import TASKS, new_rows
@@ -103,7 +103,7 @@ async def claimed(backend: SqlBackend, limit: int = 9) -> list[Task]:
 
 
 async def exchanged(backend: SqlBackend, tasks: Sequence[Task], limit: int = 9) -> list[Task]:
-    held, more = await backend.exchange(completed(tasks), "w", LATER, limit, lease_until=LEASE)
+    held, more = await backend.exchange(completed(tasks), Claim("w", LATER, limit, lease_until=LEASE))
     assert all(held)
     return more
 
@@ -145,7 +145,7 @@ async def test_an_end_hands_on_to_what_was_pushed_while_it_waited_for_the_gate(p
     other = gated(1)
     with place.engine.connect() as connection:
         connection.execute(LOCK)
-        call = place.backend.exchange(completed(running), "w", LATER, 9, lease_until=LEASE)
+        call = place.backend.exchange(completed(running), Claim("w", LATER, 9, lease_until=LEASE))
         held, tasks = await place.behind(connection, call, insert(other))
     assert (held, ids(tasks)) == ([True], [other.task_id])
     assert await place.states() == {"held": 1, "waiting": 0}
@@ -181,7 +181,7 @@ async def test_a_database_with_another_isolation_level_stays_exact(place: Place,
     other, mine = gated(1), gated(2)
     with place.engine.connect() as connection:
         connection.execute(LOCK)
-        call = place.backend.exchange(completed(running), "w", LATER, 9, lease_until=LEASE)
+        call = place.backend.exchange(completed(running), Claim("w", LATER, 9, lease_until=LEASE))
         held, tasks = await place.behind(connection, call, insert(other))
     assert (held, ids(tasks)) == ([True], [other.task_id])
     with place.engine.connect() as connection:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from aiotaskq import Parent, TaskFailed, TaskQ, current_task
 from aiotaskq.backends import connect
-from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.base import Backend, Change, Claim
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.dialects.mysql import LEAST_PACKET
 from aiotaskq.backends.sql.engines import parse_url
@@ -300,7 +300,7 @@ async def test_redis_batches_are_split_by_bytes(narrow: str) -> None:
         assert len(claimed) == 120
         changes = [completed(task, text) for task in claimed]
         assert await backend.update(changes[:60]) == [True] * 60
-        held, more = await backend.exchange([*changes[60:], changes[60]], "o", NOW + SECOND, 5)
+        held, more = await backend.exchange([*changes[60:], changes[60]], Claim("o", NOW + SECOND, 5))
         assert (held, more) == ([True] * 60 + [False], [])
         rows = await backend.find(TaskFilter(status=(Status.COMPLETED,)), 1_000)
         assert sum(row.result == text for row in rows) == 120

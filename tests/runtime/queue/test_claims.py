@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aiotaskq.backends import connect
+from aiotaskq.backends.base import Claim
 from aiotaskq.concurrency.clock import SystemClock, VirtualClock
 from aiotaskq.core.status import Status
 from aiotaskq.errors import DatabaseUnavailable
@@ -43,7 +44,7 @@ async def test_a_task_that_cannot_be_given_back_is_logged(tmp_path: Path) -> Non
         raise DatabaseUnavailable("away")
 
     backend.claim, backend.update = claim, update  # type: ignore[method-assign]
-    caller = asyncio.create_task(claims.exchange([], "o", NOW, 1, lease_until=LEASE))
+    caller = asyncio.create_task(claims.exchange([], Claim("o", NOW, 1, lease_until=LEASE)))
     await claiming.wait()
     caller.cancel()
     with logged() as lines:

@@ -336,7 +336,7 @@ async def test_outcome_is_stored_after_a_short_outage(tmp_path: Path) -> None:  
         return await update(changes)
 
     tq.queue.backend.update = refusing  # type: ignore[method-assign]
-    tq.queue.backend._exchange = functools.partial(Backend._exchange, tq.queue.backend)  # type: ignore[method-assign]
+    tq.queue.backend.exchange = functools.partial(Backend.exchange, tq.queue.backend)  # type: ignore[method-assign]
 
     @tq.task
     async def work() -> str:

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from aiotaskq.backends.base import Change, ScheduleChange
+from aiotaskq.backends.base import Change, Claim, ScheduleChange
 from aiotaskq.backends.sql import engines, sqlite_connections
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.database import Database
@@ -85,13 +85,13 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
 
     values, schedules = backend.values, backend.schedules
     assert schedules is not None
-    _, (task,) = await backend.push_and_claim([new()], "o", NOW, 1, lease_until=LEASE)
+    _, (task,) = await backend.push_and_claim([new()], Claim("o", NOW, 1, lease_until=LEASE))
     (schedule,) = await schedules.add([new_schedule()])
     end = Change(task, task.replace(status=Status.COMPLETED), (new(), new()))
     fire = ScheduleChange(schedule, schedule.replace(run_count=1), (new(),))
     verbs: list[Callable[[], Awaitable[Any]]] = [
         lambda: backend.push([new() for _ in range(1200)]),
-        lambda: backend.push_and_claim([new(priority=-1)], "o", NOW, 1, lease_until=LEASE),
+        lambda: backend.push_and_claim([new(priority=-1)], Claim("o", NOW, 1, lease_until=LEASE)),
         lambda: backend.claim("o", NOW, 600, lease_until=LEASE),
         lambda: backend.workers.register(worker_info()),
         lambda: backend.workers.heartbeat(worker_info()),
@@ -101,7 +101,7 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
         lambda: backend.report([(task.task_id, task.fence, {"a": 1})]),
         lambda: backend.request_cancel(["x"]),
         lambda: backend.cancelling([task.task_id]),
-        lambda: backend.exchange([end], "o", NOW, 5, lease_until=LEASE),
+        lambda: backend.exchange([end], Claim("o", NOW, 5, lease_until=LEASE)),
         lambda: backend.get([task.task_id]),
         lambda: backend.find(TaskFilter(), 5),
         lambda: backend.overdue(NOW, 5),
@@ -123,7 +123,7 @@ async def test_each_verb_is_one_call_on_a_thread_of_aiosqlite(
         values.clear,
         lambda: schedules.add([new_schedule() for _ in range(600)]),
         lambda: schedules.change([fire]),
-        lambda: backend.fire_and_claim([fire], "o", NOW, 1, lease_until=LEASE),
+        lambda: backend.fire_and_claim([fire], Claim("o", NOW, 1, lease_until=LEASE)),
         lambda: schedules.get([schedule.task_id]),
         schedules.all,
         lambda: schedules.due(NOW, 5),
