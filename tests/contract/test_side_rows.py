@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.side_rows import Range, SideRow
@@ -66,6 +67,25 @@ async def test_a_swap_is_all_or_nothing(backend: Backend) -> None:
     assert await side.swap("x", ["a", "b"], rows("c", "b"))
     assert names(await side.read(Range("x", NOW))) == ["b", "c"]
     assert await side.swap("x", [], [])
+
+
+async def test_rows_become_what_is_made_of_their_texts(backend: Backend) -> None:
+    side = backend.side
+    await side.put("x", rows("a", "b"))
+    seen: list[Mapping[str, str]] = []
+
+    def become(found: Mapping[str, str]) -> list[SideRow]:
+        seen.append(found)
+        return [SideRow("b", found["b"] + "!"), SideRow("c", "new")]
+
+    assert await side.rewrite("x", ["a", "b", "missing"], become)
+    assert seen[-1] == {"a": "text of a", "b": "text of b"}
+    assert await side.read(Range("x", NOW)) == [SideRow("b", "text of b!"), SideRow("c", "new")]
+
+
+async def test_what_is_not_rewritten_leaves_no_row(backend: Backend, sql_store: Store) -> None:
+    assert not await backend.side.rewrite("x", ["missing"], lambda found: None)
+    assert sql_store.execute("SELECT count(*) FROM aiotaskq_side") == [(0,)]
 
 
 async def test_of_two_swaps_of_the_same_rows_one_is_done(shared_store: Store) -> None:

@@ -101,6 +101,7 @@ async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
             claimed = await backend.claim("o", NOW, 10, lease_until=LEASE)
             assert ids(claimed) == ids(tasks)
             assert await backend.workers.heartbeat(worker_info(busy=10, lease_until=LEASE + 1))
+            await backend.workers.register(worker_info("another"))
             assert len((await backend.workers.held(["o"]))["o"]) == 0
             assert await backend.report([(claimed[0].task_id, 1, {"n": 1})]) == [True]
             assert await backend.request_cancel([claimed[9].task_id]) == [True]
