@@ -25,7 +25,7 @@ GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
 The version rises with each write of this package; the other fields show the writes of other programs.
 """
 _guard = attrgetter(*GUARD)
-_ALWAYS: Final = frozenset({"enabled", "version"})  # a row that cannot be decoded was read as a disabled one
+_ALWAYS: Final = ("enabled", "version")  # a row that cannot be decoded was read as a disabled one
 
 
 class ScheduleChange(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Written(NamedTuple):
 
     schedule: Schedule
     names: Collection[str] = FIELDS
-    """What is written of it: another program may have changed the other fields without a new version."""
+    """The fields that are written: another program may have changed the others without a new version."""
 
 
 class Decision(NamedTuple, Generic[T]):
@@ -161,9 +161,8 @@ def changing(changes: Sequence[ScheduleChange]) -> tuple[list[str], Decide[list[
             held.append(change.holds(now.get(schedule_id)))
             if held[-1]:
                 before, after = change.before, change.after.replace(version=change.before.version + 1)
-                names = {name for name in FIELDS if getattr(after, name) != getattr(before, name)} | _ALWAYS
-                if schedule_id in written:
-                    names.update(written[schedule_id].names)
+                known = written[schedule_id].names if schedule_id in written else _ALWAYS
+                names = [name for name in FIELDS if name in known or getattr(after, name) != getattr(before, name)]
                 written[schedule_id] = Written(after, names)
                 now[schedule_id] = after
                 fired += change.tasks

@@ -37,19 +37,19 @@ _LISTS: Final = {
     "history": msgspec.json.Decoder(tuple[FiringRecord, ...]).decode,
 }
 """The columns that are NULL where they are empty."""
+_TEXTS: Final = ("params", *_LISTS)
 _DEFAULTS = (("run_count", 0), ("max_runs", 0), ("misfire", "fire_once"), ("overlap", "allow"))
 
 
 def _row(schedule: Schedule, codec: Codec | None, names: Collection[str] = FIELDS) -> dict[str, Any]:
-    """Return these columns of a schedule, in the order of its fields."""
-    row = msgspec.structs.asdict(schedule)
-    for name in ("params", *_LISTS):
-        if name in names and (row[name] or name == "params"):
-            text = json_text(row[name])
-            row[name] = stored_text(text, codec) if row[name] and name in CODED else text
-        else:
-            row[name] = None
-    return row if names is FIELDS else {name: value for name, value in row.items() if name in names}
+    """Return these columns of a schedule."""
+    row = msgspec.structs.asdict(schedule) if names is FIELDS else {name: getattr(schedule, name) for name in names}
+    for name in _TEXTS:
+        if value := row.get(name):
+            row[name] = stored_text(json_text(value), codec) if name in CODED else json_text(value)
+        elif name in row:
+            row[name] = "{}" if name == "params" else None
+    return row
 
 
 def _to_schedule(row: Sequence[Any], codec: Codec | None = None) -> Schedule:
