@@ -28,7 +28,6 @@ from aiotaskq.backends.history import History
 from aiotaskq.backends.listeners import ENDED, READY, Listeners
 from aiotaskq.backends.notes import Notes
 from aiotaskq.backends.pending_types import MOST_COUNTED, PendingType, count_types, first_of
-from aiotaskq.backends.schedules import ScheduleChange as ScheduleChange
 from aiotaskq.backends.schedules import Schedules as Schedules
 from aiotaskq.backends.side_rows import SideRows
 from aiotaskq.backends.steps import Steps

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -49,6 +50,14 @@ class Leave(msgspec.Struct, frozen=True):
         return [each for each in self.new if each.step.kind == "wait"]
 
 
+GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
+"""The fields of a schedule by which a write knows that it is as it was read.
+
+The version rises with each write of this package; the other fields show the writes of other programs.
+"""
+_guard = attrgetter(*GUARD)
+
+
 class ScheduleChange(msgspec.Struct, frozen=True):
     """A guarded write of a schedule, and the tasks that it fires, in one transaction."""
 
@@ -56,10 +65,9 @@ class ScheduleChange(msgspec.Struct, frozen=True):
     after: Schedule
     tasks: tuple[Task, ...] = ()
 
-    def holds(self, row: Schedule | None) -> bool:
-        """Whether the guard holds for a row, None for no row."""
-        before = (self.before.version, self.before.due, self.before.enabled, self.before.run_count)
-        return row is not None and (row.version, row.due, row.enabled, row.run_count) == before
+    def holds(self, row: Any) -> bool:
+        """Whether the guard holds for a row with the fields of ``GUARD``, None for no row."""
+        return row is not None and bool(_guard(row) == _guard(self.before))
 
 
 class Claim(NamedTuple):

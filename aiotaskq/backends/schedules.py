@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-import msgspec
-
+from aiotaskq.backends.change import ScheduleChange
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import no_codec
 from aiotaskq.core.errors import INT64
@@ -19,25 +17,7 @@ T = TypeVar("T")
 CODED: Final = ("params", "outbox")
 """The fields that a codec encodes."""
 FIELDS: Final = Schedule.__struct_fields__
-GUARD: Final = ("version", "next_run_at", "next_run_us", "enabled", "run_count")
-"""The fields of a schedule by which a write knows that it is as it was read.
-
-The version rises with each write of this package; the other fields show the writes of other programs.
-"""
-_guard = attrgetter(*GUARD)
 _ALWAYS: Final = ("enabled", "version")  # a row that cannot be decoded was read as a disabled one
-
-
-class ScheduleChange(msgspec.Struct, frozen=True):
-    """A guarded write of a schedule, and the tasks that it fires, in one transaction."""
-
-    before: Schedule
-    after: Schedule
-    tasks: tuple[Task, ...] = ()
-
-    def holds(self, row: Any) -> bool:
-        """Whether the guard holds for a row with the fields of ``GUARD``, None for no row."""
-        return row is not None and bool(_guard(row) == _guard(self.before))
 
 
 class Written(NamedTuple):

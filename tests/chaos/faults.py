@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import TextClause, text
 
-from aiotaskq.backends import schedules
+from aiotaskq.backends import change as changes_of_rows
 from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.sql import schedules as sql_schedules
 from aiotaskq.backends.sql import sqlite_connections
@@ -101,7 +101,7 @@ def no_cas() -> None:
         await asyncio.sleep(random.uniform(0.0, 4 * WINDOW))
         return await original(self, changes)
 
-    replace(schedules, "_guard", lambda row: None)
+    replace(changes_of_rows, "_guard", lambda row: None)
     replace(sql_schedules.SqlSchedules, "change", change)
 
 

@@ -18,12 +18,7 @@ from aiotaskq.core.gate import Bounds, GateState
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import passing_order
 from aiotaskq.core.schedule import Schedule
-<<<<<<< HEAD
-from aiotaskq.core.status import PENDING, RUNNING
-from aiotaskq.core.worker_info import WorkerInfo
-=======
-from aiotaskq.core.task import PENDING
->>>>>>> 9b9e52ed (Workers: the registry is side rows, once for every store)
+from aiotaskq.core.status import PENDING
 from tests.support.small_store.rows import Names, SmallTransaction
 
 T = TypeVar("T")

@@ -19,15 +19,9 @@ from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts, budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.schedule import Schedule
-<<<<<<< HEAD
 from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.task import Task, claim_order, same_push
 from aiotaskq.core.usage import Usage
-from aiotaskq.core.worker_info import WorkerInfo
-=======
-from aiotaskq.core.task import PENDING, RUNNING, Task, claim_order, same_push
-from aiotaskq.core.usage import Usage, budget_gate
->>>>>>> 9b9e52ed (Workers: the registry is side rows, once for every store)
 
 T = TypeVar("T")
 Names = tuple[str, str]
