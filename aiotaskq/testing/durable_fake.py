@@ -195,5 +195,3 @@ class AtCommit(msgspec.Struct, frozen=True):
     def __call__(self) -> None:
         """Run it."""
         self.store.commit(self)
-
-
