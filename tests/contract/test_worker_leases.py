@@ -208,7 +208,8 @@ async def test_what_a_worker_holds(workers: Workers, backend: Backend) -> None:
     assert (await workers.held(["nobody"]))["nobody"] == []
     await backend.delete([first.task_id])
     assert (await workers.held(["w"]))["w"] == [(second.task_id, 1, True)]
-    assert await backend.update([Change(second.replace(cancel_requested=True), marked(second))]) == [True]
+    flagged = second.replace(cancel_requested=True)
+    assert await backend.update([Change(flagged, marked(flagged))]) == [True]
     found = await workers.held(["w1", "nobody", "w"])
     assert (len(found.pop("w1")), found) == (2, {"nobody": [], "w": [(second.task_id, 1, True)]})
     assert await workers.held([]) == {}
