@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, func, literal, or_, select
 
+from aiotaskq.backends.flow.transaction import Holder
 from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 from aiotaskq.backends.sql.connections import Transactions
 from aiotaskq.backends.sql.dialects.base import Dialect, PerKey, Tx
@@ -136,6 +137,14 @@ class SqlOwnedRows(OwnedRows):
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
         for part in chunks(names):
             self._connection.execute(delete(_S).where(*_of(kind, owner), c.name.in_(part)))
+
+
+def insert_held(tx: Tx, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> tuple[int, list[bool]] | None:
+    """Insert rows of tasks that run so: see ``Dialect.insert_held``."""
+    values = [(kind, row.owner, row.name, row.text) for row in rows]
+    own = [(row.owner, seq, fence) for row, (fence, seq) in zip(rows, holders, strict=True)]
+    columns, runs = list(zip(*values, strict=True)), list(zip(*own, strict=True))
+    return tx.dialect.insert_held(tx.connection, _S, _COLUMNS[:4], columns, runs)
 
 
 _NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == bindparam("b_owner"))

@@ -25,7 +25,7 @@ from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.side_rows import SqlOwnedRows
+from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
@@ -88,13 +88,17 @@ class SqlBeside(SqlTransaction):
             self.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        # A shared lock: a handler's own transaction may have one as well, by a step of it.
-        runs = self._read_runs(sorted({row.owner for row in rows}), shared=True)
-        held = [
-            (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
-            for row, holder in zip(rows, holders, strict=True)
-        ]
-        if self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]) == sum(held):
+        found = insert_held(self, kind, rows, holders)
+        if found is None:
+            # A shared lock: a handler's own transaction may have one as well, by a step of it.
+            runs = self._read_runs(sorted({row.owner for row in rows}), shared=True)
+            held = [
+                (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
+                for row, holder in zip(rows, holders, strict=True)
+            ]
+            found = self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]), held
+        inserted, held = found
+        if inserted == sum(held):
             return [row.text if ok else None for row, ok in zip(rows, held, strict=True)]
         # Of each the first write stays.
         there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
@@ -271,4 +275,8 @@ class SqlTransactions(Store):
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
-        return await self._database.write(lambda connection: self.tx(connection).add_held(kind, rows, holders))
+        # Where one statement guards and inserts, it is all that is written; a second one only reads what was first.
+        autocommit = self._database.dialect.autocommit
+        return await self._database.write(
+            lambda connection: self.tx(connection).add_held(kind, rows, holders), autocommit
+        )

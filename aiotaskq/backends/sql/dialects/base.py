@@ -269,6 +269,17 @@ class Dialect(ABC):
         channel and the message of a notification to send with new rows, where ``notifier`` made one.
         """
 
+    def insert_held(
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
+    ) -> tuple[int, list[bool]] | None:
+        """Insert rows of tasks that run so and conflict with no other, in one statement.
+
+        Return their number, and of each row whether its task does. None where one statement does not tell both: then
+        some of the rows may be there. ``runs`` are the ids, the push stamps and the fences of the tasks, which stay
+        locked until the transaction ends.
+        """
+        return None
+
     @abstractmethod
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         """Return the insert of rows with these columns that replaces the row with the same primary key."""

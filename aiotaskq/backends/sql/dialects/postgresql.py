@@ -61,6 +61,7 @@ from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
 from aiotaskq.backends.sql.statement_size import Columns, parts
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.core.gate import PARKED
+from aiotaskq.core.status import RUNNING
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 
@@ -126,14 +127,25 @@ def _lateral(query: PerKey) -> Select[Any]:
 # executemany has no count, and for arrays asyncpg looks up their types on each new connection. What is the same in all
 # rows is a parameter. Strings are not cast to their width: that would cut them.
 _TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
-_GUARD_TYPES: Final = dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True))
+_GUARD_TYPES: Final = {
+    **dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True)),
+    "b_task": "text",
+    "b_seq": "bigint",
+}
+HOLDER: Final = ("b_task", "b_seq", "b_fence")
+"""The columns of ``insert_held_statement`` that say which run of which task a row is of; they are in each row."""
 
 
 class Source:
-    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows."""
+    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows.
 
-    def __init__(self, table: Any, names: Sequence[str], varying: Sequence[str]) -> None:
-        types = {name: _GUARD_TYPES.get(name) or _type(table.c[name].type) for name in names}
+    ``own`` has the types of those that are no columns of the table.
+    """
+
+    def __init__(
+        self, table: Any, names: Sequence[str], varying: Sequence[str], own: Mapping[str, str] = _GUARD_TYPES
+    ) -> None:
+        types = {name: own.get(name) or _type(table.c[name].type) for name in names}
         self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
         record = ", ".join(f"{name} {types[name]}" for name in varying)
         self.rows = f"json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
@@ -186,6 +198,31 @@ def guarded_statement(names: tuple[str, ...], varying: tuple[str, ...]) -> TextC
     # The ids only if not all rows were written: nearly always all are, and an answer with ids takes longer.
     some = "CASE WHEN count(*) < CAST(:count AS bigint) THEN coalesce(CAST(json_agg(task_id) AS text), '[]') END"
     return text(f"WITH {each}written AS ({write}) SELECT {some} FROM written")  # noqa: S608 - our own names
+
+
+@functools.cache
+def insert_held_statement(table: Any, names: tuple[str, ...], varying: tuple[str, ...]) -> TextClause:
+    """Insert the rows of tasks that run with these fences; one that conflicts with another stays out.
+
+    The answer is their number and, unless it is all, which runs have their task. A task is locked before its row is
+    compared: one that another transaction has is waited for, and compared as that leaves it.
+    """
+    source = Source(table, (*names, *HOLDER), HOLDER + varying)
+    held = (
+        "SELECT t.task_id, t.seq, t.fence FROM task_queue AS t WHERE t.task_id = ANY (ARRAY(SELECT b_task FROM r)) "  # noqa: S608
+        # A shared lock: a handler's own transaction may have one as well, by a step of it.
+        f"AND t.status || '' = '{RUNNING.value}' ORDER BY t.task_id FOR SHARE"
+    )
+    mine = "r JOIN held ON held.task_id = r.b_task AND held.seq = r.b_seq AND held.fence = r.b_fence"
+    new = (
+        f"INSERT INTO {table.name} ({', '.join(names)}) "  # noqa: S608 - our own names
+        f"SELECT {', '.join(source.values[name] for name in names)} FROM {mine} ON CONFLICT DO NOTHING RETURNING 1"
+    )
+    which = f"SELECT coalesce(json_agg(json_build_array(r.b_task, r.b_seq, r.b_fence)), '[]') FROM {mine}"  # noqa: S608
+    return text(
+        f"WITH r AS MATERIALIZED (SELECT * FROM {source.rows}), held AS MATERIALIZED ({held}), new AS ({new}) "  # noqa: S608
+        f"SELECT count(*), CASE WHEN count(*) < CAST(:count AS bigint) THEN CAST(({which}) AS text) END FROM new"
+    )
 
 
 # ---- the dialect ----
@@ -340,6 +377,25 @@ class PostgresqlDialect(ServerDialect):
             values |= {"channel": notify[0], "message": notify[1]}
         (row,) = run(connection, insert_statement(table, names, varying, notify is not None), values).fetchall()
         return int(row[0])
+
+    def insert_held(
+        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
+    ) -> tuple[int, list[bool]]:
+        inserted, held = 0, [True] * len(runs[0])
+        start = 0
+        for part in parts(names, columns, None):
+            count = len(part[0])
+            values, varying, rest = hoisted(names, part)
+            holders = [column[start : start + count] for column in runs]
+            values |= varying_values(HOLDER + varying, [*holders, *rest]) | {"count": count}
+            statement = insert_held_statement(table, names, varying)
+            ((some, which),) = run(connection, statement, values).fetchall()
+            inserted += some
+            if which is not None:
+                found = {tuple(each) for each in msgspec.json.decode(which)}
+                held[start : start + count] = [each in found for each in zip(*holders, strict=True)]
+            start += count
+        return inserted, held
 
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         statement = insert(table)
