@@ -34,14 +34,14 @@ class Column:
     good: int | None = None
     """The width to which it is cut only when the columns of a rank above ``KEPT`` are gone; None: ``least``."""
     plain: tuple[object, ...] = ()
-    """A column in which every cell has one of these values, or is empty, is left out. For a rank above 0."""
+    """A column in which every cell has one of these values, or is empty, is left out; one of rank 0 only with such."""
     style: Callable[[object], str] | None = None
     """Returns the style of a cell on a terminal, as rich names it."""
 
     @property
     def wanted(self) -> bool:
         """Whether it has anything to say."""
-        return not self.rank or any(cell not in (None, "", *self.plain) for cell in self.cells)
+        return not (self.rank or self.plain) or any(cell not in (None, "", *self.plain) for cell in self.cells)
 
 
 Cell = str | Callable[[Any], object]

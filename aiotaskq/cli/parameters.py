@@ -21,9 +21,10 @@ _BACK = marked("; 2h or 1d12h before now, or 2026-03-28T12:00")
 _ON = marked("; 2h or 1d12h from now on, or 2026-03-28T12:00")
 _ITS = marked("; as 2h, 1d12h, or 2026-03-28T12:00")
 METAVARS: dict[Any, str] = {int: "N", float: "NUMBER", dict: "NAME=NUMBER…", datetime: "TIME", Any: "JSON"}
+"""What stands for a value, by the kind of the parameter."""
 NAMED = {"db": "URL", "drain": "SECONDS", "grace": "SECONDS", "queues": "A,B", "target": "MODULE:TQ"}
 NAMED |= {"token_env": "NAME", "token_file": "PATH"}
-"""What stands for a value: by the kind of the parameter, and by its name."""
+"""The same by the name of a field, where a command has its own Struct."""
 _KINDS: dict[Any, Any] = {list: list[str], dict: list[str], datetime: str, Any: str}
 
 
@@ -42,7 +43,10 @@ def register(name: str, run: Any, taken: Sequence[inspect.Parameter], help: str,
 def options_from(kind: type[msgspec.Struct], places: Sequence[str] = (), **environment: str) -> list[inspect.Parameter]:
     """Return a parameter for each field; ``places`` are arguments, ``environment`` has variables by names of fields."""
     known = parameters_of(kind)
-    return [parameter_for(each, each.name in places, envvar=environment.get(each.name)) for each in known]
+    return [
+        parameter_for(each, each.name in places, NAMED.get(each.name), envvar=environment.get(each.name))
+        for each in known
+    ]
 
 
 def given_to(kind: type[msgspec.Struct], given: Mapping[str, Any]) -> Any:
@@ -51,13 +55,20 @@ def given_to(kind: type[msgspec.Struct], given: Mapping[str, Any]) -> Any:
 
 
 def parameter_for(
-    parameter: Parameter, by_place: bool, *, complete: Complete | None = None, clears: bool = False, **more: Any
+    parameter: Parameter,
+    by_place: bool,
+    metavar: str | None = None,
+    *,
+    complete: Complete | None = None,
+    clears: bool = False,
+    **more: Any,
 ) -> inspect.Parameter:
     """Return the argument or option for a parameter.
 
     Args:
         parameter: a nullable one takes ``none``.
         by_place: it is an argument.
+        metavar: what stands for its value, where its kind does not say it.
         complete: what completes it, where it has no words of its own.
         clears: ``none`` takes away what is there; else nothing is there yet.
         more: further settings of typer.
@@ -72,7 +83,7 @@ def parameter_for(
     if parameter.nullable:
         bounds = {}
         help += tr("; none takes it away") if clears else ""
-    metavar = NAMED.get(parameter.name, METAVARS.get(parameter.kind))
+    metavar = metavar or METAVARS.get(parameter.kind)
     if parameter.words and parameter.kind is str:
         metavar = "|".join(parameter.words)
     elif parameter.words:

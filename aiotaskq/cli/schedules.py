@@ -121,7 +121,7 @@ COLUMNS = (
     column("NEXT", lambda each: shown(each.next_run_at) or "-"),
     column("RUNS", _runs, rank=3),
     column("STATE", _state, style=lambda state: {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")),
-    column("PARAMS", params_of, rank=1, least=20),
+    column("PARAMS", params_of, least=20, plain=("",)),
 )
 HISTORY = (
     column("AT", time_of("at")),

@@ -105,7 +105,7 @@ COLUMNS = (
     column("QUEUE", "queue", rank=3, least=8, good=14, plain=("default",)),
     column("WORKER", worker_text, rank=8, least=14, good=20),
     column("ERROR", "error", rank=1, least=16, good=30),
-    column("PARAMS", params_of, rank=1, least=20),
+    column("PARAMS", params_of, least=20, plain=("",)),
 )
 """The columns of a list of tasks."""
 

@@ -258,7 +258,7 @@ async def read_body(request: Request, limit: int, large: str, late: str) -> byte
     """Read the body of a request. Raises ProblemError, which says this, where it is too large or too late."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
-        raise ProblemError(413, "BodyTooLarge", large)
+        raise ProblemError(413, "BodyTooLarge", f"body: {announced[:20]} bytes are more than {limit:,}")
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT):

@@ -22,7 +22,7 @@ from aiotaskq.web.dashboard.site import Dashboard
 from aiotaskq.web.endpoint import Response, problem_response
 from aiotaskq.web.endpoints import ENDPOINTS
 from aiotaskq.web.http_protocol import connection_limits, limited_protocol
-from aiotaskq.web.policy import DashboardOptions, OperationsOptions
+from aiotaskq.web.policy import DashboardOptions, OperationsOptions, Policy
 from aiotaskq.web.problem_details import make_problem
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def serve(
         DatabaseUnavailable: the store cannot be opened.
     """
     check_access(host, token)  # before anything is opened
+    Policy(**options)
 
     async def main() -> None:
         stop = asyncio.Event()

@@ -157,7 +157,7 @@ async def test_a_task_that_was_pushed_and_not_committed_is_not_found_yet(tmp_pat
         async with engine.connect() as connection:
             handle = await own.push("add", {"a": 1}, session=connection)
             await connection.rollback()
-        with pytest.raises(NotFound, match=r"; one that was pushed with session= exists once that is committed$"):
+        with pytest.raises(NotFound, match=r"; if it was pushed with session=, commit that first$"):
             await handle.result(timeout=0)
     await engine.dispose()
 

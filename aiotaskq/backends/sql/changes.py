@@ -141,7 +141,8 @@ def hoisted(names: Sequence[str], columns: Columns) -> tuple[dict[str, Any], tup
 def in_one(changes: Sequence[Change]) -> bool:
     """Whether one statement writes all of them where a dialect writes many rows in one (``Dialect.autocommit``)."""
     return (
-        not any(change.then or change.lease_over or change.before.final or change.before.flow for change in changes)
+        not any(change.then or change.lease_over or change.before.final for change in changes)
+        and not any(change.before.flow or change.after.flow for change in changes)  # gates are written with them
         and len({_kind(change) for change in changes}) == 1
         and changes[0].before.undecodable is None
         and len({change.before.task_id for change in changes}) == len(changes)

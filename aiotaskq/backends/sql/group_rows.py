@@ -43,10 +43,10 @@ def to_group(row: Any) -> GroupState:
     )
 
 
-def _row(group: GroupState) -> tuple[Any, ...]:
-    """Return all columns of a group."""
-    texts = [json_text(found) if found else None for found in (group.then, group.on_failure, group.usage, group.budget)]
-    return (*(getattr(group, name) for name in _OWN), *texts)
+def _row(group: GroupState, callbacks: bool = True) -> tuple[Any, ...]:
+    """Return the columns of a group: without ``callbacks`` those that its members change."""
+    values = (*((group.then, group.on_failure) if callbacks else ()), group.usage, group.budget)
+    return (*(getattr(group, name) for name in _OWN), *(json_text(found) if found else None for found in values))
 
 
 class GroupRows(Tx):
@@ -65,7 +65,8 @@ class GroupRows(Tx):
 
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
         if groups:
-            self.replace(GROUPS, _NAMES, list(map(_row, groups)))
+            names = _NAMES if callbacks else (*_OWN, *_SUMS)  # a callback may be large, and rarely changes
+            self.replace(GROUPS, names, [_row(group, callbacks) for group in groups])
 
     def drop_groups(self, ids: Sequence[str]) -> None:
         for part in chunks(ids):

@@ -82,7 +82,8 @@ class CommitHooks:
             rows = await self._backend.get(ids) if ids else []
             states = await self._backend.groups.get(groups) if groups else []
         except AiotaskqError as error:
-            log.warning("hooks are not called for up to {} tasks and {} groups: {}", len(ids), len(groups), error)
+            names = "the hook 'pushed' is" if new else "hooks are"
+            log.warning("{} not called for up to {} tasks and {} groups: {}", names, len(ids), len(groups), error)
             return
         now = self._clock.now()
         ended = [row for row in rows[: len(followed.ended)] if row is not None and row.final]

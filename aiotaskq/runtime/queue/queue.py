@@ -309,7 +309,9 @@ class Queue(Pushes, Operations[Task]):
             try:
                 task = await self.get(task_id)
             except NotFound as error:
-                raise NotFound(f"{error}; one that was pushed with session= exists once that is committed") from None
+                if not self.backend.durable:
+                    raise
+                raise NotFound(f"{error}; if it was pushed with session=, commit that first") from None
             return task if task.final else None
 
         first = WARN_AFTER if seconds is None else min(WARN_AFTER, seconds)

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from msgspec.structs import replace
 
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.changes import ENDING, GUARD, groups, hoisted, in_one
 from aiotaskq.backends.sql.rows import CLAIM, CONTENT, FLOW, OTHERS, STATE, TASKS, content, flow_columns, state
 from aiotaskq.backends.sql.tasks import get, update_tasks
+from aiotaskq.core.gate import Bounds, Flow
+from aiotaskq.core.groups import GroupState
 from aiotaskq.core.outcome import Cancelled, Completed, Failed, HandedBack, LeaseExpired, Outcome, Released, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Attempt, Task
+from aiotaskq.models import Base
 from tests.backends.sql.plans import POSTGRESQL, analyze, cost, fill, sqlite_counted, start
 from tests.support.rows import LEASE, NOW, new
 from tests.support.sql import tx_on
@@ -72,6 +77,28 @@ def test_runs_that_completed_go_in_one_statement() -> None:
     assert group.names == ENDING and len(group.rows) == len(plain) == 8
     assert in_one(plain) and not in_one(done) and not in_one([*plain, plain[0]])
     assert not in_one([*plain, Change(plain[0].before, plain[0].after, (new(),))])
+
+
+def test_a_change_that_gives_a_task_its_first_gate_is_more_than_one_statement() -> None:
+    task = new(params={"n": 1})
+    assert in_one([Change(task, task.replace(priority=5))])
+    assert not in_one([Change(task, task.replace(flow=Flow(gates=(("tenant", Bounds(cap=1)),))))])
+
+
+def test_the_numbers_of_a_group_are_written_without_its_callbacks() -> None:
+    engine = sa.create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    group = GroupState(group_id="g", total=2, remaining=2, then=new(task_id="then", params={"text": "x" * 1000}))
+    said: list[str] = []
+    with engine.begin() as connection:
+        tx = tx_on(connection)
+        tx.add_groups([group], [])
+        sa.event.listen(connection, "before_cursor_execute", lambda *given: said.append(given[2]))
+        tx.write_groups([replace(group, remaining=1)])
+        assert said and "then_task" not in "".join(said)
+        assert tx.groups(["g"])["g"] == replace(group, remaining=1)
+        tx.write_groups([replace(group, remaining=1, then=None)], callbacks=True)
+        assert tx.groups(["g"])["g"].then is None
 
 
 @pytest.mark.parametrize(
