@@ -21,6 +21,7 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.side_rows import WORKER, Range, SideRow, SideRows
 from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.log import log
 
 Held = tuple[str, int, bool]
 """The id, the fence and the cancel flag of a running task."""
@@ -47,7 +48,9 @@ class Workers:
         What it is asked for, ``quiet`` and ``wanted_concurrency``, stays as it is: only ``steer`` writes that.
         """
 
-        def written(known: WorkerInfo) -> WorkerInfo:
+        def written(known: WorkerInfo | None) -> WorkerInfo:
+            if known is None:
+                return worker
             return replace(worker, quiet=known.quiet, wanted_concurrency=known.wanted_concurrency)
 
         return await self._change(worker.owner, written, repeatable=True)
@@ -56,7 +59,7 @@ class Workers:
         """Write what a worker is asked for, as far as it is given; return whether the worker was there."""
         given = {"quiet": quiet, "wanted_concurrency": concurrency}
         asked = {name: value for name, value in given.items() if value is not None}
-        return await self._change(owner, lambda known: replace(known, **asked), repeatable=True)
+        return await self._change(owner, lambda known: known and replace(known, **asked), repeatable=True)
 
     async def remove(self, worker: WorkerInfo) -> bool:
         """Remove a worker if its ``lease_until`` is that of ``worker``, as it was read; return whether it was.
@@ -64,16 +67,18 @@ class Workers:
         Nothing is written otherwise: a reaper must lose against a heartbeat.
         """
         until = worker.lease_until
-        return await self._change(worker.owner, lambda known: None if known.lease_until == until else known)
+        return await self._change(worker.owner, lambda known: None if known and known.lease_until == until else known)
 
     async def _change(
-        self, owner: str, written: Callable[[WorkerInfo], WorkerInfo | None], repeatable: bool = False
+        self, owner: str, written: Callable[[WorkerInfo | None], WorkerInfo | None], repeatable: bool = False
     ) -> bool:
-        """Write what a worker becomes, None to remove it; return whether it was there, and has become another."""
+        """Write what a worker becomes, None to remove it; return whether it was there, and has become another.
+
+        ``written`` gets None for a row that cannot be read.
+        """
 
         def rows(found: Mapping[str, str]) -> Sequence[SideRow] | None:
-            known = _decode(found[owner]) if found else None
-            if known is None or (after := written(known)) is known:
+            if not found or (after := written(known := _readable(found[owner]))) is known:
                 return None
             return [] if after is None else [_row(after)]
 
@@ -82,12 +87,21 @@ class Workers:
     async def get(self, owner: str) -> WorkerInfo | None:
         """Read one worker; None where it is not there."""
         (text,) = await self._rows.get(WORKER, [owner], 0)
-        return None if text is None else _decode(text)
+        return None if text is None else _readable(text)
 
     async def all(self) -> list[WorkerInfo]:
-        """Read the workers, the earliest start first."""
-        found = [_decode(row.text) for row in await self._rows.read(Range(WORKER, 0))]
-        return sorted(found, key=lambda worker: (worker.started_at, worker.owner))
+        """Read the workers, the earliest start first, without those whose rows cannot be read."""
+        found = [_readable(row.text) for row in await self._rows.read(Range(WORKER, 0))]
+        return sorted(filter(None, found), key=lambda worker: (worker.started_at, worker.owner))
+
+
+def _readable(text: str) -> WorkerInfo | None:
+    """Return the worker of a row; None where it cannot be read, which is logged: the other workers go on."""
+    try:
+        return _decode(text)
+    except msgspec.DecodeError as error:
+        log.error("the row of a worker cannot be read: {}", error)
+        return None
 
 
 def _row(worker: WorkerInfo) -> SideRow:

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
+from aiotaskq.backends.side_rows import WORKER, SideRow
 from aiotaskq.backends.workers import Workers
 from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
 from aiotaskq.core.status import Status
@@ -47,6 +48,15 @@ async def test_the_registry_reads_what_was_written(workers: Workers) -> None:
     newer = replace(second, seen_at=NOW + 5, lease_until=LEASE + 5, busy=1)
     await workers.register(newer)
     assert await workers.all() == [first, newer, third]
+
+
+async def test_a_row_that_cannot_be_read_stops_no_other_worker(workers: Workers, backend: Backend) -> None:
+    await workers.register(info("a"))
+    await backend.side.put(WORKER, [SideRow("b", "{")])
+    assert await workers.all() == [info("a")] and await workers.get("b") is None
+    assert not await workers.steer("b", quiet=True) and not await workers.remove(info("b"))
+    assert await workers.heartbeat(info("b"))  # the worker itself knows what belongs there
+    assert await workers.all() == [info("a"), info("b")]
 
 
 async def test_a_heartbeat_writes_the_row_of_its_worker_and_no_task(workers: Workers, backend: Backend) -> None:

@@ -89,7 +89,9 @@ async def test_a_password_is_never_shown(lines: list[str], tmp_path: Path) -> No
 async def test_full_memory_stops_pushes_only(server: Server) -> None:  # G-3
     with own_server() as full:
         async with opened(full.url("a")) as backend:
-            tasks = await backend.push([new() for _ in range(10)])
+            tasks = await backend.push(
+                [new(scheduler_task_id="s") for _ in range(10)]
+            )  # a deletion notes that each was
             (soon,) = await backend.push([new(priority=9, expires_at=NOW + 5)])
             await backend.values.put([("k", 1, NOW), ("l", 1, None)])
             await backend.workers.register(worker_info())

@@ -38,6 +38,7 @@ local function is_ready(row)
     and (row.expires == '-' or tonumber(row.expires) > now)
 end
 
+local fired = {}
 load_states(given.deleted)
 for _, id in ipairs(given.deleted) do
   local row = parse(states[id])
@@ -48,7 +49,7 @@ for _, id in ipairs(given.deleted) do
     if names.once and get_field('once', names.once) == id then set_field('once', names.once, false) end
     -- Its schedule may be in another store. A scheduler that died between the push and its own write pushes the task
     -- again.
-    if names.schedule then call('SET', root .. 'fired:' .. id, row.seq, 'EX', 3600) end
+    if names.schedule then fired[id] = row.seq end
   end
 end
 local changes = unpacked(at, at + given.changes - 1)
@@ -86,6 +87,7 @@ if given.maxsize and entering > 0 and ready + entering > given.maxsize then
 end
 
 if not given.grows then call('DEL', root .. 'room') end  -- as in when_full.lua
+for id, seq in pairs(fired) do call('SET', root .. 'fired:' .. id, seq, 'EX', 3600) end
 write_changes()
 call_in_chunks('HSET', 'state', moved)
 for _, write in ipairs(given.writes) do

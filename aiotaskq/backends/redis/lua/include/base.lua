@@ -13,7 +13,6 @@
 -- heads                sorted set: the lanes that have rows, by the run_at of their first row
 -- held                 sorted set: the running rows of workers, each as owner, blank and stamp (all scores are 0)
 -- leased               sorted set: the stamps of other running rows by lease_until, those without at infinity
--- workers              hash: the owner of each worker that lives to JSON
 -- expiring             sorted set: the ids of pending rows by expires_at
 -- expired              the same, for rows that are out of their lane because they have expired
 -- ended:<status>       sorted set: the ids of final rows by completed_at
