@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Final, TypeVar
 from sqlalchemy import Connection, make_url
 
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
-from aiotaskq.backends.flow.groups import push_within
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, READY
 from aiotaskq.backends.sql import bounded_push
@@ -109,7 +108,10 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            return await self.transactions.transact(lambda at: push_within(at, tasks, room))
+            stored, *_ = await self.transactions.write(lambda tx: bounded_push.push_bounded(tx, tasks, room))
+            self.notify_updated(room.instead, [True] * len(room.instead))
+            self.listeners.notify(READY)
+            return stored
         if any_flow(tasks):
             stored, _, ready, _ = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):

@@ -1,4 +1,4 @@
-"""Whether a bounded queue has room for a push: counted under a lock, so that no other push comes in between."""
+"""Pushes into a bounded queue: counted under a lock, so that no other push comes in between."""
 
 from __future__ import annotations
 
@@ -7,16 +7,38 @@ from collections.abc import Container, Sequence
 from sqlalchemy import func, select
 
 from aiotaskq.backends.change import Room
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.sql.claim import alive, due_heads, open_queues, ready
 from aiotaskq.backends.sql.claim_statements import PENDING, from_head
 from aiotaskq.backends.sql.dialects.base import Tx
-from aiotaskq.backends.sql.rows import LIVE, TASKS, to_task
-from aiotaskq.backends.sql.tasks import holding
+from aiotaskq.backends.sql.rows import TASKS, to_task
+from aiotaskq.backends.sql.tasks import holding, update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction, conflicts
 from aiotaskq.core.errors import queue_full
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Task, same_push
 
 c = TASKS.c
+
+
+def push_bounded(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> list[Task]:
+    """Push if there is room. Raises QueueFull before anything is written, as ``check_room``."""
+    left, leaving = _left(tx, room)
+    if len(tasks) <= left:
+        update_tasks(tx, room.instead)
+        return push(tx, tasks) if tasks else []
+    rows = conflicts(tx, tasks)
+    if (new := _new(tasks, rows, leaving)) and len(new) > left:
+        raise queue_full(room.maxsize, len(new) - left)
+    update_tasks(tx, room.instead)
+    # Only these: a row in conflict with another task may have ended since, or be about to end in a long transaction.
+    stored = {task.task_id: row for task, row in zip(new, push(tx, new), strict=True)} if new else {}
+    answer = []
+    for task, row in zip(tasks, rows, strict=True):
+        there = stored.get(task.task_id, row)
+        if there is None or there.task_id in leaving:  # it conflicts with another task of this call
+            (there,) = [other or task for other in conflicts(tx, [task])]
+        answer.append(task if same_push(there, task) else there)
+    return answer
 
 
 def check_room(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> None:
@@ -24,38 +46,32 @@ def check_room(tx: SqlTransaction, tasks: Sequence[Task], room: Room) -> None:
 
     No other push with a bound comes in between until the transaction ends.
     """
+    left, leaving = _left(tx, room)
+    if len(tasks) > left and (new := len(_new(tasks, conflicts(tx, tasks), leaving))) > left and new:
+        raise queue_full(room.maxsize, new - left)
+
+
+def _left(tx: SqlTransaction, room: Room) -> tuple[int, list[str]]:
+    """Return for how many more tasks there is room, and the ids of those that leave."""
     tx.connection.execute(tx.dialect.lock_pushes)
     if room.instead and not all(holding(tx, room.instead)):
         raise queue_full(room.maxsize, 0)
     leaving = [change.before.task_id for change in room.instead]
     at = _latest(tx, room.now)
-    left = room.maxsize - ready(tx, at, None, room.now)[0] + _ready_of(tx, leaving, at, room.now)
-    if len(tasks) > left and (new := _count_new(tx, tasks, leaving)) > left and new:
-        raise queue_full(room.maxsize, new - left)
+    return room.maxsize - ready(tx, at, None, room.now)[0] + _ready_of(tx, leaving, at, room.now), leaving
 
 
-def _count_new(tx: SqlTransaction, tasks: Sequence[Task], leaving: Container[str]) -> int:
-    """Count the tasks in conflict with no row, but for rows that are leaving, and with no task before them.
-
-    The rows in conflict are locked: one that ended before the push would not be in its way any more.
-    """
-    rows = conflicts(tx, tasks)
-    there = tx.tasks(sorted({row.task_id for row in rows if row is not None}))
-    count = 0
-    names: set[tuple[str, str | None]] = set()
+def _new(tasks: Sequence[Task], rows: Sequence[Task | None], leaving: Container[str]) -> list[Task]:
+    """Return the tasks in conflict with no row, but for rows that are leaving, and with no task before them."""
+    new: list[Task] = []
+    names: set[tuple[str, str | None]] = {("unique", None), ("idempotency", None)}
     for task, row in zip(tasks, rows, strict=True):
         own = {("id", task.task_id), ("unique", task.unique_key), ("idempotency", task.idempotency_key)}
         own -= {("unique", None), ("idempotency", None)}
-        found = None if row is None or row.task_id in leaving else there.get(row.task_id)
-        if (found is None or not _conflicts(task, found)) and names.isdisjoint(own):
+        if (row is None or row.task_id in leaving) and names.isdisjoint(own):
             names |= own
-            count += 1
-    return count
-
-
-def _conflicts(task: Task, row: Task) -> bool:
-    once = task.idempotency_key is not None and row.idempotency_key == task.idempotency_key
-    return once or row.task_id == task.task_id or (row.unique_key == task.unique_key and row.status in LIVE)
+            new.append(task)
+    return new
 
 
 def _latest(tx: Tx, now: int) -> int:
