@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from aiotaskq.backends.base import Change, Claim, ScheduleChange
-from aiotaskq.backends.sql.engines import sync_engine
+from aiotaskq.backends.base import Change, Claim, Room, ScheduleChange
+from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.backends.sql.rows import GATES, TASKS
 from aiotaskq.backends.sql.schedules import SCHEDULES
 from aiotaskq.backends.sql.tasks import clock
@@ -291,3 +292,19 @@ async def test_gates_are_locked_in_the_order_of_their_keys(server: Store, work: 
 
 def _done(task: Task) -> Change:
     return Change(task, settle(task, Completed(), NOW))
+
+
+async def test_a_full_queue_makes_no_push_wait_for_the_transaction_of_a_handler(server: Store) -> None:
+    backend, other = server.backend, await server.another()
+    (task,) = await backend.push([new(unique_key="k")])
+    (held,) = await backend.claim("o", NOW, 1, lease_until=LEASE)
+    await backend.push([new(), new(), new()])
+    engine = create_async_engine(parse_url(server.url))
+    async with AsyncSession(engine) as session:
+        await backend.update_with(session, [Change(held, settle(held, Completed(1), NOW))])
+        async with asyncio.timeout(within(AT_ONCE)):
+            (found,) = await backend.push([new(unique_key="k")], Room(3, NOW))
+            await other.push([new()], Room(100, NOW))  # no push holds the lock of all pushes with a bound
+        await session.commit()
+    assert found.task_id == task.task_id
+    await engine.dispose()
