@@ -32,6 +32,7 @@ from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of, unclaimed_queues
 from aiotaskq.runtime.retention import Retention
 from aiotaskq.runtime.scheduler.scheduler import Scheduler
+from aiotaskq.runtime.waiting import awake
 from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
 
 if TYPE_CHECKING:
@@ -393,8 +394,6 @@ async def look(backend: Backend, schedules: Schedules | None, rules: Rules, now:
         due = await schedules.due(now - int(rules.schedule_late * SECOND), NAMED + 1)
         late = [each.name for each in due]
     unclaimed: list[str] = []
-    if backend.workers is not None and rules.no_worker is not None:
-        behind = now - int(rules.no_worker * SECOND)
-        awake = [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
-        unclaimed = await unclaimed_queues(backend, stats, awake, behind)
+    if rules.no_worker is not None and (workers := await awake(backend, now)) is not None:
+        unclaimed = await unclaimed_queues(backend, stats, workers, now - int(rules.no_worker * SECOND))
     return Seen(stats.counts.get(str(Status.FAILED), 0), stats.oldest_age, late, unclaimed)

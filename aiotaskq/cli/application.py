@@ -17,6 +17,7 @@ from aiotaskq.cli.output import echo_stderr
 from aiotaskq.core.status import Status
 from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
+from aiotaskq.runtime.waiting import awake
 
 SAMPLE = 200  # tasks among which a type is searched
 
@@ -80,9 +81,8 @@ async def warn_of_unknown(tq: TaskQ, name: str, queue: str) -> None:
 
     Where no worker claims from the queue now, one that has none of the tasks that ended last is told.
     """
-    registry, now = tq.queue.backend.workers, tq.queue.clock.now()
-    known = [] if registry is None else await registry.all()
-    workers = [each for each in known if each.lease_until > now and not each.quiet and each.claims_from(queue)]
+    known = await awake(tq.queue.backend, tq.queue.clock.now())
+    workers = [each for each in known or () if each.claims_from(queue)]
     if workers:
         handled = {each for worker in workers for each in worker.types or ()}
         if any(worker.knows(name) for worker in workers):

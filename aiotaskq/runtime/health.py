@@ -15,6 +15,7 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.log import printable
 from aiotaskq.runtime.queue.operations import Stats, stats_of
+from aiotaskq.runtime.waiting import awake
 
 LOOK = 100  # overdue tasks that are read
 NAMED = 5  # task types that a problem names
@@ -83,8 +84,7 @@ async def examine(
     if due is not None and due < behind:
         problems.append(f"a schedule has been due for {(now - due) / SECOND:.0f} s: no scheduler runs")
     unknown: dict[str, int] = {}
-    if backend.workers is not None and stats.counts.get(str(Status.PENDING)):
-        workers = [each for each in await backend.workers.all() if each.lease_until > now and not each.quiet]
+    if stats.counts.get(str(Status.PENDING)) and (workers := await awake(backend, now)) is not None:
         unknown = unknown_types(await backend.pending_types(now, PENDING_LOOKED_AT), workers, stats.paused)
         if unknown:  # a deploy may bring a type some time before its workers
             counted = await backend.pending_types(behind, PENDING_LOOKED_AT)
