@@ -145,7 +145,7 @@ class RedisBackend(Backend):
                 return held, to_tasks(claimed)
         return await self._transactions.transact(lambda tx: tx.update(changes)), await self._claim(wanted)
 
-    exchange = _exchange
+    exchange = _exchange  # ``update`` and ``_claim`` call the private name: ``CodedBackend`` encodes in the public one
 
     async def report(self, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
         def body(tx: RedisTransaction) -> list[bool]:

@@ -3,8 +3,8 @@
 The function is plain, and changes nothing but its ``RedisTransaction``, so it may run several times. It is left where
 it reads what is not known yet; that is read, and the function runs again. The script, ``lua/commit.lua``, compares the
 digests of all that was read, also of what is missing, and writes nothing if one has changed: then the function runs
-again on fresh reads. After a conflict it waits for others of this process that met one there, and after ``OPTIMISTIC``
-conflicts for a time that is left to chance, since other processes have met some, too.
+again on fresh reads. After its first conflict a transaction waits for the others of this process with a conflict at the
+same place. After ``OPTIMISTIC`` conflicts it also pauses for a random time, since other processes have conflicts, too.
 """
 
 from __future__ import annotations

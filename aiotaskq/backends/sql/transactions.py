@@ -59,7 +59,7 @@ class SqlBeside(SqlTransaction):
 
     @property
     def tx(self) -> SqlBeside:
-        """Itself."""
+        """This transaction: on SQL one object writes tasks and what is beside them."""
         return self
 
     @property
