@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -260,16 +261,29 @@ def test_tasks_of_the_script_that_have_ended_are_not_pushed_again(tmp_path: Path
     queue.close()
 
 
-def test_with_a_dashboard_it_goes_on_until_it_is_interrupted(demo: Demo) -> None:
+def test_the_dashboard_opens_on_a_full_shop_and_stays_until_it_is_interrupted(demo: Demo, tmp_path: Path) -> None:
     make_files(demo.folder, 2)
-    process = demo.start("--web", "--port", 0)
+    url = f"sqlite:///{tmp_path / 'demo.db'}"
+    process = demo.start("--web", "--port", 0, "--db", url)
     assert process.stdout is not None
-    said = next(line for line in process.stdout if line.startswith("dashboard: "))
-    home = said.split()[1]
+    lines = iter(process.stdout)
+    home = next(line for line in lines if line.startswith("dashboard: ")).split()[1]
     try:
         with urllib.request.urlopen(home, timeout=within(20)) as page:
-            assert b"demo-files" in page.read()
+            assert b"newsletter" in page.read(), "the shop is there before the files are done"
+        said = list(itertools.takewhile(lambda line: not line.startswith("The shop of the dashboard"), lines))
+        assert sum("✓" in line for line in said) == 10 and not any("✗" in line for line in said)
     finally:
         process.send_signal(signal.SIGINT)
         _, problems = process.communicate(timeout=within(30))
     assert (process.returncode, problems) == (0, "")
+
+    with aiotaskq.sync.TaskQ(url) as tq:
+        failed = tq.find(status="failed", queue=["shop", "media"], limit=100)
+        errors = {(task.type, (task.error_message or "").partition(":")[0]) for task in failed}
+        assert {("order.charge", name) for name in ("ConnectionError", "ValueError", "KeyError")} < errors
+        assert ("media.parse", "poison") in errors
+        assert tq.paused() == ["newsletter"] and tq.limits.get("carrier").state == "paused"
+        assert not tq.schedules.get("demo nightly").enabled
+        ended = tq.history(since=time.time() - 86_400, step=3_600)
+        assert len({period.at for period in ended}) >= 23 and sum(period.n for period in ended) > 5_000

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from aiotaskq.app.taskq import TaskQ
-from aiotaskq.cli.demo.files import FILE, File
+from aiotaskq.cli.demo.files import FILE, FILES, OTHERS, File
 from aiotaskq.cli.i18n import marked, tr, width
 from aiotaskq.cli.output import echo, echo_check, echo_title, program
 from aiotaskq.core.masking import mask
@@ -63,8 +63,10 @@ class Numbers:
             tq.on(name, self._count)
 
     def _count(self, event: HookCall) -> None:
-        self._counts[event.name] += 1
         task = event.task
+        if task is not None and task.queue not in (FILES, OTHERS):  # of the shop
+            return
+        self._counts[event.name] += 1
         if event.name == "fired":
             late = event.detail["lateness"]
             if event.at - late * SECOND >= self._began:  # else it was due while nothing ran

@@ -7,19 +7,17 @@ import contextlib
 import hashlib
 import importlib
 import os
-import random
 import shlex
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Struct
 
-from aiotaskq.app.groups import Workflow
-from aiotaskq.app.internal import internal
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.url import scheme_of
-from aiotaskq.cli.demo import report
+from aiotaskq.cli.demo import report, shop
 from aiotaskq.cli.demo.files import (
     BROKEN,
     FILE,
@@ -36,58 +34,16 @@ from aiotaskq.cli.demo.files import (
 from aiotaskq.cli.demo.report import Check, Numbers
 from aiotaskq.cli.demo.tasks import push_blocking, register
 from aiotaskq.cli.i18n import marked, tr
-from aiotaskq.cli.output import ProgressBar, echo, echo_json
+from aiotaskq.cli.output import ProgressBar, echo, echo_json, echo_stderr
 from aiotaskq.cli.shutdown import Deadline, Signals
 from aiotaskq.cli.web import Port
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.ids import new_id
-from aiotaskq.core.limits import Limit
 from aiotaskq.core.masking import mask
 from aiotaskq.core.status import Status, StatusName
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.errors import AiotaskqError, NotSupported
 from aiotaskq.operations.fields import about
-from aiotaskq.runtime.context import current_task
-
-TENANTS = ("acme", "globex", "initech")
-TRAFFIC = "demo-traffic"
-
-
-def _register_traffic(tq: TaskQ) -> None:
-    @tq.task(name="demo.import", queue=OTHERS, limit=Limit(1, key="tenant"))
-    async def import_rows(tenant: str, rows: int) -> int:
-        for done in range(0, rows, 100):
-            await current_task().progress(done, rows)
-            await asyncio.sleep(0.1)
-        return rows
-
-    @tq.task(name="demo.charge", queue=OTHERS, max_retries=2, backoff=1)
-    async def charge(order: int) -> str:
-        await asyncio.sleep(random.uniform(0.1, 0.8))
-        if random.random() < 0.2:
-            raise ConnectionError("the payment provider does not answer")
-        return f"charged {order}"
-
-    @tq.task(name="demo.ship", queue=OTHERS)
-    async def ship(order: int) -> str:
-        await asyncio.sleep(random.uniform(0.2, 1.5))
-        return f"shipped {order}"
-
-    @tq.task(name="demo.mail", queue=OTHERS)
-    async def mail(order: int) -> None:
-        await asyncio.sleep(0.05)
-
-    @tq.task(name="demo.traffic", queue=OTHERS)
-    async def traffic() -> None:
-        order = random.randrange(1_000, 10_000)
-        flow = Workflow(f"order {order}")
-        flow.add("charge", charge.call(order=order))
-        flow.add("reserve", ship.call(order=order))
-        flow.add("ship", ship.call(order=order), after=["charge", "reserve"])
-        flow.add("mail", mail.call(order=order), after=["ship"])
-        await tq.start(flow)
-        await tq.push_many([import_rows.call(tenant=random.choice(TENANTS), rows=1_500) for _ in range(3)])
-
 
 RUN = "demo.run"  # the public value that says which run this database is about, and whether it has ended
 COOKIE = "demo.cookie"
@@ -113,7 +69,7 @@ class DemoOptions(Struct, frozen=True):
     concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=1_000)] = 32
     pause: Annotated[float, about(marked("Extra seconds for each file, as time to press Ctrl-C."), ge=0, le=60)] = 0.0
     fresh: Annotated[bool, about(marked("Start anew instead of continuing a stopped run."))] = False
-    web: Annotated[bool, about(marked("At the end leave the demo running with its dashboard, until Ctrl-C."))] = False
+    web: Annotated[bool, about(marked("Open the dashboard on a busy shop as well, until Ctrl-C."))] = False
     port: Port = 8765
 
 
@@ -192,24 +148,37 @@ class Demo:
         if not self._as_json:
             report.introduce(self._folder, self._url, self._files, left_out)
         tq = TaskQ(self._url, lease=3, poll_interval=0.2)
-        try:
-            await tq.open()
-            resumed = await self._begin(tq)
-            numbers = Numbers(tq, self._clock.now())
-            dead_letter = await self._push(tq, numbers, resumed)
-            with self._bar:
-                scripted, cookie = await self._work(tq, numbers)
-            counts = (await tq.stats()).counts
-        finally:
-            if self._left is not None:  # more tasks have ended in the drain
+        async with contextlib.AsyncExitStack() as stack:
+            try:
                 await tq.open()
-                self._left = await tq.queue.count(status=UNENDED, queue=FILES)
-            await tq.close()
-        async with TaskQ(self._url) as tq:  # as another process does
-            checks = await self._check(tq, counts, scripted, cookie)
+                resumed = await self._begin(tq)
+                if self._server is not None:
+                    if not resumed:
+                        await shop.fill(self._url, self._clock.now())
+                    await stack.enter_async_context(self._dashboard())
+                ok = await self._run_checked(tq, left_out, resumed=resumed)
+            finally:
+                if self._left is not None:  # more tasks have ended in the drain
+                    await tq.open()
+                    self._left = await tq.queue.count(status=UNENDED, queue=FILES)
+                await tq.close()
+            if self._server is not None:
+                await self._stay_busy()
+        return int(not ok)
+
+    async def _run_checked(self, tq: TaskQ, left_out: Counter[str], *, resumed: bool) -> bool:
+        """Push and run the tasks, open the database again, and tell whether every claim holds on what it has."""
+        numbers = Numbers(tq, self._clock.now())
+        dead_letter = await self._push(tq, numbers, resumed)
+        with self._bar:
+            scripted, cookie = await self._work(tq, numbers)
+        counts = (await tq.stats()).counts
+        await tq.close()
+        async with TaskQ(self._url) as again:  # as another process does
+            checks = await self._check(again, counts, scripted, cookie)
             for name in ("every-second", "two-seconds"):
-                await tq.schedules.pause(f"{self._run}-{name}")
-            await self._save(tq, "finished")
+                await again.schedules.pause(f"{self._run}-{name}")
+            await self._save(again, "finished")
         ok = all(held for held, *_ in checks)
         if self._as_json:
             echo_json(
@@ -228,33 +197,55 @@ class Demo:
         else:
             report.show(numbers, checks)
             report.say_next(self._given_folder, self._url, dead_letter)
-        if self._server is not None:
-            await self._serve(self._server.serve_until)
-        return int(not ok)
+        return ok
 
-    async def _serve(self, serve_until: Callable[..., Awaitable[None]]) -> None:
-        """Run workers and serve the dashboard, until it is cancelled."""
+    @contextlib.asynccontextmanager
+    async def _dashboard(self) -> AsyncIterator[None]:
+        """Print the address of the dashboard, and serve it meanwhile. Raises what the server raises."""
+        assert self._server is not None
+        stop, up = asyncio.Event(), asyncio.Event()
 
         def started(url: str) -> None:
-            echo()
-            echo(tr("dashboard: {url} (Ctrl-C ends the demo)", url=f"{url}/dashboard/"))
+            say = echo_stderr if self._as_json else echo
+            say(tr("dashboard: {url} (Ctrl-C ends the demo)", url=f"{url}/dashboard/"))
+            up.set()
 
+        served: dict[str, Any] = {"port": self._options.port, "show_args": True, "started": started}
+        server = asyncio.create_task(self._server.serve_until(stop, TaskQ(self._url), **served))
+        server.add_done_callback(lambda _server: up.set())
+        try:
+            await up.wait()
+            if server.done():
+                await server
+            yield
+        finally:
+            stop.set()
+            await server
+
+    async def _stay_busy(self) -> None:
+        """Run the shop until it is cancelled."""
         tq = TaskQ(self._url, lease=10, poll_interval=0.2)
         register(tq, self._folder, self._options.pause, report=lambda: None)
-        _register_traffic(tq)
+        shop.register(tq)
+        if not self._as_json:
+            echo()
+            echo(tr("The shop of the dashboard is open until Ctrl-C."))
         self._serving = True
         async with tq.running(8):
-            await internal(tq).scheduler().delete(TRAFFIC)
-            await tq.schedules.add("demo traffic", "demo.traffic", interval=5, queue=OTHERS, schedule_id=TRAFFIC)
+            await shop.add_traffic(tq)
             try:
-                await serve_until(asyncio.Event(), tq, port=self._options.port, show_args=True, started=started)
+                await asyncio.Event().wait()
             finally:
-                await tq.schedules.pause(TRAFFIC)
+                await tq.schedules.pause(shop.TRAFFIC)
 
     async def _begin(self, tq: TaskQ) -> bool:
         """Go on with the run that was stopped, and return True; or forget what was and begin one."""
         schedules = await tq.schedules.list()
-        if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {FILES, OTHERS}:
+        if ({schedule.queue for schedule in schedules} | (await tq.stats()).queues.keys()) - {
+            FILES,
+            OTHERS,
+            *shop.QUEUES,
+        }:
             raise AiotaskqError(tr("db: it holds tasks of another application; the demo needs a database of its own"))
         state = await tq.values.get_public(RUN)
         if isinstance(state, dict) and state.get("state") == "running" and not self._options.fresh:

@@ -62,4 +62,4 @@ async def _take(home: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 240))
+    asyncio.run(main(float(sys.argv[1]) if len(sys.argv) > 1 else 60))
