@@ -18,6 +18,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ except ModuleNotFoundError:
 
 TEMPLATES = Path(__file__).parent / "templates"
 _LIVE = re.compile(r'<(\w+) id="([\w-]+)" data-live[^>]*>(.*?)</\1><!--end \2-->', re.DOTALL)
+_TABLE = re.compile(r'<table class="rows">.*?</table>', re.DOTALL)
+_CELL = re.compile(r"<t[hd][ >].*?</t[hd]>", re.DOTALL)
+_TAG = re.compile(r"<[^>]*>")
+_BLANK = re.compile(r">\s+<(?=/td>)")
 
 INTERVAL = 1.0  # seconds between two renderings of a page
 SHARE = 0.03  # of a core that open pages may take, beside the counts
@@ -212,7 +217,25 @@ def _environment() -> jinja2.Environment:
 
 def render(name: str, data: Mapping[str, Any]) -> bytes:
     """Return the page of a template."""
-    return _environment().get_template(f"{name}.html").render(data).encode("utf-8", "replace")
+    return labelled(_environment().get_template(f"{name}.html").render(data)).encode("utf-8", "replace")
+
+
+def labelled(page: str) -> str:
+    """Name the column in each cell of a table, but for the first one: a narrow screen shows each row as a list."""
+    return _TABLE.sub(_labelled, page)
+
+
+def _labelled(table: re.Match[str]) -> str:
+    head, end, body = table[0].partition("</thead>")
+    titles = ["" if 'class="hidden"' in each else _TAG.sub("", each).strip() for each in _CELL.findall(head)]
+    first = next((place for place, title in enumerate(titles) if title), 0)
+    labels = [f'<td data-label="{title}"' if title and place != first else "<td" for place, title in enumerate(titles)]
+    rows = [row.split("<td") for row in _BLANK.sub("><", body).split("</tr>")]
+    return (
+        head
+        + end
+        + "</tr>".join(row[0] + "".join(map(str.__add__, chain(labels, repeat("<td")), row[1:])) for row in rows)
+    )
 
 
 def live_parts(page: bytes) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Tables on a narrow screen: stacked, or with a sign that there is more at the edge."""
+"""Tables on a narrow screen: rows as lists, or with a sign that there is more at the edge."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 from playwright.async_api import Browser
 
 from aiotaskq import TaskQ
-from tests.support.rows import worker_info
 from tests.web.dashboard.browser import overflow, served, visitor
+from tests.web.dashboard.sample import chosen_addresses, filled
 
 NARROW, WIDE = 375, 1280
+ON_SCREEN = "(each) => !each.offsetWidth || each.getBoundingClientRect().right <= innerWidth"
 
 
 async def style(page: Any, selector: str, name: str) -> str:
@@ -20,23 +21,28 @@ async def style(page: Any, selector: str, name: str) -> str:
     return found
 
 
-async def test_tables_are_stacked_or_show_that_there_is_more(browser: Browser, tq: TaskQ) -> None:
-    await tq.push("greet", {"name": "x"}, delay=3600)
-    assert tq.queue.backend.workers is not None
-    await tq.queue.backend.workers.register(worker_info("w1", lease_until=tq.queue.clock.now() + 10**9))
-    async with served(tq) as home, visitor(browser, home, width=NARROW) as seen:
+async def test_every_list_is_stacked_with_the_names_of_its_columns(browser: Browser, tq: TaskQ) -> None:
+    async with filled(tq, "x" * 60) as sample, served(tq) as home, visitor(browser, home, width=NARROW) as seen:
+        for address in chosen_addresses(sample):
+            page = await seen.open(address)
+            assert await overflow(page) == [], address
+            if await page.query_selector(".rows tbody tr"):
+                assert await style(page, ".rows tbody tr", "display") == "block", address
+                inside = "[...document.querySelectorAll('.rows :is(a, button)')].every(onScreen)".replace(
+                    "onScreen", ON_SCREEN
+                )
+                assert await page.evaluate(inside), f"{address}: what can be pressed is on the screen"
         page = await seen.open("tasks")
-        assert await overflow(page) == []
-        assert await style(page, ".stacked tbody tr", "display") == "block"
-        assert "Why it waits" in await page.evaluate(
-            "getComputedStyle(document.querySelector('td.reason'), '::before').content"
-        )
-        wider = "document.querySelector('.scroll').scrollWidth > document.querySelector('.scroll').clientWidth"
-        assert not await page.evaluate(wider)
+        shown = "getComputedStyle(document.querySelector('td.reason'), '::before').content"
+        assert "Why it waits" in await page.evaluate(shown)
         await page.set_viewport_size({"width": WIDE, "height": 900})
-        assert await style(page, ".stacked tbody tr", "display") == "table-row"
-        await page.set_viewport_size({"width": NARROW, "height": 900})
-        page = await seen.open("workers")
-        assert await page.evaluate(wider)
+        assert await style(page, ".rows tbody tr", "display") == "table-row"
+        assert seen.problems == []
+
+
+async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ) -> None:
+    async with filled(tq) as sample, served(tq) as home, visitor(browser, home, width=NARROW) as seen:
+        page = await seen.open(f"type?name={sample.names[0]}")
+        await page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
         assert (await style(page, ".scroll", "backgroundAttachment")).split(", ")[:4] == ["local"] * 2 + ["scroll"] * 2
         assert await overflow(page) == [] and seen.problems == []
