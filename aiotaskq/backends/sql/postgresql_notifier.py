@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,20 +10,15 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection, text
 
-from aiotaskq.backends.listeners import CANCEL, ENDED, KINDS, NOTED, READY, TAKEN, Listeners
+from aiotaskq.backends.hints import HintChannel
+from aiotaskq.backends.listeners import KINDS, Listeners
 from aiotaskq.backends.sql.connecting import in_time
 from aiotaskq.backends.sql.connections import Notifier, Transactions
 from aiotaskq.backends.sql.statements import run
-from aiotaskq.concurrency.failure_backoff import backoff
-from aiotaskq.concurrency.loop_bound import LoopBound, running_loop_or_none
-from aiotaskq.errors import AiotaskqError
-from aiotaskq.log import log
 
 CHANNEL: Final = "aiotaskq"
 SIZE: Final = 7_900
 """Bytes in one message; the server accepts less than 8,000."""
-MOST_NAMES: Final = 1_000
-"""Ids of one kind that are sent. If there are more, none is: every listener looks for itself."""
 SILENCE: Final = 3.0
 """Seconds without a notification after which the server is sent a query, and seconds to wait for its answer."""
 BACK_OFF: Final = (0.05, 5.0)
@@ -42,47 +36,19 @@ BUSY: Final = 400.0
 # no listeners left, since their connections are lost, too.
 _NOTIFY: Final = text("SELECT set_config('synchronous_commit', 'off', true), pg_notify(:channel, :message)")
 
-Message = tuple[str, str, list[str]]
-"""The sender, the kind, and the names."""
-_decode = msgspec.json.Decoder(Message).decode
 
-
-class Notifications(Notifier):
-    """Sends the hints of one backend after its commits, and listens for those of others once ``listen`` was called."""
+class Notifications(HintChannel, Notifier):
+    """Notifies after the commits of one backend, each kind as often as its gap allows."""
 
     def __init__(self, database: Transactions, listeners: Listeners, connect: Callable[[], Awaitable[Any]]) -> None:
         """``database`` writes the notifications; ``connect`` opens the asyncpg connection that listens."""
+        super().__init__(listeners, database.shown, BACK_OFF)
         self._database = database
         self._connect = connect
-        self._listeners = listeners
-        self._sender = secrets.token_hex(8)
-        self._bound = LoopBound()
-        self._waiting: dict[str, dict[str, None] | None] = {}  # names by kind; None when not all are known
+
+    def renew(self) -> None:
+        super().renew()
         self._gaps = {kind: Gap() for kind in KINDS}
-        self._senders: dict[str, asyncio.Task[None]] = {}
-        self._listener: asyncio.Task[None] | None = None
-        listeners.forward = self.forward
-
-    def bind(self) -> None:
-        """Belong to the running loop; tasks of a loop that is gone, or of a parent process, have gone with it."""
-        if self._bound.bind():
-            self._senders, self._listener = {}, None
-            self._waiting, self._gaps = {}, {kind: Gap() for kind in KINDS}
-
-    def listen(self) -> None:
-        self.bind()
-        if self._listener is None or self._listener.done():
-            self._listener = asyncio.create_task(self._listen(), name="aiotaskq-listen")
-
-    async def stop(self) -> None:
-        if not self._bound.here:
-            return
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.cancel()
-            await asyncio.wait([listener])
-        while any(map(self._sends, self._senders)):
-            await asyncio.wait(self._senders.values())
 
     # ---- sending ----
 
@@ -90,44 +56,21 @@ class Notifications(Notifier):
         self.bind()
         self._gaps[kind].note(count)
 
-    def forward(self, kind: str, names: Sequence[str]) -> None:
-        """Send a hint soon; from any thread."""
-        if self._bound.alive and not self._bound.here:
-            self._bound.call_soon(self._note, kind, names)
-        elif running_loop_or_none() is not None:
-            self._note(kind, names)
-
     def _note(self, kind: str, names: Sequence[str]) -> None:
-        self.bind()
-        self._gaps[kind].note(len(names) or 1)
-        known = self._waiting.setdefault(kind, {})
-        # A cancel without names would mean nothing.
-        if kind != CANCEL and (not names or known is None or len(known) + len(names) > MOST_NAMES):
-            self._waiting[kind] = None
-        elif known is not None:
-            known.update(dict.fromkeys(names))
-        if not self._sends(kind):
-            self._senders[kind] = asyncio.create_task(self._send(kind), name=f"aiotaskq-notify-{kind}")
+        self.weigh(kind, len(names) or 1)
+        super()._note(kind, names)
 
-    def _sends(self, kind: str) -> bool:
-        sender = self._senders.get(kind)
-        return sender is not None and not sender.done()
-
-    async def _send(self, kind: str) -> None:
-        """Send the hints that wait, as often as the gap allows, until none does."""
+    async def turn(self, kind: str) -> None:
         gap, clock = self._gaps[kind], asyncio.get_running_loop().time
         for _ in range(8):
             await asyncio.sleep(0)  # a claim of this process, whose worker was woken by the same hint, begins first
-        while kind in self._waiting:
-            if (delay := gap.delay(clock())) > 0:
-                await asyncio.sleep(delay)
-            gap.sent(clock())
-            names = self._waiting.pop(kind)
-            texts = list(messages(self._sender, kind, list(names or ())))
-            try:
-                await self._database.write(partial(_notify, texts), autocommit=True)
-            except AiotaskqError as error:
-                log.debug("a hint was lost: {}", error)
+        if (delay := gap.delay(clock())) > 0:
+            await asyncio.sleep(delay)
+        gap.sent(clock())
+
+    async def send(self, kind: str, names: Sequence[str]) -> None:
+        texts = list(messages(self._sender, kind, names))
+        await self._database.write(partial(_notify, texts), autocommit=True)
 
     def along(self, kind: str, count: int) -> tuple[str, str] | None:
         self.bind()
@@ -140,40 +83,16 @@ class Notifications(Notifier):
 
     # ---- listening ----
 
-    async def _listen(self) -> None:
-        failures = 0
-        while True:
-            connection: Any = None
-            try:
-                connection = await in_time(self._connect())
-                gone = asyncio.Event()
-                connection.add_termination_listener(lambda _connection, gone=gone: gone.set())
-                await _answered(connection, connection.add_listener(CHANNEL, self._hear))
-                if failures:
-                    log.info("{}: hints of other processes are heard again", self._database.shown)
-                failures = 0
-                for kind in (READY, TAKEN, ENDED, NOTED):  # may have been missed; a heartbeat reads the cancel flags
-                    self._listeners.receive(kind)
-                await _until_lost(connection, gone)
-            except Exception as error:  # whatever the driver raises: the next attempt may do better
-                if not failures:
-                    log.warning(
-                        "{}: hints of other processes are not heard for now, polling goes on: {}: {}",
-                        *(self._database.shown, type(error).__name__, error),
-                    )
-                failures += 1
-            finally:
-                if connection is not None:
-                    connection.terminate()  # without waiting for a peer that may be dead
-            await asyncio.sleep(backoff(failures, *BACK_OFF))
-
-    def _hear(self, _connection: object, _pid: int, _channel: str, message: str) -> None:
+    async def follow(self, begun: Callable[[], None]) -> None:
+        connection: Any = await in_time(self._connect())
         try:
-            sender, kind, names = _decode(message)
-        except msgspec.DecodeError:
-            return  # another program uses the channel
-        if sender != self._sender and kind in KINDS:
-            self._listeners.receive(kind, names)
+            gone = asyncio.Event()
+            connection.add_termination_listener(lambda _connection: gone.set())
+            await _answered(connection, connection.add_listener(CHANNEL, lambda *words: self.hear(words[-1])))
+            begun()
+            await _until_lost(connection, gone)
+        finally:
+            connection.terminate()  # without waiting for a peer that may be dead
 
 
 def _notify(texts: Sequence[str], connection: Connection) -> None:
@@ -205,7 +124,7 @@ def messages(sender: str, kind: str, names: Sequence[str]) -> Iterator[str]:
     """Yield the messages for a hint, each small enough for one NOTIFY."""
     while True:
         count = len(names)
-        while len(text := msgspec.json.encode((sender, kind, names[:count]))) > SIZE:
+        while len(text := msgspec.json.encode((sender, {kind: names[:count]}))) > SIZE:
             count //= 2
         yield text.decode()
         names = names[count:]

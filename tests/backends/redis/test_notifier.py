@@ -72,6 +72,16 @@ async def test_a_hint_with_too_many_names_is_sent_without(backend: RedisBackend,
         assert heard == [(ENDED, [])]
 
 
+async def test_a_cancel_of_many_tasks_names_all_of_them(backend: RedisBackend, url: str) -> None:
+    names = [f"id-{number}" for number in range(5_000)]
+    async with opened(url) as other:
+        await hears(other, backend)
+        heard: list[str] = []
+        other.listeners.listen(lambda _kind, some: heard.extend(some), CANCEL)
+        backend.listeners.notify(CANCEL, names)
+        await eventually(lambda: set(names) <= set(heard))
+
+
 async def test_a_hint_just_before_close_is_sent(backend: RedisBackend, url: str) -> None:
     heard: list[str] = []
     async with opened(url) as other:

@@ -83,7 +83,7 @@ async def test_own_notifications_are_ignored(postgresql: Store) -> None:
 async def test_messages_of_other_programs_are_ignored(postgresql: Store) -> None:
     other = await postgresql.another()
     ears = await watching(postgresql.backend)
-    for words in ("", "ready", "[]", '["a","b"]', '["x","unknown",["a"]]', '["x","ready",[1]]', "{", "x" * 7000):
+    for words in ("", "ready", "[]", '["a","b"]', '["x",{"unknown":["a"]}]', '["x",{"ready":[1]}]', "{", "x" * 7000):
         postgresql.execute("SELECT pg_notify(:channel, :words)", channel=CHANNEL, words=words)
     await other.push([new()])
     await ears.until(READY)
@@ -94,7 +94,7 @@ def test_messages_fit() -> None:
     for names in ([], ["a"], [f"{n:036}" for n in range(1_000)], ["\x00漢" * 17 + str(n) for n in range(300)]):
         texts = list(messages("me", CANCEL, names))
         assert all(len(each.encode()) <= SIZE < 8_000 for each in texts)
-        assert [name for each in texts for name in json.loads(each)[2]] == names
+        assert [name for each in texts for name in json.loads(each)[1][CANCEL]] == names
 
 
 async def test_very_many_ends_are_sent_without_names(postgresql: Store) -> None:
