@@ -170,13 +170,13 @@ def admit(gate: Gate, held: int, starts: Starts, now: int, weights: Sequence[int
     free = min(len(weights), _free(bounds, held))
     if bounds.interval is None:
         return free, gate if gate.next_at is None else replace(gate, next_at=None)
-    tat, count, next_at = gate.tat, 0, None
+    tat, count, next_at = max(gate.tat, now), 0, None
     for weight in weights[:free]:
         next_at = tat - (bounds.burst - min(weight, bounds.burst)) * bounds.interval
         if next_at > now:
             break
         tat, next_at, count = tat + weight * bounds.interval, None, count + 1
-    return count, replace(gate, tat=tat, next_at=next_at)
+    return count, replace(gate, tat=tat if count else gate.tat, next_at=next_at)
 
 
 def charged(gate: Gate, starts: Starts, now: int) -> Gate:
@@ -189,7 +189,7 @@ def charged(gate: Gate, starts: Starts, now: int) -> Gate:
     if bounds.interval is None:
         return gate
     tokens = min(starts.unstarted, bounds.burst)
-    tat = max(gate.tat, now + tokens * bounds.interval)
+    tat = max(gate.tat, now + tokens * bounds.interval) if tokens else gate.tat
     for at, more in sorted(starts.started, reverse=True):
         if is_charged(at, gate.charged_until, now):
             continue

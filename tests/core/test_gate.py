@@ -181,6 +181,15 @@ def test_a_rate_that_was_idle_is_not_filled_by_a_step_that_is_noticed_late() -> 
     assert rated.ready == []
 
 
+def test_a_rate_that_lets_nothing_pass_stays_as_it_is() -> None:
+    """So a sweep writes no gate that is untouched."""
+    full = Gate(key="g", bounds=Bounds(interval=SECOND, burst=2), tat=3 * SECOND)
+    assert admit(full, 0, Starts(), 9 * SECOND, []) == (0, full)
+    count, used = admit(full, 0, Starts(), 9 * SECOND, [1, 1, 1])
+    assert (count, used.tat, used.next_at) == (2, 11 * SECOND, 10 * SECOND)
+    assert admit(used, 0, Starts(), 9 * SECOND + 5, [1]) == (0, used)
+
+
 def test_a_cap_bounds_what_a_rate_would_let_pass() -> None:
     gate = Gate(key="g", bounds=Bounds(cap=3, interval=SECOND, burst=9))
     assert admit(gate, 1, Starts(), 10**15, [1] * 9)[0] == 2
