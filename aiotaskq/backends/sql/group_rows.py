@@ -20,6 +20,7 @@ from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.gate import budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.task import Task
+from aiotaskq.log import log
 
 g, m = GROUPS.c, MEMBERS.c
 _template = msgspec.json.Decoder(Task).decode
@@ -30,17 +31,17 @@ _OWN = ("group_id", "name", "parent_id", "created_at", *_COUNTS)
 _NAMES = (*_OWN, *_CALLBACKS, *_SUMS)
 
 
-def to_group(row: Any) -> GroupState:
-    """Return the group of a row."""
+def to_group(row: Any) -> GroupState | None:
+    """Return the group of a row; None where a callback cannot be read: that is logged, and the row stays."""
     names = ("group_id", "name", *_COUNTS, "parent_id", "created_at")
     sums: dict[str, Any] = {name: read_usage(text) or {} for name in _SUMS if (text := getattr(row, name)) is not None}
     values = {name: getattr(row, name) for name in names} | {"cancel_requested": bool(row.cancel_requested)}
-    return GroupState(
-        **values,
-        **sums,
-        then=None if row.then_task is None else _template(row.then_task),
-        on_failure=None if row.failure_task is None else _template(row.failure_task),
-    )
+    try:
+        then, on_failure = [None if text is None else _template(text) for text in (row.then_task, row.failure_task)]
+    except msgspec.DecodeError as error:
+        log.error("group {} cannot be read: {}", row.group_id, error)
+        return None
+    return GroupState(**values, **sums, then=then, on_failure=on_failure)
 
 
 def _row(group: GroupState, callbacks: bool = True) -> tuple[Any, ...]:
@@ -54,7 +55,8 @@ class GroupRows(Tx):
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         query = select(GROUPS).order_by(g.group_id).with_for_update() if lock else select(GROUPS)
-        return {row.group_id: to_group(row) for row in self.rows_in(query, g.group_id, ids)}
+        found = [to_group(row) for row in self.rows_in(query, g.group_id, ids)]
+        return {group.group_id: group for group in found if group is not None}
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         for group in groups:
@@ -111,7 +113,7 @@ class SqlGroupReads(GroupReads):
                 if last is None:
                     return []
                 query = query.where(or_(g.created_at < last, and_(g.created_at == last, g.group_id < after)))
-            return [to_group(row) for row in connection.execute(query)]
+            return [group for row in connection.execute(query) if (group := to_group(row)) is not None]
 
         return await self._database.read(body)
 
