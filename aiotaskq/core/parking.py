@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from aiotaskq.core.gate import PARKED, Bounds, Flow, budget_gate, group_of_budget
+from aiotaskq.core.gate import PARKED, Bounds, Flow, Starts, budget_gate, group_of_budget
 from aiotaskq.core.status import FINAL, PENDING, RUNNING
 
 if TYPE_CHECKING:
@@ -85,6 +85,13 @@ def is_later(task: Task) -> bool:
 def tokens(task: Task, key: str) -> int:
     """Return the tokens that a task takes from the rate of a gate."""
     return 1 if task.flow is None else task.flow.tokens(key)
+
+
+def starts_of(tasks: Collection[Task], key: str) -> Starts:
+    """Return the starts of the tasks that hold a slot of a gate."""
+    unstarted = sum(tokens(task, key) for task in tasks if task.status is PENDING)
+    running = [task for task in tasks if task.status is RUNNING]
+    return Starts(unstarted, [(at, tokens(task, key)) for task in running if (at := task.began_at) is not None])
 
 
 def holds_back(task: Task) -> str | None:

@@ -49,6 +49,8 @@ class Address:
             raise ValidationError(
                 f"url: prefix={self.prefix[:70]!r} must be 1 to 64 of letters, digits, '_', '.' and '-'"
             )
+        self.root = f"{{{self.prefix}}}:"
+        """The beginning of every key: one hash tag, so that all keys are in one slot of a cluster."""
         eviction = options.pop("eviction", "refuse")
         if eviction not in EVICTION:
             raise ValidationError(f"url: eviction={eviction[:20]!r} is not one of {', '.join(EVICTION)}")
@@ -107,11 +109,6 @@ class Address:
                 "redis+sentinel://a:26379,b:26379/mymaster?db=0"
             )
         return f"{login}{at}sentinel", hosts, name
-
-    @property
-    def root(self) -> str:
-        """The beginning of every key: one hash tag, so that all keys are in one slot of a cluster."""
-        return f"{{{self.prefix}}}:"
 
 
 class Sentinels:

@@ -112,16 +112,24 @@ class RedisBackend(Backend):
     # ---- tasks ----
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
-        if room is not None or any_flow(tasks):
-            _check_count(tasks)
+        flow = any_flow(tasks)
+        if flow and len(tasks) > MOST_GATED:
+            raise ValidationError(
+                f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
+                f"{MOST_GATED:,} that Redis takes; push fewer at a time"
+            )
+        if flow or room is not None:
             # A repeated push is the same push, whether or not the first one has reached the server.
             return await self._transactions.transact(lambda tx: push_within(tx, tasks, room), repeatable=True)
         stored = list(tasks)
         if tasks:
-            order, words = pushed_rows(stored)
-            numbers, rows = await self._redis.run("push", self._notifier.ready, *words, repeatable=True)
-            for number, task in zip(numbers, to_tasks(rows), strict=True):
-                stored[order[number - 1]] = task
+            others, words = pushed_rows(stored)
+            answer = await self._redis.run("push", self._notifier.ready, *words, repeatable=True)
+            if answer is None:
+                others, words = pushed_rows(stored, plain=False)
+                answer = await self._redis.run("push", self._notifier.ready, *words, repeatable=True)
+            for number, task in zip(answer[0], to_tasks(answer[1]), strict=True):
+                stored[others[number - 1]] = task
         self.listeners.receive(READY)
         return stored
 
@@ -154,7 +162,7 @@ class RedisBackend(Backend):
                 head = heads[task_id]
                 held.append(head is not None and head.group(1, 2) == (b"running", b"%d" % fence))
                 if held[-1]:
-                    tx.set_fields("progress", {task_id: progress_json(value)})
+                    tx.fields["progress"][task_id] = progress_json(value)
             return held
 
         return await self._transactions.transact(body, repeatable=True)
@@ -184,17 +192,15 @@ class RedisBackend(Backend):
     async def recode(self, ids: Sequence[str]) -> list[bool | None]:
         if self.codec is None:
             return await super().recode(ids)
-        done: dict[str, bool | None] = dict.fromkeys(ids)
-        for start in range(0, len(ids), READ):
-            body = partial(RedisTransaction.recode, ids=ids[start : start + READ], codec=self.codec)
-            done |= await self._transactions.transact(body)
+        done = await self._transactions.transact(partial(RedisTransaction.recode, ids=ids, codec=self.codec))
         return [done[task_id] for task_id in ids]
 
     async def find(self, where: TaskFilter, limit: int) -> list[Task]:
         statuses = set(where.status or Status)
         newest = Newest(self._redis, statuses)
         if where.after is not None:
-            await newest.go_behind(where.after)
+            (head,) = await read_heads(self._redis, [where.after])
+            newest.last = None if head is None else head[6] + where.after.encode()
         restricts = len(statuses & {Status.PENDING, Status.RUNNING}) == 1 or where.restricted  # one index has both
         matches = matching(where)
         tasks: list[Task] = []
@@ -298,7 +304,7 @@ class RedisBackend(Backend):
                     rows = {task_id: task for task_id, task in tx.tasks(page).items() if task.status is status}
                     for task_id in page:
                         if task_id not in rows:
-                            tx.put(f"ended:{status}", task_id, None)  # the row does not confirm the entry
+                            tx.scores[f"ended:{status}"][task_id] = None  # the row does not confirm the entry
                     ended = [task for task in rows.values() if matches(task)]
                     stay = staying(tx, ended, where.completed_before)
                     gone = tx.delete([task for task in ended if task.task_id not in stay][:left])
@@ -328,14 +334,6 @@ class RedisBackend(Backend):
 
     async def paused(self) -> list[str]:
         return sorted(name.decode() for name in await self._redis.command("SMEMBERS", f"{self._redis.root}paused"))
-
-
-def _check_count(tasks: Sequence[Task]) -> None:
-    if len(tasks) > MOST_GATED and any_flow(tasks):
-        raise ValidationError(
-            f"{len(tasks):,} tasks at once, of which some pass limits, rates or fair shares, are more than the "
-            f"{MOST_GATED:,} that Redis takes; push fewer at a time"
-        )
 
 
 def _packed(queues: Sequence[str] | None) -> bytes:

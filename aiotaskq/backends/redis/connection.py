@@ -216,7 +216,8 @@ class RedisConnections:
             except ResponseError as error:
                 if (place := _moved_to(error)) is not None:
                     # All our keys are in one slot, so they are on one node of a cluster; which node can change.
-                    self._leave(wire, {"host": place[0] or self._host(), "port": place[1]})
+                    host = self._moved.get("host") or self.address.options.get("host", "localhost")
+                    self._leave(wire, {"host": place[0] or host, "port": place[1]})
                     continue
                 if "READONLY" in str(error):  # the server has become a replica, and has written nothing
                     self._leave(wire)
@@ -230,9 +231,6 @@ class RedisConnections:
         if self.address.sentinels is not None:
             raise DatabaseUnavailable(f"{self.shown}: the server that the sentinels name is a replica")
         raise DatabaseUnavailable(f"{self.shown}: the cluster sends us from node to node")
-
-    def _host(self) -> str:
-        return str(self._moved.get("host") or self.address.options.get("host", "localhost"))
 
     def _leave(self, wire: Wire, moved: dict[str, Any] | None = None) -> None:
         """Stop using this connection, and close it when its commands are answered."""

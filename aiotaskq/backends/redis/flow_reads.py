@@ -54,16 +54,11 @@ class RedisGateReads(GateReads):
 
     async def find(self, keys: Sequence[str] | None = None, limit: int = 1_000, *, prefix: str = "") -> list[GateState]:
         wanted = sorted(key for key in await self.known() if key.startswith(prefix)) if keys is None else keys
-
-        def body(tx: RedisTransaction, part: Sequence[str]) -> list[GateState]:
-            rows = tx.read("gates", part).values()
-            return [
-                GateState(gate=row.gate, held=row.held, waiting=row.waiting) for row in rows if row.gate is not None
-            ]
-
         found: list[GateState] = []
         for start in range(0, len(wanted), READ):
-            found += await self._transactions.transact(partial(body, part=wanted[start : start + READ]))
+            part = wanted[start : start + READ]
+            rows = (await self._transactions.look(partial(RedisTransaction.read, kind="gates", names=part))).values()
+            found += [GateState(gate=each.gate, held=each.held, waiting=each.waiting) for each in rows if each.gate]
             if len(found) >= limit:
                 break
         return found[:limit]

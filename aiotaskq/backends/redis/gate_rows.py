@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from aiotaskq.backends.flow.transaction import NO_WAITING, Transaction, Waiting
-from aiotaskq.backends.redis.reads import Reads, StateText, StoredGate, Unread
+from aiotaskq.backends.change import Change
+from aiotaskq.backends.flow.transaction import Transaction, Waiting
+from aiotaskq.backends.redis.reads import NOTHING, Reads, StateText, StoredGate, Unread
 from aiotaskq.backends.redis.rows import json_of
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts
-from aiotaskq.core.parking import at_gate, passing_order, slots, slots_and_gate, tokens
+from aiotaskq.core.parking import at_gate, is_later, passing_order, slots, slots_and_gate, starts_of
 from aiotaskq.core.status import PENDING
 from aiotaskq.core.task import Task
 
@@ -27,7 +29,6 @@ class GateRows(Transaction):
         self._held: dict[str, int] = {}  # changes of the counts
         self._waits: dict[str, int] = {}
         self._changed: dict[str, None] = {}  # the gates that are to be written
-        self._deleted_gates: set[str] = set()
         self._before: dict[str, Task | None] = {}  # as they were read
         self._now: dict[str, Task | None] = {}  # tasks with gates as they were written
         self._entered: dict[str, dict[str, Task]] = {}  # those that wait, by gate
@@ -37,10 +38,11 @@ class GateRows(Transaction):
         self._passed = 0
         self.is_partial = False
         """Whether gates were made due, since another transaction goes on with what waits there."""
-        self.unlinked: list[str] = []
         self.commands: list[Any] = []  # name, key and words of each
-        self._hashes: dict[str, dict[str, str | Literal[False]]] = {}  # fields with their values, False to delete one
-        self._sets: dict[str, dict[str, int | None]] = {}  # members of sorted sets, with their scores
+        self.fields: defaultdict[str, dict[str, str | Literal[False]]] = defaultdict(dict)
+        """What is to be written to hashes: by key and field a text, False to delete the field."""
+        self.scores: defaultdict[str, dict[str, int | None]] = defaultdict(dict)
+        """The same for sorted sets: by key and member a score, None to remove the member."""
         self.moved: dict[str, tuple[StateText, Task]] = {}  # rows of which only the place changes
         self.states: list[str | bytes] = []  # ids and states of rows of which no index entry changes
 
@@ -57,18 +59,10 @@ class GateRows(Transaction):
         return {name: found[name] for name in names}
 
     @abstractmethod
-    def write(self, before: Task, after: Task, is_due: bool) -> None:
+    def write(self, change: Change, row: Task, is_due: bool = False) -> None:
         """Write a task that was read, or written, as a whole."""
 
     # ---- what is written ----
-
-    def put(self, key: str, member: str, score: int | None) -> None:
-        """Put a member into a sorted set, or remove it."""
-        self._sets.setdefault(key, {})[member] = score
-
-    def set_fields(self, key: str, fields: Mapping[str, str | Literal[False]]) -> None:
-        """Write fields of a hash; False deletes one."""
-        self._hashes.setdefault(key, {}).update(fields)
 
     def post(self, before: Task | None, after: Task | None, is_due: bool = False) -> None:
         """Note the place at gates of a task that is written; whether it ``is_due`` where it waits."""
@@ -81,11 +75,10 @@ class GateRows(Transaction):
         self._now[task_id] = after
         had, left = ((), None) if before is None else slots_and_gate(before)
         has, entered = ((), None) if after is None else slots_and_gate(after)
-        for key in (*had, *has) if had != has else ():
-            if (holds := key in has) != (key in had):
-                self._held[key] = self._held.get(key, 0) + (1 if holds else -1)
-                self._holding.setdefault(key, {})[task_id] = holds
-                self._changed[key] = None
+        for key in {*had} ^ {*has}:
+            self._held[key] = self._held.get(key, 0) + (1 if key in has else -1)
+            self._holding.setdefault(key, {})[task_id] = key in has
+            self._changed[key] = None
         if left is not None:
             self._entered.get(left, {}).pop(task_id, None)
             self._later.get(left, {}).pop(task_id, None)
@@ -96,14 +89,14 @@ class GateRows(Transaction):
             self._entered.setdefault(entered, {})[task_id] = after
             self._waits[entered] = self._waits.get(entered, 0) + 1
             self._changed[entered] = None
-            if not is_due and (due := after.due_at or 0) > max(0, after.seq):
-                self._later.setdefault(entered, {})[task_id] = due
+            if not is_due and is_later(after):
+                self._later.setdefault(entered, {})[task_id] = max(0, after.due_at or 0)
 
     def _put_places(self) -> None:
         """Name the index entries of the tasks that were written."""
         for key, changes in self._holding.items():
             for task_id, holds in changes.items():
-                self.put("slots", f"{sized(key)}:{task_id}", 0 if holds else None)
+                self.scores["slots"][f"{sized(key)}:{task_id}"] = 0 if holds else None
         for task_id, before in self._before.items():
             after = self._now[task_id]
             if before is not None and (left := at_gate(before)) is not None:
@@ -112,20 +105,18 @@ class GateRows(Transaction):
                 self._put_place(after, entered, self._later.get(entered, {}).get(task_id, 0))
 
     def _put_place(self, task: Task, gate: str, score: int | None) -> None:
-        self.put(f"wait:{sized(task.queue)}:{gate}", order_text(task), score)
+        self.scores[f"wait:{sized(task.queue)}:{gate}"][order_text(task)] = score
         if score is not None:
-            self.put(f"lines:{gate}", task.queue, 0)
+            self.scores[f"lines:{gate}"][task.queue] = 0
 
     def rewrite(self, changes: Sequence[tuple[Task, Task]], is_due: bool = False) -> None:
         for before, after in changes:
             row = self._reads.states.get(before.task_id)
-            moved = self.moved.get(before.task_id)
-            if moved is not None or (row is not None and row.task is before):
-                assert row is not None
+            if row is not None and (row.task is before or before.task_id in self.moved):
                 self.moved[before.task_id] = (row, after)
                 self.post(before, after, is_due)
             else:
-                self.write(before, after, is_due)
+                self.write(Change(before, after), before, is_due)
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
         self._passed += len(changes)
@@ -134,46 +125,42 @@ class GateRows(Transaction):
 
     def put_gates(self) -> list[str | bytes]:
         """Note the gates, and the tasks at them, that were written; return ids and states of rows to write."""
-        wanted = [key for key in self._changed if key not in self._deleted_gates]
-        for key, stored in self._stored(wanted).items():
+        for key, stored in self.read("gates", self._changed).items():
             gate = self._gates.get(key) or stored.gate or Gate(key=key)
             held = max(0, stored.held + self._held.get(key, 0))
             waiting = max(0, stored.waiting + self._waits.get(key, 0))
-            self.set_fields("gates", {key: json_of(StoredGate(stored.version + 1, held, waiting, gate))})
+            self.fields["gates"][key] = json_of(StoredGate(stored.version + 1, held, waiting, gate))
             if gate.next_at != (None if stored.gate is None else stored.gate.next_at):
-                self.put("gates:due", key, gate.next_at)
+                self.scores["gates:due"][key] = gate.next_at
         states = [*self.states]
         for row, after in self.moved.values():
             states += (after.task_id, row.at(after))
             if not row.task.parked or not after.parked:
                 lane, stamp = f"lane:{after.priority}:{after.queue}", f"{after.seq:020d}{after.task_id}"
-                self.put(lane, stamp, None if after.parked else after.run_at)
+                self.scores[lane][stamp] = None if after.parked else after.run_at
             if after.expires_at is not None and not after.parked:
-                self.put("expiring", after.task_id, after.expires_at)
-                self.put("expired", after.task_id, None)
+                self.scores["expiring"][after.task_id] = after.expires_at
+                self.scores["expired"][after.task_id] = None
         self._put_places()
         return states
 
     def writes(self) -> list[Any]:
         """Return the commands that write what was noted: name, key and words of each."""
         writes: list[Any] = [*self.commands]
-        for name, fields in self._hashes.items():
+        for name, fields in self.fields.items():
             gone = [field for field, value in fields.items() if value is False]
             put = [word for field, value in fields.items() if value is not False for word in (field, value)]
             writes += [*([["HDEL", name, gone]] if gone else ()), *([["HSET", name, put]] if put else ())]
-        for name, members in self._sets.items():
+        for name, members in self.scores.items():
             gone = [member for member, score in members.items() if score is None]
             put = [word for member, score in members.items() if score is not None for word in (str(score), member)]
             writes += [*([["ZREM", name, gone]] if gone else ()), *([["ZADD", name, put]] if put else ())]
-        return [*writes, *(["UNLINK", key, []] for key in self.unlinked)]
+        return writes
 
     # ---- gates ----
 
-    def _stored(self, keys: Collection[str]) -> dict[str, StoredGate]:
-        return self.read("gates", keys)
-
     def gates(self, known: Mapping[str, Bounds | None], wait: bool = True) -> dict[str, Gate]:
-        for key, stored in self._stored(known).items():
+        for key, stored in self.read("gates", known).items():
             if key not in self._gates:
                 self._gates[key] = stored.gate or Gate(key=key, bounds=known[key] or Bounds())
                 if stored.gate is None:
@@ -181,7 +168,7 @@ class GateRows(Transaction):
         return {key: self._gates[key] for key in known}
 
     def stored_gates(self, keys: Collection[str]) -> dict[str, Gate]:
-        found = {key: self._gates.get(key) or stored.gate for key, stored in self._stored(keys).items()}
+        found = {key: self._gates.get(key) or stored.gate for key, stored in self.read("gates", keys).items()}
         return {key: gate for key, gate in found.items() if gate is not None}
 
     def add_gates(self, gates: Sequence[Gate]) -> None:
@@ -195,35 +182,34 @@ class GateRows(Transaction):
 
     def drop_gates(self, keys: Collection[str]) -> None:
         for key in keys:
-            self._deleted_gates.add(key)
-            self.set_fields("gates", {key: False})
-            self.unlinked.append(f"lines:{key}")
-            self.put("gates:due", key, None)
+            self._changed.pop(key, None)
+            self.fields["gates"][key] = False
+            self.commands.append(["UNLINK", f"lines:{key}", []])
+            self.scores["gates:due"][key] = None
 
     # ---- slots ----
 
     def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         return {
             key: (gate.held + self._held.get(key, 0), gate.waiting + self._waits.get(key, 0))
-            for key, gate in self._stored(keys).items()
+            for key, gate in self.read("gates", keys).items()
         }
 
     def recount(self, keys: Collection[str]) -> list[str]:
         self.need(gates=keys, holders=keys, counted=keys)
-        return [key for key in keys if self._recount(key)]
-
-    def _recount(self, key: str) -> bool:
-        found = self._reads.found
-        rows, lost = found["holders"][key]
-        lost = [*lost, *(row.task.task_id for row in rows if key not in slots(row.task))]
-        for task_id in lost:
-            self.put("slots", f"{sized(key)}:{task_id}", None)
-        held, waiting = found["counted"][key]
-        stored, held = found["gates"][key], held - len(lost)
-        if (held, waiting) != (stored.held, stored.waiting):
-            self._held[key], self._waits[key] = held - stored.held, waiting - stored.waiting
-            self._changed[key] = None
-        return bool(lost)
+        found, wrong = self._reads.found, []
+        for key in keys:
+            rows, lost = found["holders"][key]
+            lost = [*lost, *(row.task.task_id for row in rows if key not in slots(row.task))]
+            for task_id in lost:
+                self.scores["slots"][f"{sized(key)}:{task_id}"] = None
+            held, waiting = found["counted"][key]
+            stored, held = found["gates"][key], held - len(lost)
+            if (held, waiting) != (stored.held, stored.waiting):
+                self._held[key], self._waits[key] = held - stored.held, waiting - stored.waiting
+                self._changed[key] = None
+            wrong += [key] if lost else []
+        return wrong
 
     def holders(self, keys: Collection[str]) -> dict[str, list[Task]]:
         """Read the tasks that hold a slot of these gates."""
@@ -237,16 +223,7 @@ class GateRows(Transaction):
         return found
 
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
-        found = {}
-        for key, tasks in self.holders([gate.key for gate in gates]).items():
-            unstarted, started = 0, []
-            for task in tasks:
-                if task.status is PENDING:
-                    unstarted += tokens(task, key)
-                elif task.began_at is not None:
-                    started.append((task.began_at, tokens(task, key)))
-            found[key] = Starts(unstarted, started)
-        return found
+        return {key: starts_of(tasks, key) for key, tasks in self.holders([gate.key for gate in gates]).items()}
 
     def unstarted(self, keys: Collection[str], queue: str | None) -> list[Task]:
         found = {task.task_id: task for tasks in self.holders(keys).values() for task in tasks}
@@ -265,14 +242,11 @@ class GateRows(Transaction):
                 self.is_partial = True  # enough have passed, or some that are due are not among those that may
                 found[key] = [], now  # the gate is due again
                 continue
-            read = reads["waiting"][key] if key in wanted else None
-            if read is None and not self._entered.get(key):
-                found[key] = NO_WAITING
+            if key not in wanted and not self._entered.get(key):
                 continue
-            stored = [] if read is None else read.rows
-            rows = [row.task for row in stored if row.task.task_id not in self._now]
-            rows = [task for task in rows if at_gate(task) == key]
-            left_out = len(stored) - len(rows) + (0 if read is None else read.unread)
+            read = reads["waiting"][key] if key in wanted else NOTHING
+            rows = [row.task for row in read.rows if row.task.task_id not in self._now and at_gate(row.task) == key]
+            left_out = len(read.rows) - len(rows) + read.unread
             later = self._later.get(key, {})
             rows += [task for task in self._entered.get(key, {}).values() if task.task_id not in later]
             if key in self._released:
@@ -286,7 +260,7 @@ class GateRows(Transaction):
                     left_out += 1
                 else:
                     due.append(task)
-            if read is not None and not read.is_whole and read.limit - left_out < limit:
+            if not read.is_whole and read.limit - left_out < limit:
                 more[key] = limit + left_out
             found[key] = due[:limit], next_due
         if more:
@@ -295,7 +269,7 @@ class GateRows(Transaction):
 
     def _stored_waiting(self, key: str) -> bool:
         """Whether tasks waited at a gate when it was read."""
-        return self._stored([key])[key].waiting > 0
+        return bool(self.read("gates", [key])[key].waiting)
 
     def release(self, keys: Collection[str], now: int) -> None:
         stored = [key for key in keys if self._stored_waiting(key)]
@@ -306,17 +280,15 @@ class GateRows(Transaction):
                 del later[task_id]
             if key in stored and key not in self._released:
                 self._released.add(key)
-                read = self._reads.found["later"][key]
-                for task in [row.task for row in read.rows if row.task.task_id not in self._now]:
-                    if at_gate(task) == key:
-                        self._put_place(task, key, 0)
+                for row in self._reads.found["later"][key].rows:
+                    if row.task.task_id not in self._now and at_gate(row.task) == key:
+                        self._put_place(row.task, key, 0)
                         self._changed[key] = None
 
     def next_due(self, key: str) -> int | None:
         found = [*self._later.get(key, {}).values()]
         if self._stored_waiting(key):
-            if key not in self._reads.found.get("later", {}):
-                self.need(later={key: 0})
+            self.need(later={key: 0})
             read = self._reads.found["later"][key]
             if read.next_due is not None:
                 found.append(read.next_due)

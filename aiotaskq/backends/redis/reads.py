@@ -10,15 +10,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec.structs import replace
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import HEAD, Place, members, number, owner_word, pack, to_tasks_or_none, to_text
+from aiotaskq.backends.redis.rows import (
+    DAMAGED,
+    HEAD,
+    Place,
+    members,
+    number,
+    owner_word,
+    pack,
+    to_tasks_or_none,
+    to_text,
+)
 from aiotaskq.backends.workers import Held
 from aiotaskq.core.gate import Flow, Gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.status import FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.task import Task
+from aiotaskq.log import log
 
 FEW = 5_000  # running rows that are sorted here
 READ = 1_000  # rows in one answer of a script: the server runs no other command meanwhile
@@ -27,13 +37,9 @@ GROWTH = 4  # how many times as many tasks are read where those that were read d
 
 _OF_GATES = ("gates", "holders", "counted", "waiting", "later", "paused")
 """What ``lua/gates_read.lua`` reads, all in one step."""
-_AFTERWARDS = ("members", "statuses", "side", "names")
-"""What the commit does not compare as a whole."""
-_DAMAGED = (msgspec.DecodeError, ValueError)
 _STATUSES = {str(status).encode(): status for status in Status}
 _place = msgspec.json.Decoder(Place).decode
 _group = msgspec.json.Decoder(GroupState).decode
-_callbacks = msgspec.json.Decoder(tuple[Task | None, Task | None]).decode
 _member = msgspec.json.Decoder(tuple[str, str | None, bool]).decode
 
 
@@ -56,7 +62,7 @@ def _flow_of(text: bytes) -> Flow:
     """Return the flow of a task with gates; most tasks at a gate have the same."""
     try:
         return msgspec.json.decode(text, type=Flow)
-    except _DAMAGED:
+    except DAMAGED:
         return Flow()  # it is told where the row is read as a whole
 
 
@@ -75,7 +81,7 @@ class StateText:
         self._json_at = self._place_at + int(head[11])
         try:
             place = _place(b"{%b}" % text[self._place_at + 1 :])
-        except _DAMAGED:  # it passes nevertheless
+        except DAMAGED:  # it passes nevertheless
             place = _place(b"{%b}" % text[self._place_at + 1 : self._json_at])
         priority, _, queue = text[head.end() : names_at].partition(b":")
         self.text, self._head, self._flow = text, head, place.flow
@@ -110,7 +116,7 @@ def read_state(task_id: str, text: bytes) -> StateText | None:
     """Return the state of a row, None if there is none, or none with a flow."""
     try:
         return StateText(task_id, text) if text else None
-    except (*_DAMAGED, KeyError):
+    except (*DAMAGED, KeyError):
         return None
 
 
@@ -123,16 +129,6 @@ class Unread(Exception):
         self.names = names
 
 
-class Names(NamedTuple):
-    """Members of a sorted set that are wanted, in their order."""
-
-    key: str
-    low: str
-    """As a bound of ZRANGEBYLEX."""
-    high: str
-    limit: int
-
-
 class WaitingRead(NamedTuple):
     """The first tasks that wait at a gate, as they were read."""
 
@@ -143,6 +139,9 @@ class WaitingRead(NamedTuple):
     rows: Sequence[StateText]
     unread: int = 0
     """How many others cannot be read."""
+
+
+NOTHING = WaitingRead(0, True, ())
 
 
 class LaterRead(NamedTuple):
@@ -160,7 +159,8 @@ class Reads:
     A kind is one of ``_OF_GATES``, has a method of its own here, or is a hash, of which the names are fields. Of gates
     there are by key, beside their ``StoredGate``: ``waiting`` and ``later``, as above; ``holders``, the rows that hold
     a slot and the ids that do and have no row with a flow; ``counted``, how many hold a slot and wait, by the index.
-    ``paused`` has the paused queues under the name "".
+    ``paused`` has the paused queues under the name "". ``answers`` has those of commands that read, as ``many`` takes
+    them, which the commit does not compare.
     """
 
     def __init__(self, redis: RedisConnections) -> None:
@@ -195,7 +195,7 @@ class Reads:
         others = [(kind, [*found]) for kind, found in names.items() if kind not in _OF_GATES]
         parts = [(kind, found[at : at + READ]) for kind, found in others for at in range(0, len(found), READ)]
         for compared in (True, False):
-            now = [(kind, part) for kind, part in parts if (kind not in _AFTERWARDS) == compared]
+            now = [(kind, part) for kind, part in parts if (kind != "answers") == compared]
             await asyncio.gather(*(getattr(self, f"_read_{kind}", self._read_fields)(kind, part) for kind, part in now))
 
     async def again(self) -> None:
@@ -270,28 +270,13 @@ class Reads:
     async def _read_fields(self, key: str, names: Sequence[str]) -> None:
         self._note(key, names, await self._texts(key, names))
 
-    async def _read_members(self, _kind: str, ids: Sequence[str]) -> None:
-        for group_id in ids:
-            texts = await self._redis.command("LRANGE", f"{self._redis.root}members:{group_id}", 0, -1)
-            self._note("members", [group_id], [to_members(group_id, texts)])
-
-    async def _read_statuses(self, _kind: str, ids: Sequence[str]) -> None:
-        heads = await read_heads(self._redis, ids)
-        self._note("statuses", ids, (None if head is None else head[1].decode() for head in heads))
-
     async def _read_last(self, _kind: str, places: Sequence[str]) -> None:
         found = await many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
         self._compare("last", places, (digest(names[0] if names else None) for names in found))
         self._note("last", places, (to_text(names[0]) if names else None for names in found))
 
-    async def _read_side(self, _kind: str, places: Sequence[str]) -> None:
-        found = await many(self._redis, (("HGETALL", f"side:{place}") for place in places))
-        rows = (zip(map(to_text, words[::2]), words[1::2], strict=True) for words in found)
-        self._note("side", places, map(dict, rows))
-
-    async def _read_names(self, _kind: str, wanted: Sequence[Names]) -> None:
-        words = (("ZRANGEBYLEX", each.key, each.low, each.high, "LIMIT", "0", str(each.limit)) for each in wanted)
-        self._note("names", wanted, (list(map(to_text, names)) for names in await many(self._redis, words)))
+    async def _read_answers(self, _kind: str, commands: Sequence[tuple[str, ...]]) -> None:
+        self._note("answers", commands, await many(self._redis, commands))
 
 
 class Newest:
@@ -304,12 +289,6 @@ class Newest:
         self._running: list[bytes] | None = None  # if they are few; a walk over all live rows finds more of them soon
         self.last: bytes | None = None
         """The stamp behind which the next page begins."""
-
-    async def go_behind(self, task_id: str) -> None:
-        """Begin behind a row, if it is there."""
-        (head,) = await read_heads(self._redis, [task_id])
-        if head is not None:
-            self.last = head[6] + task_id.encode()
 
     async def page(self, count: int) -> list[bytes]:
         """Return the next stamps, up to so many."""
@@ -365,12 +344,16 @@ def digest(text: bytes | None) -> str:
     return "" if text is None else hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-def to_group(_id: str, text: bytes | None, callbacks: bytes | None) -> GroupState | None:
-    """Return the group with these texts, None where there is none."""
-    if text is None or callbacks is None:
-        return None if text is None else _group(text)
-    then, on_failure = _callbacks(callbacks)
-    return replace(_group(text), then=then, on_failure=on_failure)
+def to_group(group_id: str, text: bytes | None, callbacks: bytes | None) -> GroupState | None:
+    """Return the group with these texts; None where there is none, or it cannot be read: that is logged, and it stays.
+
+    The other groups, and the tasks in it, go on.
+    """
+    try:
+        return None if text is None else _group(b"%b,%b" % (text[:-1], callbacks[1:]) if callbacks else text)
+    except DAMAGED as error:
+        log.error("group {} cannot be read: {}", group_id, error)
+        return None
 
 
 def to_members(group_id: str, texts: Iterable[bytes], start: int = 0) -> list[Member]:

@@ -81,7 +81,7 @@ class _Coded(msgspec.Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 _decode_task = msgspec.json.Decoder(Task).decode
 _decode_coded = msgspec.json.Decoder(_Coded).decode
 pack = msgspec.msgpack.Encoder().encode
@@ -91,7 +91,8 @@ _TYPES = {field.name: field.type for field in msgspec.structs.fields(Task)}
 del _TYPES["undecodable"], _TYPES["coded"]
 _BODY = ("params", "extra", "progress")
 _STATUSES = {str(status): status for status in Status}
-_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
+"""What decoders raise."""
 
 
 def _body(task: Task) -> str:
@@ -126,30 +127,28 @@ def row_words(task: Task) -> tuple[str, str, str]:
     return task.task_id, _body(task), _state(task)
 
 
-def pushed_rows(tasks: Sequence[Task]) -> tuple[Sequence[int], list[bytes | str | int]]:
-    """Return the order in which a push sends these tasks without a flow, as their positions, and its arguments.
+def pushed_rows(tasks: Sequence[Task], plain: bool = True) -> tuple[list[int], list[bytes | str | int]]:
+    """Return the arguments of a push of these tasks without a flow, and the positions of those that are no plain rows.
 
-    First come the plain rows of each lane: pending, with an id of their own, no keys and no expiry. Their words are in
-    the order of the commands, so that the script handles no row by itself. Raises ValidationError as ``row_words``.
+    Plain rows are pending, with an id of their own, no keys and no expiry. Those of a lane are sent as the words of the
+    commands that write them, so that the script handles no row by itself; without ``plain`` it does so with all. Raises
+    ValidationError as ``row_words``.
     """
-    lanes: dict[str, list[int]] = {}
+    lanes: dict[str, list[Task]] = {}
     others: list[int] = []
-    distinct = len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks)
+    plain = plain and (len(tasks) == 1 or len({task.task_id for task in tasks}) == len(tasks))
     for at, task in enumerate(tasks):
-        plain = distinct and task.status is Status.PENDING and task.expires_at is None
-        if plain and not keys_of(task):
-            lanes.setdefault(f"{task.priority}:{task.queue}", []).append(at)
+        if plain and task.status is Status.PENDING and task.expires_at is None and not keys_of(task):
+            lanes.setdefault(f"{task.priority}:{task.queue}", []).append(task)
         else:
             others.append(at)
-    order: list[int] = []
     words: list[bytes | str | int] = []
     count = 0
-    for lane, positions in lanes.items():
-        order += positions
-        for start in range(0, len(positions), PLAIN_ROWS):
-            words += _plain(lane, [tasks[at] for at in positions[start : start + PLAIN_ROWS]])
+    for lane, rows in lanes.items():
+        for start in range(0, len(rows), PLAIN_ROWS):
+            words += _plain(lane, rows[start : start + PLAIN_ROWS])
             count += 1
-    return [*order, *others], [count, *words, *packed(row_words(tasks[at]) for at in others)]
+    return others, [count, *words, *packed(row_words(tasks[at]) for at in others)]
 
 
 def _plain(lane: str, tasks: Sequence[Task]) -> list[str | int]:
@@ -255,7 +254,7 @@ def to_tasks_or_none(words: Sequence[bytes], with_head: bool = False) -> list[Ta
 def _to_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
     try:
         task = _decode_task(b"%b%b%b}" % (body, state, progress))
-    except _DAMAGED:
+    except DAMAGED:
         return _damaged_task(task_id, body, state, progress)
     return task if task.undecodable is None else _with_coded(task, _decode_coded(b"%b%b%b}" % (body, state, progress)))
 
@@ -268,13 +267,12 @@ def _with_coded(task: Task, found: _Coded, problem: str | None = None) -> Task:
     return task.replace(coded=coded or None, undecodable=problem or f"{', '.join(coded)}: {NO_CODEC}")
 
 
-def _object(members: bytes) -> tuple[dict[str, Any], str]:
-    """Return a JSON object of these members, or {} and the error message."""
+def read_object(text: bytes) -> tuple[dict[str, Any], str]:
+    """Return a JSON object, or {} and the error message."""
     try:
-        found: dict[str, Any] = _decode(b"{%b}" % members)
-    except _DAMAGED as error:
+        return _decode_object(text), ""
+    except DAMAGED as error:
         return {}, str(error)
-    return found, ""
 
 
 def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) -> Task:
@@ -288,9 +286,9 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
         ("progress", progress[1:], b""),
     )
     for piece, whole, rest in pieces:
-        found, problem = _object(whole)
+        found, problem = read_object(b"{%b}" % whole)
         if problem:
-            found, again = _object(rest)
+            found, again = read_object(b"{%b}" % rest)
             at = "params" if piece == "body" and not again else piece
             problems.append(f"{at} cannot be read: {problem}")
         for name, value in found.items():
@@ -300,7 +298,7 @@ def _damaged_task(task_id: bytes, body: bytes, state: bytes, progress: bytes) ->
                 continue  # of a newer version
             try:
                 fields[name] = value if name == "status" else msgspec.convert(value, _TYPES[name])
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 problems.append(f"{name} cannot be read: {error}")
     status = fields.get("status", Status.PENDING)
     fields["status"] = _STATUSES.get(status, status)
@@ -322,12 +320,12 @@ def number(score: bytes | None) -> int | None:
     return None if score is None else int(float(score))
 
 
-def json_of(piece: Any) -> str:
+def json_of(piece: Any, what: str = "task") -> str:
     """Return a value as JSON. Raises ValidationError for one that has none."""
     try:
         return _encode(piece).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"task: {error}") from None
+        raise ValidationError(f"{what}: {error}") from None
 
 
 def keys_of(task: Task) -> tuple[str | None, ...]:

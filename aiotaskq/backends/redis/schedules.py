@@ -12,22 +12,19 @@ import msgspec
 
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import to_text
+from aiotaskq.backends.redis.rows import DAMAGED, json_of, read_object, to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.schedules import CODED, Decide, Schedules
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import encoded, from_stored, is_coded, to_stored
+from aiotaskq.core.coded import encoded, from_stored, is_coded, stored_text
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
-from aiotaskq.errors import ValidationError
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
 T = TypeVar("T")
 
-_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _decode_schedule = msgspec.json.Decoder(Schedule).decode
-_DAMAGED = (msgspec.DecodeError, ValueError, TypeError, RecursionError)
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Schedule)}
 _LOST: dict[str, Any] = {"name": "", "task_type": "", "schedule_type": "", "created_at": 0, "updated_at": 0}
 
@@ -41,7 +38,7 @@ class RedisSchedules(Schedules):
 
     async def _write(self, ids: Sequence[str], decide: Decide[T], whole: bool = True) -> T:
         def body(tx: RedisTransaction) -> T:
-            texts = tx.texts("schedules", [*dict.fromkeys(ids)])
+            texts = tx.read("schedules", [*dict.fromkeys(ids)])
             found = {name: to_schedule(name, text, self.codec) for name, text in texts.items() if text is not None}
             decision = decide(found)
             for schedule, _ in decision.written:
@@ -49,9 +46,9 @@ class RedisSchedules(Schedules):
                 is_damaged = isinstance(found.get(schedule_id), UndecodableSchedule)
                 _put(tx, schedule, _mended(texts[schedule_id] or b"", schedule, new) if is_damaged else new)
             for schedule_id in decision.deleted:
-                tx.set_fields("schedules", {schedule_id: False})
+                tx.fields["schedules"][schedule_id] = False
                 for index in ("due", "outbox"):
-                    tx.put(f"schedules:{index}", schedule_id, None)
+                    tx.scores[f"schedules:{index}"][schedule_id] = None
             if decision.fired:
                 push(tx, [task if self.codec is None else encoded(task, self.codec) for task in decision.fired])
             return decision.answer
@@ -105,46 +102,40 @@ class RedisSchedules(Schedules):
 def _put(tx: RedisTransaction, schedule: Schedule, text: str | None) -> None:
     """Write a row and its places in the indexes; without a text the row stays, and nothing looks for it."""
     if text is not None:
-        tx.set_fields("schedules", {schedule.task_id: text})
-    tx.put("schedules:due", schedule.task_id, schedule.due if schedule.enabled and text is not None else None)
-    tx.put("schedules:outbox", schedule.task_id, 0 if schedule.outbox and text is not None else None)
+        tx.fields["schedules"][schedule.task_id] = text
+    tx.scores["schedules:due"][schedule.task_id] = schedule.due if schedule.enabled and text is not None else None
+    tx.scores["schedules:outbox"][schedule.task_id] = 0 if schedule.outbox and text is not None else None
 
 
 def _mended(before: bytes, after: Schedule, text: str) -> str | None:
     """Return a row that becomes ``after`` and could not be decoded, with what cannot be read of it; None for no row."""
-    texts = _object(before)
-    if texts is None:
-        return None
+    texts, problem = read_object(before)
     kept = {name: texts[name] for name in CODED if not getattr(after, name) and name in texts}
-    return _encode({**_decode(text), **kept}).decode()
+    return None if problem else json_of({**_decode(text), **kept})
 
 
 def text_of(schedule: Schedule, codec: Codec | None) -> str:
     """Return the row of a schedule. Raises ValidationError for one that no row can hold."""
-    try:
-        if codec is not None:
-            stored = {name: to_stored(_encode(value), codec) for name in CODED if (value := getattr(schedule, name))}
-            texts: dict[str, Any] = {name: text.decode() for name, text in stored.items() if is_coded(text)}
-            schedule = schedule.replace(**texts) if texts else schedule
-        return _encode(schedule).decode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"schedule: {error}") from None
+    values = {name: value for name in CODED if codec is not None and (value := getattr(schedule, name))}
+    stored = {name: stored_text(json_of(value, "schedule"), codec) for name, value in values.items()}
+    coded: dict[str, Any] = {name: text for name, text in stored.items() if is_coded(text)}
+    return json_of(schedule.replace(**coded) if coded else schedule, "schedule")
 
 
 def to_schedule(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
     """Return the schedule of a row; one that cannot be decoded is not enabled, and lacks what cannot be read."""
     try:
         return _decode_schedule(row)
-    except _DAMAGED:
+    except DAMAGED:
         return _with_coded(task_id, row, codec)
 
 
 def _with_coded(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
     """Read a row part by part: it is coded, or damaged."""
     fields: dict[str, Any] = {}
-    found = _object(row)
-    lost = found is None
-    for name, value in (found or {}).items():
+    found, problem = read_object(row)
+    lost = problem != "" or not _LOST.keys() <= found.keys()
+    for name, value in found.items():
         if name not in _TYPES:
             continue  # of a newer version
         try:
@@ -153,14 +144,6 @@ def _with_coded(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
         except Exception:  # the codec is the application's, and may raise anything
             lost = True
     fields = {**_LOST, **fields, "task_id": task_id}
-    if lost or any(name not in (found or {}) for name in _LOST):
+    if lost:
         return UndecodableSchedule(**{**fields, "enabled": False})
     return Schedule(**fields)
-
-
-def _object(json: bytes) -> dict[str, Any] | None:
-    try:
-        found = _decode(json)
-    except _DAMAGED:
-        return None
-    return found if type(found) is dict else None

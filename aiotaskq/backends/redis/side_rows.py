@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.reads import Names, many
+from aiotaskq.backends.redis.reads import many
 from aiotaskq.backends.redis.rows import number, to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
@@ -55,10 +55,8 @@ class RedisSideRows(SideRows):
             found += [row for row in rows if row is not None]
             if len(page) < most:
                 break
-            if newest:
-                high = f"({to_text(page[-1])}"
-            else:
-                low = f"({to_text(page[-1])}"
+            last = f"({to_text(page[-1])}"
+            low, high = (low, last) if newest else (last, high)
         return found
 
     async def count(self, kind: str, now: int) -> int:
@@ -79,30 +77,32 @@ class RedisOwnedRows(OwnedRows):
 
     def __init__(self, tx: RedisTransaction) -> None:
         self._tx = tx
+        self._read: dict[str, dict[str, bytes]] = {}  # texts by place and name
 
     def last(self, kind: str, owners: Sequence[str]) -> dict[str, str]:
         found = self._tx.read("last", [f"{kind}:{owner}" for owner in owners])
         return {owner: name for owner in owners if (name := found[f"{kind}:{owner}"]) is not None}
 
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
-        wanted = Names(f"owners:{kind}", *bounds(prefix, after), limit)
-        found: list[str] = self._tx.read("names", [wanted])[wanted]
-        return found
+        words = ("ZRANGEBYLEX", f"owners:{kind}", *bounds(prefix, after), "LIMIT", "0", str(limit))
+        return list(map(to_text, self._tx.answers([words])[0]))
 
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
-        if not texts:
-            wanted = {owner: Names(f"names:{kind}:{owner}", "-", "+", -1) for owner in owners}
-            found = self._tx.read("names", wanted.values())
-            return [SideRow(name, "", None, owner) for owner, each in wanted.items() for name in found[each]]
-        rows = self._tx.read("side", [f"{kind}:{owner}" for owner in owners])
+        if texts:
+            lists = self._tx.answers([("HGETALL", f"side:{kind}:{owner}") for owner in owners])
+            found = [dict(zip(map(to_text, words[::2]), words[1::2], strict=True)) for words in lists]
+            self._read |= {f"{kind}:{owner}": rows for owner, rows in zip(owners, found, strict=True)}
+        else:
+            lists = self._tx.answers([("ZRANGE", f"names:{kind}:{owner}", "0", "-1") for owner in owners])
+            found = [dict.fromkeys(map(to_text, names), b"") for names in lists]
         return [
             SideRow(name, to_text(text), None, owner)
-            for owner in owners
-            for name, text in sorted(rows[f"{kind}:{owner}"].items())
+            for owner, rows in zip(owners, found, strict=True)
+            for name, text in sorted(rows.items())
         ]
 
     def lock(self, kind: str, names: Sequence[str], owner: str = "") -> dict[str, str]:
-        found = self._tx.texts(f"side:{kind}:{owner}", names)
+        found = self._tx.read(f"side:{kind}:{owner}", names)
         return {name: to_text(text) for name, text in found.items() if text is not None}
 
     def add(self, kind: str, rows: Sequence[SideRow]) -> None:
@@ -114,17 +114,22 @@ class RedisOwnedRows(OwnedRows):
     def _put(self, how: str, kind: str, rows: Sequence[SideRow]) -> None:
         for row in rows:
             until = "" if row.until is None else str(row.until)
-            self._tx.write_side(how, f"{kind}:{row.owner}", row.name, row.text, until)
+            self._write(how, f"{kind}:{row.owner}", row.name, row.text, until)
 
     def delete(self, kind: str, owner: str, names: Sequence[str]) -> None:
         for name in names:
-            self._tx.write_side("remove", f"{kind}:{owner}", name)
+            self._write("remove", f"{kind}:{owner}", name)
+
+    def _write(self, how: str, place: str, name: str, text: str = "", until: str = "") -> None:
+        self._tx.side_words += (how, place, name, text, until)
+        if how != "add" and (known := self._read.get(place, {}).get(name)) is not None:
+            self._tx.compare(f"side:{place}", name, known)
 
     def delete_of(self, kind: str, owners: Sequence[str]) -> None:
         if owners:
             self._tx.commands.append(["ZREM", f"owners:{kind}", list(owners)])
-        self._tx.unlinked += [f"{key}:{kind}:{owner}" for owner in owners for key in ("side", "names")]
-        self._tx.unlinked += [f"until:{kind}"] if "" in owners else []
+        keys = [f"{key}:{kind}:{owner}" for owner in owners for key in ("side", "names")]
+        self._tx.commands += (["UNLINK", key, []] for key in [*keys, *([f"until:{kind}"] if "" in owners else [])])
 
 
 def bounds(prefix: str, after: str, before: str | None = None) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from typing import Any
 
@@ -16,14 +17,13 @@ from aiotaskq.backends.flow.groups import (
     concerns,
     follow,
     follow_deletes,
-    is_tied,
     parents_first,
     waits_again,
 )
 from aiotaskq.backends.flow.transaction import Run, push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
-from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of
+from aiotaskq.backends.redis.reads import READ, Reads, Unread, digest, postings_of, to_members
 from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, progress_json, row_words
 from aiotaskq.backends.side_rows import WORKER, OwnedRows
 from aiotaskq.core.codec import Codec
@@ -39,6 +39,7 @@ Messages = Callable[[Sequence[Task], int], list[Task]]
 
 
 _KEPT = ("flow", "attempts")
+_LIVE = (b"pending", b"running")
 _ids = msgspec.json.Decoder(list[str]).decode
 
 
@@ -65,7 +66,7 @@ class RedisTransaction(GateRows):
         GateRows.__init__(self, reads)
         self._codec = codec
         self.messages, self._refused, self._conflicts = messages, refused, conflicts
-        self._certain: set[int] = set()  # the changes of `update` whose rows need not be read, by identity
+        self._certain: set[int] = set()  # the changes of this `update` whose rows need not be read, by identity
         self._looked = 0  # how many changes of `update` were looked at
         self.updates: dict[str, int] = {}
         """Which changes of ``update`` are those of the tasks with these ids."""
@@ -77,7 +78,8 @@ class RedisTransaction(GateRows):
         self._new: dict[str, Task] = {}
         self._bounded: set[str] = set()  # the new tasks that count for the bound of a push
         self._members: dict[str, list[Member]] = {}
-        self._side: list[str] = []  # how, place, name, text and instant of each side row
+        self.side_words: list[str] = []
+        """How (``put``, ``add`` or ``remove``), place, name, text and instant of each side row."""
         self._ends: list[tuple[Task, Task]] = []  # from which something follows
         self.room: Room | None = None
         self.admitted: Admitted | None = None
@@ -118,10 +120,7 @@ class RedisTransaction(GateRows):
         found = {**self.read(kind, ids), **{each: written[each] for each in ids if each in written}}
         return {each: row for each, row in found.items() if row is not None}
 
-    def write(self, before: Task, after: Task, is_due: bool) -> None:
-        self._write(Change(before, after), before, is_due)
-
-    def _write(self, change: Change, row: Task, is_due: bool = False) -> None:
+    def write(self, change: Change, row: Task, is_due: bool = False) -> None:
         task_id, after = row.task_id, change.after
         self.post(row, after, is_due)
         self._tasks[task_id] = after
@@ -150,12 +149,14 @@ class RedisTransaction(GateRows):
 
     def count_live(self, ids: Sequence[str]) -> dict[str, int]:
         # Behind the groups, which are compared: see Reads.fetch. The end of a member writes its group, too.
-        members = self.read("members", ids)
-        all_members = [member for found in members.values() for member in found]
-        inner = self.groups([member.member_id for member in all_members if member.is_group])
-        statuses = self.read("statuses", [member.member_id for member in all_members if not member.is_group])
+        lists = self.answers([("LRANGE", f"members:{group_id}", "0", "-1") for group_id in ids])
+        members = dict(zip(ids, map(to_members, ids, lists), strict=True))
+        tasks = [member.member_id for found in members.values() for member in found if not member.is_group]
+        inner = self.groups([member.member_id for found in members.values() for member in found if member.is_group])
         live = {group_id for group_id, group in inner.items() if group.ended_at is None}
-        live.update(task_id for task_id, status in statuses.items() if status in (PENDING, RUNNING))
+        parts = self.answers([("HMGET", "state", *tasks[at : at + READ]) for at in range(0, len(tasks), READ)])
+        heads = [HEAD(text or b"") for part in parts for text in part]
+        live.update(name for name, head in zip(tasks, heads, strict=True) if head and head[1] in _LIVE)
         return {group_id: sum(member.member_id in live for member in found) for group_id, found in members.items()}
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
@@ -199,8 +200,8 @@ class RedisTransaction(GateRows):
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``, and what follows."""
         changes = encoded_changes(changes, self._codec)
-        self._certain.update(id(change) for change in changes if _is_certain(change))
-        flows = [before.flow for change in changes if (before := change.before).flow is not None and is_tied(before)]
+        self._certain = {id(change) for change in changes if _is_certain(change)}
+        flows = [flow for change in changes if (flow := change.before.flow) is not None]
         self.need(
             tasks=[
                 *(change.before.task_id for change in changes if id(change) not in self._certain),
@@ -208,13 +209,8 @@ class RedisTransaction(GateRows):
             ],
             groups=[group_id for flow in flows if (group_id := flow.group or flow.source)],
         )
-        ends: dict[str, int] = {}
-        for change in changes:
-            if change.before.flow is not None:
-                for key, _ in change.before.flow.gates:
-                    ends[key] = ends.get(key, 1) + 1
-        if ends:
-            self.need(gates=ends, waiting=ends)
+        if ends := Counter([key for flow in flows for key, _ in flow.gates]):
+            self.need(gates=ends, waiting={key: count + 1 for key, count in ends.items()})
         return parents_first(changes, self._update)
 
     def _update(self, changes: Sequence[Change]) -> list[bool]:
@@ -227,9 +223,8 @@ class RedisTransaction(GateRows):
                 row = self.tasks([task_id]).get(task_id)
             self._looked += 1
             held.append(row is not None and holds(row, change) and self._looked not in self._refused)
-            if held[-1] and row is not None and row.flow is not None and has_moved(row, change):
+            if row is None or not held[-1] or (row.flow is not None and has_moved(row, change)):
                 held[-1] = False
-            if row is None or not held[-1]:
                 continue
             if row.flow != before.flow:  # the reader knew another row, or could not decode it: the stored flow stays
                 after = after.replace(flow=row.flow)
@@ -237,10 +232,7 @@ class RedisTransaction(GateRows):
                 self._follow()  # it reads what follows from the changes before it
                 after = again(self, after)
             self.updates.setdefault(task_id, self._looked)
-            if change.then or after is not change.after:
-                self._write(replace(change, after=after, then=()), row)
-            else:
-                self._write(change, row)
+            self.write(replace(change, after=after, then=()), row)
             if row is not before:  # the rules tell by identity what has not changed
                 same = {name: value for name in _KEPT if (value := getattr(before, name)) == getattr(row, name)}
                 row = row.replace(**same)
@@ -272,12 +264,12 @@ class RedisTransaction(GateRows):
 
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         self._compared["usage"].update(usages)
-        self.set_fields("usage", {task_id: json_of(usage) for task_id, usage in usages.items()})
+        self.fields["usage"].update((task_id, json_of(usage)) for task_id, usage in usages.items())
 
     def recode(self, ids: Sequence[str], codec: Codec) -> dict[str, bool | None]:
         """Do as ``Backend.recode``, by id."""
         self.need(tasks=ids, progress=ids, usage=ids)
-        progress, usage = self.texts("progress", ids), self.texts("usage", ids)
+        progress, usage = self.read("progress", ids), self.read("usage", ids)
         done: dict[str, bool | None] = dict.fromkeys(ids)
         for task_id, task in self.tasks(ids).items():
             if usage[task_id] is not None:  # it has a key of its own
@@ -286,28 +278,25 @@ class RedisTransaction(GateRows):
                 continue
             new = encoded(task, codec)
             if progress[task_id] is not None:  # beside that of its push
-                self.set_fields("progress", {task_id: progress_json(verbatim(new).progress)})
+                self.fields["progress"][task_id] = progress_json(verbatim(new).progress)
                 new = new.replace(progress=None, coded={k: v for k, v in (new.coded or {}).items() if k != "progress"})
-            _, body, state = row_words(new)
-            self.set_fields("body", {task_id: body})
-            self.set_fields("state", {task_id: state})
+            _, self.fields["body"][task_id], self.fields["state"][task_id] = row_words(new)
             done[task_id] = True
         return done
 
-    def write_side(self, how: str, place: str, name: str, text: str = "", until: str = "") -> None:
-        """``put``, ``add`` or ``remove`` a side row, given as in ``lua/include/side.lua``."""
-        self._side += (how, place, name, text, until)
-        if how != "add" and (known := self._reads.found.get("side", {}).get(place, {}).get(name)) is not None:
-            self._reads.digests.setdefault(f"side:{place}", {}).setdefault(name, digest(known))
+    def answers(self, commands: Sequence[tuple[str, ...]]) -> list[Any]:
+        """Run commands that read; see ``Reads``."""
+        found = self.read("answers", commands)
+        return [found[words] for words in commands]
+
+    def compare(self, key: str, name: str, text: bytes) -> None:
+        """Let the commit compare a field of a hash with what ``answers`` has read."""
+        self._reads.digests.setdefault(key, {}).setdefault(name, digest(text))
 
     def heads(self, ids: Sequence[str]) -> dict[str, re.Match[bytes] | None]:
         """Read the heads of rows; None where there is none, or it cannot be read."""
         self._compared["state"].update(ids)
-        return {task_id: HEAD(text or b"") for task_id, text in self.texts("state", ids).items()}
-
-    def texts(self, key: str, names: Sequence[str]) -> dict[str, bytes | None]:
-        """Read fields of a hash, which the commit compares."""
-        return self.read(key, names)
+        return {task_id: HEAD(text or b"") for task_id, text in self.read("state", ids).items()}
 
     # ---- the commit ----
 
@@ -341,26 +330,28 @@ class RedisTransaction(GateRows):
         moved, writes = self.put_gates(), self.writes()
         changes = [*packed(map(changed_words, self._changes.values()))]
         new = packed(map(row_words, sorted(keyed, key=lambda task: task.task_id not in self._bounded)))
-        if not (changes or self._new or self._deleted or self._side or writes or moved):
+        if not (changes or self._new or self._deleted or self.side_words or writes or moved):
             return None
         checks = []
         for key, found in self._reads.digests.items():
             names = [name for name in found if key not in self._compared or name in self._compared[key]]
             checks.append([key, names, [found[name] for name in names]])
+        puts = zip(self.side_words[::5], self.side_words[1::5], strict=True)
+        adds = any(how == "put" and not place.startswith(f"{WORKER}:") for how, place in puts)
         states = {row.task.task_id: digest(row.text) for row, _ in self.moved.values()}
         checks.append(["state", list(states), list(states.values())])
         head = {
             "checks": checks,
             "changes": len(changes),
             "deleted": self._deleted,
-            "side": self._side,
+            "side": self.side_words,
             "moved": len(moved),
             "bounded": sum(task.task_id in self._bounded for task in keyed),
             "fresh": list(fresh),
             "stamps": list(fresh.values()),
             "entering": sum(not self._new[name].waits for name in fresh if name in self._bounded),
             # What only adds is refused by a server whose memory is full; what lets tasks end is not.
-            "grows": bool(self._new) or (not changes and any(map(_adds, self._side[::5], self._side[1::5]))),
+            "grows": bool(self._new) or (adds and not changes),
             "writes": writes,
             "now": str(self.touched.now if self.room is None else self.room.now),
             "maxsize": False if self.room is None else self.room.maxsize,
@@ -374,26 +365,21 @@ class RedisTransaction(GateRows):
         """
         fresh: dict[str, str] = {}
         keyed: list[Task] = []
-        states: list[str] = []
-        bodies: list[str] = []
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
+        bodies, states = self.fields["body"], self.fields["state"]
         for task_id, task in self._new.items():
             if task.status is not PENDING or keys_of(task):
                 keyed.append(task)
                 continue
-            _, body, state = row_words(task)
-            states += (task_id, state)
-            bodies += (task_id, body)
+            _, bodies[task_id], states[task_id] = row_words(task)
             seq = fresh[task_id] = f"{task.seq:020d}"
-            counts[task.queue] = counts.get(task.queue, 0) + 1
-            self.put("is:live", seq + task_id, 0)
+            counts[task.queue] += 1
+            self.scores["is:live"][seq + task_id] = 0
             if not task.parked or task.flow is None:
-                self.put(f"lane:{task.priority}:{task.queue}", seq + task_id, task.run_at)
+                self.scores[f"lane:{task.priority}:{task.queue}"][seq + task_id] = task.run_at
             if task.expires_at is not None:
-                self.put("expiring", task_id, task.expires_at)
-        if fresh:
-            self.commands += (["HSET", "state", states], ["HSET", "body", bodies])
-            self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
+                self.scores["expiring"][task_id] = task.expires_at
+        self.commands += (["HINCRBY", "counts", [f"pending:{queue}", str(by)]] for queue, by in counts.items())
         return fresh, keyed
 
     def _put_groups(self) -> None:
@@ -403,24 +389,22 @@ class RedisTransaction(GateRows):
         for group_id, after in self._groups.items():
             before = self._reads.found.get("groups", {}).get(group_id)
             left, entered = postings_of(before), postings_of(after)
-            for key, member in left.keys() - entered.keys():
-                self.put(key, member, None)
-            for (key, member), score in entered.items():
-                if left.get((key, member)) != score:
-                    self.put(key, member, score)
+            for key, member in {**left, **entered}:
+                if (score := entered.get((key, member))) != left.get((key, member)):
+                    self.scores[key][member] = score
             if after is None:
-                self.unlinked.append(f"members:{group_id}")
+                self.commands.append(["UNLINK", f"members:{group_id}", []])
                 for key in ("groups", "groups:then", "groups:inner"):
-                    self.set_fields(key, {group_id: False})
+                    self.fields[key][group_id] = False
                 if before is not None and before.budget:
                     self.drop_gates([budget_gate(group_id)])
                 continue
-            self.set_fields("groups", {group_id: json_of(replace(after, then=None, on_failure=None))})
-            then, on_failure = (None, None) if before is None else (before.then, before.on_failure)
-            if after.then is not then or after.on_failure is not on_failure:
-                self.set_fields("groups:then", {group_id: json_of((after.then, after.on_failure))})
+            self.fields["groups"][group_id] = json_of(replace(after, then=None, on_failure=None))
+            callbacks = {name: getattr(after, name) for name in ("then", "on_failure")}
+            if any(task is not getattr(before, name, None) for name, task in callbacks.items()):
+                self.fields["groups:then"][group_id] = json_of(callbacks)
             if inner := [member.member_id for member in self._members.get(group_id, ()) if member.is_group]:
-                self.set_fields("groups:inner", {group_id: json_of(inner)})
+                self.fields["groups:inner"][group_id] = json_of(inner)
 
 
 def _is_certain(change: Change) -> bool:
@@ -432,7 +416,3 @@ def _is_certain(change: Change) -> bool:
     return (
         before.status is RUNNING and before.undecodable is None and not concerns(before, after) and slots(before) != ()
     )
-
-
-def _adds(how: str, place: str) -> bool:
-    return how == "put" and not place.startswith(f"{WORKER}:")

@@ -35,7 +35,7 @@ class Wire(asyncio.Protocol):
         self._transport = writer.transport
         self._timeout = timeout
         self._receive = receive
-        self._reader = Reader(replyError=_reply_error)
+        self._reader = Reader(replyError=lambda text: ResponseError(text.removeprefix("ERR ")))
         self._since = 0.0  # when the last answer came, or the oldest command without one was sent
         self._timer: asyncio.TimerHandle | None = None
         self._finishing = False
@@ -129,10 +129,6 @@ class Wire(asyncio.Protocol):
         self._fail(lambda: LostConnection(f"the connection was lost ({error or 'closed by the server'})"))
         if not self.lost.done():
             self.lost.set_result(None)
-
-
-def _reply_error(text: str) -> ResponseError:
-    return ResponseError(text.removeprefix("ERR "))
 
 
 async def connected(options: Mapping[str, Any], receive: Callable[[bytes], None] | None = None) -> Wire:

@@ -14,6 +14,7 @@ from aiotaskq.backends.base import Change, Claim
 from aiotaskq.backends.redis import transactions
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
+from aiotaskq.backends.redis.scripts import script
 from aiotaskq.backends.redis.transactions import OPTIMISTIC
 from aiotaskq.core.groups import CANCEL, FAIL, RUN, GroupState
 from aiotaskq.core.ids import new_id
@@ -287,13 +288,31 @@ async def test_rows_that_another_program_deleted_are_counted_again(
     assert {task.type for task in await claim(backend)} == {"x", "alert"}
 
 
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [("groups", b'{"group_id":'), ("groups", b"[]"), ("groups:then", b'{"then":5}'), ("groups:then", b"\xff")],
+)
+async def test_a_group_that_cannot_be_read_is_logged_and_holds_up_nothing(
+    server: Valkey, backend: RedisBackend, prefix: str, lines: list[str], key: str, text: bytes
+) -> None:
+    damaged, (first, second) = await members(backend, 2)
+    good, _ = await members(backend, 1)
+    server.ask("HSET", f"{{{prefix}}}:{key}", damaged, text)
+    assert await end(backend, first, second) == [True, True]
+    assert [group.group_id for group in await backend.groups.find(10)] == [good]
+    assert await backend.groups.get([damaged]) == [None]
+    assert await backend.groups.mend(LATER) == 0
+    assert any(f"group {damaged} cannot be read" in line for line in lines)
+    assert server.ask("HGET", f"{{{prefix}}}:{key}", damaged) == text
+
+
 async def test_a_member_that_is_added_while_a_group_is_counted_is_not_missing(
     server: Valkey, backend: RedisBackend, other: RedisBackend, meddler: Meddler, prefix: str
 ) -> None:
     group_id, (gone, _) = await members(backend, 2)
     server.ask("HDEL", f"{{{prefix}}}:state", gone.task_id)
     reads: list[str] = []
-    command = RedisConnections.command
+    execute = RedisConnections.execute
 
     async def add() -> None:
         reads.append("conflict")
@@ -301,14 +320,15 @@ async def test_a_member_that_is_added_while_a_group_is_counted_is_not_missing(
 
     async def spy(redis: RedisConnections, *words: Any) -> Any:
         if redis is backend._redis and reads:
-            reads.append(str(words[1]).partition(":")[2].partition(":")[0])
-        return await command(redis, *words)
+            reads.append(str(words[1]).partition(":")[2].partition(":")[0] or str(words[1]))
+        return await execute(redis, *words)
 
     meddler.writes = [add]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RedisConnections, "command", spy)
+        patch.setattr(RedisConnections, "execute", spy)
         assert await backend.groups.mend(LATER) == 1
-    assert reads[:1] == ["conflict"] and reads.index("groups") < reads.index("members") < reads.index("state")
+    # What the commit does not compare, the members and their statuses, is read behind the group.
+    assert reads[:1] == ["conflict"] and reads.index("groups") < reads.index(script("read_many").sha)
     found = await state(backend, group_id)
     assert (found.total, found.remaining, found.cancelled) == (3, 2, 1)
 

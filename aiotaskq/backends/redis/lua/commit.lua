@@ -14,28 +14,30 @@ for i = 3, at - 1 do moved[i - 2] = ARGV[i] end
 
 for _, check in ipairs(given.checks) do
   local key, fields, digests = unpack(check)
-  if key == 'state' then load_states(fields) end
-  local values = key ~= 'state' and key ~= 'last' and read_fields(key, fields)
+  local values = key ~= 'last' and read_fields(key, fields)
   for i, field in ipairs(fields) do
-    local value
-    if values then value = values[i]
-    elseif key == 'last' then value = call('ZRANGE', root .. 'names:' .. field, -1, -1)[1]
-    else value = states[field] end
+    local value = values and values[i]
+    if key == 'state' then states[field] = value
+    elseif key == 'last' then value = call('ZRANGE', root .. 'names:' .. field, -1, -1)[1] end
     if (value and redis.sha1hex(value) or '') ~= digests[i] then return {0, key .. ' ' .. field} end
   end
 end
 
--- How many rows are ready, of a push with a bound.
-local ready, instant, now = 0, nil, tonumber(given.now)
-if given.maxsize then
+local changes, ready = unpacked(at, at + given.changes - 1), 0
+if given.maxsize then  -- count the rows that stay ready
+  local now, ids = tonumber(given.now), {}
   sweep_expired(given.now)
-  instant = bound_instant(now)
+  local instant = bound_instant(now)
   ready = count_ready(instant)
-end
-
-local function is_ready(row)
-  return row and row.status == 'pending' and is_open(queue_of(row.lane)) and tonumber(row.run_at) <= tonumber(instant)
-    and (row.expires == '-' or tonumber(row.expires) > now)
+  for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
+  load_states(ids)
+  for _, id in ipairs(ids) do
+    local row = parse(states[id])
+    if row and row.status == 'pending' and is_open(queue_of(row.lane)) and tonumber(row.run_at) <= tonumber(instant)
+      and (row.expires == '-' or tonumber(row.expires) > now) then
+      ready = ready - 1
+    end
+  end
 end
 
 local fired = {}
@@ -50,15 +52,6 @@ for _, id in ipairs(given.deleted) do
     -- Its schedule may be in another store. A scheduler that died between the push and its own write pushes the task
     -- again.
     if names.schedule then fired[id] = row.seq end
-  end
-end
-local changes = unpacked(at, at + given.changes - 1)
-if given.maxsize then
-  local ids = {}
-  for i = 1, #changes, 6 do ids[#ids + 1] = changes[i] end
-  load_states(ids)
-  for _, id in ipairs(ids) do
-    if is_ready(row_of(id)) then ready = ready - 1 end
   end
 end
 local wrong = {}

@@ -5,8 +5,7 @@
 local function next_fence(fence)
   if #fence < 16 then return string.format('%d', fence + 1) end
   -- A double is not exact for so many digits.
-  local nines = match(fence, '9*$')
-  local head = sub(fence, 1, #fence - #nines)
+  local head, nines = match(fence, '^(.-)(9*)$')
   if head == '' then return '1' .. string.rep('0', #nines) end
   return sub(head, 1, -2) .. (tonumber(sub(head, -1)) + 1) .. string.rep('0', #nines)
 end

@@ -17,8 +17,6 @@ local function add_count(status, lane, by)
   lanes[lane] = (lanes[lane] or 0) + by
 end
 
-local function add_active(schedule, by) active_deltas[schedule] = (active_deltas[schedule] or 0) + by end
-
 local function remove_from_lane(lane, stamp)
   set_score('lane:' .. lane, stamp, false)
   changed_lanes[lane] = true
@@ -59,7 +57,8 @@ local function index(id, row, enters)
     if names.unique and (enters or get_field('unique', names.unique) == id) then
       set_field('unique', names.unique, enters and id)
     end
-    if names.schedule then add_active(names.schedule, enters and 1 or -1) end
+    local fired = names.schedule
+    if fired then active_deltas[fired] = (active_deltas[fired] or 0) + (enters and 1 or -1) end
   end
   add_count(row.status, row.lane, enters and 1 or -1)
 end
