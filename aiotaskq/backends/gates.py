@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiotaskq.backends.flow.gates import mend_gates
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Beside, Store
+    from aiotaskq.backends.flow.transaction import Store, Transaction
     from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
 
 PART = 200  # gates looked at in one transaction
@@ -83,23 +84,23 @@ class Gates:
         due, next_at = await self._reads.due(now, limit)
         if not due:
             return next_at
-        await self._store.transact(lambda at: at.tx.touched.sweep(due, now))
+        await self._store.transact(lambda tx: tx.touched.sweep(due, now))
         return (await self._reads.due(now, 0))[1]
 
     async def pause(self, queue: str, paused: bool) -> None:
         """Do what follows at gates from a pause of a queue, or from its end, which is written."""
 
-        def body(at: Beside, part: Sequence[str]) -> None:
-            if (queue in at.tx.paused_queues()) != paused:
+        def body(tx: Transaction, part: Sequence[str]) -> None:
+            if (queue in tx.paused_queues()) != paused:
                 return  # changed again
             if paused:
-                at.tx.touched.park(part, queue)
+                tx.touched.park(part, queue)
             else:
-                at.tx.touched.make_due(part)
+                tx.touched.make_due(part)
 
         keys = sorted(await self._reads.of_queue(queue, paused))
         for start in range(0, len(keys), PART):
-            await self._store.transact(lambda at, part=keys[start : start + PART]: body(at, part))  # type: ignore[misc]
+            await self._store.transact(functools.partial(body, part=keys[start : start + PART]))
 
     async def mend(self, now: int) -> int:
         """Make the gates due at which tasks wait without a ``next_at`` and may pass; return how many.
@@ -109,13 +110,13 @@ class Gates:
         if no task is there or holds a slot, its bounds are not fixed, and at ``now``, in microseconds UTC, it is not
         closed and all tokens of its rate are there: a new one would let pass the same.
         """
-        for queue in await self._store.transact(lambda at: list(at.tx.paused_queues())):
+        for queue in await self._store.look(lambda tx: list(tx.paused_queues())):
             await self.pause(queue, True)
         known = await self._reads.known()
         keys, count = sorted(known), 0
         for start in range(0, len(keys), PART):
             part = {key: known[key] for key in keys[start : start + PART]}
-            count += await self._store.transact(lambda at, part=part: mend_gates(at.tx, part, now))  # type: ignore[misc]
+            count += await self._store.transact(functools.partial(mend_gates, known=part, now=now))
         return count
 
     async def change(self, key: str, change: GateChange, now: int) -> Gate:
@@ -123,6 +124,6 @@ class Gates:
 
         It is read and written under one lock: of two changes at the same time both count.
         """
-        await self._store.transact(lambda at: at.tx.touched.changed(key, change, now))
+        await self._store.transact(lambda tx: tx.touched.changed(key, change, now))
         (state,) = await self.find([key])
         return state.gate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from aiotaskq.core.webhooks import messages
 
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Room
-    from aiotaskq.backends.flow.transaction import Beside, Followed, Store
+    from aiotaskq.backends.flow.transaction import Followed, Store, Transaction
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.groups import GroupState, Plan
     from aiotaskq.core.task import Task
@@ -101,7 +102,7 @@ class Groups:
 
     async def get(self, ids: Sequence[str]) -> list[GroupState | None]:
         """Read groups by id; None where there is none."""
-        found = await self._store.look(lambda at: at.tx.groups(ids, lock=False))
+        found = await self._store.look(lambda tx: tx.groups(ids, lock=False))
         return [found.get(group_id) for group_id in ids]
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
@@ -132,8 +133,8 @@ class Groups:
         self.used = True
         plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
         if session is not None:
-            return await self._store.transact_with(session, lambda at: _push_plan(at, plan, room), committed)
-        made = await self._store.transact(lambda at: _push_plan(at, plan, room), repeatable=True)
+            return await self._store.transact_with(session, lambda tx: _push_plan(tx, plan, room), committed)
+        made = await self._store.transact(lambda tx: _push_plan(tx, plan, room), repeatable=True)
         if made:
             committed()
         return made
@@ -145,8 +146,7 @@ class Groups:
         """
         sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
 
-        def body(beside: Beside) -> int | None:
-            tx = beside.tx
+        def body(tx: Transaction) -> int | None:
             group = tx.groups([group_id]).get(group_id)
             if group is None or group.ended_at is not None or group.cancel_requested:
                 return None
@@ -168,13 +168,13 @@ class Groups:
         ``Notes.add``.
         """
 
-        def body(at: Beside) -> GroupState | None:
-            group = at.tx.groups([group_id]).get(group_id)
+        def body(tx: Transaction) -> GroupState | None:
+            group = tx.groups([group_id]).get(group_id)
             if group is None or not group.budget:
                 return None
             group = replace(group, budget=budget)
-            at.tx.write_groups([group])
-            at.tx.touched.changed(budget_gate(group_id), USED_UP if group.used_up else NOT_USED_UP, now)
+            tx.write_groups([group])
+            tx.touched.changed(budget_gate(group_id), USED_UP if group.used_up else NOT_USED_UP, now)
             return group
 
         return await self._store.transact(body)
@@ -182,13 +182,13 @@ class Groups:
     async def request_cancel(self, group_id: str) -> bool:
         """Mark a group, and the groups in it, as cancelled; return False if it has ended, or there is none."""
 
-        def body(at: Beside) -> bool:
+        def body(tx: Transaction) -> bool:
             level, found = [group_id], False
             while level:
-                live = [group for group in at.tx.groups(sorted(level)).values() if group.ended_at is None]
-                at.tx.write_groups([replace(group, cancel_requested=True) for group in live])
+                live = [group for group in tx.groups(sorted(level)).values() if group.ended_at is None]
+                tx.write_groups([replace(group, cancel_requested=True) for group in live])
                 found = found or bool(live)
-                level = at.tx.inner_groups([group.group_id for group in live])
+                level = tx.inner_groups([group.group_id for group in live])
             return found
 
         return await self._store.transact(body)
@@ -199,14 +199,14 @@ class Groups:
         """
         ids = await self._reads.over(before, limit)
 
-        def body(at: Beside) -> int:
-            found = at.tx.groups(sorted(ids)).values()
+        def body(tx: Transaction) -> int:
+            found = tx.groups(sorted(ids)).values()
             # One that was brought back meanwhile stays.
             over = [each for each in found if each.parent_id is None and not each.needed_by]
             gone = level = [each.group_id for each in over if each.ended_at is not None and each.ended_at < before]
-            while level := list(at.tx.groups(sorted(at.tx.inner_groups(level)))):
+            while level := list(tx.groups(sorted(tx.inner_groups(level)))):
                 gone = gone + level
-            at.tx.drop_groups(gone)
+            tx.drop_groups(gone)
             return len(gone)
 
         return await self._store.transact(body) if ids else 0
@@ -220,16 +220,16 @@ class Groups:
         if (codec := self.codec) is None:
             raise no_codec()
 
-        def body(at: Beside) -> tuple[int, list[str]]:
+        def body(tx: Transaction) -> tuple[int, list[str]]:
             written, left = [], []
-            for group in at.tx.groups(sorted(ids)).values():
+            for group in tx.groups(sorted(ids)).values():
                 stored = {name: task for name in ("then", "on_failure") if (task := getattr(group, name)) is not None}
                 new = {name: anew(task, codec) for name, task in stored.items()}
                 if None in new.values():
                     left.append(group.group_id)
                 elif new:
                     written.append(replace(group, **new))
-            at.tx.write_groups(written, callbacks=True)
+            tx.write_groups(written, callbacks=True)
             return len(written), left
 
         return await self._store.transact(body, repeatable=True)
@@ -242,35 +242,32 @@ class Groups:
         wrong, after, goes_on = 0, "", True
         while goes_on:
             ids, after = await self._reads.children(MENDED, after)
-            wrong += await self._store.transact(lambda at, ids=ids: mend_children(at.tx, ids, now))  # type: ignore[misc]
+            wrong += await self._store.transact(functools.partial(mend_children, ids=ids, now=now))
             goes_on = after != ""
         last: str | None = None
         while groups := await self._reads.find(SCANNED, after=last, ended=False):
             last = groups[-1].group_id
             for part in _parts(groups):
-                wrong += await self._store.transact(lambda at, ids=part: mend_groups(at.tx, ids, now))  # type: ignore[misc]
+                wrong += await self._store.transact(functools.partial(mend_groups, ids=part, now=now))
         return wrong
 
 
-def _push_plan(at: Beside, plan: Plan, room: Room | None) -> bool:
+def _push_plan(tx: Transaction, plan: Plan, room: Room | None) -> bool:
     """Do as ``Groups.push``."""
-    tx = at.tx
     if plan.groups[0].group_id in tx.groups([group.group_id for group in plan.groups], lock=False):
         # This very push has made it, if the first of its tasks is there.
         first = next(iter(plan.tasks), None)
         known = None if first is None else tx.look([first.task_id]).get(first.task_id)
         return first is not None and known is not None and known.seq == first.seq
     if room is not None:
-        at.check_room(plan.entering, room)
+        tx.check_room(plan.entering, room)
     tx.check_push(plan.tasks)
     if not tx.add_groups(plan.groups, plan.members):
         return False
-    if room is not None and not all(at.update(room.instead)):
+    if room is not None and not all(tx.update(room.instead)):
         raise queue_full(room.maxsize, 0)
-    closed = list(map(budget_gate, plan.used_up))  # the tasks of a budget that is used up do not pass
-    tx.add_gates([Gate(key=key, closed_until=USED_UP_UNTIL) for key in closed])
-    for key in closed:
-        tx.touched.changed(key, USED_UP)
+    # The tasks of a budget that is used up do not pass.
+    tx.add_gates([Gate(key=budget_gate(group_id), closed_until=USED_UP_UNTIL) for group_id in plan.used_up])
     push(tx, plan.tasks)
     return True
 

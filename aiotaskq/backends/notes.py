@@ -19,7 +19,7 @@ from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
 from aiotaskq.core.status import COMPLETED, RUNNING, Status
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Beside, Run, Store
+    from aiotaskq.backends.flow.transaction import Run, Store, Transaction
     from aiotaskq.core.codec import Codec
 
 Stored = tuple[int, Kind, int, str]
@@ -105,7 +105,7 @@ def to_notes(row: SideRow, plain: Callable[[str], str]) -> list[LogEntry]:
     return [LogEntry(n, at, kind, plain(text)) for n, (at, kind, _, text) in enumerate(stored, first)]
 
 
-def append(tx: Beside, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:
+def append(tx: Transaction, new: Sequence[NewNotes], texts: Sequence[Sequence[str]], last: bool) -> list[bool | None]:
     """Do as ``Notes.add``; ``texts`` are those of the notes as they are stored."""
     ids = [each.task_id for each in new]
     tx.foresee(ids, lambda: tx.side.last(NOTE, ids))
@@ -131,7 +131,7 @@ def _holds(run: Run | None, new: NewNotes, last: bool) -> bool | None:
     return None if run.taken else True
 
 
-def _added(tx: Beside, new: NewNotes, texts: Sequence[str], newest: str | None) -> SideRow:
+def _added(tx: Transaction, new: NewNotes, texts: Sequence[str], newest: str | None) -> SideRow:
     """Return the row of new notes, and delete what goes since they come."""
     stored = [(note.at, note.kind, note.size, text) for note, text in zip(new.notes, texts, strict=True)]
     n, end = (0, 0) if newest is None else _place(newest)
@@ -142,7 +142,7 @@ def _added(tx: Beside, new: NewNotes, texts: Sequence[str], newest: str | None) 
     return SideRow(place.name, _encode(stored).decode(), owner=new.task_id)
 
 
-def _trim(tx: Beside, task_id: str, last: _Place) -> None:
+def _trim(tx: Transaction, task_id: str, last: _Place) -> None:
     """Delete the rows of which all notes go, and store the first one of the others without those that go."""
     names = [row.name for row in tx.side.of(NOTE, [task_id], texts=False)]
     gone = [name for name in names if _place(name).passed(last)]

@@ -1,27 +1,212 @@
-"""Durable steps and events: side rows of one store; ``flow.steps`` and ``core.steps`` have the rules."""
+"""Durable steps, events and the waits for events, as side rows of one store; ``core.steps`` has the rules.
+
+A step is a row of its task. An event is a row under its key. A wait is a row of the key of its event. The transaction
+that begins to wait and the transaction that emits both lock the row of the event first, so the later of the two sees
+what the earlier one has written.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import Leave
-from aiotaskq.backends.flow import steps as flow
-from aiotaskq.backends.flow.steps import EVENT, WAIT, event_row, step_row, to_event, to_step
+from aiotaskq.backends.change import Change, Leave
 from aiotaskq.backends.side_rows import OF_TASKS, STEP, Range, SideRow, SideRows
 from aiotaskq.core.coded import is_coded, no_codec, plain_text, stored_text
-from aiotaskq.core.steps import EventValue, NewStep, Step, in_order
+from aiotaskq.core.status import PENDING
+from aiotaskq.core.steps import EventValue, NewStep, Step, answered, in_order, woken
 
 if TYPE_CHECKING:
-    from aiotaskq.backends.flow.transaction import Beside, Store
+    from aiotaskq.backends.flow.transaction import Store, Transaction
     from aiotaskq.core.codec import Codec
     from aiotaskq.core.task import Task
 
 S = TypeVar("S", Step, EventValue)
+Stored = Callable[[str], str]
+Wait: TypeAlias = tuple[NewStep, int]
+"""A wait, whose fence is not stored, and when the run began that was left to wait: an edit raises the fence."""
+
+EVENT = "event"
+WAIT = "wait"
 PAGE = 1_000  # owners of side rows that are looked at together
+MOST_WOKEN = 1_000  # waits of one transaction that wakes what waits
+FORGOTTEN = 100  # events of one transaction that deletes waits
+
+
+def step_row(new: NewStep, text: str) -> SideRow:
+    """Return the row of a step, whose text is stored so."""
+    step = new.step
+    name = f"{new.seq} {step.kind} {step.number} {step.name}"
+    return SideRow(name, f"{step.n} {step.at} {step.version} {text}", None, new.task_id)
+
+
+def to_step(row: SideRow) -> tuple[int, Step]:
+    """Return the push stamp and the step of a row, its text as it is stored."""
+    seq, kind, number, name = row.name.split(" ", 3)
+    n, at, version, text = row.text.split(" ", 3)
+    place = {"number": int(number), "n": int(n), "at": int(at), "version": int(version)}
+    return int(seq), Step(kind=kind, name=name, text=text, **place)  # type: ignore[arg-type]
+
+
+def event_row(event: EventValue) -> SideRow:
+    """Return the row of an event."""
+    return SideRow(event.key, f"{event.at} {event.expires_at or '-'} {event.text}", event.expires_at)
+
+
+def to_event(key: str, stored: str) -> EventValue:
+    """Return the event of a row."""
+    at, expires, text = stored.split(" ", 2)
+    return EventValue(key=key, text=text, at=int(at), expires_at=None if expires == "-" else int(expires))
+
+
+def _wait_row(new: NewStep, task: Task) -> SideRow:
+    step = new.step
+    text = f"{task.began_at or 0} {new.seq} {step.n} {step.version} {step.until} {step.at}"
+    return SideRow(f"{step.number} {new.task_id}", text, owner=step.name)
+
+
+def _to_wait(row: SideRow) -> Wait:
+    number, task_id = row.name.split(" ", 1)
+    began_at, seq, n, version, until, at = row.text.split(" ")
+    place = {"number": int(number), "n": int(n), "at": int(at), "version": int(version)}
+    return NewStep(task_id, int(seq), 0, Step(kind="wait", name=row.owner, text=until, **place)), int(began_at)
+
+
+def _delete(tx: Transaction, waits: Iterable[tuple[str, str]]) -> None:
+    """Delete waits, each given by the key of its event and the name of its row."""
+    names: dict[str, list[str]] = {}
+    for key, name in waits:
+        names.setdefault(key, []).append(name)
+    for key, each in names.items():
+        tx.side.delete(WAIT, key, each)
+
+
+def suspend(tx: Transaction, leaves: Sequence[Leave], stored: Stored) -> list[bool]:
+    """Do as ``Steps.suspend``; ``stored`` returns a text as it is stored."""
+    waits = [wait for leave in leaves for wait in leave.waits]
+    keys = [wait.step.name for wait in waits]
+    late = sorted({wait.task_id for wait in waits if wait.fence > 1})
+    ids = [leave.change.before.task_id for leave in leaves]
+    tx.foresee(ids, lambda: _events(tx, keys), lambda: tx.side.of(STEP, late, texts=False))
+    events = _events(tx, keys)
+    there = {(row.owner, row.name) for row in tx.side.of(STEP, late, texts=False)} if late else set()
+
+    # A codec may raise, and not every store undoes what was written by then: so the rows of steps are made first.
+    met: list[tuple[Change, list[SideRow], list[NewStep]]] = []
+    for leave in leaves:
+        change, found, left = leave.change, [], []
+        for wait in leave.waits:
+            event = events.get(wait.step.name)
+            if event is not None and event.there(wait.step.at):
+                found.append(answered(wait, event))
+            elif (wait.task_id, f"{wait.seq} event {wait.step.number} {wait.step.name}") not in there:
+                left.append(wait)  # else it was answered since an earlier run
+        if leave.woken is None or len(left) == len(leave.waits):
+            found = []
+        else:
+            change = Change(change.before, leave.woken)
+        new = [*leave.new, *[each for each in found if each is not None]]
+        met.append((change, [step_row(each, stored(each.step.text)) for each in new], left))
+    held = tx.update([change for change, _, _ in met])
+    done = [each for each, ok in zip(met, held, strict=True) if ok]
+    tx.side.add(STEP, [row for _, rows, _ in done for row in rows])
+    tx.side.put(WAIT, [_wait_row(wait, change.before) for change, _, left in done for wait in left])
+    return held
+
+
+def emit(tx: Transaction, events: Sequence[EventValue], stored: Stored, wakes: bool = True) -> list[EventValue]:
+    """Do as ``Steps.emit``, but for the texts of events: they are given, and returned, as they are stored.
+
+    ``wakes``: whether what waits goes on, which else is left to ``mend``.
+    """
+    known = _events(tx, [event.key for event in events])
+    found, new = [], {}
+    for event in events:
+        there = known.get(event.key)
+        if there is None or not there.there(event.at):
+            known[event.key] = new[event.key] = there = event
+        found.append(there)
+    if new:
+        tx.side.put(EVENT, [event_row(event) for event in new.values()])
+        if wakes:
+            _wake(tx, new, _waits(tx, sorted(new)), stored)
+    return found
+
+
+def mend(tx: Transaction, keys: Sequence[str], stored: Stored, now: int) -> tuple[int, bool]:
+    """Let go on what waits for those of these events that are there; return how many tasks have become due.
+
+    And whether others are left: up to ``MOST_WOKEN`` are looked at.
+    """
+    tx.foresee((), lambda: _events(tx, keys), lambda: _waits(tx, keys))
+    events = _events(tx, keys)
+    waits = _waits(tx, sorted(events))
+    # It may have expired since.
+    met = [(wait, began_at) for wait, began_at in waits if events[wait.step.name].there(wait.step.at)]
+    return _wake(tx, events, met[:MOST_WOKEN], stored, now), len(met) > MOST_WOKEN
+
+
+def _events(tx: Transaction, keys: Sequence[str]) -> dict[str, EventValue]:
+    return {key: to_event(key, text) for key, text in tx.side.lock(EVENT, keys).items()} if keys else {}
+
+
+def _waits(tx: Transaction, keys: Sequence[str]) -> list[Wait]:
+    return [_to_wait(row) for row in tx.side.of(WAIT, keys)] if keys else []
+
+
+def _wake(
+    tx: Transaction, events: Mapping[str, EventValue], waits: Sequence[Wait], stored: Stored, mend_at: int | None = None
+) -> int:
+    """Store the values of events for the tasks that wait for them, and let these go on; return how many do."""
+    if not waits:
+        return 0
+    rows = tx.tasks(sorted({wait.task_id for wait, _ in waits}))
+    changes: dict[str, Change] = {}
+    answers = []
+    for wait, began_at in waits:
+        row, event = rows.get(wait.task_id), events[wait.step.name]
+        if row is None or row.final or row.seq != wait.seq:
+            continue
+        if (answer := answered(wait, event)) is not None:
+            answers.append(step_row(answer, stored(answer.step.text)))
+        if row.began_at == began_at:
+            if (after := woken(row, event.at if mend_at is None else mend_at)) is not None:
+                changes.setdefault(row.task_id, Change(row, after))
+            elif mend_at is not None and row.parked and row.gate is not None and row.flow is not None:
+                # A caller has woken it, whose process may have died before its gate was admitted.
+                tx.touched.make_due([row.gate], dict(row.flow.gates))
+    written = list(changes.values())
+    held = tx.update(written) if written else []
+    tx.side.add(STEP, answers)
+    # Those of tasks whose gates are admitted after the commit, if the process lives so long, are left for ``mend``.
+    kept = {task_id for task_id, change in changes.items() if tx.joined and change.before.flow is not None}
+    over = [wait for wait, _ in waits if wait.task_id not in kept]
+    _delete(tx, [(wait.step.name, f"{wait.step.number} {wait.task_id}") for wait in over])
+    return sum(held)
+
+
+def count(tx: Transaction, keys: Sequence[str]) -> dict[str, int]:
+    """Count the tasks that wait for each of these events."""
+    waits = _waits(tx, keys)
+    runs = tx.runs(sorted({wait.task_id for wait, _ in waits}))
+    found: dict[str, set[str]] = {key: set() for key in keys}
+    for wait, began_at in waits:
+        run = runs.get(wait.task_id)
+        if run is not None and run.status is PENDING and run.began_at == began_at:
+            found[wait.step.name].add(wait.task_id)
+    return {key: len(ids) for key, ids in found.items()}
+
+
+def forget(tx: Transaction, after: str) -> str:
+    """Delete the waits of tasks that are gone, for the first events behind ``after``; return where to go on."""
+    keys = tx.side.owners(WAIT, FORGOTTEN, after=after)
+    waits = [(row.owner, row.name, row.name.split(" ", 1)[1]) for row in tx.side.of(WAIT, keys, texts=False)]
+    there = tx.existing(sorted({task_id for *_, task_id in waits}))
+    _delete(tx, [(key, name) for key, name, task_id in waits if task_id not in there])
+    return keys[-1] if len(keys) == FORGOTTEN else ""
 
 
 class Steps:
@@ -103,7 +288,7 @@ class Steps:
         stored as ``core.steps.answered`` says. The task waits for the others, as long as it lives, until the next call
         for it. A wait is stored only once: that of an earlier run may have been answered by an event since.
         """
-        return await self._store.transact(lambda tx: flow.suspend(tx, leaves, self._stored))
+        return await self._store.transact(lambda tx: suspend(tx, leaves, self._stored))
 
     async def emit(self, events: Sequence[EventValue]) -> list[EventValue]:
         """Store events, each unless there is one of its key at its ``at``; return those that are there.
@@ -114,7 +299,7 @@ class Steps:
         """
         stored = [self._stored_event(event) for event in events]
         wakes = not self.mends
-        found = await self._store.transact(lambda tx: flow.emit(tx, stored, self._stored, wakes), repeatable=True)
+        found = await self._store.transact(lambda tx: emit(tx, stored, self._stored, wakes), repeatable=True)
         if not wakes:
             await self._wake(sorted({event.key for event in events}), max((event.at for event in events), default=0))
         return self._plain_events(events, stored, found)
@@ -124,7 +309,7 @@ class Steps:
     ) -> EventValue:
         """``emit`` one in the caller's transaction. Raises as ``Backend.push_with``."""
         stored = [self._stored_event(event)]
-        found = await self._store.transact_with(session, lambda tx: flow.emit(tx, stored, self._stored), committed)
+        found = await self._store.transact_with(session, lambda tx: emit(tx, stored, self._stored), committed)
         return self._plain_events([event], stored, found)[0]
 
     def _plain_events(
@@ -151,7 +336,7 @@ class Steps:
 
     async def waiting(self, keys: Sequence[str]) -> dict[str, int]:
         """Count the tasks that wait for each of these events."""
-        return await self._store.look(lambda tx: flow.count(tx, keys))
+        return await self._store.look(lambda tx: count(tx, keys))
 
     async def awaited(self, limit: int, *, prefix: str = "") -> dict[str, int]:
         """Count the tasks that wait for events, by the keys of the first ``limit`` of these that begin with ``prefix``.
@@ -159,8 +344,8 @@ class Steps:
         In the order of the keys; a key of which all tasks have gone on may count against the limit.
         """
 
-        def body(tx: Beside) -> dict[str, int]:
-            return flow.count(tx, tx.side.owners(WAIT, limit, prefix=prefix))
+        def body(tx: Transaction) -> dict[str, int]:
+            return count(tx, tx.side.owners(WAIT, limit, prefix=prefix))
 
         counts = await self._store.look(body)
         return {key: counts[key] for key in sorted(counts) if counts[key]}
@@ -170,7 +355,7 @@ class Steps:
         if self.mends:
             await self.mend(now)  # what an event was emitted for goes on, though it has expired
         after = self._looked_at
-        self._looked_at = await self._store.transact(lambda tx: flow.forget(tx, after))
+        self._looked_at = await self._store.transact(lambda tx: forget(tx, after))
         return await self._side.expire(EVENT, now, limit)
 
     async def mend(self, now: int) -> int:
@@ -192,7 +377,7 @@ class Steps:
         """Let go on what waits for those of these events that have come; return how many tasks have become due."""
         count, left = 0, True
         while left:
-            more, left = await self._store.transact(lambda tx: flow.mend(tx, keys, self._stored, now), repeatable=True)
+            more, left = await self._store.transact(lambda tx: mend(tx, keys, self._stored, now), repeatable=True)
             count += more
         return count
 
@@ -202,9 +387,9 @@ class Steps:
         Its row was deleted by another program, or is about to be pushed: ``put`` comes first.
         """
 
-        def body(tx: Beside, after: str) -> tuple[Sequence[str], Collection[str]]:
+        def body(tx: Transaction, after: str) -> tuple[Sequence[str], Collection[str]]:
             ids = tx.side.owners(STEP, PAGE, after=after)
-            return ids, tx.tx.existing(ids)
+            return ids, tx.existing(ids)
 
         found: list[str] = []
         after, last = "", False
@@ -217,8 +402,8 @@ class Steps:
     async def drop(self, ids: Sequence[str]) -> None:
         """Delete the side rows of those of these tasks that have no row."""
 
-        def body(tx: Beside) -> None:
-            there = tx.tx.existing(ids)
+        def body(tx: Transaction) -> None:
+            there = tx.existing(ids)
             for kind in OF_TASKS:
                 tx.side.delete_of(kind, [task_id for task_id in ids if task_id not in there])
 
@@ -236,19 +421,23 @@ class Steps:
     async def recode_events(self, keys: Sequence[str]) -> tuple[int, list[str]]:
         """Write the values of these events anew; as ``recode``."""
 
-        def read(tx: Beside) -> list[SideRow]:
+        def read(tx: Transaction) -> list[SideRow]:
             return [event_row(to_event(key, text)) for key, text in tx.side.lock(EVENT, keys).items()]
 
         return await self._recode(EVENT, 2, read, lambda row: row.name)
 
     async def _recode(
-        self, kind: str, blanks: int, read: Callable[[Beside], Sequence[SideRow]], name_of: Callable[[SideRow], str]
+        self,
+        kind: str,
+        blanks: int,
+        read: Callable[[Transaction], Sequence[SideRow]],
+        name_of: Callable[[SideRow], str],
     ) -> tuple[int, list[str]]:
         """Do as ``recode`` with the rows that are ``read``; the value of each is behind so many blanks of its text."""
         if self.codec is None:
             raise no_codec()
 
-        def body(tx: Beside) -> tuple[int, list[str]]:
+        def body(tx: Transaction) -> tuple[int, list[str]]:
             written, left = [], []
             for row in read(tx):
                 *before, text = row.text.split(" ", blanks)

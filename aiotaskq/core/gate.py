@@ -4,7 +4,7 @@ A task with gates is *parked* while it waits: it is pending, its ``run_at`` is `
 ``due_at``. A task that has passed all of its gates is un-parked: an ordinary pending task. It holds a slot of each of
 its gates from then until it ends, or is parked again for a retry. Slots are not counted anywhere: they are the tasks
 that hold them (``core.parking``). Everything here is pure: a backend reads and locks what a rule needs, and writes
-what it returns.
+what it returns. What it is given and returns is in no cycle, so the garbage collector does not track it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BUDGET = "budget:"
 """The beginning of the keys of the gates that keep the budgets of groups."""
 
 
-class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
+class Bounds(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a gate lets pass; a bound that is None does not bound."""
 
     cap: int | None = None
@@ -40,7 +40,7 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
     """The most tasks that may wait here; a push of more is refused."""
 
 
-class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
+class Flow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What a task passes and waits for before it can be claimed, as its push declared it.
 
     Only a newer call of a debounced task that waits replaces it.
@@ -66,7 +66,7 @@ class Flow(msgspec.Struct, frozen=True, omit_defaults=True):
         return dict(self.weights).get(key, self.weight) if self.weights else self.weight
 
 
-class Gate(msgspec.Struct, frozen=True, kw_only=True):
+class Gate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The state of a gate. Instants are microseconds UTC."""
 
     key: str

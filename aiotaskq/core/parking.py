@@ -110,7 +110,8 @@ def pushed_at(task: Task) -> int:
     That is its push stamp. After the clock was set back the stamps of a process are ahead of it, and the due time of a
     task without a delay is right.
     """
-    return min(task.seq, task.due_us)
+    due = task.due_us
+    return due if due < task.seq else task.seq
 
 
 def passed(task: Task, now: int) -> Task:
@@ -138,10 +139,13 @@ def slots(task: Task) -> tuple[str, ...]:
 
 def slots_and_gate(task: Task) -> tuple[tuple[str, ...], str | None]:
     """Return the keys of ``slots`` and that of ``at_gate``."""
-    keys = () if task.flow is None or task.status in FINAL else tuple(dict(task.flow.gates))
+    flow, gate = task.flow, at_gate(task)
+    if flow is None or (gate is not None and flow.gates and gate == flow.gates[0][0]):  # as nearly always
+        return (), gate
+    keys = () if task.status in FINAL else tuple(dict(flow.gates))
     if task.run_at != PARKED or task.status is not PENDING:
         return keys, None
-    return keys[: keys.index(task.gate)] if task.gate in keys else (), task.gate
+    return keys[: keys.index(gate)] if gate in keys else (), gate
 
 
 def freed_slots(before: Task, after: Task) -> tuple[str, ...]:

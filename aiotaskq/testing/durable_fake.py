@@ -13,7 +13,7 @@ import msgspec
 
 from aiotaskq.backends.base import Change, Claim, Room
 from aiotaskq.backends.flow.groups import parents_first
-from aiotaskq.backends.flow.transaction import Joined, push
+from aiotaskq.backends.flow.transaction import Transaction, push
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
@@ -57,11 +57,11 @@ class DurableFake(MemoryBackend):
     ) -> list[Task]:
         """Store the tasks when the session commits, as if they were in its database."""
 
-        def body(at: Joined) -> list[Task]:
+        def body(tx: Transaction) -> list[Task]:
             if room is not None:
-                at.check_room(tasks, room)
-                at.update(room.instead)
-            return push(at.tx, tasks)
+                tx.check_room(tasks, room)
+                tx.update(room.instead)
+            return push(tx, tasks)
 
         self.check(tasks)
         return await self.transact_with(session, body, committed)
@@ -77,7 +77,7 @@ class DurableFake(MemoryBackend):
         return held
 
     async def transact_with(
-        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
+        self, session: Any, body: Callable[[Transaction], T], committed: Callable[[], None] = lambda: None
     ) -> T:
         """Run a transaction on a copy of the store, and when the session commits on the store; return the first answer.
 
@@ -87,7 +87,7 @@ class DurableFake(MemoryBackend):
         await self.at_commit(session, body, committed)
         return answer
 
-    def rehearse(self, session: Any, body: Callable[[Joined], T]) -> T:
+    def rehearse(self, session: Any, body: Callable[[Transaction], T]) -> T:
         """Return what a transaction returns after those that wait for the commit of a session."""
         from aiotaskq.backends.sql.caller_session import waiting_for_commit
 
@@ -97,7 +97,9 @@ class DurableFake(MemoryBackend):
                 copy.run(each.body)
         return copy.run(body)
 
-    async def at_commit(self, session: Any, body: Callable[[Joined], object], committed: Callable[[], None]) -> None:
+    async def at_commit(
+        self, session: Any, body: Callable[[Transaction], object], committed: Callable[[], None]
+    ) -> None:
         """Run a transaction when the session commits."""
         from aiotaskq.backends.sql.caller_session import at_commit
 
@@ -189,7 +191,7 @@ class AtCommit(msgspec.Struct, frozen=True):
     """A transaction that is run when the session of a caller commits. A rollback forgets it."""
 
     store: DurableFake
-    body: Callable[[Joined], object]
+    body: Callable[[Transaction], object]
     committed: Callable[[], None]
 
     def __call__(self) -> None:

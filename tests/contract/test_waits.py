@@ -10,11 +10,10 @@ import pytest
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.change import Leave
-from aiotaskq.backends.flow.steps import event_row
 from aiotaskq.backends.listeners import READY
 from aiotaskq.backends.sql.engines import async_engine, parse_url
 from aiotaskq.backends.sql.transactions import SqlTransactions
-from aiotaskq.backends.steps import Steps
+from aiotaskq.backends.steps import Steps, event_row
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.edit import edited
 from aiotaskq.core.gate import PARKED, Bounds, Flow

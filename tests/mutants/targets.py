@@ -114,7 +114,6 @@ TARGETS = [
     Target("backends/memory/ready_queue.py", [_contract("memory", *CLAIMS), MEMORY_TESTS]),
     Target("core/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite or redis", *STEPS)]),
     Target("runtime/run_steps.py", [_contract("memory or sqlite", *STEPS), STEP_RUNS]),
-    Target("backends/flow/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
     Target("backends/steps.py", [_contract("memory", *STEPS), STEP_RUNS, _contract("sqlite", *STEPS)]),
     Target("backends/memory/ended.py", [MEMORY_TESTS]),
     Target("backends/memory/values.py", [_contract("memory", "values"), ("tests/runtime/test_public_values.py",)]),

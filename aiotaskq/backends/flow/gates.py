@@ -7,13 +7,14 @@ transaction after this one admits it.
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Touched, Transaction, rewrite
+from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Rows, Touched, rewrite
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
     PARKED,
@@ -50,7 +51,7 @@ class Admitted(NamedTuple):
     """What is left for another transaction."""
 
 
-def admit_touched(tx: Transaction) -> Admitted | None:
+def admit_touched(tx: Rows) -> Admitted | None:
     """Admit the gates that the transaction has touched, at its end; None where it has touched none.
 
     Raises QueueFull for a push of too many tasks.
@@ -62,8 +63,9 @@ def admit_touched(tx: Transaction) -> Admitted | None:
     admission.declare()
     closed = admission.change()
     for keys, queue in touched.parked:
-        _park(tx, keys, queue)
-    admission.lock_free([key for key in touched.known if key not in admission.gates])
+        if found := [task for task in tx.unstarted(keys, queue) if slots(task)]:
+            rewrite(tx, [(task, parked_again(task)) for task in found])
+    admission.lock({key: own for key, own in touched.known.items() if key not in admission.gates}, wait=False)
     due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
     admission.admit([*touched.keys, *sorted(due)])
     admission.make_due([key for key in touched.due if key not in closed])
@@ -71,7 +73,7 @@ def admit_touched(tx: Transaction) -> Admitted | None:
     return admission.end()
 
 
-def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) -> int:
+def mend_gates(tx: Rows, known: Mapping[str, Bounds | None], now: int) -> int:
     """Do as ``Gates.mend`` for these gates, given with the bounds of those that may not exist."""
     lost = tx.recount(list(known))
     stored = tx.stored_gates(known)
@@ -87,13 +89,6 @@ def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) ->
             due.append(key)
     tx.touched.make_due(due, known)
     return len(due)
-
-
-def _park(tx: Transaction, keys: Collection[str], queue: str | None) -> None:
-    """Park the tasks again that have passed these gates and have not started."""
-    found = [task for task in tx.unstarted(keys, queue) if slots(task)]
-    if found:
-        rewrite(tx, [(task, parked_again(task)) for task in found])
 
 
 def let_through(
@@ -112,44 +107,36 @@ def let_through(
 class _Admission:
     """The gates that a transaction has locked, and what passes them."""
 
-    def __init__(self, tx: Transaction, touched: Touched) -> None:
+    def __init__(self, tx: Rows, touched: Touched) -> None:
         self.tx, self.touched, self.now = tx, touched, touched.now
         self.gates: dict[str, Gate] = {}
         """By key; what is written here is stored at the end of the transaction."""
         self._stored: dict[str, Gate] = {}
         """As they were read."""
-        self._missed = Touched()
+        self._missed = Touched(now=touched.now)
         self._held: dict[str, int] = {}
         """How many tasks hold a slot, by key."""
         self._ready: set[str] = set()
         self._locked: dict[str, set[str]] = {}
         """By key, the ids of tasks that may pass, but that other transactions have locked."""
-        self._ran: dict[str, list[tuple[int, int]]] | None = None
-        self._delayed = touched.delayed
 
     def lock(self, known: Mapping[str, Bounds | None], wait: bool = True) -> None:
-        """Lock these gates, and make those that do not exist; without ``wait`` as ``Transaction.gates``."""
+        """Lock these gates, and make those that do not exist.
+
+        Without ``wait`` those that exist, and that no other transaction has locked; the others are missed.
+        """
         found = self.tx.gates(known, wait)
         self.gates.update(found)
         self._stored.update(found)
-
-    def lock_free(self, keys: Collection[str]) -> None:
-        """Lock those of these gates that no other transaction has locked; the others are missed."""
-        if keys:
-            known = {key: self.touched.known.get(key) for key in keys}
-            self.lock(known, wait=False)
-            self._missed.known |= {key: bounds for key, bounds in known.items() if key not in self.gates}
+        if not wait:
+            self._missed.known |= {key: bounds for key, bounds in known.items() if key not in found}
 
     def declare(self) -> None:
-        """Take the bounds that tasks declare: the later ones count."""
-        for key, bounds in self.touched.declared.items():
-            before = self.gates[key]
-            if (gate := declared(before, bounds, self.now)) is not before:
-                self.gates[key] = replace(gate, next_at=self.now)  # what waits there may pass, too
-        for key, bounds, at in self.touched.redeclared:
+        """Take the bounds that tasks declare."""
+        for key, (bounds, at) in self.touched.declared.items():
             before = self.gates[key]
             if (gate := declared(before, bounds, at)) is not before:
-                self.gates[key] = replace(gate, next_at=0)
+                self.gates[key] = replace(gate, next_at=0)  # what waits there may pass, too
 
     def change(self) -> set[str]:
         """Change gates, which are to be admitted then; return those that a budget closes."""
@@ -163,7 +150,7 @@ class _Admission:
                 self.gates[key] = replace(gate, next_at=gate.closed_until)
                 closed.add(key)
             else:
-                self._delayed.add(key)
+                self.touched.delayed.add(key)
                 self.touched.keys[key] = None
         return closed
 
@@ -177,7 +164,7 @@ class _Admission:
 
     def check_waiting(self) -> None:
         """Raise QueueFull if more tasks wait at a gate than may."""
-        bounds = {key: self.gates[key].bounds.max_waiting for gates in self.touched.bounded for key, _ in gates}
+        bounds = {key: self.gates[key].bounds.max_waiting for key in self.touched.bounded}
         most = {key: bound for key, bound in bounds.items() if bound is not None}
         for key in self.tx.with_more_waiting(most) if most else ():
             raise gate_full(key, most[key])
@@ -188,7 +175,6 @@ class _Admission:
         new = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
         if new:
             self.tx.write_gates(new)
-        self._missed.now = self.now
         self._missed.delayed.update(self._missed.keys)
         has_next_at = any(gate.next_at is not None for gate in self.gates.values())
         return Admitted(has_next_at, self._ready, self._missed or None)
@@ -201,31 +187,29 @@ class _Admission:
         while todo:
             part = list(itertools.islice(todo, BATCH))
             if unlocked := [key for key in part if key not in self.gates]:
-                self.lock_free(unlocked)
+                self.lock({key: self.touched.known.get(key) for key in unlocked}, wait=False)
                 self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
                 part = [key for key in part if key in self.gates]
-            self._visit(part, todo)
+            self._visit([self.gates[key] for key in part], todo)
 
-    def _visit(self, keys: Sequence[str], todo: dict[str, None]) -> None:
+    def _visit(self, gates: Sequence[Gate], todo: dict[str, None]) -> None:
         """Let the first due tasks pass at these gates, which are locked, and remove the gates from ``todo``.
 
         A gate to which one before it lets a task pass stays there, with those behind it: it is visited when the task is
         there. So does a gate at which others may pass than the tasks that were read.
         """
         tx, now = self.tx, self.now
-        delayed, held, ready = self._delayed, self._held, self._ready
-        gates = [self.gates[key] for key in keys]
-        if later := [
-            gate.key for gate in gates if gate.key in delayed or (gate.next_at is not None and gate.next_at <= now)
-        ]:
+        delayed, held, ready = self.touched.delayed, self._held, self._ready
+        # A gate at which tasks wait for their due time has a ``next_at``.
+        delaying = {gate.key for gate in gates if gate.next_at is not None or gate.key in delayed}
+        if later := [key for key in delaying if key in delayed or (self.gates[key].next_at or 0) <= now]:
             tx.release(later, now)
-        if uncounted := [key for key in keys if key not in held]:
-            held.update(tx.held(uncounted))
+        held |= tx.held([gate.key for gate in gates if gate.key not in held])
         starts = self._starts(gates)
-        wanted = {gate.key: count for gate in gates if (count := read_ahead(gate, held[gate.key], now))}
+        awaited = [gate for gate in gates if gate.key in held]
+        wanted = {gate.key: count for gate in awaited if (count := read_ahead(gate, held[gate.key], now))}
         more = {key: wanted[key] + len(ids) for key, ids in self._locked.items() if key in wanted}
         found = tx.waiting(wanted | more, now) if wanted else {}
-        visits: list[tuple[Gate, Sequence[tuple[Task, Task]]]] = []
         changes: list[tuple[Task, Task]] = []
         reached: set[str | None] = set()
         for gate in gates:
@@ -233,16 +217,14 @@ class _Admission:
             if key in reached:
                 break
             del todo[key]
-            delays = gate.next_at is not None or key in delayed
-            if key not in found and not delays and gate.bounds.interval is None:
+            if key not in found and key not in delaying and gate.bounds.interval is None:
                 continue
             waiting, next_due = found.get(key, NO_WAITING)
             if key in more:
                 waiting = [task for task in waiting if task.task_id not in self._locked[key]]
-            after, passing = let_through(gate, held[key], starts.get(key, _NO_STARTS), waiting, now)
+            after, passing = let_through(gate, held.get(key, 0), starts.get(key, _NO_STARTS), waiting, now)
             if passing:
                 changes += passing
-                visits.append((gate, passing))
                 held[key] += len(passing)
                 for _, task in passing:
                     if task.run_at != PARKED:
@@ -257,53 +239,55 @@ class _Admission:
                 after = due_by(after, now + LOCKED_RETRY)
             if next_due is not None:
                 after = due_by(after, next_due)
-            # A gate at which tasks wait for their due time has a ``next_at``.
-            if delays and (at := tx.next_due(key)) is not None:
+            if key in delaying and (at := tx.next_due(key)) is not None:
                 after = due_by(after, at if at > now else now + LOCKED_RETRY)
             self.gates[key] = after
         if changes and (taken := tx.let_pass(changes)):
             ready.difference_update(taken)
-            for gate, passed_here in visits:
-                if here := {task.task_id for task, _ in passed_here if task.task_id in taken}:
-                    self._pass_over(gate, passed_here, here, starts.get(gate.key, _NO_STARTS))
-                    todo[gate.key] = None
+            passed_over = {task.gate for task, _ in changes if task.task_id in taken}
+            for gate in [gate for gate in gates if gate.key in passed_over]:
+                self._pass_over(gate, changes, taken, starts.get(gate.key, _NO_STARTS))
+                todo[gate.key] = None
         self.touched.wakes = self.touched.wakes or bool(ready)
 
-    def _pass_over(self, gate: Gate, passing: Sequence[tuple[Task, Task]], locked: Set[str], starts: Starts) -> None:
+    def _pass_over(
+        self, gate: Gate, changes: Sequence[tuple[Task, Task]], taken: Collection[str], starts: Starts
+    ) -> None:
         """Leave out those of the tasks that pass a gate which other transactions have locked; others may pass then.
 
         Such a transaction may leave its task parked here, and it did not see the slots that are free now.
         """
         key = gate.key
-        self._locked.setdefault(key, set()).update(locked)
-        left = [task for task, _ in passing if task.task_id not in locked]
+        passing = [task for task, _ in changes if task.gate == key]
+        left = [task for task in passing if task.task_id not in taken]
+        self._locked.setdefault(key, set()).update(task.task_id for task in passing if task.task_id in taken)
         after, _ = let_through(gate, self._held[key] - len(passing), starts, left, self.now)
-        self._held[key] -= len(locked)
+        self._held[key] -= len(passing) - len(left)
         self.gates[key] = due_by(after, self.now + LOCKED_RETRY)
+
+    @functools.cached_property
+    def _ran(self) -> dict[str, list[tuple[int, int]]]:
+        """By key, the starts of the tasks that hold no slot any more, each with its tokens."""
+        ran: dict[str, list[tuple[int, int]]] = {}
+        for task in self.touched.ran:
+            if (at := task.began_at) is not None:
+                for key in slots(task):
+                    ran.setdefault(key, []).append((at, tokens(task, key)))
+        return ran
 
     def _starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
         """Return the starts that count at those of these gates that have rates."""
         rated = [gate for gate in gates if gate.bounds.interval is not None]
-        if not rated:
-            return {}
-        if self._ran is None:
-            self._ran = {}
-            for task in self.touched.ran:
-                if (at := task.began_at) is not None:
-                    for key in slots(task):
-                        self._ran.setdefault(key, []).append((at, tokens(task, key)))
+        found = self.tx.starts(rated, self.now) if rated else {}
         return {
-            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())])
-            for key, starts in self.tx.starts(rated, self.now).items()
+            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())]) for key, starts in found.items()
         }
 
 
 # ---- before a push ----
 
 
-def check_max_waiting(
-    tx: Transaction, tasks: Sequence[Task], is_new: Callable[[Task], bool] = lambda task: True
-) -> None:
+def check_max_waiting(tx: Rows, tasks: Sequence[Task], is_new: Callable[[Task], bool] = lambda task: True) -> None:
     """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
     bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
     found = tx.stored_gates(bounds)
@@ -320,8 +304,8 @@ def check_max_waiting(
     if not here:
         return
     gates = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
-    max_waiting = {key: bound for key, gate in gates.items() if (bound := gate.bounds.max_waiting) is not None}
-    held, waited, paused = dict(tx.held(bounds)), tx.with_due(bounds, now), tx.paused_queues()
+    counts, waited, paused = tx.counts(bounds), tx.with_due(bounds, now), tx.paused_queues()
+    held = {key: held for key, (held, _) in counts.items()}
     starts = tx.starts([gate for gate in gates.values() if gate.bounds.interval is not None], now)
     staying = dict.fromkeys(gates, 0)
     while here:
@@ -338,8 +322,6 @@ def check_max_waiting(
                         behind.setdefault(next_key, []).append(after)
             staying[key] += len(line) - len(passing)
         here = behind
-    room = {key: bound - staying[key] for key, bound in max_waiting.items()}
-    full = tx.with_more_waiting({key: count for key, count in room.items() if count >= 0})
-    for key, count in room.items():
-        if count < 0 or key in full:
-            raise gate_full(key, max_waiting[key])
+    for key, gate in gates.items():
+        if (bound := gate.bounds.max_waiting) is not None and counts[key][1] + staying[key] > bound:
+            raise gate_full(key, bound)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.transaction import USED_UP, Beside, Rows, push, rewrite
+from aiotaskq.backends.flow.transaction import USED_UP, Rows, Transaction, push, rewrite
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow, budget_gate
 from aiotaskq.core.groups import (
@@ -33,14 +33,14 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, risen, summed
 
 
-def push_within(at: Beside, tasks: Sequence[Task], room: Room | None) -> list[Task]:
+def push_within(tx: Transaction, tasks: Sequence[Task], room: Room | None) -> list[Task]:
     """Do as ``Backend.push`` in a transaction."""
     if room is not None:
-        at.check_room(tasks, room)
-        at.tx.check_push(tasks)
-        if not all(at.update(room.instead)):
+        tx.check_room(tasks, room)
+        tx.check_push(tasks)
+        if not all(tx.update(room.instead)):
             raise queue_full(room.maxsize, 0)
-    return push(at.tx, tasks)
+    return push(tx, tasks)
 
 
 def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
@@ -103,9 +103,9 @@ def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
         more = above
 
 
-def spend_reported(at: Beside, new: Sequence[NewNotes]) -> None:
+def spend_reported(tx: Transaction, new: Sequence[NewNotes]) -> None:
     """Store what tasks report that they have used up, whose rows are locked, and add it to the sums of their groups."""
-    rows = at.tasks([each.task_id for each in new])
+    rows = tx.tasks([each.task_id for each in new])
     usages: dict[str, Usage] = {}
     by_group: dict[str, Usage] = {}
     for each in new:
@@ -116,8 +116,8 @@ def spend_reported(at: Beside, new: Sequence[NewNotes]) -> None:
             if row.flow is not None and (group_id := row.flow.group) is not None:
                 by_group[group_id] = summed(by_group.get(group_id, {}), more)
     if usages:
-        at.write_usage(usages)
-    spend(at.tx, by_group)
+        tx.write_usage(usages)
+    spend(tx, by_group)
 
 
 def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:

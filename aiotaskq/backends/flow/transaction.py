@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, T
 import msgspec
 
 from aiotaskq.core.errors import NotSupported
-from aiotaskq.core.gate import Bounds, Flow, GateChange
+from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.parking import (
     at_gate,
     gates_to_admit,
@@ -63,73 +63,67 @@ class Followed(msgspec.Struct):
         return self.ended + self.ended_groups
 
 
-class Touched:
+class Touched(msgspec.Struct):
     """The gates that a transaction touches by the tasks that it writes, and what followed for groups and children."""
 
-    def __init__(self) -> None:
-        self.now = 0
-        """The latest instant of a push or an update, in microseconds UTC; 0 where none is known."""
-        self.keys: dict[str, None] = {}
-        """Gates to admit, in this order."""
-        self.due: dict[str, None] = {}
-        """Gates to make due: the instant of the change is unknown, so the next sweep admits them."""
-        self.known: dict[str, Bounds | None] = {}
-        """All gates that are touched, with the bounds to make them with if they do not exist."""
-        self.delayed: set[str] = set()
-        """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
-        self.ran: list[Task] = []
-        """The tasks that ran and hold no slot any more, as they were."""
-        self.given_back: dict[str, dict[str, None]] = {}
-        """By queue, the last gates of the tasks that are ready again after a run."""
-        self.declared: dict[str, Bounds] = {}
-        """The bounds that pushed tasks declare."""
-        self.redeclared: list[tuple[str, Bounds, int]] = []
-        """Those that changed tasks declare, each with its instant."""
-        self.changes: list[tuple[str, GateChange]] = []
-        """Changes of gates."""
-        self.parked: list[tuple[Collection[str], str | None]] = []
-        """Gates whose tasks are parked again that have not started, of one queue or of all."""
-        self.swept: Sequence[str] = ()
-        """Gates to admit if their ``next_at`` has come at ``now``."""
-        self.bounded: list[tuple[tuple[str, Bounds], ...]] = []
-        """The gates of pushed tasks that are refused where too many wait."""
-        self.wakes = False
-        """Whether tasks may have become ready."""
-        self.followed = Followed()
-        """What followed for groups and children."""
+    now: int = 0
+    """The latest instant of a push or an update, in microseconds UTC; 0 where none is known."""
+    keys: dict[str, None] = {}
+    """Gates to admit, in this order."""
+    due: dict[str, None] = {}
+    """Gates to make due: the instant of the change is unknown, so the next sweep admits them."""
+    known: dict[str, Bounds | None] = {}
+    """All gates that are touched, with the bounds to make them with if they do not exist."""
+    delayed: set[str] = set()
+    """Gates at which tasks may wait for their due time, though they have no ``next_at``."""
+    ran: list[Task] = []
+    """The tasks that ran and hold no slot any more, as they were."""
+    given_back: dict[str, dict[str, None]] = {}
+    """By queue, the last gates of the tasks that are ready again after a run."""
+    declared: dict[str, tuple[Bounds, int]] = {}
+    """The bounds that pushed and changed tasks declare, and since when; the later ones count."""
+    changes: list[tuple[str, GateChange]] = []
+    """Changes of gates."""
+    parked: list[tuple[Collection[str], str | None]] = []
+    """Gates whose tasks are parked again that have not started, of one queue or of all."""
+    swept: Sequence[str] = ()
+    """Gates to admit if their ``next_at`` has come at ``now``."""
+    bounded: dict[str, None] = {}
+    """The gates of pushed tasks that are refused where too many wait."""
+    wakes: bool = False
+    """Whether tasks may have become ready."""
+    followed: Followed = msgspec.field(default_factory=Followed)
+    """What followed for groups and children."""
 
     def __bool__(self) -> bool:
         """Whether there are gates to look at."""
-        noted = self.declared or self.redeclared or self.changes or self.parked or self.swept
-        return bool(self.keys or self.due or noted)
+        return bool(self.keys or self.due or self.declared or self.changes or self.parked or self.swept)
 
     def pushed(self, tasks: Iterable[Task], bounded: bool) -> None:
         """Note new rows; ``bounded``: they are refused at the end of the transaction where too many wait then."""
         known, declared, now = self.known, self.declared, self.now
         for task in tasks:
             if (flow := task.flow) is not None and (gates := flow.gates):
-                for key, bounds in gates:
-                    declared[key] = known[key] = bounds
                 if (at := pushed_at(task)) > now:
                     now = at
+                for key, bounds in gates:
+                    known[key] = bounds
+                    declared[key] = bounds, at
                 if (gate := at_gate(task)) is not None:
                     self.keys[gate] = None
                     if is_later(task):
                         self.delayed.add(gate)
                     if bounded:
-                        self.bounded.append(gates)
+                        self.bounded |= dict.fromkeys(key for key, _ in gates)
         self.now = now
 
     def written(self, changes: Iterable[tuple[Task, Task]]) -> None:
         """Note changes of tasks, each as the task before and after it."""
-        noted: Flow | None = None
         for before, after in changes:
             if (flow := before.flow) is not None and is_end_of_run(before, after):  # most changes: a short cut for them
-                if flow != noted:
-                    noted = flow
-                    for key, bounds in reversed(flow.gates):
-                        self.known[key] = bounds
-                        self.keys[key] = None
+                for key, bounds in reversed(flow.gates):
+                    self.known[key] = bounds
+                    self.keys[key] = None
                 if (at := after.ended_at or 0) > self.now:
                     self.now = at
                 self.ran.append(before)
@@ -138,7 +132,7 @@ class Touched:
             self.known.update(gates)
             if others := redeclared(before, after):
                 self.known.update(others)
-                self.redeclared += [(key, bounds, after.due_us) for key, bounds in others]
+                self.declared |= {key: (bounds, after.due_us) for key, bounds in others}
             # The widest first: a task that waits there is before one that only now reaches it.
             keys = dict.fromkeys(reversed(gates_to_admit(before, after)))
             if (settled := settled_at(before, after)) is None:
@@ -197,7 +191,7 @@ NO_WAITING: Final[Waiting] = ((), None)
 
 
 class Rows(ABC):
-    """The rows of tasks and groups in one transaction.
+    """The rows of tasks, groups and gates in one transaction.
 
     What is read is locked, or compared at the commit; locks are taken in the order of tasks, groups, gates. A body that
     works on it may run more than once, each time on another transaction.
@@ -266,38 +260,17 @@ class Rows(ABC):
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         """Return the ids of the groups that are members of these."""
 
-    @abstractmethod
-    def add_gates(self, gates: Sequence[Gate]) -> None:
-        """Insert those of these gates that do not exist."""
-
     # ---- before a push ----
 
     def check_push(self, tasks: Sequence[Task]) -> bool:
         """Raise QueueFull before tasks are inserted, where that could not be undone; return whether it is checked."""
         return False
 
+    # ---- gates ----
 
-def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
-    """Insert tasks; return each, or the row that it conflicts with.
-
-    ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
-    """
-    bounded = refused and not tx.check_push(tasks)
-    stored = list(tx.insert(tasks))
-    tx.touched.wakes = True
-    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], bounded)
-    return stored
-
-
-def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
-    """Write tasks that were read so, and note what that means for their gates."""
-    tx.rewrite(changes)
-    tx.touched.wakes = True
-    tx.touched.written(changes)
-
-
-class Transaction(Rows):
-    """The rows of a store in one transaction, those of gates, too."""
+    @abstractmethod
+    def add_gates(self, gates: Sequence[Gate]) -> None:
+        """Insert those of these gates that do not exist."""
 
     def let_pass(self, changes: Sequence[tuple[Task, Task]]) -> Collection[str]:
         """Write tasks of ``waiting`` that pass a gate; return the ids of those that other transactions have locked."""
@@ -335,8 +308,8 @@ class Transaction(Rows):
         """Count the tasks that hold a slot of each of these gates, and those that wait there."""
 
     def held(self, keys: Collection[str]) -> Mapping[str, int]:
-        """Count the tasks that hold a slot of each of these gates."""
-        return {key: held for key, (held, _) in self.counts(keys).items()}
+        """Count the tasks that hold a slot of each of these gates; one at which none waits may be missing."""
+        return {key: held for key, (held, waiting) in self.counts(keys).items() if waiting}
 
     def recount(self, keys: Collection[str]) -> Collection[str]:
         """Correct what is stored of the slots of these gates by the tasks that there are; return where any was lost."""
@@ -391,29 +364,28 @@ Holder = tuple[int, int]
 """A run that stores something for its task: its fence, and the push stamp of the task."""
 
 
-class Beside(Protocol):
+class Transaction(Rows):
     """A transaction: the rows of tasks, groups and gates, and those beside tasks."""
 
-    @property
-    def tx(self) -> Transaction:
-        """Their rows."""
+    side: OwnedRows
+    """The side rows."""
+    joined = False
+    """Whether it is a caller's: then gates are admitted after its commit."""
 
-    @property
-    def joined(self) -> bool:
-        """Whether it is a caller's: then gates are admitted after its commit."""
-
+    @abstractmethod
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``."""
 
+    @abstractmethod
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
         """Raise QueueFull if there is no room for new tasks, before anything is written or, if it can be undone, later.
 
         The changes of ``room.instead`` are written next; that one of them does not hold is found here, too.
         """
 
-    @property
-    def side(self) -> OwnedRows:
-        """The side rows."""
+    @abstractmethod
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        """Store what these tasks have used up, by id, whose rows were read."""
 
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         """Read these tasks, and what ``reads`` do, in one round trip, where a transaction locks nothing."""
@@ -423,22 +395,19 @@ class Beside(Protocol):
 
         Without ``wait`` those that another transaction has locked are read only, and are ``taken``.
         """
-
-    def tasks(self, ids: Sequence[str]) -> Mapping[str, Task]:
-        """As ``Transaction.tasks``."""
-
-    def touch(self, task: Task) -> None:
-        """Let the next sweep look at the gate at which a task is parked."""
-
-    def write_usage(self, usages: Mapping[str, Usage]) -> None:
-        """Store what these tasks have used up, by id, whose rows were read."""
-
-
-class Joined(Beside, Protocol):
-    """The same in the transaction of a caller."""
+        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
+        runs, texts = self.runs(sorted({row.owner for row in rows})), list[str | None]()
+        for row, holder in zip(rows, holders, strict=True):
+            run = runs.get(row.owner)
+            if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
+                texts.append(None)
+                continue
+            self.side.add(kind, [row])
+            texts.append(self.side.lock(kind, [row.name], row.owner)[row.name])
+        return texts
 
 
 class Store(Protocol):
@@ -448,13 +417,13 @@ class Store(Protocol):
     def wakes_later(self) -> bool:
         """Whether what waits for an event is woken by transactions after the one that stores the event."""
 
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+    async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written.
 
         ``repeatable``: it may run again after a commit whose answer was lost, since it finds what it has written.
         """
 
-    async def look(self, body: Callable[[Beside], T]) -> T:
+    async def look(self, body: Callable[[Transaction], T]) -> T:
         """Run ``body``, which reads only, without locks."""
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
@@ -462,10 +431,30 @@ class Store(Protocol):
 
         None where the task does not run so.
         """
+        return await self.transact(lambda tx: tx.add_held(kind, rows, holders))
 
-    async def transact_with(self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None]) -> T:
+    async def transact_with(self, session: Any, body: Callable[[Transaction], T], committed: Callable[[], None]) -> T:
         """Run ``body`` in the transaction of a caller's session; once that commits, do the rest and call ``committed``.
 
         Raises NotSupported where the store is not SQL. This one does.
         """
         raise NotSupported("session: this store cannot join a transaction; write after the commit, or use a SQL store")
+
+
+def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+    """Insert tasks; return each, or the row that it conflicts with.
+
+    ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
+    """
+    bounded = refused and not tx.check_push(tasks)
+    stored = list(tx.insert(tasks))
+    tx.touched.wakes = True
+    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], bounded)
+    return stored
+
+
+def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
+    """Write tasks that were read so, and note what that means for their gates."""
+    tx.rewrite(changes)
+    tx.touched.wakes = True
+    tx.touched.written(changes)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from aiotaskq.backends.base import Change, Claim, Room, matching
 from aiotaskq.backends.change import has_moved, holds
 from aiotaskq.backends.flow.groups import again, follow_deletes, parents_first, staying, waits_again
-from aiotaskq.backends.flow.transaction import Beside, Holder, Store, push
+from aiotaskq.backends.flow.transaction import Store, Transaction, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, READY
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import MemoryGateReads
@@ -22,7 +22,6 @@ from aiotaskq.backends.memory.schedules import MemorySchedules
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
 from aiotaskq.backends.memory.values import MemoryValues
-from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.url import KEEP_ENDED
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING
@@ -52,7 +51,7 @@ class MemoryBackend(MemoryReads, Store):
         self.values, self.schedules = MemoryValues(), MemorySchedules(self)
         self._tx.messages, self._tx.heard = self.groups.messages, self.groups.note
 
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+    async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         return self.run(body)
 
     def run(self, body: Callable[[MemoryTransaction], T]) -> T:
@@ -67,13 +66,9 @@ class MemoryBackend(MemoryReads, Store):
             self.listeners.notify(READY)
         return answer
 
-    async def look(self, body: Callable[[Beside], T]) -> T:
+    async def look(self, body: Callable[[Transaction], T]) -> T:
         with self._lock:
             return body(self._tx)
-
-    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        with self._lock:
-            return self._tx.add_held(kind, rows, holders)
 
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)
@@ -121,8 +116,6 @@ class MemoryBackend(MemoryReads, Store):
         """Make ``task`` the row under its id, in the rows and in every index."""
         if task.unique_key is not None or task.idempotency_key is not None:
             self._keys.add(task)
-        if task.flow is not None:
-            self._tx.enter(task)
         self._tasks[task.task_id] = task
         if task.status is PENDING:
             self.queues[task.queue].add(task)
@@ -131,6 +124,9 @@ class MemoryBackend(MemoryReads, Store):
             self.queues[task.queue].count_unfinished()
         else:
             self._ended.add(task)
+            return
+        if task.flow is not None:
+            self._tx.enter(task)
 
     def _leave(self, task: Task) -> None:
         """Remove a row from every index."""

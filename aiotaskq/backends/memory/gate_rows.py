@@ -3,98 +3,105 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heapify, heappop, heappush
+from itertools import chain, count, islice
 
 from aiotaskq.backends.flow.transaction import Waiting
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.memory.lock import BriefLock
 from aiotaskq.core.gate import Bounds, Gate, GateState, Starts
 from aiotaskq.core.parking import at_gate, is_later, passing_order, slots, slots_and_gate, tokens
-from aiotaskq.core.status import FINAL, PENDING, RUNNING
+from aiotaskq.core.status import PENDING, RUNNING
 from aiotaskq.core.task import Task
 
-Entry = tuple[tuple[int, int, int], int, Task]
-"""Passing order, a number that only this entry has (so that tasks are never compared), and the task."""
-_numbers = itertools.count()
+_numbers = count()  # so that tasks are never compared
 
 
 class Line:
     """A gate, the ids of the tasks that hold a slot, and the tasks that wait.
 
-    An entry whose task is no longer the one under its id in ``waiting`` is dropped when it comes up.
+    A task that is no longer the row under its id is dropped when it comes up.
     """
 
-    __slots__ = ("_in_order", "_later", "_out_of_order", "_removed", "gate", "held", "waiting")
+    __slots__ = ("_in_order", "_later", "_out_of_order", "_removed", "_rows", "gate", "held", "waiting")
 
-    def __init__(self, key: str, bounds: Bounds | None = None) -> None:
+    def __init__(self, rows: Mapping[str, Task], key: str, bounds: Bounds | None = None) -> None:
         self.gate = Gate(key=key, bounds=bounds or Bounds())
         self.held: dict[str, None] = {}
-        self.waiting: dict[str, Task] = {}
-        self._in_order: deque[Entry] = deque()  # nearly all tasks are pushed in this order
-        self._out_of_order: list[Entry] = []  # a heap of those that come before the last in order
-        self._later: list[tuple[int, int, Task]] = []  # a heap of those that were not due, by when they are
-        self._removed = 0  # tasks whose entries may be left
+        self.waiting = 0  # tasks
+        self._rows = rows
+        self._in_order: deque[Task] = deque()  # nearly all tasks are pushed in this order
+        # A heap of those that come before the last in order, and of those that were not due, by when they are.
+        self._out_of_order: list[tuple[tuple[int, int, int], int, Task]] = []
+        self._later: list[tuple[int, int, Task]] = []
+        self._removed = 0  # tasks that wait no longer, and are perhaps not dropped yet
 
     def add(self, task: Task) -> None:
         """Add a task that waits."""
-        self.waiting[task.task_id] = task
+        self.waiting += 1
         if is_later(task):
             heappush(self._later, (task.due_at or 0, next(_numbers), task))
         else:
             self._put(task)
 
     def _put(self, task: Task) -> None:
-        entry = (passing_order(task), next(_numbers), task)
-        if not self._in_order or self._in_order[-1] < entry:
-            self._in_order.append(entry)
+        if not self._in_order or passing_order(self._in_order[-1]) <= passing_order(task):
+            self._in_order.append(task)
         else:
-            heappush(self._out_of_order, entry)
+            heappush(self._out_of_order, (passing_order(task), next(_numbers), task))
 
     def remove(self, task: Task) -> None:
         """Forget a task that waits no longer."""
-        if self.waiting.pop(task.task_id, None) is not None:
-            self._removed += 1
-            if self._removed > 1000 + 3 * len(self.waiting):
-                self._removed = 0
-                self._in_order = deque(
-                    sorted(filter(self._is_live, itertools.chain(self._in_order, self._out_of_order)))
-                )
-                self._out_of_order = []
-                self._later = list(filter(self._is_live, self._later))
-                heapify(self._later)
+        self.waiting -= 1
+        if self._in_order and self._in_order[0] is task:  # nearly always: it passes
+            self._in_order.popleft()
+            return
+        self._removed += 1
+        if self._removed > 1000 + 3 * self.waiting:
+            self._removed = 0
+            heap = (entry[2] for entry in self._out_of_order)
+            self._in_order = deque(sorted(filter(self._is_live, chain(self._in_order, heap)), key=passing_order))
+            self._out_of_order = []
+            self._later = [entry for entry in self._later if self._is_live(entry[2])]
+            heapify(self._later)
 
-    def _is_live(self, entry: tuple[object, int, Task]) -> bool:
-        task = entry[2]
-        return self.waiting.get(task.task_id) is task
+    def _is_live(self, task: Task) -> bool:
+        return self._rows.get(task.task_id) is task
+
+    def tasks(self) -> Iterator[Task]:
+        """Yield the tasks that wait."""
+        heaps = chain(self._out_of_order, self._later)
+        return filter(self._is_live, chain(self._in_order, (entry[2] for entry in heaps)))
 
     def release(self, now: int) -> None:
         """Put the tasks that are due by now among those that may pass."""
         while self._later and self._later[0][0] <= now:
-            entry = heappop(self._later)
-            if self._is_live(entry):
-                self._put(entry[2])
+            task = heappop(self._later)[2]
+            if self._is_live(task):
+                self._put(task)
 
     def first(self, limit: int, now: int, paused: Collection[str]) -> Waiting:
         """Return the first tasks in passing order that have not expired, and are in no paused queue."""
         if self._later:
             self.release(now)
         found: list[Task] = []
-        seen: list[Entry] = []
+        seen: list[Task] = []
         next_due: int | None = None
-        in_order, heap, waiting = self._in_order, self._out_of_order, self.waiting
+        in_order, heap, rows = self._in_order, self._out_of_order, self._rows
         while in_order or heap:
-            first = heappop(heap) if heap and (not in_order or heap[0] < in_order[0]) else in_order.popleft()
-            task = first[2]
-            if waiting.get(task.task_id) is not task:
+            if heap and (not in_order or heap[0][0] < passing_order(in_order[0])):
+                task = heappop(heap)[2]
+            else:
+                task = in_order.popleft()
+            if rows.get(task.task_id) is not task:
                 continue
             if task.due_at is not None and task.due_at > now:  # a clock ahead has pushed it
                 heappush(self._later, (task.due_at, next(_numbers), task))
                 next_due = min(task.due_at, next_due or task.due_at)
                 continue
-            seen.append(first)
+            seen.append(task)
             if task.queue not in paused and (task.expires_at is None or task.expires_at > now):
                 found.append(task)
                 if len(found) == limit:
@@ -104,14 +111,14 @@ class Line:
 
     def next_due(self) -> int | None:
         """Return when the next of the tasks is due that were not due."""
-        while self._later and not self._is_live(self._later[0]):
+        while self._later and not self._is_live(self._later[0][2]):
             heappop(self._later)
         return self._later[0][0] if self._later else None
 
-    def starts(self, rows: Mapping[str, Task]) -> Starts:
+    def starts(self) -> Starts:
         """Return the starts of the tasks that hold a slot."""
         key = self.gate.key
-        held = [rows[task_id] for task_id in self.held]
+        held = [self._rows[task_id] for task_id in self.held]
         return Starts(
             sum(tokens(row, key) for row in held if row.status is PENDING),
             [(row.began_at, tokens(row, key)) for row in held if row.status is RUNNING and row.began_at is not None],
@@ -131,16 +138,15 @@ class GateRows:
         """Return the line of a gate, which is made if there is none."""
         line = self.lines.get(key)
         if line is None:
-            line = self.lines[key] = Line(key, bounds)
+            line = self.lines[key] = Line(self.rows, key, bounds)
         return line
 
     def _known(self, key: str) -> Line:
-        return self.lines.get(key) or Line(key)  # a read makes no gate
+        return self.lines.get(key) or Line(self.rows, key)  # a read makes no gate
 
     def enter(self, task: Task) -> None:
-        """Take note of a row with gates. A gate that is not there was dropped as idle: the row knows its bounds."""
-        if task.flow is None or task.status in FINAL:
-            return
+        """Take note of a live row with a flow. A gate that is not there was dropped as idle: the row has its bounds."""
+        assert task.flow is not None
         lines, gates = self.lines, task.flow.gates
         held, at = slots_and_gate(task)
         for key in held:
@@ -149,9 +155,10 @@ class GateRows:
             (lines.get(at) or self.line(at, dict(gates).get(at))).add(task)
 
     def leave(self, task: Task) -> None:
-        """Forget a row with gates."""
+        """Forget a row with a flow."""
+        assert task.flow is not None
         lines, task_id = self.lines, task.task_id
-        for key, _ in () if task.flow is None else task.flow.gates:
+        for key, _ in task.flow.gates:
             if (line := lines.get(key)) is not None:
                 line.held.pop(task_id, None)
         if (at := at_gate(task)) is not None and (line := lines.get(at)) is not None:
@@ -182,14 +189,14 @@ class GateRows:
 
     def counts(self, keys: Collection[str]) -> dict[str, tuple[int, int]]:
         lines = {key: self._known(key) for key in keys}
-        return {key: (len(line.held), len(line.waiting)) for key, line in lines.items()}
+        return {key: (len(line.held), line.waiting) for key, line in lines.items()}
 
     def held(self, keys: Collection[str]) -> dict[str, int]:
         lines = self.lines
-        return {key: 0 if (line := lines.get(key)) is None else len(line.held) for key in keys}
+        return {key: len(line.held) for key in keys if (line := lines.get(key)) is not None and line.waiting}
 
     def starts(self, gates: Collection[Gate], now: int) -> dict[str, Starts]:
-        return {gate.key: self._known(gate.key).starts(self.rows) for gate in gates}
+        return {gate.key: self._known(gate.key).starts() for gate in gates}
 
     def waiting(self, limits: Mapping[str, int], now: int) -> dict[str, Waiting]:
         lines = self.lines
@@ -243,12 +250,12 @@ class MemoryGateReads(GateReads):
         with self._lock:
             all_keys = sorted(key for key in lines if key.startswith(prefix)) if keys is None else keys
             found = [lines[key] for key in [key for key in all_keys if key in lines][:limit]]
-            return [GateState(gate=each.gate, held=len(each.held), waiting=len(each.waiting)) for each in found]
+            return [GateState(gate=each.gate, held=len(each.held), waiting=each.waiting) for each in found]
 
     async def tasks(self, key: str, limit: int) -> tuple[list[str], list[str]]:
         with self._lock:
             line = self._tx.lines.get(key)
             if line is None:
                 return [], []
-            waiting = heapq.nsmallest(limit, line.waiting.values(), passing_order)
-            return list(itertools.islice(line.held, limit)), [task.task_id for task in waiting]
+            waiting = heapq.nsmallest(limit, line.tasks(), passing_order)
+            return list(islice(line.held, limit)), [task.task_id for task in waiting]

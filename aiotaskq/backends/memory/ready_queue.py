@@ -123,8 +123,16 @@ class TaskQueue(asyncio.Queue[Task]):
     def replace(self, before: Task, after: Task) -> None:
         """Take note that a pending task has become another one."""
         self.discard(before)
-        self.add(after)
-        self.task_done()
+        if after.run_at <= after.seq and after.expires_at is None:
+            self._release(after)
+        else:
+            self.add(after)
+            self.task_done()  # it was counted before
+
+    def _release(self, task: Task) -> None:
+        """Put a task that is counted."""
+        self._put(task)
+        self._wakeup_next(self._getters)
 
     def delay(self, task: Task) -> None:
         """Keep a task until ``advance`` finds it due."""
@@ -156,8 +164,7 @@ class TaskQueue(asyncio.Queue[Task]):
             task = heappop(self.delayed)[2]
             if self._is_live(task) and task.task_id in self._delayed_ids:
                 self._delayed_ids.remove(task.task_id)
-                self.put_nowait(task)
-                self.task_done()  # it was counted before
+                self._release(task)
         while self.expiring and self.expiring[0][0] <= now:
             task = heappop(self.expiring)[2]
             if self._is_live(task):

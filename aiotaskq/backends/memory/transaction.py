@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from aiotaskq.backends.change import Change
+from aiotaskq.backends.change import Change, Room
 from aiotaskq.backends.flow.gates import admit_touched, check_max_waiting
 from aiotaskq.backends.flow.groups import follow, follow_deletes
-from aiotaskq.backends.flow.transaction import Followed, Holder, Run, Transaction
+from aiotaskq.backends.flow.transaction import Followed, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES
 from aiotaskq.backends.memory.ended import Ended
 from aiotaskq.backends.memory.gate_rows import GateRows
 from aiotaskq.backends.memory.group_rows import GroupRows
 from aiotaskq.backends.memory.side_rows import MemoryOwnedRows
-from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.core.gate import PARKED
-from aiotaskq.core.status import RUNNING
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
 
@@ -28,8 +26,6 @@ Update = Callable[[Sequence[Change]], list[bool]]
 
 class MemoryTransaction(GateRows, GroupRows, Transaction):
     """The rows of a backend. A verb that writes tasks with a flow calls ``end`` then: there is one object for all."""
-
-    joined = False
 
     def __init__(
         self,
@@ -46,7 +42,7 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         GroupRows.__init__(self, ended)
         self._own, self._queues, self._listeners = rows, reads.queues, reads.listeners
         self._insert, self._replace, self._update, self._reads = insert, replace, update, reads
-        self.tx, self.side, self.check_room = self, side, reads.check_room
+        self.side = side
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
         """What ``update`` has written, and which changes held."""
         self.changes: list[tuple[Task, Task]] = []
@@ -96,28 +92,13 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
 
     # ---- beside tasks ----
 
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        """Read nothing ahead: all rows are in this process."""
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        self._reads.check_room(tasks, room)
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         held = self._update(changes)
         self.written.append((changes, held))
         return held
-
-    def touch(self, task: Task) -> None:
-        """Gates are admitted with each change."""
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        texts: list[str | None] = []
-        for row, (fence, seq) in zip(rows, holders, strict=True):
-            task = self.rows.get(row.owner)
-            runs = task is not None and task.status is RUNNING and task.fence == fence and task.seq == seq
-            texts.append(self.side.first(kind, row).text if runs else None)
-        return texts
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        rows = [self.rows[task_id] for task_id in ids if task_id in self.rows]
-        return {row.task_id: Run(row.status, row.fence, row.seq, row.began_at) for row in rows}
 
     # ---- for the backend ----
 

@@ -20,12 +20,12 @@ from aiotaskq.backends.flow.groups import (
     parents_first,
     waits_again,
 )
-from aiotaskq.backends.flow.transaction import Run, push
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
 from aiotaskq.backends.redis.reads import READ, Reads, Unread, digest, postings_of, to_members
 from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, progress_json, row_words
-from aiotaskq.backends.side_rows import WORKER, OwnedRows
+from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import decoded, encoded, verbatim
 from aiotaskq.core.gate import budget_gate
@@ -45,9 +45,6 @@ _ids = msgspec.json.Decoder(list[str]).decode
 
 class RedisTransaction(GateRows):
     """The rows of one run of a function."""
-
-    joined = False
-    side: OwnedRows
 
     def __init__(
         self,
@@ -85,11 +82,6 @@ class RedisTransaction(GateRows):
         self.admitted: Admitted | None = None
         """What was done at gates."""
 
-    @property
-    def tx(self) -> RedisTransaction:
-        """Itself."""
-        return self
-
     def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
         names: dict[str, dict[Any, Any]] = {}
         for read in (lambda: self.need(tasks=ids), *reads):
@@ -100,12 +92,6 @@ class RedisTransaction(GateRows):
                     names.setdefault(kind, {}).update(each)
         if names:
             raise Unread(names)
-
-    def touch(self, task: Task) -> None:
-        """Gates are admitted with each change."""
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
 
     # ---- as the rows of a transaction ----
 

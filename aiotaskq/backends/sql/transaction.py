@@ -8,7 +8,7 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 from sqlalchemy import BigInteger, Connection, String, bindparam, func, or_, select
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.transaction import Transaction
+from aiotaskq.backends.flow.transaction import Rows
 from aiotaskq.backends.gates import GateReads
 from aiotaskq.backends.sql.claim_statements import PENDING
 from aiotaskq.backends.sql.dialects.base import Dialect, Tx
@@ -40,7 +40,7 @@ _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
 
 
-class SqlTransaction(GateRows, GroupRows, Transaction):
+class SqlTransaction(GateRows, GroupRows, Rows):
     """The rows of a database, in the transaction of a connection."""
 
     def __init__(self, connection: Connection, dialect: Dialect, messages: Messages) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
 from aiotaskq.backends.flow.gates import Admitted, admit_touched, check_max_waiting
-from aiotaskq.backends.flow.transaction import Beside, Followed, Holder, Joined, Run, Store, Touched
+from aiotaskq.backends.flow.transaction import Followed, Holder, Run, Store, Touched, Transaction
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql import claim as claim_sql
@@ -46,7 +46,7 @@ def _runs_of(dialect: Dialect, lock: bool, shared: bool, wait: bool) -> Any:
     return dialect.by_id(query.with_for_update(read=shared, skip_locked=not wait) if lock else query)
 
 
-class SqlBeside(SqlTransaction):
+class SqlBeside(SqlTransaction, Transaction):
     """The transaction of a database, with what is beside tasks."""
 
     def __init__(
@@ -57,18 +57,10 @@ class SqlBeside(SqlTransaction):
         self._codec, self.joined, self._locks = backend.codec, joined, locks
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
 
-    @property
-    def tx(self) -> SqlBeside:
-        """This transaction: on SQL one object writes tasks and what is beside them."""
-        return self
-
-    @property
+    @functools.cached_property
     def side(self) -> SqlOwnedRows:
         """The side rows."""
         return SqlOwnedRows(self, self._locks)
-
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        """Statements lock what they read, in one order."""
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         held = update_tasks(self, encoded_changes(changes, self._codec))
@@ -82,10 +74,6 @@ class SqlBeside(SqlTransaction):
         if self.joined:
             check_max_waiting(self, tasks)
         return self.joined
-
-    def touch(self, task: Task) -> None:
-        if task.flow is not None and task.gate is not None:
-            self.touched.make_due([task.gate], dict(task.flow.gates))
 
     def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         found = insert_held(self, kind, rows, holders)
@@ -227,7 +215,7 @@ class SqlTransactions(Store):
                     touched.park(part, queue)
                     await self._settle(touched)
 
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+    async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
         answer, _, ready, tx = await self.write(body)
         self._send(tx)
@@ -240,7 +228,7 @@ class SqlTransactions(Store):
             self._backend.notify_updated(changes, held)
 
     async def transact_with(
-        self, session: Any, body: Callable[[Joined], T], committed: Callable[[], None] = lambda: None
+        self, session: Any, body: Callable[[Transaction], T], committed: Callable[[], None] = lambda: None
     ) -> T:
         """Do as ``Store.transact_with``.
 
@@ -269,7 +257,7 @@ class SqlTransactions(Store):
 
         return await run_in(session, self._database.url, self._database.dialect, inside, wake)
 
-    async def look(self, body: Callable[[Beside], T]) -> T:
+    async def look(self, body: Callable[[Transaction], T]) -> T:
         """Do as ``Store.look``."""
         return await self._database.read(lambda connection: body(self.tx(connection, locks=False)))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.backends import steps
 from aiotaskq.backends.base import Change
 from aiotaskq.backends.change import Leave
-from aiotaskq.backends.flow import steps as flow
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
@@ -80,7 +80,7 @@ async def test_an_event_that_has_expired_is_not_deleted_before_it_has_woken_what
 
 async def test_what_waits_is_woken_in_parts(backend: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [await waiting(backend) for _ in range(5)]
-    monkeypatch.setattr(flow, "MOST_WOKEN", 2)
+    monkeypatch.setattr(steps, "MOST_WOKEN", 2)
     await backend.steps.emit([PAID])
     assert [(await read(backend, task)).run_at for task in tasks] == [NOW] * 5
 

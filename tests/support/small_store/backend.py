@@ -20,9 +20,9 @@ from aiotaskq.backends import base
 from aiotaskq.backends.base import Backend, matching
 from aiotaskq.backends.change import Change, Claim, Room
 from aiotaskq.backends.flow.groups import staying
-from aiotaskq.backends.flow.transaction import Beside, Holder, Store, push
+from aiotaskq.backends.flow.transaction import Store, Transaction, push
 from aiotaskq.backends.listeners import CANCEL, ENDED, GATES, READY
-from aiotaskq.backends.side_rows import WORKER, SideRow
+from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.core.coded import anew, decoded, is_coded
 from aiotaskq.core.errors import ClosedError
 from aiotaskq.core.gate import PARKED
@@ -85,14 +85,11 @@ class SmallStore(Backend, Store):
             raise ClosedError(f"the store {self._url} was closed; open() opens it again")
         return SmallTransaction(self._rows, self.groups.messages)
 
-    async def transact(self, body: Callable[[Beside], T], *, repeatable: bool = False) -> T:
+    async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         return self.run(body)
 
-    async def look(self, body: Callable[[Beside], T]) -> T:
+    async def look(self, body: Callable[[Transaction], T]) -> T:
         return self.read(body)
-
-    async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        return self.run(lambda tx: tx.add_held(kind, rows, holders))
 
     async def open(self) -> None:
         self._is_closed = False

@@ -12,14 +12,14 @@ import msgspec
 from aiotaskq.backends.change import Change, Room, has_moved, holds
 from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, waits_again
-from aiotaskq.backends.flow.transaction import Holder, Run, Transaction, Waiting, push
+from aiotaskq.backends.flow.transaction import Transaction, Waiting, push
 from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts, budget_gate
 from aiotaskq.core.groups import GroupState, Member
 from aiotaskq.core.parking import at_gate, passing_order, slots, tokens
 from aiotaskq.core.schedule import Schedule
-from aiotaskq.core.status import PENDING, RUNNING
+from aiotaskq.core.status import PENDING
 from aiotaskq.core.task import Task, claim_order, same_push
 from aiotaskq.core.usage import Usage
 
@@ -109,18 +109,12 @@ class SmallOwnedRows(OwnedRows):
 class SmallTransaction(Transaction):
     """Steps 1 to 3: the rows of one transaction. A rollback undoes what it has written."""
 
-    joined = False
-
     def __init__(self, rows: Rows, messages: Callable[[Sequence[Task], int], list[Task]]) -> None:
         self.rows, self.messages = rows, messages
         self.side = SmallOwnedRows(rows)
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
         self.has_next_at = False
         self._changes: list[tuple[Task, Task]] = []  # from which something may follow
-
-    @property
-    def tx(self) -> SmallTransaction:
-        return self
 
     def end(self) -> None:
         """Do what follows from what was written."""
@@ -343,24 +337,6 @@ class SmallTransaction(Transaction):
         return list(self.rows.paused)
 
     # ---- step 4: what is beside tasks ----
-
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None: ...
-
-    def touch(self, task: Task) -> None:
-        assert task.flow is not None and task.gate is not None
-        self.touched.make_due([task.gate], dict(task.flow.gates))
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        texts: list[str | None] = []
-        for row, (fence, seq) in zip(rows, holders, strict=True):
-            task = self.rows.tasks.get(row.owner)
-            if runs := task is not None and (task.status, task.fence, task.seq) == (RUNNING, fence, seq):
-                self.side.add(kind, [row])
-            texts.append(self.side.lock(kind, [row.name], row.owner)[row.name] if runs else None)
-        return texts
 
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         for task_id, usage in usages.items():
