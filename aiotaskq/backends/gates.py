@@ -8,10 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from aiotaskq.backends.flow.gates import mend_gates
+from aiotaskq.core.gate import Gate
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Store, Transaction
-    from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
+    from aiotaskq.core.gate import Bounds, GateChange, GateState
 
 PART = 200  # gates looked at in one transaction
 
@@ -125,5 +126,6 @@ class Gates:
         It is read and written under one lock: of two changes at the same time both count.
         """
         await self._store.transact(lambda tx: tx.touched.changed(key, change, now))
-        (state,) = await self.find([key])
-        return state.gate
+        found = await self.find([key])
+        # A sweep deletes a gate without a use at any time: what is asked of it then is what a new one would answer.
+        return found[0].gate if found else Gate(key=key)

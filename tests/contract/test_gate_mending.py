@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pytest
+
 from aiotaskq.backends.base import Backend
-from aiotaskq.core.gate import Bounds, GateChange
+from aiotaskq.core.gate import Bounds, Gate, GateChange, GateState
 from aiotaskq.core.task import SECOND
 from tests.support.backends import Store
 from tests.support.gated import CAP_1, CAP_2, MINUTE, claimed, counts, gated, settled, state
@@ -103,3 +107,18 @@ async def test_a_gate_deleted_by_another_program_has_the_bounds_of_its_tasks(sql
     await backend.gates.mend(NOW)
     await backend.gates.admit(NOW + SECOND, 10)
     assert await counts(backend) == (2, 1)
+
+
+async def test_a_changed_gate_that_is_deleted_at_once_is_returned_as_a_new_one(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = backend.gates.find
+
+    async def find_later(keys: Sequence[str]) -> list[GateState]:
+        await backend.gates.mend(NOW)
+        return await find(keys)
+
+    monkeypatch.setattr(backend.gates, "find", find_later)
+    assert await backend.gates.change("g", GateChange(closed_until=0), NOW) == Gate(key="g")
+    assert await find(["g"]) == []
+    assert (await backend.gates.change("g", GateChange(bounds={"cap": 1}), NOW)).bounds == CAP_1
