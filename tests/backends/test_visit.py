@@ -11,7 +11,8 @@ from aiotaskq.backends.flow import gates
 from aiotaskq.backends.flow.gates import LOCKED_RETRY
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.transaction import MemoryTransaction
-from aiotaskq.core.gate import Bounds, Gate
+from aiotaskq.core.gate import Bounds, Gate, GateChange
+from aiotaskq.core.parking import passing_order
 from aiotaskq.core.task import SECOND, Task, TaskFilter
 from tests.support.gated import CAP_1, CAP_2, claimed, counts, gated, settled, state
 from tests.support.rows import NOW, ids
@@ -104,3 +105,32 @@ async def test_a_parked_task_is_at_its_gate_alone_and_counted_in_its_queue() -> 
     assert (queue.pending(), len(queue.expired(NOW))) == (3, 3)
     await backend.delete([task.task_id for task in await backend.find(TaskFilter(), 10)])
     assert queue.pending() == 0
+
+
+async def test_what_is_left_of_many_waiting_tasks_passes_in_its_order() -> None:
+    backend = MemoryBackend()
+    await backend.push([gated()])
+    (running,) = await claimed(backend)
+    tasks = [gated(priority=number % 3) for number in range(2_000)]
+    await backend.push(tasks)
+    left = sorted(tasks[::400], key=passing_order)
+    await backend.delete([task.task_id for task in tasks if task not in left])
+    assert await counts(backend) == (1, len(left))
+    assert (await backend.gates.tasks("g", 9))[1] == ids(left)
+    for task in left:
+        await settled(backend, running)
+        (running,) = await claimed(backend)
+        assert running.task_id == task.task_id
+
+
+async def test_a_task_that_is_deleted_and_pushed_again_passes_once() -> None:
+    backend = MemoryBackend()
+    await backend.push([gated()])
+    await claimed(backend)
+    first, again = tasks = [gated(), gated()]
+    await backend.push(tasks)
+    await backend.delete([again.task_id])
+    await backend.push([again])
+    await backend.gates.change("g", GateChange(bounds={"cap": 5}), NOW)
+    assert ids(await claimed(backend)) == ids([first, again])
+    assert (await counts(backend), backend.queues["default"].pending()) == ((3, 0), 0)

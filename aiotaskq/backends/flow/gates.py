@@ -65,7 +65,8 @@ def admit_touched(tx: Rows) -> Admitted | None:
     for keys, queue in touched.parked:
         if found := [task for task in tx.unstarted(keys, queue) if slots(task)]:
             rewrite(tx, [(task, parked_again(task)) for task in found])
-    admission.lock({key: own for key, own in touched.known.items() if key not in admission.gates}, wait=False)
+    if touched.parked:  # at other gates, perhaps
+        admission.lock({key: own for key, own in touched.known.items() if key not in admission.gates}, wait=False)
     due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
     admission.admit([*touched.keys, *sorted(due)])
     admission.make_due([key for key in touched.due if key not in closed])

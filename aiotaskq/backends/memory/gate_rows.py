@@ -95,7 +95,7 @@ class Line:
                 task = heappop(heap)[2]
             else:
                 task = in_order.popleft()
-            if rows.get(task.task_id) is not task:
+            if rows.get(task.task_id) is not task or (seen and seen[-1] is task):  # it was deleted, and pushed again
                 continue
             if task.due_at is not None and task.due_at > now:  # a clock ahead has pushed it
                 heappush(self._later, (task.due_at, next(_numbers), task))
