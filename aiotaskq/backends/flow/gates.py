@@ -67,9 +67,12 @@ def admit_touched(tx: Rows) -> Admitted | None:
             rewrite(tx, [(task, parked_again(task)) for task in found])
     if touched.parked:  # at other gates, perhaps
         admission.lock({key: own for key, own in touched.known.items() if key not in admission.gates}, wait=False)
-    due = [key for key in touched.swept if (at := admission.gates[key].next_at) is not None and at <= touched.now]
-    admission.admit([*touched.keys, *sorted(due)])
-    admission.make_due([key for key in touched.due if key not in closed])
+    due = [*touched.keys]
+    if touched.swept:
+        nexts = {key: admission.gates[key].next_at for key in sorted(touched.swept)}
+        due += [key for key, at in nexts.items() if at is not None and at <= touched.now]
+    admission.admit(due)
+    admission.make_due(closed)
     admission.check_waiting()
     return admission.end()
 
@@ -145,7 +148,8 @@ class _Admission:
         for key, change in self.touched.changes:
             # First the starts of before: they took their tokens by the bounds of before.
             gate = self.gates[key]
-            gate = charged(gate, self._starts([gate]).get(key, _NO_STARTS), self.now)
+            if gate.bounds.interval is not None:
+                gate = charged(gate, self._starts([gate])[key], self.now)
             gate = self.gates[key] = changed(gate, change, self.now)
             if change is USED_UP:
                 self.gates[key] = replace(gate, next_at=gate.closed_until)
@@ -155,29 +159,33 @@ class _Admission:
                 self.touched.keys[key] = None
         return closed
 
-    def make_due(self, keys: Iterable[str]) -> None:
-        """Let the next sweep admit these gates."""
-        for key in keys:
-            if key in self.gates:
-                self.gates[key] = replace(self.gates[key], next_at=0)
-            else:
+    def make_due(self, closed: Collection[str]) -> None:
+        """Let the next sweep admit the gates at which the instant of a change is unknown, but for those ``closed``."""
+        for key in self.touched.due:
+            if key not in self.gates:
                 self._missed.due[key] = None
+            elif key not in closed:
+                self.gates[key] = replace(self.gates[key], next_at=0)
 
     def check_waiting(self) -> None:
         """Raise QueueFull if more tasks wait at a gate than may."""
-        bounds = {key: self.gates[key].bounds.max_waiting for key in self.touched.bounded}
-        most = {key: bound for key, bound in bounds.items() if bound is not None}
+        most: dict[str, int] = {}
+        for key in self.touched.bounded:
+            if (bound := self.gates[key].bounds.max_waiting) is not None:
+                most[key] = bound
         for key in self.tx.with_more_waiting(most) if most else ():
             raise gate_full(key, most[key])
 
     def end(self) -> Admitted:
         """Write the gates that have changed, and return what is left to do."""
-        stored = self._stored
-        new = [gate for key, gate in self.gates.items() if gate is not stored[key] and gate != stored[key]]
+        stored, new, has_next_at = self._stored, list[Gate](), False
+        for key, gate in self.gates.items():
+            has_next_at = has_next_at or gate.next_at is not None
+            if gate is not stored[key] and gate != stored[key]:
+                new.append(gate)
         if new:
             self.tx.write_gates(new)
         self._missed.delayed.update(self._missed.keys)
-        has_next_at = any(gate.next_at is not None for gate in self.gates.values())
         return Admitted(has_next_at, self._ready, self._missed or None)
 
     # ---- admission ----
@@ -187,11 +195,11 @@ class _Admission:
         todo = dict.fromkeys(keys)  # first in, first out: a gate behind others sees what has passed all of them
         while todo:
             part = list(itertools.islice(todo, BATCH))
-            if unlocked := [key for key in part if key not in self.gates]:
-                self.lock({key: self.touched.known.get(key) for key in unlocked}, wait=False)
+            if unlocked := {key: self.touched.known.get(key) for key in part if key not in self.gates}:
+                self.lock(unlocked, wait=False)
                 self._missed.keys |= {key: todo.pop(key) for key in unlocked if key not in self.gates}
-                part = [key for key in part if key in self.gates]
-            self._visit([self.gates[key] for key in part], todo)
+            else:
+                self._visit([self.gates[key] for key in part], todo)
 
     def _visit(self, gates: Sequence[Gate], todo: dict[str, None]) -> None:
         """Let the first due tasks pass at these gates, which are locked, and remove the gates from ``todo``.
@@ -201,16 +209,32 @@ class _Admission:
         """
         tx, now = self.tx, self.now
         delayed, held, ready = self.touched.delayed, self._held, self._ready
-        # A gate at which tasks wait for their due time has a ``next_at``.
-        delaying = {gate.key for gate in gates if gate.next_at is not None or gate.key in delayed}
-        if later := [key for key in delaying if key in delayed or (self.gates[key].next_at or 0) <= now]:
+        # One loop, and no comprehensions: most transactions touch one gate.
+        delaying: set[str] = set()
+        later: list[str] = []
+        uncounted: list[str] = []
+        rated: list[Gate] = []
+        for gate in gates:
+            key = gate.key
+            # A gate at which tasks wait for their due time has a ``next_at``.
+            if gate.next_at is not None or key in delayed:
+                delaying.add(key)
+                if key in delayed or (gate.next_at or 0) <= now:
+                    later.append(key)
+            if key not in held:
+                uncounted.append(key)
+            if gate.bounds.interval is not None:
+                rated.append(gate)
+        if later:
             tx.release(later, now)
-        held |= tx.held([gate.key for gate in gates if gate.key not in held])
-        starts = self._starts(gates)
-        awaited = [gate for gate in gates if gate.key in held]
-        wanted = {gate.key: count for gate in awaited if (count := read_ahead(gate, held[gate.key], now))}
-        more = {key: wanted[key] + len(ids) for key, ids in self._locked.items() if key in wanted}
-        found = tx.waiting(wanted | more, now) if wanted else {}
+        if uncounted:
+            held |= tx.held(uncounted)
+        starts = self._starts(rated) if rated else {}
+        wanted: dict[str, int] = {}
+        for gate in gates:
+            if gate.key in held and (count := read_ahead(gate, held[gate.key], now)):
+                wanted[gate.key] = count + len(self._locked.get(gate.key, ()))
+        found = tx.waiting(wanted, now) if wanted else {}
         changes: list[tuple[Task, Task]] = []
         reached: set[str | None] = set()
         for gate in gates:
@@ -221,8 +245,9 @@ class _Admission:
             if key not in found and key not in delaying and gate.bounds.interval is None:
                 continue
             waiting, next_due = found.get(key, NO_WAITING)
-            if key in more:
-                waiting = [task for task in waiting if task.task_id not in self._locked[key]]
+            locked = self._locked.get(key)
+            if locked:
+                waiting = [task for task in waiting if task.task_id not in locked]
             after, passing = let_through(gate, held.get(key, 0), starts.get(key, _NO_STARTS), waiting, now)
             if passing:
                 changes += passing
@@ -234,9 +259,9 @@ class _Admission:
                         self.touched.known.update(task.flow.gates)
                         reached.add(task.gate)
                         todo[task.gate] = None
-                if len(passing) >= wanted[key] and read_ahead(after, held[key], now):
+                if len(passing) >= wanted[key] - len(locked or ()) and read_ahead(after, held[key], now):
                     todo[key] = None
-            if key in self._locked:
+            if locked:
                 after = due_by(after, now + LOCKED_RETRY)
             if next_due is not None:
                 after = due_by(after, next_due)
@@ -276,12 +301,11 @@ class _Admission:
                     ran.setdefault(key, []).append((at, tokens(task, key)))
         return ran
 
-    def _starts(self, gates: Iterable[Gate]) -> dict[str, Starts]:
-        """Return the starts that count at those of these gates that have rates."""
-        rated = [gate for gate in gates if gate.bounds.interval is not None]
-        found = self.tx.starts(rated, self.now) if rated else {}
+    def _starts(self, rated: Collection[Gate]) -> dict[str, Starts]:
+        """Return the starts that count at these gates, which have rates."""
         return {
-            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())]) for key, starts in found.items()
+            key: starts._replace(started=[*starts.started, *self._ran.get(key, ())])
+            for key, starts in self.tx.starts(rated, self.now).items()
         }
 
 
@@ -292,8 +316,10 @@ def check_max_waiting(tx: Rows, tasks: Sequence[Task], is_new: Callable[[Task], 
     """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
     bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
     found = tx.stored_gates(bounds)
-    most = [own.max_waiting for own in bounds.values()] + [gate.bounds.max_waiting for gate in found.values()]
-    if most.count(None) == len(most):
+    for key, own in bounds.items():
+        if own.max_waiting is not None or (key in found and found[key].bounds.max_waiting is not None):
+            break
+    else:
         return
     here: dict[str, list[Task]] = {}
     now = 0

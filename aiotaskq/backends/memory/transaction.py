@@ -120,8 +120,9 @@ class MemoryTransaction(GateRows, GroupRows, Transaction):
         if "touched" not in vars(self):  # most verbs touch nothing
             return False
         touched = self.touched
-        for queue in touched.given_back.keys() & self.paused:
-            touched.park(touched.given_back[queue], queue)
+        if touched.given_back:
+            for queue in touched.given_back.keys() & self.paused:
+                touched.park(touched.given_back[queue], queue)
         try:
             admitted = admit_touched(self)
         finally:
