@@ -127,5 +127,5 @@ class Gates:
         """
         await self._store.transact(lambda tx: tx.touched.changed(key, change, now))
         found = await self.find([key])
-        # A sweep deletes a gate without a use at any time: what is asked of it then is what a new one would answer.
+        # One without a use may have been deleted meanwhile: it let pass what a new one does.
         return found[0].gate if found else Gate(key=key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from itertools import chain, islice
 from typing import Any
@@ -91,8 +91,9 @@ class Ended:
         self._keys, self.drop_of = keys, drop_of
         self._lock = lock
         self._dead_letters, self._others = _Kind(), _Kind()
-        self._outermost: dict[str, GroupState] = {}  # around each group whose ended members may stay
-        self._members: dict[str, None] = {}  # the ids of these members
+        self._members: dict[str, None] = {}  # the ids of the members of groups that stay
+        self.groups: Mapping[str, GroupState] = {}
+        """Every group, by id."""
         self.lost: list[Task] = []
         """Dead letters that were dropped, and that a group still counts."""
         self.unlogged: list[Task] = []
@@ -105,7 +106,7 @@ class Ended:
 
     def add(self, task: Task) -> None:
         """Add a row that has ended; drop the oldest of its kind if there are too many."""
-        if self._outermost and self._stays(task):
+        if self.groups and self._stays(task):
             self._members[task.task_id] = None
             return
         kind = self._dead_letters if task.status is FAILED else self._others
@@ -128,17 +129,13 @@ class Ended:
         self._others.discard(task.task_id)
 
     def _stays(self, task: Task) -> bool:
-        flow = task.flow
-        return flow is not None and flow.group is not None and stays(task, self._outermost.get(flow.group))
+        group = None if task.flow is None else self.groups.get(task.flow.group or "")
+        while group is not None and (around := self.groups.get(group.parent_id or "")) is not None:
+            group = around
+        return stays(task, group)
 
-    def keep_members(self, groups: Iterable[str], members: Iterable[str], outermost: GroupState) -> None:
-        """Keep ended members of these groups, or let the bounds hold for them, as the outermost group is by now."""
-        last = outermost.ended_at is not None and not outermost.needed_by
-        for group_id in groups:
-            if last:
-                self._outermost.pop(group_id, None)
-            else:
-                self._outermost[group_id] = outermost
+    def keep_members(self, members: Iterable[str]) -> None:
+        """Keep these members of groups, or let the bounds hold for them, as the outermost group around is by now."""
         rows = [row for task_id in members if (row := self._rows.get(task_id)) is not None and row.final]
         moved = [row for row in rows if self._stays(row) != (row.task_id in self._members)]
         for row in moved:

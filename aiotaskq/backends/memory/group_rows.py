@@ -24,11 +24,10 @@ class GroupRows:
         self._ended_tasks = ended
         self.kept: dict[str, GroupState] = {}
         """Every group, the oldest first."""
+        ended.groups = self.kept
         self.members: dict[str, list[Member]] = {}
-        # Those that are in no other group: whether they go on, and whether a task needs them.
-        self._outermost: dict[str, tuple[bool, bool]] = {}
         self.ended: dict[str, None] = {}
-        """Those of these that may be dropped."""
+        """Those that are in no other group, and may be dropped."""
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         return {group_id: self.kept[group_id] for group_id in ids if group_id in self.kept}
@@ -41,28 +40,22 @@ class GroupRows:
         return True
 
     def write_groups(self, groups: Sequence[GroupState], callbacks: bool = False) -> None:
-        for group in groups:
-            self.kept[group.group_id] = group
-        for group in groups:
-            if group.parent_id not in self.kept:
+        before = [self.kept.get(group.group_id) for group in groups]
+        self.kept |= {group.group_id: group for group in groups}
+        for was, group in zip(before, groups, strict=True):
+            if group.parent_id not in self.kept and (was is None or _state(was) != _state(group)):
                 self._keep_members(group)
         while len(self.ended) > self._ended_tasks.keep:
             self.drop_groups(self._tree(next(iter(self.ended))))
 
     def _keep_members(self, group: GroupState) -> None:
         """Keep the ended members of a group that is in no other one, or keep them no more."""
-        group_id = group.group_id
-        state = (group.ended_at is None, group.needed_by > 0)
-        if self._outermost.get(group_id) == state:
-            return
-        self._outermost[group_id] = state
-        tree = self._tree(group_id)
-        members = [member.member_id for each in tree for member in self.members.get(each, ())]
-        self._ended_tasks.keep_members(tree, members, group)
-        if any(state):
-            self.ended.pop(group_id, None)
+        tree = self._tree(group.group_id)
+        self._ended_tasks.keep_members(member.member_id for each in tree for member in self.members.get(each, ()))
+        if any(_state(group)):
+            self.ended.pop(group.group_id, None)
         else:
-            self.ended[group_id] = None
+            self.ended[group.group_id] = None
 
     def _tree(self, group_id: str) -> list[str]:
         """Return the ids of a group and of the groups in it."""
@@ -84,7 +77,6 @@ class GroupRows:
                 self.lines.pop(budget_gate(group_id), None)
             self.members.pop(group_id, None)
             self.ended.pop(group_id, None)
-            self._outermost.pop(group_id, None)
 
     def count_live(self, ids: Sequence[str]) -> dict[str, int]:
         return {group_id: sum(map(self._is_live, self.members.get(group_id, ()))) for group_id in ids}
@@ -93,6 +85,11 @@ class GroupRows:
         if member.is_group:
             return (group := self.kept.get(member.member_id)) is not None and group.ended_at is None
         return (row := self.rows.get(member.member_id)) is not None and not row.final
+
+
+def _state(group: GroupState) -> tuple[bool, bool]:
+    """Return whether a group goes on, and whether a task needs it."""
+    return group.ended_at is None, group.needed_by > 0
 
 
 class MemoryGroupReads(GroupReads):
