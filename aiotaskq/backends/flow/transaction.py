@@ -424,7 +424,8 @@ class Store(Protocol):
         """
 
     async def look(self, body: Callable[[Transaction], T]) -> T:
-        """Run ``body``, which reads only, without locks."""
+        """Run ``body``, which reads only, without locks where ``transact`` takes some."""
+        return await self.transact(body)
 
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Store rows of tasks that run so, as ``OwnedRows.add``; return the text that is there now of each.

@@ -66,10 +66,6 @@ class MemoryBackend(MemoryReads, Store):
             self.listeners.notify(READY)
         return answer
 
-    async def look(self, body: Callable[[Transaction], T]) -> T:
-        with self._lock:
-            return body(self._tx)
-
     def arrivals(self, queues: Sequence[str] | None = None) -> Arrivals:
         return Arrivals(self.queues, queues)
 

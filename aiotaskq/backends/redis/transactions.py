@@ -103,8 +103,6 @@ class RedisTransactions(Store):
                     pass
         return result
 
-    look = transact
-
     async def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
         """Do as ``Store.add_held``."""
         words: list[str | int] = []

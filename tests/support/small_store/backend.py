@@ -76,7 +76,7 @@ class SmallStore(Backend, Store):
         return answer
 
     def read(self, body: Callable[[SmallTransaction], T]) -> T:
-        """Do as ``Store.look``."""
+        """Return what a body reads."""
         with self._rows.lock:
             return body(self._begin())
 
@@ -87,9 +87,6 @@ class SmallStore(Backend, Store):
 
     async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         return self.run(body)
-
-    async def look(self, body: Callable[[Transaction], T]) -> T:
-        return self.read(body)
 
     async def open(self) -> None:
         self._is_closed = False
