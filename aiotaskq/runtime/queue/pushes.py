@@ -23,7 +23,7 @@ from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.hooks import Hooks
 from aiotaskq.runtime.queue.capacity import Capacity, Waiters
 from aiotaskq.runtime.queue.claims import Claims, Taker, willing
-from aiotaskq.runtime.queue.push_hooks import CommitHooks
+from aiotaskq.runtime.queue.commit_hooks import CommitHooks
 from aiotaskq.runtime.step_verbs import StepVerbs
 from aiotaskq.runtime.task_log import log_outcome
 
