@@ -14,8 +14,8 @@ from sqlalchemy import Connection, exc
 
 from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects import dialect_of
-from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, sync_engine
+from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
+from aiotaskq.backends.sql.engines import parse_url, sync_engine
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
 from aiotaskq.backends.url import has_tables, is_shared, scheme_of
 from aiotaskq.cli.i18n import marked, tr
@@ -110,7 +110,7 @@ def _refuse_memory(url: str) -> None:
 def _file(url: str) -> str | None:
     """Return the path of the file that holds a database, None for a server."""
     parsed = parse_url(url, sync=True)
-    return dialect_of_url(parsed).file(parsed)
+    return dialect_named(parsed.get_backend_name()).file(parsed)
 
 
 def _look(url: str, body: Callable[[Connection], T]) -> T:

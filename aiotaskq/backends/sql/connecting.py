@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, event, exc
 
-from aiotaskq.backends.sql.error_codes import ErrorCodes, is_gone
+from aiotaskq.backends.sql.error_codes import ErrorCodes, is_one_of
 from aiotaskq.core.errors import missing
 
 T = TypeVar("T")
@@ -183,7 +183,7 @@ def watch_over(engine: Engine, idle: Any, codes: ErrorCodes) -> None:
     @event.listens_for(engine, "handle_error")
     def judge(context: Any) -> None:
         # Then every connection of the pool is replaced when it is next asked for.
-        context.is_disconnect = context.is_disconnect or is_gone(context.original_exception, codes)
+        context.is_disconnect = context.is_disconnect or is_one_of(context.original_exception, codes.gone)
 
     for name in ("before_cursor_execute", "commit", "rollback"):
         event.listen(engine, name, expect)

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, exc
 
-from aiotaskq.backends.sql.connections import Connections, SessionBody, in_session
-from aiotaskq.backends.sql.engines import dialect_of_url, parse_url, pool_options
+from aiotaskq.backends.sql.connections import Connections, SessionBody, Transactions, in_session
+from aiotaskq.backends.sql.dialects import dialect_named
+from aiotaskq.backends.sql.engines import parse_url, pool_options
 from aiotaskq.backends.sql.error_codes import hint, is_about_a_value
 from aiotaskq.concurrency.loop_bound import LoopBound, keep_alive
 from aiotaskq.concurrency.uninterrupted import in_shielded_task
@@ -19,7 +20,7 @@ from aiotaskq.errors import AiotaskqError, ClosedError, DatabaseUnavailable, Wro
 T = TypeVar("T")
 
 
-class Database:
+class Database(Transactions):
     """The connections to one database and its transactions; it belongs to the loop that opens it.
 
     A transaction body is a plain function over a ``Connection``: it can run in the caller's own transaction as well. It
@@ -39,7 +40,7 @@ class Database:
         ``patience``: the most seconds that a server may take for one statement, if less than the usual ones.
         """
         self.url, self._pool = pool_options(parse_url(url))
-        self.dialect = dialect_of_url(self.url)
+        self.dialect = dialect_named(self.url.get_backend_name())
         self.shown = mask(url)
         self.patience = patience
         self._prepare, self._prepared = prepare, prepared
@@ -48,10 +49,7 @@ class Database:
         self._bound = LoopBound()
         self._opening = asyncio.Lock()
         self._running: set[asyncio.Future[Any]] = set()
-        self.writing: Callable[[], None] = lambda: None
-        """Called, where there is a single writer, when a transaction of ours has the lock; on any thread."""
-        self.written: Callable[[], None] = lambda: None
-        """Called when that transaction has ended."""
+        self.writing = self.written = lambda: None
 
     @property
     def is_open(self) -> bool:

@@ -24,11 +24,6 @@ _POOL: Final = {"pool_size": 0, "max_overflow": -1, "pool_recycle": -1}
 """SQLAlchemy's options for its pool, with the smallest value of each."""
 
 
-def dialect_of_url(url: URL) -> Dialect:
-    """Return the dialect of a parsed URL."""
-    return dialect_named(url.get_backend_name())
-
-
 def parse_url(url: str, *, sync: bool = False) -> URL:
     """Return the URL with the asynchronous driver for its database, whatever driver it names; or the synchronous one.
 
@@ -86,7 +81,7 @@ def sync_engine(url: str, **options: Any) -> Engine:
     ``pool_size``, ``max_overflow`` and ``pool_recycle`` in the URL's query win over ``options``. Raises MissingExtra.
     """
     parsed, pool = pool_options(parse_url(url, sync=True))
-    return dialect_of_url(parsed).sync_engine(parsed, **{**options, **pool})
+    return dialect_named(parsed.get_backend_name()).sync_engine(parsed, **{**options, **pool})
 
 
 def async_engine(url: URL, **options: Any) -> AsyncEngine:
@@ -95,7 +90,7 @@ def async_engine(url: URL, **options: Any) -> AsyncEngine:
     Options of the pool in the URL's query win over ``options``.
     """
     url, pool = pool_options(url)
-    return dialect_of_url(url).async_engine(url, **{**options, **pool})
+    return dialect_named(url.get_backend_name()).async_engine(url, **{**options, **pool})
 
 
 class _Lazy:

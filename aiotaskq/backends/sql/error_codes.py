@@ -32,7 +32,8 @@ class ErrorCodes(NamedTuple):
     """A prepared statement is missing, or exists twice: the connection is shared by a pooler."""
 
 
-def _is(error: Any, codes: Set[Any], text: str | None = None) -> bool:
+def is_one_of(error: Any, codes: Set[Any], text: str | None = None) -> bool:
+    """Whether the error of a driver has one of these codes, or the text in its message."""
     found = (getattr(error, "sqlstate", None), *error.args[:1])
     return any(code in codes for code in found) or (text is not None and text in str(error))
 
@@ -42,30 +43,20 @@ def gave_way(error: Exception, codes: ErrorCodes) -> bool:
     if not isinstance(error, exc.DBAPIError):
         return False
     # A unique key is written only where it was free: another transaction has taken it since, which the next try sees.
-    taken = _is(error.orig, codes.duplicate) and UNIQUE_KEY in str(error.orig)
-    return taken or _is(error.orig, codes.gave_way, codes.gave_way_text)
-
-
-def is_gone(error: Any, codes: ErrorCodes) -> bool:
-    """Whether the server of this driver's error must be left."""
-    return _is(error, codes.gone)
-
-
-def is_cancelled(error: exc.DBAPIError, codes: ErrorCodes) -> bool:
-    """Whether the server has cancelled the statement, since it took too long."""
-    return _is(error.orig, codes.cancelled)
+    taken = is_one_of(error.orig, codes.duplicate) and UNIQUE_KEY in str(error.orig)
+    return taken or is_one_of(error.orig, codes.gave_way, codes.gave_way_text)
 
 
 def hint(error: Exception, codes: ErrorCodes) -> str:
     """Return what to do about an error that cannot be cured by repeating, or an empty text."""
     cause = getattr(error, "orig", error)
-    if _is(cause, codes.no_table, codes.no_table_text):
+    if is_one_of(cause, codes.no_table, codes.no_table_text):
         return (
             "; it was dropped after aiotaskq had made it, perhaps by a migration of the application's (exclude our "
             "tables there by aiotaskq.integrations.alembic). Restore it from a backup, or make it anew, empty, by "
             "'aiotaskq db upgrade'"
         )
-    if _is(cause, codes.unprepared):
+    if is_one_of(cause, codes.unprepared):
         return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
     return ""
 

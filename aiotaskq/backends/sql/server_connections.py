@@ -16,7 +16,7 @@ from sqlalchemy.util import greenlet_spawn
 from aiotaskq.backends.read_limit import read_limit, too_long
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, Watch, cut_all, is_lost, watch_over
 from aiotaskq.backends.sql.connections import Connections
-from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_cancelled
+from aiotaskq.backends.sql.error_codes import ErrorCodes, gave_way, is_one_of
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.errors import DatabaseUnavailable
 
@@ -73,7 +73,7 @@ class ServerConnections(Connections):
         try:
             return await self._repeated(lambda: _transaction(self._engine, limited))
         except exc.DBAPIError as error:
-            if is_cancelled(error, self._codes):
+            if is_one_of(error.orig, self._codes.cancelled):
                 raise too_long(self._shown, seconds) from error
             raise
 
