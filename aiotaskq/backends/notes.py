@@ -16,7 +16,7 @@ from aiotaskq.backends.listeners import NOTED, Listeners
 from aiotaskq.backends.side_rows import NOTE, Range, SideRow, SideRows
 from aiotaskq.core.coded import plain_text, stored_text
 from aiotaskq.core.notes import MAX_NOTES, MAX_SIZE, Kind, LogEntry, NewNotes
-from aiotaskq.core.status import COMPLETED, RUNNING, Status
+from aiotaskq.core.status import COMPLETED, RUNNING
 
 if TYPE_CHECKING:
     from aiotaskq.backends.flow.transaction import Run, Store, Transaction
@@ -120,13 +120,8 @@ def append(tx: Transaction, new: Sequence[NewNotes], texts: Sequence[Sequence[st
     return held
 
 
-def may_write(last: bool) -> tuple[Status, ...]:
-    """Return the statuses of a task to which a run with its fence may write notes."""
-    return (RUNNING, COMPLETED) if last else (RUNNING,)
-
-
 def _holds(run: Run | None, new: NewNotes, last: bool) -> bool | None:
-    if run is None or run.fence != new.fence or run.status not in may_write(last):
+    if run is None or run.fence != new.fence or run.status not in ((RUNNING, COMPLETED) if last else (RUNNING,)):
         return False
     return None if run.taken else True
 

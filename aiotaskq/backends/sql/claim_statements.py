@@ -174,12 +174,7 @@ def from_head(head: Head) -> list[ColumnElement[bool]]:
     that was ever claimed, all of them before the head, and would skip them one by one.
     """
     level = c.priority.is_(None) if head.priority is None else c.priority == head.priority
-    return [
-        *READY,
-        level,
-        c.run_at >= head.run_at,
-        or_(c.run_at > head.run_at, c.seq >= head.seq),
-    ]
+    return [*READY, level, c.run_at >= head.run_at, or_(c.run_at > head.run_at, c.seq >= head.seq)]
 
 
 def first(rows: Any, *where: ColumnElement[bool]) -> Select[Any]:

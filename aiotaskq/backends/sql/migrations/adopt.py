@@ -52,6 +52,8 @@ _UNITS: Final = (
 
 Row = Mapping[str, Any]
 """A row as it is stored; text is a ``str``, or ``bytes`` that should be UTF-8."""
+Tell = Callable[[str, str], None]
+"""It takes a column, and what is wrong with its value."""
 
 
 class Verdict:
@@ -102,9 +104,7 @@ class Verdict:
         else:
             self.keep(column, problem, "kept as it is; the schedule is disabled")
 
-    def text(
-        self, column: str, report: Callable[[str, str], None] | None = None, *, needed: bool = False
-    ) -> str | None:
+    def text(self, column: str, report: Tell | None = None, *, needed: bool = False) -> str | None:
         """Judge a text column."""
         raw = self.row[column]
         if isinstance(raw, str | bytes) and (raw or not needed):
@@ -116,22 +116,18 @@ class Verdict:
             (report or self.keep)(column, f"is {_shown(raw)}, not text")
         return None
 
-    def number(
-        self, column: str, default: int | None = None, report: Callable[[str, str], None] | None = None
-    ) -> int | None:
-        """Judge an integer column; NULL becomes the documented default, if there is one."""
+    def number(self, column: str, default: int) -> int | None:
+        """Judge an integer column; NULL becomes the documented default."""
         raw = self.row[column]
         if isinstance(raw, int):
             return raw
-        if raw is None and default is not None:
+        if raw is None:
             self.set(column, default, "is NULL", ", the documented default")
             return default
-        (report or self.keep)(column, f"is {_shown(raw)}, not a whole number")
+        self.keep(column, f"is {_shown(raw)}, not a whole number")
         return None
 
-    def epoch(
-        self, column: str, report: Callable[[str, str], None] | None = None, *, needed: bool = False
-    ) -> int | None:
+    def epoch(self, column: str, report: Tell | None = None, *, needed: bool = False) -> int | None:
         """Judge a time in epoch seconds."""
         raw = self.row[column]
         if (raw is None and not needed) or (raw.__class__ is int and 0 <= raw <= LATEST):
@@ -151,7 +147,7 @@ class Verdict:
             self.keep(column, f"is negative ({value})")
         return value
 
-    def params(self, report: Callable[[str, str], None]) -> None:
+    def params(self, report: Tell) -> None:
         """Judge params. Their contents are in no message."""
         raw = self.row["params"]
         if raw in (None, "", b""):
