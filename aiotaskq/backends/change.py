@@ -1,8 +1,8 @@
-"""Guarded writes of tasks and schedules, and the bound of a push: arguments of the verbs of a backend."""
+"""Arguments of the verbs of a backend: guarded writes, a handler that is left, a claim, and the bound of a push."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -10,6 +10,7 @@ import msgspec
 from msgspec.structs import replace
 
 from aiotaskq.core.coded import COLUMNS, STATE, encoded
+from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED
 from aiotaskq.core.parking import slots
 from aiotaskq.core.status import PENDING
@@ -91,6 +92,28 @@ class Room(msgspec.Struct, frozen=True):
     now: int
     instead: tuple[Change, ...] = ()
 
+    @property
+    def leaving(self) -> set[str]:
+        """The ids of the tasks that make room."""
+        return {change.before.task_id for change in self.instead}
+
+    def new_of(self, tasks: Sequence[Task], rows: Iterable[Task | None], left: int) -> list[Task]:
+        """Return those of these tasks that are new: in conflict with no task before them, and with no row that stays.
+
+        ``rows`` are those with which each conflicts. Raises QueueFull for more new ones than are ``left``.
+        """
+        new: list[Task] = []
+        names, leaving = set[tuple[str, str | None]](), self.leaving
+        for task, row in zip(tasks, rows, strict=True):
+            own = {("id", task.task_id), ("unique", task.unique_key), ("once", task.idempotency_key)}
+            own -= {("unique", None), ("once", None)}
+            if (row is None or row.task_id in leaving) and names.isdisjoint(own):
+                names |= own
+                new.append(task)
+        if new and len(new) > left:
+            raise queue_full(self.maxsize, len(new) - left)
+        return new
+
 
 def holds(row: Any, change: Change) -> bool:
     """Whether the guard of a change holds for a row with status, fence, owner, lease and cancel flag."""
@@ -115,13 +138,6 @@ def has_moved(row: Any, change: Change) -> bool:
     if after.parked:
         return bool(row.run_at != PARKED or row.gate != after.gate)
     return bool(row.run_at == PARKED)
-
-
-def encoded_room(room: Room | None, codec: Codec | None) -> Room | None:
-    """Return the room of a push with the coded columns of its changes as they are stored."""
-    if room is None or codec is None:
-        return room
-    return replace(room, instead=tuple(encoded_changes(room.instead, codec)))
 
 
 def encoded_changes(changes: Sequence[Change], codec: Codec | None) -> Sequence[Change]:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
-from aiotaskq.backends.change import encoded_changes, encoded_room
+from aiotaskq.backends.change import encoded_changes
 from aiotaskq.core.coded import decoded, encoded, to_stored
 from aiotaskq.core.task import Task, TaskFilter
 
@@ -20,8 +20,8 @@ from aiotaskq.core.task import Task, TaskFilter
 class CodedBackend(Backend):
     """What encodes before, and decodes behind, the verbs of the class after it.
 
-    A verb of a store may call another one of itself: to encode what is coded, and to decode what is plain, changes
-    nothing.
+    A verb of a store may call another one of itself, and a transaction encodes what it writes: to encode what is coded,
+    and to decode what is plain, changes nothing.
     """
 
     @property
@@ -33,33 +33,21 @@ class CodedBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         sent = self._encoded(tasks)
-        return self._pushed(await self._store.push(sent, encoded_room(room, self.codec)), sent, tasks)
-
-    async def push_with(
-        self,
-        session: Any,
-        tasks: Sequence[Task],
-        committed: Callable[[], None] = lambda: None,
-        room: Room | None = None,
-    ) -> list[Task]:
-        sent = self._encoded(tasks)
-        room = encoded_room(room, self.codec)
-        return self._pushed(await self._store.push_with(session, sent, committed, room), sent, tasks)
+        return self._pushed(await self._store.push(sent, room), sent, tasks)
 
     async def _claim(self, wanted: Claim) -> list[Task]:
         return self._decoded(await super()._claim(wanted))  # type: ignore[safe-super]  # the class after it has it
 
     async def update(self, changes: Sequence[Change]) -> list[bool]:
-        return cast("list[bool]", await self._store.update(self._changes(changes)))
+        return cast("list[bool]", await self._store.update(encoded_changes(changes, self.codec)))
 
     async def exchange(self, changes: Sequence[Change], wanted: Claim) -> tuple[list[bool], list[Task]]:
-        held, tasks = await super().exchange(self._changes(changes), wanted)
+        held, tasks = await super().exchange(encoded_changes(changes, self.codec), wanted)
         return held, self._decoded(tasks)
 
     async def push_and_claim(self, tasks: Sequence[Task], wanted: Claim) -> tuple[list[Task], list[Task]]:
-        sent = self._encoded(tasks)
-        stored, claimed = await super().push_and_claim(sent, wanted)
-        return self._pushed(stored, sent, tasks), self._decoded(claimed)
+        stored, claimed = await super().push_and_claim(tasks, wanted)
+        return stored, self._decoded(claimed)
 
     async def fire_and_claim(self, changes: Sequence[ScheduleChange], wanted: Claim) -> tuple[list[bool], list[Task]]:
         held, claimed = await super().fire_and_claim(changes, wanted)  # the schedules encode what they fire
@@ -94,9 +82,6 @@ class CodedBackend(Backend):
         """Return for each task what stands for it: the object that was given, or a row."""
         given = {id(coded): task for coded, task in zip(sent, tasks, strict=True)}
         return [given[id(row)] if id(row) in given else self._decoded([row])[0] for row in stored]
-
-    def _changes(self, changes: Sequence[Change]) -> Sequence[Change]:
-        return encoded_changes(changes, self.codec)
 
 
 @functools.cache

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.change import encoded_room
 from aiotaskq.backends.flow.groups import mend_children, mend_groups
 from aiotaskq.backends.flow.transaction import NOT_USED_UP, USED_UP, push
 from aiotaskq.core.coded import anew, encoded, no_codec
@@ -106,11 +105,10 @@ class Groups:
         return [found.get(group_id) for group_id in ids]
 
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
-        """Return the messages about children that have ended, as they are to be stored; ``now`` in microseconds UTC."""
+        """Return the messages about children that have ended; ``now`` in microseconds UTC."""
         if not self.webhooks:
             return []
-        told = [message for task in ended for message in messages(self.webhooks, task, now)]
-        return told if (codec := self.codec) is None else [encoded(message, codec) for message in told]
+        return [message for task in ended for message in messages(self.webhooks, task, now)]
 
     def note(self, followed: Followed) -> None:
         """Take note of what has followed from a write of this process, after its commit."""
@@ -131,7 +129,7 @@ class Groups:
         tasks that wait for no others. The gates of ``plan.used_up`` are closed. Sends the hint ``ready``.
         """
         self.used = True
-        plan, room = encoded_plan(plan, self.codec), encoded_room(room, self.codec)
+        plan = encoded_plan(plan, self.codec)
         if session is not None:
             return await self._store.transact_with(session, lambda tx: _push_plan(tx, plan, room), committed)
         made = await self._store.transact(lambda tx: _push_plan(tx, plan, room), repeatable=True)
@@ -144,15 +142,14 @@ class Groups:
 
         None if there is no such group, or it has ended, or was cancelled; then nothing is written.
         """
-        sent = tasks if (codec := self.codec) is None else [encoded(task, codec) for task in tasks]
 
         def body(tx: Transaction) -> int | None:
             group = tx.groups([group_id]).get(group_id)
             if group is None or group.ended_at is not None or group.cancel_requested:
                 return None
             # A push into the group holds its lock: a row that exists now was added by an earlier call or run.
-            there = tx.existing([task.task_id for task in sent])
-            new = [task for task in sent if task.task_id not in there]
+            there = tx.existing([task.task_id for task in tasks])
+            new = [task for task in tasks if task.task_id not in there]
             push(tx, new)
             places = enumerate(new, group.total)
             tx.add_members([Member(group_id=group_id, position=at, member_id=task.task_id) for at, task in places])

@@ -13,7 +13,7 @@ import msgspec
 
 from aiotaskq.backends.base import Change, Claim, Room
 from aiotaskq.backends.flow.groups import parents_first
-from aiotaskq.backends.flow.transaction import Transaction, push
+from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.backends.memory.side_rows import MemorySideRows
 from aiotaskq.backends.memory.transaction import MemoryTransaction
@@ -47,24 +47,6 @@ class DurableFake(MemoryBackend):
 
     async def keeps_ended(self) -> bool:
         return True  # a test that lets a month pass still reads what came of its tasks
-
-    async def push_with(
-        self,
-        session: Any,
-        tasks: Sequence[Task],
-        committed: Callable[[], None] = lambda: None,
-        room: Room | None = None,
-    ) -> list[Task]:
-        """Store the tasks when the session commits, as if they were in its database."""
-
-        def body(tx: Transaction) -> list[Task]:
-            if room is not None:
-                tx.check_room(tasks, room)
-                tx.update(room.instead)
-            return push(tx, tasks)
-
-        self.check(tasks)
-        return await self.transact_with(session, body, committed)
 
     async def update_with(
         self, session: Any, changes: Sequence[Change], committed: Callable[[], None] = lambda: None
@@ -121,7 +103,8 @@ class DurableFake(MemoryBackend):
     def copy(self) -> DurableFake:
         """Return a store with the same tasks, groups, gates and side rows."""
         with self._lock:
-            return DurableFake().taking(self._tasks.values(), self.queues.paused, self._tx, self._side)
+            empty = DurableFake().coded_by(self.codec)
+            return empty.taking(self._tasks.values(), self.queues.paused, self._tx, self._side)
 
     def taking(self, rows: Iterable[Task], paused: Iterable[str], tx: MemoryTransaction, side: MemorySideRows) -> Self:
         """Take over what another store has; this one is empty."""

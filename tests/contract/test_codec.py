@@ -15,6 +15,7 @@ from sqlalchemy import text
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange, Schedules
+from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.sql.engines import sync_engine
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.codec import Codec
@@ -120,6 +121,16 @@ async def test_every_verb_writes_coded_and_reads_plain(opened: Opened) -> None:
     fresh = new(params=PARAMS)
     stored, claimed = await backend.push_and_claim([fresh], Claim("owner", NOW, 1, lease_until=LEASE))
     assert stored[0] is fresh and claimed[0].params == PARAMS
+
+
+async def test_what_a_transaction_pushes_is_coded_and_returned_plain(opened: Opened) -> None:
+    backend = await opened(Keyed("k"))
+    first, second = new(params=PARAMS, unique_key="u"), new(params=PARAMS, unique_key="u")
+    (stored,) = await backend.store.transact(lambda tx: push(tx, [first]))
+    (there,) = await backend.store.transact(lambda tx: push(tx, [second]))
+    assert stored is first
+    assert (there.task_id, there.params, there.coded) == (first.task_id, PARAMS, None)
+    assert "a secret" not in await stored_text(opened.store)
 
 
 async def test_a_key_is_given_up_and_a_waiting_task_changed_in_code(opened: Opened) -> None:

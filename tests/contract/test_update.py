@@ -15,7 +15,7 @@ from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.listeners import ENDED, READY
 from aiotaskq.backends.sql.backend import SqlBackend
 from aiotaskq.backends.sql.engines import sync_engine
-from aiotaskq.backends.sql.transaction import insert
+from aiotaskq.backends.sql.pushes import insert
 from aiotaskq.core.outcome import Cancelled, Rerun, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter

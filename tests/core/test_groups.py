@@ -38,6 +38,8 @@ def task(name: str) -> Task:
 class Rows:
     """Rows in dicts."""
 
+    codec = None
+
     def __init__(self) -> None:
         self.all: dict[str, Task] = {}
         self.kept: dict[str, GroupState] = {}

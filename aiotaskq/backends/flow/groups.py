@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change, Room
-from aiotaskq.backends.flow.transaction import USED_UP, Rows, Transaction, push, rewrite
+from aiotaskq.backends.flow.transaction import USED_UP, Transaction, push, rewrite
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import Flow, budget_gate
 from aiotaskq.core.groups import (
@@ -43,7 +43,7 @@ def push_within(tx: Transaction, tasks: Sequence[Task], room: Room | None) -> li
     return push(tx, tasks)
 
 
-def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
+def mend_children(tx: Transaction, ids: Sequence[str], now: int) -> int:
     """End those of these tasks that wait for parents which are gone; return how many."""
     lost = _lost(tx, tx.look(ids).values())
     if lost:
@@ -54,7 +54,7 @@ def mend_children(tx: Rows, ids: Sequence[str], now: int) -> int:
     return len(lost)
 
 
-def _lost(tx: Rows, tasks: Iterable[Task]) -> dict[str, str]:
+def _lost(tx: Transaction, tasks: Iterable[Task]) -> dict[str, str]:
     """Return, by the id of a child, a parent that is gone, where fewer parents than it waits for hold it up."""
     children = [
         (task, [parent for parent, _ in task.flow.parents])
@@ -77,7 +77,7 @@ def _cancelled(child_id: str, gone: str) -> tuple[Task, Task]:
     return after.replace(status=Status.RUNNING), after
 
 
-def mend_groups(tx: Rows, ids: Sequence[str], now: int) -> int:
+def mend_groups(tx: Transaction, ids: Sequence[str], now: int) -> int:
     """Correct the numbers of unfinished members of these groups; return how many were wrong."""
     # First the groups: an end of a member that is not committed yet has not been subtracted, and counts as live.
     groups = {key: group for key, group in tx.groups(sorted(ids)).items() if group.ended_at is None}
@@ -88,7 +88,7 @@ def mend_groups(tx: Rows, ids: Sequence[str], now: int) -> int:
     return len(tallies)
 
 
-def spend(tx: Rows, more: Mapping[str, Usage]) -> None:
+def spend(tx: Transaction, more: Mapping[str, Usage]) -> None:
     """Add to what the members of groups have used up, and of those around; close the gates of budgets that it ends."""
     while more:
         groups = tx.groups(sorted(more)).values()
@@ -120,7 +120,7 @@ def spend_reported(tx: Transaction, new: Sequence[NewNotes]) -> None:
     spend(tx, by_group)
 
 
-def staying(tx: Rows, tasks: Iterable[Task], before: int | None) -> set[str]:
+def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
 
     ``before`` is the time in epoch seconds before which they have to have ended, None for any.
@@ -167,7 +167,7 @@ def parents_first(changes: Sequence[Change], update: Callable[[Sequence[Change]]
     return [held[place] for place in range(len(changes))]
 
 
-def again(tx: Rows, after: Task) -> Task:
+def again(tx: Transaction, after: Task) -> Task:
     """Return a child that is brought back: parked, if it has to wait for some of its parents."""
     assert after.flow is not None
     found = tx.tasks(sorted({task_id for task_id, _ in after.flow.parents}))
@@ -175,7 +175,7 @@ def again(tx: Rows, after: Task) -> Task:
     return waiting(after, live, after.due_us) if live else after
 
 
-def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> tuple[dict[str, Tally], list[Task]]:
+def to_children(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int) -> tuple[dict[str, Tally], list[Task]]:
     """Do what follows from changes of tasks, which are written already, to their children, and to those of these.
 
     Return what that counts for groups, and the tasks that it ended. A task that had ended and was deleted is given with
@@ -207,7 +207,7 @@ def to_children(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int) -> tup
     return tallies, gone
 
 
-def to_groups(tx: Rows, tallies: dict[str, Tally], gone: Sequence[Task], now: int) -> None:
+def to_groups(tx: Transaction, tallies: dict[str, Tally], gone: Sequence[Task], now: int) -> None:
     """Do what follows for groups, and for those that they are members of; ``gone`` are the tasks that ended by it."""
     followed = tx.touched.followed
     followed.ended += [task.task_id for task in gone]
@@ -237,7 +237,7 @@ def to_groups(tx: Rows, tallies: dict[str, Tally], gone: Sequence[Task], now: in
     followed.pushed += [task.task_id for task in pushed]
 
 
-def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None:
+def follow(tx: Transaction, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None:
     """Do what follows from changes of tasks that are written already: to children, then to groups."""
     found = [(before, after) for before, after in changes if concerns(before, after)]
     if found:
@@ -245,7 +245,7 @@ def follow(tx: Rows, changes: Sequence[tuple[Task, Task]], now: int = 0) -> None
         to_groups(tx, *to_children(tx, found, now), now)
 
 
-def follow_deletes(tx: Rows, tasks: Sequence[Task]) -> None:
+def follow_deletes(tx: Transaction, tasks: Sequence[Task]) -> None:
     """Do what follows from deletes of tasks."""
     tx.touched.deleted([task for task in tasks if not task.final])
     tied = [task for task in tasks if is_tied(task)]

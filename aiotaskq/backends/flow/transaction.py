@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, T
 
 import msgspec
 
+from aiotaskq.core.coded import decoded, encoded
 from aiotaskq.core.errors import NotSupported
 from aiotaskq.core.gate import Bounds, GateChange
 from aiotaskq.core.parking import (
@@ -30,6 +31,7 @@ from aiotaskq.core.usage import USED_UP_UNTIL
 if TYPE_CHECKING:
     from aiotaskq.backends.change import Change, Room
     from aiotaskq.backends.side_rows import OwnedRows, SideRow
+    from aiotaskq.core.codec import Codec
     from aiotaskq.core.gate import Gate, Starts
     from aiotaskq.core.groups import GroupState, Member
     from aiotaskq.core.status import Status
@@ -190,8 +192,24 @@ first of the others that were read is due, in microseconds UTC.
 NO_WAITING: Final[Waiting] = ((), None)
 
 
-class Rows(ABC):
-    """The rows of tasks, groups and gates in one transaction.
+class Run(NamedTuple):
+    """Which run has a task, or had it."""
+
+    status: Status
+    fence: int
+    seq: int
+    """The push stamp of the task."""
+    began_at: int | None
+    taken: bool = False
+    """Whether another transaction has locked the row of the task."""
+
+
+Holder = tuple[int, int]
+"""A run that stores something for its task: its fence, and the push stamp of the task."""
+
+
+class Transaction(ABC):
+    """The rows of a store in one transaction: of tasks, of groups, of gates, and those beside tasks.
 
     What is read is locked, or compared at the commit; locks are taken in the order of tasks, groups, gates. A body that
     works on it may run more than once, each time on another transaction.
@@ -199,6 +217,12 @@ class Rows(ABC):
 
     messages: Callable[[Sequence[Task], int], list[Task]]
     """``Groups.messages`` of the store."""
+    side: OwnedRows
+    """The side rows."""
+    codec: Codec | None = None
+    """That of the store: what ``push`` and ``update`` write is encoded with it."""
+    joined: bool = False
+    """Whether it is a caller's: then gates are admitted after its commit."""
 
     @functools.cached_property
     def touched(self) -> Touched:
@@ -219,6 +243,16 @@ class Rows(ABC):
         """Return those of these ids of tasks that there are."""
         return self.tasks(ids).keys()
 
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> Mapping[str, Run]:
+        """Read which runs have these tasks, by id, and lock the tasks until the transaction ends.
+
+        Without ``wait`` those that another transaction has locked are read only, and are ``taken``.
+        """
+        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
+
+    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:  # noqa: B027
+        """Read these tasks, and what ``reads`` do, in one round trip, where a transaction locks nothing."""
+
     @abstractmethod
     def insert(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Insert tasks that conflict with no row; return each, or the row that it conflicts with."""
@@ -226,6 +260,39 @@ class Rows(ABC):
     @abstractmethod
     def rewrite(self, changes: Sequence[tuple[Task, Task]]) -> None:
         """Write tasks that were read so: each is given as it was, and as it is from now on."""
+
+    @abstractmethod
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        """Do as ``Backend.update``."""
+
+    @abstractmethod
+    def write_usage(self, usages: Mapping[str, Usage]) -> None:
+        """Store what these tasks have used up, by id, whose rows were read."""
+
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        """Do as ``Store.add_held``."""
+        runs, texts = self.runs(sorted({row.owner for row in rows})), list[str | None]()
+        for row, holder in zip(rows, holders, strict=True):
+            run = runs.get(row.owner)
+            if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
+                texts.append(None)
+                continue
+            self.side.add(kind, [row])
+            texts.append(self.side.lock(kind, [row.name], row.owner)[row.name])
+        return texts
+
+    # ---- before a push ----
+
+    def check_push(self, tasks: Sequence[Task]) -> bool:
+        """Raise QueueFull before tasks are inserted, where that could not be undone; return whether it is checked."""
+        return False
+
+    @abstractmethod
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        """Raise QueueFull if there is no room for new tasks, before anything is written or, if it can be undone, later.
+
+        The changes of ``room.instead`` are written next; that one of them does not hold is found here, too.
+        """
 
     # ---- groups ----
 
@@ -259,12 +326,6 @@ class Rows(ABC):
     @abstractmethod
     def inner_groups(self, ids: Sequence[str]) -> list[str]:
         """Return the ids of the groups that are members of these."""
-
-    # ---- before a push ----
-
-    def check_push(self, tasks: Sequence[Task]) -> bool:
-        """Raise QueueFull before tasks are inserted, where that could not be undone; return whether it is checked."""
-        return False
 
     # ---- gates ----
 
@@ -348,74 +409,11 @@ class Rows(ABC):
         """Return the queues that are paused: their tasks pass no gate."""
 
 
-class Run(NamedTuple):
-    """Which run has a task, or had it."""
-
-    status: Status
-    fence: int
-    seq: int
-    """The push stamp of the task."""
-    began_at: int | None
-    taken: bool = False
-    """Whether another transaction has locked the row of the task."""
-
-
-Holder = tuple[int, int]
-"""A run that stores something for its task: its fence, and the push stamp of the task."""
-
-
-class Transaction(Rows):
-    """A transaction: the rows of tasks, groups and gates, and those beside tasks."""
-
-    side: OwnedRows
-    """The side rows."""
-    joined = False
-    """Whether it is a caller's: then gates are admitted after its commit."""
-
-    @abstractmethod
-    def update(self, changes: Sequence[Change]) -> list[bool]:
-        """Do as ``Backend.update``."""
-
-    @abstractmethod
-    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        """Raise QueueFull if there is no room for new tasks, before anything is written or, if it can be undone, later.
-
-        The changes of ``room.instead`` are written next; that one of them does not hold is found here, too.
-        """
-
-    @abstractmethod
-    def write_usage(self, usages: Mapping[str, Usage]) -> None:
-        """Store what these tasks have used up, by id, whose rows were read."""
-
-    def foresee(self, ids: Sequence[str], *reads: Callable[[], object]) -> None:
-        """Read these tasks, and what ``reads`` do, in one round trip, where a transaction locks nothing."""
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> Mapping[str, Run]:
-        """Read which runs have these tasks, by id, and lock the tasks until the transaction ends.
-
-        Without ``wait`` those that another transaction has locked are read only, and are ``taken``.
-        """
-        return {key: Run(row.status, row.fence, row.seq, row.began_at) for key, row in self.tasks(ids).items()}
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        """Do as ``Store.add_held``."""
-        runs, texts = self.runs(sorted({row.owner for row in rows})), list[str | None]()
-        for row, holder in zip(rows, holders, strict=True):
-            run = runs.get(row.owner)
-            if run is None or run.status is not RUNNING or (run.fence, run.seq) != holder:
-                texts.append(None)
-                continue
-            self.side.add(kind, [row])
-            texts.append(self.side.lock(kind, [row.name], row.owner)[row.name])
-        return texts
-
-
 class Store(Protocol):
     """What runs transactions."""
 
-    @property
-    def wakes_later(self) -> bool:
-        """Whether what waits for an event is woken by transactions after the one that stores the event."""
+    wakes_later: bool
+    """Whether what waits for an event is woken by transactions after the one that stores the event."""
 
     async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         """Run ``body`` in one transaction, perhaps more than once; then send the hints of what it has written.
@@ -442,19 +440,24 @@ class Store(Protocol):
         raise NotSupported("session: this store cannot join a transaction; write after the commit, or use a SQL store")
 
 
-def push(tx: Rows, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
+def push(tx: Transaction, tasks: Sequence[Task], refused: bool = True) -> list[Task]:
     """Insert tasks; return each, or the row that it conflicts with.
 
     ``refused``: QueueFull is raised where too many would wait at a gate, here or at the end of the transaction.
     """
-    bounded = refused and not tx.check_push(tasks)
-    stored = list(tx.insert(tasks))
+    codec = tx.codec
+    sent = tasks if codec is None else [encoded(task, codec) for task in tasks]
+    bounded = refused and not tx.check_push(sent)
+    stored = list(tx.insert(sent))
     tx.touched.wakes = True
-    tx.touched.pushed([task for task, row in zip(tasks, stored, strict=True) if row is task], bounded)
-    return stored
+    tx.touched.pushed([new for new, row in zip(sent, stored, strict=True) if row is new], bounded)
+    if codec is None:
+        return stored
+    each = zip(tasks, sent, stored, strict=True)
+    return [task if row is new else decoded(row, codec) for task, new, row in each]
 
 
-def rewrite(tx: Rows, changes: Sequence[tuple[Task, Task]]) -> None:
+def rewrite(tx: Transaction, changes: Sequence[tuple[Task, Task]]) -> None:
     """Write tasks that were read so, and note what that means for their gates."""
     tx.rewrite(changes)
     tx.touched.wakes = True

@@ -6,7 +6,7 @@ import bisect
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -128,12 +128,12 @@ class MemoryReads(DirectBackend):
         if not all(row is not None and holds(row, change) for row, change in zip(rows, room.instead, strict=True)):
             raise queue_full(room.maxsize, 0)
         self._latest = max(self._latest, room.now)
-        leaving = {row.task_id for row in rows if row is not None}
+        leaving = room.leaving
         size = sum(queue.count(self._latest) for queue in self.queues.open())
         if leaving:
             size -= len(leaving.intersection(task.task_id for task in self._ready(self._latest)))
-        if size + len(tasks) > room.maxsize and (new := self._count_new(tasks, leaving)) > room.maxsize - size and new:
-            raise queue_full(room.maxsize, size + new - room.maxsize)
+        if len(tasks) > (left := room.maxsize - size):
+            room.new_of(tasks, map(self.conflicting, tasks), left)
 
     async def least_ready(self, now: int, limit: int) -> list[Task]:
         with self._lock:
@@ -147,14 +147,3 @@ class MemoryReads(DirectBackend):
 
     def _ready(self, now: int) -> list[Task]:
         return [task for queue in self.queues.open() for task in queue.ready(now)]
-
-    def _count_new(self, tasks: Sequence[Task], leaving: Container[str]) -> int:
-        """Count the tasks that would be inserted; a row that is ``leaving`` is not in the way of one."""
-        count, keys, ids = 0, Keys(), set[str]()
-        for task in tasks:
-            row = self.conflicting(task)
-            if (row is None or row.task_id in leaving) and task.task_id not in ids and keys.holder(task) is None:
-                ids.add(task.task_id)
-                keys.add(task)
-                count += 1
-        return count

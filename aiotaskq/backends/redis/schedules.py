@@ -17,7 +17,7 @@ from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.schedules import CODED, Decide, Schedules
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import encoded, from_stored, is_coded, stored_text
+from aiotaskq.core.coded import from_stored, is_coded, stored_text
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
@@ -50,7 +50,7 @@ class RedisSchedules(Schedules):
                 for index in ("due", "outbox"):
                     tx.scores[f"schedules:{index}"][schedule_id] = None
             if decision.fired:
-                push(tx, [task if self.codec is None else encoded(task, self.codec) for task in decision.fired])
+                push(tx, decision.fired)
             return decision.answer
 
         return await self._transactions.transact(body)

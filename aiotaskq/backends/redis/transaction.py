@@ -54,14 +54,12 @@ class RedisTransaction(GateRows):
         refused: Container[int] = (),
         conflicts: Mapping[str, str] = {},
     ) -> None:
-        """``codec`` encodes changes.
-
-        ``refused``: which of the changes of ``update`` do not hold, since the script has said so.
+        """``refused``: which of the changes of ``update`` do not hold, since the script has said so.
         ``conflicts``: the ids of the rows that have the id or a key of new ones, by the ids of these, for the same
         reason; ``""`` where a push is repeated.
         """
         GateRows.__init__(self, reads)
-        self._codec = codec
+        self.codec = codec
         self.messages, self._refused, self._conflicts = messages, refused, conflicts
         self._certain: set[int] = set()  # the changes of this `update` whose rows need not be read, by identity
         self._looked = 0  # how many changes of `update` were looked at
@@ -185,7 +183,7 @@ class RedisTransaction(GateRows):
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
         """Do as ``Backend.update``, and what follows."""
-        changes = encoded_changes(changes, self._codec)
+        changes = encoded_changes(changes, self.codec)
         self._certain = {id(change) for change in changes if _is_certain(change)}
         flows = [flow for change in changes if (flow := change.before.flow) is not None]
         self.need(

@@ -12,19 +12,19 @@ from sqlalchemy import Connection, make_url
 from aiotaskq.backends.base import Backend, Change, Claim, Room, ScheduleChange
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import CANCEL, READY
-from aiotaskq.backends.sql import bounded_push
 from aiotaskq.backends.sql import claim as claim_sql
+from aiotaskq.backends.sql import pushes
 from aiotaskq.backends.sql import tasks as tasks_sql
 from aiotaskq.backends.sql import workers as workers_sql
 from aiotaskq.backends.sql.changes import in_one
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.group_rows import SqlGroupReads
 from aiotaskq.backends.sql.migrations import is_adopted, up_to_date, upgrade
-from aiotaskq.backends.sql.rows import params_of
+from aiotaskq.backends.sql.rows import value_of
 from aiotaskq.backends.sql.schedules import SqlSchedules
 from aiotaskq.backends.sql.side_rows import SqlSideRows
 from aiotaskq.backends.sql.statement_size import small_enough
-from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, insert, reads
+from aiotaskq.backends.sql.transaction import SqlGateReads, SqlTransaction, reads
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.core.gate import set_back
 from aiotaskq.core.parking import any_flow
@@ -49,6 +49,7 @@ class SqlBackend(Backend):
         self.shared = "host" if dialect.single_writer else True
         self._notifier = dialect.notifier(self.database, self.listeners, make_url(url))
         self.transactions = SqlTransactions(self.database, self, self._notifier.bind, self._enter)
+        self._read = self.transactions.look
         self.schedules: SqlSchedules = SqlSchedules(self.database, self.listeners, self.transactions)
         groups = SqlGroupReads(self.database, dialect)
         self.keep(self.transactions, SqlSideRows(self.database), SqlGateReads(self._read), groups)
@@ -68,9 +69,6 @@ class SqlBackend(Backend):
         if self._dialect.single_writer and not self.database.is_open:
             self._upgrade(connection)
         self.database.check_file()
-
-    async def _read(self, body: Callable[[SqlTransaction], T]) -> T:
-        return await self.database.read(lambda connection: body(self.transactions.tx(connection)))
 
     async def _write(self, body: Callable[[SqlTransaction], T], autocommit: bool = False) -> T:
         return await self.database.write(lambda connection: body(self.transactions.tx(connection)), autocommit)
@@ -108,19 +106,16 @@ class SqlBackend(Backend):
 
     async def push(self, tasks: Sequence[Task], room: Room | None = None) -> list[Task]:
         if room is not None:
-            stored, *_ = await self.transactions.write(lambda tx: bounded_push.push_bounded(tx, tasks, room))
-            self.notify_updated(room.instead, [True] * len(room.instead))
-            self.listeners.notify(READY)
-            return stored
+            return await self.transactions.transact(lambda tx: pushes.push_bounded(tx, tasks, room))
         if any_flow(tasks):
             stored, _, ready, _ = await self.transactions.write(lambda tx: push(tx, tasks))
             if ready is None or ready or not all(task.parked for task in tasks):
                 self.listeners.notify(READY)
             return stored
         # A push that is repeated is the same push, whether or not the first one was committed.
-        autocommit = self._dialect.autocommit and small_enough(len(tasks), map(params_of, tasks))
+        autocommit = self._dialect.autocommit and small_enough(len(tasks), (value_of(task, "params") for task in tasks))
         notify = self._notifier.along(READY, len(tasks)) if autocommit and tasks else None
-        stored = await self._write(lambda tx: insert(tx, tasks, notify), autocommit) if tasks else []
+        stored = await self._write(lambda tx: pushes.insert(tx, tasks, notify), autocommit) if tasks else []
         if notify is not None:
             self.listeners.receive(READY)
             return stored
@@ -218,7 +213,7 @@ class SqlBackend(Backend):
     paused = reads(tasks_sql.paused)
     overdue = reads(workers_sql.overdue)
     held = reads(workers_sql.held)
-    least_ready = reads(bounded_push.least_ready)
+    least_ready = reads(pushes.least_ready)
     pending_types = reads(claim_sql.pending_types)
     next_run_at = reads(claim_sql.next_run_at)
     stats = reads(claim_sql.stats)

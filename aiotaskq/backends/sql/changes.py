@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from aiotaskq.backends.change import Change
-from aiotaskq.backends.sql.rows import CONTENT, FLOW, STATE, content, flow_columns, json_text, result_of, state
+from aiotaskq.backends.sql.rows import CONTENT, FLOW, STATE, content, flow_columns, json_text, state, value_of
 from aiotaskq.backends.sql.statement_size import Columns, small_enough
 from aiotaskq.core.parking import any_flow
 from aiotaskq.core.status import COMPLETED, RUNNING
@@ -146,5 +146,5 @@ def in_one(changes: Sequence[Change]) -> bool:
         and len({_kind(change) for change in changes}) == 1
         and changes[0].before.undecodable is None
         and len({change.before.task_id for change in changes}) == len(changes)
-        and small_enough(len(changes), (result_of(change.after) for change in changes))
+        and small_enough(len(changes), (value_of(change.after, "result") for change in changes))
     )

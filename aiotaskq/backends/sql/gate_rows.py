@@ -214,14 +214,6 @@ def _flow(text: str | None) -> Flow:
 class GateRows(Tx):
     """Gates, their slots, and what waits there, in the transaction of a connection."""
 
-    def rows_for(self, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
-        """Return the rows of a statement with the condition ``Dialect.among`` on ``keys``, for these keys or ids."""
-        return [
-            row
-            for part in chunks(keys)
-            for row in self.dialect.run_among(self.connection, statement, "keys", part, values).fetchall()
-        ]
-
     def each(self, query: PerKey, limits: Mapping[str, int], order: Order = ()) -> Iterator[Any]:
         """Yield the rows of a query for each key with its limit."""
         for part in chunks(list(limits)):

@@ -221,14 +221,10 @@ def _with_coded(task: Task, texts: dict[str, Any], problems: dict[str, str | Non
     return task.replace(coded=coded, undecodable=others[0] if others else f"{', '.join(coded)}: {NO_CODEC}")
 
 
-def params_of(task: Task) -> Any:
-    """Return the params of a task, or the text that a codec made of them."""
-    return task.params if task.coded is None else task.coded.get("params", task.params)
-
-
-def result_of(task: Task) -> Any:
-    """Return the result of a task, or the text that a codec made of it."""
-    return task.result if task.coded is None else task.coded.get("result", task.result)
+def value_of(task: Task, name: str) -> Any:
+    """Return a field of a task, or the text that a codec made of it."""
+    value = getattr(task, name)
+    return value if task.coded is None else task.coded.get(name, value)
 
 
 def read_object(column: str, text: str | None) -> tuple[dict[str, Any], str | None]:

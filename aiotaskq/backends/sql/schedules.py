@@ -17,11 +17,11 @@ from aiotaskq.backends.listeners import READY, Listeners
 from aiotaskq.backends.schedules import CODED, FIELDS, Decide, Decision, changing, stored
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.rows import json_text, read_json, read_object
-from aiotaskq.backends.sql.statement_size import check_rows, chunks
+from aiotaskq.backends.sql.statement_size import chunks, parts
 from aiotaskq.backends.sql.transaction import SqlTransaction
 from aiotaskq.backends.sql.transactions import SqlTransactions
 from aiotaskq.core.codec import Codec
-from aiotaskq.core.coded import encoded, plain_text, stored_text
+from aiotaskq.core.coded import plain_text, stored_text
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
 from aiotaskq.core.task import SECOND, Task
@@ -121,20 +121,21 @@ class SqlSchedules(Schedules):
         def fire(tx: SqlTransaction) -> None:
             """Push the tasks that the changes fire, as any tasks are pushed."""
             if fired := made[0].fired:
-                push(tx, fired if self.codec is None else [encoded(task, self.codec) for task in fired])
+                push(tx, fired)
 
         _, claimed, *_ = await self._store.write(fire, claim, write)
         return made[0].answer, made[0].fired, claimed
 
     async def _store_rows(self, session: AsyncSession, decision: Decision[Any]) -> None:
-        alike: defaultdict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+        alike: defaultdict[tuple[str, ...], list[tuple[Any, ...]]] = defaultdict(list)
         for schedule, names in decision.written:
             row = {**_row(schedule, self.codec, names), "b_id": schedule.task_id}
-            alike[tuple(row)].append(row)
+            alike[tuple(row)].append(tuple(row.values()))
         for columns, rows in alike.items():
             limit = await session.run_sync(lambda inner: self._database.dialect.statement_limit(inner.connection()))
-            check_rows(limit, columns, [tuple(row.values()) for row in rows])
-            await session.execute(_update(columns), rows)
+            for part in parts(columns, list(zip(*rows, strict=True)), limit):
+                written = [dict(zip(columns, row, strict=True)) for row in zip(*part, strict=True)]
+                await session.execute(_update(columns), written)
         for part in chunks(decision.deleted):
             await session.execute(delete(SCHEDULES).where(c.task_id.in_(part)))
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, bindparam, delete, fun
 from aiotaskq.backends.flow.transaction import Holder
 from aiotaskq.backends.side_rows import OwnedRows, Range, SideRow, SideRows
 from aiotaskq.backends.sql.connections import Transactions
-from aiotaskq.backends.sql.dialects.base import Dialect, PerKey, Tx
+from aiotaskq.backends.sql.dialects.base import Dialect, NewRows, PerKey, Tx
 from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.backends.sql.statements import run
 from aiotaskq.models import SideRowModel
@@ -85,15 +85,12 @@ class SqlOwnedRows(OwnedRows):
         self._tx, self._connection, self._locks = tx, tx.connection, locks
 
     def of(self, kind: str, owners: Sequence[str], *, texts: bool = True) -> list[SideRow]:
-        dialect, statement = self._tx.dialect, _rows_of(kind, texts, self._locks and texts)
+        statement = _rows_of(kind, texts, self._locks and texts)
         if len(owners) == 1:
             found = run(self._connection, _of_one(statement), {"b_owner": owners[0]}).fetchall()
-            return [SideRow(name, text, None, owner) for owner, name, text in found]
-        rows: list[SideRow] = []
-        for part in chunks(owners):
-            found = dialect.run_among(self._connection, _among(dialect, statement), "owners", part, {}).fetchall()
-            rows += [SideRow(name, text, None, owner) for owner, name, text in found]
-        return rows
+        else:
+            found = self._tx.rows_for(_among(self._tx.dialect, statement), owners, {})
+        return [SideRow(name, text, None, owner) for owner, name, text in found]
 
     def owners(self, kind: str, limit: int, *, prefix: str = "", after: str = "") -> list[str]:
         query = select(c.owner).distinct().where(c.kind == kind, c.owner > after).order_by(c.owner).limit(limit)
@@ -144,7 +141,7 @@ def insert_held(tx: Tx, kind: str, rows: Sequence[SideRow], holders: Sequence[Ho
     values = [(kind, row.owner, row.name, row.text) for row in rows]
     own = [(row.owner, seq, fence) for row, (fence, seq) in zip(rows, holders, strict=True)]
     columns, runs = list(zip(*values, strict=True)), list(zip(*own, strict=True))
-    return tx.dialect.insert_held(tx.connection, _S, _COLUMNS[:4], columns, runs)
+    return tx.dialect.insert_held(tx.connection, NewRows(_S, _COLUMNS[:4], columns), runs)
 
 
 _NAMED = select(c.name, c.value).where(c.kind == bindparam("b_kind"), c.owner == bindparam("b_owner"))
@@ -164,7 +161,7 @@ def _of_one(query: Select[Any]) -> Select[Any]:
 
 @functools.cache
 def _among(dialect: Dialect, query: Select[Any]) -> Select[Any]:
-    return query.where(dialect.among(c.owner, "owners")).order_by(c.owner, c.name)
+    return query.where(dialect.among(c.owner, "keys")).order_by(c.owner, c.name)
 
 
 @functools.cache

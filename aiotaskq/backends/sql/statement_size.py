@@ -58,7 +58,7 @@ def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator
         large = next((columns[names.index(name)] for name in ("params", "result", "value") if name in names), None)
         lengths = [0] * len(columns[0]) if large is None else [len(value or "") for value in large]
     else:
-        lengths, most = [_size(limit, names, row) for row in zip(*columns, strict=True)], min(SIZE, _room(limit))
+        lengths, most = [_size(limit, names, row) for row in zip(*columns, strict=True)], min(SIZE, limit - WORDS)
     if len(lengths) <= CHUNK and sum(lengths) <= most:
         yield columns
         return
@@ -71,19 +71,12 @@ def parts(names: Sequence[str], columns: Columns, limit: int | None) -> Iterator
     yield [column[start:] for column in columns]
 
 
-def check_rows(limit: int | None, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Raise ValidationError for a row that does not fit a statement of its own."""
-    if limit is not None and not surely_fit(limit, names, list(zip(*rows, strict=True))):
-        for row in rows:
-            _size(limit, names, row)
-
-
 def surely_fit(limit: int, names: Sequence[str], columns: Columns) -> bool:
     """Whether these rows fit one statement by a quick estimate, which is too high for some."""
     large = _large(tuple(names))
     # `waits` is a text in one table and a number in another.
     characters = sum([len(value) for number in large for value in columns[number] if type(value) is str])
-    return BOUNDED * len(columns[0]) + WIDEST * characters <= _room(limit)
+    return BOUNDED * len(columns[0]) + WIDEST * characters <= limit - WORDS
 
 
 @functools.cache
@@ -91,16 +84,11 @@ def _large(names: tuple[str, ...]) -> tuple[int, ...]:
     return tuple([number for number, name in enumerate(names) if name in LARGE])
 
 
-def _room(limit: int) -> int:
-    """Return the bytes that the rows of one statement may need together."""
-    return limit - WORDS
-
-
 def _size(limit: int, names: Sequence[str], row: Sequence[Any]) -> int:
     """Return the bytes that a row needs in a statement. Raises ValidationError for one that does not fit."""
     texts = {number: _escaped(value) for number, value in enumerate(row) if type(value) is str}
     size = COLUMN * (len(row) + 1) + sum(texts.values())
-    if size > _room(limit):
+    if size > limit - WORDS:
         largest = max(texts, key=texts.__getitem__)
         raise ValidationError(
             f"{names[largest]}: {texts[largest]:,} bytes are more than one statement can hold, since "

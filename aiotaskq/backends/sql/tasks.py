@@ -5,44 +5,24 @@ They run in the backend's own transactions and, for a transactional push, in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple, cast
 
 from msgspec.structs import replace
-from sqlalchemy import (
-    and_,
-    bindparam,
-    delete,
-    exists,
-    func,
-    literal_column,
-    or_,
-    select,
-    text,
-    true,
-    union_all,
-    update,
-)
+from sqlalchemy import Select, and_, delete, exists, func, literal_column, or_, select, text, true, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change, has_moved, holds
-from aiotaskq.backends.flow.groups import (
-    again,
-    follow,
-    follow_deletes,
-    is_tied,
-    parents_first,
-    staying,
-    waits_again,
-)
+from aiotaskq.backends.flow.groups import again, follow, follow_deletes, is_tied, parents_first, staying, waits_again
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.side_rows import OF_TASKS
 from aiotaskq.backends.sql.claim_statements import ENDED, PAUSED, PENDING, QUEUES, RUNNING
-from aiotaskq.backends.sql.dialects.base import Tx
+from aiotaskq.backends.sql.dialects.base import Dialect, Tx
+from aiotaskq.backends.sql.gate_rows import GateRows
 from aiotaskq.backends.sql.rows import GATES, LIVE, TASKS, column_of, json_text, read_flow, read_run_at, to_task
-from aiotaskq.backends.sql.statement_size import check_rows, chunks
-from aiotaskq.backends.sql.transaction import SqlTransaction
+from aiotaskq.backends.sql.statement_size import chunks
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import COLUMNS, decoded, encoded, verbatim
 from aiotaskq.core.status import FINAL, Status
@@ -65,16 +45,42 @@ def clock(tx: Tx) -> int | None:
     return None if answer is None else int(answer)
 
 
-def _rows(tx: Tx, ids: Sequence[str], lock: Literal["wait", "skip"] | None) -> dict[str, Any]:
-    """Read the guards of these rows. With ``lock`` the rows are locked, by every caller in the order of their ids."""
-    columns = (c.task_id, c.status, c.fence, c.lease_owner, c.lease_until, c.cancel_requested, c.run_at, c.gate)
-    query = tx.dialect.by_id(select(*columns))
-    if lock is not None:
-        query = query.order_by(c.task_id).with_for_update(skip_locked=lock == "skip")
-    return {row.task_id: row for row in tx.rows_in(query, c.task_id, sorted(set(ids)))}
+class Row(NamedTuple):
+    """What of a row says which run has the task, and whether a change holds."""
+
+    task_id: str
+    status: str | None
+    fence: int
+    lease_owner: str | None
+    lease_until: int | None
+    cancel_requested: bool
+    run_at: int
+    gate: str | None
+    seq: int
+    began_at: int | None
 
 
-def update_tasks(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
+Lock = Literal["wait", "skip", "share"]
+"""How rows are locked: those that another transaction has are waited for, or skipped; in a lock that others may share
+they are waited for.
+"""
+
+
+@functools.cache
+def _rows_of(dialect: Dialect, lock: Lock | None) -> Select[Any]:
+    query = dialect.by_id(select(*(c[name] for name in Row._fields)).where(dialect.among(c.task_id, "keys")))
+    if lock is None:
+        return query
+    return query.order_by(c.task_id).with_for_update(read=lock == "share", skip_locked=lock == "skip")
+
+
+def read_rows(tx: Tx, ids: Iterable[str], lock: Lock | None) -> dict[str, Row]:
+    """Read these rows. With ``lock`` they are locked, by every caller in the order of their ids."""
+    found = map(Row._make, tx.rows_for(_rows_of(tx.dialect, lock), sorted(set(ids)), {}))
+    return {row.task_id: row for row in found}
+
+
+def update_tasks(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     """Write the changes whose guard holds; return which did."""
     if not any(waits_again(change.before, change.after) for change in changes):
         return _update(tx, changes)
@@ -85,11 +91,11 @@ def update_tasks(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
     return parents_first(changes, each)
 
 
-def _waiting_again(tx: SqlTransaction, change: Change) -> Change:
+def _waiting_again(tx: Tx, change: Change) -> Change:
     return replace(change, after=again(tx, change.after)) if waits_again(change.before, change.after) else change
 
 
-def _update(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
+def _update(tx: GateRows, changes: Sequence[Change]) -> list[bool]:
     if not changes:
         return []
     ids = [change.before.task_id for change in changes]
@@ -98,12 +104,12 @@ def _update(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
         # Each sees the one before.
         return [held for change in changes for held in _update(tx, [change])]
     held = None
-    rows: dict[str, Any] = {}
+    found: dict[str, Row] = {}
     moves = any(change.before.flow is not None and _is_pending(change) for change in changes)
     if not (revived or moves or any(change.lease_over for change in changes)):
         held = tx.dialect.write_guarded(tx.connection, changes)
     if held is None:
-        rows, held = _guarded(tx, changes)
+        found, held = _guarded(tx, changes)
         if revived and held[0]:
             # A dead letter that is retried must not break the uniqueness of a newer task.
             after = changes[0].after
@@ -116,7 +122,7 @@ def _update(tx: SqlTransaction, changes: Sequence[Change]) -> list[bool]:
     flows = [change.before.flow is not None or change.after.flow is not None for change in changes]
     written = [change for change, ok, flow in zip(changes, held, flows, strict=True) if ok and flow]
     if written:
-        moved = [(_as_it_was(change, rows), change.after) for change in written]
+        moved = [(_as_it_was(change, found), change.after) for change in written]
         tx.note_slots(moved)
         tx.touched.written(moved)
         follow(tx, [(change.before, change.after) for change in written])
@@ -132,7 +138,7 @@ def _is_pending(change: Change) -> bool:
     return change.before.status is Status.PENDING
 
 
-def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
+def _as_it_was(change: Change, rows: Mapping[str, Row]) -> Task:
     """Return the task before a change: while it was pending it may have passed gates since it was read."""
     if not _is_pending(change) or change.before.flow is None:
         return change.before
@@ -140,15 +146,14 @@ def _as_it_was(change: Change, rows: Mapping[str, Any]) -> Task:
     return change.before.replace(run_at=read_run_at(row.run_at), gate=row.gate)
 
 
-def _guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Any], list[bool]]:
+def _guarded(tx: Tx, changes: Sequence[Change]) -> tuple[dict[str, Row], list[bool]]:
     """Lock the rows, and return them and whether the guard of each change holds."""
     # A reaper skips locked rows: another transaction, such as a handler's own, is about to write them, and waiting for
     # one would delay all the others. A worker's change of its own task must not be lost, and waits.
-    rows = _rows(tx, [change.before.task_id for change in changes if not change.lease_over], "wait")
-    rows |= _rows(tx, [change.before.task_id for change in changes if change.lease_over], "skip")
-    found = [(rows.get(change.before.task_id), change) for change in changes]
-    held = [row is not None and holds(row, change) and not has_moved(row, change) for row, change in found]
-    return rows, held
+    found = read_rows(tx, [change.before.task_id for change in changes if not change.lease_over], "wait")
+    found |= read_rows(tx, [change.before.task_id for change in changes if change.lease_over], "skip")
+    each = [(found.get(change.before.task_id), change) for change in changes]
+    return found, [row is not None and holds(row, change) and not has_moved(row, change) for row, change in each]
 
 
 _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
@@ -157,9 +162,9 @@ _REQUEST_CANCEL = update(TASKS).values(cancel_requested=true())
 def report(tx: Tx, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[bool]:
     ids = [task_id for task_id, _, _ in progress]
     # A row that another transaction has locked, as a handler's own, is not written: all the others would wait as well.
-    ours = _rows(tx, ids, "skip")
-    rows = ours | _rows(tx, [task_id for task_id in ids if task_id not in ours], None)
-    running = {(i, row.fence) for i, row in rows.items() if row.status == Status.RUNNING}
+    ours = read_rows(tx, ids, "skip")
+    known = ours | read_rows(tx, [task_id for task_id in ids if task_id not in ours], None)
+    running = {(i, row.fence) for i, row in known.items() if row.status == Status.RUNNING}
     held = [(task_id, fence) in running for task_id, fence, _ in progress]
     found = zip(progress, held, strict=True)
     if values := [(json_text(value), i) for (i, _, value), ok in found if ok and i in ours]:
@@ -169,7 +174,7 @@ def report(tx: Tx, progress: Sequence[tuple[str, int, dict[str, Any]]]) -> list[
 
 def request_cancel(tx: Tx, ids: Sequence[str]) -> list[bool]:
     # A locked row is waited for: afterwards the task has ended, or can be flagged.
-    running = [i for i, row in _rows(tx, ids, "wait").items() if row.status == Status.RUNNING]
+    running = [i for i, row in read_rows(tx, ids, "wait").items() if row.status == Status.RUNNING]
     tx.dialect.set_on(tx.connection, _REQUEST_CANCEL, running, {})
     return [task_id in running for task_id in ids]
 
@@ -179,7 +184,7 @@ def cancelling(tx: Tx, ids: Sequence[str]) -> list[str]:
     return [row[0] for row in tx.rows_in(asked, c.task_id, ids)]
 
 
-def get(tx: SqlTransaction, ids: Sequence[str]) -> list[Task | None]:
+def get(tx: Tx, ids: Sequence[str]) -> list[Task | None]:
     found = tx.look(ids)
     return [found.get(task_id) for task_id in ids]
 
@@ -223,7 +228,7 @@ def find(tx: Tx, where: TaskFilter, limit: int) -> list[Task]:
     # One query for each status: the index has the rows of each in this order; for several they would be sorted. All in
     # one statement, which sees one snapshot: a task may change its status meanwhile.
     one_each: list[tuple[ColumnElement[bool], Status | None]] = []
-    pending, sorts = tx.dialect.pending, tx.dialect.sorts_pending
+    pending, sorts = tx.dialect.pending, tx.dialect.in_push_order is true()
     for status in dict.fromkeys(where.status):
         one_each += [(part, status) for part in (pending if status is Status.PENDING else [_of_status(status)])]
     queries = []
@@ -254,14 +259,14 @@ def _each(tx: Tx) -> list[ColumnElement[bool]]:
     if waiting is true():
         return [waiting]
     named = ENDED if tx.dialect.partial_indexes else c.status.is_not(None)
-    foreign = [status for status in _distinct(tx, c.status, named) if status not in (*FINAL, *LIVE)]
+    foreign = [status for status in tx.distinct(c.status, named) if status not in (*FINAL, *LIVE)]
     ended = [c.status.is_(None), *(c.status == status for status in (*sorted(map(str, FINAL)), *foreign))]
     return [waiting, c.status == RUNNING, *(and_(status, ENDED) for status in ended)]
 
 
 def last_ended(tx: Tx, status: Status, limit: int) -> list[str]:
     there, found = _of_status(status), list[Any]()
-    for queue in islice(_distinct(tx, c.queue, there), MOST_QUEUES):  # the index has the ends of each queue
+    for queue in islice(tx.distinct(c.queue, there), MOST_QUEUES):  # the index has the ends of each queue
         query = select(c.completed_at, c.seq, c.task_id).where(there, c.queue == queue, c.completed_at.is_not(None))
         found += tx.connection.execute(query.order_by(c.completed_at.desc()).limit(limit)).all()
     return [task_id for _, _, task_id in sorted(map(tuple, found), reverse=True)[:limit]]
@@ -310,7 +315,7 @@ class Passed(NamedTuple):
     """How many rows that ended then were left."""
 
 
-def purge(tx: SqlTransaction, where: TaskFilter, limit: int, passed: Passed | None = None) -> tuple[int, Passed | None]:
+def purge(tx: Tx, where: TaskFilter, limit: int, passed: Passed | None = None) -> tuple[int, Passed | None]:
     """Delete up to ``limit`` rows; return how many, and where to go on, None at the end.
 
     A transaction ends behind the rows that it has left: there may be many.
@@ -349,7 +354,7 @@ def _places(tx: Tx, where: TaskFilter, passed: Passed | None) -> Iterator[Place]
     for status in statuses if passed is None else statuses[statuses.index(passed.place.status) :]:
         here = passed.place if passed is not None and passed.place.status is status else None
         rest = [] if here is None else [c.queue >= here.queue]
-        queues = _distinct(tx, c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
+        queues = tx.distinct(c.queue, _of_status(status), *rest) if where.queue is None else [where.queue]
         for queue in queues:
             if here is None or here.queue != queue or here.dated:
                 yield Place(status, queue, True)
@@ -364,7 +369,7 @@ def _tied(page: Sequence[Any], status: Status) -> dict[str, Task]:
     return {task.task_id: task for task in tasks if is_tied(task)}
 
 
-def _staying(tx: SqlTransaction, tied: Mapping[str, Task], status: Status, before: int | None) -> set[str]:
+def _staying(tx: Tx, tied: Mapping[str, Task], status: Status, before: int | None) -> set[str]:
     """Return the ids of those of these rows of one status that a purge leaves: see ``groups.staying``.
 
     Their rows are locked before their groups, as everywhere; one that another transaction has stays.
@@ -375,16 +380,7 @@ def _staying(tx: SqlTransaction, tied: Mapping[str, Task], status: Status, befor
     return stay | staying(tx, [tied[task_id] for task_id in tied.keys() - stay], before)
 
 
-def _distinct(tx: Tx, column: Any, *where: ColumnElement[bool]) -> Iterator[str]:
-    """Yield the values of an indexed column in these rows, without reading the rows."""
-    query = select(column).where(*where).order_by(column).limit(1)
-    value = tx.connection.execute(query).scalar()
-    while value is not None:
-        yield value
-        value = tx.connection.execute(query.where(column > value)).scalar()
-
-
-def delete_tasks(tx: SqlTransaction, ids: Sequence[str], ended: bool) -> int:
+def delete_tasks(tx: GateRows, ids: Sequence[str], ended: bool) -> int:
     """Delete rows, only those that have ended if ``ended``; return how many."""
     there = [c.status.in_([str(status) for status in FINAL])] if ended else []
     flowing = select(TASKS).where(c.flow.is_not(None), *there).order_by(c.task_id).with_for_update()
@@ -420,50 +416,20 @@ def paused(tx: Tx) -> list[str]:
 
 def recode_tasks(tx: Tx, ids: Sequence[str], codec: Codec) -> list[bool | None]:
     """Rewrite the rows of these tasks; return for each as ``Backend.recode``."""
-
-    def columns(row: Any) -> dict[str, Any] | None:
+    done: dict[str, bool | None] = dict.fromkeys(tx.existing(ids), False)  # those that are locked
+    written = []
+    query = tx.dialect.by_id(select(TASKS).order_by(c.task_id).with_for_update(skip_locked=True))
+    for row in tx.rows_in(query, c.task_id, sorted(set(ids))):
         task = decoded(to_task(row), codec)
-        if task.undecodable is not None:
-            return None
-        new = verbatim(encoded(task, codec))
-        return {name: _text(name, getattr(new, name)) for name in COLUMNS}
-
-    return rewrite(tx, TASKS, COLUMNS, ids, columns)
+        done[row.task_id] = True if task.undecodable is None else None
+        if task.undecodable is None:
+            new = verbatim(encoded(task, codec))
+            written.append((*(_text(name, getattr(new, name)) for name in COLUMNS), row.task_id))
+    if written:
+        tx.dialect.set_each(tx.connection, COLUMNS, written)
+    return [done.get(task_id) for task_id in ids]
 
 
 def _text(name: str, value: Any) -> str | None:
     empty = value is None or (name in ("extra", "attempts") and not value)
     return None if empty else json_text(value)
-
-
-def rewrite(
-    tx: Tx,
-    table: Any,
-    names: tuple[str, ...],
-    ids: Sequence[str],
-    columns: Callable[[Any], dict[str, Any] | None],
-) -> list[bool | None]:
-    """Rewrite ``columns`` of these rows, which are locked while they are read and written, by what it returns of each.
-
-    None is for a row that cannot be decoded.
-    """
-    key, connection = table.c.task_id, tx.connection
-    statement = update(table).where(key == bindparam("b_id")).values({name: bindparam(name) for name in names})
-    done: dict[str, bool | None] = {}
-    for part in chunks(sorted(set(ids))):
-        query = tx.dialect.by_id(select(table).where(key.in_(part)).order_by(key))
-        there = {row.task_id: row for row in connection.execute(query.with_for_update(skip_locked=True))}
-        rows = []
-        for task_id, row in there.items():
-            new = columns(row)
-            done[task_id] = None if new is None else True
-            if new is not None:
-                rows.append({**new, "b_id": task_id})
-        if rows:
-            limit = tx.dialect.statement_limit(connection)
-            check_rows(limit, tuple(rows[0]), [tuple(each.values()) for each in rows])
-            connection.execute(statement, rows)
-        missing = [task_id for task_id in part if task_id not in there]
-        locked = set(connection.execute(select(key).where(key.in_(missing))).scalars()) if missing else set()
-        done.update({task_id: False if task_id in locked else None for task_id in missing})
-    return [done[task_id] for task_id in ids]

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
 
-from sqlalchemy import BigInteger, Connection, String, bindparam, func, or_, select
+from sqlalchemy import BigInteger, Connection, String, bindparam, func, select
 
-from aiotaskq.backends.change import Change
-from aiotaskq.backends.flow.transaction import Rows
+from aiotaskq.backends.change import Change, Room, encoded_changes
+from aiotaskq.backends.flow.gates import check_max_waiting
+from aiotaskq.backends.flow.transaction import Holder, Run
 from aiotaskq.backends.gates import GateReads
+from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql.claim_statements import PENDING
-from aiotaskq.backends.sql.dialects.base import Dialect, Tx
+from aiotaskq.backends.sql.dialects.base import Dialect
 from aiotaskq.backends.sql.gate_rows import PARKED_AT, STATUS, GateRows, parked_at
 from aiotaskq.backends.sql.group_rows import GroupRows
-from aiotaskq.backends.sql.rows import (
-    GATES,
-    LIVE,
-    SLOTS,
-    TASKS,
-    decode_flow,
-    json_text,
-    new_rows,
-    stored_run_at,
-    to_task,
-)
-from aiotaskq.backends.sql.statement_size import chunks
+from aiotaskq.backends.sql.pushes import check_room, insert
+from aiotaskq.backends.sql.rows import GATES, SLOTS, TASKS, decode_flow, json_text, stored_run_at, to_task
+from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statements import run
+from aiotaskq.backends.sql.tasks import read_rows, update_tasks
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.gate import Bounds, GateState
-from aiotaskq.core.task import Task, same_push
+from aiotaskq.core.status import RUNNING, Status
+from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage
-from aiotaskq.errors import TaskConflict
 
 Messages = Callable[[Sequence[Task], int], list[Task]]
 T = TypeVar("T")
@@ -40,12 +36,28 @@ _PLACE = ("waits", "run_at", "due_at", "gate", "live_gate")
 """The columns of a task that goes on waiting, or waits no longer."""
 
 
-class SqlTransaction(GateRows, GroupRows, Rows):
+class SqlTransaction(GateRows, GroupRows):
     """The rows of a database, in the transaction of a connection."""
 
-    def __init__(self, connection: Connection, dialect: Dialect, messages: Messages) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        messages: Messages,
+        codec: Codec | None = None,
+        *,
+        joined: bool = False,
+        locks: bool = True,
+    ) -> None:
+        """``joined``: whether it is a caller's; ``locks``: whether it may write."""
         super().__init__(connection, dialect)
-        self.messages = messages
+        self.messages, self.codec, self.joined, self._locks = messages, codec, joined, locks
+        self.written: list[tuple[Sequence[Change], list[bool]]] = []
+
+    @functools.cached_property
+    def side(self) -> SqlOwnedRows:
+        """The side rows."""
+        return SqlOwnedRows(self, self._locks)
 
     def tasks(self, ids: Sequence[str]) -> dict[str, Task]:
         query = self.dialect.by_id(select(TASKS).order_by(c.task_id).with_for_update())
@@ -76,52 +88,43 @@ class SqlTransaction(GateRows, GroupRows, Rows):
         rows = [(json_text(usage), task_id) for task_id, usage in usages.items()]
         self.dialect.set_each(self.connection, ("usage",), rows)
 
+    def update(self, changes: Sequence[Change]) -> list[bool]:
+        held = update_tasks(self, encoded_changes(changes, self.codec))
+        self.written.append((changes, held))
+        return held
 
-# ---- pushes ----
+    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
+        check_room(self, tasks, room)
 
-TRIES = 10
-"""Of a push in conflict with rows that are gone when it reads them."""
+    def check_push(self, tasks: Sequence[Task]) -> bool:
+        if self.joined:
+            check_max_waiting(self, tasks)
+        return self.joined
 
+    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
+        found = insert_held(self, kind, rows, holders)
+        if found is None:
+            # A shared lock: a handler's own transaction may have one as well, by a step of it.
+            runs = read_rows(self, [row.owner for row in rows], "share")
+            held = [
+                (run := runs.get(row.owner)) is not None and run.status == RUNNING and (run.fence, run.seq) == holder
+                for row, holder in zip(rows, holders, strict=True)
+            ]
+            found = self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]), held
+        inserted, held = found
+        if inserted == sum(held):
+            return [row.text if ok else None for row, ok in zip(rows, held, strict=True)]
+        # Of each the first write stays.
+        there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
+        return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
 
-def insert(tx: Tx, tasks: Sequence[Task], notify: tuple[str, str] | None = None, tries: int = TRIES) -> list[Task]:
-    """Insert tasks; return each, or the row that it conflicts with. ``notify``: see ``Dialect.insert``."""
-    if tx.insert_new(TASKS, *new_rows(tasks), notify) == len(tasks):
-        return list(tasks)
-    # Some conflict with other rows.
-    rows = conflicts(tx, tasks)
-    if gone := [task for task, row in zip(tasks, rows, strict=True) if row is None]:
-        # The row that was in conflict has ended, or given up its key, before it was read.
-        if not tries:
-            raise TaskConflict("push: a key is held by a task that this transaction does not see; begin a new one")
-        again = {task.task_id: row for task, row in zip(gone, insert(tx, gone, None, tries - 1), strict=True)}
-        rows = [again[task.task_id] if row is None else row for task, row in zip(tasks, rows, strict=True)]
-    return [task if row is None or same_push(row, task) else row for task, row in zip(tasks, rows, strict=True)]
-
-
-def conflicts(tx: Tx, tasks: Sequence[Task]) -> list[Task | None]:
-    """Return the row with the id or a key of each task, perhaps its own; None where there is none."""
-    found: dict[str, Task] = {}
-    by_key: dict[tuple[str, str | None], Task] = {}
-    for part in chunks(tasks):
-        keys = [task.unique_key for task in part if task.unique_key is not None]
-        onces = [task.idempotency_key for task in part if task.idempotency_key is not None]
-        where = or_(c.task_id.in_([t.task_id for t in part]), c.live_key.in_(keys), c.idempotency_key.in_(onces))
-        for row in tx.connection.execute(select(TASKS).where(where)):
-            task = to_task(row)
-            found[task.task_id] = task
-            if task.status in LIVE and task.unique_key is not None:
-                by_key["unique", task.unique_key] = task
-            if task.idempotency_key is not None:
-                by_key["idempotency", task.idempotency_key] = task
-    place = {(task.task_id, task.seq): number for number, task in reversed(list(enumerate(tasks)))}
-    met: list[Task | None] = []
-    for number, task in enumerate(tasks):
-        once, unique = ("idempotency", task.idempotency_key), ("unique", task.unique_key)
-        rows = [row for row in (found.get(task.task_id), by_key.get(once), by_key.get(unique)) if row is not None]
-        # A row inserted later in this call was no conflict.
-        rows.sort(key=lambda row: place.get((row.task_id, row.seq), 0) > number)
-        met.append(rows[0] if rows else None)
-    return met
+    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
+        found = read_rows(self, ids, None if not self._locks else "wait" if wait else "skip")
+        taken = {} if wait else read_rows(self, [task_id for task_id in ids if task_id not in found], None)
+        return {
+            task_id: Run(Status(row.status or Status.PENDING), row.fence, row.seq, row.began_at, task_id in taken)
+            for task_id, row in (found | taken).items()
+        }
 
 
 _NEXT: Final = select(func.min(g.next_at))

@@ -7,108 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from aiotaskq.backends.base import Backend
-from aiotaskq.backends.change import Change, Claim, Room, encoded_changes
-from aiotaskq.backends.flow.gates import Admitted, admit_touched, check_max_waiting
-from aiotaskq.backends.flow.transaction import Followed, Holder, Run, Store, Touched, Transaction
+from aiotaskq.backends.change import Claim
+from aiotaskq.backends.flow.gates import Admitted, admit_touched
+from aiotaskq.backends.flow.transaction import Followed, Holder, Store, Touched
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.side_rows import SideRow
 from aiotaskq.backends.sql import claim as claim_sql
-from aiotaskq.backends.sql.bounded_push import check_room
 from aiotaskq.backends.sql.caller_session import run_in
 from aiotaskq.backends.sql.database import Database
-from aiotaskq.backends.sql.dialects.base import Dialect
-from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.side_rows import SqlOwnedRows, insert_held
 from aiotaskq.backends.sql.statement_size import chunks
-from aiotaskq.backends.sql.tasks import update_tasks
 from aiotaskq.backends.sql.transaction import SqlTransaction
-from aiotaskq.core.status import RUNNING, Status
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError
 
 T = TypeVar("T")
 Write = Callable[[Callable[[Connection], Any]], Awaitable[Any]]
-
-c = TASKS.c
-_RUNS = select(c.task_id, c.status, c.fence, c.seq, c.began_at)
-
-
-@functools.cache
-def _runs_of(dialect: Dialect, lock: bool, shared: bool, wait: bool) -> Any:
-    query = _RUNS.where(dialect.among(c.task_id, "ids")).order_by(c.task_id)
-    return dialect.by_id(query.with_for_update(read=shared, skip_locked=not wait) if lock else query)
-
-
-class SqlBeside(SqlTransaction, Transaction):
-    """The transaction of a database, with what is beside tasks."""
-
-    def __init__(
-        self, connection: Connection, dialect: Dialect, backend: Backend, *, joined: bool = False, locks: bool = True
-    ) -> None:
-        """``joined``: whether it is a caller's; ``locks``: whether it may write."""
-        super().__init__(connection, dialect, backend.groups.messages)
-        self._codec, self.joined, self._locks = backend.codec, joined, locks
-        self.written: list[tuple[Sequence[Change], list[bool]]] = []
-
-    @functools.cached_property
-    def side(self) -> SqlOwnedRows:
-        """The side rows."""
-        return SqlOwnedRows(self, self._locks)
-
-    def update(self, changes: Sequence[Change]) -> list[bool]:
-        held = update_tasks(self, encoded_changes(changes, self._codec))
-        self.written.append((changes, held))
-        return held
-
-    def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        check_room(self, tasks, room)
-
-    def check_push(self, tasks: Sequence[Task]) -> bool:
-        if self.joined:
-            check_max_waiting(self, tasks)
-        return self.joined
-
-    def add_held(self, kind: str, rows: Sequence[SideRow], holders: Sequence[Holder]) -> list[str | None]:
-        found = insert_held(self, kind, rows, holders)
-        if found is None:
-            # A shared lock: a handler's own transaction may have one as well, by a step of it.
-            runs = self._read_runs(sorted({row.owner for row in rows}), shared=True)
-            held = [
-                (run := runs.get(row.owner)) is not None and run.status is RUNNING and (run.fence, run.seq) == holder
-                for row, holder in zip(rows, holders, strict=True)
-            ]
-            found = self.side.insert(kind, [row for row, ok in zip(rows, held, strict=True) if ok]), held
-        inserted, held = found
-        if inserted == sum(held):
-            return [row.text if ok else None for row, ok in zip(rows, held, strict=True)]
-        # Of each the first write stays.
-        there = {(row.owner, row.name): row.text for row in self.side.of(kind, sorted({row.owner for row in rows}))}
-        return [there.get((row.owner, row.name)) if ok else None for row, ok in zip(rows, held, strict=True)]
-
-    def runs(self, ids: Sequence[str], *, wait: bool = True) -> dict[str, Run]:
-        found = self._read_runs(ids, lock=self._locks, wait=wait)
-        if not wait and (taken := [task_id for task_id in ids if task_id not in found]):
-            elsewhere = self._read_runs(taken, lock=False)
-            found |= {task_id: run._replace(taken=True) for task_id, run in elsewhere.items()}
-        return found
-
-    def _read_runs(
-        self, ids: Sequence[str], *, lock: bool = True, shared: bool = False, wait: bool = True
-    ) -> dict[str, Run]:
-        query = _runs_of(self.dialect, lock, shared, wait)
-        parts = [self.dialect.run_among(self.connection, query, "ids", part, {}) for part in chunks(ids)]
-        return {
-            task_id: Run(Status(status or Status.PENDING), fence, seq, began_at)
-            for part in parts
-            for task_id, status, fence, seq, began_at in part.fetchall()
-        }
 
 
 class SqlTransactions(Store):
@@ -117,20 +36,17 @@ class SqlTransactions(Store):
     wakes_later = False
 
     def __init__(
-        self,
-        database: Database,
-        backend: Backend,
-        bind: Callable[[], None],
-        enter: Callable[[Connection], None],
+        self, database: Database, backend: Backend, bind: Callable[[], None], enter: Callable[[Connection], None]
     ) -> None:
         """``bind`` and ``enter`` begin in a transaction of a caller."""
         self._database, self._backend, self._bind, self._enter = database, backend, bind, enter
         self._listeners = backend.listeners
         self._running: set[asyncio.Task[None]] = set()
 
-    def tx(self, connection: Connection, **options: bool) -> SqlBeside:
-        """Return the transaction in which a connection is; ``options`` are those of ``SqlBeside``."""
-        return SqlBeside(connection, self._database.dialect, self._backend, **options)
+    def tx(self, connection: Connection, **options: bool) -> SqlTransaction:
+        """Return the transaction in which a connection is; ``options`` are those of ``SqlTransaction``."""
+        of = self._backend.groups.messages, self._backend.codec
+        return SqlTransaction(connection, self._database.dialect, *of, **options)
 
     @property
     def pending(self) -> frozenset[asyncio.Task[None]]:
@@ -138,18 +54,15 @@ class SqlTransactions(Store):
         return frozenset(self._running)
 
     async def write(
-        self,
-        body: Callable[[SqlBeside], T],
-        claim: Claim | None = None,
-        write: Write | None = None,
-    ) -> tuple[T, list[Task], Collection[str] | None, SqlBeside]:
+        self, body: Callable[[SqlTransaction], T], claim: Claim | None = None, write: Write | None = None
+    ) -> tuple[T, list[Task], Collection[str] | None, SqlTransaction]:
         """Run a body in a transaction, admit the gates that it touches, and claim.
 
         Return the answer of the body, the claimed tasks, the ids of the tasks that have become ready at gates, and the
         transaction. None instead of these ids means that other tasks may have become ready, too.
         """
 
-        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlBeside]:
+        def whole(connection: Connection) -> tuple[T, Admitted | None, list[Task], SqlTransaction]:
             tx = self.tx(connection)
             answer = body(tx)
             admitted = admit_touched(tx)
@@ -215,7 +128,7 @@ class SqlTransactions(Store):
                     touched.park(part, queue)
                     await self._settle(touched)
 
-    async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
+    async def transact(self, body: Callable[[SqlTransaction], T], *, repeatable: bool = False) -> T:
         """Do as ``Store.transact``."""
         answer, _, ready, tx = await self.write(body)
         self._send(tx)
@@ -223,12 +136,12 @@ class SqlTransactions(Store):
             self._listeners.notify(READY)
         return answer
 
-    def _send(self, tx: SqlBeside) -> None:
+    def _send(self, tx: SqlTransaction) -> None:
         for changes, held in tx.written:
             self._backend.notify_updated(changes, held)
 
     async def transact_with(
-        self, session: Any, body: Callable[[Transaction], T], committed: Callable[[], None] = lambda: None
+        self, session: Any, body: Callable[[SqlTransaction], T], committed: Callable[[], None] = lambda: None
     ) -> T:
         """Do as ``Store.transact_with``.
 
@@ -236,7 +149,7 @@ class SqlTransactions(Store):
         """
         self._bind()  # the commit may come in another thread
         loop = asyncio.get_running_loop()
-        ran: list[SqlBeside] = []
+        ran: list[SqlTransaction] = []
 
         def inside(connection: Connection) -> T:
             self._enter(connection)
@@ -257,7 +170,7 @@ class SqlTransactions(Store):
 
         return await run_in(session, self._database.url, self._database.dialect, inside, wake)
 
-    async def look(self, body: Callable[[Transaction], T]) -> T:
+    async def look(self, body: Callable[[SqlTransaction], T]) -> T:
         """Do as ``Store.look``."""
         return await self._database.read(lambda connection: body(self.tx(connection, locks=False)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Select, String, bindparam, select
+from sqlalchemy import Connection, Select, select
 
 from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.backends.sql.claim_statements import RUNNING
@@ -31,27 +31,10 @@ def held(tx: Tx, owners: Sequence[str]) -> dict[str, list[Held]]:
     return found
 
 
-_NEXT_OWNER = (
-    select(c.lease_owner)
-    .where(c.status == RUNNING, c.lease_owner > bindparam("last", type_=String))
-    .order_by(c.lease_owner)
-    .limit(1)
-)
-
-
-def _owners(connection: Connection) -> list[str]:
-    """Return the owners of running tasks, with a statement for each, and without reading the rows between."""
-    owners, last = [], ""
-    while (found := connection.execute(_NEXT_OWNER, {"last": last}).scalar()) is not None:
-        owners.append(found)
-        last = found
-    return owners
-
-
 def overdue(tx: Tx, now: int, limit: int) -> list[Task]:
     connection = tx.connection
     # The owners before the workers: an owner of a task was registered before, and is there unless it was removed.
-    owners = _owners(connection)
+    owners = list(tx.distinct(c.lease_owner, c.status == RUNNING, above=""))
     workers = set(connection.execute(_WORKERS).scalars()) if owners else set()
     gone = [owner for owner in owners if owner.removesuffix(ALONE) not in workers]
     # Owner by owner, in the order of the index: for a list of them PostgreSQL reads the rows of all others as well.

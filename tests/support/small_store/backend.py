@@ -83,7 +83,7 @@ class SmallStore(Backend, Store):
     def _begin(self) -> SmallTransaction:
         if self._is_closed:
             raise ClosedError(f"the store {self._url} was closed; open() opens it again")
-        return SmallTransaction(self._rows, self.groups.messages)
+        return SmallTransaction(self._rows, self.groups.messages, self.codec)
 
     async def transact(self, body: Callable[[Transaction], T], *, repeatable: bool = False) -> T:
         return self.run(body)

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aiotaskq.backends.change import Change, Room, has_moved, holds
+from aiotaskq.backends.change import Change, Room, encoded_changes, has_moved, holds
 from aiotaskq.backends.flow.gates import admit_touched
 from aiotaskq.backends.flow.groups import again, follow, follow_deletes, parents_first, waits_again
 from aiotaskq.backends.flow.transaction import Transaction, Waiting, push
 from aiotaskq.backends.side_rows import OF_TASKS, OwnedRows, SideRow
+from aiotaskq.core.codec import Codec
 from aiotaskq.core.errors import queue_full
 from aiotaskq.core.gate import PARKED, Bounds, Gate, Starts, budget_gate
 from aiotaskq.core.groups import GroupState, Member
@@ -109,8 +110,8 @@ class SmallOwnedRows(OwnedRows):
 class SmallTransaction(Transaction):
     """Steps 1 to 3: the rows of one transaction. A rollback undoes what it has written."""
 
-    def __init__(self, rows: Rows, messages: Callable[[Sequence[Task], int], list[Task]]) -> None:
-        self.rows, self.messages = rows, messages
+    def __init__(self, rows: Rows, messages: Callable[[Sequence[Task], int], list[Task]], codec: Codec | None) -> None:
+        self.rows, self.messages, self.codec = rows, messages, codec
         self.side = SmallOwnedRows(rows)
         self.written: list[tuple[Sequence[Change], list[bool]]] = []
         self.has_next_at = False
@@ -153,6 +154,7 @@ class SmallTransaction(Transaction):
             self.rows.tasks[after.task_id] = after
 
     def update(self, changes: Sequence[Change]) -> list[bool]:
+        changes = encoded_changes(changes, self.codec)
         held = parents_first(changes, lambda ordered: list(map(self._update, ordered)))
         self.written.append((changes, held))
         return held
@@ -212,17 +214,11 @@ class SmallTransaction(Transaction):
                 yield row
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:
-        leaving = [change.before.task_id for change in room.instead]
-        rows = self.tasks(leaving)
-        if not all(name in rows and holds(rows[name], each) for name, each in zip(leaving, room.instead, strict=True)):
+        rows = [(self.rows.tasks.get(change.before.task_id), change) for change in room.instead]
+        if not all(row is not None and holds(row, change) for row, change in rows):
             raise queue_full(room.maxsize, 0)
-        size = sum(row.task_id not in rows for row in self.ready(self.latest(room.now)))
-        seen: list[Task] = []
-        for task in tasks:
-            if self.conflicting(task, leaving) is None and not any(_is_same(each, task) for each in seen):
-                seen.append(task)
-        if seen and size + len(seen) > room.maxsize:
-            raise queue_full(room.maxsize, size + len(seen) - room.maxsize)
+        size = sum(row.task_id not in room.leaving for row in self.ready(self.latest(room.now)))
+        room.new_of(tasks, map(self.conflicting, tasks), room.maxsize - size)
 
     def latest(self, now: int) -> int:
         return max([now, *(row.seq for row in self.rows.tasks.values() if row.status is PENDING)])
@@ -341,10 +337,6 @@ class SmallTransaction(Transaction):
     def write_usage(self, usages: Mapping[str, Usage]) -> None:
         for task_id, usage in usages.items():
             self.rows.tasks[task_id] = self.rows.tasks[task_id].replace(usage=usage)
-
-
-def _is_same(row: Task, task: Task) -> bool:
-    return row.task_id == task.task_id or _has_key_of(row, task)
 
 
 def _has_key_of(row: Task, task: Task) -> bool:

@@ -9,7 +9,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.change import Change
+from aiotaskq.backends.flow.transaction import Transaction
 from aiotaskq.backends.listeners import Listeners
 from aiotaskq.backends.sql.changes import groups
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, claimable, heads_by_spans
@@ -51,6 +52,14 @@ Open = Callable[..., Awaitable[Any]]
 
 PerKey = Callable[[ColumnElement[str], ColumnElement[int]], Select[Any]]
 """A query for a key, with a limit."""
+
+
+class NewRows(NamedTuple):
+    """Rows to insert, column by column."""
+
+    table: Any
+    names: tuple[str, ...]
+    columns: Columns
 
 
 Order = Sequence[ColumnElement[Any]]
@@ -160,6 +169,8 @@ class Dialect(ABC):
 
     clock: ClassVar[str]
     """The expression for the server's time in microseconds UTC, whatever the session's time zone."""
+    insert_into: ClassVar[Any]
+    """SQLAlchemy's insert with the conflicts of the database."""
     lock_pushes: ClassVar[TextClause]
     """Takes a lock until the end of the transaction, so that no other process pushes into a bounded queue.
 
@@ -168,12 +179,13 @@ class Dialect(ABC):
     partial_indexes: ClassVar[bool] = True
     """Whether there are indexes over some of the rows, such as the ended ones."""
     in_push_order: ClassVar[ColumnElement[bool]] = true()
-    """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status."""
+    """Which rows are in the index in the order of pushes, if not all; ended ones are in another one, by status.
+
+    Where it is all rows, the pending ones are in none by themselves: those of the index in claim order are sorted,
+    which has the columns that are sorted by.
+    """
     pending: ClassVar[Sequence[ColumnElement[bool]]] = (TASKS.c.status == PENDING,)
     """Conditions that part the pending rows so that an index has those of each; the last one is true of parked rows."""
-    sorts_pending: ClassVar[bool] = False
-    """Whether pending rows are in no index by themselves in the order of pushes; then those of the index in claim order
-    are sorted, which has the columns that are sorted by."""
 
     def statement_limit(self, connection: Connection) -> int | None:
         """Return how many bytes one statement may have, None for any number."""
@@ -255,23 +267,14 @@ class Dialect(ABC):
         ]
 
     @abstractmethod
-    def insert(
-        self,
-        connection: Connection,
-        table: Any,
-        names: tuple[str, ...],
-        columns: Columns,
-        notify: tuple[str, str] | None = None,
-    ) -> int:
+    def insert(self, connection: Connection, new: NewRows, notify: tuple[str, str] | None = None) -> int:
         """Insert the rows that conflict with no other. Return their number if it is all of them, else a smaller one.
 
         Only a conflict of keys is passed over; any other fault of a row raises, and none is stored. ``notify`` is the
         channel and the message of a notification to send with new rows, where ``notifier`` made one.
         """
 
-    def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
-    ) -> tuple[int, list[bool]] | None:
+    def insert_held(self, connection: Connection, new: NewRows, runs: Columns) -> tuple[int, list[bool]] | None:
         """Insert rows of tasks that run so and conflict with no other, in one statement.
 
         Return their number, and of each row whether its task does. None where one statement does not tell both: then
@@ -280,9 +283,12 @@ class Dialect(ABC):
         """
         return None
 
-    @abstractmethod
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
         """Return the insert of rows with these columns that replaces the row with the same primary key."""
+        statement = self.insert_into(table)
+        return statement.on_conflict_do_update(
+            index_elements=keys, set_={name: statement.excluded[name] for name in others}
+        )
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:
         """Write each change whose guard holds, and return which did; None, and nothing is written, if unknown.
@@ -373,8 +379,8 @@ class ServerDialect(Dialect):
         return nullcontext()
 
 
-class Tx:
-    """A connection in a transaction, with the dialect of its database."""
+class Tx(Transaction):
+    """The transaction of a connection, with the dialect of its database."""
 
     def __init__(self, connection: Connection, dialect: Dialect) -> None:
         self.connection, self.dialect = connection, dialect
@@ -383,6 +389,22 @@ class Tx:
         """Yield the rows of a query whose column has one of these values."""
         for part in chunks(values):
             yield from self.connection.execute(query.where(column.in_(part)))
+
+    def rows_for(self, statement: Any, keys: Sequence[str], values: Mapping[str, Any]) -> list[Any]:
+        """Return the rows of a statement with the condition ``Dialect.among`` on ``keys``, for these keys or ids."""
+        return [
+            row
+            for part in chunks(keys)
+            for row in self.dialect.run_among(self.connection, statement, "keys", part, values).fetchall()
+        ]
+
+    def distinct(
+        self, column: ColumnElement[Any], *where: ColumnElement[bool], above: str | None = None
+    ) -> Iterator[str]:
+        """Yield the values of an indexed column in these rows, without reading the rows, up to the first NULL."""
+        query, execute = select(column).where(*where).order_by(column).limit(1), self.connection.execute
+        while (above := execute(query if above is None else query.where(column > above)).scalar()) is not None:
+            yield above
 
     def insert_new(
         self, table: Any, names: Sequence[str], rows: Sequence[tuple[Any, ...]], notify: tuple[str, str] | None = None
@@ -397,7 +419,7 @@ class Tx:
         names, columns = tuple(kept), list(kept.values())
         limit = self.dialect.statement_limit(self.connection)
         pieces = [columns] if notify is not None else parts(names, columns, limit)
-        return sum([self.dialect.insert(self.connection, table, names, piece, notify) for piece in pieces])
+        return sum([self.dialect.insert(self.connection, NewRows(table, names, piece), notify) for piece in pieces])
 
     def replace(self, table: Any, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert the rows; one whose primary key is there already takes the place of the old one."""

@@ -28,10 +28,10 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from aiotaskq.backends.sql.claim_statements import PENDING, Head, heads_of_first_rows
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
-from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, S, ServerDialect, for_one_key
+from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, S, ServerDialect, for_one_key
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS
-from aiotaskq.backends.sql.statement_size import Columns, parts
+from aiotaskq.backends.sql.statement_size import parts
 from aiotaskq.backends.sql.statements import Result, run_many, run_union
 from aiotaskq.errors import DatabaseUnavailable, ValidationError
 from aiotaskq.models import LongText, Name, mysql_collation
@@ -99,6 +99,7 @@ class MysqlDialect(ServerDialect):
         cancelled={1969, 3024},
         no_table={1146},
     )
+    insert_into = staticmethod(insert)
     clock = "timestampdiff(MICROSECOND, '1970-01-01', utc_timestamp(6))"
     lock_pushes = text("INSERT INTO aiotaskq_queue (name, paused) VALUES ('', false) ON DUPLICATE KEY UPDATE name = ''")
     partial_indexes = False
@@ -179,15 +180,8 @@ class MysqlDialect(ServerDialect):
             found += run_union(connection, _by_gate(query), part).fetchall()
         return found
 
-    def insert(
-        self,
-        connection: Connection,
-        table: Any,
-        names: tuple[str, ...],
-        columns: Columns,
-        notify: tuple[str, str] | None = None,
-    ) -> int:
-        rows = list(zip(*columns, strict=True))
+    def insert(self, connection: Connection, new: NewRows, notify: tuple[str, str] | None = None) -> int:
+        table, names, rows = new.table, new.names, list(zip(*new.columns, strict=True))
         try:
             # A conflict undoes this statement, not the transaction. No row count is asked: whether it means rows found
             # or rows changed is up to each client.
@@ -203,7 +197,7 @@ class MysqlDialect(ServerDialect):
         return 0
 
     def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
-        statement = insert(table)
+        statement = self.insert_into(table)
         return statement.on_duplicate_key_update({name: statement.inserted[name] for name in others})
 
     def set_each(self, connection: Connection, names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:

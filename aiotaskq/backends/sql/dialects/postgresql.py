@@ -54,7 +54,7 @@ from aiotaskq.backends.sql.claim_statements import (
 )
 from aiotaskq.backends.sql.connecting import CONNECT_TIMEOUT, DRIVER_TIMEOUT
 from aiotaskq.backends.sql.connections import Notifier, Transactions
-from aiotaskq.backends.sql.dialects.base import Open, Order, PerKey, ServerDialect
+from aiotaskq.backends.sql.dialects.base import NewRows, Open, Order, PerKey, ServerDialect
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.postgresql_notifier import Notifications
 from aiotaskq.backends.sql.rows import CLAIM, TASKS, json_text, to_task
@@ -127,7 +127,7 @@ def _lateral(query: PerKey) -> Select[Any]:
 # executemany has no count, and for arrays asyncpg looks up their types on each new connection. What is the same in all
 # rows is a parameter. Strings are not cast to their width: that would cut them.
 _TYPES: Final = ((String, "text"), (Boolean, "boolean"), (Float, "double precision"), (Integer, "bigint"))
-_GUARD_TYPES: Final = {
+_OTHER_TYPES: Final = {
     **dict(zip(GUARD, ("text", "text", "bigint", "boolean", "boolean"), strict=True)),
     "b_task": "text",
     "b_seq": "bigint",
@@ -137,15 +137,10 @@ HOLDER: Final = ("b_task", "b_seq", "b_fence")
 
 
 class Source:
-    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows.
+    """Where a statement takes its values from: ``names``, of which those in ``varying`` are in the rows."""
 
-    ``own`` has the types of those that are no columns of the table.
-    """
-
-    def __init__(
-        self, table: Any, names: Sequence[str], varying: Sequence[str], own: Mapping[str, str] = _GUARD_TYPES
-    ) -> None:
-        types = {name: own.get(name) or _type(table.c[name].type) for name in names}
+    def __init__(self, table: Any, names: Sequence[str], varying: Sequence[str]) -> None:
+        types = {name: _OTHER_TYPES.get(name) or _type(table.c[name].type) for name in names}
         self.values = {name: f"r.{name}" if name in varying else f"CAST(:{name} AS {types[name]})" for name in names}
         record = ", ".join(f"{name} {types[name]}" for name in varying)
         self.rows = f"json_to_recordset(CAST(CAST(:rows AS text) AS json)) AS r({record})" if varying else ""
@@ -281,6 +276,7 @@ class PostgresqlDialect(ServerDialect):
     ids_by_bytes = False  # the order is that of the database's language
     in_push_order = TASKS.c.status == PENDING
     keeps_entries = True
+    insert_into = staticmethod(insert)
     clock = "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)"
     lock_pushes = text("SELECT pg_advisory_xact_lock(hashtext('aiotaskq.push'), 0)")
     session_settings = "SET enable_seqscan = off; SET jit = off"
@@ -363,32 +359,23 @@ class PostgresqlDialect(ServerDialect):
         rows = json_text([{"key_": key, "limit_": limit} for key, limit in limits.items()])
         return list(run(connection, _lateral(query), {"limits": rows}).fetchall())
 
-    def insert(
-        self,
-        connection: Connection,
-        table: Any,
-        names: tuple[str, ...],
-        columns: Columns,
-        notify: tuple[str, str] | None = None,
-    ) -> int:
-        values, varying, columns = hoisted(names, columns)
+    def insert(self, connection: Connection, new: NewRows, notify: tuple[str, str] | None = None) -> int:
+        values, varying, columns = hoisted(new.names, new.columns)
         values |= varying_values(varying, columns)
         if notify is not None:
             values |= {"channel": notify[0], "message": notify[1]}
-        (row,) = run(connection, insert_statement(table, names, varying, notify is not None), values).fetchall()
-        return int(row[0])
+        statement = insert_statement(new.table, new.names, varying, notify is not None)
+        return int(run(connection, statement, values).fetchall()[0][0])
 
-    def insert_held(
-        self, connection: Connection, table: Any, names: tuple[str, ...], columns: Columns, runs: Columns
-    ) -> tuple[int, list[bool]]:
+    def insert_held(self, connection: Connection, new: NewRows, runs: Columns) -> tuple[int, list[bool]]:
         inserted, held = 0, [True] * len(runs[0])
         start = 0
-        for part in parts(names, columns, None):
+        for part in parts(new.names, new.columns, None):
             count = len(part[0])
-            values, varying, rest = hoisted(names, part)
+            values, varying, rest = hoisted(new.names, part)
             holders = [column[start : start + count] for column in runs]
             values |= varying_values(HOLDER + varying, [*holders, *rest]) | {"count": count}
-            statement = insert_held_statement(table, names, varying)
+            statement = insert_held_statement(new.table, new.names, varying)
             ((some, which),) = run(connection, statement, values).fetchall()
             inserted += some
             if which is not None:
@@ -396,12 +383,6 @@ class PostgresqlDialect(ServerDialect):
                 held[start : start + count] = [each in found for each in zip(*holders, strict=True)]
             start += count
         return inserted, held
-
-    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
-        statement = insert(table)
-        return statement.on_conflict_do_update(
-            index_elements=keys, set_={name: statement.excluded[name] for name in others}
-        )
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool]:
         """Write them; a locked row is waited for, and its guard is read again afterwards."""

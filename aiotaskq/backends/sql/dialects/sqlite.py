@@ -35,7 +35,7 @@ from aiotaskq.backends.sql.changes import ENDING, GATED_ENDING, GUARD, Group, gr
 from aiotaskq.backends.sql.claim_statements import PENDING, READY, not_parked
 from aiotaskq.backends.sql.connecting import create
 from aiotaskq.backends.sql.connections import Connections, Notifier, Transactions
-from aiotaskq.backends.sql.dialects.base import Dialect, Order, PerKey
+from aiotaskq.backends.sql.dialects.base import Dialect, NewRows, Order, PerKey
 from aiotaskq.backends.sql.error_codes import ErrorCodes
 from aiotaskq.backends.sql.rows import TASKS, json_text
 from aiotaskq.backends.sql.sqlite_connections import SqliteConnections, is_store_writer
@@ -48,7 +48,7 @@ from aiotaskq.backends.sql.sqlite_file import (
     sqlite_engine,
 )
 from aiotaskq.backends.sql.sqlite_notifier import FileWatch
-from aiotaskq.backends.sql.statement_size import Columns, parts
+from aiotaskq.backends.sql.statement_size import parts
 from aiotaskq.backends.sql.statements import command, run, run_many
 from aiotaskq.core.firing import CLOCKS_DIFFER
 from aiotaskq.core.gate import PARKED
@@ -137,9 +137,9 @@ class SqliteDialect(Dialect):
     sync_driver = "pysqlite"
     codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
     pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
-    sorts_pending = True
     single_writer = True
     clock = "NULL"
+    insert_into = staticmethod(insert)
     # A statement that writes takes the write lock, though it finds no row: no queue has the empty name.
     lock_pushes = text("UPDATE aiotaskq_queue SET paused = paused WHERE name = ''")
 
@@ -203,29 +203,16 @@ class SqliteDialect(Dialect):
             for row in run(connection, _of_keys(query, order), {"keys": json_text(some), "limit_": limit}).fetchall()
         ]
 
-    def insert(
-        self,
-        connection: Connection,
-        table: Any,
-        names: tuple[str, ...],
-        columns: Columns,
-        notify: tuple[str, str] | None = None,
-    ) -> int:
-        rows = list(zip(*columns, strict=True))
+    def insert(self, connection: Connection, new: NewRows, notify: tuple[str, str] | None = None) -> int:
+        rows = list(zip(*new.columns, strict=True))
         full = len(rows) - len(rows) % INSERTED
         count = 0
         if full:
             many = [tuple(chain.from_iterable(rows[at : at + INSERTED])) for at in range(0, full, INSERTED)]
-            count = run_many(connection, *insert_statement(table.name, names, INSERTED), many).rowcount
+            count = run_many(connection, *insert_statement(new.table.name, new.names, INSERTED), many).rowcount
         if full < len(rows):
-            count += run_many(connection, *insert_statement(table.name, names, 1), rows[full:]).rowcount
+            count += run_many(connection, *insert_statement(new.table.name, new.names, 1), rows[full:]).rowcount
         return count
-
-    def upsert(self, table: Any, keys: Sequence[str], others: Sequence[str]) -> Any:
-        statement = insert(table)
-        return statement.on_conflict_do_update(
-            index_elements=keys, set_={name: statement.excluded[name] for name in others}
-        )
 
     def write_guarded(self, connection: Connection, changes: Sequence[Change]) -> list[bool] | None:
         """Write them. Only how many held is known for many; so if one did not, all is taken back.
