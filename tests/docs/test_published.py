@@ -86,6 +86,12 @@ def test_the_front_pages_show_the_figures_of_the_kept_report(name: str, language
     assert shown == (summary(read(ROOT / KEPT), language) if PUBLISHED else NONE)
 
 
+def test_the_readme_is_short_with_figures_in_it() -> None:
+    text = published.replaced((ROOT / "README.md").read_text(encoding="utf-8"), summary(REPORT), Path("README.md"))
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 900
+
+
 def test_the_manual_shows_the_figures_of_the_kept_report() -> None:
     shown = published.parts((ROOT / PAGE).read_text(encoding="utf-8"), PAGE)[1]
     assert shown == (details(read(ROOT / KEPT)) if PUBLISHED else NONE)
