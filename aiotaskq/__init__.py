@@ -75,6 +75,10 @@ def __getattr__(name: str) -> typing.Any:
     # Imported on use, so that a program without a database does not import SQLAlchemy.
     if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
         return getattr(importlib.import_module("aiotaskq.database"), name)
+    for home in () if name.startswith("_") else ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
+        if name in importlib.import_module(home).__all__:
+            # Of an AttributeError `from aiotaskq import …` would not show the text.
+            raise ImportError(f"cannot import name {name!r} from 'aiotaskq'; it is in {home}", name=__name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -132,7 +132,7 @@ def test_what_does_not_wait_is_the_same_object_in_both() -> None:
 
 def both(name: str) -> tuple[Any, Any]:
     """Return what a name is where one awaits, and where one blocks."""
-    if hasattr(aiotaskq, name):
+    if name in {*aiotaskq.__all__, *OLDER}:
         return getattr(aiotaskq, name), getattr(aiotaskq.sync, name)
     return getattr(aiotaskq.types, name), getattr(aiotaskq.sync.types, name)
 
