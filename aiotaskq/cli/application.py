@@ -19,6 +19,7 @@ from aiotaskq.errors import AiotaskqError, ValidationError
 from aiotaskq.log import printable
 from aiotaskq.runtime.waiting import awake
 
+_IMPORTERS = (__file__, importlib.__file__, "<frozen importlib")
 SAMPLE = 200  # tasks among which a type is searched
 
 
@@ -69,8 +70,11 @@ def load(target: str) -> TaskQ:
 
 
 def _import_failed(module: str, error: Exception) -> None:
-    # An error of the application: its author needs the traceback.
-    traceback.print_exception(error)
+    # An error of the application: its author needs the traceback, from the first file of his own.
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_IMPORTERS):
+        trace = trace.tb_next
+    traceback.print_exception(error.with_traceback(trace))
     kind = "" if isinstance(error, AiotaskqError) else f"{type(error).__name__}: "
     said = tr("importing {name} failed: {error}", name=repr(module), error=f"{kind}{translated(error)}")
     raise AiotaskqError(said) from None
