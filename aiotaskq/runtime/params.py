@@ -48,13 +48,19 @@ def fitted(handler: Handler | None, params: Any) -> Any:
     accepted, required = handler.accepted, handler.required
     if required.issubset(params) and (accepted is None or accepted.issuperset(params)):
         return handler.stored(params)
+    check_names(handler, params)
+    lacking = sorted(required - params.keys())
+    names, given = ", ".join(map(repr, lacking)), ", ".join(f"{name!r}: …" for name in lacking)
+    raise ValidationError(f"params: {handler.name}() needs {names}; give params={{{given}}}")
+
+
+def check_names(handler: Handler, params: Mapping[str, Any]) -> None:
+    """Raise ValidationError for a param that the handler has no parameter for."""
+    accepted = handler.accepted
     if accepted is not None and (unknown := [name for name in params if name not in accepted]):
         free = accepted - params.keys() - handler.injected.keys()
         meant = guess(str(unknown[0]), free)
         raise ValidationError(f"params: {handler.name}() has no parameter {printable(unknown[0])!r}{meant}")
-    lacking = sorted(required - params.keys())
-    names, given = ", ".join(map(repr, lacking)), ", ".join(f"{name!r}: …" for name in lacking)
-    raise ValidationError(f"params: {handler.name}() needs {names}; give params={{{given}}}")
 
 
 def check_follow_up(field: str, handler: Handler | None) -> None:

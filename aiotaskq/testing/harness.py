@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
 from aiotaskq.app.handle import TaskHandle
@@ -19,7 +20,7 @@ from aiotaskq.core.errors import kind_name
 from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.status import StatusName
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import ValidationError, WrongLoop
+from aiotaskq.errors import ClosedError, ValidationError, WrongLoop
 from aiotaskq.testing.override import Pushes, override
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -30,6 +31,7 @@ is done at its instant all the same."""
 LEASE = 30 * IDLE
 """Virtual seconds of a lease: a worker in virtual time does not die, so its lease need hardly be renewed."""
 DEFAULTS = {"lease": LEASE, "poll_interval": IDLE, "check_interval": IDLE, "cleanup_interval": IDLE}
+STANDS_STILL = 10.0  # real seconds in which nothing happens, after which a result is no longer waited for
 THREAD_TIMEOUT = 5.0  # real seconds for which virtual time waits for a handler in a thread or a process
 
 H = TypeVar("H", bound="Harness")
@@ -53,31 +55,43 @@ class Harness(Pushes, ABC):
 
     OPTIONS: ClassVar[frozenset[str]]
     """The options of the constructor; ``opened`` passes the others on to the TaskQ."""
+    REMEDY: ClassVar[str]
+    """What lets a task end that is waited for."""
 
     def __init__(self, tq: TaskQ, clock: VirtualClock, recorded: Pushes) -> None:
+        super().__init__(internal(tq).registered)
         self.tq = tq
         self.clock = clock
         self.pushed = recorded.pushed
         self._runs: dict[tuple[str, int], Run] = {}
         self._turns = 0  # runs that have begun, and runs that have ended
+        self._over = False  # whether the TaskQ has its own store again
         self._bound = LoopBound()
         self._stack = contextlib.AsyncExitStack()
         clock.watch(self._transactions)
         clock.watch(self._outside, THREAD_TIMEOUT)
         tq.middleware(self)
+        for waits, name in ((tq.queue, "wait_for_end"), (tq.queue.groups, "wait")):
+            setattr(waits, name, functools.partial(self._ended, getattr(waits, name)))
 
     # ---- living ----
 
     async def start(self) -> None:
         """Start in the running loop, as the first push does; does nothing if it was started.
 
-        Raises WrongLoop when it was started in another loop, to which its workers and connections belong.
+        Raises WrongLoop when it was started in another loop, to which its workers and connections belong, and
+        ClosedError behind the end of its block, where the TaskQ has its own store again.
         """
+        if self._over:
+            raise ClosedError("the block or the test of this kit has ended; use it inside of that")
         if self._bound.loop is None:
             self._bound.bind()
             await self._start()
         elif not self._bound.here:
-            raise WrongLoop("this kit was started in another event loop; make one for each test, or each loop")
+            raise WrongLoop(
+                "this kit was started in another event loop; make one for each test, or each loop (a TestClient has a "
+                "loop of its own: take httpx.AsyncClient)"
+            )
 
     @abstractmethod
     async def _start(self) -> None: ...
@@ -95,7 +109,11 @@ class Harness(Pushes, ABC):
         stopping.result()
 
     def stop_from_outside(self) -> None:
-        """Stop from outside of the loop, between a test and the end of its loop; does nothing if the loop has ended."""
+        """Stop from outside of the loop, between a test and the end of its loop, and start no more.
+
+        It does nothing to a loop that has ended.
+        """
+        self._over = True
         loop = self._bound.loop
         if loop is not None and self._bound.alive and not loop.is_running():
             loop.run_until_complete(self.stop())
@@ -106,6 +124,36 @@ class Harness(Pushes, ABC):
 
     async def __aexit__(self, *_error: object) -> None:
         await self.stop()
+
+    async def _ended(
+        self, wait: Callable[..., Awaitable[Any]], of: str, timeout: float | timedelta | None = None
+    ) -> Any:
+        """Wait for the end of a task or a group as its queue does.
+
+        Raises AssertionError where time would have to pass for that, since it passes only when the test says so.
+        """
+        loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
+        before = self.clock.now(), self._turns
+
+        def look() -> None:
+            nonlocal before, timer
+            was, before = before, (self.clock.now(), self._turns)
+            outside = any(run.inside not in self.clock.sleepers for run in self._runs.values())
+            if before == was and not outside:
+                scope.reschedule(loop.time())
+            else:
+                timer = loop.call_later(STANDS_STILL, look)
+
+        timer = loop.call_later(STANDS_STILL, look)
+        try:
+            async with scope:
+                return await wait(of, timeout)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise AssertionError(f"{of} does not end: nothing runs, and time stands still; {self.REMEDY}") from None
+        finally:
+            timer.cancel()
 
     # ---- as a middleware ----
 

@@ -31,10 +31,11 @@ class Kit(Harness):
     """A ``TaskQ`` in virtual time: ``tq``, its ``clock``, and the ``pushed`` tasks.
 
     Workers claim due tasks as soon as the test awaits something. Time passes only in ``advance``, ``advance_to`` and
-    ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task waits for ever.
+    ``drain(delayed=True)``: a test that awaits ``handle.result()`` of a delayed task fails after ten real seconds.
     """
 
     OPTIONS = frozenset({"concurrency", "scheduler"})
+    REMEDY = "await kit.advance(…), or kit.drain(delayed=True), first"
 
     def __init__(
         self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, concurrency: int = 10, scheduler: bool = True
@@ -239,6 +240,7 @@ class Inline(Harness):
     """A ``TaskQ`` whose pushes run the handler: ``tq``, its ``clock``, and the ``pushed`` tasks."""
 
     OPTIONS = frozenset({"retries", "raise_errors"})
+    REMEDY = "inline mode runs no task later: use virtual(tq)"
 
     def __init__(
         self, tq: TaskQ, clock: VirtualClock, recorded: Pushes, *, retries: bool = False, raise_errors: bool = True

@@ -15,13 +15,15 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.direct import holds_objects
 from aiotaskq.backends.url import DURABLE_FAKE, OBJECTS, is_shared
 from aiotaskq.concurrency.clock import Clock
-from aiotaskq.core.errors import kind_name
+from aiotaskq.core.errors import check_int, kind_name
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import printable
+from aiotaskq.runtime.params import check_names, unknown
 
 if TYPE_CHECKING:
+    from aiotaskq.app.registrations import Registrations
     from aiotaskq.sync.taskq import TaskQ as BlockingTaskQ
     from aiotaskq.testing.durable_fake import DurableFake
 
@@ -45,7 +47,8 @@ Named = str | Registered
 class Pushes:
     """Records the tasks that a ``TaskQ`` pushes and that its schedules fire."""
 
-    def __init__(self) -> None:
+    def __init__(self, registered: Registrations) -> None:
+        self._registered = registered
         self.pushed: list[Task] = []
         """Each task as it was pushed, the oldest first; a debounced one as its last call has made it.
 
@@ -64,13 +67,16 @@ class Pushes:
 
         Args:
             type: the name of the task type, or the decorated function.
-            params: params that the task must have; it may have others, too.
+            params: params that the task must have, as a push takes them; it may have others, too.
             count: the exact number of tasks; default at least one.
             queue: the queue of the tasks; default any.
 
         Raises:
             AssertionError: names what was pushed, with params.
+            ValidationError: for a type or a param that no push can have, so that a misspelt one is found.
         """
+        if count is not None:
+            check_int("count", count, 0)
         found = self._matching(type, params, queue)
         if len(found) != count if count is not None else not found:
             wanted = "at least one" if count is None else str(count)
@@ -80,12 +86,13 @@ class Pushes:
     def assert_not_pushed(
         self, type: Named, params: Mapping[str, Any] | None = None, *, queue: str | None = None
     ) -> None:
-        """Fail if such a task was pushed; arguments as of ``assert_pushed``. Raises AssertionError."""
+        """Fail if such a task was pushed; arguments and errors as of ``assert_pushed``."""
         if found := self._matching(type, params, queue):
             raise AssertionError(f"{_said(type, params, queue)}: none expected, {len(found)} pushed\n{self}")
 
     def _matching(self, type: Named, params: Mapping[str, Any] | None, queue: str | None) -> list[Task]:
-        name, wanted = _name(type), dict(params or {})
+        name = _name(type)
+        wanted = self._stored(name, dict(params or {}))
         return [
             task
             for task in self.pushed
@@ -93,6 +100,19 @@ class Pushes:
             and queue in (None, task.queue)
             and all(key in task.params and task.params[key] == value for key, value in wanted.items())
         ]
+
+    def _stored(self, type: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Return params as the store has them. Raises ValidationError for names that are not known."""
+        handler = self._registered.handlers.get(type)
+        if handler is None:
+            if self._registered.handlers and not self._registered.knows(type):
+                raise unknown(type, [*self._registered.handlers, *self._registered.elsewhere])
+            return params
+        check_names(handler, params)
+        for name, value in params.items():
+            with contextlib.suppress(ValidationError):  # it may be equal to anything, as unittest.mock.ANY
+                params.update(handler.stored({name: value}))
+        return params
 
     def __str__(self) -> str:
         if not self.pushed:
@@ -109,7 +129,10 @@ class Pushes:
 
 
 def _name(type: Named) -> str:
-    return type if isinstance(type, str) else type.name
+    name = type if isinstance(type, str) else getattr(type, "name", None)
+    if not isinstance(name, str):
+        raise ValidationError(f"type: a task function, or the name of a type, is needed (got {kind_name(type)})")
+    return name
 
 
 def _said(type: Named, params: Mapping[str, Any] | None, queue: str | None) -> str:
@@ -155,7 +178,7 @@ def override(
     other = TaskQ(url, clock=clock, **options)
     internal(other).adopt(internal(tq).registered)
     internal(other).stands_by = True
-    pushes, seen = Pushes(), set[tuple[str, int]]()
+    pushes, seen = Pushes(internal(other).registered), set[tuple[str, int]]()
     changes = other.middleware(_Changes(pushes.pushed))
 
     def record(task: Task) -> None:

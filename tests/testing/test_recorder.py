@@ -14,6 +14,7 @@ from aiotaskq.testing import override
 
 async def test_assertions_say_what_was_pushed_instead() -> None:
     tq = TaskQ("memory://")
+    tq.elsewhere("other")
 
     @tq.task(queue="mails")
     async def send(to: str, subject: str = "") -> None: ...
