@@ -26,7 +26,7 @@ from aiotaskq.core.webhooks import WEBHOOK, make_webhook
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.handler import INJECTED, Executor, make_handler, with_versions
-from aiotaskq.runtime.hooks import HookCall, HookName
+from aiotaskq.runtime.hooks import HookCall, HookName, takes
 from aiotaskq.runtime.webhook_sender import WebhookFailed, WebhookRefused, deliver
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -373,10 +373,20 @@ class Registry(Hinted):
         A coroutine function ``(task, call_next)`` wraps runs. An object may have ``run(task, call_next)`` and
         ``push(tasks, call_next)``, each a coroutine function that awaits ``call_next`` and returns what it returns.
         """
+        if inspect.isclass(wrapper):
+            raise ValidationError(
+                f"middleware: this is a class; register an object: tq.middleware({wrapper.__name__}())"
+            )
         run = getattr(wrapper, "run", wrapper if callable(wrapper) and not hasattr(wrapper, "push") else None)
         push = getattr(wrapper, "push", None)
         if run is None and push is None:
             raise ValidationError("middleware: a coroutine function, or an object with run() or push(), is needed")
+        for each in (run, push):
+            if each is not None and not takes(each, None, None):
+                raise ValidationError(
+                    f"middleware: {getattr(each, '__qualname__', each)}() is called with two arguments: what is run or "
+                    "pushed, and call_next"
+                )
         if run is not None:
             self._registered.run_middleware.append(run)
         if push is not None:
@@ -399,6 +409,8 @@ class Registry(Hinted):
         and group_ended (its ``group``: each time that members of a group have ended), alert (one begins or ends).
         Raises ValidationError for another name.
         """
+        if not isinstance(name, str):
+            raise ValidationError("on: the name of the hook comes first, as in @tq.on('failed')")
         if hook is None:
             return lambda function: self.on(name, function)
         checked: Callable[[HookCall], Any] = hook
@@ -421,4 +433,7 @@ class Registry(Hinted):
 async def _wrapped_push(
     wrapper: PushMiddleware, call_next: Callable[[list[Task]], Awaitable[list[Task]]], tasks: list[Task]
 ) -> list[Task]:
-    return await wrapper(tasks, call_next)
+    stored = await wrapper(tasks, call_next)
+    if not isinstance(stored, list) or len(stored) != len(tasks):
+        raise ValidationError("middleware: push() has not returned what call_next(tasks) returns, a task for each task")
+    return stored

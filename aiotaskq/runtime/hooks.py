@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from aiotaskq.core.errors import guess, shown
 from aiotaskq.core.instants import to_datetime
 from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
@@ -67,6 +68,17 @@ class HookCall(msgspec.Struct, frozen=True):
         return to_datetime(self.at)
 
 
+def takes(function: Callable[..., Any], *arguments: object) -> bool:
+    """Return whether a function can be called with so many arguments; True where its signature is not known."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:  # also for what is no function
+        return False
+    except ValueError:  # some built-in functions have no signature
+        return True
+    return True
+
+
 class Hooks:
     """Hooks by name. A hook may be a function or a coroutine function; its errors are logged."""
 
@@ -78,9 +90,15 @@ class Hooks:
         """Whether there is any hook of what happens to tasks."""
 
     def on(self, name: str, hook: Callable[[HookCall], Any]) -> None:
-        """Call ``hook(call)`` each time that what the name says happens. Raises ValidationError for an unknown name."""
+        """Call ``hook(call)`` each time that what the name says happens.
+
+        Raises ValidationError for an unknown name, and for what cannot be called so.
+        """
         if name not in NAMES:
-            raise ValidationError(f"hook: {name!r} is not one of {', '.join(NAMES)}")
+            meant = guess(name, NAMES) or f"; use {', '.join(NAMES)}"
+            raise ValidationError(f"hook: {name!r} is unknown{meant}")
+        if not takes(hook, None):
+            raise ValidationError(f"hook: a function of one argument, the HookCall, is needed (got {shown(hook)})")
         self.hooks.setdefault(name, []).append(hook)
         self._look()
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, TypeVar, overload
 
-from aiotaskq.core.errors import check_seconds, instant
+from aiotaskq.core.errors import check_seconds, instant, shown
 from aiotaskq.errors import ValidationError
 from aiotaskq.runtime.context import TaskContext, current_task
 from aiotaskq.runtime.current import Scope, inside, scopes
@@ -25,6 +25,18 @@ def run_steps(what: str) -> tuple[TaskContext, RunSteps]:
     if scope is not None and scope.task_id == context.task.task_id:
         raise ValidationError(f"{what}: step {scope.name!r} runs; end it first, since it is stored as a whole")
     return context, context.run_steps()
+
+
+def check_step(name: object, function: object) -> None:
+    """Raise ValidationError unless these are the name of a step and its function."""
+    if inspect.iscoroutine(function):
+        function.close()
+        raise ValidationError(f"step: pass the function and its arguments, not a call: step({name!r}, function, …)")
+    if not isinstance(name, str):
+        kind = type(name).__name__
+        raise ValidationError(f"name: the name of the step comes first, as in step('charge', charge, …) (got {kind})")
+    if not callable(function):
+        raise ValidationError(f"step: a function is needed behind the name {name!r:.40} (got {shown(function)})")
 
 
 # A keyword-only parameter cannot stand beside a ParamSpec: with a session the arguments are not checked.
@@ -56,9 +68,7 @@ async def step(name: str, function: Callable[..., Any], /, *args: Any, session: 
     store cannot join the session.
     """
     context, steps = run_steps("step")
-    if inspect.iscoroutine(function):
-        function.close()
-        raise ValidationError(f"step: pass the function and its arguments, not a call: step({name!r}, function, …)")
+    check_step(name, function)
     conversion = returned_by(function)
     number, found = await steps.begin(name, function)
     if found is None:

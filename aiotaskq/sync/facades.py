@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, cast, overload
@@ -20,7 +21,7 @@ from aiotaskq.runtime.public_values import PublicValues as AsyncPublicValues
 from aiotaskq.runtime.queue.operations import Operations as AsyncOperations
 from aiotaskq.runtime.queue.queue import Queue as AsyncQueue
 from aiotaskq.runtime.run_steps import loaded, returned_by
-from aiotaskq.runtime.steps import run_steps, running
+from aiotaskq.runtime.steps import check_step, run_steps, running
 from aiotaskq.sync.bridge import (
     Facade,
     Home,
@@ -325,12 +326,16 @@ def step(name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
 def step(name: str, function: Callable[..., Any], /, *args: Any, session: Any = None, **kwargs: Any) -> Any:
     refuse_running_loop("aiotaskq.step")
     context, steps = run_steps("step")
+    check_step(name, function)
     conversion = returned_by(function)
     number, found = in_worker_loop(context.loop, steps.begin(name, function))
     if found is None:
         try:
             with running(context, name, number):
                 value = function(*args, **kwargs)
+            if inspect.iscoroutine(value):
+                value.close()
+                raise ValidationError(f"step: {name!r:.40} is an 'async def' function; write the handler so, too")
             found = in_worker_loop(context.loop, steps.end(name, number, value, conversion, session))
         finally:
             in_worker_loop(context.loop, steps.over())

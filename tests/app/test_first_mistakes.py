@@ -13,11 +13,13 @@ from loguru import logger
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import aiotaskq
 from aiotaskq import Limit, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import NotFound, TaskFailed, ValidationError
 from aiotaskq.testing import VirtualClock, virtual
+from aiotaskq.types import HookCall
 from tests.support.machine import within
 from tests.support.waiting import eventually
 
@@ -84,6 +86,57 @@ async def test_time_is_advanced_by_seconds_as_a_sleep_is() -> None:
         assert (kit.now - began).total_seconds() == 63
 
 
+def test_hooks_and_middleware_that_nothing_could_call_are_refused() -> None:
+    own = TaskQ("memory://")
+    with pytest.raises(ValidationError, match=r"^on: the name of the hook comes first, as in @tq\.on\('failed'\)$"):
+
+        @own.on  # type: ignore[call-overload]
+        def failed(call: HookCall) -> None: ...
+
+    with pytest.raises(ValidationError, match=r"^hook: 'fail' is unknown; did you mean 'failed'\?$"):
+        own.on("fail", print)  # type: ignore[call-overload]
+    for wrong in (lambda: None, lambda task, error: None, "print"):
+        with pytest.raises(ValidationError, match=r"^hook: a function of one argument, the HookCall, is needed \(got "):
+            own.on("failed", wrong)  # type: ignore[call-overload]
+    calls: list[HookCall] = []
+    own.on("failed", calls.append)
+
+    class Timed:
+        async def run(self, task: Any, call_next: Any) -> Any: ...
+
+    async def alone(task: Any) -> Any: ...
+
+    with pytest.raises(ValidationError, match=r"^middleware: this is a class; .*: tq\.middleware\(Timed\(\)\)$"):
+        own.middleware(Timed)
+    with pytest.raises(
+        ValidationError, match=r"^middleware: .*alone\(\) is called with two arguments: what is run or "
+    ):
+        own.middleware(alone)
+    own.middleware(Timed())
+
+
+async def test_a_middleware_that_returns_nothing_for_its_pushes() -> None:
+    own = TaskQ("memory://")
+
+    class Silent:
+        async def push(self, tasks: Any, call_next: Any) -> None:
+            await call_next(tasks)
+
+    own.middleware(Silent())
+    with pytest.raises(
+        ValidationError, match=r"^middleware: push\(\) has not returned what call_next\(tasks\) returns"
+    ):
+        await own.push("add", {"a": 1})
+
+
+def test_an_import_from_the_root_says_where_a_name_is() -> None:
+    for name, home in (("QueueFull", "errors"), ("Task", "types"), ("Zlib", "codecs")):
+        said = rf"^cannot import name '{name}' from 'aiotaskq'; it is in aiotaskq\.{home}$"
+        with pytest.raises(ImportError, match=said):
+            exec(f"from aiotaskq import {name}")
+    assert not hasattr(aiotaskq, "nonsense") and not hasattr(aiotaskq, "__nonsense__")
+
+
 async def test_workers_is_no_number() -> None:
     with pytest.raises(ValidationError, match=r"^workers: True, False or None is needed \(got 5\); concurrency= is"):
         async with TaskQ("memory://").running(workers=5):  # type: ignore[arg-type]
@@ -104,6 +157,8 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
 
     calls: dict[str, Any] = {
         "called": lambda: step("charge", charge()),  # type: ignore[arg-type]
+        "no name": lambda: step(charge, 17),  # type: ignore[call-overload]
+        "no function": lambda: step("charge", 17),  # type: ignore[call-overload]
         "seconds": lambda: sleep_for(5),  # type: ignore[arg-type]
         "how long": lambda: sleep_for("pause"),
         "instant": lambda: sleep_until(5.0, 6.0),  # type: ignore[arg-type]
@@ -121,6 +176,8 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
             said[how] = re.sub(r".*ValidationError: (.*)", r"\1", str(error.value.error).splitlines()[0])
     assert said == {
         "called": "step: pass the function and its arguments, not a call: step('charge', function, …)",
+        "no name": "name: the name of the step comes first, as in step('charge', charge, …) (got function)",
+        "no function": "step: a function is needed behind the name 'charge' (got 17)",
         "seconds": "name: the name of the sleep comes first, as in sleep_for('pause', 5) (got int)",
         "how long": "sleep_for('pause'): how long? Give seconds, or minutes=, hours= or days=",
         "instant": "name: the name of the sleep comes first, as in sleep_until('morning', when) (got float)",

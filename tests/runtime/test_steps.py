@@ -440,6 +440,20 @@ async def test_in_a_thread(kit: Kit) -> None:
     assert (await kit.tq.get(result[1])).status == Status.COMPLETED
 
 
+async def test_a_coroutine_function_is_no_step_of_a_def_handler(fake: Kit) -> None:
+    async def charge() -> int:
+        return 1
+
+    @fake.tq.task(max_retries=0)
+    def work() -> Any:
+        return aiotaskq.sync.step("charge", charge)
+
+    handle = await work.push()
+    await fake.drain()
+    error = (await handle.task()).error_message or ""
+    assert error.startswith("ValidationError: step: 'charge' is an 'async def' function; write the handler so, too\n")
+
+
 async def test_inline_lets_a_sleep_pass() -> None:
     async with inline(history=False, retention=None) as made:
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import exc
@@ -30,6 +30,8 @@ class ErrorCodes(NamedTuple):
     no_table_text: str | None = None
     unprepared: Set[Any] = frozenset()
     """A prepared statement is missing, or exists twice: the connection is shared by a pooler."""
+    remedies: Mapping[str, str] = {}
+    """By a text in the message, what to do about it."""
 
 
 def is_one_of(error: Any, codes: Set[Any], text: str | None = None) -> bool:
@@ -58,7 +60,7 @@ def hint(error: Exception, codes: ErrorCodes) -> str:
         )
     if is_one_of(cause, codes.unprepared):
         return "; is there a transaction pooler in between? Then add ?pooler=transaction to the URL"
-    return ""
+    return next((f"; {remedy}" for message, remedy in codes.remedies.items() if message in str(cause)), "")
 
 
 def is_about_a_value(error: Exception) -> bool:

@@ -150,5 +150,5 @@ async def test_listeners_are_called_and_their_errors_harm_no_task(tq: TaskQ) -> 
     async with tq.running(concurrency=1):
         await (await flaky.push()).result(within(30))
     assert names == ["pushed", "started", "retried", "started", "completed", "async listener"]
-    with pytest.raises(ValidationError, match="hook: 'done' is not one of pushed"):
+    with pytest.raises(ValidationError, match="hook: 'done' is unknown; use pushed"):
         tq.on("done", print)

@@ -135,7 +135,13 @@ class SqliteDialect(Dialect):
     name = "sqlite"
     async_driver = "aiosqlite"
     sync_driver = "pysqlite"
-    codes = ErrorCodes(no_table_text="no such table: ")  # SQLite has no code of its own for it
+    codes = ErrorCodes(
+        no_table_text="no such table: ",  # SQLite has no code of its own for it
+        remedies={
+            "file is not a database": "it belongs to another program, or is encrypted: name another path",
+            "readonly database": "check the rights of the file and of its folder, in which SQLite writes, too",
+        },
+    )
     pending = (and_(*READY), and_(TASKS.c.status == PENDING, text(SQLITE_AT_GATE), _IS_PARKED))
     single_writer = True
     clock = "NULL"

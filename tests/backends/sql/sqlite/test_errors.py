@@ -44,7 +44,7 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_text("not a database, but quite long enough to be looked at" * 100)
-    for place, message in ((tmp_path, "unable to open"), (tmp_path / "a.db", "not a database")):
+    for place, message in ((tmp_path, "unable to open"), (tmp_path / "a.db", "not a database; it belongs to")):
         database = Database(f"sqlite:///{place}")
         with pytest.raises(DatabaseUnavailable, match=message):
             await database.open()
