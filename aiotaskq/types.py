@@ -16,7 +16,7 @@ from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.schedule import Schedule, ScheduleOptions
 from aiotaskq.core.steps import EventValue, Step
 from aiotaskq.core.task import Attempt, Filters, Task
-from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.core.worker_info import ExitCode, WorkerInfo
 from aiotaskq.runtime.context import TaskContext
 from aiotaskq.runtime.fleet import Workers
 from aiotaskq.runtime.hooks import HookCall
@@ -24,7 +24,6 @@ from aiotaskq.runtime.limits import Limits, LimitState
 from aiotaskq.runtime.queue.groups import GroupProgress, MemberResult
 from aiotaskq.runtime.queue.operations import Stats
 from aiotaskq.runtime.queue.pushes import TaskChanges
-from aiotaskq.runtime.worker.worker import ExitCode
 from aiotaskq.web.policy import DashboardOptions, OperationsOptions, RunningOptions
 
 __all__ = [

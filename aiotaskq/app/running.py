@@ -22,6 +22,7 @@ from aiotaskq.core.errors import INT32
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, new_task
 from aiotaskq.core.webhooks import alert_messages
+from aiotaskq.core.worker_info import CLOSING, SERVICES, ExitCode
 from aiotaskq.errors import NotFound, ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.context import current_task
@@ -31,13 +32,13 @@ from aiotaskq.runtime.params import fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.operations import stats_of, unclaimed_queues
 from aiotaskq.runtime.retention import Retention
-from aiotaskq.runtime.scheduler.scheduler import Scheduler
 from aiotaskq.runtime.waiting import awake
-from aiotaskq.runtime.worker.worker import CLOSING, SERVICES, ExitCode, Worker
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend, Schedules
     from aiotaskq.runtime.queue.queue import Queue
+    from aiotaskq.runtime.scheduler.scheduler import Scheduler
+    from aiotaskq.runtime.worker.worker import Worker
 
 
 CLOCK_INTERVAL = 30.0  # seconds between two comparisons with the store's clock
@@ -75,6 +76,8 @@ class Running(Registry):
     @functools.cached_property
     def _scheduler(self) -> Scheduler:
         """What fires the schedules; made (and its store opened) only when something uses it."""
+        from aiotaskq.runtime.scheduler.scheduler import Scheduler  # a process that only pushes needs none
+
         url = self._schedules_url
         if self._schedules_elsewhere:
             url = url or settings().database_url
@@ -323,6 +326,8 @@ class Running(Registry):
     async def _start_running(self, options: RunOptions) -> None:
         if self.worker is not None:
             raise ValidationError("running: workers run already; one running() at a time")
+        from aiotaskq.runtime.worker.worker import Worker  # a process that only pushes needs none
+
         self._check_resources()
         worker = Worker(
             self.queue,

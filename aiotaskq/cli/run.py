@@ -30,13 +30,13 @@ from aiotaskq.cli.supervisor import supervise
 from aiotaskq.cli.web import SITE, Site, serving
 from aiotaskq.core.masking import mask
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import ValidationError
 from aiotaskq.integrations.logging import NOWHERE, bind_task
 from aiotaskq.log import log, output, printable
 from aiotaskq.operations.fields import about
 from aiotaskq.runtime.hooks import HookCall
 from aiotaskq.runtime.task_log import log_completed
-from aiotaskq.runtime.worker.worker import ExitCode
 
 if TYPE_CHECKING:
     from loguru import Record

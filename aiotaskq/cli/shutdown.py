@@ -20,8 +20,8 @@ from aiotaskq.cli.i18n import marked
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.errors import check_seconds
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.operations.fields import about
-from aiotaskq.runtime.worker.worker import ExitCode
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MARGIN = 5.0  # seconds that a stop may take beyond drain and grace: to give tasks back and close connections

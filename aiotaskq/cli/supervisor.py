@@ -27,8 +27,8 @@ from aiotaskq.cli.shutdown import HOW_TO_STOP, MARGIN, STOPPED, Deadline, Signal
 from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.log import log
-from aiotaskq.runtime.worker.worker import ExitCode
 
 QUICK = 10.0  # seconds; a process that ends sooner is restarted after a growing pause
 MAX_PAUSE = 30.0  # seconds between two starts

@@ -1,9 +1,10 @@
-"""What the registry of a store knows of a worker."""
+"""What the registry of a store knows of a worker, and how one stops."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from enum import IntEnum
 
 import msgspec
 
@@ -11,6 +12,19 @@ from aiotaskq.core.instants import to_datetime
 
 MOST_TYPES = 500
 """Task types, and limits, that a worker tells of: its row is written with each heartbeat."""
+
+SERVICES = 1.0
+"""Seconds that the round of a background loop may take to end when a worker stops."""
+CLOSING = 5.0
+"""Seconds that closing connections, threads and resources may take in the end."""
+
+
+class ExitCode(IntEnum):
+    """How a worker stopped."""
+
+    DRAINED = 0
+    RELEASED = 3
+    ABANDONED = 4
 
 
 class WorkerInfo(msgspec.Struct, frozen=True):

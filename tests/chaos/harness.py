@@ -32,8 +32,8 @@ from aiotaskq.concurrency.clock import SystemClock
 from aiotaskq.core.outcome import MAX_CRASHES
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter, new_task
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.runtime.queue.queue import Queue
-from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos.checker import Findings, Harm, check
 from tests.chaos.ledger import Line, read, read_all
 from tests.chaos.places import Place

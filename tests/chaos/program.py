@@ -31,11 +31,11 @@ from aiotaskq.backends.base import Change
 from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.core.outcome import Completed, Failed, settle
 from aiotaskq.core.task import Task
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import AiotaskqError, BatchFailed, DatabaseUnavailable, TaskConflict
 from aiotaskq.log import logger, output
 from aiotaskq.runtime.context import current_batch, current_task
 from aiotaskq.runtime.hooks import NAMES, HookCall
-from aiotaskq.runtime.worker.worker import ExitCode
 from tests.chaos import faults, workflows
 from tests.chaos.ledger import Ledger, read
 

@@ -7,7 +7,6 @@ import contextlib
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from aiotaskq.backends.listeners import STEER
@@ -19,6 +18,7 @@ from aiotaskq.core.notes import NewNote
 from aiotaskq.core.outcome import Completed, Outcome, Released
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.core.worker_info import CLOSING, SERVICES, ExitCode
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import gate, log, named, printable
 from aiotaskq.runtime.context import TaskContext
@@ -41,18 +41,8 @@ if TYPE_CHECKING:
 
 
 QUIET = "quiet"  # why its fetcher is paused
-SERVICES = 1.0  # seconds that the round of a background loop may take to end when the worker stops
 BY_STOP = (STOPPED, NEVER_STARTED, FENCED)  # why tasks are released that a stop does not let run to their ends
 TURN, RUNS = 250, 32  # ticks and runs in one asyncio task after which others of the loop have a turn
-CLOSING = 5.0  # seconds that closing connections, threads and resources may take in the end
-
-
-class ExitCode(IntEnum):
-    """How a worker stopped."""
-
-    DRAINED = 0
-    RELEASED = 3
-    ABANDONED = 4
 
 
 class Worker(Host):

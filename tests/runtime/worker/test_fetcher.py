@@ -16,10 +16,10 @@ from aiotaskq.backends.sql.engines import parse_url
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.core.status import Status
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.context import current_task
 from aiotaskq.runtime.queue.claims import Claims
-from aiotaskq.runtime.worker.worker import ExitCode
 from tests.runtime.worker.workers import until_counts
 from tests.support.logs import logged
 from tests.support.machine import within

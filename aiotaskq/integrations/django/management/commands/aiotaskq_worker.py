@@ -11,12 +11,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from aiotaskq.core.masking import mask
+from aiotaskq.core.worker_info import ExitCode
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.integrations.django.backend import TasksBackend
 from aiotaskq.integrations.django.borrowed import advising_migrate
 from aiotaskq.integrations.django.framework import task_backends
 from aiotaskq.integrations.django.worker import worker_of
-from aiotaskq.runtime.worker.worker import ExitCode
 
 __all__ = ["Command"]
 
