@@ -9,19 +9,8 @@ import importlib
 import typing
 
 from aiotaskq.app.groups import Workflow, chain, group
-from aiotaskq.app.legacy import DatabaseQueue as DatabaseQueue
-from aiotaskq.app.legacy import MemoryQueue as MemoryQueue
-from aiotaskq.app.legacy import RedisQueue as RedisQueue
-from aiotaskq.app.legacy import Scheduler as Scheduler
-from aiotaskq.app.legacy import delete_public as delete_public
-from aiotaskq.app.legacy import get_public as get_public
-from aiotaskq.app.legacy import get_queue as get_queue
-from aiotaskq.app.legacy import get_scheduler as get_scheduler
-from aiotaskq.app.legacy import pop_task as pop_task
-from aiotaskq.app.legacy import preview
-from aiotaskq.app.legacy import push_task as push_task
-from aiotaskq.app.legacy import set_public as set_public
 from aiotaskq.app.registry import injected
+from aiotaskq.app.schedules import preview
 from aiotaskq.app.settings import configure as configure
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.limits import Fair, Limit, Rate
@@ -33,6 +22,17 @@ from aiotaskq.runtime.context import current_batch, current_task
 from aiotaskq.runtime.steps import sleep_for, sleep_until, step, wait_event
 
 if typing.TYPE_CHECKING:
+    from aiotaskq.app.legacy import DatabaseQueue as DatabaseQueue
+    from aiotaskq.app.legacy import MemoryQueue as MemoryQueue
+    from aiotaskq.app.legacy import RedisQueue as RedisQueue
+    from aiotaskq.app.legacy import Scheduler as Scheduler
+    from aiotaskq.app.legacy import delete_public as delete_public
+    from aiotaskq.app.legacy import get_public as get_public
+    from aiotaskq.app.legacy import get_queue as get_queue
+    from aiotaskq.app.legacy import get_scheduler as get_scheduler
+    from aiotaskq.app.legacy import pop_task as pop_task
+    from aiotaskq.app.legacy import push_task as push_task
+    from aiotaskq.app.legacy import set_public as set_public
     from aiotaskq.database import Base as Base
     from aiotaskq.database import SessionLocal as SessionLocal
     from aiotaskq.database import engine as engine
@@ -70,11 +70,28 @@ __all__ = [
     "wait_event",
 ]
 
+_OLDER = (
+    "DatabaseQueue",
+    "MemoryQueue",
+    "RedisQueue",
+    "Scheduler",
+    "delete_public",
+    "get_public",
+    "get_queue",
+    "get_scheduler",
+    "pop_task",
+    "push_task",
+    "set_public",
+)
+
 
 def __getattr__(name: str) -> typing.Any:
     # Imported on use, so that a program without a database does not import SQLAlchemy.
     if name in ("Base", "DATABASE_URL", "SessionLocal", "engine", "get_db"):
         return getattr(importlib.import_module("aiotaskq.database"), name)
+    if name in _OLDER:
+        globals()[name] = found = getattr(importlib.import_module("aiotaskq.app.legacy"), name)
+        return found
     for home in () if name.startswith("_") else ("aiotaskq.types", "aiotaskq.errors", "aiotaskq.codecs"):
         if name in importlib.import_module(home).__all__:
             # Of an AttributeError `from aiotaskq import …` would not show the text.

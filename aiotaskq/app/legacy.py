@@ -20,11 +20,8 @@ from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import KEEP_ENDED, OBJECTS, has_tables, is_shared, memory_options, scheme_of
 from aiotaskq.concurrency.clock import Clock, SteadyClock, SystemClock
 from aiotaskq.concurrency.loop_bound import after_fork, keep_alive, running_loop_or_none
-from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
-from aiotaskq.core.cron import local_timezone
-from aiotaskq.core.errors import check_int, instant, kind_name
-from aiotaskq.core.firing import next_starts
-from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule, timing_of
+from aiotaskq.core.errors import kind_name
+from aiotaskq.core.schedule import Schedule, ScheduleOptions, foreign_timing, new_schedule
 from aiotaskq.errors import ValidationError
 from aiotaskq.log import log, printable
 from aiotaskq.runtime.public_values import PublicValues
@@ -351,45 +348,6 @@ async def get_scheduler() -> Scheduler:
         scheduler = _schedulers[loop] = Scheduler()
     await scheduler.start()
     return scheduler
-
-
-def preview(
-    *,
-    cron: str | None = None,
-    interval: int | timedelta | None = None,
-    at: float | datetime | None = None,
-    timezone: str | None = None,
-    after: datetime | None = None,
-    count: int = 5,
-    calendar: str | None = None,
-    calendar_rule: CalendarRule = "skip_holidays",
-    blackout: str | Sequence[str] = (),
-    blackout_policy: BlackoutPolicy = "skip",
-) -> list[datetime]:
-    """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
-
-    Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
-    system's. What the calendar or a blackout window skips is left out; what a window delays is given by its end. Raises
-    ValidationError (CronError for a cron expression) naming the argument, and MissingExtra for a calendar without the
-    extra ``calendars``.
-    """
-    timing = timing_of(cron, interval, at)
-    check_int("count", count, 1, 1000)
-    if not isinstance(after, datetime | None):
-        raise ValidationError(f"after: an aware datetime is needed (got {type(after).__name__})")
-    now = SystemClock().now() if after is None else instant("after", after)
-    schedule = new_schedule(
-        "preview",
-        "preview",
-        **timing,
-        timezone=local_timezone() if timezone is None else timezone,
-        calendar=calendar,
-        calendar_rule=calendar_rule,
-        blackout=blackout,
-        blackout_policy=blackout_policy,
-        now=now,
-    )
-    return next_starts(schedule, count, after=now)
 
 
 async def push_task(task: Mapping[str, Any], priority: int = 0) -> str:

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from aiotaskq.app.handle import TaskHandle
-from aiotaskq.core.errors import MAX_ID, check_int, check_key, guess, kind_name
+from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.cron import local_timezone
+from aiotaskq.core.errors import MAX_ID, check_int, check_key, guess, instant, kind_name
 from aiotaskq.core.firing import LIMIT, next_starts
 from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.foreign_names import unknown_options
@@ -20,6 +22,7 @@ from aiotaskq.runtime.params import fitted, unknown
 
 if TYPE_CHECKING:
     from aiotaskq.app.registrations import Registrations
+    from aiotaskq.core.blackout import BlackoutPolicy, CalendarRule
     from aiotaskq.runtime.scheduler.scheduler import Scheduler
 
 
@@ -242,3 +245,42 @@ def check_names(where: str, options: Mapping[str, Any], beside: Iterable[str] = 
     known = list(dict.fromkeys((*beside, *ScheduleOptions.__annotations__)))
     if wrong := options.keys() - set(known):
         raise unknown_options(where, "schedule option", wrong, known)
+
+
+def preview(
+    *,
+    cron: str | None = None,
+    interval: int | timedelta | None = None,
+    at: float | datetime | None = None,
+    timezone: str | None = None,
+    after: datetime | None = None,
+    count: int = 5,
+    calendar: str | None = None,
+    calendar_rule: CalendarRule = "skip_holidays",
+    blackout: str | Sequence[str] = (),
+    blackout_policy: BlackoutPolicy = "skip",
+) -> list[datetime]:
+    """Return the next ``count`` instants of a schedule, strictly after ``after`` (default now), as aware datetimes.
+
+    Exactly one of ``cron``, ``interval`` (seconds or timedelta) and ``at``; ``timezone`` is an IANA name, default the
+    system's. What the calendar or a blackout window skips is left out; what a window delays is given by its end. Raises
+    ValidationError (CronError for a cron expression) naming the argument, and MissingExtra for a calendar without the
+    extra ``calendars``.
+    """
+    timing = timing_of(cron, interval, at)
+    check_int("count", count, 1, 1000)
+    if not isinstance(after, datetime | None):
+        raise ValidationError(f"after: an aware datetime is needed (got {type(after).__name__})")
+    now = SystemClock().now() if after is None else instant("after", after)
+    schedule = new_schedule(
+        "preview",
+        "preview",
+        **timing,
+        timezone=local_timezone() if timezone is None else timezone,
+        calendar=calendar,
+        calendar_rule=calendar_rule,
+        blackout=blackout,
+        blackout_policy=blackout_policy,
+        now=now,
+    )
+    return next_starts(schedule, count, after=now)

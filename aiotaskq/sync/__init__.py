@@ -9,8 +9,8 @@ from __future__ import annotations
 import typing
 
 from aiotaskq.app.groups import Workflow, chain, group
-from aiotaskq.app.legacy import preview
 from aiotaskq.app.registry import injected
+from aiotaskq.app.schedules import preview
 from aiotaskq.app.settings import configure as configure
 from aiotaskq.core.limits import Fair, Limit, Rate
 from aiotaskq.core.outcome import Backoff
