@@ -137,6 +137,11 @@ def test_an_import_from_the_root_says_where_a_name_is() -> None:
     assert not hasattr(aiotaskq, "nonsense") and not hasattr(aiotaskq, "__nonsense__")
 
 
+async def test_a_filter_by_a_task_function_finds_nothing_and_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"^type: a string is needed \(got TaskFunction\)$"):
+        await TaskQ("memory://").find(type=add)  # type: ignore[arg-type]
+
+
 async def test_workers_is_no_number() -> None:
     with pytest.raises(ValidationError, match=r"^workers: True, False or None is needed \(got 5\); concurrency= is"):
         async with TaskQ("memory://").running(workers=5):  # type: ignore[arg-type]

@@ -60,6 +60,9 @@ def task_filter(
     """Return the filter of a verb; ``before`` in epoch seconds, ``equal`` of ``EQUAL``. Raises ValidationError."""
     if wrong := equal.keys() - EQUAL:
         raise TypeError(f"unknown filter {min(wrong)!r}; use {', '.join(Where.__annotations__)}")
+    for name, value in equal.items():
+        if value is not None and not isinstance(value, str):  # nothing would be equal to it, such as a task function
+            raise ValidationError(f"{name}: a string is needed (got {value.__class__.__name__})")
     if error is not None:
         if not isinstance(error, str):
             raise ValidationError(f"error: a text is needed (got {error.__class__.__name__})")
