@@ -90,14 +90,17 @@ def _print(*line: Piece) -> None:
 
 
 def echo_markdown(text: str) -> None:
-    """Print Markdown: formatted on a terminal, as it stands elsewhere."""
+    """Print Markdown: formatted, in the pager, on a terminal; as it stands elsewhere."""
     if not interactive():
         print(text, end="", flush=True)
         return
     from rich.markdown import Markdown
 
-    # A terminal cannot follow a link to another page, so its target is printed beside its text.
-    _console().print(Markdown(text, hyperlinks=False))
+    os.environ.setdefault("LESS", "FRX")  # as git has it: colours stay, and a page that fits on the screen is printed
+    console = _console()
+    with console.pager(styles=True):
+        # A terminal cannot follow a link to another page, so its target is printed beside its text.
+        console.print(Markdown(text, hyperlinks=False))
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -87,9 +87,18 @@ def test_a_comment_in_a_code_block_is_no_heading(tmp_path: Path, monkeypatch: py
 
 
 def test_a_terminal_gets_a_formatted_page(cli: Cli) -> None:
-    screen = Terminal(cli, "docs", "stores")
+    screen = Terminal(cli, "docs", "stores", PAGER="cat")
     try:
         assert screen.end() == 0
     finally:
         screen.close()
     assert "\x1b[" in screen.drawn and "## Ended tasks" not in screen.drawn and "Ended tasks" in screen.drawn
+
+
+def test_a_terminal_shows_a_page_in_the_pager(cli: Cli) -> None:
+    screen = Terminal(cli, "docs", "stores", PAGER="head -n 4")
+    try:
+        assert screen.end() == 0
+    finally:
+        screen.close()
+    assert "Stores" in screen.drawn and screen.drawn.count("\n") == 4
