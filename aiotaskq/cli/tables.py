@@ -16,6 +16,7 @@ from aiotaskq.backends.base import InvalidRow
 from aiotaskq.backends.sql.database import Database
 from aiotaskq.backends.sql.dialects import dialect_named, dialect_of
 from aiotaskq.backends.sql.engines import parse_url, sync_engine
+from aiotaskq.backends.sql.error_codes import hint
 from aiotaskq.backends.sql.migrations import HEAD, REVISIONS, current, invalid_rows, make_missing, missing, sql_ddl
 from aiotaskq.backends.url import has_tables, is_shared, scheme_of
 from aiotaskq.cli.i18n import marked, tr
@@ -121,7 +122,8 @@ def _look(url: str, body: Callable[[Connection], T]) -> T:
             with engine.connect() as connection:
                 return body(connection)
         except exc.DBAPIError as error:
-            raise DatabaseUnavailable(f"{mask(url)}: {error.orig}") from None
+            remedy = hint(error, dialect_named(engine.dialect.name).codes)
+            raise DatabaseUnavailable(f"{mask(url)}: {error.orig}{remedy}") from None
         finally:
             engine.dispose()
 

@@ -178,7 +178,7 @@ def test_reading_commands_create_no_database(cli: Cli) -> None:
     (cli.home / "empty.db").touch()
     assert "db upgrade" in cli.fails("stats", "--db", "sqlite:///empty.db")
     (cli.home / "text.db").write_text("this is no database, and long enough to be seen as none" * 30)
-    assert "not a database" in cli.fails("db", "check", "--db", "sqlite:///text.db")
+    assert "not a database; it belongs to another program" in cli.fails("db", "check", "--db", "sqlite:///text.db")
 
 
 def test_db_upgrade_check_and_sql(cli: Cli) -> None:
