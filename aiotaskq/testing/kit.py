@@ -97,9 +97,7 @@ class Kit(Harness):
 
         Raises ValidationError for a negative time.
         """
-        span = (seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)) + timedelta(
-            days=days, hours=hours, minutes=minutes
-        )
+        span = timedelta(seconds=check_seconds("seconds", seconds), days=days, hours=hours, minutes=minutes)
         check_seconds("seconds", span.total_seconds())
         await self._ready()
         await self.clock.advance(span.total_seconds())

@@ -38,6 +38,15 @@ async def test_a_misspelt_assertion_does_not_pass() -> None:
             pushes.assert_pushed(bill, count="1")  # type: ignore[arg-type]
 
 
+async def test_time_is_advanced_by_a_number_of_seconds() -> None:
+    async with virtual(tq) as kit:
+        for wrong in ("1h", kit.now):
+            with pytest.raises(
+                ValidationError, match=r"^seconds: seconds as int, float or timedelta are needed \(got "
+            ):
+                await kit.advance(wrong)  # type: ignore[arg-type]
+
+
 async def test_params_are_compared_as_a_push_takes_them() -> None:
     day = datetime.date(2026, 12, 24)
     with override(tq) as pushes:
