@@ -48,6 +48,7 @@ class Pushes:
     """Records the tasks that a ``TaskQ`` pushes and that its schedules fire."""
 
     def __init__(self, registered: Registrations) -> None:
+        """For ``override``, and for what stands on it."""
         self._registered = registered
         self.pushed: list[Task] = []
         """Each task as it was pushed, the oldest first; a debounced one as its last call has made it.
