@@ -3,8 +3,9 @@
 Jinja2 escapes everything that is not markup of a template.
 
 Each answer is short: between two of them an open page holds nothing of the application, and delays no stop of a server.
-An answer says when to ask again. The pause grows with the CPU time that the open pages take, so that this is a bounded
-share of a core.
+An answer says when to ask again. The pause between two renderings grows with the CPU time that the open pages take, so
+that this is a bounded share of a core. In a long pause a tab asks nevertheless: the store is asked for a sign of life,
+so that a page soon says that it is away.
 The tabs of one visitor that show the same page share one rendering; another visitor's forms hold another token.
 """
 
@@ -45,6 +46,7 @@ INTERVAL = 1.0  # seconds between two renderings of a page
 SHARE = 0.03  # of a core that open pages may take, beside the counts
 ANSWER = 0.002  # seconds of CPU time of an answer, beside the rendering
 LONGEST = 60.0  # seconds between two renderings
+ALIVE = 3.0  # seconds after which the store has to answer something, if there are not too many pages
 SOONEST = 0.1  # seconds until a tab that shares a rendering asks for the next one
 ALLOWED = 30.0  # seconds after which it is asked again which actions a visitor may take
 LATE = 5.0  # seconds by which a tab may ask later than it was told, until its page counts as closed
@@ -116,17 +118,19 @@ class Live:
         self._expect(opened, LATE)
         self._forget()
         async with opened.rendering:
-            if self._left(opened) <= 0:
+            if self._left(opened) > 0:
+                if self._age(opened) >= self._alive:
+                    await replace(view, update=True).keep("alive", INTERVAL, view.tq.queue.backend.ping)
+            else:
                 if self._clock.ticks() >= opened.allowed_until:
                     opened.allowed = await allowed()
                     opened.allowed_until = self._clock.ticks() + round(ALLOWED * SECOND)
                 await self._read(opened, page, replace(view, allowed=opened.allowed, update=True))
-        assert opened.read_at is not None
         opened.counted += 1
-        again = max(SOONEST, self._left(opened))
+        again = max(SOONEST, min(self._left(opened), self._alive))
         self._expect(opened, again + LATE)
         parts = [part for part in opened.parts if part.digest not in known]
-        return Update(parts, (self._clock.ticks() - opened.read_at) / SECOND, again)
+        return Update(parts, self._age(opened), again)
 
     async def _read(self, opened: _Open, page: Page, view: View) -> None:
         read_at = self._clock.ticks()
@@ -141,8 +145,17 @@ class Live:
         """Return the seconds until the next rendering of a page."""
         if opened.read_at is None:
             return 0.0
-        pause = pause_of(sum(each.cost for each in self._open.values()))
-        return pause - (self._clock.ticks() - opened.read_at) / SECOND
+        return pause_of(sum(each.cost for each in self._open.values())) - self._age(opened)
+
+    def _age(self, opened: _Open) -> float:
+        """Return for how many seconds a page was not read."""
+        assert opened.read_at is not None
+        return (self._clock.ticks() - opened.read_at) / SECOND
+
+    @property
+    def _alive(self) -> float:
+        """Seconds after which a tab asks at the latest: the answers alone take no more than the share, either."""
+        return max(ALIVE, len(self._open) * ANSWER / SHARE)
 
     def _expect(self, opened: _Open, seconds: float) -> None:
         opened.open_until = self._clock.ticks() + round(seconds * SECOND)

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from aiotaskq import TaskQ
+from aiotaskq.backends.read_limit import ReadTooLong
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.testing import VirtualClock
 from aiotaskq.web.dashboard.live import (
+    ALIVE,
     ALLOWED,
     ANSWER,
     INTERVAL,
@@ -129,6 +131,28 @@ async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for
     assert found.again <= INTERVAL
 
 
+async def test_a_page_that_is_read_rarely_says_soon_that_the_store_is_away(
+    some: Pages, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some.cost = 1.0
+    for _ in range(2):  # the first rendering of a page does not count
+        told = await some.update()
+        await some.clock.advance(told.again)
+    assert told.again == ALIVE
+    known = [part.digest for part in told.parts]
+    told = await some.update(known)
+    assert (told.parts, told.age, len(some.views)) == ([], ALIVE + some.cost, 2)
+
+    async def away() -> Any:
+        raise DatabaseUnavailable("the server has gone")
+
+    monkeypatch.setattr(tq.queue.backend, "ping", away)
+    some.view.shared.kept.forget()
+    await some.clock.advance(told.again)
+    with pytest.raises(DatabaseUnavailable):
+        await some.update(known)
+
+
 async def test_what_a_visitor_may_do_is_asked_now_and_then(some: Pages) -> None:
     for _ in range(5):
         await some.clock.advance((await some.update()).again)
@@ -151,17 +175,26 @@ def test_cpu_time_is_shared_by_what_runs_at_the_same_time() -> None:
     assert (one.seconds, other.seconds) == (1.0 + 2.0 + 1.0, 2.0)
 
 
-async def test_an_update_says_in_the_language_of_the_page_that_the_store_is_away(
-    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+AWAY = (
+    DatabaseUnavailable("postgresql://secret"),
+    "the store does not answer; try again later",
+    "存储没有响应；请稍后再试",
+)
+CUT = ReadTooLong("secret"), "this takes too long, and was cancelled; narrow the filter", "用时太长，已被取消"
+
+
+@pytest.mark.parametrize(("error", "english", "chinese"), [AWAY, CUT])
+async def test_an_update_says_in_the_language_of_the_page_why_the_store_was_not_read(
+    browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch, error: Exception, english: str, chinese: str
 ) -> None:
     async def away(*_: Any, **__: Any) -> Any:
-        raise DatabaseUnavailable("postgresql://secret")
+        raise error
 
     assert (await browse.get("live?page=queues")).status_code == 200
     monkeypatch.setattr(TaskQ, "stats", away)
-    for language, says in [("en", "the store does not answer; try again later"), ("zh-CN", "存储没有响应；请稍后再试")]:
+    for language, says in [("en", english), ("zh-CN", chinese)]:
         answer = await browse.get("live?page=queues&like=x", headers={"Accept-Language": language})
-        assert (answer.status_code, answer.json()["detail"]) == (503, says)
+        assert answer.status_code == 503 and answer.json()["detail"].startswith(says)
     monkeypatch.undo()
     assert (await browse.get("live?page=queues&like=x")).status_code == 200
     assert (await browse.get("live?page=nowhere")).status_code == 404

@@ -20,10 +20,19 @@ function ago(element) {
 }
 
 function sinceText(at) {
-  const seconds = Math.round((at - Date.now()) / 1000);
+  const [number, unit] = inUnit(Math.round((at - Date.now()) / 1000));
+  return relative.format(number, unit);
+}
+
+function inUnit(seconds) {
   // At least two of a unit, so that rounding hides little: 118 minutes and not 1 hour.
   const [unit, size] = UNITS.find(([, size]) => Math.abs(seconds) >= 2 * size) || UNITS[3];
-  return relative.format(Math.round(seconds / size), unit);
+  return [Math.round(seconds / size), unit];
+}
+
+function spanText(seconds) {
+  const [number, unit] = inUnit(seconds);
+  return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "narrow" }).format(number);
 }
 
 function refreshTimes(root) {
@@ -53,21 +62,25 @@ function makeCopies(root) {
 
 const shown = new Map(); // the markup of each part, as it came
 const held = new Map(); // that of parts that changed while somebody was typing in them
+const TYPED = "input:not([type=checkbox], [type=hidden]), select, textarea";
 
 function swap(id, markup) {
   const element = document.getElementById(id);
   held.delete(id);
   if (!element || shown.get(id) === markup) return;
   const active = document.activeElement;
-  if (active && element.contains(active) && active.matches("input, select, textarea")) { held.set(id, markup); return; }
+  if (active && element.contains(active) && active.matches(TYPED)) { held.set(id, markup); return; }
   const focused = active && active !== element && element.contains(active) ? placeOf(active, element) : null;
   const open = [...element.querySelectorAll("details")].map((each) => each.open);
-  const checked = new Set([...element.querySelectorAll("input:checked")].map((each) => each.name + "=" + each.value));
+  const typed = typedIn(element);
+  const current = aboutOf(element.querySelector("tr.current"));
   const scrolled = [...element.querySelectorAll(".scroll, pre")].map((each) => [each.scrollLeft, each.scrollTop]);
   element.innerHTML = markup;
   shown.set(id, markup);
   element.querySelectorAll("details").forEach((each, index) => { if (open[index] !== undefined) each.open = open[index]; });
-  for (const each of element.querySelectorAll("input[type=checkbox]")) each.checked = checked.has(each.name + "=" + each.value);
+  for (const each of element.querySelectorAll(TYPED)) each.value = typed.get(nameOf(each)) ?? each.value;
+  if (current) rowAbout(current, element)?.classList.add("current");
+  showChosen();
   element.querySelectorAll(".scroll, pre").forEach((each, index) => {
     if (scrolled[index]) [each.scrollLeft, each.scrollTop] = scrolled[index];
   });
@@ -85,12 +98,20 @@ document.addEventListener("focusout", () => {
 // that does something else.
 function placeOf(node, root) {
   const row = node.closest("tr");
-  const about = row?.querySelector("a")?.href;
+  const about = aboutOf(row);
   return { about, path: pathOf(node, about ? row : root), text: node.textContent };
 }
 
+function aboutOf(row) {
+  return row?.querySelector("a")?.href;
+}
+
+function rowAbout(about, root) {
+  return [...root.querySelectorAll("tr")].find((row) => aboutOf(row) === about);
+}
+
 function atPlace({ about, path, text }, root) {
-  if (about) root = [...root.querySelectorAll("tr")].find((row) => row.querySelector("a")?.href === about);
+  if (about) root = rowAbout(about, root);
   const node = nodeAt(path, root);
   return about || !node?.matches("a, button") || node.textContent === text ? node : null;
 }
@@ -105,11 +126,73 @@ function nodeAt(path, root) {
   return path.reduce((node, index) => node?.children[index], root);
 }
 
+// What was typed into the fields of a part.
+function typedIn(root) {
+  const fields = [...root.querySelectorAll(TYPED)].filter((each) => each.value !== each.defaultValue);
+  return new Map(fields.map((each) => [nameOf(each), each.value]));
+}
+
+// Of several forms with the same fields, the hidden ones tell which thing each is about.
+function nameOf(field) {
+  const hidden = [...(field.form?.elements ?? [])].filter((each) => each.type === "hidden");
+  return [field.form?.getAttribute("action"), field.name, ...hidden.map((each) => each.value)].join("\n");
+}
+
+// ---- boxes that are ticked stay so when their rows leave the page ----
+
+const checkAll = document.querySelector("[data-check]"); // the button for every box of a name
+const chosen = new Set(); // the values of those that are ticked
+const count = document.createElement("span");
+
+function boxes() {
+  return checkAll ? [...document.querySelectorAll(`input[type=checkbox][name="${checkAll.dataset.check}"]`)] : [];
+}
+
+function choose(some, ticked) {
+  for (const each of some) ticked ? chosen.add(each) : chosen.delete(each);
+  showChosen();
+}
+
+function showChosen() {
+  if (!checkAll) return;
+  const here = boxes();
+  for (const each of here) each.checked = chosen.has(each.value);
+  const elsewhere = [...chosen].filter((value) => !here.some((each) => each.value === value));
+  const said = elsewhere.length ? body.dataset.chosenElsewhere : body.dataset.chosen;
+  count.querySelector(".said").textContent = said.replace("{count}", chosen.size).replace("{other}", elsewhere.length);
+  count.querySelector(".elsewhere").replaceChildren(...elsewhere.map((value) => {
+    const field = document.createElement("input");
+    return Object.assign(field, { type: "hidden", name: checkAll.dataset.check, value });
+  }));
+  count.hidden = !chosen.size;
+}
+
+if (checkAll) {
+  count.className = "chosen";
+  count.innerHTML = '<span class="said" role="status"></span><span class="elsewhere"></span><button type="button" class="button quiet"></button>';
+  count.lastChild.textContent = body.dataset.clear;
+  count.lastChild.addEventListener("click", () => choose([...chosen], false));
+  checkAll.after(count);
+  checkAll.hidden = false;
+  checkAll.addEventListener("click", () => {
+    const here = boxes();
+    choose(here.map((each) => each.value), here.some((each) => !each.checked));
+  });
+  document.addEventListener("change", ({ target }) => {
+    if (boxes().includes(target)) choose([target.value], target.checked);
+  });
+  const keep = () => choose(boxes().filter((each) => each.checked).map((each) => each.value), true);
+  keep();
+  addEventListener("pageshow", keep); // the browser may have ticked them again, on the way back
+}
+
+// ---- live: asking for what has changed ----
+
 const live = document.getElementById("live-switch");
 const known = new Map(); // the digest of each part that this page has
-const LATE = 10; // seconds after which the age of what is shown is told
+const LATE = 10; // seconds after which what is shown counts as old
 const RETRY = 5; // seconds after which a request that has failed is repeated
-const TIMEOUT = 15; // seconds in which an answer has to come
+const TIMEOUT = 8; // seconds in which an answer has to come
 
 let asking = null; // the request under way
 let timer = 0;
@@ -122,7 +205,7 @@ async function ask() {
   const late = setTimeout(() => request.abort(), TIMEOUT * 1000);
   let again = RETRY;
   try {
-    const wanted = new URLSearchParams(location.search);
+    const wanted = new URLSearchParams(body.dataset.query); // a form that was refused has another address than its page
     wanted.set("page", body.dataset.page);
     wanted.set("known", [...known.values()].join());
     const answer = await fetch("live?" + wanted, { signal: request.signal, redirect: "manual" });
@@ -144,7 +227,7 @@ function apply({ parts, age, again }) {
     known.set(id, digest);
     swap(id, markup);
   }
-  readAt = Date.now() - age * 1000;
+  if (!held.size) readAt = Date.now() - age * 1000;
   problem = "";
   return again;
 }
@@ -168,12 +251,12 @@ function isOn() {
 }
 
 function show() {
-  const old = Date.now() - readAt > LATE * 1000;
+  const age = Math.max(0, Math.round((Date.now() - readAt) / 1000));
   live.setAttribute("aria-pressed", String(isOn()));
   live.classList.toggle("lost", isOn() && problem !== "");
-  live.classList.toggle("old", isOn() && old);
-  const age = old && isOn() ? " · " + sinceText(readAt) : "";
-  live.querySelector(".label").textContent = (!isOn() ? live.dataset.off : problem ? live.dataset.stale : live.dataset.on) + age;
+  live.classList.toggle("old", isOn() && age > LATE);
+  live.querySelector(".label").textContent = !isOn() ? live.dataset.off : problem ? live.dataset.stale : live.dataset.on;
+  live.querySelector(".age").textContent = spanText(age);
   const said = document.getElementById("not-updated");
   said.hidden = !isOn() || !problem;
   if (said.lastElementChild.textContent !== problem) said.lastElementChild.textContent = problem;
@@ -197,36 +280,28 @@ if (live && document.querySelector("[data-live]")) {
   addEventListener("pagehide", sleep);
   addEventListener("pageshow", (event) => { timer = setTimeout(update, event.persisted ? 0 : 1000); });
   setInterval(() => { if (!document.hidden) show(); }, 1000);
-}
-
-// ---- checking every box of a name, or none ----
-
-for (const button of document.querySelectorAll("[data-check]")) {
-  button.hidden = false;
-  button.addEventListener("click", () => {
-    const boxes = [...document.querySelectorAll(`input[type=checkbox][name="${button.dataset.check}"]`)];
-    const wanted = boxes.some((each) => !each.checked);
-    for (const each of boxes) each.checked = wanted;
-  });
+  show();
 }
 
 // ---- keys ----
 
-let row = -1;
+let row = -1; // where the current one was last
 
 function move(step) {
   const rows = [...document.querySelectorAll("table.rows tbody tr")];
   if (!rows.length) return;
-  rows[row]?.classList.remove("current");
-  row = Math.min(rows.length - 1, Math.max(0, row + step));
+  const current = rows.findIndex((each) => each.classList.contains("current"));
+  rows[current]?.classList.remove("current");
+  row = Math.min(rows.length - 1, Math.max(0, (current < 0 ? row : current) + step));
   rows[row].classList.add("current");
   rows[row].querySelector("a")?.focus();
   rows[row].scrollIntoView({ block: "nearest" });
 }
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
-  if (event.key === "/" && document.getElementById("search")) { event.preventDefault(); document.getElementById("search").focus(); }
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.target.matches(TYPED)) { if (event.key === "Escape") event.target.blur(); }
+  else if (event.key === "/" && document.getElementById("search")) { event.preventDefault(); document.getElementById("search").focus(); }
   else if (event.key === "j") move(1);
   else if (event.key === "k") move(-1);
   else if (event.key === "r") location.reload();

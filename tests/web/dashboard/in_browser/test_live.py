@@ -11,6 +11,7 @@ from playwright.async_api import Browser, Page, expect
 
 from aiotaskq import TaskQ
 from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.web.dashboard.pages import tasks
 from tests.support.machine import within
 from tests.web.dashboard.browser import served, visitor
 
@@ -40,8 +41,8 @@ async def test_an_update_reaches_two_tabs_and_none_that_is_paused(browser: Brows
         await shows(first, one)
         await shows(second, one)
         await first.click("#live-switch")
-        await expect(first.locator("#live-switch")).to_have_text("Paused")
-        await expect(second.locator("#live-switch")).to_have_text("Paused")  # the choice is that of the visitor
+        await expect(first.locator("#live-switch .label")).to_have_text("Paused")
+        await expect(second.locator("#live-switch .label")).to_have_text("Paused")  # the choice is that of the visitor
         two = (await tq.push("greet", {"name": "two"})).task_id
         async with visitor(browser, home) as other:
             await shows(await other.open("tasks"), one)
@@ -74,13 +75,13 @@ async def test_a_hidden_tab_sleeps(browser: Browser, home: str, tq: TaskQ) -> No
 
 async def test_pages_say_that_the_server_is_away_and_come_back(browser: Browser, tq: TaskQ) -> None:
     async with visitor(browser, "http://127.0.0.1") as seen:
-        page, label, said = seen.page, seen.page.locator("#live-switch"), seen.page.locator("#not-updated")
+        page, label, said = seen.page, seen.page.locator("#live-switch .label"), seen.page.locator("#not-updated")
         async with served(tq) as home:
             await page.goto(f"{home}tasks")
             await shows(page, (await tq.push("greet", {"name": "one"})).task_id)
             await expect(label).to_have_text("Live")
             await expect(said).to_be_hidden()
-        await expect(label).to_contain_text("Not updated", **SLOW)
+        await expect(label).to_have_text("Not updated", **SLOW)
         await expect(said).to_contain_text("the server does not answer")
         async with served(tq, port=urlsplit(home).port or 0):
             await expect(label).to_have_text("Live", **SLOW)
@@ -95,17 +96,19 @@ async def test_a_page_says_that_the_store_is_away_and_how_old_it_is(
         raise DatabaseUnavailable("the server has gone")
 
     async with visitor(browser, home) as seen:
-        page, label, said = seen.page, seen.page.locator("#live-switch"), seen.page.locator("#not-updated")
+        page, switch, said = seen.page, seen.page.locator("#live-switch"), seen.page.locator("#not-updated")
+        label, age = switch.locator(".label"), switch.locator(".age")
         await page.clock.install()
         await seen.open("queues")
         await expect(label).to_have_text("Live")
+        await expect(age).to_have_text(re.compile(r"^\ds$"))
         monkeypatch.setattr(TaskQ, "stats", away)
         await page.clock.run_for(2_000)
         await expect(said).to_contain_text("the store does not answer", **SLOW)
         await expect(label).to_have_text("Not updated")
         await page.clock.run_for(60_000)
-        await expect(label).to_contain_text("Not updated · ")
-        await expect(label).to_have_class(re.compile("lost.*old|old.*lost"))
+        await expect(age).to_have_text(re.compile(r"^6\ds$"))
+        await expect(switch).to_have_class(re.compile("lost.*old|old.*lost"))
         monkeypatch.undo()
         await page.clock.run_for(10_000)
         await expect(label).to_have_text("Live", **SLOW)
@@ -167,9 +170,9 @@ async def test_keys_move_open_and_search(browser: Browser, home: str, tq: TaskQ)
         assert await page.evaluate("document.activeElement.id") == "search"
         await page.keyboard.type("jkr/")
         assert await page.input_value("#search") == "jkr/"
-        await page.fill("#search", "")
-        await page.evaluate("document.activeElement.blur()")
+        await page.keyboard.press("Escape")
         await page.keyboard.press("k")
+        assert await page.input_value("#search") == "jkr/" and await page.evaluate(focused) == newest[0]
         await page.keyboard.press("Enter")
         await page.wait_for_url("**/task?id=*")
         async with page.expect_navigation():
@@ -232,3 +235,60 @@ async def test_an_update_keeps_layout_focus_and_what_is_typed(browser: Browser, 
         assert await page.evaluate("document.activeElement.id") == "search"
         assert await page.evaluate("window.shift") < 0.1  # what browsers count as good
         assert seen.problems == []
+
+
+async def test_ticked_boxes_and_the_marked_row_survive_updates(
+    browser: Browser, home: str, tq: TaskQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "ROWS", 3)
+    ids = [(await tq.push("greet", {"name": "x"}, delay=3600)).task_id for _ in range(3)]
+    async with visitor(browser, home) as seen:
+        page = await seen.open("tasks")
+        said, current = page.locator(".chosen .said"), "document.querySelector('tr.current a')?.title"
+        for each in ids[:2]:
+            await page.check(f'input[value="{each}"]')
+        await expect(said).to_have_text("2 chosen")
+        await page.keyboard.press("j")
+        newer = (await tq.push("greet", {"name": "x"}, delay=3600)).task_id
+        await shows(page, newer)
+        assert await page.evaluate(current) == ids[2]
+        await page.focus(f'input[value="{ids[1]}"]')
+        await expect(said).to_have_text("2 chosen, 1 not on this page")
+        newest = (await tq.push("greet", {"name": "x"}, delay=3600)).task_id
+        await shows(page, newest)  # though the focus is in a box
+        await expect(said).to_have_text("2 chosen, 2 not on this page")
+        await page.keyboard.press("k")
+        assert await page.evaluate(current) == newer
+        await page.click("button[formaction='tasks.cancel_many']")
+        await expect(page.locator(".notice")).to_contain_text("2 are selected")
+        await page.click("main button.danger")
+        await expect(page.locator(".message")).to_contain_text("cancelled or asked to stop: 2.")
+        assert [str((await tq.get(each)).status) for each in ids] == ["cancelled", "cancelled", "pending"]
+        await page.check(f'input[value="{newest}"]')
+        await page.click(".chosen button")
+        await expect(page.locator(".chosen")).to_be_hidden()
+        assert not await page.is_checked(f'input[value="{newest}"]') and seen.problems == []
+
+
+async def test_what_is_typed_in_a_part_stays_and_the_age_of_that_part_is_told(
+    browser: Browser, home: str, tq: TaskQ
+) -> None:
+    calls = [tq.call("greet", {"name": name}) for name in ("a", "b")]
+    group = await tq.group(calls, budget={"usd": 5})
+    async with visitor(browser, home) as seen:
+        page, switch, budget = seen.page, seen.page.locator("#live-switch"), seen.page.locator("input[name=budget]")
+        await page.clock.install()
+        await seen.open(f"group?id={group.group_id}")
+        await page.clock.run_for(2_000)
+        await budget.fill('{"usd": 70}')
+        await (await group.tasks())[0].cancel()
+        for _ in range(15):
+            await page.clock.run_for(1_000)
+            await page.wait_for_timeout(0)
+        await expect(switch).to_have_class(re.compile("old"))
+        await expect(switch.locator(".label")).to_have_text("Live")
+        assert await page.locator("#group .state.cancelled").count() == 0
+        await budget.blur()
+        await page.clock.run_for(3_000)
+        await expect(page.locator("#group .state.cancelled")).to_be_visible()
+        assert await budget.input_value() == '{"usd": 70}' and seen.problems == []
