@@ -7,6 +7,8 @@ from typing import Any
 from playwright.async_api import Browser
 
 from aiotaskq import TaskQ
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task
 from tests.web.dashboard.browser import overflow, served, visitor
 from tests.web.dashboard.sample import chosen_addresses, filled
 
@@ -46,3 +48,18 @@ async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ
         await page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
         assert (await style(page, ".scroll", "backgroundAttachment")).split(", ")[:4] == ["local"] * 2 + ["scroll"] * 2
         assert await overflow(page) == [] and seen.problems == []
+
+
+async def test_no_text_of_a_task_or_a_schedule_makes_a_page_wider_than_the_screen(browser: Browser, tq: TaskQ) -> None:
+    text, now = "https://example.com/" + "W" * 3_000, tq.queue.clock.now()
+    row = Task(task_id="t" * 200, type="say", seq=now, created_at=now // SECOND, status=Status.FAILED, queue="q" * 200)
+    row = row.replace(completed_at=now // SECOND, progress={text: text}, usage={text: 1}, error_message=text)
+    await tq.queue.backend.push([row])
+    found = []
+    async with filled(tq, text) as sample, served(tq, show_args=True) as home, visitor(browser, home) as seen:
+        for address in [*chosen_addresses(sample), f"task?id={row.task_id}"]:
+            page = await seen.open(address)
+            for width in (NARROW, WIDE):
+                await page.set_viewport_size({"width": width, "height": 900})
+                found += [f"{address} is wider than {width}: {each}" for each in await overflow(page)]
+    assert found == []
