@@ -308,6 +308,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 for (const each of document.querySelectorAll(".keys")) each.hidden = false;
+document.querySelector(".menu [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // a narrow menu scrolls
 refreshTimes(document);
 makeCopies(document);
 setInterval(() => { if (!document.hidden) refreshTimes(document); }, 1000);

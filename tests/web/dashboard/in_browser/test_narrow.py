@@ -50,6 +50,14 @@ async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ
         assert await overflow(page) == [] and seen.problems == []
 
 
+async def test_the_current_page_is_in_view_in_the_menu(browser: Browser, home: str) -> None:
+    async with visitor(browser, home, width=NARROW) as seen:
+        for name in ("", "limits", "settings"):
+            box = await (await seen.open(name)).locator(".menu [aria-current]").bounding_box()
+            assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= NARROW, name
+            assert await seen.page.evaluate("scrollY") == 0
+
+
 async def test_no_text_of_a_task_or_a_schedule_makes_a_page_wider_than_the_screen(browser: Browser, tq: TaskQ) -> None:
     text, now = "https://example.com/" + "W" * 3_000, tq.queue.clock.now()
     row = Task(task_id="t" * 200, type="say", seq=now, created_at=now // SECOND, status=Status.FAILED, queue="q" * 200)
