@@ -46,10 +46,15 @@ class Values:
         """Return the live keys, sorted."""
         return [row.name for row in await self._rows.read(Range(KIND, now, texts=False))]
 
-    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
-        """Return up to ``limit`` live keys that begin with ``prefix``, in their order, behind ``after``."""
+    async def page(
+        self, now: int, limit: int, *, prefix: str = "", after: str | None = None
+    ) -> list[tuple[str, int | None]]:
+        """Return up to ``limit`` live keys that begin with ``prefix``, in their order, behind ``after``.
+
+        Each with when its value expires, None for never.
+        """
         rows = await self._rows.read(Range(KIND, now, limit, prefix=prefix, after=after or "", texts=False))
-        return [row.name for row in rows]
+        return [(row.name, row.until) for row in rows]
 
     async def count(self, now: int) -> int:
         """Count the live keys."""

@@ -159,7 +159,8 @@ class PublicValues:
 
         ``after`` is a key: the page begins behind it. Raises ValidationError.
         """
-        return await self._values.page(self._now(), check_int("limit", limit, 1, 100_000), prefix=prefix, after=after)
+        limit = check_int("limit", limit, 1, 100_000)
+        return [key for key, _ in await self._values.page(self._now(), limit, prefix=prefix, after=after)]
 
     async def clear_store(self) -> None:
         """Remove every value."""

@@ -22,17 +22,21 @@ from tests.support.rows import NOW
 async def test_pages_of_keys(values: Values) -> None:
     keys = [f"{first}{n:02}" for first in ("a", "b_", "b%", "é", "bé🙂") for n in range(7)]
     await values.put([(key, 1, None) for key in keys] + [("b_99", 1, NOW + 1), ("b_98", 1, NOW)])
+
+    async def names(limit: int = 100, prefix: str = "", after: str | None = None) -> list[str]:
+        return [key for key, _ in await values.page(NOW, limit, prefix=prefix, after=after)]
+
     pages: list[str] = []
-    while page := await values.page(NOW, 4, after=pages[-1] if pages else None):
+    while page := await names(4, after=pages[-1] if pages else None):
         assert len(page) <= 4
         pages += page
     assert sorted(pages) == sorted([*keys, "b_99"]) and len(set(pages)) == len(pages)
     assert await values.count(NOW) == len(keys) + 1
-    assert await values.page(NOW, 100, prefix="b_") == [*(f"b_{n:02}" for n in range(7)), "b_99"]
-    assert await values.page(NOW, 3, prefix="b_", after="b_02") == ["b_03", "b_04", "b_05"]
-    assert await values.page(NOW, 100, prefix="bé🙂") == [f"bé🙂{n:02}" for n in range(7)]
-    assert await values.page(NOW, 100, prefix="B") == []
-    assert await values.page(NOW, 100, prefix="'") == []
+    assert await names(prefix="b_") == [*(f"b_{n:02}" for n in range(7)), "b_99"]
+    assert await names(3, "b_", after="b_02") == ["b_03", "b_04", "b_05"]
+    assert await names(prefix="bé🙂") == [f"bé🙂{n:02}" for n in range(7)]
+    assert await names(prefix="B") == await names(prefix="'") == []
+    assert await values.page(NOW, 2, prefix="b_", after="b_05") == [("b_06", None), ("b_99", NOW + 1)]
 
 
 async def test_put_and_get(values: Values) -> None:

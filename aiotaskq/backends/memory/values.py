@@ -114,9 +114,12 @@ class MemoryValues(PlainValues):
         except TypeError:  # a key in memory may be any hashable value
             return sorted(live, key=str)
 
-    async def page(self, now: int, limit: int, *, prefix: str = "", after: str | None = None) -> list[str]:
-        found = sorted(str(key) for key in await self.keys(now))  # a key need not be a string
-        return [key for key in found if key.startswith(prefix) and (after is None or key > after)][:limit]
+    async def page(
+        self, now: int, limit: int, *, prefix: str = "", after: str | None = None
+    ) -> list[tuple[str, int | None]]:
+        known = {str(key): key for key in await self.keys(now)}  # a key need not be a string
+        found = [key for key in sorted(known) if key.startswith(prefix) and (after is None or key > after)]
+        return [(key, await self.expires_at(known[key], now)) for key in found[:limit]]
 
     async def count(self, now: int) -> int:
         with self._lock:

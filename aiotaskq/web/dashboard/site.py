@@ -44,9 +44,11 @@ from aiotaskq.web.dashboard.view import (
     Shared,
     View,
     actions,
+    back_of,
     link,
     pages,
     target_link,
+    thing_of,
 )
 from aiotaskq.web.dashboard.words import LANGUAGES, Words, language_of, marked
 from aiotaskq.web.endpoint import JSON, Request, Response, media_type_of, read_body
@@ -118,6 +120,15 @@ UPDATE = "live"
 """The path by which an open page asks for what has changed."""
 READ_LIMIT = 2.0  # seconds of one statement of a page, after which the store cancels it
 PAGE_TIMEOUT = 5.0  # seconds of a whole page
+HEADINGS = {
+    403: marked("Not allowed"),
+    404: marked("Not found"),
+    409: marked("Not possible now"),
+    429: marked("Too many attempts"),
+    501: marked("This store cannot do that"),
+    503: marked("Not available now"),
+}
+"""What the page of a problem is called, by its status."""
 _PLAIN = re.compile(r"[!#-\[\]-~]+")  # what a Location may hold: no blank, quote, backslash or control character
 
 
@@ -228,6 +239,7 @@ class Dashboard:
             "up": "",
             "given": {},
             "problem": "",
+            "conflict": False,
             "here": link(view.name, **view.query),
         }
 
@@ -238,7 +250,12 @@ class Dashboard:
             return reply(msgspec.json.encode(problem), problem.status, media_type=MEDIA_TYPE)
         up = "../" * view.path.count("/")  # such a path is no page: all of ours are flat
         view = replace(view, key="" if up else view.key, message=message)
-        data = {"status": problem.status, "text": view.words.error(problem.detail), "back": f"{up}./"}
+        data = {
+            "heading": HEADINGS.get(problem.status, marked("Not accepted")),
+            "status": problem.status,
+            "text": view.words.problem(problem.detail),
+            "back": f"{up}./" if up else back_of(view, problem.status == 404),
+        }
         return reply(render("problem", self._context(view, None) | {"data": data, "up": up}), problem.status)
 
     async def _full(self, view: View) -> View:
@@ -290,14 +307,15 @@ class Dashboard:
         if action is None:
             raise ProblemError(404, "NotFound", marked("there is nothing at this path"))
         if not await self._may(view.request, action.operation.word):
-            raise ProblemError(403, "NotAllowed", marked("you may not do this here"))
+            return self._problem(view, make_problem(403, "NotAllowed", marked("you may not do this here")))
         actor = await actor_of(self._policy.actor, view.request.original) if self._policy.actor else view.actor
         try:
             answer = await action.run(replace(view, actor=actor, show_args=self._policy.show_args))
-        except ValidationError as error:
-            if action.form is None:
-                raise
-            return await self._refused(view, pages[action.form], str(error))
+        except (ProblemError, AiotaskqError) as error:
+            problem = answered(error, f"dashboard: {action.operation.name}")
+            if action.form is None or _wants_data(view):
+                return self._problem(view, problem)
+            return await self._refused(view, pages[action.form], problem)
         if isinstance(answer, Question):
             fields = view.form.items()
             kept = [(name, each) for name, all in fields for each in all if name not in ("form_token", "sure")]
@@ -308,12 +326,20 @@ class Dashboard:
             return self._problem(view, answered(answer.error, f"dashboard: {action.operation.name}"), answer)
         return redirect(answer.page, _cookie(view.request, session.MESSAGE, session.shortened(answer), 60))
 
-    async def _refused(self, view: View, page: Page, error: str) -> Response:
-        """Show a form again, with what was given and what was wrong with it."""
+    async def _refused(self, view: View, page: Page, problem: Problem) -> Response:
+        """Show the page of a form again, with what was given and what was wrong with it.
+
+        Where another visitor was faster, it has what is stored now, too.
+        """
         given = {field: each[0] for field, each in view.form.items()}
-        view = _with_query(await self._full(view), page, list(given.items()))
-        context = self._context(view, page) | {"given": given, "problem": view.words.error(error)}
-        return reply(render(page.template, context | {"data": await _loaded(page, view)}), 422, cache=OF_A_FORM)
+        full = _with_query(await self._full(view), page, [*thing_of(view).items(), *given.items()])
+        try:
+            data = await _loaded(page, full)
+        except (ProblemError, AiotaskqError):  # the thing is gone, or the store
+            return self._problem(view, problem)
+        said = {"problem": view.words.problem(problem.detail), "conflict": problem.status == 409}
+        context = self._context(full, page) | said | {"data": data, "given": given}
+        return reply(render(page.template, context), problem.status, cache=OF_A_FORM)
 
     def _preferred(self, view: View) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}

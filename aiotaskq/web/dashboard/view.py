@@ -23,6 +23,7 @@ from aiotaskq.operations.fields import view_of
 from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.operations.table import Access, Counted, Enough, Operation, parameters, perform, perform_each, read
 from aiotaskq.runtime.handler import Handler
+from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.counts import Counts, Kept
 from aiotaskq.web.dashboard.happened import Feed, Life
 from aiotaskq.web.dashboard.past import Past
@@ -191,6 +192,8 @@ class Question(msgspec.Struct, frozen=True):
     """For the places of the sentence."""
     back: str
     """The page for the answer no."""
+    where: dict[str, Any] = {}
+    """The filters of ``all``."""
 
 
 class Done(Message, frozen=True, kw_only=True):
@@ -210,7 +213,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     operation: Operation
     run: Run
     form: str | None = None
-    """The page that has its form: input that is refused is shown there again, with what was wrong."""
+    """The page that has its form: what is refused is shown there again, with what was wrong."""
 
 
 actions: dict[str, Action] = {}
@@ -263,6 +266,25 @@ def page_of(noun: str, name: str) -> str:
     return link(place, **{parameter: name})
 
 
+def thing_of(view: View) -> dict[str, str]:
+    """Return the parameter of the page of the thing that a form is about; empty where it is about none."""
+    noun, thing = _noun(view.path), actions[view.path].operation.thing
+    name = next(iter(view.form.get(thing or "", ())), None)
+    return {} if name is None or noun not in PAGES else {PAGES[noun][1]: name}
+
+
+def back_of(view: View, gone: bool) -> str:
+    """Return the page from which a request that was refused came: of the thing, unless that is gone, or the list."""
+    if view.path in pages:
+        return pages[view.path].section or "./"
+    if view.path not in actions:
+        return "./"
+    noun = _noun(view.path)
+    if (thing := thing_of(view)) and not gone:
+        return page_of(noun, *thing.values())
+    return link(noun, **{name: view.form[name][0] for name in pages[noun].parameters if name in view.form})
+
+
 def _noun(action: str) -> str:
     return action.partition(".")[0]
 
@@ -289,6 +311,16 @@ def number(name: str, text: str) -> float:
     if not math.isfinite(found):
         raise ValidationError(f"{name}: a number is needed (got {text!r:.60})")
     return found
+
+
+async def check_type(view: View) -> None:
+    """Raise ValidationError for a type that no running worker has, unless the form was sent again with it."""
+    name = view.text("type")
+    if name is None or name in view.handlers or view.text("sure") in ("yes", name):
+        return
+    workers = await awake(view.tq.queue.backend, view.now)
+    if workers and not any(each.knows(name) for each in workers):
+        raise ValidationError(f"type: no running worker has {name!r:.60}; send the form again if it is right")
 
 
 def by_name(operation: Operation, view: View) -> dict[str, Any]:
@@ -325,7 +357,7 @@ def action(
             the thing.
         page: returns the address of the page that is shown then, from the name of the thing; default the thing's own,
             or the list where it is deleted.
-        form: the page that has its form, if that can be refused.
+        form: the page that has its form; default the thing's own.
         asks: whether a question is asked before.
         values: reads the form; default each parameter from the field of its name.
     """
@@ -342,7 +374,7 @@ def action(
         after = operation.noun if operation.verb == "delete" else back
         return Done(said if isinstance(said, str) else said(answer), {thing: name}, page=after)
 
-    register(operation, run, form)
+    register(operation, run, form or PAGES[operation.noun][0])
 
 
 SECONDS = 20.0
@@ -380,10 +412,10 @@ def action_on_many(
             async with asyncio.timeout(COUNT_SECONDS):
                 counted: Counted = await view.perform(many, given | {"dry_run": True})
         except TimeoutError:
-            return Question("uncounted", {"count": "?"}, back)
+            return Question("uncounted", {"count": "?"}, back, given)
         if not counted.count:
             return Done(marked("Nothing matches."), problem=True, page=back)
-        return Question("all", {"count": counted.count}, back)
+        return Question("all", {"count": counted.count}, back, given)
 
     async def run(view: View) -> Question | Done:
         back, ids, given = page(view), None, where(view)

@@ -33,6 +33,51 @@ def marked(text: str) -> str:
     return text
 
 
+LABELS = {
+    "at": marked("Due at this time, with an offset"),
+    "blackout": marked("Blackout windows, divided by commas"),
+    "blackout_policy": marked("In a blackout window"),
+    "budget": marked("Budget, as JSON"),
+    "burst": marked("Burst"),
+    "calendar": marked("Calendar, as DE or DE-BY"),
+    "calendar_rule": marked("On days of the calendar"),
+    "cap": marked("Tasks at a time"),
+    "concurrency": marked("Slots"),
+    "cron": marked("Cron expression, seconds, or time with an offset"),
+    "delay": marked("Due in so many seconds"),
+    "description": marked("Description"),
+    "error": marked("Error"),
+    "idempotency_key": marked("Idempotency key"),
+    "interval": marked("Cron expression, seconds, or time with an offset"),
+    "jitter": marked("Jitter in seconds"),
+    "key": marked("Key"),
+    "max_retries": marked("Retries"),
+    "max_runs": marked("Most runs, 0 for no bound"),
+    "max_waiting": marked("Tasks that may wait"),
+    "misfire": marked("Missed times"),
+    "name": marked("Name"),
+    "on_failure": marked("Task after its failure"),
+    "on_success": marked("Task after its success"),
+    "overlap": marked("Overlap"),
+    "params": marked("Params as JSON"),
+    "priority": marked("Priority, the smallest first"),
+    "queue": marked("Queue"),
+    "rate": marked("Tokens per second"),
+    "schedule": marked("Schedule"),
+    "schedule_type": marked("Runs"),
+    "status": marked("State"),
+    "timeout": marked("Timeout in seconds"),
+    "timezone": marked("Time zone"),
+    "timing": marked("Cron expression, seconds, or time with an offset"),
+    "ttl": marked("Seconds to live, empty for ever"),
+    "type": marked("Type"),
+    "unique_key": marked("Unique key"),
+    "value": marked("Value as JSON"),
+    "window": marked("Fair share"),
+}
+"""What forms call their fields, and filters, by the names that these have in operations."""
+
+
 @functools.cache
 def _chinese() -> dict[str, str]:
     return {english: chinese for (_, english), chinese in parse(CATALOGUE.read_text(encoding="utf-8")).items()}
@@ -88,6 +133,15 @@ class Words:
         """Return an error text of the library in the page's language, without passwords."""
         shown = without_passwords(text or "")
         return (_chinese().get(shown) or rendered(shown)) if self.language == "zh" else shown
+
+    def label(self, name: str) -> str:
+        """Return what a form calls a field."""
+        return self(LABELS.get(name, name))
+
+    def problem(self, text: str) -> str:
+        """Return the text of an error as ``error`` does; a field that it names is called as in its form."""
+        name, said = text.partition(": ")[0], self.error(text)
+        return self.label(name) + said.removeprefix(name) if said.startswith(name) else said
 
     def number(self, number: Any, places: int = 2) -> str:
         """Return a number with groups of three digits, and at most so many decimal places."""

@@ -47,7 +47,7 @@ class Sample:
                 known = {"tasks": [*self.tasks.values()], "groups": self.groups, "schedules": self.schedules}
                 known["workers"] = self.workers
                 found += [f"{name}?{urlencode({'id': each})}" for each in known[page.section]]
-            elif "key" in page.parameters and name not in ("limits", "events"):
+            elif "key" in page.parameters and name not in ("limits", "events", "event-form"):
                 keys = {"limits": self.limits, "values": self.values}[page.section]
                 found += [f"{name}?{urlencode({'key': each})}" for each in keys]
             elif name in ("queue", "type"):

@@ -16,6 +16,7 @@ from aiotaskq.errors import DatabaseUnavailable
 from aiotaskq.runtime.queue import bulk
 from aiotaskq.web.dashboard import counts, site
 from tests.support.machine import within
+from tests.support.rows import worker_info
 from tests.web.dashboard.conftest import Browse, form_token, in_starlette, send
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -80,6 +81,37 @@ def seen_of(page: str) -> str:
     return found[1]
 
 
+def stored_in(page: str) -> dict[str, tuple[str, str]]:
+    """Return each field that says what is stored now, with what was typed."""
+    pattern = r'<input name="(\w+)" value="([^"]*)"[^>]*><span class="under">stored now: <b>(.*?)</b>'
+    return {name: (typed, stored) for name, typed, stored in re.findall(pattern, page)}
+
+
+async def test_of_two_forms_of_a_task_the_second_shows_both_versions(tq: TaskQ) -> None:
+    task_id = (await tq.push("greet", {"name": "you"}, delay=3600)).task_id
+    address = f"task-form?task_id={task_id}"
+    fields = {"task_id": task_id, "fence": "0", "queue": "default", "priority": "0", "max_retries": "0", "timeout": ""}
+    async with in_starlette(tq, show_args=True) as browse:
+        assert (await send(browse, "tasks.edit", address, **fields | {"queue": "mail"})).status_code == 303
+        mine = fields | {"priority": "5", "params": '{"name":\r\n"me"}'}
+        late = await send(browse, "tasks.edit", address, **mine)
+        assert late.status_code == 409 and stored_in(late.text) == {
+            "queue": ("default", "mail"),
+            "priority": ("5", "0"),
+        }
+        assert late.text.count("stored now:") == 3 and "&#34;you&#34;" in late.text, "of the params, too"
+        assert 'name="fence" value="1"' in late.text, "to save it again is to know of both"
+        assert (await send(browse, "tasks.edit", address, **mine | {"fence": "1"})).status_code == 303
+        assert ((found := await tq.get(task_id)).priority, found.params) == (5, {"name": "me"})
+        await tq.cancel(task_id)
+        ended = await send(browse, "tasks.edit", address, **mine | {"queue": "typed"})
+        assert ended.status_code == 409 and "only pending tasks are edited" in ended.text
+        assert "Edit the task" in ended.text and 'value="typed"' in ended.text
+        await tq.delete(task_id)
+        gone = await send(browse, "tasks.edit", "tasks", **mine)
+        assert gone.status_code == 404 and 'href="tasks">Back' in gone.text
+
+
 async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: Browse, tq: TaskQ) -> None:
     schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     address = f"schedule-form?id={schedule_id}"
@@ -87,9 +119,14 @@ async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: 
     assert (await send(browse, "schedules.update", address, **fields, priority="4")).status_code == 303
     late = await send(browse, "schedules.update", address, **fields, queue="mail")
     assert late.status_code == 409 and "changed meanwhile; read it again" in late.text
+    assert stored_in(late.text) == {"queue": ("mail", "default"), "priority": ("", "4")}, "what was typed, and what is"
     assert ((found := await tq.schedules.get(schedule_id)).priority, found.queue) == (4, "default")
     refused = await send(browse, "schedules.update", address, **{**fields, "priority": "high"})
     assert refused.status_code == 422 and seen_of(refused.text) == fields["seen"]
+    assert stored_in(refused.text) == {}
+    again = fields | {"seen": seen_of(late.text)}
+    assert (await send(browse, "schedules.update", address, **again, queue="mail")).status_code == 303
+    assert (await tq.schedules.get(schedule_id)).queue == "mail"
     assert (await send(browse, "schedules.update", address, **SCHEDULE, schedule=schedule_id)).status_code == 422
 
 
@@ -177,6 +214,15 @@ async def test_an_edited_value_expires_when_it_would_have(tq: TaskQ) -> None:
         assert (await edit()).status_code == 303 and await tq.values.get_ttl("cookie") is None
 
 
+async def test_the_list_of_values_says_when_each_expires(browse: Browse, tq: TaskQ) -> None:
+    await tq.values.set_public("cookie", 1, ttl=120)
+    await tq.values.set_public("rate", 1)
+    first, second = (await browse.get("values?format=json")).json()["keys"]
+    assert (first["key"], second) == ("cookie", {"key": "rate", "expires": None})
+    page = (await browse.get("values")).text
+    assert f'<time datetime="{first["expires"]}"' in page and "<td>never</td>" in page
+
+
 async def test_a_digest_of_a_form_tells_nothing_of_params_that_are_not_shown(tq: TaskQ) -> None:
     schedule_id = (await tq.schedules.add("n", "greet", params={"name": "x"}, interval=60)).task_id
     digests = []
@@ -197,9 +243,83 @@ async def test_each_change_that_is_asked_for_has_a_question(browse: Browse, tq: 
         if reply.status_code == 200:  # else the change was made, or refused
             ((button, asked[name]),) = re.findall(r"<h1>(.*?)</h1><p>(.*?)</p>", reply.text)
             assert button and reply.text.count(f">{button}</button>") == 1, name
-    of_one = {"events.emit", "groups.cancel", "limits.pause", "schedules.delete", "values.delete"}
+    of_one = {"groups.cancel", "limits.pause", "schedules.delete", "values.delete"}
     of_tasks = {f"tasks.{name}" for name in ("cancel", "delete", "cancel_many", "delete_many", "retry_many")}
     assert asked.keys() == of_one | of_tasks and all("?" in text for text in asked.values())
+
+
+async def test_a_question_about_all_names_what_they_are(browse: Browse, tq: TaskQ) -> None:
+    await tq.push("greet", {"name": "x"}, delay=3_600, queue="mail <1>")
+    fields = {"which": "all", "queue": "mail <1>", "type": "greet"}
+    for status, said in (("", "pending, running"), ("pending", "pending")):
+        asked = (await send(browse, "tasks.cancel_many", "tasks", **fields, status=status)).text
+        assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", asked) == [
+            ("Type", "greet"),
+            ("Queue", "mail &lt;1&gt;"),
+            ("State", said),
+        ]
+    asked = (await send(browse, "tasks.cancel_many", "tasks", which="all")).text
+    assert re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", asked) == [("State", "pending, running")]
+
+
+async def test_a_type_that_no_worker_has_is_asked_about(tq: TaskQ) -> None:
+    async with TaskQ(tq.url) as bare, in_starlette(bare) as browse:  # a server that knows no handlers
+        push = {"type": "gret", "params": '{"name": "x"}'}
+        schedule = {**SCHEDULE, "type": "gret"}
+        assert (await send(browse, "tasks.push", "task-form", **push)).status_code == 303, "nothing is known of it"
+        assert bare.queue.backend.workers is not None
+        until = bare.queue.clock.now() + 10**9
+        await bare.queue.backend.workers.register(worker_info("w1", lease_until=until, types=("greet",)))
+        for name, page, fields in (("tasks.push", "task-form", push), ("schedules.add", "schedule-form", schedule)):
+            asked = await send(browse, name, page, **fields)
+            assert asked.status_code == 422 and "Type: no running worker has &#39;gret&#39;" in asked.text, name
+            assert 'name="sure" value="gret"' in asked.text
+            other = await send(browse, name, page, **fields | {"type": "grete", "sure": "gret"})
+            assert other.status_code == 422, "it is another one"
+            assert (await send(browse, name, page, **fields, sure="gret")).status_code == 303
+            assert (await send(browse, name, page, **fields | {"type": "greet"})).status_code == 303
+
+
+# ---- problems -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_refused_is_shown_in_the_form_by_the_name_of_its_field(browse: Browse, tq: TaskQ) -> None:
+    await tq.limits.set("k", cap=1)
+    assert tq.queue.backend.workers is not None
+    await tq.queue.backend.workers.register(worker_info("w1", lease_until=tq.queue.clock.now() + 10**9))
+    resize = {"worker_id": "w1", "concurrency": "0"}
+    for name, fields, said, chinese in (
+        ("workers.resize", resize, "Slots: ", "名额："),
+        ("limits.set", {"key": "k", "cap": "-7"}, "Tasks at a time: ", "同时执行的任务数："),
+        ("limits.set", {"key": "k", "cap": "", "burst": "7"}, "Burst: it is about a rate", "突发量："),
+    ):
+        for language, label in (("en", said), ("zh", chinese)):
+            browse.headers["Accept-Language"] = language
+            refused = await send(browse, name, "settings", **fields)
+            (alert,) = re.findall(r'role="alert">.*?</svg>(.*?)</p>', refused.text, re.DOTALL)
+            assert refused.status_code == 422 and alert.startswith(label), alert
+            typed = [each for each in fields.values() if each and each not in ("k", "w1")]
+            assert all(f'value="{each}"' in refused.text for each in typed), "what was typed is still there"
+
+
+async def test_a_problem_has_a_heading_in_words_and_a_way_back(tq: TaskQ) -> None:
+    task_id = (await tq.push("greet", {"name": "x"}, delay=60)).task_id
+    await tq.cancel(task_id)
+    async with in_starlette(tq, allow=lambda _request, name: name != "tasks.delete") as browse:
+
+        def heading_and_back(page: Any) -> tuple[str, str]:
+            ((heading, back),) = re.findall(r'<h1>(.*?) <span.*?href="([^"]*)">Back</a>', page.text, re.DOTALL)
+            return heading, back
+
+        forbidden = await send(browse, "tasks.delete", "tasks", task_id=task_id)
+        assert heading_and_back(forbidden) == ("Not allowed", f"task?id={task_id}")
+        many = await send(browse, "tasks.delete_many", "tasks", which="all", type="a b")
+        assert heading_and_back(many) == ("Not allowed", "tasks?type=a+b")
+        assert heading_and_back(await browse.get("task?id=none")) == ("Not found", "tasks")
+        assert heading_and_back(await browse.get("nowhere")) == ("Not found", "./")
+        late = await send(browse, "tasks.cancel", "tasks", task_id=task_id, sure="yes")
+        assert late.status_code == 409 and "has ended already" in late.text
+        assert 'data-page="task"' in late.text and f'data-query="id={task_id}"' in late.text, "the page of the task"
 
 
 # ---- many tasks -----------------------------------------------------------------------------------------------------

@@ -295,12 +295,15 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
             await run_now(tq.queue, await tq.get(handle.task_id))
 
         fields = {"key": "paid:7", "task": handle.task_id, "value": '{"by": "Ana"}'}
-        asked = await send(browse, "events.emit", address, **fields)
-        assert "The tasks that wait for it go on" in text_of(asked)
-        assert await handle.status() is Status.PENDING
-        wrong = await send(browse, "events.emit", address, **{**fields, "value": "{", "sure": "yes"})
-        assert wrong.status_code == 422
-        done = await send(browse, "events.emit", address, **fields, sure="yes")
+        form = f"event-form?key=paid%3A7&amp;task={handle.task_id}"
+        assert f'href="{form}"' in (await browse.get(address)).text
+        assert 'href="event-form?key=paid%3A7"' in (await browse.get("events")).text
+        asked = await browse.get(html.unescape(form))
+        assert "The tasks that wait for it go on" in text_of(asked) and 'value="paid:7"' in asked.text
+        wrong = await send(browse, "events.emit", address, **{**fields, "value": "{"})
+        assert wrong.status_code == 422 and "Value as JSON: is no JSON" in wrong.text and ">{</textarea>" in wrong.text
+        assert f'name="task" value="{handle.task_id}"' in wrong.text and await handle.status() is Status.PENDING
+        done = await send(browse, "events.emit", address, **fields)
         assert (done.status_code, done.headers["location"]) == (303, address)
         async with asyncio.timeout(within(20)):
             assert await handle.result() == {"by": "Ana"}
@@ -309,7 +312,7 @@ async def test_the_steps_of_a_task_are_in_its_timeline_and_its_event_can_be_emit
         emitted = (await browse.get("events?format=json")).json()["emitted"]
         assert [(each["key"], each["value"]) for each in emitted] == [("paid:7", '{"by":"Ana"}')]
         assert (await hidden.get("events?format=json")).json()["emitted"][0]["value"] is None
-        twice = await send(browse, "events.emit", "events", key="paid:7", sure="yes")
+        twice = await send(browse, "events.emit", "events", key="paid:7")
         assert (twice.status_code, twice.headers["location"]) == (303, "events")
         assert "was emitted before" in (await browse.get("events")).text
         assert (await browse.get("events?key=x&format=json")).json()["emitted"] == []

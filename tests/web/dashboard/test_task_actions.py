@@ -316,7 +316,9 @@ async def test_all_that_a_schedule_fired(browse: Browse, tq: TaskQ) -> None:
 async def test_nothing_to_do_is_said(browse: Browse, tq: TaskQ, action: str, fields: dict[str, str], said: str) -> None:
     task_id = await end(tq)
     assert said in await act(browse, action, sure=False, **fields)
+    await act(browse, action, **fields)
     assert await statuses(tq) == {task_id: "completed"}
+    assert await tq.queue.backend.audit.read(1) == []
 
 
 async def test_more_than_can_be_counted(browse: Browse, tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:

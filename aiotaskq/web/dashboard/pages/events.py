@@ -14,6 +14,12 @@ KEEP = 5.0
 """Seconds for which an open page does not look anew."""
 
 
+@page("event-form", marked("Emit an event"), "key", "task", section="events")
+async def event_form(view: View) -> dict[str, Any]:
+    """Return the event that is to be emitted, and the task from whose page it is."""
+    return {"key": view.text("key") or "", "task": view.text("task") or ""}
+
+
 @page("events", marked("Events"), "key", "after")
 async def events(view: View) -> dict[str, Any]:
     """Read the keys that are waited for, and one page of the events that are there."""
@@ -50,6 +56,6 @@ action(
         if found.emitted
         else marked("The event {key} was emitted before; that value stays.")
     ),
-    asks=True,
     page=_page,
+    form="event-form",
 )

@@ -18,7 +18,7 @@ from aiotaskq.operations.table import Operation
 from aiotaskq.operations.task_views import task_view
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Done, View, action, by_name, operated_on, page, page_of, register
+from aiotaskq.web.dashboard.view import Done, View, action, by_name, check_type, operated_on, page, page_of, register
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -137,6 +137,7 @@ def _given(operation: Operation, view: View) -> dict[str, Any]:
 
 
 async def _add(view: View) -> Done:
+    await check_type(view)
     made = await view.perform(operations["add"], _given(operations["add"], view))
     said, page = marked("The schedule {schedule} is created."), page_of("schedules", made.task_id)
     return Done(said, {"schedule": made.task_id}, page=page)

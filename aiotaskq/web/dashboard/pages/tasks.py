@@ -34,6 +34,7 @@ from aiotaskq.web.dashboard.view import (
     action,
     action_on_many,
     by_name,
+    check_type,
     link,
     operated_on,
     page,
@@ -323,7 +324,8 @@ def _instant(text: str | None) -> int:
 
 
 async def _pushed(operation: Operation, view: View) -> Done:
-    """Push what the form says."""
+    """Push what the form says; a type that nobody knows is asked about."""
+    await check_type(view)
     answer: Pushed | Copied = await view.perform(operation, by_name(operation, view))
     page = page_of("tasks", answer.task_id)
     if answer.created:
@@ -367,7 +369,7 @@ async def task_form(view: View) -> dict[str, Any]:
     found = await view.tq.get(wanted)
     return {
         "task": task_view(found, errors=False, params=False),
-        "ended": found.final,
+        "ended": found.final and view.path != operations["edit"].name,  # an edit that came too late keeps its form
         "params": json_text(found.params) if view.show_args else None,
         "types": types,
     }

@@ -21,12 +21,12 @@ ROWS = 100
 async def values(view: View) -> dict[str, Any]:
     """Read one page of the live keys."""
     prefix, after = view.text("prefix") or "", view.text("after")
-    found = await view.tq.values.find_keys(prefix, after=after, limit=ROWS + 1)
+    found = await view.tq.queue.backend.values.page(view.now, ROWS + 1, prefix=prefix, after=after)
     return {
-        "keys": found[:ROWS],
+        "keys": [{"key": key, "expires": to_iso(until)} for key, until in found[:ROWS]],
         "total": await view.tq.values.get_store_size(),
         "prefix": prefix,
-        "more": found[ROWS - 1] if len(found) > ROWS else None,
+        "more": found[ROWS - 1][0] if len(found) > ROWS else None,
     }
 
 

@@ -145,7 +145,7 @@ async def test_the_way_back_after_an_action_shows_what_is(browser: Browser, home
         await page.go_back()
         await expect(page.locator("h1")).to_have_text("Cancel the task")  # and no error of the browser about a form
         await page.click("main button.danger")
-        await expect(page.locator(".notice")).to_contain_text("has ended already")
+        await expect(page.locator("[role=alert]")).to_contain_text("has ended already")
         await page.goto(f"{home}task?id={task_id}")
         await expect(page.locator(".message")).to_have_count(0)  # a message is shown once
         await expect(page.locator(".head .state")).to_have_text("cancelled")
