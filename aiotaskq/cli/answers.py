@@ -25,6 +25,7 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.log import printable
 from aiotaskq.operations.audit import AuditView
 from aiotaskq.operations.events import Emitted, EventView
+from aiotaskq.operations.failures import FailureList
 from aiotaskq.operations.groups import GroupDetail, GroupView, MemberView
 from aiotaskq.operations.history import HistoryPage, TotalView
 from aiotaskq.operations.limits import LimitPage, LimitView
@@ -317,7 +318,11 @@ def _lines(page: HistoryPage) -> Sequence[str]:
     counts = {_key(total): [0] * POINTS for total in page.totals}
     for period, age in zip(page.periods, ages, strict=True):
         counts[_key(period)][max(0, POINTS - 1 - age // (step * SECOND))] += period.n
-    return ["".join(" " if not n else BARS[(len(BARS) - 1) * n // max(line)] for n in line) for line in counts.values()]
+    return list(map(_bars, counts.values()))
+
+
+def _bars(counts: Sequence[int]) -> str:
+    return "".join(" " if not n else BARS[(len(BARS) - 1) * n // max(counts)] for n in counts)
 
 
 def _key(total: TotalView) -> tuple[str, str, str]:
@@ -336,6 +341,27 @@ HISTORY = (
     column("USED UP", _used, rank=1),
 )
 command_of("history.list", _history, name="history", utc=True)
+
+# ---- failed tasks by error ------------------------------------------------------------------------------------------
+
+
+def _failures(found: FailureList) -> None:
+    FAILURES(found)
+    if found.more:
+        echo(tr("of the newest {count} failed tasks; for more: --limit", count=found.read))
+
+
+FAILURES = listed(
+    marked("no task has failed"),
+    column("COUNT", "count"),
+    column("TYPE", "type", least=12, good=20),
+    column("ERROR", "error", least=20, good=40),
+    column("FIRST", lambda failure: ago(failure.first_at), rank=4),
+    column("LAST", lambda failure: ago(failure.last_at), rank=1),
+    column("OVER TIME", lambda failure: _bars(failure.periods), rank=3),
+    column("TASK_ID", "task_id", rank=2),
+)
+command_of("failures.list", _failures, name="failures")
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 

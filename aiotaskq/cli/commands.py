@@ -27,6 +27,7 @@ COMMANDS = {
     "push": tr("Push one task."),
     "stats": tr("Count tasks by queue and status."),
     "history": tr("Show what workers did, in counts and percentiles."),
+    "failures": tr("Group failed tasks by type and error."),
     "audit": tr("Show what operators have changed."),
     "web": tr("Serve the dashboard and the operations API."),
     "mcp": tr("Serve a store to an AI assistant."),
@@ -36,7 +37,7 @@ COMMANDS = {
     "bench": tr("Run the benchmarks; needs a checkout of aiotaskq."),
     "completion": tr("Print the shell completion script."),
 }
-ANSWERS = ("audit", "events", "groups", "history", "limits", "queues", "stats", "values", "workers")
+ANSWERS = ("audit", "events", "failures", "groups", "history", "limits", "queues", "stats", "values", "workers")
 OTHERS = {"push": "tasks", "check": "doctor", "mcp": "web", "completion": "tools", "bench": "tools"}
 FILES = OTHERS | dict.fromkeys(ANSWERS, "answers")
 GROUPS = {

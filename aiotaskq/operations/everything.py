@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiotaskq.operations.audit import audit
 from aiotaskq.operations.events import events
+from aiotaskq.operations.failures import failures
 from aiotaskq.operations.groups import groups
 from aiotaskq.operations.history import history
 from aiotaskq.operations.limits import limits
@@ -15,5 +16,5 @@ from aiotaskq.operations.values import values
 from aiotaskq.operations.workers import workers
 
 NOUNS: tuple[Operations, ...]
-NOUNS = (tasks, schedules, queues, groups, limits, workers, events, values, history, audit, stats)
+NOUNS = (tasks, failures, schedules, queues, groups, limits, workers, events, values, history, audit, stats)
 OPERATIONS: dict[str, Operation] = {each.name: each for nouns in NOUNS for each in nouns.all.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -43,5 +44,5 @@ def visible_entry(entry: AuditEntry, show: bool) -> AuditEntry:
 
 
 def _without_error(target: str) -> str:
-    before, searched, _ = target.partition(" error=")
-    return f"{before}{searched}…" if searched and target.startswith("filter: ") else target
+    before, *searched = re.split("( (?:same_)?error=)", target, maxsplit=1)
+    return f"{before}{searched[0]}…" if searched and target.startswith("filter: ") else target

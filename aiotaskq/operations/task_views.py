@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, TypeVar
 
 from msgspec import UNSET, Struct
@@ -172,6 +173,29 @@ def _text(error: str | None) -> str | None:
 
 def first_line(error: str | None) -> str | None:
     return next(iter((error or "").strip().splitlines()), None)
+
+
+MAX_LINE = 300
+"""Characters of an error by which it is told from others."""
+_VARIES = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+    r"|(?<![a-z0-9])(?=[a-z]*\d[a-z]*\d)[a-z0-9]{8,}"  # an id or a digest: letters and at least two digits
+    r"|\d+(?:[.,:]\d+)*",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def error_line(error: str | None, show: bool) -> str:
+    """Return what errors of one cause have in common: the first line, with ``#`` for each number and id.
+
+    Where messages are hidden, it is the type alone.
+    """
+    if not show:
+        return error_type(error) or ""
+    kind, colon, message = without_passwords((first_line(error) or "")[: 10 * MAX_LINE]).partition(":")
+    if not kind.isidentifier():
+        kind, colon, message = "", "", kind + colon + message
+    return f"{kind}{colon}{_VARIES.sub('#', message)}"[:MAX_LINE]
 
 
 def attempt_view(attempt: Attempt, errors: bool) -> AttemptView:

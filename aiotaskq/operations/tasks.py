@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from msgspec import UNSET, Struct, structs
 
 from aiotaskq.core.errors import check_json
 from aiotaskq.core.status import Status
-from aiotaskq.core.task import Task
+from aiotaskq.core.task import Task, TaskFilter
 from aiotaskq.errors import NotFound, NotSupported, QueueFull, TaskConflict
 from aiotaskq.log import printable
 from aiotaskq.operations.fields import (
@@ -27,8 +28,16 @@ from aiotaskq.operations.fields import (
 )
 from aiotaskq.operations.hidden import error_filter
 from aiotaskq.operations.table import LISTED, Access, Many, Operations, only
-from aiotaskq.operations.task_views import StepView, TaskDetail, TaskView, step_view, task_detail, task_view
-from aiotaskq.runtime.queue.bulk import ids_named
+from aiotaskq.operations.task_views import (
+    StepView,
+    TaskDetail,
+    TaskView,
+    error_line,
+    step_view,
+    task_detail,
+    task_view,
+)
+from aiotaskq.runtime.queue.bulk import count_all, ids_named, pages, retry_all, task_filter
 from aiotaskq.runtime.queue.bulk import run_now as made_due
 from aiotaskq.runtime.queue.pushes import TaskChanges
 from aiotaskq.runtime.waiting import waiting
@@ -118,6 +127,9 @@ class Retried(Where):
     """
 
     status: Annotated[list[Retryable], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
+    same_error: (
+        Annotated[str, about("Only tasks with this error, as `failures` lists it", min_length=1, max_length=1_000)] | None
+    ) = None
 
 
 class Cancelled(Where):
@@ -275,12 +287,28 @@ async def run_now(access: Access, task_id: TaskId) -> TaskState:
     return _state(await made_due(access.tq.queue, await access.tq.get(task_id)))
 
 
+def _retried(access: Access, given: Retried) -> tuple[TaskFilter, Callable[[Task], bool]]:
+    """Return the filter of the store, and what chooses among the tasks that match it."""
+    where = task_filter(**{"status": ["failed"]} | where_of(access, given))
+
+    def chosen(task: Task) -> bool:
+        error = task.error_message or task.undecodable
+        return given.same_error is None or error_line(error, access.show_args) == given.same_error
+
+    return where, chosen
+
+
 async def _count_retried(access: Access, given: Retried) -> int:
-    return await access.tq.count(**{"status": ["failed"]} | where_of(access, given))
+    where, chosen = _retried(access, given)
+    backend, clock = access.tq.queue.backend, access.tq.queue.clock
+    if given.same_error is None:
+        return await count_all(backend, clock, where)
+    return sum([sum(map(chosen, page)) async for page in pages(backend, where, MAX_PAGE)])
 
 
 async def _retry_all(access: Access, given: Retried) -> int:
-    return await access.tq.retry_many(**where_of(access, given), progress=access.progress)
+    where, chosen = _retried(access, given)
+    return await retry_all(access.tq.queue.backend, access.tq.queue.clock, where, None, access.progress, chosen)
 
 
 @tasks(changes=True, thing="task_id", many=Many(Retried, _count_retried, _retry_all), raises=(TaskConflict,))

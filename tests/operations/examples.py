@@ -11,7 +11,8 @@ from aiotaskq.app.taskq import TaskQ
 from aiotaskq.core.history import MINUTE, Sums, begin_of
 from aiotaskq.core.limits import Limit
 from aiotaskq.core.schedule import new_schedule
-from aiotaskq.core.task import SECOND
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, new_task
 from aiotaskq.operations.schedules import fields_seen
 from aiotaskq.runtime.audit import audit
 from tests.support.rows import worker_info
@@ -54,6 +55,7 @@ EXAMPLES: dict[str, Example] = {
     "tasks.cancel_many": Example({"status": LIVE, "type": "a", **DONE}, form={"which": "all", "status": ""}),
     "tasks.delete": Example({"task_id": "ended-1"}, "none"),
     "tasks.delete_many": Example({"status": ["cancelled"], **DONE}, form={"which": "all", "status": "cancelled"}),
+    "failures.list": Example({"type": "c", "limit": 9}),
     "queues.list": Example(),
     "queues.pause": Example({"queue": "mail"}),
     "queues.resume": Example({"queue": "slow"}),
@@ -117,6 +119,9 @@ def fill(url: str) -> None:
             await tq.group([TaskCall("a", {}, {}), TaskCall("b", {}, {})], group_id="night", budget={"tokens": 10})
             past = await tq.group([TaskCall("c", {}, {})], group_id="past")
             await past.cancel()
+            failed = new_task("c", {}, now=tq.queue.clock.now(), task_id="failed-1")
+            ended = failed.replace(status=Status.FAILED, completed_at=AT, error_message="KeyError: 'order-17'")
+            await tq.queue.backend.push([ended])
             await tq.pause("slow")
             await tq.schedules.add("nightly", "a", cron="0 2 * * *", timezone="UTC", schedule_id="n1")
             await tq.emit("approved:17", {"by": "boss"})

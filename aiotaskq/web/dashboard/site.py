@@ -26,6 +26,7 @@ from aiotaskq.web.dashboard.live import Live, render
 from aiotaskq.web.dashboard.pages import (
     activity,
     events,
+    failures,
     groups,
     limits,
     overview,
@@ -101,6 +102,7 @@ def asset(name: str, headers: Mapping[str, str]) -> Response:
 MENU = (
     overview.overview,
     tasks.tasks,
+    failures.failures,
     types.types,
     queues.queues,
     workers.workers,

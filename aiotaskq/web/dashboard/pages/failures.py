@@ -1,0 +1,42 @@
+"""Failures: one row for each type and error of the tasks that have failed, and a button that retries all of a row."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from aiotaskq.operations.failures import FailureList
+from aiotaskq.operations.failures import failures as operations
+from aiotaskq.web.dashboard.view import View, page
+from aiotaskq.web.dashboard.words import marked
+
+ROWS = 100
+KEEP = 10.0
+"""Seconds for which an open page does not read the failed tasks anew."""
+
+
+@page("failures", marked("Failures"), "type", "queue")
+async def failures(view: View) -> dict[str, Any]:
+    """Read the newest tasks that have failed, grouped by type and error."""
+    given = {name: text for name in ("type", "queue") if (text := view.text(name)) is not None}
+    read = functools.partial(view.perform, operations["list"], given)
+    found: FailureList = await view.keep(f"failures {sorted(given.items())}", KEEP, read)
+    counted = await view.shared.counts.get()
+    rows = found.failures[:ROWS]
+    return {
+        "failures": rows,
+        "searches": {each.error: searched(each.error) for each in rows},
+        "errors": found.errors,
+        "read": found.read,
+        "more": found.more,
+        "begin": found.begin,
+        "filters": {"type": given.get("type", ""), "queue": given.get("queue", "")},
+        "queues": sorted(counted.stats.queues),
+        "types": sorted({each.type for each in rows}),
+    }
+
+
+def searched(error: str) -> str:
+    """Return the longest part of an error that is the same in all tasks of its row, and as it is stored."""
+    return max((part.strip() for part in re.split(r"#|\*\*\*", error)), key=len)
