@@ -9,17 +9,18 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from aiotaskq.core.instants import from_iso, to_iso
-from aiotaskq.core.outcome import RETRYABLE, attempts_of, owner_of
+from aiotaskq.core.outcome import RETRYABLE, attempts_of, due_since, owner_of
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.steps import NEVER, Step
 from aiotaskq.core.task import EQUAL, SECOND, Attempt, Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.audit import AuditView
-from aiotaskq.operations.hidden import error_filter
+from aiotaskq.operations.hidden import error_filter, plain
 from aiotaskq.operations.table import Operation
 from aiotaskq.operations.task_views import AttemptView, TaskView, WaitingView, task_detail, task_view, waiting_view
 from aiotaskq.operations.tasks import Copied, Pushed, find
@@ -57,6 +58,31 @@ NOT_COUNTED = [name for name in FILTERS if name not in ("status", "queue")]
 """Filters that the counts are not of."""
 SUGGESTED = 200
 """Types that are suggested for the filter."""
+COLUMNS = {
+    "pending": ("queue", "reason", "due", "attempt", "created"),
+    "running": ("queue", "progress", "runs_for", "worker", "attempt"),
+    "completed": ("queue", "run_time", "waited", "attempt", "ended"),
+    "failed": ("queue", "error", "ended", "attempt", "run_time"),
+    "cancelled": ("queue", "error", "ended", "created"),
+    "expired": ("queue", "ended", "created"),
+}
+"""What the table shows of tasks in one state, beside id and type."""
+EACH = ("state", "queue", "now", "attempt", "run_time", "created")
+"""The same of tasks in any state."""
+REASONS: dict[str, Collection[str]] = {
+    "ready": ("ready",),
+    "delayed": ("delayed",),
+    "retry": ("retry",),
+    "limit": ("limit_paused", "full", "rate", "passing", "budget"),
+    "parents": ("parents",),
+    "sleeping": ("sleeping",),
+    "event": ("event",),
+    "unknown_type": ("unknown_type",),
+    "paused": ("paused",),
+}
+"""Why tasks wait, by what the filter calls it."""
+ARGS = 120
+"""Characters of the params in a row."""
 
 
 def _filters(view: View) -> dict[str, Any]:
@@ -68,14 +94,36 @@ def _filters(view: View) -> dict[str, Any]:
     return found
 
 
-def _row(task: Task, now: int) -> TaskView:
-    row = task_view(task, errors=False, params=False)
-    if (seconds := elapsed(task, now)) is not None:
-        row.run_time = seconds
-    return row
+class TaskRow(TaskView, kw_only=True):
+    """A task in the table."""
+
+    waited: float | None
+    """Seconds from its due time to its latest start."""
+    args: str
+    """The beginning of its params; empty where they are not shown."""
 
 
-@page("tasks", marked("Tasks"), *FILTERS, "after", "params")
+def _row(task: Task, view: View) -> TaskRow:
+    shown = msgspec.structs.asdict(task_view(task, errors=view.show_args, params=False))
+    if (seconds := elapsed(task, view.now)) is not None:
+        shown["run_time"] = seconds
+    waited = None if task.began_at is None else max(0, task.began_at - due_since(task)) / SECOND
+    return TaskRow(**shown, waited=waited, args=_args_line(task) if view.show_args else "")
+
+
+def _args_line(task: Task) -> str:
+    """Return the beginning of the params: their names with texts as they are, and other values as JSON."""
+    parts, room = list[str](), ARGS
+    for name, value in task.params.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(plain(value)).decode()
+        parts.append(f"{name}={text[:room]}")
+        if (room := room - len(parts[-1])) <= 0:
+            break
+    whole = ", ".join(parts)
+    return whole if len(whole) <= ARGS else f"{whole[:ARGS]}…"
+
+
+@page("tasks", marked("Tasks"), *FILTERS, "after", "params", "reason", "sort")
 async def tasks(view: View) -> dict[str, Any]:
     """Read one page of tasks."""
     where = _filters(view)
@@ -86,23 +134,39 @@ async def tasks(view: View) -> dict[str, Any]:
     if "*" in (pattern := where.get("type", "")):
         del where["type"]
         tests.append(lambda task: like(pattern, task.type))
-    found, window = await _find(view, where, SEARCHED if tests else ROWS + 1)
-    searched = len(found) if tests else None
+    reason = view.text("reason") if where.get("status") == Status.PENDING else None
+    reason = reason if reason in REASONS else None
+    searches = bool(tests) or reason is not None
+    # The store has the order of the ends of all tasks in a state, and of no other choice.
+    sorts = not searches and where.keys() == {"status"} and where["status"] in FINAL
+    by_end = sorts and view.text("sort") == "ended"
+    if by_end:
+        found, window = await _last_ended(view, Status(where["status"])), None
+    else:
+        found, window = await _find(view, where, SEARCHED if searches else ROWS + 1)
+    searched = len(found) if searches else None
     found = [each for each in found if all(test(each) for test in tests)]
-    queue = view.text("queue")
+    waits = await _waits(view, found if reason else found[:ROWS], stats.paused)
+    if reason is not None:
+        found = [each for each in found if each.task_id in waits and waits[each.task_id].reason in REASONS[reason]]
+    queue, status = view.text("queue"), str(where.get("status", ""))
     return {
-        "tasks": [_row(each, view.now) for each in found[:ROWS]],
-        "waits": await _waits(view, found[:ROWS], stats.paused),
+        "tasks": [_row(each, view) for each in found[:ROWS]],
+        "columns": COLUMNS.get(status, EACH),
+        "waits": {each.task_id: waits[each.task_id] for each in found[:ROWS] if each.task_id in waits},
         "filters": {name: view.text(name) or "" for name in FILTERS},
         "filtered": any(map(view.text, FILTERS)) or params is not None,
-        "more": found[ROWS - 1].task_id if len(found) > ROWS and not tests else None,
+        "more": found[ROWS - 1].task_id if len(found) > ROWS and not searches else None,
         "window": None if len(found) > ROWS else window,
         "params": params or "",
+        "reason": reason or "",
+        "sorts": sorts,
+        "by_end": by_end,
         "searched": searched,
         "matches": len(found),
         "counts": stats.counts if queue is None else queue_row(stats, queue).counts,
         # Whether these are of more tasks than the other filters select.
-        "counts_more": params is not None or any(map(view.text, NOT_COUNTED)),
+        "counts_more": params is not None or reason is not None or any(map(view.text, NOT_COUNTED)),
         "approximate": counted.approximate,
         "queues": sorted(stats.queues),
         "types": [] if view.update else await _types(view, found[:ROWS]),  # an update does not change the form
@@ -127,6 +191,13 @@ async def _waits(view: View, tasks: list[Task], paused: Collection[str]) -> dict
     return {task_id: each for task_id, each in found.items() if each is not None}
 
 
+async def _last_ended(view: View, status: Status) -> list[Task]:
+    """Return the tasks with this status that have ended last."""
+    backend = view.tq.queue.backend
+    found = await backend.get(await backend.last_ended(status, ROWS))
+    return [each for each in found if each is not None and each.status == status]
+
+
 async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Task], int | None]:
     """Return up to so many tasks, and how many of each status were looked at, None for all."""
     after = view.text("after")
@@ -139,14 +210,16 @@ async def _find(view: View, given: dict[str, Any], limit: int) -> tuple[list[Tas
 
 
 def _table(view: View) -> str:
+    if view.text("same_error") is not None:
+        return link("failures", queue=view.text("queue"))
     return link("tasks", **{name: view.text(name) for name in FILTERS})
 
 
-def _where(statuses: Collection[Status]) -> Callable[[View], dict[str, Any] | None]:
+def _where(statuses: Collection[Status], *more: str) -> Callable[[View], dict[str, Any] | None]:
     """Return what reads the filters of the form; they match tasks of these statuses alone."""
 
     def read(view: View) -> dict[str, Any] | None:
-        given = {name: text for name in FILTERS if (text := view.text(name)) is not None}
+        given = {name: text for name in (*FILTERS, *more) if (text := view.text(name)) is not None}
         status = given.pop("status", None)
         wanted = [str(each) for each in Status if each in statuses and status in (None, each)]
         return given | {"status": wanted} if wanted else None
@@ -160,7 +233,7 @@ action_on_many(
     marked("Tasks that are pending again: {count}."),
     marked("Tasks that are pending again: {count}. The time of one request is over; repeat it for the rest."),
     selects=True,
-    where=_where(RETRYABLE),
+    where=_where(RETRYABLE, "same_error"),
 )
 action_on_many(
     operations["cancel"],
@@ -205,6 +278,7 @@ async def task(view: View) -> dict[str, Any]:
     changes = await operated_on(view, found.task_id, ("tasks", "schedule", "schedules"))
     hidden = {"params": None, "result": None, "notes": None, "older": False}
     return {
+        "list": _came_from(view),
         "task": shown,
         "moments": timeline(found, attempts, steps, view.show_args, changes),
         "ran": attempts[-1].number if attempts else 0,
@@ -220,6 +294,13 @@ async def task(view: View) -> dict[str, Any]:
         "can_edit": found.status is Status.PENDING and not found.waits and found.undecodable is None,
         "ended": found.final,
     } | (await _args(view, found) if view.show_args else hidden)
+
+
+def _came_from(view: View) -> str:
+    """Return the address of the table as the visitor has left it, with its filters."""
+    path, _, query = view.request.headers.get("referer", "").partition("?")
+    known = dict(parse_qsl(query)) if path.rpartition("/")[2] == tasks.name else {}
+    return link(tasks.name, **{name: known.get(name) for name in tasks.parameters})
 
 
 async def _args(view: View, task: Task) -> dict[str, Any]:
