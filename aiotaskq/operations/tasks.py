@@ -128,7 +128,8 @@ class Retried(Where):
 
     status: Annotated[list[Retryable], about("Only tasks of these statuses")] = []  # type: ignore[assignment]
     same_error: (
-        Annotated[str, about("Only tasks with this error, as `failures` lists it", min_length=1, max_length=1_000)] | None
+        Annotated[str, about("Only tasks with this error, as `failures` lists it", min_length=1, max_length=1_000)]
+        | None
     ) = None
 
 

@@ -1,4 +1,4 @@
-"""The table of tasks: its columns in each state, the order of the ends, the filter by reason, and the way back to it."""
+"""The table of tasks: its columns in each state, the order of the ends, the filter by reason, the way back to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cells(page: str, task_id: str) -> dict[str, str]:
 async def test_the_columns_are_those_of_the_state(browse: Browse, tq: TaskQ, status: str) -> None:
     await put(tq, "one", Status(status or "failed"), error_message="KeyError: 'k'")
     page = (await browse.get("tasks", params={"status": status})).text
-    assert re.findall(r"<th[^>]*>(?:<[^>]*>)?([^<]*)", page)[2:] == HEADS[status]
+    assert re.findall(r"<th [^>]*>(?:<[^>]*>)?([^<]*)", page)[2:] == HEADS[status]
 
 
 async def test_the_cells_of_tasks_that_have_ended(tq: TaskQ) -> None:
