@@ -193,7 +193,7 @@ def error_line(error: str | None, show: bool) -> str:
     if not show:
         return error_type(error) or ""
     kind, colon, message = without_passwords((first_line(error) or "")[: 10 * MAX_LINE]).partition(":")
-    if not kind.isidentifier():
+    if not (kind.isascii() and kind.isidentifier()):
         kind, colon, message = "", "", kind + colon + message
     return f"{kind}{colon}{_VARIES.sub('#', message)}"[:MAX_LINE]
 
