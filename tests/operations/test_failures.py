@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from aiotaskq.app.taskq import TaskQ
+from aiotaskq.core.audit import AuditEntry
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
+from aiotaskq.operations.hidden import visible_entry
 from aiotaskq.operations.task_views import MAX_LINE, error_line
 from tests.support.command import Cli, prepared
 from tests.support.rows import new
@@ -41,6 +44,14 @@ def test_errors_of_one_cause_have_one_line(error: str | None, line: str) -> None
 def test_of_a_hidden_error_only_the_type_is_told() -> None:
     assert error_line("KeyError: 'order-17'\n\nTraceback", False) == "KeyError"
     assert error_line(None, False) == ""
+
+
+@pytest.mark.parametrize("name", ["error", "same_error"])
+def test_the_audit_log_tells_no_hidden_error(name: str) -> None:
+    entry = AuditEntry(id="", at=0, door="cli", action="tasks.retry", actor="", targets=(), count=1)
+    entry = replace(entry, targets=(f"filter: type=mail {name}=KeyError: 'order-17'", "count: 1"))
+    assert visible_entry(entry, False).targets == (f"filter: type=mail {name}=…", "count: 1")
+    assert visible_entry(entry, True) == entry
 
 
 @pytest.mark.parametrize("text", ["a" * 100_000, "a1" * 50_000, "1." * 50_000, "a-" * 50_000, "0a-" * 50_000])
