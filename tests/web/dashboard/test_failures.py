@@ -73,7 +73,7 @@ async def test_all_tasks_of_a_row_are_retried_after_a_question_with_their_number
         data = fields | {"form_token": form_token(page)}
         question = await browse.post("tasks.retry_many", data=data, headers={"Sec-Fetch-Site": "same-origin"})
         asked = html.unescape(question.text)
-        assert "Retry the failed tasks of the type import with this error" in asked and "There are 3." in asked
+        assert "There are 3." in asked
         assert {str(task.status) for task in await tq.find()} == {"failed"}
         done = await send(browse, "tasks.retry_many", "failures", **fields, sure="yes")
         assert done.headers["location"] == "failures"
