@@ -26,6 +26,7 @@ AT_ONCE = 100  # writes in flight
 PAGE = 0.3  # seconds of a core
 TABS, SHARE, WATCHED = 20, 0.05, 60.0
 FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
+FILTERS += ("status=pending&reason=delayed", "status=completed&sort=ended")
 OTHERS = ("limits?key=k99", "values?prefix=k99", "groups?status=failed", "tasks?schedule=none")
 
 

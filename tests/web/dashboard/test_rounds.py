@@ -28,6 +28,7 @@ BOUNDS = {
     "queues": COUNTS,
     "schedules": 1,
     "tasks": COUNTS + 1,
+    "failures": COUNTS,
     "activity": 10,
 }
 
