@@ -49,6 +49,8 @@ async def test_there_is_a_row_for_each_error(tq: TaskQ) -> None:
         link = html.unescape(re.findall(r'href="(tasks\?[^"]*error=[^"]*)"', most)[0])
         found = (await browse.get(f"{link}&format=json")).json()
         assert [each["task_id"] for each in found["tasks"]] == ["a2", "a1", "a0"]
+        latest = (await browse.get("failures?sort=ended&format=json")).json()["failures"]
+        assert [each["task_id"] for each in latest] == ["c", "b", "a2"]
         only = (await browse.get("failures?queue=mail&format=json")).json()
         assert [each["error"] for each in only["failures"]] == ["KeyError: 'k'"]
         assert "No task has failed." in (await browse.get("failures?type=none")).text
@@ -92,7 +94,7 @@ async def test_what_is_not_counted_or_not_shown_is_said(tq: TaskQ, monkeypatch: 
     monkeypatch.setattr(failures, "ROWS", 1)
     async with in_starlette(tq, show_args=True) as browse:
         page = (await browse.get("failures")).text
-        assert "There are 3 different errors; those of most tasks are shown." in page
+        assert "There are 3 different errors; the first ones in this order are shown." in page
         assert "failed tasks are counted" not in page
 
 

@@ -16,14 +16,16 @@ KEEP = 10.0
 """Seconds for which an open page does not read the failed tasks anew."""
 
 
-@page("failures", marked("Failures"), "type", "queue")
+@page("failures", marked("Failures"), "type", "queue", "sort")
 async def failures(view: View) -> dict[str, Any]:
     """Read the newest tasks that have failed, grouped by type and error."""
     given = {name: text for name in ("type", "queue") if (text := view.text(name)) is not None}
     read = functools.partial(view.perform, operations["list"], given)
     found: FailureList = await view.keep(f"failures {sorted(given.items())}", KEEP, read)
     counted = await view.shared.counts.get()
-    rows = found.failures[:ROWS]
+    by_end = view.text("sort") == "ended"
+    rows = sorted(found.failures, key=lambda each: each.last_at, reverse=True) if by_end else found.failures
+    rows = rows[:ROWS]
     return {
         "failures": rows,
         "searches": {each.error: searched(each.error) for each in rows},
@@ -31,6 +33,7 @@ async def failures(view: View) -> dict[str, Any]:
         "read": found.read,
         "more": found.more,
         "begin": found.begin,
+        "by_end": by_end,
         "filters": {"type": given.get("type", ""), "queue": given.get("queue", "")},
         "queues": sorted(counted.stats.queues),
         "types": sorted({each.type for each in rows}),
