@@ -290,13 +290,13 @@ async def run_now(access: Access, task_id: TaskId) -> TaskState:
 
 def _retried(access: Access, given: Retried) -> tuple[TaskFilter, Callable[[Task], bool]]:
     """Return the filter of the store, and what chooses among the tasks that match it."""
-    where = task_filter(**{"status": ["failed"]} | where_of(access, given))
+    filters: dict[str, Any] = {"status": ["failed"]} | where_of(access, given)
 
     def chosen(task: Task) -> bool:
         error = task.error_message or task.undecodable
         return given.same_error is None or error_line(error, access.show_args) == given.same_error
 
-    return where, chosen
+    return task_filter(**filters), chosen
 
 
 async def _count_retried(access: Access, given: Retried) -> int:
