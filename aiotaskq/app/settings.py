@@ -10,14 +10,16 @@ import msgspec
 
 from aiotaskq.backends.url import DURABLE_FAKE, has_tables, is_lost_at_close, memory_options, scheme_of
 from aiotaskq.concurrency.loop_bound import after_fork
-from aiotaskq.core.errors import check_seconds
+from aiotaskq.core.errors import check_key, check_seconds
 from aiotaskq.core.masking import mask
 from aiotaskq.errors import ClosedError, ValidationError
 
 DATABASE = "AIOTASKQ_DATABASE_URL"
 QUEUE = "AIOTASKQ_QUEUE_URL"
 VISIBILITY = "AIOTASKQ_VISIBILITY_TIMEOUT"
+VERSION = "AIOTASKQ_VERSION"
 DEFAULT_URL = "sqlite:///aiotaskq.db"
+MAX_VERSION = 64  # characters: each attempt that did not complete has it
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -92,6 +94,15 @@ def schedules_elsewhere(url: str) -> bool:
 def default_url() -> str:
     """Return the URL of a ``TaskQ()``: that of the variable, else a file in the working directory."""
     return os.environ.get(DATABASE) or DEFAULT_URL
+
+
+def version_of(given: str | None) -> str | None:
+    """Return the version of the application: the given one, else that of the variable, else None.
+
+    Raises ValidationError.
+    """
+    name, text = (VERSION, os.environ.get(VERSION) or None) if given is None else ("version", given)
+    return None if text is None else check_key(name, text, MAX_VERSION)
 
 
 def visibility_timeout() -> float:

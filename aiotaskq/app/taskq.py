@@ -17,7 +17,7 @@ from aiotaskq.app.internal import Internal
 from aiotaskq.app.push import as_call, named_call, new_task_of, own_ids_of, session_of
 from aiotaskq.app.running import Running
 from aiotaskq.app.schedules import Schedules
-from aiotaskq.app.settings import default_url
+from aiotaskq.app.settings import default_url, version_of
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Backend, InvalidRow
 from aiotaskq.backends.direct import holds_objects
@@ -72,6 +72,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         keep_ended: int | None = None,
         history: bool = True,
         codec: Codec | None = None,
+        version: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Wire a task queue; nothing is opened yet. All durations in seconds.
@@ -94,6 +95,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             history: whether workers write, once a minute, the sums of what their tasks did; see ``history()``.
             codec: what compresses or encrypts params, progress, results and attempts in a durable store, as
                 ``Chain(Zlib(), Fernet(key))``; ``memory://`` does not use it.
+            version: of the application, as ``2.4.1`` or the id of a commit, at most 64 characters: workers and
+                attempts that did not complete tell it. Default ``AIOTASKQ_VERSION``, else none.
 
         Raises:
             ValidationError: for an unknown scheme or a wrong value, MissingExtra when its driver is not installed,
@@ -136,6 +139,7 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             gated=self._gated,
             webhooks=self._registered.webhooks,
         )
+        self.queue.version = version_of(version)
         self.queue.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
         home = self._backend if values is None else self._store(values)
         self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)

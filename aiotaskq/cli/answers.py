@@ -276,6 +276,7 @@ WORKERS = (
     column("TASKS", "tasks"),
     column("SLOTS", _slots),
     column("STATE", lambda worker: tr("quiet") if worker.quiet else None, rank=1),
+    column("VERSION", "version", rank=2),
     column("OLDEST", lambda worker: ago(worker.oldest)),
     column("LEASE", _lease, style=_style),
     column("TYPES", lambda worker: ", ".join(worker.task_types), rank=1, least=16),

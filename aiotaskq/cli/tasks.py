@@ -34,12 +34,12 @@ from aiotaskq.core.notes import LogEntry
 from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import read_owner
 from aiotaskq.errors import ResultTimeout, TaskFailed
 from aiotaskq.log import printable
 from aiotaskq.operations.table import Access, perform, read
 from aiotaskq.operations.task_views import AttemptView, StepView, TaskDetail, TaskView, first_line
 from aiotaskq.operations.tasks import Copied, PushBody, Pushed, TaskPage, TaskState, find, tasks
-from aiotaskq.runtime.owner import read_owner
 
 # ---- how tasks are shown --------------------------------------------------------------------------------------------
 
@@ -113,7 +113,8 @@ COLUMNS = (
 def attempt_line(attempt: AttemptView) -> str:
     took = "" if attempt.run_time is None else f"{attempt.run_time:.3f} s"
     words = (attempt.number, local_time(attempt.began_at), took, attempt.outcome or Status.RUNNING)
-    return "  ".join(str(word) for word in (*words, first_line(attempt.error)) if word)
+    where = (attempt.host or attempt.worker, attempt.version)
+    return "  ".join(str(word) for word in (*words, *where, first_line(attempt.error)) if word)
 
 
 WAITS = {

@@ -15,11 +15,13 @@ import msgspec
 from msgspec.structs import force_setattr, replace
 
 from aiotaskq.core.errors import AiotaskqError, ValidationError, check_seconds, clip
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.parking import has_budget, parked, regated
 from aiotaskq.core.status import COMPLETED, FINAL, PENDING, RUNNING, Status
 from aiotaskq.core.steps import Suspension
 from aiotaskq.core.task import SECOND, Attempt, Task, run_options
+from aiotaskq.core.worker_info import WorkerInfo
 
 
 class Backoff(msgspec.Struct, frozen=True):
@@ -75,7 +77,6 @@ ALONE = "!alone"
 POP_OWNER = "pop-"
 """The beginning of a lease owner's id for a pop by hand: such a lease is a visibility timeout, and its end a retry."""
 UNSETTLED = "not settled within its visibility timeout"
-UNRENEWED = "its process died, or its lease was not renewed"
 RETRYABLE = FINAL - {Status.COMPLETED}
 """The statuses from which an operator's retry puts a task back."""
 
@@ -149,6 +150,9 @@ class Cancelled(msgspec.Struct, frozen=True):
 class LeaseExpired(msgspec.Struct, frozen=True):
     """The lease was not renewed: its worker's process died, or a popped task was not settled."""
 
+    seen_at: int | None = None
+    """The last heartbeat of the worker, in microseconds UTC; None where it is not known."""
+
 
 class Life(Enum):
     """What is known about the process that holds a lease."""
@@ -206,9 +210,10 @@ _ALLOWED: dict[type, frozenset[Status]] = {
 }
 
 
-def settle(task: Task, outcome: Outcome, now: int) -> Task:
+def settle(task: Task, outcome: Outcome, now: int, version: str | None = None) -> Task:
     """Return the task's next state; ``now`` in microseconds UTC.
 
+    ``version`` is that of the application whose worker ran the task, where that is known: its attempt keeps it.
     Raises IllegalTransition if the task's status does not allow the outcome.
     """
     if isinstance(outcome, Completed) and task.status is RUNNING:  # nearly every outcome: the rest takes longer
@@ -218,15 +223,15 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
         raise IllegalTransition(f"task {task.task_id} is {task.status}: {kind.__name__} is not possible")
     match outcome:
         case Failed(error, retryable, backoff, chance):
-            task = noted(task, "failed", error, now)
+            task = noted(task, "failed", error, now, version)
             return _failed(task, error, now, backoff.delay(task.retry_count, chance), retryable)
         case TimedOut(seconds, backoff, chance):
             error = f"TimeoutError: timed out after {seconds:g} s"
-            task = noted(task, "timed_out", error, now)
+            task = noted(task, "timed_out", error, now, version)
             return _failed(task, error, now, backoff.delay(task.retry_count, chance))
         case Released(reason, delay, put_off, ran):
             if ran:
-                task = noted(task, "released", reason, now)
+                task = noted(task, "released", reason, now, version)
             if task.cancel_requested:
                 return _end(task, Status.CANCELLED, now, clip(f"cancelled; {reason}"))
             if outcome.suspended is not None:
@@ -238,12 +243,12 @@ def settle(task: Task, outcome: Outcome, now: int) -> Task:
             return _pending(task, run_at=run_at, due_at=due, expires_at=expires_at)
         case Cancelled(reason):
             if task.status is RUNNING:
-                task = noted(task, "cancelled", reason, now)
+                task = noted(task, "cancelled", reason, now, version)
             return _end(task, Status.CANCELLED, now, clip(reason))
         case Expired():
             return _end(task, Status.EXPIRED, now, "expired before it was claimed")
-        case LeaseExpired():
-            return _lost(noted(task, "lost", UNSETTLED if was_popped(task) else UNRENEWED, now), now)
+        case LeaseExpired(seen_at):
+            return _lost(noted(task, "lost", _why_lost(task, seen_at), now, version), now)
         case Requeued():
             return _pending(
                 task,
@@ -353,12 +358,15 @@ def is_dead(life: Life, late: int, lease: int) -> bool:
     return life is not Life.LIVES or late >= DEAD_AFTER * lease
 
 
-def outcome_of_lost(life: Life) -> Outcome:
+def outcome_of_lost(life: Life, worker: WorkerInfo | None = None) -> Outcome:
     """Return the outcome of a running task without a holder; ``life`` is that of the worker that had it.
 
-    That a process died, or may have, counts as a crash. One that exists did not crash: the task is released.
+    ``worker`` is its row as it was last read, None where it was not. That a process died, or may have, counts as a
+    crash. One that exists did not crash: the task is released.
     """
-    return LeaseExpired() if life is Life.UNKNOWN else Released("its worker does not answer", ran=True)
+    if life is not Life.UNKNOWN:
+        return Released("its worker does not answer", ran=True)
+    return LeaseExpired(None if worker is None else worker.seen_at)
 
 
 def marked(task: Task) -> Task:
@@ -374,6 +382,13 @@ def unmarked(task: Task) -> Task:
 def owner_of(task: Task) -> str:
     """Return the owner's id, without ALONE."""
     return (task.lease_owner or "").removesuffix(ALONE)
+
+
+def _why_lost(task: Task, seen_at: int | None) -> str:
+    if was_popped(task):
+        return UNSETTLED
+    lost = f"its process died, or its lease was not renewed: worker {owner_of(task)}"
+    return lost if seen_at is None else f"{lost}, last seen {to_iso(seen_at)}"
 
 
 def uncounted(row: Task, lost: Task) -> Task | None:
@@ -403,12 +418,13 @@ MAX_ERROR = 1024  # bytes of the error text of one attempt
 _TRACEBACK = "\n\nTraceback (most recent call last):\n"
 
 
-def noted(task: Task, outcome: str, error: str, now: int) -> Task:
+def noted(task: Task, outcome: str, error: str, now: int, version: str | None = None) -> Task:
     """Return the running task with this run among its attempts; it ended at ``now``, in microseconds UTC."""
     if task.undecodable is not None:
         return task  # its stored attempts may be what cannot be decoded: they stay as they are
     kept = task.attempts[-(MAX_ATTEMPTS - 1) :]
-    return replace(task, attempts=(*kept, _last(task, now, outcome, clip(error.partition(_TRACEBACK)[0], MAX_ERROR))))
+    error = clip(error.partition(_TRACEBACK)[0], MAX_ERROR)
+    return replace(task, attempts=(*kept, _last(task, now, outcome, error, version)))
 
 
 def attempts_of(task: Task) -> tuple[Attempt, ...]:
@@ -429,11 +445,22 @@ def run_time(task: Task) -> float | None:
     return attempts[-1].seconds if attempts else None
 
 
-def _last(task: Task, ended: int | None, outcome: str | None = None, error: str | None = None) -> Attempt:
+def _last(
+    task: Task, ended: int | None, outcome: str | None = None, error: str | None = None, version: str | None = None
+) -> Attempt:
     number = task.attempts[-1].number + 1 if task.attempts else 1
     began = task.began_at
     if began is None and task.started_at is not None:
         began = task.started_at * SECOND
     if ended is not None and began is not None:
         ended = max(began, ended)  # the clock may have been set back
-    return Attempt(number=number, began_at=began, ended_at=ended, outcome=outcome, error=error)
+    return Attempt(
+        number=number,
+        began_at=began,
+        ended_at=ended,
+        outcome=outcome,
+        error=error,
+        worker=owner_of(task) or None,
+        version=version,
+        fence=task.fence or None,
+    )

@@ -20,12 +20,13 @@ from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
 from aiotaskq.core.status import FINAL, PENDING, Status, StatusName
+from aiotaskq.core.worker_info import read_owner
 
 SECOND = 1_000_000  # microseconds
 
 
-class Attempt(Redacted, frozen=True, kw_only=True):
-    """One run of a task: when it began and ended, and how."""
+class Attempt(Redacted, frozen=True, kw_only=True, omit_defaults=True):
+    """One run of a task: when it began and ended, how, and where it ran."""
 
     number: int
     """From 1; the first one kept tells by it how many older ones were dropped."""
@@ -37,6 +38,18 @@ class Attempt(Redacted, frozen=True, kw_only=True):
     """``completed``, ``failed``, ``timed_out``, ``lost``, ``cancelled`` or ``released``; None while it runs."""
     error: str | None = None
     """Why it did not complete, without a traceback, at most 1 KB."""
+    worker: str | None = None
+    """The id of the worker that ran it, or of the consumer that popped it; None of a completed run: that is not kept.
+    """
+    version: str | None = None
+    """The version of the worker's application, ``TaskQ(version=…)``; None where it is not known."""
+    fence: int | None = None
+    """That of the task during this run."""
+
+    @property
+    def host(self) -> str | None:
+        """The name of the host on which it ran, at most 48 characters of it; None where it is not known."""
+        return None if self.worker is None else read_owner(self.worker).host
 
     @property
     def began(self) -> datetime | None:

@@ -1,10 +1,12 @@
-"""What the registry of a store knows of a worker, and how one stops."""
+"""What the registry of a store knows of a worker, what the id of a worker says, and how one stops."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 import msgspec
 
@@ -34,8 +36,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     """Its id: the ``lease_owner`` of the tasks that it has claimed."""
     host: str
     pid: int
-    version: str
-    """Of aiotaskq."""
+    aiotaskq: str
+    """The version of aiotaskq."""
     started_at: int
     seen_at: int
     """When it sent its last heartbeat."""
@@ -57,6 +59,8 @@ class WorkerInfo(msgspec.Struct, frozen=True):
     limits: tuple[str, ...] | None = None
     """The limits that its handlers declare, sorted, those with a key as ``tenant:``; None where that is not known, or
     they are too many."""
+    version: str | None = None
+    """Of its application: ``TaskQ(version=…)``."""
 
     @property
     def started(self) -> datetime:
@@ -84,3 +88,20 @@ def told_names(names: Iterable[str]) -> tuple[str, ...] | None:
     """Return types or limits as a worker tells of them; None if they are more than ``MOST_TYPES``."""
     known = tuple(names)
     return tuple(sorted(known)) if len(known) <= MOST_TYPES else None
+
+
+class Owner(NamedTuple):
+    """What an owner id says: ``kind`` is ``worker`` or ``pop``; None for an id that ``fresh_owner`` has not made."""
+
+    kind: str | None
+    host: str | None
+    pid: int | None
+
+
+_PARTS = re.compile(r"(worker|pop)-(.*)-(\d{1,10})-(?:0|[0-9a-f]{12})-[0-9a-f]{12}", re.DOTALL)
+
+
+def read_owner(owner: str) -> Owner:
+    """Return what an owner id says of the process that holds a lease."""
+    match = _PARTS.fullmatch(owner)
+    return Owner(None, None, None) if match is None else Owner(match[1], match[2], int(match[3]))

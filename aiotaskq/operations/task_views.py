@@ -29,6 +29,10 @@ class AttemptView(Struct):
     run_time: Annotated[float, about("Seconds")] | None
     outcome: Annotated[str, about("completed, failed, timed_out, lost, cancelled or released")] | None
     error: str | None
+    worker: Annotated[str | None, about("The id of the worker that ran it; null of a completed run")] = None
+    host: Annotated[str | None, about("The host of the worker")] = None
+    version: Annotated[str | None, about("Of the application that the worker ran")] = None
+    fence: int | None = None
 
 
 class TaskView(Struct, kw_only=True):
@@ -200,8 +204,8 @@ def error_line(error: str | None, show: bool) -> str:
 
 def attempt_view(attempt: Attempt, errors: bool) -> AttemptView:
     """Return the view of an attempt, with the whole of its error if ``errors`` may be shown."""
-    # Why a task was released is a text of the library, which holds no params.
-    whole = errors or attempt.outcome == "released"
+    # Why a task was released or lost is a text of the library, which holds no params.
+    whole = errors or attempt.outcome in ("released", "lost")
     error = _text(attempt.error) if whole else error_type(attempt.error)
     return view_of(AttemptView, attempt, run_time=attempt.seconds, error=error)
 

@@ -10,11 +10,10 @@ from aiotaskq.core.instants import from_iso, to_iso
 from aiotaskq.core.outcome import owner_of
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.core.worker_info import WorkerInfo, read_owner
 from aiotaskq.errors import NotSupported
 from aiotaskq.operations.fields import Count, Name, Time, about, view_of
 from aiotaskq.operations.table import Access, Many, Operations, only
-from aiotaskq.runtime.owner import read_owner
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -49,7 +48,8 @@ class WorkerView(Struct, kw_only=True):
     kind: Annotated[str | None, about("worker, or pop for a consumer by hand; null where it is not known")]
     host: str | None
     pid: int | None
-    version: str | None = None
+    aiotaskq: Annotated[str | None, about("The version of aiotaskq")] = None
+    version: Annotated[str | None, about("Of the application: TaskQ(version=…)")] = None
     started_at: Time | None = None
     seen_at: Time | None = None
     lease_until: Annotated[Time | None, about("Of its tasks; of a consumer, the first of its leases")] = None

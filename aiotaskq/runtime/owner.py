@@ -7,14 +7,12 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import NamedTuple
 
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.outcome import Life
 
 PROC = Path("/proc")
 _OWNER = re.compile(r".*-(\d{1,10})-([0-9a-f]{12})-[0-9a-f]{12}", re.DOTALL)
-_PARTS = re.compile(r"(worker|pop)-(.*)-(\d{1,10})-(?:0|[0-9a-f]{12})-[0-9a-f]{12}", re.DOTALL)
 renewing: set[str] = set()
 """The owners in this process whose leases are renewed."""
 
@@ -22,25 +20,12 @@ renewing: set[str] = set()
 def fresh_owner(kind: str) -> str:
     """Return an owner id that is unique to this call, whatever the host name and the pid.
 
-    It identifies the process to other processes of this host, see ``life_of``.
+    It identifies the process to other processes of this host, see ``life_of``; ``core.worker_info.read_owner`` reads
+    it. With its mark for a run alone it has at most 100 characters.
     """
     found = _process(os.getpid())
     birth = "0" if found is None else found[0]
-    return f"{kind}{socket.gethostname()[:32]}-{os.getpid()}-{birth}-{new_id()[-12:]}"
-
-
-class Owner(NamedTuple):
-    """What an owner id says: ``kind`` is ``worker`` or ``pop``; None for an id that ``fresh_owner`` has not made."""
-
-    kind: str | None
-    host: str | None
-    pid: int | None
-
-
-def read_owner(owner: str) -> Owner:
-    """Return what an owner id says of the process that holds a lease."""
-    match = _PARTS.fullmatch(owner)
-    return Owner(None, None, None) if match is None else Owner(match[1], match[2], int(match[3]))
+    return f"{kind}{socket.gethostname()[:48]}-{os.getpid()}-{birth}-{new_id()[-12:]}"
 
 
 def life_of(owner: str) -> Life:

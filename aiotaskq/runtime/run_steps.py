@@ -363,9 +363,9 @@ class RunSteps:
 
 def why(new: Sequence[NewStep]) -> str:
     """Return for what a handler is left."""
-    words = {"sleep": "sleeps:", "wait": "waits for"}
+    words = {"sleep": "sleeps:", "wait": "waits for the event"}
     named = [f"{words[each.step.kind]} {each.step.name}" for each in new[:NAMED]]
-    return "; ".join([*named, f"{len(new) - NAMED} more"] if len(new) > NAMED else named)
+    return "; ".join([*named, f"and {len(new) - NAMED} more sleeps or events"] if len(new) > NAMED else named)
 
 
 def no_version(task: Task, version: int) -> str:

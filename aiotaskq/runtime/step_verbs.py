@@ -106,18 +106,25 @@ class StepVerbs:
                     log.warning("{} waits for the store: {}", what, error)
             await self.clock.sleep(backoff(failures, 0.1, 2.0))
 
-    async def suspend(self, task: Task, outcome: Released, patient: Callable[[], bool] = lambda: True) -> Task | None:
+    async def suspend(
+        self,
+        task: Task,
+        outcome: Released,
+        patient: Callable[[], bool] = lambda: True,
+        version: str | None = None,
+    ) -> Task | None:
         """Write that a task sleeps, or waits for an event; return it then. ``patient`` as of ``outlast``.
 
+        ``version`` is that of the application, as of ``core.outcome.settle``.
         None if it has changed since it was read, or it was not written: what is written then is up to others.
         """
         suspended, now = outcome.suspended, self.clock.now()
         assert suspended is not None
-        after = settle(task, outcome, now)
+        after = settle(task, outcome, now, version)
         if after.final:  # it was cancelled
             return None
         new = [replace(each, step=replace(each.step, at=now)) for each in suspended.new]
-        woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now)
+        woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now, version)
         leave = Leave(Change(task, after), new, woken if any(each.step.kind == "wait" for each in new) else None)
         try:
             return after if await self.outlast(named(task), lambda: self._suspend(leave), patient) else None

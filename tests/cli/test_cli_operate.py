@@ -141,11 +141,19 @@ def test_retry_by_filter(cli: Cli) -> None:
 
 def test_the_attempts_of_a_task_are_shown(cli: Cli) -> None:
     error = "OSError: redis://me:secret@host refused\nand more"
-    past = Attempt(number=2, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=error)
+    past = Attempt(
+        number=2,
+        began_at=5_000_000,
+        ended_at=5_250_000,
+        outcome="failed",
+        error=error,
+        worker="worker-db1-42-0-0123456789ab",
+        version="2.4.1",
+    )
     cli.store(*dead(1, began_at=5_000_000, ended_at=5_250_000, attempts=(past,)))
     lines = cli.out("tasks", "get", "mail-0", "--utc").splitlines()
     (line,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("attempts")]
-    assert line == "2  1970-01-01 00:00:05Z  0.250 s  failed  OSError: redis://me:***@host refused"
+    assert line == "2  1970-01-01 00:00:05Z  0.250 s  failed  db1  2.4.1  OSError: redis://me:***@host refused"
     shown = cli.json("tasks", "get", "mail-0")
     assert shown["run_time"] == shown["attempts"][0]["run_time"] == 0.25 and "secret" not in str(shown)
     (row,) = cli.json("tasks", "list")["tasks"]

@@ -20,6 +20,7 @@ from aiotaskq.core.outcome import (
 )
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
+from aiotaskq.runtime.steps import sleep_for
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, pushed, read, running
@@ -47,7 +48,7 @@ async def test_each_run_is_kept(backend: Backend) -> None:
     found = attempts_of(await read(backend, task))
     assert [(each.number, each.began_at, each.outcome, each.error) for each in found] == [
         (1, later, "failed", "ValueError: no 🙂"),
-        (2, 2 * later, "lost", "its process died, or its lease was not renewed"),
+        (2, 2 * later, "lost", "its process died, or its lease was not renewed: worker owner"),
         (3, 3 * later, "failed", "fatal"),
         (4, 4 * later, "completed", None),
     ]
@@ -79,6 +80,41 @@ async def test_a_batch_of_first_and_later_attempts(backend: Backend) -> None:
     assert await backend.update(changes) == [True, True]
     rows = [await read(backend, task) for task in (first, second)]
     assert sorted(len(row.attempts) for row in rows) == [1, 2]
+
+
+async def test_each_says_where_it_ran(backend: Backend) -> None:
+    await pushed(backend, max_retries=9)
+    (task,) = await backend.claim("worker-db1-42-0-0123456789ab", NOW, 1, lease_until=LEASE)
+    after = settle(task, FAILED, NOW + 5, "2.4.1")
+    assert await backend.update([Change(task, after)]) == [True]
+    (attempt,) = (await read(backend, task)).attempts
+    assert (attempt.host, attempt.version, attempt.fence) == ("db1", "2.4.1", 1)
+    assert attempt.worker == "worker-db1-42-0-0123456789ab"
+
+
+async def test_a_worker_notes_the_version_of_its_application(store: Store) -> None:
+    tq = TaskQ(store.url, poll_interval=0.05, version="2.4.1")
+    runs: list[int] = []
+
+    @tq.task(max_retries=3, backoff=0.01)
+    async def flaky() -> None:
+        runs.append(1)
+        await sleep_for("nap", 0.1)
+        if len(runs) == 2:
+            raise RuntimeError("not yet")
+
+    tq.queue.step_verbs.short = 0  # the handler is left also for a short sleep
+    async with tq.running(concurrency=1):
+        assert tq.worker is not None
+        owner = tq.worker.owner
+        handle = await flaky.push()
+        await handle.result(within(30))
+        slept, failed, done = await handle.attempts()
+        if store.backend.shared:
+            assert [each.version for each in await tq.workers.list()] == ["2.4.1"]
+    assert (slept.outcome, failed.outcome, done.outcome) == ("released", "failed", "completed")
+    assert [(each.worker, each.version) for each in (slept, failed)] == [(owner, "2.4.1")] * 2
+    assert done.worker is None and [each.fence for each in (slept, failed, done)] == [1, 2, 3]
 
 
 async def test_handles_return_them(store: Store) -> None:

@@ -11,9 +11,12 @@ from msgspec.structs import replace
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.side_rows import WORKER, SideRow
 from aiotaskq.backends.workers import Workers
+from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.runtime.queue.queue import Queue
 from tests.support.backends import Store
 from tests.support.rows import LEASE, NOW, completed, ids, new, pushed, read, running
 from tests.support.rows import worker_info as info
@@ -48,6 +51,23 @@ async def test_the_registry_reads_what_was_written(workers: Workers) -> None:
     newer = replace(second, seen_at=NOW + 5, lease_until=LEASE + 5, busy=1)
     await workers.register(newer)
     assert await workers.all() == [first, newer, third]
+
+
+async def test_a_lost_attempt_names_the_worker_and_its_last_heartbeat(workers: Workers, backend: Backend) -> None:
+    clock = VirtualClock(NOW)
+    owner = "worker-db1-42-0-0123456789ab"
+    worker = info(owner, version="2.4.1", seen_at=NOW - SECOND, lease_until=NOW + SECOND)
+    await workers.register(worker)
+    (task,) = await claimed(backend, owner)
+    reaper = Queue(backend, clock).reaper
+    await reaper.reap()
+    clock.step(2)
+    assert await workers.remove(worker), "by another process, which dies before it settles the task"
+    await reaper.reap()
+    (attempt,) = (await read(backend, task)).attempts
+    assert (attempt.outcome, attempt.worker, attempt.host, attempt.version) == ("lost", owner, "db1", "2.4.1")
+    error = f"its process died, or its lease was not renewed: worker {owner}, last seen {to_iso(NOW - SECOND)}"
+    assert attempt.error == error
 
 
 async def test_a_row_that_cannot_be_read_stops_no_other_worker(workers: Workers, backend: Backend) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aiotaskq.core.conversion import describe
 from aiotaskq.core.outcome import (
+    ALONE,
     MAX_ATTEMPTS,
     MAX_ERROR,
     Cancelled,
@@ -96,7 +97,12 @@ def test_attempts_are_bounded_and_in_order_whatever_happens(
     [
         (Failed("ValueError: no\nat all"), "failed", "ValueError: no\nat all"),
         (TimedOut(2.5), "timed_out", "TimeoutError: timed out after 2.5 s"),
-        (LeaseExpired(), "lost", "its process died, or its lease was not renewed"),
+        (LeaseExpired(), "lost", "its process died, or its lease was not renewed: worker worker-1"),
+        (
+            LeaseExpired(1_750_000_000 * SECOND),
+            "lost",
+            "its process died, or its lease was not renewed: worker worker-1, last seen 2025-06-15T15:06:40Z",
+        ),
         (Released("snoozed", ran=True), "released", "snoozed"),
         (HandedBack(AGAIN), "released", "pushed anew while it ran"),
         (Cancelled("no longer needed"), "cancelled", "no longer needed"),
@@ -105,7 +111,9 @@ def test_attempts_are_bounded_and_in_order_whatever_happens(
 )
 def test_the_words_of_each_end(outcome: Outcome, word: str, error: str) -> None:
     after = settle(task(), outcome, NOW)
-    attempt = Attempt(number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error)
+    attempt = Attempt(
+        number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error, worker="worker-1", fence=4
+    )
     assert after.attempts == attempts_of(after) == (attempt,) and run_time(after) == attempt.seconds == 2 / SECOND
 
 
@@ -131,7 +139,8 @@ def test_a_pop_that_was_not_settled_is_lost() -> None:
 def test_completed_at_the_first_attempt_keeps_nothing_for_it() -> None:
     after = settle(task(), Completed({"r": 1}), NOW + 3)
     assert after.attempts == ()
-    assert attempts_of(after) == (Attempt(number=1, began_at=NOW - 2, ended_at=NOW + 3, outcome="completed"),)
+    completed = Attempt(number=1, began_at=NOW - 2, ended_at=NOW + 3, outcome="completed", fence=4)
+    assert attempts_of(after) == (completed,)
     assert run_time(after) == 5 / SECOND
 
 
@@ -169,6 +178,21 @@ def test_attempts_that_cannot_be_read_are_left_as_they_are() -> None:
 def test_an_attempt_is_plain_json() -> None:
     after = settle(task(), Failed("boom"), NOW)
     stored = msgspec.json.decode(msgspec.json.encode(after.attempts))
+    where = {"worker": "worker-1", "fence": 4}
     assert stored == [
-        {"number": 1, "began_at": NOW - 2, "ended_at": NOW, "outcome": "failed", "error": "boom"},
+        {"number": 1, "began_at": NOW - 2, "ended_at": NOW, "outcome": "failed", "error": "boom", **where},
     ]
+
+
+WORKER = "worker-db1.example-42-0123456789ab-0123456789ab"
+RAN = [each for each in ENDS if not isinstance(each, (Completed, HandedBack)) and each != Released("never started")]
+
+
+@pytest.mark.parametrize("outcome", RAN, ids=lambda value: type(value).__name__)
+def test_an_attempt_says_where_it_ran(outcome: Outcome) -> None:
+    running = task(lease_owner=f"{WORKER}{ALONE}", crashes=2)
+    (attempt,) = settle(running, outcome, NOW, "2.4.1").attempts
+    assert (attempt.worker, attempt.host, attempt.version, attempt.fence) == (WORKER, "db1.example", "2.4.1", 4)
+    (present,) = attempts_of(running)
+    assert (present.worker, present.host, present.version, present.fence) == (WORKER, "db1.example", None, 4)
+    assert Attempt(number=1).host is Attempt(number=1, worker="adopted").host is None

@@ -41,6 +41,7 @@ from aiotaskq.core.outcome import (
 from aiotaskq.core.status import FINAL, Status
 from aiotaskq.core.task import SECOND, Attempt, Task
 from tests.core.outcomes import NOW, NOW_S, C, E, F, P, R, X, backoffs, chances, task
+from tests.support.rows import worker_info
 
 NEW = Task(
     task_id="1",
@@ -296,9 +297,9 @@ def test_the_mark_of_a_task_that_runs_alone() -> None:
 @pytest.mark.parametrize("life", Life)
 def test_a_process_that_lives_did_not_die(life: Life, late: int) -> None:
     assert is_dead(life, late, 10) is (life is not Life.LIVES or late >= DEAD_AFTER * 10)
-    outcome = outcome_of_lost(life)
+    outcome = outcome_of_lost(life, worker_info(seen_at=NOW - 7))
     if life is Life.UNKNOWN:
-        assert outcome == LeaseExpired()
+        assert outcome == LeaseExpired(NOW - 7) and outcome_of_lost(life) == LeaseExpired()
     else:
         assert isinstance(outcome, Released)
         assert settle(task(crashes=1), outcome, NOW).crashes == 1

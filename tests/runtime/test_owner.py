@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from aiotaskq.core.outcome import Life
-from aiotaskq.runtime.owner import fresh_owner, life_of, read_owner
+from aiotaskq.core.worker_info import read_owner
+from aiotaskq.runtime.owner import fresh_owner, life_of
 
 
 def test_an_owner_id_identifies_its_process(tmp_path: Path) -> None:
@@ -43,8 +44,9 @@ def test_a_worker_of_this_process_lives_while_its_leases_are_renewed() -> None:
 
 
 def test_an_owner_id_says_its_host_and_pid(monkeypatch: pytest.MonkeyPatch) -> None:
-    for host in ("web-1", "a", "h-12-0123456789ab"):
+    for host in ("web-1", "a", "h-12-0123456789ab", "a-deployment-with-a-long-name-7d9f8b6c5-x2x4z-012"):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        host = host[:48]
         assert read_owner(fresh_owner("worker-")) == ("worker", host, os.getpid())
         assert read_owner(fresh_owner("pop-")) == ("pop", host, os.getpid())
     for odd in ("", "me", "worker-", "worker-host-1-2", "other-host-1-0123456789ab-0123456789ab"):

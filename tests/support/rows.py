@@ -46,7 +46,7 @@ def worker_info(owner: str = "w", **fields: Any) -> WorkerInfo:
         "owner": owner,
         "host": "h",
         "pid": 1,
-        "version": "0",
+        "aiotaskq": "0",
         "started_at": NOW,
         "seen_at": NOW,
         "lease_until": LEASE,

@@ -55,7 +55,8 @@ async def test_calls_are_debounced_and_throttled(ask: Ask, tq: TaskQ) -> None:
 
 
 async def test_the_attempts_of_a_task_are_shown(door: Any, tq: TaskQ) -> None:
-    past = Attempt(number=3, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=f"E: {SECRET}")
+    where = {"worker": "worker-db1-42-0-0123456789ab", "version": "2.4.1", "fence": 3}
+    past = Attempt(number=3, began_at=5_000_000, ended_at=5_250_000, outcome="failed", error=f"E: {SECRET}", **where)
     row = Task(task_id="a", type="greet", status=Status.FAILED, error_message="E: x", completed_at=5, attempts=(past,))
     await tq.queue.backend.push([row])
     async with door(tq, show_args=True) as ask:
@@ -70,6 +71,8 @@ async def test_the_attempts_of_a_task_are_shown(door: Any, tq: TaskQ) -> None:
                 "run_time": 0.25,
                 "outcome": "failed",
                 "error": f"E: {SECRET}",
+                "host": "db1",
+                **where,
             }
         ],
     )

@@ -97,17 +97,16 @@ def result_of(row: Task, alias: str, notes: Sequence[LogEntry] = ()) -> Any:
         kwargs=row.params.get("kwargs", {}),
         backend=alias,
         errors=_errors(row, attempts, notes),
-        worker_ids=_worker_ids(row, attempts),
+        worker_ids=_worker_ids(attempts),
     )
     if row.status is Status.COMPLETED:
         object.__setattr__(result, "_return_value", readable_result(row))
     return result
 
 
-def _worker_ids(row: Task, attempts: Sequence[Attempt]) -> list[str]:
-    if not attempts:
-        return []
-    return [UNKNOWN_WORKER] * (attempts[-1].number - 1) + [row.lease_owner or UNKNOWN_WORKER]
+def _worker_ids(attempts: Sequence[Attempt]) -> list[str]:
+    dropped = attempts[0].number - 1 if attempts else 0
+    return [UNKNOWN_WORKER] * dropped + [attempt.worker or UNKNOWN_WORKER for attempt in attempts]
 
 
 def _errors(row: Task, attempts: Sequence[Attempt], notes: Sequence[LogEntry]) -> list[Any]:

@@ -97,6 +97,8 @@ class Pushes:
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
         self.commit_hooks = CommitHooks(backend, clock, self.hooks)
+        self.version: str | None = None
+        """That of the application."""
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
         """Push in one transaction; return for each task the row that is there: the same object, or a conflicting one.
@@ -184,13 +186,15 @@ class Pushes:
         *,
         then: Callable[[Task], tuple[Task, ...]] | None = None,
         lease_over: bool = False,
+        version: str | None = None,
     ) -> Task | None:
         """Write the next state of a task; return it, or None if the task has changed since it was read.
 
-        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended.
+        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended;
+        ``version``: as of ``core.outcome.settle``.
         """
         while True:
-            after = settle(task, outcome, self.clock.now())
+            after = settle(task, outcome, self.clock.now(), version)
             change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
             (held,) = await self._update([change])
             if held:

@@ -21,9 +21,11 @@ from aiotaskq.runtime.task_log import log_outcome
 
 if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
+    from aiotaskq.core.worker_info import WorkerInfo
 
 
 LIMIT = 500  # tasks settled, or gates admitted, in one round
+REMEMBERED = 600 * SECOND  # for which a worker that is no longer in the registry is known here
 
 
 class Reaper:
@@ -43,6 +45,7 @@ class Reaper:
         self._hooks = hooks
         self._settle = settle
         self._resume = resume
+        self._workers: dict[str, tuple[int, WorkerInfo]] = {}  # by id, as they were last read, and when
 
     async def reap(
         self,
@@ -62,11 +65,14 @@ class Reaper:
         late = await self._backend.overdue(now, LIMIT)
         for task in late:
             outcome: Outcome = Expired()
+            version = None
             if task.status is not Status.PENDING:
-                outcome = outcome_of_lost(
-                    Life.UNKNOWN if task.lease_until is not None else self._life_of(owner_of(task))
-                )
-            after = await self._settle(task, outcome, lease_over=True, then=then)
+                owner = owner_of(task)
+                _, worker = self._workers.get(owner, (now, None))
+                version = None if worker is None else worker.version
+                life = Life.UNKNOWN if task.lease_until is not None else self._life_of(owner)
+                outcome = outcome_of_lost(life, worker)
+            after = await self._settle(task, outcome, lease_over=True, then=then, version=version)
             if after is not None:
                 log_outcome(task, outcome, after, now)
                 if settled is not None:
@@ -81,7 +87,11 @@ class Reaper:
         registry = self._backend.workers
         if registry is None:
             return
-        for worker in await registry.all():
+        found = await registry.all()
+        # Another process may remove a worker before its tasks are read here.
+        self._workers = {owner: each for owner, each in self._workers.items() if now - each[0] < REMEMBERED}
+        self._workers |= {worker.owner: (now, worker) for worker in found}
+        for worker in found:
             late, lease = now - worker.lease_until, worker.lease_until - worker.seen_at
             if late >= 0 and is_dead(self._life_of(worker.owner), late, lease) and await registry.remove(worker):
                 log.warning("worker {} is dead, or does not answer: its tasks are taken back", worker.owner)

@@ -137,7 +137,7 @@ class Fetcher(Poller):
         alone = task.on_success is task.on_failure is None and not self._queue.webhooks
         if direct is not None and outcome is not None and alone:
             now = self._clock.now()
-            after = settle(task, outcome, now)
+            after = settle(task, outcome, now, self._queue.version)
             goes_on = not (self._closed or self._paused) and (self.batches is None or self._free > 0)
             try:
                 claimed = direct.step(self._worker.owner, now, self._worker.queues if goes_on else (), task, after)
@@ -380,7 +380,7 @@ class Fetcher(Poller):
         return self._pause() if at is None else min(self._pause(), max(0.0, (at - now) / SECOND))
 
     def _change(self, task: Task, outcome: Outcome, now: int) -> Change:
-        after = settle(task, outcome, now)
+        after = settle(task, outcome, now, self._queue.version)
         if task.on_success is task.on_failure is None and not self._queue.webhooks:
             return Change(task, after)
         return Change(task, after, self._worker.follow_ups(after))
@@ -405,7 +405,9 @@ class Fetcher(Poller):
         while left:
             task, outcome = left[0]
             try:
-                after = await self._queue.settle(task, outcome, then=self._worker.follow_ups)
+                after = await self._queue.settle(
+                    task, outcome, then=self._worker.follow_ups, version=self._queue.version
+                )
             except (DatabaseUnavailable, asyncio.CancelledError):
                 self._outbox[:0] = left
                 raise

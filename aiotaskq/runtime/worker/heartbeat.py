@@ -51,6 +51,7 @@ class Heartbeat:
         backend: Backend,
         clock: Clock,
         *,
+        version: str | None = None,
         lease: float,
         heartbeat: float,
         answered: Callable[[Sequence[Key], Sequence[bool | None]], None],
@@ -60,7 +61,7 @@ class Heartbeat:
         told: Callable[[], tuple[Iterable[str], Iterable[str]]] = lambda: ((), ()),
         steered: Callable[[bool, int | None], None] = lambda _quiet, _concurrency: None,
     ) -> None:
-        """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds.
+        """Wire a heartbeat; ``lease`` and ``heartbeat`` in seconds, ``version`` that of the application.
 
         The first three callbacks run on the worker's loop. ``answered`` is called after each comparison with the answer
         for each delivery that was held: whether its cancel was requested, None if it is lost. ``fenced`` is called when
@@ -76,6 +77,7 @@ class Heartbeat:
         self._thread = LoopThread("aiotaskq-leases") if backend.shared and isinstance(clock, SystemClock) else None
         self._backend = backend if self._thread is None else backend.another(max(lease * PATIENCE, 1.0))
         self._clock = clock
+        self._version = version
         self._lease = int(lease * SECOND)
         self._heartbeat = heartbeat
         self._answered = answered
@@ -190,6 +192,7 @@ class Heartbeat:
             *self._describe(),
             *self._asked,
             *map(told_names, self._told()),
+            version=self._version,
         )
 
     async def _register(self, owner: str) -> None:

@@ -109,6 +109,7 @@ class Worker(Host):
         self._heartbeat = Heartbeat(
             backend,
             clock,
+            version=queue.version,
             lease=self.lease,
             heartbeat=heartbeat,
             answered=lambda held, answers: self.leases.answered(held, answers),
@@ -295,7 +296,8 @@ class Worker(Host):
 
     async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
         """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
-        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping)) is None:
+        version = self._queue.version
+        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping, version)) is None:
             return Released(outcome.reason, ran=True)  # it runs again, unless it was cancelled, and sleeps then
         self.settled(task, outcome, after)
         return None
@@ -385,7 +387,8 @@ class Worker(Host):
     async def settle(self, task: Task, outcome: Outcome | None, completed: bool) -> None:
         """Write what came of a task that ``runner`` has run, before this returns."""
         if (outcome := await self._confirmed(task, outcome, completed)) is not None:
-            self.settled(task, outcome, await self._queue.settle(task, outcome, then=self.follow_ups))
+            after = await self._queue.settle(task, outcome, then=self.follow_ups, version=self._queue.version)
+            self.settled(task, outcome, after)
 
     # ---- settling ----
 

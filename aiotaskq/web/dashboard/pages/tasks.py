@@ -345,6 +345,7 @@ async def _run(view: View, task: Task) -> dict[str, Any] | None:
         "timeout": timeout_of(view.handlers, task),
         "registered": task.type in view.handlers,
         "worker": None if info is None else info.owner,
+        "version": None if info is None else info.version,
         "name": owner_of(task) if info is None else f"{info.host} · {info.pid}",
         "lease_until": to_iso(task.lease_until if info is None else info.lease_until),
     }
