@@ -138,8 +138,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
             prepare=self._prepared,
             gated=self._gated,
             webhooks=self._registered.webhooks,
+            version=version_of(version),
         )
-        self.queue.version = version_of(version)
         self.queue.handlers, self.queue.groups.make = self._registered.handlers, self._member_task
         home = self._backend if values is None else self._store(values)
         self.values = PublicValues(home.values, self._clock, durable=home.durable, cleanup_interval=cleanup_interval)

@@ -51,9 +51,10 @@ class Period(msgspec.Struct, frozen=True):
     type: str
     kind: str
     """``completed``, ``failed``, ``retried``, ``cancelled``, ``expired``, or ``lost``: the process of its worker died,
-    or its lease expired. ``used`` is for ``usage`` alone, since a run uses something before its outcome is known."""
+    or its lease expired; a task that fails by that is counted as ``failed``, too. ``used`` is for ``usage`` alone,
+    since a run uses something before its outcome is known."""
     n: int = 0
-    """How many runs ended so; of ``expired``, how many tasks."""
+    """How many runs ended so; of ``expired``, and of tasks that never started, how many tasks."""
     run_us: int = 0
     """The sum of their run times in microseconds; those of lost runs are not known."""
     wait_us: int = 0

@@ -37,8 +37,9 @@ EVENT_AGE = 30 * 86_400.0
 class StepVerbs:
     """The steps and events of one store."""
 
-    def __init__(self, backend: Backend, clock: Clock) -> None:
-        self._backend, self.clock = backend, clock
+    def __init__(self, backend: Backend, clock: Clock, version: str | None = None) -> None:
+        """``version`` is that of the application."""
+        self._backend, self.clock, self._version = backend, clock, version
         self.short = SHORT
         """Seconds: a sleep that is no longer keeps its slot."""
         self._add: One[NewStep, Step | None] = self._together(lambda new: self.store.add(new))
@@ -106,25 +107,18 @@ class StepVerbs:
                     log.warning("{} waits for the store: {}", what, error)
             await self.clock.sleep(backoff(failures, 0.1, 2.0))
 
-    async def suspend(
-        self,
-        task: Task,
-        outcome: Released,
-        patient: Callable[[], bool] = lambda: True,
-        version: str | None = None,
-    ) -> Task | None:
+    async def suspend(self, task: Task, outcome: Released, patient: Callable[[], bool] = lambda: True) -> Task | None:
         """Write that a task sleeps, or waits for an event; return it then. ``patient`` as of ``outlast``.
 
-        ``version`` is that of the application, as of ``core.outcome.settle``.
         None if it has changed since it was read, or it was not written: what is written then is up to others.
         """
         suspended, now = outcome.suspended, self.clock.now()
         assert suspended is not None
-        after = settle(task, outcome, now, version)
+        after = settle(task, outcome, now, self._version)
         if after.final:  # it was cancelled
             return None
         new = [replace(each, step=replace(each.step, at=now)) for each in suspended.new]
-        woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now, version)
+        woken = settle(task, replace(outcome, suspended=replace(suspended, until=now)), now, self._version)
         leave = Leave(Change(task, after), new, woken if any(each.step.kind == "wait" for each in new) else None)
         try:
             return after if await self.outlast(named(task), lambda: self._suspend(leave), patient) else None

@@ -16,11 +16,18 @@ from aiotaskq.cli import i18n as language
 from aiotaskq.cli.i18n import tr, width, wrapped
 from aiotaskq.core.catalogue import FILE, HELP, LIBRARY, SENTENCES, SYSTEM, TYPER, Template, entries, parse, rendered
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.core.gate import PARKED
+from aiotaskq.core.groups import after_parents
+from aiotaskq.core.outcome import HandedBack, LeaseExpired, Released, TimedOut, marked, settle
+from aiotaskq.core.status import Status
+from aiotaskq.core.steps import NewStep, Step
+from aiotaskq.core.task import Task
 from aiotaskq.errors import ValidationError
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import parameters, read
+from aiotaskq.runtime.run_steps import no_version, why
 from tests.support.command import ROOT
-from tests.support.error_texts import LIBRARY_ROOMS, raised
+from tests.support.error_texts import LIBRARY_ROOMS, literal, raised
 
 
 def sentences() -> Iterator[tuple[str, str]]:
@@ -168,6 +175,55 @@ def test_every_error_of_the_library_has_a_chinese_entry() -> None:
     assert {where: text for text, where in texts.items() if rendered(text) == text} == {}
 
 
+def reasons() -> Iterator[tuple[str, list[str]]]:
+    """Where the library says why a run or a task ended, and the text between its values."""
+    for path in LIBRARY_ROOMS:
+        tree = ast.parse(path.read_text())
+        named = {
+            node.targets[0].id: node.value
+            for node in tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ENDS:
+                for given in node.args:
+                    pieces = literal(named.get(given.id, given) if isinstance(given, ast.Name) else given)
+                    if pieces is not None and sum(map(str.isalpha, "".join(pieces))) > 3:
+                        yield f"{path.name}:{node.lineno}", pieces
+
+
+ENDS = {"Released", "Cancelled", "Failed", "_end", "passed_on"}
+
+
+def test_every_reason_of_an_end_has_a_chinese_entry() -> None:
+    texts = {sample(pieces): where for where, pieces in reasons()} | {why: "settle" for why in SETTLED}
+    assert len(texts) > 20
+    # Of these the part behind the colon is what is translated.
+    inside = {"undecodable", "result_unserializable", "invalid_params", "missing_parent", "invalid_step"}
+    inside |= {"invalid_results"}
+    told = {text: where for text, where in texts.items() if text.partition(":")[0] not in inside}
+    assert {where: text for text, where in told.items() if rendered(text) == text} == {}
+
+
+LOST = Task(task_id="t", type="t", status=Status.RUNNING, lease_owner="worker-1", crashes=2)
+SETTLED = [
+    *(settle(LOST, outcome, 0).attempts[0].error or "" for outcome in (LeaseExpired(), LeaseExpired(0), TimedOut(2.5))),
+    settle(marked(LOST), LeaseExpired(), 0).error_message or "",
+    settle(LOST.replace(lease_owner="pop-1"), LeaseExpired(), 0).attempts[0].error or "",
+    settle(LOST, HandedBack(LOST), 0).attempts[0].error or "",
+    settle(LOST.replace(cancel_requested=True), Released("its worker was stopped"), 0).error_message or "",
+    *(
+        after_parents(
+            Task(task_id="b", type="b", waits=1, run_at=PARKED), [(LOST, LOST.replace(status=status), "cancel")], 0
+        ).error_message
+        or ""
+        for status in (Status.FAILED, Status.CANCELLED, Status.EXPIRED)
+    ),
+    why([NewStep("t", 0, 0, Step(name=name, kind=kind)) for name, kind in (("a", "sleep"), ("b", "wait"))] * 3),
+    no_version(LOST, 2),
+]
+
+
 def test_every_library_entry_is_used_by_the_library() -> None:
     said = set()
     for path in LIBRARY_ROOMS:
@@ -212,6 +268,13 @@ def test_every_library_entry_is_used_by_the_library() -> None:
         ("redis://h:1/0: [Errno 111] Connect call failed ('h', 1)", "redis://h:1/0：连接被拒绝 ('h', 1)"),
         ("wait: must be at least 0 seconds (got -1)", "wait：应不小于 0 秒（收到 -1）"),
         ("task 7 (mail) failed: ValueError: no", "任务 7（mail）failed：ValueError: no"),
+        (
+            "its process died, or its lease was not renewed: worker worker-db1-7, last seen 2025-06-15T15:06:40Z",
+            "进程已死亡，或其租约未续租：工作进程 worker-db1-7，最后一次心跳 2025-06-15T15:06:40Z",
+        ),
+        ("sleeps: three days; waits for the event approved:4711", "休眠：three days；等待事件 approved:4711"),
+        ("cancelled; its worker was stopped", "已取消；它的工作进程已停止"),
+        ("TimeoutError: timed out after 2.5 s", "TimeoutError：2.5 秒后超时"),
         ("postgresql://me:***@host: whatever the driver says", "postgresql://me:***@host: whatever the driver says"),
     ],
 )

@@ -29,6 +29,8 @@ class CommitHooks:
     def __init__(self, backend: Backend, clock: Clock, hooks: Hooks) -> None:
         self._backend, self._clock, self._hooks = backend, clock, hooks
         self._bound = LoopBound()
+        self.not_started: Callable[[Task], None] | None = None
+        """Called with each task that ended since one that it waited for did not complete."""
         backend.groups.heard = self.hear
 
     def pushed(self, tasks: Sequence[Task], stored: Sequence[Task]) -> None:
@@ -89,6 +91,8 @@ class CommitHooks:
         ended = [row for row in rows[: len(followed.ended)] if row is not None and row.final]
         for row in ended:
             log_not_started(row)
+            if self.not_started is not None:
+                self.not_started(row)
             self._hooks.call("cancelled" if row.status is Status.CANCELLED else "failed", now, row)
         pushed = [new.get(row.task_id, row) for row in rows[len(followed.ended) :] if row is not None]
         self.pushed(pushed, pushed)

@@ -62,6 +62,7 @@ class Pushes:
         prepare: Callable[[Any, Any], Any] | None,
         gated: Callable[[Task], Task] | None,
         webhooks: Mapping[str, Webhook],
+        version: str | None,
     ) -> None:
         """As ``Queue``."""
         self.backend = backend
@@ -79,7 +80,9 @@ class Pushes:
         """What tells of its ended tasks, by name."""
         self.handlers: Mapping[str, Handler] = {}
         """The registered handlers: results get the types of their return annotations."""
-        self.step_verbs = StepVerbs(backend, clock)
+        self.version = version
+        """That of the application."""
+        self.step_verbs = StepVerbs(backend, clock, version)
         """The verbs on steps and events."""
         self.poll_interval = check_seconds("poll_interval", poll_interval, zero=False)
         self.waiters = Waiters(backend, clock, self.poll_interval)
@@ -97,8 +100,6 @@ class Pushes:
         self.takers: list[Taker] = []
         """The workers of this queue, which may claim a task in the transaction that pushes it."""
         self.commit_hooks = CommitHooks(backend, clock, self.hooks)
-        self.version: str | None = None
-        """That of the application."""
 
     async def add(self, tasks: Sequence[Task], session: Any = None) -> list[Task]:
         """Push in one transaction; return for each task the row that is there: the same object, or a conflicting one.
@@ -190,11 +191,11 @@ class Pushes:
     ) -> Task | None:
         """Write the next state of a task; return it, or None if the task has changed since it was read.
 
-        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended;
-        ``version``: as of ``core.outcome.settle``.
+        ``then`` returns the tasks that are pushed in the same transaction; ``lease_over``: the lease has ended of a
+        worker whose application has this ``version``. Otherwise it is the version of this queue's application.
         """
         while True:
-            after = settle(task, outcome, self.clock.now(), version)
+            after = settle(task, outcome, self.clock.now(), version if lease_over else self.version)
             change = Change(task, after, then(after) if then is not None else self.told(after), lease_over)
             (held,) = await self._update([change])
             if held:

@@ -57,14 +57,15 @@ class Queue(Pushes, Operations[Task]):
         prepare: Callable[[Any, Any], Any] | None = None,
         gated: Callable[[Task], Task] | None = None,
         webhooks: Mapping[str, Webhook] = MappingProxyType({}),
+        version: str | None = None,
     ) -> None:
         """Make the queue of a backend; options as of ``TaskQ``, durations in seconds. Raises ValidationError.
 
         ``prepare`` returns the params of a type as they are stored, for a task given as a dict; None takes them as they
         are. ``gated`` returns a new task with the gates of its type. Both raise ValidationError. ``webhooks`` is what
-        tells of its ended tasks, by name; it may change later.
+        tells of its ended tasks, by name; it may change later. ``version`` is that of the application.
         """
-        super().__init__(backend, clock, hooks, poll_interval, maxsize, when_full, prepare, gated, webhooks)
+        super().__init__(backend, clock, hooks, poll_interval, maxsize, when_full, prepare, gated, webhooks, version)
         self._kind = TaskOfObjects if self.objects else Task
         self._visibility = check_seconds("visibility", visibility, zero=False)
         self.unacked = Unacked()

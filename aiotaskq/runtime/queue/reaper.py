@@ -52,17 +52,21 @@ class Reaper:
         *,
         then: Callable[[Task], tuple[Task, ...]] | None = None,
         settled: Callable[[Task, Outcome, Task], None] | None = None,
+        lost: Callable[[], None] = lambda: None,
     ) -> bool:
         """Remove dead workers, and settle overdue tasks; return whether there may be more.
 
         ``then`` returns the tasks that are pushed with the change. ``settled`` is called with each task as it was, the
-        outcome, and the task as it is written. Whatever happens in between, the next call, of any
-        process, goes on: the tasks of a worker that was removed are overdue until they are settled.
+        outcome, and the task as it is written; ``lost`` before them, where running tasks are among them. Whatever happens in
+        between, the next call, of any process, goes on: the tasks of a worker that was removed are overdue until they
+        are settled.
         """
         now = self._clock.now()
         await self._remove_dead(now)
         await self._resume()
         late = await self._backend.overdue(now, LIMIT)
+        if any(task.status is not Status.PENDING for task in late):
+            lost()
         for task in late:
             outcome: Outcome = Expired()
             version = None

@@ -405,9 +405,7 @@ class Fetcher(Poller):
         while left:
             task, outcome = left[0]
             try:
-                after = await self._queue.settle(
-                    task, outcome, then=self._worker.follow_ups, version=self._queue.version
-                )
+                after = await self._queue.settle(task, outcome, then=self._worker.follow_ups)
             except (DatabaseUnavailable, asyncio.CancelledError):
                 self._outbox[:0] = left
                 raise

@@ -6,6 +6,7 @@ And the quarantine, in which a task runs that may have killed its workers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from aiotaskq.backends.base import Backend
     from aiotaskq.runtime.queue.queue import Queue
     from aiotaskq.runtime.worker.fetcher import Fetcher
+
+
+LOST = "lost"  # why the fetcher is paused
 
 
 class Leases:
@@ -162,15 +166,23 @@ class Leases:
         if ticks < self._reap_from:
             return min(self._reap_interval, (self._reap_from - ticks) / SECOND)
         tally = self._tally
-        more = await self._queue.reaper.reap(
-            then=self._worker.follow_ups, settled=None if tally is None else tally.reaped
-        )
-        if tally is not None:
-            tally.write_lost()
+        with contextlib.ExitStack() as stack:
+            more = await self._queue.reaper.reap(
+                then=self._worker.follow_ups,
+                settled=None if tally is None else tally.reaped,
+                lost=lambda: self._start_nothing(stack),
+            )
+            if tally is not None:
+                await tally.write_lost()
         if more:
             return 0.0
         await self._backend.tidy()
         return self._reap_interval * random.uniform(0.8, 1.2)
+
+    def _start_nothing(self, stack: contextlib.ExitStack) -> None:
+        """Start no task until the stack is closed: one that is taken back may end this process before it is counted."""
+        self._fetcher.pause(LOST)
+        stack.callback(self._fetcher.resume, LOST)
 
 
 # ---- quarantine -----------------------------------------------------------------------------------------------------

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from aiotaskq.backends.history import History
 from aiotaskq.concurrency.clock import Clock
 from aiotaskq.concurrency.poller import Poller
 from aiotaskq.core.errors import MAX_NAME
 from aiotaskq.core.history import MINUTE, USED, Key, Sums, begin_of
-from aiotaskq.core.outcome import Completed, Outcome, Released
+from aiotaskq.core.outcome import Completed, Expired, LeaseExpired, Outcome, Released
 from aiotaskq.core.parking import settled_at
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.log import log
+
+if TYPE_CHECKING:
+    from aiotaskq.runtime.queue.push_hooks import CommitHooks
 
 INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
 IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
@@ -25,9 +29,9 @@ MANY = 128  # completed tasks that are added up at once: some by some takes less
 class Tally(Poller):
     """The sums of one worker since they were last written. A process that is killed loses them."""
 
-    def __init__(self, history: History, clock: Clock) -> None:
+    def __init__(self, history: History, clock: Clock, commits: CommitHooks | None = None) -> None:
         super().__init__("history", self._round, clock)
-        self._history = history
+        self._history, self._commits = history, commits
         self.completed: list[Task] = []
         """Tasks that have completed here and are not added up yet: ``collect`` is due when there are ``MANY``.
 
@@ -36,8 +40,16 @@ class Tally(Poller):
         self._urgent = False
         self._unset: Callable[[], None] | None = None  # cancels the timer that wakes the poller
 
+    async def start(self) -> None:
+        """Write from time to time, and count what the commits of this process end; idempotent."""
+        if self._commits is not None:
+            self._commits.not_started = self.not_started
+        await super().start()
+
     async def stop(self, timeout: float = 5.0) -> None:
         """Stop writing, and write what is left; a write that is under way may take so long to end."""
+        if self._commits is not None:
+            self._commits.not_started = None
         self._unset_timer()
         await super().stop(timeout)
         try:
@@ -55,7 +67,7 @@ class Tally(Poller):
         self.collect()
         if not self._sums:
             return
-        sums, self._sums, self._urgent = self._sums, {}, False
+        sums, self._sums = self._sums, {}
         periods = [sums[key].period(key) for key in sums]
         try:
             await self._history.add(periods)
@@ -72,6 +84,8 @@ class Tally(Poller):
             self.completed.append(after)
             if len(self.completed) >= MANY:
                 self.collect()
+        elif type(outcome) is LeaseExpired:  # of a child process
+            self.reaped(before, outcome, after)
         elif after.status is not Status.PENDING:
             self._note(before, after, str(after.status))
         elif type(outcome) is not Released:
@@ -82,17 +96,25 @@ class Tally(Poller):
         sums = self._sums_for(self._clock.now(), task.queue, task.type, USED)
         sums.usage = summed(sums.usage, more)
 
-    def reaped(self, before: Task, _outcome: Outcome, after: Task) -> None:
-        """Count a task that has expired, or the run of a worker that is dead: as lost, or by how the task has ended."""
+    def reaped(self, before: Task, outcome: Outcome, after: Task) -> None:
+        """Count a run that was lost with its process; and a task that has ended by that, or has expired."""
         if (at := settled_at(before, after)) is not None:
-            kind = "lost" if after.status is Status.PENDING else str(after.status)
-            self._sums_for(at, after.queue, after.type, kind).n += 1
-            self._urgent = self._urgent or kind != Status.EXPIRED
+            if type(outcome) is not Expired:
+                self._sums_for(at, after.queue, after.type, "lost").n += 1
+                self._urgent = True
+            if after.final:
+                self._sums_for(at, after.queue, after.type, str(after.status)).n += 1
 
-    def write_lost(self) -> None:
-        """Write soon what was counted of dead workers: the next run of such a task may end this process, too."""
+    def not_started(self, task: Task) -> None:
+        """Count a task that the store has failed, since one that it waited for did not complete."""
+        if task.status is Status.FAILED and task.ended_at is not None:
+            self._sums_for(task.ended_at, task.queue, task.type, str(task.status)).n += 1
+
+    async def write_lost(self) -> None:
+        """Write what was counted of lost runs, and all else: the next run of such a task may end this process, too."""
         if self._urgent:
-            self.wake()
+            await self.write()
+            self._urgent = False
 
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)

@@ -67,9 +67,8 @@ class Worker(Host):
     ) -> None:
         """Wire a worker; all durations in seconds. ``queues`` None serves every queue that is not paused.
 
-        ``history`` is whether it writes what its tasks did, in sums.
-
-        Raises ValidationError for an option out of its range.
+        ``history`` is whether it writes what its tasks did, in sums. Raises ValidationError for an option out of its
+        range.
         """
         self.concurrency = check_int("concurrency", concurrency, 1, 10_000)
         if isinstance(queues, str) or (queues is not None and not queues):
@@ -119,7 +118,7 @@ class Worker(Host):
             told=lambda: (told(handlers), told_limits(handlers)),
             steered=self._steered,
         )
-        self.tally = Tally(backend.history, clock) if history else None
+        self.tally = Tally(backend.history, clock, queue.commit_hooks) if history else None
         """What its tasks did since that was last written; None if nothing is written."""
         self._fetcher = Fetcher(self, queue, backend, clock, self._heartbeat, self.tally)
         self._quarantine = Quarantine(self, self._fetcher, backend, clock)
@@ -296,8 +295,7 @@ class Worker(Host):
 
     async def _suspend(self, task: Task, outcome: Released) -> Outcome | None:
         """Write that a task sleeps or waits; return None, or what is to be written if that could not be done."""
-        version = self._queue.version
-        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping, version)) is None:
+        if (after := await self.steps.suspend(task, outcome, lambda: not self.runner.stopping)) is None:
             return Released(outcome.reason, ran=True)  # it runs again, unless it was cancelled, and sleeps then
         self.settled(task, outcome, after)
         return None
@@ -387,8 +385,7 @@ class Worker(Host):
     async def settle(self, task: Task, outcome: Outcome | None, completed: bool) -> None:
         """Write what came of a task that ``runner`` has run, before this returns."""
         if (outcome := await self._confirmed(task, outcome, completed)) is not None:
-            after = await self._queue.settle(task, outcome, then=self.follow_ups, version=self._queue.version)
-            self.settled(task, outcome, after)
+            self.settled(task, outcome, await self._queue.settle(task, outcome, then=self.follow_ups))
 
     # ---- settling ----
 

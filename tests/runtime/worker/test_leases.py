@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiotaskq import TaskQ, current_task, sleep_for
 from aiotaskq.backends.base import Backend
 from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.history import Period
 from aiotaskq.core.outcome import Released, marked, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
@@ -283,6 +285,36 @@ async def test_reaper_loses_against_a_heartbeat_in_between(shared_url: str) -> N
         await _bare_worker(tq).leases.reap()
         after = await handle.task()
     assert (after.status, after.crashes) == (Status.PENDING, 1)
+
+
+async def test_a_lost_task_is_counted_before_it_may_kill_the_next_worker(shared_url: str) -> None:
+    clock = VirtualClock()
+    tq = TaskQ(shared_url, clock=clock, lease=2)
+    happened: list[object] = []
+    ran = asyncio.Event()
+
+    @tq.task
+    async def deadly() -> None:
+        happened.append("runs again")
+        ran.set()
+
+    async with tq:
+        backend = tq.queue.backend
+        await _registry(backend).register(_info("w", clock.now() + SECOND))
+        handle = await deadly.push()
+        await backend.claim("w", clock.now(), 1)
+        clock._now += 2 * SECOND
+        add = backend.history.add
+
+        async def slow(periods: Sequence[Period]) -> None:
+            await asyncio.wait({asyncio.ensure_future(ran.wait())}, timeout=0 if ran.is_set() else within(0.5))
+            happened.extend(each.kind for each in periods)
+            await add(periods)
+
+        backend.history.add = slow  # type: ignore[method-assign]
+        async with started(tq):
+            await handle.result(within(20))
+    assert happened == ["lost", "runs again", "completed"]
 
 
 async def test_a_reaper_that_dies_halfway_leaves_the_rest_to_another(shared_url: str) -> None:  # A1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.groups import Workflow
 from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.memory.backend import MemoryBackend
 from aiotaskq.concurrency.clock import VirtualClock
@@ -24,7 +25,7 @@ from aiotaskq.core.outcome import (
 )
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
-from aiotaskq.errors import DatabaseUnavailable
+from aiotaskq.errors import DatabaseUnavailable, TaskFailed
 from aiotaskq.runtime.worker.tally import MANY, Tally
 
 START = begin_of(1_790_000_000 * SECOND, MINUTE)
@@ -108,7 +109,7 @@ async def test_each_kind_of_outcome_is_counted_and_what_was_given_back_is_not(
     assert found["mail", "default", "retried"].run_us == 3 * SECOND
 
 
-async def test_what_a_dead_worker_held_is_lost_or_counts_by_how_it_ended(tally: Tally, backend: MemoryBackend) -> None:
+async def test_what_a_dead_worker_held_is_lost_and_counts_by_how_it_ended(tally: Tally, backend: MemoryBackend) -> None:
     def reaped(task: Task, outcome: Outcome) -> None:
         tally.reaped(task, outcome, settle(task, outcome, START + SECOND))
 
@@ -118,9 +119,10 @@ async def test_what_a_dead_worker_held_is_lost_or_counts_by_how_it_ended(tally: 
     reaped(running.replace(cancel_requested=True), LeaseExpired())
     waiting = running.replace(status=Status.PENDING, began_at=None, expires_at=START)
     reaped(waiting, Expired())
+    tally.settled(*ended(run(), LeaseExpired()))
     found = await written(tally, backend)
     assert {kind: period.n for (_, _, kind), period in found.items()} == {
-        "lost": 1,
+        "lost": 4,
         "failed": 1,
         "cancelled": 1,
         "expired": 1,
@@ -179,6 +181,28 @@ async def test_a_worker_writes_within_a_minute_and_when_it_stops() -> None:
         found = await tq.history(step=3_600, since=0)
         assert sum(p.n for p in found) == 4
         assert {p.seconds for p in found} == {3_600}
+
+
+async def test_what_the_store_fails_is_counted() -> None:
+    tq = TaskQ("memory://", clock=VirtualClock())
+
+    @tq.task
+    async def broken() -> None:
+        raise ValueError
+
+    @tq.task
+    async def behind() -> None: ...
+
+    failing = broken.options(max_retries=0).call()
+    flow = Workflow().add("a", failing).add("b", behind.call(), after="a", on_failure="fail")
+    flow.add("c", behind.call(), after="b", on_failure="fail").add("d", behind.call(), after="a")
+    async with tq:
+        async with tq.running():
+            with pytest.raises(TaskFailed):
+                await (await tq.start(flow)).result()
+            await tq.queue.hooks.idle(5)
+        found = {(period.type, period.kind): period.n for period in await tq.history()}
+    assert found == {("broken", "failed"): 1, ("behind", "failed"): 2}, "what was cancelled before it began is not"
 
 
 async def test_without_history_nothing_is_written() -> None:

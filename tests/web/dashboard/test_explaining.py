@@ -11,6 +11,7 @@ import pytest
 
 from aiotaskq import Limit, TaskQ, Workflow, sleep_for, step, wait_event
 from aiotaskq.app.handle import TaskCall
+from aiotaskq.core.outcome import LeaseExpired, marked, settle
 from aiotaskq.core.status import Status
 from aiotaskq.core.steps import NEVER, NewStep, Step
 from aiotaskq.core.task import SECOND, Attempt, Task
@@ -177,16 +178,18 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     async def bounded_run() -> None: ...
 
     now = tq.queue.clock.now()
-    await registered(tq, types=("bounded_run", "greet", "greet@2", "odd@name"), busy=1)
+    await registered(tq, types=("bounded_run", "greet", "greet@2", "odd@name"), busy=1, version="2.4.1")
     task_id = (await tq.push("bounded_run")).task_id
     (task,) = await tq.queue.backend.claim("w1", now + SECOND, 1)
     page = await browse.get("worker?id=w1")
     assert all(f'href="type?name={name}"' in page.text for name in ("greet", "bounded_run"))
     assert f'href="task?id={task_id}"' in page.text
+    assert "Version 2.4.1 aiotaskq 0" in text_of(page) and "2.4.1" in (await browse.get("workers")).text
     assert "odd@name" in page.text and "greet@2" not in page.text, "a version of a type is none"
     run = (await browse.get("worker?id=w1&format=json")).json()["worker"]["runs"][0]
     assert (run["task_id"], run["timeout"]) == (task.task_id, 90)
     shown = await browse.get(f"task?id={task_id}")
+    assert "Version 2.4.1 Worker" in text_of(shown) and "on w1, fence 1" in text_of(shown)
     assert 'href="worker?id=w1"' in shown.text and "1 min 30 s" in text_of(shown)
     runs = (await browse.get(f"task?id={task_id}&format=json")).json()["runs"]
     assert (runs["worker"], runs["timeout"], runs["registered"]) == ("w1", 90, True)
@@ -194,6 +197,28 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     assert '<a href="worker?id=worker-a">worker-a!alone</a>' in await _list_with(browse, tq, "worker-a!alone")
     await registered(tq, types=None)
     assert "not known" in text_of(await browse.get("worker?id=w1"))
+
+
+async def test_an_attempt_says_where_it_ran_and_poison_how_many_there_were(browse: Browse, tq: TaskQ) -> None:
+    owner = "worker-db1-42-0-0123456789ab"
+    seen = "its process died, or its lease was not renewed: worker worker-db1-42-0-0123456789ab, last seen"
+    attempts = tuple(
+        Attempt(number=n, began_at=n, outcome="lost", error=f"{seen} X", worker=owner, version="2.4.1", fence=n + 4)
+        for n in (1, 2, 3)
+    )
+    poison = settle(marked(Task(task_id="a", type="t", status=Status.RUNNING, crashes=2)), LeaseExpired(), 1)
+    row = Task(
+        task_id="poison", type="t", status=Status.FAILED, error_message=poison.error_message, attempts=attempts
+    )
+    row = row.replace(max_retries=5, crashes=3, created_at=1, completed_at=1)
+    await tq.queue.backend.push([row])
+    page = await browse.get("task?id=poison")
+    text = text_of(page)
+    assert all(f"on db1, version 2.4.1, fence {n}" in text for n in (5, 6, 7)) and f'title="{owner}"' in page.text
+    assert f"{seen} X" in text and "Retries 0 of at most 5" in text and "Attempt 1 of" not in text
+    chinese = text_of(await browse.get("task?id=poison", headers={"Accept-Language": "zh"}))
+    assert "在 db1 上，版本 2.4.1，fence 7" in chinese and "最后一次心跳 X" in chinese and "died" not in chinese
+    assert "poison：它的工作进程死亡了 3 次" in chinese
 
 
 async def _list_with(browse: Browse, tq: TaskQ, owner: str) -> str:
