@@ -254,7 +254,8 @@ class SideRowModel(Base):
 
     __tablename__ = "aiotaskq_side"
 
-    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event``, ``wait`` or ``worker``.
+    # Of what it is a part: ``value``, ``audit``, ``history``, ``note``, ``step``, ``event``, ``wait``, ``worker`` or
+    # ``version``.
     kind: Mapped[str] = mapped_column(Name(20), primary_key=True)
     # The task that it goes with, or the event for which a task waits; empty for nothing.
     owner: Mapped[str] = mapped_column(Name(255), primary_key=True)

@@ -19,12 +19,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 from msgspec.structs import replace
 
-from aiotaskq.backends.side_rows import WORKER, Range, SideRow, SideRows
+from aiotaskq.backends.side_rows import WORKER, Range, SideRow, SideRows, WithSide
+from aiotaskq.core.history import KEEP_DAYS
+from aiotaskq.core.task import SECOND
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.log import log
 
 Held = tuple[str, int, bool]
 """The id, the fence and the cancel flag of a running task."""
+VERSION = "version"
+"""The kind of the versions of applications, by name: when a worker first started with it, in microseconds UTC."""
+MANY = 1_000  # versions of which nothing has started for long that are deleted at a time
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(WorkerInfo).decode
@@ -41,6 +46,26 @@ class Workers:
     async def register(self, worker: WorkerInfo) -> None:
         """Add a worker, before its first claim. Repeated with the same id, it replaces the row."""
         await self._rows.put(WORKER, [_row(worker)])
+
+    async def note_version(self, worker: WorkerInfo) -> None:
+        """Store when the version of its application first started, for as long as the history after its latest start.
+
+        Not in the transaction of ``register``, which a store takes whose memory is full.
+        """
+        if (version := worker.version) is None:
+            return
+
+        def body(tx: WithSide) -> None:
+            first = tx.side.lock(VERSION, [version]).get(version, str(worker.started_at))
+            tx.side.put(VERSION, [SideRow(version, first, worker.started_at + KEEP_DAYS * SECOND)])
+
+        await self._rows.store.transact(body, repeatable=True)
+        await self._rows.expire(VERSION, worker.started_at, MANY)
+
+    async def versions(self, now: int) -> list[tuple[int, str]]:
+        """Return when the versions of the application first started, in microseconds UTC, and their names, in order."""
+        rows = await self._rows.read(Range(VERSION, now))
+        return sorted((int(row.text), row.name) for row in rows if row.text.isdecimal())
 
     async def heartbeat(self, worker: WorkerInfo) -> bool:
         """Write the row of a worker; return whether it was there, else nothing is written.

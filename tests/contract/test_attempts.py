@@ -110,8 +110,10 @@ async def test_a_worker_notes_the_version_of_its_application(store: Store) -> No
         handle = await flaky.push()
         await handle.result(within(30))
         slept, failed, done = await handle.attempts()
-        if store.backend.shared:
+        if tq.queue.backend.workers is not None:
             assert [each.version for each in await tq.workers.list()] == ["2.4.1"]
+            (known,) = await tq.queue.backend.workers.versions(0)
+            assert known[1] == "2.4.1"
     assert (slept.outcome, failed.outcome, done.outcome) == ("released", "failed", "completed")
     assert [(each.worker, each.version) for each in (slept, failed)] == [(owner, "2.4.1")] * 2
     assert done.worker is None and [each.fence for each in (slept, failed, done)] == [1, 2, 3]

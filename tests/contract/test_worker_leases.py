@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from aiotaskq.backends.base import Backend, Change
 from aiotaskq.backends.side_rows import WORKER, SideRow
-from aiotaskq.backends.workers import Workers
+from aiotaskq.backends.workers import VERSION, Workers
 from aiotaskq.concurrency.clock import VirtualClock
+from aiotaskq.core.history import DAY
 from aiotaskq.core.instants import to_iso
 from aiotaskq.core.outcome import LeaseExpired, Released, marked, settle
 from aiotaskq.core.status import Status
@@ -68,6 +69,27 @@ async def test_a_lost_attempt_names_the_worker_and_its_last_heartbeat(workers: W
     assert (attempt.outcome, attempt.worker, attempt.host, attempt.version) == ("lost", owner, "db1", "2.4.1")
     error = f"its process died, or its lease was not renewed: worker {owner}, last seen {to_iso(NOW - SECOND)}"
     assert attempt.error == error
+
+
+async def test_a_version_is_noted_when_it_first_starts(workers: Workers, backend: Backend) -> None:
+    month, year = 30 * DAY * SECOND, 365 * DAY * SECOND
+    await workers.note_version(info("w"))
+    assert await workers.versions(NOW) == []
+    for at, version in ((0, "2.4.0"), (month, "v 2.4.1 ü"), (2 * month, "2.4.0"), (2 * month, "v 2.4.1 ü")):
+        await workers.note_version(info("w", version=version, started_at=NOW + at))
+    assert await workers.versions(NOW + 4 * month) == [(NOW, "2.4.0"), (NOW + month, "v 2.4.1 ü")]
+    await workers.note_version(info("w", version="3", started_at=NOW + year))
+    assert await workers.versions(0) == [(NOW + year, "3")], "those that did not start for long are deleted"
+    assert await workers.versions(NOW + 2 * year) == []
+    await backend.side.put(VERSION, [SideRow("odd", "no number")])
+    assert [version for _, version in await workers.versions(0)] == ["3"]
+
+
+async def test_processes_that_start_together_note_one_version(workers: Workers) -> None:
+    starts = [info(f"w{n}", version="2.4.1", started_at=NOW + n) for n in range(5)]
+    await asyncio.gather(*(workers.note_version(each) for each in starts))
+    (found,) = await workers.versions(NOW)
+    assert found[1] == "2.4.1" and NOW <= found[0] < NOW + 5
 
 
 async def test_a_row_that_cannot_be_read_stops_no_other_worker(workers: Workers, backend: Backend) -> None:

@@ -202,8 +202,12 @@ class Heartbeat:
         renewing.add(owner)
 
     async def _round(self) -> float:
-        begun, self._begun = self._begun, True
-        return await self._renew() if begun else self._heartbeat  # it has just been registered
+        if self._begun:
+            return await self._renew()
+        self._begun = True  # it has just been registered
+        if self._row is not None:
+            await self._registry.note_version(self._row)
+        return self._heartbeat
 
     async def _renew(self) -> float:
         held = list(self._held)

@@ -199,7 +199,7 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     assert "not known" in text_of(await browse.get("worker?id=w1"))
 
 
-async def test_an_attempt_says_where_it_ran_and_poison_how_many_there_were(browse: Browse, tq: TaskQ) -> None:
+async def test_an_attempt_says_where_it_ran_and_poison_how_many_there_were(tq: TaskQ) -> None:
     owner = "worker-db1-42-0-0123456789ab"
     seen = "its process died, or its lease was not renewed: worker worker-db1-42-0-0123456789ab, last seen"
     attempts = tuple(
@@ -212,11 +212,12 @@ async def test_an_attempt_says_where_it_ran_and_poison_how_many_there_were(brows
     )
     row = row.replace(max_retries=5, crashes=3, created_at=1, completed_at=1)
     await tq.queue.backend.push([row])
-    page = await browse.get("task?id=poison")
+    async with in_starlette(tq, show_args=True) as browse:
+        page = await browse.get("task?id=poison")
+        chinese = text_of(await browse.get("task?id=poison", headers={"Accept-Language": "zh"}))
     text = text_of(page)
     assert all(f"on db1, version 2.4.1, fence {n}" in text for n in (5, 6, 7)) and f'title="{owner}"' in page.text
     assert f"{seen} X" in text and "Retries 0 of at most 5" in text and "Attempt 1 of" not in text
-    chinese = text_of(await browse.get("task?id=poison", headers={"Accept-Language": "zh"}))
     assert "在 db1 上，版本 2.4.1，fence 7" in chinese and "最后一次心跳 X" in chinese and "died" not in chinese
     assert "poison：它的工作进程死亡了 3 次" in chinese
 
