@@ -24,6 +24,7 @@ from aiotaskq.runtime.steps import sleep_for
 from tests.support.backends import Store
 from tests.support.machine import within
 from tests.support.rows import LEASE, NOW, new, pushed, read, running
+from tests.support.waiting import eventually
 
 FAILED = Failed("ValueError: no 🙂\n\nTraceback (most recent call last):\n…")
 
@@ -110,10 +111,10 @@ async def test_a_worker_notes_the_version_of_its_application(store: Store) -> No
         handle = await flaky.push()
         await handle.result(within(30))
         slept, failed, done = await handle.attempts()
-        if tq.queue.backend.workers is not None:
-            assert [each.version for each in await tq.workers.list()] == ["2.4.1"]
-            (known,) = await tq.queue.backend.workers.versions(0)
-            assert known[1] == "2.4.1"
+        if (registry := tq.queue.backend.workers) is not None:
+            assert [each.version for each in await registry.all()] == ["2.4.1"]
+            await eventually(lambda: registry.versions(0))
+            assert [version for _, version in await registry.versions(0)] == ["2.4.1"]
     assert (slept.outcome, failed.outcome, done.outcome) == ("released", "failed", "completed")
     assert [(each.worker, each.version) for each in (slept, failed)] == [(owner, "2.4.1")] * 2
     assert done.worker is None and [each.fence for each in (slept, failed, done)] == [1, 2, 3]

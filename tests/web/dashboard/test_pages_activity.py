@@ -26,6 +26,7 @@ from aiotaskq.runtime.audit import audit
 from aiotaskq.runtime.hooks import NAMES, Hooks
 from aiotaskq.runtime.queue.operations import unclaimed_queues
 from aiotaskq.web.dashboard import happened as feed_module
+from aiotaskq.web.dashboard.deploys import deploys
 from aiotaskq.web.dashboard.happened import MOST, Feed
 from aiotaskq.web.dashboard.pages.overview import LATE, MOST_LIMITS
 from tests.support.machine import within
@@ -306,6 +307,19 @@ async def test_workers_are_listed_with_what_they_run(browse: Browse, tq: TaskQ) 
     assert (by["w1"]["alive"], by["w2"]["alive"]) == (True, False)
     page = (await browse.get("worker?id=w1")).text
     assert f"task?id={task.task_id}" in page and "db1 · 42" in page
+
+
+async def test_the_latest_versions_of_the_application_are_told(browse: Browse, tq: TaskQ) -> None:
+    registry = tq.queue.backend.workers
+    assert registry is not None
+    assert (await data(browse, "workers"))["versions"] == []
+    now = tq.queue.clock.now()
+    for number in range(5):
+        await registry.note_version(worker(tq, version=f"2.4.{number}", started_at=now - (9 - number) * SECOND))
+    assert await deploys(tq, now - 6 * SECOND) == [(now - 6 * SECOND, "2.4.3"), (now - 5 * SECOND, "2.4.4")]
+    page = await browse.get("workers")
+    assert re.findall(r"Version (\S+) since", page.text) == ["2.4.4", "2.4.3", "2.4.2"]
+    assert "版本 2.4.4，始于 " in (await browse.get("workers", headers=CHINESE)).text
 
 
 async def test_workers_are_quieted_woken_and_resized(browse: Browse, tq: TaskQ) -> None:

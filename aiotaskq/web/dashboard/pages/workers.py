@@ -12,12 +12,15 @@ from aiotaskq.core.task import Task
 from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.operations.workers import workers as operations
+from aiotaskq.web.dashboard.deploys import deploys
 from aiotaskq.web.dashboard.rows import elapsed, timeout_of, types_told
 from aiotaskq.web.dashboard.view import View, action, action_on_many, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
-ROWS, MOST_LISTED = 50, 8
-"""Workers of a page, and tasks listed of each in the table."""
+ROWS, MOST_LISTED, VERSIONS = 50, 8, 3
+"""Workers of a page, tasks listed of each in the table, and versions of the application, the latest first."""
+KEEP = 5.0
+"""Seconds for which the versions are kept."""
 
 
 def _row(view: View, info: WorkerInfo, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -41,12 +44,15 @@ async def workers(view: View) -> dict[str, Any]:
     """Read one page of the registry, and what its workers run."""
     here, start = view.tq.worker is not None, view.whole("start", 0, 1_000_000)
     if view.tq.queue.backend.workers is None:
-        return {"workers": [], "total": 0, "start": 0, "registry": False, "here": here, "most": MOST_LISTED}
+        none: dict[str, Any] = {"workers": [], "versions": [], "total": 0, "start": 0}
+        return none | {"registry": False, "here": here, "most": MOST_LISTED}
     found = await view.tq.workers.list()
     shown = found[start : start + ROWS]
     tasks = await view.tq.workers.tasks_of([each.owner for each in shown if each.busy], MOST_LISTED + 1)
+    started = await view.keep("deploys", KEEP, lambda: deploys(view.tq, 0))
     return {
         "workers": [_row(view, each, tasks.get(each.owner, ())) for each in shown],
+        "versions": [{"at": at, "version": version} for at, version in started[: -VERSIONS - 1 : -1]],
         "total": len(found),
         "start": start,
         "registry": True,
