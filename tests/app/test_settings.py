@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiotaskq.app.taskq import TaskQ
 from aiotaskq.backends.sql.engines import (
     async_engine,
     parse_url,
@@ -40,6 +41,21 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def rows(path: Path, query: str) -> list[Any]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(query).fetchall()
+
+
+def test_the_version_of_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable, given, version in (("2", "3", "3"), ("2", None, "2"), ("", None, None), (None, None, None)):
+        if variable is None:
+            monkeypatch.delenv("AIOTASKQ_VERSION", raising=False)
+        else:
+            monkeypatch.setenv("AIOTASKQ_VERSION", variable)
+        assert TaskQ("memory://", version=given).queue.version == version
+    for wrong in ("", "x" * 65, "a\nb", 5):
+        with pytest.raises(ValidationError, match="^version: "):
+            TaskQ("memory://", version=wrong)  # type: ignore[arg-type]
+    monkeypatch.setenv("AIOTASKQ_VERSION", "x" * 65)
+    with pytest.raises(ValidationError, match="^AIOTASKQ_VERSION: "):
+        TaskQ("memory://")
 
 
 # ---- the database and the queue --------------------------------------------------------------------------------------
