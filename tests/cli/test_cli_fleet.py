@@ -40,7 +40,7 @@ def registered(cli: Cli) -> str:
         assert registry is not None
         for owner in ("worker-a-1", "worker-b-2"):
             times = {"started_at": now, "seen_at": now, "lease_until": now + 60 * SECOND}
-            await registry.register(worker_info(owner, concurrency=4, **times))
+            await registry.register(worker_info(owner, concurrency=4, version="2.4.1", **times))
         handle = await tq.push("mail")
         await tq.queue.backend.claim("worker-a-1", tq.queue.clock.now(), 1)
         return handle.task_id
@@ -67,7 +67,7 @@ def test_workers_are_quieted_woken_and_resized(cli: Cli) -> None:
         (False, 9),
     ]
     listed = cli.out("workers", "list")
-    assert "quiet" in listed and "4 → 9" in listed
+    assert "quiet" in listed and "4 → 9" in listed and listed.count("2.4.1") == 2
     assert cli.out("workers", "quiet", "--dry-run") == "workers that match: 2\n"
     assert cli.json("workers", "quiet", "--all") == {"count": 2, "dry_run": False}
     assert cli.out("workers", "wake", "--all") == "asked to claim again: 2\n"
