@@ -52,10 +52,7 @@ class Tally(Poller):
             self._commits.not_started = None
         self._unset_timer()
         await super().stop(timeout)
-        try:
-            await self.write()
-        except Exception as error:
-            log.warning("history: the sums of the last minute were not written: {}", error)
+        await self._write_or_keep()
 
     async def _round(self) -> float:
         await self.write()
@@ -75,6 +72,12 @@ class Tally(Poller):
             for period in periods:
                 self._sums_of(period.key).add(period)
             raise
+
+    async def _write_or_keep(self) -> None:
+        try:
+            await self.write()
+        except Exception as error:
+            log.warning("history: the sums of the last minute were not written: {}", error)
 
     # ---- adding up ----
 
@@ -113,8 +116,8 @@ class Tally(Poller):
     async def write_lost(self) -> None:
         """Write what was counted of lost runs, and all else: the next run of such a task may end this process, too."""
         if self._urgent:
-            await self.write()
             self._urgent = False
+            await self._write_or_keep()
 
     def _note(self, before: Task, after: Task, kind: str) -> None:
         at = settled_at(before, after)
