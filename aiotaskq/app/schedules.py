@@ -203,7 +203,8 @@ class Schedules:
         What its calendar or a blackout window skips is left out. Those of a paused schedule are as if it were resumed.
         Raises ValidationError (CronError for an adopted cron expression), and MissingExtra.
         """
-        return next_starts(await self.get(schedule), check_int("count", count, 1, 1_000))
+        count = check_int("count", count, 1, 1_000)
+        return next_starts(await self.get(schedule), count, after=self._scheduler.clock.now())
 
 
 def schedule_of(

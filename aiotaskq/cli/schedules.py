@@ -34,12 +34,6 @@ def _runs(schedule: ScheduleView) -> str:
     return f"{schedule.run_count:,}" + (f"/{schedule.max_runs:,}" if schedule.max_runs else "")
 
 
-def _state(schedule: ScheduleView) -> str:
-    if schedule.enabled:
-        return tr("enabled")
-    return tr("finished") if schedule.next_run_at is None else tr("paused")
-
-
 def _when(schedule: ScheduleView) -> str:
     match schedule.schedule_type:
         case "cron":
@@ -64,7 +58,7 @@ def _show(schedule: ScheduleView) -> None:
 
 
 def _say_state(schedule: ScheduleView) -> str:
-    return tr("next {time}", time=shown(schedule.next_run_at)) if schedule.enabled else tr("paused")
+    return tr("next {time}", time=shown(schedule.next_run_at)) if schedule.enabled else tr(schedule.state)
 
 
 def _dues(record: FiringView) -> str:
@@ -113,6 +107,11 @@ def _show_id(made: ScheduleView, _warned: None = None) -> None:
     echo(printable(made.task_id))
 
 
+def _style(state: object) -> str:
+    return next((style for name, style in STYLES.items() if tr(name) == state), "")
+
+
+STYLES = {marked("active"): "green", marked("paused"): "yellow", marked("disabled"): "red", marked("finished"): ""}
 COLUMNS = (
     column("SCHEDULE_ID", "task_id", rank=1),
     column("NAME", "name", least=12, good=24),
@@ -120,7 +119,7 @@ COLUMNS = (
     column("WHEN", _when, least=15, good=28),
     column("NEXT", lambda each: shown(each.next_run_at) or "-"),
     column("RUNS", _runs, rank=3),
-    column("STATE", _state, style=lambda state: {tr("enabled"): "green", tr("paused"): "yellow"}.get(str(state), "")),
+    column("STATE", lambda each: tr(each.state), style=_style),
     column("PARAMS", params_of, least=20, plain=("",)),
 )
 HISTORY = (

@@ -267,21 +267,24 @@ def next_starts(schedule: Schedule, count: int, *, after: int | None = None) -> 
 
     ``after``: leave out what is due then or earlier; microseconds UTC.
     """
-    found = upcoming(schedule, count, fired=True)
+    found = upcoming(schedule, count, fired=True, after=after)
     zone = zone_of(schedule)
     try:
-        return [to_datetime(run.start, zone) for run in found if after is None or run.due > after]
+        return [to_datetime(run.start, zone) for run in found]
     except OverflowError:
         raise ValidationError(f"count: {count} instants reach beyond the year 9999") from None
 
 
-def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int | None = None) -> list[PlannedRun]:
+def upcoming(
+    schedule: Schedule, count: int, *, fired: bool = False, after: int | None = None, until: int | None = None
+) -> list[PlannedRun]:
     """Return the next due times of a stored schedule, at most ``count``, and what becomes of each.
 
-    A paused schedule is treated as if it were resumed now; one that is finished has none.
+    A paused schedule is treated as if it were resumed; one that is finished has none.
 
     Args:
         fired: leave out what is skipped. Of the next 20,000 due times, if there are so few that are not.
+        after: leave out what is due then or earlier; microseconds UTC.
         until: leave out what is due then or later; microseconds UTC.
 
     Raises:
@@ -292,7 +295,7 @@ def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int 
     """
     found: list[PlannedRun] = []
     left = schedule.max_runs - schedule.run_count if schedule.max_runs else count
-    for due in itertools.islice(_of_schedule(schedule), _WALK):
+    for due in itertools.islice(_of_schedule(schedule, after), _WALK):
         if left <= 0 or (until is not None and due >= until):
             break
         run = PlannedRun(due, *planned(schedule, due))
@@ -304,8 +307,10 @@ def upcoming(schedule: Schedule, count: int, *, fired: bool = False, until: int 
     return found
 
 
-def _of_schedule(schedule: Schedule) -> Iterator[int]:
+def _of_schedule(schedule: Schedule, after: int | None) -> Iterator[int]:
     due = schedule.due
+    if due is not None and after is not None and due <= after:  # it is paused or late
+        due = _passed(schedule, due, after)[2]
     while due is not None:
         yield due
         due = None if schedule.schedule_type == "once" else following(schedule, due)

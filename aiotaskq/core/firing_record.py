@@ -21,8 +21,9 @@ RECENT: Final = 10
 """The most records of single firings in a row. Older ones become one record: each firing writes all of them."""
 
 
-OUTCOMES: Final = ("fired", "skipped", "run_now", "backfilled", "paused", "resumed", "changed")
-"""What a record may tell; ``changed`` is of the timing."""
+OUTCOMES: Final = ("fired", "skipped", "run_now", "backfilled", "paused", "disabled", "resumed", "changed")
+"""What a record may tell; ``changed`` is of the timing, ``disabled`` of the scheduler, which could not fire it."""
+STOPS: Final = ("paused", "disabled")
 REASONS: Final = ("misfire", "catch_up", "overlap", "max_runs", "holiday", "weekend", "blackout", "paused")
 """Why a due time may be skipped."""
 
@@ -104,11 +105,16 @@ def _merge_fired(records: list[FiringRecord]) -> None:
         ]
 
 
+def stopped_by(history: Sequence[FiringRecord]) -> str | None:
+    """Return the outcome of the latest record by which the schedule was stopped; None if there is none."""
+    return next((record.outcome for record in reversed(history) if record.outcome in STOPS), None)
+
+
 def was_paused(history: Sequence[FiringRecord], due: int) -> bool:
     """Whether the schedule was paused at a due time, and resumed later, as far as its history tells."""
     paused_at: int | None = None
     for record in history:
-        if record.outcome == "paused":
+        if record.outcome in STOPS:
             paused_at = record.at if paused_at is None else paused_at
         elif record.outcome == "resumed":
             if paused_at is not None and paused_at <= due < record.at:

@@ -31,7 +31,7 @@ from aiotaskq.core.errors import (
     guess,
     instant,
 )
-from aiotaskq.core.firing_record import FiringRecord, recorded
+from aiotaskq.core.firing_record import FiringRecord, recorded, stopped_by
 from aiotaskq.core.ids import new_id
 from aiotaskq.core.instants import moment, to_datetime
 from aiotaskq.core.masking import Redacted
@@ -39,6 +39,7 @@ from aiotaskq.core.task import RUN_OPTIONS, SECOND, Task
 
 Misfire = Literal["fire_once", "skip", "fire_all"]
 Overlap = Literal["allow", "skip", "buffer_one"]
+ScheduleState = Literal["active", "paused", "disabled", "finished"]
 _NEEDS: Final = {"interval": "interval_seconds", "cron": "cron_expression", "once": "execute_at"}
 MAX_JITTER: Final = 7 * 86_400
 
@@ -157,6 +158,16 @@ class Schedule(Redacted, frozen=True, kw_only=True):
         return 0 < self.max_runs <= self.run_count
 
     @property
+    def state(self) -> ScheduleState:
+        """``active``, ``paused``, ``disabled`` by the scheduler as it could not be fired, or ``finished``.
+
+        A finished one has no next time.
+        """
+        if self.next_run_at is None:
+            return "finished"
+        return "active" if self.enabled else "disabled" if stopped_by(self.history) == "disabled" else "paused"
+
+    @property
     def plain(self) -> bool:
         """Whether each task starts at its due time: no jitter, no calendar, no blackout."""
         return not self.jitter and self.calendar is None and not self.blackout
@@ -176,6 +187,11 @@ class Schedule(Redacted, frozen=True, kw_only=True):
 
 class UndecodableSchedule(Schedule, frozen=True, kw_only=True):
     """A stored schedule whose params or outbox cannot be decoded: it is not enabled, and the texts stay in its row."""
+
+    @property
+    def state(self) -> ScheduleState:
+        """It cannot be fired."""
+        return "disabled"
 
 
 def check_decoded(schedule: Schedule) -> None:
@@ -363,9 +379,9 @@ def differences(stored: Schedule, wanted: Schedule) -> dict[str, Any]:
     return {field: getattr(wanted, field) for field in _EDITABLE if getattr(stored, field) != getattr(wanted, field)}
 
 
-def paused(schedule: Schedule, now: int) -> Schedule:
-    """Return the schedule disabled, with its next due time."""
-    history = recorded(schedule.history, [FiringRecord(now, "paused")]) if schedule.enabled else schedule.history
+def paused(schedule: Schedule, now: int, outcome: Literal["paused", "disabled"] = "paused") -> Schedule:
+    """Return the schedule stopped, with its next due time; ``outcome`` is what its history has of that."""
+    history = recorded(schedule.history, [FiringRecord(now, outcome)]) if schedule.enabled else schedule.history
     return schedule.replace(enabled=False, updated_at=now // SECOND, history=history)
 
 

@@ -19,7 +19,7 @@ from aiotaskq.core.errors import check_json, check_key, instant
 from aiotaskq.core.firing import LIMIT, MAX_LIMIT, derived_id, upcoming, zone_of
 from aiotaskq.core.firing_record import OUTCOMES, REASONS, FiringRecord
 from aiotaskq.core.instants import from_now, seconds_of, to_datetime, to_iso
-from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, new_schedule, timing_of
+from aiotaskq.core.schedule import MAX_JITTER, Misfire, Overlap, Schedule, ScheduleState, new_schedule, timing_of
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import NotFound, NotSupported, TaskConflict, UnknownHandler, ValidationError
 from aiotaskq.log import printable
@@ -45,6 +45,9 @@ class ScheduleView(Struct):
     execute_at: Time | None
     timezone: str | None
     enabled: bool
+    state: Annotated[
+        ScheduleState, about("`disabled`: the scheduler could not fire it; `finished`: it will not run again")
+    ]
     next_run_at: Time | None
     last_run_at: Time | None
     run_count: int
@@ -142,7 +145,7 @@ def fields_seen(schedule: Schedule, show_args: bool) -> str:
     return hashlib.sha256(msgspec.json.encode(plain(shown), order="sorted")).hexdigest()[:32]
 
 
-RUNNING = ("enabled", "next_run_at", "last_run_at", "run_count", "created_at", "updated_at")
+RUNNING = ("enabled", "state", "next_run_at", "last_run_at", "run_count", "created_at", "updated_at")
 """Fields that no form shows."""
 
 
@@ -279,11 +282,10 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
 
     Those of a paused schedule are as if it were resumed; there are none of one that is finished.
     """
-    after = -1
     if isinstance(given.schedule, str):
         if wrong := [name for name in (*Options.__struct_fields__, "after") if getattr(given, name) is not UNSET]:
             raise ValidationError(f"{wrong[0]}: it is about a schedule that need not be there; leave out schedule")
-        schedule = await access.tq.schedules.get(given.schedule)
+        schedule, after = await access.tq.schedules.get(given.schedule), access.tq.queue.clock.now()
     else:
         zone = given.timezone or access.tq.timezone or local_timezone()
         options = _options(given, zone) | {"timezone": zone}
@@ -292,7 +294,7 @@ async def preview(access: Access, given: Previewed) -> PlannedTimes:
         after = SystemClock().now() if begin is None else instant("after", begin)
         schedule = new_schedule("preview", "preview", **timing, **options, now=after)
     local = functools.partial(to_datetime, zone=zone_of(schedule))
-    runs = [run for run in upcoming(schedule, given.count) if run.due > after]
+    runs = upcoming(schedule, given.count, after=after)
     planned = [PlannedView(local(run.due).isoformat(), local(run.start).isoformat(), run.skipped) for run in runs]
     return PlannedTimes([each.start for each in planned if each.skipped is None], planned)
 

@@ -86,7 +86,7 @@ SCREENS = {
         """,
     ("schedules", "list", "--utc"): """
         SCHEDULE_ID  NAME     TYPE    WHEN                     NEXT                  RUNS  STATE
-        schedule-1   nightly  report  0 2 * * * Asia/Shanghai  2096-10-02 18:00:00Z  0     enabled
+        schedule-1   nightly  report  0 2 * * * Asia/Shanghai  2096-10-02 18:00:00Z  0     active
         schedule-2   often    mail    every 1m 30s             2096-10-02 07:08:11Z  0/3   paused
         """,
     ("schedules", "preview", "--cron", "0 2 * * *", "--timezone", "Asia/Shanghai", "--after", "2026-01-01"): """

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from aiotaskq.core.firing import fire, next_starts, upcoming, zone_of
 from aiotaskq.core.instants import to_datetime
-from aiotaskq.core.schedule import ScheduleStuck, new_schedule, paused
+from aiotaskq.core.schedule import ScheduleStuck, UndecodableSchedule, new_schedule, paused, resumed
 from tests.core.schedules import preview
 
 NOW = 1_700_000_000_000_000
@@ -44,6 +45,35 @@ def test_a_paused_schedule_shows_its_times_and_a_finished_one_none() -> None:
     zone = zone_of(schedule)
     assert [f"{to_datetime(time.due, zone):%H:%M %z}" for time in times] == ["06:14 +0800", "06:15 +0800"]
     assert upcoming(schedule.replace(next_run_at=None), 2) == []
+
+
+@pytest.mark.parametrize(
+    ("timing", "first"),
+    [
+        ({"schedule_type": "interval", "interval_seconds": 60}, 60),
+        ({"schedule_type": "cron", "cron_expression": "* * * * *", "timezone": "UTC"}, 40),
+    ],
+)
+def test_what_was_due_before_is_left_out_for_any_span(timing: dict[str, Any], first: int) -> None:
+    schedule = new_schedule("n", "t", **timing, now=NOW)
+    year = NOW + 365 * 24 * 60 * 60 * 1_000_000
+    for after in (NOW, year):
+        found = upcoming(paused(schedule, NOW), 3, after=after)
+        assert [run.due - after for run in found] == [(first + 60 * n) * 1_000_000 for n in range(3)]
+    assert next_starts(schedule, 1, after=year)[0] > to_datetime(year)
+    once = new_schedule("n", "t", "once", execute_at=NOW // 1_000_000 + 5, now=NOW)
+    assert len(upcoming(once, 3, after=NOW)) == 1 and upcoming(once, 3, after=year) == []
+
+
+def test_a_schedule_is_active_paused_disabled_or_finished() -> None:
+    schedule = new_schedule("n", "t", "interval", interval_seconds=60, max_runs=1, now=NOW)
+    stopped = paused(schedule, NOW, "disabled")
+    assert (schedule.state, paused(schedule, NOW).state, stopped.state) == ("active", "paused", "disabled")
+    assert paused(resumed(stopped, NOW), NOW).state == "paused"
+    assert schedule.replace(enabled=False).state == "paused", "another program has stopped it"
+    assert fire(schedule, NOW + 60_000_000).schedule.state == "finished"
+    unreadable = UndecodableSchedule(**asdict(schedule.replace(enabled=False)))
+    assert unreadable.state == "disabled"
 
 
 def test_an_adopted_interval_of_nothing_is_an_error() -> None:

@@ -468,7 +468,7 @@ class Scheduler:
         log.error("schedule {} cannot be fired: {}", _title(schedule), known)
         if count >= MAX_REFUSALS:
             del self._refusals[schedule.task_id]
-            if await self.schedules.change([ScheduleChange(schedule, paused(schedule, now))]) == [True]:
+            if await self.schedules.change([ScheduleChange(schedule, paused(schedule, now, "disabled"))]) == [True]:
                 log.error("schedule {} is disabled; correct it and resume it", _title(schedule))
                 self.queue.hooks.call("disabled", now, None, schedule=schedule, error=known)
 

@@ -82,7 +82,8 @@ async def test_a_schedule_that_cannot_fire_is_disabled_and_stops_no_other(
     await passes(tq, clock, 5)
     assert [task.type for task in await fired(tq)] == ["good"] * 5
     assert disabled == [bad]
-    assert (await tq.schedules.get(bad)).enabled is False
+    stopped = await tq.schedules.get(bad)
+    assert (stopped.enabled, stopped.state) == (False, "disabled")
     assert (await tq.schedules.get(good)).run_count == 5
 
 
