@@ -92,11 +92,52 @@ def changes(open_since: Mapping[str, Sequence[Any]], found: Mapping[str, str], n
     return begun + ended
 
 
+def opened(stored: object) -> list[Alert]:
+    """Return the alerts that have begun and not ended, by the public value that has them.
+
+    What is no alert in it is left out: any program can write that value.
+    """
+    found = stored.items() if isinstance(stored, dict) else ()
+    return [
+        Alert(rule, True, *about)
+        for rule, about in found
+        if isinstance(about, list) and list(map(type, about)) == [int, str]
+    ]
+
+
 def after(open_since: Mapping[str, Sequence[Any]], made: Sequence[Alert]) -> dict[str, list[Any]]:
     """Return what is open after these changes."""
     ended: Collection[str] = {alert.rule for alert in made if not alert.firing}
     kept = {rule: list(about) for rule, about in open_since.items() if rule not in ended}
     return kept | {alert.rule: [alert.since, alert.text] for alert in made if alert.firing}
+
+
+# ---- what needs attention without a rule of the application ---------------------------------------------------------
+
+TIMES: Final = 10
+LEAST_LONG: Final = 60.0
+"""Seconds below which no run is long."""
+LEAST_RUNS: Final = 20
+"""Runs of a type below which nothing is usual."""
+WATCHED: Final = 5
+"""Minutes for which what became ready in a queue is compared with what ended."""
+LEAST_READY: Final = 10
+"""Tasks that became ready in these minutes, below which nothing is said to grow."""
+
+
+def runs_long(seconds: float, p99: float | None) -> bool:
+    """Return whether a task runs for over ten times what 99 of 100 runs of its type take; None where not known."""
+    return p99 is not None and seconds > max(LEAST_LONG, TIMES * p99)
+
+
+def grows(ready: int, ended: int) -> bool:
+    """Return whether a backlog grows: of the same minutes, how many tasks became ready, and how many runs ended."""
+    return ready >= LEAST_READY and ready > ended
+
+
+def waits_long(waiting: int, rate: float) -> bool:
+    """Return whether so many tasks need over a minute at a rate, in tokens per second."""
+    return waiting > rate * 60
 
 
 def _named(names: Sequence[str]) -> str:

@@ -349,6 +349,11 @@ def _lost(task: Task, now: int) -> Task:
 # ---- leases -------------------------------------------------------------------------------------------------------
 
 
+def is_poison(task: Task) -> bool:
+    """Return whether a task was failed because processes die while they run it."""
+    return task.status is Status.FAILED and task.crashes >= MAX_CRASHES
+
+
 def is_dead(life: Life, late: int, lease: int) -> bool:
     """Whether a worker whose lease of ``lease`` microseconds ended ``late`` microseconds ago loses its tasks.
 

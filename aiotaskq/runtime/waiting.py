@@ -152,7 +152,7 @@ def why(task: Task, seen: Seen, now: int) -> Waiting | None:
     if task.parked and task.waits:
         return Waiting(reason="parents", behind=task.waits)
     if task.parked and task.due_us <= now:
-        found = _at_a_limit(seen.limits.get(task.gate or ""), max(now, seen.read_at))
+        found = at_limit(seen.limits.get(task.gate or ""), max(now, seen.read_at))
         # Workers let it pass, and claim it: without one it is not about to.
         unseen = found.reason == "passing" and seen.workers is not None and not seen.of_queue(task.queue)
         return Waiting(reason="ready", limit=found.limit, workers=0, slots=0, busy=0) if unseen else found
@@ -234,8 +234,8 @@ async def _parents(store: Pushes, child_id: str, named: Sequence[tuple[str, str]
     )
 
 
-def _at_a_limit(state: LimitState | None, now: int) -> Waiting:
-    """Return what a task at a limit waits for."""
+def at_limit(state: LimitState | None, now: int) -> Waiting:
+    """Return what a task at a limit waits for; ``now`` in microseconds UTC."""
     if state is None:
         return Waiting(reason="passing")
     if state.state == "used_up":

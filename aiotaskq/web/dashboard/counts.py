@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable
+import itertools
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgspec
 
 from aiotaskq.backends.read_limit import limited_reads
 from aiotaskq.concurrency.clock import SystemClock
+from aiotaskq.core.history import HOUR, MINUTE
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
 from aiotaskq.log import log
@@ -65,6 +67,40 @@ class Counted(msgspec.Struct, frozen=True):
     approximate: bool
 
 
+class Unended:
+    """How many tasks of each queue had not ended, at the end of each minute of the last hour in which that was read.
+
+    No store counts what is pushed: with what has ended it follows from these numbers.
+    """
+
+    def __init__(self) -> None:
+        self._minutes: dict[int, dict[str, int]] = {}
+
+    def note(self, stats: Stats, now: int) -> None:
+        """Keep what was read at ``now``, in microseconds UTC."""
+        minute = now // (MINUTE * SECOND)
+        self._minutes[minute] = {
+            name: counts.get("pending", 0) + counts.get("running", 0) for name, counts in stats.queues.items()
+        }
+        self._minutes = {each: found for each, found in self._minutes.items() if each > minute - HOUR // MINUTE}
+
+    def came(self, queue: str, out: Sequence[int], now: int) -> list[float | None]:
+        """Return how many tasks of a queue came in each minute in which ``out`` ended, the latest one last.
+
+        None where it was not read before and after.
+        """
+        latest = now // (MINUTE * SECOND)
+        first = latest - len(out) + 1
+        found: list[float | None] = [None] * len(out)
+        known = sorted(each for each in self._minutes if each >= first - 1)
+        for before, after in itertools.pairwise(known):
+            more = self._minutes[after].get(queue, 0) - self._minutes[before].get(queue, 0)
+            ended = sum(out[before + 1 - first : after + 1 - first])
+            for minute in range(before + 1, after + 1):
+                found[minute - first] = max(0, more + ended) / (after - before)
+        return found
+
+
 class Counts:
     """The counts of one task queue. One read at a time, however many pages want them.
 
@@ -72,6 +108,7 @@ class Counts:
     """
 
     def __init__(self, tq: TaskQ) -> None:
+        self.unended = Unended()
         self._tq = tq
         self._clock = SystemClock()
         self._last: Stats | None = None
@@ -114,6 +151,7 @@ class Counts:
         began, changes = self._clock.ticks(), self._changes
         with limited_reads(None):  # read once for all pages, and kept for long where it takes long
             found = await self._tq.stats()
+        self.unended.note(found, self._tq.queue.clock.now())
         if changes == self._changes:
             self._last, self._read_at = found, self._clock.ticks()
             self._took = self._read_at - began

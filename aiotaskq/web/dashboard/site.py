@@ -41,6 +41,7 @@ from aiotaskq.web.dashboard.pages import (
 from aiotaskq.web.dashboard.session import Login, UserLogin
 from aiotaskq.web.dashboard.view import (
     Page,
+    Preview,
     Question,
     Shared,
     View,
@@ -242,6 +243,7 @@ class Dashboard:
             "given": {},
             "problem": "",
             "conflict": False,
+            "preview": None,
             "here": link(view.name, **view.query),
         }
 
@@ -323,25 +325,29 @@ class Dashboard:
             kept = [(name, each) for name, all in fields for each in all if name not in ("form_token", "sure")]
             data = {"question": answer, "action": action.operation.name, "fields": kept}
             return reply(render("question", self._context(view, None) | {"data": data}), cache=OF_A_FORM)
+        if isinstance(answer, Preview):
+            assert action.form is not None
+            return await self._again(view, pages[action.form], preview=answer.planned)
         self._shared.forget()
         if answer.error is not None:  # the page says what was done before
             return self._problem(view, answered(answer.error, f"dashboard: {action.operation.name}"), answer)
         return redirect(answer.page, _cookie(view.request, session.MESSAGE, session.shortened(answer), 60))
 
     async def _refused(self, view: View, page: Page, problem: Problem) -> Response:
-        """Show the page of a form again, with what was given and what was wrong with it.
-
-        Where another visitor was faster, it has what is stored now, too.
-        """
-        given = {field: each[0] for field, each in view.form.items()}
-        full = _with_query(await self._full(view), page, [*thing_of(view).items(), *given.items()])
+        """Show the page of a form again, with what was wrong; where another visitor was faster, with what is stored."""
+        said = {"problem": view.words.problem(problem.detail), "conflict": problem.status == 409}
         try:
-            data = await _loaded(page, full)
+            return await self._again(view, page, problem.status, **said)
         except (ProblemError, AiotaskqError):  # the thing is gone, or the store
             return self._problem(view, problem)
-        said = {"problem": view.words.problem(problem.detail), "conflict": problem.status == 409}
-        context = self._context(full, page) | said | {"data": data, "given": given}
-        return reply(render(page.template, context), problem.status, cache=OF_A_FORM)
+
+    async def _again(self, view: View, page: Page, status: int = 200, **shown: Any) -> Response:
+        """Show a form again, with what was given, and what was wrong with it or what it would do."""
+        given = {field: each[0] for field, each in view.form.items()}
+        view = _with_query(await self._full(view), page, [*thing_of(view).items(), *given.items()])
+        data = await _loaded(page, view)
+        context = self._context(view, page) | shown | {"data": data, "given": given}
+        return reply(render(page.template, context), status, cache=OF_A_FORM)
 
     def _preferred(self, view: View) -> Response:
         known = {"language": (*LANGUAGES, ""), "theme": (*THEMES, "")}

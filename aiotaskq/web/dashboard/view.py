@@ -204,7 +204,13 @@ class Done(Message, frozen=True, kw_only=True):
     """What has stopped a change of many things before all were done."""
 
 
-Run = Callable[[View], Awaitable["Question | Done"]]
+class Preview(msgspec.Struct, frozen=True):
+    """Nothing was changed: the form is shown again, with what it would do."""
+
+    planned: Any
+
+
+Run = Callable[[View], Awaitable["Question | Done | Preview"]]
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True):
@@ -355,8 +361,8 @@ def action(
     Args:
         said: what is said afterwards, or what returns it from the answer. A sentence of the catalogue, with the name of
             the thing.
-        page: returns the address of the page that is shown then, from the name of the thing; default the thing's own,
-            or the list where it is deleted.
+        page: returns the address of the page that is shown then, from the name of the thing; default that which the
+            form names, else the thing's own, or the list where it is deleted.
         form: the page that has its form; default the thing's own.
         asks: whether a question is asked before.
         values: reads the form; default each parameter from the field of its name.
@@ -367,7 +373,7 @@ def action(
 
     async def run(view: View) -> Question | Done:
         name = view.needed(thing)
-        back = page_of(operation.noun, name) if page is None else page(view, name)
+        back = _page(view, operation.noun, name) if page is None else page(view, name)
         if asks and not view.sure:
             return Question("one", {thing: name}, back)
         answer = await view.perform(operation, values(view))
@@ -375,6 +381,11 @@ def action(
         return Done(said if isinstance(said, str) else said(answer), {thing: name}, page=after)
 
     register(operation, run, form or PAGES[operation.noun][0])
+
+
+def _page(view: View, noun: str, name: str) -> str:
+    """Return the page from which a change was asked for: the overview, the list or, by default, that of the thing."""
+    return {"overview": "./", "list": noun}.get(view.text("back") or "") or page_of(noun, name)
 
 
 SECONDS = 20.0

@@ -192,6 +192,12 @@ class Words:
         """Return RFC 3339 in UTC, for programs; "" for None."""
         return to_iso(instant) or ""
 
+    def lasting(self, seconds: float) -> str:
+        """Return how long something has lasted, in whole minutes: not another text for each second."""
+        if seconds < 60:
+            return self(marked("less than a minute"))
+        return self.duration(seconds - seconds % 60)
+
     def duration(self, seconds: float | None) -> str:
         """Return a duration in its two largest units, below a minute in seconds or milliseconds; "" for None."""
         if seconds is None:
@@ -201,7 +207,7 @@ class Words:
         if seconds < 1:
             return f"{sign}{seconds * 1000:.0f} {'毫秒' if chinese else 'ms'}"
         if seconds < 60:
-            text = f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+            text = f"{seconds:.1f}" if seconds < 10 and not _is_int(seconds) else f"{seconds:.0f}"
             return f"{sign}{text} {'秒' if chinese else 's'}"
         for place, (english, zh, size) in enumerate(_UNITS):
             if seconds < size:

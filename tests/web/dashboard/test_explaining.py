@@ -18,7 +18,7 @@ from aiotaskq.core.task import SECOND, Attempt, Task
 from aiotaskq.errors import TaskConflict
 from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
-from aiotaskq.web.dashboard.pages.overview import MOST_TYPES, unknown_notices
+from aiotaskq.web.dashboard.attention import MOST, unknown_notices
 from aiotaskq.web.dashboard.pages.tasks import timeline
 from tests.support.machine import within
 from tests.support.rows import worker_info
@@ -66,8 +66,8 @@ async def test_the_overview_names_the_types_that_no_worker_knows(browse: Browse,
 
 
 def test_of_many_unknown_types_the_most_are_named() -> None:
-    found = unknown_notices({f"t{n}": n for n in range(1, MOST_TYPES + 3)})
-    assert [each.values.get("type") for each in found] == [*(f"t{n}" for n in range(MOST_TYPES + 2, 2, -1)), None]
+    found = unknown_notices({f"t{n}": n for n in range(1, MOST + 3)})
+    assert [each.values.get("type") for each in found] == [*(f"t{n}" for n in range(MOST + 2, 2, -1)), None]
     assert (found[-1].number, found[-1].page) == (2, "types")
 
 
@@ -82,6 +82,21 @@ async def test_types_without_an_ended_task_are_listed(browse: Browse, tq: TaskQ)
         {"name": "of the worker", "waiting": 0, "unknown": False},
     ]
     assert "no worker knows this type" in (await browse.get("types")).text
+
+
+async def test_what_waits_at_a_limit_or_for_other_tasks_waits(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(limit=Limit(1, key="tenant"))
+    async def bounded(tenant: str) -> None: ...
+
+    for _ in range(3):
+        await tq.push("bounded", {"tenant": "a"})
+    flow = Workflow()
+    flow.add("first", TaskCall("greet", {"name": "x"}, {}))
+    flow.add("second", TaskCall("greet", {"name": "x"}, {}), after=["first"])
+    await tq.start(flow)
+    data = (await browse.get("types?format=json")).json()
+    assert {each["name"]: each["waiting"] for each in data["idle"]} == {"bounded": 3, "greet": 2}
+    assert data["looked_at"] is None
 
 
 async def test_an_unknown_type_is_not_due_in_some_seconds_for_ever(browse: Browse, tq: TaskQ) -> None:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import jinja2
 import pytest
@@ -14,6 +15,7 @@ from jinja2 import nodes
 import aiotaskq.web.dashboard as package
 from aiotaskq.core.catalogue import parse
 from aiotaskq.core.firing_record import OUTCOMES, REASONS
+from aiotaskq.core.schedule import ScheduleState
 from aiotaskq.core.status import Status
 from aiotaskq.operations.everything import OPERATIONS
 from aiotaskq.operations.table import MANY
@@ -57,7 +59,7 @@ def of_module(text: str) -> Iterator[str]:
 
 
 def sentences() -> set[str]:
-    found = {*STATES, *NAMES, *OUTCOMES, *REASONS, *CHANGES, *DETAILS}
+    found = {*STATES, *NAMES, *OUTCOMES, *REASONS, *CHANGES, *DETAILS, *get_args(ScheduleState)}
     for path in TEMPLATES:
         found.update(of_template(path.read_text(encoding="utf-8")))
     for path in FOLDER.rglob("*.py"):
@@ -120,6 +122,7 @@ def test_the_language_is_the_chosen_one_or_that_of_the_browser(chosen: str, acce
         (None, "", ""),
         (0.0123, "12 ms", "12 毫秒"),
         (2.04, "2.0 s", "2.0 秒"),
+        (2, "2 s", "2 秒"),
         (59, "59 s", "59 秒"),
         (61, "1 min 1 s", "1 分 1 秒"),
         (7200, "2 h", "2 小时"),

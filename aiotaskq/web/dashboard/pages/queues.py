@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC
 from typing import Any
 
+import msgspec
+
+from aiotaskq.core.history import MINUTE
 from aiotaskq.core.task import SECOND
 from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.runtime.waiting import awake
+from aiotaskq.web.dashboard.charts import bars, ticks
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.rows import queue_row, queue_rows
-from aiotaskq.web.dashboard.view import View, action, operated_on, page, page_of
+from aiotaskq.web.dashboard.past import QueueHour
+from aiotaskq.web.dashboard.rows import QueueRow, queue_row, queue_rows
+from aiotaskq.web.dashboard.view import View, action, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
 LOOKED_AT = 20
 """Queues whose next task is looked for, and workers of a queue that are listed."""
 KEEP = 5.0
 """Seconds for which an open page does not look for them anew."""
+MOST_CARDS = 12
+"""Queues of the overview."""
+RATED = 10
+"""Minutes of which it says what came in and went out per minute."""
+AXIS: dict[str, Any] = {"begin": 0, "step": 2 * MINUTE, "zone": UTC}  # small charts have no labels
 
 
 @page("queues", marked("Queues"), "like")
@@ -34,7 +47,79 @@ async def queues(view: View) -> dict[str, Any]:
     return {"queues": rows, "oldest": stats.oldest_age, "approximate": counted.approximate, "like": like or ""}
 
 
-@page("queue", marked("Queue"), "name", "span", section="queues")
+class QueueCard(msgspec.Struct, frozen=True, kw_only=True):
+    """One queue as the overview has it: what it holds, and what came in and went out in the last hour."""
+
+    queue: QueueRow
+    ready: int
+    slots: int | None
+    """Of the workers that claim from it; None where the store has no registry."""
+    came: float | None
+    """Tasks per minute; None where that was not counted for long enough."""
+    ended: float
+    """Runs per minute."""
+    failed: int
+    """How many of those of the hour failed."""
+    out: str
+    """The path of a small chart of the runs that ended, in pairs of minutes."""
+    ticks: str
+    """The path of the marks where some failed."""
+    into: str
+    """The path of the line of tasks that came in."""
+
+    @property
+    def empty_in(self) -> float | None:
+        """In how many seconds it is empty if no more tasks come; None where none wait, or none end."""
+        return self.ready * MINUTE / self.ended if self.ended and self.ready else None
+
+
+async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
+    """Return the queues that hold most of the tasks that have not ended, by name."""
+    rows = sorted(queue_rows(stats), key=lambda row: (-row.counts["pending"] - row.counts["running"], row.name))
+    rows = sorted(rows[:MOST_CARDS], key=lambda row: row.name)
+    workers, past = await awake(view.tq.queue.backend, view.now), await view.shared.past.queues()
+    names = [row.name for row in rows if row.counts["pending"]]
+    waiting = await view.keep("cards", KEEP, lambda: _ready(view, names))
+    found = []
+    for row in rows:
+        first, ready = waiting.get(row.name, (None, 0))
+        row.next_age = _age(view, first)
+        hour = past.get(row.name) or QueueHour([0] * 60, [0] * 60)
+        came = view.shared.counts.unended.came(row.name, hour.out, view.now)
+        rates = [each for each in came[-1 - RATED : -1] if each is not None]
+        pairs = zip(came[::2], came[1::2], strict=True)
+        into = [None if one is None or other is None else one + other for one, other in pairs]
+        chart = bars([{"out": each} for each in _pairs(hour.out)], ("out",), before=into, **AXIS)
+        found.append(
+            QueueCard(
+                queue=row,
+                ready=ready,
+                slots=None
+                if workers is None
+                else sum(each.concurrency for each in workers if each.claims_from(row.name)),
+                came=sum(rates) / len(rates) if rates else None,
+                ended=hour.ended(RATED) / RATED,
+                failed=sum(hour.failed),
+                out=chart.paths["out"],
+                ticks=ticks(_pairs(hour.failed)),
+                into=chart.before,
+            )
+        )
+    return found
+
+
+def _pairs(minutes: Sequence[int]) -> list[int]:
+    return [one + other for one, other in zip(minutes[::2], minutes[1::2], strict=True)]
+
+
+async def _ready(view: View, queues: Sequence[str]) -> dict[str, tuple[int | None, int]]:
+    """Return when the next task of each of these queues is due, and how many are ready."""
+    backend = view.tq.queue.backend
+    firsts = await _firsts(view, queues)
+    return {name: (firsts[name], await backend.count_ready(view.now, [name])) for name in queues}
+
+
+@page("queue", marked("Queue"), "name", "span", "by", section="queues")
 async def queue(view: View) -> dict[str, Any]:
     """Read one queue."""
     name = view.needed("name")
@@ -53,7 +138,7 @@ async def queue(view: View) -> dict[str, Any]:
         "later": max(0, row.counts["pending"] - ready),
         "workers": None if alive is None else len(claiming),
         "claiming": [worker_view(each) for each in claiming[:LOOKED_AT]],
-        "activity": await view.shared.past.activity(view.text("span"), queue=name),
+        "activity": await view.shared.past.activity(view.text("span"), queue=name, by=view.text("by")),
         "types": await view.shared.past.types(view.text("span"), queue=name),
         "changes": await operated_on(view, name, ("queues",)),
     }
@@ -68,10 +153,5 @@ def _age(view: View, first: int | None) -> float | None:
     return (view.now - first) / SECOND if first is not None and first <= view.now else None
 
 
-def _page(view: View, name: str) -> str:
-    """Return the page from which the change was asked for."""
-    return page_of("queues", name) if view.text("back") == "queue" else "queues"
-
-
-action(operations["pause"], marked("The queue {queue} is paused."), page=_page)
-action(operations["resume"], marked("The queue {queue} runs again."), page=_page)
+action(operations["pause"], marked("The queue {queue} is paused."))
+action(operations["resume"], marked("The queue {queue} runs again."))

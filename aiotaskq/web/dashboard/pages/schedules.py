@@ -1,4 +1,4 @@
-"""Schedules: the table with the next 24 hours, one schedule with its runs, its form, and the actions on them."""
+"""Schedules: the table with a day before and after now, one schedule with its runs, its form, and the actions."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ import functools
 import operator
 from collections.abc import Sequence
 from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
 
 from aiotaskq.core.firing import upcoming
+from aiotaskq.core.firing_record import FiringRecord
 from aiotaskq.core.schedule import Schedule
 from aiotaskq.core.task import SECOND
 from aiotaskq.errors import AiotaskqError
-from aiotaskq.operations.schedules import fields_seen, firing_view, schedule_view
+from aiotaskq.operations.schedules import Options, fields_seen, firing_view, schedule_view
 from aiotaskq.operations.schedules import schedules as operations
 from aiotaskq.operations.table import Operation
 from aiotaskq.operations.task_views import task_view
+from aiotaskq.web.dashboard.charts import Label, time_labels
 from aiotaskq.web.dashboard.matching import part_of
 from aiotaskq.web.dashboard.rows import json_text
-from aiotaskq.web.dashboard.view import Done, View, action, by_name, check_type, operated_on, page, page_of, register
+from aiotaskq.web.dashboard.view import (
+    Done,
+    Preview,
+    View,
+    action,
+    by_name,
+    check_type,
+    operated_on,
+    page,
+    page_of,
+    register,
+)
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
@@ -26,7 +42,9 @@ HOUR = 3600 * SECOND
 DAY = 24 * HOUR
 MARKS = 96
 """Due times drawn of one schedule: those of an interval of less than 15 minutes become a band."""
-NEXT, PAST = 10, 20
+LEAST = 3
+"""Thousandths of two days that a mark is wide at least."""
+NEXT, PAST, PREVIEWED = 10, 20, 5
 
 
 _TIMING = operator.attrgetter(
@@ -44,25 +62,55 @@ async def _dues(view: View, schedule: Schedule) -> list[int]:
 
     async def computed() -> list[int]:
         # Not on the loop: an expression may take a while for each of its times.
-        return await asyncio.to_thread(_computed, schedule, until + HOUR)
+        return await asyncio.to_thread(_computed, schedule, view.now, until + HOUR)
 
     found = await view.shared.dues.get(_TIMING(schedule), HOUR / SECOND, computed)
     return [due for due in found if due < until]
 
 
-def _computed(schedule: Schedule, until: int) -> list[int]:
-    if not schedule.enabled:
+def _computed(schedule: Schedule, now: int, until: int) -> list[int]:
+    if schedule.state != "active":
         return []
     try:
-        return [run.start for run in upcoming(schedule, MARKS + 1, fired=True, until=until)]
+        return [run.start for run in upcoming(schedule, MARKS + 1, fired=True, after=now, until=until)]
     except AiotaskqError:  # its page says what is wrong
         return []
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """A place in the day before and after now, in thousandths of both."""
+
+    begin: int
+    width: int
+    kind: str
+    """``fired``, ``skipped`` or ``due``."""
+
+
+def _place(instant: int, now: int) -> int:
+    return 500 + (instant - now) * 500 // DAY
+
+
+def _past(history: Sequence[FiringRecord], now: int) -> list[Mark]:
+    """Return what was fired and skipped in the last 24 hours; a record of several due times is one mark."""
+    found = []
+    for record in history:
+        begin = record.at if record.due is None else record.due
+        end = begin if record.until is None else record.until
+        if record.outcome in ("fired", "skipped", "run_now", "backfilled") and now - DAY <= end <= now:
+            first = max(0, _place(begin, now))
+            kind = "skipped" if record.outcome == "skipped" else "fired"
+            found.append(Mark(first, max(LEAST, _place(end, now) - first), kind))
+    return found
+
+
 def _row(schedule: Schedule, dues: Sequence[int], now: int) -> dict[str, Any]:
-    """Return a schedule, and at which thousandths of the next 24 hours it is due, or that it is due more often."""
-    marks = sorted({max(0, each - now) * 1000 // DAY for each in dues[:MARKS]})
-    return {"schedule": schedule_view(schedule), "marks": marks, "band": len(dues) > MARKS}
+    """Return a schedule, and what it did and is about to do in the day before and after now."""
+    marks = _past(schedule.history, now)
+    if len(dues) > MARKS:
+        marks.append(Mark(_place(dues[0], now), 1000 - _place(dues[0], now), "due"))
+    else:
+        marks += [Mark(place, LEAST, "due") for place in sorted({_place(max(now, due), now) for due in dues})]
+    return {"schedule": schedule_view(schedule), "marks": marks}
 
 
 @page("schedules", marked("Schedules"), "start", "like")
@@ -72,13 +120,15 @@ async def schedules(view: View) -> dict[str, Any]:
     found = [each for each in await view.tq.schedules.list() if part_of(like, each.name, each.task_type)]
     start = view.whole("start", 0, 1_000_000)
     shown = found[start : start + ROWS]
-    first = view.now - view.now % HOUR + HOUR
+    begin, end = view.now - DAY, view.now + DAY
+    hours = [
+        hour for hour in time_labels(begin, end, ZoneInfo(view.words.zone_name))[0] if begin + HOUR < hour < end - HOUR
+    ]
     return {
         "schedules": [_row(each, await _dues(view, each), view.now) for each in shown],
         "total": len(found),
         "start": start,
-        "hours": [first + hour * HOUR for hour in range(3, 24, 4)],
-        "now": view.now,
+        "hours": [Label(_place(hour, view.now), hour) for hour in hours],
         "like": like or "",
     }
 
@@ -89,7 +139,7 @@ async def schedule(view: View) -> dict[str, Any]:
     found = await view.tq.schedules.get(view.needed("id"))
     problem, times = None, []
     try:
-        times = upcoming(found, NEXT)  # of a paused schedule as if it were resumed now
+        times = (await view.perform(operations["preview"], {"schedule": found.task_id, "count": NEXT})).planned
     except AiotaskqError as error:
         problem = str(error)
     runs = await view.tq.find(scheduler_task_id=found.task_id, limit=PAST)
@@ -136,22 +186,22 @@ def _given(operation: Operation, view: View) -> dict[str, Any]:
     return given if kind not in _TIMINGS or timing is None else given | {_TIMINGS[kind]: timing}
 
 
-async def _add(view: View) -> Done:
-    await check_type(view)
-    made = await view.perform(operations["add"], _given(operations["add"], view))
-    said, page = marked("The schedule {schedule} is created."), page_of("schedules", made.task_id)
-    return Done(said, {"schedule": made.task_id}, page=page)
+async def _save(operation: Operation, said: str, view: View) -> Done | Preview:
+    given = _given(operation, view)
+    if view.text("preview"):
+        timing = {name: given[name] for name in Options.__struct_fields__ if name in given}
+        return Preview((await view.perform(operations["preview"], timing | {"count": PREVIEWED})).planned)
+    if operation.verb == "add":
+        await check_type(view)
+    made = await view.perform(operation, given)
+    return Done(said, {"schedule": made.task_id}, page=page_of("schedules", made.task_id))
 
 
-register(operations["add"], _add, "schedule-form")
-
-
-action(
-    operations["update"],
-    marked("The schedule {schedule} is changed."),
-    form="schedule-form",
-    values=functools.partial(_given, operations["update"]),
-)
+for name, said in (
+    ("add", marked("The schedule {schedule} is created.")),
+    ("update", marked("The schedule {schedule} is changed.")),
+):
+    register(operations[name], functools.partial(_save, operations[name], said), "schedule-form")
 action(operations["pause"], marked("The schedule {schedule} is paused."))
 action(operations["resume"], marked("The schedule {schedule} runs again."))
 action(operations["run_now"], marked("The schedule {schedule} was fired."))

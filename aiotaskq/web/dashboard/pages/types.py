@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import TaskFilter
 from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.waiting import awake
 from aiotaskq.web.dashboard.matching import part_of
@@ -15,6 +17,8 @@ from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 300
+PARKED_LOOKED_AT = 1_000
+"""Pending tasks, the newest first, among which those are counted that wait at limits or for other tasks."""
 KEEP = 5.0
 """Seconds for which an open page does not look anew for types of which nothing has ended."""
 
@@ -47,12 +51,13 @@ async def types(view: View) -> dict[str, Any]:
     known = {row.name for row in rows}
     idle, looked_at = await view.keep("types", KEEP, lambda: _others(view))
     return {
-        "span": span_of(view.text("span"))[0],
+        "span": span_of(view.text("span")).name,
         "sort": sort if sort in ORDERS else "name",
         "types": rows[:ROWS],
         "idle": [each for each in idle if each["name"] not in known and part_of(like, each["name"])][:ROWS],
         "more": len(rows) > ROWS,
         "looked_at": looked_at,
+        "newest": PARKED_LOOKED_AT,
         "like": like or "",
     }
 
@@ -60,7 +65,8 @@ async def types(view: View) -> dict[str, Any]:
 async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
     """Return the types that are registered here, known to workers, or of tasks that wait.
 
-    Also among how many tasks that are due, and as many others, waiting ones were counted; None if these were all.
+    Also among how many tasks that are due, and as many others, waiting ones were counted; None if these were all. Those
+    that wait at limits or for other tasks are counted among the newest pending ones.
     """
     backend = view.tq.queue.backend
     counted = await backend.pending_types(view.now, PENDING_LOOKED_AT)
@@ -68,19 +74,22 @@ async def _others(view: View) -> tuple[list[dict[str, Any]], int | None]:
     waiting = Counter[str]()
     for each in counted:
         waiting[each.type] += each.count
+    newest = await backend.find(TaskFilter(status=(Status.PENDING,)), PARKED_LOOKED_AT)
+    waiting.update(task.type for task in newest if task.parked)
     told = [name for worker in workers for name in types_told(worker.types) or ()]
     unknown = unknown_types(counted, workers, await view.tq.paused())
     names = {*view.handlers, *told, *waiting}
-    looked_at = PENDING_LOOKED_AT if waiting.total() >= PENDING_LOOKED_AT else None
+    all_seen = len(newest) < PARKED_LOOKED_AT and waiting.total() < PENDING_LOOKED_AT
+    looked_at = None if all_seen else PENDING_LOOKED_AT
     return [{"name": name, "waiting": waiting[name], "unknown": name in unknown} for name in sorted(names)], looked_at
 
 
-@page("type", marked("Task type"), "name", "span", section="types")
+@page("type", marked("Task type"), "name", "span", "by", section="types")
 async def type_page(view: View) -> dict[str, Any]:
     """Read what workers did with the tasks of one type."""
     name = view.needed("name")
     return {
         "name": name,
         "registered": name in view.handlers,
-        "activity": await view.shared.past.activity(view.text("span"), type=name),
+        "activity": await view.shared.past.activity(view.text("span"), type=name, by=view.text("by")),
     }

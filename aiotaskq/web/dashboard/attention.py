@@ -1,0 +1,325 @@
+"""What needs attention: each thing that keeps tasks from running, or that ends them, with its age and what mends it.
+
+What a thing is stands elsewhere: whether a limit lets tasks pass in ``runtime.waiting``, which types no worker knows in
+``runtime.health``, how long a run or a backlog may be in ``core.alerts``. Each read is bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aiotaskq.app.internal import internal
+from aiotaskq.core.alerts import ALERTS, WATCHED, grows, opened, runs_long, waits_long
+from aiotaskq.core.audit import AuditEntry
+from aiotaskq.core.history import MINUTE
+from aiotaskq.core.outcome import is_poison
+from aiotaskq.core.schedule import Schedule
+from aiotaskq.core.status import Status
+from aiotaskq.core.task import SECOND, Task, TaskFilter
+from aiotaskq.core.worker_info import WorkerInfo
+from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
+from aiotaskq.runtime.limits import LimitState
+from aiotaskq.runtime.queue.operations import Stats, unclaimed_queues
+from aiotaskq.runtime.waiting import at_limit
+from aiotaskq.web.dashboard.view import View, log_of
+
+MOST = 5
+"""Notices of one kind; what is beyond is counted."""
+MOST_QUEUES = 20
+LIMITS_LOOKED_AT = 1_000
+RUNS_LOOKED_AT = 1_000
+"""Running tasks, those that were pushed last."""
+WINDOW = 10_000
+"""Tasks, the newest first, among which running ones are looked for in a store without an index of these."""
+HOUR = 3_600  # seconds
+LATE = 60 * SECOND
+"""Microseconds after which a schedule that is due is late."""
+SCHEDULES_KEPT = 10.0
+"""Seconds for which the schedules are not read anew."""
+_LIMITS = {
+    "budget": ("closed", "used_up"),
+    "limit_paused": ("paused", "paused_limit"),
+    "full": ("waiting", "full_limit"),
+    "rate": ("waiting", "slow_rate"),
+}
+"""Level and kind of a notice by what tasks at a limit wait for, as ``runtime.waiting`` has it."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """One thing that needs attention."""
+
+    level: str
+    """The icon and colour: ``failed``, ``paused``, ``waiting``, ``closed``, ``lost``, ``running`` or ``expired``."""
+    kind: str
+    """By which the template has the sentence."""
+    page: str
+    query: dict[str, str] = {}
+    number: int = 1
+    values: dict[str, Any] = {}
+    since: int | None = None
+    """When it began, in microseconds UTC; None where that is not known."""
+    actor: str = ""
+    """Who did it, where somebody did, and that is known."""
+    action: str = ""
+    """The change that mends it; "" where none does."""
+    fields: dict[str, str] = {}
+    """Those of the form of that change."""
+
+
+async def look(view: View, stats: Stats, failed: Sequence[Task]) -> list[Notice]:
+    """Return what needs attention; ``failed`` are the tasks that have failed last."""
+    tq, now = view.tq, view.now
+    log = await log_of(view)
+    alerts = [
+        Notice("failed", "alert", "activity", {"name": "alert"}, values={"rule": each.rule}, since=each.since)
+        for each in opened(await tq.values.get_public(ALERTS))
+    ]
+    registry = tq.queue.backend.workers
+    workers = [] if registry is None else await registry.all()
+    unclaimed: list[Notice] = []
+    if registry is not None and stats.counts.get("pending"):
+        alive = [each for each in workers if each.lease_until > now]
+        unclaimed = await _without_workers(view, stats, alive) if stats.ready else []
+        counted = await tq.queue.backend.pending_types(now, PENDING_LOOKED_AT)
+        awake = [each for each in alive if not each.quiet]
+        unclaimed += unknown_notices(unknown_types(counted, awake, stats.paused))
+    return [
+        *alerts,
+        *unclaimed,
+        *await _failures(view, failed),
+        *dead_workers(workers, now),
+        *(await _long_runs(view) if stats.counts.get("running") else []),
+        *await _growing(view, stats, unclaimed),
+        *paused_queues(stats, log),
+        *stuck_limits(await tq.limits.list(LIMITS_LOOKED_AT), now, log),
+        *await _stopped_schedules(view, log),
+    ]
+
+
+def paused_by(log: Sequence[AuditEntry], noun: str, name: str) -> tuple[int | None, str]:
+    """Return when a thing was paused, and by whom, as the audit log, the newest first, tells; else None and ""."""
+    for each in log:
+        if name in each.targets and each.action in (f"{noun}.pause", f"{noun}.resume"):
+            return (each.at, each.actor) if each.action == f"{noun}.pause" else (None, "")
+    return None, ""
+
+
+# ---- what no worker claims ----
+
+
+async def _without_workers(view: View, stats: Stats, alive: Sequence[WorkerInfo]) -> list[Notice]:
+    """Return the queues with ready tasks that no worker claims."""
+    awake = [each for each in alive if not each.quiet]
+    if alive and not awake:
+        return [Notice("failed", "all_quiet", "workers", number=stats.ready, action="workers.wake_many")]
+    if not alive:
+        return [Notice("failed", "no_worker", "workers", number=stats.ready)]
+    names = await unclaimed_queues(view.tq.queue.backend, stats, awake, view.now, MOST_QUEUES)
+    return [Notice("failed", "unclaimed", "queue", {"name": name}, values={"queue": name}) for name in names]
+
+
+def unknown_notices(waiting: Mapping[str, int]) -> list[Notice]:
+    """Return a notice for each type that no worker knows, those with the most tasks first."""
+    found = [
+        Notice("failed", "unknown_type", "tasks", {"type": name, "status": "pending"}, count, {"type": name})
+        for name, count in sorted(waiting.items(), key=lambda item: (-item[1], item[0]))[:MOST]
+    ]
+    if (more := len(waiting) - MOST) > 0:
+        found.append(Notice("failed", "unknown_types", "types", number=more))
+    return found
+
+
+# ---- what ends badly ----
+
+
+async def _failures(view: View, failed: Sequence[Task]) -> list[Notice]:
+    """Return what failed in the last hour. Workers write the history once a minute: before, the tasks tell."""
+    begin = view.now // SECOND - HOUR
+    recent = [each for each in failed if each.completed_at is not None and each.completed_at > begin]
+    counts = (await view.shared.past.activity("1h")).total.counts
+    poison = [each for each in recent if is_poison(each)]
+    found = []
+    if count := max(counts.get("failed", 0), len(recent)):
+        found.append(Notice("failed", "failed", "tasks", {"status": "failed"}, count))
+    if len(poison) == 1:
+        (task,) = poison
+        found.append(Notice("lost", "poison", "task", {"id": task.task_id}, 1, {"type": task.type}, since=_ended(task)))
+    elif poison:
+        query = {"status": "failed", "error": "poison"}
+        found.append(Notice("lost", "poison", "tasks", query, len(poison), since=_ended(poison[0])))
+    if count := counts.get("lost", 0):
+        found.append(Notice("lost", "lost", "activity", {"name": "lost"}, count))
+    return found
+
+
+def _ended(task: Task) -> int | None:
+    return task.ended_at if task.completed_at is None else task.completed_at * SECOND
+
+
+def dead_workers(workers: Sequence[WorkerInfo], now: int) -> list[Notice]:
+    """Return the workers whose lease is over, and that no other worker has removed yet."""
+    dead = sorted((each for each in workers if each.lease_until <= now), key=lambda each: -each.seen_at)
+    return [
+        Notice(
+            "lost",
+            "dead_worker",
+            "worker",
+            {"id": each.owner},
+            each.busy,
+            {"worker": f"{each.host} · {each.pid}"},
+            since=each.seen_at,
+        )
+        for each in dead[:MOST]
+    ]
+
+
+# ---- what takes long ----
+
+
+async def _long_runs(view: View) -> list[Notice]:
+    """Return the tasks that run for much longer than those of their type do, the longest first."""
+    where = TaskFilter(status=(Status.RUNNING,), newest=WINDOW)
+    found = await view.tq.queue.backend.find(where, RUNS_LOOKED_AT)
+    running = sorted((each for each in found if each.began_at is not None), key=lambda each: each.began_at or 0)
+    usual: dict[str, float | None] = {}
+    long = []
+    for task in running:
+        seconds = (view.now - (task.began_at or 0)) / SECOND
+        if not runs_long(seconds, 0.0):
+            break
+        if task.type not in usual and len(usual) < MOST:
+            usual[task.type] = await view.shared.past.usual(task.type)
+        if runs_long(seconds, p99 := usual.get(task.type)):
+            long.append((task, p99))
+    return [
+        Notice(
+            "running",
+            "long",
+            "task",
+            {"id": task.task_id},
+            values={"type": task.type, "usual": p99},
+            since=task.began_at,
+            action="tasks.cancel",
+            fields={"task_id": task.task_id},
+        )
+        for task, p99 in long[:MOST]
+    ]
+
+
+async def _growing(view: View, stats: Stats, unclaimed: Sequence[Notice]) -> list[Notice]:
+    """Return the queues in which tasks wait for minutes, and more become ready than end; not those that are unclaimed.
+
+    Where the first in line has waited for all of these minutes, what became ready in them has not been claimed.
+    """
+    if any(each.page == "workers" for each in unclaimed):
+        return []
+    backend, since = view.tq.queue.backend, view.now - WATCHED * MINUTE * SECOND
+    apart = {*stats.paused, *(each.values.get("queue") for each in unclaimed)}
+    names = [name for name, counts in stats.queues.items() if counts.get("pending") and name not in apart]
+    names.sort(key=lambda name: (-stats.queues[name]["pending"], name))
+    found = []
+    for name in names[:MOST]:
+        first = await backend.next_run_at(since, [name])
+        if first is None or first > since:
+            continue
+        ready = await backend.count_ready(view.now, [name]) - await backend.count_ready(since, [name])
+        hour = (await view.shared.past.queues()).get(name)
+        ended = 0 if hour is None else hour.ended(WATCHED)
+        if grows(ready, ended):
+            about = {"queue": name, "ready": ready / WATCHED, "ended": ended / WATCHED}
+            found.append(Notice("waiting", "grows", "queue", {"name": name}, values=about, since=first))
+    return found
+
+
+# ---- what is stopped ----
+
+
+def paused_queues(stats: Stats, log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return the paused queues in which tasks wait."""
+    found = []
+    for name in stats.paused:
+        if count := stats.queues.get(name, {}).get("pending", 0):
+            since, actor = paused_by(log, "queues", name)
+            about, mends = {"queue": name}, "queues.resume"
+            found.append(
+                Notice("paused", "paused_queue", "queue", {"name": name}, count, about, since, actor, mends, about)
+            )
+    return found
+
+
+def stuck_limits(states: Sequence[LimitState], now: int, log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return the limits at which tasks wait for long: paused ones first, then those with the most tasks."""
+    stuck = [(state, at_limit(state, now).reason) for state in states if state.waiting]
+    stuck = [
+        (state, reason)
+        for state, reason in stuck
+        if reason in _LIMITS and (reason != "rate" or waits_long(state.waiting, state.rate or 0.0))
+    ]
+    stuck.sort(key=lambda each: (each[1] not in ("budget", "limit_paused"), -each[0].waiting, each[0].key))
+    found = []
+    for state, reason in stuck[:MOST]:
+        (level, kind), about = _LIMITS[reason], {"key": state.key}
+        if kind == "used_up":
+            group = str(state.budget_of)
+            found.append(Notice(level, kind, "group", {"id": group}, state.waiting, {"group": group}))
+        elif kind == "paused_limit":
+            since, actor = paused_by(log, "limits", state.key)
+            found.append(
+                Notice(level, kind, "limit", about, state.waiting, about, since, actor, "limits.resume", about)
+            )
+        else:
+            took = {"takes": state.waiting / state.rate} if kind == "slow_rate" and state.rate else {}
+            found.append(Notice(level, kind, "limit", about, state.waiting, about | took))
+    if (more := len(stuck) - MOST) > 0:
+        found.append(Notice("waiting", "limits", "limits", number=more))
+    return found
+
+
+async def _stopped_schedules(view: View, log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return the schedules that are late, disabled or paused."""
+    if internal(view.tq).open_schedules() is None:
+        return []
+    known = await view.shared.kept.get("schedules", SCHEDULES_KEPT, view.tq.schedules.list)
+    return late_schedules(known, view.now) + stopped_schedules(known, log)
+
+
+def late_schedules(known: Sequence[Schedule], now: int) -> list[Notice]:
+    """Return the schedules that should have fired."""
+    late = [each for each in known if each.state == "active" and each.due is not None and each.due <= now - LATE]
+    late.sort(key=lambda each: each.due or 0)
+    found = [
+        Notice("expired", "late", "schedule", {"id": each.task_id}, values={"name": each.name}, since=each.due)
+        for each in late[:MOST]
+    ]
+    if (more := len(late) - MOST) > 0:
+        found.append(Notice("expired", "more_late", "schedules", number=more))
+    return found
+
+
+def stopped_schedules(known: Sequence[Schedule], log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return the schedules that the scheduler has disabled, and those that are paused."""
+    stopped = [each for each in known if each.state in ("disabled", "paused")]
+    stopped.sort(key=lambda each: (each.state, each.name))
+    found = []
+    for each in stopped[:MOST]:
+        since = next((record.at for record in reversed(each.history) if record.outcome == each.state), None)
+        _, actor = paused_by(log, "schedules", each.task_id)
+        found.append(
+            Notice(
+                "failed" if each.state == "disabled" else "paused",
+                f"{each.state}_schedule",
+                "schedule",
+                {"id": each.task_id},
+                values={"name": each.name},
+                since=since,
+                actor=actor if each.state == "paused" else "",
+                action="schedules.resume",
+                fields={"schedule": each.task_id},
+            )
+        )
+    if (more := len(stopped) - MOST) > 0:
+        found.append(Notice("paused", "more_stopped", "schedules", number=more))
+    return found
