@@ -112,7 +112,7 @@ def _gating(call: TaskCall[Any], options: dict[str, Any], handler: Handler | Non
 
 def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: str | None, now: int) -> Debounce | None:
     """Take what a call says of its debounce or throttle out of the options; set the key instead."""
-    rule = _rule(options)
+    rule = debounce_of(options)
     period, key = options.pop("throttle", None), options.pop("key", None)
     merge = options.get("merge", "last")
     for name in ("debounce", "max_wait", "merge"):
@@ -143,7 +143,7 @@ def _take_debounce(type: str, params: Any, options: dict[str, Any], if_ended: st
     return rule
 
 
-def _rule(options: Mapping[str, Any]) -> Debounce | None:
+def debounce_of(options: Mapping[str, Any]) -> Debounce | None:
     """Return how a call is debounced, None if it is not. Raises ValidationError."""
     delay, max_wait, merge = options.get("debounce"), options.get("max_wait"), options.get("merge", "last")
     if delay is None:
@@ -176,7 +176,7 @@ def push_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> P
         if "debounce" in found:
             raise ValidationError("debounce, throttle: give one of the two")
         _microseconds("throttle", found["throttle"])
-    _rule(found)
+    debounce_of(found)
     return cast(PushOptions, found)
 
 

@@ -141,7 +141,7 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
         return replace(row, unique_key=None)
     due = now + rule.delay
     if rule.max_wait is not None:
-        latest = _first(row) + rule.max_wait
+        latest = first_push(row) + rule.max_wait
         # A retry is not brought forward by a stream of calls.
         retry = row.due_at if row.parked and row.due_at is not None else row.run_at
         due = min(due, max(latest, retry if row.attempts else now))
@@ -165,8 +165,8 @@ def after_call(row: Task, call: Task, rule: Debounce, now: int, begun: bool = Fa
     return after if flow is None else parked(after, due)  # it holds no slot while it waits for a time to come
 
 
-def _first(row: Task) -> int:
-    """Return the instant of the first push: its push stamp, unless that was ahead of the clock."""
+def first_push(row: Task) -> int:
+    """Return the instant of the first push, in microseconds UTC: its push stamp, unless that was ahead of the clock."""
     return row.seq if row.seq // SECOND == row.created_at else row.created_at * SECOND
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 import msgspec
 
+from aiotaskq.app.push import debounce_of
+from aiotaskq.core.edit import first_push
+from aiotaskq.core.instants import to_iso
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.operations.fields import view_of
@@ -87,3 +90,24 @@ def timeout_of(handlers: Mapping[str, Handler], task: Task) -> float | None:
         return task.timeout
     handler = handlers.get(task.type)
     return None if handler is None else handler.timeout
+
+
+class Debounced(msgspec.Struct, frozen=True):
+    """How further calls move a task that waits."""
+
+    delay: float
+    """Seconds from a call until it is due."""
+    latest: str | None
+    """When it is due at the latest; None for no limit."""
+
+
+def debounced(handlers: Mapping[str, Handler], task: Task) -> Debounced | None:
+    """Return how further calls of its key move a task, where its handler is known to debounce them; else None."""
+    handler = handlers.get(task.type)
+    if handler is None or task.unique_key is None or task.attempts or task.status is not Status.PENDING:
+        return None
+    rule = debounce_of(handler.pushed)
+    if rule is None:
+        return None
+    latest = None if rule.max_wait is None else to_iso(first_push(task) + rule.max_wait)
+    return Debounced(rule.delay / SECOND, latest)

@@ -20,6 +20,7 @@ from aiotaskq.operations.task_views import AttemptView
 from aiotaskq.runtime.queue.bulk import run_now
 from aiotaskq.web.dashboard.attention import MOST, unknown_notices
 from aiotaskq.web.dashboard.pages.tasks import timeline
+from aiotaskq.web.dashboard.words import Words
 from tests.support.machine import within
 from tests.support.rows import worker_info
 from tests.support.waiting import eventually
@@ -162,6 +163,21 @@ async def test_the_tabs_count_the_queue_and_say_what_they_do_not_count(browse: B
     assert "The numbers count every task; the filter is not in them." in (await browse.get("tasks?type=greet")).text
     both = text_of(await browse.get("tasks?type=greet&queue=mail"))
     assert "The numbers count every task of the queue mail; the other filters are not in them." in both
+
+
+async def test_a_debounced_task_says_that_a_call_moves_it_and_how_far(browse: Browse, tq: TaskQ) -> None:
+    @tq.task(debounce=90, max_wait=600, key="book")
+    async def reindex(book: int) -> None: ...
+
+    task_id = (await tq.push("reindex", {"book": 7})).task_id
+    due, pushed = (await tq.get(task_id)).run_at, (await tq.get(task_id)).seq
+    words = Words("en", "UTC")
+    said = text_of(await browse.get(f"task?id={task_id}"))
+    assert f"It is debounced: it is due at {words.time(due)}, unless its key is called again" in said
+    assert "which moves that to 1 min 30 s after the call." in said
+    assert f"At the latest it is due at {words.time(pushed + 600 * SECOND)}." in said
+    page = text_of(await browse.get(f"task?id={await push(tq, delay=60)}"))
+    assert "debounced" not in page and "It is delayed until" in page
 
 
 # ---- gates and workers -----------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from aiotaskq.operations.tasks import tasks as operations
 from aiotaskq.runtime.queue.bulk import task_filter
 from aiotaskq.runtime.waiting import awake, look, waiting, why
 from aiotaskq.web.dashboard.matching import like, params_like
-from aiotaskq.web.dashboard.rows import elapsed, json_text, queue_row, timeout_of, types_told
+from aiotaskq.web.dashboard.rows import debounced, elapsed, json_text, queue_row, timeout_of, types_told
 from aiotaskq.web.dashboard.view import (
     Done,
     View,
@@ -283,6 +283,7 @@ async def task(view: View) -> dict[str, Any]:
         "moments": timeline(found, attempts, steps, view.show_args, changes),
         "ran": attempts[-1].number if attempts else 0,
         "runs": await _run(view, found),
+        "debounced": debounced(view.handlers, found),
         "can_run_now": waits is not None and waits.reason in ("delayed", "retry", "sleeping") and not found.waits,
         "limits": [] if flow is None else [key for key, _ in flow.gates],
         "group": None if flow is None else flow.group,
