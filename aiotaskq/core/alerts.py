@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aiotaskq.core.errors import ValidationError, check_int, check_seconds
+from aiotaskq.core.errors import INT64, ValidationError, check_int, check_seconds
 
 ALERTS: Final = "aiotaskq.alerts"
 """The type of the task that evaluates the rules, its unique key, and the key of the public value with what is open."""
@@ -101,7 +101,7 @@ def opened(stored: object) -> list[Alert]:
     return [
         Alert(rule, True, *about)
         for rule, about in found
-        if isinstance(about, list) and list(map(type, about)) == [int, str]
+        if isinstance(about, list) and list(map(type, about)) == [int, str] and 0 <= about[0] <= INT64
     ]
 
 

@@ -346,12 +346,12 @@ def _lost(task: Task, now: int) -> Task:
     return _end(replace(task, crashes=crashes), Status.FAILED, now, error)
 
 
-# ---- leases -------------------------------------------------------------------------------------------------------
-
-
 def is_poison(task: Task) -> bool:
     """Return whether a task was failed because processes die while they run it."""
     return task.status is Status.FAILED and task.crashes >= MAX_CRASHES
+
+
+# ---- leases -------------------------------------------------------------------------------------------------------
 
 
 def is_dead(life: Life, late: int, lease: int) -> bool:

@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aiotaskq.core.alerts import Rules, Seen, after, changes, holding, make_rules
+from aiotaskq.core.alerts import (
+    Rules,
+    Seen,
+    after,
+    changes,
+    grows,
+    holding,
+    make_rules,
+    opened,
+    runs_long,
+    waits_long,
+)
 from aiotaskq.errors import ValidationError
 
 ALL = make_rules(2, 300, 60, 60, 30)
@@ -65,3 +76,24 @@ def test_which_rules_hold() -> None:
 def test_rules_that_are_refused(given: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValidationError, match=f"^{message}"):
         make_rules(*given)
+
+
+def test_what_is_open_is_read_from_the_stored_value_and_nothing_else_is() -> None:
+    made = changes({}, {"no_worker": "text"}, 7)
+    (alert,) = opened(after({}, made))
+    assert alert == made[0]
+    junk = {"a": 1, "b": [1], "c": ["1", "x"], "d": [True, "x"], "e": [10**400, "x"], "f": [-1, "x"]}
+    assert opened(junk) == opened(None) == opened([1]) == opened("x") == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "p99", "long"),
+    [(61, 6, True), (60, 6, False), (59, 0.1, False), (601, 60.2, False), (9_999, None, False)],
+)
+def test_a_run_is_long_beside_those_of_its_type(seconds: float, p99: float | None, long: bool) -> None:
+    assert runs_long(seconds, p99) is long
+
+
+def test_a_backlog_grows_where_more_comes_than_ends() -> None:
+    assert [grows(20, 19), grows(20, 20), grows(9, 0), grows(10, 0)] == [True, False, False, True]
+    assert [waits_long(61, 1.0), waits_long(60, 1.0), waits_long(1, 0.0)] == [True, False, True]

@@ -31,6 +31,7 @@ from aiotaskq.core.outcome import (
     Rerun,
     TimedOut,
     is_dead,
+    is_poison,
     marked,
     outcome_of_lost,
     owner_of,
@@ -284,6 +285,7 @@ def test_poison_after_three_crashes() -> None:  # A4, A10
     current = settle(marked(current), LeaseExpired(), NOW)
     error = "poison: its worker died 3 times, the last time while it ran alone"
     assert (current.status, current.crashes, current.error_message) == (F, 3, error)
+    assert is_poison(current) and not is_poison(beside) and not is_poison(settle(current, Requeued(), NOW))
 
 
 def test_the_mark_of_a_task_that_runs_alone() -> None:

@@ -10,6 +10,7 @@ import msgspec
 
 from aiotaskq.core.history import MINUTE
 from aiotaskq.core.task import SECOND
+from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
 from aiotaskq.runtime.queue.operations import Stats
@@ -77,13 +78,13 @@ async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
     """Return the queues that hold most of the tasks that have not ended, by name."""
     rows = sorted(queue_rows(stats), key=lambda row: (-row.counts["pending"] - row.counts["running"], row.name))
     rows = sorted(rows[:MOST_CARDS], key=lambda row: row.name)
-    workers, past = await awake(view.tq.queue.backend, view.now), await view.shared.past.queues()
-    names = [row.name for row in rows if row.counts["pending"]]
-    waiting = await view.keep("cards", KEEP, lambda: _ready(view, names))
+    past, names = await view.shared.past.queues(), [row.name for row in rows if row.counts["pending"]]
+    waiting, workers = await view.keep("cards", KEEP, lambda: _ready(view, names))
     found = []
     for row in rows:
         first, ready = waiting.get(row.name, (None, 0))
         row.next_age = _age(view, first)
+        claiming = [each for each in workers or () if each.claims_from(row.name)]
         hour = past.get(row.name) or QueueHour([0] * 60, [0] * 60)
         came = view.shared.counts.unended.came(row.name, hour.out, view.now)
         rates = [each for each in came[-1 - RATED : -1] if each is not None]
@@ -94,9 +95,7 @@ async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
             QueueCard(
                 queue=row,
                 ready=ready,
-                slots=None
-                if workers is None
-                else sum(each.concurrency for each in workers if each.claims_from(row.name)),
+                slots=None if workers is None else sum(each.concurrency for each in claiming),
                 came=sum(rates) / len(rates) if rates else None,
                 ended=hour.ended(RATED) / RATED,
                 failed=sum(hour.failed),
@@ -112,11 +111,13 @@ def _pairs(minutes: Sequence[int]) -> list[int]:
     return [one + other for one, other in zip(minutes[::2], minutes[1::2], strict=True)]
 
 
-async def _ready(view: View, queues: Sequence[str]) -> dict[str, tuple[int | None, int]]:
-    """Return when the next task of each of these queues is due, and how many are ready."""
-    backend = view.tq.queue.backend
-    firsts = await _firsts(view, queues)
-    return {name: (firsts[name], await backend.count_ready(view.now, [name])) for name in queues}
+async def _ready(
+    view: View, queues: Sequence[str]
+) -> tuple[dict[str, tuple[int | None, int]], list[WorkerInfo] | None]:
+    """Return when the next task of each of these queues is due and how many are ready; and the workers that claim."""
+    backend, firsts = view.tq.queue.backend, await _firsts(view, queues)
+    ready = {name: (firsts[name], await backend.count_ready(view.now, [name])) for name in queues}
+    return ready, await awake(backend, view.now)
 
 
 @page("queue", marked("Queue"), "name", "span", "by", section="queues")
