@@ -9,7 +9,7 @@ import pytest
 
 from aiotaskq import TaskQ
 from aiotaskq.core.task import SECOND
-from aiotaskq.web.dashboard.pages.overview import LATE
+from aiotaskq.web.dashboard.attention import LATE
 from tests.support.backends import redis
 from tests.web.dashboard.conftest import Browse, in_starlette, send
 
