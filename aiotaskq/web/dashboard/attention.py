@@ -7,7 +7,7 @@ What a thing is stands elsewhere: whether a limit lets tasks pass in ``runtime.w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,7 +24,9 @@ from aiotaskq.runtime.health import PENDING_LOOKED_AT, unknown_types
 from aiotaskq.runtime.limits import LimitState
 from aiotaskq.runtime.queue.operations import Stats, unclaimed_queues
 from aiotaskq.runtime.waiting import at_limit
-from aiotaskq.web.dashboard.view import View, log_of
+
+if TYPE_CHECKING:
+    from aiotaskq.web.dashboard.view import View
 
 MOST = 5
 """Notices of one kind; what is beyond is counted."""
@@ -69,10 +71,14 @@ class Notice(msgspec.Struct, frozen=True):
     """Those of the form of that change."""
 
 
-async def look(view: View, stats: Stats, failed: Sequence[Task]) -> list[Notice]:
-    """Return what needs attention; ``failed`` are the tasks that have failed last."""
+async def look(view: View, stats: Stats, failed: Sequence[Task], log: Sequence[AuditEntry]) -> list[Notice]:
+    """Return what needs attention.
+
+    Args:
+        failed: the tasks that have failed last, the latest first.
+        log: what operators have changed, the latest first.
+    """
     tq, now = view.tq, view.now
-    log = await log_of(view)
     alerts = [
         Notice("failed", "alert", "activity", {"name": "alert"}, values={"rule": each.rule}, since=each.since)
         for each in opened(await tq.values.get_public(ALERTS))

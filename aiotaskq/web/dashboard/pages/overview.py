@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import Task
 from aiotaskq.operations.task_views import task_view
-from aiotaskq.web.dashboard.attention import look
-from aiotaskq.web.dashboard.pages.queues import MOST_CARDS, queue_cards
-from aiotaskq.web.dashboard.view import View, page
+from aiotaskq.runtime.queue.operations import Stats
+from aiotaskq.web.dashboard.attention import Notice, look
+from aiotaskq.web.dashboard.queue_cards import MOST_CARDS, queue_cards
+from aiotaskq.web.dashboard.view import View, log_of, page
 from aiotaskq.web.dashboard.words import marked
 
 RECENT = 5  # failed tasks that are listed
@@ -25,7 +27,7 @@ async def overview(view: View) -> dict[str, Any]:
     failed = await view.keep("failures", KEEP, lambda: _failed(view)) if stats.counts.get("failed") else []
     worker = view.tq.worker
     return {
-        "attention": await view.keep("attention", KEEP, lambda: look(view, stats, failed)),
+        "attention": await view.keep("attention", KEEP, lambda: _attention(view, stats, failed)),
         "counts": stats.counts,
         "approximate": counted.approximate,
         "ready": stats.ready,
@@ -36,6 +38,10 @@ async def overview(view: View) -> dict[str, Any]:
         "more_queues": max(0, len(stats.queues) - MOST_CARDS),
         "failed": [task_view(each, errors=False, params=False) for each in failed[:RECENT]],
     }
+
+
+async def _attention(view: View, stats: Stats, failed: Sequence[Task]) -> list[Notice]:
+    return await look(view, stats, failed, await log_of(view))
 
 
 async def _failed(view: View) -> list[Task]:

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC
 from typing import Any
 
-import msgspec
-
-from aiotaskq.core.history import MINUTE
-from aiotaskq.core.task import SECOND
-from aiotaskq.core.worker_info import WorkerInfo
 from aiotaskq.operations.queues import queues as operations
 from aiotaskq.operations.workers import worker_view
-from aiotaskq.runtime.queue.operations import Stats
-from aiotaskq.runtime.waiting import awake
-from aiotaskq.web.dashboard.charts import bars, ticks
 from aiotaskq.web.dashboard.matching import part_of
-from aiotaskq.web.dashboard.past import QueueHour
-from aiotaskq.web.dashboard.rows import QueueRow, queue_row, queue_rows
+from aiotaskq.web.dashboard.queue_cards import age_of, firsts_of
+from aiotaskq.web.dashboard.rows import queue_row, queue_rows
 from aiotaskq.web.dashboard.view import View, action, operated_on, page
 from aiotaskq.web.dashboard.words import marked
 
@@ -26,11 +16,6 @@ LOOKED_AT = 20
 """Queues whose next task is looked for, and workers of a queue that are listed."""
 KEEP = 5.0
 """Seconds for which an open page does not look for them anew."""
-MOST_CARDS = 12
-"""Queues of the overview."""
-RATED = 10
-"""Minutes of which it says what came in and went out per minute."""
-AXIS: dict[str, Any] = {"begin": 0, "step": 2 * MINUTE, "zone": UTC}  # small charts have no labels
 
 
 @page("queues", marked("Queues"), "like")
@@ -42,82 +27,10 @@ async def queues(view: View) -> dict[str, Any]:
     rows = [row for row in queue_rows(stats) if part_of(like, row.name)]
     looked = [row for row in rows if row.counts["pending"] and not row.paused][:LOOKED_AT]
     names = [row.name for row in looked]
-    firsts = await (_firsts(view, names) if like else view.keep("next", KEEP, lambda: _firsts(view, names)))
+    firsts = await (firsts_of(view, names) if like else view.keep("next", KEEP, lambda: firsts_of(view, names)))
     for row in looked:
-        row.next_age = _age(view, firsts.get(row.name))
+        row.next_age = age_of(view, firsts.get(row.name))
     return {"queues": rows, "oldest": stats.oldest_age, "approximate": counted.approximate, "like": like or ""}
-
-
-class QueueCard(msgspec.Struct, frozen=True, kw_only=True):
-    """One queue as the overview has it: what it holds, and what came in and went out in the last hour."""
-
-    queue: QueueRow
-    ready: int
-    slots: int | None
-    """Of the workers that claim from it; None where the store has no registry."""
-    came: float | None
-    """Tasks per minute; None where that was not counted for long enough."""
-    ended: float
-    """Runs per minute."""
-    failed: int
-    """How many of those of the hour failed."""
-    out: str
-    """The path of a small chart of the runs that ended, in pairs of minutes."""
-    ticks: str
-    """The path of the marks where some failed."""
-    into: str
-    """The path of the line of tasks that came in."""
-
-    @property
-    def empty_in(self) -> float | None:
-        """In how many seconds it is empty if no more tasks come; None where none wait, or none end."""
-        return self.ready * MINUTE / self.ended if self.ended and self.ready else None
-
-
-async def queue_cards(view: View, stats: Stats) -> list[QueueCard]:
-    """Return the queues that hold most of the tasks that have not ended, by name."""
-    rows = sorted(queue_rows(stats), key=lambda row: (-row.counts["pending"] - row.counts["running"], row.name))
-    rows = sorted(rows[:MOST_CARDS], key=lambda row: row.name)
-    past, names = await view.shared.past.queues(), [row.name for row in rows if row.counts["pending"]]
-    waiting, workers = await view.keep("cards", KEEP, lambda: _ready(view, names))
-    found = []
-    for row in rows:
-        first, ready = waiting.get(row.name, (None, 0))
-        row.next_age = _age(view, first)
-        claiming = [each for each in workers or () if each.claims_from(row.name)]
-        hour = past.get(row.name) or QueueHour([0] * 60, [0] * 60)
-        came = view.shared.counts.unended.came(row.name, hour.out, view.now)
-        rates = [each for each in came[-1 - RATED : -1] if each is not None]
-        pairs = zip(came[::2], came[1::2], strict=True)
-        into = [None if one is None or other is None else one + other for one, other in pairs]
-        chart = bars([{"out": each} for each in _pairs(hour.out)], ("out",), before=into, **AXIS)
-        found.append(
-            QueueCard(
-                queue=row,
-                ready=ready,
-                slots=None if workers is None else sum(each.concurrency for each in claiming),
-                came=sum(rates) / len(rates) if rates else None,
-                ended=hour.ended(RATED) / RATED,
-                failed=sum(hour.failed),
-                out=chart.paths["out"],
-                ticks=ticks(_pairs(hour.failed)),
-                into=chart.before,
-            )
-        )
-    return found
-
-
-def _pairs(minutes: Sequence[int]) -> list[int]:
-    return [one + other for one, other in zip(minutes[::2], minutes[1::2], strict=True)]
-
-
-async def _ready(
-    view: View, queues: Sequence[str]
-) -> tuple[dict[str, tuple[int | None, int]], list[WorkerInfo] | None]:
-    """Return when the next task of each of these queues is due and how many are ready; and the workers that claim."""
-    backend, firsts = view.tq.queue.backend, await _firsts(view, queues)
-    ready = {name: (firsts[name], await backend.count_ready(view.now, [name])) for name in queues}
-    return ready, await awake(backend, view.now)
 
 
 @page("queue", marked("Queue"), "name", "span", "by", section="queues")
@@ -127,7 +40,7 @@ async def queue(view: View) -> dict[str, Any]:
     backend, registry = view.tq.queue.backend, view.tq.queue.backend.workers
     counted = await view.shared.counts.get()
     row = queue_row(counted.stats, name)
-    row.next_age = _age(view, (await _firsts(view, [name]))[name])
+    row.next_age = age_of(view, (await firsts_of(view, [name]))[name])
     ready = await backend.count_ready(view.now, [name])
     alive = None if registry is None else [each for each in await registry.all() if each.lease_until > view.now]
     claiming = [each for each in alive or () if each.claims_from(name)]
@@ -143,15 +56,6 @@ async def queue(view: View) -> dict[str, Any]:
         "types": await view.shared.past.types(view.text("span"), queue=name),
         "changes": await operated_on(view, name, ("queues",)),
     }
-
-
-async def _firsts(view: View, queues: Iterable[str]) -> dict[str, int | None]:
-    """Return when the next task of each of these queues is due, in microseconds UTC."""
-    return {name: await view.tq.queue.backend.next_run_at(view.now, [name]) for name in queues}
-
-
-def _age(view: View, first: int | None) -> float | None:
-    return (view.now - first) / SECOND if first is not None and first <= view.now else None
 
 
 action(operations["pause"], marked("The queue {queue} is paused."))
