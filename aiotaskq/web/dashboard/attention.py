@@ -150,19 +150,14 @@ async def _failures(view: View, failed: Sequence[Task]) -> list[Notice]:
     found = []
     if count := max(counts.get("failed", 0), len(recent)):
         found.append(Notice("failed", "failed", "tasks", {"status": "failed"}, count))
-    if len(poison) == 1:
-        (task,) = poison
-        found.append(Notice("lost", "poison", "task", {"id": task.task_id}, 1, {"type": task.type}, since=_ended(task)))
-    elif poison:
-        query = {"status": "failed", "error": "poison"}
-        found.append(Notice("lost", "poison", "tasks", query, len(poison), since=_ended(poison[0])))
+    if poison:
+        task, since = poison[0], (poison[0].completed_at or 0) * SECOND
+        of_one, of_many = {"id": task.task_id}, {"status": "failed", "error": "poison"}
+        page, query = ("task", of_one) if len(poison) == 1 else ("tasks", of_many)
+        found.append(Notice("lost", "poison", page, query, len(poison), {"type": task.type}, since))
     if count := counts.get("lost", 0):
         found.append(Notice("lost", "lost", "activity", {"name": "lost"}, count))
     return found
-
-
-def _ended(task: Task) -> int | None:
-    return task.ended_at if task.completed_at is None else task.completed_at * SECOND
 
 
 def dead_workers(workers: Sequence[WorkerInfo], now: int) -> list[Notice]:
