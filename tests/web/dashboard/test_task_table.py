@@ -61,7 +61,7 @@ async def test_the_cells_of_tasks_that_have_ended(tq: TaskQ) -> None:
         assert (bad["Error"], bad["Attempt"]) == ("KeyError: 'k'", "1/1")
         assert cells((await hidden.get("tasks?status=failed")).text, "bad")["Error"] == "KeyError"
         every = (await shown.get("tasks")).text
-        assert cells(every, "bad")["Error"] == "KeyError: 'k'" and "first attempt" not in every
+        assert cells(every, "bad")["Details"] == "KeyError: 'k'" and "first attempt" not in every
         again = cells((await shown.get("tasks?status=pending")).text, "again")
         assert again["Why it waits"] == "next attemptOSError: disk" and again["Due"] != ""
 
