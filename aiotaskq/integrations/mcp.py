@@ -36,8 +36,8 @@ ADDS = ("push", "add", "emit", "retry", "rerun", "run_now", "backfill")
 """Verbs that only add: nothing is replaced or taken away."""
 
 READS = """Reads a store of the task queue aiotaskq: what runs, what waits and why, what failed.
-Begin with stats_get; tasks_list finds tasks, tasks_get tells all of one, also what a pending one waits for; failures_list
-groups what has failed by its errors.
+Begin with stats_get; tasks_list finds tasks, tasks_get tells all of one, also what a pending one waits for;
+failures_list groups what has failed by its errors.
 The id of a thing may be shortened to its beginning. Times are UTC, durations seconds."""
 WRITES = """
 A tool whose name ends with _many changes all that match. It only counts unless dry_run is False; ask the user then."""

@@ -51,10 +51,10 @@ def test_the_version_of_the_application(monkeypatch: pytest.MonkeyPatch) -> None
             monkeypatch.setenv("AIOTASKQ_VERSION", variable)
         assert TaskQ("memory://", version=given).queue.version == version
     for wrong in ("", "x" * 65, "a\nb", 5):
-        with pytest.raises(ValidationError, match="^version: "):
+        with pytest.raises(ValidationError, match=r"^version: "):
             TaskQ("memory://", version=wrong)  # type: ignore[arg-type]
     monkeypatch.setenv("AIOTASKQ_VERSION", "x" * 65)
-    with pytest.raises(ValidationError, match="^AIOTASKQ_VERSION: "):
+    with pytest.raises(ValidationError, match=r"^AIOTASKQ_VERSION: "):
         TaskQ("memory://")
 
 

@@ -196,7 +196,7 @@ ENDS = {"Released", "Cancelled", "Failed", "_end", "passed_on"}
 
 
 def test_every_reason_of_an_end_has_a_chinese_entry() -> None:
-    texts = {sample(pieces): where for where, pieces in reasons()} | {why: "settle" for why in SETTLED}
+    texts = {sample(pieces): where for where, pieces in reasons()} | dict.fromkeys(SETTLED, "settle")
     assert len(texts) > 20
     # Of these the part behind the colon is what is translated.
     inside = {"undecodable", "result_unserializable", "invalid_params", "missing_parent", "invalid_step"}

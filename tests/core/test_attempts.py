@@ -111,9 +111,7 @@ def test_attempts_are_bounded_and_in_order_whatever_happens(
 )
 def test_the_words_of_each_end(outcome: Outcome, word: str, error: str) -> None:
     after = settle(task(), outcome, NOW)
-    attempt = Attempt(
-        number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error, worker="worker-1", fence=4
-    )
+    attempt = Attempt(number=1, began_at=NOW - 2, ended_at=NOW, outcome=word, error=error, worker="worker-1", fence=4)
     assert after.attempts == attempts_of(after) == (attempt,) and run_time(after) == attempt.seconds == 2 / SECOND
 
 

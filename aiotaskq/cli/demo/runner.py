@@ -224,7 +224,7 @@ class Demo:
 
     async def _stay_busy(self) -> None:
         """Run the shop until it is cancelled."""
-        tq = TaskQ(self._url, lease=10, poll_interval=0.2)
+        tq = TaskQ(self._url, lease=10, poll_interval=0.2, version=shop.NOW)
         register(tq, self._folder, self._options.pause, report=lambda: None)
         shop.register(tq)
         if not self._as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from importlib import metadata
 from typing import Any, NamedTuple
 
 from aiotaskq.app.groups import Workflow
@@ -25,6 +26,9 @@ SHOP, MAIL, MEDIA, IMPORTS, NEWS = QUEUES = ("shop", "mail", "media", "imports",
 TRAFFIC, NIGHTLY = "demo-traffic", "demo-nightly"
 TENANTS = ("acme", "globex", "initech")
 OPERATOR = "mara"
+BEFORE, NOW = "1.8.3", "1.9.0"
+"""The version of the shop until some minutes ago, and that which runs."""
+_UNIQUE = "0-000000000000"  # the end of the id of a worker
 CAUSES = (
     (ConnectionError, "the payment provider does not answer"),
     (ValueError, "card 4242 was declined: insufficient funds"),
@@ -105,7 +109,7 @@ def register(tq: TaskQ) -> None:
 async def fill(url: str, now: int) -> None:
     """Write a day of history that ends at ``now``, in microseconds UTC, and one of each situation."""
     past = VirtualClock(now - 40 * MINUTE * SECOND)
-    async with TaskQ(url, clock=past) as tq:
+    async with TaskQ(url, clock=past, version=BEFORE) as tq:
         register(tq)
         history = tq.queue.backend.history
         for width in WIDTHS:
@@ -114,7 +118,7 @@ async def fill(url: str, now: int) -> None:
         await history.add([sums.period(key) for key, sums in _day(now).items()])
         await _poison(tq, past)
         await _dead_worker(tq, past, now - 5 * MINUTE * SECOND)
-    async with TaskQ(url) as tq:
+    async with TaskQ(url, version=NOW) as tq:
         register(tq)
         await _situations(tq)
 
@@ -158,7 +162,7 @@ async def _poison(tq: TaskQ, clock: VirtualClock) -> None:
     """Let a task be claimed by processes that die under it, until it fails as poison."""
     await tq.push("media.parse", {"upload": "broken.pdf"})
     for process in range(MAX_CRASHES):
-        owner = f"media-1-{200 + process}-demo{ALONE}"
+        owner = f"worker-media-1-{200 + process}-{_UNIQUE}{ALONE}"
         _, (task,) = await tq.queue.backend.exchange((), Claim(owner, clock.now(), 1, (MEDIA,)))
         clock.step(20)
         await tq.queue.settle(task, outcome_of_lost(Life.UNKNOWN), lease_over=True)
@@ -168,19 +172,20 @@ async def _poison(tq: TaskQ, clock: VirtualClock) -> None:
 async def _dead_worker(tq: TaskQ, clock: VirtualClock, seen_at: int) -> None:
     """Leave a running task behind whose worker has sent no heartbeat since."""
     clock.step((seen_at - clock.now()) / SECOND)
-    owner, backend = "import-2-31337-demo", tq.queue.backend
+    owner, backend = f"worker-import-2-31337-{_UNIQUE}", tq.queue.backend
     queues, lease = (IMPORTS,), seen_at + 30 * SECOND
     info = WorkerInfo(
         owner=owner,
         host="import-2",
         pid=31337,
-        version="0.1.0",
+        aiotaskq=metadata.version("aiotaskq"),
         started_at=seen_at - HOUR * SECOND,
         seen_at=seen_at,
         lease_until=lease,
         queues=queues,
         concurrency=4,
         busy=1,
+        version=BEFORE,
     )
     if backend.workers is not None:
         await backend.workers.register(info)

@@ -238,9 +238,7 @@ async def test_an_attempt_says_where_it_ran_and_poison_how_many_there_were(tq: T
         for n in (1, 2, 3)
     )
     poison = settle(marked(Task(task_id="a", type="t", status=Status.RUNNING, crashes=2)), LeaseExpired(), 1)
-    row = Task(
-        task_id="poison", type="t", status=Status.FAILED, error_message=poison.error_message, attempts=attempts
-    )
+    row = Task(task_id="poison", type="t", status=Status.FAILED, error_message=poison.error_message, attempts=attempts)
     row = row.replace(max_retries=5, crashes=3, created_at=1, completed_at=1)
     await tq.queue.backend.push([row])
     async with in_starlette(tq, show_args=True) as browse:
