@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
-from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Rows, Touched, rewrite
+from aiotaskq.backends.flow.transaction import NO_WAITING, USED_UP, Touched, Transaction, rewrite
 from aiotaskq.core.errors import gate_full
 from aiotaskq.core.gate import (
     PARKED,
@@ -51,7 +51,7 @@ class Admitted(NamedTuple):
     """What is left for another transaction."""
 
 
-def admit_touched(tx: Rows) -> Admitted | None:
+def admit_touched(tx: Transaction) -> Admitted | None:
     """Admit the gates that the transaction has touched, at its end; None where it has touched none.
 
     Raises QueueFull for a push of too many tasks.
@@ -77,7 +77,7 @@ def admit_touched(tx: Rows) -> Admitted | None:
     return admission.end()
 
 
-def mend_gates(tx: Rows, known: Mapping[str, Bounds | None], now: int) -> int:
+def mend_gates(tx: Transaction, known: Mapping[str, Bounds | None], now: int) -> int:
     """Do as ``Gates.mend`` for these gates, given with the bounds of those that may not exist."""
     lost = tx.recount(list(known))
     stored = tx.stored_gates(known)
@@ -111,7 +111,7 @@ def let_through(
 class _Admission:
     """The gates that a transaction has locked, and what passes them."""
 
-    def __init__(self, tx: Rows, touched: Touched) -> None:
+    def __init__(self, tx: Transaction, touched: Touched) -> None:
         self.tx, self.touched, self.now = tx, touched, touched.now
         self.gates: dict[str, Gate] = {}
         """By key; what is written here is stored at the end of the transaction."""
@@ -312,7 +312,9 @@ class _Admission:
 # ---- before a push ----
 
 
-def check_max_waiting(tx: Rows, tasks: Sequence[Task], is_new: Callable[[Task], bool] = lambda task: True) -> None:
+def check_max_waiting(
+    tx: Transaction, tasks: Sequence[Task], is_new: Callable[[Task], bool] = lambda task: True
+) -> None:
     """Raise QueueFull if, with those of these tasks that are new, more than ``max_waiting`` would wait at a gate."""
     bounds = {key: own for task in tasks if task.flow is not None for key, own in task.flow.gates}
     found = tx.stored_gates(bounds)

@@ -133,8 +133,8 @@ class SqlSchedules(Schedules):
             alike[tuple(row)].append(tuple(row.values()))
         for columns, rows in alike.items():
             limit = await session.run_sync(lambda inner: self._database.dialect.statement_limit(inner.connection()))
-            for part in parts(columns, list(zip(*rows, strict=True)), limit):
-                written = [dict(zip(columns, row, strict=True)) for row in zip(*part, strict=True)]
+            for piece in parts(columns, list(zip(*rows, strict=True)), limit):
+                written = [dict(zip(columns, row, strict=True)) for row in zip(*piece, strict=True)]
                 await session.execute(_update(columns), written)
         for part in chunks(decision.deleted):
             await session.execute(delete(SCHEDULES).where(c.task_id.in_(part)))

@@ -45,8 +45,8 @@ class SqlTransactions(Store):
 
     def tx(self, connection: Connection, **options: bool) -> SqlTransaction:
         """Return the transaction in which a connection is; ``options`` are those of ``SqlTransaction``."""
-        of = self._backend.groups.messages, self._backend.codec
-        return SqlTransaction(connection, self._database.dialect, *of, **options)
+        messages, codec = self._backend.groups.messages, self._backend.codec
+        return SqlTransaction(connection, self._database.dialect, messages=messages, codec=codec, **options)
 
     @property
     def pending(self) -> frozenset[asyncio.Task[None]]:
