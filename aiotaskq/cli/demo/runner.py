@@ -177,7 +177,9 @@ class Demo:
         async with TaskQ(self._url) as again:  # as another process does
             checks = await self._check(again, counts, scripted, cookie)
             for name in ("every-second", "two-seconds"):
-                await again.schedules.pause(f"{self._run}-{name}")
+                # On the dashboard they would ask for attention.
+                end = again.schedules.pause if self._server is None else again.schedules.delete
+                await end(f"{self._run}-{name}")
             await self._save(again, "finished")
         ok = all(held for held, *_ in checks)
         if self._as_json:

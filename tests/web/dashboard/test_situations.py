@@ -14,6 +14,7 @@ from aiotaskq import TaskQ
 from aiotaskq.cli.demo import shop
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND
+from tests.support.machine import within
 from tests.support.rows import new
 from tests.web.dashboard.conftest import Browse, in_starlette
 
@@ -32,7 +33,7 @@ class Situation(NamedTuple):
 
 
 SITUATIONS = (
-    Situation("delayed", ("pending",), "delayed until", ("row: order.ship delayed", "button: tasks.run_now")),
+    Situation("delayed", ("pending",), "delayed", ("row: order.ship delayed", "button: tasks.run_now")),
     Situation("at a limit", (), "The limit media.render is full", ("The limit media.render", "button: limits.set")),
     Situation(
         "queue paused", (), "The queue newsletter is paused, and 12 tasks wait in it", ("button: queues.resume",)
@@ -42,7 +43,7 @@ SITUATIONS = (
     Situation("limit paused", (), "The limit carrier is paused, and 1 task waits at it", ("button: limits.resume",)),
     Situation("debounced", ("pending", "row: search.index"), "It is debounced", ("button: tasks.run_now",)),
     Situation("behind another task", ("pending",), "behind one task", ("row: behind one task", "row: charge")),
-    Situation("sleeps", ("pending",), "sleeps until", ("row: mail.remind", "button: tasks.run_now")),
+    Situation("sleeps", ("pending",), "sleeps", ("row: mail.remind", "button: tasks.run_now")),
     Situation(
         "waits for an event",
         ("pending",),
@@ -52,7 +53,7 @@ SITUATIONS = (
     Situation(
         "rate used up", ("pending",), "rate of mail.digest used up", ("rate of mail.digest", "button: limits.set")
     ),
-    Situation("dead worker", ("does not answer",), "import-2", ()),
+    Situation("dead worker", ("run was lost",), "import-2"),
     Situation("poison", (), "A task of the type media.parse was failed as poison", ("poison", "button: tasks.retry")),
     Situation(
         "burst of failures", ("Failures",), "card # was declined: insufficient funds", ("button: tasks.retry_many",)
@@ -73,8 +74,10 @@ async def browse(tmp_path: Path) -> AsyncIterator[Browse]:
     tq = TaskQ(url, version=shop.NOW)
     shop.register(tq)
     tq.elsewhere("report")
-    async with tq.running(8, queues=[name for name in shop.QUEUES if name != shop.IMPORTS], scheduler=False):
+    async with tq.running(8, queues=shop.QUEUES, scheduler=False):
         await tq.push("report", queue="reports")
+        (lost,) = await tq.find(type="import.rows")
+        await tq.queue.wait_for_end(lost.task_id, within(60))
         (worker,) = [each for each in await tq.workers.list() if each.version == shop.NOW]
         began = now - 34 * 60 * SECOND
         known = {"seq": now, "created_at": began // SECOND, "run_at": began, "fence": 1, "queue": shop.SHOP}
@@ -129,5 +132,6 @@ async def test_which_host_and_which_version_are_two_clicks_away(browse: Browse) 
     overview = (await browse.get("")).text
     failed = (await browse.get(target(overview, "row: order.charge"))).text
     assert re.search(rf"on [\w.-]+ *, version {re.escape(shop.NOW)}", plain(failed)), plain(failed)
-    dead = (await browse.get(target(overview, "does not answer"))).text
+    lost = (await browse.get(target(overview, "run was lost"))).text
+    dead = (await browse.get(target(lost, "row: import.rows"))).text
     assert "import-2" in plain(dead) and shop.BEFORE in plain(dead)

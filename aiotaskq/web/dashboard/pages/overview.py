@@ -36,7 +36,7 @@ async def overview(view: View) -> dict[str, Any]:
         "written": worker is None or worker.tally is not None,  # whether what the worker of this process did is
         "queues": await queue_cards(view, stats),
         "more_queues": max(0, len(stats.queues) - MOST_CARDS),
-        "failed": [task_view(each, errors=False, params=False) for each in failed[:RECENT]],
+        "failed": [task_view(each, errors=view.show_args, params=False) for each in failed[:RECENT]],
     }
 
 

@@ -148,7 +148,7 @@ async def schedule(view: View) -> dict[str, Any]:
         "changes": await operated_on(view, found.task_id, ("schedules",)),
         "next": times,
         "problem": problem,
-        "runs": [task_view(each, errors=False, params=False) for each in runs],
+        "runs": [task_view(each, errors=view.show_args, params=False) for each in runs],
         "history": [firing_view(found.task_id, each) for each in found.history[::-1]],
         "params": json_text(found.params) if view.show_args else None,
     }
