@@ -217,8 +217,6 @@ class Transaction(ABC):
 
     messages: Callable[[Sequence[Task], int], list[Task]]
     """``Groups.messages`` of the store."""
-    side: OwnedRows
-    """The side rows."""
     codec: Codec | None = None
     """That of the store: what ``push`` and ``update`` write is encoded with it."""
     joined: bool = False
@@ -228,6 +226,11 @@ class Transaction(ABC):
     def touched(self) -> Touched:
         """What has been written."""
         return Touched()
+
+    @functools.cached_property
+    def side(self) -> OwnedRows:
+        """The side rows."""
+        raise NotImplementedError
 
     # ---- tasks ----
 

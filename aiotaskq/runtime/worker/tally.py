@@ -19,7 +19,7 @@ from aiotaskq.core.usage import Usage, summed
 from aiotaskq.log import log
 
 if TYPE_CHECKING:
-    from aiotaskq.runtime.queue.push_hooks import CommitHooks
+    from aiotaskq.runtime.queue.commit_hooks import CommitHooks
 
 INTERVAL = 60.0  # seconds, at most, from the first of the sums to their write
 IDLE = 86_400.0  # seconds between two looks: a timer that begins with the first of the sums ends the pause
