@@ -123,16 +123,8 @@ class TaskQueue(asyncio.Queue[Task]):
     def replace(self, before: Task, after: Task) -> None:
         """Take note that a pending task has become another one."""
         self.discard(before)
-        if after.run_at <= after.seq and after.expires_at is None:
-            self._release(after)
-        else:
-            self.add(after)
-            self.task_done()  # it was counted before
-
-    def _release(self, task: Task) -> None:
-        """Put a task that is counted."""
-        self._put(task)
-        self._wakeup_next(self._getters)
+        self.add(after)
+        self.task_done()
 
     def delay(self, task: Task) -> None:
         """Keep a task until ``advance`` finds it due."""
@@ -164,7 +156,8 @@ class TaskQueue(asyncio.Queue[Task]):
             task = heappop(self.delayed)[2]
             if self._is_live(task) and task.task_id in self._delayed_ids:
                 self._delayed_ids.remove(task.task_id)
-                self._release(task)
+                self.put_nowait(task)
+                self.task_done()  # it was counted before
         while self.expiring and self.expiring[0][0] <= now:
             task = heappop(self.expiring)[2]
             if self._is_live(task):
