@@ -71,8 +71,8 @@ def _wait_row(new: NewStep, task: Task) -> SideRow:
 def _to_wait(row: SideRow) -> Wait:
     number, task_id = row.name.split(" ", 1)
     began_at, seq, n, version, until, at = row.text.split(" ")
-    place = {"number": int(number), "n": int(n), "at": int(at), "version": int(version)}
-    return NewStep(task_id, int(seq), 0, Step(kind="wait", name=row.owner, text=until, **place)), int(began_at)
+    step = Step(kind="wait", name=row.owner, number=int(number), n=int(n), text=until, at=int(at), version=int(version))
+    return NewStep(task_id, int(seq), 0, step), int(began_at)
 
 
 def _delete(tx: Transaction, waits: Iterable[tuple[str, str]]) -> None:

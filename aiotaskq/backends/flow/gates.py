@@ -328,8 +328,8 @@ def check_max_waiting(
     for task in tasks:
         if task.flow is not None and is_new(task):
             now = max(now, pushed_at(task))
-            if (key := at_gate(task)) is not None:
-                here.setdefault(key, []).append(task)
+            if (gate_key := at_gate(task)) is not None:
+                here.setdefault(gate_key, []).append(task)
     if not here:
         return
     gates = {key: declared(found.get(key, Gate(key=key)), own, now) for key, own in bounds.items()}
