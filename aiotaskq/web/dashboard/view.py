@@ -286,8 +286,9 @@ def back_of(view: View, gone: bool) -> str:
     if view.path not in actions:
         return "./"
     noun = _noun(view.path)
-    if (thing := thing_of(view)) and not gone:
-        return page_of(noun, *thing.values())
+    if actions[view.path].operation.thing is not None:
+        thing = thing_of(view)
+        return noun if gone or not thing else page_of(noun, *thing.values())
     return link(noun, **{name: view.form[name][0] for name in pages[noun].parameters if name in view.form})
 
 

@@ -104,7 +104,8 @@ async def test_of_two_forms_of_a_task_the_second_shows_both_versions(tq: TaskQ) 
         assert (await send(browse, "tasks.edit", address, **mine | {"fence": "1"})).status_code == 303
         assert ((found := await tq.get(task_id)).priority, found.params) == (5, {"name": "me"})
         await tq.cancel(task_id)
-        ended = await send(browse, "tasks.edit", address, **mine | {"queue": "typed"})
+        now = {"queue": "typed", "fence": f"{(await tq.get(task_id)).fence}"}
+        ended = await send(browse, "tasks.edit", address, **mine | now)
         assert ended.status_code == 409 and "only pending tasks are edited" in ended.text
         assert "Edit the task" in ended.text and 'value="typed"' in ended.text
         await tq.delete(task_id)
@@ -117,9 +118,9 @@ async def test_of_two_forms_of_a_schedule_the_second_overwrites_nothing(browse: 
     address = f"schedule-form?id={schedule_id}"
     fields = {**SCHEDULE, "id": schedule_id, "schedule": schedule_id, "seen": seen_of((await browse.get(address)).text)}
     assert (await send(browse, "schedules.update", address, **fields, priority="4")).status_code == 303
-    late = await send(browse, "schedules.update", address, **fields, queue="mail")
+    late = await send(browse, "schedules.update", address, **fields, queue="mail", priority="0")
     assert late.status_code == 409 and "changed meanwhile; read it again" in late.text
-    assert stored_in(late.text) == {"queue": ("mail", "default"), "priority": ("", "4")}, "what was typed, and what is"
+    assert stored_in(late.text) == {"queue": ("mail", "default"), "priority": ("0", "4")}, "what was typed, and what is"
     assert ((found := await tq.schedules.get(schedule_id)).priority, found.queue) == (4, "default")
     refused = await send(browse, "schedules.update", address, **{**fields, "priority": "high"})
     assert refused.status_code == 422 and seen_of(refused.text) == fields["seen"]

@@ -115,7 +115,7 @@ async def test_open_pages_take_a_share_of_a_core_together_and_waiting_counts_for
         answers += 1
     spent = (len(some.views) - rendered) * some.cost + answers * ANSWER
     assert spent == pytest.approx(60 * SHARE, rel=0.1)
-    await some.clock.advance(told + LATE)  # all are closed
+    await some.clock.advance(LONGEST + LATE)  # all are closed
     assert (await some.update()).again <= INTERVAL
 
     some.cost = 0.0

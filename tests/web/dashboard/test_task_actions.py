@@ -83,12 +83,12 @@ async def test_what_is_left_empty_is_that_of_the_type(browse: Browse, tq: TaskQ)
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"params": "{"}, "params: is no JSON"),
-        ({"params": "[]"}, "params"),
+        ({"params": "{"}, "Params as JSON: is no JSON"),
+        ({"params": "[]"}, "Params as JSON: "),
         ({"params": '{"age": 1}'}, "has no parameter"),
-        ({"priority": "high"}, "priority"),
-        ({"delay": "-1"}, "delay"),
-        ({"at": "soon"}, "at"),
+        ({"priority": "high"}, "Priority, the smallest first: "),
+        ({"delay": "-1"}, "Due in so many seconds: "),
+        ({"at": "soon"}, "Due at this time, with an offset: "),
         ({"delay": "1", "at": "2099-01-31T08:00:00Z"}, "give one of the two"),
         ({"type": "nothing"}, "nothing"),
         ({"type": ""}, "type"),
