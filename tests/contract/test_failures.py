@@ -67,7 +67,7 @@ async def test_failed_tasks_are_grouped_by_type_and_error(store: Store, monkeypa
         task = await tq.get("a-240")
         assert most.first_at == found.begin == to_iso(task.ended_at)
         assert most.last_at == to_iso((await tq.get("a-10")).ended_at)
-        assert found.seconds == 600 and len(most.periods) == PERIODS
+        assert 600 < found.seconds < 620 and len(most.periods) == PERIODS
         assert (most.periods[0], sum(most.periods[20:]), sum(most.periods)) == (1, 3, 4)
         assert twice.periods[-1] == 2
         by_type = [("a", "ValueError", 5), ("b", "KeyError", 2), ("b", "ValueError", 1)]
