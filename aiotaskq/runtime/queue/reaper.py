@@ -57,9 +57,9 @@ class Reaper:
         """Remove dead workers, and settle overdue tasks; return whether there may be more.
 
         ``then`` returns the tasks that are pushed with the change. ``settled`` is called with each task as it was, the
-        outcome, and the task as it is written; ``lost`` before them, where running tasks are among them. Whatever
-        happens in between, the next call, of any process, goes on: the tasks of a worker that was removed are overdue
-        until they are settled.
+        outcome, and the task as it is written; ``lost`` before the first of them, where running tasks are among them.
+        Whatever happens in between, the next call, of any process, goes on: the tasks of a worker that was removed are
+        overdue until they are settled.
         """
         now = self._clock.now()
         await self._remove_dead(now)

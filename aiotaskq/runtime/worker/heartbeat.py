@@ -181,6 +181,7 @@ class Heartbeat:
 
     def _info(self, owner: str) -> WorkerInfo:
         now = self._clock.now()
+        types, limits = map(told_names, self._told())
         return WorkerInfo(
             owner,
             socket.gethostname(),
@@ -191,8 +192,9 @@ class Heartbeat:
             now + self._lease,
             *self._describe(),
             *self._asked,
-            *map(told_names, self._told()),
-            version=self._version,
+            types,
+            limits,
+            self._version,
         )
 
     async def _register(self, owner: str) -> None:
