@@ -118,12 +118,13 @@ def lines(
 
 def placed(last: Mapping[str, float]) -> dict[str, float]:
     """Return where the ends of lines are named, in pixels from the top: near to them, and apart from each other."""
-    found: dict[str, float] = {}
-    lowest = HEIGHT + APART / 2
-    for name, y in sorted(last.items(), key=lambda item: -item[1]):  # those at the bottom first
-        lowest = found[name] = min(lowest - APART, y)
-    over = max(0.0, APART / 2 - lowest)
-    return {name: round(y + over, 1) for name, y in found.items()}
+    found, y = dict[str, float](), HEIGHT + APART / 2
+    for name, place in sorted(last.items(), key=lambda item: -item[1]):  # those at the bottom first
+        y = found[name] = min(y - APART, place)
+    y = -APART / 2
+    for name in reversed(list(found)):
+        y = found[name] = max(y + APART, found[name])
+    return {name: round(place, 1) for name, place in found.items()}
 
 
 def line(values: Sequence[float | None], top: float) -> str:

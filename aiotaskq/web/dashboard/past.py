@@ -209,15 +209,15 @@ class Past:
 
         return await self._kept.get(("usual", type), USUAL_KEPT, read)
 
-    async def _read(self, span: Span, **where: str | None) -> tuple[int, list[Period]]:
+    async def _read(self, span: Span, *, queue: str | None = None, type: str | None = None) -> tuple[int, list[Period]]:
         """Return now and the periods of a span, and of the one before it where that is drawn."""
 
         async def read() -> tuple[int, list[Period]]:
             now = self._tq.queue.clock.now()
             since = _begin(span, now) / SECOND - (span.seconds if span.before else 0)
-            return now, await self._tq.history(since=since, **where)
+            return now, await self._tq.history(since=since, queue=queue, type=type)
 
-        if span.seconds > HOUR or any(where.values()):  # what is added up is kept
+        if span.seconds > HOUR or queue or type:  # what is added up is kept
             return await read()
         return await self._kept.get("periods", span.kept, read)
 
@@ -248,7 +248,8 @@ def _point(at: int, sums: Sums, parts: dict[str, int] | None = None) -> Point:
         Times(*(None if (found := percentile(each, percent)) is None else found / SECOND for percent in PERCENTS))
         for each in histograms
     ]
-    return Point(at, {kind: counts[kind] for kind in KINDS if counts.get(kind)}, *times, parts or {})
+    known = {kind: counts[kind] for kind in KINDS if counts.get(kind)}
+    return Point(at, known, times[0], times[1], parts or {})
 
 
 def _activity(span: Span, now: int, periods: Collection[Period], zone: str, by: str) -> Activity:

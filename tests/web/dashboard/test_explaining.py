@@ -177,7 +177,7 @@ async def test_a_debounced_task_says_that_a_call_moves_it_and_how_far(browse: Br
     assert "which moves that to 1 min 30 s after the call." in said
     assert f"At the latest it is due at {words.time(pushed + 600 * SECOND)}." in said
     page = text_of(await browse.get(f"task?id={await push(tq, delay=60)}"))
-    assert "debounced" not in page and "It is delayed until" in page
+    assert "It is debounced" not in page and "It is delayed until" in page
 
 
 # ---- gates and workers -----------------------------------------------------------------------------------------------
