@@ -134,6 +134,7 @@ class Harness(Pushes, ABC):
         """
         loop, scope = asyncio.get_running_loop(), asyncio.timeout(None)
         before = self.clock.now(), self._turns
+        timer: asyncio.TimerHandle
 
         def look() -> None:
             nonlocal before, timer
