@@ -75,7 +75,7 @@ class GateRows(Transaction):
         self._now[task_id] = after
         had, left = ((), None) if before is None else slots_and_gate(before)
         has, entered = ((), None) if after is None else slots_and_gate(after)
-        for key in {*had} ^ {*has}:
+        for key in {*had} ^ {*has} if had != has else ():
             self._held[key] = self._held.get(key, 0) + (1 if key in has else -1)
             self._holding.setdefault(key, {})[task_id] = key in has
             self._changed[key] = None
