@@ -12,6 +12,8 @@ from aiotaskq.core.plan import in_group
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from tests.contract.test_groups import BROKEN, DONE, LATER, claimed, counts, outline, pushed, settled, state
+from tests.support.backends import Store
+from tests.support.logs import logged
 from tests.support.rows import NOW, new, read
 
 
@@ -110,3 +112,21 @@ async def test_members_without_a_name_and_added_ones(backend: Backend) -> None:
     found = await backend.groups.members(group_id, 9)
     assert [(member.position, member.name) for member in found] == [(0, None), (1, None)]
     assert (await read(backend, more)).created_at == LATER // SECOND
+
+
+async def test_a_group_whose_callback_cannot_be_read_is_logged_and_holds_up_nothing(sql_store: Store) -> None:
+    backend = sql_store.backend
+    damaged, good = await pushed(backend, outline(new(), new())), await pushed(backend, outline(new()))
+    tasks = await claimed(backend)
+    sql_store.execute("UPDATE aiotaskq_group SET then_task = :text WHERE group_id = :id", text="{", id=damaged)
+    with logged() as lines:
+        for task in tasks:
+            await settled(backend, task)
+        assert [group.group_id for group in await backend.groups.find(10)] == [good]
+        assert await backend.groups.get([damaged]) == [None]
+        assert await backend.groups.mend(LATER) == 0
+    assert any(f"group {damaged} cannot be read" in line for line in lines)
+    assert [task.type for task in await claimed(backend)] == ["then"]
+    sql_store.execute("UPDATE aiotaskq_group SET then_task = NULL WHERE group_id = :id", id=damaged)
+    assert await backend.groups.mend(LATER) == 1  # what has ended meanwhile is subtracted
+    assert (await state(backend, damaged)).remaining == 0

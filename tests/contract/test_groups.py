@@ -19,7 +19,6 @@ from aiotaskq.core.plan import Node, Outline, in_group, plan
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from tests.support.backends import Store
-from tests.support.logs import logged
 from tests.support.rows import LEASE, NOW, ids, new, read
 
 DONE = Completed("r")
@@ -483,21 +482,3 @@ async def test_a_row_keeps_its_place_in_a_graph(backend: Backend) -> None:
     assert a.flow == Flow(group=made.group_id, children=((b.task_id, RUN),))
     assert b.flow == Flow(group=made.group_id, parents=((a.task_id, "a"),))
     assert await read(backend, b) == b
-
-
-async def test_a_group_whose_callback_cannot_be_read_is_logged_and_holds_up_nothing(sql_store: Store) -> None:
-    backend = sql_store.backend
-    damaged, good = await pushed(backend, outline(new(), new())), await pushed(backend, outline(new()))
-    tasks = await claimed(backend)
-    sql_store.execute("UPDATE aiotaskq_group SET then_task = :text WHERE group_id = :id", text="{", id=damaged)
-    with logged() as lines:
-        for task in tasks:
-            await settled(backend, task)
-        assert [group.group_id for group in await backend.groups.find(10)] == [good]
-        assert await backend.groups.get([damaged]) == [None]
-        assert await backend.groups.mend(LATER) == 0
-    assert any(f"group {damaged} cannot be read" in line for line in lines)
-    assert [task.type for task in await claimed(backend)] == ["then"]
-    sql_store.execute("UPDATE aiotaskq_group SET then_task = NULL WHERE group_id = :id", id=damaged)
-    assert await backend.groups.mend(LATER) == 1  # what has ended meanwhile is subtracted
-    assert (await state(backend, damaged)).remaining == 0

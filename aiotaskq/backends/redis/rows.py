@@ -320,12 +320,12 @@ def number(score: bytes | None) -> int | None:
     return None if score is None else int(float(score))
 
 
-def json_of(piece: Any, what: str = "task") -> str:
+def json_of(piece: Any) -> str:
     """Return a value as JSON. Raises ValidationError for one that has none."""
     try:
         return _encode(piece).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValidationError(f"{what}: {error}") from None
+        raise ValidationError(f"task: {error}") from None
 
 
 def keys_of(task: Task) -> tuple[str | None, ...]:

@@ -12,17 +12,19 @@ import msgspec
 
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.redis.connection import RedisConnections
-from aiotaskq.backends.redis.rows import DAMAGED, json_of, read_object, to_text
+from aiotaskq.backends.redis.rows import DAMAGED, read_object, to_text
 from aiotaskq.backends.redis.transaction import RedisTransaction
 from aiotaskq.backends.redis.transactions import RedisTransactions
 from aiotaskq.backends.schedules import CODED, Decide, Schedules
 from aiotaskq.core.codec import Codec
 from aiotaskq.core.coded import from_stored, is_coded, stored_text
 from aiotaskq.core.schedule import Schedule, UndecodableSchedule
+from aiotaskq.errors import ValidationError
 
 READ = 1_000  # rows in one answer of the server: it runs no other command meanwhile
 T = TypeVar("T")
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _decode_schedule = msgspec.json.Decoder(Schedule).decode
 _TYPES = {field.name: field.type for field in msgspec.structs.fields(Schedule)}
@@ -111,15 +113,18 @@ def _mended(before: bytes, after: Schedule, text: str) -> str | None:
     """Return a row that becomes ``after`` and could not be decoded, with what cannot be read of it; None for no row."""
     texts, problem = read_object(before)
     kept = {name: texts[name] for name in CODED if not getattr(after, name) and name in texts}
-    return None if problem else json_of({**_decode(text), **kept})
+    return None if problem else _encode({**_decode(text), **kept}).decode()
 
 
 def text_of(schedule: Schedule, codec: Codec | None) -> str:
     """Return the row of a schedule. Raises ValidationError for one that no row can hold."""
     values = {name: value for name in CODED if codec is not None and (value := getattr(schedule, name))}
-    stored = {name: stored_text(json_of(value, "schedule"), codec) for name, value in values.items()}
-    coded: dict[str, Any] = {name: text for name, text in stored.items() if is_coded(text)}
-    return json_of(schedule.replace(**coded) if coded else schedule, "schedule")
+    try:
+        stored = {name: stored_text(_encode(value).decode(), codec) for name, value in values.items()}
+        coded: dict[str, Any] = {name: text for name, text in stored.items() if is_coded(text)}
+        return _encode(schedule.replace(**coded) if coded else schedule).decode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValidationError(f"schedule: {error}") from None
 
 
 def to_schedule(task_id: str, row: bytes, codec: Codec | None) -> Schedule:
