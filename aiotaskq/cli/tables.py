@@ -122,7 +122,7 @@ def _look(url: str, body: Callable[[Connection], T]) -> T:
             with engine.connect() as connection:
                 return body(connection)
         except exc.DBAPIError as error:
-            remedy = hint(error, dialect_named(engine.dialect.name).codes)
+            remedy = hint(error, dialect_named(engine.url.get_backend_name()).codes)
             raise DatabaseUnavailable(f"{mask(url)}: {error.orig}{remedy}") from None
         finally:
             engine.dispose()
