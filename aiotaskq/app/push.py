@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from aiotaskq.app.handle import MakesCalls, PushOptions, TaskCall, with_defaults
 from aiotaskq.core.edit import MERGES, Debounce, call_key, check_joinable, throttle_key
-from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant
+from aiotaskq.core.errors import MAX_NAME, check_key, check_params, check_seconds, guess, instant, kind_name
 from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import new_id, next_seq, second_of
 from aiotaskq.core.limits import KINDS, Gating, specs_of
@@ -66,6 +66,9 @@ def new_task_of(
         options = run_options(handler.template) | options
     for name in ("on_success", "on_failure"):
         follow_up = options[name] = getattr(options.get(name), "name", options.get(name))
+        if not (follow_up is None or isinstance(follow_up, str) or callable(follow_up)):
+            kind = kind_name(follow_up)
+            raise ValidationError(f"{name}: a task function, or the name of a type, is needed (got {kind})")
         if handlers and isinstance(follow_up, str) and not registered.knows(follow_up):
             raise unknown(follow_up, handlers, name)
         if isinstance(follow_up, str):

@@ -205,15 +205,21 @@ class Registry(Hinted):
 
         limits = {"debounce": debounce, "max_wait": max_wait, "merge": merge, "throttle": throttle, "key": key}
 
+        if isinstance(function, str):
+            raise ValidationError("task: options are given by name, as in task(name=…)")
         if within is not None and batch is None:
             raise ValidationError("within: it is about batch; give that, too")
 
         def register(function: Callable[..., Any]) -> TaskFunction[Any, Any, Any]:
-            if callable(function) and next(iter(inspect.signature(function).parameters), "") == "self":
+            bound = isinstance(function, staticmethod | classmethod)
+            taken = {} if bound or not callable(function) else inspect.signature(function).parameters
+            if bound or next(iter(taken), "") == "self":
                 raise ValidationError(
                     f"handler {function.__qualname__}: a method has no object to be called on; register a function, or "
                     "the method of an object: tq.task(mailer.send)"
                 )
+            if plain := [each for each, parameter in taken.items() if parameter.default is injected]:
+                raise ValidationError(f"parameter {plain[0]!r}: write injected(), with parentheses")
             handler = make_handler(
                 name,
                 function,
@@ -424,6 +430,8 @@ class Registry(Hinted):
         a return annotation, and for a second resource of a type.
         """
         kind = kind_of(factory)
+        if not takes(factory):
+            raise ValidationError(f"resource {factory.__name__}: it is called without arguments; give each a default")
         if kind in self._registered.resources:
             raise ValidationError(f"resource: there is one for {kind!r} already")
         self._registered.resources[kind] = factory

@@ -32,7 +32,7 @@ from aiotaskq.core.masking import mask
 from aiotaskq.core.plan import plan
 from aiotaskq.core.task import Task
 from aiotaskq.errors import AiotaskqError, DatabaseUnavailable, ValidationError
-from aiotaskq.runtime.params import fitted
+from aiotaskq.runtime.params import check_callback, fitted
 from aiotaskq.runtime.public_values import PublicValues
 from aiotaskq.runtime.queue.capacity import WhenFull
 from aiotaskq.runtime.queue.groups import GroupStatus
@@ -105,6 +105,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         self.url = url = default_url() if url is None else url
         check_bool("history", history)
         codec = None if codec is None else check_codec(codec)
+        if not isinstance(clock, Clock | None):
+            raise ValidationError(f"clock: a clock is needed, such as VirtualClock() (got {kind_name(clock)})")
         self._backend = connect(url, keep_ended=keep_ended, codec=codec)
         super().__init__(clock or _clock_of(self._backend), timezone, objects=holds_objects(self._backend))
         self._internal = Internal(
@@ -227,6 +229,8 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
         Each is ``f.call(…)``, ``(type, params)``, or a dict with ``type``, ``params`` and options. Ids that run again
         (``if_ended``) are written after the others, in a transaction of their own unless there is a session. Raises as
         ``push``; then nothing was written."""
+        if not isinstance(calls, Iterable):
+            raise ValidationError(f"push_many: a list of calls is needed (got {type(calls).__name__})")
         checked = [as_call(call, self._registered.handlers) for call in calls]
         optional = checked if any(map(_options_of, checked)) else ()
         session = session_of(optional, session)
@@ -352,6 +356,10 @@ class TaskQ(Running, Operations[TaskHandle[Any]]):
                 f"start: a Workflow, chain(…) or group(…) is needed (got {type(workflow).__name__}); "
                 "for a list of calls use tq.group"
             )
+        for field, call in (("then", workflow.then), ("on_failure", workflow.on_failure)):
+            handler = None if call is None else self._registered.handlers.get(call.type)
+            if handler is not None and len(workflow.nodes) > 1:
+                check_callback(field, handler)
         if group_id is not None:
             check_key("group_id", group_id, MAX_ID)
         if self._store_clock is not None and self._store_clock.stale:

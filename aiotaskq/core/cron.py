@@ -51,7 +51,10 @@ def check_timezone(name: str) -> zoneinfo.ZoneInfo:
     names = sorted(name for name in zoneinfo.available_timezones() if not name.startswith(_PRIVATE))
     known = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
     known |= {"beijing": "Asia/Shanghai", "asia/beijing": "Asia/Shanghai"}  # the database names its zone so
-    close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1)
+    # In these names the sign is that of POSIX: hours west of Greenwich.
+    known |= {f"{utc}{hours:+}": f"Etc/GMT{-hours:+}" for utc in ("utc", "gmt") for hours in range(-12, 15) if hours}
+    # An abbreviation is similar to others, which mean another time.
+    close = difflib.get_close_matches(name[:64].strip().lower().replace(" ", "_"), known, 1, 0.76)
     guess = f"did you mean {known[close[0]]!r}?" if close else "write one such as 'Europe/Berlin' or 'UTC'"
     raise ValidationError(f"timezone: the name is not an IANA time zone (got {clip_text(name)}); {guess}")
 

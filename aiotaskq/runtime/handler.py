@@ -179,7 +179,7 @@ def make_handler(
     for parameter in parameters.values():
         if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
             raise ValidationError(
-                f"handler {name or function.__name__}: parameter {parameter.name!r} has no name to pass it by; "
+                f"handler {name or _default_name(function)}: parameter {parameter.name!r} has no name to pass it by; "
                 "a handler is called as f(**params)"
             )
     if executor in ("process", "interpreter"):
@@ -198,7 +198,7 @@ def make_handler(
     conversions, others, check, returns = ({}, None, None, None) if objects else _conversions(function, items, declared)
     injected, typed = _injected(function, declared), bool(conversions) or others is not None
     checked = {field: RUN_OPTIONS[field](value) for field, value in defaults.items()}
-    known = check_key("name", name or _default_name(function), MAX_NAME)
+    known = check_key("name", _default_name(function) if name is None else name, MAX_NAME)
     if known == "<lambda>":
         raise ValidationError("name: a lambda has no name; write the handler as a def, or give it a name=")
     handler = Handler(

@@ -72,6 +72,15 @@ def check_follow_up(field: str, handler: Handler | None) -> None:
         raise ValidationError(f"{field}: {handler.name}() must take one parameter, 'parent: aiotaskq.Parent'")
 
 
+def check_callback(field: str, handler: Handler) -> None:
+    """Raise ValidationError if the handler cannot be called with the parents of a callback, which are several."""
+    if handler.parent is not None and not handler.parent.many:
+        raise ValidationError(
+            f"{field}: {handler.name}() takes one 'parent', and a callback has all members; annotate it as "
+            "list[Parent[…]]"
+        )
+
+
 def misfit(error: TypeError, handler: Handler, params: Mapping[str, Any]) -> ParamsMisfit | None:
     """Return why the handler could not be called, or None if the handler itself has raised this error."""
     if isinstance(error, ParamsMisfit):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from aiotaskq.backends.url import DURABLE_FAKE
 from aiotaskq.concurrency.clock import VirtualClock
 from aiotaskq.concurrency.loop_bound import LoopBound
 from aiotaskq.core.errors import kind_name
+from aiotaskq.core.foreign_names import unknown_options
 from aiotaskq.core.ids import restart_seq
 from aiotaskq.core.status import StatusName
 from aiotaskq.core.task import SECOND, Task
@@ -215,6 +217,9 @@ def opened(kind: type[H], tq: TaskQ | None, url: str | None, *, clock: VirtualCl
             f"an aiotaskq.TaskQ is needed (got {kind_name(app)}): workers run in the event "
             "loop of the test; for aiotaskq.sync there is override, or `with tq.running()` on a file of the test"
         )
+    known = [*sorted(kind.OPTIONS), *list(inspect.signature(TaskQ).parameters)[1:]]
+    if wrong := options.keys() - known:
+        raise unknown_options(kind.__name__, "constructor", wrong, known)
     own = {name: options.pop(name) for name in kind.OPTIONS & options.keys()}
     with override(app, url, clock=clock, **{**DEFAULTS, **options}) as recorded:
         made = kind(app, clock, recorded, **own)

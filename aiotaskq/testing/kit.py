@@ -106,7 +106,7 @@ class Kit(Harness):
         """Advance the time to an instant, an aware datetime. Raises ValidationError for a naive or past one."""
         ahead = instant("when", when) - self.clock.now()
         if ahead < 0:
-            raise ValidationError(f"when: {when.isoformat()} is past; it is {self.now.isoformat()}")
+            raise ValidationError(f"when: {when} is past; it is {self.now.isoformat()}")
         await self._ready()
         await self.clock.advance(seconds(ahead))
 

@@ -93,6 +93,8 @@ class Pushes:
 
     def _matching(self, type: Named, params: Mapping[str, Any] | None, queue: str | None) -> list[Task]:
         name = _name(type)
+        if not isinstance(params, Mapping | None):
+            raise ValidationError(f"params: a dict is needed (got {kind_name(params)})")
         wanted = self._stored(name, dict(params or {}))
         return [
             task
@@ -111,8 +113,12 @@ class Pushes:
             return params
         check_names(handler, params)
         for name, value in params.items():
-            with contextlib.suppress(ValidationError):  # it may be equal to anything, as unittest.mock.ANY
+            try:
                 params.update(handler.stored({name: value}))
+            except ValidationError:
+                if isinstance(value, str | int | float | None):
+                    raise
+                # Another value may be equal to anything, as unittest.mock.ANY.
         return params
 
     def __str__(self) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import aiotaskq
-from aiotaskq import Limit, TaskQ, injected, sleep_for, sleep_until, step
+from aiotaskq import Limit, Parent, TaskQ, injected, sleep_for, sleep_until, step
 from aiotaskq.codecs import Zlib
 from aiotaskq.core.cron import check_timezone
 from aiotaskq.errors import NotFound, TaskFailed, ValidationError
@@ -148,6 +150,17 @@ async def test_workers_is_no_number() -> None:
             pass
 
 
+@pytest.mark.parametrize(("name", "meant"), [("UTC+8", "Etc/GMT-8"), ("GMT-5", "Etc/GMT+5"), ("gmt+14", "Etc/GMT-14")])
+def test_a_zone_with_an_offset_is_named_by_its_opposite(name: str, meant: str) -> None:
+    with pytest.raises(ValidationError, match=rf"did you mean {re.escape(repr(meant))}\?$"):
+        check_timezone(name)
+
+
+def test_an_abbreviation_is_not_taken_for_another_one() -> None:
+    with pytest.raises(ValidationError, match=r"\(got 'CST'\); write one such as 'Europe/Berlin' or 'UTC'$"):
+        check_timezone("CST")
+
+
 @pytest.mark.parametrize("name", ["Asia/Beijing", "Beijing"])
 def test_the_zone_of_beijing_is_that_of_shanghai(name: str) -> None:
     with pytest.raises(ValidationError, match=r"did you mean 'Asia/Shanghai'\?"):
@@ -187,6 +200,58 @@ async def test_steps_and_sleeps_that_are_called_the_wrong_way() -> None:
         "how long": "sleep_for('pause'): how long? Give seconds, or minutes=, hours= or days=",
         "instant": "name: the name of the sleep comes first, as in sleep_until('morning', when) (got float)",
     }
+
+
+def test_handlers_and_resources_that_are_written_the_wrong_way() -> None:
+    own = TaskQ("memory://")
+
+    def plain() -> None: ...
+
+    for wrong in (staticmethod(plain), classmethod(plain)):
+        with pytest.raises(
+            ValidationError, match=r"plain: a method has no object to be called on; register a function"
+        ):
+            own.task(wrong)
+    with pytest.raises(ValidationError, match=r"^handler partial: parameter 'args' has no name to pass it by"):
+        own.task(functools.partial(print, "x"))
+    with pytest.raises(ValidationError, match=r"^task: options are given by name, as in task\(name=…\)$"):
+        own.task("greet")  # type: ignore[call-overload]
+    with pytest.raises(ValidationError, match=r"^name: must not be empty$"):
+        own.task(name="")(plain)
+
+    async def use(mailer: Mailer = injected) -> None: ...  # type: ignore[assignment]
+
+    with pytest.raises(ValidationError, match=r"^parameter 'mailer': write injected\(\), with parentheses$"):
+        own.task(use)
+
+    def mailer(host: str) -> Mailer:
+        return Mailer()
+
+    with pytest.raises(
+        ValidationError, match=r"^resource mailer: it is called without arguments; give each a default$"
+    ):
+        own.resource(mailer)
+    with pytest.raises(ValidationError, match=r"^clock: a clock is needed, such as VirtualClock\(\) \(got builtin_"):
+        TaskQ("memory://", clock=time.time)  # type: ignore[arg-type]
+
+
+async def test_calls_where_something_else_is_needed() -> None:
+    own = TaskQ("memory://")
+    known = own.task(name="add")(add.handler.function)
+
+    @own.task
+    async def after(parent: Parent[int]) -> None: ...
+
+    said = r"^on_success: a task function, or the name of a type, is needed \(got "
+    for wrong in (own.call("after"), [after]):
+        with pytest.raises(ValidationError, match=said):
+            await known.options(on_success=wrong).push(1)  # type: ignore[typeddict-item]
+    with pytest.raises(ValidationError, match=r"^push_many: a list of calls is needed \(got TaskCall\)$"):
+        await own.push_many(known.call(1))  # type: ignore[arg-type]
+    calls = [known.call(1), known.call(2)]
+    with pytest.raises(ValidationError, match=r"^then: after\(\) takes one 'parent', .* annotate it as list\[Parent\["):
+        await own.group(calls, then=own.call("after"))
+    await own.group(calls[:1], then=own.call("after"))
 
 
 def test_a_lambda_needs_a_name() -> None:

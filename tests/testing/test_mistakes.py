@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -34,6 +35,10 @@ async def test_a_misspelt_assertion_does_not_pass() -> None:
             ValidationError, match=r"^type: a task function, or the name of a type, .* \(got function\)$"
         ):
             pushes.assert_not_pushed(bill.handler.function)
+        with pytest.raises(ValidationError, match=r"^params.order: Expected `int`, got `str`"):
+            pushes.assert_not_pushed(bill, {"order": "17"})
+        with pytest.raises(ValidationError, match=r"^params: a dict is needed \(got int\)$"):
+            pushes.assert_pushed(bill, 17)  # type: ignore[arg-type]
         with pytest.raises(ValidationError, match=r"^count: an int is needed"):
             pushes.assert_pushed(bill, count="1")  # type: ignore[arg-type]
 
@@ -45,6 +50,20 @@ async def test_time_is_advanced_by_a_number_of_seconds() -> None:
                 ValidationError, match=r"^seconds: seconds as int, float or timedelta are needed \(got "
             ):
                 await kit.advance(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValidationError, match=r"^when: 3600 is past; it is 2026-"):
+            await kit.advance_to(3600)  # type: ignore[arg-type]
+
+
+async def test_options_of_a_kit_are_told_beside_those_of_a_task_queue() -> None:
+    with pytest.raises(ValidationError, match=r"^Kit: unknown option concurency; did you mean concurrency\?$"):
+        async with virtual(tq, concurency=5):
+            pass
+    with pytest.raises(ValidationError, match=r"^Inline: unknown option start; use raise_errors, retries, schedules, "):
+        async with inline(tq, start=0):
+            pass
+    said = r"^clock: a clock is needed, such as VirtualClock\(\) \(got builtin_"
+    with pytest.raises(ValidationError, match=said), override(tq, clock=time.time):  # type: ignore[arg-type]
+        pass
 
 
 async def test_params_are_compared_as_a_push_takes_them() -> None:
