@@ -150,6 +150,10 @@ def check_target(target: str) -> None:
     if not (module and colon and name):
         wrong = tr("{target} is not MODULE:TQ; write app:tq for 'tq' in app.py", target=repr(target))
         raise typer.BadParameter(wrong, param_hint="MODULE:TQ")
+    if "/" in module or module.endswith(".py"):
+        meant = f"{module.removesuffix('.py').strip('./').replace('/', '.')}:{name}"
+        wrong = tr("{target} names a file; write its module, {meant}", target=repr(target), meant=meant)
+        raise typer.BadParameter(wrong, param_hint="MODULE:TQ")
 
 
 def store_of(context: typer.Context, db: str, target: str | None) -> str | None:

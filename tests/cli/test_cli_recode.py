@@ -73,6 +73,9 @@ def test_rows_that_cannot_be_decoded_are_counted(cli: Cli) -> None:
     assert lines[1].startswith("not decodable, kept as they are: 121 (") and lines[1].endswith("…)")
     assert "has no codec" in cli.fails("db", "recode", "vault:plain")
     assert "is not MODULE:TQ" in cli.fails("db", "recode", "vault", code=2)
+    assert "'./a/vault.py:tq' names a file; write its module, a.vault:tq" in cli.fails(
+        "db", "recode", "./a/vault.py:tq", code=2
+    )
     shown = cli.json("tasks", "list", "--limit", "1", "--db", "sqlite:///app.db")["tasks"]
     assert shown[0]["error"] == "params: coded, and no codec is set" and "$aiotaskq1$" not in str(shown)
     text = cli.out("tasks", "get", shown[0]["task_id"], "--params", "--db", "sqlite:///app.db")
