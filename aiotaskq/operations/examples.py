@@ -40,7 +40,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 
 COMMON: dict[str, Any] = {
     **dict.fromkeys(("task_id", "group_id", "rerun_of"), TASK),
-    **dict.fromkeys(("created_at", "run_at", "at", "due", "start", "begin", "first_at", "last_at"), AT),
+    **dict.fromkeys(("created_at", "run_at", "at", "due", "start", "first_at", "last_at"), AT),
     **dict.fromkeys(("began_at", "started_at"), "2026-01-31T08:00:14.500000Z"),
     **dict.fromkeys(("ended_at", "completed_at"), "2026-01-31T08:00:15Z"),
     **dict.fromkeys(("run_p50", "run_p95", "run_p99", "wait_p50", "wait_p95", "wait_p99", "oldest_age"), 0.25),
@@ -88,7 +88,7 @@ OF: dict[str, dict[str, Any]] = {
     "WorkerView": {"kind": "worker", "concurrency": 10, "busy": 1, "types": ["send_mail"], "tasks": 1},
     "TotalView": {"kind": "completed", "usage": {}},
     "FailureView": {"error": "KeyError: 'order-#'", "periods": [0, 5, 12]},
-    "FailureList": {"errors": 1, "read": 17, "seconds": 3600},
+    "FailureList": {"begin": AT, "errors": 1, "read": 17, "seconds": 3600},
     "AuditView": {"door": "dashboard", "targets": ["mail"], "count": 1},
     "StatsView": {"counts": {"pending": 2, "completed": 40}, "ready": 1, "queues": {"mail": {"pending": 2}}},
 }

@@ -52,7 +52,7 @@ class FailureList(Struct):
     errors: Annotated[Count, about(f"How many there are; the first {MAX_PAGE} are listed")]
     read: Annotated[Count, about("How many tasks were read, the newest first")]
     more: Annotated[bool, about("Whether there are older ones, which are not counted")]
-    begin: Annotated[Time, about("When the first period begins")]
+    begin: Annotated[Time | None, about("When the first period begins")]
     seconds: Annotated[int, about("Seconds of a period")]
 
 
@@ -80,7 +80,7 @@ async def list_(access: Access, given: Listed) -> FailureList:
     seconds = max(1, math.ceil((now - begin) / SECOND / PERIODS))
     ranked = sorted(found, key=lambda key: (-len(found[key]), -max(found[key].values())))
     views = [_view(*key, found[key], begin, seconds) for key in ranked[:MAX_PAGE]]
-    return FailureList(views, len(found), min(read, limit), read > limit, to_iso(begin) or "", seconds)
+    return FailureList(views, len(found), min(read, limit), read > limit, to_iso(begin) if found else None, seconds)
 
 
 def _failed_at(task: Task) -> int:
