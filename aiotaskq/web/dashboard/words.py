@@ -192,11 +192,15 @@ class Words:
         """Return RFC 3339 in UTC, for programs; "" for None."""
         return to_iso(instant) or ""
 
+    def minutes(self, seconds: float) -> str:
+        """Return a duration in whole minutes: not another text for each second."""
+        return f"< {self.duration(60)}" if seconds < 60 else self.duration(seconds - seconds % 60)
+
     def lasting(self, seconds: float) -> str:
-        """Return how long something has lasted, in whole minutes: not another text for each second."""
+        """Return for how long something has lasted, in whole minutes."""
         if seconds < 60:
-            return self(marked("less than a minute"))
-        return self.duration(seconds - seconds % 60)
+            return self(marked("for less than a minute"))
+        return self(marked("for {time}"), time=self.minutes(seconds))
 
     def duration(self, seconds: float | None) -> str:
         """Return a duration in its two largest units, below a minute in seconds or milliseconds; "" for None."""

@@ -134,6 +134,17 @@ def test_durations_have_two_units(seconds: float | None, english: str, text: str
     assert (Words("en", "UTC").duration(seconds), Words("zh", "UTC").duration(seconds)) == (english, text)
 
 
+def test_what_lasts_is_said_in_whole_minutes() -> None:
+    english, chinese = Words("en", "UTC"), Words("zh", "UTC")
+    assert [english.lasting(each) for each in (-1, 59, 60, 119.9, 7_325)] == [
+        *["for less than a minute"] * 2,
+        *["for 1 min"] * 2,
+        "for 2 h 2 min",
+    ]
+    assert [chinese.lasting(each) for each in (59, 61)] == ["不到 1 分钟", "已 1 分"]
+    assert [english.minutes(each) for each in (59, 90.5)] == ["< 1 min", "1 min"]
+
+
 def test_times_are_in_one_zone_and_as_its_readers_write_them() -> None:
     at = 1_700_000_000 * 1_000_000
     assert Words("en", "Asia/Shanghai").time(at) == "15 Nov 2023 06:13:20"
