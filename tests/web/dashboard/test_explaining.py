@@ -225,7 +225,9 @@ async def test_a_worker_says_what_it_can_run_and_a_run_names_its_worker(browse: 
     runs = (await browse.get(f"task?id={task_id}&format=json")).json()["runs"]
     assert (runs["worker"], runs["timeout"], runs["registered"]) == ("w1", 90, True)
     assert runs["lease_until"] is not None and runs["elapsed"] is not None
-    assert '<a href="worker?id=worker-a">worker-a!alone</a>' in await _list_with(browse, tq, "worker-a!alone")
+    assert '<a href="worker?id=worker-a" title="worker-a!alone">worker-a!alone</a>' in await _list_with(
+        browse, tq, "worker-a!alone"
+    )
     await registered(tq, types=None)
     assert "not known" in text_of(await browse.get("worker?id=w1"))
 

@@ -50,7 +50,7 @@ TEMPLATES = "".join(
     path.read_text(encoding="utf-8") for path in (Path(package.__file__).parent / "templates").glob("*.html")
 )
 TAGS = set(re.findall(r"<([a-z][a-z0-9]*)", TEMPLATES))
-NAMES = {name.lower() for name in re.findall(r"([a-zA-Z][\w-]*)(?:=\"|(?=[\s>{]))", TEMPLATES)}
+NAMES = {name.lower() for name in re.findall(r"([a-zA-Z][\w-]*)(?:=\"|(?=[\s>{]))", TEMPLATES)} | {"data-label"}
 """Every word of a template that can be the name of an attribute."""
 ADDRESSES = {"href", "src", "action", "formaction", "data", "xlink:href", "poster", "srcset"}
 
