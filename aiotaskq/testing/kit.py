@@ -97,7 +97,10 @@ class Kit(Harness):
 
         Raises ValidationError for a negative time.
         """
-        span = timedelta(seconds=check_seconds("seconds", seconds), days=days, hours=hours, minutes=minutes)
+        # One part may be less than nothing, as in an hour less a microsecond.
+        check_seconds("seconds", abs(seconds) if isinstance(seconds, int | float | timedelta) else seconds)
+        own = seconds if isinstance(seconds, timedelta) else timedelta(seconds=seconds)
+        span = own + timedelta(days=days, hours=hours, minutes=minutes)
         check_seconds("seconds", span.total_seconds())
         await self._ready()
         await self.clock.advance(span.total_seconds())
