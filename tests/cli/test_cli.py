@@ -483,7 +483,6 @@ def test_an_os_error_of_the_application_has_its_traceback(cli: Cli) -> None:
 
 
 def test_wrong_targets_of_run(cli: Cli) -> None:
-
     def fails(*args: str) -> str:
         code, out, err = cli.process(*args)  # which imports, and sets up the log
         assert (code, out, err.count("\n")) == (2, "", 1)
