@@ -24,6 +24,7 @@ import aiotaskq.sync
 from aiotaskq.cli.demo import files
 from aiotaskq.cli.demo.files import walk
 from aiotaskq.cli.demo.tasks import push_blocking
+from aiotaskq.core.history import DAY, HOUR
 from aiotaskq.models import Base
 from tests.support import nursery
 from tests.support.machine import within
@@ -285,5 +286,5 @@ def test_the_dashboard_opens_on_a_full_shop_and_stays_until_it_is_interrupted(de
         assert ("media.parse", "poison") in errors
         assert tq.paused() == ["newsletter"] and tq.limits.get("carrier").state == "paused"
         assert not tq.schedules.get("demo nightly").enabled
-        ended = tq.history(since=time.time() - 86_400, step=3_600)
+        ended = tq.history(since=time.time() - DAY, step=HOUR)
         assert len({period.at for period in ended}) >= 23 and sum(period.n for period in ended) > 5_000

@@ -39,7 +39,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 _LIVE = re.compile(r'<(\w+) id="([\w-]+)" data-live[^>]*>(.*?)</\1><!--end \2-->', re.DOTALL)
 _TABLE = re.compile(r'<table class="rows">.*?</table>', re.DOTALL)
 _CELL = re.compile(r"<t[hd][ >].*?</t[hd]>", re.DOTALL)
-_TAG = re.compile(r"<span aria-hidden.*?</span>|<[^>]*>")
+_TAG = re.compile(r"<(span|svg)\b[^>]*aria-hidden.*?</\1>|<[^>]*>", re.DOTALL)
 _BLANK = re.compile(r">\s+<(?=/td>)")
 
 INTERVAL = 1.0  # seconds between two renderings of a page

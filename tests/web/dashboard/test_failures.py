@@ -96,6 +96,8 @@ async def test_what_is_not_counted_or_not_shown_is_said(tq: TaskQ, monkeypatch: 
         page = (await browse.get("failures")).text
         assert "There are 3 different errors; the first ones in this order are shown." in page
         assert "failed tasks are counted" not in page
+        monkeypatch.setattr(failures, "READ", 2)
+        assert "The newest 2 failed tasks are counted." in (await browse.get("failures")).text
 
 
 async def test_an_open_page_reads_the_failed_tasks_now_and_then(tq: TaskQ, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from aiotaskq.web.dashboard.view import View, page
 from aiotaskq.web.dashboard.words import marked
 
 ROWS = 100
+READ = 5_000
+"""Failed tasks that are read: to read more takes too long for a page."""
 KEEP = 10.0
 """Seconds for which an open page does not read the failed tasks anew."""
 
@@ -20,7 +22,7 @@ KEEP = 10.0
 async def failures(view: View) -> dict[str, Any]:
     """Read the newest tasks that have failed, grouped by type and error."""
     given = {name: text for name in ("type", "queue") if (text := view.text(name)) is not None}
-    read = functools.partial(view.perform, operations["list"], given)
+    read = functools.partial(view.perform, operations["list"], given | {"limit": READ})
     found: FailureList = await view.keep(f"failures {sorted(given.items())}", KEEP, read)
     counted = await view.shared.counts.get()
     by_end = view.text("sort") == "ended"

@@ -34,7 +34,7 @@ async def test_every_list_is_stacked_with_the_names_of_its_columns(browser: Brow
                     "onScreen", ON_SCREEN
                 )
                 assert await page.evaluate(inside), f"{address}: what can be pressed is on the screen"
-        page = await seen.open("tasks")
+        page = await seen.open("tasks?status=pending")
         shown = "getComputedStyle(document.querySelector('td.reason'), '::before').content"
         assert "Why it waits" in await page.evaluate(shown)
         await page.set_viewport_size({"width": WIDE, "height": 900})
@@ -44,8 +44,7 @@ async def test_every_list_is_stacked_with_the_names_of_its_columns(browser: Brow
 
 async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ) -> None:
     async with filled(tq) as sample, served(tq) as home, visitor(browser, home, width=NARROW) as seen:
-        page = await seen.open(f"type?name={sample.names[0]}")
-        await page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+        page = await seen.open(f"group?id={sample.groups[0]}")  # its graph
         assert (await style(page, ".scroll", "backgroundAttachment")).split(", ")[:4] == ["local"] * 2 + ["scroll"] * 2
         assert await overflow(page) == [] and seen.problems == []
 
