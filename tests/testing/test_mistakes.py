@@ -77,6 +77,10 @@ async def test_params_are_compared_as_a_push_takes_them() -> None:
             pushes.assert_not_pushed(bill, {"due": day})
 
 
+VIRTUAL = 10.0
+"""Seconds of the kit's clock."""
+
+
 async def test_a_result_that_needs_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "STANDS_STILL", 0.05)
     async with virtual(tq) as kit:
@@ -85,9 +89,9 @@ async def test_a_result_that_needs_time_is_not_waited_for(monkeypatch: pytest.Mo
             await handle.result()
         group = await tq.group([bill.options(delay=60).call(2)])
         with pytest.raises(AssertionError, match=r"time stands still"):
-            await group.result(timeout=3600)
-        waiting = asyncio.create_task(handle.result(timeout=10))
-        await kit.advance(11)
+            await group.result(timeout=VIRTUAL)
+        waiting = asyncio.create_task(handle.result(timeout=VIRTUAL))
+        await kit.advance(VIRTUAL + 1)
         with pytest.raises(ResultTimeout):
             await waiting
         await kit.advance(60)
