@@ -184,7 +184,7 @@ async def _dead_worker(tq: TaskQ, clock: VirtualClock, seen_at: int) -> None:
         host="import-2",
         pid=31337,
         aiotaskq=metadata.version("aiotaskq"),
-        started_at=seen_at - HOUR * SECOND,
+        started_at=seen_at - 45 * MINUTE * SECOND,
         seen_at=seen_at,
         lease_until=lease,
         queues=queues,
@@ -194,6 +194,7 @@ async def _dead_worker(tq: TaskQ, clock: VirtualClock, seen_at: int) -> None:
     )
     if backend.workers is not None:
         await backend.workers.register(info)
+        await backend.workers.note_version(info)
         await tq.push("import.rows", {"tenant": "hooli", "rows": 1_500})
         await backend.exchange((), Claim(owner, clock.now(), 1, queues))
 

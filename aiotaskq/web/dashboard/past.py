@@ -18,6 +18,7 @@ from aiotaskq.core.task import SECOND
 from aiotaskq.core.usage import Usage, summed
 from aiotaskq.web.dashboard.charts import Chart, bars, lines
 from aiotaskq.web.dashboard.counts import Kept
+from aiotaskq.web.dashboard.deploys import deploys
 
 if TYPE_CHECKING:
     from aiotaskq.app.taskq import TaskQ
@@ -99,6 +100,8 @@ class Activity(msgspec.Struct, frozen=True, kw_only=True):
     """How many completed or failed at each point of the span before this one; empty where that is not drawn."""
     by: str = ""
     """Whether the counts are split by ``queue`` or by ``type``."""
+    deploys: list[tuple[int, str]] = []
+    """When which version of the application first started, in microseconds UTC."""
 
     @property
     def empty(self) -> bool:
@@ -171,7 +174,8 @@ class Past:
 
         async def read() -> Activity:
             now, periods = await self._read(found, queue=queue, type=type)
-            return await asyncio.to_thread(_activity, found, now, periods, self._zone, split)
+            made = await asyncio.to_thread(_activity, found, now, periods, self._zone, split)
+            return msgspec.structs.replace(made, deploys=await deploys(self._tq, made.begin))
 
         return await self._kept.get(("activity", found.name, queue, type, split), found.kept, read)
 

@@ -63,6 +63,7 @@ LABELS = {
     "priority": marked("Priority, the smallest first"),
     "queue": marked("Queue"),
     "rate": marked("Tokens per second"),
+    "same_error": marked("Error"),
     "schedule": marked("Schedule"),
     "schedule_type": marked("Runs"),
     "status": marked("State"),

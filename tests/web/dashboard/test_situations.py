@@ -130,6 +130,8 @@ async def test_each_cause_and_what_mends_it_are_few_clicks_away(browse: Browse) 
 
 async def test_which_host_and_which_version_are_two_clicks_away(browse: Browse) -> None:
     overview = (await browse.get("")).text
+    assert overview.count('<line class="deploy"') == 6, "both versions in three charts"
+    assert re.search(rf"Version {re.escape(shop.NOW)} since", plain(overview))
     failed = (await browse.get(target(overview, "row: order.charge"))).text
     assert re.search(rf"on [\w.-]+ *, version {re.escape(shop.NOW)}", plain(failed)), plain(failed)
     lost = (await browse.get(target(overview, "run was lost"))).text
