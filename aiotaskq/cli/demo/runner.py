@@ -64,7 +64,9 @@ class DemoOptions(Struct, frozen=True):
     db: Annotated[
         str | None, about(marked("The database; default a SQLite file in your cache folder, one for each FOLDER."))
     ] = None
-    max_files: Annotated[int, about(marked("Maximum number of files."), ge=1, le=50_000)] = 2_000
+    max_files: (
+        Annotated[int, about(marked("Maximum number of files; default 2,000, with --web 100."), ge=1, le=50_000)] | None
+    ) = None
     max_mb: Annotated[int, about(marked("Maximum size of all files, in megabytes."), ge=1)] = 512
     concurrency: Annotated[int, about(marked("Number of tasks that run concurrently."), ge=1, le=1_000)] = 32
     pause: Annotated[float, about(marked("Extra seconds for each file, as time to press Ctrl-C."), ge=0, le=60)] = 0.0
@@ -142,8 +144,10 @@ class Demo:
             said = tr("db: the demo closes its database and opens it again; name a file, as sqlite:///x.db")
             raise NotSupported(said)
         most, own = self._options, database_files(self._url)
+        # Beside thousands of files the charts would show nothing of the shop.
+        files = most.max_files or (2_000 if self._server is None else 100)
         self._files, left_out = await asyncio.to_thread(
-            walk, self._folder, max_files=most.max_files, max_bytes=most.max_mb * 1_000_000, without=own
+            walk, self._folder, max_files=files, max_bytes=most.max_mb * 1_000_000, without=own
         )
         if not self._as_json:
             report.introduce(self._folder, self._url, self._files, left_out)
