@@ -129,9 +129,12 @@ def test_a_clock_set_forward_is_bounded(misfire: str, leap: int, fields: dict[st
     schedule = make(kind, misfire=misfire, **fields)
     now = due_of(schedule) + leap + 7
     firing = fire(schedule, now)  # the first call pays for imports and parsing
-    begin = time.thread_time()
-    assert fire(schedule, now).fired == firing.fired
-    assert time.thread_time() - begin < working(0.2)
+    took = []
+    for _ in range(3):  # the garbage collector takes part in some of them
+        begin = time.thread_time()
+        assert fire(schedule, now).fired == firing.fired
+        took.append(time.thread_time() - begin)
+    assert min(took) < working(0.2)
     assert 0 <= len(firing.tasks) <= (100 if misfire == "fire_all" else 1)
     assert len(firing.skipped) <= 100
     assert due_of(firing.schedule) > now
