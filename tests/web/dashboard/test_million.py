@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
 
 ROWS, WAITING, KEYS = 1_000_000, 100_000, 10_000
 AT_ONCE = 100  # writes in flight
-PAGE = 0.3  # seconds of a core
+PAGE = 0.2  # seconds of a core
 TABS, SHARE, WATCHED = 20, 0.05, 60.0
 FILTERS = ("status=pending", "status=completed", "type=none", "queue=none", "error=none", "status=pending&type=none")
 FILTERS += ("status=pending&reason=delayed", "status=completed&sort=ended")
