@@ -224,3 +224,17 @@ async def test_a_callback_that_does_not_run_keeps_nothing(backend: Backend, end:
         assert await backend.purge(TaskFilter(status=(Status.FAILED,)), 10) == 1
     assert (await state(backend, group_id)).needed_by == 0
     assert await backend.groups.purge(LATER + WEEK, 10) == 2
+
+
+async def test_a_purge_leaves_what_is_in_a_group_that_cannot_be_read(sql_store: Store) -> None:
+    backend = sql_store.backend
+    inner = outline(new(), then=None)
+    damaged = await pushed(backend, outline(inner, new(), on_failure=None))
+    tasks = await claimed(backend)
+    sql_store.execute("UPDATE aiotaskq_group SET then_task = :text WHERE group_id = :id", text="{", id=damaged)
+    for task in tasks:
+        await settled(backend, task)
+    assert await backend.purge(TaskFilter(), 10) == 0
+    sql_store.execute("UPDATE aiotaskq_group SET then_task = NULL WHERE group_id = :id", id=damaged)
+    await backend.groups.mend(LATER)
+    assert await backend.purge(TaskFilter(), 10) == 2

@@ -123,7 +123,8 @@ def spend_reported(tx: Transaction, new: Sequence[NewNotes]) -> None:
 def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[str]:
     """Return the ids of those of these ended tasks that a purge leaves, since they are members of groups that stay.
 
-    ``before`` is the time in epoch seconds before which they have to have ended, None for any.
+    Members of a group that cannot be read stay, too: whether it has ended is not known. ``before`` is the time in epoch
+    seconds before which they have to have ended, None for any.
     """
     members = [(task, task.flow.group) for task in tasks if task.flow is not None and task.flow.group]
     found: dict[str, GroupState] = {}
@@ -131,8 +132,13 @@ def staying(tx: Transaction, tasks: Iterable[Task], before: int | None) -> set[s
     while level:
         found |= (groups := tx.groups(level))
         level = around(groups, found)
-    top = outermost(found)
-    return {task.task_id for task, group_id in members if stays(task, top.get(group_id), before)}
+    top, unread = outermost(found), tx.unread_groups
+    return {
+        task.task_id
+        for task, group_id in members
+        if stays(task, group := top.get(group_id), before)
+        or (group_id if group is None else group.parent_id) in unread
+    }
 
 
 def concerns(before: Task, after: Task) -> bool:

@@ -232,6 +232,11 @@ class Transaction(ABC):
         """The side rows."""
         raise NotImplementedError
 
+    @functools.cached_property
+    def unread_groups(self) -> set[str]:
+        """The ids of the groups that ``groups`` has left out, since they cannot be read."""
+        return set()
+
     # ---- tasks ----
 
     @abstractmethod

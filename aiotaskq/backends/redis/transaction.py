@@ -116,10 +116,14 @@ class RedisTransaction(GateRows):
             self._changes[task_id] = change
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
-        return self._known("groups", ids, self._groups)
+        found = self._known("groups", ids, self._groups)
+        gone = [each for each in ids if each not in found and each not in self._groups]
+        self.unread_groups.update(each for each in gone if self._reads.digests["groups"][each])
+        return found
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
-        if self.groups([group.group_id for group in groups]).get(groups[0].group_id) is not None:
+        first = groups[0].group_id
+        if first in self.groups([group.group_id for group in groups]) or first in self.unread_groups:
             return False
         self.add_members(members)
         self.write_groups(groups)

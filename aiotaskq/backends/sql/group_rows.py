@@ -55,8 +55,9 @@ class GroupRows(Tx):
 
     def groups(self, ids: Sequence[str], lock: bool = True) -> dict[str, GroupState]:
         query = select(GROUPS).order_by(g.group_id).with_for_update() if lock else select(GROUPS)
-        found = [to_group(row) for row in self.rows_in(query, g.group_id, ids)]
-        return {group.group_id: group for group in found if group is not None}
+        found = {row.group_id: to_group(row) for row in self.rows_in(query, g.group_id, ids)}
+        self.unread_groups.update(group_id for group_id, group in found.items() if group is None)
+        return {group_id: group for group_id, group in found.items() if group is not None}
 
     def add_groups(self, groups: Sequence[GroupState], members: Sequence[Member]) -> bool:
         for group in groups:

@@ -303,6 +303,9 @@ async def test_a_group_that_cannot_be_read_is_logged_and_holds_up_nothing(
     assert await backend.groups.get([damaged]) == [None]
     assert await backend.groups.mend(LATER) == 0
     assert any(f"group {damaged} cannot be read" in line for line in lines)
+    assert await backend.purge(TaskFilter(), 10) == 0, "whether the group has ended is not known"
+    again = Outline(group_id=damaged, nodes=(Node("a", new()),))
+    assert not await backend.groups.push(plan(again, NOW)), "its row is there"
     assert server.ask("HGET", f"{{{prefix}}}:{key}", damaged) == text
 
 
