@@ -37,6 +37,8 @@ GROWTH = 4  # how many times as many tasks are read where those that were read d
 
 _OF_GATES = ("gates", "holders", "counted", "waiting", "later", "paused")
 """What ``lua/gates_read.lua`` reads, all in one step."""
+_AFTERWARDS = ("answers", "heads")
+"""What the commit does not compare, and what is read behind the rest."""
 _STATUSES = {str(status).encode(): status for status in Status}
 _place = msgspec.json.Decoder(Place).decode
 _group = msgspec.json.Decoder(GroupState).decode
@@ -160,7 +162,7 @@ class Reads:
     there are by key, beside their ``StoredGate``: ``waiting`` and ``later``, as above; ``holders``, the rows that hold
     a slot and the ids that do and have no row with a flow; ``counted``, how many hold a slot and wait, by the index.
     ``paused`` has the paused queues under the name "". ``answers`` has those of commands that read, as ``many`` takes
-    them, which the commit does not compare.
+    them, and ``heads`` what ``read_heads`` returns; the commit compares neither.
     """
 
     def __init__(self, redis: RedisConnections) -> None:
@@ -195,7 +197,7 @@ class Reads:
         others = [(kind, [*found]) for kind, found in names.items() if kind not in _OF_GATES]
         parts = [(kind, found[at : at + READ]) for kind, found in others for at in range(0, len(found), READ)]
         for compared in (True, False):
-            now = [(kind, part) for kind, part in parts if (kind != "answers") == compared]
+            now = [(kind, part) for kind, part in parts if (kind not in _AFTERWARDS) == compared]
             await asyncio.gather(*(getattr(self, f"_read_{kind}", self._read_fields)(kind, part) for kind, part in now))
 
     async def again(self) -> None:
@@ -274,6 +276,9 @@ class Reads:
         found = await many(self._redis, (("ZRANGE", f"names:{place}", "-1", "-1") for place in places))
         self._compare("last", places, (digest(names[0] if names else None) for names in found))
         self._note("last", places, (to_text(names[0]) if names else None for names in found))
+
+    async def _read_heads(self, _kind: str, ids: Sequence[str]) -> None:
+        self._note("heads", ids, await read_heads(self._redis, ids))
 
     async def _read_answers(self, _kind: str, commands: Sequence[tuple[str, ...]]) -> None:
         self._note("answers", commands, await many(self._redis, commands))

@@ -23,7 +23,7 @@ from aiotaskq.backends.flow.groups import (
 from aiotaskq.backends.flow.transaction import push
 from aiotaskq.backends.listeners import ENDED, GATES, READY
 from aiotaskq.backends.redis.gate_rows import GateRows
-from aiotaskq.backends.redis.reads import READ, Reads, Unread, digest, postings_of, to_members
+from aiotaskq.backends.redis.reads import Reads, Unread, digest, postings_of, to_members
 from aiotaskq.backends.redis.rows import HEAD, changed_words, json_of, keys_of, pack, packed, progress_json, row_words
 from aiotaskq.backends.side_rows import WORKER
 from aiotaskq.core.codec import Codec
@@ -142,9 +142,7 @@ class RedisTransaction(GateRows):
         tasks = [member.member_id for found in members.values() for member in found if not member.is_group]
         inner = self.groups([member.member_id for found in members.values() for member in found if member.is_group])
         live = {group_id for group_id, group in inner.items() if group.ended_at is None}
-        parts = self.answers([("HMGET", "state", *tasks[at : at + READ]) for at in range(0, len(tasks), READ)])
-        heads = [HEAD(text or b"") for part in parts for text in part]
-        live.update(name for name, head in zip(tasks, heads, strict=True) if head and head[1] in _LIVE)
+        live.update(name for name, head in self.read("heads", tasks).items() if head and head[1] in _LIVE)
         return {group_id: sum(member.member_id in live for member in found) for group_id, found in members.items()}
 
     def check_room(self, tasks: Sequence[Task], room: Room) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from aiotaskq.backends import connect
 from aiotaskq.backends.base import Change, Claim
-from aiotaskq.backends.redis import transactions
+from aiotaskq.backends.redis import reads, transactions
 from aiotaskq.backends.redis.backend import RedisBackend
 from aiotaskq.backends.redis.connection import RedisConnections
 from aiotaskq.backends.redis.scripts import script
@@ -307,6 +307,24 @@ async def test_a_group_that_cannot_be_read_is_logged_and_holds_up_nothing(
     again = Outline(group_id=damaged, nodes=(Node("a", new()),))
     assert not await backend.groups.push(plan(again, NOW)), "its row is there"
     assert server.ask("HGET", f"{{{prefix}}}:{key}", damaged) == text
+
+
+async def test_the_members_of_a_large_group_are_counted_some_at_a_time(
+    backend: RedisBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await members(backend, 5)
+    read: list[int] = []
+    original = RedisConnections.execute
+
+    async def execute(redis: RedisConnections, *words: Any) -> Any:
+        if words[0] == "HMGET" and words[1].endswith(":state"):
+            read.append(len(words) - 2)
+        return await original(redis, *words)
+
+    monkeypatch.setattr(RedisConnections, "execute", execute)
+    monkeypatch.setattr(reads, "READ", 2)
+    assert await backend.groups.mend(LATER) == 0
+    assert read[-3:] == [2, 2, 1]
 
 
 async def test_a_member_that_is_added_while_a_group_is_counted_is_not_missing(
