@@ -104,6 +104,15 @@ class Groups:
         found = await self._store.look(lambda tx: tx.groups(ids, lock=False))
         return [found.get(group_id) for group_id in ids]
 
+    async def unread(self, ids: Sequence[str]) -> set[str]:
+        """Return those of these ids of groups that are there and cannot be read."""
+
+        def body(tx: Transaction) -> set[str]:
+            tx.groups(ids, lock=False)
+            return tx.unread_groups
+
+        return await self._store.look(body)
+
     def messages(self, ended: Sequence[Task], now: int) -> list[Task]:
         """Return the messages about children that have ended; ``now`` in microseconds UTC."""
         if not self.webhooks:

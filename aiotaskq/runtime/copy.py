@@ -8,7 +8,7 @@ written.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -87,9 +87,15 @@ async def copy(
     gates = await close_gates(source, target, now)
     grouped = await _copy_groups(source, target, done)
     await _copy_events(source, target, now, done)
-    looked = 0
+    looked, unread, seen = 0, set[str](), set[str]()
     async for tasks in _pages(source):
-        await _copy_tasks(source, target, tasks, now, running, done, grouped)
+        new = {task.flow.group for task in tasks if task.flow is not None and task.flow.group is not None} - seen
+        seen |= new
+        if new and (found := await source.groups.unread(sorted(new))):
+            unread |= found
+            problem = "it cannot be read; the log has the error"
+            done.uncopied += [Uncopied("groups", each, problem) for each in sorted(found)]
+        await _copy_tasks(source, target, tasks, now, running, done, grouped, unread)
         looked += len(tasks)
         progress(looked, max(total, looked))
     await _copy_schedules(target, schedules, now, done)
@@ -178,12 +184,13 @@ async def _copy_tasks(
     running: bool,
     done: Copied,
     grouped: bool = True,
+    unread: Collection[str] = (),
 ) -> None:
     wanted = []
     for task, row in zip(tasks, await target.get([task.task_id for task in tasks]), strict=True):
         if row is not None:
             done.tasks_there += 1
-        elif (problem := _problem(task)) is not None or (problem := _ungrouped(task, grouped)) is not None:
+        elif (problem := _problem(task)) is not None or (problem := _ungrouped(task, grouped, unread)) is not None:
             done.uncopied.append(Uncopied("task", task.task_id, problem))
         elif task.status is not Status.RUNNING:
             wanted.append(task)
@@ -267,11 +274,13 @@ async def _write(verb: Callable[[Sequence[Any]], Any], rows: Sequence[Any], kind
     return written
 
 
-def _ungrouped(task: Task, grouped: bool) -> str | None:
+def _ungrouped(task: Task, grouped: bool, unread: Collection[str]) -> str | None:
     """Return why a task is not copied whose group was not; one that has ended is."""
-    if grouped or task.final or task.flow is None or task.flow.group is None:
+    if task.final or task.flow is None or task.flow.group is None:
         return None
-    return "the target cannot hold its group"
+    if task.flow.group in unread:
+        return "its group cannot be read"
+    return None if grouped else "the target cannot hold its group"
 
 
 def _problem(task: Task) -> str | None:

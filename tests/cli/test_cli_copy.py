@@ -319,6 +319,17 @@ async def test_groups_edges_and_gates_are_copied_with_their_state(
         assert sorted(task.type for task in left) == ["t", "then"]
 
 
+async def test_a_group_that_cannot_be_read_is_reported_with_its_tasks(tmp_path: Path) -> None:
+    async with opened(f"sqlite:///{tmp_path / 'here.db'}", f"sqlite:///{tmp_path / 'there.db'}") as (here, there):
+        await fill_flow(here)
+        with sqlite3.connect(tmp_path / "here.db") as connection:
+            connection.execute("UPDATE aiotaskq_group SET then_task = '{' WHERE group_id = 'inner'")
+        connection.close()
+        done = await copy(here, there, NOW + SECOND)
+        assert (done.tasks, done.groups) == (3, 0)
+        assert [(row.kind, row.id) for row in done.uncopied] == [("groups", "inner"), ("task", "task-000001")]
+
+
 async def test_a_copy_that_was_interrupted_leaves_gates_closed(tmp_path: Path) -> None:
     async with opened(f"sqlite:///{tmp_path / 'here.db'}", f"sqlite:///{tmp_path / 'there.db'}") as (here, there):
         await fill_flow(here)
