@@ -11,7 +11,7 @@ from aiotaskq.backends.listeners import GATES
 from aiotaskq.concurrency.clock import Clock, SystemClock
 from aiotaskq.concurrency.failure_backoff import backoff
 from aiotaskq.concurrency.poller import Poller
-from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted
+from aiotaskq.core.outcome import Expired, Life, Outcome, is_dead, outcome_of_lost, owner_of, uncounted, was_popped
 from aiotaskq.core.status import Status
 from aiotaskq.core.task import SECOND, Task
 from aiotaskq.log import log
@@ -57,7 +57,7 @@ class Reaper:
         """Remove dead workers, and settle overdue tasks; return whether there may be more.
 
         ``then`` returns the tasks that are pushed with the change. ``settled`` is called with each task as it was, the
-        outcome, and the task as it is written; ``lost`` before the first of them, where running tasks are among them.
+        outcome, and the task as it is written; ``lost`` before the first of them, where some are of dead workers.
         Whatever happens in between, the next call, of any process, goes on: the tasks of a worker that was removed are
         overdue until they are settled.
         """
@@ -65,7 +65,7 @@ class Reaper:
         await self._remove_dead(now)
         await self._resume()
         late = await self._backend.overdue(now, LIMIT)
-        if any(task.status is not Status.PENDING for task in late):
+        if any(task.status is not Status.PENDING and not was_popped(task) for task in late):
             lost()
         for task in late:
             outcome: Outcome = Expired()

@@ -39,6 +39,24 @@ async def test_visibility_timeout_counts_retries_then_fails(tmp_path: Path) -> N
     await backend.close()
 
 
+@pytest.mark.parametrize("popped", [True, False])
+async def test_the_end_of_a_pop_is_no_death_of_a_worker(tmp_path: Path, popped: bool) -> None:
+    clock = VirtualClock()
+    backend = connect(f"sqlite:///{tmp_path}/v.db")
+    queue = Queue(backend, clock, visibility=300)
+    task_id = await queue.push_task({"type": "t"})
+    if popped:
+        assert await queue.pop_task(0) is not None
+    else:
+        assert len(await backend.claim("w", clock.now(), 1)) == 1
+    clock.step(301)
+    lost: list[str] = []
+    await queue.reaper.reap(lost=lambda: lost.append(task_id))
+    assert lost == ([] if popped else [task_id])
+    assert (await queue.get(task_id)).status is Status.PENDING
+    await backend.close()
+
+
 async def test_a_reaper_leaves_what_living_workers_hold(tmp_path: Path) -> None:  # A6, A7
     clock = VirtualClock()
     backend = connect(f"sqlite:///{tmp_path}/v.db")
