@@ -85,14 +85,14 @@ class Unended:
         self._minutes = {each: found for each, found in self._minutes.items() if each > minute - HOUR // MINUTE}
 
     def came(self, queue: str, out: Sequence[int], now: int) -> list[float | None]:
-        """Return how many tasks of a queue came in each minute in which ``out`` ended, the latest one last.
+        """Return how many tasks of a queue came in each minute in which ``out`` tasks ended, the latest one last.
 
         None where it was not read before and after.
         """
         latest = now // (MINUTE * SECOND)
         first = latest - len(out) + 1
         found: list[float | None] = [None] * len(out)
-        known = sorted(each for each in self._minutes if each >= first - 1)
+        known = sorted(each for each in self._minutes if first - 1 <= each <= latest)
         for before, after in itertools.pairwise(known):
             more = self._minutes[after].get(queue, 0) - self._minutes[before].get(queue, 0)
             ended = sum(out[before + 1 - first : after + 1 - first])

@@ -58,6 +58,8 @@ PARTS = 5
 SPLITS = ("queue", "type")
 OTHERS = ""
 """The name of that part."""
+GO_ON = ("retried", "lost")
+"""Kinds of runs whose tasks run again, or are counted as failed, too."""
 USUAL_KEPT = 300.0
 """Seconds for which it is kept what is usual for a type."""
 
@@ -145,11 +147,11 @@ class QueueHour(msgspec.Struct, frozen=True):
     """What became of the tasks of one queue in each of the last 60 minutes, the latest one last: not yet complete."""
 
     out: list[int]
-    """How many runs ended, whatever the outcome."""
+    """How many tasks ended, whatever the outcome."""
     failed: list[int]
 
     def ended(self, minutes: int) -> int:
-        """Return how many runs ended in the last complete minutes."""
+        """Return how many tasks ended in the last complete minutes."""
         return sum(self.out[-1 - minutes : -1])
 
 
@@ -343,7 +345,8 @@ def _types(begin: int, minutes: float, periods: Iterable[Period]) -> list[TypeSu
 def _queues(begin: int, periods: Iterable[Period]) -> dict[str, QueueHour]:
     found: dict[str, QueueHour] = {}
     for period in periods:
-        if period.n and 0 <= (place := (period.at - begin) // (MINUTE * SECOND)) < HOUR // MINUTE:
+        ends = period.n and period.kind not in GO_ON
+        if ends and 0 <= (place := (period.at - begin) // (MINUTE * SECOND)) < HOUR // MINUTE:
             hour = found.setdefault(period.queue, QueueHour([0] * 60, [0] * 60))
             hour.out[place] += period.n
             hour.failed[place] += period.n if period.kind == "failed" else 0

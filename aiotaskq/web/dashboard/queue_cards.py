@@ -39,11 +39,11 @@ class QueueCard(msgspec.Struct, frozen=True, kw_only=True):
     came: float | None
     """Tasks per minute; None where that was not counted for long enough."""
     ended: float
-    """Runs per minute."""
+    """The same of those that ended."""
     failed: int
     """How many of those of the hour failed."""
     out: str
-    """The path of a small chart of the runs that ended, in pairs of minutes."""
+    """The path of a small chart of the tasks that ended, in pairs of minutes."""
     ticks: str
     """The path of the marks where some failed."""
     into: str
