@@ -13,6 +13,15 @@ from tests.web.dashboard.browser import overflow, served, visitor
 from tests.web.dashboard.sample import chosen_addresses, filled
 
 NARROW, WIDE = 375, 1280
+BESIDE = """() => [...document.querySelectorAll(".rows td[data-label]:not(:empty)")].map((cell) => {
+    const box = cell.getBoundingClientRect(), text = document.createRange();
+    text.selectNodeContents(cell);
+    const first = text.getClientRects()[0];
+    return [cell.dataset.label, Math.round(first.left - box.left), Math.round(first.top - box.top) < 12];
+})"""
+"""The label of each cell, how far from its edge the text begins, and whether that is in the line of the label."""
+CUT = "(({ scrollWidth, clientWidth }) => scrollWidth - clientWidth)(document.querySelector('.scroll'))"
+"""By how many pixels a table is wider than its frame."""
 ON_SCREEN = "(each) => !each.offsetWidth || each.getBoundingClientRect().right <= innerWidth"
 
 
@@ -40,6 +49,23 @@ async def test_every_list_is_stacked_with_the_names_of_its_columns(browser: Brow
         await page.set_viewport_size({"width": WIDE, "height": 900})
         assert await style(page, ".rows tbody tr", "display") == "table-row"
         assert seen.problems == []
+
+
+async def test_texts_of_any_length_are_beside_their_labels_and_within_the_table(browser: Browser, tq: TaskQ) -> None:
+    now = tq.queue.clock.now()
+    row = Task(task_id="one", type="order.charge", seq=now, created_at=now // SECOND, status=Status.FAILED, queue="q")
+    row = row.replace(completed_at=now // SECOND, error_message=f"ValueError: {'the card was declined ' * 9}")
+    running = row.replace(task_id="two", status=Status.RUNNING, completed_at=None, error_message=None, began_at=now)
+    running = running.replace(lease_owner=f"worker-{'x' * 60}", fence=1, progress={"done": 700, "total": 1_500})
+    await tq.queue.backend.push([row, running])
+    async with served(tq, show_args=True) as home, visitor(browser, home, width=NARROW) as seen:
+        for address in ("tasks?status=failed", "failures", "./"):
+            found = await (await seen.open(address)).evaluate(BESIDE)
+            assert found and [each for each in found if each[1] != 104 or not each[2]] == [], address
+        await seen.page.set_viewport_size({"width": WIDE, "height": 900})
+        for address in ("tasks", "tasks?status=failed"):
+            page = await seen.open(address)
+            assert await page.evaluate(CUT) == 0, address
 
 
 async def test_a_wide_table_shows_that_there_is_more(browser: Browser, tq: TaskQ) -> None:
