@@ -185,3 +185,10 @@ def test_a_word_of_its_own_dialect_is_not_written(pattern: str) -> None:
         prose = re.sub(r"^```.*?^```$|`[^`\n]+`", "", page, flags=re.DOTALL | re.MULTILINE)
         found += [f"{name}: {line}" for line in prose.splitlines() if re.search(pattern, line, re.IGNORECASE)]
     assert found == [], f"the word is: {NOT_WRITTEN[pattern]}"
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: path.name)
+def test_a_table_begins_with_its_head_and_has_no_gap(path: Path) -> None:
+    text = re.sub(r"^ *```.*?^ *```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    heads = [rows.lstrip().splitlines()[:2] for rows in re.findall(r"(?:^ *\|.*\n?)+", text, re.MULTILINE)]
+    assert [head for head in heads if len(head) < 2 or not re.fullmatch(r" *\|[ :|-]+", head[1])] == []
